@@ -1,0 +1,154 @@
+"""How far a fresh prefix moves a model: quiet keys, zeros, and copies of real tokens.
+
+For each model: the relative change of the hidden states before the head (norm of the difference
+over the norm, real tokens only) on held-out text, with a prefix of 16. Only MiniLM is pretrained;
+a random model has no common direction of queries for a quiet key to answer, so its figures are
+shown without a target.
+
+    python benchmarks/quiet_start.py [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+
+from peml.injection import PrefixInjection, attach_prefix, measure_quiet_keys
+from peml.models.embedded import embedded_minilm
+from peml.prefix.prefix import Prefix
+from peml.testing.models import tiny_model, tiny_tokenizer
+from peml.testing.sentences import SENTENCES
+
+LENGTH = 16
+TARGET = 0.02
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value; ``holds`` is None where there is nothing to reach."""
+
+    name: str
+    value: float
+    unit: str
+    target: str | None = None
+    holds: bool | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its text, half of it to fit the keys to and half to measure on."""
+
+    name: str
+    model: PreTrainedModel
+    fitted: dict[str, Tensor]
+    held_out: dict[str, Tensor]
+    pretrained: bool
+
+
+def subjects() -> list[Subject]:
+    """MiniLM, a tiny Llama and a tiny T5."""
+    half = len(SENTENCES) // 2
+    folder = embedded_minilm()
+    made = [
+        ("minilm", AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), True),
+        ("tiny-llama", tiny_model("llama", head="Model"), tiny_tokenizer("causal"), False),
+        ("tiny-t5", tiny_model("t5", head="Model"), tiny_tokenizer("seq2seq"), False),
+    ]
+    found = []
+    for name, model, tokenizer, pretrained in made:
+        parts = [
+            dict(tokenizer(list(texts), padding=True, return_tensors="pt"))
+            for texts in (SENTENCES[:half], SENTENCES[half:])
+        ]
+        if name == "tiny-t5":
+            for part in parts:
+                part["decoder_input_ids"] = part["input_ids"]
+                part["decoder_attention_mask"] = part["attention_mask"]
+        found.append(Subject(name, model.eval(), parts[0], parts[1], pretrained))
+    return found
+
+
+@torch.no_grad()
+def hidden(subject: Subject) -> Tensor:
+    """Last hidden states at real tokens, (tokens, channels)."""
+    states: Tensor = subject.model(**subject.held_out).last_hidden_state
+    return states[subject.held_out["attention_mask"].bool()]
+
+
+def real_tokens(injection: PrefixInjection, subject: Subject) -> Tensor:
+    """Keys and values of the first real tokens of one row, as a prefix tensor."""
+    shape = injection.shape
+    tensor = torch.zeros(shape.layers, 2, shape.kv_heads, LENGTH, shape.head_dim)
+    # The longest row has no padding in front of its sixteenth token.
+    row = int(subject.fitted["attention_mask"].sum(-1).argmax())
+
+    def copy(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        tensor[layer, 0] = key[row, :, :LENGTH]
+        tensor[layer, 1] = value[row, :, :LENGTH]
+
+    injection.observer = copy
+    with torch.no_grad():
+        subject.model(**subject.fitted)
+    injection.observer = None
+    return tensor
+
+
+def measure(subject: Subject) -> list[Figure]:
+    """Relative change for each kind of start, and the spread of the quiet logits."""
+    injection = attach_prefix(subject.model)
+    plain = hidden(subject)
+
+    def change(tensor: Tensor) -> float:
+        injection.set(Prefix(tensor, (True,) * injection.shape.layers))
+        moved = float((hidden(subject) - plain).norm() / plain.norm())
+        injection.set(None)
+        return moved
+
+    figures = []
+    for quietness in (4.0, 8.0, 16.0):
+        run: Callable[[], Any] = lambda: subject.model(**subject.fitted)  # noqa: E731
+        measured = measure_quiet_keys(injection, run, quietness=quietness)
+        quiet = torch.zeros_like(real_tokens(injection, subject))
+        quiet[:, 0] = measured.start.keys[:, :, None]
+        name, value = f"{subject.name}: quiet keys, c = {quietness:g}", change(quiet)
+        if subject.pretrained:
+            figures.append(Figure(name, value, "relative", f"< {TARGET}", value < TARGET))
+        else:
+            figures.append(Figure(name, value, "relative"))
+        spread = float(measured.spread.mean())
+        figures.append(Figure(f"{name}, spread of the logits", spread, "standard deviation"))
+    copied = real_tokens(injection, subject)
+    figures.append(
+        Figure(f"{subject.name}: all zero", change(torch.zeros_like(copied)), "relative")
+    )
+    figures.append(Figure(f"{subject.name}: copied real tokens", change(copied), "relative"))
+    return figures
+
+
+def main() -> None:
+    """Prints the table and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    arguments = parser.parse_args()
+    figures = [figure for subject in subjects() for figure in measure(subject)]
+    table = Table("start (prefix of 16)", "value", "unit", "target", "holds")
+    for figure in figures:
+        holds = "" if figure.holds is None else "yes" if figure.holds else "NO"
+        table.add_row(figure.name, f"{figure.value:.4f}", figure.unit, figure.target or "", holds)
+    Console().print(table)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The command line: one file a verb."""
+
+from __future__ import annotations
+
+import sys
+
+import datasets
+import transformers
+import typer
+from rich.console import Console
+
+from peml.cli.config import config_app
+from peml.cli.fit import fit_command
+from peml.errors import PemlError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="peml",
+    help="Train one frozen language model on many tasks with one small adapter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("fit")(fit_command)
+app.add_typer(config_app, name="config")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; a user's mistake ends with one message and exit code 2.
+
+    With ``--debug`` in front of the verb the traceback is shown as well.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    # The libraries' own bars would run across ours.
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        app(args=words)
+    except PemlError as error:
+        if debug:
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; run the same command again to go on", style="yellow")
+        sys.exit(130)

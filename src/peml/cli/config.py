@@ -1,0 +1,32 @@
+"""`peml config`: what a config file may say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peml.config import config_type, dump_config, load_config
+
+__all__ = ["config_app"]
+
+config_app = typer.Typer(help="Describe or check a config file.", no_args_is_help=True)
+
+
+@config_app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a config file; every field is described."""
+    typer.echo(json.dumps(config_type().model_json_schema(), indent=2))
+
+
+@config_app.command("show")
+def show(
+    config: Annotated[Path, typer.Argument(help="Config file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")
+    ] = None,
+) -> None:
+    """Check a config file and print it with every default filled in."""
+    typer.echo(dump_config(load_config(config, overrides or ())), nl=False)

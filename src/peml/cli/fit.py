@@ -1,0 +1,100 @@
+"""`peml fit`: train, evaluate, save and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from peml.config import load_config
+from peml.run import fit, plan
+
+__all__ = ["fit_command"]
+
+
+def fit_command(
+    config: Annotated[Path, typer.Argument(help="Config file, for example examples/demo.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, any number of times."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder; default: runs/NAME.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")
+    ] = False,
+) -> None:
+    """Train one model on many tasks; on an existing run folder, go on where it stopped.
+
+    Examples:
+      peml fit examples/demo.yaml
+      peml fit examples/glue.yaml --set tasks.source=data/glue --set training.epochs=3
+      peml fit examples/glue.yaml --set method.name=lora --output runs/glue-lora
+    """
+    settings = load_config(config, overrides or ())
+    console = Console()
+    if dry_run:
+        print_plan(plan(settings), console)
+        return
+    folder = output or Path(settings.output or f"runs/{config.stem}")
+    run = fit(settings, folder, console)
+    print_results(run.results, console)
+    console.print(f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}", highlight=False)
+
+
+def print_plan(planned: dict[str, Any], console: Console) -> None:
+    """Shows what a run would do."""
+    table = Table(title="Tasks")
+    for heading in ("task", "type", "metric"):
+        table.add_column(heading)
+    for heading in ("train", "development", "reported", "cut"):
+        table.add_column(heading, justify="right")
+    for task in planned["tasks"]:
+        counts = (f"{task[key]:,}" for key in ("train", "development", "reported", "cut"))
+        table.add_row(task["name"], task["type"], task["metric"], *counts)
+    console.print(table)
+    for skipped in planned["skipped"]:
+        console.print(f"[yellow]left out:[/] {skipped['name']}: {skipped['reason']}")
+    for leak in planned["leakage"]:
+        console.print(
+            f"[yellow]leakage:[/] {leak['rows']} {leak['split']} rows of {leak['evaluation']} "
+            f"are in the train rows of {leak['train']} (action: {planned['leakage_action']})"
+        )
+    console.print(
+        f"batches an epoch: {planned['batches_per_epoch']:,}, "
+        f"{planned['tokens_per_epoch']:,} tokens, {planned['padding']:.1%} padding"
+    )
+    groups = planned["trainable_parameters"]
+    listed = ", ".join(f"{name} {count:,}" for name, count in groups.items())
+    console.print(f"trainable parameters: {sum(groups.values()):,} ({listed})")
+    console.print(
+        "steps: " + ", ".join(f"{name} {count:,}" for name, count in planned["steps"].items())
+    )
+
+
+def print_results(results: dict[str, Any], console: Console) -> None:
+    """Shows the table of a finished run."""
+    ablations = list(results["ablation_means"])
+    table = Table(title=f"{results['method']} on {results['model']}, seed {results['seed']}")
+    table.add_column("task")
+    table.add_column("metric")
+    for heading in ("value", "majority", *(name.replace("_", " ") for name in ablations)):
+        table.add_column(heading, justify="right")
+    for name, task in results["tasks"].items():
+        values = [task["value"], task["majority"], *(task[key] for key in ablations)]
+        table.add_row(name, task["metric"], *(f"{value:.3f}" for value in values))
+    means = [results["mean"], results["majority_mean"], *results["ablation_means"].values()]
+    table.add_section()
+    table.add_row("mean", "", *(f"{value:.3f}" for value in means))
+    console.print(table)
+    cost = results["cost"]
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in cost["seconds"].items())
+    console.print(
+        f"{seconds}; peak memory {cost['peak_memory_bytes'] / 2**20:,.0f} MiB; "
+        f"{cost['total_trainable_parameters']:,} trainable parameters",
+        highlight=False,
+    )

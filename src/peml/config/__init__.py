@@ -1,0 +1,13 @@
+"""The config of a run: sections, loading, overrides, schema."""
+
+from peml.config.loading import apply_overrides, dump_config, load_config, parse_config
+from peml.config.model import RunConfig, config_type
+
+__all__ = [
+    "RunConfig",
+    "apply_overrides",
+    "config_type",
+    "dump_config",
+    "load_config",
+    "parse_config",
+]

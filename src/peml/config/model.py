@@ -1,0 +1,59 @@
+"""The whole config of a run, put together from its components' sections."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
+
+from pydantic import Field, SerializeAsAny, create_model
+
+from peml.data.batching import BatchSettings
+from peml.data.settings import TasksSettings
+from peml.evaluation import EvaluationSettings
+from peml.methods import MethodSettings, PemlSettings, method_settings_types
+from peml.models import ModelSettings
+from peml.settings import Settings
+from peml.training import TrainingSettings
+
+__all__ = ["RunConfig", "config_type"]
+
+
+class RunConfig(Settings):
+    """Everything that decides a run."""
+
+    model: ModelSettings = Field(
+        default_factory=lambda: ModelSettings(), description="The frozen base model."
+    )
+    tasks: TasksSettings = Field(description="What is learnt.")
+    batches: BatchSettings = Field(
+        default_factory=lambda: BatchSettings(), description="How rows become batches."
+    )
+    method: SerializeAsAny[MethodSettings] = Field(
+        default_factory=lambda: PemlSettings(), description="What trains on the frozen model."
+    )
+    training: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(), description="How it is trained."
+    )
+    evaluation: EvaluationSettings = Field(
+        default_factory=lambda: EvaluationSettings(), description="How it is evaluated."
+    )
+    seed: int = Field(0, description="Decides initial weights, data order and noise.", ge=0)
+    output: str | None = Field(
+        None, description="Run folder; default: runs/ and the config file's name."
+    )
+
+
+def config_type() -> type[RunConfig]:
+    """`RunConfig` with ``method`` open to every registered method's section.
+
+    Which methods there are is known only at run time, since other packages may add some.
+    """
+    union: Any = reduce(or_, method_settings_types().values())
+    field: Any = (
+        Annotated[union, Field(discriminator="name")],
+        Field(
+            default_factory=lambda: PemlSettings(), description="What trains on the frozen model."
+        ),
+    )
+    return create_model("RunConfig", __base__=RunConfig, method=field)

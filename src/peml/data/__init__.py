@@ -1,0 +1,51 @@
+"""Data: loading, leakage, splits, encoding, mixing and batching."""
+
+from peml.data.batch import TaskBatch
+from peml.data.batching import (
+    BatchSettings,
+    BatchStream,
+    Collator,
+    evaluation_batches,
+    plan_batches,
+)
+from peml.data.encoding import EncodedSplit, cache_folder, encode_split
+from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
+from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch
+from peml.data.settings import TasksSettings, select_tasks
+from peml.data.sources import (
+    LoadedTasks,
+    SkippedTask,
+    TaskData,
+    TaskMissingError,
+    check_rows,
+    load_all,
+    load_task_data,
+)
+
+__all__ = [
+    "BatchSettings",
+    "BatchStream",
+    "Collator",
+    "EncodedSplit",
+    "Leak",
+    "LeakageReport",
+    "LoadedTasks",
+    "MixingSettings",
+    "SkippedTask",
+    "TaskBatch",
+    "TaskData",
+    "TaskMissingError",
+    "TasksSettings",
+    "cache_folder",
+    "check_rows",
+    "draw_rows",
+    "drop_leaked",
+    "encode_split",
+    "evaluation_batches",
+    "find_leakage",
+    "load_all",
+    "load_task_data",
+    "plan_batches",
+    "rows_per_epoch",
+    "select_tasks",
+]

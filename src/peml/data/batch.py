@@ -1,0 +1,56 @@
+"""What one training or evaluation step consumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+__all__ = ["TaskBatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBatch:
+    """A padded batch, flat over sequences, that may mix tasks.
+
+    An example is one or more sequences: one for a row an encoder classifies, one per option
+    where options are scored. ``groups`` ties the sequences of an example together.
+
+    Attributes:
+        input_ids: Token ids, (sequences, length).
+        attention_mask: 1 for real tokens, (sequences, length).
+        targets: Class index, score, or 1.0 on the right option, (sequences,) float32.
+        task_ids: Index of each sequence's task, (sequences,).
+        groups: Index of each sequence's example, ascending from 0, (sequences,).
+        rows: Row number of each example in its encoded split, (examples,).
+        labels: Target token ids, -100 where not scored, (sequences, target_length), or None.
+        token_type_ids: Segment ids, (sequences, length), or None.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    targets: Tensor
+    task_ids: Tensor
+    groups: Tensor
+    rows: Tensor
+    labels: Tensor | None = None
+    token_type_ids: Tensor | None = None
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return self.rows.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Number of real (unpadded) input tokens."""
+        return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device) -> TaskBatch:
+        """Returns the batch on ``device``."""
+        moved = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = None if value is None else value.to(device, non_blocking=True)
+        return TaskBatch(**moved)

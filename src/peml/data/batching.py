@@ -1,0 +1,238 @@
+"""Batches by token budget, rows of similar length together.
+
+An epoch's batches are a pure function of the seed and the epoch, so a stream's whole state is
+two integers, and a killed run draws the same batches again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from peml.data.batch import TaskBatch
+from peml.data.encoding import EncodedSplit
+from peml.data.mixing import Indices, MixingSettings, draw_rows, rows_per_epoch
+from peml.errors import CheckpointError
+from peml.settings import Settings
+
+__all__ = ["BatchSettings", "BatchStream", "Collator", "evaluation_batches", "plan_batches"]
+
+
+class BatchSettings(Settings):
+    """How rows become batches."""
+
+    tokens: int = Field(2048, description="Most tokens of a batch, padding included.", ge=16)
+    rows: int = Field(32, description="Most rows of a batch.", ge=1)
+    pool: int = Field(
+        64,
+        description="Batches among which rows are sorted by length; more means less padding, "
+        "fewer means more mixing.",
+        ge=1,
+    )
+    mixing: MixingSettings = Field(
+        default_factory=lambda: MixingSettings(), description="Share of each task."
+    )
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads encoded rows into a `TaskBatch`.
+
+    Attributes:
+        pad_token_id: Fills `input_ids`.
+        left: Pad on the left, which generation with a decoder needs.
+    """
+
+    pad_token_id: int
+    left: bool = False
+
+    def __call__(self, rows: dict[str, list[Any]], task_ids: Sequence[int], numbers: Indices) -> TaskBatch:
+        """Builds a batch.
+
+        Args:
+            rows: Columns of an `EncodedSplit`, one entry an example.
+            task_ids: Task of each example.
+            numbers: Row number of each example.
+        """
+        counts = torch.tensor([len(example) for example in rows["input_ids"]])
+        ids, mask = self._pad(rows["input_ids"], self.pad_token_id)
+        labels = self._pad(rows["labels"], -100)[0] if any(rows["labels"]) else None
+        types = self._pad(rows["token_type_ids"], 0)[0] if any(rows["token_type_ids"]) else None
+        return TaskBatch(
+            input_ids=ids,
+            attention_mask=mask,
+            targets=torch.tensor([t for example in rows["targets"] for t in example]),
+            task_ids=torch.tensor(task_ids).repeat_interleave(counts),
+            groups=torch.arange(len(counts)).repeat_interleave(counts),
+            rows=torch.from_numpy(numbers.copy()),
+            labels=labels,
+            token_type_ids=types,
+        )
+
+    def _pad(self, nested: list[list[list[int]]], fill: int) -> tuple[Tensor, Tensor]:
+        flat = [sequence for example in nested for sequence in example]
+        lengths = np.array([len(sequence) for sequence in flat])
+        width = int(lengths.max())
+        columns = np.arange(width)
+        real = (
+            columns >= width - lengths[:, None] if self.left else columns < lengths[:, None]
+        )
+        padded = np.full((len(flat), width), fill, dtype=np.int64)
+        padded[real] = np.concatenate([np.asarray(s, dtype=np.int64) for s in flat])
+        return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
+
+
+def plan_batches(
+    lengths: Indices, sequences: Indices, settings: BatchSettings, rng: np.random.Generator | None
+) -> list[Indices]:
+    """Cuts examples into batches within the budget.
+
+    Examples are taken in pools in the given order; each pool is sorted by length and cut from
+    the longest down. With ``rng`` the batches are shuffled, else their order is kept.
+
+    Args:
+        lengths: Longest sequence of each example, (examples,).
+        sequences: Sequences of each example, (examples,).
+        settings: Budget; an example that exceeds it alone is a batch of its own.
+        rng: Shuffles the batches.
+    """
+    batches: list[Indices] = []
+    pool_rows = settings.pool * settings.rows
+    for start in range(0, len(lengths), pool_rows):
+        pool = np.arange(start, min(start + pool_rows, len(lengths)))
+        order = pool[np.argsort(-lengths[pool], kind="stable")]
+        batches.extend(_cut(order, lengths, sequences, settings))
+    if rng is not None:
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    return batches
+
+
+def _cut(
+    order: Indices, lengths: Indices, sequences: Indices, settings: BatchSettings
+) -> Iterator[Indices]:
+    first, held = 0, 0
+    for position, example in enumerate(order):
+        width = int(lengths[order[first]])
+        over = (held + int(sequences[example])) * width > settings.tokens
+        if position > first and (over or position - first >= settings.rows):
+            yield order[first:position]
+            first, held = position, 0
+        held += int(sequences[example])
+    yield order[first:]
+
+
+class BatchStream:
+    """Training batches of all tasks, epoch after epoch.
+
+    The state after any batch is ``{"epoch": int, "batch": int}``; a stream that loads it goes on
+    with the very next batch.
+
+    Args:
+        splits: Encoded train splits in the order of the task ids.
+        settings: Batching and mixing.
+        collate: Pads rows.
+        seed: Decides the order.
+    """
+
+    def __init__(
+        self, splits: Sequence[EncodedSplit], settings: BatchSettings, collate: Collator, *, seed: int
+    ) -> None:
+        self.splits = list(splits)
+        self.settings = settings
+        self.collate = collate
+        self.seed = seed
+        sizes = [len(split) for split in splits]
+        self.counts = rows_per_epoch(sizes, settings.mixing)
+        self._offsets = np.cumsum([0, *sizes[:-1]])
+        self._sizes = {
+            what: np.concatenate([getattr(split, what) for split in splits])
+            for what in ("lengths", "sequences", "tokens")
+        }
+        self._epoch = 0
+        self._batch = 0
+        self._planned: tuple[int, list[tuple[Indices, Indices]]] | None = None
+
+    def plan(self, epoch: int) -> list[tuple[Indices, Indices]]:
+        """The batches of an epoch, each (task ids, row numbers)."""
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = (epoch, self._plan(epoch))
+        return self._planned[1]
+
+    def _plan(self, epoch: int) -> list[tuple[Indices, Indices]]:
+        drawn = [
+            draw_rows(task, len(split), count, epoch, self.seed)
+            for task, (split, count) in enumerate(zip(self.splits, self.counts, strict=True))
+        ]
+        tasks = np.repeat(np.arange(len(drawn)), [len(rows) for rows in drawn])
+        rows = np.concatenate(drawn)
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(rows))
+        tasks, rows = tasks[order], rows[order]
+        lengths = self._of("lengths", tasks, rows)
+        batches = plan_batches(lengths, self._of("sequences", tasks, rows), self.settings, rng)
+        return [(tasks[batch], rows[batch]) for batch in batches]
+
+    def _of(self, what: str, tasks: Indices, rows: Indices) -> Indices:
+        """``lengths``, ``sequences`` or ``tokens`` of examples of many tasks, (examples,)."""
+        return self._sizes[what][self._offsets[tasks] + rows]
+
+    def padding(self, epoch: int = 0) -> float:
+        """Share of padding among all input tokens of an epoch."""
+        padded = 0
+        for tasks, rows in self.plan(epoch):
+            padded += int(self._of("sequences", tasks, rows).sum()) * int(
+                self._of("lengths", tasks, rows).max()
+            )
+        return 1 - self.tokens(epoch) / padded
+
+    def tokens(self, epoch: int = 0) -> int:
+        """Real input tokens of an epoch."""
+        return sum(int(self._of("tokens", *batch).sum()) for batch in self.plan(epoch))
+
+    def next(self) -> TaskBatch:
+        """The next batch, going on into the next epoch."""
+        if self._batch >= len(self.plan(self._epoch)):
+            self._epoch, self._batch = self._epoch + 1, 0
+        tasks, rows = self.plan(self._epoch)[self._batch]
+        self._batch += 1
+        return self.fetch(tasks, rows)
+
+    def fetch(self, tasks: Indices, rows: Indices) -> TaskBatch:
+        """Reads and pads a planned batch; the stream's position stays."""
+        columns: dict[str, list[Any]] = {}
+        order = np.argsort(tasks, kind="stable")
+        for task in np.unique(tasks):
+            fetched = self.splits[task].dataset[rows[order][tasks[order] == task].tolist()]
+            for name, values in fetched.items():
+                columns.setdefault(name, []).extend(values)
+        return self.collate(columns, tasks[order].tolist(), rows[order])
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream stands."""
+        return {"epoch": self._epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to where another stream of the same data stood."""
+        epoch, batch = state["epoch"], state["batch"]
+        if batch > len(self.plan(epoch)):
+            raise CheckpointError(
+                f"the checkpoint stands at batch {batch} of epoch {epoch}, "
+                f"but the data gives only {len(self.plan(epoch))} batches",
+                action="the data changed since the run began; start a new run folder",
+            )
+        self._epoch, self._batch = epoch, batch
+
+
+def evaluation_batches(
+    split: EncodedSplit, task_id: int, tokens: int, collate: Collator
+) -> Iterator[TaskBatch]:
+    """All rows of one task's split, longest first, within a token budget."""
+    settings = BatchSettings(tokens=tokens, rows=len(split), pool=1)
+    for batch in plan_batches(split.lengths, split.sequences, settings, None):
+        yield collate(split.dataset[batch.tolist()], [task_id] * len(batch), batch)

@@ -1,0 +1,164 @@
+"""Tokenising a split once: cached as Arrow, memory-mapped afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from datasets import Dataset, Features, Value
+from datasets import List as ListOf
+
+from peml.errors import DataError
+from peml.tasks import Example, Task, TaskRenderer
+
+__all__ = ["EncodedSplit", "EncodesExamples", "cache_folder", "encode_split"]
+
+_FORMAT = 1  # raised when the encoding of a row changes, so that old caches are not read
+_FEATURES = Features(
+    {
+        "input_ids": ListOf(ListOf(Value("int32"))),
+        "token_type_ids": ListOf(ListOf(Value("int8"))),
+        "labels": ListOf(ListOf(Value("int32"))),
+        "targets": ListOf(Value("float32")),
+        "length": Value("int32"),
+        "sequences": Value("int32"),
+        "tokens": Value("int32"),
+        "cut": Value("int32"),
+    }
+)
+
+
+class EncodesExamples(Protocol):
+    """The part of a model family that encoding needs."""
+
+    name: Any
+    tokenizer: Any
+    max_length: int
+
+    def encode(self, task: Task, example: Example, purpose: Any) -> Sequence[Any]:
+        """Sequences of one example."""
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A tokenised split on disk.
+
+    Attributes:
+        dataset: One row an example; token lists nested by sequence.
+        lengths: Longest sequence of each example in tokens, (examples,).
+        sequences: Sequences of each example, (examples,).
+        tokens: Input tokens of each example, its sequences together, (examples,).
+        cut: Examples that lost tokens to the length limit.
+    """
+
+    dataset: Dataset
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
+    sequences: np.ndarray[Any, np.dtype[np.int64]]
+    tokens: np.ndarray[Any, np.dtype[np.int64]]
+    cut: int
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def cache_folder() -> Path:
+    """Where tokenised data is kept: ``PEML_CACHE``, or ``~/.cache/peml``."""
+    return Path(os.environ.get("PEML_CACHE", Path.home() / ".cache" / "peml"))
+
+
+def encode_split(
+    dataset: Dataset,
+    task: Task,
+    family: EncodesExamples,
+    purpose: str,
+    *,
+    too_long: str = "cut",
+    cache: Path | None = None,
+) -> EncodedSplit:
+    """Renders and tokenises every row, or opens the cached result.
+
+    The cache is keyed by the rows, the task, the tokenizer and the length limit.
+
+    Args:
+        dataset: Raw rows.
+        task: How to read them.
+        family: Whose inputs to make.
+        purpose: ``train``, ``score`` or ``generate``.
+        too_long: ``cut`` or ``refuse`` rows longer than the family's limit.
+        cache: Folder for the cached files; default `cache_folder()`.
+
+    Raises:
+        DataError: A row can't be rendered, or is too long and must not be cut.
+    """
+    key = _fingerprint(dataset, task, family, purpose)
+    folder = (cache or cache_folder()) / "encoded"
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = dataset.map(
+        _row_encoder(task, family, purpose),
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        features=_FEATURES,
+        cache_file_name=str(folder / f"{task.name}-{key}.arrow"),
+        load_from_cache_file=True,
+        new_fingerprint=key,
+        desc=f"encoding {task.name}",
+    )
+    columns = encoded.with_format("numpy")
+    cut = np.asarray(columns["cut"][:], dtype=np.int64)
+    if too_long == "refuse" and cut.any():
+        row = int(cut.argmax())
+        raise DataError(
+            f"task {task.name!r}, row {row}: the text is {cut[row]} tokens longer than the limit",
+            allowed=f"at most {family.max_length} tokens (model.max_length)",
+            action="raise model.max_length, shorten the row, or set model.too_long: cut",
+        )
+    return EncodedSplit(
+        dataset=encoded,
+        lengths=np.asarray(columns["length"][:], dtype=np.int64),
+        sequences=np.asarray(columns["sequences"][:], dtype=np.int64),
+        tokens=np.asarray(columns["tokens"][:], dtype=np.int64),
+        cut=int((cut > 0).sum()),
+    )
+
+
+def _row_encoder(
+    task: Task, family: EncodesExamples, purpose: str
+) -> Callable[[dict[str, Any], int], dict[str, Any]]:
+    renderer = TaskRenderer(task)
+
+    def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
+        sequences = family.encode(task, renderer.render(row, index), purpose)
+        return {
+            "input_ids": [s.input_ids for s in sequences],
+            "token_type_ids": [s.token_type_ids for s in sequences if s.token_type_ids],
+            "labels": [s.labels for s in sequences if s.labels],
+            "targets": [s.target for s in sequences],
+            "length": max(len(s.input_ids) for s in sequences),
+            "sequences": len(sequences),
+            "tokens": sum(len(s.input_ids) for s in sequences),
+            "cut": max(s.cut for s in sequences),
+        }
+
+    return encode
+
+
+def _fingerprint(dataset: Dataset, task: Task, family: EncodesExamples, purpose: str) -> str:
+    tokenizer = family.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    spelled = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
+    parts = [
+        str(_FORMAT),
+        str(dataset._fingerprint),
+        task.model_dump_json(exclude={"source", "development", "metrics", "description"}),
+        str(family.name),
+        spelled,
+        str(family.max_length),
+        purpose,
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,94 @@
+"""Which tasks a run trains on, and which of their rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from peml.errors import ConfigError, nearest
+from peml.settings import Settings
+from peml.tasks import Task, load_suite, load_task_file
+
+__all__ = ["TasksSettings", "select_tasks"]
+
+
+class TasksSettings(Settings):
+    """The ``tasks`` section of a config."""
+
+    suite: str | None = Field(
+        None, description="Name of a bundled suite, or path of a suite's YAML file."
+    )
+    files: tuple[str, ...] = Field(
+        (), description="YAML files of single tasks, added to the suite's."
+    )
+    include: tuple[str, ...] = Field(
+        (), description="Names of the tasks to use, in the suite's order; empty: all."
+    )
+    exclude: tuple[str, ...] = Field((), description="Names of the tasks to leave out.")
+    source: str | None = Field(
+        None,
+        description="Folder with one folder a task ({train,validation}.jsonl, .csv or .parquet); "
+        "read instead of the tasks' own sources.",
+    )
+    missing: Literal["refuse", "skip"] = Field(
+        "refuse", description="When a task has no data: stop, or go on without it and say so."
+    )
+    rows: int | None = Field(
+        None,
+        description="Most train rows a task, drawn after the development split is carved.",
+        ge=1,
+    )
+    evaluation_rows: int | None = Field(None, description="Most reported rows a task.", ge=1)
+    development_rows: int | None = Field(None, description="Most development rows a task.", ge=1)
+    leakage: Literal["report", "drop"] = Field(
+        "report",
+        description="Train rows that are in any task's evaluation splits: count them, or drop "
+        "them as well.",
+    )
+
+    @model_validator(mode="after")
+    def _names_some(self) -> TasksSettings:
+        if self.suite is None and not self.files:
+            raise ValueError("give suite (a name or a YAML file) or files")
+        return self
+
+
+def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
+    """Reads the suite and the task files, and returns the chosen tasks in their order.
+
+    Raises:
+        TaskError: A suite or task file can't be used.
+        ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice, or
+            nothing is left.
+    """
+    suite = load_suite(settings.suite).tasks if settings.suite is not None else ()
+    tasks = (*suite, *(load_task_file(path) for path in settings.files))
+    names = [task.name for task in tasks]
+    problems = [f"tasks.files: task {name!r} is there twice" for name in _repeated(names)]
+    for field, wanted in (("include", settings.include), ("exclude", settings.exclude)):
+        problems += [
+            f"tasks.{field}: there is no task {name!r}.{nearest(name, names)}"
+            for name in wanted
+            if name not in names
+        ]
+    if problems:
+        raise ConfigError(
+            "\n".join(problems), allowed=", ".join(sorted(set(names))), action="Correct the names."
+        )
+    chosen = tuple(
+        task
+        for task in tasks
+        if task.name in (settings.include or names) and task.name not in settings.exclude
+    )
+    if not chosen:
+        raise ConfigError(
+            "tasks.include and tasks.exclude leave no task.",
+            allowed=f"one task or more of {', '.join(names)}",
+            action="Shorten tasks.exclude.",
+        )
+    return chosen
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})

@@ -1,0 +1,255 @@
+"""Loading a task's rows from a local folder, the hub or a generator, as three raw splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+from peml.data.files import SUFFIXES, check_columns, read_file
+from peml.data.settings import TasksSettings
+from peml.data.splits import carve_development, draw_indices
+from peml.errors import DataError, nearest
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer, generate
+
+__all__ = [
+    "LoadedTasks",
+    "SkippedTask",
+    "TaskData",
+    "TaskMissingError",
+    "check_rows",
+    "load_all",
+    "load_source",
+    "load_task_data",
+]
+
+
+class TaskMissingError(DataError):
+    """A task has no data where it was looked for; the one error ``tasks.missing`` can skip."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """One task's rows, before rendering.
+
+    Each split holds the columns the task needs, and ``SOURCE_ROW``, a row's number in the file
+    or split it came from.
+
+    Attributes:
+        task: The task.
+        train: What the task is trained on.
+        development: Carved from train; everything is chosen on it.
+        reported: Reported, and never used to choose.
+        origin: Where the rows came from, for people.
+    """
+
+    task: Task
+    train: Dataset
+    development: Dataset
+    reported: Dataset
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedTask:
+    """A task that was left out because its data is missing, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTasks:
+    """What :func:`load_all` found.
+
+    Attributes:
+        data: The tasks with data, in order.
+        skipped: The tasks without, to be reported.
+    """
+
+    data: tuple[TaskData, ...]
+    skipped: tuple[SkippedTask, ...]
+
+
+def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> LoadedTasks:
+    """Loads every task; with ``missing: skip``, tasks without data are listed instead.
+
+    Raises:
+        TaskMissingError: A task has no data and ``missing`` is ``refuse``, or none has any.
+        DataError: As :func:`load_task_data`.
+    """
+    data, skipped = [], []
+    for task in tasks:
+        try:
+            data.append(load_task_data(task, settings, seed))
+        except TaskMissingError as error:
+            if settings.missing == "refuse":
+                raise
+            skipped.append(SkippedTask(task.name, error.problem))
+    if not data:
+        raise TaskMissingError(
+            f"No task has data: {'; '.join(item.reason for item in skipped) or 'none was named'}",
+            allowed="one task with data or more",
+            action="Correct tasks.source.",
+        )
+    return LoadedTasks(tuple(data), tuple(skipped))
+
+
+def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
+    """Loads one task: source, development split, then the row limits of ``settings``.
+
+    Args:
+        task: The task.
+        settings: ``source``, ``rows``, ``development_rows`` and ``evaluation_rows`` are read.
+        seed: Seed of the development split and of the draws. Keep it fixed across the runs that
+            are to be compared.
+
+    Raises:
+        TaskMissingError: The task's folder isn't there.
+        DataError: A file or split is missing, unreadable, empty, or lacks a column.
+    """
+    train, reported, origin = load_source(task, settings.source)
+    train, development = carve_development(train, task, seed)
+    return TaskData(
+        task=task,
+        train=_draw(train, settings.rows, seed),
+        development=_draw(development, settings.development_rows, seed),
+        reported=_draw(reported, settings.evaluation_rows, seed),
+        origin=origin,
+    )
+
+
+def load_source(task: Task, folder: str | None = None) -> tuple[Dataset, Dataset, str]:
+    """Loads a task's train and reported split whole, and says where they came from.
+
+    Args:
+        task: The task.
+        folder: Folder with one folder a task, read instead of the task's own source.
+
+    Raises:
+        TaskMissingError: The task's folder isn't there.
+        DataError: A file or split is missing, unreadable, empty, or lacks a column.
+    """
+    if folder is not None or task.source.path is not None:
+        place = _task_folder(task, folder)
+        return (*_both_splits(task, lambda names: _from_folder(task, place, names)), str(place))
+    if task.source.generated is not None:
+        name = task.source.generated
+        splits = generate(name, task.name)
+        generated = DatasetDict({key: Dataset.from_list(rows) for key, rows in splits.items()})
+        origin = f"generated: {name}"
+        return (*_both_splits(task, lambda names: _from_dict(task, generated, names)), origin)
+    hub = _from_hub(task)
+    origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
+    return (*_both_splits(task, lambda names: _from_dict(task, hub, names)), origin)
+
+
+def check_rows(task: Task, dataset: Dataset, where: str = "") -> list[int | float | str]:
+    """Renders every row, and reports the first that can't be.
+
+    Args:
+        task: The task.
+        dataset: Rows as loaded.
+        where: What to call the rows in the message, such as a file.
+
+    Returns:
+        The labels, as :class:`~peml.tasks.Example` holds them.
+
+    Raises:
+        DataError: Names task, row and field.
+    """
+    renderer = TaskRenderer(task)
+    labels = []
+    for index, row in enumerate(dataset):
+        try:
+            labels.append(renderer.render(row, index).label)
+        except DataError as error:
+            problem = f"{where}: {error.problem}" if where else error.problem
+            raise DataError(problem, allowed=error.allowed, action=error.action) from error
+    return labels
+
+
+def _draw(split: Dataset, most: int | None, seed: int) -> Dataset:
+    if most is None or most >= len(split):
+        return split
+    return split.select(draw_indices(len(split), most, seed))
+
+
+def _both_splits(task: Task, load: Callable[[tuple[str, ...]], Dataset]) -> tuple[Dataset, Dataset]:
+    return load((task.splits.train,)), load(task.splits.reported)
+
+
+def _task_folder(task: Task, source: str | None) -> Path:
+    """The folder with a task's files; its own source may be that folder or the one above."""
+    root = Path(source if source is not None else task.source.path or "")
+    folder = root / task.name
+    if source is None and not folder.is_dir():
+        folder = root
+    if not folder.is_dir():
+        found = _listing(root)
+        raise TaskMissingError(
+            f"Task {task.name!r}: there is no folder {str(folder)!r}."
+            f"{nearest(task.name, found) if root.is_dir() else ''}",
+            allowed=f"{root} has {', '.join(found)}" if found else f"{root} is missing or empty",
+            action="Correct tasks.source, leave the task out with tasks.exclude, or set "
+            "tasks.missing to skip.",
+        )
+    return folder
+
+
+def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Dataset:
+    for name in names:
+        for suffix in SUFFIXES:
+            path = folder / f"{name}{suffix}"
+            if path.is_file():
+                return _not_empty(task, read_file(path, task), str(path))
+    found = _listing(folder)
+    raise DataError(
+        f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
+        allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
+        action="Add the file, or name the split in the task's splits.",
+    )
+
+
+def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...]) -> Dataset:
+    name = next((name for name in names if name in splits), None)
+    if name is None:
+        raise DataError(
+            f"Task {task.name!r}: the source has no split {' or '.join(names)}."
+            f"{nearest(names[0], splits)}",
+            allowed=", ".join(splits),
+            action="Name the split in the task's splits.",
+        )
+    split = splits[name]
+    check_columns(task, split.column_names, f"split {name!r}")
+    split = _not_empty(task, split.select_columns(list(task.columns.needed)), f"split {name!r}")
+    return split.add_column(SOURCE_ROW, list(range(len(split))))
+
+
+def _from_hub(task: Task) -> DatasetDict:
+    try:
+        loaded = load_dataset(task.source.hub, task.source.subset)
+    except Exception as error:  # the hub client raises dozens of kinds; all mean "not loaded"
+        raise DataError(
+            f"Task {task.name!r}: the hub data set {task.source.hub!r} can't be loaded: "
+            f"{type(error).__name__}: {error}",
+            allowed="a data set of plain files (no code from a hub is run)",
+            action="Check the connection and the name, or set tasks.source to a local folder.",
+        ) from error
+    return loaded
+
+
+def _not_empty(task: Task, split: Dataset, where: str) -> Dataset:
+    if len(split) == 0:
+        raise DataError(
+            f"Task {task.name!r}: {where} has no rows.",
+            allowed="one row or more",
+            action="Check how the data was written.",
+        )
+    return split
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []

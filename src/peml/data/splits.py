@@ -1,0 +1,84 @@
+"""Carving the development split from train, and drawing a part of a split."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from datasets import Dataset
+
+from peml.errors import DataError
+from peml.tasks import Task, TaskType
+
+__all__ = ["carve_development", "carve_indices", "draw_indices"]
+
+_STRATIFIED = (TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION)
+
+
+def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, Dataset]:
+    """Splits a task's train rows into train and development.
+
+    The development split stands in for the reported split wherever something is chosen. Its size
+    is the task's ``development`` (a share, and at most so many rows), at least one row. For
+    classification each label has its share. It depends on nothing but the rows, the task's
+    settings and the seed, so capping the train rows later leaves it as it is.
+
+    Returns:
+        Train and development; together they hold every row once, in the original order.
+
+    Raises:
+        DataError: There are fewer than two rows.
+    """
+    count = len(train)
+    if count < 2:
+        raise DataError(
+            f"Task {task.name!r}: {count} train row(s) can't be split into train and development.",
+            allowed="two train rows or more",
+            action="Give more rows; a hundred is a sensible least.",
+        )
+    strata: Sequence[Any] = (
+        train[task.columns.label] if task.type in _STRATIFIED else [None] * count
+    )
+    size = round(count * task.development.fraction)
+    size = max(1, min(size, task.development.at_most, count - 1))
+    kept, carved = carve_indices(strata, size, seed)
+    return train.select(kept), train.select(carved)
+
+
+def carve_indices(strata: Sequence[Any], size: int, seed: int) -> tuple[list[int], list[int]]:
+    """Splits ``range(len(strata))`` in two: the rest, and ``size`` indices spread over strata.
+
+    Each stratum gives its share, rounded by largest remainder. Both lists are ascending.
+
+    Args:
+        strata: The stratum of each row (a label, or one value for all).
+        size: Number of indices to carve.
+        seed: Seed of the draw.
+    """
+    members: dict[Any, list[int]] = defaultdict(list)
+    for index, stratum in enumerate(strata):
+        members[stratum].append(index)
+    groups = list(members.values())  # in order of first occurrence: the same in every process
+    quotas = [size * len(group) / len(strata) for group in groups]
+    takes = [int(quota) for quota in quotas]
+    by_remainder = sorted(range(len(groups)), key=lambda g: (takes[g] - quotas[g], g))
+    for group in by_remainder[: size - sum(takes)]:
+        takes[group] += 1
+    random = Random(f"development-{seed}")
+    carved = {
+        index
+        for group, take in zip(groups, takes, strict=True)
+        for index in random.sample(group, take)
+    }
+    return [index for index in range(len(strata)) if index not in carved], sorted(carved)
+
+
+def draw_indices(count: int, most: int | None, seed: int) -> list[int]:
+    """At most ``most`` of ``range(count)``, ascending; a smaller draw is part of a larger one."""
+    if most is None or most >= count:
+        return list(range(count))
+    order = list(range(count))
+    Random(f"rows-{seed}").shuffle(order)
+    return sorted(order[:most])

@@ -1,0 +1,27 @@
+"""Evaluation: predictions, metrics and baselines."""
+
+from peml.evaluation.evaluate import (
+    GoldSplit,
+    Predictions,
+    predict_split,
+    score_split,
+)
+from peml.evaluation.metrics import (
+    METRICS,
+    check_metrics,
+    compute_metrics,
+    majority_prediction,
+)
+from peml.evaluation.settings import EvaluationSettings
+
+__all__ = [
+    "METRICS",
+    "EvaluationSettings",
+    "GoldSplit",
+    "Predictions",
+    "check_metrics",
+    "compute_metrics",
+    "majority_prediction",
+    "predict_split",
+    "score_split",
+]

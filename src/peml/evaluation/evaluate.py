@@ -1,0 +1,126 @@
+"""Scoring a model on a task's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from peml.data.batching import Collator, evaluation_batches
+from peml.data.encoding import EncodedSplit
+from peml.evaluation.metrics import compute_metrics
+from peml.evaluation.settings import EvaluationSettings
+from peml.models import TaskModel
+from peml.tasks import Task, TaskType
+
+__all__ = ["GoldSplit", "Predictions", "predict_split", "score_split"]
+
+
+class Evaluable(Protocol):
+    """What evaluation needs of a model: an `AttachedModel` or a loaded one."""
+
+    base: TaskModel
+
+    def __call__(self, batch: Any) -> Any:
+        """One forward pass."""
+
+    def eval(self) -> Any:
+        """Switches dropout off."""
+
+    def prepared(self) -> AbstractContextManager[None]:
+        """Prepares once for many forward passes."""
+
+
+@dataclass(frozen=True)
+class GoldSplit:
+    """An encoded split with its right answers.
+
+    Attributes:
+        task_id: Index of the task.
+        encoded: Tokenised rows.
+        gold: Option index, score or text of each row.
+    """
+
+    task_id: int
+    encoded: EncodedSplit
+    gold: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said about the rows of a split, in their order.
+
+    Attributes:
+        predicted: Option index, score or text of each row.
+        scores: Scores of the options of each row; a regression's or a text's is empty.
+    """
+
+    predicted: list[Any]
+    scores: list[list[float]]
+
+
+@torch.no_grad()
+def predict_split(
+    model: Evaluable, split: EncodedSplit, task_id: int, settings: EvaluationSettings
+) -> Predictions:
+    """Predicts every row of an encoded split.
+
+    Args:
+        model: Attached or loaded model.
+        split: Rows encoded for scoring, or for generation where the task generates.
+        task_id: Index of the task.
+        settings: Batch size and the longest generated text.
+    """
+    base = model.base
+    task = base.tasks[task_id]
+    generates = task.type is TaskType.GENERATION
+    collate = Collator(base.family.tokenizer.pad_token_id, left=generates and _is_causal(base))
+    predicted: list[Any] = [None] * len(split)
+    scores: list[list[float]] = [[] for _ in range(len(split))]
+    model.eval()
+    with model.prepared():
+        for batch in evaluation_batches(split, task_id, settings.tokens, collate):
+            moved = batch.to(base.device)
+            rows = batch.rows.tolist()
+            if generates:
+                texts = base.generate(moved, max_new_tokens=settings.max_new_tokens)
+                for row, text in zip(rows, texts, strict=True):
+                    predicted[row] = text
+                continue
+            answers = base.predict(model(moved), moved, task_id).float().cpu()
+            for row, answer in zip(rows, answers, strict=True):
+                predicted[row], scores[row] = _read(task, answer)
+    return Predictions(predicted, scores)
+
+
+def _is_causal(base: TaskModel) -> bool:
+    return not base.backbone.config.is_encoder_decoder
+
+
+def _read(task: Task, answer: torch.Tensor) -> tuple[Any, list[float]]:
+    if task.type is TaskType.REGRESSION:
+        return float(answer), []
+    return int(answer.argmax()), answer[answer.isfinite()].tolist()
+
+
+def score_split(
+    model: Evaluable,
+    split: GoldSplit,
+    settings: EvaluationSettings,
+    context: AbstractContextManager[None] | None = None,
+) -> tuple[dict[str, float], Predictions]:
+    """Metrics and predictions of a model on a split.
+
+    Args:
+        model: Attached or loaded model.
+        split: Rows with their right answers.
+        settings: Batch size and the like.
+        context: Entered around the predictions (an ablation).
+    """
+    with context or nullcontext():
+        predictions = predict_split(model, split.encoded, split.task_id, settings)
+    task = model.base.tasks[split.task_id]
+    return compute_metrics(task, split.gold, predictions.predicted), predictions

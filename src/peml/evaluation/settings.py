@@ -1,0 +1,19 @@
+"""How a model is evaluated."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from peml.settings import Settings
+
+__all__ = ["EvaluationSettings"]
+
+
+class EvaluationSettings(Settings):
+    """Batches, generation and ablations of an evaluation."""
+
+    tokens: int = Field(8192, description="Most tokens of a batch, padding included.", ge=16)
+    max_new_tokens: int = Field(32, description="Longest generated text.", ge=1)
+    ablations: bool = Field(
+        True, description="Also score every task with each part (prefix, LoRA) switched off."
+    )

@@ -1,0 +1,103 @@
+"""The final model in the project's own format: merged weights, static prefix, heads, tasks.
+
+::
+
+    model/
+      backbone/            the merged model and its tokenizer, as save_pretrained writes them
+      prefix.safetensors   keys and values of the active layers, where there is a prefix
+      heads.safetensors    the encoder's heads
+      peml.json            format, family, settings, tasks
+      manifest.json        checksum of every file, written last
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peml.errors import CheckpointError
+from peml.files import (
+    atomic_folder,
+    read_json,
+    read_tensors,
+    verify_manifest,
+    write_json,
+    write_tensors,
+)
+from peml.injection import attach_prefix
+from peml.methods import AttachedModel
+from peml.models import ModelSettings, TaskModel, load_backbone
+from peml.prefix import Prefix
+from peml.tasks import Task
+
+__all__ = ["load_model", "save_model"]
+
+_FORMAT = 1
+_ACTION = "restore the file, or export the model again from its run"
+
+
+def save_model(model: AttachedModel, folder: Path) -> None:
+    """Merges a trained model and writes it; the model can't be trained afterwards.
+
+    Args:
+        model: Trained; its LoRA is folded into the weights here.
+        folder: Becomes the model's folder in one step.
+    """
+    prefix = model.merge()
+    base = model.base
+    with atomic_folder(folder) as partial:
+        base.backbone.save_pretrained(partial / "backbone")
+        base.family.tokenizer.save_pretrained(partial / "backbone")
+        if prefix is not None:
+            write_tensors(partial / "prefix.safetensors", {"prefix": prefix.tensor})
+        if base.heads is not None:
+            write_tensors(partial / "heads.safetensors", base.heads.state_dict())
+        settings = base.settings.model_dump(mode="json")
+        write_json(
+            partial / "peml.json",
+            {
+                "format": _FORMAT,
+                "base_model": base.settings.name,
+                "model": {**settings, "family": base.family.name, "revision": None},
+                "prefix_active": None if prefix is None else list(prefix.active),
+                "tasks": [task.model_dump(mode="json") for task in base.tasks],
+            },
+        )
+
+
+def load_model(folder: Path, device: torch.device | None = None) -> TaskModel:
+    """Loads a saved model, its files verified, ready for prediction.
+
+    Args:
+        folder: What `save_model` wrote.
+        device: Where to put it; default: the CPU.
+
+    Raises:
+        CheckpointError: A file is missing or altered, or the format is a newer one.
+    """
+    verify_manifest(folder, _ACTION)
+    description = read_json(folder / "peml.json")
+    if description["format"] != _FORMAT:
+        raise CheckpointError(
+            f"{folder} is of format {description['format']}",
+            allowed=f"format {_FORMAT}",
+            action="load it with the version of peml that wrote it",
+        )
+    stored = {**description["model"], "name": str(folder / "backbone")}
+    settings = ModelSettings.model_validate(stored)
+    tasks = [Task.model_validate(task) for task in description["tasks"]]
+    model = TaskModel(load_backbone(settings), tasks)
+    if model.heads is not None:
+        model.heads.load_state_dict(read_tensors(folder / "heads.safetensors"))
+    _attach_static_prefix(model, folder, description)
+    return model.to(device or torch.device("cpu")).eval()
+
+
+def _attach_static_prefix(model: TaskModel, folder: Path, description: dict[str, Any]) -> None:
+    active = description["prefix_active"]
+    if active is None:
+        return
+    tensor = read_tensors(folder / "prefix.safetensors")["prefix"]
+    attach_prefix(model.backbone).set(Prefix(tensor, tuple(active)))

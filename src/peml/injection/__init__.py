@@ -1,0 +1,32 @@
+"""Prefixes in front of a model's attention: the only place that touches Transformers' registries.
+
+``attach_prefix`` is the way in; ``check_support`` says beforehand whether it will work.
+"""
+
+from peml.injection.inject import PrefixInjection, attach_prefix, injection_of
+from peml.injection.probe import AttentionSite, probe
+from peml.injection.quiet import StartMeasurement, measure_quiet_keys, measure_start
+from peml.injection.rotation import (
+    find_rotary,
+    peft_layout,
+    peft_prompt_embeddings,
+    rotate_keys,
+)
+from peml.injection.support import Support, check_support
+
+__all__ = [
+    "AttentionSite",
+    "PrefixInjection",
+    "StartMeasurement",
+    "Support",
+    "attach_prefix",
+    "check_support",
+    "find_rotary",
+    "injection_of",
+    "measure_quiet_keys",
+    "measure_start",
+    "peft_layout",
+    "peft_prompt_embeddings",
+    "probe",
+    "rotate_keys",
+]

@@ -1,0 +1,70 @@
+"""Attention masks for keys that have a prefix in front.
+
+columns:   prefix   tokens
+         | 0 0 0 | 0 - - - |       additive: the prefix is padded with 0,
+         | 0 0 0 | 0 0 - - |       boolean: with True,
+         | 0 0 0 | 0 0 0 - |       so every query sees all of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["MaskMemo", "causal_mask", "pad_mask"]
+
+
+def pad_mask(mask: Tensor, length: int) -> Tensor:
+    """Adds ``length`` visible columns in front of a mask or a position bias.
+
+    Args:
+        mask: (..., query_length, key_length); boolean (True is visible) or additive.
+        length: Prefix positions.
+    """
+    return functional.pad(mask, (length, 0), value=mask.dtype == torch.bool)
+
+
+def causal_mask(queries: int, length: int, device: torch.device) -> Tensor:
+    """Boolean mask, (1, 1, queries, length + queries): the prefix and a causal triangle."""
+    mask = torch.ones(queries, length + queries, dtype=torch.bool, device=device)
+    return mask.tril_(length)[None, None]
+
+
+class MaskMemo:
+    """Remembers the last mask it made, since all layers of one forward pass share it.
+
+    A model hands the same mask object to each layer, so one padding serves them all. Nothing is
+    remembered that needs a gradient (it would keep a step's graph alive) or that was made in
+    inference mode (autograd can't save it later).
+    """
+
+    def __init__(self) -> None:
+        self._padded: tuple[Tensor, int, int, Tensor] | None = None
+        self._causal: tuple[tuple[int, int, torch.device], Tensor] | None = None
+
+    def padded(self, mask: Tensor, length: int) -> Tensor:
+        """``pad_mask``, remembered for this very tensor as long as it is not written to."""
+        if mask.requires_grad or mask.is_inference():
+            return pad_mask(mask, length)
+        # One read of the attribute: another thread may replace the tuple, never change it.
+        last = self._padded
+        if last is not None:
+            seen, version, seen_length, padded = last
+            if seen is mask and version == mask._version and seen_length == length:
+                return padded
+        padded = pad_mask(mask, length)
+        if not padded.is_inference():
+            self._padded = (mask, mask._version, length, padded)
+        return padded
+
+    def causal(self, queries: int, length: int, device: torch.device) -> Tensor:
+        """``causal_mask``, remembered for these sizes."""
+        key = (queries, length, device)
+        last = self._causal
+        if last is not None and last[0] == key:
+            return last[1]
+        mask = causal_mask(queries, length, device)
+        if not mask.is_inference():
+            self._causal = (key, mask)
+        return mask

@@ -1,0 +1,132 @@
+"""Turns an injected prefix into the one PEFT's prefix tuning keeps in its cache.
+
+PEFT shifts the tokens' positions by the prefix length n, injection does not. With rotary
+positions the two agree after one rotation of the stored keys, ``k_peft = R(n) k_injected``,
+because ``<R(p + n) q, R(n) k> = <R(p) q, k>``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from peml.errors import InjectionError
+from peml.injection.inject import PrefixInjection
+from peml.injection.probe import AttentionSite, unwrap
+from peml.prefix.prefix import Prefix
+
+__all__ = ["find_rotary", "peft_layout", "peft_prompt_embeddings", "rotate_keys"]
+
+
+def find_rotary(model: nn.Module) -> nn.Module | None:
+    """The model's rotary position embedding, or None where positions are of another kind.
+
+    It is known by what it does: a module that holds inverse frequencies.
+    """
+    for module in unwrap(model).modules():
+        if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
+            return module
+    return None
+
+
+def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int) -> Tensor:
+    """Rotates keys by ``offset`` positions with the model's own rotary embedding.
+
+    Args:
+        model: The model the site belongs to.
+        site: The attention layer the keys are for (some models rotate layers differently).
+        keys: (kv_heads, length, head_dim).
+        offset: Positions to rotate by.
+
+    Raises:
+        InjectionError: If the model has no rotary positions, or none for which shifting queries
+            and keys alike changes nothing.
+    """
+    rotate = _rotation(model, site)
+    rotated = rotate(keys, offset)
+    # The identity the conversion rests on, tried on these very keys: frequencies that depend on the
+    # sequence length, for one, break it.
+    probe = torch.linspace(-1, 1, keys.shape[-1], dtype=keys.dtype, device=keys.device)
+    query = probe.expand(keys.shape[0], 1, -1)
+    plain = (rotate(query, 3) * keys).sum(-1)
+    shifted = (rotate(query, 3 + offset) * rotated).sum(-1)
+    if not torch.allclose(plain, shifted, rtol=1e-3, atol=1e-4 * float(1 + plain.abs().max())):
+        raise InjectionError(
+            f"{site.name}: rotating queries and keys by {offset} positions changes the logits",
+            allowed="rotary positions with fixed frequencies",
+            action="export in the native format, which keeps the prefix as it is",
+        )
+    return rotated
+
+
+def peft_layout(prefix: Tensor) -> Tensor:
+    """Lays a prefix out as PEFT stores it.
+
+    Args:
+        prefix: (layers, 2, kv_heads, prefix_length, head_dim).
+
+    Returns:
+        (prefix_length, layers * 2 * kv_heads * head_dim): layer, then key or value, then head,
+        then channel.
+    """
+    return prefix.permute(3, 0, 1, 2, 4).reshape(prefix.shape[3], -1)
+
+
+def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor:
+    """The ``prompt_embeddings`` with which PEFT's prefix tuning computes what injection does.
+
+    Raises:
+        InjectionError: If the prefix leaves layers out (PEFT has one length for all), if a
+            sliding window would hide a cached prefix, or if the positions aren't rotary.
+    """
+    skipped = [site.name for site, on in zip(injection.sites, prefix.active, strict=True) if not on]
+    windows = [site.name for site in injection.sites if site.sliding_window is not None]
+    problem = ""
+    if skipped:
+        problem = f"{skipped[0]} has no prefix, and PEFT gives every layer one"
+    elif windows:
+        problem = f"{windows[0]} has a sliding window, out of which PEFT's cached prefix scrolls"
+    elif any(site.kind == "self" and not site.causal for site in injection.sites):
+        problem = "PEFT's prefix tuning reaches the self-attention of decoders only"
+    if problem:
+        raise InjectionError(
+            f"this prefix can't be exported to PEFT: {problem}",
+            allowed="decoder-only models with a prefix in every layer and no sliding window",
+            action="export in the native format, or search without per-layer gates",
+        )
+    tensor = prefix.tensor.detach().clone()
+    for layer, site in enumerate(injection.sites):
+        tensor[layer, 0] = rotate_keys(injection.model, site, tensor[layer, 0], prefix.length)
+    return peft_layout(tensor)
+
+
+def _rotation(model: nn.Module, site: AttentionSite) -> Callable[[Tensor, int], Tensor]:
+    rotary = find_rotary(model)
+    scope = inspect.unwrap(type(site.module).forward).__globals__
+    apply = scope.get("apply_rotary_pos_emb")
+    if rotary is None or apply is None:
+        raise InjectionError(
+            f"{site.name}: positions are not rotary, so keys can't be rotated",
+            allowed="models with a rotary position embedding (Llama, Qwen, Phi, GPT-NeoX, ...)",
+            action="export in the native format, which keeps the prefix as it is",
+        )
+    layer_type = getattr(site.module, "layer_type", None)
+    by_type = "layer_type" in inspect.signature(rotary.forward).parameters
+    arguments = {"layer_type": layer_type} if by_type else {}
+    prefix = f"{layer_type}_" if by_type else ""
+    # Yarn and its kin stretch queries and keys as well as turning them; stored keys are stretched
+    # already.
+    stretch = getattr(rotary, f"{prefix}attention_scaling", 1.0)
+
+    def rotate(states: Tensor, offset: int) -> Tensor:
+        positions = torch.full((1, states.shape[1]), offset, device=states.device)
+        cos, sin = rotary(states[None], positions, **arguments)
+        turned = cos.shape[-1]
+        head = states[None, ..., :turned]
+        _, head = apply(head, head, cos / stretch, sin / stretch)
+        return torch.cat([head[0], states[..., turned:]], dim=-1)
+
+    return rotate

@@ -1,0 +1,27 @@
+"""Base models: loading, families, heads, and one forward pass for all of them."""
+
+from peml.models.families import FAMILIES, EncodedSequence, Family, ModelOutput, Purpose
+from peml.models.loading import (
+    Backbone,
+    check_task_types,
+    detect_family,
+    load_backbone,
+    load_family,
+)
+from peml.models.settings import ModelSettings
+from peml.models.task_model import TaskModel
+
+__all__ = [
+    "FAMILIES",
+    "Backbone",
+    "EncodedSequence",
+    "Family",
+    "ModelOutput",
+    "ModelSettings",
+    "Purpose",
+    "TaskModel",
+    "check_task_types",
+    "detect_family",
+    "load_backbone",
+    "load_family",
+]

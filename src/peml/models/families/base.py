@@ -1,0 +1,109 @@
+"""What a model family is: how rows become inputs, and outputs become losses and scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from peml.data.batch import TaskBatch
+from peml.tasks import Example, Task, TaskType
+
+__all__ = ["EncodedSequence", "Family", "ModelOutput", "Purpose", "pad_groups"]
+
+Purpose = Literal["train", "score", "generate"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSequence:
+    """One tokenised sequence of an example.
+
+    Attributes:
+        input_ids: Token ids.
+        target: Class index, score, or 1.0 on the right option and 0.0 elsewhere.
+        labels: Target token ids, -100 where not scored, or None.
+        token_type_ids: Segment ids, or None.
+        cut: Tokens that were dropped because the text was too long.
+    """
+
+    input_ids: list[int]
+    target: float
+    labels: list[int] | None = None
+    token_type_ids: list[int] | None = None
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """What one forward pass gives, whatever the family.
+
+    Attributes:
+        loss: Mean over examples, a scalar.
+        losses: Loss of each example, (examples,).
+        scores: Encoder: logits of all heads, (sequences, columns). Text families: log-likelihood
+            of each sequence's target, (sequences,).
+    """
+
+    loss: Tensor
+    losses: Tensor
+    scores: Tensor
+
+
+class Family(ABC):
+    """How one kind of model reads tasks.
+
+    Made once per run by `load_backbone`; `encode` is called while data is prepared, the other
+    methods in every step.
+    """
+
+    name: ClassVar[str]
+    task_types: ClassVar[frozenset[TaskType]]
+    auto_class: ClassVar[Any]
+
+    def __init__(self, tokenizer: Any, *, max_length: int, pooling: str) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.pooling = pooling
+
+    @abstractmethod
+    def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
+        """Tokenises one example for training, for scoring its options, or for generation."""
+
+    @abstractmethod
+    def build_heads(
+        self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
+    ) -> nn.Module | None:
+        """The per-task heads, or None where all tasks share the model's own."""
+
+    @abstractmethod
+    def forward(self, model: nn.Module, heads: nn.Module | None, batch: TaskBatch) -> ModelOutput:
+        """Runs the model on a batch that may mix tasks."""
+
+    @abstractmethod
+    def predict(
+        self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int
+    ) -> Tensor:
+        """Scores of a batch of one task.
+
+        Returns:
+            (examples, options) with -inf where an example has fewer options, or (examples,)
+            for regression, on the task's scale.
+        """
+
+    def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
+        """Decodes greedily; only families with a text output can."""
+        raise NotImplementedError(f"the family {self.name!r} does not generate text")
+
+
+def pad_groups(scores: Tensor, groups: Tensor, examples: int) -> Tensor:
+    """(sequences,) scores of options -> (examples, most options), padded with -inf."""
+    counts = torch.bincount(groups, minlength=examples)
+    first = counts.cumsum(0) - counts
+    column = torch.arange(len(groups), device=groups.device) - first[groups]
+    padded = scores.new_full((examples, int(counts.max())), -torch.inf)
+    padded[groups, column] = scores
+    return padded

@@ -1,0 +1,188 @@
+"""Text-to-text families: one shared head, label words scored by likelihood."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from peml.data.batch import TaskBatch
+from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose, pad_groups
+from peml.tasks import Example, Task, TaskType
+
+__all__ = ["CausalFamily", "Seq2SeqFamily", "TextFamily"]
+
+_IGNORED = -100
+
+
+class TextFamily(Family):
+    """What seq2seq and causal models share.
+
+    In training the target is the right option or text, and an example's loss is the mean over
+    its target tokens, so that long answers don't drown short ones. In scoring every option is a
+    sequence of its own and its score is the log-likelihood of its tokens. A regression answers
+    with the mean of the spelled scores under their likelihoods.
+    """
+
+    task_types: ClassVar[frozenset[TaskType]] = frozenset(TaskType)
+
+    def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
+        """One sequence (train, generate), or one an option (score)."""
+        if purpose == "generate":
+            return [self._prompt(example.prompt)]
+        if task.type is TaskType.GENERATION:
+            return [self._sequence(example.prompt, str(example.label), 1.0)]
+        right = _right_option(task, example)
+        if purpose == "train":
+            return [self._sequence(example.prompt, example.options[right], 1.0)]
+        return [
+            self._sequence(example.prompt, option, float(number == right))
+            for number, option in enumerate(example.options)
+        ]
+
+    @abstractmethod
+    def _prompt(self, prompt: str) -> EncodedSequence: ...
+
+    @abstractmethod
+    def _sequence(self, prompt: str, target: str, mark: float) -> EncodedSequence: ...
+
+    def build_heads(
+        self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
+    ) -> nn.Module | None:
+        """None: the language model head serves all tasks."""
+        return None
+
+    @abstractmethod
+    def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+        """Logits and the labels they answer to, (sequences, length, vocabulary) and (.., length)."""
+
+    def forward(self, model: nn.Module, heads: nn.Module | None, batch: TaskBatch) -> ModelOutput:
+        """Scores the target tokens of every sequence."""
+        logits, labels = self._token_logits(model, batch)
+        nll = nn.functional.cross_entropy(
+            logits.transpose(1, 2).float(), labels, ignore_index=_IGNORED, reduction="none"
+        )
+        total = nll.sum(1)
+        tokens = (labels != _IGNORED).sum(1)
+        # Only the right option's likelihood is a loss; in training that is every sequence.
+        right = batch.targets > 0
+        losses = total.new_zeros(batch.examples).index_add(
+            0, batch.groups, torch.where(right, total / tokens, 0.0)
+        )
+        return ModelOutput(losses.mean(), losses, -total)
+
+    def predict(
+        self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int
+    ) -> Tensor:
+        """Log-likelihoods of the options, or a regression's expected score."""
+        scores = pad_groups(output.scores, batch.groups, batch.examples)
+        if task.scale is None:
+            return scores
+        values = torch.linspace(task.scale.low, task.scale.high, scores.shape[1])
+        return scores.softmax(1) @ values.to(scores)
+
+
+class CausalFamily(TextFamily):
+    """Decoder-only models: prompt and target in one sequence."""
+
+    name: ClassVar[str] = "causal"
+    auto_class: ClassVar[Any] = AutoModelForCausalLM
+
+    def _prompt(self, prompt: str) -> EncodedSequence:
+        ids, cut = self._prompt_ids(prompt, self.max_length)
+        return EncodedSequence(ids, 1.0, cut=cut)
+
+    def _prompt_ids(self, prompt: str, room: int) -> tuple[list[int], int]:
+        """Keeps the end of a prompt that is too long: the question stands there."""
+        ids = self.tokenizer(prompt, verbose=False)["input_ids"]
+        eos = self.tokenizer.eos_token_id
+        if ids and ids[-1] == eos:  # some tokenizers close every text
+            ids = ids[:-1]
+        cut = max(0, len(ids) - room)
+        return ids[cut:], cut
+
+    def _sequence(self, prompt: str, target: str, mark: float) -> EncodedSequence:
+        text = target if prompt.endswith((" ", "\n")) else " " + target
+        wanted = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        wanted = [*wanted, self.tokenizer.eos_token_id]
+        ids, cut = self._prompt_ids(prompt, self.max_length - len(wanted))
+        labels = [_IGNORED] * len(ids) + wanted
+        return EncodedSequence(ids + wanted, mark, labels=labels, cut=cut)
+
+    def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+        logits = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).logits
+        return logits[:, :-1], cast(Tensor, batch.labels)[:, 1:]
+
+    def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
+        """Greedy continuation of left-padded prompts."""
+        tokens = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        new = tokens[:, batch.input_ids.shape[1] :]
+        return [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+class Seq2SeqFamily(TextFamily):
+    """Encoder-decoder models: the prompt goes in, the target comes out."""
+
+    name: ClassVar[str] = "seq2seq"
+    auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+
+    def _prompt(self, prompt: str) -> EncodedSequence:
+        ids = self.tokenizer(prompt, verbose=False)["input_ids"]
+        cut = max(0, len(ids) - self.max_length)
+        if cut:
+            ids = self.tokenizer(prompt, truncation=True, max_length=self.max_length)["input_ids"]
+        return EncodedSequence(ids, 1.0, cut=cut)
+
+    def _sequence(self, prompt: str, target: str, mark: float) -> EncodedSequence:
+        source = self._prompt(prompt)
+        wanted = self.tokenizer(text_target=target, verbose=False)["input_ids"]
+        eos = self.tokenizer.eos_token_id
+        if eos is not None and (not wanted or wanted[-1] != eos):
+            wanted = [*wanted, eos]
+        wanted = wanted[: self.max_length]
+        return EncodedSequence(source.input_ids, mark, labels=wanted, cut=source.cut)
+
+    def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+        labels = cast(Tensor, batch.labels)
+        # Shifted by hand: given `labels`, the model would compute a second, unused loss.
+        shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            decoder_input_ids=shifted,
+            use_cache=False,
+        ).logits
+        return logits, labels
+
+    def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
+        """Greedy decoding."""
+        tokens = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+        return [t.strip() for t in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _right_option(task: Task, example: Example) -> int:
+    """Index of the option to train towards; a regression's nearest spelled score."""
+    if task.scale is None:
+        return int(example.label)
+    steps = round((float(example.label) - task.scale.low) / task.scale.step)
+    return min(max(steps, 0), len(example.options) - 1)

@@ -1,0 +1,111 @@
+"""One linear head per task, held in a single matrix so that a batch may mix tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from peml.tasks import Task, TaskType
+
+__all__ = ["TaskHeads"]
+
+_CLASSES, _SCORE, _OPTION = 0, 1, 2
+
+
+class TaskHeads(nn.Module):
+    """The heads of an encoder's tasks.
+
+    All heads are rows of one (columns, hidden) matrix: a classification task owns one column a
+    label, a regression or multiple-choice task owns one. A step computes all columns of all rows
+    and picks by task id, so nothing loops over tasks.
+
+    A regression's scores are spread over [-2, 2], so that its squared error starts near a
+    classification's cross-entropy and neither drowns the other.
+    """
+
+    _kind: Tensor
+    _start: Tensor
+    _owned: Tensor
+    _low: Tensor
+    _width: Tensor
+
+    def __init__(self, tasks: Sequence[Task], hidden_size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        sizes = [len(t.labels) if _kind(t) == _CLASSES else 1 for t in tasks]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.tasks = tuple(tasks)
+        self.sizes = tuple(sizes)
+        self.weight = nn.Parameter(torch.empty(sum(sizes), hidden_size))
+        self.bias = nn.Parameter(torch.zeros(sum(sizes)))
+        nn.init.normal_(self.weight, std=0.02, generator=generator)
+        owned = torch.zeros(len(tasks), sum(sizes), dtype=torch.bool)
+        for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            owned[row, start : start + size] = True
+        scales = [(t.scale.low, t.scale.high) if t.scale else (0.0, 1.0) for t in tasks]
+        self._buffer("_kind", torch.tensor([_kind(t) for t in tasks]))
+        self._buffer("_start", torch.tensor(starts))
+        self._buffer("_owned", owned)
+        self._buffer("_low", torch.tensor([low for low, _ in scales]))
+        self._buffer("_width", torch.tensor([high - low for low, high in scales]))
+
+    def _buffer(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Scores of all columns, (sequences, columns), from (sequences, hidden)."""
+        return nn.functional.linear(pooled.to(self.weight.dtype), self.weight, self.bias)
+
+    def losses(
+        self, logits: Tensor, targets: Tensor, task_ids: Tensor, groups: Tensor, examples: int
+    ) -> Tensor:
+        """Loss of each example, (examples,): cross-entropy or squared error.
+
+        Args:
+            logits: (sequences, columns).
+            targets: (sequences,), see `TaskBatch`.
+            task_ids: (sequences,).
+            groups: (sequences,).
+            examples: Number of examples.
+        """
+        logits = logits.float()
+        kind, start = self._kind[task_ids], self._start[task_ids]
+        single = logits.gather(1, start[:, None]).squeeze(1)
+        classes = torch.where(kind == _CLASSES, targets, 0.0).long()
+        masked = logits.masked_fill(~self._owned[task_ids], -torch.inf)
+        chosen = masked.log_softmax(1).gather(1, (start + classes)[:, None]).squeeze(1)
+        wanted = 4 * (targets - self._low[task_ids]) / self._width[task_ids] - 2
+        option = targets * (single - _group_logsumexp(single, groups, examples)[groups])
+        losses = torch.where(
+            kind == _CLASSES, -chosen, torch.where(kind == _SCORE, (single - wanted) ** 2, -option)
+        )
+        return losses.new_zeros(examples).index_add(0, groups, losses)
+
+    def scores(self, logits: Tensor, task_id: int) -> Tensor:
+        """What one task's columns say: (sequences, labels) logits, or (sequences,) scores.
+
+        Regression scores are given back on the task's own scale.
+        """
+        start, size = int(self._start[task_id]), self.sizes[task_id]
+        columns = logits.float()[:, start : start + size]
+        kind = int(self._kind[task_id])
+        if kind == _CLASSES:
+            return columns
+        if kind == _SCORE:
+            return (columns[:, 0] + 2) / 4 * self._width[task_id] + self._low[task_id]
+        return columns[:, 0]
+
+
+def _kind(task: Task) -> int:
+    if task.type is TaskType.REGRESSION:
+        return _SCORE
+    return _OPTION if task.type is TaskType.MULTIPLE_CHOICE else _CLASSES
+
+
+def _group_logsumexp(scores: Tensor, groups: Tensor, count: int) -> Tensor:
+    """log(sum(exp(scores))) within each group, (count,)."""
+    highest = scores.detach().new_full((count,), -torch.inf)
+    highest = highest.scatter_reduce(0, groups, scores.detach(), "amax")
+    sums = scores.new_zeros(count).index_add(0, groups, (scores - highest[groups]).exp())
+    return sums.log() + highest

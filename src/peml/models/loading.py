@@ -1,0 +1,162 @@
+"""From a name in the config to a frozen model, its tokenizer and its family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from peml.errors import ModelError
+from peml.models.embedded import MINILM, embedded_minilm
+from peml.models.families import FAMILIES, Family
+from peml.models.settings import ModelSettings
+from peml.tasks import Task
+
+__all__ = ["Backbone", "check_task_types", "detect_family", "load_backbone", "load_family"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen pretrained model with what reads and writes for it."""
+
+    model: Any
+    family: Family
+    settings: ModelSettings
+
+
+def _location(name: str) -> str:
+    if name == MINILM:
+        return str(embedded_minilm())
+    return name
+
+
+def _from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: Any) -> Any:
+    """Calls ``loader.from_pretrained`` and turns its failures into one clear message."""
+    location = _location(settings.name)
+    try:
+        return loader.from_pretrained(
+            location,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        local = Path(location)
+        action = "check the name, or give the path of a local folder"
+        if local.is_dir():
+            files = ", ".join(sorted(p.name for p in local.iterdir())[:8]) or "nothing"
+            action = f"the folder holds {files}; save the model there with save_pretrained"
+        if "trust_remote_code" in str(error):
+            action = "read that repository's code, then set model.trust_remote_code: true"
+        raise ModelError(
+            f"the {what} of model {settings.name!r} can't be loaded: {reason}", action=action
+        ) from error
+
+
+def detect_family(config: Any) -> str:
+    """Name of the family a model's config belongs to.
+
+    The saved architecture decides; where a config names none, the kind of model does.
+
+    Raises:
+        ModelError: The model is neither an encoder nor a text-to-text model.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        return "seq2seq"
+    architectures = " ".join(config.architectures or ())
+    if "CausalLM" in architectures or "LMHeadModel" in architectures:
+        return "causal"
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "encoder"
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "causal"
+    raise ModelError(
+        f"model type {config.model_type!r} belongs to no known family",
+        allowed=", ".join(FAMILIES),
+        action="set model.family if you know which one it is",
+    )
+
+
+def load_family(settings: ModelSettings) -> Family:
+    """Reads config and tokenizer only: enough to check and encode tasks."""
+    config = _from_pretrained(AutoConfig, settings, "config")
+    name = settings.family if settings.family != "auto" else detect_family(config)
+    tokenizer = _from_pretrained(AutoTokenizer, settings, "tokenizer")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"the tokenizer of model {settings.name!r} has no padding and no end-of-text token",
+            action="add one to the tokenizer and save it beside the model",
+        )
+    positions = _positions(config)
+    if positions is not None and settings.max_length > positions:
+        raise ModelError(
+            f"model.max_length is {settings.max_length}, but {settings.name!r} has only "
+            f"{positions} positions",
+            allowed=f"at most {positions}",
+            action="lower model.max_length",
+        )
+    return FAMILIES[name](tokenizer, max_length=settings.max_length, pooling=settings.pooling)
+
+
+def _positions(config: Any) -> int | None:
+    """Longest input of a model with learned positions; rotary and relative ones stretch."""
+    if hasattr(config, "rope_parameters") or hasattr(config, "relative_attention_num_buckets"):
+        return None
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    # RoBERTa counts positions from the padding index on.
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+    return None if limit is None else int(limit) - offset
+
+
+def load_backbone(settings: ModelSettings, family: Family | None = None) -> Backbone:
+    """Loads and freezes the model; weights are read from safetensors only.
+
+    Raises:
+        ModelError: The model can't be found or read.
+    """
+    family = family or load_family(settings)
+    model = _from_pretrained(
+        family.auto_class,
+        settings,
+        "weights",
+        dtype=getattr(torch, settings.dtype),
+        attn_implementation=settings.attention,
+        use_safetensors=True,
+    )
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        # A head sees token states; the pretraining task's pooler would be computed for nothing.
+        model.pooler = None
+    model.requires_grad_(False)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Backbone(model, family, settings)
+
+
+def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
+    """Refuses tasks whose type the family can't do, all of them by name.
+
+    Raises:
+        ModelError: At least one task doesn't fit.
+    """
+    unfit = [task for task in tasks if task.type not in family.task_types]
+    if not unfit:
+        return
+    names = ", ".join(f"{task.name} ({task.type.value})" for task in unfit)
+    excluded = ", ".join(task.name for task in unfit)
+    raise ModelError(
+        f"the family {family.name!r} can't do: {names}",
+        allowed=", ".join(sorted(kind.value for kind in family.task_types)),
+        action=f"leave them out (tasks.exclude: [{excluded}]) or choose a text-to-text model",
+    )

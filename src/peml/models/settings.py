@@ -1,0 +1,43 @@
+"""Which base model is trained, and how it is loaded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from peml.settings import Settings
+
+__all__ = ["ModelSettings"]
+
+
+class ModelSettings(Settings):
+    """The frozen base model of a run."""
+
+    name: str = Field(
+        "minilm",
+        description="Hub id, local folder, or `minilm`, the encoder carried by the extra `demo`.",
+    )
+    family: Literal["auto", "encoder", "seq2seq", "causal"] = Field(
+        "auto", description="How rows become inputs; `auto` reads the model's config."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Storage type of the frozen weights."
+    )
+    attention: Literal["sdpa", "eager"] = Field(
+        "sdpa", description="Attention implementation the prefix is injected into."
+    )
+    pooling: Literal["mean", "first"] = Field(
+        "mean", description="Encoders: what a head sees, the mean of the tokens or the first one."
+    )
+    max_length: int = Field(128, description="Longest input in tokens.", ge=8)
+    too_long: Literal["cut", "refuse"] = Field(
+        "cut", description="What happens to a longer row: cut and counted, or refused by name."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run code from the model's hub repository. Off unless you say so."
+    )

@@ -1,0 +1,53 @@
+"""A frozen backbone and its heads behind one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peml.data.batch import TaskBatch
+from peml.models.families import Family, ModelOutput
+from peml.models.loading import Backbone
+from peml.tasks import Task
+
+__all__ = ["TaskModel"]
+
+
+class TaskModel(nn.Module):
+    """Answers batches of many tasks, whatever the family.
+
+    Args:
+        backbone: The frozen model and its family.
+        tasks: Tasks in the order of their ids.
+        seed: Seed of the heads' initial weights.
+    """
+
+    def __init__(self, backbone: Backbone, tasks: Sequence[Task], *, seed: int = 0) -> None:
+        super().__init__()
+        self.backbone: Any = backbone.model
+        self.family: Family = backbone.family
+        self.settings = backbone.settings
+        self.tasks = tuple(tasks)
+        generator = torch.Generator().manual_seed(seed)
+        self.heads = self.family.build_heads(self.tasks, self.backbone, generator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone's weights are."""
+        return next(self.backbone.parameters()).device
+
+    def forward(self, batch: TaskBatch) -> ModelOutput:
+        """Losses and scores of a batch that may mix tasks."""
+        return self.family.forward(self.backbone, self.heads, batch)
+
+    def predict(self, output: ModelOutput, batch: TaskBatch, task_id: int) -> Tensor:
+        """Option scores, (examples, options), or regression scores, (examples,), of one task."""
+        task = self.tasks[task_id]
+        return self.family.predict(output, self.heads, batch, task, task_id)
+
+    def generate(self, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
+        """Generated texts of a batch of prompts."""
+        return self.family.generate(self.backbone, batch, max_new_tokens=max_new_tokens)

@@ -1,0 +1,41 @@
+"""The prefix, the network that yields it, and the space of such networks. Pure torch."""
+
+from peml.prefix.decision import Decision
+from peml.prefix.genotype import GENOTYPE_FORMAT, Genotype
+from peml.prefix.head import bounded
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.operations import (
+    DEFAULT_OPERATIONS,
+    SKIP,
+    Operation,
+    list_operations,
+    make_operation,
+    register_operation,
+    zero_linear,
+)
+from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.space import HeadKind, SearchSpace
+from peml.prefix.supernet import PrefixSupernet
+
+__all__ = [
+    "DEFAULT_OPERATIONS",
+    "GENOTYPE_FORMAT",
+    "SKIP",
+    "Decision",
+    "Genotype",
+    "HeadKind",
+    "Operation",
+    "Prefix",
+    "PrefixNetwork",
+    "PrefixSettings",
+    "PrefixShape",
+    "PrefixStart",
+    "PrefixSupernet",
+    "SearchSpace",
+    "bounded",
+    "list_operations",
+    "make_operation",
+    "register_operation",
+    "zero_linear",
+]

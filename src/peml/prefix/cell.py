@@ -1,0 +1,76 @@
+"""Cells: one normalisation, one operation (or a mixture of candidates), one residual."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from peml.prefix.operations import SKIP, Operation, make_operation
+
+__all__ = ["Cell", "MixedCell"]
+
+
+class Cell(nn.Module):
+    """A cell whose operation is decided: ``x + operation(norm(x))``.
+
+    Args:
+        name: The operation's registered name.
+        width: Channels.
+    """
+
+    def __init__(self, name: str, width: int) -> None:
+        super().__init__()
+        # Skip reads nothing, so a norm would be parameters that never get a gradient.
+        self.norm = nn.Identity() if name == SKIP else nn.LayerNorm(width)
+        self.operation = make_operation(name, width)
+
+    def forward(self, x: Tensor, presence: Tensor) -> Tensor:
+        """Hidden states after the cell, (length, width)."""
+        contribution: Tensor = self.operation(self.norm(x), presence)
+        return x + contribution
+
+
+class MixedCell(nn.Module):
+    """A cell of the supernet: ``x + sum over o of weight_o * o(norm(x))``.
+
+    Args:
+        names: The candidates' registered names, in the order of the cell's decision.
+        width: Channels.
+    """
+
+    def __init__(self, names: tuple[str, ...], width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.operations = nn.ModuleDict({name: make_operation(name, width) for name in names})
+
+    def forward(
+        self, x: Tensor, presence: Tensor, weights: Tensor | None, used: list[int] | None = None
+    ) -> Tensor:
+        """Hidden states after the cell.
+
+        Args:
+            x: Hidden states, (length, width).
+            presence: How far each position is there, (length,).
+            weights: Weight of each candidate, (candidates,); None for a single one.
+            used: Candidates to run, where the others are known to weigh exactly 0.
+
+        Returns:
+            (length, width).
+        """
+        normed = self.norm(x)
+        operations: list[Operation] = list(self.operations.values())  # type: ignore[arg-type]
+        if weights is None:
+            only: Tensor = operations[0](normed, presence)
+            return x + only
+        if used is not None:
+            operations = [operations[index] for index in used]
+            weights = weights[used]
+        outputs = torch.stack([operation(normed, presence) for operation in operations])
+        return x + torch.einsum("o,olw->lw", weights.to(outputs.dtype), outputs)
+
+    @torch.no_grad()
+    def copy_to(self, cell: Cell, name: str) -> None:
+        """Copies this cell's norm and the chosen operation into a decided cell."""
+        if isinstance(cell.norm, nn.LayerNorm):
+            cell.norm.load_state_dict(self.norm.state_dict())
+        cell.operation.load_state_dict(self.operations[name].state_dict())

@@ -1,0 +1,36 @@
+"""A named choice of the search space, made soft by a relaxation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+__all__ = ["Decision"]
+
+
+class Decision(nn.Module):
+    """A choice among named options, held as one logit an option.
+
+    A decision only stores its logits. A relaxation (``peml.search``) turns them into weights
+    while the search runs; the largest logit is the choice in the end.
+
+    Args:
+        name: Name of the decision in its search space, such as ``cell.0``.
+        options: The options' names, two or more. With one there is nothing to decide.
+
+    Attributes:
+        logits: Architecture parameters alpha, (options,). All start at zero: no option is
+            preferred.
+    """
+
+    def __init__(self, name: str, options: tuple[str, ...]) -> None:
+        super().__init__()
+        if len(options) < 2 or len(set(options)) != len(options):
+            raise ValueError(f"decision {name!r} needs two or more different options: {options}")
+        self.name = name
+        self.options = options
+        self.logits = nn.Parameter(torch.zeros(len(options)))
+
+    def extra_repr(self) -> str:
+        """Name and options, for ``print(supernet)``."""
+        return f"{self.name}: {', '.join(self.options)}"

@@ -1,0 +1,189 @@
+"""A decided prefix network as a small file to read, edit, compare and train again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, JsonValue, ValidationError, field_validator
+
+from peml.errors import ConfigError, nearest
+from peml.prefix.operations import list_operations
+from peml.prefix.prefix import PrefixShape
+from peml.prefix.space import HeadKind, SearchSpace
+from peml.settings import Settings
+
+__all__ = ["GENOTYPE_FORMAT", "Genotype"]
+
+GENOTYPE_FORMAT = 1
+"""Version of the file format this release writes and reads."""
+
+
+class Genotype(Settings):
+    """What a prefix network is made of; its weights are not part of it."""
+
+    format: int = Field(GENOTYPE_FORMAT, description="Version of this file's format.")
+    cells: tuple[str, ...] = Field(description="Operation of each cell.", min_length=1)
+    length: int = Field(description="Prefix positions.", ge=1)
+    layers: tuple[bool, ...] = Field(description="Which model layers get a prefix.")
+    head: HeadKind = Field(description="Output head: full or low-rank.")
+    head_rank: int = Field(description="Rank of the head, where it is low-rank.", ge=1)
+    width: int = Field(description="Channels of the network.", ge=1)
+    radius: float = Field(
+        description="Largest correction, in units of the model's own keys and values.", gt=0
+    )
+    shape: PrefixShape = Field(description="The attention layers it was made for.")
+    found_by: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="How it was found: relaxation, seed, probabilities, what the guard changed.",
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _readable_format(cls, value: int) -> int:
+        if value != GENOTYPE_FORMAT:
+            raise ValueError(
+                f"format {value} is not readable by this release, which reads {GENOTYPE_FORMAT}"
+            )
+        return value
+
+    @field_validator("cells")
+    @classmethod
+    def _known_operations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = list_operations()
+        unknown = [f"{name!r}.{nearest(name, known)}" for name in value if name not in known]
+        if unknown:
+            raise ValueError(
+                f"no operation {' and no operation '.join(unknown)} There are: {', '.join(known)}"
+            )
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layer(cls, value: tuple[bool, ...]) -> tuple[bool, ...]:
+        if not any(value):
+            raise ValueError("at least one layer must be true, or there is no prefix")
+        return value
+
+    @field_validator("shape")
+    @classmethod
+    def _positive_shape(cls, value: PrefixShape) -> PrefixShape:
+        if min(value.layers, value.kv_heads, value.head_dim) < 1:
+            raise ValueError(f"layers, kv_heads and head_dim must be at least 1, not {value}")
+        return value
+
+    @classmethod
+    def from_choices(
+        cls,
+        space: SearchSpace,
+        shape: PrefixShape,
+        choices: Mapping[str, str],
+        found_by: Mapping[str, JsonValue] | None = None,
+    ) -> Genotype:
+        """The genotype of one point of a search space.
+
+        Args:
+            space: The space that was searched.
+            shape: Attention layers of the model.
+            choices: One option for every decision.
+            found_by: How the choices came about, for the file.
+
+        Raises:
+            ConfigError: If the choices don't fit the space.
+        """
+        complete = space.complete(choices)
+        # Indexed through the space, so that mypy knows the head's type.
+        head = space.heads[[str(kind) for kind in space.heads].index(complete["head"])]
+        return cls(
+            cells=tuple(complete[f"cell.{index}"] for index in range(space.cells)),
+            length=int(complete["length"]),
+            layers=tuple(complete[f"layer.{index}"] == "on" for index in range(space.layers)),
+            head=head,
+            head_rank=space.head_rank,
+            width=space.width,
+            radius=space.radius,
+            shape=shape,
+            found_by=dict(found_by or {}),
+        )
+
+    @classmethod
+    def fixed_mlp(
+        cls, shape: PrefixShape, *, length: int = 16, width: int = 64, radius: float = 1.0
+    ) -> Genotype:
+        """The prefix nobody searched: a two-layer tanh MLP, all layers, a full head.
+
+        It is the fixed rival of a searched prefix, close to what prefix tuning introduced (Li
+        and Liang 2021, arXiv 2101.00190, section 4.3).
+        """
+        return cls(
+            cells=("mlp-tanh",),
+            length=length,
+            layers=(True,) * shape.layers,
+            head="full",
+            head_rank=16,
+            width=width,
+            radius=radius,
+            shape=shape,
+            found_by={"by": "fixed"},
+        )
+
+    @property
+    def active_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that get a prefix."""
+        return tuple(index for index, on in enumerate(self.layers) if on)
+
+    def check(self, shape: PrefixShape) -> None:
+        """Makes sure that the network fits a model.
+
+        Raises:
+            ConfigError: If it was made for other attention layers.
+        """
+        if self.shape != shape or len(self.layers) != shape.layers:
+            raise ConfigError(
+                f"The genotype has {len(self.layers)} layer gates and was made for {self.shape}, "
+                f"but the model's attention is {shape}.",
+                allowed="a genotype of the same layers, kv_heads and head_dim",
+                action="train it on the model it was searched on, or edit shape and layers in "
+                "the file on purpose",
+            )
+
+    def save(self, path: Path) -> None:
+        """Writes the genotype as indented JSON with sorted keys."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True)
+        path.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Genotype:
+        """Reads a genotype file.
+
+        Raises:
+            ConfigError: If the file is missing, not JSON, of another format version or wrong in
+                a field; all wrong fields are named at once.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"The genotype file {path} can't be read: {error.strerror}.",
+                allowed="a genotype.json that a run or Genotype.save wrote",
+                action="check the path",
+            ) from error
+        except ValueError as error:
+            raise ConfigError(
+                f"The genotype file {path} is not JSON: {error}.",
+                allowed="a genotype.json that a run or Genotype.save wrote",
+                action="copy it again from its run folder, or correct the file",
+            ) from error
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
+                for item in error.errors()
+            ]
+            raise ConfigError(
+                f"The genotype file {path} can't be used:\n  " + "\n  ".join(problems),
+                allowed=f"format {GENOTYPE_FORMAT} with the fields {', '.join(cls.model_fields)}",
+                action="correct the fields named above",
+            ) from error

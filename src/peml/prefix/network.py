@@ -1,0 +1,67 @@
+"""The network a genotype describes: what trains after the search, and what is deployed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from peml.prefix.cell import Cell
+from peml.prefix.genotype import Genotype
+from peml.prefix.head import OutputHead, PrefixFrame
+from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+
+__all__ = ["PrefixNetwork"]
+
+
+class PrefixNetwork(nn.Module):
+    """A small network that yields the prefix, once per step, whatever the batch.
+
+    ::
+
+        embeddings (length, width) -> cell -> ... -> cell -> norm -> head
+            -> corrections (active layers, 2, kv_heads, length, head_dim)
+            -> bounded, added to quiet keys and zero values
+
+    A fresh network yields exactly its start. Layers that are off keep the start's numbers in
+    the tensor and are marked inactive.
+
+    Args:
+        genotype: What it is made of.
+        shape: Attention layers of the model.
+        start: Quiet keys and radii, measured on the model.
+
+    Raises:
+        ConfigError: If the genotype was made for another shape.
+    """
+
+    def __init__(self, genotype: Genotype, shape: PrefixShape, start: PrefixStart) -> None:
+        super().__init__()
+        genotype.check(shape)
+        self.genotype = genotype
+        self.shape = shape
+        width = genotype.width
+        self.embeddings = nn.Parameter(torch.randn(genotype.length, width))
+        self.cells = nn.ModuleList(Cell(name, width) for name in genotype.cells)
+        self.norm = nn.LayerNorm(width)
+        self.head = OutputHead(
+            genotype.head,
+            width=width,
+            layers=len(genotype.active_layers),
+            shape=shape,
+            rank=genotype.head_rank,
+        )
+        self.frame = PrefixFrame(shape, start, genotype.radius)
+
+    def forward(self) -> Prefix:
+        """The prefix, with gradients; ``.detached()`` of it is the static prefix."""
+        presence = self.embeddings.new_ones(self.genotype.length)
+        hidden: Tensor = self.embeddings
+        for cell in self.cells:
+            hidden = cell(hidden, presence)
+        active = list(self.genotype.active_layers)
+        correction = self.frame.bound(self.head(self.norm(hidden)), active)
+        if len(active) < self.shape.layers:
+            whole = correction.new_zeros(self.shape.layers, *correction.shape[1:])
+            whole[active] = correction
+            correction = whole
+        return Prefix(self.frame.base + correction, self.genotype.layers)

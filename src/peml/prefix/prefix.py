@@ -1,0 +1,84 @@
+"""The prefix itself: keys and values in front of every self-attention layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Prefix", "PrefixShape", "PrefixStart"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixShape:
+    """The attention layers of a model, as far as a prefix needs to know them.
+
+    Attributes:
+        layers: Number of self-attention layers, in call order.
+        kv_heads: Key/value heads of each layer (fewer than query heads under GQA).
+        head_dim: Channels of one head.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixStart:
+    """A start that hardly moves the model, and how far training may move it.
+
+    Attributes:
+        keys: Quiet keys, (layers, kv_heads, head_dim); every prefix position starts there.
+            Values start at zero.
+        radius: Largest norm of the learnt correction of one head's key and value,
+            (layers, 2), in units of the model's own keys and values.
+    """
+
+    keys: Tensor
+    radius: Tensor
+
+    @staticmethod
+    def zeros(shape: PrefixShape, radius: float = 1.0) -> PrefixStart:
+        """A start at all-zero keys, for tests and for models without measured queries."""
+        return PrefixStart(
+            keys=torch.zeros(shape.layers, shape.kv_heads, shape.head_dim),
+            radius=torch.full((shape.layers, 2), radius),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values shared by all tasks and all rows of a batch.
+
+    Attributes:
+        tensor: (layers, 2, kv_heads, prefix_length, head_dim), keys then values. Keys are used
+            as they are: after rotation, so nothing rotates them again.
+        active: Which layers get the prefix at all.
+    """
+
+    tensor: Tensor
+    active: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if self.tensor.dim() != 5 or self.tensor.shape[0] != len(self.active):
+            raise ValueError(
+                f"prefix tensor of shape {tuple(self.tensor.shape)} does not fit "
+                f"{len(self.active)} layers; wanted (layers, 2, kv_heads, length, head_dim)"
+            )
+
+    @property
+    def length(self) -> int:
+        """Number of prefix positions."""
+        return self.tensor.shape[3]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of one layer, each (kv_heads, length, head_dim); None where inactive."""
+        if not self.active[index] or self.length == 0:
+            return None
+        return self.tensor[index, 0], self.tensor[index, 1]
+
+    def detached(self) -> Prefix:
+        """The same numbers, cut from the graph: a static prefix."""
+        return Prefix(self.tensor.detach().clone(), self.active)

@@ -1,0 +1,101 @@
+"""Options of the searched prefix, as they are written in a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from peml.errors import nearest
+from peml.prefix.operations import DEFAULT_OPERATIONS, list_operations
+from peml.prefix.prefix import PrefixShape
+from peml.prefix.space import HeadKind, SearchSpace
+from peml.settings import Settings
+
+__all__ = ["PrefixSettings"]
+
+
+class PrefixSettings(Settings):
+    """The prefix network: what is fixed about it and what is left to the search.
+
+    A field that takes a list is searched when it has two or more entries.
+    """
+
+    length: int | tuple[int, ...] = Field(
+        (8, 16), description="Prefix positions; a list of candidates, or one fixed length."
+    )
+    width: int = Field(64, description="Channels of the prefix network.", ge=1)
+    cells: int = Field(3, description="Cells, one operation each.", ge=1)
+    operations: tuple[str, ...] = Field(
+        DEFAULT_OPERATIONS, description="Candidate operations of every cell.", min_length=1
+    )
+    layer_gates: bool = Field(
+        True,
+        description="Search which model layers get a prefix. Switch it off to export to plain "
+        "PEFT, whose format has a prefix in every layer.",
+    )
+    head: HeadKind | tuple[HeadKind, ...] = Field(
+        "full",
+        description="Output head: full (one matrix, width x outputs) or low-rank (two factors, "
+        "for models where the full one would be too large); a list to search both.",
+    )
+    head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
+    quietness: float = Field(
+        4.0,
+        description="Quiet keys answer the model's queries with a logit near minus this. Larger "
+        "is more harmless at the start and learns more slowly.",
+        ge=0,
+    )
+    radius: float = Field(
+        1.0,
+        description="How far training may move a key or value of the prefix, in units of the "
+        "model's own keys and values.",
+        gt=0,
+    )
+    genotype: Path | None = Field(
+        None, description="Train the network of this genotype file instead of searching one."
+    )
+
+    @field_validator("length")
+    @classmethod
+    def _sound_lengths(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        lengths = (value,) if isinstance(value, int) else value
+        if not lengths or min(lengths) < 1 or len(set(lengths)) != len(lengths):
+            raise ValueError(f"one or more different lengths of at least 1, not {value}")
+        return value
+
+    @field_validator("operations")
+    @classmethod
+    def _known_operations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = list_operations()
+        unknown = [f"{name!r}.{nearest(name, known)}" for name in value if name not in known]
+        if unknown:
+            raise ValueError(
+                f"no operation {' and no operation '.join(unknown)} There are: {', '.join(known)}"
+            )
+        if len(set(value)) != len(value):
+            raise ValueError(f"an operation stands twice in {', '.join(value)}")
+        return value
+
+    @field_validator("head")
+    @classmethod
+    def _sound_heads(
+        cls, value: HeadKind | tuple[HeadKind, ...]
+    ) -> HeadKind | tuple[HeadKind, ...]:
+        if not isinstance(value, str) and (not value or len(set(value)) != len(value)):
+            raise ValueError(f"one or both of full and low-rank, not {list(value)}")
+        return value
+
+    def space(self, shape: PrefixShape) -> SearchSpace:
+        """The decisions these settings leave open for a model of this shape."""
+        return SearchSpace(
+            layers=shape.layers,
+            cells=self.cells,
+            operations=self.operations,
+            lengths=(self.length,) if isinstance(self.length, int) else tuple(sorted(self.length)),
+            layer_gates=self.layer_gates,
+            heads=(self.head,) if isinstance(self.head, str) else self.head,
+            head_rank=self.head_rank,
+            width=self.width,
+            radius=self.radius,
+        )

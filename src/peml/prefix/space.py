@@ -1,0 +1,116 @@
+"""The search space: every decision about a prefix network, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from peml.errors import ConfigError, nearest
+
+__all__ = ["HeadKind", "SearchSpace"]
+
+HeadKind = Literal["full", "low-rank"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """What a prefix network can be.
+
+    The decisions are ``cell.0``, ``cell.1``, ... (which operation), ``length`` (how many
+    positions), ``layer.0``, ``layer.1``, ... (``on`` or ``off``) and ``head`` (``full`` or
+    ``low-rank``). What has only one option is not a decision.
+
+    Attributes:
+        layers: Self-attention layers of the model.
+        cells: Cells of the network.
+        operations: Candidates of every cell.
+        lengths: Candidate prefix lengths, ascending.
+        layer_gates: Whether each layer's prefix can be switched off.
+        heads: Candidate output heads.
+        head_rank: Rank of the low-rank head.
+        width: Channels of the network.
+        radius: Largest correction, relative to the start's radii.
+    """
+
+    layers: int
+    cells: int
+    operations: tuple[str, ...]
+    lengths: tuple[int, ...]
+    layer_gates: bool
+    heads: tuple[HeadKind, ...]
+    head_rank: int
+    width: int
+    radius: float
+
+    @property
+    def max_length(self) -> int:
+        """The longest candidate length."""
+        return max(self.lengths)
+
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """All names with their options, in order, those with one option included."""
+        on_off = ("on", "off") if self.layer_gates else ("on",)
+        return {
+            **{f"cell.{cell}": self.operations for cell in range(self.cells)},
+            "length": tuple(str(length) for length in self.lengths),
+            **{f"layer.{layer}": on_off for layer in range(self.layers)},
+            "head": tuple(self.heads),
+        }
+
+    def decisions(self) -> dict[str, tuple[str, ...]]:
+        """The names that have something to decide, with their options, in order."""
+        return {name: options for name, options in self.options().items() if len(options) > 1}
+
+    def complete(self, choices: Mapping[str, str]) -> dict[str, str]:
+        """Checks choices and adds what is fixed.
+
+        Args:
+            choices: One option for every decision; fixed names may be left out.
+
+        Returns:
+            One option for every name of :meth:`options`, in order.
+
+        Raises:
+            ConfigError: If a decision is missing, unknown or has no such option, or if every
+                layer is switched off.
+        """
+        options = self.options()
+        problems = [
+            f"there is no decision {name!r}.{nearest(name, options)}"
+            for name in choices
+            if name not in options
+        ]
+        complete = {}
+        for name, allowed in options.items():
+            choice = choices.get(name, allowed[0] if len(allowed) == 1 else "")
+            complete[name] = choice
+            if not choice:
+                problems.append(f"no choice for {name}")
+            elif choice not in allowed:
+                problems.append(f"{name} can't be {choice!r}.{nearest(choice, allowed)}")
+        if not problems and all(complete[f"layer.{i}"] == "off" for i in range(self.layers)):
+            problems.append("every layer is off, so there would be no prefix")
+        if problems:
+            raise ConfigError(
+                f"These choices don't describe a prefix network: {'; '.join(problems)}",
+                allowed="; ".join(f"{name}: {', '.join(opts)}" for name, opts in options.items()),
+                action="correct the choices",
+            )
+        return complete
+
+    def sample(self, generator: torch.Generator) -> dict[str, str]:
+        """Draws random choices, uniform over each decision (for the random-search baseline).
+
+        Where all layers come out as off, one random layer is switched on.
+        """
+
+        def draw(count: int) -> int:
+            return int(torch.randint(count, (1,), generator=generator))
+
+        choices = {name: opts[draw(len(opts))] for name, opts in self.options().items()}
+        if all(choices[f"layer.{i}"] == "off" for i in range(self.layers)):
+            choices[f"layer.{draw(self.layers)}"] = "on"
+        return choices

@@ -1,0 +1,231 @@
+"""All prefix networks of a search space at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from peml.prefix.cell import Cell, MixedCell
+from peml.prefix.decision import Decision
+from peml.prefix.genotype import Genotype
+from peml.prefix.head import OutputHead, PrefixFrame
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+from peml.prefix.space import SearchSpace
+
+__all__ = ["PrefixSupernet"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pruning:
+    """What weighs exactly zero, read from the weights once: what remains."""
+
+    used: dict[str, list[int]]
+    active: tuple[bool, ...]
+    length: int
+
+
+class PrefixSupernet(nn.Module):
+    """A prefix network in which every decision is a weighted mixture of its options.
+
+    The decisions act like this (g, m and the weights of operations and heads come from
+    ``weights``):
+
+    * cell: ``x + sum over o of w_o o(norm(x))``;
+    * length: position ``p`` has presence ``m_p``, the summed weight of the lengths beyond it;
+    * layer: ``g``, the weight of ``on``;
+    * head: the weighted sum of the heads' outputs;
+    * together: ``key = quiet key + g m correction``, ``value = g m correction``.
+
+    At one-hot weights it equals the network :meth:`discretise` returns.
+
+    Args:
+        space: The decisions.
+        shape: Attention layers of the model.
+        start: Quiet keys and radii, measured on the model.
+
+    Attributes:
+        decisions: Name to decision, in the space's order; they hold the logits.
+
+    Weights start from torch's global generator, as in any ``nn.Module``.
+    """
+
+    def __init__(self, space: SearchSpace, shape: PrefixShape, start: PrefixStart) -> None:
+        super().__init__()
+        if space.layers != shape.layers:
+            raise ValueError(f"a space over {space.layers} layers does not fit {shape}")
+        self.space = space
+        self.shape = shape
+        # Module names can't hold the dots of decision names.
+        self._decisions = nn.ModuleList(
+            Decision(name, options) for name, options in space.decisions().items()
+        )
+        self.embeddings = nn.Parameter(torch.randn(space.max_length, space.width))
+        self.cells = nn.ModuleList(
+            MixedCell(space.operations, space.width) for _ in range(space.cells)
+        )
+        self.norm = nn.LayerNorm(space.width)
+        self.heads = nn.ModuleDict(
+            {
+                kind: OutputHead(
+                    kind,
+                    width=space.width,
+                    layers=shape.layers,
+                    shape=shape,
+                    rank=space.head_rank,
+                )
+                for kind in space.heads
+            }
+        )
+        self.frame = PrefixFrame(shape, start, space.radius)
+        reach = torch.tensor(space.lengths)[:, None] > torch.arange(space.max_length)[None]
+        self.register_buffer("_reach", reach.float(), persistent=False)
+        self._reach: Tensor  # (lengths, positions): 1 where a length includes a position
+
+    @property
+    def decisions(self) -> dict[str, Decision]:
+        """Name to decision, in the space's order."""
+        return {decision.name: decision for decision in self._decisions}  # type: ignore[misc]
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """The decisions' logits."""
+        return [decision.logits for decision in self.decisions.values()]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Everything that trains and is not a logit."""
+        logits = {id(parameter) for parameter in self.architecture_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in logits]
+
+    def uniform_weights(self) -> dict[str, Tensor]:
+        """Weights without a preference: 1 / k for each of k options."""
+        return {
+            name: torch.full_like(decision.logits, 1 / len(decision.options)).detach()
+            for name, decision in self.decisions.items()
+        }
+
+    def one_hot(self, choices: Mapping[str, str]) -> dict[str, Tensor]:
+        """Weights of a decided network: 1 for the chosen option of each decision.
+
+        Raises:
+            ConfigError: If the choices don't fit the space.
+        """
+        complete = self.space.complete(choices)
+        weights = {}
+        for name, decision in self.decisions.items():
+            weights[name] = torch.zeros_like(decision.logits).detach()
+            weights[name][decision.options.index(complete[name])] = 1
+        return weights
+
+    def forward(self, weights: Mapping[str, Tensor], *, prune: bool | None = None) -> Prefix:
+        """The prefix of a mixture.
+
+        Pruning drops what weighs exactly zero: operations and heads are not run, trailing
+        positions leave the tensor, layers become inactive. It has to read the weights, which
+        would make a GPU wait in every step, and it would cut off the gradient of the options
+        dropped. So the default is to prune only where no weight carries a gradient (one-hot
+        weights, evaluation); in the soft search everything is on, at full length.
+
+        Args:
+            weights: For every decision the weights of its options, (options,), summing to 1.
+            prune: Whether to drop what weighs zero; None decides as described.
+
+        Returns:
+            The prefix, of length up to the longest candidate.
+
+        Raises:
+            ValueError: If the weights of a decision are missing or of the wrong shape.
+        """
+        self._check(weights)
+        if prune is None:
+            prune = not any(weight.requires_grad for weight in weights.values())
+        pruning = self._prune(weights) if prune else None
+        presence = self._presence(weights)
+        hidden: Tensor = self.embeddings
+        used: dict[str, list[int]] = {}
+        if pruning is not None:
+            used = pruning.used
+            presence, hidden = presence[: pruning.length], hidden[: pruning.length]
+        for index, cell in enumerate(self.cells):
+            name = f"cell.{index}"
+            hidden = cell(hidden, presence, weights.get(name), used.get(name))
+        raw = self._head_output(self.norm(hidden), weights.get("head"), used.get("head"))
+        scale = presence[:, None]
+        if self.space.layer_gates:
+            gates = [weights[f"layer.{layer}"] for layer in range(self.shape.layers)]
+            scale = torch.stack(gates)[:, :1, None, None, None] * scale
+        tensor = self.frame.base + self.frame.bound(raw) * scale
+        active = pruning.active if pruning is not None else (True,) * self.shape.layers
+        return Prefix(tensor, active)
+
+    def discretise(
+        self, choices: Mapping[str, str], found_by: Mapping[str, JsonValue] | None = None
+    ) -> PrefixNetwork:
+        """The decided network, with copies of this supernet's weights.
+
+        Args:
+            choices: One option for every decision.
+            found_by: How the choices came about, kept in the genotype.
+
+        Raises:
+            ConfigError: If the choices don't fit the space.
+        """
+        genotype = Genotype.from_choices(self.space, self.shape, choices, found_by)
+        network = PrefixNetwork(genotype, self.shape, self.frame.start())
+        network.to(self.embeddings.device)
+        with torch.no_grad():
+            network.embeddings.copy_(self.embeddings[: genotype.length])
+        network.norm.load_state_dict(self.norm.state_dict())
+        for mixed, cell, name in zip(self.cells, network.cells, genotype.cells, strict=True):
+            assert isinstance(mixed, MixedCell)
+            assert isinstance(cell, Cell)
+            mixed.copy_to(cell, name)
+        head = self.heads[genotype.head]
+        assert isinstance(head, OutputHead)
+        network.head.inherit(head, genotype.active_layers)
+        return network
+
+    def _check(self, weights: Mapping[str, Tensor]) -> None:
+        for name, decision in self.decisions.items():
+            if name not in weights or weights[name].shape != decision.logits.shape:
+                given = tuple(weights[name].shape) if name in weights else "nothing"
+                raise ValueError(
+                    f"decision {name!r} needs weights of shape ({len(decision.options)},), "
+                    f"got {given}"
+                )
+
+    def _presence(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """How far each position is part of the prefix, (max_length,)."""
+        if "length" not in weights:
+            return self._reach[0]
+        return weights["length"] @ self._reach
+
+    def _head_output(
+        self, hidden: Tensor, weights: Tensor | None, used: list[int] | None
+    ) -> Tensor:
+        """Raw corrections, (layers, 2, kv_heads, length, head_dim)."""
+        heads = list(self.heads.values())
+        if weights is None:
+            only: Tensor = heads[0](hidden)
+            return only
+        indices = range(len(heads)) if used is None else used
+        return torch.stack([weights[index] * heads[index](hidden) for index in indices]).sum(0)
+
+    def _prune(self, weights: Mapping[str, Tensor]) -> _Pruning:
+        """Reads all weights in one transfer and finds what is not exactly zero."""
+        names = list(self.decisions)
+        used: dict[str, list[int]] = {}
+        if names:
+            sizes = [weights[name].shape[0] for name in names]
+            values = torch.cat([weights[name].detach().float() for name in names]).cpu()
+            for name, part in zip(names, values.split(sizes), strict=True):
+                used[name] = part.nonzero().flatten().tolist()
+        gated = self.space.layer_gates
+        active = tuple(
+            not gated or 0 in used[f"layer.{layer}"] for layer in range(self.shape.layers)
+        )
+        length = max(self.space.lengths[index] for index in used.get("length", [0]))
+        return _Pruning(used, active, length)

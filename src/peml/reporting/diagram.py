@@ -1,0 +1,189 @@
+"""The chosen network as a drawing: what makes the prefix, and which layers get it."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from peml.reporting.results import RunRecord
+from peml.reporting.style import WIDTH, color, new_figure, style_context
+
+__all__ = ["draw_network"]
+
+_TIMES = "\u00d7"
+_LAYERS_A_COLUMN = 16
+_BOX_HEIGHT, _BOX_GAP = 0.46, 0.32
+_LAYER_HEIGHT, _LAYER_GAP = 0.24, 0.09
+
+
+def draw_network(run: RunRecord) -> Figure:
+    """Left, the prefix network from embeddings to output head; right, the model's layers.
+
+    ::
+
+        embeddings -> cell 0 -> ... -> head  ->  [prefix][ layer 0 ]
+                                                 [prefix][ layer 1 ]
+                                                         [ layer 2 ]   (off)
+
+    Raises:
+        ValueError: The run has no genotype.
+    """
+    genotype = run.genotype
+    if genotype is None:
+        raise ValueError("a run without a genotype has no network to draw")
+    low_rank = genotype.head == "low-rank"
+    head = f"low-rank head, rank {genotype.head_rank}" if low_rank else f"{genotype.head} head"
+    boxes = [
+        ("embeddings", f"{genotype.length} {_TIMES} {genotype.width}"),
+        *((f"cell {index}", operation) for index, operation in enumerate(genotype.cells)),
+        ("output", head),
+    ]
+    rows = min(_LAYERS_A_COLUMN, len(genotype.layers))
+    left = len(boxes) * (_BOX_HEIGHT + _BOX_GAP) - _BOX_GAP
+    right = rows * (_LAYER_HEIGHT + _LAYER_GAP) - _LAYER_GAP
+    height = max(left, right) + 0.75
+    with style_context():
+        figure = new_figure(height)
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(0, WIDTH)
+        axes.set_ylim(height, 0)  # inches from the top left corner
+        axes.set_axis_off()
+        middle = 0.5 + max(left, right) / 2
+        _title(axes, 1.1, middle - left / 2, "the network behind the prefix")
+        _title(axes, 4.55, middle - right / 2, "the model's self-attention layers")
+        exit_at = _draw_boxes(axes, boxes, middle - left / 2)
+        _draw_layers(axes, genotype.layers, genotype.length, middle - right / 2, exit_at)
+        return figure
+
+
+def _title(axes: Axes, x: float, top: float, text: str) -> None:
+    axes.text(x, top - 0.22, text, va="center", color=color("soft"), fontstyle="italic")
+
+
+def _draw_boxes(axes: Axes, boxes: list[tuple[str, str]], top: float) -> tuple[float, float]:
+    """Draws the column of blocks; returns where the prefix leaves it."""
+    x, width = 1.1, 2.3
+    for index, (label, text) in enumerate(boxes):
+        y = top + index * (_BOX_HEIGHT + _BOX_GAP)
+        is_cell = label.startswith("cell")
+        skipped = is_cell and text == "skip"
+        axes.add_patch(
+            FancyBboxPatch(
+                (x, y),
+                width,
+                _BOX_HEIGHT,
+                boxstyle="round,pad=0,rounding_size=0.08",
+                facecolor=color("shade") if not skipped else "none",
+                edgecolor=color("accent" if is_cell and not skipped else "soft"),
+                linestyle="--" if skipped else "-",
+                linewidth=1.4,
+            )
+        )
+        axes.text(
+            x - 0.12, y + _BOX_HEIGHT / 2, label, ha="right", va="center", color=color("soft")
+        )
+        axes.text(
+            x + width / 2,
+            y + _BOX_HEIGHT / 2,
+            text,
+            ha="center",
+            va="center",
+            fontsize=10,
+            fontweight="bold",
+            color=color("soft" if skipped else "ink"),
+        )
+        if index:
+            _arrow(axes, (x + width / 2, y - _BOX_GAP), (x + width / 2, y))
+        if is_cell:  # around every cell, the residual
+            _residual(axes, x + width / 2, x + width + 0.22, y)
+    return x + width, y + _BOX_HEIGHT / 2
+
+
+def _draw_layers(
+    axes: Axes, layers: list[bool], length: int, top: float, entry: tuple[float, float]
+) -> None:
+    """Draws the layers in columns of equal height, each active one behind its prefix."""
+    columns = math.ceil(len(layers) / _LAYERS_A_COLUMN)
+    left, right = 4.55, WIDTH - 0.15
+    pitch = (right - left) / columns
+    prefix = min(0.85, pitch * 0.3)
+    body = min(4.0, pitch - prefix - 0.3)
+    on = f"K V {_TIMES} {length}" if columns < 3 else "on"
+    bus = left - 0.45
+    ends = [entry[1]]
+    for index, active in enumerate(layers):
+        column, row = divmod(index, _LAYERS_A_COLUMN)
+        x = left + column * pitch
+        y = top + row * (_LAYER_HEIGHT + _LAYER_GAP)
+        if active:
+            _block(axes, x, y, prefix, on, fill="accent", edge="accent", ink="paper")
+        else:
+            _block(axes, x, y, prefix, "off", fill=None, edge="line", ink="soft")
+        ink = "ink" if active else "soft"
+        _block(
+            axes, x + prefix + 0.05, y, body, f"layer {index}", fill="shade", edge="line", ink=ink
+        )
+        if column == 0 and active:
+            middle = y + _LAYER_HEIGHT / 2
+            ends.append(middle)
+            _arrow(axes, (bus, middle), (x, middle))
+    axes.plot([entry[0], bus], [entry[1]] * 2, color=color("accent"), linewidth=1.2)
+    axes.plot([bus, bus], [min(ends), max(ends)], color=color("accent"), linewidth=1.2)
+
+
+def _block(
+    axes: Axes,
+    x: float,
+    y: float,
+    width: float,
+    text: str,
+    *,
+    fill: str | None,
+    edge: str,
+    ink: str,
+) -> None:
+    """One box of a layer's row; hollow and dashed without a fill."""
+    axes.add_patch(
+        Rectangle(
+            (x, y),
+            width,
+            _LAYER_HEIGHT,
+            facecolor=color(fill) if fill else "none",
+            edgecolor=color(edge),
+            linestyle="-" if fill else (0, (2, 2)),
+            linewidth=1,
+        )
+    )
+    middle = y + _LAYER_HEIGHT / 2
+    axes.text(x + width / 2, middle, text, ha="center", va="center", fontsize=8, color=color(ink))
+
+
+def _residual(axes: Axes, center: float, outside: float, y: float) -> None:
+    """The way around a cell whose box starts at ``y``."""
+    above, below = y - _BOX_GAP * 0.62, y + _BOX_HEIGHT + _BOX_GAP * 0.2
+    axes.plot(
+        [center, outside, outside, center],
+        [above, above, below, below],
+        color=color("soft"),
+        linewidth=0.9,
+        zorder=0,
+    )
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=9,
+            color=color("accent"),
+            linewidth=1.2,
+            shrinkA=0,
+            shrinkB=0,
+        )
+    )

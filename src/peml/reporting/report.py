@@ -1,0 +1,136 @@
+"""``report.md`` and ``report.html``: a finished run, told to a person."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from peml.files import write_text
+from peml.reporting.decisions import gate_names, tabulate_decisions
+from peml.reporting.figures import draw_figures
+from peml.reporting.results import RunRecord, load_run
+from peml.reporting.style import PALETTE, to_svg
+from peml.reporting.summary import join_names, summarise
+
+__all__ = ["render_html", "render_markdown", "write_report"]
+
+
+def write_report(run_folder: Path) -> None:
+    """Writes ``report.md`` and ``report.html`` into a finished run's folder.
+
+    Called last in a run, and safe to call again. Each file appears whole or not at all; the HTML
+    is one file that asks for nothing else: no scripts, no fonts, no requests.
+
+    Raises:
+        RunError: A file of the run is missing or malformed, or a report can't be written.
+    """
+    run = load_run(run_folder)
+    write_text(run_folder / "report.md", render_markdown(run))
+    write_text(run_folder / "report.html", render_html(run))
+
+
+def render_html(run: RunRecord) -> str:
+    """The page, with its style and figures inside."""
+    # The drawings are ours and every text in them is escaped by Matplotlib.
+    figures = {name: Markup(to_svg(f, f"fig-{name}")) for name, f in draw_figures(run).items()}
+    template = _environment().get_template("report.html.j2")
+    return template.render(**_context(run), figures=figures, palette=PALETTE)
+
+
+def render_markdown(run: RunRecord) -> str:
+    """The same report as text and tables."""
+    return _environment().get_template("report.md.j2").render(**_context(run))
+
+
+def _context(run: RunRecord) -> dict[str, Any]:
+    """What both templates are given."""
+    history = run.history
+    cost = run.results.cost
+    development = history.development
+    # The best of the last phase only: a supernet's scores are not the final model's.
+    last_phase = [record for record in development if record.phase == development[-1].phase]
+    finite = [record for record in last_phase if math.isfinite(record.mean)]
+    phases = list(dict.fromkeys([*cost.seconds, *cost.steps, *cost.tokens]))
+    layers = run.genotype.layers if run.genotype else []
+    return {
+        "run": run,
+        "results": run.results,
+        "plan": run.plan,
+        "summary": summarise(run.results, [task.name for task in run.plan.skipped]),
+        "phases": phases,
+        "seconds": sum(cost.seconds.values()),
+        "decisions": tabulate_decisions(history),
+        "has_gates": bool(gate_names(history)),
+        "layers_on": [index for index, active in enumerate(layers) if active],
+        "found_by": json.dumps(run.genotype.found_by) if run.genotype else "",
+        "first": development[0] if development else None,
+        "last": development[-1] if development else None,
+        "best": max(finite, key=lambda record: record.mean) if finite else None,
+        "diverged_steps": sum(not math.isfinite(record.loss) for record in history.steps),
+        "discretise": history.discretise,
+        "shade_is_search": len(history.phases()) > 1 and "search" in history.phases(),
+    }
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("peml.reporting", "templates"),
+        # "report.html.j2" is escaped, "report.md.j2" and the style sheet are not.
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "score": _score,
+        "change": _change,
+        "count": lambda value: f"{value:,}",
+        "duration": _duration,
+        "memory": _memory,
+        "names": join_names,
+        "cell": _cell,
+    }
+    return environment
+
+
+def _score(value: float | None) -> str:
+    """A score with three decimals; says what is not one."""
+    if value is None:
+        return "\u2013"
+    return f"{value:.3f}" if math.isfinite(value) else "not finite"
+
+
+def _change(value: float | None, reference: float) -> str:
+    """The signed difference to a reference, or nothing where there is none."""
+    if value is None or not math.isfinite(value - reference):
+        return ""
+    size = f"{abs(value - reference):.3f}"
+    if float(size) == 0:
+        return size
+    return f"+{size}" if value > reference else f"\u2212{size}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _memory(size: int | None) -> str:
+    if size is None:
+        return "not measured"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _cell(text: object) -> str:
+    """Text that can't break out of a Markdown table's cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")

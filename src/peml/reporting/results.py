@@ -1,0 +1,215 @@
+"""Reading a run folder: the only way reports get at a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from peml.errors import RunError
+from peml.reporting.records import (
+    DecisionsRecord,
+    DevelopmentRecord,
+    DiscretiseRecord,
+    Environment,
+    GenotypeRecord,
+    Plan,
+    Results,
+    StepRecord,
+)
+
+__all__ = ["History", "RunRecord", "load_history", "load_results", "load_run"]
+
+FORMAT = 1
+_GO_ON = "run `peml fit` on this folder again: it goes on where the run stopped"
+_DAMAGED = "restore the file from a copy, or start the run again in a new folder"
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What ``metrics.jsonl`` tells, in the order it was written.
+
+    Attributes:
+        steps: One record an optimiser step.
+        decisions: Weights of the decisions; empty without a search.
+        development: Scores on the development split.
+        discretise: The soft-to-discrete step, or None without a search.
+    """
+
+    steps: list[StepRecord] = field(default_factory=list)
+    decisions: list[DecisionsRecord] = field(default_factory=list)
+    development: list[DevelopmentRecord] = field(default_factory=list)
+    discretise: DiscretiseRecord | None = None
+
+    def phases(self) -> dict[str, tuple[int, int]]:
+        """First and last step of each phase that trained, in order."""
+        spans: dict[str, tuple[int, int]] = {}
+        for record in self.steps:
+            first, last = spans.get(record.phase, (record.step, record.step))
+            spans[record.phase] = (min(first, record.step), max(last, record.step))
+        return spans
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A finished run, as its folder tells it.
+
+    Attributes:
+        folder: Where it is.
+        evaluated: When ``results.json`` was written, in UTC.
+        config: The resolved config, as text.
+        environment: Versions, device, commit.
+        plan: Tasks, leakage, skipped tasks.
+        results: What evaluation found.
+        history: Losses, development scores, decisions.
+        genotype: The network behind the prefix, or None where the method has none.
+    """
+
+    folder: Path
+    evaluated: datetime
+    config: str
+    environment: Environment
+    plan: Plan
+    results: Results
+    history: History
+    genotype: GenotypeRecord | None
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+
+def load_run(folder: Path) -> RunRecord:
+    """Reads everything a report needs.
+
+    Raises:
+        RunError: The folder or one of its files is missing, malformed or of another format.
+    """
+    if not folder.is_dir():
+        raise RunError(
+            f"{folder}: there is no such run folder",
+            allowed="a folder that `peml fit` has written",
+            action="check the path",
+        )
+    results = load_results(folder)
+    genotype = folder / "genotype.json"
+    return RunRecord(
+        folder=folder,
+        evaluated=datetime.fromtimestamp((folder / "results.json").stat().st_mtime, UTC),
+        config=_read_text(folder / "config.yaml"),
+        environment=_read(folder / "environment.json", Environment),
+        plan=_read(folder / "plan.json", Plan),
+        results=results,
+        history=load_history(folder),
+        genotype=_read(genotype, GenotypeRecord) if genotype.exists() else None,
+    )
+
+
+def load_results(folder: Path) -> Results:
+    """Reads ``results.json``.
+
+    Raises:
+        RunError: It is missing, malformed or of another format.
+    """
+    path = folder / "results.json"
+    data = _parse(path, _read_text(path))
+    found = data.get("format") if isinstance(data, dict) else None
+    if found is not None and found != FORMAT:
+        raise RunError(
+            f"{path}: results of format {found!r}",
+            allowed=f"format {FORMAT}",
+            action="read this run with the version of peml that wrote it",
+        )
+    return _validate(path, data, Results)
+
+
+def load_history(folder: Path) -> History:
+    """Reads ``metrics.jsonl``; kinds of record it does not know are left alone.
+
+    Raises:
+        RunError: The file is missing or one of its lines is malformed.
+    """
+    history = History()
+    discretise = None
+    for where, record in _lines(folder / "metrics.jsonl"):
+        match record.get("kind"):
+            case "step":
+                history.steps.append(_validate(where, record, StepRecord))
+            case "decisions":
+                history.decisions.append(_validate(where, record, DecisionsRecord))
+            case "development":
+                history.development.append(_validate(where, record, DevelopmentRecord))
+            case "discretise":
+                discretise = _validate(where, record, DiscretiseRecord)
+    return History(history.steps, history.decisions, history.development, discretise)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        where = f"{path}, line {number}"
+        record = _parse(where, line)
+        if not isinstance(record, dict):
+            raise RunError(
+                f"{where}: {_shown(record)} is not a record",
+                allowed="one JSON object a line",
+                action=_DAMAGED,
+            )
+        yield where, record
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(
+            f"{path}: the file is missing, so this run can't be reported",
+            allowed="the folder of a run that has been evaluated",
+            action=_GO_ON,
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: can't be read ({error})", action=_DAMAGED) from None
+
+
+def _read(path: Path, kind: type[RecordT]) -> RecordT:
+    return _validate(path, _parse(path, _read_text(path)), kind)
+
+
+def _parse(where: Path | str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunError(
+            f"{where}: not valid JSON ({error.msg} at line {error.lineno}, "
+            f"column {error.colno}): {_shown(text)}",
+            allowed="the file as `peml fit` wrote it",
+            action=_DAMAGED,
+        ) from None
+
+
+def _validate(where: Path | str, data: Any, kind: type[RecordT]) -> RecordT:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, issue['loc'])) or 'file'}: {issue['msg']} "
+            f"(given {_shown(issue['input'])})"
+            for issue in error.errors()
+        ]
+        raise RunError(
+            f"{where}: {'; '.join(lines)}",
+            allowed="the file as `peml fit` wrote it",
+            action=_DAMAGED,
+        ) from None
+
+
+def _shown(value: Any, width: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= width else f"{text[:width]}..."

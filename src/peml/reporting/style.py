@@ -1,0 +1,178 @@
+"""One look for all figures, in light and dark, and the way from a figure to SVG or PNG.
+
+Figures are drawn with the light palette. In the SVG each palette color becomes a CSS variable
+(``var(--ink, #1f2328)``), so a page can recolor the same drawing for a dark background, and the
+file alone still shows the light colors.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+__all__ = [
+    "PALETTE",
+    "SERIES",
+    "WIDTH",
+    "clean_axes",
+    "color",
+    "new_figure",
+    "save_png",
+    "spread",
+    "style_context",
+    "to_svg",
+]
+
+WIDTH = 9.6
+"""Width of every figure, in inches: 9 pt text is then 12 px on a 920 px page."""
+
+PALETTE: dict[str, tuple[str, str]] = {
+    # name: (on light, on dark). The series colors are Paul Tol's "muted" scheme, which stays
+    # apart under the common color vision deficiencies; the dark ones are lightened by hand.
+    "ink": ("#1f2328", "#e6e9ed"),
+    "soft": ("#59636e", "#a3adb8"),
+    "line": ("#d1d7de", "#3b434d"),
+    "shade": ("#eef2f7", "#1d2530"),
+    "paper": ("#ffffff", "#12161c"),
+    "accent": ("#1b5fa6", "#6cb0f5"),
+    "warm": ("#c2570c", "#f2994a"),
+    "leaf": ("#0f7b5f", "#45c4a0"),
+    "alarm": ("#b42318", "#ff8a80"),
+    "s0": ("#332288", "#8f7fe8"),
+    "s1": ("#88ccee", "#7cc4ea"),
+    "s2": ("#44aa99", "#3fb3a0"),
+    "s3": ("#117733", "#3a9d5b"),
+    "s4": ("#999933", "#b3b34d"),
+    "s5": ("#ddcc77", "#dcc96b"),
+    "s6": ("#cc6677", "#dd7f8f"),
+    "s7": ("#882255", "#b95587"),
+    "s8": ("#aa4499", "#c76ab8"),
+    "s9": ("#9a9fa6", "#8b9199"),
+}
+
+SERIES = tuple(name for name in PALETTE if re.fullmatch(r"s\d", name))
+
+_STYLE: dict[RcKeyType, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": PALETTE["line"][0],
+    "axes.labelcolor": PALETTE["soft"][0],
+    "axes.titlecolor": PALETTE["ink"][0],
+    "axes.facecolor": "none",
+    "text.color": PALETTE["ink"][0],
+    "xtick.color": PALETTE["soft"][0],
+    "ytick.color": PALETTE["soft"][0],
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "svg.fonttype": "none",  # text stays text: searchable, and read aloud
+    "text.parse_math": False,  # a dollar in a task's name is a dollar
+}
+
+
+def color(name: str) -> str:
+    """The light color of a palette name, as ``#rrggbb``."""
+    return PALETTE[name][0]
+
+
+@contextmanager
+def style_context() -> Iterator[None]:
+    """Applies the style while a figure is drawn or written; restores what was set before."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure of the common width; ``height`` in inches."""
+    figure = Figure(figsize=(WIDTH, height))
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    return figure
+
+
+def clean_axes(axes: Axes, *, grid: str = "y") -> None:
+    """Removes what does not carry data; leaves faint grid lines along one axis."""
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0)
+    if grid in ("x", "y"):
+        axes.grid(axis="x" if grid == "x" else "y", color=color("line"), linewidth=0.6, alpha=0.7)
+    axes.set_axisbelow(True)
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Moves labels apart so that neighbors are ``gap`` apart, keeping their order.
+
+    Args:
+        positions: Wanted positions, in any order.
+        gap: Smallest distance; made smaller where the labels don't fit otherwise.
+        low: Lowest position allowed.
+        high: Highest position allowed.
+    """
+    if len(positions) > 1:
+        gap = min(gap, (high - low) / (len(positions) - 1))
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    placed = list(positions)
+    floor = low
+    for index in order:
+        placed[index] = max(placed[index], floor)
+        floor = placed[index] + gap
+    ceiling = high
+    for index in reversed(order):
+        placed[index] = min(placed[index], ceiling)
+        ceiling = placed[index] - gap
+    return placed
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as one ``<svg>`` element, to stand in a page or in a file.
+
+    Args:
+        figure: A figure made by this package.
+        name: Unique in the page; ids of the drawing start with it.
+    """
+    buffer = io.StringIO()
+    # Matplotlib reads the salt of its ids from the settings only; without it no two reports of
+    # one run would be the same file.
+    with style_context(), matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    svg = svg.replace("xlink:href", "href")
+    # A <style> element would apply to the whole page, and the ids of groups are never referred to.
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", svg)
+    svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', _root(name), svg, count=1)
+    svg = svg.replace("'DejaVu Sans'", "var(--font, 'DejaVu Sans', sans-serif)")
+    for key, (light, _) in PALETTE.items():
+        svg = re.sub(light, f"var(--{key}, {light})", svg, flags=re.IGNORECASE)
+    return svg.strip()
+
+
+def _root(name: str) -> str:
+    """The replacement of the root tag: no fixed size, so the page decides."""
+    return (
+        rf'<svg id="{name}" viewBox="\g<1>" xmlns="http://www.w3.org/2000/svg" version="1.1" '
+        'style="stroke-linejoin: round; stroke-linecap: butt">'
+    )
+
+
+def save_png(figure: Figure, path: Path, *, dpi: int = 150) -> None:
+    """Writes the figure on white."""
+    with style_context():
+        figure.savefig(path, format="png", dpi=dpi, facecolor=color("paper"))

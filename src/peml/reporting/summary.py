@@ -1,0 +1,165 @@
+"""What a run's numbers mean, in words: which tasks gain from which part, which are flagged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from peml.reporting.records import Results, TaskResult
+
+__all__ = ["Effect", "Part", "Summary", "TaskRow", "join_names", "noise", "summarise"]
+
+
+class Effect(StrEnum):
+    """What a part (prefix or LoRA) does for a task."""
+
+    HELPS = "helps"
+    HURTS = "hurts"
+    UNCLEAR = "unclear"
+
+
+class Part(StrEnum):
+    """A part that evaluation can switch off."""
+
+    PREFIX = "prefix"
+    LORA = "LoRA"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One task of the report's table.
+
+    Attributes:
+        name: The task.
+        result: Its numbers.
+        flag: Words for a task that has not learnt, or an empty string.
+        effects: What each measured part does for it.
+    """
+
+    name: str
+    result: TaskResult
+    flag: str
+    effects: dict[Part, Effect] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The table's rows and the paragraph above it.
+
+    Attributes:
+        rows: One a task, in the run's order.
+        sentences: The paragraph, a sentence each.
+        parts: The parts some task was scored without.
+    """
+
+    rows: list[TaskRow]
+    sentences: list[str]
+    parts: list[Part]
+
+
+def noise(rows: int) -> float:
+    """The largest standard error an accuracy on so many rows can have: ``0.5 / sqrt(rows)``.
+
+    The yardstick for "clear" in a report. It is only a rule of thumb for other metrics, and
+    generous where the same rows are scored twice.
+    """
+    return 0.5 / math.sqrt(max(rows, 1))
+
+
+def summarise(results: Results, skipped: Sequence[str] = ()) -> Summary:
+    """Says in plain words what ``results.json`` holds.
+
+    Args:
+        results: What evaluation found.
+        skipped: Names of tasks the run left out.
+    """
+    rows = [TaskRow(n, t, _flag(t), _effects(t)) for n, t in results.tasks.items()]
+    parts = [part for part in Part if any(part in row.effects for row in rows)]
+    sentences = [_headline(results)]
+    for part in parts:
+        sentences += _part_sentences(part, rows, results)
+    flagged = [row.name for row in rows if row.flag.startswith("at or below")]
+    if flagged:
+        are = "is" if len(flagged) == 1 else "are"
+        sentences.append(f"{join_names(flagged)} {are} at or below the majority baseline.")
+    diverged = [row.name for row in rows if not math.isfinite(row.result.value)]
+    if diverged:
+        has = "has" if len(diverged) == 1 else "have"
+        sentences.append(f"{join_names(diverged)} {has} no finite score: training diverged there.")
+    if skipped:
+        sentences.append(f"Skipped: {join_names(skipped)}.")
+    return Summary(rows, sentences, parts)
+
+
+def join_names(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    head, last = names[:-1], names[-1]
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def _without(task: TaskResult, part: Part) -> float | None:
+    return task.prefix_off if part is Part.PREFIX else task.lora_off
+
+
+def _flag(task: TaskResult) -> str:
+    if not math.isfinite(task.value):
+        return "diverged: no finite score"
+    if task.majority is None or not math.isfinite(task.majority):
+        return ""
+    if task.value <= task.majority:
+        return "at or below majority"
+    if task.value - task.majority <= noise(task.rows):
+        return "not clearly above majority"
+    return ""
+
+
+def _effects(task: TaskResult) -> dict[Part, Effect]:
+    effects = {}
+    for part in Part:
+        without = _without(task, part)
+        if without is None:
+            continue
+        gain = task.value - without
+        if not math.isfinite(gain) or abs(gain) <= noise(task.rows):
+            effects[part] = Effect.UNCLEAR
+        else:
+            effects[part] = Effect.HELPS if gain > 0 else Effect.HURTS
+    return effects
+
+
+def _headline(results: Results) -> str:
+    count = len(results.tasks)
+    over = f"over {count} tasks" if count > 1 else f"on {next(iter(results.tasks))}"
+    if not math.isfinite(results.mean):
+        return f"{results.method} on {results.model} has no finite mean {over}."
+    sentence = (
+        f"{results.method} on {results.model} reaches a mean of {results.mean:.3f} {over} "
+        "on the reported split"
+    )
+    if results.majority_mean is not None and math.isfinite(results.majority_mean):
+        sentence += f"; the majority baseline reaches {results.majority_mean:.3f}"
+    return sentence + "."
+
+
+def _part_sentences(part: Part, rows: Sequence[TaskRow], results: Results) -> list[str]:
+    mean = results.ablation_means.get("prefix_off" if part is Part.PREFIX else "lora_off")
+    subject = "the prefix" if part is Part.PREFIX else "LoRA"
+    sentences = []
+    if mean is not None and math.isfinite(mean):
+        sentences.append(f"With {subject} switched off the mean is {mean:.3f}.")
+    by_effect = {
+        effect: [row.name for row in rows if row.effects.get(part) is effect] for effect in Effect
+    }
+    measured = sum(map(len, by_effect.values()))
+    helped, hurt = by_effect[Effect.HELPS], by_effect[Effect.HURTS]
+    opening = subject[0].upper() + subject[1:]
+    if helped:
+        names = "every task" if len(helped) == measured > 1 else join_names(helped)
+        sentences.append(f"{opening} clearly helps {names}.")
+    if hurt:
+        sentences.append(f"{opening} clearly hurts {join_names(hurt)}.")
+    if not helped and not hurt:
+        sentences.append(f"No task shows a clear difference with or without {subject}.")
+    return sentences

@@ -1,0 +1,77 @@
+"""What a run costs: seconds and tokens of each phase, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["Cost"]
+
+
+class Cost:
+    """Adds up over all sessions of a run.
+
+    Seconds of work that a kill threw away are not in it: they bought nothing.
+
+    Args:
+        saved: What `as_dict` gave in an earlier session.
+    """
+
+    def __init__(self, saved: dict[str, Any] | None = None) -> None:
+        saved = saved or {}
+        self.seconds: dict[str, float] = dict(saved.get("seconds", {}))
+        self.tokens: dict[str, int] = dict(saved.get("tokens", {}))
+        self.steps: dict[str, int] = dict(saved.get("steps", {}))
+        self._peak = int(saved.get("peak_memory_bytes", 0))
+        self._running: tuple[str, float] | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts the seconds of a block."""
+        self._running = (name, time.monotonic())
+        try:
+            yield
+        finally:
+            self._settle()
+            self._running = None
+
+    def _settle(self) -> None:
+        if self._running is not None:
+            name, since = self._running
+            now = time.monotonic()
+            self.add(name, now - since)
+            self._running = (name, now)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Adds seconds that were measured elsewhere."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def count_step(self, phase: str, tokens: int) -> None:
+        """Counts one optimiser step and its real tokens."""
+        self.steps[phase] = self.steps.get(phase, 0) + 1
+        self.tokens[phase] = self.tokens.get(phase, 0) + tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything so far, JSON."""
+        self._settle()
+        self._peak = max(self._peak, _peak_memory())
+        return {
+            "seconds": dict(self.seconds),
+            "tokens": dict(self.tokens),
+            "steps": dict(self.steps),
+            "peak_memory_bytes": self._peak,
+        }
+
+
+def _peak_memory() -> int:
+    """Peak memory in bytes: the GPU's where there is one, else the process's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,164 @@
+"""The run folder: what is in it, who may write to it."""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peml.config import RunConfig, dump_config, load_config
+from peml.errors import RunError
+from peml.files import disk_errors, read_json, write_json, write_text
+
+__all__ = ["RunFolder"]
+
+_PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+_CONFIG = "config.yaml"
+
+
+class RunFolder:
+    """One run's files.
+
+    Args:
+        path: The folder; made by `create`, not here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training saves."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The final model."""
+        return self.path / "model"
+
+    @property
+    def genotype(self) -> Path:
+        """The chosen network."""
+        return self.path / "genotype.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The log, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    def create(self, config: RunConfig) -> None:
+        """Makes the folder, or checks that an existing one belongs to the same config.
+
+        Raises:
+            RunError: The folder holds something else, or a run of another config.
+        """
+        existing = self.path / _CONFIG
+        if existing.is_file():
+            self._check_same(load_config(existing), config)
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(
+                f"{self.path} exists and is no run folder",
+                allowed="a new folder, or one that an earlier `peml fit` made",
+                action="choose another --output; nothing was changed",
+            )
+        write_text(existing, dump_config(config))
+        write_json(self.path / "environment.json", _environment())
+
+    def _check_same(self, before: RunConfig, now: RunConfig) -> None:
+        # Where a run is written does not make it another run.
+        old = before.model_dump(mode="json", exclude={"output"})
+        new = now.model_dump(mode="json", exclude={"output"})
+        changed = _differences(old, new)
+        if changed:
+            listed = "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
+            raise RunError(
+                f"{self.path} holds a run of another config: {listed}",
+                allowed="the config the run was started with",
+                action="choose another --output, or undo the change; nothing was changed",
+            )
+
+    def config(self) -> RunConfig:
+        """The resolved config of the run."""
+        path = self.path / _CONFIG
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} is no run folder: it has no {_CONFIG}",
+                action="give the folder that `peml fit` printed",
+            )
+        return load_config(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out while this one writes; a killed one's lock is gone with it.
+
+        Raises:
+            RunError: Another process is at work in the folder.
+        """
+        with disk_errors(self.path):
+            file = (self.path / ".lock").open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another process is working in {self.path}",
+                    action="wait for it, or choose another --output",
+                ) from error
+            yield
+
+    def read(self, name: str) -> Any:
+        """A JSON file of the folder, or None where it isn't there yet."""
+        path = self.path / name
+        return read_json(path) if path.is_file() else None
+
+    def write(self, name: str, value: Any) -> None:
+        """Replaces a JSON file of the folder in one step."""
+        write_json(self.path / name, value)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        ]
+    return [] if old == new else [f"{prefix[:-1]} was {old!r} and is {new!r}"]
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return {
+        "versions": versions,
+        "python": sys.version.split()[0],
+        "device": f"{device}, {torch.get_num_threads()} threads",
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    return f"CPU {platform.processor() or platform.machine()}"
+
+
+def _commit() -> str | None:
+    """Commit of the source tree the package runs from, if it runs from one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,189 @@
+"""What a run tells while it trains: the log, TensorBoard, and a progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+from peml.files import disk_errors
+from peml.training import Evaluation, StepRecord
+
+__all__ = ["MetricsLog", "ProgressDisplay", "RunListener"]
+
+
+class MetricsLog:
+    """``metrics.jsonl``: what happened, without times, so that two runs can be compared.
+
+    Args:
+        path: The file.
+        offset: Bytes that are known to be right; what a killed session wrote after its last
+            checkpoint is cut off, because it will be written again.
+    """
+
+    def __init__(self, path: Path, offset: int) -> None:
+        with disk_errors(path):
+            self._path = path
+            self._file = path.open("a+", encoding="utf-8")
+            self._file.truncate(offset)
+            self._file.seek(0, os.SEEK_END)
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Appends one line."""
+        with disk_errors(self._path):
+            self._file.write(json.dumps({"kind": kind, **values}) + "\n")
+            self._file.flush()
+
+    def offset(self) -> int:
+        """Length in bytes, everything on disk."""
+        with disk_errors(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return self._path.stat().st_size
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class ProgressDisplay:
+    """A bar with phase, loss, tokens per second and time left; plain lines without a terminal."""
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} tokens/s"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, loss="-", rate="-")
+        self._since = time.monotonic()
+        self._tokens = 0
+
+    def step(self, record: StepRecord) -> None:
+        """Moves the bar."""
+        self._tokens += record.tokens
+        rate = self._tokens / max(time.monotonic() - self._since, 1e-9)
+        self._bar.update(
+            self._task,
+            completed=record.step,
+            description=record.phase,
+            loss=f"{record.loss:.3f}",
+            rate=f"{rate:,.0f}",
+        )
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(text, highlight=False)
+
+    def __enter__(self) -> ProgressDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+class RunListener:
+    """Carries what the training loop tells to log, TensorBoard and terminal.
+
+    Args:
+        log: The metrics log.
+        board: TensorBoard's writer.
+        display: The terminal.
+        log_every: Steps between lines.
+        decisions: Temperature and weights of the decisions after a step, or None.
+        save: Writes a checkpoint of a phase.
+        keep_best: Keeps the weights of an evaluation that was the best so far.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        board: SummaryWriter,
+        display: ProgressDisplay,
+        *,
+        log_every: int,
+        decisions: Callable[[int], dict[str, Any] | None],
+        save: Callable[[str], None],
+        keep_best: Callable[[Evaluation], None],
+    ) -> None:
+        self._log = log
+        self._board = board
+        self._display = display
+        self._log_every = log_every
+        self._decisions = decisions
+        self._save = save
+        self._keep_best = keep_best
+        self.last: Evaluation | None = None
+
+    def on_step(self, record: StepRecord) -> None:
+        """Shows the step, and logs every so many."""
+        self._display.step(record)
+        if not record.task_losses:
+            return
+        self._log.write(
+            "step",
+            phase=record.phase,
+            step=record.step,
+            epoch=record.epoch,
+            loss=record.loss,
+            gradient_norm=record.gradient_norm,
+            learning_rates=record.learning_rates,
+            task_losses=record.task_losses,
+        )
+        self._board.add_scalar("train/loss", record.loss, record.step)
+        self._board.add_scalar("train/gradient_norm", record.gradient_norm, record.step)
+        for name, value in record.learning_rates.items():
+            self._board.add_scalar(f"learning_rate/{name}", value, record.step)
+        self._write_decisions(record)
+
+    def _write_decisions(self, record: StepRecord) -> None:
+        decisions = self._decisions(record.step - 1)
+        if decisions is None:
+            return
+        self._log.write("decisions", phase=record.phase, step=record.step, **decisions)
+        for name, options in decisions["weights"].items():
+            self._board.add_scalars(f"decisions/{name}", options, record.step)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Logs the development metrics and keeps the weights if they are the best."""
+        self.last = evaluation
+        if evaluation.is_best:
+            self._keep_best(evaluation)
+        self._log.write(
+            "development",
+            phase=evaluation.phase,
+            step=evaluation.step,
+            mean=evaluation.mean,
+            tasks=evaluation.tasks,
+        )
+        self._board.add_scalar("development/mean", evaluation.mean, evaluation.step)
+        for name, value in evaluation.tasks.items():
+            self._board.add_scalar(f"development/{name}", value, evaluation.step)
+        mark = "  (best)" if evaluation.is_best else ""
+        self._display.say(
+            f"{evaluation.phase:>6} step {evaluation.step}: "
+            f"development mean {evaluation.mean:.4f}{mark}"
+        )
+
+    def on_checkpoint(self, phase: str) -> None:
+        """Saves."""
+        self._save(phase)

@@ -1,0 +1,209 @@
+"""Everything a run needs before its model is loaded: checked tasks, encoded rows, a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from peml.config import RunConfig
+from peml.data import (
+    BatchStream,
+    Collator,
+    LeakageReport,
+    LoadedTasks,
+    drop_leaked,
+    encode_split,
+    find_leakage,
+    load_all,
+    select_tasks,
+)
+from peml.data.encoding import EncodedSplit
+from peml.errors import TrainingError
+from peml.evaluation import GoldSplit, check_metrics, majority_prediction
+from peml.methods import Method, build_method
+from peml.models import Family, check_task_types, load_family
+from peml.models.families import Purpose
+from peml.tasks import Task, TaskRenderer, TaskType
+
+__all__ = ["Prepared", "Steps", "prepare"]
+
+# The development split and the draws are the same whatever a run's seed is, so that runs with
+# other seeds choose and report on the same rows.
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Length of the phases in optimiser steps."""
+
+    search: int
+    total: int
+
+    @property
+    def train(self) -> int:
+        """Steps after the search."""
+        return self.total - self.search
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's data and plan.
+
+    Attributes:
+        config: The run's config.
+        method: What will be attached.
+        family: How rows are encoded.
+        tasks: Tasks that have data, in the order of their ids.
+        train: Encoded train split of each task.
+        development: Split of each task that choices are made on.
+        reported: Split of each task that is reported.
+        majority: Best constant guess of each task, from its train rows.
+        stream: Training batches.
+        steps: Length of the phases.
+        loaded: Raw rows, and the tasks left out.
+        leakage: Evaluation rows found in train splits.
+        dropped: Train rows dropped for that, by task.
+    """
+
+    config: RunConfig
+    method: Method
+    family: Family
+    tasks: tuple[Task, ...]
+    train: list[EncodedSplit]
+    development: list[GoldSplit]
+    reported: list[GoldSplit]
+    majority: list[Any]
+    stream: BatchStream
+    steps: Steps
+    loaded: LoadedTasks
+    leakage: LeakageReport
+    dropped: dict[str, int]
+
+    def plan(self, trainable: dict[str, int]) -> dict[str, Any]:
+        """The plan as data, for the run folder and ``--dry-run``."""
+        return {
+            "tasks": [
+                {
+                    "name": task.name,
+                    "version": task.version,
+                    "type": task.type.value,
+                    "train": len(train),
+                    "development": len(development.encoded),
+                    "reported": len(reported.encoded),
+                    "metric": task.metrics[0],
+                    "cut": train.cut + development.encoded.cut + reported.encoded.cut,
+                    "origin": data.origin,
+                }
+                for task, train, development, reported, data in zip(
+                    self.tasks,
+                    self.train,
+                    self.development,
+                    self.reported,
+                    self.loaded.data,
+                    strict=True,
+                )
+            ],
+            "skipped": [{"name": s.name, "reason": s.reason} for s in self.loaded.skipped],
+            "leakage": [
+                {
+                    "evaluation": leak.evaluation_task,
+                    "split": leak.split,
+                    "train": leak.train_task,
+                    "rows": leak.rows,
+                }
+                for leak in self.leakage.leaks
+            ],
+            "leakage_action": self.config.tasks.leakage,
+            "leakage_dropped": self.dropped,
+            "trainable_parameters": trainable,
+            "batches_per_epoch": len(self.stream.plan(0)),
+            "padding": self.stream.padding(0),
+            "tokens_per_epoch": self.stream.tokens(0),
+            "steps": {"search": self.steps.search, "train": self.steps.train},
+        }
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Checks, loads and encodes everything that doesn't need the model's weights.
+
+    What can't work is refused here, before anything is trained or written.
+
+    Raises:
+        PemlError: A task, file, row, template or setting can't be used.
+    """
+    tasks = select_tasks(config.tasks)
+    check_metrics(tasks)
+    method = build_method(config.method)
+    family = load_family(config.model)
+    check_task_types(family, tasks)
+    loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
+    leakage = find_leakage(loaded.data)
+    dropped: dict[str, int] = {}
+    if config.tasks.leakage == "drop":
+        data, counts = drop_leaked(loaded.data)
+        loaded, dropped = LoadedTasks(data, loaded.skipped), dict(counts)
+
+    def encode(rows: Dataset, task: Task, purpose: Purpose) -> EncodedSplit:
+        return encode_split(rows, task, family, purpose, too_long=config.model.too_long)
+
+    train = [encode(item.train, item.task, "train") for item in loaded.data]
+    golds = {
+        split: [
+            GoldSplit(
+                number,
+                encode(getattr(item, split), item.task, _scoring_purpose(item.task)),
+                _gold(item.task, getattr(item, split)),
+            )
+            for number, item in enumerate(loaded.data)
+        ]
+        for split in ("development", "reported")
+    }
+    stream = BatchStream(
+        train, config.batches, Collator(family.tokenizer.pad_token_id), seed=config.seed
+    )
+    return Prepared(
+        config=config,
+        method=method,
+        family=family,
+        tasks=tuple(item.task for item in loaded.data),
+        train=train,
+        development=golds["development"],
+        reported=golds["reported"],
+        majority=[
+            majority_prediction(item.task, _gold(item.task, item.train)) for item in loaded.data
+        ],
+        stream=stream,
+        steps=_steps(config, method, stream),
+        loaded=loaded,
+        leakage=leakage,
+        dropped=dropped,
+    )
+
+
+def _scoring_purpose(task: Task) -> Purpose:
+    return "generate" if task.type is TaskType.GENERATION else "score"
+
+
+def _gold(task: Task, rows: Dataset) -> Sequence[Any]:
+    renderer = TaskRenderer(task)
+    return [renderer.render(row, number).label for number, row in enumerate(rows)]
+
+
+def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:
+    whole, part = divmod(config.training.epochs, 1)
+    batches = sum(len(stream.plan(epoch)) for epoch in range(int(whole)))
+    if part:
+        batches += round(part * len(stream.plan(int(whole))))
+    total = batches // config.training.accumulation
+    share = method.search_share()
+    search = max(1, round(share * total)) if share else 0
+    if total <= search:
+        raise TrainingError(
+            f"{config.training.epochs:g} epochs are only {total} steps, {search} of them search",
+            allowed="at least one training step after the search",
+            action="raise training.epochs, or lower batches.rows or training.accumulation",
+        )
+    return Steps(search=search, total=total)

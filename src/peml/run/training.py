@@ -1,0 +1,266 @@
+"""The phases that train: search, discretise, train; resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+from peml.errors import TrainingError
+from peml.evaluation import score_split
+from peml.methods import AttachContext, AttachedModel
+from peml.models import TaskModel, load_backbone
+from peml.prefix import Genotype
+from peml.run.cost import Cost
+from peml.run.folder import RunFolder
+from peml.run.listener import MetricsLog, ProgressDisplay, RunListener
+from peml.run.preparation import Prepared
+from peml.training import (
+    Checkpoint,
+    CheckpointStore,
+    Evaluation,
+    Phase,
+    Progress,
+    TrainingLoop,
+    build_optimizer,
+    load_optimizer_state,
+    load_random_state,
+    optimizer_state,
+    random_state,
+)
+
+__all__ = ["TrainingSession", "attach", "build_accelerator"]
+
+_CALIBRATION_BATCHES = 8
+
+
+def build_accelerator(precision: str) -> Accelerator:
+    """Device and precision; bf16 where it is asked for or the GPU has it.
+
+    Raises:
+        TrainingError: bf16 is asked for and the device can't, or several processes were started.
+    """
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if precision == "auto":
+        precision = "bf16" if gpu else "fp32"
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    if accelerator.num_processes > 1:
+        raise TrainingError(
+            f"the run was started in {accelerator.num_processes} processes",
+            allowed="one process",
+            action="start it with `peml fit`, without a launcher",
+        )
+    return accelerator
+
+
+def attach(prepared: Prepared, device: torch.device, genotype: Genotype | None) -> AttachedModel:
+    """Loads the frozen model and attaches the method, with the network of a genotype if given."""
+    config = prepared.config
+    backbone = load_backbone(config.model, prepared.family)
+    model = TaskModel(backbone, prepared.tasks, seed=config.seed).to(device)
+
+    def calibrate() -> None:
+        model.eval()
+        for tasks, rows in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
+            model(prepared.stream.fetch(tasks, rows).to(device))
+
+    context = AttachContext(seed=config.seed, calibrate=calibrate, genotype=genotype)
+    return prepared.method.attach(model, context).to(device)
+
+
+class TrainingSession:
+    """One process's share of a run's training.
+
+    Args:
+        prepared: Data and plan.
+        folder: Where checkpoints and the log go.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, prepared: Prepared, folder: RunFolder, console: Console) -> None:
+        self.prepared = prepared
+        self.folder = folder
+        self.console = console
+        self.settings = prepared.config.training
+        self.accelerator = build_accelerator(self.settings.precision)
+        self.store = CheckpointStore(folder.checkpoints, self.settings.keep_checkpoints)
+        torch.manual_seed(prepared.config.seed)
+        checkpoint = self.store.load_latest()
+        state = checkpoint.state if checkpoint else {}
+        self.genotype = Genotype.model_validate(state["genotype"]) if state.get("genotype") else None
+        self.discretised = bool(state.get("discretised", False))
+        self.cost = Cost(state.get("cost"))
+        self.model = attach(
+            prepared, self.accelerator.device, self.genotype if self.discretised else None
+        )
+        self._log_offset = int(state.get("log_offset", 0))
+        self._progress = Progress(**state["progress"]) if checkpoint else Progress()
+        self.optimizer = build_optimizer(self.model.groups(), self.settings)
+        if checkpoint is not None:
+            self.model.load_trainable_state(checkpoint.trainable)
+            load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
+            prepared.stream.load_state_dict(state["stream"])
+            load_random_state(checkpoint.extra)
+
+    def trainable_parameters(self) -> dict[str, int]:
+        """Numbers of trainable parameters by group."""
+        return {
+            group.name: sum(p.numel() for p in group.parameters) for group in self.model.groups()
+        }
+
+    def run(self) -> AttachedModel:
+        """Trains from where the run stands to its end and returns the trained model."""
+        steps = self.prepared.steps
+        log = MetricsLog(self.folder.metrics, self._log_offset)
+        board = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self._progress.step)
+        with ProgressDisplay(self.console, steps.total, self._progress.step) as display:
+            self._listen(log, board, display)
+            if self.model.search is not None:
+                self._search()
+                self._discretise(log, display)
+            self._train()
+        log.close()
+        board.close()
+        if self.settings.keep == "best":
+            best = self.store.load_best(self._progress.best_step)
+            self.model.load_trainable_state(best)
+        return self.model
+
+    def _listen(self, log: MetricsLog, board: SummaryWriter, display: ProgressDisplay) -> None:
+        self.listener = RunListener(
+            log,
+            board,
+            display,
+            log_every=self.settings.log_every,
+            decisions=self._snapshot,
+            save=lambda phase: self._save(phase, log),
+            keep_best=self._keep_best,
+        )
+
+    def _snapshot(self, step: int) -> dict[str, Any] | None:
+        return None if self.model.search is None else self.model.search.snapshot(step)
+
+    def _loop(self) -> TrainingLoop:
+        loop = TrainingLoop(
+            self.model,
+            self.optimizer,
+            self.prepared.stream,
+            self.accelerator,
+            self.settings,
+            total_steps=self.prepared.steps.total,
+            evaluate=self._evaluate,
+            listener=self.listener,
+            count=self.cost.count_step,
+        )
+        loop.progress = self._progress
+        return loop
+
+    def _search(self) -> None:
+        search = self.model.search
+        assert search is not None
+        search.begin(self.prepared.steps.search)
+        with self.cost.phase("search"):
+            self._loop().run(
+                Phase(
+                    "search",
+                    self.prepared.steps.search,
+                    before_step=search.before_step,
+                    may_stop=False,
+                )
+            )
+
+    def _discretise(self, log: MetricsLog, display: ProgressDisplay) -> None:
+        """Replaces the supernet, measures the gap, and starts the choice of the best afresh."""
+        search = self.model.search
+        assert search is not None
+        step = self._progress.step
+        with self.cost.phase("discretise"):
+            last = self.listener.last  # the phase has just ended with an evaluation, or was resumed
+            soft = last.tasks if last is not None else self._evaluate()
+            moments = optimizer_state(self.optimizer, self.model)
+            self.genotype, guarded = search.discretise(step)
+            self.model.search = None
+            self.discretised = True
+            self.optimizer = build_optimizer(self.model.groups(), self._remaining_rates())
+            load_optimizer_state(self.optimizer, self.model, moments)
+            hard = self._evaluate()
+        self.genotype.save(self.folder.genotype)
+        gap = _mean(hard) - _mean(soft)
+        log.write(
+            "discretise",
+            step=step,
+            soft={"mean": _mean(soft), "tasks": soft},
+            hard={"mean": _mean(hard), "tasks": hard},
+            gap=gap,
+            choices=_choices(self.genotype),
+            guarded=guarded,
+        )
+        display.say(
+            f"discretise step {step}: cells {', '.join(self.genotype.cells)}; "
+            f"development mean {_mean(soft):.4f} -> {_mean(hard):.4f}"
+        )
+        self._progress.best, self._progress.evaluations_since_best = -math.inf, 0
+        self._save("train", log)
+
+    def _remaining_rates(self) -> Any:
+        """The settings without rates of groups that went with the supernet."""
+        names = {group.name for group in self.model.groups()}
+        rates = {k: v for k, v in self.settings.learning_rates.items() if k in names}
+        return self.settings.model_copy(update={"learning_rates": rates})
+
+    def _train(self) -> None:
+        with self.cost.phase("train"):
+            self._loop().run(Phase("train", self.prepared.steps.total))
+
+    def _evaluate(self) -> dict[str, float]:
+        """The headline metric of every task on its development split."""
+        if self.model.search is not None:
+            self.model.search.before_evaluation(self._progress.step - 1)
+        values = {}
+        for split in self.prepared.development:
+            metrics, _ = score_split(self.model, split, self.prepared.config.evaluation)
+            task = self.prepared.tasks[split.task_id]
+            values[task.name] = metrics[task.metrics[0]]
+        return values
+
+    def _keep_best(self, evaluation: Evaluation) -> None:
+        if evaluation.phase == "train":
+            self.store.save_best(evaluation.step, self.model.trainable_state())
+
+    def _save(self, phase: str, log: MetricsLog) -> None:
+        state = {
+            "phase": phase,
+            "discretised": self.discretised,
+            "genotype": self.genotype.model_dump(mode="json") if self.genotype else None,
+            "progress": dataclasses.asdict(self._progress),
+            "stream": self.prepared.stream.state_dict(),
+            "log_offset": log.offset(),
+            "cost": self.cost.as_dict(),
+        }
+        self.store.save(
+            self._progress.step,
+            phase,
+            Checkpoint(
+                trainable=self.model.trainable_state(),
+                optimizer=optimizer_state(self.optimizer, self.model),
+                extra=random_state(),
+                state=state,
+            ),
+        )
+        self.store.drop_bests_but(self._progress.best_step)
+
+
+def _mean(values: dict[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def _choices(genotype: Genotype) -> dict[str, str]:
+    cells = {f"cell.{number}": name for number, name in enumerate(genotype.cells)}
+    layers = {f"layer.{number}": "on" if on else "off" for number, on in enumerate(genotype.layers)}
+    return {**cells, "length": str(genotype.length), **layers, "head": genotype.head}

@@ -1,0 +1,38 @@
+"""How the temperature of a relaxation falls."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from peml.settings import Settings
+
+__all__ = ["TemperatureSchedule"]
+
+
+class TemperatureSchedule(Settings):
+    """The temperature from the first to the last step in which the decisions move."""
+
+    start: float = Field(1.0, description="Temperature until the warm-up ends.", gt=0)
+    end: float = Field(0.1, description="Temperature of the last step.", gt=0)
+    shape: Literal["exponential", "linear"] = Field(
+        "exponential", description="How it falls in between."
+    )
+
+    @model_validator(mode="after")
+    def _falling(self) -> TemperatureSchedule:
+        if self.end > self.start:
+            raise ValueError(f"end ({self.end}) must not be above start ({self.start})")
+        return self
+
+    def at(self, progress: float) -> float:
+        """The temperature.
+
+        Args:
+            progress: From 0 (start) to 1 (end); what lies outside is clamped.
+        """
+        progress = min(max(progress, 0.0), 1.0)
+        if self.shape == "linear":
+            return self.start + progress * (self.end - self.start)
+        return float(self.start * (self.end / self.start) ** progress)

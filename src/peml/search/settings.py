@@ -1,0 +1,76 @@
+"""Options of the search, as they are written in a config."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field, field_validator, model_validator
+
+from peml.search.relaxation import RelaxationName
+from peml.search.schedule import TemperatureSchedule
+from peml.settings import Settings
+
+__all__ = ["SearchSettings"]
+
+
+class SearchSettings(Settings):
+    """How the decisions are made soft, when they move, and how they are guarded."""
+
+    relaxation: RelaxationName = Field(
+        "gumbel",
+        description="How logits become weights: softmax, or gumbel (softmax with noise drawn "
+        "anew in each step, which keeps options from settling into a blend).",
+    )
+    temperature: TemperatureSchedule = Field(
+        default_factory=TemperatureSchedule,
+        description="Annealed from the end of the warm-up to the start of the cool-down.",
+    )
+    share: float = Field(
+        0.4, description="Share of all training steps that the search takes.", gt=0, lt=1
+    )
+    warmup: float = Field(
+        0.3,
+        description="Share of the search's steps in which only weights move, so that the learnt "
+        "operations are worth something before they are compared with skip.",
+        ge=0,
+        lt=1,
+    )
+    cooldown: float = Field(
+        0.15,
+        description="Share of the search's steps, the last ones, in which the decisions stand "
+        "and the mixture is led to the chosen network, so that nothing breaks when it becomes one.",
+        ge=0,
+        lt=1,
+    )
+    max_skips: int | float = Field(
+        0.5,
+        description="How many cells may end as skip: a number, or a share of the cells (with a "
+        "decimal point, rounded down).",
+        ge=0,
+    )
+
+    @field_validator("max_skips")
+    @classmethod
+    def _share_at_most_one(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value > 1:
+            raise ValueError(f"a share is at most 1.0, not {value}; write a count without a point")
+        return value
+
+    @model_validator(mode="after")
+    def _decisions_move(self) -> SearchSettings:
+        if self.warmup + self.cooldown >= 1:
+            raise ValueError(
+                f"warmup ({self.warmup}) and cooldown ({self.cooldown}) must leave steps in which "
+                "the decisions move: their sum must be below 1"
+            )
+        return self
+
+    def search_steps(self, total_steps: int) -> int:
+        """Steps of the search phase, of all training steps (at least 1)."""
+        return max(1, round(self.share * total_steps))
+
+    def skip_limit(self, cells: int) -> int:
+        """How many of ``cells`` cells may end as skip."""
+        if isinstance(self.max_skips, int):
+            return self.max_skips
+        return math.floor(self.max_skips * cells)

@@ -1,0 +1,160 @@
+"""Named lists of tasks, and reading them from YAML files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from peml.errors import TaskError, nearest
+from peml.settings import Settings
+from peml.tasks.problems import describe_problems
+from peml.tasks.task import Task
+from peml.tasks.template import TaskRenderer
+from peml.tasks.yaml_file import read_yaml
+
+__all__ = ["Suite", "list_suites", "load_suite", "load_task_file"]
+
+
+class Suite(Settings):
+    """A named list of tasks that are trained and reported together."""
+
+    name: str = Field(description="Name of the suite.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    version: int = Field(1, description="Raised when its tasks or their meaning change.", ge=1)
+    description: str = Field("", description="One line for people.")
+    tasks: tuple[Task, ...] = Field(
+        description="The tasks, in the order of every table; each is written out, or is "
+        "`file: NAME.yaml`, read from beside the suite's file.",
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Suite:
+        counts = Counter(task.name for task in self.tasks)
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            raise ValueError(f"tasks: name given twice: {', '.join(twice)}")
+        return self
+
+    def task(self, name: str) -> Task:
+        """Returns the task of that name.
+
+        Raises:
+            TaskError: The suite has none; the nearest name is suggested.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        names = [task.name for task in self.tasks]
+        raise TaskError(
+            f"Suite {self.name!r} has no task {name!r}.{nearest(name, names)}",
+            allowed=", ".join(names),
+            action="Name one of these.",
+        )
+
+
+def list_suites() -> tuple[str, ...]:
+    """Names of the suites that come with the package, sorted."""
+    return tuple(
+        sorted(
+            entry.name.removesuffix(".yaml")
+            for entry in _suites_folder().iterdir()
+            if entry.name.endswith(".yaml")
+        )
+    )
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Reads a suite, by the name of a bundled one or by the path of a YAML file.
+
+    Paths inside a suite file (``file:``, ``source.path``) are relative to that file.
+
+    Raises:
+        TaskError: There is no such suite or file, or the definition has problems. All problems
+            are listed at once.
+    """
+    text = str(name_or_path)
+    if text in list_suites():
+        return _read_suite(_suites_folder() / f"{text}.yaml", folder=None)
+    path = Path(text)
+    if path.suffix not in (".yaml", ".yml"):
+        raise TaskError(
+            f"There is no suite {text!r}.{nearest(text, list_suites())}",
+            allowed=f"{', '.join(list_suites())}, or the path of a .yaml file",
+            action="Name one of these; `peml tasks list` describes them.",
+        )
+    return _read_suite(path, folder=path.resolve().parent)
+
+
+def load_task_file(path: str | Path) -> Task:
+    """Reads one task from its own YAML file.
+
+    Raises:
+        TaskError: The file can't be read or the definition has problems, all listed at once.
+    """
+    file = Path(path)
+    content = _place(read_yaml(file), file.resolve().parent)
+    try:
+        task = Task.model_validate(content)
+    except ValidationError as error:
+        raise _invalid(file, describe_problems(error, Task)) from error
+    TaskRenderer(task)  # a template that can't be used is found now, not at the first row
+    return task
+
+
+def _suites_folder() -> Traversable:
+    return resources.files("peml.tasks") / "suites"
+
+
+def _read_suite(file: Path | Traversable, folder: Path | None) -> Suite:
+    content = read_yaml(file)
+    entries = content.get("tasks")
+    if isinstance(entries, list):
+        content = {**content, "tasks": [_read_entry(entry, folder) for entry in entries]}
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        problems = describe_problems(error, Suite)
+        raise _invalid(file, [_with_name(line, entries) for line in problems]) from error
+    for task in suite.tasks:
+        TaskRenderer(task)
+    return suite
+
+
+def _read_entry(entry: Any, folder: Path | None) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    if set(entry) == {"file"} and folder is not None:
+        return load_task_file(folder / str(entry["file"]))
+    return _place(entry, folder)
+
+
+def _place(content: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Makes a relative ``source.path`` relative to the definition's folder."""
+    source = content.get("source")
+    if folder is None or not isinstance(source, dict) or not isinstance(source.get("path"), str):
+        return content
+    return {**content, "source": {**source, "path": str(folder / source["path"])}}
+
+
+def _with_name(problem: str, entries: Any) -> str:
+    """Adds the task's name to ``tasks[3].labels: ...``; nobody counts to the fourth task."""
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        place = f"tasks[{index}]"
+        if problem.startswith((f"{place}.", f"{place}:")) and isinstance(entry, dict):
+            return f"{place} {entry.get('name', '(no name)')}{problem[len(place) :]}"
+    return problem
+
+
+def _invalid(file: Path | Traversable, problems: list[str]) -> TaskError:
+    listed = "\n".join(f"  - {problem}" for problem in problems)
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return TaskError(
+        f"{file} has {count}:\n{listed}",
+        allowed="the fields that `peml tasks show` prints for the bundled tasks",
+        action="Correct these and run `peml tasks check FILE`.",
+    )

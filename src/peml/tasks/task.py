@@ -1,0 +1,267 @@
+"""A task as data: the frozen value a task's YAML file is read into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from types import MappingProxyType
+
+from pydantic import Field, field_validator, model_validator
+
+from peml.errors import nearest
+from peml.settings import Settings
+
+__all__ = [
+    "METRICS",
+    "Columns",
+    "DevelopmentSplit",
+    "Example",
+    "Scale",
+    "Source",
+    "Splits",
+    "Task",
+    "TaskType",
+]
+
+
+class TaskType(StrEnum):
+    """What a row asks for; decides how it is encoded and scored."""
+
+    CLASSIFICATION = "classification"
+    PAIR_CLASSIFICATION = "pair-classification"
+    REGRESSION = "regression"
+    MULTIPLE_CHOICE = "multiple-choice"
+    GENERATION = "generation"
+
+
+_CLASSIFICATION = frozenset({TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION})
+_CHOICE = _CLASSIFICATION | {TaskType.MULTIPLE_CHOICE}
+_REGRESSION = frozenset({TaskType.REGRESSION})
+_GENERATION = frozenset({TaskType.GENERATION})
+
+METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
+    {
+        "accuracy": _CHOICE,
+        "exact_match": _GENERATION,
+        "f1": _CLASSIFICATION,
+        "macro_f1": _CLASSIFICATION,
+        "matthews": _CLASSIFICATION,
+        "pearson": _REGRESSION,
+        "rouge_l": _GENERATION,
+        "spearman": _REGRESSION,
+    }
+)
+"""Metric names, and the task types each one can score. ``f1`` needs exactly two labels."""
+
+_MOST_SCORES = 1001
+
+
+class Source(Settings):
+    """Where a task's rows come from; exactly one of the three."""
+
+    hub: str | None = Field(None, description="Data set id on the Hugging Face hub.")
+    subset: str | None = Field(None, description="Configuration name of the hub data set.")
+    path: str | None = Field(
+        None,
+        description="Folder with one JSONL, CSV or Parquet file per split, or a suite folder "
+        "that holds a folder of the task's name.",
+    )
+    generated: str | None = Field(None, description="Name of a built-in generator.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        if sum(value is not None for value in (self.hub, self.path, self.generated)) != 1:
+            raise ValueError("give exactly one of hub, path, generated")
+        return self
+
+
+class Splits(Settings):
+    """Which splits of the source are used, by their names there."""
+
+    train: str = Field("train", description="Split the task is trained on.")
+    reported: tuple[str, ...] = Field(
+        ("validation",),
+        description="Split that is reported and chooses nothing; of several names, the first "
+        "that the source has.",
+        min_length=1,
+    )
+
+    @field_validator("reported", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class Columns(Settings):
+    """Which fields of a row mean what."""
+
+    inputs: tuple[str, ...] = Field(description="Text fields of the input, in order.", min_length=1)
+    label: str = Field(description="Field with the label, score, right option or target text.")
+    choices: str | tuple[str, ...] | None = Field(
+        None,
+        description="Multiple choice: the field with a list of options, or one field an option.",
+    )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The fields that hold the options: none, one with a list, or one an option."""
+        if self.choices is None:
+            return ()
+        return (self.choices,) if isinstance(self.choices, str) else self.choices
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Every field of a row that the task reads, each once, the label last."""
+        return tuple(dict.fromkeys((*self.inputs, *self.options, self.label)))
+
+
+class Scale(Settings):
+    """The range of a regression's scores, and how text-to-text models spell them."""
+
+    low: float = Field(description="Lowest score.")
+    high: float = Field(description="Highest score.")
+    step: float = Field(description="Distance of the scores a text-to-text model may answer.", gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        steps = (Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step))
+        if steps != steps.to_integral_value():
+            raise ValueError(f"step ({self.step}) must divide high - low ({self.high - self.low})")
+        if steps >= _MOST_SCORES:
+            raise ValueError(f"step ({self.step}) gives more than {_MOST_SCORES} scores")
+        return self
+
+    def spell(self) -> tuple[str, ...]:
+        """The scores a text-to-text model may answer, low to high, in shortest decimals."""
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        count = int((Decimal(str(self.high)) - low) / step) + 1
+        return tuple(_shortest(low + index * step) for index in range(count))
+
+
+def _shortest(number: Decimal) -> str:
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+class DevelopmentSplit(Settings):
+    """How many train rows are set aside for choosing (never the reported split)."""
+
+    fraction: float = Field(0.1, description="Share of the train rows.", gt=0, lt=1)
+    at_most: int = Field(500, description="Upper bound in rows.", ge=1)
+
+
+class Task(Settings):
+    """One task as data, read from a YAML file.
+
+    A task says where its rows are, which columns hold what, how a row is spelled for a
+    text-to-text model (``template``, ``label_words``) and for an encoder (``segments``), and how
+    it is scored. The first metric is the headline.
+    """
+
+    name: str = Field(description="Name of the task.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    version: int = Field(1, description="Raised when the meaning of a score changes.", ge=1)
+    description: str = Field("", description="One line for people.")
+    type: TaskType = Field(description="Kind of task.")
+    source: Source = Field(description="Where the rows come from.")
+    splits: Splits = Field(default_factory=Splits, description="Splits of the source.")
+    columns: Columns = Field(description="Meaning of the columns.")
+    template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
+    segments: tuple[str, ...] | None = Field(
+        None,
+        description="One or two Jinja2 templates, the segments an encoder reads; "
+        "default: the input columns.",
+    )
+    labels: tuple[str, ...] = Field((), description="Label names in index order.")
+    label_words: tuple[str, ...] | None = Field(
+        None, description="Text of each label for text-to-text models; default: the label names."
+    )
+    scale: Scale | None = Field(None, description="Regression: range of the scores.")
+    metrics: tuple[str, ...] = Field(description="Metrics, headline first.", min_length=1)
+    development: DevelopmentSplit = Field(
+        default_factory=DevelopmentSplit, description="Development split carved from train."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Task:
+        problems = [*self._label_problems(), *self._column_problems(), *self._metric_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _label_problems(self) -> list[str]:
+        problems = []
+        if self.type in _CLASSIFICATION and len(self.labels) < 2:
+            problems.append("labels: a classification task needs two or more")
+        if self.type not in _CLASSIFICATION and self.labels:
+            problems.append(f"labels: a {self.type} task has none")
+        if len(set(self.labels)) != len(self.labels):
+            problems.append("labels: a name is given twice")
+        if self.label_words is not None and len(self.label_words) != len(self.labels):
+            problems.append(
+                f"label_words: {len(self.label_words)} given for {len(self.labels)} labels"
+            )
+        if len(set(self.label_words or ())) != len(self.label_words or ()):
+            problems.append("label_words: a word is given twice")
+        if self.type is TaskType.REGRESSION and self.scale is None:
+            problems.append("scale: a regression task needs one")
+        return problems
+
+    def _column_problems(self) -> list[str]:
+        problems = []
+        if self.type is TaskType.PAIR_CLASSIFICATION and len(self.columns.inputs) != 2:
+            problems.append("columns.inputs: a pair classification task needs exactly two")
+        if self.type is TaskType.MULTIPLE_CHOICE and self.columns.choices is None:
+            problems.append("columns.choices: a multiple choice task needs it")
+        if self.type is not TaskType.MULTIPLE_CHOICE and self.columns.choices is not None:
+            problems.append(f"columns.choices: a {self.type} task has none")
+        if isinstance(self.columns.choices, tuple) and len(self.columns.choices) < 2:
+            problems.append("columns.choices: one field with a list, or two fields or more")
+        if self.columns.label in (*self.columns.inputs, *self.columns.options):
+            problems.append(f"columns.label: {self.columns.label!r} is an input too")
+        if self.segments is not None and len(self.segments) not in (1, 2):
+            problems.append("segments: one or two templates")
+        if self.segments is None and len(self.columns.inputs) > 2:
+            problems.append("segments: give one or two templates when there are over two inputs")
+        return problems
+
+    def _metric_problems(self) -> list[str]:
+        problems = []
+        for name in self.metrics:
+            if name not in METRICS:
+                problems.append(f"metrics: {name!r} is not known.{nearest(name, METRICS)}")
+            elif self.type not in METRICS[name]:
+                usable = ", ".join(sorted(key for key in METRICS if self.type in METRICS[key]))
+                problems.append(f"metrics: {name!r} can't score {self.type}; use {usable}")
+            elif name == "f1" and len(self.labels) > 2:
+                problems.append("metrics: 'f1' needs exactly two labels; use macro_f1")
+        return problems
+
+    @property
+    def verbalised_labels(self) -> tuple[str, ...]:
+        """The label words, or the label names where none are given."""
+        return self.label_words if self.label_words is not None else self.labels
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, rendered, before any model family has seen it.
+
+    Attributes:
+        index: Row number in its split.
+        segments: One or two texts an encoder reads.
+        prompt: The rendered template a text-to-text model reads.
+        options: Label words (classification), spelled scores (regression), this row's choices
+            (multiple choice), or nothing (generation).
+        label: Option index, score, or target text.
+    """
+
+    index: int
+    segments: tuple[str, ...]
+    prompt: str
+    options: tuple[str, ...]
+    label: int | float | str

@@ -1,0 +1,198 @@
+"""Turning a row into an :class:`~peml.tasks.Example`: templates, options and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from peml.errors import DataError, TaskError, nearest
+from peml.tasks.label import read_label
+from peml.tasks.task import Example, Task, TaskType
+
+__all__ = ["SOURCE_ROW", "TaskRenderer"]
+
+SOURCE_ROW = "_source_row"
+"""Column with a row's number in its file (from 0), so that messages name the user's row."""
+
+_OPTIONS = "options"
+
+
+class TaskRenderer:
+    """Renders the rows of one task. Made once per task; templates are compiled here.
+
+    Templates are Jinja2, run in a sandbox without globals: they see the task's input and option
+    columns and ``options`` (the list of texts to choose from), and nothing of Python. The label
+    column is out of their reach, so a prompt can't give the answer away.
+
+    Args:
+        task: The task whose rows will be rendered.
+
+    Raises:
+        TaskError: A template is not valid Jinja2, or names something it can't see.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+        )
+        # lipsum, cycler and the like have no place in a prompt and are a way around the sandbox
+        self._environment.globals.clear()
+        self._visible = (*task.columns.inputs, *task.columns.options)
+        self._prompt = self._compile("template", task.template)
+        self._segments = tuple(
+            (field, self._compile(field, source))
+            for field, source in (
+                (f"segments[{index}]", source) for index, source in enumerate(task.segments or ())
+            )
+        )
+        self._fixed_options = self._options_of_every_row()
+
+    def render(self, row: Mapping[str, Any], index: int, *, labelled: bool = True) -> Example:
+        """Renders one row.
+
+        Args:
+            row: Column name to value; columns the task doesn't name are ignored.
+            index: Row number in its split, kept in the example. Messages name the row's number
+                in its file where the row carries one (``SOURCE_ROW``).
+            labelled: False for rows to predict. They need no label column, and the example's
+                label is then a placeholder (0, the lowest score, or an empty text).
+
+        Raises:
+            DataError: A column is missing, a value is of the wrong kind, a label is outside the
+                list, or a template fails. The message names task, row and field.
+        """
+        try:
+            texts = {name: self._text(row, name) for name in self.task.columns.inputs}
+            options = self._options(row)
+            variables = {**texts, **self._option_columns(row), _OPTIONS: list(options)}
+            segments = tuple(
+                self._fill(field, template, variables) for field, template in self._segments
+            )
+            return Example(
+                index=index,
+                segments=segments or tuple(texts.values()),
+                prompt=self._fill("template", self._prompt, variables),
+                options=options,
+                label=self._label(row, options) if labelled else self._placeholder(),
+            )
+        except _RowError as problem:
+            raise self._error(row, index, problem) from problem.__cause__
+
+    def _compile(self, field: str, source: str) -> Template:
+        where = f"Task {self.task.name!r}, {field}"
+        try:
+            names = meta.find_undeclared_variables(self._environment.parse(source))
+        except TemplateSyntaxError as error:
+            raise TaskError(
+                f"{where}: {error.message} (line {error.lineno} of the template).",
+                allowed="a Jinja2 template such as 'review: {{ sentence }}'",
+                action="Correct the template.",
+            ) from error
+        for name in sorted(names):
+            if name == self.task.columns.label and name not in (*self._visible, _OPTIONS):
+                raise TaskError(
+                    f"{where}: the template shows the label column {name!r}.",
+                    allowed=self._allowed_names(),
+                    action="Take it out; the answer must not stand in the prompt.",
+                )
+            if name not in (*self._visible, _OPTIONS):
+                raise TaskError(
+                    f"{where}: unknown variable {name!r}.{nearest(name, self._visible)}",
+                    allowed=self._allowed_names(),
+                    action="Correct the name, or add the column to columns.inputs.",
+                )
+        return self._environment.from_string(source)
+
+    def _allowed_names(self) -> str:
+        return ", ".join((*self._visible, _OPTIONS))
+
+    def _options_of_every_row(self) -> tuple[str, ...]:
+        if self.task.type is TaskType.REGRESSION and self.task.scale is not None:
+            return self.task.scale.spell()
+        return self.task.verbalised_labels
+
+    def _fill(self, field: str, template: Template, variables: dict[str, Any]) -> str:
+        try:
+            return template.render(variables)
+        except (
+            TemplateError,
+            ArithmeticError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise _RowError(
+                field, f"the template fails: {error}", "a template that fits every row"
+            ) from error
+
+    def _value(self, row: Mapping[str, Any], name: str) -> Any:
+        if name not in row:
+            columns = [column for column in row if column != SOURCE_ROW]
+            raise _RowError(
+                name,
+                f"the column is missing.{nearest(name, columns)}",
+                f"the row has {', '.join(columns) or 'no columns'}",
+            )
+        return row[name]
+
+    def _text(self, row: Mapping[str, Any], name: str) -> str:
+        value = self._value(row, name)
+        if not isinstance(value, str):
+            raise _RowError(name, f"{value!r} is not a text", "a text")
+        return value
+
+    def _option_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: row[name] for name in self.task.columns.options}
+
+    def _options(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        choices = self.task.columns.choices
+        if choices is None:
+            return self._fixed_options
+        if isinstance(choices, tuple):
+            return tuple(self._text(row, name) for name in choices)
+        value = self._value(row, choices)
+        if not isinstance(value, (list, tuple)) or len(value) < 2:
+            raise _RowError(
+                choices, f"{value!r} is not a list of options", "a list of two texts or more"
+            )
+        for option in value:
+            if not isinstance(option, str):
+                raise _RowError(choices, f"option {option!r} is not a text", "a list of texts")
+        return tuple(value)
+
+    def _label(self, row: Mapping[str, Any], options: tuple[str, ...]) -> int | float | str:
+        name = self.task.columns.label
+        value = self._value(row, name)
+        try:
+            return read_label(self.task, value, options)
+        except ValueError as error:
+            raise _RowError(name, str(error), "") from error
+
+    def _placeholder(self) -> int | float | str:
+        if self.task.type is TaskType.GENERATION:
+            return ""
+        return self.task.scale.low if self.task.scale is not None else 0
+
+    def _error(self, row: Mapping[str, Any], index: int, problem: _RowError) -> DataError:
+        number = row.get(SOURCE_ROW, index)
+        return DataError(
+            f"Task {self.task.name!r}, row {number} (from 0), field {problem.field!r}: "
+            f"{problem.text}.",
+            allowed=problem.allowed,
+            action="Correct the row, or the task's definition.",
+        )
+
+
+class _RowError(Exception):
+    """What is wrong with one field of a row; becomes a DataError with the task and row."""
+
+    def __init__(self, field: str, text: str, allowed: str) -> None:
+        super().__init__(text)
+        self.field = field
+        self.text = text.rstrip(".")
+        self.allowed = allowed

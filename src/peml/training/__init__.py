@@ -1,0 +1,33 @@
+"""Training: the loop, the optimiser and the checkpoints."""
+
+from peml.training.checkpoints import (
+    Checkpoint,
+    CheckpointStore,
+    load_random_state,
+    random_state,
+)
+from peml.training.loop import Evaluation, Phase, Progress, StepRecord, TrainingLoop
+from peml.training.optimizer import (
+    build_optimizer,
+    learning_rate_factor,
+    load_optimizer_state,
+    optimizer_state,
+)
+from peml.training.settings import TrainingSettings
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointStore",
+    "Evaluation",
+    "Phase",
+    "Progress",
+    "StepRecord",
+    "TrainingLoop",
+    "TrainingSettings",
+    "build_optimizer",
+    "learning_rate_factor",
+    "load_optimizer_state",
+    "load_random_state",
+    "optimizer_state",
+    "random_state",
+]

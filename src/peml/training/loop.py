@@ -1,0 +1,256 @@
+"""The training loop: one for all methods, short enough to read at one sitting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from peml.data.batch import TaskBatch
+from peml.data.batching import BatchStream
+from peml.errors import TrainingError
+from peml.training.optimizer import set_learning_rates
+from peml.training.settings import TrainingSettings
+
+__all__ = ["Evaluation", "Phase", "Progress", "StepRecord", "TrainingLoop"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps that is trained in the same way.
+
+    Attributes:
+        name: ``search`` or ``train``.
+        last: Step at which the phase ends (exclusive).
+        before_step: Called with the step before its first forward pass.
+        may_stop: Whether patience may end the phase early.
+    """
+
+    name: str
+    last: int
+    before_step: Callable[[int], None] = lambda step: None
+    may_stop: bool = True
+
+
+@dataclass
+class Progress:
+    """How far training has come; all of it is saved with a checkpoint.
+
+    `losses` holds, by task id, sum and count of the example losses since the last record, so
+    that a resumed run writes the same log as an uninterrupted one.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    best: float = -math.inf
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    losses: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did.
+
+    `loss` is that step's; `task_losses` are means since the last step that was a multiple of
+    ``training.log_every``, and empty on other steps.
+    """
+
+    phase: str
+    step: int
+    epoch: float
+    loss: float
+    gradient_norm: float
+    learning_rates: dict[str, float]
+    tokens: int
+    task_losses: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The development metrics after a step."""
+
+    phase: str
+    step: int
+    mean: float
+    tasks: dict[str, float]
+    is_best: bool
+
+
+class Listener(Protocol):
+    """Who is told what happens: the log, the progress bar, the checkpoints."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """After every optimiser step."""
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """After every development evaluation."""
+
+    def on_checkpoint(self, phase: str) -> None:
+        """When the state should be saved."""
+
+
+class TrainingLoop:
+    """Draws batches, steps, evaluates, and tells the listener.
+
+    Args:
+        model: An `AttachedModel`; only what it declares is trained.
+        optimizer: Over the model's groups.
+        stream: Training batches.
+        accelerator: Device, precision and gradient scaling.
+        settings: Clipping, schedule, intervals.
+        total_steps: Length of all phases together; the schedule spans it.
+        evaluate: Development metrics by task.
+        listener: Is told of steps, evaluations and checkpoints.
+        count: Is told phase and tokens of every step, for the cost.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        stream: BatchStream,
+        accelerator: Accelerator,
+        settings: TrainingSettings,
+        *,
+        total_steps: int,
+        evaluate: Callable[[], dict[str, float]],
+        listener: Listener,
+        count: Callable[[str, int], None] = lambda phase, tokens: None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.stream = stream
+        self.accelerator = accelerator
+        self.settings = settings
+        self.total_steps = total_steps
+        self.evaluate = evaluate
+        self.listener = listener
+        self.count = count
+        self.progress = Progress()
+        self._evaluated_epochs = 0
+
+    def run(self, phase: Phase) -> None:
+        """Trains until the phase ends, or until patience runs out.
+
+        Raises:
+            TrainingError: The loss or the gradient is not finite, or exploded.
+        """
+        if phase.may_stop and self._is_out_of_patience():
+            return  # resumed after the checkpoint that ended the phase
+        self._evaluated_epochs = self._epochs_ended()
+        while self.progress.step < phase.last:
+            phase.before_step(self.progress.step)
+            self._step(phase)
+            ends = self.progress.step >= phase.last
+            if self._evaluation_is_due() or ends:
+                self._evaluate(phase)
+                self.listener.on_checkpoint(phase.name)
+                if phase.may_stop and self._is_out_of_patience():
+                    return
+            elif self._is_multiple_of(self.settings.checkpoint_every):
+                self.listener.on_checkpoint(phase.name)
+
+    def _step(self, phase: Phase) -> None:
+        rates = set_learning_rates(
+            self.optimizer, self.progress.step, self.total_steps, self.settings
+        )
+        self.model.train()
+        loss, tokens = 0.0, 0
+        for part in range(self.settings.accumulation):
+            batch = self.stream.next().to(self.accelerator.device)
+            last = part == self.settings.accumulation - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    output = self.model(batch)
+                self.accelerator.backward(output.loss / self.settings.accumulation)
+            self._remember_losses(batch, output.losses)
+            loss += float(output.loss.detach()) / self.settings.accumulation
+            tokens += batch.tokens
+        norm = self._clip()
+        self._refuse_bad_numbers(loss, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        self.count(phase.name, tokens)
+        self.listener.on_step(self._record(phase, loss, norm, rates, tokens))
+
+    def _clip(self) -> float:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return float(self.accelerator.clip_grad_norm_(parameters, self.settings.clip))
+
+    def _refuse_bad_numbers(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm) and loss <= self.settings.explode_at:
+            return
+        losses = sorted(self._mean_losses().items())
+        spelled = ", ".join(f"{name} {value:.3g}" for name, value in losses)
+        raise TrainingError(
+            f"training diverged at step {self.progress.step + 1}: loss {loss:.4g}, gradient norm "
+            f"{norm:.4g}; losses by task: {spelled}",
+            allowed=f"finite numbers, a loss of at most {self.settings.explode_at:g} "
+            "(training.explode_at)",
+            action="lower training.learning_rates (prefix first) in a new run folder; the last "
+            "checkpoint of this run is untouched",
+        )
+
+    def _remember_losses(self, batch: TaskBatch, losses: Tensor) -> None:
+        first = torch.ones_like(batch.groups, dtype=torch.bool)
+        first[1:] = batch.groups[1:] != batch.groups[:-1]
+        tasks = batch.task_ids[first].tolist()
+        for task, loss in zip(tasks, losses.detach().double().tolist(), strict=True):
+            total = self.progress.losses.setdefault(self.model.base.tasks[task].name, [0.0, 0])
+            total[0] += loss
+            total[1] += 1
+
+    def _mean_losses(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self.progress.losses.items()}
+
+    def _record(
+        self, phase: Phase, loss: float, norm: float, rates: dict[str, float], tokens: int
+    ) -> StepRecord:
+        task_losses = {}
+        if self._is_multiple_of(self.settings.log_every):
+            task_losses, self.progress.losses = self._mean_losses(), {}
+        state = self.stream.state_dict()
+        epoch = state["epoch"] + state["batch"] / len(self.stream.plan(state["epoch"]))
+        return StepRecord(
+            phase.name, self.progress.step, epoch, loss, norm, rates, tokens, task_losses
+        )
+
+    def _is_multiple_of(self, every: int | None) -> bool:
+        return every is not None and self.progress.step % every == 0
+
+    def _evaluation_is_due(self) -> bool:
+        if self.settings.evaluate_every is not None:
+            return self._is_multiple_of(self.settings.evaluate_every)
+        ended = self._epochs_ended()
+        due = ended > self._evaluated_epochs
+        self._evaluated_epochs = ended
+        return due
+
+    def _epochs_ended(self) -> int:
+        state = self.stream.state_dict()
+        return state["epoch"] + (state["batch"] >= len(self.stream.plan(state["epoch"])))
+
+    def _evaluate(self, phase: Phase) -> None:
+        tasks = self.evaluate()
+        mean = sum(tasks.values()) / len(tasks)
+        progress = self.progress
+        is_best = mean > progress.best
+        if is_best:
+            progress.best, progress.best_step = mean, progress.step
+            progress.evaluations_since_best = 0
+        else:
+            progress.evaluations_since_best += 1
+        self.listener.on_evaluation(Evaluation(phase.name, progress.step, mean, tasks, is_best))
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.progress.evaluations_since_best >= patience

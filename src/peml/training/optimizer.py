@@ -1,0 +1,111 @@
+"""AdamW over named parameter groups, and its state without pickles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peml.errors import ConfigError, nearest
+from peml.training.settings import TrainingSettings
+
+__all__ = [
+    "build_optimizer",
+    "learning_rate_factor",
+    "load_optimizer_state",
+    "optimizer_state",
+]
+
+CONSTANT = "constant_rate"
+
+
+def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW with one group per `ParameterGroup`.
+
+    Args:
+        groups: Objects with name, parameters, learning_rate and options. The option
+            ``constant_rate`` keeps a group out of warm-up and decay.
+        settings: Rates that replace the groups' defaults, and the weight decay.
+
+    Raises:
+        ConfigError: A rate is given for a group that doesn't exist.
+    """
+    names = [group.name for group in groups]
+    for name in settings.learning_rates:
+        if name not in names:
+            raise ConfigError(
+                f"training.learning_rates names the group {name!r}, which this method does not "
+                f"have.{nearest(name, names)}",
+                allowed=", ".join(names),
+                action="correct the name or remove the entry",
+            )
+    built = []
+    for group in groups:
+        options = {"weight_decay": settings.weight_decay, CONSTANT: False, **group.options}
+        rate = settings.learning_rates.get(group.name, group.learning_rate)
+        built.append(
+            {"params": list(group.parameters), "name": group.name, "lr": rate, "peak": rate}
+            | options
+        )
+    return torch.optim.AdamW(built, fused=True)
+
+
+def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> float:
+    """What the peak rate is multiplied with in step ``step`` of ``total`` (from 0)."""
+    warmup = max(1, round(settings.warmup * total)) if settings.warmup else 0
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    if settings.schedule == "linear":
+        return 1 - progress
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings
+) -> dict[str, float]:
+    """Sets every group's rate for a step and returns them by group."""
+    factor = learning_rate_factor(step, total, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * (1.0 if group[CONSTANT] else factor)
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The moments as ``{parameter name}/{moment}`` -> tensor."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": value.detach()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]
+) -> None:
+    """Puts saved moments back; parameters without saved moments start afresh.
+
+    This also carries the moments of what stays (LoRA, heads) over to a new optimiser after the
+    discretisation.
+    """
+    saved: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        name, _, moment = key.rpartition("/")
+        saved.setdefault(name, {})[moment] = value
+    for name, parameter in model.named_parameters():
+        moments = saved.get(name)
+        if moments and parameter.requires_grad and _fits(moments, parameter):
+            optimizer.state[parameter] = {
+                key: value.clone().to(parameter.device if key != "step" else value.device)
+                for key, value in moments.items()
+            }
+
+
+def _fits(moments: Mapping[str, Tensor], parameter: Tensor) -> bool:
+    return all(v.shape == parameter.shape for k, v in moments.items() if k != "step")

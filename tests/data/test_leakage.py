@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from datasets import concatenate_datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peml.data.leakage import drop_leaked, find_leakage, input_keys
+from peml.data.settings import TasksSettings
+from peml.data.sources import load_task_data
+from peml.errors import DataError
+from peml.tasks import load_suite
+from tests.data.rows import Row, task_data
+from tests.tasks import examples
+
+
+def _pair(first: str, second: str) -> Row:
+    return {"first": first, "second": second, "label": 0}
+
+
+def _scored(first: str, second: str) -> Row:
+    return {"first": first, "second": second, "score": 1.0}
+
+
+def test_rows_of_other_tasks_are_found_in_either_order_and_spelling() -> None:
+    same = task_data(examples.pair(), train=[_pair("A man", "a dog."), _pair("x", "y")])
+    close = task_data(
+        examples.score(),
+        train=[_scored("u", "v")],
+        reported=[_scored(" a  DOG", "a man"), _scored("a man", "a cat"), _scored("y", "x")],
+        development=[_scored("v ,", "U")],
+    )
+    found = [
+        (leak.evaluation_task, leak.split, leak.train_task, leak.rows, leak.evaluation_rows)
+        for leak in find_leakage([same, close]).leaks
+    ]
+    assert found == [
+        ("closeness", "reported", "same", 2, 3),
+        ("closeness", "development", "closeness", 1, 1),
+    ]
+
+
+def test_the_report_says_it_in_words() -> None:
+    data = task_data(examples.pair(), train=[_pair("a", "b")], reported=[_pair("a", "b")] * 2)
+    report = find_leakage([data])
+    assert str(report.leaks[0]) == "2 of 2 reported rows of same are in the train rows of same"
+    assert (report.rows(), report.rows("reported"), report.rows("development")) == (2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("3 + 2", "3 - 2"), ("...", "?!"), ("", "."), ("ab", "abc")]
+)
+def test_different_texts_stay_different(one: str, other: str) -> None:
+    mood = examples.sentiment()
+    data = task_data(
+        mood, train=[{"sentence": one, "label": 0}], reported=[{"sentence": other, "label": 0}]
+    )
+    assert find_leakage([data]).leaks == ()
+
+
+_TEXT = st.text(st.sampled_from("abAB ,"), max_size=4)
+_PAIRS = st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(_PAIRS, _PAIRS)
+def test_order_of_the_inputs_never_matters(
+    train: list[tuple[str, str]], reported: list[tuple[str, str]]
+) -> None:
+    def count(turn_train: bool, turn_reported: bool) -> int:
+        data = task_data(
+            examples.pair(),
+            train=[_pair(*(reversed(p) if turn_train else p)) for p in train],
+            reported=[_pair(*(reversed(p) if turn_reported else p)) for p in reported],
+        )
+        return find_leakage([data]).rows()
+
+    assert len({count(one, two) for one in (False, True) for two in (False, True)}) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(_PAIRS, _PAIRS, _PAIRS)
+def test_after_dropping_nothing_leaks_and_nothing_else_is_gone(
+    train: list[tuple[str, str]],
+    reported: list[tuple[str, str]],
+    development: list[tuple[str, str]],
+) -> None:
+    clean = _pair("only", "here")
+    data = task_data(
+        examples.pair(),
+        train=[*(_pair(*p) for p in train), clean],
+        reported=[_pair(*p) for p in reported],
+        development=[_pair(*p) for p in development],
+    )
+    (cleaned,), dropped = drop_leaked([data])
+    assert find_leakage([cleaned]).leaks == ()
+    assert len(cleaned.train) + dropped.get("same", 0) == len(data.train)
+    assert len(cleaned.reported) == len(data.reported)
+    evaluated = {
+        key for rows in (data.reported, data.development) for key in input_keys(rows, data.task)
+    }
+    kept = [key for key in input_keys(data.train, data.task) if key not in evaluated]
+    assert input_keys(cleaned.train, data.task) == kept
+
+
+def test_dropping_every_train_row_is_refused() -> None:
+    data = task_data(examples.pair(), train=[_pair("a", "b")], reported=[_pair("b", "a")])
+    with pytest.raises(DataError, match="all 1 train rows"):
+        drop_leaked([data])
+
+
+@pytest.mark.skipif("PEML_DATA" not in os.environ, reason="PEML_DATA names no benchmark folder")
+def test_the_known_overlap_of_mrpc_and_stsb_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path))
+    chosen = TasksSettings(suite="glue", source=str(Path(os.environ["PEML_DATA"]) / "glue"))
+    mrpc, stsb = (
+        load_task_data(load_suite("glue").task(name), chosen, 0) for name in ("mrpc", "stsb")
+    )
+    for trained, reported, expected in ((mrpc, stsb, 66), (stsb, mrpc, 45)):
+        whole = concatenate_datasets([trained.train, trained.development])
+        keys = set(input_keys(whole, trained.task))
+        found = sum(key in keys for key in input_keys(reported.reported, reported.task))
+        assert found == expected

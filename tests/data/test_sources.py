@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict, Features, Value
+
+from peml.data import sources
+from peml.data.settings import TasksSettings
+from peml.data.sources import TaskMissingError, check_rows, load_all, load_source, load_task_data
+from peml.errors import DataError
+from peml.tasks import SOURCE_ROW, Task, load_suite
+from tests.data.rows import moods, write_jsonl
+from tests.tasks import examples
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+
+
+def _folder(tmp_path: Path, name: str = "mood", rows: list[dict[str, Any]] | None = None) -> Path:
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / name / f"{split}.jsonl", moods(10) if rows is None else rows)
+    return tmp_path / name
+
+
+def _load(task: Task, source: Path, **settings: Any) -> sources.TaskData:
+    return load_task_data(task, TasksSettings(suite="x", source=str(source), **settings), 0)
+
+
+def test_jsonl_is_memory_mapped_with_the_needed_columns_and_row_numbers(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    train, reported, origin = load_source(examples.sentiment(), str(tmp_path))
+    assert train.cache_files
+    assert set(train.column_names) == {"sentence", "label", SOURCE_ROW}
+    assert train["sentence"][:] == [f"text {n}" for n in range(10)]
+    assert reported[SOURCE_ROW][:] == list(range(10))
+    assert origin == str(folder)
+
+
+def _as_csv(folder: Path, name: str) -> None:
+    Dataset.from_json(str(folder / f"{name}.jsonl")).to_csv(folder / f"{name}.csv")
+
+
+def _as_parquet(folder: Path, name: str) -> None:
+    Dataset.from_json(str(folder / f"{name}.jsonl")).to_parquet(folder / f"{name}.parquet")
+
+
+@pytest.mark.parametrize("convert", [_as_csv, _as_parquet])
+def test_csv_and_parquet_hold_the_same_rows(
+    tmp_path: Path, convert: Callable[[Path, str], None]
+) -> None:
+    folder = _folder(tmp_path)
+    wanted = load_source(examples.sentiment(), str(tmp_path))[0].to_list()
+    for name in ("train", "validation"):
+        convert(folder, name)
+        (folder / f"{name}.jsonl").unlink()
+    train = load_source(examples.sentiment(), str(tmp_path))[0]
+    assert train.to_list() == wanted
+    assert train.cache_files
+
+
+def test_texts_are_not_guessed_to_be_something_else(tmp_path: Path) -> None:
+    rows = [{"text": text, "target": text} for text in ("2021-03-03", "NA", "null", "12", " ")]
+    folder = _folder(tmp_path, "rewrite", rows)
+    assert [row["target"] for row in load_source(examples.generation(), str(tmp_path))[0]] == [
+        "2021-03-03",
+        "NA",
+        "null",
+        "12",
+        " ",
+    ]
+    lines = "text,target\n" + "".join(f'{row["text"]},"{row["target"]}"\n' for row in rows)
+    for name in ("train", "validation"):
+        (folder / f"{name}.jsonl").unlink()
+        (folder / f"{name}.csv").write_text(lines)
+    train = load_source(examples.generation(), str(tmp_path))[0]
+    assert train["text"][:] == ["2021-03-03", "NA", "null", "12", " "]
+
+
+def test_labels_may_be_names_numbers_or_scores(tmp_path: Path) -> None:
+    _folder(tmp_path, "mood", [{"sentence": "x", "label": "good"}])
+    _folder(tmp_path, "closeness", [{"first": "a", "second": "b", "score": s} for s in (1, 2.5)])
+    assert load_source(examples.sentiment(), str(tmp_path))[0]["label"][:] == ["good"]
+    assert load_source(examples.score(), str(tmp_path))[0]["score"][:] == [1.0, 2.5]
+
+
+def test_a_choice_of_lists_is_read(tmp_path: Path) -> None:
+    rows = [{"start": "a", "options": ["b", "c"], "answer": 1}]
+    _folder(tmp_path, "ending", rows)
+    train = load_source(examples.choice(), str(tmp_path))[0]
+    assert train[0]["options"] == ["b", "c"]
+    assert check_rows(examples.choice(), train) == [1]
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    load_source(examples.sentiment(), str(tmp_path))
+    write_jsonl(folder / "train.jsonl", moods(3))
+    assert len(load_source(examples.sentiment(), str(tmp_path))[0]) == 3
+
+
+def test_the_tasks_own_path_is_its_folder_or_the_one_above(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    for path in (tmp_path, folder):
+        task = examples.sentiment(source={"path": str(path)})
+        assert load_source(task)[2] == str(folder)
+
+
+def test_of_several_reported_splits_the_first_that_is_there_is_taken(tmp_path: Path) -> None:
+    _folder(tmp_path)
+    task = examples.sentiment(splits={"reported": ["validation_matched", "validation"]})
+    assert len(load_source(task, str(tmp_path))[1]) == 10
+    write_jsonl(tmp_path / "mood" / "validation_matched.jsonl", moods(4))
+    assert len(load_source(task, str(tmp_path))[1]) == 4
+
+
+def test_a_missing_task_is_refused_or_skipped_and_named(tmp_path: Path) -> None:
+    _folder(tmp_path, "moood")
+    tasks = (examples.sentiment(name="moood"), examples.sentiment())
+    refuse = TasksSettings(suite="x", source=str(tmp_path))
+    with pytest.raises(TaskMissingError, match="Did you mean 'moood'"):
+        load_all(tasks, refuse, 0)
+    loaded = load_all(tasks, refuse.model_copy(update={"missing": "skip"}), 0)
+    assert [item.task.name for item in loaded.data] == ["moood"]
+    assert [item.name for item in loaded.skipped] == ["mood"]
+    assert str(tmp_path / "mood") in loaded.skipped[0].reason
+
+
+def test_when_every_task_is_missing_nothing_is_skipped(tmp_path: Path) -> None:
+    settings = TasksSettings(suite="x", source=str(tmp_path / "none"), missing="skip")
+    with pytest.raises(TaskMissingError, match="No task has data"):
+        load_all([examples.sentiment()], settings, 0)
+
+
+def test_a_broken_task_is_never_skipped(tmp_path: Path) -> None:
+    _folder(tmp_path)
+    (tmp_path / "mood" / "validation.jsonl").unlink()
+    settings = TasksSettings(suite="x", source=str(tmp_path), missing="skip")
+    with pytest.raises(DataError, match="no file for the split validation") as error:
+        load_all([examples.sentiment()], settings, 0)
+    assert not isinstance(error.value, TaskMissingError)
+    assert "train.jsonl" in error.value.allowed
+
+
+_BAD_FILES = [
+    ("jsonl", '{"sentence": "a", "label": 0}\n\n{"sentence": "b"\n', "line 3 is not valid JSON"),
+    ("jsonl", '{"sentence": "a", "label": 0}\n[1]\n', "line 2 holds a list"),
+    ("jsonl", b'{"sentence": "\xff", "label": 0}\n', "line 1 is not valid JSON"),
+    ("jsonl", '{"sentence": "a", "label": 0}\n{"sentence": 3, "label": 0}\n', "'sentence': 3"),
+    ("jsonl", '{"sentence": "a", "label": 0}\n{"label": 0}\n', "line 2: no field 'sentence'"),
+    ("jsonl", '{"sentence": "a", "label": 0}\n{"sentence": "b", "label": null}\n', "line 2"),
+    ("jsonl", '{"sentence": "a", "label": 0}\n{"sentence": "b", "label": "good"}\n', "line 2"),
+    ("jsonl", '{"sentence": "a", "label": 0.5}\n', "'label': 0.5"),
+    ("jsonl", '{"sentense": "a", "label": 0}\n', "'sentence'. Did you mean 'sentense'"),
+    ("jsonl", "", "no rows"),
+    ("jsonl", "\n\n", "no rows"),
+    ("csv", "sentence,label\n", "no rows"),
+    ("csv", "sentence,label\na,0\nb\n", "line 3 is not valid CSV"),
+    ("csv", "sentence,label\na,0\nb,1,2\n", "line 3 is not valid CSV"),
+    ("csv", "sentence,label\na,0\nb,x\n", "line 3, field 'label': 'x'"),
+    ("csv", "sentense,label\na,0\n", "Did you mean 'sentense'"),
+    ("parquet", b"PAR1 not at all", "can't be read"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "message"), _BAD_FILES)
+def test_a_bad_file_is_named_with_line_and_field(
+    tmp_path: Path, suffix: str, content: str | bytes, message: str
+) -> None:
+    folder = _folder(tmp_path)
+    (folder / "train.jsonl").unlink()
+    file = folder / f"train.{suffix}"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as error:
+        _load(examples.sentiment(), tmp_path)
+    assert message in error.value.problem
+    assert str(file) in error.value.problem
+    assert error.value.action
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_an_empty_split_is_refused_whatever_the_task(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "a", "target": "b", "first": "a", "second": "b", "score": 1}] * 3
+    for task in (examples.generation(), examples.score()):
+        _folder(tmp_path, task.name, rows)
+        write_jsonl(tmp_path / task.name / f"{name}.jsonl", [])
+        with pytest.raises(DataError, match=rf"{name}\.jsonl has no rows"):
+            _load(task, tmp_path)
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    _folder(tmp_path, rows=[{"sentence": "a \ud800", "label": 0}])
+    with pytest.raises(DataError, match=r"train\.jsonl"):
+        _load(examples.sentiment(), tmp_path)
+
+
+def test_parquet_without_a_column_names_the_nearest(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    (folder / "train.jsonl").unlink()
+    Dataset.from_list([{"sentense": "a", "label": 0}]).to_parquet(folder / "train.parquet")
+    with pytest.raises(DataError, match=r"'sentence'.*Did you mean 'sentense'"):
+        _load(examples.sentiment(), tmp_path)
+
+
+def test_a_bad_row_is_named_by_its_place_in_the_file_after_carving(tmp_path: Path) -> None:
+    rows = moods(40)
+    rows[33]["label"] = 7
+    _folder(tmp_path, rows=rows)
+    data = _load(examples.sentiment(), tmp_path)
+    bad = data.train if 7 in data.train["label"][:] else data.development
+    with pytest.raises(DataError, match="the file: Task 'mood', row 33 "):
+        check_rows(examples.sentiment(), bad, "the file")
+
+
+def _hub(monkeypatch: pytest.MonkeyPatch, splits: DatasetDict | Exception) -> list[tuple[Any, ...]]:
+    calls: list[tuple[Any, ...]] = []
+
+    def load(*arguments: Any, **options: Any) -> DatasetDict:
+        calls.append((*arguments, options))
+        if isinstance(splits, Exception):
+            raise splits
+        return splits
+
+    monkeypatch.setattr(sources, "load_dataset", load)
+    return calls
+
+
+def test_the_hub_is_asked_for_plain_files_and_the_right_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = Features(
+        {key: Value("string") for key in ("premise", "hypothesis")}
+        | {"label": Value("int64"), "idx": Value("int32")}
+    )
+    row = {"premise": "a", "hypothesis": "b", "label": 2, "idx": 0}
+    splits = {
+        name: Dataset.from_list([row] * count, features=features)
+        for name, count in {"train": 3, "validation_matched": 2, "validation_mismatched": 1}.items()
+    }
+    calls = _hub(monkeypatch, DatasetDict(splits))
+    train, reported, origin = load_source(load_suite("glue").task("mnli"))
+    assert calls == [("nyu-mll/glue", "mnli", {})]
+    assert (len(train), len(reported), origin) == (3, 2, "nyu-mll/glue/mnli")
+    assert "idx" not in train.column_names
+
+
+def test_problems_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_suite("glue").task("sst2")
+    _hub(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(DataError, match=r"nyu-mll/glue(.|\n)*no route(.|\n)*tasks.source"):
+        load_source(task)
+    _hub(monkeypatch, DatasetDict({"train": Dataset.from_list([{"sentence": "a", "label": 0}])}))
+    with pytest.raises(DataError, match="no split validation"):
+        load_source(task)

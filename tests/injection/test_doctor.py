@@ -1,0 +1,79 @@
+"""The doctor says what works, and why the rest doesn't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from peml.cli.doctor import Finding, diagnose, doctor
+from peml.testing.models import save_tiny_model, tiny_model
+
+
+def _by_name(family: str) -> dict[str, Finding]:
+    return {finding.name: finding for finding in diagnose(tiny_model(family))}
+
+
+def test_a_rotary_decoder_can_do_everything() -> None:
+    found = _by_name("llama")
+    assert found["prefix"].status == "yes"
+    assert found["prefix export to PEFT"].status == "yes"
+    assert found["gradient checkpointing"].status == "yes"
+    assert found["LoRA merging"].status == "yes"
+    assert found["self-attention layers"].value == "2"
+    assert found["key/value heads"].value == "2"
+    assert found["query heads"].value == "4"
+    assert found["head size"].value == "8"
+    assert "torch 2" in found["versions"].value
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("bert", "decoders only"),
+        ("t5", "decoders only"),
+        ("mistral", "scrolls out"),
+        ("gpt2", "not rotary"),
+    ],
+)
+def test_why_peft_export_is_impossible(family: str, reason: str) -> None:
+    found = _by_name(family)
+    assert found["prefix"].status == "yes"
+    assert found["prefix export to PEFT"].status == "no"
+    assert reason in found["prefix export to PEFT"].reason
+
+
+def test_windows_and_cross_attention_are_shown() -> None:
+    assert _by_name("gemma2")["sliding windows"].value == "8"
+    assert "in 1 of 2 layers" in _by_name("gemma2")["sliding windows"].reason
+    assert "(no prefix): 2" in _by_name("t5")["self-attention layers"].reason
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "bloom", "mamba"])
+def test_unsupported_models_get_the_reason(family: str) -> None:
+    found = _by_name(family)
+    assert found["prefix"].status == "no"
+    assert "attention" in found["prefix"].reason
+    assert found["prefix export to PEFT"].status == "no"
+
+
+def _run(model: Path) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(doctor)
+    result = CliRunner().invoke(app, [str(model)], env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+def test_command_prints_the_findings_and_its_exit_status_says_prefix_or_not(
+    tmp_path: Path,
+) -> None:
+    status, output = _run(save_tiny_model("llama", tmp_path / "llama"))
+    assert status == 0, output
+    assert "causal" in output
+    assert "key/value heads" in output
+    status, output = _run(save_tiny_model("deberta-v2", tmp_path / "deberta"))
+    assert status == 1
+    assert "not supported" in output
+    assert "attention interface" in output

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+from PIL import Image
+
+from peml.reporting import load_run, save_figures
+from peml.reporting.decisions import draw_decisions, draw_gates, tabulate_decisions
+from peml.reporting.diagram import draw_network
+from peml.reporting.figures import draw_loss, draw_scores, draw_validation
+from peml.reporting.style import PALETTE, spread, to_svg
+from peml.testing.runs import write_example_run
+
+
+def texts(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def test_saves_a_png_a_figure(searched: Path, tmp_path: Path) -> None:
+    paths = save_figures(searched, tmp_path / "figures")
+    assert [path.stem for path in paths] == [
+        "scores", "validation", "loss", "decisions", "gates", "network"
+    ]  # fmt: skip
+    for path in paths:
+        image = Image.open(path)
+        assert image.width == 1440
+        assert len(image.convert("L").histogram()) > 1
+
+
+def test_draws_only_what_there_is(plain: Path, tmp_path: Path) -> None:
+    names = [path.stem for path in save_figures(plain, tmp_path / "figures")]
+    assert names == ["scores", "validation", "loss"]
+
+
+def test_scores_are_the_results(searched: Path) -> None:
+    run = load_run(searched)
+    lines = {line.get_label(): line for line in draw_scores(run).axes[0].lines}
+    values = [task.value for task in run.results.tasks.values()]
+    assert np.asarray(lines["trained"].get_xdata()).tolist() == values
+    assert np.asarray(lines["majority"].get_xdata()).tolist() == [
+        t.majority for t in run.results.tasks.values()
+    ]
+
+
+def test_validation_has_the_mean_and_a_panel_a_task(searched: Path) -> None:
+    run = load_run(searched)
+    figure = draw_validation(run)
+    assert titles(figure) == ["mean", *run.results.tasks]
+    curve = figure.axes[1].lines[0]
+    assert np.asarray(curve.get_ydata()).tolist() == [
+        r.tasks["cola"] for r in run.history.development
+    ]
+    assert texts(figure.axes[1]) == [f"{run.history.development[-1].tasks['cola']:.3f}"]
+
+
+def test_the_loss_names_the_phases(searched: Path, plain: Path) -> None:
+    assert texts(draw_loss(load_run(searched)).axes[0]) == ["search", "train"]
+    assert texts(draw_loss(load_run(plain)).axes[0]) == []
+
+
+def test_decisions_come_cells_first_with_the_chosen_one_in_bold(searched: Path) -> None:
+    figure = draw_decisions(load_run(searched))
+    assert titles(figure) == ["cell.0", "cell.1", "cell.2", "length", "head"]
+    bold = [
+        text.get_text().split()[0]
+        for axes in figure.axes
+        for text in axes.texts
+        if text.get_fontweight() == "bold"
+    ]
+    assert bold == ["gated-mlp", "conv", "mlp-tanh", "16", "low-rank"]
+
+
+def test_the_guard_is_told(searched: Path) -> None:
+    rows = {row.name: row for row in tabulate_decisions(load_run(searched).history)}
+    assert [name for name, row in rows.items() if row.guarded] == ["cell.1"]
+    assert rows["cell.1"].chosen == "conv"
+    assert rows["cell.1"].runner_up == "skip"
+    assert rows["cell.1"].runner_up_weight > rows["cell.1"].weight
+
+
+def test_a_guarded_gate_is_marked(searched: Path) -> None:
+    path = searched / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('["cell.1"]', '["layer.2"]'), encoding="utf-8")
+    shown = texts(draw_gates(load_run(searched)).axes[0])
+    assert [text.endswith("guard") for text in shown] == [row == 2 for row in range(6)]
+
+
+def test_gates_show_a_row_a_layer(searched: Path) -> None:
+    axes = draw_gates(load_run(searched)).axes[0]
+    assert [text.split()[0] for text in texts(axes)] == ["on", "off", "on", "on", "off", "on"]
+    shades = np.asarray(axes.collections[0].get_facecolor())
+    final = shades.reshape(6, -1, 4)[:, -1, 3]
+    assert all(final[[0, 2, 3, 5]] > 0.9)
+    assert all(final[[1, 4]] < 0.1)
+
+
+@pytest.mark.parametrize("layers", [1, 6, 80])
+def test_the_diagram_names_cells_and_marks_layers(tmp_path: Path, layers: int) -> None:
+    run = load_run(write_example_run(tmp_path / "run", layers=layers))
+    figure = draw_network(run)
+    shown = texts(figure.axes[0])
+    for text in ("gated-mlp", "conv", "mlp-tanh", "16 \u00d7 64", "low-rank head, rank 16"):
+        assert text in shown
+    assert run.genotype is not None
+    assert shown.count("off") == run.genotype.layers.count(False)
+    assert f"layer {layers - 1}" in shown
+    arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+    assert len(arrows) == 4 + sum(run.genotype.layers[:16])  # between five boxes, and into layers
+    low, high = figure.axes[0].get_xlim()
+    assert all(low <= text.get_position()[0] <= high for text in figure.axes[0].texts)
+
+
+def test_svg_follows_the_page_in_light_and_dark(searched: Path) -> None:
+    svg = to_svg(draw_scores(load_run(searched)), "fig-a")
+    ElementTree.fromstring(svg)
+    bare = re.sub(r"var\(--[a-z0-9]+, #[0-9a-f]{6}\)", "", svg)
+    assert not re.search(r"#[0-9a-fA-F]{6}\b", bare), "a color the page can't change"
+    used = set(re.findall(r"var\(--([a-z0-9]+), #", svg))
+    assert used <= set(PALETTE)
+
+
+def test_drawing_leaves_matplotlib_as_it_was(searched: Path, tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    save_figures(searched, tmp_path / "figures")
+    assert dict(matplotlib.rcParams) == before
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_spread_keeps_order_bounds_and_distance(positions: list[float]) -> None:
+    placed = spread(positions, 0.1, 0.0, 1.0)
+    assert all(-1e-9 <= value <= 1 + 1e-9 for value in placed)
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    gap = min(0.1, 1 / max(1, len(positions) - 1))
+    for low, high in pairwise(order):
+        assert placed[high] - placed[low] >= gap - 1e-9

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peml.errors import DataError, TaskError
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer
+from tests.tasks import examples
+
+
+def test_renders_every_part_of_a_classification_row() -> None:
+    task = examples.sentiment(label_words=["awful", "great"])
+    example = TaskRenderer(task).render({"sentence": "Fine.", "label": 1, "idx": 9}, 4)
+    assert example.index == 4
+    assert example.prompt == "Fine. It is"
+    assert example.segments == ("Fine.",)
+    assert example.options == ("awful", "great")
+    assert example.label == 1
+
+
+def test_segments_are_the_input_columns_unless_templates_are_given() -> None:
+    row = {"first": "A", "second": "B", "label": 0}
+    assert TaskRenderer(examples.pair()).render(row, 0).segments == ("A", "B")
+    joined = examples.pair(segments=["{{ second }}, {{ first }}"])
+    assert TaskRenderer(joined).render(row, 0).segments == ("B, A",)
+
+
+def test_text_passes_untouched() -> None:
+    text = "  <b>Tom & Jerry</b>\n\t{{ 7 * 7 }} {% raw %} \n"
+    example = TaskRenderer(examples.sentiment(template="{{ sentence }}\n")).render(
+        {"sentence": text, "label": 0}, 0
+    )
+    assert example.segments == (text,)
+    assert example.prompt == text + "\n"
+
+
+@pytest.mark.parametrize(
+    ("scale", "options"),
+    [
+        ((0, 1, 0.25), ("0", "0.25", "0.5", "0.75", "1")),
+        ((-1, 1, 1), ("-1", "0", "1")),
+        ((0, 20, 10), ("0", "10", "20")),
+    ],
+)
+def test_scores_are_spelled_low_to_high(scale: tuple[float, ...], options: tuple[str]) -> None:
+    low, high, step = scale
+    task = examples.score(scale={"low": low, "high": high, "step": step})
+    row = {"first": "A", "second": "B", "score": high}
+    example = TaskRenderer(task).render(row, 0)
+    assert example.options == options
+    assert example.label == high
+    assert isinstance(example.label, float)
+
+
+def test_choices_come_from_a_list_or_from_columns() -> None:
+    listed = TaskRenderer(examples.choice())
+    example = listed.render({"start": "Go", "options": ["left", "right"], "answer": 1}, 0)
+    assert example.options == ("left", "right")
+    assert example.prompt == "Go [left|right]"
+    columns = TaskRenderer(examples.choice(["a", "b"]))
+    example = columns.render({"start": "Go", "a": "left", "b": "right", "answer": "right"}, 0)
+    assert (example.options, example.label) == (("left", "right"), 1)
+
+
+def test_generation_has_no_options_and_its_label_is_the_target() -> None:
+    example = TaskRenderer(examples.generation()).render({"text": "ten", "target": "10"}, 0)
+    assert (example.options, example.label) == ((), "10")
+
+
+@pytest.mark.parametrize("label", [0, False, "bad"])
+def test_accepted_class_labels(label: object) -> None:
+    row = {"sentence": "x", "label": label}
+    assert TaskRenderer(examples.sentiment()).render(row, 0).label == 0
+
+
+def test_a_label_that_is_a_digit_names_its_class_not_its_index() -> None:
+    task = examples.sentiment(labels=["1", "0"])
+    assert TaskRenderer(task).render({"sentence": "x", "label": "0"}, 0).label == 1
+
+
+_BAD_ROWS: list[tuple[Task, dict[str, Any], str]] = [
+    (examples.sentiment(), {"sentence": "x", "label": 2}, "label"),
+    (examples.sentiment(), {"sentence": "x", "label": -1}, "label"),
+    (examples.sentiment(), {"sentence": "x", "label": None}, "label"),
+    (examples.sentiment(), {"sentence": "x", "label": 1.0}, "label"),
+    (examples.sentiment(labels=["a", "b", "c"]), {"sentence": "x", "label": True}, "label"),
+    (examples.sentiment(), {"sentence": "x", "label": "goood"}, "label"),
+    (examples.sentiment(), {"sentence": "x", "label": "0"}, "label"),
+    (examples.sentiment(), {"sentence": None, "label": 1}, "sentence"),
+    (examples.sentiment(), {"sentence": 12, "label": 1}, "sentence"),
+    (examples.sentiment(), {"sentense": "x", "label": 1}, "sentence"),
+    (examples.score(), {"first": "a", "second": "b", "score": 5.1}, "score"),
+    (examples.score(), {"first": "a", "second": "b", "score": float("nan")}, "score"),
+    (examples.score(), {"first": "a", "second": "b", "score": "3"}, "score"),
+    (examples.score(), {"first": "a", "second": "b", "score": True}, "score"),
+    (examples.choice(), {"start": "a", "options": ["b", "c"], "answer": 2}, "answer"),
+    (examples.choice(), {"start": "a", "options": ["b", "c"], "answer": "A"}, "answer"),
+    (examples.choice(), {"start": "a", "options": ["b", "b"], "answer": "b"}, "answer"),
+    (examples.choice(), {"start": "a", "options": ["b", "c"], "answer": True}, "answer"),
+    (examples.choice(), {"start": "a", "options": ["b"], "answer": 0}, "options"),
+    (examples.choice(), {"start": "a", "options": "bc", "answer": 0}, "options"),
+    (examples.choice(), {"start": "a", "options": ["b", None], "answer": 0}, "options"),
+    (examples.choice(["p", "q"]), {"start": "a", "p": "b", "answer": 0}, "q"),
+    (examples.generation(), {"text": "a", "target": None}, "target"),
+    (examples.generation(), {"text": "a", "target": 3}, "target"),
+    (
+        examples.sentiment(template="{{ sentence.split(',')[1] }}"),
+        {"sentence": "no comma", "label": 1},
+        "template",
+    ),
+    (
+        examples.sentiment(segments=["{{ sentence }}", "{{ 1 / (sentence | length) }}"]),
+        {"sentence": "", "label": 1},
+        "segments[1]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "row", "field"), _BAD_ROWS)
+def test_a_bad_row_is_named_with_task_row_and_field(
+    task: Task, row: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        TaskRenderer(task).render(row, 17)
+    assert f"Task {task.name!r}, row 17" in error.value.problem
+    assert f"field {field!r}" in error.value.problem
+    assert error.value.action
+
+
+def test_a_missing_column_names_the_nearest_and_what_is_there() -> None:
+    with pytest.raises(DataError, match=r"Did you mean 'sentense'(.|\n)*sentense, label"):
+        TaskRenderer(examples.sentiment()).render({"sentense": "x", "label": 1}, 0)
+
+
+def test_a_row_that_knows_its_place_in_its_file_is_named_by_it() -> None:
+    row = {"sentence": "x", "label": 5, SOURCE_ROW: 301}
+    with pytest.raises(DataError, match="row 301"):
+        TaskRenderer(examples.sentiment()).render(row, 0)
+
+
+def test_rows_to_predict_need_no_label() -> None:
+    renderer = TaskRenderer(examples.score(scale={"low": 1, "high": 5, "step": 1}))
+    row = {"first": "a", "second": "b"}
+    assert renderer.render(row, 0, labelled=False).label == 1
+    with pytest.raises(DataError, match="'score': the column is missing"):
+        renderer.render(row, 0)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ sentense }}", "unknown variable 'sentense'. Did you mean 'sentence'"),
+        ("{{ sentence }} {{ label }}", "shows the label column"),
+        ("{{ sentence ", "line 1 of the template"),
+        ("{% for i in range(9) %}x{% endfor %}", "unknown variable 'range'"),
+        ("{{ cycler.__init__ }}", "unknown variable 'cycler'"),
+    ],
+)
+def test_a_bad_template_is_refused_before_any_row(template: str, message: str) -> None:
+    with pytest.raises(TaskError) as error:
+        TaskRenderer(examples.sentiment(template=template))
+    assert message in error.value.problem
+
+
+_PRIVATE = st.sampled_from(
+    ["__class__", "__mro__", "__subclasses__()", "__init__", "__globals__", "__getattribute__"]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(_PRIVATE, min_size=1, max_size=4), st.sampled_from(["sentence", "options", "''"]))
+def test_no_attribute_leads_out_of_the_sandbox(path: list[str], start: str) -> None:
+    dotted = f"{{{{ {'.'.join([start, *path])} }}}}"
+    filtered = f"{{{{ {start} | attr('{path[0].removesuffix('()')}') }}}}"
+    for template in (dotted, filtered):
+        with pytest.raises((DataError, TaskError)):
+            TaskRenderer(examples.sentiment(template=template)).render(
+                {"sentence": "x", "label": 0}, 0
+            )
+
+
+def test_a_template_can_not_change_the_row() -> None:
+    task = examples.choice(template="{{ start }}{% if options.append('c') %}{% endif %}")
+    with pytest.raises(DataError, match="template"):
+        TaskRenderer(task).render({"start": "a", "options": ["b", "c"], "answer": 0}, 0)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_rendered_as_it_is(text: str) -> None:
+    example = TaskRenderer(examples.sentiment(template="{{ sentence }}")).render(
+        {"sentence": text, "label": "good"}, 0
+    )
+    assert example.prompt == text
+    assert example.segments == (text,)
