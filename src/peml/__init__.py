@@ -1,0 +1,131 @@
+"""PEML: parameter-efficient multi-task learning of language models.
+
+One frozen language model, many tasks, one small adapter: LoRA trained together with a continuous
+prefix whose generating network is searched (arXiv 2605.14055).
+
+    >>> run = peml.fit("examples/demo.yaml")
+    >>> model = peml.load(run.folder)
+    >>> model.predict("reviews", [{"review": "A quiet, lovely film."}])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peml.errors import PemlError
+
+if TYPE_CHECKING:
+    from peml.config import RunConfig
+    from peml.injection import PrefixInjection, attach_prefix, measure_start
+    from peml.prefix import (
+        Genotype,
+        Prefix,
+        PrefixNetwork,
+        PrefixSettings,
+        PrefixShape,
+        PrefixStart,
+        PrefixSupernet,
+        SearchSpace,
+    )
+    from peml.run import Run
+    from peml.search import SearchController, SearchSettings
+    from peml.serving import Prediction, Predictor, load
+    from peml.tasks import Suite, Task, load_suite
+
+__version__ = "0.1.0"
+
+# Imported on first use: torch and transformers take seconds, and `import peml` should not.
+_LAZY = {
+    "Genotype": "peml.prefix",
+    "Prediction": "peml.serving",
+    "Predictor": "peml.serving",
+    "Prefix": "peml.prefix",
+    "PrefixInjection": "peml.injection",
+    "PrefixNetwork": "peml.prefix",
+    "PrefixSettings": "peml.prefix",
+    "PrefixShape": "peml.prefix",
+    "PrefixStart": "peml.prefix",
+    "PrefixSupernet": "peml.prefix",
+    "Run": "peml.run",
+    "RunConfig": "peml.config",
+    "SearchController": "peml.search",
+    "SearchSettings": "peml.search",
+    "SearchSpace": "peml.prefix",
+    "Suite": "peml.tasks",
+    "Task": "peml.tasks",
+    "attach_prefix": "peml.injection",
+    "load": "peml.serving",
+    "load_suite": "peml.tasks",
+    "measure_start": "peml.injection",
+}
+
+__all__ = [
+    "Genotype",
+    "PemlError",
+    "Prediction",
+    "Predictor",
+    "Prefix",
+    "PrefixInjection",
+    "PrefixNetwork",
+    "PrefixSettings",
+    "PrefixShape",
+    "PrefixStart",
+    "PrefixSupernet",
+    "Run",
+    "RunConfig",
+    "SearchController",
+    "SearchSettings",
+    "SearchSpace",
+    "Suite",
+    "Task",
+    "attach_prefix",
+    "fit",
+    "load",
+    "load_suite",
+    "measure_start",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'peml' has no attribute {name!r}")
+
+
+def fit(
+    config: RunConfig | Mapping[str, Any] | Path | str,
+    output: Path | str | None = None,
+    *,
+    overrides: tuple[str, ...] = (),
+    progress: bool = False,
+) -> Run:
+    """Trains, evaluates, saves and reports; goes on where an existing run folder stopped.
+
+    Args:
+        config: A config, its content as a mapping, or the path of its YAML file.
+        output: The run folder; default: the config's ``output``, or ``runs/`` and the name of
+            the config file.
+        overrides: ``section.key=value`` strings, for a mapping or a file.
+        progress: Show a progress bar.
+
+    Raises:
+        PemlError: Something is wrong with config, data, model or folder, or training diverged.
+    """
+    from rich.console import Console
+
+    from peml.config import RunConfig, apply_overrides, load_config, parse_config
+    from peml.run import fit as run_fit
+
+    name = "run"
+    if isinstance(config, (str, Path)):
+        name = Path(config).stem
+        settings = load_config(Path(config), overrides)
+    elif isinstance(config, RunConfig):
+        settings = config
+    else:
+        settings = parse_config(apply_overrides(config, overrides))
+    folder = Path(output or settings.output or f"runs/{name}")
+    return run_fit(settings, folder, Console(quiet=not progress))

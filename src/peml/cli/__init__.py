@@ -10,7 +10,10 @@ import typer
 from rich.console import Console
 
 from peml.cli.config import config_app
+from peml.cli.doctor import doctor
 from peml.cli.fit import fit_command
+from peml.cli.predict import predict_command
+from peml.cli.tasks import tasks_app
 from peml.errors import PemlError
 
 __all__ = ["app", "main"]
@@ -23,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("fit")(fit_command)
+app.command("predict")(predict_command)
+app.command("doctor")(doctor)
+app.add_typer(tasks_app, name="tasks")
 app.add_typer(config_app, name="config")
 
 

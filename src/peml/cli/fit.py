@@ -43,7 +43,9 @@ def fit_command(
     folder = output or Path(settings.output or f"runs/{config.stem}")
     run = fit(settings, folder, console)
     print_results(run.results, console)
-    console.print(f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}", highlight=False)
+    console.print(
+        f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}", highlight=False
+    )
 
 
 def print_plan(planned: dict[str, Any], console: Console) -> None:

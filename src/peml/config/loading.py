@@ -101,7 +101,9 @@ def _describe(model: type[BaseModel], item: Any) -> str:
     names = [str(part) for part in item["loc"]]
     tags = set(_method_names(model))
     shown = ".".join(
-        name for i, name in enumerate(names) if not (i == 1 and names[0] == "method" and name in tags)
+        name
+        for i, name in enumerate(names)
+        if not (i == 1 and names[0] == "method" and name in tags)
     )
     if item["type"] == "extra_forbidden":
         valid = _fields_at(model, names[:-1])

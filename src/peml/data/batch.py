@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +50,9 @@ class TaskBatch:
 
     def to(self, device: torch.device) -> TaskBatch:
         """Returns the batch on ``device``."""
-        moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = None if value is None else value.to(device, non_blocking=True)
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: None if tensor is None else tensor.to(device, non_blocking=True)
+            for name, tensor in tensors.items()
+        }
         return TaskBatch(**moved)

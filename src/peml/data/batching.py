@@ -52,7 +52,9 @@ class Collator:
     pad_token_id: int
     left: bool = False
 
-    def __call__(self, rows: dict[str, list[Any]], task_ids: Sequence[int], numbers: Indices) -> TaskBatch:
+    def __call__(
+        self, rows: dict[str, list[Any]], task_ids: Sequence[int], numbers: Indices
+    ) -> TaskBatch:
         """Builds a batch.
 
         Args:
@@ -80,9 +82,7 @@ class Collator:
         lengths = np.array([len(sequence) for sequence in flat])
         width = int(lengths.max())
         columns = np.arange(width)
-        real = (
-            columns >= width - lengths[:, None] if self.left else columns < lengths[:, None]
-        )
+        real = columns >= width - lengths[:, None] if self.left else columns < lengths[:, None]
         padded = np.full((len(flat), width), fill, dtype=np.int64)
         padded[real] = np.concatenate([np.asarray(s, dtype=np.int64) for s in flat])
         return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
@@ -141,7 +141,12 @@ class BatchStream:
     """
 
     def __init__(
-        self, splits: Sequence[EncodedSplit], settings: BatchSettings, collate: Collator, *, seed: int
+        self,
+        splits: Sequence[EncodedSplit],
+        settings: BatchSettings,
+        collate: Collator,
+        *,
+        seed: int,
     ) -> None:
         self.splits = list(splits)
         self.settings = settings

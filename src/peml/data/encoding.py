@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from datasets import Dataset, Features, Value
@@ -17,7 +17,7 @@ from datasets import List as ListOf
 from peml.errors import DataError
 from peml.tasks import Example, Task, TaskRenderer
 
-__all__ = ["EncodedSplit", "EncodesExamples", "cache_folder", "encode_split"]
+__all__ = ["EncodedSplit", "EncodesExamples", "cache_folder", "encode_rows", "encode_split"]
 
 _FORMAT = 1  # raised when the encoding of a row changes, so that old caches are not read
 _FEATURES = Features(
@@ -37,7 +37,7 @@ _FEATURES = Features(
 class EncodesExamples(Protocol):
     """The part of a model family that encoding needs."""
 
-    name: Any
+    name: ClassVar[str]
     tokenizer: Any
     max_length: int
 
@@ -109,22 +109,24 @@ def encode_split(
         new_fingerprint=key,
         desc=f"encoding {task.name}",
     )
-    columns = encoded.with_format("numpy")
-    cut = np.asarray(columns["cut"][:], dtype=np.int64)
-    if too_long == "refuse" and cut.any():
+    split = _split(encoded)
+    if too_long == "refuse" and split.cut:
+        cut = np.asarray(encoded.with_format("numpy")["cut"][:])
         row = int(cut.argmax())
         raise DataError(
             f"task {task.name!r}, row {row}: the text is {cut[row]} tokens longer than the limit",
             allowed=f"at most {family.max_length} tokens (model.max_length)",
             action="raise model.max_length, shorten the row, or set model.too_long: cut",
         )
-    return EncodedSplit(
-        dataset=encoded,
-        lengths=np.asarray(columns["length"][:], dtype=np.int64),
-        sequences=np.asarray(columns["sequences"][:], dtype=np.int64),
-        tokens=np.asarray(columns["tokens"][:], dtype=np.int64),
-        cut=int((cut > 0).sum()),
-    )
+    return split
+
+
+def encode_rows(
+    examples: Sequence[Example], task: Task, family: EncodesExamples, purpose: str
+) -> EncodedSplit:
+    """Tokenises rendered rows in memory, for prediction; too long ones are cut."""
+    rows = [_columns(family.encode(task, example, purpose)) for example in examples]
+    return _split(Dataset.from_list(rows, features=_FEATURES))
 
 
 def _row_encoder(
@@ -133,19 +135,32 @@ def _row_encoder(
     renderer = TaskRenderer(task)
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
-        sequences = family.encode(task, renderer.render(row, index), purpose)
-        return {
-            "input_ids": [s.input_ids for s in sequences],
-            "token_type_ids": [s.token_type_ids for s in sequences if s.token_type_ids],
-            "labels": [s.labels for s in sequences if s.labels],
-            "targets": [s.target for s in sequences],
-            "length": max(len(s.input_ids) for s in sequences),
-            "sequences": len(sequences),
-            "tokens": sum(len(s.input_ids) for s in sequences),
-            "cut": max(s.cut for s in sequences),
-        }
+        return _columns(family.encode(task, renderer.render(row, index), purpose))
 
     return encode
+
+
+def _columns(sequences: Sequence[Any]) -> dict[str, Any]:
+    """An example's sequences as one row of an encoded split."""
+    return {
+        "input_ids": [s.input_ids for s in sequences],
+        "token_type_ids": [s.token_type_ids for s in sequences if s.token_type_ids],
+        "labels": [s.labels for s in sequences if s.labels],
+        "targets": [s.target for s in sequences],
+        "length": max(len(s.input_ids) for s in sequences),
+        "sequences": len(sequences),
+        "tokens": sum(len(s.input_ids) for s in sequences),
+        "cut": max(s.cut for s in sequences),
+    }
+
+
+def _split(encoded: Dataset) -> EncodedSplit:
+    columns = encoded.with_format("numpy")
+    length, sequences, tokens, cut = (
+        np.asarray(columns[name][:], dtype=np.int64)
+        for name in ("length", "sequences", "tokens", "cut")
+    )
+    return EncodedSplit(encoded, length, sequences, tokens, int((cut > 0).sum()))
 
 
 def _fingerprint(dataset: Dataset, task: Task, family: EncodesExamples, purpose: str) -> str:

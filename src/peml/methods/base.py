@@ -227,4 +227,3 @@ class Method(ABC):
     def search_share(self) -> float:
         """Share of the training steps spent searching; 0 where nothing is searched."""
         return 0.0
-

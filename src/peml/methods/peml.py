@@ -64,9 +64,7 @@ class PrefixSearch:
 
     def begin(self, total_steps: int) -> None:
         """Fixes the length of the temperature's schedule."""
-        self._controller = SearchController(
-            self.supernet, self._settings, total_steps, self._seed
-        )
+        self._controller = SearchController(self.supernet, self._settings, total_steps, self._seed)
 
     def before_step(self, step: int) -> None:
         """Draws the weights of every decision."""
@@ -86,7 +84,7 @@ class PrefixSearch:
     def discretise(self, step: int) -> tuple[Genotype, list[str]]:
         """Takes the best option of every decision and keeps its weights."""
         chosen = self.controller.choices()
-        found_by = {
+        found_by: dict[str, Any] = {
             "by": "search",
             "relaxation": self._settings.relaxation,
             "seed": self._seed,

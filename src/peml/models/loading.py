@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.utils import logging as hf_logging
 
 from peml.errors import ModelError
 from peml.models.embedded import MINILM, embedded_minilm
@@ -56,6 +58,8 @@ def _from_pretrained(loader: Any, settings: ModelSettings, what: str, **options:
         if local.is_dir():
             files = ", ".join(sorted(p.name for p in local.iterdir())[:8]) or "nothing"
             action = f"the folder holds {files}; save the model there with save_pretrained"
+        if "attn_implementation" in str(error):
+            action = "set model.attention: eager"
         if "trust_remote_code" in str(error):
             action = "read that repository's code, then set model.trust_remote_code: true"
         raise ModelError(
@@ -127,21 +131,48 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
         ModelError: The model can't be found or read.
     """
     family = family or load_family(settings)
-    model = _from_pretrained(
-        family.auto_class,
-        settings,
-        "weights",
-        dtype=getattr(torch, settings.dtype),
-        attn_implementation=settings.attention,
-        use_safetensors=True,
-    )
+    with _without_load_report():
+        model, report = _from_pretrained(
+            family.auto_class,
+            settings,
+            "weights",
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=settings.attention,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    _refuse_missing_weights(settings.name, report["missing_keys"])
     if isinstance(getattr(model, "pooler", None), nn.Module):
         # A head sees token states; the pretraining task's pooler would be computed for nothing.
         model.pooler = None
     model.requires_grad_(False)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return Backbone(model, family, settings)
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Transformers prints which weights it missed; here that is an error or does not matter."""
+    before, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
+        if bar:
+            hf_logging.enable_progress_bar()
+
+
+def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
+    needed = sorted(key for key in missing if not key.startswith("pooler."))
+    if needed:
+        raise ModelError(
+            f"the files of model {name!r} lack {len(needed)} weights, {needed[0]!r} among them; "
+            "a frozen model can't have random ones",
+            action="check that the files are complete, and that model.family fits them",
+        )
 
 
 def check_task_types(family: Family, tasks: Sequence[Task]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,7 +92,9 @@ class TrainingSession:
         torch.manual_seed(prepared.config.seed)
         checkpoint = self.store.load_latest()
         state = checkpoint.state if checkpoint else {}
-        self.genotype = Genotype.model_validate(state["genotype"]) if state.get("genotype") else None
+        self.genotype = (
+            Genotype.model_validate(state["genotype"]) if state.get("genotype") else None
+        )
         self.discretised = bool(state.get("discretised", False))
         self.cost = Cost(state.get("cost"))
         self.model = attach(

@@ -41,7 +41,8 @@ class TrainingSettings(Settings):
         "best", description="Final weights: of the best mean development metric, or the last."
     )
     patience: int | None = Field(
-        None, description="Stop after so many evaluations without a better mean; default: never.",
+        None,
+        description="Stop after so many evaluations without a better mean; default: never.",
         ge=1,
     )
     log_every: int = Field(10, description="Steps between lines of the log.", ge=1)

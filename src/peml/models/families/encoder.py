@@ -62,9 +62,7 @@ class EncoderFamily(Family):
             inputs["token_type_ids"] = batch.token_type_ids
         hidden = model(**inputs).last_hidden_state
         logits = heads(self._pool(hidden, batch.attention_mask))
-        losses = heads.losses(
-            logits, batch.targets, batch.task_ids, batch.groups, batch.examples
-        )
+        losses = heads.losses(logits, batch.targets, batch.task_ids, batch.groups, batch.examples)
         return ModelOutput(losses.mean(), losses, logits)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class TextFamily(Family):
 
     @abstractmethod
     def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
-        """Logits and the labels they answer to, (sequences, length, vocabulary) and (.., length)."""
+        """Logits (sequences, length, vocabulary) and the labels they answer to (.., length)."""
 
     def forward(self, model: nn.Module, heads: nn.Module | None, batch: TaskBatch) -> ModelOutput:
         """Scores the target tokens of every sequence."""

@@ -1,0 +1,43 @@
+# The two commands a fresh machine needs are `make demo` and `make test` (Python 3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-fast lint format benchmarks clean
+
+demo: $(VENV)/installed
+	$(BIN)/peml fit examples/demo.yaml
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not e2e"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Speed and memory against named peers; nothing else should run meanwhile.
+benchmarks: $(VENV)/installed
+	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/batching.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/quiet_start.py
+
+# torch comes first and pinned: any later package would pull its newest build, with CUDA.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "peml needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

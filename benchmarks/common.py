@@ -1,0 +1,167 @@
+"""What the benchmarks share: figures and their table, options, the data, the rival's model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from peml.config import RunConfig, load_config
+from peml.run.preparation import Prepared, prepare
+from peml.tasks import TaskType, load_suite
+
+__all__ = [
+    "Clock",
+    "Figure",
+    "Ratio",
+    "at_least",
+    "at_most",
+    "benchmark_parser",
+    "describe_machine",
+    "load_mixture",
+    "ratio_of_medians",
+    "report",
+]
+
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+_EXAMPLES = Path(__file__).parents[1] / "examples"
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value; ``holds`` is None where there is nothing to reach."""
+
+    name: str
+    value: float
+    unit: str
+    target: str | None = None
+    holds: bool | None = None
+
+
+def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
+    """A figure that must not exceed a limit."""
+    return Figure(name, value, unit, f"<= {limit:g}", value <= limit)
+
+
+def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
+    """A figure that must reach a limit."""
+    return Figure(name, value, unit, f">= {limit:g}", value >= limit)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of medians with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def ratio_of_medians(measured: Sequence[float], base: Sequence[float]) -> Ratio:
+    """Median over median of two interleaved series; rounds are resampled together.
+
+    Args:
+        measured: One value a round.
+        base: The value of the same rounds to compare with.
+    """
+    draw = random.Random(0)
+    rounds = range(len(base))
+
+    def ratio(chosen: Sequence[int]) -> float:
+        top, bottom = ([series[i] for i in chosen] for series in (measured, base))
+        return statistics.median(top) / statistics.median(bottom)
+
+    ratios = sorted(ratio(draw.choices(rounds, k=len(base))) for _ in range(_RESAMPLES))
+    low, high = ratios[int(0.025 * _RESAMPLES)], ratios[int(0.975 * _RESAMPLES) - 1]
+    return Ratio(ratio(rounds), low, high)
+
+
+def describe_machine() -> str:
+    """Processor or GPU, threads and versions, in one line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    threads = torch.get_num_threads()
+    return (
+        f"{device}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def benchmark_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the options every benchmark has."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--model", default="minilm", help="an encoder; default: minilm")
+    parser.add_argument(
+        "--source",
+        default=_default_source(),
+        help="folder with the GLUE tasks; default: PEML_DATA/glue, else the demo's tasks",
+    )
+    return parser
+
+
+def _default_source() -> str | None:
+    data = os.environ.get("PEML_DATA")
+    return str(Path(data) / "glue") if data else None
+
+
+def load_mixture(arguments: argparse.Namespace, *overrides: str) -> Prepared:
+    """The rows of ``examples/glue.yaml``, or of ``examples/demo.yaml`` where there is no source.
+
+    Multiple choice is left out, so that a row is one sequence on both sides of a comparison.
+    """
+    settings = [f"model.name={arguments.model}"]
+    if arguments.source is None:
+        choice = TaskType.MULTIPLE_CHOICE
+        left_out = [task.name for task in load_suite("demo").tasks if task.type is choice]
+        settings.append(f"tasks.exclude={json.dumps(left_out)}")
+        path = _EXAMPLES / "demo.yaml"
+    else:
+        settings.append(f"tasks.source={arguments.source}")
+        path = _EXAMPLES / "glue.yaml"
+    config: RunConfig = load_config(path, [*settings, *overrides])
+    return prepare(config)
+
+
+def mixture_name(arguments: argparse.Namespace) -> str:
+    """What ``load_mixture`` loads, for titles."""
+    return "the demo's tasks (no --source given)" if arguments.source is None else "GLUE mixture"
+
+
+def report(title: str, figures: Sequence[Figure], arguments: argparse.Namespace) -> None:
+    """Prints the table, and writes the figures where ``--json`` says."""
+    table = Table("figure", "value", "unit", "target", "holds", title=title)
+    for figure in figures:
+        holds = "" if figure.holds is None else "yes" if figure.holds else "NO"
+        table.add_row(figure.name, f"{figure.value:,.4g}", figure.unit, figure.target or "", holds)
+    console = Console()
+    console.print(table)
+    console.print(describe_machine(), highlight=False)
+    if arguments.json is not None:
+        text = json.dumps([asdict(figure) for figure in figures], indent=2)
+        arguments.json.write_text(text + "\n", encoding="utf-8")

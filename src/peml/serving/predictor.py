@@ -1,0 +1,135 @@
+"""Prediction with a finished model: rows in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peml.data import TaskBatch
+from peml.data.encoding import encode_rows
+from peml.errors import CheckpointError, TaskError, nearest
+from peml.evaluation import EvaluationSettings, predict_split
+from peml.export import load_model
+from peml.models import ModelOutput, TaskModel
+from peml.tasks import Task, TaskRenderer, TaskType
+
+__all__ = ["Prediction", "Predictor", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says about one row.
+
+    Attributes:
+        value: Label name, option text, score, or generated text.
+        scores: Probability of each label or option; empty for scores and generated texts.
+    """
+
+    value: str | float
+    scores: dict[str, float]
+
+
+class Predictor:
+    """A loaded model that answers for its tasks; made by `load`.
+
+    Args:
+        model: The model, in evaluation mode.
+    """
+
+    def __init__(self, model: TaskModel) -> None:
+        self.base = model
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks it was trained on."""
+        return self.base.tasks
+
+    def __call__(self, batch: TaskBatch) -> ModelOutput:
+        """One forward pass."""
+        output: ModelOutput = self.base(batch)
+        return output
+
+    def eval(self) -> Predictor:
+        """Switches dropout off."""
+        self.base.eval()
+        return self
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Nothing to prepare: the prefix is static."""
+        yield
+
+    def predict(
+        self,
+        task: str,
+        rows: Sequence[Mapping[str, Any]],
+        settings: EvaluationSettings | None = None,
+    ) -> list[Prediction]:
+        """Answers rows of one task, in their order.
+
+        Args:
+            task: Name of a task the model was trained on.
+            rows: Rows with the task's input columns; a label column is not needed.
+            settings: Batch size and the longest generated text.
+
+        Raises:
+            TaskError: The model has no such task.
+            DataError: A row lacks a column or can't be rendered.
+        """
+        task_id = self._task_id(task)
+        if not rows:
+            return []
+        definition = self.tasks[task_id]
+        renderer = TaskRenderer(definition)
+        examples = [renderer.render(row, number, labelled=False) for number, row in enumerate(rows)]
+        purpose = "generate" if definition.type is TaskType.GENERATION else "score"
+        split = encode_rows(examples, definition, self.base.family, purpose)
+        said = predict_split(self, split, task_id, settings or EvaluationSettings())
+        return [
+            _read(definition, example.options, value, scores)
+            for example, value, scores in zip(examples, said.predicted, said.scores, strict=True)
+        ]
+
+    def _task_id(self, name: str) -> int:
+        names = [task.name for task in self.tasks]
+        if name not in names:
+            raise TaskError(
+                f"the model was not trained on a task {name!r}.{nearest(name, names)}",
+                allowed=", ".join(names),
+                action="name one of its tasks",
+            )
+        return names.index(name)
+
+
+def _read(task: Task, options: tuple[str, ...], value: Any, scores: Sequence[float]) -> Prediction:
+    if not scores:
+        return Prediction(value, {})
+    names = options if task.type is TaskType.MULTIPLE_CHOICE else task.labels
+    probabilities = torch.tensor(scores).softmax(0).tolist()
+    return Prediction(names[value], dict(zip(names, probabilities, strict=True)))
+
+
+def load(path: Path | str, device: torch.device | None = None) -> Predictor:
+    """Loads the model of a finished run, or an exported one.
+
+    Args:
+        path: Run folder, or the ``model`` folder of one.
+        device: Where to put it; default: the CPU.
+
+    Raises:
+        CheckpointError: There is no finished model, or its files were altered.
+    """
+    folder = Path(path)
+    model = folder / "model" if (folder / "model").is_dir() else folder
+    if not (model / "peml.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds no finished model",
+            allowed="a run folder whose run has ended, or its model/ folder",
+            action="run `peml fit` on it to the end first",
+        )
+    return Predictor(load_model(model, device))
