@@ -108,17 +108,9 @@ def test_the_arrows_form_no_circle() -> None:
         waiting = {room: uses for room, uses in waiting.items() if room not in free}
 
 
-@pytest.mark.parametrize(
-    ("room", "allowed"),
-    [
-        ("prefix", {"math", "torch", "pydantic"}),
-        ("adapters", {"math", "torch", "pydantic"}),
-        ("search", {"math", "torch", "pydantic"}),
-    ],
-)
-def test_rooms_of_pure_torch_stay_pure(room: str, allowed: set[str]) -> None:
+@pytest.mark.parametrize("room", ["prefix", "adapters", "search"])
+def test_rooms_of_pure_torch_stay_pure(room: str) -> None:
     heavy = {"transformers", "peft", "accelerate", "datasets", "numpy", "scipy", "sklearn"}
-    assert not heavy & allowed
     for path in (SOURCE / room).rglob("*.py"):
         used = {name.partition(".")[0] for name in _imports(path)}
         assert not used & heavy, path
@@ -127,7 +119,7 @@ def test_rooms_of_pure_torch_stay_pure(room: str, allowed: set[str]) -> None:
 def test_only_injection_touches_the_attention_and_mask_registries() -> None:
     registries = re.compile(
         r"ALL_(MASK_)?ATTENTION_FUNCTIONS|AttentionInterface|AttentionMaskInterface"
-        r"|masking_utils|modeling_utils|_attn_implementation"
+        r"|masking_utils|modeling_utils"
     )
     users = {
         _room(path) for path in _modules() if registries.search(path.read_text(encoding="utf-8"))
@@ -179,7 +171,7 @@ def test_public_names_exist_and_are_documented(path: Path) -> None:
     if path.name == "__main__.py":
         return
     module = importlib.import_module(_name(path))
-    assert inspect.getdoc(module), f"{path} has no docstring"
+    assert module.__doc__, f"{path} has no docstring"
     for name in _exports(path) or []:
         value = getattr(module, name)
         if not (inspect.isclass(value) or inspect.isfunction(value)):
@@ -194,5 +186,6 @@ def _assert_members_documented(owner: type) -> None:
     for name, member in vars(owner).items():
         value = member.fget if isinstance(member, property) else member
         value = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
-        if not name.startswith("_") and inspect.isfunction(value):
-            assert inspect.getdoc(value), f"{owner.__name__}.{name} has no docstring"
+        public = not name.startswith("_") and inspect.isfunction(value)
+        if public and value.__name__ != "<lambda>":  # a field's default is no method
+            assert value.__doc__, f"{owner.__name__}.{name} has no docstring"

@@ -192,7 +192,9 @@ def _task_folder(task: Task, source: str | None) -> Path:
         raise TaskMissingError(
             f"Task {task.name!r}: there is no folder {str(folder)!r}."
             f"{nearest(task.name, found) if root.is_dir() else ''}",
-            allowed=f"{root} has {', '.join(found)}" if found else f"{root} is missing or empty",
+            allowed=f"one of {', '.join(found)} (what {root} holds)"
+            if found
+            else f"a folder of task folders; {root} is missing or empty",
             action="Correct tasks.source, leave the task out with tasks.exclude, or set "
             "tasks.missing to skip.",
         )

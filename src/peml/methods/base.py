@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peml.data.batch import TaskBatch
 from peml.errors import CheckpointError
 from peml.models import ModelOutput, TaskModel
-from peml.prefix import Genotype, Prefix
+from peml.prefix import Genotype, Prefix, PrefixNetwork
 from peml.settings import Settings
 
 __all__ = [
@@ -169,6 +169,11 @@ class AttachedModel(nn.Module):
             heads = list(self.base.heads.parameters())
             groups.append(ParameterGroup("heads", heads, self._heads_learning_rate))
         return groups
+
+    def genotype(self) -> Genotype | None:
+        """What the prefix network is made of; None during a search, and without a prefix."""
+        networks = (m for m in self.added.modules() if isinstance(m, PrefixNetwork))
+        return next((network.genotype for network in networks), None)
 
     def ablations(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
         """``{part}_off`` -> context manager that takes the part's effect away."""

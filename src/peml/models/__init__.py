@@ -1,5 +1,6 @@
 """Base models: loading, families, heads, and one forward pass for all of them."""
 
+from peml.models.embedded import embedded_minilm
 from peml.models.families import FAMILIES, EncodedSequence, Family, ModelOutput, Purpose
 from peml.models.loading import (
     Backbone,
@@ -22,6 +23,7 @@ __all__ = [
     "TaskModel",
     "check_task_types",
     "detect_family",
+    "embedded_minilm",
     "load_backbone",
     "load_family",
 ]

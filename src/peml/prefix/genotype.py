@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from peml.errors import ConfigError, nearest
+from peml.files import write_text
 from peml.prefix.operations import list_operations
 from peml.prefix.prefix import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
@@ -149,9 +150,9 @@ class Genotype(Settings):
             )
 
     def save(self, path: Path) -> None:
-        """Writes the genotype as indented JSON with sorted keys."""
+        """Writes the genotype as indented JSON with sorted keys; replaces a file in one step."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Genotype:

@@ -22,6 +22,8 @@ __all__ = ["RunFolder"]
 
 _PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 _CONFIG = "config.yaml"
+_ENVIRONMENT = "environment.json"
+_PLAN = "plan.json"
 
 
 class RunFolder:
@@ -54,8 +56,8 @@ class RunFolder:
         """The log, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
-    def create(self, config: RunConfig) -> None:
-        """Makes the folder, or checks that an existing one belongs to the same config.
+    def holds(self, config: RunConfig) -> bool:
+        """Whether the run of this config was started here; False for a new or empty folder.
 
         Raises:
             RunError: The folder holds something else, or a run of another config.
@@ -63,15 +65,30 @@ class RunFolder:
         existing = self.path / _CONFIG
         if existing.is_file():
             self._check_same(load_config(existing), config)
-            return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            return True
+        if self.path.exists() and not self._is_empty():
             raise RunError(
                 f"{self.path} exists and is no run folder",
                 allowed="a new folder, or one that an earlier `peml fit` made",
                 action="choose another --output; nothing was changed",
             )
-        write_text(existing, dump_config(config))
-        write_json(self.path / "environment.json", _environment())
+        return False
+
+    def _is_empty(self) -> bool:
+        """Whether nothing is in the folder but what a `create` that was killed may leave."""
+        own = {_ENVIRONMENT, f".{_ENVIRONMENT}.partial", f".{_CONFIG}.partial"}
+        return self.path.is_dir() and all(file.name in own for file in self.path.iterdir())
+
+    def create(self, config: RunConfig) -> None:
+        """Makes the folder, unless the run of this config was started in it before.
+
+        Raises:
+            RunError: As `holds`, or the folder can't be written.
+        """
+        if self.holds(config):
+            return
+        write_json(self.path / _ENVIRONMENT, _environment())
+        write_text(self.path / _CONFIG, dump_config(config))  # last: it makes it a run folder
 
     def _check_same(self, before: RunConfig, now: RunConfig) -> None:
         # Where a run is written does not make it another run.
@@ -79,11 +96,28 @@ class RunFolder:
         new = now.model_dump(mode="json", exclude={"output"})
         changed = _differences(old, new)
         if changed:
-            listed = "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
             raise RunError(
-                f"{self.path} holds a run of another config: {listed}",
+                f"{self.path} holds a run of another config: {_listed(changed)}",
                 allowed="the config the run was started with",
                 action="choose another --output, or undo the change; nothing was changed",
+            )
+
+    def check_plan(self, planned: dict[str, Any]) -> None:
+        """Keeps the plan of a run that starts; refuses to go on with data that changed since.
+
+        Raises:
+            RunError: Rows, tokens or steps are not what they were when the run began.
+        """
+        before = self.read(_PLAN)
+        if before is None:
+            self.write(_PLAN, planned)
+            return
+        changed = _differences(_comparable(before), _comparable(planned))
+        if changed:
+            raise RunError(
+                f"the data changed since the run in {self.path} began: {_listed(changed)}",
+                allowed="the data the run was started with",
+                action="restore the data, or choose another --output; nothing was changed",
             )
 
     def config(self) -> RunConfig:
@@ -133,6 +167,18 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
         ]
     return [] if old == new else [f"{prefix[:-1]} was {old!r} and is {new!r}"]
+
+
+def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
+    """The part of a plan that tells whether the data is the same."""
+    return {
+        "tasks": {task["name"]: task for task in plan["tasks"]},
+        **{key: plan[key] for key in ("tokens_per_epoch", "batches_per_epoch", "steps")},
+    }
+
+
+def _listed(changed: list[str]) -> str:
+    return "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
 
 
 def _environment() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
+from peml.errors import CheckpointError
 from peml.files import disk_errors
 from peml.training import Evaluation, StepRecord
 
@@ -32,12 +33,21 @@ class MetricsLog:
         path: The file.
         offset: Bytes that are known to be right; what a killed session wrote after its last
             checkpoint is cut off, because it will be written again.
+
+    Raises:
+        CheckpointError: The file is shorter than that.
     """
 
     def __init__(self, path: Path, offset: int) -> None:
         with disk_errors(path):
             self._path = path
             self._file = path.open("a+", encoding="utf-8")
+            if path.stat().st_size < offset:
+                self._file.close()
+                raise CheckpointError(
+                    f"{path} was cut short: it lacks lines from before the last checkpoint",
+                    action="restore the file, or start a new run folder",
+                )
             self._file.truncate(offset)
             self._file.seek(0, os.SEEK_END)
 

@@ -18,6 +18,7 @@ from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import TrainingSession, attach
+from peml.training import build_optimizer
 
 __all__ = ["Run", "fit", "plan"]
 
@@ -41,6 +42,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     """What a run would do, without training or writing a run folder (``--dry-run``)."""
     prepared = prepare(config)
     model = attach(prepared, torch.device("cpu"), None)
+    build_optimizer(model.groups(), config.training)  # refuses rates of groups that aren't there
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
     return prepared.plan(groups)
 
@@ -58,30 +60,27 @@ def fit(config: RunConfig, output: Path, console: Console | None = None) -> Run:
     """
     console = console or Console(quiet=True)
     folder = RunFolder(output)
-    if not (output / "config.yaml").is_file():
-        prepared = prepare(config)  # what can't work leaves no folder behind
+    session = None
+    if not folder.holds(config):
+        # What can't work leaves no folder behind: the method is attached before it is made.
+        session = TrainingSession(prepare(config), folder, console)
         folder.create(config)
-    else:
-        folder.create(config)
-        finished = folder.read(_RESULTS)
-        if finished is not None and (output / "report.html").is_file():
-            console.print(f"{output} is finished: nothing to do")
-            return Run(output, finished)
-        prepared = prepare(config)
+    finished = folder.read(_RESULTS)
+    if finished is not None and (output / "report.html").is_file():
+        console.print(f"{output} is finished: nothing to do", markup=False)
+        return Run(output, finished)
     with folder.locked():
-        results = _run_phases(prepared, folder, console)
+        results = folder.read(_RESULTS)
+        if results is None:
+            session = session or TrainingSession(prepare(config), folder, console)
+            results = _run_phases(session, folder)
         write_report(output)
     return Run(output, results)
 
 
-def _run_phases(prepared: Prepared, folder: RunFolder, console: Console) -> dict[str, Any]:
-    results = folder.read(_RESULTS)
-    if results is not None:
-        return dict(results)
-    session = TrainingSession(prepared, folder, console)
-    counts = session.trainable_parameters()
-    if folder.read("plan.json") is None:
-        folder.write("plan.json", prepared.plan(counts))
+def _run_phases(session: TrainingSession, folder: RunFolder) -> dict[str, Any]:
+    prepared = session.prepared
+    folder.check_plan(prepared.plan(session.trainable_parameters()))
     model = session.run()
     tasks = evaluate_run(prepared, model, folder, session.cost)
     with session.cost.phase("export"):

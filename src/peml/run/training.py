@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -92,17 +93,15 @@ class TrainingSession:
         torch.manual_seed(prepared.config.seed)
         checkpoint = self.store.load_latest()
         state = checkpoint.state if checkpoint else {}
-        self.genotype = (
-            Genotype.model_validate(state["genotype"]) if state.get("genotype") else None
-        )
-        self.discretised = bool(state.get("discretised", False))
         self.cost = Cost(state.get("cost"))
-        self.model = attach(
-            prepared, self.accelerator.device, self.genotype if self.discretised else None
-        )
+        decided = state.get("genotype")
+        decided = None if decided is None else Genotype.model_validate(decided)
+        self.model = attach(prepared, self.accelerator.device, decided)
+        self.genotype = self.model.genotype()
         self._log_offset = int(state.get("log_offset", 0))
         self._progress = Progress(**state["progress"]) if checkpoint else Progress()
-        self.optimizer = build_optimizer(self.model.groups(), self.settings)
+        rates = self.settings if checkpoint is None else self._remaining_rates()
+        self.optimizer = build_optimizer(self.model.groups(), rates)
         if checkpoint is not None:
             self.model.load_trainable_state(checkpoint.trainable)
             load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
@@ -117,17 +116,20 @@ class TrainingSession:
 
     def run(self) -> AttachedModel:
         """Trains from where the run stands to its end and returns the trained model."""
-        steps = self.prepared.steps
+        if self.genotype is not None:
+            self.genotype.save(self.folder.genotype)
+        # What a killed session showed of later steps is hidden, since they are shown again.
+        board = SummaryWriter(
+            str(self.folder.path / "tensorboard"), purge_step=self._progress.step + 1
+        )
+        display = ProgressDisplay(self.console, self.prepared.steps.total, self._progress.step)
         log = MetricsLog(self.folder.metrics, self._log_offset)
-        board = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self._progress.step)
-        with ProgressDisplay(self.console, steps.total, self._progress.step) as display:
+        with closing(log), closing(board), display:
             self._listen(log, board, display)
             if self.model.search is not None:
                 self._search()
                 self._discretise(log, display)
             self._train()
-        log.close()
-        board.close()
         if self.settings.keep == "best":
             best = self.store.load_best(self._progress.best_step)
             self.model.load_trainable_state(best)
@@ -187,7 +189,6 @@ class TrainingSession:
             moments = optimizer_state(self.optimizer, self.model)
             self.genotype, guarded = search.discretise(step)
             self.model.search = None
-            self.discretised = True
             self.optimizer = build_optimizer(self.model.groups(), self._remaining_rates())
             load_optimizer_state(self.optimizer, self.model, moments)
             hard = self._evaluate()
@@ -237,7 +238,6 @@ class TrainingSession:
     def _save(self, phase: str, log: MetricsLog) -> None:
         state = {
             "phase": phase,
-            "discretised": self.discretised,
             "genotype": self.genotype.model_dump(mode="json") if self.genotype else None,
             "progress": dataclasses.asdict(self._progress),
             "stream": self.prepared.stream.state_dict(),
