@@ -3,7 +3,8 @@
 For each model: the relative change of the hidden states before the head (norm of the difference
 over the norm, real tokens only) on held-out text, with a prefix of 16. Only MiniLM is pretrained;
 a random model has no common direction of queries for a quiet key to answer, so its figures are
-shown without a target.
+shown without a target. For MiniLM also the relative change of a loss: the cross-entropy of linear
+probes, fitted to plain features of two demo tasks, on held-out rows.
 
     python benchmarks/quiet_start.py [--json FILE]
 """
@@ -20,17 +21,22 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from peml.injection import PrefixInjection, attach_prefix, measure_quiet_keys
 from peml.models.embedded import embedded_minilm
 from peml.prefix.prefix import Prefix
+from peml.tasks import generate, load_suite
 from peml.testing.models import tiny_model, tiny_tokenizer
 from peml.testing.sentences import SENTENCES
 
 LENGTH = 16
 TARGET = 0.02
+LOSS_TARGET = 0.01
+PROBED_TASKS = ("topics", "reviews")
 
 
 @dataclass(frozen=True)
@@ -135,12 +141,47 @@ def measure(subject: Subject) -> list[Figure]:
     return figures
 
 
+@torch.no_grad()
+def probe_losses() -> list[Figure]:
+    """Relative change of linear probes' losses when MiniLM gets a quiet prefix (c = 4)."""
+    folder = embedded_minilm()
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    injection = attach_prefix(model.eval())
+
+    def features(rows: list[dict[str, Any]], column: str) -> Any:
+        batch = tokenizer([row[column] for row in rows], padding=True, return_tensors="pt")
+        mask = batch["attention_mask"][:, :, None]
+        return ((model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)).numpy()
+
+    figures = []
+    for task in load_suite("demo").tasks:
+        if task.name not in PROBED_TASKS:
+            continue
+        splits, column = generate("demo", task.name), task.columns.inputs[0]
+        train, held_out = splits["train"], splits["validation"]
+        injection.set(None)
+        probe = LogisticRegression(max_iter=1000)
+        probe.fit(features(train, column), [row["label"] for row in train])
+        gold = [row["label"] for row in held_out]
+        plain = log_loss(gold, probe.predict_proba(features(held_out, column)))
+        measured = measure_quiet_keys(injection, lambda: features(train[:64], column))  # noqa: B023
+        tensor = measured.start.keys[:, None, :, None].repeat(1, 2, 1, LENGTH, 1)
+        tensor[:, 1] = 0
+        injection.set(Prefix(tensor, (True,) * injection.shape.layers))
+        moved = log_loss(gold, probe.predict_proba(features(held_out, column)))
+        change = abs(moved - plain) / plain
+        name = f"minilm: loss of a probe on {task.name}"
+        figures.append(Figure(name, change, "relative", f"< {LOSS_TARGET}", change < LOSS_TARGET))
+    return figures
+
+
 def main() -> None:
     """Prints the table and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     figures = [figure for subject in subjects() for figure in measure(subject)]
+    figures += probe_losses()
     table = Table("start (prefix of 16)", "value", "unit", "target", "holds")
     for figure in figures:
         holds = "" if figure.holds is None else "yes" if figure.holds else "NO"

@@ -129,7 +129,13 @@ def verify_manifest(folder: Path, action: str) -> None:
     Raises:
         CheckpointError: A file is missing, cut short or altered; it is named.
     """
-    listed: Mapping[str, str] = read_json(folder / _MANIFEST)["sha256"]
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing", action=action)
+    manifest = read_json(path)
+    listed = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(listed, dict):
+        raise CheckpointError(f"{path} was altered: it lists no checksums", action=action)
     for name, expected in listed.items():
         path = folder / name
         if not path.is_file():
@@ -147,5 +153,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Loads a safetensors file onto the CPU."""
-    return load_file(path)
+    """Loads a safetensors file onto the CPU.
+
+    Raises:
+        CheckpointError: The file is missing or no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} can't be read: {error}",
+            action="restore the file, or start a new run folder",
+        ) from error

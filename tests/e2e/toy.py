@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -19,7 +20,7 @@ Row = dict[str, Any]
 FAMILIES = {"encoder": "bert", "causal": "llama", "seq2seq": "t5"}
 """Family: the tiny model that stands for it."""
 
-_SMALL_LORA: Row = {"r": 4, "alpha": 8}
+_SMALL_LORA: Row = {"r": 4, "alpha": 8, "learning_rate": 0.01}
 
 METHODS: dict[str, Row] = {
     "peml": {
@@ -31,9 +32,11 @@ METHODS: dict[str, Row] = {
             "cells": 2,
             "operations": ["skip", "linear", "mlp-tanh"],
         },
+        "prefix_learning_rate": 0.01,
     },
     "lora": {"name": "lora", "lora": _SMALL_LORA},
-    "lora+prefix": {"name": "lora+prefix", "lora": _SMALL_LORA, "length": 4, "width": 8},
+    "lora+prefix": {"name": "lora+prefix", "lora": _SMALL_LORA, "length": 4, "width": 8}
+    | {"prefix_learning_rate": 0.01},
 }
 """Method: its section of the config, small enough for a toy."""
 
@@ -144,7 +147,7 @@ def write_suite(folder: Path, *, train: int = 40, validation: int = 10) -> Path:
 def toy_config(
     folder: Path,
     family: str = "encoder",
-    method: str = "peml",
+    method: str | Row = "peml",
     *,
     model: str | None = None,
     **sections: Row,
@@ -154,7 +157,7 @@ def toy_config(
     Args:
         folder: Where everything goes; what is there already stays.
         family: Which tiny model; an encoder gets no generation task.
-        method: Key of ``METHODS``.
+        method: Key of ``METHODS``, or a whole section.
         model: Tiny model to use instead of the family's.
         **sections: Values merged over the config's sections.
     """
@@ -163,6 +166,7 @@ def toy_config(
         write_suite(folder)
     if not (folder / stem).is_dir():
         save_tiny_model(stem, folder / stem)
+    chosen = METHODS[method] if isinstance(method, str) else method
     config: Row = {
         "model": {"name": str(folder / stem), "max_length": 64},
         "tasks": {
@@ -170,12 +174,14 @@ def toy_config(
             "exclude": ["rewrite"] if family == "encoder" else [],
         },
         "batches": {"rows": 8, "tokens": 512},
-        "method": METHODS[method],
+        "method": chosen,
         "training": {"epochs": 2, "log_every": 3},
         "evaluation": {"max_new_tokens": 6},
     }
     for name, values in sections.items():
         config[name] = {**config[name], **values}
-    path = folder / f"{family}-{method}.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    text = yaml.safe_dump(config)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    path = folder / f"{family}-{chosen['name']}-{digest}.yaml"
+    path.write_text(text, encoding="utf-8")
     return path

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from peml.config import load_config
@@ -43,9 +44,8 @@ def fit_command(
     folder = output or Path(settings.output or f"runs/{config.stem}")
     run = fit(settings, folder, console)
     print_results(run.results, console)
-    console.print(
-        f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}", highlight=False
-    )
+    places = f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}"
+    console.print(places, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_plan(planned: dict[str, Any], console: Console) -> None:
@@ -60,7 +60,7 @@ def print_plan(planned: dict[str, Any], console: Console) -> None:
         table.add_row(task["name"], task["type"], task["metric"], *counts)
     console.print(table)
     for skipped in planned["skipped"]:
-        console.print(f"[yellow]left out:[/] {skipped['name']}: {skipped['reason']}")
+        console.print(f"[yellow]left out:[/] {skipped['name']}: {escape(skipped['reason'])}")
     for leak in planned["leakage"]:
         console.print(
             f"[yellow]leakage:[/] {leak['rows']} {leak['split']} rows of {leak['evaluation']} "
@@ -81,7 +81,9 @@ def print_plan(planned: dict[str, Any], console: Console) -> None:
 def print_results(results: dict[str, Any], console: Console) -> None:
     """Shows the table of a finished run."""
     ablations = list(results["ablation_means"])
-    table = Table(title=f"{results['method']} on {results['model']}, seed {results['seed']}")
+    table = Table(
+        title=escape(f"{results['method']} on {results['model']}, seed {results['seed']}")
+    )
     table.add_column("task")
     table.add_column("metric")
     for heading in ("value", "majority", *(name.replace("_", " ") for name in ablations)):

@@ -15,7 +15,8 @@ from datasets import Dataset, Features, Value
 from datasets import List as ListOf
 
 from peml.errors import DataError
-from peml.tasks import Example, Task, TaskRenderer
+from peml.files import disk_errors
+from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 __all__ = ["EncodedSplit", "EncodesExamples", "cache_folder", "encode_rows", "encode_split"]
 
@@ -98,23 +99,25 @@ def encode_split(
     """
     key = _fingerprint(dataset, task, family, purpose)
     folder = (cache or cache_folder()) / "encoded"
-    folder.mkdir(parents=True, exist_ok=True)
-    encoded = dataset.map(
-        _row_encoder(task, family, purpose),
-        with_indices=True,
-        remove_columns=dataset.column_names,
-        features=_FEATURES,
-        cache_file_name=str(folder / f"{task.name}-{key}.arrow"),
-        load_from_cache_file=True,
-        new_fingerprint=key,
-        desc=f"encoding {task.name}",
-    )
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        encoded = dataset.map(
+            _row_encoder(task, family, purpose),
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            features=_FEATURES,
+            cache_file_name=str(folder / f"{task.name}-{key}.arrow"),
+            load_from_cache_file=True,
+            new_fingerprint=key,
+            desc=f"encoding {task.name}",
+        )
     split = _split(encoded)
     if too_long == "refuse" and split.cut:
         cut = np.asarray(encoded.with_format("numpy")["cut"][:])
         row = int(cut.argmax())
         raise DataError(
-            f"task {task.name!r}, row {row}: the text is {cut[row]} tokens longer than the limit",
+            f"Task {task.name!r}, row {dataset[row].get(SOURCE_ROW, row)} (from 0): the text is "
+            f"{cut[row]} tokens longer than the limit.",
             allowed=f"at most {family.max_length} tokens (model.max_length)",
             action="raise model.max_length, shorten the row, or set model.too_long: cut",
         )
@@ -164,16 +167,26 @@ def _split(encoded: Dataset) -> EncodedSplit:
 
 
 def _fingerprint(dataset: Dataset, task: Task, family: EncodesExamples, purpose: str) -> str:
-    tokenizer = family.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    spelled = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
     parts = [
         str(_FORMAT),
         str(dataset._fingerprint),
         task.model_dump_json(exclude={"source", "development", "metrics", "description"}),
         str(family.name),
-        spelled,
+        _spell(family.tokenizer),
         str(family.max_length),
         purpose,
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _spell(tokenizer: Any) -> str:
+    """A tokenizer as a text that is the same whenever it tokenises the same."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        rules = json.dumps(tokenizer.get_vocab())
+    else:
+        # It remembers how it truncated and padded last; every call sets that anew.
+        backend.no_truncation()
+        backend.no_padding()
+        rules = backend.to_str()
+    return rules + str(sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items()))

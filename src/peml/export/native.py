@@ -4,6 +4,7 @@
 
     model/
       backbone/            the merged model and its tokenizer, as save_pretrained writes them
+      lora/                the LoRA before merging, as PEFT saves it
       prefix.safetensors   keys and values of the active layers, where there is a prefix
       heads.safetensors    the encoder's heads
       peml.json            format, family, settings, tasks
@@ -45,9 +46,10 @@ def save_model(model: AttachedModel, folder: Path) -> None:
         model: Trained; its LoRA is folded into the weights here.
         folder: Becomes the model's folder in one step.
     """
-    prefix = model.merge()
     base = model.base
     with atomic_folder(folder) as partial:
+        model.save_parts(partial)
+        prefix = model.merge()
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
         if prefix is not None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -63,6 +64,9 @@ class Part(Protocol):
 
     def disabled(self) -> AbstractContextManager[None]:
         """Takes the part's effect away for a while."""
+
+    def save(self, folder: Path, base_model: str) -> None:
+        """Writes the part in the format other tools read, where there is one."""
 
     def merge(self) -> None:
         """Folds the part into the model's weights for good, where it can be."""
@@ -207,6 +211,11 @@ class AttachedModel(nn.Module):
             )
         for name, value in own.items():
             value.copy_(state[name])
+
+    def save_parts(self, folder: Path) -> None:
+        """Writes what other tools can read of the parts (LoRA: as PEFT saves it)."""
+        for part in self.parts.values():
+            part.save(folder, self.base.settings.name)
 
     def merge(self) -> Prefix | None:
         """Folds every part into the weights, and returns the prefix that stays beside them."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 
 from peml.errors import ModelError
+from peml.files import write_tensors
 from peml.methods.base import AttachContext, AttachedModel, Method, MethodSettings, ParameterGroup
 from peml.models import TaskModel
 from peml.prefix import Prefix
@@ -94,6 +96,17 @@ class LoraPart:
         finally:
             for layer in self._layers:
                 layer.enable_adapters(True)
+
+    def save(self, folder: Path, base_model: str) -> None:
+        """Writes ``lora/`` as PEFT does, to be loaded by ``PeftModel.from_pretrained``."""
+        target = folder / "lora"
+        config = self._tuner.peft_config[_ADAPTER]
+        config.base_model_name_or_path = base_model
+        config.save_pretrained(target)
+        state = get_peft_model_state_dict(self._tuner, adapter_name=_ADAPTER)
+        # A PeftModel would hold the tuner under the name base_model.
+        named = {f"base_model.{name}": value for name, value in state.items()}
+        write_tensors(target / "adapter_model.safetensors", named)
 
     def merge(self) -> None:
         """Adds the updates to the frozen weights and removes the layers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,9 @@ class PrefixPart(nn.Module):
     def disabled(self) -> AbstractContextManager[None]:
         """The model without its prefix."""
         return self.injection.disabled()
+
+    def save(self, folder: Path, base_model: str) -> None:
+        """Nothing: no other tool reads a prefix that does not shift positions."""
 
     def merge(self) -> None:
         """A prefix is no weight: it stays beside the model, see `static_prefix`."""

@@ -93,25 +93,33 @@ class CausalFamily(TextFamily):
     auto_class: ClassVar[Any] = AutoModelForCausalLM
 
     def _prompt(self, prompt: str) -> EncodedSequence:
-        ids, cut = self._prompt_ids(prompt, self.max_length)
-        return EncodedSequence(ids, 1.0, cut=cut)
+        ids = self._prompt_ids(prompt)
+        kept = self._fit(ids, self.max_length)
+        return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept))
 
-    def _prompt_ids(self, prompt: str, room: int) -> tuple[list[int], int]:
-        """Keeps the end of a prompt that is too long: the question stands there."""
-        ids = self.tokenizer(prompt, verbose=False)["input_ids"]
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
         eos = self.tokenizer.eos_token_id
-        if ids and ids[-1] == eos:  # some tokenizers close every text
-            ids = ids[:-1]
-        cut = max(0, len(ids) - room)
-        return ids[cut:], cut
+        return ids[:-1] if ids and ids[-1] == eos else ids  # some tokenizers close every text
+
+    def _fit(self, ids: list[int], room: int) -> list[int]:
+        """A prompt that is too long keeps its start token, and its end: the question is there."""
+        if len(ids) <= room:
+            return ids
+        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        return start + ids[len(ids) - room + len(start) :]
 
     def _sequence(self, prompt: str, target: str, mark: float) -> EncodedSequence:
         text = target if prompt.endswith((" ", "\n")) else " " + target
         wanted = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         wanted = [*wanted, self.tokenizer.eos_token_id]
-        ids, cut = self._prompt_ids(prompt, self.max_length - len(wanted))
-        labels = [_IGNORED] * len(ids) + wanted
-        return EncodedSequence(ids + wanted, mark, labels=labels, cut=cut)
+        ids = self._prompt_ids(prompt)
+        # The target comes first, but a very long one leaves the prompt a quarter of the room.
+        answer = wanted[: self.max_length - min(len(ids), self.max_length // 4)]
+        kept = self._fit(ids, self.max_length - len(answer))
+        cut = len(ids) + len(wanted) - len(kept) - len(answer)
+        labels = [_IGNORED] * len(kept) + answer
+        return EncodedSequence(kept + answer, mark, labels=labels, cut=cut)
 
     def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
         logits = model(
@@ -153,8 +161,9 @@ class Seq2SeqFamily(TextFamily):
         eos = self.tokenizer.eos_token_id
         if eos is not None and (not wanted or wanted[-1] != eos):
             wanted = [*wanted, eos]
-        wanted = wanted[: self.max_length]
-        return EncodedSequence(source.input_ids, mark, labels=wanted, cut=source.cut)
+        kept = wanted[: self.max_length]
+        cut = source.cut + len(wanted) - len(kept)
+        return EncodedSequence(source.input_ids, mark, labels=kept, cut=cut)
 
     def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)

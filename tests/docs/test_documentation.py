@@ -1,0 +1,87 @@
+"""The commands and code of README and guide run, on fewer rows than a reader would take."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from peml.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/guide.md")
+SMALL = (
+    "tasks.rows=16",
+    "tasks.evaluation_rows=8",
+    "tasks.development_rows=8",
+    "training.epochs=2",
+)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("peml ")]
+
+
+def shrunk(command: str, folder: Path) -> list[str]:
+    """The command's words, on few rows, writing below a temporary folder."""
+    words = shlex.split(command)[1:]
+    words = [str(folder / w) if w.startswith("runs/") else w for w in words]
+    if words[0] != "fit":
+        return words
+    if "--output" not in words:
+        words += ["--output", str(folder / "runs" / Path(words[1]).stem)]
+    return [*words, *(word for setting in SMALL for word in ("--set", setting))]
+
+
+@pytest.mark.e2e
+@pytest.mark.minilm
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_page_runs_in_order(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = commands(page)
+    assert found
+    for command in found:
+        with pytest.raises(SystemExit) as stop:
+            main(shrunk(command, tmp_path))
+        assert stop.value.code in (0, None), command
+
+
+@pytest.mark.e2e
+@pytest.mark.minilm
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_the_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code = "\n".join(blocks(page, "python"))
+    call = re.compile(r'peml\.fit\("examples/demo\.yaml"(, output="[^"]*")?\)')
+    assert call.search(code)
+    small = f'peml.fit("examples/demo.yaml", output={str(tmp_path / "run")!r}, overrides={SMALL!r})'
+    namespace: dict[str, object] = {}
+    exec(compile(call.sub(small, code), page, "exec"), namespace)
+
+
+def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in readme
+        assert f"\n{target}: " in makefile
+
+
+def test_every_link_of_the_documentation_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page}: {link}"

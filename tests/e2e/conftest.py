@@ -1,0 +1,3 @@
+from tests.e2e.fixtures import runs, toys
+
+__all__ = ["runs", "toys"]

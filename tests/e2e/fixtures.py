@@ -1,0 +1,42 @@
+"""Fixtures of the tests that run; each folder's conftest imports what it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from peml.cli import main
+from tests.e2e.toy import toy_config
+
+__all__ = ["Runs", "runs", "toys"]
+
+Runs = Callable[[str, str], Path]
+"""(family, method) -> folder of a finished run."""
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for suite, models and configs, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("toys")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEML_CACHE", str(folder / "cache"))
+        patch.setenv("COLUMNS", "200")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def runs(toys: Path) -> Runs:
+    """Finished runs, made through the command line when first asked for. Not to be changed."""
+
+    def run(family: str, method: str) -> Path:
+        folder = toys / "runs" / f"{family}-{method}"
+        if not folder.exists():
+            config = toy_config(toys, family, method)
+            with pytest.raises(SystemExit) as ended:
+                main(["fit", str(config), "--output", str(folder)])
+            assert ended.value.code == 0
+        return folder
+
+    return run

@@ -1,0 +1,86 @@
+"""Killed by SIGKILL and called again, a run ends as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.apart import Moment, fit_apart
+from tests.e2e.toy import METHODS, Row, toy_config
+
+pytestmark = pytest.mark.e2e
+
+_KILLED = -9
+
+# Dropout draws random numbers, checkpoints fall between lines of the log and between epochs.
+_DROPOUT: Row = {"r": 4, "alpha": 8, "learning_rate": 0.01, "dropout": 0.1}
+_TRAINING: Row = {"epochs": 2, "checkpoint_every": 5, "log_every": 3}
+
+# Each is the moment at which one session dies; the next session goes on from there. With 36
+# steps, 14 of them search, checkpoints stand at 5, 10, 14 (twice), 15, 18, 20, ... and 36.
+_PEML_MOMENTS = [
+    Moment("peml.run.listener.RunListener.on_step", 8),  # in the search
+    Moment("peml.run.training.Genotype.save"),  # discretised, nothing saved
+    Moment("peml.training.checkpoints.write_tensors", 2),  # half of the next checkpoint written
+    Moment("peml.training.checkpoints.CheckpointStore.save_best", after=True),  # not yet named
+    Moment("peml.run.listener.RunListener.on_step", 4),  # just after the end of an epoch
+    Moment("peml.training.checkpoints.shutil.rmtree"),  # before old checkpoints go
+    Moment("peml.run.evaluation.write_json", 2, after=True),  # two tasks evaluated
+    Moment("peml.export.native.write_tensors"),  # half of the model written
+    Moment("peml.run.folder.RunFolder.write", after=True),  # results, but no report
+]
+
+
+def test_a_run_killed_at_every_kind_of_moment_ends_the_same(toys: Path, tmp_path: Path) -> None:
+    method = METHODS["peml"] | {"lora": _DROPOUT}
+    rates = {"learning_rates": {"architecture": 0.05, "heads": 0.02}}
+    config = toy_config(toys, "encoder", method=method, training=_TRAINING | rates)
+    _check_resume(config, tmp_path, _PEML_MOMENTS)
+    log = (tmp_path / "killed" / "metrics.jsonl").read_text()
+    assert [json.loads(line)["kind"] for line in log.splitlines()].count("discretise") == 1
+
+
+def test_a_text_run_with_accumulation_and_patience_ends_the_same(
+    toys: Path, tmp_path: Path
+) -> None:
+    options: Row = {"accumulation": 2, "evaluate_every": 4, "patience": 2, "keep": "last"}
+    method = METHODS["lora+prefix"] | {"lora": _DROPOUT}
+    config = toy_config(toys, "seq2seq", method=method, training=_TRAINING | options)
+    moments = [
+        Moment("peml.run.listener.RunListener.on_step", 7),
+        Moment("peml.run.training.TrainingSession._evaluate", 2, after=True),
+        Moment("peml.run.evaluation.write_text"),
+    ]
+    _check_resume(config, tmp_path, moments)
+
+
+def _check_resume(config: Path, folder: Path, moments: list[Moment]) -> None:
+    whole, killed = folder / "whole", folder / "killed"
+    assert fit_apart(config, whole) == 0
+    for moment in moments:
+        assert fit_apart(config, killed, moment) == _KILLED, moment
+    assert fit_apart(config, killed) == 0
+    assert _deterministic_results(killed) == _deterministic_results(whole)
+    assert _bytes(killed) == _bytes(whole)
+    assert not list(killed.rglob("*.partial"))
+    seconds = json.loads((killed / "results.json").read_text())["cost"]["seconds"]
+    expected = json.loads((whole / "results.json").read_text())["cost"]["seconds"]
+    assert seconds.keys() == expected.keys()
+
+
+def _deterministic_results(folder: Path) -> Any:
+    results = json.loads((folder / "results.json").read_text())
+    for measured in ("seconds", "peak_memory_bytes"):
+        del results["cost"][measured]
+    return results
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    """What must be the same to the last bit."""
+    patterns = ("metrics.jsonl", "genotype.json", "predictions/*", "model/**/*.safetensors")
+    files = [path for pattern in patterns for path in folder.glob(pattern)]
+    files += folder.glob("checkpoints/*/*.safetensors")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
