@@ -1,6 +1,6 @@
 """Padding in training batches: PEML's, and random batches of 32 mixed rows.
 
-    python benchmarks/batching.py [--source FOLDER] [--json FILE]
+python benchmarks/batching.py [--source FOLDER] [--json FILE]
 """
 
 from __future__ import annotations

@@ -14,14 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from datasets import disable_progress_bars
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging
 
 from peml.config import RunConfig, load_config
+from peml.injection import check_support
+from peml.models import load_backbone
+from peml.prefix import Genotype
 from peml.run.preparation import Prepared, prepare
 from peml.tasks import TaskType, load_suite
 
 __all__ = [
+    "CLOCKS",
     "Clock",
     "Figure",
     "Ratio",
@@ -29,7 +35,9 @@ __all__ = [
     "at_most",
     "benchmark_parser",
     "describe_machine",
+    "final_genotype",
     "load_mixture",
+    "mixture_name",
     "ratio_of_medians",
     "report",
 ]
@@ -41,6 +49,8 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 _RESAMPLES = 2000
+_CELLS = ("mlp-gelu", "self-attention", "min-gru")
+_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -96,13 +106,17 @@ def ratio_of_medians(measured: Sequence[float], base: Sequence[float]) -> Ratio:
 
 
 def describe_machine() -> str:
-    """Processor or GPU, threads and versions, in one line."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    """Processor, GPU, threads and versions, in one line."""
     threads = torch.get_num_threads()
-    return (
-        f"{device}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )
+    parts = [
+        _processor(),
+        f"{threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores",
+        f"torch {torch.__version__}",
+        f"Python {platform.python_version()}",
+    ]
+    if torch.cuda.is_available():
+        parts.insert(1, torch.cuda.get_device_name())
+    return ", ".join(parts)
 
 
 def _processor() -> str:
@@ -114,9 +128,9 @@ def _processor() -> str:
 
 def benchmark_parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser with the options every benchmark has."""
-    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--model", default="minilm", help="an encoder; default: minilm")
+    parser.add_argument("--model", default="minilm", help="a BERT or RoBERTa; default: minilm")
     parser.add_argument(
         "--source",
         default=_default_source(),
@@ -133,12 +147,16 @@ def _default_source() -> str | None:
 def load_mixture(arguments: argparse.Namespace, *overrides: str) -> Prepared:
     """The rows of ``examples/glue.yaml``, or of ``examples/demo.yaml`` where there is no source.
 
-    Multiple choice is left out, so that a row is one sequence on both sides of a comparison.
+    Of the demo's tasks, generation is left out, which no encoder does, and multiple choice, so that
+    a row is one sequence on both sides of a comparison.
     """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
     settings = [f"model.name={arguments.model}"]
     if arguments.source is None:
-        choice = TaskType.MULTIPLE_CHOICE
-        left_out = [task.name for task in load_suite("demo").tasks if task.type is choice]
+        unfit = (TaskType.MULTIPLE_CHOICE, TaskType.GENERATION)
+        left_out = [task.name for task in load_suite("demo").tasks if task.type in unfit]
         settings.append(f"tasks.exclude={json.dumps(left_out)}")
         path = _EXAMPLES / "demo.yaml"
     else:
@@ -146,6 +164,14 @@ def load_mixture(arguments: argparse.Namespace, *overrides: str) -> Prepared:
         path = _EXAMPLES / "glue.yaml"
     config: RunConfig = load_config(path, [*settings, *overrides])
     return prepare(config)
+
+
+def final_genotype(prepared: Prepared) -> Genotype:
+    """A prefix as a search may end with: every layer, and cells that are among the dearer ones."""
+    shape = check_support(load_backbone(prepared.config.model, prepared.family).model).shape
+    if shape is None:
+        raise ValueError(f"{prepared.config.model.name} can't take a prefix")
+    return Genotype.fixed_mlp(shape, length=_LENGTH).model_copy(update={"cells": _CELLS})
 
 
 def mixture_name(arguments: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Time of a training step: the prefix and the supernet beside LoRA, against PEFT's LoRA alone.
+"""Time of a training step on the CPU: prefix or supernet and LoRA, against PEFT's LoRA alone.
 
 Each round runs one step (forward, backward, optimizer) of every contender on the same batch, in a
 new order; what is compared are medians over rounds.
@@ -21,6 +21,7 @@ from common import (
     Figure,
     at_most,
     benchmark_parser,
+    final_genotype,
     load_mixture,
     ratio_of_medians,
     report,
@@ -28,17 +29,12 @@ from common import (
 from plain import PlainLora
 
 from peml.data.batch import TaskBatch
-from peml.injection import check_support
 from peml.methods import AttachContext, AttachedModel, Lora, LoraMethodSettings, Peml, PemlSettings
 from peml.models import TaskModel, load_backbone
-from peml.prefix import Genotype
 from peml.run.preparation import Prepared
 from peml.training import TrainingSettings, build_optimizer
 
 TARGETS = {"LoRA + prefix": 1.05, "LoRA + supernet": 1.10}
-CELLS = ("mlp-gelu", "self-attention", "min-gru")
-"""Cells of the final prefix: among the dearer choices a search can end with."""
-LENGTH = 16
 SEARCH_STEPS = 1_000_000  # the search's middle lasts as long as anyone measures
 
 Step = Callable[[TaskBatch], None]
@@ -47,11 +43,7 @@ Step = Callable[[TaskBatch], None]
 def attached(prepared: Prepared, kind: str, batch: TaskBatch) -> AttachedModel:
     """The model of one contender, as a run would attach it."""
     base = TaskModel(load_backbone(prepared.config.model, prepared.family), prepared.tasks)
-    genotype = None
-    if kind == "LoRA + prefix":
-        shape = check_support(base.backbone).shape
-        assert shape is not None
-        genotype = Genotype.fixed_mlp(shape, length=LENGTH).model_copy(update={"cells": CELLS})
+    genotype = final_genotype(prepared) if kind == "LoRA + prefix" else None
     context = AttachContext(seed=0, calibrate=lambda: base(batch), genotype=genotype)
     if kind == "LoRA":
         return Lora(LoraMethodSettings()).attach(base, context)
@@ -74,7 +66,7 @@ def peml_step(prepared: Prepared, kind: str, batch: TaskBatch, precision: str) -
         steps += 1
         with cast_to(precision):
             loss = model(batch).loss
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

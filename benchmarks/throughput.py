@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,15 +27,23 @@ from common import (
     at_least,
     at_most,
     benchmark_parser,
+    final_genotype,
     load_mixture,
     mixture_name,
     ratio_of_medians,
     report,
 )
 from plain import PlainLora
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from peml.methods import LoraSettings
+from peml.run.cost import peak_memory
 from peml.run.preparation import Prepared
 from peml.run.training import attach, build_accelerator
 from peml.training import Evaluation, Phase, StepRecord, TrainingLoop, build_optimizer
@@ -82,7 +89,8 @@ class Ours:
 
     Args:
         arguments: The options.
-        side: A value of ``SIDES``: ``lora``, ``peml`` (searching) or ``fixed`` (searched).
+        side: A value of ``SIDES``: ``lora``, ``peml`` (searching) or ``fixed`` (the
+            prefix that is left after a search).
         total_steps: Steps it will be asked for.
     """
 
@@ -91,16 +99,12 @@ class Ours:
         prepared = mixture(arguments, f"method={{name: {method}}}")
         settings = prepared.config.training
         accelerator = build_accelerator(settings.precision)
-        model = attach(prepared, accelerator.device, None)
+        genotype = final_genotype(prepared) if side == "fixed" else None
+        model = attach(prepared, accelerator.device, genotype)
         self._before_step: Callable[[int], None] = lambda step: None
         if model.search is not None:
             model.search.begin(total_steps)
             self._before_step = model.search.before_step
-        if side == "fixed":
-            assert model.search is not None
-            # Decided before any training: every layer and the longest prefix stay.
-            model.search.discretise(0)
-            model.search, self._before_step = None, lambda step: None
         self.loop = TrainingLoop(
             model,
             build_optimizer(model.groups(), settings),
@@ -127,9 +131,9 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         self.rows = [
             {
                 "input_ids": row["input_ids"][0],
-                "token_type_ids": row["token_type_ids"][0],
                 "targets": row["targets"][0],
                 "task_ids": task,
+                **({"token_type_ids": row["token_type_ids"][0]} if row["token_type_ids"] else {}),
             }
             for task, split in enumerate(prepared.train)
             for row in split.dataset
@@ -149,7 +153,7 @@ class BetweenSegments(TrainerCallback):  # type: ignore[misc]
         model: Counts the Trainer's tokens.
         steps: Steps of a segment; the first one is not counted.
         clock: What tells the time.
-        between: Called with None after the first segment and with a tally after the others.
+        between: Called after every segment with whether it counts.
     """
 
     def __init__(
@@ -209,6 +213,7 @@ def run_trainer(
             data_collator=DataCollatorWithPadding(prepared.family.tokenizer),
             callbacks=[segments],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return segments.tally
 
@@ -260,10 +265,7 @@ def peak_of(arguments: argparse.Namespace) -> int:
         run_trainer(arguments, steps, lambda counted: None)
     else:
         Ours(arguments, SIDES[arguments.only], steps).train(steps)
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_memory()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

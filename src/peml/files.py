@@ -111,16 +111,25 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     with disk_errors(target):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        yield partial
-        files = sorted(p for p in partial.rglob("*") if p.is_file())
-        manifest = {str(p.relative_to(partial)): sha256(p) for p in files}
-        write_json(partial / _MANIFEST, {"format": 1, "sha256": manifest})
-        for path in files:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        try:
+            yield partial
+            _seal(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # half a folder only fills a full disk
+            raise
         if target.exists():
             shutil.rmtree(target)
         partial.replace(target)
+
+
+def _seal(folder: Path) -> None:
+    """Writes the manifest and makes sure that everything has reached the disk."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    manifest = {str(p.relative_to(folder)): sha256(p) for p in files}
+    write_json(folder / _MANIFEST, {"format": 1, "sha256": manifest})
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def verify_manifest(folder: Path, action: str) -> None:

@@ -149,7 +149,7 @@ def toy_config(
     family: str = "encoder",
     method: str | Row = "peml",
     *,
-    model: str | None = None,
+    tiny: str | None = None,
     **sections: Row,
 ) -> Path:
     """Writes suite, model and config, and returns the config's path.
@@ -158,15 +158,16 @@ def toy_config(
         folder: Where everything goes; what is there already stays.
         family: Which tiny model; an encoder gets no generation task.
         method: Key of ``METHODS``, or a whole section.
-        model: Tiny model to use instead of the family's.
+        tiny: Tiny model to use instead of the family's.
         **sections: Values merged over the config's sections.
     """
-    stem = model or FAMILIES[family]
+    stem = tiny or FAMILIES[family]
     if not (folder / "suite.yaml").is_file():
         write_suite(folder)
     if not (folder / stem).is_dir():
         save_tiny_model(stem, folder / stem)
     chosen = METHODS[method] if isinstance(method, str) else method
+    rates: Row = {"learning_rates": {"heads": 0.02}} if family == "encoder" else {}
     config: Row = {
         "model": {"name": str(folder / stem), "max_length": 64},
         "tasks": {
@@ -175,7 +176,7 @@ def toy_config(
         },
         "batches": {"rows": 8, "tokens": 512},
         "method": chosen,
-        "training": {"epochs": 2, "log_every": 3},
+        "training": {"epochs": 2, "log_every": 3} | rates,
         "evaluation": {"max_new_tokens": 6},
     }
     for name, values in sections.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,13 @@ def tiny_family(name: str, *, max_length: int = 64, pooling: str = "mean") -> Fa
 
 
 def tiny_task_model(
-    name: str, tasks: Sequence[Task], *, max_length: int = 64, pooling: str = "mean", seed: int = 0
+    name: str, tasks: Sequence[Task], *, pooling: str = "mean", seed: int = 0, **config: Any
 ) -> TaskModel:
-    family = tiny_family(name, max_length=max_length, pooling=pooling)
-    model = tiny_model(name, seed=seed).requires_grad_(False)
-    backbone = Backbone(model, family, ModelSettings(name=str(Path(name))))
+    family = tiny_family(name, pooling=pooling)
+    model = tiny_model(name, seed=seed, **config).requires_grad_(False)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # as `load_backbone` does
+    backbone = Backbone(model, family, ModelSettings(name=name))
     return TaskModel(backbone, tasks, seed=seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ CAUSAL = ["llama", "gpt2", "opt"]
 TEXT = ["llama", "gpt2", "opt", "t5", "bart"]
 
 
-def model(name: str, seed: int = 0) -> TaskModel:
-    return tiny_task_model(name, TASKS, seed=seed)
+def model(name: str, **config: Any) -> TaskModel:
+    return tiny_task_model(name, TASKS, **config)
 
 
 @torch.no_grad()
@@ -184,7 +185,9 @@ def prompts(model: TaskModel) -> list[tuple[int, list[EncodedSequence]]]:
 
 @pytest.mark.parametrize("name", TEXT)
 def test_generation_in_a_batch_equals_one_by_one(name: str) -> None:
-    generating = model(name, seed=1)  # a seed whose T5 does not end at once
+    # A random T5 whose embeddings are tied and small repeats its padding.
+    talkative = {"tie_word_embeddings": False, "initializer_factor": 2.0}
+    generating = model(name, **(talkative if name == "t5" else {}))
     left = name in CAUSAL
     encoded = prompts(generating)
     batch = collate(generating.family, encoded, left=left)

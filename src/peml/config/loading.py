@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from peml.config.model import RunConfig, config_type
 from peml.errors import ConfigError, nearest
+from peml.tasks.yaml_file import StrictLoader
 
 __all__ = ["apply_overrides", "dump_config", "load_config", "parse_config"]
 
@@ -27,7 +29,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: The file can't be read, or anything in it is wrong; all at once.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no config file {path}", action="check the path; examples/ holds some"
@@ -39,7 +41,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not YAML: {where}", action="correct the line") from error
     if not isinstance(raw, dict):
         raise ConfigError(
-            f"{path} holds {type(raw).__name__}, not a mapping",
+            f"{path} holds {'nothing' if raw is None else type(raw).__name__}, not a mapping",
             allowed=", ".join(RunConfig.model_fields),
             action="write sections such as `tasks:` and `method:`",
         )
@@ -48,7 +50,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Returns a copy of a raw config with ``a.b=c`` strings applied in order."""
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    result = copy.deepcopy(dict(raw))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -64,7 +66,9 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
         *parents, last = key.strip().split(".")
         section = result
         for parent in parents:
-            child = section.setdefault(parent, {})
+            if section.get(parent) is None:
+                section[parent] = {}
+            child = section[parent]
             if not isinstance(child, dict):
                 raise ConfigError(
                     f"--set {override!r}: {parent!r} is a value, not a section",
@@ -82,7 +86,8 @@ def parse_config(raw: Mapping[str, Any], origin: str = "the config") -> RunConfi
         ConfigError: Every wrong field is listed, unknown ones with the nearest valid name.
     """
     model = config_type()
-    named = dict(raw)
+    # `training:` with nothing below it is an empty section.
+    named = {k: v for k, v in raw.items() if v is not None or k not in model.model_fields}
     method = named.get("method")
     if isinstance(method, dict) and "name" not in method:
         named["method"] = {"name": "peml", **method}
@@ -128,12 +133,10 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> set[str]:
     """Names valid inside the section a path leads to."""
     candidates: list[type[BaseModel]] = [model]
     for name in path:
-        inner: list[type[BaseModel]] = []
-        for candidate in candidates:
-            if name in candidate.model_fields:
-                inner.extend(_models_in(candidate.model_fields[name]))
-        tagged = [m for m in candidates if _tag(m) == name]
-        candidates = inner or tagged or candidates
+        if len(candidates) > 1:  # a union: pydantic puts the method's name into the path
+            candidates = [model for model in candidates if _tag(model) == name]
+        elif name in candidates[0].model_fields:
+            candidates = _models_in(candidates[0].model_fields[name])
     return {field for candidate in candidates for field in candidate.model_fields}
 
 

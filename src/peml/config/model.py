@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any
 
@@ -44,6 +44,7 @@ class RunConfig(Settings):
     )
 
 
+@cache
 def config_type() -> type[RunConfig]:
     """`RunConfig` with ``method`` open to every registered method's section.
 

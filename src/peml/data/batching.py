@@ -25,7 +25,7 @@ __all__ = ["BatchSettings", "BatchStream", "Collator", "evaluation_batches", "pl
 
 
 class BatchSettings(Settings):
-    """How rows become batches."""
+    """Budget and mixing of the training batches."""
 
     tokens: int = Field(2048, description="Most tokens of a batch, padding included.", ge=16)
     rows: int = Field(32, description="Most rows of a batch.", ge=1)

@@ -31,6 +31,8 @@ def _macro_f1(gold: Values, predicted: Values) -> float:
 
 
 def _matthews(gold: Values, predicted: Values) -> float:
+    if len(set(gold)) == 1 or len(set(predicted)) == 1:
+        return 0.0  # what scikit-learn gives as well, but with a warning
     return float(sk.matthews_corrcoef(gold, predicted))
 
 

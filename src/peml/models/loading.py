@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
@@ -51,7 +52,7 @@ def _from_pretrained(loader: Any, settings: ModelSettings, what: str, **options:
             trust_remote_code=settings.trust_remote_code,
             **options,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         local = Path(location)
         action = "check the name, or give the path of a local folder"
@@ -140,8 +141,10 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
             attn_implementation=settings.attention,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with a message that names one
         )
-    _refuse_missing_weights(settings.name, report["missing_keys"])
+    of_other_shape = [key for key, *_ in report["mismatched_keys"]]
+    _refuse_missing_weights(settings.name, [*report["missing_keys"], *of_other_shape])
     if isinstance(getattr(model, "pooler", None), nn.Module):
         # A head sees token states; the pretraining task's pooler would be computed for nothing.
         model.pooler = None
@@ -169,8 +172,8 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
     needed = sorted(key for key in missing if not key.startswith("pooler."))
     if needed:
         raise ModelError(
-            f"the files of model {name!r} lack {len(needed)} weights, {needed[0]!r} among them; "
-            "a frozen model can't have random ones",
+            f"the files of model {name!r} lack {len(needed)} weights, or hold them in another "
+            f"shape, {needed[0]!r} among them; a frozen model can't have random ones",
             action="check that the files are complete, and that model.family fits them",
         )
 

@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Cost"]
+__all__ = ["Cost", "peak_memory"]
 
 
 class Cost:
@@ -60,7 +61,7 @@ class Cost:
     def as_dict(self) -> dict[str, Any]:
         """Everything so far, JSON."""
         self._settle()
-        self._peak = max(self._peak, _peak_memory())
+        self._peak = max(self._peak, peak_memory())
         return {
             "seconds": dict(self.seconds),
             "tokens": dict(self.tokens),
@@ -69,9 +70,16 @@ class Cost:
         }
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Peak memory in bytes: the GPU's where there is one, else the process's."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    # getrusage would be wrong on Linux: its peak survives exec, so a process started by a larger
+    # one would report its parent's.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

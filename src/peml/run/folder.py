@@ -138,7 +138,7 @@ class RunFolder:
             RunError: Another process is at work in the folder.
         """
         with disk_errors(self.path):
-            file = (self.path / ".lock").open("w")
+            file = (self.path / ".lock").open("a")
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,8 +172,11 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
     """The part of a plan that tells whether the data is the same."""
     return {
-        "tasks": {task["name"]: task for task in plan["tasks"]},
-        **{key: plan[key] for key in ("tokens_per_epoch", "batches_per_epoch", "steps")},
+        "tasks": {
+            task["name"]: {split: task.get(split) for split in ("train", "development", "reported")}
+            for task in plan["tasks"]
+        },
+        **{key: plan.get(key) for key in ("tokens_per_epoch", "batches_per_epoch", "steps")},
     }
 
 

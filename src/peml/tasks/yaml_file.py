@@ -11,10 +11,10 @@ import yaml
 
 from peml.errors import TaskError
 
-__all__ = ["read_yaml"]
+__all__ = ["StrictLoader", "read_yaml"]
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, where YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -37,7 +37,7 @@ def read_yaml(file: Path | Traversable) -> dict[str, Any]:
         TaskError: The file can't be read, is not UTF-8, not YAML, or not a mapping.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)
     except OSError as error:
         raise TaskError(
             f"Can't read {str(file)!r}: {error.strerror}.",

@@ -101,9 +101,9 @@ def load_optimizer_state(
     for name, parameter in model.named_parameters():
         moments = saved.get(name)
         if moments and parameter.requires_grad and _fits(moments, parameter):
+            # The fused optimiser wants the step counter on the parameter's device as well.
             optimizer.state[parameter] = {
-                key: value.clone().to(parameter.device if key != "step" else value.device)
-                for key, value in moments.items()
+                key: value.clone().to(parameter.device) for key, value in moments.items()
             }
 
 

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peml.testing.models import save_tiny_model
+
+_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+Script = Callable[[str], Any]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
+    """Imports a benchmark as its own folder's scripts see each other."""
+    monkeypatch.syspath_prepend(str(_BENCHMARKS))
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PEML_DATA", raising=False)
+    return importlib.import_module
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tiny BERT on disk."""
+    return save_tiny_model("bert", tmp_path / "model")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with two of GLUE's tasks, of short and of long rows."""
+    for split, count in (("train", 80), ("validation", 8)):
+        # Split and number make rows differ, so that none is dropped as leaked.
+        texts = [f"{split} {i} " + "good " * (i % 5) for i in range(count)]
+        tables = {
+            "sst2": [{"sentence": text} for text in texts],
+            "mrpc": [{"sentence1": 4 * text, "sentence2": "the film was bad"} for text in texts],
+        }
+        for task, rows in tables.items():
+            (tmp_path / "glue" / task).mkdir(parents=True, exist_ok=True)
+            lines = [json.dumps({**row, "label": i % 2, "idx": i}) for i, row in enumerate(rows)]
+            path = tmp_path / "glue" / task / f"{split}.jsonl"
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "glue"
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    """Reads ``figures.json`` and checks its form."""
+
+    def read() -> list[dict[str, Any]]:
+        found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+        assert found
+        for figure in found:
+            assert list(figure) == ["name", "value", "unit", "target", "holds"]
+            assert isinstance(figure["value"], float)
+            assert (figure["target"] is None) == (figure["holds"] is None)
+        return list(found)
+
+    return read

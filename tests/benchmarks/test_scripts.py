@@ -1,0 +1,133 @@
+"""Each benchmark runs through its ``main`` on a tiny model; no time is asserted."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peml.run.training import attach
+from tests.benchmarks.conftest import Script
+
+Figures = Callable[[], list[dict[str, Any]]]
+
+
+def _options(tmp_path: Path, model: Path, source: Path) -> list[str]:
+    target = str(tmp_path / "figures.json")
+    return ["--json", target, "--model", str(model), "--source", str(source)]
+
+
+def test_batching_counts_padding(
+    script: Script, tmp_path: Path, model: Path, source: Path, figures: Figures
+) -> None:
+    script("batching").main([*_options(tmp_path, model, source), "--epochs", "1"])
+    example, default, random = figures()
+    assert 0 <= example["value"] < random["value"] < 1
+    assert default["target"] == "<= 0.1"
+    assert random["target"] is None
+
+
+def test_batching_agrees_with_the_plan_of_the_stream(
+    script: Script, tmp_path: Path, model: Path, source: Path
+) -> None:
+    batching, common = script("batching"), script("common")
+    options = _options(tmp_path, model, source)
+    prepared = common.load_mixture(common.benchmark_parser("").parse_args(options))
+    counted = batching.padding_of_batches(prepared.stream, 1)
+    assert counted == pytest.approx(prepared.stream.padding(0))
+
+
+def test_without_a_source_the_demo_is_taken(
+    script: Script, tmp_path: Path, model: Path, figures: Figures, capsys: Any
+) -> None:
+    script("batching").main(
+        ["--json", str(tmp_path / "figures.json"), "--model", str(model), "--epochs", "1"]
+    )
+    assert figures()
+    assert "no --source given" in " ".join(capsys.readouterr().out.split())
+
+
+def test_step_time_compares_prefix_and_supernet(
+    script: Script, tmp_path: Path, model: Path, source: Path, figures: Figures
+) -> None:
+    script("step_time").main(
+        [
+            *_options(tmp_path, model, source),
+            *("--rows", "4", "--length", "8", "--rounds", "2"),
+            *("--precisions", "fp32", "bf16", "--clock", "cpu"),
+        ]
+    )
+    targets = {f["name"]: f["target"] for f in figures()}
+    assert targets["LoRA + prefix / PEFT LoRA, 4 x 8 tokens, fp32"] == "<= 1.05"
+    assert targets["LoRA + supernet / PEFT LoRA, 4 x 8 tokens, fp32"] == "<= 1.1"
+    assert targets["LoRA + prefix / PEFT LoRA, 4 x 8 tokens, bf16"] is None
+
+
+def test_the_timed_prefix_is_in_every_layer(
+    script: Script, tmp_path: Path, model: Path, source: Path
+) -> None:
+    step_time, common = script("step_time"), script("common")
+    options = _options(tmp_path, model, source)
+    prepared = common.load_mixture(common.benchmark_parser("").parse_args(options))
+    batch = step_time.full_batch(prepared, 4, 8)
+    for kind in ("LoRA + prefix", "LoRA + supernet"):
+        attached = step_time.attached(prepared, kind, batch)
+        injected = attached.parts["prefix"].yielded()
+        assert injected.tensor.shape[3] == 16
+        assert all(injected.active)
+
+
+def test_the_rival_computes_the_same_loss(
+    script: Script, tmp_path: Path, model: Path, source: Path
+) -> None:
+    common, plain = script("common"), script("plain")
+    arguments = common.benchmark_parser("").parse_args(_options(tmp_path, model, source))
+    prepared = common.load_mixture(arguments, "method={name: lora}")
+    ours = attach(prepared, torch.device("cpu"), None).eval()
+    rival = plain.PlainLora(prepared, r=8, alpha=16.0).eval()
+    assert ours.base.heads is not None
+    rival.heads.load_state_dict(ours.base.heads.state_dict())
+    batch = prepared.stream.next()
+    theirs = rival(
+        batch.input_ids, batch.attention_mask, batch.targets, batch.task_ids, batch.token_type_ids
+    )
+    torch.testing.assert_close(theirs.loss, ours(batch).loss)
+    assert rival.tokens == batch.tokens
+    trained = sum(p.numel() for p in rival.parameters() if p.requires_grad)
+    assert trained == sum(p.numel() for group in ours.groups() for p in group.parameters)
+
+
+def test_throughput_measures_every_side(
+    script: Script,
+    tmp_path: Path,
+    model: Path,
+    source: Path,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    throughput = script("throughput")
+
+    def in_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        written = StringIO()
+        with redirect_stdout(written):
+            throughput.main(command[2:])
+        return subprocess.CompletedProcess(command, 0, written.getvalue())
+
+    monkeypatch.setattr(throughput.subprocess, "run", in_process)
+    throughput.main(
+        [
+            *_options(tmp_path, model, source),
+            *("--rows", "4", "--steps", "1", "--segments", "2", "--memory-steps", "2"),
+        ]
+    )
+    found = {figure["name"]: figure for figure in figures()}
+    for side in throughput.SIDES:
+        assert found[f"{side} / {throughput.RIVAL}"]["target"] == ">= 2"
+        assert found[f"{side}: real tokens per second"]["value"] > 0
+        assert found[f"{side}: peak memory"]["value"] > 0

@@ -1,0 +1,40 @@
+"""Calling the command line and reading what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from peml.cli import main
+
+__all__ = ["Said", "content", "peml"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    error: str
+
+
+def peml(capsys: pytest.CaptureFixture[str], *words: object) -> Said:
+    """Runs a command in this process."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    printed = capsys.readouterr()
+    code = ended.value.code
+    return Said(code if isinstance(code, int) else int(bool(code)), printed.out, printed.err)
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and time of change of every file under a folder."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

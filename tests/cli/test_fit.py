@@ -1,0 +1,87 @@
+"""`peml fit` as a command: the dry run, the second call, a folder in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peml.run import RunFolder
+from tests.cli.commands import content, peml
+from tests.e2e.toy import toy_config
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    toys: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(toys)
+    monkeypatch.chdir(tmp_path)
+    said = peml(capsys, "fit", config, "--dry-run")
+    assert said.code == 0
+    for word in ("mood", "pair-classification", "pearson", "36", "10"):
+        assert word in said.out
+    assert "batches an epoch: 18" in said.out
+    assert "steps: search 14, train 22" in said.out
+    assert "lora 3,328, prefix" in said.out
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(toys: Path, capsys: Capture) -> None:
+    config = toy_config(toys)
+    said = peml(capsys, "fit", config, "--dry-run", "--set", "training.learning_rates={lorra: 1.0}")
+    assert said.code == 2
+    assert "Did you mean 'lora'?" in said.error
+
+
+@pytest.mark.e2e
+def test_a_finished_run_is_left_alone(toys: Path, tmp_path: Path, capsys: Capture) -> None:
+    config, run = toy_config(toys, method="lora"), tmp_path / "run"
+    assert peml(capsys, "fit", config, "--output", run).code == 0
+    before = content(run)
+
+    again = peml(capsys, "fit", config, "--output", run)
+    assert again.code == 0
+    assert "nothing to do" in again.out
+    assert content(run) == before
+
+    other = peml(capsys, "fit", config, "--output", run, "--set", "training.epochs=3")
+    assert other.code == 2
+    assert "training.epochs was 2.0 and is 3.0" in other.error
+    assert content(run) == before
+
+    (run / "report.html").unlink()  # only the report is missing: only it is made
+    assert peml(capsys, "fit", config, "--output", run).code == 0
+    assert content(run).keys() == before.keys()
+    assert content(run)["model/manifest.json"] == before["model/manifest.json"]
+
+
+@pytest.mark.e2e
+def test_a_run_in_progress_keeps_others_out(toys: Path, tmp_path: Path, capsys: Capture) -> None:
+    config = toy_config(toys, method="lora")
+    assert peml(capsys, "fit", config, "--output", tmp_path / "run").code == 0
+    (tmp_path / "run" / "results.json").unlink()
+    before = content(tmp_path / "run")
+    with RunFolder(tmp_path / "run").locked():
+        said = peml(capsys, "fit", config, "--output", tmp_path / "run")
+    assert said.code == 2
+    assert "another process is working in" in said.error
+    assert content(tmp_path / "run").keys() == before.keys()
+
+
+def test_a_folder_of_something_else_is_refused(toys: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    said = peml(capsys, "fit", toy_config(toys), "--output", tmp_path)
+    assert said.code == 2
+    assert "is no run folder" in said.error
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_config_commands_describe_and_complete_a_config(toys: Path, capsys: Capture) -> None:
+    schema = peml(capsys, "config", "schema")
+    assert '"additionalProperties": false' in schema.out
+    assert "learning_rates" in schema.out
+    shown = peml(capsys, "config", "show", toy_config(toys), "--set", "seed=5")
+    assert "seed: 5" in shown.out
+    assert "quietness: 4.0" in shown.out

@@ -1,0 +1,57 @@
+"""The final model says in a fresh process what the model in training said."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peml
+from peml.evaluation import predict_split
+from peml.run import RunFolder
+from peml.run.preparation import prepare
+from tests.e2e.apart import run_apart
+from tests.e2e.fixtures import Runs
+from tests.e2e.toy import FAMILIES, METHODS
+
+pytestmark = pytest.mark.e2e
+
+_CLOSE = 1e-5
+
+
+@pytest.mark.parametrize(("family", "method"), list(product(FAMILIES, METHODS)))
+def test_a_loaded_model_gives_the_scores_of_the_model_in_training(
+    runs: Runs, tmp_path: Path, family: str, method: str
+) -> None:
+    folder, said = runs(family, method), tmp_path / "said.json"
+    assert run_apart(_predict, folder, said) == 0
+    loaded = json.loads(said.read_text())
+    trained = {path.stem: _lines(path) for path in (folder / "predictions").iterdir()}
+    assert loaded.keys() == trained.keys()
+    for task, rows in trained.items():
+        for row, (predicted, scores) in zip(rows, loaded[task], strict=True):
+            assert scores == pytest.approx(row["scores"], abs=_CLOSE)
+            assert predicted == (
+                pytest.approx(row["predicted"], abs=_CLOSE)
+                if isinstance(predicted, float)
+                else row["predicted"]
+            )
+
+
+def _predict(folder: Path, output: Path) -> None:
+    prepared = prepare(RunFolder(folder).config())
+    model = peml.load(folder)
+    said: dict[str, Any] = {}
+    for split in prepared.reported:
+        found = predict_split(model, split.encoded, split.task_id, prepared.config.evaluation)
+        said[prepared.tasks[split.task_id].name] = list(
+            zip(found.predicted, found.scores, strict=True)
+        )
+    output.write_text(json.dumps(said))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

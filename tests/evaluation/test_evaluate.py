@@ -1,0 +1,139 @@
+"""Scoring a split: every row in its place whatever the batches, for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from peml.data import EncodedSplit, encode_split
+from peml.evaluation import EvaluationSettings, GoldSplit, predict_split, score_split
+from peml.methods import AttachedModel
+from tests.models.tasks import Row, batch_of, tiny_task_model
+from tests.tasks.examples import choice, generation, score, sentiment
+
+TASKS = (sentiment(), score(), choice(), generation())
+WORDS = "the quick brown fox jumps over the lazy dog and does not mind".split()
+COUNT = 7
+
+
+def rows_of(task_id: int) -> list[Row]:
+    """Rows of rising and falling length, so that batches don't keep their order."""
+    texts = [" ".join(WORDS[n % 4 : n % 4 + 1 + 3 * n % 8]) for n in range(COUNT)]
+    return [
+        [
+            {"sentence": text, "label": n % 2},
+            {"first": text, "second": "a fox", "score": n / 2},
+            {"start": text, "options": ["no", *WORDS[n : n + 2]][: 2 + n % 2], "answer": n % 2},
+            {"text": text, "target": text},
+        ][task_id]
+        for n, text in enumerate(texts)
+    ]
+
+
+def attached(name: str) -> AttachedModel:
+    tasks = TASKS[:3] if name == "bert" else TASKS
+    return AttachedModel(tiny_task_model(name, tasks), {})
+
+
+def encoded(model: AttachedModel, task_id: int, folder: Path) -> EncodedSplit:
+    purpose = "generate" if task_id == 3 else "score"
+    rows = Dataset.from_list(rows_of(task_id))
+    return encode_split(rows, TASKS[task_id], model.base.family, purpose, cache=folder)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+@pytest.mark.parametrize("task_id", [0, 1, 2])
+@pytest.mark.parametrize("tokens", [16, 4096])
+def test_predictions_are_in_the_rows_order(
+    name: str, task_id: int, tokens: int, tmp_path: Path
+) -> None:
+    model = attached(name)
+    split = encoded(model, task_id, tmp_path)
+    found = predict_split(model, split, task_id, EvaluationSettings(tokens=tokens))
+    for number, row in enumerate(rows_of(task_id)):
+        batch = batch_of(model.base, [(task_id, row)], "score")
+        with torch.no_grad():
+            answer = model.base.predict(model(batch), batch, task_id)[0]
+        if task_id == 1:
+            assert found.predicted[number] == pytest.approx(answer.item(), abs=1e-4)
+            assert found.scores[number] == []
+        else:
+            assert found.predicted[number] == int(answer.argmax())
+            assert found.scores[number] == pytest.approx(answer.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_generated_texts_are_in_the_rows_order(name: str, tmp_path: Path) -> None:
+    model = attached(name)
+    split = encoded(model, 3, tmp_path)
+    settings = EvaluationSettings(tokens=40, max_new_tokens=4)
+    found = predict_split(model, split, 3, settings)
+    alone = [
+        model.base.generate(batch_of(model.base, [(3, row)], "generate"), max_new_tokens=4)[0]
+        for row in rows_of(3)
+    ]
+    assert found.predicted == alone
+
+
+def test_options_that_a_row_does_not_have_are_never_chosen(tmp_path: Path) -> None:
+    model = attached("bert")
+    found = predict_split(model, encoded(model, 2, tmp_path), 2, EvaluationSettings())
+    counts = [len(row["options"]) for row in rows_of(2)]
+    assert [len(scores) for scores in found.scores] == counts
+    assert all(p < count for p, count in zip(found.predicted, counts, strict=True))
+
+
+def test_metrics_are_of_the_predictions_and_the_ablation_is_around_them(tmp_path: Path) -> None:
+    model = attached("bert")
+    heads: Any = model.base.heads
+    inside = []
+
+    @contextmanager
+    def always_first() -> Iterator[None]:
+        with torch.no_grad():
+            heads.bias[0] += 100
+        inside.append(True)
+        yield
+        with torch.no_grad():
+            heads.bias[0] -= 100
+
+    split = GoldSplit(0, encoded(model, 0, tmp_path), [row["label"] for row in rows_of(0)])
+    metrics, found = score_split(model, split, EvaluationSettings(), always_first())
+    assert found.predicted == [0] * COUNT
+    assert metrics == {"accuracy": pytest.approx(4 / 7)}
+    plain, free = score_split(model, split, EvaluationSettings())
+    right = sum(p == g for p, g in zip(free.predicted, split.gold, strict=True))
+    assert plain["accuracy"] == pytest.approx(right / COUNT)
+    assert inside == [True]
+
+
+def test_evaluation_switches_dropout_off_and_leaves_no_gradient(tmp_path: Path) -> None:
+    model = attached("bert").train()
+    split = encoded(model, 0, tmp_path)
+    first = predict_split(model, split, 0, EvaluationSettings())
+    model.train()
+    assert predict_split(model, split, 0, EvaluationSettings()) == first
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_parts_prepare_once_for_a_whole_split(tmp_path: Path) -> None:
+    class Counting:
+        name = "counting"
+        calls = 0
+
+        def prepare(self) -> None:
+            self.calls += 1
+
+    part: Any = Counting()
+    model = AttachedModel(tiny_task_model("bert", TASKS[:3]), {"counting": part})
+    split = encoded(model, 0, tmp_path)
+    predict_split(model, split, 0, EvaluationSettings(tokens=16))
+    assert part.calls == 1
+    predict_split(model, split, 0, EvaluationSettings(tokens=16))
+    assert part.calls == 2

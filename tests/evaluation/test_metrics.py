@@ -1,0 +1,98 @@
+"""Metrics against values worked out by hand, and the constant baseline."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from peml.errors import TaskError
+from peml.evaluation import METRICS, check_metrics, compute_metrics, majority_prediction
+from peml.tasks import METRICS as DECLARED
+from peml.tasks import Task
+from tests.tasks.examples import choice, generation, score, sentiment
+
+GOLD = [1, 1, 1, 0, 0, 1]
+PREDICTED = [1, 1, 0, 0, 1, 1]  # 3 true positives, 1 false positive, 1 false negative, 1 true negative
+
+
+@pytest.mark.parametrize(
+    ("name", "gold", "predicted", "expected"),
+    [
+        ("accuracy", GOLD, PREDICTED, 4 / 6),
+        ("f1", GOLD, PREDICTED, 2 * 3 / (2 * 3 + 1 + 1)),
+        ("macro_f1", GOLD, PREDICTED, (0.75 + 0.5) / 2),
+        ("matthews", GOLD, PREDICTED, (3 * 1 - 1 * 1) / (4 * 4 * 2 * 2) ** 0.5),
+        ("macro_f1", [0, 1, 2], [0, 1, 1], (1 + 2 / 3 + 0) / 3),
+        ("pearson", [1.0, 2.0, 3.0], [2.0, 4.0, 9.0], 7 / (2 * 26) ** 0.5),
+        ("spearman", [1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 99.0], 1 - 6 * 2 / (4 * 15)),
+        ("pearson", [1.0, 2.0, 3.0], [3.0, 2.0, 1.0], -1.0),
+        ("exact_match", ["The  cat", "a dog"], ["the cat ", "a fox"], 0.5),
+        # Longest common subsequence 3 of 4 and 3 words: precision 1, recall 3/4.
+        ("rouge_l", ["the red cat sleeps"], ["the cat sleeps"], 2 * 0.75 / 1.75),
+    ],
+)
+def test_values_are_those_worked_out_by_hand(
+    name: str, gold: list[Any], predicted: list[Any], expected: float
+) -> None:
+    assert METRICS[name](gold, predicted) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["matthews", "pearson", "spearman", "f1"])
+def test_a_constant_answer_counts_as_nothing_and_without_a_warning(name: str) -> None:
+    gold = [0.5, 1.5, 2.5] if name in ("pearson", "spearman") else [0, 1, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert METRICS[name](gold, [0] * 3) == 0
+        assert METRICS[name]([0] * 3, [0] * 3) == 0
+        if name != "f1":
+            assert METRICS[name]([1] * 3, gold) == 0
+        assert METRICS[name]([1][:1], [0][:1]) == 0
+
+
+def test_a_nearly_constant_score_gives_a_number() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = METRICS["pearson"]([1.0, 2.0, 3.0], [1.0, 1.0 + 1e-15, 1.0])
+    assert -1 <= value <= 1
+
+
+def test_every_declared_metric_is_there() -> None:
+    assert set(METRICS) == set(DECLARED)
+
+
+def test_the_headline_comes_first() -> None:
+    task = sentiment(metrics=["f1", "accuracy", "matthews"])
+    found = compute_metrics(task, GOLD, PREDICTED)
+    assert list(found) == ["f1", "accuracy", "matthews"]
+    assert found["f1"] == pytest.approx(0.75)
+
+
+def test_rows_of_different_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        METRICS["accuracy"]([1, 0], [1])
+
+
+def test_an_unknown_metric_is_named_before_anything_loads() -> None:
+    check_metrics([sentiment(), score(), choice(), generation()])
+    task = Task.model_construct(**{**dict(sentiment()), "metrics": ("acuracy",)})
+    with pytest.raises(TaskError, match="'mood' names the metric 'acuracy'") as caught:
+        check_metrics([task])
+    assert "Did you mean 'accuracy'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "gold", "expected"),
+    [
+        (sentiment(), [0, 1, 1], 1),
+        (sentiment(), [1, 0], 0),
+        (choice(), [2, 2, 1, 0], 2),
+        (score(), [1.0, 2.0, 4.5], 2.5),
+        (generation(), ["a", "b", "b"], "b"),
+    ],
+)
+def test_majority_is_the_best_constant(task: Task, gold: list[Any], expected: Any) -> None:
+    best = majority_prediction(task, gold)
+    assert best == expected
+    assert type(best) is type(expected)

@@ -1,0 +1,215 @@
+"""From a name to a family and a frozen model, or to one clear message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from peml.errors import ModelError
+from peml.models import (
+    ModelSettings,
+    check_task_types,
+    detect_family,
+    load_backbone,
+    load_family,
+)
+from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
+from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
+from tests.tasks.examples import choice, generation, sentiment
+
+
+def settings(folder: Path | str, **values: Any) -> ModelSettings:
+    return ModelSettings.model_validate({"name": str(folder), "max_length": 32} | values)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model("bert", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def broken(bert: Path, tmp_path: Path) -> Path:
+    """A copy a test may damage."""
+    return Path(shutil.copytree(bert, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", sorted(TINY_FAMILIES))
+def test_family_is_read_from_a_saved_model(name: str, tmp_path: Path) -> None:
+    tiny_model(name).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.architectures
+    assert detect_family(config) == TINY_FAMILIES[name].kind
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "family"),
+    [
+        ("bert", "ForMaskedLM", "encoder"),
+        ("bert", "LMHeadModel", "causal"),
+        ("roberta", "ForSequenceClassification", "encoder"),
+        ("gpt2", "Model", "causal"),
+        ("llama", "Model", "causal"),
+        ("t5", "Model", "seq2seq"),
+    ],
+)
+def test_the_saved_head_decides_where_it_says_something(name: str, head: str, family: str) -> None:
+    config = tiny_model(name, head=head).config
+    config.architectures = [TINY_FAMILIES[name].stem + head]
+    assert detect_family(config) == family
+
+
+def test_a_model_of_another_kind_is_refused() -> None:
+    config = AutoConfig.for_model("vit")
+    with pytest.raises(ModelError, match="'vit' belongs to no known family") as caught:
+        detect_family(config)
+    assert "encoder, seq2seq, causal" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("bert", EncoderFamily), ("llama", CausalFamily), ("t5", Seq2SeqFamily)]
+)
+def test_backbone_is_frozen_and_whole(name: str, family: type[Family], tmp_path: Path) -> None:
+    backbone = load_backbone(settings(save_tiny_model(name, tmp_path, seed=4)))
+    assert type(backbone.family) is family
+    assert not any(p.requires_grad for p in backbone.model.parameters())
+    assert not backbone.model.training
+    saved = tiny_model(name, seed=4).state_dict()
+    loaded = backbone.model.state_dict()
+    assert loaded
+    assert all(torch.equal(value, saved[key]) for key, value in loaded.items())
+
+
+def test_settings_reach_the_model(bert: Path) -> None:
+    backbone = load_backbone(settings(bert, dtype="bfloat16", attention="eager"))
+    assert backbone.model.dtype == torch.bfloat16
+    assert backbone.model.config._attn_implementation == "eager"
+    assert getattr(backbone.model, "pooler", None) is None
+
+
+def test_checkpointing_gives_the_same_states(bert: Path) -> None:
+    plain, saving = (
+        load_backbone(settings(bert, gradient_checkpointing=on)).model for on in (False, True)
+    )
+    assert saving.is_gradient_checkpointing
+    ids = torch.arange(8, 16)[None]
+    torch.testing.assert_close(saving(ids).last_hidden_state, plain(ids).last_hidden_state)
+
+
+def test_an_unknown_name_is_one_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="no/where-at-all") as caught:
+        load_family(settings(tmp_path / "no/where-at-all"))
+    assert "check the name" in str(caught.value)
+
+
+def test_an_empty_folder_is_named_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(ModelError, match="can't be loaded") as caught:
+        load_family(settings(tmp_path))
+    assert "notes.txt" in str(caught.value)
+    assert "save_pretrained" in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_truncated_file_is_one_clear_message(file: str, broken: Path) -> None:
+    content = (broken / file).read_bytes()
+    (broken / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match="can't be loaded"):
+        load_backbone(settings(broken))
+
+
+def test_weights_of_another_shape_are_refused(broken: Path) -> None:
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    with pytest.raises(ModelError, match="in another shape"):
+        load_backbone(settings(broken))
+
+
+def test_pickled_weights_are_not_read(broken: Path) -> None:
+    torch.save(tiny_model("bert").state_dict(), broken / "pytorch_model.bin")
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="weights") as caught:
+        load_backbone(settings(broken))
+    assert "pytorch_model.bin" in str(caught.value)
+
+
+def test_weights_a_family_would_have_to_make_up_are_refused(bert: Path) -> None:
+    with pytest.raises(ModelError, match="lack"):
+        load_backbone(settings(bert, family="causal"))
+
+
+def test_code_in_a_model_folder_runs_only_if_asked(broken: Path, tmp_path: Path) -> None:
+    config = json.loads((broken / "config.json").read_text()) | {
+        "model_type": "homemade",
+        "auto_map": {"AutoConfig": "homemade.HomemadeConfig"},
+    }
+    (broken / "config.json").write_text(json.dumps(config))
+    trace = tmp_path / "ran"
+    (broken / "homemade.py").write_text(f"open({str(trace)!r}, 'w').write('x')\n")
+    with pytest.raises(ModelError) as caught:
+        load_family(settings(broken))
+    assert "set model.trust_remote_code: true" in str(caught.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [("bert", 160), ("roberta", 159), ("gpt2", 256), ("opt", 256), ("bart", 160)],
+)
+def test_longer_than_the_positions_is_refused(name: str, positions: int, tmp_path: Path) -> None:
+    save_tiny_model(name, tmp_path)
+    with pytest.raises(ModelError, match=f"only {positions} positions"):
+        load_family(settings(tmp_path, max_length=positions + 1))
+    family = load_family(settings(tmp_path, max_length=positions))
+    model = load_backbone(settings(tmp_path, max_length=positions), family).model
+    ids = torch.full((1, positions), 7)
+    with torch.no_grad():
+        model(input_ids=ids)  # the limit itself works
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_rotary_and_relative_positions_stretch(name: str, tmp_path: Path) -> None:
+    save_tiny_model(name, tmp_path)
+    assert load_family(settings(tmp_path, max_length=1000)).max_length == 1000
+
+
+def test_a_tokenizer_without_padding_uses_its_end(tmp_path: Path) -> None:
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer("causal")
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    family = load_family(settings(tmp_path))
+    assert family.tokenizer.pad_token_id == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no padding and no end-of-text"):
+        load_family(settings(tmp_path))
+
+
+def test_tasks_a_family_cannot_do_are_all_named(bert: Path) -> None:
+    encoder = load_family(settings(bert))
+    check_task_types(encoder, [sentiment(), choice()])
+    with pytest.raises(ModelError) as caught:
+        check_task_types(encoder, [generation(), sentiment(), generation(name="summary")])
+    message = str(caught.value)
+    assert "rewrite (generation), summary (generation)" in message
+    assert "tasks.exclude: [rewrite, summary]" in message
+    assert "mood" not in message
+    text = CausalFamily(tiny_tokenizer("causal"), max_length=32, pooling="mean")
+    check_task_types(text, [generation(), sentiment(), choice()])
+
+
+@pytest.mark.minilm
+def test_minilm_is_an_encoder_with_its_official_weights() -> None:
+    backbone = load_backbone(ModelSettings())
+    assert type(backbone.family) is EncoderFamily
+    assert backbone.model.config.hidden_size == 384
+    assert sum(p.numel() for p in backbone.model.parameters()) == pytest.approx(22.5e6, rel=0.02)

@@ -1,0 +1,38 @@
+"""The cost adds up over sessions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from peml.run.cost import Cost, peak_memory
+
+
+def test_seconds_steps_and_tokens_go_on_from_the_checkpoint() -> None:
+    first = Cost()
+    with first.phase("train"):
+        time.sleep(0.02)
+        first.count_step("train", 100)
+        saved = first.as_dict()  # a checkpoint in the middle of a phase
+        time.sleep(0.02)  # thrown away by a kill
+    second = Cost(saved)
+    with second.phase("train"):
+        time.sleep(0.02)
+        second.count_step("train", 50)
+    total = second.as_dict()
+    assert total["steps"] == {"train": 2}
+    assert total["tokens"] == {"train": 150}
+    assert total["seconds"]["train"] >= saved["seconds"]["train"] + 0.02
+    assert saved["seconds"]["train"] < 0.04 <= first.as_dict()["seconds"]["train"]
+
+
+def test_peak_memory_never_falls() -> None:
+    assert Cost({"peak_memory_bytes": 2**60}).as_dict()["peak_memory_bytes"] == 2**60
+
+
+def test_peak_memory_is_not_that_of_a_larger_parent() -> None:
+    ballast = b"x" * 2**30  # written to, so it is resident
+    code = "from peml.run.cost import peak_memory; print(peak_memory())"
+    child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(child.stdout) < peak_memory() - len(ballast) // 2

@@ -1,0 +1,117 @@
+"""The run folder: who may write to it, and what is refused without touching it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peml.config import RunConfig, load_config
+from peml.errors import RunError
+from peml.run import RunFolder
+from tests.e2e.toy import toy_config
+
+
+@pytest.fixture
+def config(toys: Path) -> RunConfig:
+    return load_config(toy_config(toys))
+
+
+@pytest.fixture
+def folder(config: RunConfig, tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    return folder
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_new_folder_holds_the_resolved_config_and_the_environment(
+    folder: RunFolder, config: RunConfig
+) -> None:
+    assert folder.config().model_dump() == config.model_dump()
+    environment = json.loads((folder.path / "environment.json").read_text())
+    assert {"peml", "torch", "transformers", "peft"} <= set(environment["versions"])
+    assert environment["device"]
+
+
+def test_the_same_config_is_gone_on_with(folder: RunFolder, config: RunConfig) -> None:
+    before = _content(folder.path)
+    assert folder.holds(config)
+    folder.create(config)
+    assert _content(folder.path) == before
+
+
+def test_a_moved_run_is_still_the_same_run(folder: RunFolder, config: RunConfig) -> None:
+    assert folder.holds(config.model_copy(update={"output": "elsewhere"}))
+
+
+def test_another_config_is_refused_and_every_changed_field_named(
+    folder: RunFolder, toys: Path
+) -> None:
+    other = load_config(toy_config(toys), ["seed=3", "method.lora.r=7"])
+    before = _content(folder.path)
+    with pytest.raises(RunError) as error:
+        folder.holds(other)
+    assert "method.lora.r was 4 and is 7" in error.value.problem
+    assert "seed was 0 and is 3" in error.value.problem
+    assert _content(folder.path) == before
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_run_folder_is_refused(tmp_path: Path, config: RunConfig, kind: str) -> None:
+    place = tmp_path / "other"
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        place.mkdir()
+        (place / "thesis.txt").write_text("mine")
+    before = _content(tmp_path)
+    with pytest.raises(RunError, match="is no run folder"):
+        RunFolder(place).create(config)
+    assert _content(tmp_path) == before
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path, config: RunConfig) -> None:
+    RunFolder(tmp_path).create(config)
+    assert RunFolder(tmp_path).holds(config)
+
+
+def test_what_a_kill_leaves_of_a_new_folder_is_taken_over(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    (tmp_path / "environment.json").write_text("{}")
+    (tmp_path / ".config.yaml.partial").write_text("mod")
+    RunFolder(tmp_path).create(config)
+    assert RunFolder(tmp_path).config().model_dump() == config.model_dump()
+
+
+def test_whoever_comes_second_is_kept_out(folder: RunFolder) -> None:
+    # A lock belongs to an open file, not to a process: a second opening is as good as another's.
+    with folder.locked(), pytest.raises(RunError, match="another process"), folder.locked():
+        pass
+    with folder.locked():
+        pass
+
+
+def test_a_folder_without_a_config_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no config\.yaml"):
+        RunFolder(tmp_path).config()
+
+
+def test_data_that_changed_since_the_run_began_is_refused(folder: RunFolder) -> None:
+    plan = {
+        "tasks": [{"name": "mood", "train": 36}],
+        "tokens_per_epoch": 400,
+        "batches_per_epoch": 5,
+        "steps": {"search": 2, "train": 8},
+        "trainable_parameters": {"lora": 4, "architecture": 2},
+    }
+    folder.check_plan(plan)
+    folder.check_plan(plan | {"trainable_parameters": {"lora": 4}})  # the supernet is gone
+    with pytest.raises(RunError, match=r"tasks\.mood\.train was 36 and is 35"):
+        folder.check_plan(plan | {"tasks": [{"name": "mood", "train": 35}]})
+    assert json.loads((folder.path / "plan.json").read_text()) == plan

@@ -1,0 +1,227 @@
+"""The loop: what moves, when it evaluates and stops, and that a resumed one is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peml.errors import TrainingError
+from peml.training import (
+    Checkpoint,
+    CheckpointStore,
+    Progress,
+    load_optimizer_state,
+    load_random_state,
+    optimizer_state,
+    random_state,
+)
+from tests.training.toy import Toy, toy
+
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+
+
+def save(store: CheckpointStore, made: Toy) -> None:
+    progress = made.loop.progress
+    state = {"progress": dataclasses.asdict(progress), "stream": made.stream.state_dict()}
+    moments = optimizer_state(made.optimizer, made.model)
+    store.save(
+        progress.step, "train", Checkpoint(made.weights(), moments, random_state(), state)
+    )
+
+
+def restore(store: CheckpointStore, made: Toy) -> None:
+    found = store.load_latest()
+    assert found is not None
+    made.loop.progress = Progress(**found.state["progress"])
+    made.model.load_trainable_state(found.trainable)
+    load_optimizer_state(made.optimizer, made.model, found.optimizer)
+    made.stream.load_state_dict(found.state["stream"])
+    load_random_state(found.extra)
+
+
+@pytest.mark.parametrize("stopped", [1, 4, 6, 9])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_loop_ends_bit_identical(stopped: int, accumulation: int, tmp_path: Path) -> None:
+    """Twelve rows of two tasks are six batches an epoch: most stops are in mid-epoch."""
+
+    def made() -> Toy:
+        return toy(config=DROPOUT, lora={"dropout": 0.1}, accumulation=accumulation)
+
+    whole = made()
+    whole.run(12)
+    first = made()
+    first.run(stopped, may_stop=False)
+    # Ending a phase evaluates; an uninterrupted run has no such evaluation there.
+    first.loop.progress = dataclasses.replace(
+        first.loop.progress, best=-math.inf, best_step=0, evaluations_since_best=0
+    )
+    store = CheckpointStore(tmp_path, 1)
+    save(store, first)
+    torch.manual_seed(12345)
+    second = made()
+    torch.rand(7)
+    restore(store, second)
+    second.run(12)
+    for name, value in whole.weights().items():
+        assert torch.equal(second.weights()[name], value), name
+    for name, moment in optimizer_state(whole.optimizer, whole.model).items():
+        assert torch.equal(optimizer_state(second.optimizer, second.model)[name], moment), name
+    assert whole.recorder.steps == first.recorder.steps + second.recorder.steps
+
+
+def test_what_should_move_moves_and_nothing_else() -> None:
+    made = toy()
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    made.run(6)
+    trained = {name for name, p in made.model.named_parameters() if p.requires_grad}
+    assert any("lora_A" in name for name in trained)
+    assert any("heads" in name for name in trained)
+    for name, value in made.model.state_dict().items():
+        assert torch.equal(value, before[name]) is (name not in trained), name
+
+
+def test_training_lowers_the_loss() -> None:
+    made = toy(total=60, learning_rates={"lora": 1e-2, "heads": 1e-2}, warmup=0)
+    made.run(60)
+    losses = [record.loss for record in made.recorder.steps]
+    assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
+
+
+def test_accumulation_equals_one_big_batch() -> None:
+    """Batches of equal size: the mean of means is the mean of all."""
+    small = toy(batches={"rows": 4, "pool": 999}, accumulation=6, total=3)
+    big = toy(batches={"rows": 24, "pool": 999}, total=3)
+    small.run(3)
+    big.run(3)
+    for name, value in big.weights().items():
+        torch.testing.assert_close(small.weights()[name], value, rtol=1e-3, atol=2e-5)
+    for one, other in zip(small.recorder.steps, big.recorder.steps, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-3)
+        assert one.tokens == other.tokens
+
+
+def test_gradients_are_clipped_together() -> None:
+    made = toy(clip=1e-3, total=1, warmup=0)
+    norms: list[float] = []
+
+    def look(*_: Any) -> None:
+        grads = [p.grad for group in made.optimizer.param_groups for p in group["params"]]
+        norms.append(math.sqrt(sum(float(g.square().sum()) for g in grads if g is not None)))
+
+    made.optimizer.register_step_pre_hook(look)
+    made.run(1)
+    assert norms == [pytest.approx(1e-3, rel=1e-2)]
+    assert made.recorder.steps[0].gradient_norm > 0.01  # the record shows the norm before
+
+
+def test_records_tell_rates_epochs_tokens_and_task_losses() -> None:
+    made = toy()
+    made.run(12)
+    steps = made.recorder.steps
+    assert [record.step for record in steps] == list(range(1, 13))
+    assert all(a.epoch < b.epoch for a, b in pairwise(steps))
+    assert steps[5].epoch == pytest.approx(1)
+    assert steps[-1].epoch == pytest.approx(2)
+    assert sum(record.tokens for record in steps[:6]) == made.stream.tokens(0)
+    assert made.loop.progress.tokens == made.stream.tokens(0) + made.stream.tokens(1)
+    assert steps[0].learning_rates == {"lora": pytest.approx(2.5e-4), "heads": pytest.approx(5e-4)}
+    for record in steps:
+        assert set(record.task_losses) == (
+            {"mood", "closeness"} if record.step % 3 == 0 else set()
+        )
+    # Four rows a batch, three batches: their mean is the mean over all twelve examples.
+    assert made.loop.progress.losses == {}
+
+
+def test_task_losses_are_means_over_examples() -> None:
+    made = toy(log_every=6)
+    made.run(6)
+    (record,) = [r for r in made.recorder.steps if r.task_losses]
+    of_all = sum(r.loss for r in made.recorder.steps) / 6
+    assert sum(record.task_losses.values()) / 2 == pytest.approx(of_all, rel=1e-5)
+
+
+def test_evaluates_once_an_epoch_and_at_the_end() -> None:
+    made = toy()
+    made.run(8)
+    assert [e.step for e in made.recorder.evaluations] == [6, 8]
+    assert made.recorder.checkpoints == [6, 8]
+
+
+def test_evaluates_and_saves_when_asked() -> None:
+    made = toy(evaluate_every=4, checkpoint_every=3)
+    made.run(9)
+    assert [e.step for e in made.recorder.evaluations] == [4, 8, 9]
+    assert made.recorder.checkpoints == [3, 4, 6, 8, 9]
+
+
+def test_the_best_mean_is_marked() -> None:
+    values = iter([0.1, 0.4, 0.4, 0.2, 0.5])
+    made = toy(evaluate_every=1, evaluate=lambda: {"mood": next(values), "closeness": 0.0})
+    made.run(5)
+    assert [e.is_best for e in made.recorder.evaluations] == [True, True, False, False, True]
+    assert [e.mean for e in made.recorder.evaluations] == [0.05, 0.2, 0.2, 0.1, 0.25]
+    assert (made.loop.progress.best, made.loop.progress.best_step) == (0.25, 5)
+
+
+def test_patience_ends_a_phase_that_may_stop() -> None:
+    values = [0.3, 0.2, 0.25, 0.9]
+
+    def made(**options: Any) -> Toy:
+        left = iter([*values, *[0.0] * 9])
+        return toy(evaluate_every=1, evaluate=lambda: {"mood": next(left)}, **options)
+
+    patient = made(patience=2)
+    patient.run(10)
+    assert patient.loop.progress.step == 3
+    assert patient.recorder.checkpoints == [1, 2, 3]  # the last one says that it is over
+    patient.run(10)  # resumed after that checkpoint: nothing happens
+    assert patient.loop.progress.step == 3
+    searching = made(patience=2)
+    searching.run(4, may_stop=False)
+    assert searching.loop.progress.step == 4
+    stubborn = made()
+    stubborn.run(10)
+    assert stubborn.loop.progress.step == 10
+
+
+def test_before_step_is_told_every_step_before_its_forward_pass() -> None:
+    seen: list[tuple[int, int]] = []
+    made = toy()
+    made.run(3, before_step=lambda step: seen.append((step, len(made.recorder.steps))))
+    assert seen == [(0, 0), (1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("poison", "shown"), [(math.nan, "loss nan"), (math.inf, "loss"), (1e3, "loss")]
+)
+def test_a_diverging_loss_is_refused_with_the_tasks_and_changes_nothing(
+    poison: float, shown: str
+) -> None:
+    made = toy()
+    made.run(2, may_stop=False)
+    heads: Any = made.model.base.heads
+    with torch.no_grad():
+        heads.bias[2] = poison  # the regression's column
+    before = made.weights()
+    with pytest.raises(TrainingError, match="diverged at step 3") as caught:
+        made.run(12)
+    message = str(caught.value)
+    assert shown in message
+    assert "closeness" in message
+    assert "training.learning_rates" in message
+    assert made.loop.progress.step == 2
+    for name, value in made.weights().items():
+        assert torch.equal(value.nan_to_num(7), before[name].nan_to_num(7)), name
+
+
+def test_the_limit_of_an_explosion_can_be_set() -> None:
+    with pytest.raises(TrainingError, match=r"at most 1e-06"):
+        toy(explode_at=1e-6).run(1)
