@@ -38,6 +38,7 @@ __all__ = [
     "final_genotype",
     "load_mixture",
     "mixture_name",
+    "plain_parser",
     "ratio_of_medians",
     "report",
 ]
@@ -126,10 +127,16 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def benchmark_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the options every benchmark has."""
+def plain_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the option every benchmark has."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures there")
+    return parser
+
+
+def benchmark_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the options of the benchmarks that train."""
+    parser = plain_parser(doc)
     parser.add_argument("--model", default="minilm", help="a BERT or RoBERTa; default: minilm")
     parser.add_argument(
         "--source",

@@ -11,16 +11,12 @@ probes, fitted to plain features of two demo tasks, on held-out rows.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from common import Figure, plain_parser, report
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import Tensor
@@ -37,17 +33,6 @@ LENGTH = 16
 TARGET = 0.02
 LOSS_TARGET = 0.01
 PROBED_TASKS = ("topics", "reviews")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured value; ``holds`` is None where there is nothing to reach."""
-
-    name: str
-    value: float
-    unit: str
-    target: str | None = None
-    holds: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -177,18 +162,9 @@ def probe_losses() -> list[Figure]:
 
 def main() -> None:
     """Prints the table and writes the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    arguments = parser.parse_args()
+    arguments = plain_parser(__doc__).parse_args()
     figures = [figure for subject in subjects() for figure in measure(subject)]
-    figures += probe_losses()
-    table = Table("start (prefix of 16)", "value", "unit", "target", "holds")
-    for figure in figures:
-        holds = "" if figure.holds is None else "yes" if figure.holds else "NO"
-        table.add_row(figure.name, f"{figure.value:.4f}", figure.unit, figure.target or "", holds)
-    Console().print(table)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2))
+    report("Start (prefix of 16)", [*figures, *probe_losses()], arguments)
 
 
 if __name__ == "__main__":

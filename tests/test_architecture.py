@@ -159,9 +159,9 @@ def test_exports_are_listed_and_sorted(path: Path) -> None:
     exports = _exports(path)
     if exports is None:
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        assert path.name == "__main__.py" or all(
-            isinstance(node, ast.Expr) for node in body
-        ), "a module with content has an __all__"
+        assert path.name == "__main__.py" or all(isinstance(node, ast.Expr) for node in body), (
+            "a module with content has an __all__"
+        )
         return
     assert exports == sorted(set(exports), key=_sort_key)
 
@@ -186,6 +186,7 @@ def _assert_members_documented(owner: type) -> None:
     for name, member in vars(owner).items():
         value = member.fget if isinstance(member, property) else member
         value = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
-        public = not name.startswith("_") and inspect.isfunction(value)
-        if public and value.__name__ != "<lambda>":  # a field's default is no method
+        if name.startswith("_") or not inspect.isfunction(value):
+            continue
+        if value.__name__ != "<lambda>":  # a field's default is no method
             assert value.__doc__, f"{owner.__name__}.{name} has no docstring"

@@ -128,9 +128,14 @@ def test_a_failed_folder_leaves_the_old_one_and_no_litter(
 ) -> None:
     write_folder(tmp_path / "c", "old")
     wanted = RunError if isinstance(error, OSError) else type(error)
-    with pytest.raises(wanted), atomic_folder(tmp_path / "c") as partial:
-        write_text(partial / "a.txt", "new")
-        raise error
+
+    def fail() -> None:
+        with atomic_folder(tmp_path / "c") as partial:
+            write_text(partial / "a.txt", "new")
+            raise error
+
+    with pytest.raises(wanted):
+        fail()
     verify_manifest(tmp_path / "c", "")
     assert (tmp_path / "c/a.txt").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["c"]

@@ -14,6 +14,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def load_cells(runs: Path) -> dict[str, list[dict[str, Any]]]:
 
 def spread(values: list[float]) -> str:
     """Mean and standard deviation in points."""
-    mean = 100 * statistics.mean(values)
-    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def table(cells: dict[str, list[dict[str, Any]]]) -> str:
@@ -79,24 +80,33 @@ def table(cells: dict[str, list[dict[str, Any]]]) -> str:
 
 def mean_without(run: dict[str, Any], left_out: str) -> float:
     """Mean over all tasks but one."""
-    return statistics.mean(t["value"] for name, t in run["tasks"].items() if name != left_out)
+    kept = [float(task["value"]) for name, task in run["tasks"].items() if name != left_out]
+    return statistics.mean(kept)
+
+
+def trained_parameters(run: dict[str, Any]) -> float:
+    """Parameters that train to the end: LoRA, heads, and the prefix network that was chosen."""
+    return float(run["cost"]["total_trainable_parameters"])
+
+
+def seconds(phase: str) -> Callable[[dict[str, Any]], float]:
+    """Reads the seconds of a phase from a run's results."""
+    return lambda run: float(run["cost"]["seconds"].get(phase, 0.0))
 
 
 def cost_table(cells: dict[str, list[dict[str, Any]]], methods: list[str]) -> list[str]:
     """Seconds, memory and parameters, means over seeds."""
-    rows = {
-        "finished seeds": lambda r: 1.0,
-        "seconds searching": lambda r: r["cost"]["seconds"].get("search", 0.0),
-        "seconds discretising": lambda r: r["cost"]["seconds"].get("discretise", 0.0),
-        "seconds training": lambda r: r["cost"]["seconds"].get("train", 0.0),
-        "peak memory, MiB": lambda r: r["cost"]["peak_memory_bytes"] / 2**20,
-        "trainable parameters": lambda r: r["cost"]["total_trainable_parameters"],
+    rows: dict[str, Callable[[dict[str, Any]], float]] = {
+        "seconds searching": seconds("search"),
+        "seconds discretising": seconds("discretise"),
+        "seconds training": seconds("train"),
+        "peak memory, MiB": lambda run: float(run["cost"]["peak_memory_bytes"]) / 2**20,
+        "trainable parameters": trained_parameters,
     }
     lines = ["| cost | " + " | ".join(methods) + " |", "|---|" + "--:|" * len(methods)]
+    lines.append("| finished seeds | " + " | ".join(str(len(cells[m])) for m in methods) + " |")
     for name, read in rows.items():
-        total = name == "finished seeds"
-        values = [[read(run) for run in cells[m]] for m in methods]
-        shown = [f"{sum(v) if total else statistics.mean(v):,.0f}" for v in values]
+        shown = [f"{statistics.mean(read(run) for run in cells[m]):,.0f}" for m in methods]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     return lines
 

@@ -10,7 +10,7 @@ import yaml
 
 from peml.config import RunConfig, apply_overrides, dump_config, load_config, parse_config
 from peml.errors import ConfigError
-from peml.methods import method_settings_types
+from peml.methods import LoraMethodSettings, method_settings_types
 
 MINIMAL: dict[str, Any] = {"tasks": {"suite": "glue"}}
 EXAMPLES = [
@@ -157,7 +157,7 @@ def test_overrides_are_read_as_yaml_and_applied_in_order() -> None:
 def test_a_mapping_replaces_the_whole_section() -> None:
     raw = MINIMAL | {"method": {"name": "peml", "search": {"share": 0.3}, "lora": {"r": 2}}}
     config = parse_config(apply_overrides(raw, ["method={name: lora}"]))
-    assert config.method == method_settings_types()["lora"]()
+    assert config.method == LoraMethodSettings()
 
 
 def test_overriding_leaves_the_original_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from peml.data import (
     BatchStream,
     Collator,
     TaskBatch,
+    draw_rows,
     evaluation_batches,
     plan_batches,
 )
@@ -74,9 +76,7 @@ def test_an_overlong_example_stands_alone() -> None:
 
 
 def test_batches_are_filled_as_far_as_the_budget_goes() -> None:
-    batches = plan_batches(
-        np.full(40, 8), np.ones(40, int), settings_of(tokens=64, rows=100), None
-    )
+    batches = plan_batches(np.full(40, 8), np.ones(40, int), settings_of(tokens=64, rows=100), None)
     assert [len(batch) for batch in batches] == [8] * 5
 
 
@@ -103,7 +103,9 @@ def test_proportional_epochs_see_every_row_exactly_once(sizes: list[int], seed: 
         seen: Counter[tuple[int, int]] = Counter()
         for _ in batches.plan(epoch):
             seen.update(rows_of(batches.next()))
-        assert seen == Counter((task, row) for task, size in enumerate(sizes) for row in range(size))
+        assert seen == Counter(
+            (task, row) for task, size in enumerate(sizes) for row in range(size)
+        )
 
 
 @given(task_sizes, st.sampled_from(["temperature", "uniform"]), st.none() | st.integers(1, 12))
@@ -111,8 +113,6 @@ def test_proportional_epochs_see_every_row_exactly_once(sizes: list[int], seed: 
 def test_other_mixtures_see_exactly_what_was_drawn(
     sizes: list[int], strategy: str, cap: int | None
 ) -> None:
-    from peml.data import draw_rows
-
     batches = stream(sizes, 2, mixing={"strategy": strategy, "cap": cap})
     for epoch in range(2):
         drawn = Counter(
@@ -173,7 +173,11 @@ def test_a_position_the_data_does_not_have_is_refused() -> None:
 
 
 def nested(*examples: Sequence[Sequence[int]]) -> dict[str, list[list[list[int]]]]:
-    return {"input_ids": [[list(s) for s in e] for e in examples], "token_type_ids": [], "labels": []}
+    return {
+        "input_ids": [[list(s) for s in e] for e in examples],
+        "token_type_ids": [],
+        "labels": [],
+    }
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -181,9 +185,11 @@ def test_collator_pads_on_the_side_it_should(left: bool) -> None:
     rows = nested([[5, 6, 7]], [[8], [9, 4]])
     rows["labels"] = [[[-100, 6, 7]], [[8], [-100, 4]]]
     rows["token_type_ids"] = [[[0, 0, 1]], [[1], [0, 1]]]
-    columns = {**rows, "targets": [[2.0], [0.0, 1.0]]}
+    columns: dict[str, Any] = {**rows, "targets": [[2.0], [0.0, 1.0]]}
     batch = Collator(PAD, left=left)(columns, [3, 1], np.array([20, 11]))
-    side = [[5, 6, 7], [PAD, PAD, 8], [PAD, 9, 4]] if left else [[5, 6, 7], [8, PAD, PAD], [9, 4, PAD]]
+    side = (
+        [[5, 6, 7], [PAD, PAD, 8], [PAD, 9, 4]] if left else [[5, 6, 7], [8, PAD, PAD], [9, 4, PAD]]
+    )
     assert batch.input_ids.tolist() == side
     assert batch.attention_mask.tolist() == [[int(i != PAD) for i in row] for row in side]
     assert batch.labels is not None
@@ -202,13 +208,13 @@ def test_collator_pads_on_the_side_it_should(left: bool) -> None:
 
 
 def test_pad_token_inside_a_text_stays_visible() -> None:
-    columns = {**nested([[PAD, 1, PAD]], [[1]]), "targets": [[0.0], [0.0]]}
+    columns: dict[str, Any] = {**nested([[PAD, 1, PAD]], [[1]]), "targets": [[0.0], [0.0]]}
     batch = Collator(PAD)(columns, [0, 0], np.array([0, 1]))
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_batches_without_labels_have_none() -> None:
-    columns = {**nested([[1, 2]]), "targets": [[0.0]]}
+    columns: dict[str, Any] = {**nested([[1, 2]]), "targets": [[0.0]]}
     batch = Collator(PAD)(columns, [0], np.array([0]))
     assert batch.labels is None
     assert batch.token_type_ids is None

@@ -162,7 +162,7 @@ def test_a_row_that_fails_is_named_and_nothing_is_cached(tmp_path: Path) -> None
     rows = Dataset.from_list([{"first": "a", "second": "b", "label": n} for n in (0, 7)])
     with pytest.raises(DataError, match="'same', row 1"):
         encode_split(rows, pair(), family(), "train", cache=tmp_path)
-    assert not [path for path in tmp_path.rglob("*.arrow")]
+    assert not list(tmp_path.rglob("*.arrow"))
 
 
 def test_a_full_disk_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,4 +181,6 @@ def test_cache_is_where_the_environment_says(
     monkeypatch.setenv("PEML_CACHE", str(tmp_path / "here"))
     assert cache_folder() == tmp_path / "here"
     encode_split(moods(), sentiment(), family(), "train")
-    assert [path.name.startswith("mood-") for path in (tmp_path / "here").rglob("*.arrow")] == [True]
+    assert [path.name.startswith("mood-") for path in (tmp_path / "here").rglob("*.arrow")] == [
+        True
+    ]

@@ -49,7 +49,9 @@ def test_shares_are_rounded_without_losing_rows(
     shares = np.array(sizes, float) ** power
     exact = shares / shares.sum() * sum(sizes)
     assert min(counts) >= 1
-    assert all(abs(count - share) < 1 or share < 1 for count, share in zip(counts, exact, strict=True))
+    assert all(
+        abs(count - share) < 1 or share < 1 for count, share in zip(counts, exact, strict=True)
+    )
     if exact.min() >= 1:
         assert sum(counts) == sum(sizes)
 
@@ -70,7 +72,11 @@ def test_no_row_comes_again_before_all_others_came(size: int, count: int, seed: 
 def test_draws_depend_on_seed_and_task_and_epoch_only() -> None:
     first = draw_rows(0, 50, 50, 1, seed=3)
     assert (first == draw_rows(0, 50, 50, 1, seed=3)).all()
-    for other in (draw_rows(1, 50, 50, 1, 3), draw_rows(0, 50, 50, 2, 3), draw_rows(0, 50, 50, 1, 4)):
+    for other in (
+        draw_rows(1, 50, 50, 1, 3),
+        draw_rows(0, 50, 50, 2, 3),
+        draw_rows(0, 50, 50, 1, 4),
+    ):
         assert (first != other).any()
 
 

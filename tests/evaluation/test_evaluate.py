@@ -18,22 +18,23 @@ from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
 
 TASKS = (sentiment(), score(), choice(), generation())
-WORDS = "the quick brown fox jumps over the lazy dog and does not mind".split()
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs")
 COUNT = 7
 
 
 def rows_of(task_id: int) -> list[Row]:
     """Rows of rising and falling length, so that batches don't keep their order."""
     texts = [" ".join(WORDS[n % 4 : n % 4 + 1 + 3 * n % 8]) for n in range(COUNT)]
-    return [
+    rows: list[list[Row]] = [
         [
             {"sentence": text, "label": n % 2},
             {"first": text, "second": "a fox", "score": n / 2},
             {"start": text, "options": ["no", *WORDS[n : n + 2]][: 2 + n % 2], "answer": n % 2},
             {"text": text, "target": text},
-        ][task_id]
+        ]
         for n, text in enumerate(texts)
     ]
+    return [row[task_id] for row in rows]
 
 
 def attached(name: str) -> AttachedModel:

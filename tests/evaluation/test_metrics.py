@@ -14,7 +14,14 @@ from peml.tasks import Task
 from tests.tasks.examples import choice, generation, score, sentiment
 
 GOLD = [1, 1, 1, 0, 0, 1]
-PREDICTED = [1, 1, 0, 0, 1, 1]  # 3 true positives, 1 false positive, 1 false negative, 1 true negative
+PREDICTED = [
+    1,
+    1,
+    0,
+    0,
+    1,
+    1,
+]  # 3 true positives, 1 false positive, 1 false negative, 1 true negative
 
 
 @pytest.mark.parametrize(

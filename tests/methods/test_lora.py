@@ -99,7 +99,7 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:
 
 
 def test_the_update_is_scaled_by_alpha_over_rank() -> None:
-    one, two = (disturb(attach("bert", alpha=alpha, target_modules="query")) for alpha in (2, 4))
+    one, two = (disturb(attach("bert", alpha=alpha, target_modules=("query",))) for alpha in (2, 4))
 
     def change(model: AttachedModel) -> torch.Tensor:
         layer: Any = next(m for m in model.modules() if hasattr(m, "get_delta_weight"))

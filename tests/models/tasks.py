@@ -38,7 +38,9 @@ def examples(task: Task, rows: Sequence[Row]) -> list[Example]:
     return [renderer.render(row, number) for number, row in enumerate(rows)]
 
 
-def encode(family: Family, task: Task, rows: Sequence[Row], purpose: Any) -> list[list[EncodedSequence]]:
+def encode(
+    family: Family, task: Task, rows: Sequence[Row], purpose: Any
+) -> list[list[EncodedSequence]]:
     return [family.encode(task, example, purpose) for example in examples(task, rows)]
 
 

@@ -105,7 +105,11 @@ def test_mixed_batch_gives_the_losses_and_gradients_of_single_examples() -> None
 def test_single_column_tasks_of_one_option_cost_nothing() -> None:
     module = heads([choice()])
     losses = module.losses(
-        module(torch.randn(1, HIDDEN)), torch.ones(1), torch.zeros(1, dtype=int), torch.zeros(1, dtype=int), 1
+        module(torch.randn(1, HIDDEN)),
+        torch.ones(1),
+        torch.zeros(1, dtype=torch.long),
+        torch.zeros(1, dtype=torch.long),
+        1,
     )
     assert losses.item() == pytest.approx(0, abs=1e-6)
 

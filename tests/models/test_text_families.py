@@ -67,7 +67,9 @@ def test_training_losses_are_mean_token_losses_whatever_the_batch(name: str) -> 
         ((sequence,),) = encode(mixed.family, TASKS[task], [row], "train")
         tokens = slow_logp(mixed, sequence)
         expected.append(-sum(tokens) / len(tokens))
-    torch.testing.assert_close(output.losses.double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        output.losses.double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-4
+    )
     assert output.loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-4)
 
 
@@ -139,7 +141,13 @@ LONG = {"sentence": "the quick brown fox jumps over the lazy dog " * 8 + "END", 
 @pytest.mark.parametrize("purpose", ["train", "score", "generate"])
 def test_a_long_causal_prompt_keeps_its_start_token_its_end_and_its_answer(purpose: str) -> None:
     family = tiny_family("llama", max_length=24)
-    task = TASKS[0] if purpose != "generate" else generation(columns={"inputs": ["sentence"], "label": "label"}, template="{{ sentence }} It is")
+    task = (
+        TASKS[0]
+        if purpose != "generate"
+        else generation(
+            columns={"inputs": ["sentence"], "label": "label"}, template="{{ sentence }} It is"
+        )
+    )
     row = LONG if purpose != "generate" else LONG | {"label": "x"}
     (sequences,) = encode(family, task, [row], purpose)
     whole = family.tokenizer(f"{LONG['sentence']} It is")["input_ids"]
@@ -169,9 +177,12 @@ def test_a_long_answer_stays_within_the_limit_and_counts_as_cut(name: str) -> No
     labels = [token for token in sequence.labels or () if token != -100]
     assert len(sequence.input_ids) <= 16
     assert 0 < len(labels) <= 16
-    assert labels[0] == family.tokenizer(
-        " the" if name == "llama" else "the", add_special_tokens=False
-    )["input_ids"][0]
+    assert (
+        labels[0]
+        == family.tokenizer(" the" if name == "llama" else "the", add_special_tokens=False)[
+            "input_ids"
+        ][0]
+    )
     assert sequence.cut > 0
     if name == "llama":
         assert sequence.input_ids[0] == family.tokenizer.bos_token_id  # something to answer to

@@ -80,7 +80,9 @@ def test_a_damaged_file_is_named_with_the_way_back(
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes(content[:-9] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+        file.write_bytes(
+            content[:-9] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1])
+        )
     with pytest.raises(CheckpointError) as caught:
         store.load_latest()
     assert str(file) in str(caught.value)

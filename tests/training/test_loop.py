@@ -30,9 +30,7 @@ def save(store: CheckpointStore, made: Toy) -> None:
     progress = made.loop.progress
     state = {"progress": dataclasses.asdict(progress), "stream": made.stream.state_dict()}
     moments = optimizer_state(made.optimizer, made.model)
-    store.save(
-        progress.step, "train", Checkpoint(made.weights(), moments, random_state(), state)
-    )
+    store.save(progress.step, "train", Checkpoint(made.weights(), moments, random_state(), state))
 
 
 def restore(store: CheckpointStore, made: Toy) -> None:
@@ -133,9 +131,7 @@ def test_records_tell_rates_epochs_tokens_and_task_losses() -> None:
     assert made.loop.progress.tokens == made.stream.tokens(0) + made.stream.tokens(1)
     assert steps[0].learning_rates == {"lora": pytest.approx(2.5e-4), "heads": pytest.approx(5e-4)}
     for record in steps:
-        assert set(record.task_losses) == (
-            {"mood", "closeness"} if record.step % 3 == 0 else set()
-        )
+        assert set(record.task_losses) == ({"mood", "closeness"} if record.step % 3 == 0 else set())
     # Four rows a batch, three batches: their mean is the mean over all twelve examples.
     assert made.loop.progress.losses == {}
 

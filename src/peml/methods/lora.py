@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,7 @@ class LoraPart:
             torch.manual_seed(seed)
             try:
                 self._tuner = LoraModel(model, config, _ADAPTER)
-            except ValueError as error:
+            except (ValueError, re.error) as error:
                 raise ModelError(
                     f"LoRA can't be attached: {error}",
                     action="set method.lora.target_modules to names of this model's layers",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from peml.errors import ConfigError, nearest
+from peml.errors import ConfigError
 from peml.files import write_text
-from peml.prefix.operations import list_operations
+from peml.prefix.operations import refuse_unknown
 from peml.prefix.prefix import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings
@@ -52,12 +52,7 @@ class Genotype(Settings):
     @field_validator("cells")
     @classmethod
     def _known_operations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = list_operations()
-        unknown = [f"{name!r}.{nearest(name, known)}" for name in value if name not in known]
-        if unknown:
-            raise ValueError(
-                f"no operation {' and no operation '.join(unknown)} There are: {', '.join(known)}"
-            )
+        refuse_unknown(value)
         return value
 
     @field_validator("layers")

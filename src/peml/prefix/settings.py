@@ -6,8 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from peml.errors import nearest
-from peml.prefix.operations import DEFAULT_OPERATIONS, list_operations
+from peml.prefix.operations import DEFAULT_OPERATIONS, refuse_unknown
 from peml.prefix.prefix import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings
@@ -67,12 +66,7 @@ class PrefixSettings(Settings):
     @field_validator("operations")
     @classmethod
     def _known_operations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = list_operations()
-        unknown = [f"{name!r}.{nearest(name, known)}" for name in value if name not in known]
-        if unknown:
-            raise ValueError(
-                f"no operation {' and no operation '.join(unknown)} There are: {', '.join(known)}"
-            )
+        refuse_unknown(value)
         if len(set(value)) != len(value):
             raise ValueError(f"an operation stands twice in {', '.join(value)}")
         return value

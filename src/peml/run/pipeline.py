@@ -82,22 +82,32 @@ def _run_phases(session: TrainingSession, folder: RunFolder) -> dict[str, Any]:
     prepared = session.prepared
     folder.check_plan(prepared.plan(session.trainable_parameters()))
     model = session.run()
+    counts = session.trainable_parameters()
     tasks = evaluate_run(prepared, model, folder, session.cost)
     with session.cost.phase("export"):
         save_model(model, folder.model)
-    results = _results(prepared, tasks, session.cost, read_json(folder.path / "plan.json"))
+    searched = read_json(folder.path / "plan.json")["trainable_parameters"]
+    results = _results(prepared, tasks, session.cost, counts, searched)
     folder.write(_RESULTS, results)
     return results
 
 
 def _results(
-    prepared: Prepared, tasks: dict[str, Any], cost: Cost, planned: dict[str, Any]
+    prepared: Prepared,
+    tasks: dict[str, Any],
+    cost: Cost,
+    counts: dict[str, int],
+    searched: dict[str, int],
 ) -> dict[str, Any]:
+    """``results.json``; parameters are counted as they are trained to the end.
+
+    A search trains more of them, the supernet's, which are counted apart.
+    """
+
     def mean(key: str) -> float:
         return sum(task[key] for task in tasks.values()) / len(tasks)
 
     ablations = [key for key in next(iter(tasks.values())) if key.endswith("_off")]
-    counts = planned["trainable_parameters"]
     return {
         "format": 1,
         "method": prepared.config.method.name,
@@ -111,5 +121,6 @@ def _results(
             **cost.as_dict(),
             "trainable_parameters": counts,
             "total_trainable_parameters": sum(counts.values()),
+            "trainable_parameters_in_search": sum(searched.values()),
         },
     }

@@ -18,6 +18,7 @@ class StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, where YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """One mapping of the file, called by the parser."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

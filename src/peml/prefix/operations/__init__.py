@@ -14,6 +14,7 @@ from peml.prefix.operations.operation import (
     Operation,
     list_operations,
     make_operation,
+    refuse_unknown,
     register_operation,
     zero_linear,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Operation",
     "list_operations",
     "make_operation",
+    "refuse_unknown",
     "register_operation",
     "zero_linear",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ __all__ = [
     "Operation",
     "list_operations",
     "make_operation",
+    "refuse_unknown",
     "register_operation",
     "zero_linear",
 ]
@@ -91,6 +92,20 @@ def register_operation(name: str, factory: Callable[[int], Operation]) -> None:
 def list_operations() -> tuple[str, ...]:
     """The registered names, sorted."""
     return tuple(sorted(_FACTORIES))
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Checks names of operations in a config or a genotype.
+
+    Raises:
+        ValueError: Names that aren't registered, each with the nearest one that is.
+    """
+    known = list_operations()
+    unknown = [f"{name!r}.{nearest(name, known)}" for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"no operation {' and no operation '.join(unknown)} There are: {', '.join(known)}"
+        )
 
 
 def make_operation(name: str, width: int) -> Operation:
