@@ -142,6 +142,11 @@ def test_epochs_differ_and_seeds_decide() -> None:
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
     assert order(0, 0) != order(1, 0)
+    # Where all rows are of one length, the tasks still take turns in another way.
+    splits = [encoded_split([5] * 20), encoded_split([5] * 20, mark=1000)]
+    mixed = BatchStream(splits, settings_of(tokens=64, rows=5), Collator(PAD), seed=0)
+    first, second = (np.concatenate([t for t, _ in mixed.plan(epoch)]) for epoch in (0, 1))
+    assert (first != second).any()
 
 
 @given(st.data(), task_sizes, st.sampled_from(["proportional", "temperature", "uniform"]))

@@ -41,34 +41,29 @@ def shrunk(command: str, folder: Path) -> list[str]:
     return [*words, *(word for setting in SMALL for word in ("--set", setting))]
 
 
+def python(page: str, folder: Path) -> str:
+    """The page's Python, its fit on few rows (of the same run folder as the commands')."""
+    code = "\n".join(blocks(page, "python"))
+    call = re.compile(r'peml\.fit\("examples/(\w+)\.yaml"(, output="runs/\w+")?\)')
+    found = call.search(code)
+    assert found
+    output = str(folder / "runs" / found[1])
+    small = f'peml.fit("examples/{found[1]}.yaml", output={output!r}, overrides={SMALL!r})'
+    return call.sub(small, code)
+
+
 @pytest.mark.e2e
 @pytest.mark.minilm
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_the_page_runs_in_order(
+def test_everything_on_the_page_runs_in_order(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    found = commands(page)
-    assert found
-    for command in found:
+    for command in commands(page):
         with pytest.raises(SystemExit) as stop:
             main(shrunk(command, tmp_path))
         assert stop.value.code in (0, None), command
-
-
-@pytest.mark.e2e
-@pytest.mark.minilm
-@pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_the_page_runs(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    code = "\n".join(blocks(page, "python"))
-    call = re.compile(r'peml\.fit\("examples/demo\.yaml"(, output="[^"]*")?\)')
-    assert call.search(code)
-    small = f'peml.fit("examples/demo.yaml", output={str(tmp_path / "run")!r}, overrides={SMALL!r})'
-    namespace: dict[str, object] = {}
-    exec(compile(call.sub(small, code), page, "exec"), namespace)
+    exec(compile(python(page, tmp_path), page, "exec"), {})
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:

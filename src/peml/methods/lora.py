@@ -104,7 +104,10 @@ class LoraPart:
         config = self._tuner.peft_config[_ADAPTER]
         config.base_model_name_or_path = base_model
         config.save_pretrained(target)
-        state = get_peft_model_state_dict(self._tuner, adapter_name=_ADAPTER)
+        # Left to itself PEFT asks the hub whether the base model's vocabulary has grown.
+        state = get_peft_model_state_dict(
+            self._tuner, adapter_name=_ADAPTER, save_embedding_layers=False
+        )
         # A PeftModel would hold the tuner under the name base_model.
         named = {f"base_model.{name}": value for name, value in state.items()}
         write_tensors(target / "adapter_model.safetensors", named)
