@@ -23,6 +23,7 @@ from peml.injection.attention import (
     register_wrapper,
     set_slot,
 )
+from peml.injection.dense import attend_densely
 from peml.injection.masks import MaskMemo
 from peml.injection.probe import AttentionSite, switch_implementation, unwrap
 from peml.injection.support import check_support
@@ -179,7 +180,20 @@ class _PrefixSlot:
         if bias is not None:
             kwargs["position_bias"] = injection.biases.padded(bias, length)
         key, value = _in_front(pair[0], key), _in_front(pair[1], value)
+        if self._has_no_kernel(query, kwargs):
+            scaling = kwargs.get("scaling")
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            dropout = kwargs["dropout"]
+            mask = attention_mask
+            output = attend_densely(query, key, value, mask, scaling=scaling, dropout=dropout)
+            return output, None
         return self._function(module, query, key, value, attention_mask, **kwargs)
+
+    def _has_no_kernel(self, query: Tensor, kwargs: dict[str, Any]) -> bool:
+        """Whether sdpa would compute attention the slow way: on a CPU, with dropout."""
+        dropout = kwargs.get("dropout", 0.0)
+        biased = kwargs.get("position_bias") is not None
+        return self._masks_itself and query.device.type == "cpu" and 0 < dropout < 1 and not biased
 
     @staticmethod
     def _is_causal(module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> bool:
