@@ -169,8 +169,6 @@ def measure(prepared: Prepared, arguments: argparse.Namespace, precision: str) -
                 if target is None
                 else at_most(label, ratio.value, unit, target)
             )
-        median = sorted(seconds["PEFT"])[len(seconds["PEFT"]) // 2]
-        figures.append(Figure(f"PEFT LoRA, {name}, {precision}", median, "seconds"))
     return figures
 
 

@@ -64,6 +64,14 @@ def test_options_are_sequences_of_one_example(tmp_path: Path) -> None:
     assert split.tokens.tolist() == [sum(map(len, row["input_ids"]))]
 
 
+def test_a_damaged_cache_file_is_named(tmp_path: Path) -> None:
+    encode_split(moods(), sentiment(), family(), "train", cache=tmp_path)
+    (cached,) = tmp_path.rglob("*.arrow")
+    cached.write_bytes(b"not Arrow at all")
+    with pytest.raises(DataError, match=f"{cached.name} is damaged"):
+        encode_split(moods(), sentiment(), family(), "train", cache=tmp_path)
+
+
 def test_second_encoding_reads_the_cache(tmp_path: Path) -> None:
     first = family()
     calls = count_calls(first)

@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from peml.errors import ModelError
 from peml.models import (
     ModelSettings,
+    check_generation,
     check_task_types,
     detect_family,
     load_backbone,
@@ -176,6 +177,18 @@ def test_longer_than_the_positions_is_refused(name: str, positions: int, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
+def test_generating_past_the_last_position_is_refused(tmp_path: Path) -> None:
+    folder = str(save_tiny_model("gpt2", tmp_path / "gpt2", n_positions=64))
+    family = load_family(ModelSettings(name=folder, max_length=60))
+    check_generation(family, [generation()], max_new_tokens=4)
+    check_generation(family, [sentiment()], max_new_tokens=5)
+    with pytest.raises(ModelError, match="5 new tokens") as caught:
+        check_generation(family, [generation()], max_new_tokens=5)
+    assert generation().name in caught.value.problem
+    rotary = load_family(ModelSettings(name=str(save_tiny_model("llama", tmp_path / "llama"))))
+    check_generation(rotary, [generation()], max_new_tokens=10_000)
+
+
 def test_rotary_and_relative_positions_stretch(name: str, tmp_path: Path) -> None:
     save_tiny_model(name, tmp_path)
     assert load_family(settings(tmp_path, max_length=1000)).max_length == 1000

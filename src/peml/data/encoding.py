@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from datasets import Dataset, Features, Value
 from datasets import List as ListOf
+from pyarrow import ArrowInvalid
 
 from peml.errors import DataError
 from peml.files import disk_errors
@@ -99,14 +101,15 @@ def encode_split(
     """
     key = _fingerprint(dataset, task, family, purpose)
     folder = (cache or cache_folder()) / "encoded"
-    with disk_errors(folder):
+    path = folder / f"{task.name}-{key}.arrow"
+    with disk_errors(folder), _readable(path):
         folder.mkdir(parents=True, exist_ok=True)
         encoded = dataset.map(
             _row_encoder(task, family, purpose),
             with_indices=True,
             remove_columns=dataset.column_names,
             features=_FEATURES,
-            cache_file_name=str(folder / f"{task.name}-{key}.arrow"),
+            cache_file_name=str(path),
             load_from_cache_file=True,
             new_fingerprint=key,
             desc=f"encoding {task.name}",
@@ -122,6 +125,17 @@ def encode_split(
             action="raise model.max_length, shorten the row, or set model.too_long: cut",
         )
     return split
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ArrowInvalid as error:
+        raise DataError(
+            f"the cached file {path} is damaged: {error}",
+            action="delete it; it will be made again",
+        ) from error
 
 
 def encode_rows(

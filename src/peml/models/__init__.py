@@ -4,6 +4,7 @@ from peml.models.embedded import embedded_minilm
 from peml.models.families import FAMILIES, EncodedSequence, Family, ModelOutput, Purpose
 from peml.models.loading import (
     Backbone,
+    check_generation,
     check_task_types,
     detect_family,
     load_backbone,
@@ -21,6 +22,7 @@ __all__ = [
     "ModelSettings",
     "Purpose",
     "TaskModel",
+    "check_generation",
     "check_task_types",
     "detect_family",
     "embedded_minilm",

@@ -22,9 +22,29 @@ from peml.errors import ModelError
 from peml.models.embedded import MINILM, embedded_minilm
 from peml.models.families import FAMILIES, Family
 from peml.models.settings import ModelSettings
-from peml.tasks import Task
+from peml.tasks import Task, TaskType
 
-__all__ = ["Backbone", "check_task_types", "detect_family", "load_backbone", "load_family"]
+__all__ = [
+    "Backbone",
+    "check_generation",
+    "check_task_types",
+    "detect_family",
+    "load_backbone",
+    "load_family",
+]
+
+
+# RoBERTa and its kin count positions from the padding index on, and their configs don't say so.
+_COUNTED_FROM_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +132,9 @@ def load_family(settings: ModelSettings) -> Family:
             allowed=f"at most {positions}",
             action="lower model.max_length",
         )
-    return FAMILIES[name](tokenizer, max_length=settings.max_length, pooling=settings.pooling)
+    return FAMILIES[name](
+        tokenizer, max_length=settings.max_length, pooling=settings.pooling, positions=positions
+    )
 
 
 def _positions(config: Any) -> int | None:
@@ -120,8 +142,7 @@ def _positions(config: Any) -> int | None:
     if hasattr(config, "rope_parameters") or hasattr(config, "relative_attention_num_buckets"):
         return None
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    # RoBERTa counts positions from the padding index on.
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+    offset = config.pad_token_id + 1 if config.model_type in _COUNTED_FROM_PADDING else 0
     return None if limit is None else int(limit) - offset
 
 
@@ -175,6 +196,24 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
             f"the files of model {name!r} lack {len(needed)} weights, or hold them in another "
             f"shape, {needed[0]!r} among them; a frozen model can't have random ones",
             action="check that the files are complete, and that model.family fits them",
+        )
+
+
+def check_generation(family: Family, tasks: Sequence[Task], max_new_tokens: int) -> None:
+    """Refuses to generate past a model's last position.
+
+    Raises:
+        ModelError: The longest prompt and the longest text don't fit together.
+    """
+    generating = [task.name for task in tasks if task.type is TaskType.GENERATION]
+    room = family.room_for_generation()
+    if generating and room is not None and max_new_tokens > room:
+        raise ModelError(
+            f"{', '.join(generating)}: {max_new_tokens} new tokens "
+            f"(evaluation.max_new_tokens) do not fit after {family.max_length} tokens "
+            f"(model.max_length), the model has {family.positions} positions",
+            allowed=f"at most {max(room, 0)} new tokens",
+            action="lower one of the two",
         )
 
 

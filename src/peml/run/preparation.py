@@ -24,7 +24,7 @@ from peml.data.encoding import EncodedSplit
 from peml.errors import TrainingError
 from peml.evaluation import GoldSplit, check_metrics, majority_prediction
 from peml.methods import Method, build_method
-from peml.models import Family, check_task_types, load_family
+from peml.models import Family, check_generation, check_task_types, load_family
 from peml.models.families import Purpose
 from peml.tasks import Task, TaskRenderer, TaskType
 
@@ -139,6 +139,7 @@ def prepare(config: RunConfig) -> Prepared:
     method = build_method(config.method)
     family = load_family(config.model)
     check_task_types(family, tasks)
+    check_generation(family, tasks, config.evaluation.max_new_tokens)
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
     leakage = find_leakage(loaded.data)
     dropped: dict[str, int] = {}

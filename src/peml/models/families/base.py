@@ -64,10 +64,13 @@ class Family(ABC):
     task_types: ClassVar[frozenset[TaskType]]
     auto_class: ClassVar[Any]
 
-    def __init__(self, tokenizer: Any, *, max_length: int, pooling: str) -> None:
+    def __init__(
+        self, tokenizer: Any, *, max_length: int, pooling: str, positions: int | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.pooling = pooling
+        self.positions = positions
 
     @abstractmethod
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
@@ -93,6 +96,10 @@ class Family(ABC):
             (examples, options) with -inf where an example has fewer options, or (examples,)
             for regression, on the task's scale.
         """
+
+    def room_for_generation(self) -> int | None:
+        """Tokens that can be generated after the longest prompt; None: no limit."""
+        return self.positions
 
     def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
         """Decodes greedily; only families with a text output can."""

@@ -127,6 +127,10 @@ class CausalFamily(TextFamily):
         ).logits
         return logits[:, :-1], cast(Tensor, batch.labels)[:, 1:]
 
+    def room_for_generation(self) -> int | None:
+        """What the prompt, in the same sequence, leaves of the positions."""
+        return None if self.positions is None else self.positions - self.max_length
+
     def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
         """Greedy continuation of left-padded prompts."""
         tokens = model.generate(
