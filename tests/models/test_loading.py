@@ -176,7 +176,6 @@ def test_longer_than_the_positions_is_refused(name: str, positions: int, tmp_pat
         model(input_ids=ids)  # the limit itself works
 
 
-@pytest.mark.parametrize("name", ["llama", "t5"])
 def test_generating_past_the_last_position_is_refused(tmp_path: Path) -> None:
     folder = str(save_tiny_model("gpt2", tmp_path / "gpt2", n_positions=64))
     family = load_family(ModelSettings(name=folder, max_length=60))
@@ -189,6 +188,7 @@ def test_generating_past_the_last_position_is_refused(tmp_path: Path) -> None:
     check_generation(rotary, [generation()], max_new_tokens=10_000)
 
 
+@pytest.mark.parametrize("name", ["llama", "t5"])
 def test_rotary_and_relative_positions_stretch(name: str, tmp_path: Path) -> None:
     save_tiny_model(name, tmp_path)
     assert load_family(settings(tmp_path, max_length=1000)).max_length == 1000
