@@ -8,7 +8,6 @@ from peml.evaluation.evaluate import (
 )
 from peml.evaluation.metrics import (
     METRICS,
-    check_metrics,
     compute_metrics,
     majority_prediction,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "EvaluationSettings",
     "GoldSplit",
     "Predictions",
-    "check_metrics",
     "compute_metrics",
     "majority_prediction",
     "predict_split",

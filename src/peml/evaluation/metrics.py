@@ -10,10 +10,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from peml.errors import TaskError, nearest
 from peml.tasks import Task, TaskType
 
-__all__ = ["METRICS", "check_metrics", "compute_metrics", "majority_prediction"]
+__all__ = ["METRICS", "compute_metrics", "majority_prediction"]
 
 Values = Sequence[Any]
 
@@ -77,22 +76,6 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "rouge_l": _rouge_l,
     "spearman": _correlation(stats.spearmanr),
 }
-
-
-def check_metrics(tasks: Sequence[Task]) -> None:
-    """Refuses tasks with an unknown metric, before anything loads.
-
-    Raises:
-        TaskError: A metric has no such name.
-    """
-    for task in tasks:
-        for name in task.metrics:
-            if name not in METRICS:
-                raise TaskError(
-                    f"task {task.name!r} names the metric {name!r}.{nearest(name, METRICS)}",
-                    allowed=", ".join(METRICS),
-                    action="correct `metrics` in the task's file",
-                )
 
 
 def compute_metrics(task: Task, gold: Values, predicted: Values) -> dict[str, float]:

@@ -22,7 +22,7 @@ from peml.data import (
 )
 from peml.data.encoding import EncodedSplit
 from peml.errors import TrainingError
-from peml.evaluation import GoldSplit, check_metrics, majority_prediction
+from peml.evaluation import GoldSplit, majority_prediction
 from peml.methods import Method, build_method
 from peml.models import Family, check_generation, check_task_types, load_family
 from peml.models.families import Purpose
@@ -135,7 +135,6 @@ def prepare(config: RunConfig) -> Prepared:
         PemlError: A task, file, row, template or setting can't be used.
     """
     tasks = select_tasks(config.tasks)
-    check_metrics(tasks)
     method = build_method(config.method)
     family = load_family(config.model)
     check_task_types(family, tasks)
