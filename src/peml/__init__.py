@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from peml.errors import PemlError
 
 if TYPE_CHECKING:
+    from peml.comparison import Comparison, ComparisonConfig
     from peml.config import RunConfig
     from peml.injection import PrefixInjection, attach_prefix, measure_start
     from peml.prefix import (
@@ -39,6 +40,8 @@ __version__ = "0.1.0"
 
 # Imported on first use: torch and transformers take seconds, and `import peml` should not.
 _LAZY = {
+    "Comparison": "peml.comparison",
+    "ComparisonConfig": "peml.comparison",
     "Genotype": "peml.prefix",
     "Prediction": "peml.serving",
     "Predictor": "peml.serving",
@@ -63,6 +66,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "Comparison",
+    "ComparisonConfig",
     "Genotype",
     "PemlError",
     "Prediction",
@@ -82,6 +87,7 @@ __all__ = [
     "Suite",
     "Task",
     "attach_prefix",
+    "compare",
     "fit",
     "load",
     "load_suite",
@@ -129,3 +135,49 @@ def fit(
         settings = parse_config(apply_overrides(config, overrides))
     folder = Path(output or settings.output or f"runs/{name}")
     return run_fit(settings, folder, Console(quiet=not progress))
+
+
+def compare(
+    config: ComparisonConfig | Mapping[str, Any] | Path | str,
+    output: Path | str | None = None,
+    *,
+    overrides: tuple[str, ...] = (),
+    jobs: int | None = None,
+    retry_failed: bool = False,
+    progress: bool = False,
+) -> Comparison:
+    """Runs methods x seeds x suites at equal cost and reports; goes on where it stopped.
+
+    Every run has a process of its own, which imports the calling script again: keep the call
+    below ``if __name__ == "__main__":`` there.
+
+    Args:
+        config: A config, its content as a mapping, or the path of its YAML file.
+        output: The folder; default: ``runs/`` and the name of the config file.
+        overrides: ``section.key=value`` strings, for a mapping or a file.
+        jobs: Runs at a time; default: the config's ``jobs``.
+        retry_failed: Run the cells that failed again.
+        progress: Print the plan, and a line for each run.
+
+    Raises:
+        PemlError: Something is wrong with config, data, model or folder. A run that fails is
+            recorded and the rest goes on.
+    """
+    from rich.console import Console
+
+    from peml.comparison import ComparisonConfig, load_comparison, parse_comparison
+    from peml.comparison import compare as run_comparison
+
+    name = "comparison"
+    if isinstance(config, (str, Path)):
+        name = Path(config).stem
+        settings = load_comparison(Path(config), overrides)
+    elif isinstance(config, ComparisonConfig):
+        settings = config
+    else:
+        settings = parse_comparison(config, overrides=overrides)
+    if jobs is not None:
+        settings = settings.model_copy(update={"jobs": jobs})
+    folder = Path(output or f"runs/{name}")
+    console = Console(quiet=not progress)
+    return run_comparison(settings, folder, console, retry_failed=retry_failed)

@@ -111,14 +111,16 @@ def test_method_defaults_to_peml_also_where_only_its_options_are_given() -> None
     assert (method.name, method.lora.r) == ("peml", 3)
 
 
+_OPTIONS = ("method.lora.r=5", "method.lora.target_modules=[query, value]")
+
+
 @pytest.mark.parametrize("name", sorted(method_settings_types()))
 def test_dumped_config_is_the_same_config_again(name: str) -> None:
     given = apply_overrides(
         MINIMAL,
         [
             f"method.name={name}",
-            "method.lora.r=5",
-            "method.lora.target_modules=[query, value]",
+            *(_OPTIONS if name == "lora" else ()),
             "training.learning_rates={lora: 1e-3}",
             "tasks.files=[a.yaml, b.yaml]",
             "output=runs/ü",

@@ -6,20 +6,34 @@ as fresh as a new interpreter without the seconds the imports take.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Moment", "fit_apart", "run_apart"]
+__all__ = ["Moment", "fit_apart", "fresh_processes", "run_apart"]
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["peml.cli", "peml.run", "peml.serving"])
 _MOST_SECONDS = 120
+
+
+@functools.cache
+def fresh_processes() -> ForkServerContext:
+    """The server that processes are forked from, started now.
+
+    They inherit the environment it starts in, with it the number of threads and so the last bits
+    of every sum: it must not start while a test or a comparison has changed that.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["peml.cli", "peml.run", "peml.serving"])
+    forkserver.ensure_running()
+    return context
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ def _resolve(target: str) -> tuple[Any, str]:
 def run_apart(function: Callable[..., None], *args: Any) -> int:
     """Calls a function in a fresh process and returns its exit code, -9 for SIGKILL."""
     cache = os.environ["PEML_CACHE"]
-    process = _CONTEXT.Process(target=_call, args=(cache, function, args))
+    process = fresh_processes().Process(target=_call, args=(cache, function, args))
     process.start()
     process.join(_MOST_SECONDS)
     if process.is_alive():

@@ -43,7 +43,7 @@ def _scores(model: torch.nn.Module, batches: list[TaskBatch]) -> list[Tensor]:
 @pytest.fixture
 def saved(toys: Path, tmp_path: Path) -> Path:
     prepared = prepare(load_config(toy_config(toys, "encoder", "lora+prefix")))
-    save_model(_disturbed(prepared), tmp_path / "model")
+    save_model(_disturbed(prepared), tmp_path / "model", prepared.config.method)
     return tmp_path / "model"
 
 
@@ -56,7 +56,7 @@ def test_merged_and_loaded_the_model_says_the_same(
     plain = _scores(attach(prepared, torch.device("cpu"), None).eval(), batches)
     model = _disturbed(prepared)
     trained = _scores(model, batches)
-    save_model(model, tmp_path / "model")
+    save_model(model, tmp_path / "model", prepared.config.method)
     loaded = _scores(load_model(tmp_path / "model"), batches)
     for before, after, untrained in zip(trained, loaded, plain, strict=True):
         torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
@@ -123,7 +123,7 @@ def test_a_later_format_is_refused(saved: Path) -> None:
 def test_saving_again_replaces_the_model_as_a_whole(toys: Path, saved: Path) -> None:
     (saved / "left-over.txt").write_text("old")
     prepared = prepare(load_config(toy_config(toys, "encoder", "lora")))
-    save_model(_disturbed(prepared), saved)
+    save_model(_disturbed(prepared), saved, prepared.config.method)
     assert not (saved / "left-over.txt").exists()
     assert not (saved / "prefix.safetensors").exists()
     assert load_model(saved).heads is not None

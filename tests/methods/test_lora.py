@@ -197,7 +197,7 @@ def test_parts_are_prepared_before_each_pass_and_once_inside_prepared() -> None:
             self.calls += 1
 
     part: Any = Counting()
-    model = AttachedModel(plain("bert"), {"counting": part})
+    model = AttachedModel(plain("bert"), {"counting": part}).eval()
     for _ in range(2):
         model(batch(model))
     assert part.calls == 2

@@ -1,7 +1,14 @@
 """The config of a run: sections, loading, overrides, schema."""
 
-from peml.config.loading import apply_overrides, dump_config, load_config, parse_config
-from peml.config.model import RunConfig, config_type
+from peml.config.loading import (
+    apply_overrides,
+    dump_config,
+    load_config,
+    parse_config,
+    read_config,
+    validate_config,
+)
+from peml.config.model import RunConfig, config_type, method_type
 
 __all__ = [
     "RunConfig",
@@ -9,5 +16,8 @@ __all__ = [
     "config_type",
     "dump_config",
     "load_config",
+    "method_type",
     "parse_config",
+    "read_config",
+    "validate_config",
 ]

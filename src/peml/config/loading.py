@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from peml.config.model import RunConfig, config_type
 from peml.errors import ConfigError, nearest
+from peml.settings import Settings
 from peml.tasks.yaml_file import StrictLoader
 
-__all__ = ["apply_overrides", "dump_config", "load_config", "parse_config"]
+__all__ = [
+    "apply_overrides",
+    "dump_config",
+    "load_config",
+    "parse_config",
+    "read_config",
+    "validate_config",
+]
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -27,6 +37,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises:
         ConfigError: The file can't be read, or anything in it is wrong; all at once.
+    """
+    return parse_config(read_config(path, overrides, RunConfig), str(path))
+
+
+def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> dict[str, Any]:
+    """Reads the mapping of a config file and applies overrides; nothing is validated yet.
+
+    Args:
+        path: YAML file.
+        overrides: ``section.key=value`` strings.
+        model: What the file should hold, for the message if it holds something else.
+
+    Raises:
+        ConfigError: The file can't be read or holds no mapping, or an override is wrong.
     """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
@@ -42,10 +66,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path} holds {'nothing' if raw is None else type(raw).__name__}, not a mapping",
-            allowed=", ".join(RunConfig.model_fields),
-            action="write sections such as `tasks:` and `method:`",
+            allowed=", ".join(model.model_fields),
+            action="write these sections; examples/ holds some files",
         )
-    return parse_config(apply_overrides(raw, overrides), str(path))
+    return apply_overrides(raw, overrides)
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -91,53 +115,99 @@ def parse_config(raw: Mapping[str, Any], origin: str = "the config") -> RunConfi
     method = named.get("method")
     if isinstance(method, dict) and "name" not in method:
         named["method"] = {"name": "peml", **method}
+    return validate_config(
+        model, named, origin, "correct them; `peml config schema` describes every field"
+    )
+
+
+def validate_config(
+    model: type[SettingsT],
+    raw: Mapping[str, Any],
+    origin: str,
+    action: str,
+    rename: Callable[[tuple[Any, ...]], tuple[Any, ...]] = lambda place: place,
+) -> SettingsT:
+    """Validates a raw config of any kind.
+
+    Args:
+        model: What it should be.
+        raw: Sections by name.
+        origin: What is read, for the message.
+        action: What to do about problems.
+        rename: From the place of a problem to the one the user wrote it at.
+
+    Raises:
+        ConfigError: Every wrong field is listed, unknown ones with the nearest valid name.
+    """
     try:
-        return model.model_validate(named)
+        return model.model_validate(raw)
     except ValidationError as error:
-        problems = [_describe(model, item) for item in error.errors()]
+        lines = [_describe(model, item, rename) for item in error.errors()]
+        problems = list(dict.fromkeys(lines))
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(
             f"{origin} has {count}:\n" + "\n".join(f"  {line}" for line in problems),
-            action="correct them; `peml config schema` describes every field",
+            action=action,
         ) from None
 
 
-def _describe(model: type[BaseModel], item: Any) -> str:
-    names = [str(part) for part in item["loc"]]
-    tags = set(_method_names(model))
-    shown = ".".join(
-        name
-        for i, name in enumerate(names)
-        if not (i == 1 and names[0] == "method" and name in tags)
-    )
+def _describe(
+    model: type[BaseModel], item: Any, rename: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+) -> str:
+    place, here = _follow(model, item["loc"])
+    shown = ".".join(str(part) for part in rename(place))
     if item["type"] == "extra_forbidden":
-        valid = _fields_at(model, names[:-1])
-        hint = nearest(names[-1], valid) or f" Valid here: {', '.join(sorted(valid))}."
+        name = str(item["loc"][-1])
+        valid = {field for section in here for field in section.model_fields}
+        hint = nearest(name, valid) or f" Valid here: {', '.join(sorted(valid))}."
         return f"{shown}: unknown key.{hint}"
     if item["type"] == "union_tag_invalid":
+        tags = sorted(filter(None, map(_tag, here)))
         given = str(item["ctx"]["tag"])
-        return f"method.name: there is no method {given!r}.{nearest(given, tags)} " + (
-            f"Valid: {', '.join(sorted(tags))}."
+        return f"{shown}.name: there is no method {given!r}.{nearest(given, tags)} " + (
+            f"Valid: {', '.join(tags)}."
         )
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
-    value = "" if item["type"] == "missing" or isinstance(given, dict) else f" (got {given!r})"
-    return f"{shown}: {message}{value}"
+    value = (
+        ""
+        if item["type"] == "missing" or isinstance(given, (dict, BaseModel))
+        else f" (got {given!r})"
+    )
+    return f"{shown}: {message}{value}" if shown else f"{message}"
 
 
-def _method_names(model: type[BaseModel]) -> list[str]:
-    return [str(t.model_fields["name"].default) for t in _models_in(model.model_fields["method"])]
+def _follow(
+    model: type[BaseModel], location: Sequence[Any]
+) -> tuple[tuple[Any, ...], list[type[BaseModel]]]:
+    """A place as the user wrote it, and the sections that may stand there.
+
+    Of the place of an unknown key, the sections it may have been meant for.
+    """
+    place: list[Any] = []
+    here: Any = model
+    for part in location:
+        sections = _sections_in(here)
+        if len(sections) > 1 and get_origin(here) is not dict:
+            # A union: pydantic puts the method's name into the path.
+            here = next((section for section in sections if _tag(section) == part), None)
+            continue
+        place.append(part)
+        if get_origin(here) is dict:
+            here = get_args(here)[1]
+        elif sections and part in sections[0].model_fields:
+            here = sections[0].model_fields[part].annotation
+    return tuple(place), _sections_in(here)
 
 
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> set[str]:
-    """Names valid inside the section a path leads to."""
-    candidates: list[type[BaseModel]] = [model]
-    for name in path:
-        if len(candidates) > 1:  # a union: pydantic puts the method's name into the path
-            candidates = [model for model in candidates if _tag(model) == name]
-        elif name in candidates[0].model_fields:
-            candidates = _models_in(candidates[0].model_fields[name])
-    return {field for candidate in candidates for field in candidate.model_fields}
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    pending, found = [annotation], []
+    while pending:
+        current = pending.pop()
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            found.append(current)
+        pending.extend(get_args(current))
+    return found
 
 
 def _tag(model: type[BaseModel]) -> str | None:
@@ -145,16 +215,6 @@ def _tag(model: type[BaseModel]) -> str | None:
     return None if field is None else str(field.default)
 
 
-def _models_in(field: Any) -> list[type[BaseModel]]:
-    pending, found = [field.annotation], []
-    while pending:
-        annotation = pending.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found.append(annotation)
-        pending.extend(get_args(annotation))
-    return found
-
-
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: Settings) -> str:
     """The resolved config as YAML; reading it gives the same config again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

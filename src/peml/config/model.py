@@ -16,7 +16,7 @@ from peml.models import ModelSettings
 from peml.settings import Settings
 from peml.training import TrainingSettings
 
-__all__ = ["RunConfig", "config_type"]
+__all__ = ["RunConfig", "config_type", "method_type"]
 
 
 class RunConfig(Settings):
@@ -39,20 +39,27 @@ class RunConfig(Settings):
         default_factory=lambda: EvaluationSettings(), description="How it is evaluated."
     )
     seed: int = Field(0, description="Decides initial weights, data order and noise.", ge=0)
+    export: bool = Field(True, description="Save the final model; off where only scores matter.")
     output: str | None = Field(
         None, description="Run folder; default: runs/ and the config file's name."
     )
 
 
 @cache
-def config_type() -> type[RunConfig]:
-    """`RunConfig` with ``method`` open to every registered method's section.
+def method_type() -> Any:
+    """The annotation of any registered method's section; ``name`` says which.
 
     Which methods there are is known only at run time, since other packages may add some.
     """
     union: Any = reduce(or_, method_settings_types().values())
+    return Annotated[union, Field(discriminator="name")]
+
+
+@cache
+def config_type() -> type[RunConfig]:
+    """`RunConfig` with ``method`` open to every registered method's section."""
     field: Any = (
-        Annotated[union, Field(discriminator="name")],
+        method_type(),
         Field(
             default_factory=lambda: PemlSettings(), description="What trains on the frozen model."
         ),

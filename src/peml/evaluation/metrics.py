@@ -12,13 +12,13 @@ from sklearn import metrics as sk
 
 from peml.tasks import Task, TaskType
 
-__all__ = ["METRICS", "compute_metrics", "majority_prediction"]
+__all__ = ["METRICS", "ROW_SCORES", "compute_metrics", "majority_prediction"]
 
 Values = Sequence[Any]
 
 
-def _accuracy(gold: Values, predicted: Values) -> float:
-    return float(np.mean([g == p for g, p in zip(gold, predicted, strict=True)]))
+def _hits(gold: Values, predicted: Values) -> list[float]:
+    return [float(g == p) for g, p in zip(gold, predicted, strict=True)]
 
 
 def _f1(gold: Values, predicted: Values) -> float:
@@ -47,33 +47,43 @@ def _correlation(measure: Callable[..., Any]) -> Callable[[Values, Values], floa
     return correlate
 
 
-def _exact_match(gold: Values, predicted: Values) -> float:
-    return _accuracy([_plain(g) for g in gold], [_plain(p) for p in predicted])
+def _exact_hits(gold: Values, predicted: Values) -> list[float]:
+    return _hits([_plain(g) for g in gold], [_plain(p) for p in predicted])
 
 
 def _plain(text: str) -> str:
     return " ".join(str(text).lower().split())
 
 
-def _rouge_l(gold: Values, predicted: Values) -> float:
+def _rouge_l(gold: Values, predicted: Values) -> list[float]:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    scores = [
+    return [
         scorer.score(str(g), str(p))["rougeL"].fmeasure
         for g, p in zip(gold, predicted, strict=True)
     ]
-    return float(np.mean(scores))
 
+
+def _mean_of(
+    rows: Callable[[Values, Values], list[float]],
+) -> Callable[[Values, Values], float]:
+    return lambda gold, predicted: float(np.mean(rows(gold, predicted)))
+
+
+ROW_SCORES: dict[str, Callable[[Values, Values], list[float]]] = {
+    "accuracy": _hits,
+    "exact_match": _exact_hits,
+    "rouge_l": _rouge_l,
+}
+"""The metrics that are a mean over rows: what each row scores."""
 
 METRICS: dict[str, Callable[[Values, Values], float]] = {
-    "accuracy": _accuracy,
-    "exact_match": _exact_match,
+    **{name: _mean_of(rows) for name, rows in ROW_SCORES.items()},
     "f1": _f1,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _correlation(stats.pearsonr),
-    "rouge_l": _rouge_l,
     "spearman": _correlation(stats.spearmanr),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from peml.settings import Settings
@@ -14,6 +16,11 @@ class EvaluationSettings(Settings):
 
     tokens: int = Field(8192, description="Most tokens of a batch, padding included.", ge=16)
     max_new_tokens: int = Field(32, description="Longest generated text.", ge=1)
+    split: Literal["reported", "development"] = Field(
+        "reported",
+        description="What the finished model is scored on; development for runs that only choose "
+        "settings, so that the reported split chooses nothing.",
+    )
     ablations: bool = Field(
         True, description="Also score every task with each part (prefix, LoRA) switched off."
     )

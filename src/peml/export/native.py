@@ -6,6 +6,8 @@
       backbone/            the merged model and its tokenizer, as save_pretrained writes them
       lora/                the LoRA before merging, as PEFT saves it
       prefix.safetensors   keys and values of the active layers, where there is a prefix
+      prompt.safetensors   vectors in front of the input embeddings, where there is a prompt
+      adapter.safetensors  what the method can't merge, where it can't
       heads.safetensors    the encoder's heads
       peml.json            format, family, settings, tasks
       manifest.json        checksum of every file, written last
@@ -28,7 +30,7 @@ from peml.files import (
     write_tensors,
 )
 from peml.injection import attach_prefix
-from peml.methods import AttachedModel
+from peml.methods import AttachedModel, MethodSettings, build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.prefix import Prefix
 from peml.tasks import Task
@@ -39,21 +41,27 @@ _FORMAT = 1
 _ACTION = "restore the file, or export the model again from its run"
 
 
-def save_model(model: AttachedModel, folder: Path) -> None:
+def save_model(model: AttachedModel, folder: Path, method: MethodSettings) -> None:
     """Merges a trained model and writes it; the model can't be trained afterwards.
 
     Args:
         model: Trained; its LoRA is folded into the weights here.
         folder: Becomes the model's folder in one step.
+        method: How it was trained; restores what can't be merged.
     """
     base = model.base
     with atomic_folder(folder) as partial:
         model.save_parts(partial)
+        kept = {name: value.clone() for name, value in model.kept().items()}
         prefix = model.merge()
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
         if prefix is not None:
             write_tensors(partial / "prefix.safetensors", {"prefix": prefix.tensor})
+        if base.prompt.vectors is not None:
+            write_tensors(partial / "prompt.safetensors", {"prompt": base.prompt.vectors})
+        if kept:
+            write_tensors(partial / "adapter.safetensors", kept)
         if base.heads is not None:
             write_tensors(partial / "heads.safetensors", base.heads.state_dict())
         settings = base.settings.model_dump(mode="json")
@@ -62,6 +70,7 @@ def save_model(model: AttachedModel, folder: Path) -> None:
             {
                 "format": _FORMAT,
                 "base_model": base.settings.name,
+                "method": method.model_dump(mode="json"),
                 "model": {**settings, "family": base.family.name, "revision": None},
                 "prefix_active": None if prefix is None else list(prefix.active),
                 "tasks": [task.model_dump(mode="json") for task in base.tasks],
@@ -94,6 +103,11 @@ def load_model(folder: Path, device: torch.device | None = None) -> TaskModel:
     if model.heads is not None:
         model.heads.load_state_dict(read_tensors(folder / "heads.safetensors"))
     _attach_static_prefix(model, folder, description)
+    if (folder / "prompt.safetensors").is_file():
+        model.prompt.set(read_tensors(folder / "prompt.safetensors")["prompt"])
+    if (folder / "adapter.safetensors").is_file():
+        method = build_method(parse_method(description["method"]))
+        method.restore(model, read_tensors(folder / "adapter.safetensors"))
     return model.to(device or torch.device("cpu")).eval()
 
 

@@ -1,39 +1,104 @@
 """Methods: how something trainable is attached to a frozen model."""
 
+from peml.methods.adalora import AdaLora, AdaLoraMethodSettings, AdaLoraPart, AdaLoraSettings
+from peml.methods.adapter import AdapterMethod, AdapterPart, AdapterSettings
+from peml.methods.attached import AttachedModel
 from peml.methods.base import (
     AttachContext,
-    AttachedModel,
+    Merging,
     Method,
     MethodSettings,
     ParameterGroup,
     Part,
     Search,
 )
-from peml.methods.lora import Lora, LoraMethodSettings, LoraPart, LoraSettings
+from peml.methods.c_poly import CPoly, CPolySettings
+from peml.methods.dora import Dora, DoraMethodSettings, DoraPart, DoraSettings
+from peml.methods.frozen import Frozen, FrozenSettings
+from peml.methods.full import Full, FullSettings
+from peml.methods.lora import (
+    Lora,
+    LoraMethodSettings,
+    LoraPart,
+    LoraSettings,
+    LowRankSettings,
+)
 from peml.methods.lora_prefix import LoraPrefix, LoraPrefixSettings
+from peml.methods.moe_lora import MoeLora, MoeLoraSettings
+from peml.methods.mtl_lora import MtlLora, MtlLoraSettings
+from peml.methods.multilora import MultiLora, MultiLoraSettings
 from peml.methods.peml import Peml, PemlSettings, PrefixSearch
-from peml.methods.prefix import PrefixPart
-from peml.methods.registry import build_method, list_methods, method_settings_types
+from peml.methods.prefix import FixedPrefixSettings, PrefixPart
+from peml.methods.prefix_tuning import PrefixTuning, PrefixTuningSettings
+from peml.methods.prompt import PromptPart
+from peml.methods.prompt_tuning import PromptTuning, PromptTuningSettings
+from peml.methods.registry import (
+    build_method,
+    list_methods,
+    method_settings_types,
+    parse_method,
+)
+from peml.methods.rslora import RsLora, RsLoraMethodSettings, RsLoraSettings
+from peml.methods.shape import LinearShape, ModelShape, nearest_size, read_shape
 
 __all__ = [
+    "AdaLora",
+    "AdaLoraMethodSettings",
+    "AdaLoraPart",
+    "AdaLoraSettings",
+    "AdapterMethod",
+    "AdapterPart",
+    "AdapterSettings",
     "AttachContext",
     "AttachedModel",
+    "CPoly",
+    "CPolySettings",
+    "Dora",
+    "DoraMethodSettings",
+    "DoraPart",
+    "DoraSettings",
+    "FixedPrefixSettings",
+    "Frozen",
+    "FrozenSettings",
+    "Full",
+    "FullSettings",
+    "LinearShape",
     "Lora",
     "LoraMethodSettings",
     "LoraPart",
     "LoraPrefix",
     "LoraPrefixSettings",
     "LoraSettings",
+    "LowRankSettings",
+    "Merging",
     "Method",
     "MethodSettings",
+    "ModelShape",
+    "MoeLora",
+    "MoeLoraSettings",
+    "MtlLora",
+    "MtlLoraSettings",
+    "MultiLora",
+    "MultiLoraSettings",
     "ParameterGroup",
     "Part",
     "Peml",
     "PemlSettings",
     "PrefixPart",
     "PrefixSearch",
+    "PrefixTuning",
+    "PrefixTuningSettings",
+    "PromptPart",
+    "PromptTuning",
+    "PromptTuningSettings",
+    "RsLora",
+    "RsLoraMethodSettings",
+    "RsLoraSettings",
     "Search",
     "build_method",
     "list_methods",
     "method_settings_types",
+    "nearest_size",
+    "parse_method",
+    "read_shape",
 ]

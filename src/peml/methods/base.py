@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
-from peml.data.batch import TaskBatch
 from peml.errors import CheckpointError
-from peml.models import ModelOutput, TaskModel
-from peml.prefix import Genotype, Prefix, PrefixNetwork
+from peml.methods.shape import ModelShape
+from peml.models import TaskModel
+from peml.prefix import Genotype, Prefix
 from peml.settings import Settings
+
+if TYPE_CHECKING:
+    from peml.methods.attached import AttachedModel
 
 __all__ = [
     "AttachContext",
-    "AttachedModel",
+    "Merging",
     "Method",
     "MethodSettings",
     "ParameterGroup",
@@ -51,28 +54,54 @@ class ParameterGroup:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Part(Protocol):
-    """One trainable thing on a backbone (the LoRA, the prefix)."""
+class Part(ABC):
+    """One trainable thing on a backbone: the LoRA, the prefix, a routed adapter.
+
+    A part has to say what trains and how its effect is taken away; everything else has a default
+    for parts that don't need it.
+    """
 
     name: str
 
-    def prepare(self) -> None:
-        """Called before every forward pass."""
-
+    @abstractmethod
     def groups(self) -> list[ParameterGroup]:
         """What trains, by learning rate."""
 
+    @abstractmethod
     def disabled(self) -> AbstractContextManager[None]:
         """Takes the part's effect away for a while."""
 
+    def prepare(self) -> None:
+        """Called before every forward pass; once for many passes in an evaluation."""
+        return
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """A scalar of the forward pass just made, added to a training step's loss."""
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Called after optimiser step ``step`` (from 0), while gradients are still there."""
+        return
+
+    def state(self) -> dict[str, Tensor]:
+        """What training changes besides parameters; the tensors themselves, to be written to."""
+        return {}
+
     def save(self, folder: Path, base_model: str) -> None:
         """Writes the part in the format other tools read, where there is one."""
+        return
+
+    def kept(self) -> dict[str, Tensor]:
+        """What can't be merged and has to stay beside the weights; see `Method.restore`."""
+        return {}
 
     def merge(self) -> None:
-        """Folds the part into the model's weights for good, where it can be."""
+        """Folds what can be folded into the weights and takes the part off the model."""
+        return
 
     def static_prefix(self) -> Prefix | None:
         """The prefix that stays beside the merged weights, if this part makes one."""
+        return None
 
 
 class Search(Protocol):
@@ -110,119 +139,28 @@ class AttachContext:
         seed: Seed of everything initialised at random.
         calibrate: Runs the frozen model over some real rows, without gradients.
         genotype: A network found before, when a run goes on after its search.
+        total_steps: Optimiser steps of the whole run, for methods with a schedule of their own.
     """
 
     seed: int
     calibrate: Callable[[], None]
     genotype: Genotype | None = None
+    total_steps: int = 1
 
 
-class AttachedModel(nn.Module):
-    """A frozen model with the trainable parts of a method.
+@dataclass(frozen=True)
+class Merging:
+    """Whether a trained method can be folded into the weights.
 
-    Args:
-        base: Backbone and heads.
-        parts: By name; also the names of the ablations.
-        modules: Modules of parts that live outside the backbone.
-        search: The decisions, while there are any.
+    Attributes:
+        how: ``once``: one plain model for all tasks (a static prefix or prompt may stand beside
+            it); ``per task``: one set of weights a task, so the task's id is needed at inference;
+            ``never``: the update depends on the input.
+        reason: Why it isn't ``once``, for tables and messages.
     """
 
-    def __init__(
-        self,
-        base: TaskModel,
-        parts: Mapping[str, Part],
-        *,
-        modules: Mapping[str, nn.Module] | None = None,
-        search: Search | None = None,
-        heads_learning_rate: float = 1e-3,
-    ) -> None:
-        super().__init__()
-        self.base = base
-        self.parts = dict(parts)
-        self.added = nn.ModuleDict(dict(modules or {}))
-        self.search = search
-        self._heads_learning_rate = heads_learning_rate
-        self._fixed = False
-
-    def forward(self, batch: TaskBatch) -> ModelOutput:
-        """Losses and scores of a batch that may mix tasks."""
-        self.prepare()
-        output: ModelOutput = self.base(batch)
-        return output
-
-    def prepare(self) -> None:
-        """Lets every part get ready for a forward pass."""
-        if not self._fixed:
-            for part in self.parts.values():
-                part.prepare()
-
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        """Prepares once for many forward passes with unchanged weights (evaluation)."""
-        self.prepare()
-        self._fixed = True
-        try:
-            yield
-        finally:
-            self._fixed = False
-
-    def groups(self) -> list[ParameterGroup]:
-        """All that trains: the parts' groups, then the heads."""
-        groups = [group for part in self.parts.values() for group in part.groups()]
-        if self.base.heads is not None:
-            heads = list(self.base.heads.parameters())
-            groups.append(ParameterGroup("heads", heads, self._heads_learning_rate))
-        return groups
-
-    def genotype(self) -> Genotype | None:
-        """What the prefix network is made of; None during a search, and without a prefix."""
-        networks = (m for m in self.added.modules() if isinstance(m, PrefixNetwork))
-        return next((network.genotype for network in networks), None)
-
-    def ablations(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
-        """``{part}_off`` -> context manager that takes the part's effect away."""
-        return {f"{name}_off": part.disabled for name, part in self.parts.items()}
-
-    def trainable_state(self) -> dict[str, Tensor]:
-        """Everything that training changes, and the fixed numbers of the added modules."""
-        state = {
-            name: parameter.detach()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad
-        }
-        state.update({f"added.{name}": value for name, value in self.added.state_dict().items()})
-        return state
-
-    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `trainable_state`.
-
-        Raises:
-            CheckpointError: Names or shapes don't fit this model.
-        """
-        own = self.trainable_state()
-        unfit = sorted(set(own) ^ set(state)) or sorted(
-            name for name in own if own[name].shape != state[name].shape
-        )
-        if unfit:
-            raise CheckpointError(
-                f"the saved weights do not fit this model: {', '.join(unfit[:3])}"
-                f"{', ...' if len(unfit) > 3 else ''}",
-                action="use the config and the package version the run was started with",
-            )
-        for name, value in own.items():
-            value.copy_(state[name])
-
-    def save_parts(self, folder: Path) -> None:
-        """Writes what other tools can read of the parts (LoRA: as PEFT saves it)."""
-        for part in self.parts.values():
-            part.save(folder, self.base.settings.name)
-
-    def merge(self) -> Prefix | None:
-        """Folds every part into the weights, and returns the prefix that stays beside them."""
-        prefixes = [part.static_prefix() for part in self.parts.values()]
-        for part in self.parts.values():
-            part.merge()
-        return next((prefix for prefix in prefixes if prefix is not None), None)
+    how: Literal["once", "per task", "never"] = "once"
+    reason: str = ""
 
 
 class Method(ABC):
@@ -232,12 +170,63 @@ class Method(ABC):
     """
 
     settings_type: ClassVar[type[MethodSettings]]
-    needs_task_id: ClassVar[bool] = False
 
     @abstractmethod
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Freezes nothing, trains nothing: adds the parts and says what trains."""
+        """Freezes nothing, trains nothing: adds the parts and says what trains.
+
+        Raises:
+            ModelError: The method can't run on this model or these tasks, and why.
+        """
+
+    @abstractmethod
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The closed form: trainable parameters by group, heads left out, after any search."""
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
+        """The same method at the size whose parameters come nearest to a budget.
+
+        Returns:
+            The settings; None for a method that has no size to choose (full, frozen).
+        """
+        return None
+
+    @property
+    def merging(self) -> Merging:
+        """Whether and how the trained method merges."""
+        return Merging()
+
+    @property
+    def needs_task_id(self) -> bool:
+        """Whether inference has to be told the task: an oracle, stated in every table."""
+        return self.merging.how == "per task"
+
+    @property
+    def prompt_length(self) -> int:
+        """Vectors it puts in front of the input, which learned positions need room for."""
+        return 0
+
+    def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
+        """Least and most trainable parameters; they differ where a search decides."""
+        total = sum(self.count_parameters(shape).values())
+        return total, total
 
     def search_share(self) -> float:
         """Share of the training steps spent searching; 0 where nothing is searched."""
         return 0.0
+
+    def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
+        """Puts back what `Part.kept` kept of a trained model, ready for inference.
+
+        Args:
+            model: The saved model, freshly loaded.
+            kept: ``{part}.{name}`` -> tensor.
+
+        Raises:
+            CheckpointError: The method keeps nothing of this kind.
+        """
+        name = self.settings_type.model_fields["name"].default
+        raise CheckpointError(
+            f"the saved model holds an adapter of the method {name!r}, which can't restore one",
+            action="load it with the version of the package that wrote it",
+        )

@@ -3,39 +3,82 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
+from torch import Tensor, nn
 
 from peml.errors import ModelError
 from peml.files import write_tensors
-from peml.methods.base import AttachContext, AttachedModel, Method, MethodSettings, ParameterGroup
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
+from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
-from peml.prefix import Prefix
 from peml.settings import Settings
 
-__all__ = ["Lora", "LoraMethodSettings", "LoraPart", "LoraSettings"]
+__all__ = [
+    "ADAPTER",
+    "Lora",
+    "LoraMethodSettings",
+    "LoraPart",
+    "LoraSettings",
+    "LowRankSettings",
+]
 
-_ADAPTER = "default"
+ADAPTER = "default"
+"""PEFT's name of the one adapter there is."""
 
 
-class LoraSettings(Settings):
-    """Low-rank updates of the model's linear layers."""
+class LowRankSettings(Settings):
+    """What the methods of the LoRA family have in common.
 
-    r: int = Field(8, description="Rank.", ge=1)
+    Attributes:
+        peft_options: What makes a method of PEFT's ``LoraConfig``.
+    """
+
+    peft_options: ClassVar[Mapping[str, Any]] = {}
+
     alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
     dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
     target_modules: str | tuple[str, ...] = Field(
         "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
     )
     learning_rate: float = Field(5e-4, description="Default rate of the group `lora`.", gt=0)
+
+    @abstractmethod
+    def count_parameters(self, shape: ModelShape) -> int:
+        """Closed form of the trainable parameters."""
+
+    @abstractmethod
+    def resized(self, shape: ModelShape, budget: int) -> Self:
+        """The rank nearest to a budget."""
+
+
+class LoraSettings(LowRankSettings):
+    """Low-rank updates of the model's linear layers."""
+
+    r: int = Field(8, description="Rank.", ge=1)
+
+    def count_parameters(self, shape: ModelShape) -> int:
+        """Closed form: r (d_in + d_out) for each layer."""
+        layers = shape.targets(self.target_modules)
+        return sum(self.r * (layer.d_in + layer.d_out) for layer in layers)
+
+    def resized(self, shape: ModelShape, budget: int) -> Self:
+        """The rank nearest to a budget."""
+        return self.at_rank(nearest_size(lambda r: self.at_rank(r).count_parameters(shape), budget))
+
+    def at_rank(self, r: int) -> Self:
+        """Another rank; alpha / r stays."""
+        return self.model_copy(update={"r": r, "alpha": self.alpha / self.r * r})
 
 
 class LoraMethodSettings(MethodSettings):
@@ -45,47 +88,58 @@ class LoraMethodSettings(MethodSettings):
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
 
 
-class LoraPart:
+class LoraPart(Part):
     """PEFT's LoRA layers inside a model.
 
     Only the tuner is used, not a `PeftModel`, so that the model keeps its class and signature
     and nothing of PEFT's prompt learning comes in its way.
+
+    Attributes:
+        tuner_type: PEFT's class that puts the layers in.
     """
 
     name = "lora"
+    tuner_type: ClassVar[type[LoraModel]] = LoraModel
 
-    def __init__(self, model: Any, settings: LoraSettings, seed: int) -> None:
+    def __init__(self, model: Any, settings: LowRankSettings, seed: int) -> None:
         self.settings = settings
-        target = settings.target_modules
-        config = LoraConfig(
-            r=settings.r,
-            lora_alpha=cast(int, settings.alpha),
-            lora_dropout=settings.dropout,
-            target_modules=target if isinstance(target, str) else list(target),
-        )
+        config = self.build_config()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             try:
-                self._tuner = LoraModel(model, config, _ADAPTER)
+                self._tuner = self.tuner_type(model, config, ADAPTER)
             except (ValueError, re.error) as error:
                 raise ModelError(
                     f"LoRA can't be attached: {error}",
                     action="set method.lora.target_modules to names of this model's layers",
                 ) from error
         self._layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
-        self._parameters = [
-            p for name, p in model.named_parameters() if ".lora_" in name and _ADAPTER in name
-        ]
-        for parameter in self._parameters:
+        self._parameters: dict[str, nn.Parameter] = {
+            name: p for name, p in model.named_parameters() if ".lora_" in name and ADAPTER in name
+        }
+        for parameter in self._parameters.values():
             # The adapter trains in float32 whatever the frozen weights are stored in.
             parameter.data = parameter.data.float()
 
-    def prepare(self) -> None:
-        """Nothing to do: the layers are part of the model."""
+    def build_config(self) -> LoraConfig:
+        """PEFT's config of the layers."""
+        settings = cast(LoraSettings, self.settings)
+        return LoraConfig(r=settings.r, **self.common_options())
+
+    def common_options(self) -> dict[str, Any]:
+        """What the configs of the whole family say in the same words."""
+        target = self.settings.target_modules
+        return {
+            "lora_alpha": self.settings.alpha,
+            "lora_dropout": self.settings.dropout,
+            "target_modules": target if isinstance(target, str) else list(target),
+            **self.settings.peft_options,
+        }
 
     def groups(self) -> list[ParameterGroup]:
         """One group, `lora`."""
-        return [ParameterGroup("lora", self._parameters, self.settings.learning_rate)]
+        parameters = list(self._parameters.values())
+        return [ParameterGroup("lora", parameters, self.settings.learning_rate)]
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -101,35 +155,52 @@ class LoraPart:
     def save(self, folder: Path, base_model: str) -> None:
         """Writes ``lora/`` as PEFT does, to be loaded by ``PeftModel.from_pretrained``."""
         target = folder / "lora"
-        config = self._tuner.peft_config[_ADAPTER]
+        config, state = self.peft_format()
         config.base_model_name_or_path = base_model
         config.save_pretrained(target)
-        # Left to itself PEFT asks the hub whether the base model's vocabulary has grown.
-        state = get_peft_model_state_dict(
-            self._tuner, adapter_name=_ADAPTER, save_embedding_layers=False
-        )
         # A PeftModel would hold the tuner under the name base_model.
         named = {f"base_model.{name}": value for name, value in state.items()}
         write_tensors(target / "adapter_model.safetensors", named)
+
+    def peft_format(self) -> tuple[LoraConfig, dict[str, Tensor]]:
+        """Config and tensors as PEFT saves them."""
+        # Left to itself PEFT asks the hub whether the base model's vocabulary has grown.
+        state = get_peft_model_state_dict(
+            self._tuner, adapter_name=ADAPTER, save_embedding_layers=False
+        )
+        return cast(LoraConfig, self._tuner.peft_config[ADAPTER]), state
 
     def merge(self) -> None:
         """Adds the updates to the frozen weights and removes the layers."""
         self._tuner.merge_and_unload()
 
-    def static_prefix(self) -> Prefix | None:
-        """None."""
-        return None
-
 
 class Lora(Method):
-    """LoRA on all linear layers, heads beside it."""
+    """LoRA on all linear layers, heads beside it.
+
+    The rest of the family differs in the settings and in the part.
+    """
 
     settings_type: ClassVar[type[MethodSettings]] = LoraMethodSettings
+    settings: Any
 
-    def __init__(self, settings: LoraMethodSettings) -> None:
+    def __init__(self, settings: MethodSettings) -> None:
         self.settings = settings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds the LoRA layers."""
-        part = LoraPart(model.backbone, self.settings.lora, context.seed)
+        part = self.build_part(model, context)
         return AttachedModel(model, {part.name: part})
+
+    def build_part(self, model: TaskModel, context: AttachContext) -> LoraPart:
+        """Puts the layers into the backbone."""
+        return LoraPart(model.backbone, self.settings.lora, context.seed)
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The LoRA's."""
+        return {"lora": self.settings.lora.count_parameters(shape)}
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
+        """Another rank."""
+        settings: MethodSettings = self.settings
+        return settings.model_copy(update={"lora": self.settings.lora.resized(shape, budget)})

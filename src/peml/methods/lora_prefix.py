@@ -1,36 +1,50 @@
-"""LoRA beside a prefix of a fixed two-layer MLP: what a search has to beat."""
+"""LoRA beside a prefix nobody searched: what a search has to beat."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from peml.methods.base import AttachContext, AttachedModel, Method, MethodSettings
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.budget import fit_beside_lora, halvings
 from peml.methods.lora import LoraPart, LoraSettings
-from peml.methods.prefix import attach_network
+from peml.methods.prefix import RATE_DESCRIPTION, FixedPrefixSettings, attach_fixed
+from peml.methods.shape import ModelShape
 from peml.models import TaskModel
-from peml.prefix import Genotype, PrefixShape
+from peml.prefix import SizeRange
 
 __all__ = ["LoraPrefix", "LoraPrefixSettings"]
 
 
-class LoraPrefixSettings(MethodSettings):
-    """LoRA and a prefix whose network is fixed: embeddings, a two-layer MLP, a full head."""
+class LoraPrefixSettings(FixedPrefixSettings):
+    """LoRA and a prefix that is fixed: from a two-layer MLP, or flat."""
 
     name: Literal["lora+prefix"] = "lora+prefix"
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
-    length: int = Field(16, description="Prefix positions.", ge=1)
-    width: int = Field(64, description="Channels of the network.", ge=1)
-    quietness: float = Field(4.0, description="See the searched prefix.", ge=0)
-    radius: float = Field(1.0, description="See the searched prefix.", gt=0)
-    prefix_learning_rate: float = Field(
-        1e-3, description="Default rate of the group `prefix`.", gt=0
-    )
+    prefix_learning_rate: float | None = Field(None, description=RATE_DESCRIPTION, gt=0)
+
+    def smaller_prefixes(self) -> Iterator[LoraPrefixSettings]:
+        """These settings, then ever smaller prefixes: shorter, or with a head of ever lower rank.
+
+        The MLP's width is halved when even a head of rank 1 is too large.
+        """
+        yield self
+        if self.network == "flat":
+            for length in range(self.length - 1, 0, -1):
+                yield self.model_copy(update={"length": length})
+            return
+        for width in halvings(self.width):
+            ranks = width if self.head == "full" else min(self.head_rank, width)
+            for rank in range(ranks, 0, -1):
+                update = {"width": width, "head": "low-rank", "head_rank": rank}
+                yield self.model_copy(update=update)
 
 
 class LoraPrefix(Method):
-    """LoRA on all linear layers and a fixed prefix network."""
+    """LoRA on all linear layers and a fixed prefix."""
 
     settings_type: ClassVar[type[MethodSettings]] = LoraPrefixSettings
 
@@ -41,17 +55,21 @@ class LoraPrefix(Method):
         """Adds LoRA and prefix."""
         settings = self.settings
         lora = LoraPart(model.backbone, settings.lora, context.seed)
-
-        def genotype(shape: PrefixShape) -> Genotype:
-            return Genotype.fixed_mlp(
-                shape, length=settings.length, width=settings.width, radius=settings.radius
-            )
-
-        part = attach_network(
-            model,
-            genotype,
-            settings.quietness,
-            context,
-            learning_rate=settings.prefix_learning_rate,
-        )
+        part = attach_fixed(model, settings, context, settings.prefix_learning_rate)
         return AttachedModel(model, {lora.name: lora, part.name: part}, modules={part.name: part})
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The LoRA's, and the prefix's."""
+        return {
+            "lora": self.settings.lora.count_parameters(shape),
+            "prefix": self.settings.count_prefix(shape),
+        }
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
+        """Another rank of the LoRA, and a smaller prefix where no rank comes near the budget."""
+        sized = (
+            (settings, SizeRange.exactly(settings.count_prefix(shape)))
+            for settings in self.settings.smaller_prefixes()
+        )
+        chosen, lora = fit_beside_lora(sized, self.settings.lora, shape, budget)
+        return chosen.model_copy(update={"lora": lora})

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peml.methods.base import AttachContext, AttachedModel, Method, MethodSettings
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.budget import fit_beside_lora, halvings
 from peml.methods.lora import LoraPart, LoraSettings
-from peml.methods.prefix import PrefixPart, attach_network, attach_supernet
+from peml.methods.prefix import PrefixPart, attach_network, attach_supernet, attention_shape
+from peml.methods.shape import ModelShape
 from peml.models import TaskModel
-from peml.prefix import Genotype, PrefixSettings, PrefixSupernet
+from peml.prefix import (
+    Genotype,
+    PrefixSettings,
+    PrefixSupernet,
+    SizeRange,
+    count_network,
+    count_space,
+)
 from peml.search import SearchController, SearchSettings
 
 __all__ = ["Peml", "PemlSettings", "PrefixSearch"]
@@ -114,7 +125,7 @@ class Peml(Method):
         genotype = context.genotype or self._given_genotype()
         if genotype is not None:
             quietness = settings.prefix.quietness
-            part = attach_network(model, lambda _: genotype, quietness, context, **rates)
+            part = attach_network(model, genotype, quietness, context, **rates)
             search = None
         else:
             rates["architecture_learning_rate"] = settings.architecture_learning_rate
@@ -131,3 +142,49 @@ class Peml(Method):
     def _given_genotype(self) -> Genotype | None:
         path = self.settings.prefix.genotype
         return None if path is None else Genotype.load(path)
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The LoRA's, and the decided network's: the mean over the search space before a search."""
+        return {
+            "lora": self.settings.lora.count_parameters(shape),
+            "prefix": round(self._size(self.settings.prefix, shape).mean),
+        }
+
+    def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
+        """With the smallest and with the largest network of the search space."""
+        size = self._size(self.settings.prefix, shape)
+        size = size.shifted(self.settings.lora.count_parameters(shape))
+        return size.low, size.high
+
+    def _size(self, settings: PrefixSettings, shape: ModelShape) -> SizeRange:
+        attention = attention_shape(shape)
+        genotype = self._given_genotype()
+        if genotype is not None:
+            genotype.check(attention)
+            return SizeRange.exactly(count_network(genotype))
+        return count_space(settings.space(attention), attention)
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
+        """Another rank of the LoRA, and a smaller prefix where its size is too uncertain.
+
+        How many parameters a search ends at is not known before. The prefix stays as it is if
+        every network of the space leaves the sum within 5 % of the budget. Else it gets a
+        low-rank head, of the highest rank with which that holds: the head is what differs most
+        between networks, since it grows with every layer that is switched on. Where no rank is
+        low enough, the cells' width is halved.
+        """
+        settings = self.settings
+        sized = ((p, self._size(p, shape)) for p in self._smaller_prefixes())
+        prefix, lora = fit_beside_lora(sized, settings.lora, shape, budget)
+        return settings.model_copy(update={"lora": lora, "prefix": prefix})
+
+    def _smaller_prefixes(self) -> Iterator[PrefixSettings]:
+        prefix = self.settings.prefix
+        yield prefix
+        if prefix.genotype is not None:
+            return  # a file says what it is
+        for width in halvings(prefix.width):
+            ranks = min(prefix.head_rank, width) if prefix.head == "low-rank" else width
+            for rank in range(ranks, 0, -1):
+                update = {"width": width, "head": "low-rank", "head_rank": rank}
+                yield prefix.model_copy(update=update)

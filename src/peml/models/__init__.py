@@ -5,11 +5,13 @@ from peml.models.families import FAMILIES, EncodedSequence, Family, ModelOutput,
 from peml.models.loading import (
     Backbone,
     check_generation,
+    check_prompt,
     check_task_types,
     detect_family,
     load_backbone,
     load_family,
 )
+from peml.models.prompt import InputPrompt
 from peml.models.settings import ModelSettings
 from peml.models.task_model import TaskModel
 
@@ -18,11 +20,13 @@ __all__ = [
     "Backbone",
     "EncodedSequence",
     "Family",
+    "InputPrompt",
     "ModelOutput",
     "ModelSettings",
     "Purpose",
     "TaskModel",
     "check_generation",
+    "check_prompt",
     "check_task_types",
     "detect_family",
     "embedded_minilm",

@@ -27,6 +27,7 @@ from peml.tasks import Task, TaskType
 __all__ = [
     "Backbone",
     "check_generation",
+    "check_prompt",
     "check_task_types",
     "detect_family",
     "load_backbone",
@@ -199,19 +200,39 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
         )
 
 
-def check_generation(family: Family, tasks: Sequence[Task], max_new_tokens: int) -> None:
+def check_prompt(family: Family, prompt_length: int) -> None:
+    """Refuses a prompt that learned positions have no room for beside the longest input.
+
+    Raises:
+        ModelError: ``model.max_length`` and the prompt don't fit together.
+    """
+    room = family.positions
+    if room is not None and family.max_length + prompt_length > room:
+        raise ModelError(
+            f"a prompt of {prompt_length} vectors does not fit before {family.max_length} tokens "
+            f"(model.max_length), the model has {room} positions",
+            allowed=f"at most {room} together",
+            action="lower one of the two",
+        )
+
+
+def check_generation(
+    family: Family, tasks: Sequence[Task], max_new_tokens: int, prompt_length: int = 0
+) -> None:
     """Refuses to generate past a model's last position.
 
     Raises:
-        ModelError: The longest prompt and the longest text don't fit together.
+        ModelError: The longest input, the vectors in front of it, if any, and the longest text
+            don't fit together.
     """
     generating = [task.name for task in tasks if task.type is TaskType.GENERATION]
-    room = family.room_for_generation()
+    room = family.room_for_generation(prompt_length)
     if generating and room is not None and max_new_tokens > room:
+        prompt = f" and a prompt of {prompt_length} vectors" if prompt_length else ""
         raise ModelError(
             f"{', '.join(generating)}: {max_new_tokens} new tokens "
             f"(evaluation.max_new_tokens) do not fit after {family.max_length} tokens "
-            f"(model.max_length), the model has {family.positions} positions",
+            f"(model.max_length){prompt}, the model has {family.positions} positions",
             allowed=f"at most {max(room, 0)} new tokens",
             action="lower one of the two",
         )

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peml.adapters import TaskRouting
 from peml.data.batch import TaskBatch
 from peml.models.families import Family, ModelOutput
 from peml.models.loading import Backbone
+from peml.models.prompt import InputPrompt
 from peml.tasks import Task
 
 __all__ = ["TaskModel"]
@@ -31,6 +33,8 @@ class TaskModel(nn.Module):
         self.family: Family = backbone.family
         self.settings = backbone.settings
         self.tasks = tuple(tasks)
+        self.routing = TaskRouting(len(self.tasks))
+        self.prompt = InputPrompt()
         generator = torch.Generator().manual_seed(seed)
         self.heads = self.family.build_heads(self.tasks, self.backbone, generator)
 
@@ -41,7 +45,8 @@ class TaskModel(nn.Module):
 
     def forward(self, batch: TaskBatch) -> ModelOutput:
         """Losses and scores of a batch that may mix tasks."""
-        return self.family.forward(self.backbone, self.heads, batch)
+        self._route(batch)
+        return self.family.forward(self.backbone, self.heads, batch, self.prompt.vectors)
 
     def predict(self, output: ModelOutput, batch: TaskBatch, task_id: int) -> Tensor:
         """Option scores, (examples, options), or regression scores, (examples,), of one task."""
@@ -50,4 +55,17 @@ class TaskModel(nn.Module):
 
     def generate(self, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
         """Generated texts of a batch of prompts."""
-        return self.family.generate(self.backbone, batch, max_new_tokens=max_new_tokens)
+        self._route(batch)
+        return self.family.generate(
+            self.backbone, batch, self.prompt.vectors, max_new_tokens=max_new_tokens
+        )
+
+    def _route(self, batch: TaskBatch) -> None:
+        """Lets routed layers know which row belongs to which task."""
+        mask, prompt = batch.attention_mask, self.prompt.vectors
+        if prompt is not None:
+            mask = torch.cat([mask.new_ones(len(mask), len(prompt)), mask], 1)
+        masks: tuple[Tensor, ...] = (mask,)
+        if batch.labels is not None:
+            masks = (*masks, (batch.labels >= 0).to(batch.attention_mask.dtype))
+        self.routing.set(batch.task_ids, masks)

@@ -1,6 +1,7 @@
 """The prefix, the network that yields it, and the space of such networks. Pure torch."""
 
 from peml.prefix.decision import Decision
+from peml.prefix.flat import FlatPrefix, StartKind
 from peml.prefix.genotype import GENOTYPE_FORMAT, Genotype
 from peml.prefix.head import bounded
 from peml.prefix.network import PrefixNetwork
@@ -15,6 +16,7 @@ from peml.prefix.operations import (
 )
 from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
 from peml.prefix.settings import PrefixSettings
+from peml.prefix.size import SizeRange, count_flat, count_network, count_space
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.prefix.supernet import PrefixSupernet
 
@@ -23,6 +25,7 @@ __all__ = [
     "GENOTYPE_FORMAT",
     "SKIP",
     "Decision",
+    "FlatPrefix",
     "Genotype",
     "HeadKind",
     "Operation",
@@ -33,7 +36,12 @@ __all__ = [
     "PrefixStart",
     "PrefixSupernet",
     "SearchSpace",
+    "SizeRange",
+    "StartKind",
     "bounded",
+    "count_flat",
+    "count_network",
+    "count_space",
     "list_operations",
     "make_operation",
     "register_operation",

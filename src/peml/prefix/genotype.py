@@ -105,9 +105,16 @@ class Genotype(Settings):
 
     @classmethod
     def fixed_mlp(
-        cls, shape: PrefixShape, *, length: int = 16, width: int = 64, radius: float = 1.0
+        cls,
+        shape: PrefixShape,
+        *,
+        length: int = 16,
+        width: int = 64,
+        radius: float = 1.0,
+        head: HeadKind = "full",
+        head_rank: int = 16,
     ) -> Genotype:
-        """The prefix nobody searched: a two-layer tanh MLP, all layers, a full head.
+        """The prefix nobody searched: a two-layer tanh MLP, all layers, one head.
 
         It is the fixed rival of a searched prefix, close to what prefix tuning introduced (Li
         and Liang 2021, arXiv 2101.00190, section 4.3).
@@ -116,8 +123,8 @@ class Genotype(Settings):
             cells=("mlp-tanh",),
             length=length,
             layers=(True,) * shape.layers,
-            head="full",
-            head_rank=16,
+            head=head,
+            head_rank=head_rank,
             width=width,
             radius=radius,
             shape=shape,

@@ -22,7 +22,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Scores what wasn't scored yet and returns the tasks' results by name."""
     results = {}
-    for split in prepared.reported:
+    reported = prepared.config.evaluation.split == "reported"
+    for split in prepared.reported if reported else prepared.development:
         task = prepared.tasks[split.task_id]
         path = folder.path / "evaluation" / f"{task.name}.json"
         if path.is_file():

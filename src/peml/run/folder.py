@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from peml.config import RunConfig, dump_config, load_config
 from peml.errors import RunError
 from peml.files import disk_errors, read_json, write_json, write_text
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "differences", "lock_folder"]
 
 _PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 _CONFIG = "config.yaml"
 _ENVIRONMENT = "environment.json"
 _PLAN = "plan.json"
+_RESULTS = "results.json"
 
 
 class RunFolder:
@@ -50,6 +51,11 @@ class RunFolder:
     def genotype(self) -> Path:
         """The chosen network."""
         return self.path / "genotype.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: results and report are there."""
+        return (self.path / _RESULTS).is_file() and (self.path / "report.html").is_file()
 
     @property
     def metrics(self) -> Path:
@@ -94,10 +100,10 @@ class RunFolder:
         # Where a run is written does not make it another run.
         old = before.model_dump(mode="json", exclude={"output"})
         new = now.model_dump(mode="json", exclude={"output"})
-        changed = _differences(old, new)
+        changed = differences(old, new)
         if changed:
             raise RunError(
-                f"{self.path} holds a run of another config: {_listed(changed)}",
+                f"{self.path} holds a run of another config: {changed}",
                 allowed="the config the run was started with",
                 action="choose another --output, or undo the change; nothing was changed",
             )
@@ -112,10 +118,10 @@ class RunFolder:
         if before is None:
             self.write(_PLAN, planned)
             return
-        changed = _differences(_comparable(before), _comparable(planned))
+        changed = differences(_comparable(before), _comparable(planned))
         if changed:
             raise RunError(
-                f"the data changed since the run in {self.path} began: {_listed(changed)}",
+                f"the data changed since the run in {self.path} began: {changed}",
                 allowed="the data the run was started with",
                 action="restore the data, or choose another --output; nothing was changed",
             )
@@ -130,24 +136,9 @@ class RunFolder:
             )
         return load_config(path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes out while this one writes; a killed one's lock is gone with it.
-
-        Raises:
-            RunError: Another process is at work in the folder.
-        """
-        with disk_errors(self.path):
-            file = (self.path / ".lock").open("a")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another process is working in {self.path}",
-                    action="wait for it, or choose another --output",
-                ) from error
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes out while this one writes, see `lock_folder`."""
+        return lock_folder(self.path)
 
     def read(self, name: str) -> Any:
         """A JSON file of the folder, or None where it isn't there yet."""
@@ -159,14 +150,38 @@ class RunFolder:
         write_json(self.path / name, value)
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+@contextmanager
+def lock_folder(path: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder; a killed one's lock is gone with it.
+
+    Raises:
+        RunError: Another process is at work in the folder.
+    """
+    with disk_errors(path):
+        file = (path / ".lock").open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another process is working in {path}",
+                action="wait for it, or choose another --output",
+            ) from error
+        yield
+
+
+def differences(old: Any, new: Any) -> str:
+    """What changed between two nested mappings, the first five values; empty where nothing did."""
+    changed = list(_changes(old, new))
+    return "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
+
+
+def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
-        ]
-    return [] if old == new else [f"{prefix[:-1]} was {old!r} and is {new!r}"]
+        for key in sorted(old.keys() | new.keys()):
+            yield from _changes(old.get(key), new.get(key), f"{prefix}{key}.")
+    elif old != new:
+        yield f"{prefix[:-1]} was {old!r} and is {new!r}"
 
 
 def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
@@ -178,10 +193,6 @@ def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
         },
         **{key: plan.get(key) for key in ("tokens_per_epoch", "batches_per_epoch", "steps")},
     }
-
-
-def _listed(changed: list[str]) -> str:
-    return "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
 
 
 def _environment() -> dict[str, Any]:

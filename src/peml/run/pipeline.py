@@ -44,6 +44,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
     model = attach(prepared, torch.device("cpu"), None)
     build_optimizer(model.groups(), config.training)  # refuses rates of groups that aren't there
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
+    if not groups:
+        prepared = prepared.without_training()
     return prepared.plan(groups)
 
 
@@ -65,10 +67,9 @@ def fit(config: RunConfig, output: Path, console: Console | None = None) -> Run:
         # What can't work leaves no folder behind: the method is attached before it is made.
         session = TrainingSession(prepare(config), folder, console)
         folder.create(config)
-    finished = folder.read(_RESULTS)
-    if finished is not None and (output / "report.html").is_file():
+    if folder.is_finished:
         console.print(f"{output} is finished: nothing to do", markup=False)
-        return Run(output, finished)
+        return Run(output, folder.read(_RESULTS))
     with folder.locked():
         results = folder.read(_RESULTS)
         if results is None:
@@ -84,8 +85,9 @@ def _run_phases(session: TrainingSession, folder: RunFolder) -> dict[str, Any]:
     model = session.run()
     counts = session.trainable_parameters()
     tasks = evaluate_run(prepared, model, folder, session.cost)
-    with session.cost.phase("export"):
-        save_model(model, folder.model)
+    if prepared.config.export:
+        with session.cost.phase("export"):
+            save_model(model, folder.model, prepared.config.method)
     searched = read_json(folder.path / "plan.json")["trainable_parameters"]
     results = _results(prepared, tasks, session.cost, counts, searched)
     folder.write(_RESULTS, results)
@@ -111,6 +113,8 @@ def _results(
     return {
         "format": 1,
         "method": prepared.config.method.name,
+        "merging": prepared.method.merging.how,
+        "needs_task_id": prepared.method.needs_task_id,
         "model": prepared.config.model.name,
         "seed": prepared.config.seed,
         "tasks": tasks,

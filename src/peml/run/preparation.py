@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -28,7 +28,7 @@ from peml.models import Family, check_generation, check_task_types, load_family
 from peml.models.families import Purpose
 from peml.tasks import Task, TaskRenderer, TaskType
 
-__all__ = ["Prepared", "Steps", "prepare"]
+__all__ = ["Prepared", "Steps", "prepare", "with_config"]
 
 # The development split and the draws are the same whatever a run's seed is, so that runs with
 # other seeds choose and report on the same rows.
@@ -81,6 +81,10 @@ class Prepared:
     loaded: LoadedTasks
     leakage: LeakageReport
     dropped: dict[str, int]
+
+    def without_training(self) -> Prepared:
+        """The same with no steps: the method has nothing to train on this model."""
+        return replace(self, steps=Steps(search=0, total=0))
 
     def plan(self, trainable: dict[str, int]) -> dict[str, Any]:
         """The plan as data, for the run folder and ``--dry-run``."""
@@ -138,7 +142,7 @@ def prepare(config: RunConfig) -> Prepared:
     method = build_method(config.method)
     family = load_family(config.model)
     check_task_types(family, tasks)
-    check_generation(family, tasks, config.evaluation.max_new_tokens)
+    check_generation(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
     leakage = find_leakage(loaded.data)
     dropped: dict[str, int] = {}
@@ -181,6 +185,19 @@ def prepare(config: RunConfig) -> Prepared:
         leakage=leakage,
         dropped=dropped,
     )
+
+
+def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
+    """The same data for a run that differs in its method, training or evaluation only.
+
+    Raises:
+        PemlError: The method's settings can't be used, or the run would have too few steps.
+    """
+    method = build_method(config.method)
+    longest = config.evaluation.max_new_tokens
+    check_generation(prepared.family, prepared.tasks, longest, method.prompt_length)
+    steps = _steps(config, method, prepared.stream)
+    return replace(prepared, config=config, method=method, steps=steps)
 
 
 def _scoring_purpose(task: Task) -> Purpose:

@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from peml.errors import TrainingError
 from peml.evaluation import score_split
 from peml.methods import AttachContext, AttachedModel
-from peml.models import TaskModel, load_backbone
+from peml.models import Backbone, TaskModel, load_backbone
 from peml.prefix import Genotype
 from peml.run.cost import Cost
 from peml.run.folder import RunFolder
@@ -59,10 +59,22 @@ def build_accelerator(precision: str) -> Accelerator:
     return accelerator
 
 
-def attach(prepared: Prepared, device: torch.device, genotype: Genotype | None) -> AttachedModel:
-    """Loads the frozen model and attaches the method, with the network of a genotype if given."""
+def attach(
+    prepared: Prepared,
+    device: torch.device,
+    genotype: Genotype | None,
+    backbone: Backbone | None = None,
+) -> AttachedModel:
+    """Attaches the method to the frozen model, with the network of a genotype if given.
+
+    Args:
+        prepared: Data and plan.
+        device: Where the model goes.
+        genotype: A network found before.
+        backbone: The frozen model, which is changed in place; default: it is loaded.
+    """
     config = prepared.config
-    backbone = load_backbone(config.model, prepared.family)
+    backbone = backbone or load_backbone(config.model, prepared.family)
     model = TaskModel(backbone, prepared.tasks, seed=config.seed).to(device)
 
     def calibrate() -> None:
@@ -70,7 +82,12 @@ def attach(prepared: Prepared, device: torch.device, genotype: Genotype | None) 
         for tasks, rows in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
             model(prepared.stream.fetch(tasks, rows).to(device))
 
-    context = AttachContext(seed=config.seed, calibrate=calibrate, genotype=genotype)
+    context = AttachContext(
+        seed=config.seed,
+        calibrate=calibrate,
+        genotype=genotype,
+        total_steps=prepared.steps.total,
+    )
     return prepared.method.attach(model, context).to(device)
 
 
@@ -97,6 +114,8 @@ class TrainingSession:
         decided = state.get("genotype")
         decided = None if decided is None else Genotype.model_validate(decided)
         self.model = attach(prepared, self.accelerator.device, decided)
+        if not self.model.groups():
+            self.prepared = prepared.without_training()
         self.genotype = self.model.genotype()
         self._log_offset = int(state.get("log_offset", 0))
         self._progress = Progress(**state["progress"]) if checkpoint else Progress()
@@ -130,7 +149,7 @@ class TrainingSession:
                 self._search()
                 self._discretise(log, display)
             self._train()
-        if self.settings.keep == "best":
+        if self.settings.keep == "best" and self.prepared.steps.total:
             best = self.store.load_best(self._progress.best_step)
             self.model.load_trainable_state(best)
         return self.model

@@ -12,9 +12,9 @@ import torch
 
 from peml.data import TaskBatch
 from peml.data.encoding import encode_rows
-from peml.errors import CheckpointError, TaskError, nearest
+from peml.errors import TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
-from peml.export import load_model
+from peml.export import find_model, load_model
 from peml.models import ModelOutput, TaskModel
 from peml.tasks import Task, TaskRenderer, TaskType
 
@@ -124,12 +124,4 @@ def load(path: Path | str, device: torch.device | None = None) -> Predictor:
     Raises:
         CheckpointError: There is no finished model, or its files were altered.
     """
-    folder = Path(path)
-    model = folder / "model" if (folder / "model").is_dir() else folder
-    if not (model / "peml.json").is_file():
-        raise CheckpointError(
-            f"{folder} holds no finished model",
-            allowed="a run folder whose run has ended, or its model/ folder",
-            action="run `peml fit` on it to the end first",
-        )
-    return Predictor(load_model(model, device))
+    return Predictor(load_model(find_model(Path(path)), device))

@@ -176,6 +176,7 @@ class TrainingLoop:
         norm = self._clip()
         self._refuse_bad_numbers(loss, norm)
         self.optimizer.step()
+        self.model.after_step(self.progress.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += tokens

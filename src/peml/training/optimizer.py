@@ -27,8 +27,11 @@ def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.
 
     Args:
         groups: Objects with name, parameters, learning_rate and options. The option
-            ``constant_rate`` keeps a group out of warm-up and decay.
-        settings: Rates that replace the groups' defaults, and the weight decay.
+            ``constant_rate`` keeps a group out of warm-up, decay and the common factor.
+        settings: Rates that replace the groups' defaults, a common factor, the weight decay.
+
+    Returns:
+        The optimiser; without groups it holds nothing, since nothing trains.
 
     Raises:
         ConfigError: A rate is given for a group that doesn't exist.
@@ -39,18 +42,20 @@ def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.
             raise ConfigError(
                 f"training.learning_rates names the group {name!r}, which this method does not "
                 f"have.{nearest(name, names)}",
-                allowed=", ".join(names),
+                allowed=", ".join(names) or "nothing, since nothing trains",
                 action="correct the name or remove the entry",
             )
     built = []
     for group in groups:
         options = {"weight_decay": settings.weight_decay, CONSTANT: False, **group.options}
         rate = settings.learning_rates.get(group.name, group.learning_rate)
+        rate *= 1.0 if options[CONSTANT] else settings.learning_rate_factor
         built.append(
             {"params": list(group.parameters), "name": group.name, "lr": rate, "peak": rate}
             | options
         )
-    return torch.optim.AdamW(built, fused=True)
+    # Torch wants a group, if only an empty one.
+    return torch.optim.AdamW(built or [{"params": []}], fused=True)
 
 
 def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> float:

@@ -20,6 +20,12 @@ class TrainingSettings(Settings):
         description="Peak rate of a parameter group (lora, prefix, architecture, heads); a group "
         "left out keeps its method's default.",
     )
+    learning_rate_factor: float = Field(
+        1.0,
+        description="Multiplies every group's rate but the architecture's; what a learning-rate "
+        "grid varies.",
+        gt=0,
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="Decay after the warm-up; architecture parameters don't decay."
     )

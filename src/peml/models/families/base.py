@@ -83,8 +83,21 @@ class Family(ABC):
         """The per-task heads, or None where all tasks share the model's own."""
 
     @abstractmethod
-    def forward(self, model: nn.Module, heads: nn.Module | None, batch: TaskBatch) -> ModelOutput:
-        """Runs the model on a batch that may mix tasks."""
+    def forward(
+        self,
+        model: nn.Module,
+        heads: nn.Module | None,
+        batch: TaskBatch,
+        prompt: Tensor | None = None,
+    ) -> ModelOutput:
+        """Runs the model on a batch that may mix tasks.
+
+        Args:
+            model: The backbone.
+            heads: What `build_heads` made.
+            batch: Padded on the right.
+            prompt: Vectors in front of the input embeddings, (prompt_length, channels).
+        """
 
     @abstractmethod
     def predict(
@@ -97,11 +110,17 @@ class Family(ABC):
             for regression, on the task's scale.
         """
 
-    def room_for_generation(self) -> int | None:
-        """Tokens that can be generated after the longest prompt; None: no limit."""
+    def room_for_generation(self, prompt_length: int = 0) -> int | None:
+        """Tokens that can be generated after the longest input; None: no limit.
+
+        Args:
+            prompt_length: Vectors in front of the input embeddings.
+        """
         return self.positions
 
-    def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
+    def generate(
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, *, max_new_tokens: int
+    ) -> list[str]:
         """Decodes greedily; only families with a text output can."""
         raise NotImplementedError(f"the family {self.name!r} does not generate text")
 

@@ -12,6 +12,7 @@ from transformers import AutoModel
 from peml.data.batch import TaskBatch
 from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose, pad_groups
 from peml.models.heads import TaskHeads
+from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType
 
 __all__ = ["EncoderFamily"]
@@ -54,13 +55,17 @@ class EncoderFamily(Family):
         """`TaskHeads` over the model's hidden size."""
         return TaskHeads(tasks, cast(Any, model).config.hidden_size, generator)
 
-    def forward(self, model: nn.Module, heads: nn.Module | None, batch: TaskBatch) -> ModelOutput:
+    def forward(
+        self,
+        model: nn.Module,
+        heads: nn.Module | None,
+        batch: TaskBatch,
+        prompt: Tensor | None = None,
+    ) -> ModelOutput:
         """Pools the last hidden states and applies the heads."""
         heads = cast(TaskHeads, heads)
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        hidden = model(**inputs).last_hidden_state
+        hidden = model(**build_inputs(model, batch, prompt)).last_hidden_state
+        hidden = cut_prompt(hidden, prompt)  # a head sees tokens, the first of them is [CLS]
         logits = heads(self._pool(hidden, batch.attention_mask))
         losses = heads.losses(logits, batch.targets, batch.task_ids, batch.groups, batch.examples)
         return ModelOutput(losses.mean(), losses, logits)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from peml.data.batch import TaskBatch
 from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose, pad_groups
+from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType
 
 __all__ = ["CausalFamily", "Seq2SeqFamily", "TextFamily"]
@@ -57,12 +58,20 @@ class TextFamily(Family):
         return None
 
     @abstractmethod
-    def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    def _token_logits(
+        self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Logits (sequences, length, vocabulary) and the labels they answer to (.., length)."""
 
-    def forward(self, model: nn.Module, heads: nn.Module | None, batch: TaskBatch) -> ModelOutput:
+    def forward(
+        self,
+        model: nn.Module,
+        heads: nn.Module | None,
+        batch: TaskBatch,
+        prompt: Tensor | None = None,
+    ) -> ModelOutput:
         """Scores the target tokens of every sequence."""
-        logits, labels = self._token_logits(model, batch)
+        logits, labels = self._token_logits(model, batch, prompt)
         nll = nn.functional.cross_entropy(
             logits.transpose(1, 2).float(), labels, ignore_index=_IGNORED, reduction="none"
         )
@@ -121,28 +130,33 @@ class CausalFamily(TextFamily):
         labels = [_IGNORED] * len(kept) + answer
         return EncodedSequence(kept + answer, mark, labels=labels, cut=cut)
 
-    def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
-        logits = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).logits
-        return logits[:, :-1], cast(Tensor, batch.labels)[:, 1:]
+    def _token_logits(
+        self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        logits = model(**build_inputs(model, batch, prompt), use_cache=False).logits
+        return cut_prompt(logits, prompt)[:, :-1], cast(Tensor, batch.labels)[:, 1:]
 
-    def room_for_generation(self) -> int | None:
-        """What the prompt, in the same sequence, leaves of the positions."""
-        return None if self.positions is None else self.positions - self.max_length
+    def room_for_generation(self, prompt_length: int = 0) -> int | None:
+        """What the input, in the same sequence, leaves of the positions."""
+        if self.positions is None:
+            return None
+        return self.positions - prompt_length - self.max_length
 
-    def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
-        """Greedy continuation of left-padded prompts."""
+    def generate(
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, *, max_new_tokens: int
+    ) -> list[str]:
+        """Greedy continuation of left-padded inputs."""
+        inputs = build_inputs(model, batch, prompt, padded_left=True)
         tokens = model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        new = tokens[:, batch.input_ids.shape[1] :]
+        # Given embeddings, Transformers answers with the new tokens alone.
+        new = tokens[:, batch.input_ids.shape[1] :] if prompt is None else tokens
         return [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
@@ -169,23 +183,22 @@ class Seq2SeqFamily(TextFamily):
         cut = source.cut + len(wanted) - len(kept)
         return EncodedSequence(source.input_ids, mark, labels=kept, cut=cut)
 
-    def _token_logits(self, model: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    def _token_logits(
+        self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)
         # Shifted by hand: given `labels`, the model would compute a second, unused loss.
         shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
-        logits = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            decoder_input_ids=shifted,
-            use_cache=False,
-        ).logits
+        inputs = build_inputs(model, batch, prompt)
+        logits = model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
         return logits, labels
 
-    def generate(self, model: Any, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
+    def generate(
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, *, max_new_tokens: int
+    ) -> list[str]:
         """Greedy decoding."""
         tokens = model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            **build_inputs(model, batch, prompt),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,

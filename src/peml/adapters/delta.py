@@ -1,0 +1,101 @@
+"""A frozen linear layer with a learnt low-rank update beside it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["AdaptedLinear", "Delta", "low_rank_start"]
+
+
+class Delta(nn.Module, ABC):
+    """The update of one linear layer, a subclass a method.
+
+    A fresh delta adds exactly zero. Its parameters are float32 whatever the frozen weights are.
+
+    Args:
+        d_in: Inputs of the layer.
+        d_out: Outputs of the layer.
+        scale: What the update is multiplied with (alpha / r).
+        dropout: Dropout on the update's input.
+
+    Attributes:
+        fast: Parameters by name that learn in a group of their own, with a higher rate; all
+            others are in the group `adapter`.
+    """
+
+    fast: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, d_in: int, d_out: int, *, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.d_in, self.d_out, self.scale = d_in, d_out, scale
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    @abstractmethod
+    def update(self, x: Tensor) -> Tensor:
+        """The update, (rows, length, d_out), of inputs (rows, length, d_in)."""
+
+    @abstractmethod
+    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
+        """The update as one LoRA: B (d_out, rank) and A (rank, d_in), scale included.
+
+        Args:
+            task_id: The task; without meaning for a delta that does not route.
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The update of inputs (rows, ..., d_in), in their shape."""
+        wide = x.reshape(x.shape[0], -1, self.d_in)
+        if not torch.is_autocast_enabled(x.device.type):
+            wide = wide.to(next(self.parameters()).dtype)
+        return self.update(self.dropout(wide)).reshape(*x.shape[:-1], self.d_out)
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """A scalar of the last training pass, or None."""
+        return None
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer and its delta: ``y = base(x) + delta(x)``.
+
+    Args:
+        base: The frozen layer.
+        delta: Its update.
+        transposed: Whether the base's weight is (d_in, d_out), as GPT-2's is.
+    """
+
+    def __init__(self, base: nn.Module, delta: Delta, *, transposed: bool = False) -> None:
+        super().__init__()
+        self.base = base
+        self.delta = delta
+        self.transposed = transposed
+        self.enabled = True
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight; some models look at its type before they call the layer."""
+        weight: Tensor = self.base.get_parameter("weight")
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output with the update, unless it is switched off."""
+        y: Tensor = self.base(x)
+        return y + self.delta(x).to(y.dtype) if self.enabled else y
+
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """The base layer with the update in its weight; only for deltas that don't route."""
+        b, a = self.delta.factors(0)
+        update = b.double() @ a.double()
+        summed = self.weight.double() + (update.T if self.transposed else update)
+        self.weight.copy_(summed)
+        return self.base
+
+
+def low_rank_start(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
+    """Kaiming-uniform with a = sqrt(5), as LoRA's A: uniform within 1 / sqrt(fan_in)."""
+    bound = fan_in**-0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

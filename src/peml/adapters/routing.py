@@ -1,0 +1,75 @@
+"""Which task each row of a batch belongs to: one object per model, read by its routed layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peml.errors import TaskError
+
+__all__ = ["TaskRouting"]
+
+
+class TaskRouting:
+    """The task ids of the batch at hand.
+
+    Held by the model and shared by reference with every layer that routes. It is set before a
+    forward pass and stays until the next one, so that layers recomputed in the backward pass
+    (gradient checkpointing) read the same ids.
+
+    Args:
+        tasks: Number of tasks.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self._ids: Tensor | None = None
+        self._masks: tuple[Tensor, ...] = ()
+
+    def set(self, task_ids: Tensor, masks: tuple[Tensor, ...] = ()) -> None:
+        """Fixes the tasks of the coming forward pass.
+
+        Args:
+            task_ids: (sequences,), each in 0..tasks-1.
+            masks: 1 for real tokens, each (sequences, length): the inputs', the targets'.
+
+        Raises:
+            TaskError: An id is not one of the tasks'.
+        """
+        if len(task_ids) and not 0 <= int(task_ids.min()) <= int(task_ids.max()) < self.tasks:
+            wrong = sorted({int(t) for t in task_ids if not 0 <= int(t) < self.tasks})
+            raise TaskError(
+                f"the batch holds the task ids {', '.join(map(str, wrong))}",
+                allowed=f"0 to {self.tasks - 1}, the tasks the model was attached for",
+                action="give each row the index of its task",
+            )
+        self._ids, self._masks = task_ids, masks
+
+    def rows(self, count: int) -> Tensor:
+        """The task id of each of ``count`` rows, (count,).
+
+        A layer may see a multiple of the batch: beams of a sequence, or the tokens of flattened
+        sequences. Either way the rows of one sequence stand together.
+        """
+        if self._ids is None:
+            raise TaskError(
+                "a routed layer was called without task ids",
+                action="call the model with a TaskBatch, or set model.routing before",
+            )
+        copies, rest = divmod(count, len(self._ids))
+        if rest:
+            raise TaskError(
+                f"a routed layer sees {count} rows in a batch of {len(self._ids)} sequences",
+                allowed="a multiple of the batch's sequences",
+                action="leave the layer out with target_modules",
+            )
+        return self._ids if copies == 1 else self._ids.repeat_interleave(copies)
+
+    def mask(self, rows: int, length: int) -> Tensor | None:
+        """1 for real tokens, (rows, length), of the inputs or targets that have this shape."""
+        fitting = (m for m in self._masks if tuple(m.shape) == (rows, length))
+        return next(fitting, None)
+
+    def one_task(self, task_id: int, device: torch.device) -> None:
+        """Fixes one task for batches of any size, as `rows` multiplies it."""
+        self.set(torch.tensor([task_id], device=device))

@@ -1,0 +1,301 @@
+"""Intervals of scores and of differences between two methods, by bootstrap.
+
+A resample draws rows with replacement. Held as how often each row was drawn, (resamples, rows), it
+turns every metric into arithmetic on weighted sums, so that thousands of resamples take seconds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peml.errors import DataError, nearest
+from peml.evaluation.metrics import METRICS, ROW_SCORES
+
+__all__ = [
+    "Interval",
+    "PairedDifference",
+    "PairedTask",
+    "bootstrap_interval",
+    "paired_difference",
+]
+
+Array = NDArray[np.float64]
+Values = Sequence[Any]
+# How often each row was drawn (resamples, rows) -> the metric of each run (resamples, runs).
+Scorer = Callable[[Array], Array]
+
+_BOUNDS = (2.5, 97.5)  # percent: a 95 % interval
+_COUNTS_AT_ONCE = 1_000_000  # rows times resamples held at a time; 8 MB an array
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A number and its 95 % percentile interval.
+
+    Attributes:
+        value: What the data itself gives, not the middle of the resamples.
+        low: The 2.5th percentile of the resamples.
+        high: The 97.5th percentile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTask:
+    """Two methods' predictions for the same rows of one task.
+
+    Attributes:
+        metric: Name of the metric.
+        gold: Right answers, one a row.
+        first: Predictions by seed, each one a row.
+        second: The other method's, with the same seeds in the same order.
+    """
+
+    metric: str
+    gold: Values
+    first: Sequence[Values]
+    second: Sequence[Values]
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """First minus second.
+
+    Attributes:
+        mean: Of the mean over tasks.
+        tasks: Of each task.
+    """
+
+    mean: Interval
+    tasks: dict[str, Interval]
+
+
+def paired_difference(
+    tasks: Mapping[str, PairedTask], *, resamples: int = 2000, seed: int = 0
+) -> PairedDifference:
+    """How much better the first method is, and how sure that is (paired bootstrap).
+
+    Each resample draws a task's rows with replacement, the same rows for both methods and all
+    seeds, and independently for each task. It also draws the pairs of runs with replacement, one
+    draw for all tasks, because one run trains them all. The interval so covers the chance in both
+    the rows and the seeds. With few seeds it is somewhat narrow (their spread comes out too small
+    by a factor of sqrt((seeds - 1) / seeds)); with one seed it covers the rows alone.
+
+    Args:
+        tasks: By name; all with the same seeds.
+        resamples: Number of resamples.
+        seed: Of the draws. A task's interval doesn't depend on which other tasks there are.
+
+    Raises:
+        DataError: Rows or seeds don't pair up, there are none, or a metric is unknown.
+    """
+    seeds = _check_pairs(tasks)
+    picks = _draw(np.random.default_rng(seed), resamples, seeds) / seeds  # (resamples, seeds)
+    values, draws = [], []
+    for name, task in tasks.items():
+        runs = [*task.first, *task.second]
+        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        drawn = _resample(task.metric, task.gold, runs, resamples, random)
+        draws.append(((drawn[:, :seeds] - drawn[:, seeds:]) * picks).sum(axis=1))
+        exact = [METRICS[task.metric](task.gold, run) for run in runs]
+        values.append(float(np.mean(exact[:seeds]) - np.mean(exact[seeds:])))
+    intervals = {n: _interval(v, d) for n, v, d in zip(tasks, values, draws, strict=True)}
+    return PairedDifference(
+        mean=_interval(float(np.mean(values)), np.mean(draws, axis=0)), tasks=intervals
+    )
+
+
+def bootstrap_interval(
+    metric: str, gold: Values, predicted: Values, *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """One run's score on a task with its interval over rows.
+
+    Args:
+        metric: Name of the metric.
+        gold: Right answers, one a row.
+        predicted: Predictions, one a row.
+        resamples: Number of resamples.
+        seed: Of the draws.
+
+    Raises:
+        DataError: The numbers of rows differ, there are none, or the metric is unknown.
+    """
+    _check_rows("the run", metric, gold, [predicted])
+    drawn = _resample(metric, gold, [predicted], resamples, np.random.default_rng(seed))
+    return _interval(METRICS[metric](gold, predicted), drawn[:, 0])
+
+
+def _interval(value: float, draws: Array) -> Interval:
+    low, high = np.percentile(draws, _BOUNDS)
+    return Interval(value, float(low), float(high))
+
+
+def _check_pairs(tasks: Mapping[str, PairedTask]) -> int:
+    """The number of seeds."""
+    if not tasks:
+        raise DataError("no tasks to compare two methods on", allowed="at least one task")
+    seeds = {len(runs) for task in tasks.values() for runs in (task.first, task.second)}
+    if len(seeds) > 1 or 0 in seeds:
+        raise DataError(
+            f"runs that don't pair up: between {min(seeds)} and {max(seeds)} seeds a task",
+            allowed="the same seeds, at least one, for both methods and every task",
+            action="pass the seeds that both methods have finished",
+        )
+    for name, task in tasks.items():
+        _check_rows(name, task.metric, task.gold, [*task.first, *task.second])
+    return seeds.pop()
+
+
+def _check_rows(name: str, metric: str, gold: Values, runs: Sequence[Values]) -> None:
+    if metric not in METRICS:
+        raise DataError(
+            f"{name}: unknown metric {metric!r}.{nearest(metric, METRICS)}",
+            allowed=", ".join(METRICS),
+        )
+    lengths = {len(run) for run in runs}
+    if lengths != {len(gold)} or not len(gold):
+        raise DataError(
+            f"{name}: {len(gold)} right answers, and predictions for "
+            f"{', '.join(map(str, sorted(lengths)))} rows",
+            allowed="as many predictions as right answers, at least one",
+            action="evaluate the runs on the same rows",
+        )
+
+
+def _draw(random: np.random.Generator, resamples: int, items: int) -> Array:
+    """How often each item is drawn when as many are drawn as there are: (resamples, items)."""
+    drawn = random.integers(0, items, (resamples, items))
+    drawn += items * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * items)
+    return counts.reshape(resamples, items).astype(np.float64)
+
+
+def _resample(
+    metric: str, gold: Values, runs: Sequence[Values], resamples: int, random: np.random.Generator
+) -> Array:
+    """The metric of each run in each resample: (resamples, runs)."""
+    score = _SCORERS[metric](metric, gold, runs)
+    size = max(1, _COUNTS_AT_ONCE // len(gold))
+    done = range(0, resamples, size)
+    return np.concatenate(
+        [score(_draw(random, min(size, resamples - start), len(gold))) for start in done]
+    )
+
+
+def _row_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    scores = np.array([ROW_SCORES[metric](gold, run) for run in runs]).T  # (rows, runs)
+    return lambda counts: counts @ scores / len(gold)
+
+
+def _label_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    """F1 and Matthews' correlation, from how often each label is right, predicted and hit."""
+    answers = np.array([gold, *runs])  # (1 + runs, rows)
+    labels = [1] if metric == "f1" else np.unique(answers)
+    measure = _matthews if metric == "matthews" else _mean_f1
+
+    def score(counts: Array) -> Array:
+        sums = np.empty((len(labels), len(counts), 1 + 2 * len(runs)))
+        for label, at in zip(labels, sums, strict=True):  # never all labels' columns at once
+            is_label = answers == label
+            columns = np.concatenate([is_label, is_label[1:] & is_label[0]])
+            at[...] = counts @ columns.T.astype(np.float64)
+        right, said, hits = np.split(sums, [1, 1 + len(runs)], axis=2)
+        return measure(right, said, hits)
+
+    return score
+
+
+def _mean_f1(right: Array, said: Array, hits: Array) -> Array:
+    """Mean over the labels that a resample holds, in truth or prediction, as scikit-learn's."""
+    met = right + said
+    each = np.divide(2 * hits, met, out=np.zeros_like(met), where=met > 0)
+    present = (met > 0).sum(axis=0)
+    total: Array = each.sum(axis=0)
+    return np.divide(total, present, out=np.zeros_like(total), where=present > 0)
+
+
+def _matthews(right: Array, said: Array, hits: Array) -> Array:
+    """For any number of labels (Gorodkin 2004); 0 for a constant answer."""
+    rows = right.sum(axis=0)
+    covariance: Array = hits.sum(axis=0) * rows - (right * said).sum(axis=0)
+    spread = np.sqrt((rows**2 - (right**2).sum(axis=0)) * (rows**2 - (said**2).sum(axis=0)))
+    return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+
+
+def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    truth, *said = (_standardised(values) for values in (gold, *runs))
+    predicted = np.stack(said)  # (runs, rows)
+    columns = np.concatenate([[truth, truth**2], predicted, predicted**2, predicted * truth]).T
+    parts = np.cumsum([1, 1, len(runs), len(runs)])
+
+    def score(counts: Array) -> Array:
+        x, xx, y, yy, xy = np.split(counts @ columns / len(gold), parts, axis=1)
+        return _correlation(xy - x * y, xx - x**2, yy - y**2)
+
+    return score
+
+
+def _standardised(values: Values) -> Array:
+    """Mean 0, variance 1: no digits are lost in sums of squares, and "constant" has a meaning."""
+    numbers = np.asarray(values, np.float64)
+    if np.ptp(numbers) == 0:
+        return np.zeros_like(numbers)
+    centered = numbers - numbers.mean()
+    scaled: Array = centered / centered.std()
+    return scaled
+
+
+def _correlation(covariance: Array, first: Array, second: Array) -> Array:
+    """0 where a variance is 0 up to rounding: a constant has no correlation with anything."""
+    constant = (first < 1e-12) | (second < 1e-12)
+    product = np.where(constant, 1.0, first * second)
+    return np.where(constant, 0.0, covariance / np.sqrt(product))
+
+
+def _spearman_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    groups = [
+        np.unique(np.asarray(values, np.float64), return_inverse=True)[1]
+        for values in (gold, *runs)
+    ]
+    rows = len(gold)
+
+    def ranks(counts: Array, group: NDArray[np.intp]) -> Array:
+        """Mean ranks within each resample, less their mean, over the number of rows."""
+        order = np.argsort(group, kind="stable")
+        starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+        sizes = np.add.reduceat(counts[:, order], starts, axis=1)  # of ties
+        middle = np.cumsum(sizes, axis=1) - sizes / 2 - rows / 2
+        centered: Array = middle[:, group] / rows
+        return centered
+
+    def score(counts: Array) -> Array:
+        truth = ranks(counts, groups[0])
+        spread = np.einsum("br,br,br->b", counts, truth, truth) / rows
+        columns = []
+        for group in groups[1:]:
+            said = ranks(counts, group)
+            together = np.einsum("br,br,br->b", counts, truth, said) / rows
+            own = np.einsum("br,br,br->b", counts, said, said) / rows
+            columns.append(_correlation(together, spread, own))
+        return np.stack(columns, axis=1)
+
+    return score
+
+
+_SCORERS: dict[str, Callable[[str, Values, Sequence[Values]], Scorer]] = {
+    **dict.fromkeys(ROW_SCORES, _row_scorer),
+    "f1": _label_scorer,
+    "macro_f1": _label_scorer,
+    "matthews": _label_scorer,
+    "pearson": _pearson_scorer,
+    "spearman": _spearman_scorer,
+}

@@ -1,0 +1,152 @@
+"""A frozen model with what a method adds to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from peml.data.batch import TaskBatch
+from peml.errors import CheckpointError
+from peml.methods.base import ParameterGroup, Part, Search
+from peml.models import ModelOutput, TaskModel
+from peml.prefix import Genotype, Prefix, PrefixNetwork
+
+__all__ = ["AttachedModel"]
+
+
+class AttachedModel(nn.Module):
+    """A frozen model with the trainable parts of a method.
+
+    Args:
+        base: Backbone and heads.
+        parts: By name; also the names of the ablations.
+        groups: What trains and is no part's, so that it can't be taken away.
+        modules: Modules of parts that live outside the backbone.
+        search: The decisions, while there are any.
+    """
+
+    def __init__(
+        self,
+        base: TaskModel,
+        parts: Mapping[str, Part],
+        *,
+        groups: Sequence[ParameterGroup] = (),
+        modules: Mapping[str, nn.Module] | None = None,
+        search: Search | None = None,
+        heads_learning_rate: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.parts = dict(parts)
+        self._groups = tuple(groups)
+        self.added = nn.ModuleDict(dict(modules or {}))
+        self.search = search
+        self._heads_learning_rate = heads_learning_rate
+        self._fixed = False
+
+    def forward(self, batch: TaskBatch) -> ModelOutput:
+        """Losses and scores of a batch that may mix tasks."""
+        self.prepare()
+        output: ModelOutput = self.base(batch)
+        if not self.training:
+            return output
+        added = [part.auxiliary_loss() for part in self.parts.values()]
+        loss = sum((value for value in added if value is not None), start=output.loss)
+        return dataclasses.replace(output, loss=loss)
+
+    def prepare(self) -> None:
+        """Lets every part get ready for a forward pass."""
+        if not self._fixed:
+            for part in self.parts.values():
+                part.prepare()
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Prepares once for many forward passes with unchanged weights (evaluation)."""
+        self.prepare()
+        self._fixed = True
+        try:
+            yield
+        finally:
+            self._fixed = False
+
+    def after_step(self, step: int) -> None:
+        """Tells every part that an optimiser step was made; gradients are still there."""
+        for part in self.parts.values():
+            part.after_step(step)
+
+    def groups(self) -> list[ParameterGroup]:
+        """All that trains: the parts' groups, what is no part's, then the heads."""
+        groups = [group for part in self.parts.values() for group in part.groups()]
+        groups += self._groups
+        if self.base.heads is not None:
+            heads = list(self.base.heads.parameters())
+            groups.append(ParameterGroup("heads", heads, self._heads_learning_rate))
+        return groups
+
+    def genotype(self) -> Genotype | None:
+        """What the prefix network is made of; None during a search, and without a prefix."""
+        networks = (m for m in self.added.modules() if isinstance(m, PrefixNetwork))
+        return next((network.genotype for network in networks), None)
+
+    def ablations(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        """``{part}_off`` -> context manager that takes the part's effect away."""
+        return {f"{name}_off": part.disabled for name, part in self.parts.items()}
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Everything that training changes, and the fixed numbers of the added modules."""
+        extra = {
+            f"extra.{part.name}.{name}": value
+            for part in self.parts.values()
+            for name, value in part.state().items()
+        }
+        state = {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
+        state.update({f"added.{name}": value for name, value in self.added.state_dict().items()})
+        return state | extra
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """The reverse of `trainable_state`.
+
+        Raises:
+            CheckpointError: Names or shapes don't fit this model.
+        """
+        own = self.trainable_state()
+        unfit = sorted(set(own) ^ set(state)) or sorted(
+            name for name in own if own[name].shape != state[name].shape
+        )
+        if unfit:
+            raise CheckpointError(
+                f"the saved weights do not fit this model: {', '.join(unfit[:3])}"
+                f"{', ...' if len(unfit) > 3 else ''}",
+                action="use the config and the package version the run was started with",
+            )
+        for name, value in own.items():
+            value.copy_(state[name])
+
+    def save_parts(self, folder: Path) -> None:
+        """Writes what other tools can read of the parts (LoRA: as PEFT saves it)."""
+        for part in self.parts.values():
+            part.save(folder, self.base.settings.name)
+
+    def kept(self) -> dict[str, Tensor]:
+        """What has to stay beside the merged weights, besides a prefix; call before `merge`."""
+        return {
+            f"{part.name}.{name}": value
+            for part in self.parts.values()
+            for name, value in part.kept().items()
+        }
+
+    def merge(self) -> Prefix | None:
+        """Folds every part into the weights, and returns the prefix that stays beside them."""
+        prefixes = [part.static_prefix() for part in self.parts.values()]
+        for part in self.parts.values():
+            part.merge()
+        return next((prefix for prefix in prefixes if prefix is not None), None)

@@ -1,0 +1,59 @@
+"""Shares a budget of parameters between a LoRA and the prefix beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from peml.methods.lora import LoraSettings
+from peml.methods.shape import ModelShape
+from peml.prefix import SizeRange
+
+__all__ = ["TOLERANCE", "fit_beside_lora", "halvings"]
+
+TOLERANCE = 0.05
+"""How far from a budget counts as having met it, as a share of it."""
+
+_Settings = TypeVar("_Settings")
+
+
+def fit_beside_lora(
+    prefixes: Iterable[tuple[_Settings, SizeRange]],
+    lora: LoraSettings,
+    shape: ModelShape,
+    budget: int,
+) -> tuple[_Settings, LoraSettings]:
+    """The first prefix with which a LoRA meets a budget, and that LoRA.
+
+    To meet it means that every network the prefix may turn out to be leaves the sum within
+    `TOLERANCE`. Where that is out of reach, the mean has to be within it, and the farthest
+    network as near as can be. Where that is too, the pair with the nearest mean is taken.
+
+    Args:
+        prefixes: Settings with their sizes, the best first.
+        lora: Gets another rank; alpha / r stays.
+        shape: Of the model.
+        budget: Wanted parameters.
+    """
+    room = TOLERANCE * budget
+    # (whether the mean misses, how far what counts is off), settings, LoRA: the least is best.
+    best: tuple[tuple[bool, float], _Settings, LoraSettings] | None = None
+    for settings, size in prefixes:
+        fitted = lora.resized(shape, max(1, round(budget - size.mean)))
+        total = size.shifted(fitted.count_parameters(shape))
+        if total.distance(budget) <= room:
+            return settings, fitted
+        off = abs(total.mean - budget)
+        rating = (True, off) if off > room else (False, total.distance(budget))
+        if best is None or rating < best[0]:
+            best = rating, settings, fitted
+    assert best is not None, "there is at least one prefix"
+    return best[1], best[2]
+
+
+def halvings(width: int) -> Iterator[int]:
+    """A width, its half, and so on down to 4, or the width itself where it is less."""
+    yield width
+    while width >= 8:
+        width //= 2
+        yield width

@@ -1,0 +1,35 @@
+"""The frozen model: what it can do with heads alone, or with nothing at all."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.shape import ModelShape
+from peml.models import TaskModel
+
+__all__ = ["Frozen", "FrozenSettings"]
+
+
+class FrozenSettings(MethodSettings):
+    """The frozen model has nothing to set."""
+
+    name: Literal["frozen"] = "frozen"
+
+
+class Frozen(Method):
+    """An encoder's heads train; a text-to-text model, which has none, answers zero-shot."""
+
+    settings_type: ClassVar[type[MethodSettings]] = FrozenSettings
+
+    def __init__(self, settings: FrozenSettings) -> None:
+        self.settings = settings
+
+    def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
+        """Adds nothing."""
+        return AttachedModel(model, {})
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """None."""
+        return {}

@@ -1,0 +1,42 @@
+"""Full fine-tuning: every weight of the backbone trains."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup
+from peml.methods.shape import ModelShape
+from peml.models import TaskModel
+
+__all__ = ["Full", "FullSettings"]
+
+
+class FullSettings(MethodSettings):
+    """Full fine-tuning."""
+
+    name: Literal["full"] = "full"
+    learning_rate: float = Field(5e-5, description="Default rate of the group `backbone`.", gt=0)
+
+
+class Full(Method):
+    """Everything trains, embeddings included; nothing is added, so nothing can be taken away."""
+
+    settings_type: ClassVar[type[MethodSettings]] = FullSettings
+
+    def __init__(self, settings: FullSettings) -> None:
+        self.settings = settings
+
+    def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
+        """Lets the backbone train, in float32: in half precision small updates would be lost."""
+        model.backbone.float().requires_grad_(True)
+        # Tied weights are one parameter, and stand here once.
+        parameters = list(model.backbone.parameters())
+        group = ParameterGroup("backbone", parameters, self.settings.learning_rate)
+        return AttachedModel(model, {}, groups=[group])
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """All of the backbone's."""
+        return {"backbone": shape.parameters}

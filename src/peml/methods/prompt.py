@@ -1,0 +1,48 @@
+"""The prompt as a trainable part: vectors, and the place in the model that takes them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from torch import Tensor, nn
+
+from peml.methods.base import ParameterGroup, Part
+from peml.models import TaskModel
+
+__all__ = ["PromptPart"]
+
+
+class PromptPart(nn.Module, Part):
+    """Puts learnt vectors in front of the input embeddings.
+
+    Args:
+        model: Takes the vectors.
+        vectors: Where they start, (prompt_length, channels).
+        learning_rate: Default rate of the group `prompt`.
+    """
+
+    name = "prompt"
+
+    def __init__(self, model: TaskModel, vectors: Tensor, learning_rate: float) -> None:
+        super().__init__()
+        # Trained in float32 whatever the frozen weights are stored in.
+        self.vectors = nn.Parameter(vectors.detach().float().clone())
+        self._prompt = model.prompt
+        self._learning_rate = learning_rate
+
+    def prepare(self) -> None:
+        """Puts the vectors in front."""
+        self._prompt.set(self.vectors)
+
+    def groups(self) -> list[ParameterGroup]:
+        """One group, `prompt`, without decay: the vectors start far from zero."""
+        still = {"weight_decay": 0.0}
+        return [ParameterGroup("prompt", [self.vectors], self._learning_rate, still)]
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The model without its prompt."""
+        return self._prompt.disabled()
+
+    def merge(self) -> None:
+        """Leaves the vectors beside the weights as numbers."""
+        self._prompt.set(self.vectors.detach().clone())

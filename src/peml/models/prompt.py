@@ -1,0 +1,112 @@
+"""A prompt of learnt vectors in front of a model's input embeddings.
+
+::
+
+    right padding   [prompt | tokens | padding]      training, scoring
+    left padding    [padding | prompt | tokens]      generation by causal models
+
+The prompt takes positions of its own, so the tokens behind it move up by its length; what comes
+out of the model is cut back, so that nothing behind it sees a difference. Where a model attends
+through a sliding window, the prompt scrolls out of sight like any token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peml.data.batch import TaskBatch
+
+__all__ = ["InputPrompt", "build_inputs", "cut_prompt"]
+
+
+class InputPrompt:
+    """The prompt in use: one object per model (`TaskModel.prompt`), read in every forward pass."""
+
+    def __init__(self) -> None:
+        self._vectors: Tensor | None = None
+        self._enabled = True
+
+    @property
+    def vectors(self) -> Tensor | None:
+        """The prompt, (prompt_length, channels); None where none is set or inside `disabled`."""
+        return self._vectors if self._enabled else None
+
+    def set(self, vectors: Tensor | None) -> None:
+        """Uses this prompt from the next forward pass on; None for none.
+
+        Args:
+            vectors: (prompt_length, channels), where Transformers' ``inputs_embeds`` go in: after
+                a model's scaling of its embeddings, before any projection to its hidden size.
+        """
+        self._vectors = vectors
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The model without its prompt, for the length of the block."""
+        before, self._enabled = self._enabled, False
+        try:
+            yield
+        finally:
+            self._enabled = before
+
+
+def build_inputs(
+    model: Any, batch: TaskBatch, prompt: Tensor | None, *, padded_left: bool = False
+) -> dict[str, Tensor]:
+    """What a Transformers model is called with: a batch's input, a prompt in front if there is one.
+
+    Args:
+        model: The backbone.
+        batch: Token ids, mask and segments, (sequences, length).
+        prompt: (prompt_length, channels), or None.
+        padded_left: Whether the rows end together. The prompt then stands between padding and
+            tokens: apart from them, a sliding window would lose it early.
+
+    Returns:
+        ``attention_mask``, ``token_type_ids`` where the batch has them, and ``input_ids``, or
+        ``inputs_embeds`` of shape (sequences, prompt_length + length, channels).
+    """
+    mask, segments = batch.attention_mask, batch.token_type_ids
+    inputs = {"attention_mask": mask}
+    if segments is not None:
+        inputs["token_type_ids"] = segments
+    if prompt is None:
+        return {"input_ids": batch.input_ids, **inputs}
+    # Through the module, not its weight: some models scale their embeddings there.
+    tokens = model.get_input_embeddings()(batch.input_ids)
+    vectors = prompt.to(device=tokens.device, dtype=tokens.dtype)
+    inputs["inputs_embeds"] = torch.cat([vectors.expand(len(tokens), -1, -1), tokens], 1)
+    inputs["attention_mask"] = _in_front(1, mask, len(prompt))
+    if segments is not None:
+        inputs["token_type_ids"] = _in_front(0, segments, len(prompt))
+    if not padded_left:
+        return inputs
+    order = _behind_padding(mask, len(prompt))
+    rows = torch.arange(len(mask), device=mask.device)[:, None]
+    return {name: value[rows, order] for name, value in inputs.items()}
+
+
+def cut_prompt(states: Tensor, prompt: Tensor | None) -> Tensor:
+    """Drops the prompt's positions of (sequences, prompt_length + length, ...)."""
+    return states if prompt is None else states[:, len(prompt) :]
+
+
+def _in_front(value: int, rows: Tensor, length: int) -> Tensor:
+    return torch.cat([rows.new_full((len(rows), length), value), rows], 1)
+
+
+def _behind_padding(mask: Tensor, length: int) -> Tensor:
+    """Where each place takes its content from, (sequences, length + tokens).
+
+    The content stands as ``[prompt | padding | tokens]`` and is wanted as
+    ``[padding | prompt | tokens]``.
+    """
+    padding = mask.shape[1] - mask.sum(1, keepdim=True)
+    place = torch.arange(length + mask.shape[1], device=mask.device)[None]
+    moved = torch.where(place < padding, place + length, place - padding)
+    return torch.where(place < padding + length, moved, place)

@@ -1,0 +1,82 @@
+"""The prefix without a network: every key and value row is learnt by itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from peml.prefix.head import bounded
+from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+
+__all__ = ["FlatPrefix", "StartKind"]
+
+StartKind = Literal["quiet", "zero", "normal"]
+
+# Norm of a value at the start, in units of the model's own values.
+_VALUE_NOISE = 0.1
+
+
+class FlatPrefix(nn.Module):
+    """One learnable tensor, a correction on top of a start.
+
+    Rows that start equal get equal gradients and would stay equal for good: a prefix of any
+    length would be worth a single row. So where the keys are equal (``quiet``, ``zero``), the
+    values start with a little noise, a tenth of the model's own in norm.
+
+    Source: the prefix of Li and Liang 2021 (arXiv 2101.00190) without its network, as P-Tuning v2
+    (arXiv 2110.07602) and PEFT have it.
+
+    Args:
+        start: Quiet keys, and the radii of the model's own keys and values.
+        length: Prefix positions.
+        kind: ``quiet``: the start's keys; ``zero``: keys of zero; ``normal``: keys and values
+            drawn from N(0, 1).
+        radius: Largest correction, relative to the start's radii; None for no bound.
+
+    Rows are drawn from torch's global generator, as in any ``nn.Module``.
+    """
+
+    base: Tensor
+    limit: Tensor | None
+
+    def __init__(
+        self,
+        start: PrefixStart,
+        length: int,
+        *,
+        kind: StartKind = "quiet",
+        radius: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("base", _start_rows(start, length, kind))
+        limit = None if radius is None else radius * start.radius.detach()[:, :, None, None, None]
+        self.register_buffer("limit", limit)
+        self.correction = nn.Parameter(torch.zeros_like(self.base))
+
+    @property
+    def shape(self) -> PrefixShape:
+        """Layers, heads and channels."""
+        layers, _, kv_heads, _, head_dim = self.base.shape
+        return PrefixShape(layers, kv_heads, head_dim)
+
+    def forward(self) -> Prefix:
+        """The prefix, with gradients; ``.detached()`` of it is the static prefix."""
+        correction: Tensor = self.correction
+        if self.limit is not None:
+            correction = bounded(correction, self.limit)
+        return Prefix(self.base + correction, (True,) * self.base.shape[0])
+
+
+def _start_rows(start: PrefixStart, length: int, kind: StartKind) -> Tensor:
+    """Keys and values at the start, (layers, 2, kv_heads, length, head_dim)."""
+    layers, kv_heads, head_dim = start.keys.shape
+    rows = torch.randn(layers, 2, kv_heads, length, head_dim)
+    if kind == "normal":
+        return rows
+    keys = start.keys.detach().cpu()[:, :, None, :] if kind == "quiet" else torch.zeros(())
+    rows[:, 0] = keys
+    values = start.radius.detach().cpu()[:, 1, None, None, None]
+    rows[:, 1] *= _VALUE_NOISE * values / head_dim**0.5
+    return rows

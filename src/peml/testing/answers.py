@@ -1,0 +1,72 @@
+"""What a tiny model answers, the fast and the slow way, for conformance suites to compare."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peml.adapters import AdaptedLinear
+from peml.data import TaskBatch
+from peml.methods import AttachedModel
+from peml.models.prompt import build_inputs
+from peml.testing.tasks import TINY_ROWS, Row, batch_of
+
+__all__ = ["decode_slowly", "merged_for", "rows_of", "scores_of", "scores_of_rows"]
+
+
+@torch.no_grad()
+def scores_of(model: Any, batch: TaskBatch) -> Tensor:
+    """The scores of a batch, without gradients."""
+    scores: Tensor = model(batch).scores
+    return scores
+
+
+def scores_of_rows(model: Any, rows: Sequence[tuple[int, Row]] = TINY_ROWS) -> Tensor:
+    """The scores of raw rows, of an attached or a plain model."""
+    base = model.base if isinstance(model, AttachedModel) else model
+    return scores_of(model, batch_of(base, rows))
+
+
+def rows_of(task: int) -> list[tuple[int, Row]]:
+    """Those of `TINY_ROWS` that belong to one task."""
+    return [(number, row) for number, row in TINY_ROWS if number == task]
+
+
+def merged_for(layer: AdaptedLinear, task: int) -> torch.nn.Module:
+    """The plain layer with one task's update in its weight."""
+    base = copy.deepcopy(layer.base)
+    with torch.no_grad():
+        up, down = layer.delta.factors(task)
+        update = up @ down
+        weight = base.get_parameter("weight")
+        weight.add_(update.T if layer.transposed else update)
+    return base
+
+
+def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4) -> str:
+    """Greedy decoding of one row with a full forward pass a token: no cache, no padding."""
+    base = model.base
+    batch = batch_of(base, [row], "generate")
+    base.routing.set(batch.task_ids, (batch.attention_mask,))
+    backbone, tokenizer = base.backbone, base.family.tokenizer
+    separate = backbone.config.is_encoder_decoder
+    ids = batch.input_ids
+    said = ids.new_full((1, 1), backbone.config.decoder_start_token_id) if separate else ids
+    start = said.shape[1]
+    for _ in range(tokens):
+        read = ids if separate else said
+        seen = dataclasses.replace(batch, input_ids=read, attention_mask=torch.ones_like(read))
+        inputs = build_inputs(backbone, seen, base.prompt.vectors)
+        if separate:
+            inputs["decoder_input_ids"] = said
+        logits = backbone(**inputs, use_cache=False).logits
+        said = torch.cat([said, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+        if said[0, -1] == tokenizer.eos_token_id:
+            break
+    text: str = tokenizer.batch_decode(said[:, start:], skip_special_tokens=True)[0]
+    return text.strip()

@@ -1,0 +1,389 @@
+"""The conformance suite of methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from peml.adapters import AdaptedLinear
+from peml.errors import TaskError
+from peml.export import load_model, save_model
+from peml.methods import (
+    AttachContext,
+    AttachedModel,
+    Method,
+    MethodSettings,
+    build_method,
+    read_shape,
+)
+from peml.models import TaskModel
+from peml.testing.answers import (
+    decode_slowly,
+    merged_for,
+    rows_of,
+    scores_of,
+    scores_of_rows,
+)
+from peml.testing.models import TINY_FAMILIES
+from peml.testing.tasks import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
+
+__all__ = ["MethodSuite"]
+
+_HEADS = "base.heads."
+# Dropout would hide behind its noise what the checks compare.
+_CONFIG: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "t5": {"num_layers": 1, "num_decoder_layers": 1},  # twice the layers of the others otherwise
+}
+_STEPS = 20
+
+
+class MethodSuite:
+    """What every method has to fulfil. Subclass it in a test file::
+
+        class TestMine(MethodSuite):
+            settings = MineSettings(r=2)
+
+    The method is built from its settings, so it has to be registered. Every check runs on each
+    tiny model, with three tasks mixed in a batch. Heads of encoders always learn and are left out
+    of what is said about parameters.
+
+    Attributes:
+        settings: The method's config section, at a size for tiny models, dropout off.
+        families: Tiny models it is tested with, one a kind at least.
+        identity_at_start: Whether a fresh method changes nothing, to the last bit.
+        random_start: Whether the seed decides some initial weight.
+        learns_first: Patterns of the names of the parameters that have a gradient in the very
+            first step, while all others have none; None: not checked.
+        learns_later: Patterns of those that have one after a first step.
+        tolerance: How far merged, saved or switched-off scores may be from what they should be.
+    """
+
+    settings: ClassVar[MethodSettings]
+    families: ClassVar[Sequence[str]] = ("bert", "llama", "t5")
+    identity_at_start: ClassVar[bool] = True
+    random_start: ClassVar[bool] = True
+    learns_first: ClassVar[Sequence[str] | None] = None
+    learns_later: ClassVar[Sequence[str]] = ("*",)
+    tolerance: ClassVar[float] = 1e-4
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Runs each check on every model of `families`."""
+        if "family" in metafunc.fixturenames:
+            metafunc.parametrize("family", self.families)
+
+    # What the checks work with; a subclass may replace it.
+
+    def method(self) -> Method:
+        """The method under test."""
+        return build_method(self.settings)
+
+    def scale(self, settings: Any) -> float:
+        """What stays when the method is resized: alpha / r, where there are the two."""
+        low_rank = getattr(settings, "lora", settings)
+        if not hasattr(low_rank, "r"):
+            return 0.0
+        return float(low_rank.alpha / low_rank.r)
+
+    def plain(self, family: str) -> TaskModel:
+        """The frozen model nothing is attached to."""
+        return tiny_task_model(family, TINY_TASKS, **_CONFIG.get(family, {}))
+
+    def fresh(self, family: str, *, seed: int = 0) -> AttachedModel:
+        """The model with the method, before the first step; a search is ended at once."""
+        model = self.plain(family)
+
+        def calibrate() -> None:
+            model(batch_of(model))
+
+        context = AttachContext(seed=seed, calibrate=calibrate, total_steps=_STEPS)
+        attached = self.method().attach(model, context).eval()
+        if attached.search is not None:
+            attached.search.begin(1)
+            attached.search.discretise(1)
+        return attached
+
+    def trained(self, family: str, *, seed: int = 0) -> AttachedModel:
+        """As after some training: every trainable weight is moved at random."""
+        model = self.fresh(family, seed=seed)
+        noise = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.1)
+        return model
+
+    def updated(self, family: str) -> AttachedModel:
+        """After one optimiser step."""
+        model = self.fresh(family).train()
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        model(batch_of(model.base)).loss.backward()
+        optimizer.step()
+        model.after_step(0)
+        return model
+
+    # At the start
+
+    def test_a_fresh_method_changes_nothing(self, family: str) -> None:
+        """Scores are the plain model's, where the method promises it."""
+        if self.identity_at_start:
+            assert torch.equal(
+                scores_of_rows(self.fresh(family)), scores_of_rows(self.plain(family))
+            )
+
+    def test_the_seed_decides_and_the_global_generator_is_left_alone(self, family: str) -> None:
+        """The same seed gives the same weights, another seed others."""
+        before = torch.get_rng_state()
+        states = [self.fresh(family, seed=seed).trainable_state() for seed in (0, 0, 1)]
+        assert torch.equal(torch.get_rng_state(), before), "attach() moved the global generator"
+        first, again, other = states
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        differs = any(not torch.equal(first[name], other[name]) for name in first)
+        assert differs == self.random_start
+
+    def test_parameters_are_as_many_as_the_closed_form_says(self, family: str) -> None:
+        """By group, heads left out."""
+        counted = {
+            group.name: sum(p.numel() for p in group.parameters)
+            for group in self.fresh(family).groups()
+            if group.name != "heads"
+        }
+        plain = self.plain(family)
+        said = self.method().count_parameters(read_shape(plain))
+        assert {name: n for name, n in counted.items() if n} == {n: c for n, c in said.items() if c}
+
+    def test_resizing_meets_a_budget(self, family: str) -> None:
+        """Within 5 % of a budget in reach, and the update's scale stays."""
+        shape = read_shape(self.plain(family))
+        budget = 30 * sum(self.method().count_parameters(shape).values())
+        settings = self.method().resized(shape, budget)
+        if settings is None:
+            return
+        reached = sum(build_method(settings).count_parameters(shape).values())
+        assert abs(reached - budget) <= 0.05 * budget, (reached, budget)
+        assert math.isclose(self.scale(settings), self.scale(self.settings))
+
+    # Gradients
+
+    def test_the_first_steps_reach_what_they_should(self, family: str) -> None:
+        """Which parameters have a gradient in the first step, and which in the second."""
+        model = self.fresh(family).train()
+        model(batch_of(model.base)).loss.backward()
+        names = {n for n, p in _own_parameters(model)}
+        if self.learns_first is not None:
+            assert _reached(model) == {n for n in names if _fits(n, self.learns_first)}
+        model = self.updated(family)
+        model.zero_grad()
+        model(batch_of(model.base)).loss.backward()
+        assert _reached(model) == {n for n in names if _fits(n, self.learns_later)}
+
+    def test_gradients_reach_exactly_what_is_declared(self, family: str) -> None:
+        """The groups hold every parameter that requires a gradient, once; all get one."""
+        model = self.trained(family).train()
+        model(batch_of(model.base)).loss.backward()
+        declared = [id(p) for group in model.groups() for p in group.parameters]
+        assert len(declared) == len(set(declared)), "a parameter stands in two groups"
+        wanted = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert {n for n, p in model.named_parameters() if id(p) in set(declared)} == wanted
+        reached = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert reached == wanted
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    def test_nothing_frozen_moves(self, family: str) -> None:
+        """One step changes the trainable tensors and the declared state alone."""
+        before = {name: value.clone() for name, value in _frozen(self.fresh(family)).items()}
+        after = _frozen(self.updated(family))
+        assert before.keys() == after.keys()
+        moved = [name for name in before if not torch.equal(before[name], after[name])]
+        assert not moved
+
+    def test_checkpointing_changes_no_gradient(self, family: str) -> None:
+        """Recomputed layers see the same tasks, the same prefix and the same noise."""
+        losses, gradients = [], []
+        for checkpointing in (False, True):
+            model = self.trained(family).train()
+            if checkpointing:
+                model.base.backbone.activation_checkpointing_enable({"use_reentrant": False})
+            torch.manual_seed(3)
+            loss = model(batch_of(model.base)).loss
+            loss.backward()
+            losses.append(loss.detach())
+            gradients.append({n: p.grad for n, p in _own_parameters(model)})
+        torch.testing.assert_close(losses[0], losses[1])
+        torch.testing.assert_close(gradients[0], gradients[1])
+
+    def test_half_precision_gives_finite_gradients(self, family: str) -> None:
+        """Under bfloat16 autocast, with the trainable parameters in float32."""
+        model = self.trained(family).train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(batch_of(model.base)).loss
+        loss.backward()
+        assert loss.isfinite()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.dtype == torch.float32, name
+                assert parameter.grad is not None, name
+                assert parameter.grad.isfinite().all(), name
+
+    # Tasks
+
+    def test_a_mixed_batch_equals_a_batch_a_task(self, family: str) -> None:
+        """Neighbours of other tasks change nothing."""
+        model = self.trained(family)
+        mixed = scores_of_rows(model)
+        tasks = torch.tensor([task for task, _ in TINY_ROWS])
+        for task in range(len(TINY_TASKS)):
+            torch.testing.assert_close(
+                scores_of_rows(model, rows_of(task)), mixed[tasks == task], atol=1e-4, rtol=1e-4
+            )
+
+    def test_the_task_id_matters_exactly_where_it_is_needed(self, family: str) -> None:
+        """With other ids the scores are others, or the same, as `needs_task_id` says."""
+        model = self.trained(family)
+        batch = batch_of(model.base)
+        other = dataclasses.replace(batch, task_ids=(batch.task_ids + 1) % len(TINY_TASKS))
+        right, wrong = scores_of(model, batch), scores_of(model, other)
+        assert (not torch.equal(right, wrong)) == self.method().needs_task_id
+
+    def test_an_unknown_task_id_is_refused(self, family: str) -> None:
+        """Never an average or a default in silence."""
+        model = self.fresh(family)
+        batch = batch_of(model.base)
+        for wrong in (-1, len(TINY_TASKS)):
+            unknown = dataclasses.replace(batch, task_ids=batch.task_ids.clone().fill_(wrong))
+            message = ""
+            try:
+                model(unknown)
+            except TaskError as error:
+                message = str(error)
+            assert str(wrong) in message
+
+    def test_generation_equals_teacher_forcing(self, family: str) -> None:
+        """Greedy decoding of prompts of different tasks, with cache and padding."""
+        if TINY_FAMILIES[family].kind == "encoder":
+            return
+        model = self.trained(family)
+        left = TINY_FAMILIES[family].kind == "causal"  # as an evaluation pads
+        batch = batch_of(model.base, purpose="generate", left=left)
+        with torch.no_grad():
+            model.prepare()
+            said = model.base.generate(batch, max_new_tokens=4)
+            slow = [decode_slowly(model, row) for row in TINY_ROWS]
+        assert said == slow
+
+    # State
+
+    def test_trainable_state_comes_back(self, family: str) -> None:
+        """Loaded into a fresh model it gives the same scores."""
+        model = self.trained(family)
+        state = {name: value.clone() for name, value in model.trainable_state().items()}
+        other = self.fresh(family, seed=1)
+        other.load_trainable_state(state)
+        assert torch.equal(scores_of_rows(other), scores_of_rows(model))
+
+    def test_switched_off_it_is_the_plain_model(self, family: str) -> None:
+        """All ablations together leave the plain model and the trained heads; then it is back.
+
+        A method without parts, such as full fine-tuning, has nothing to switch off.
+        """
+        model = self.trained(family)
+        if not model.ablations():
+            return
+        plain = self.plain(family)
+        if plain.heads is not None and model.base.heads is not None:
+            plain.heads.load_state_dict(model.base.heads.state_dict())
+        on = scores_of_rows(model)
+        with ExitStack() as stack:
+            for name, off in model.ablations().items():
+                assert name.endswith("_off")
+                stack.enter_context(off())
+            torch.testing.assert_close(
+                scores_of_rows(model),
+                scores_of_rows(plain),
+                atol=self.tolerance,
+                rtol=self.tolerance,
+            )
+        assert torch.equal(scores_of_rows(model), on)
+        assert not torch.allclose(on, scores_of_rows(plain)), "the trained method has no effect"
+
+    def test_merged_equals_unmerged(self, family: str) -> None:
+        """Merged into the weights, or taken off where it can't be."""
+        model = self.trained(family)
+        before = scores_of_rows(model)
+        model.merge()
+        if self.method().merging.how == "once":
+            torch.testing.assert_close(
+                scores_of_rows(model), before, atol=self.tolerance, rtol=self.tolerance
+            )
+        left = {name for name, _ in model.base.backbone.named_parameters()}
+        assert left == {name for name, _ in self.plain(family).backbone.named_parameters()}
+
+    def test_each_tasks_factors_are_its_update(self, family: str) -> None:
+        """Methods with a set of weights a task: merged for one task it gives that task's scores."""
+        if self.method().merging.how != "per task":
+            return
+        model = self.trained(family)
+        routed = [m for m in model.base.backbone.modules() if isinstance(m, AdaptedLinear)]
+        assert routed, "a method that merges per task has AdaptedLinear layers"
+        for task in range(len(TINY_TASKS)):
+            one = self.trained(family)
+            for name, layer in list(one.base.backbone.named_modules()):
+                if isinstance(layer, AdaptedLinear):
+                    one.base.backbone.set_submodule(name, merged_for(layer, task))
+            rows = rows_of(task)
+            torch.testing.assert_close(
+                scores_of_rows(one, rows),
+                scores_of_rows(model, rows),
+                atol=self.tolerance,
+                rtol=self.tolerance,
+            )
+
+    def test_saved_and_loaded_it_says_the_same(self, family: str, tmp_path: Path) -> None:
+        """In the project's own format, merged or kept."""
+        model = self.trained(family)
+        before = scores_of_rows(model)
+        save_model(model, tmp_path / "model", self.settings)
+        loaded = load_model(tmp_path / "model")
+        torch.testing.assert_close(
+            scores_of(loaded, batch_of(loaded)), before, atol=self.tolerance, rtol=self.tolerance
+        )
+
+
+def _own_parameters(model: AttachedModel) -> list[tuple[str, torch.nn.Parameter]]:
+    """What the method trains: every trainable parameter but the heads'."""
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.numel() and not name.startswith(_HEADS)
+    ]
+
+
+def _reached(model: AttachedModel) -> set[str]:
+    """Names of the method's parameters whose gradient is not all zero."""
+    return {n for n, p in _own_parameters(model) if p.grad is not None and bool(p.grad.any())}
+
+
+def _frozen(model: AttachedModel) -> dict[str, Tensor]:
+    """Every tensor that training must not change."""
+    declared = {
+        value.data_ptr() for part in model.parts.values() for value in part.state().values()
+    }
+    tensors = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    return {
+        name: tensor.detach()
+        for name, tensor in [*tensors, *model.named_buffers()]
+        if tensor.data_ptr() not in declared
+    }
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

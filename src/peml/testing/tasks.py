@@ -1,0 +1,149 @@
+"""Tiny tasks, models that answer them, and batches that mix them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from peml.data import Collator, TaskBatch
+from peml.models import Backbone, EncodedSequence, Family, ModelSettings, TaskModel
+from peml.models.families import FAMILIES
+from peml.tasks import Task, TaskRenderer
+from peml.testing.models import TINY_FAMILIES, tiny_model, tiny_tokenizer
+
+__all__ = [
+    "TINY_ROWS",
+    "TINY_TASKS",
+    "Row",
+    "batch_of",
+    "collate",
+    "tiny_family",
+    "tiny_task_model",
+]
+
+Row = dict[str, Any]
+"""A row of a task, by column."""
+
+
+def _task(name: str, kind: str, inputs: list[str], template: str, **fields: Any) -> Task:
+    return Task.model_validate(
+        {
+            "name": name,
+            "type": kind,
+            "source": {"path": "data"},
+            "columns": {"inputs": inputs, "label": "label"},
+            "template": template,
+            "metrics": ["accuracy"],
+            **fields,
+        }
+    )
+
+
+_PAIR = ["first", "second"]
+_SCALE = {"low": 0, "high": 2, "step": 1}
+
+TINY_TASKS: tuple[Task, ...] = (
+    _task("mood", "classification", ["text"], "{{ text }} It is", labels=["bad", "good"]),
+    _task(
+        "same",
+        "pair-classification",
+        _PAIR,
+        "{{ first }} and {{ second }} are",
+        labels=["different", "similar", "neutral"],
+    ),
+    _task(
+        "closeness",
+        "regression",
+        _PAIR,
+        "{{ first }} / {{ second }} score",
+        scale=_SCALE,
+        metrics=["pearson"],
+    ),
+)
+"""Three tasks of different types that every family can do."""
+
+TINY_ROWS: tuple[tuple[int, Row], ...] = (
+    (0, {"text": "the film was good", "label": 1}),
+    (2, {"first": "a man", "second": "a person is moving", "label": 1.0}),
+    (1, {"first": "the lazy dog", "second": "the red ball", "label": 2}),
+    (0, {"text": "bad", "label": 0}),
+    (1, {"first": "yes", "second": "the answer is yes", "label": 0}),
+)
+"""Rows of `TINY_TASKS`, mixed: (task id, row)."""
+
+
+def tiny_family(name: str, *, max_length: int = 64, pooling: str = "mean") -> Family:
+    """The family of a tiny model, with the tiny tokenizer.
+
+    Args:
+        name: A name in ``TINY_FAMILIES``.
+        max_length: Longest input in tokens.
+        pooling: Encoders: what a head sees.
+    """
+    kind = TINY_FAMILIES[name].kind
+    return FAMILIES[kind](tiny_tokenizer(kind), max_length=max_length, pooling=pooling)
+
+
+def tiny_task_model(
+    name: str,
+    tasks: Sequence[Task] = TINY_TASKS,
+    *,
+    pooling: str = "mean",
+    seed: int = 0,
+    **config: Any,
+) -> TaskModel:
+    """A frozen tiny model that answers tasks, as a run would load it.
+
+    Args:
+        name: A name in ``TINY_FAMILIES``.
+        tasks: In the order of their ids.
+        pooling: Encoders: what a head sees.
+        seed: Seed of all weights.
+        **config: Config values of the model that replace the tiny ones.
+    """
+    model = tiny_model(name, seed=seed, **config).requires_grad_(False)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # as `load_backbone` does
+    family = tiny_family(name, pooling=pooling)
+    return TaskModel(Backbone(model, family, ModelSettings(name=name)), tasks, seed=seed)
+
+
+def batch_of(
+    model: TaskModel,
+    rows: Sequence[tuple[int, Row]] = TINY_ROWS,
+    purpose: Any = "train",
+    *,
+    left: bool = False,
+) -> TaskBatch:
+    """A batch of raw rows that may mix tasks.
+
+    Args:
+        model: Knows the tasks and how its family encodes them.
+        rows: (task id, row).
+        purpose: ``train``, ``score`` or ``generate``.
+        left: Pad on the left, as generation with a decoder needs it.
+    """
+    renderers = {task_id: TaskRenderer(model.tasks[task_id]) for task_id, _ in rows}
+    encoded = []
+    for number, (task_id, row) in enumerate(rows):
+        example = renderers[task_id].render(row, number)
+        encoded.append((task_id, model.family.encode(model.tasks[task_id], example, purpose)))
+    return collate(model.family, encoded, left=left)
+
+
+def collate(
+    family: Family, encoded: Sequence[tuple[int, list[EncodedSequence]]], *, left: bool = False
+) -> TaskBatch:
+    """A batch of encoded examples: (task id, sequences of one example), in that order."""
+    columns: dict[str, list[Any]] = {
+        "input_ids": [[s.input_ids for s in sequences] for _, sequences in encoded],
+        "token_type_ids": [
+            [s.token_type_ids for s in sequences if s.token_type_ids] for _, sequences in encoded
+        ],
+        "labels": [[s.labels for s in sequences if s.labels] for _, sequences in encoded],
+        "targets": [[s.target for s in sequences] for _, sequences in encoded],
+    }
+    collator = Collator(family.tokenizer.pad_token_id, left=left)
+    return collator(columns, [task for task, _ in encoded], np.arange(len(encoded)))

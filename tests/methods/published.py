@@ -1,0 +1,26 @@
+"""The models and sizes that methods.md and the papers count with."""
+
+from __future__ import annotations
+
+from peml.methods import LinearShape, MethodSettings, ModelShape, build_method
+
+__all__ = ["LLAMA_ATTENTION", "millions"]
+
+LLAMA_ATTENTION = ModelShape(
+    linears=tuple(
+        LinearShape(f"layers.{layer}.{name}_proj", 4096, 4096)
+        for layer in range(32)
+        for name in "qkvo"
+    ),
+    attention=None,
+    hidden_size=4096,
+    parameters=6_738_415_616,
+    tasks=8,
+)
+"""q, k, v and o of LLaMA-2-7B, for eight tasks."""
+
+
+def millions(settings: MethodSettings) -> float:
+    """Trainable parameters on `LLAMA_ATTENTION`, in millions, to two digits."""
+    counted = build_method(settings).count_parameters(LLAMA_ATTENTION)
+    return round(sum(counted.values()) / 1e6, 2)
