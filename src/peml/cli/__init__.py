@@ -9,14 +9,18 @@ import transformers
 import typer
 from rich.console import Console
 
+from peml.cli.compare import compare_command
 from peml.cli.config import config_app
 from peml.cli.doctor import doctor
+from peml.cli.export import export_command
 from peml.cli.fit import fit_command
 from peml.cli.predict import predict_command
 from peml.cli.tasks import tasks_app
 from peml.errors import PemlError
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 app = typer.Typer(
     name="peml",
@@ -26,7 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("fit")(fit_command)
+app.command("compare")(compare_command)
 app.command("predict")(predict_command)
+app.command("export")(export_command)
 app.command("doctor")(doctor)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(config_app, name="config")
@@ -50,6 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; run the same command again to go on", style="yellow")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            stopped = "stopped; run the same command again to go on"
+            Console(stderr=True).print(stopped, style="yellow")
+        raise

@@ -1,0 +1,87 @@
+"""`peml compare`: methods x seeds x suites in one folder, at equal cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from peml.comparison import compare, load_comparison, plan
+
+__all__ = ["compare_command"]
+
+
+def compare_command(
+    config: Annotated[Path, typer.Argument(help="Config file, such as examples/compare.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, any number of times."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; default: runs/NAME.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: the config's `jobs`.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run the cells that failed again.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Run nothing: report what is finished.")
+    ] = False,
+) -> None:
+    """Compare methods on the same tasks; on an existing folder, go on where it stopped.
+
+    The exit code is 1 when a cell failed or is missing.
+
+    Examples:
+      peml compare examples/compare.yaml
+      peml compare examples/compare.yaml --set run.training.epochs=1 --jobs 4
+      peml compare examples/compare.yaml --dry-run
+    """
+    settings = load_comparison(config, overrides or ())
+    if jobs is not None:
+        settings = settings.model_copy(update={"jobs": jobs})
+    console = Console()
+    folder = output or Path("runs") / config.stem
+    if dry_run:
+        plan(settings, folder, console)
+        return
+    comparison = compare(settings, folder, console, retry_failed=retry_failed, report_only=report)
+    for suite in comparison.content["suites"]:
+        _print_suite(suite, console)
+    for cell in comparison.unfinished:
+        line = f"{cell['status']}: {cell['folder']}: {cell['reason']}".rstrip(": ")
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
+    place = f"\nReport: {folder / 'report.html'}"
+    console.print(place, highlight=False, markup=False, soft_wrap=True)
+    if comparison.unfinished:
+        raise typer.Exit(1)
+
+
+def _print_suite(suite: dict[str, Any], console: Console) -> None:
+    baseline = suite["best_baseline"]
+    table = Table(title=f"{suite['name']}, mean over {len(suite['tasks'])} tasks")
+    table.add_column("method")
+    for heading in ("mean", "deviation", f"difference to {baseline}", "95 % interval"):
+        table.add_column(heading, justify="right")
+    for row in suite["rows"]:
+        difference = row["difference"]
+        interval = ("", "")
+        if difference is not None:
+            interval = (
+                f"{difference['value']:+.4f}",
+                f"{difference['low']:+.4f} to {difference['high']:+.4f}",
+            )
+        mean, deviation = (
+            "-" if row[key] is None else f"{row[key]:.4f}" for key in ("mean", "deviation")
+        )
+        flag = " (!)" if row["flags"] else ""
+        table.add_row(row["label"] + flag, mean, deviation, *interval)
+    console.print(table)

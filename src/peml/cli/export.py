@@ -1,0 +1,36 @@
+"""`peml export`: a finished run's model in a format other tools read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from peml.export import export_lora
+
+__all__ = ["export_command"]
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
+    out: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    file_format: Annotated[
+        Literal["lora"], typer.Option("--format", help="lora: ordinary adapters for PEFT.")
+    ],
+    task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
+) -> None:
+    """Write a finished run's model for other tools.
+
+    `--format lora` makes LoRA adapters that plain PEFT loads onto the base model: one for all
+    tasks, or one a task for the methods that tell tasks apart.
+
+    Examples:
+      peml export runs/mtl-lora adapters --format lora
+      peml export runs/mtl-lora adapters --format lora --task sst2
+    """
+    write = {"lora": export_lora}[file_format]
+    console = Console()
+    for folder in write(run, out, task):
+        console.print(str(folder), highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,208 @@
+"""A trained model as ordinary LoRA adapters, which PEFT loads without this package.
+
+::
+
+    OUT/
+      README.md                    how to load what is here
+      manifest.json                checksum of every file
+      adapter_config.json          one LoRA for all tasks, where the method merges once,
+      adapter_model.safetensors
+      heads.safetensors
+      TASK/                        or one such folder a task
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from peml.adapters import AdaptedLinear
+from peml.errors import RunError, TaskError, nearest
+from peml.export.finished import find_model
+from peml.export.native import load_model
+from peml.files import atomic_folder, read_json, write_tensors, write_text
+from peml.methods import Method, build_method, parse_method
+from peml.methods.peft_format import write_peft_lora
+from peml.models import TaskModel
+from peml.models.embedded import MINILM
+from peml.tasks import Task, TaskType
+
+__all__ = ["export_lora"]
+
+_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load() read it"
+
+
+def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[Path]:
+    """Writes a finished run's model as LoRA adapters in PEFT's format.
+
+    Where the method has a set of weights a task, each task becomes one exact LoRA in a folder of
+    its own; where all tasks share one, it is written as the run trained it.
+
+    Args:
+        run_or_model: Run folder, or the ``model`` folder of one.
+        out: New or empty folder.
+        task: Only this task.
+
+    Returns:
+        The folders that PEFT loads.
+
+    Raises:
+        CheckpointError: There is no finished model, or its files were altered.
+        RunError: The model is more or other than a LoRA, or ``out`` holds something.
+        TaskError: The model was not trained on the task.
+    """
+    folder = find_model(run_or_model)
+    description = read_json(folder / "peml.json")
+    method = build_method(parse_method(description["method"]))
+    _refuse(folder, description["method"]["name"], method)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise RunError(
+            f"{out} exists and is not empty",
+            allowed="a new or an empty folder",
+            action="choose another one; nothing was changed",
+        )
+    model = load_model(folder)
+    tasks = _chosen(model, task)
+    per_task = method.merging.how == "per task"
+    if per_task and not _routed(model):
+        raise RunError(
+            f"the method {description['method']['name']!r} has no low-rank layers to export",
+            action=_NATIVE,
+        )
+    with atomic_folder(out) as partial:
+        for number, chosen in tasks.items():
+            if per_task:
+                factors = {n: layer.delta.factors(number) for n, layer in _routed(model).items()}
+                target = partial / chosen.name
+                write_peft_lora(target, factors, model.backbone, description["base_model"])
+                _write_heads(target, model, {number: chosen})
+        if not per_task:
+            shutil.copytree(folder / "lora", partial, dirs_exist_ok=True)
+            _write_heads(partial, model, tasks)
+        write_text(partial / "README.md", _readme(model, description, tasks, per_task=per_task))
+    return [out / chosen.name for chosen in tasks.values()] if per_task else [out]
+
+
+def _refuse(folder: Path, name: str, method: Method) -> None:
+    """Stops where a LoRA would say less than the model does."""
+    merging = method.merging
+    if merging.how == "never":
+        raise RunError(
+            f"the method {name!r} is no LoRA, whatever its settings: {merging.reason}",
+            action=_NATIVE,
+        )
+    if merging.how == "per task":
+        return
+    if not (folder / "lora").is_dir():
+        raise RunError(
+            f"the method {name!r} trained no LoRA that could be exported",
+            allowed="methods whose update is a LoRA",
+            action=_NATIVE,
+        )
+    beside = [what for what in ("prefix", "prompt") if (folder / f"{what}.safetensors").is_file()]
+    if beside:
+        raise RunError(
+            f"the method {name!r} trained a {beside[0]} beside its LoRA; PEFT's LoRA format has "
+            f"no place for it, and the {beside[0]} would be lost",
+            allowed="methods whose whole update is a LoRA",
+            action=_NATIVE,
+        )
+
+
+def _chosen(model: TaskModel, name: str | None) -> dict[int, Task]:
+    """The tasks to write, by id."""
+    tasks = dict(enumerate(model.tasks))
+    if name is None:
+        return tasks
+    chosen = {number: task for number, task in tasks.items() if task.name == name}
+    if not chosen:
+        names = [task.name for task in model.tasks]
+        raise TaskError(
+            f"the model was not trained on a task {name!r}.{nearest(name, names)}",
+            allowed=", ".join(names),
+            action="name one of its tasks, or leave --task out for all of them",
+        )
+    return chosen
+
+
+def _routed(model: TaskModel) -> dict[str, AdaptedLinear]:
+    modules = model.backbone.named_modules()
+    return {name: module for name, module in modules if isinstance(module, AdaptedLinear)}
+
+
+def _head(model: TaskModel, task_id: int) -> slice:
+    """The rows of the heads' matrix that belong to a task."""
+    sizes: Any = model.heads.sizes if model.heads is not None else ()
+    start = sum(sizes[:task_id])
+    return slice(start, start + sizes[task_id])
+
+
+def _write_heads(folder: Path, model: TaskModel, tasks: dict[int, Task]) -> None:
+    if model.heads is None:
+        return
+    tensors: dict[str, Tensor] = {}
+    for number, task in tasks.items():
+        rows = _head(model, number)
+        tensors[f"{task.name}.weight"] = model.heads.get_parameter("weight")[rows]
+        tensors[f"{task.name}.bias"] = model.heads.get_parameter("bias")[rows]
+    write_tensors(folder / "heads.safetensors", tensors)
+
+
+def _readme(
+    model: TaskModel, description: dict[str, Any], tasks: dict[int, Task], *, per_task: bool
+) -> str:
+    base = description["base_model"]
+    loader = model.family.auto_class.__name__
+    first = next(iter(tasks.values())).name
+    place = f"FOLDER/{first}" if per_task else "FOLDER"
+    shared = (
+        "One adapter a task, each in a folder of its own."
+        if per_task
+        else ("One adapter for all tasks.")
+    )
+    lines = [
+        f"# LoRA adapters of {base}",
+        "",
+        f"Trained with the method `{description['method']['name']}`. {shared} PEFT loads them:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        f"from transformers import {loader}",
+        "",
+        f'base = {loader}.from_pretrained("{base}")',
+        f'model = PeftModel.from_pretrained(base, "{place}")',
+        "```",
+        "",
+        "Tasks: " + ", ".join(f"`{task.name}`" for task in tasks.values()) + ".",
+    ]
+    if base == MINILM:
+        lines += ["", f"`{MINILM}` is sentence-transformers/all-MiniLM-L6-v2, bit for bit."]
+    if model.heads is not None:
+        lines += ["", "## Heads", "", *_about_heads(model, tasks)]
+    return "\n".join(lines) + "\n"
+
+
+def _about_heads(model: TaskModel, tasks: dict[int, Task]) -> list[str]:
+    pooled = (
+        "the last hidden states' mean over the tokens that are no padding"
+        if model.family.pooling == "mean"
+        else "the last hidden state of the first token"
+    )
+    return [
+        "`heads.safetensors` holds `TASK.weight` and `TASK.bias`. A task's scores are "
+        f"`pooled @ weight.T + bias`, where `pooled` is {pooled}:",
+        "",
+        *(f"* `{task.name}`: {_meaning(task)}" for task in tasks.values()),
+    ]
+
+
+def _meaning(task: Task) -> str:
+    if task.type is TaskType.MULTIPLE_CHOICE:
+        return "one score an option, each encoded with the context; the highest is the answer"
+    if task.scale is not None:
+        low, width = task.scale.low, task.scale.high - task.scale.low
+        return f"the value is `(score + 2) / 4 * {width:g} + {low:g}`"
+    return "logits of " + ", ".join(task.labels)

@@ -1,0 +1,64 @@
+"""`peml export`: from a finished run to adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from peml.serving import load
+from tests.cli.commands import peml
+from tests.e2e.toy import toy_config
+from tests.export.test_lora_export import run_of
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_the_folders_are_printed_one_a_line(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")  # a path is never broken
+    run, out = run_of("bert", "mtl-lora", tmp_path), tmp_path / "adapters"
+    said = peml(capsys, "export", run, out, "--format", "lora")
+    assert said.code == 0, said
+    assert said.out.split() == [str(out / name) for name in ("mood", "same", "closeness")]
+    assert all((Path(line) / "adapter_config.json").is_file() for line in said.out.split())
+
+
+@pytest.mark.e2e
+def test_a_runs_adapters_answer_as_its_model(toys: Path, tmp_path: Path, capsys: Capture) -> None:
+    section = {"name": "mtl-lora", "r": 2, "learning_rate": 0.02}
+    config, run = toy_config(toys, "causal", section), tmp_path / "run"
+    assert peml(capsys, "fit", config, "--output", run).code == 0
+    said = peml(capsys, "export", run, tmp_path / "out", "--format", "lora", "--task", "same")
+    assert said.code == 0, said
+    base = AutoModelForCausalLM.from_pretrained(toys / "llama")
+    ids = torch.arange(8, 20)[None]
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        ours = PeftModel.from_pretrained(base, said.out.strip())(input_ids=ids).logits
+        trained = load(run).base
+        trained.routing.one_task(1, torch.device("cpu"))
+        wanted = trained.backbone(input_ids=ids).logits
+    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+    assert (wanted - plain).abs().max() > 1e-3
+
+
+def test_a_mistake_is_one_message(tmp_path: Path, capsys: Capture) -> None:
+    run, out = run_of("bert", "mtl-lora", tmp_path), tmp_path / "adapters"
+    said = peml(capsys, "export", run, out, "--format", "lora", "--task", "mod")
+    assert said.code == 2
+    assert said.error.startswith("error: ")
+    assert "Did you mean 'mood'?" in said.error
+    assert "Next: " in said.error
+    assert not out.exists()
+
+
+def test_the_format_has_to_be_one_there_is(tmp_path: Path, capsys: Capture) -> None:
+    for words in ((), ("--format", "gguf")):
+        said = peml(capsys, "export", tmp_path, tmp_path / "out", *words)
+        assert said.code == 2
+        assert "format" in said.error
