@@ -131,3 +131,20 @@ def test_throughput_measures_every_side(
         assert found[f"{side} / {throughput.RIVAL}"]["target"] == ">= 2"
         assert found[f"{side}: real tokens per second"]["value"] > 0
         assert found[f"{side}: peak memory"]["value"] > 0
+
+
+def test_method_steps_compares_every_method_at_peft_loras_size(
+    script: Script, tmp_path: Path, model: Path, source: Path, figures: Figures
+) -> None:
+    sizes = ["--rows", "2", "--length", "8", "--rounds", "2"]
+    method_steps = script("method_steps")
+    method_steps.main([*_options(tmp_path, model, source), *sizes])
+    measured = figures()
+    assert len(measured) == 2 * len(method_steps.METHODS)
+    assert all(figure["value"] > 0 for figure in measured)
+    assert {figure["target"] for figure in measured} == {"<= 1.3", "<= 1.8"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_task_memory_measures_in_a_process_of_its_own(script: Script, model: Path) -> None:
+    assert script("task_memory").in_fresh_process("MTL-LoRA", 4, str(model)) >= 0

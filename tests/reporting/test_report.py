@@ -218,3 +218,37 @@ def test_the_best_step_is_of_the_last_phase(searched: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     rows = {row[0]: row for row in markdown_tables(render_markdown(load_run(searched)))[2]}
     assert rows["best"] == ["best", "300", "0.980"]
+
+
+def test_other_parts_are_shown_under_their_names(plain: Path, edit: Edit) -> None:
+    def rename(results: Any) -> None:
+        for task in results["tasks"].values():
+            task["soft_prompt_off"] = task.pop("lora_off")
+        results["ablation_means"] = {"soft_prompt_off": 0.123}
+        results |= {"merging": "per task", "needs_task_id": True}
+
+    edit(plain / "results.json", rename)
+    run = load_run(plain)
+    page = parse_page(render_html(run))
+    table = table_rows(page, "task-table")
+    assert table[0][4] == "soft prompt off"
+    assert table[-1][4] == "0.123"
+    assert "LoRA off" not in text_of(page)
+    assert "With the soft prompt switched off the mean is 0.123." in text_of(page)
+    for text in (text_of(page), render_markdown(run)):
+        assert "lora needs the task's id at inference." in text
+
+
+def test_a_run_without_ablations_has_no_column_for_them(plain: Path, edit: Edit) -> None:
+    def strip(results: Any) -> None:
+        for task in results["tasks"].values():
+            del task["lora_off"]
+        results |= {"ablation_means": {}, "merging": "never", "needs_task_id": False}
+
+    edit(plain / "results.json", strip)
+    page = parse_page(render_html(load_run(plain)))
+    assert table_rows(page, "task-table")[0] == [
+        "task", "metric", "score", "majority", "rows", "note"
+    ]  # fmt: skip
+    assert "switched off" not in text_of(page)
+    assert "lora can't be merged into the weights." in text_of(page)

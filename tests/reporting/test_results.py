@@ -31,7 +31,7 @@ def test_a_run_without_search_has_no_genotype(plain: Path) -> None:
     assert run.genotype is None
     assert run.history.decisions == []
     assert run.history.discretise is None
-    assert run.results.tasks["rte"].prefix_off is None
+    assert list(run.results.tasks["rte"].without) == ["lora"]
 
 
 @pytest.mark.parametrize(

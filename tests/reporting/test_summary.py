@@ -5,7 +5,7 @@ import math
 import pytest
 
 from peml.reporting.records import Cost, Results, TaskResult
-from peml.reporting.summary import Effect, Part, join_names, noise, summarise
+from peml.reporting.summary import Effect, join_names, noise, summarise
 
 
 def task(value: float, **numbers: float) -> TaskResult:
@@ -53,7 +53,7 @@ def test_effects_need_more_than_noise() -> None:
             same=task(0.7, prefix_off=0.69, lora_off=0.5),
         )
     ).rows
-    assert [row.effects[Part.PREFIX] for row in rows] == [
+    assert [row.effects["prefix"] for row in rows] == [
         Effect.HELPS,
         Effect.HURTS,
         Effect.UNCLEAR,
@@ -82,7 +82,7 @@ def test_the_paragraph_says_who_gains_from_what() -> None:
 
 def test_a_part_that_was_not_measured_is_not_mentioned() -> None:
     summary = summarise(results(a=task(0.8, lora_off=0.6)))
-    assert summary.parts == [Part.LORA]
+    assert summary.parts == ["lora"]
     assert "prefix" not in " ".join(summary.sentences)
 
 

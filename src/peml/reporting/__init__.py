@@ -1,7 +1,11 @@
-"""Reports: a run folder read back as tables, figures and one HTML page. Reads run folders only."""
+"""Reports: a run or comparison folder read back as tables, figures and one HTML page.
+
+Reads such folders only.
+"""
 
 from __future__ import annotations
 
+from peml.reporting.comparison import write_comparison_report
 from peml.reporting.figures import draw_figures, save_figures
 from peml.reporting.report import write_report
 from peml.reporting.results import RunRecord, load_results, load_run
@@ -12,5 +16,6 @@ __all__ = [
     "load_results",
     "load_run",
     "save_figures",
+    "write_comparison_report",
     "write_report",
 ]

@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 
 from peml.reporting.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.diagram import draw_network
+from peml.reporting.records import TaskResult
 from peml.reporting.results import History, RunRecord, load_run
 from peml.reporting.style import clean_axes, color, new_figure, save_png, style_context
+from peml.reporting.summary import part_title
 
 __all__ = ["draw_figures", "draw_loss", "draw_scores", "draw_validation", "save_figures"]
 
 Values = NDArray[np.float64]
+# What reads the number from a task, its label, marker and color.
+_Mark = tuple[Callable[[TaskResult], float | None], str, str, str]
 
 _PANELS_A_ROW = 4
 _STRETCHES = 750  # a curve is at most twice as many points, whatever the number of steps
+_PART_MARKS = (("^", "warm"), ("s", "leaf"), ("D", "s8"), ("v", "s4"))
 _LEAST_SPAN = 0.1  # of a score's axis: less would show noise as if it were progress
 
 
@@ -69,20 +74,13 @@ def save_figures(run_folder: Path, out: Path) -> list[Path]:
 def draw_scores(run: RunRecord) -> Figure:
     """One row a task on the reported split: with everything, without a part, majority."""
     tasks = run.results.tasks
-    marks: list[tuple[str, str, str, str]] = [
-        # attribute, label, marker, color
-        ("majority", "majority", "|", "soft"),
-        ("lora_off", "LoRA off", "s", "leaf"),
-        ("prefix_off", "prefix off", "^", "warm"),
-        ("value", "trained", "o", "accent"),
-    ]
-    marks = [mark for mark in marks if any(getattr(t, mark[0]) is not None for t in tasks.values())]
+    marks = _score_marks(run)
     with style_context():
         figure = new_figure(0.34 * len(tasks) + 0.85)
         axes = figure.subplots()
         rows = range(len(tasks))
         for row, task in zip(rows, tasks.values(), strict=True):
-            known = [_finite(getattr(task, key)) for key, *_ in marks]
+            known = [_finite(read(task)) for read, *_ in marks]
             shown = [value for value in known if value is not None]
             if shown:
                 axes.plot([min(shown), max(shown)], [row, row], color=color("line"), linewidth=2)
@@ -96,8 +94,8 @@ def draw_scores(run: RunRecord) -> Figure:
                     ha="center",
                     transform=axes.get_yaxis_transform(),
                 )
-        for key, label, marker, tone in marks:
-            points = [_finite(getattr(task, key)) for task in tasks.values()]
+        for read, label, marker, tone in marks:
+            points = [_finite(read(task)) for task in tasks.values()]
             axes.plot(
                 [math.nan if point is None else point for point in points],
                 list(rows),
@@ -115,6 +113,25 @@ def draw_scores(run: RunRecord) -> Figure:
         clean_axes(axes, grid="x")
         figure.legend(loc="outside upper left", ncols=len(marks), frameon=False, handletextpad=0.3)
         return figure
+
+
+def _score_marks(
+    run: RunRecord,
+) -> list[tuple[Callable[[TaskResult], float | None], str, str, str]]:
+    """What a task's row shows: the number, its label, marker and color."""
+    tasks = run.results.tasks.values()
+    marks: list[tuple[Callable[[TaskResult], float | None], str, str, str]] = []
+    if any(task.majority is not None for task in tasks):
+        marks.append((lambda task: task.majority, "majority", "|", "soft"))
+    parts = list(dict.fromkeys(part for task in tasks for part in task.without))
+    for index, part in enumerate(parts):
+        marker, tone = _PART_MARKS[index % len(_PART_MARKS)]
+
+        def read(task: TaskResult, part: str = part) -> float | None:
+            return task.without.get(part)
+
+        marks.append((read, f"{part_title(part)} off", marker, tone))
+    return [*marks, (lambda task: task.value, "trained", "o", "accent")]
 
 
 def draw_validation(run: RunRecord) -> Figure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = [
     "Cost",
@@ -21,6 +21,7 @@ __all__ = [
     "LeakageEntry",
     "Plan",
     "PlannedTask",
+    "Record",
     "Results",
     "Scores",
     "SkippedTask",
@@ -34,27 +35,52 @@ def _null_is_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
+_OFF = "_off"
+
+
+def _by_part(scores: Any) -> Any:
+    """``{part}_off`` -> score, by the part's name; LoRA, which many methods share, comes last."""
+    if not isinstance(scores, dict):
+        return scores
+    named = {name.removesuffix(_OFF): value for name, value in scores.items()}
+    return dict(sorted(named.items(), key=lambda item: item[0] == "lora"))
+
+
 Score = Annotated[float, BeforeValidator(_null_is_nan)]
 """A number that may be NaN: a diverged task is shown as such, not refused."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Base of what is read from a file: extra keys are ignored."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class TaskResult(_Record):
-    """One task's line in ``results.json``; scores as fractions, on the reported split."""
+class TaskResult(Record):
+    """One task's line in ``results.json``; scores as fractions, on the reported split.
+
+    ``without`` holds the keys that end in ``_off``: the score with a part switched off, by the
+    part's name.
+    """
 
     metric: str
     value: Score
     all: dict[str, Score] = {}
     majority: Score | None = None
-    prefix_off: Score | None = None
-    lora_off: Score | None = None
+    without: dict[str, Score] = {}
     rows: int
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_ablations(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        scores = {name: value for name, value in data.items() if name.endswith(_OFF)}
+        kept = {name: value for name, value in data.items() if name not in scores}
+        return kept | {"without": _by_part(scores)}
 
-class Cost(_Record):
+
+class Cost(Record):
     """What a run used: seconds, tokens and steps of each phase, memory in bytes."""
 
     seconds: dict[str, float]
@@ -65,8 +91,12 @@ class Cost(_Record):
     total_trainable_parameters: int
 
 
-class Results(_Record):
-    """``results.json``: what evaluation found on the reported split."""
+class Results(Record):
+    """``results.json``: what evaluation found on the reported split.
+
+    ``ablation_means`` is by the name of the part switched off; ``merging`` is ``once``,
+    ``per task`` or ``never``.
+    """
 
     format: int
     method: str
@@ -75,11 +105,13 @@ class Results(_Record):
     tasks: dict[str, TaskResult] = Field(min_length=1)
     mean: Score
     majority_mean: Score | None = None
-    ablation_means: dict[str, Score] = {}
+    ablation_means: Annotated[dict[str, Score], BeforeValidator(_by_part)] = {}
+    merging: str | None = None
+    needs_task_id: bool = False
     cost: Cost
 
 
-class PlannedTask(_Record):
+class PlannedTask(Record):
     """One task of the plan, with the rows of its splits."""
 
     name: str
@@ -91,14 +123,14 @@ class PlannedTask(_Record):
     cut: int = 0  # texts longer than the model allows
 
 
-class SkippedTask(_Record):
+class SkippedTask(Record):
     """A task left out, and why."""
 
     name: str
     reason: str
 
 
-class LeakageEntry(_Record):
+class LeakageEntry(Record):
     """Rows of one task's evaluation split that stand in a task's training split."""
 
     evaluation: str
@@ -107,7 +139,7 @@ class LeakageEntry(_Record):
     rows: int
 
 
-class Plan(_Record):
+class Plan(Record):
     """``plan.json``: what the run set out to do."""
 
     tasks: list[PlannedTask]
@@ -118,7 +150,7 @@ class Plan(_Record):
     padding: float | None = None
 
 
-class Environment(_Record):
+class Environment(Record):
     """``environment.json``: versions, device and commit of the run."""
 
     versions: dict[str, str] = {}
@@ -127,7 +159,7 @@ class Environment(_Record):
     python: str = ""
 
 
-class GenotypeRecord(_Record):
+class GenotypeRecord(Record):
     """``genotype.json``: the network that makes the prefix, as far as a report draws it."""
 
     cells: list[str]
@@ -139,7 +171,7 @@ class GenotypeRecord(_Record):
     found_by: Any = None
 
 
-class StepRecord(_Record):
+class StepRecord(Record):
     """One optimiser step."""
 
     phase: str
@@ -148,7 +180,7 @@ class StepRecord(_Record):
     gradient_norm: Score | None = None
 
 
-class DecisionsRecord(_Record):
+class DecisionsRecord(Record):
     """The weights of all decisions at one step."""
 
     phase: str
@@ -157,7 +189,7 @@ class DecisionsRecord(_Record):
     weights: dict[str, dict[str, float]]
 
 
-class Scores(_Record):
+class Scores(Record):
     """A mean and the tasks' scores behind it."""
 
     mean: Score
@@ -171,7 +203,7 @@ class DevelopmentRecord(Scores):
     step: int
 
 
-class DiscretiseRecord(_Record):
+class DiscretiseRecord(Record):
     """The soft-to-discrete step: development scores before and after it."""
 
     step: int

@@ -7,15 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 from markupsafe import Markup
 
 from peml.files import write_text
 from peml.reporting.decisions import gate_names, tabulate_decisions
+from peml.reporting.environment import template_environment
 from peml.reporting.figures import draw_figures
 from peml.reporting.results import RunRecord, load_run
 from peml.reporting.style import PALETTE, to_svg
-from peml.reporting.summary import join_names, summarise
+from peml.reporting.summary import part_title, summarise
 
 __all__ = ["render_html", "render_markdown", "write_report"]
 
@@ -78,23 +79,13 @@ def _context(run: RunRecord) -> dict[str, Any]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("peml.reporting", "templates"),
-        # "report.html.j2" is escaped, "report.md.j2" and the style sheet are not.
-        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = template_environment()
     environment.filters |= {
         "score": _score,
         "change": _change,
-        "count": lambda value: f"{value:,}",
         "duration": _duration,
         "memory": _memory,
-        "names": join_names,
-        "cell": _cell,
+        "part": part_title,
     }
     return environment
 
@@ -129,8 +120,3 @@ def _memory(size: int | None) -> str:
     if size is None:
         return "not measured"
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def _cell(text: object) -> str:
-    """Text that can't break out of a Markdown table's cell."""
-    return " ".join(str(text).split()).replace("|", "\\|")

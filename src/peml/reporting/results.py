@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from peml.errors import RunError
+from peml.reporting.reading import DAMAGED, Reader, shown
 from peml.reporting.records import (
     DecisionsRecord,
     DevelopmentRecord,
@@ -25,11 +23,7 @@ from peml.reporting.records import (
 
 __all__ = ["History", "RunRecord", "load_history", "load_results", "load_run"]
 
-FORMAT = 1
-_GO_ON = "run `peml fit` on this folder again: it goes on where the run stopped"
-_DAMAGED = "restore the file from a copy, or start the run again in a new folder"
-
-RecordT = TypeVar("RecordT", bound=BaseModel)
+_READER = Reader("peml fit", "run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +98,12 @@ def load_run(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         evaluated=datetime.fromtimestamp((folder / "results.json").stat().st_mtime, UTC),
-        config=_read_text(folder / "config.yaml"),
-        environment=_read(folder / "environment.json", Environment),
-        plan=_read(folder / "plan.json", Plan),
+        config=_READER.text(folder / "config.yaml"),
+        environment=_READER.read(folder / "environment.json", Environment),
+        plan=_READER.read(folder / "plan.json", Plan),
         results=results,
         history=load_history(folder),
-        genotype=_read(genotype, GenotypeRecord) if genotype.exists() else None,
+        genotype=_READER.read(genotype, GenotypeRecord) if genotype.exists() else None,
     )
 
 
@@ -119,16 +113,7 @@ def load_results(folder: Path) -> Results:
     Raises:
         RunError: It is missing, malformed or of another format.
     """
-    path = folder / "results.json"
-    data = _parse(path, _read_text(path))
-    found = data.get("format") if isinstance(data, dict) else None
-    if found is not None and found != FORMAT:
-        raise RunError(
-            f"{path}: results of format {found!r}",
-            allowed=f"format {FORMAT}",
-            action="read this run with the version of peml that wrote it",
-        )
-    return _validate(path, data, Results)
+    return _READER.read(folder / "results.json", Results, version=1)
 
 
 def load_history(folder: Path) -> History:
@@ -142,74 +127,24 @@ def load_history(folder: Path) -> History:
     for where, record in _lines(folder / "metrics.jsonl"):
         match record.get("kind"):
             case "step":
-                history.steps.append(_validate(where, record, StepRecord))
+                history.steps.append(_READER.validate(where, record, StepRecord))
             case "decisions":
-                history.decisions.append(_validate(where, record, DecisionsRecord))
+                history.decisions.append(_READER.validate(where, record, DecisionsRecord))
             case "development":
-                history.development.append(_validate(where, record, DevelopmentRecord))
+                history.development.append(_READER.validate(where, record, DevelopmentRecord))
             case "discretise":
-                discretise = _validate(where, record, DiscretiseRecord)
+                discretise = _READER.validate(where, record, DiscretiseRecord)
     return History(history.steps, history.decisions, history.development, discretise)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(_READER.text(path).splitlines(), start=1):
         where = f"{path}, line {number}"
-        record = _parse(where, line)
+        record = _READER.parse(where, line)
         if not isinstance(record, dict):
             raise RunError(
-                f"{where}: {_shown(record)} is not a record",
+                f"{where}: {shown(record)} is not a record",
                 allowed="one JSON object a line",
-                action=_DAMAGED,
+                action=DAMAGED,
             )
         yield where, record
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RunError(
-            f"{path}: the file is missing, so this run can't be reported",
-            allowed="the folder of a run that has been evaluated",
-            action=_GO_ON,
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: can't be read ({error})", action=_DAMAGED) from None
-
-
-def _read(path: Path, kind: type[RecordT]) -> RecordT:
-    return _validate(path, _parse(path, _read_text(path)), kind)
-
-
-def _parse(where: Path | str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunError(
-            f"{where}: not valid JSON ({error.msg} at line {error.lineno}, "
-            f"column {error.colno}): {_shown(text)}",
-            allowed="the file as `peml fit` wrote it",
-            action=_DAMAGED,
-        ) from None
-
-
-def _validate(where: Path | str, data: Any, kind: type[RecordT]) -> RecordT:
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, issue['loc'])) or 'file'}: {issue['msg']} "
-            f"(given {_shown(issue['input'])})"
-            for issue in error.errors()
-        ]
-        raise RunError(
-            f"{where}: {'; '.join(lines)}",
-            allowed="the file as `peml fit` wrote it",
-            action=_DAMAGED,
-        ) from None
-
-
-def _shown(value: Any, width: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= width else f"{text[:width]}..."

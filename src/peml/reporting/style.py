@@ -27,6 +27,7 @@ __all__ = [
     "color",
     "new_figure",
     "save_png",
+    "save_svg",
     "spread",
     "style_context",
     "to_svg",
@@ -176,3 +177,9 @@ def save_png(figure: Figure, path: Path, *, dpi: int = 150) -> None:
     """Writes the figure on white."""
     with style_context():
         figure.savefig(path, format="png", dpi=dpi, facecolor=color("paper"))
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Writes the figure on white, as a drawing that other programs open and edit."""
+    with style_context(), matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, format="svg", facecolor=color("paper"), metadata={"Date": None})

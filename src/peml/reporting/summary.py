@@ -9,22 +9,15 @@ from enum import StrEnum
 
 from peml.reporting.records import Results, TaskResult
 
-__all__ = ["Effect", "Part", "Summary", "TaskRow", "join_names", "noise", "summarise"]
+__all__ = ["Effect", "Summary", "TaskRow", "join_names", "noise", "part_title", "summarise"]
 
 
 class Effect(StrEnum):
-    """What a part (prefix or LoRA) does for a task."""
+    """What a part (the prefix, LoRA, ...) does for a task."""
 
     HELPS = "helps"
     HURTS = "hurts"
     UNCLEAR = "unclear"
-
-
-class Part(StrEnum):
-    """A part that evaluation can switch off."""
-
-    PREFIX = "prefix"
-    LORA = "LoRA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,7 @@ class TaskRow:
     name: str
     result: TaskResult
     flag: str
-    effects: dict[Part, Effect] = field(default_factory=dict)
+    effects: dict[str, Effect] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +44,12 @@ class Summary:
     Attributes:
         rows: One a task, in the run's order.
         sentences: The paragraph, a sentence each.
-        parts: The parts some task was scored without.
+        parts: Names of the parts some task was scored without.
     """
 
     rows: list[TaskRow]
     sentences: list[str]
-    parts: list[Part]
+    parts: list[str]
 
 
 def noise(rows: int) -> float:
@@ -76,8 +69,12 @@ def summarise(results: Results, skipped: Sequence[str] = ()) -> Summary:
         skipped: Names of tasks the run left out.
     """
     rows = [TaskRow(n, t, _flag(t), _effects(t)) for n, t in results.tasks.items()]
-    parts = [part for part in Part if any(part in row.effects for row in rows)]
+    parts = list(dict.fromkeys(part for row in rows for part in row.effects))
     sentences = [_headline(results)]
+    if results.needs_task_id:
+        sentences.append(f"{results.method} needs the task's id at inference.")
+    elif results.merging == "never":
+        sentences.append(f"{results.method} can't be merged into the weights.")
     for part in parts:
         sentences += _part_sentences(part, rows, results)
     flagged = [row.name for row in rows if row.flag.startswith("at or below")]
@@ -99,8 +96,9 @@ def join_names(names: Sequence[str]) -> str:
     return f"{', '.join(head)} and {last}" if head else last
 
 
-def _without(task: TaskResult, part: Part) -> float | None:
-    return task.prefix_off if part is Part.PREFIX else task.lora_off
+def part_title(part: str) -> str:
+    """A part's name as a reader knows it."""
+    return "LoRA" if part == "lora" else part.replace("_", " ")
 
 
 def _flag(task: TaskResult) -> str:
@@ -115,12 +113,9 @@ def _flag(task: TaskResult) -> str:
     return ""
 
 
-def _effects(task: TaskResult) -> dict[Part, Effect]:
+def _effects(task: TaskResult) -> dict[str, Effect]:
     effects = {}
-    for part in Part:
-        without = _without(task, part)
-        if without is None:
-            continue
+    for part, without in task.without.items():
         gain = task.value - without
         if not math.isfinite(gain) or abs(gain) <= noise(task.rows):
             effects[part] = Effect.UNCLEAR
@@ -143,9 +138,9 @@ def _headline(results: Results) -> str:
     return sentence + "."
 
 
-def _part_sentences(part: Part, rows: Sequence[TaskRow], results: Results) -> list[str]:
-    mean = results.ablation_means.get("prefix_off" if part is Part.PREFIX else "lora_off")
-    subject = "the prefix" if part is Part.PREFIX else "LoRA"
+def _part_sentences(part: str, rows: Sequence[TaskRow], results: Results) -> list[str]:
+    mean = results.ablation_means.get(part)
+    subject = part_title(part) if part == "lora" else f"the {part_title(part)}"
     sentences = []
     if mean is not None and math.isfinite(mean):
         sentences.append(f"With {subject} switched off the mean is {mean:.3f}.")

@@ -1,0 +1,84 @@
+"""What was the same for every method: printed with the result, so that anyone can judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from peml.comparison.matching import Matching
+from peml.comparison.settings import ComparisonConfig
+
+__all__ = ["list_equal"]
+
+_FINAL = {"best": "those of the best development mean", "last": "the last"}
+
+
+def list_equal(
+    config: ComparisonConfig, matching: Matching, suites: Sequence[dict[str, Any]]
+) -> list[list[str]]:
+    """Names and values for ``comparison.json``.
+
+    Args:
+        config: What was compared.
+        matching: Tasks and steps of each suite.
+        suites: The suites of ``comparison.json``; their cells say how many steps were made.
+    """
+    training, batches = config.run.training, config.run.batches
+    tasks = [task for suite in matching.tasks.values() for task in suite]
+    batch = f"at most {batches.rows} rows and {batches.tokens:,} tokens, {batches.mixing.strategy}"
+    return [
+        ["epochs", f"{training.epochs:g}"],
+        ["steps", "; ".join(_steps(suite) for suite in suites)],
+        ["batches", batch + (f", x {training.accumulation}" if training.accumulation > 1 else "")],
+        ["train rows a task", _range(task["train"] for task in tasks)],
+        ["data order", "a function of the seed and the epoch; seeds " + _listed(config.seeds)],
+        ["templates", "version " + _listed(sorted({task["version"] for task in tasks}))],
+        ["loss", "on the answer alone, never on the prompt"],
+        ["precision", training.precision],
+        ["schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"],
+        ["final weights", _FINAL[training.keep]],
+        ["splits", "development rows carved from train, the same for all seeds; they alone choose"],
+        ["decoding", _decoding(config, tasks)],
+        ["tuning", _tuning(config)],
+    ]
+
+
+def _steps(suite: dict[str, Any]) -> str:
+    """Steps of the cells, and whether they are equal for each seed: batches differ by seed."""
+    by_seed: dict[int, set[int]] = {}
+    for row in suite["rows"]:
+        for cell in row["cells"]:
+            if cell["steps"]:  # a zero-shot method makes none
+                by_seed.setdefault(cell["seed"], set()).add(cell["steps"])
+    if not by_seed:
+        return f"none finished on {suite['name']}"
+    made = sorted(set().union(*by_seed.values()))
+    unequal = any(len(steps) > 1 for steps in by_seed.values())
+    return f"{_range(made)} on {suite['name']}" + (" (NOT equal)" * unequal)
+
+
+def _decoding(config: ComparisonConfig, tasks: Sequence[dict[str, Any]]) -> str:
+    if any(task["type"] == "generation" for task in tasks):
+        return (
+            f"options by their score; texts greedily, {config.run.evaluation.max_new_tokens} tokens"
+        )
+    return "options by their score"
+
+
+def _tuning(config: ComparisonConfig) -> str:
+    tuning = config.tuning
+    if tuning is None or len(tuning.factors) == 1:
+        return "none: learning rates as configured"
+    return (
+        f"{len(tuning.factors)} runs a method: its learning rates x {_listed(tuning.factors)}, "
+        f"{tuning.epochs:g} epochs, seed {tuning.seed}, chosen on the development split"
+    )
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,108 @@
+"""How long the final models take for a row, measured in turn on the same rows."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from peml.comparison.cells import Cell
+from peml.data import Collator, TaskBatch
+from peml.files import read_json, write_json
+from peml.run import Prepared, prepare
+from peml.serving import Predictor, load
+from peml.tasks import TaskType
+
+__all__ = ["drop_models", "measure_latency", "read_latency"]
+
+_FILE = "latency.json"
+_ROWS_A_TASK = 8
+_WARM_UP = 3
+
+
+def read_latency(folder: Path) -> dict[str, dict[str, float]]:
+    """Milliseconds a row, by suite and label; empty where nothing was measured."""
+    path = folder / _FILE
+    return read_json(path)["milliseconds"] if path.is_file() else {}
+
+
+def measure_latency(cells: Sequence[Cell], folder: Path, console: Console) -> None:
+    """Measures what isn't in ``latency.json`` yet: one row at a time, the median.
+
+    The first finished model of each method is taken. All models of a suite are measured in one
+    go, once in order and once in reverse, so that a machine that gets slower or faster meanwhile
+    does so for all alike.
+    """
+    known = read_latency(folder)
+    for suite in dict.fromkeys(cell.suite for cell in cells):
+        models: dict[str, Cell] = {}
+        for cell in cells:
+            if cell.suite == suite and cell.is_finished and (cell.folder / "model").is_dir():
+                models.setdefault(cell.label, cell)
+        if models.keys() <= known.get(suite, {}).keys():
+            continue
+        console.print(f"measuring inference on {suite}", highlight=False)
+        folders = {label: cell.folder for label, cell in models.items()}
+        prepared = prepare(next(iter(models.values())).config)
+        known[suite] = known.get(suite, {}) | _measure(folders, prepared)
+        write_json(
+            folder / _FILE,
+            {
+                "format": 1,
+                "rows_a_task": _ROWS_A_TASK,
+                "threads": torch.get_num_threads(),
+                "milliseconds": known,
+            },
+        )
+
+
+def _measure(folders: dict[str, Path], prepared: Prepared) -> dict[str, float]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = _single_rows(prepared, device)
+    longest = prepared.config.evaluation.max_new_tokens
+    seconds: dict[str, list[float]] = {label: [] for label in folders}
+    for label in (*folders, *reversed(folders)):
+        model = load(folders[label], device)
+        for task_id, batch in rows[:_WARM_UP]:
+            _time_one(model, task_id, batch, longest)
+        seconds[label] += [_time_one(model, task_id, batch, longest) for task_id, batch in rows]
+        del model  # one at a time: a large base model fits once
+    return {label: 1000 * statistics.median(times) for label, times in seconds.items()}
+
+
+def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, TaskBatch]]:
+    """Some development rows of each task, evenly spaced, each a batch of its own."""
+    collate = Collator(prepared.family.tokenizer.pad_token_id)
+    rows = []
+    for split in prepared.development:
+        dataset = split.encoded.dataset
+        count = min(_ROWS_A_TASK, len(dataset))
+        for row in np.linspace(0, len(dataset) - 1, count).astype(int):
+            numbers = np.array([row])
+            batch = collate(dataset[numbers.tolist()], [split.task_id], numbers)
+            rows.append((split.task_id, batch.to(device)))
+    return rows
+
+
+@torch.no_grad()
+def _time_one(model: Predictor, task_id: int, batch: TaskBatch, longest: int) -> float:
+    """Seconds of one answer."""
+    base = model.base
+    since = time.perf_counter()
+    if base.tasks[task_id].type is TaskType.GENERATION:
+        base.generate(batch, max_new_tokens=longest)
+    else:
+        base.predict(model(batch), batch, task_id).cpu()  # the copy waits for the device
+    return time.perf_counter() - since
+
+
+def drop_models(cells: Sequence[Cell]) -> None:
+    """Removes the final models of finished cells; their results stay."""
+    for cell in cells:
+        shutil.rmtree(cell.folder / "model", ignore_errors=True)

@@ -1,0 +1,224 @@
+"""The same number of trainable parameters for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from peml.comparison.settings import ComparisonConfig
+from peml.errors import ConfigError, PemlError
+from peml.methods import Method, MethodSettings, ModelShape, build_method, parse_method
+
+__all__ = ["TOLERANCE", "Matching", "Sized", "match_methods"]
+
+TOLERANCE = 0.05
+"""How far from the budget a method may be, as a share of it."""
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A method at the size it is compared at.
+
+    Attributes:
+        settings: Its settings.
+        size: The settings that make up the size, as a short text; empty where there is none.
+        parameters: Trainable parameters after any search, heads left out.
+        off_budget: Distance to the budget as a share of it; None where it isn't matched.
+    """
+
+    settings: MethodSettings
+    size: str
+    parameters: int
+    off_budget: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "method": self.settings.model_dump(mode="json"),
+            "size": self.size,
+            "parameters": self.parameters,
+            "off_budget": self.off_budget,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Sized:
+        """The reverse of `as_dict`."""
+        return cls(
+            parse_method(saved["method"]), saved["size"], saved["parameters"], saved["off_budget"]
+        )
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What every method is compared at.
+
+    Attributes:
+        budget: Trainable parameters, heads left out; None where methods run as configured.
+        suites: By suite and label; a method's parameters may depend on the number of tasks.
+        steps: Optimiser steps of a cell of the first seed, by suite.
+        tasks: What the report says of each task, by suite: name, type, version, metric, rows
+            trained on and reported, value of the best constant guess.
+    """
+
+    budget: int | None
+    suites: dict[str, dict[str, Sized]]
+    steps: dict[str, int]
+    tasks: dict[str, list[dict[str, Any]]]
+
+    @property
+    def settings(self) -> dict[str, dict[str, MethodSettings]]:
+        """Settings by suite and label."""
+        return {
+            suite: {label: sized.settings for label, sized in methods.items()}
+            for suite, methods in self.suites.items()
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """``matching.json``."""
+        return {
+            "format": 1,
+            "budget": self.budget,
+            "tolerance": TOLERANCE,
+            "steps": self.steps,
+            "tasks": self.tasks,
+            "suites": {
+                suite: {label: sized.as_dict() for label, sized in methods.items()}
+                for suite, methods in self.suites.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Matching:
+        """The reverse of `as_dict`."""
+        suites = {
+            suite: {label: Sized.from_dict(sized) for label, sized in methods.items()}
+            for suite, methods in saved["suites"].items()
+        }
+        return cls(saved["budget"], suites, saved["steps"], saved["tasks"])
+
+
+def match_methods(
+    config: ComparisonConfig, shapes: Mapping[str, ModelShape]
+) -> tuple[int | None, dict[str, dict[str, Sized]]]:
+    """Solves the size of every method on every suite.
+
+    Args:
+        config: What is compared.
+        shapes: The base model's, by suite; they differ in the number of tasks.
+
+    Returns:
+        The budget, None where nothing is matched; the methods by suite and label.
+
+    Raises:
+        ConfigError: A method can't come near enough to the budget, or two methods would be the
+            same; all such problems at once.
+    """
+    budget = _budget(config, next(iter(shapes.values())))
+    found, problems, off = _match(config, shapes, budget)
+    if problems or off:
+        matched = "" if budget is None else f" for a budget of {budget:,} trainable parameters"
+        listed = "\n".join(f"  {problem}" for problem in (*problems, *off))
+        action = "change or remove these methods"
+        if off:
+            fitting = _fitting_budget(config, shapes, budget or 0)
+            hint = f", such as {fitting:,}, which suits all of them" if fitting else ""
+            action = f"choose another budget{hint}; {action}, or set match: none"
+        raise ConfigError(
+            f"the methods can't be compared{matched}:\n{listed}",
+            allowed=f"different methods, each within {TOLERANCE:.0%} of the budget",
+            action=action,
+        )
+    return budget, found
+
+
+def _match(
+    config: ComparisonConfig, shapes: Mapping[str, ModelShape], budget: int | None
+) -> tuple[dict[str, dict[str, Sized]], list[str], list[str]]:
+    """The methods by suite and label; what is wrong with them; which are too far off."""
+    problems, off = [], []
+    found: dict[str, dict[str, Sized]] = {suite: {} for suite in shapes}
+    for suite, shape in shapes.items():
+        for label, settings in config.methods.items():
+            try:
+                sized = _sized(build_method(settings), settings, shape, budget)
+            except PemlError as error:
+                problems.append(f"{suite}, {label}: {error.problem}")
+                continue
+            found[suite][label] = sized
+            if sized.off_budget is not None and abs(sized.off_budget) > TOLERANCE:
+                size = f" with {sized.size}" if sized.size else ""
+                off.append(
+                    f"{suite}, {label}: the nearest it can reach is {sized.parameters:,}{size}, "
+                    f"{sized.off_budget:+.1%} off"
+                )
+        problems += _twins(suite, found[suite])
+    return found, problems, off
+
+
+def _fitting_budget(
+    config: ComparisonConfig, shapes: Mapping[str, ModelShape], budget: int
+) -> int | None:
+    """The nearest budget, between half and double, that every method can reach."""
+    percents = sorted(range(-70, 71), key=abs)
+    tried = (int(float(f"{budget * 2 ** (percent / 70):.3g}")) for percent in percents)
+    return next((other for other in tried if not _match(config, shapes, other)[2]), None)
+
+
+def _budget(config: ComparisonConfig, shape: ModelShape) -> int | None:
+    if config.match == "none":
+        return None
+    if config.budget is not None:
+        return config.budget
+    assert config.reference is not None, "filled in when the config is read"
+    method = build_method(config.methods[config.reference])
+    return sum(method.count_parameters(shape).values())
+
+
+def _sized(
+    method: Method, settings: MethodSettings, shape: ModelShape, budget: int | None
+) -> Sized:
+    resized = None if budget is None else method.resized(shape, budget)
+    chosen = resized or settings
+    built = build_method(chosen)
+    parameters = sum(built.count_parameters(shape).values())
+    off = None if budget is None or resized is None else parameters / budget - 1
+    return Sized(chosen, _describe_size(built, chosen, shape, parameters), parameters, off)
+
+
+def _describe_size(
+    method: Method, settings: MethodSettings, shape: ModelShape, parameters: int
+) -> str:
+    """The settings that would change with the budget, such as ``r=24, alpha=48``."""
+    others = [method.resized(shape, budget) for budget in (2 * parameters, parameters // 2 + 1)]
+    changed = [dict(_leaves(other.model_dump(mode="json"))) for other in others if other]
+    changing = {
+        name: value
+        for name, value in _leaves(settings.model_dump(mode="json"))
+        if any(other.get(name) != value for other in changed)
+    }
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, (int, float)) else f"{name}={value}"
+        for name, value in sorted(changing.items(), key=lambda item: (len(item[0]), item[0]))
+    )
+
+
+def _leaves(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value of a nested mapping, by its own key."""
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield name, value
+
+
+def _twins(suite: str, methods: Mapping[str, Sized]) -> list[str]:
+    """Pairs of labels that would make the same cells."""
+    labels = list(methods)
+    return [
+        f"{suite}, {label}: the same as {other} ({methods[label].size or 'same settings'}): "
+        "duplicate cells"
+        for number, label in enumerate(labels)
+        for other in labels[:number]
+        if methods[label].settings == methods[other].settings
+    ]

@@ -1,0 +1,174 @@
+"""`peml compare`: plan, grid, cells, report; safe to kill and to call again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from peml.comparison.cells import Cell, ComparisonFolder, cells_of, grid_of
+from peml.comparison.collect import collect
+from peml.comparison.latency import drop_models, measure_latency
+from peml.comparison.matching import Matching
+from peml.comparison.planning import plan_comparison, print_plan
+from peml.comparison.rates import Choice, choose_factors
+from peml.comparison.settings import ComparisonConfig
+from peml.comparison.workers import run_cells
+from peml.files import read_json, write_json
+from peml.reporting import write_comparison_report
+
+__all__ = ["Comparison", "compare", "plan"]
+
+Choices = dict[tuple[str, str], Choice]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison that has come to its end.
+
+    Attributes:
+        folder: Its folder; ``report.html``, ``tables/`` and ``figures/`` are in it.
+        content: ``comparison.json``.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def unfinished(self) -> list[dict[str, Any]]:
+        """The cells that failed or were not run, as ``comparison.json`` has them."""
+        return [
+            cell
+            for suite in self.content["suites"]
+            for row in suite["rows"]
+            for cell in row["cells"]
+            if cell["status"] != "finished"
+        ]
+
+
+def plan(config: ComparisonConfig, output: Path, console: Console) -> None:
+    """Shows what would be run; nothing is written (``--dry-run``)."""
+    folder = ComparisonFolder(output)
+    matching = _matching(folder, config) or plan_comparison(config)
+    print_plan(config, matching, console)
+
+
+def compare(
+    config: ComparisonConfig,
+    output: Path,
+    console: Console | None = None,
+    *,
+    retry_failed: bool = False,
+    report_only: bool = False,
+) -> Comparison:
+    """Runs all cells that are not there yet, and reports.
+
+    Args:
+        config: What is compared.
+        output: The folder; an existing one of the same config is gone on with.
+        console: Where progress is shown; default: nowhere.
+        retry_failed: Run the cells that failed again.
+        report_only: Run nothing: report what is there, and what is missing.
+
+    Raises:
+        PemlError: Something is wrong with config, data, model or folder. A cell that fails is
+            recorded instead.
+    """
+    console = console or Console(quiet=True)
+    folder = ComparisonFolder(output)
+    matching = _matching(folder, config)
+    if matching is None:
+        matching = plan_comparison(config)
+        folder.create(config, matching.as_dict())
+    print_plan(config, matching, console)
+    with folder.locked():
+        if not report_only:
+            _run(config, matching, folder, console, retry_failed=retry_failed)
+        choices = _choices(config, matching, output)
+        content = collect(config, matching, choices, output)
+        write_json(output / "comparison.json", content)
+        write_comparison_report(output)
+    return Comparison(output, content)
+
+
+def _matching(folder: ComparisonFolder, config: ComparisonConfig) -> Matching | None:
+    """The sizes of a comparison that was started before."""
+    return Matching.from_dict(read_json(folder.matching)) if folder.holds(config) else None
+
+
+def _run(
+    config: ComparisonConfig,
+    matching: Matching,
+    folder: ComparisonFolder,
+    console: Console,
+    *,
+    retry_failed: bool,
+) -> None:
+    settings = matching.settings
+    grid = grid_of(config, folder.path, settings)
+    places = {(suite, label): 0.0 for suite in config.suites for label in config.methods}
+    every = cells_of(config, folder.path, settings, places)
+    if retry_failed:
+        _forget_failures(grid, every)
+    _run_all(grid, config.jobs, console, "grid run")
+    choices = _choices(config, matching, folder.path)
+    factors = {}
+    for place, choice in choices.items():
+        if choice.factor is not None:
+            factors[place] = choice.factor
+            continue
+        for cell in every:
+            if (cell.suite, cell.label) == place and not cell.is_finished:
+                cell.fail(choice.reason)
+    cells = cells_of(config, folder.path, settings, factors)
+    _run_all(cells, config.jobs, console, "cell")
+    measure_latency(cells, folder.path, console)
+    if not config.keep_models and all(cell.is_finished or cell.failure() for cell in cells):
+        drop_models(cells)
+
+
+def _choices(config: ComparisonConfig, matching: Matching, folder: Path) -> Choices:
+    places = [(suite, label) for suite in config.suites for label in config.methods]
+    fixed = config.run.training.learning_rate_factor
+    if config.tuning is not None:
+        fixed = config.tuning.factors[0]
+    return choose_factors(grid_of(config, folder, matching.settings), places, fixed)
+
+
+def _forget_failures(grid: Sequence[Cell], cells: Sequence[Cell]) -> None:
+    """Lets failed runs run again; a grid whose choice is in use already stays as it is."""
+    begun = {(cell.suite, cell.label) for cell in cells if cell.folder.exists()}
+    open_grid = [cell for cell in grid if (cell.suite, cell.label) not in begun]
+    for cell in (*cells, *open_grid):
+        cell.record.unlink(missing_ok=True)
+        cell.log.unlink(missing_ok=True)
+
+
+def _run_all(cells: Sequence[Cell], jobs: int, console: Console, what: str) -> None:
+    """Runs what is neither finished nor failed, a line for each start and end."""
+    waiting = [cell for cell in cells if not cell.is_finished and cell.failure() is None]
+    done = len(cells) - len(waiting)
+    if done:
+        console.print(f"{done} of {len(cells)} {what}s are there already", highlight=False)
+    since: dict[Path, float] = {}
+
+    def started(cell: Cell) -> None:
+        since[cell.folder] = time.monotonic()
+        console.print(f"started  {cell.name}", highlight=False, markup=False)
+
+    def ended(cell: Cell) -> None:
+        nonlocal done
+        done += 1
+        seconds = time.monotonic() - since[cell.folder]
+        count, results = f"({done}/{len(cells)})", cell.results()
+        if results is None:
+            line = f"FAILED   {cell.name}: {cell.failure()} {count}"
+        else:
+            line = f"finished {cell.name}: mean {results['mean']:.4f}, {seconds:.0f} s {count}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    run_cells(waiting, jobs, started, ended)

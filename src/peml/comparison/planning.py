@@ -1,0 +1,153 @@
+"""Before anything trains: what will be run, and whether all of it can."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from peml.comparison.cells import Cell, cells_of, grid_of
+from peml.comparison.matching import Matching, match_methods
+from peml.comparison.settings import ComparisonConfig
+from peml.errors import ConfigError, PemlError
+from peml.evaluation import compute_metrics
+from peml.methods import ModelShape, build_method, read_shape
+from peml.models import Backbone, TaskModel, load_backbone
+from peml.run import Prepared, attach, prepare, with_config
+from peml.training import build_optimizer
+
+__all__ = ["plan_comparison", "print_plan"]
+
+
+def plan_comparison(config: ComparisonConfig) -> Matching:
+    """Sizes every method and tries each on the model and the tasks, without training.
+
+    Data is prepared once a suite and the base model is loaded once.
+
+    Raises:
+        PemlError: Something can't run, or not as an equal; everything of a kind at once.
+    """
+    prepared = _prepare_suites(config)
+    backbone = load_backbone(config.run.model, next(iter(prepared.values())).family)
+    shapes = {suite: _shape(backbone, data) for suite, data in prepared.items()}
+    budget, sized = match_methods(config, shapes)
+    steps = {suite: data.steps.total for suite, data in prepared.items()}
+    tasks = {suite: _describe_tasks(data) for suite, data in prepared.items()}
+    matching = Matching(budget, sized, steps, tasks)
+    factors = {(suite, label): 1.0 for suite in config.suites for label in config.methods}
+    runs: dict[tuple[str, str], list[Cell]] = {}
+    for run in (
+        *grid_of(config, Path(), matching.settings),
+        *cells_of(config, Path(), matching.settings, factors),
+    ):
+        runs.setdefault((run.suite, run.label), []).append(run)
+    problems = []
+    for (suite, label), own in runs.items():
+        problem = _problem(prepared[suite], backbone, own)
+        if problem:
+            problems.append(f"  {suite}, {label}: {problem}")
+    if problems:
+        raise ConfigError(
+            "some methods can't run:\n" + "\n".join(problems),
+            action="correct or remove them; nothing was trained",
+        )
+    return matching
+
+
+def _prepare_suites(config: ComparisonConfig) -> dict[str, Prepared]:
+    prepared, problems = {}, []
+    settings = next(iter(config.methods.values()))
+    for suite in config.suites:
+        try:
+            prepared[suite] = prepare(config.run_config(suite, settings, config.seeds[0]))
+        except PemlError as error:
+            if len(config.suites) == 1:
+                raise
+            problems.append(f"  {suite}: {error.problem}")
+    if problems:
+        raise ConfigError(
+            "some suites can't be used:\n" + "\n".join(problems), action="correct or remove them"
+        )
+    return prepared
+
+
+def _shape(backbone: Backbone, prepared: Prepared) -> ModelShape:
+    return read_shape(TaskModel(backbone, prepared.tasks))
+
+
+def _describe_tasks(prepared: Prepared) -> list[dict[str, Any]]:
+    described = []
+    for task, train, reported, guess in zip(
+        prepared.tasks, prepared.train, prepared.reported, prepared.majority, strict=True
+    ):
+        constant = compute_metrics(task, reported.gold, [guess] * len(reported.gold))
+        described.append(
+            {
+                "name": task.name,
+                "type": task.type.value,
+                "version": task.version,
+                "metric": task.metrics[0],
+                "train": len(train),
+                "rows": len(reported.gold),
+                "majority": constant[task.metrics[0]],
+            }
+        )
+    return described
+
+
+def _problem(prepared: Prepared, backbone: Backbone, runs: Sequence[Cell]) -> str:
+    """Why a method can't run; empty if it can."""
+    try:
+        plans = [with_config(prepared, run.config) for run in runs]
+        model = attach(plans[-1], torch.device("cpu"), None, _copied(backbone))
+        build_optimizer(model.groups(), runs[-1].config.training)  # refuses unknown groups' rates
+    except PemlError as error:
+        return error.problem
+    return ""
+
+
+def _copied(backbone: Backbone) -> Backbone:
+    """A backbone that a method may change; the frozen weights themselves are shared."""
+    shared = {id(tensor): tensor for tensor in backbone.model.parameters()}
+    model = copy.deepcopy(backbone.model, shared)
+    model.requires_grad_(False)  # an earlier method may have trained them
+    return Backbone(model, backbone.family, backbone.settings)
+
+
+def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -> None:
+    """Shows the methods with their sizes, and how many runs there will be."""
+    for suite, methods in matching.suites.items():
+        table = Table(title=f"Methods on {suite}")
+        for heading in ("label", "method", "size"):
+            table.add_column(heading)
+        for heading in ("parameters", "off budget"):
+            table.add_column(heading, justify="right")
+        table.add_column("task id at inference")
+        for label, sized in methods.items():
+            method = build_method(sized.settings)
+            off = "" if matching.budget is None else "unmatched"
+            if sized.off_budget is not None:
+                off = f"{sized.off_budget:+.2%}"
+            needed = "needed" if method.needs_task_id else "not needed"
+            table.add_row(
+                label, sized.settings.name, sized.size, f"{sized.parameters:,}", off, needed
+            )
+        console.print(table)
+    if matching.budget is not None:
+        console.print(f"budget: {matching.budget:,} trainable parameters, heads left out")
+    cells = len(config.suites) * len(config.methods) * len(config.seeds)
+    steps = ", ".join(f"{count:,} steps on {suite}" for suite, count in matching.steps.items())
+    console.print(f"{cells} cells of {steps}", highlight=False)
+    grid = len(grid_of(config, Path(), matching.settings))
+    if config.tuning is not None and grid:
+        factors = ", ".join(f"{factor:g}" for factor in config.tuning.factors)
+        console.print(
+            f"learning-rate grid: {grid} runs of {config.tuning.epochs:g} epochs, "
+            f"factors {factors}",
+            highlight=False,
+        )

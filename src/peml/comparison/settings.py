@@ -1,0 +1,272 @@
+"""What is compared: methods, seeds, suites, and what is kept equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import GenericAlias
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
+
+from peml.config import RunConfig, apply_overrides, method_type, read_config, validate_config
+from peml.data import BatchSettings, TasksSettings
+from peml.errors import nearest
+from peml.evaluation import EvaluationSettings
+from peml.methods import MethodSettings
+from peml.models import ModelSettings
+from peml.settings import Settings
+from peml.tasks import load_suite
+from peml.training import TrainingSettings
+
+__all__ = [
+    "ComparisonConfig",
+    "SharedSettings",
+    "TuningSettings",
+    "comparison_type",
+    "load_comparison",
+    "parse_comparison",
+]
+
+_ACTION = "correct them; examples/compare.yaml shows every section"
+
+
+class SharedSettings(Settings):
+    """The part of a run's config that all cells share; each suite's tasks are added to it."""
+
+    model: ModelSettings = Field(
+        default_factory=lambda: ModelSettings(), description="The frozen base model."
+    )
+    batches: BatchSettings = Field(
+        default_factory=lambda: BatchSettings(), description="How rows become batches."
+    )
+    training: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(), description="How it is trained."
+    )
+    evaluation: EvaluationSettings = Field(
+        default_factory=lambda: EvaluationSettings(), description="How it is evaluated."
+    )
+
+    @field_validator("evaluation")
+    @classmethod
+    def _reports_the_reported_split(cls, evaluation: EvaluationSettings) -> EvaluationSettings:
+        if evaluation.split != "reported":
+            raise ValueError("split has to stay `reported`: the development split chooses rates")
+        return evaluation
+
+
+class TuningSettings(Settings):
+    """The learning-rate grid: short runs, the same number for every method."""
+
+    factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.5, 1.0, 2.0),
+        description="What every learning rate is multiplied with; one value: no grid is run.",
+        min_length=1,
+    )
+    epochs: float = Field(1.0, description="Length of a grid run.", gt=0)
+    seed: int = Field(0, description="Seed of the grid runs.", ge=0)
+
+    @field_validator("factors")
+    @classmethod
+    def _differ(cls, factors: tuple[float, ...]) -> tuple[float, ...]:
+        return _refuse_repeated(factors)
+
+
+ValueT = TypeVar("ValueT")
+
+
+def _refuse_repeated(values: tuple[ValueT, ...]) -> tuple[ValueT, ...]:
+    repeated = list(dict.fromkeys(value for value in values if values.count(value) > 1))
+    if repeated:
+        listed = ", ".join(map(str, repeated))
+        raise ValueError(f"{listed} is given twice: duplicate cells")
+    return values
+
+
+def _usable_label(label: str) -> str:
+    allowed = "_+-"
+    if not label or not all(c.isascii() and (c.isalnum() or c in allowed) for c in label):
+        raise ValueError(f"{label!r} names a folder: letters, digits and {allowed} only")
+    return label
+
+
+Label = Annotated[str, AfterValidator(_usable_label)]
+
+
+class ComparisonConfig(Settings):
+    """Everything that decides a comparison, with each suite's tasks written out."""
+
+    run: SharedSettings = Field(
+        default_factory=lambda: SharedSettings(),
+        description="A run's config without method, seed and output; shared by all cells.",
+    )
+    suites: dict[Label, TasksSettings] = Field(
+        description="Label: changes to `run.tasks`; `suite` is the label unless it is given. "
+        "Left out: `run.tasks` as it stands.",
+        min_length=1,
+    )
+    methods: dict[Label, SerializeAsAny[MethodSettings]] = Field(
+        description="Label: a run's method section; `name` is the label unless it is given.",
+        min_length=1,
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2), description="One run each, for every method and suite.", min_length=1
+    )
+    match: Literal["parameters", "none"] = Field(
+        "none", description="Whether methods are resized to the same trainable parameters."
+    )
+    budget: int | None = Field(
+        None,
+        description="Trainable parameters to match, heads left out; default: the reference's.",
+        gt=0,
+    )
+    reference: str | None = Field(
+        None, description="Label of the method that sets the budget; default: the first."
+    )
+    focus: str | None = Field(
+        None,
+        description="Label of the method that is not a baseline; default: peml, else the last.",
+    )
+    tuning: TuningSettings | None = Field(
+        default_factory=lambda: TuningSettings(),
+        description="The learning-rate grid; null: rates as configured.",
+    )
+    jobs: int = Field(1, description="Runs at a time; cores are shared out.", ge=1)
+    keep_models: bool = Field(True, description="Keep the final models once they are measured.")
+
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _refuse_repeated(seeds)
+
+    @field_validator("suites")
+    @classmethod
+    def _different_suites(cls, suites: dict[str, TasksSettings]) -> dict[str, TasksSettings]:
+        seen: list[tuple[str, TasksSettings]] = []
+        for label, tasks in suites.items():
+            twin = next((other for other, same in seen if same == tasks), None)
+            if twin is not None:
+                raise ValueError(f"{label!r} has the same tasks as {twin!r}: duplicate cells")
+            seen.append((label, tasks))
+        return suites
+
+    @field_validator("reference", "focus")
+    @classmethod
+    def _known_label(cls, label: str | None, info: ValidationInfo) -> str | None:
+        methods = info.data.get("methods")  # not there if it is wrong itself
+        if label is not None and methods is not None and label not in methods:
+            raise ValueError(
+                f"there is no method of this label.{nearest(label, methods)} "
+                f"Valid: {', '.join(methods)}."
+            )
+        return label
+
+    @field_validator("tuning")
+    @classmethod
+    def _one_use_of_the_factor(
+        cls, tuning: TuningSettings | None, info: ValidationInfo
+    ) -> TuningSettings | None:
+        run = info.data.get("run")
+        if tuning is not None and run is not None and run.training.learning_rate_factor != 1:
+            raise ValueError(
+                "the grid chooses run.training.learning_rate_factor, which is "
+                f"{run.training.learning_rate_factor:g}; remove that, or set tuning: null"
+            )
+        return tuning
+
+    def run_config(self, suite: str, method: MethodSettings, seed: int) -> RunConfig:
+        """The config of one cell, before its learning rates are chosen."""
+        return RunConfig(**dict(self.run), tasks=self.suites[suite], method=method, seed=seed)
+
+
+@cache
+def comparison_type() -> type[ComparisonConfig]:
+    """`ComparisonConfig` with ``methods`` open to every registered method's section."""
+    described = ComparisonConfig.model_fields["methods"]
+    annotation = GenericAlias(dict, (Label, method_type()))
+    field: Any = (annotation, Field(description=described.description, min_length=1))
+    return create_model("ComparisonConfig", __base__=ComparisonConfig, methods=field)
+
+
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConfig:
+    """Reads a comparison's config file and applies ``section.key=value`` overrides.
+
+    Raises:
+        PemlError: The file can't be read, or anything in it is wrong; all at once.
+    """
+    return parse_comparison(read_config(path, overrides, ComparisonConfig), str(path))
+
+
+def parse_comparison(
+    raw: Mapping[str, Any], origin: str = "the config", overrides: Sequence[str] = ()
+) -> ComparisonConfig:
+    """Validates a raw config and fills in what follows from it.
+
+    Raises:
+        PemlError: Every wrong field is listed, unknown ones with the nearest valid name.
+    """
+    written = apply_overrides(raw, overrides)
+    run, suites = _with_suites(written)
+    named = {"run": run, "suites": suites, "methods": _with_names(written.get("methods"))}
+    optional = {"tuning", "budget", "reference", "focus"}
+    filled = {
+        key: value
+        for key, value in {**written, **named}.items()
+        if value is not None or key in optional
+    }
+
+    def place(location: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Where the user wrote what stands at a place: suites inherit from `run.tasks`."""
+        if location[:1] != ("suites",):
+            return location
+        own = written.get("suites")
+        changes = own.get(location[1]) if isinstance(own, dict) and location[1:] else own
+        inherited = own is None or (location[2:] and location[2] not in (changes or {}))
+        return ("run", "tasks", *location[2:]) if inherited else location
+
+    config = validate_config(comparison_type(), filled, origin, _ACTION, place)
+    labels = list(config.methods)
+    focus = "peml" if "peml" in labels else labels[-1]
+    chosen = {"reference": config.reference or labels[0], "focus": config.focus or focus}
+    return config.model_copy(update=chosen)
+
+
+def _with_suites(written: Mapping[str, Any]) -> tuple[Any, Any]:
+    """``run`` without tasks, and the suites with the tasks they inherit."""
+    run, suites = written.get("run"), written.get("suites")
+    if not isinstance(run, dict):
+        return run, suites
+    tasks = run.get("tasks")
+    run = {key: value for key, value in run.items() if key != "tasks" and value is not None}
+    if suites is None:
+        return run, None if tasks is None else {_suite_name(tasks): tasks}
+    if not isinstance(suites, dict) or not isinstance(tasks or {}, dict):
+        return run, suites
+    return run, {
+        label: {**(tasks or {}), "suite": label, **(changes or {})}
+        if isinstance(changes or {}, dict)
+        else changes
+        for label, changes in suites.items()
+    }
+
+
+def _suite_name(tasks: Any) -> str:
+    suite = tasks.get("suite") if isinstance(tasks, dict) else None
+    return load_suite(suite).name if isinstance(suite, str) else "tasks"
+
+
+def _with_names(methods: Any) -> Any:
+    if not isinstance(methods, dict):
+        return methods
+    return {
+        label: {"name": label, **(section or {})} if isinstance(section or {}, dict) else section
+        for label, section in methods.items()
+    }

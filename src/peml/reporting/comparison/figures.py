@@ -1,0 +1,347 @@
+"""A comparison's figures: score against cost, differences to the best baseline, ranks."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from peml.reporting.comparison.records import (
+    ComparisonRecord,
+    IntervalRecord,
+    RowRecord,
+    SuiteRecord,
+)
+from peml.reporting.comparison.text import signed
+from peml.reporting.style import SERIES, clean_axes, color, new_figure, style_context
+
+__all__ = [
+    "draw_comparison",
+    "draw_cost",
+    "draw_differences",
+    "draw_ranks",
+    "rank_tasks",
+    "source_line",
+]
+
+_MARKERS = "os^DvPX<>ph*"
+_PANELS_A_ROW = 4
+_LEAST_SPAN = 1.0  # points; less would blow up differences that don't matter
+_DASHED: dict[str, Any] = {"color": color("soft"), "linewidth": 1, "linestyle": (0, (3, 2))}
+_SCALE = 3.0  # the axis of differences, over the median end of an interval
+_LOG_FROM = 8.0  # largest over smallest, from where an axis is logarithmic
+
+
+def draw_comparison(comparison: ComparisonRecord, suite: SuiteRecord) -> dict[str, Figure]:
+    """Every figure the suite has numbers for, by name."""
+    figures = {}
+    if suite.ranked():
+        figures["cost"] = draw_cost(comparison, suite)
+    if any(_against_baseline(suite)):
+        figures["differences"] = draw_differences(comparison, suite)
+    if len(suite.ranked()) > 1:
+        figures["ranks"] = draw_ranks(comparison, suite)
+    return figures
+
+
+def source_line(comparison: ComparisonRecord, suite: SuiteRecord) -> str:
+    """The run folders behind a suite's figures: their pattern, and the cells that are not there."""
+    seeds = ", ".join(map(str, comparison.seeds))
+    lost = [
+        f"{row.label}-seed{cell.seed}"
+        for row in suite.rows
+        for cell in row.cells
+        if cell.status != "finished"
+    ]
+    pattern = f"cells/{suite.name}/METHOD-seed{{{seeds}}}"
+    return f"runs: {pattern}" + (f" without {', '.join(lost)}" if lost else "")
+
+
+def draw_cost(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
+    """Mean score against seconds of one run, and against trainable parameters."""
+    with style_context():
+        figure = new_figure(max(3.5, 0.21 * len(suite.rows) + 1.3))
+        left, right = figure.subplots(1, 2, sharey=True)
+        unit, length = _time_unit(suite)
+        panels: list[tuple[Axes, str, float, Callable[[RowRecord], float | None]]] = [
+            (left, f"search and training of one run, {unit}", length, lambda row: row.run_seconds),
+            (right, "trainable parameters", 1.0, lambda row: row.trainable_parameters),
+        ]
+        for axes, label, scale, read in panels:
+            shown: list[float] = []
+            for index, row in enumerate(suite.rows):
+                x = read(row)
+                if x is None or row.mean is None:
+                    continue
+                shown.append(x / scale)
+                axes.errorbar(
+                    x / scale,
+                    100 * row.mean,
+                    yerr=None if row.deviation is None else 100 * row.deviation,
+                    elinewidth=1.2,
+                    **_look(index, _is_flagged(row)),
+                )
+            axes.set_xlabel(label)
+            clean_axes(axes)
+            axes.grid(axis="x", color=color("line"), linewidth=0.6, alpha=0.7)
+            _scale(axes, shown)
+        left.set_ylabel("mean score, points")
+        _draw_majority([left, right], suite)
+        _name_methods(figure, suite, majority=suite.majority_mean is not None)
+        _sign(figure, comparison, suite)
+        return figure
+
+
+def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
+    """A line; where it lies far below every method, at the edge, so that these stay apart."""
+    if suite.majority_mean is None:
+        return
+    means = [100 * row.mean for row in suite.ranked() if row.mean is not None]
+    low, high = panels[0].get_ylim()
+    span = max(high - low, _LEAST_SPAN)
+    majority = 100 * suite.majority_mean
+    if majority >= min(means) - span:
+        for axes in panels:
+            axes.axhline(majority, **_DASHED)
+        return
+    panels[0].set_ylim(low - 0.12 * span, high)
+    for axes in panels:
+        axes.axhline(low - 0.09 * span, **_DASHED)
+    panels[0].annotate(
+        f"majority {majority:.1f}, off the scale",
+        (0.02, low - 0.09 * span),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=color("soft"),
+    )
+
+
+def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
+    """A panel a method: its difference to the best baseline on each task, with the interval."""
+    tasks = [task.name for task in suite.tasks]
+    shown = [
+        (index, row, found)
+        for index, (row, found) in enumerate(zip(suite.rows, _against_baseline(suite), strict=True))
+        if found
+    ]
+    limit = _limit([pair for _, _, found in shown for pair in found.values()])
+    columns = min(_PANELS_A_ROW, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    with style_context():
+        figure = new_figure(lines * (0.2 * len(tasks) + 1.05) + 0.35)
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for axes in grid[len(shown) :]:
+            axes.remove()
+        for position, (index, row, found) in enumerate(shown):
+            axes = grid[position]
+            axes.axvline(0, color=color("soft"), linewidth=1)
+            axes.axhline(0.5, color=color("line"), linewidth=0.8)
+            for place, name in enumerate(["mean", *tasks]):
+                if name in found:
+                    look = _look(index, _is_flagged_at(row, name))
+                    _interval(axes, place, found[name], limit, look)
+            axes.set_title(f"{row.label} (flagged)" if _is_flagged(row) else row.label)
+            axes.set_xlim(-1.06 * limit, 1.06 * limit)
+            axes.set_ylim(len(tasks) + 0.6, -0.6)
+            axes.set_yticks(range(len(tasks) + 1), ["mean", *tasks], color=color("ink"))
+            axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed_tick(x)))
+            last_of_column = len(shown) - position <= columns
+            axes.tick_params(labelbottom=last_of_column)
+            clean_axes(axes, grid="x")
+            if last_of_column:
+                axes.set_xlabel(f"points over {suite.best_baseline}")
+        _sign(figure, comparison, suite)
+        return figure
+
+
+def draw_ranks(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
+    """A row a method, the best mean rank on top: each task's rank, and their mean."""
+    ranks = rank_tasks(suite)  # (methods, tasks)
+    means = ranks.mean(axis=1)
+    order = np.argsort(means, kind="stable")
+    with style_context():
+        figure = new_figure(0.34 * len(order) + 1.0)
+        axes = figure.subplots()
+        for place, index in enumerate(order):
+            row = suite.rows[index]
+            look = _look(int(index), _is_flagged(row))
+            values, counts = np.unique(ranks[index], return_counts=True)
+            axes.scatter(
+                values,
+                np.full(len(values), place),
+                s=26 * counts**0.8,
+                color=look["color"],
+                alpha=0.45,
+                linewidth=0,
+            )
+            axes.plot(means[index], place, **{**look, "markersize": 9})
+            axes.text(
+                1.01,
+                place,
+                f"{means[index]:.2f}",
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontweight="bold",
+            )
+        names = [suite.rows[i].label + (" (flagged)" if _is_flagged(suite.rows[i]) else "")
+                 for i in order]  # fmt: skip
+        axes.set_yticks(range(len(order)), names, color=color("ink"))
+        axes.set_ylim(len(order) - 0.4, -0.6)
+        axes.set_xlim(0.6, len(order) + 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("rank, 1 is best; small dots: tasks, larger where several agree")
+        clean_axes(axes, grid="x")
+        _sign(figure, comparison, suite)
+        return figure
+
+
+def rank_tasks(suite: SuiteRecord) -> NDArray[np.float64]:
+    """Rank of each method on each task, (methods, tasks); ties share theirs, no score is last."""
+    table = np.array([
+        [_mean(row, task.name) for task in suite.tasks] for row in suite.rows
+    ])  # fmt: skip
+    ranked: NDArray[np.float64] = rankdata(-table, axis=0)
+    return ranked
+
+
+def _mean(row: RowRecord, task: str) -> float:
+    score = row.tasks.get(task)
+    return -math.inf if score is None or score.mean is None else score.mean
+
+
+def _against_baseline(suite: SuiteRecord) -> list[dict[str, IntervalRecord]]:
+    """Each row's differences by task, "mean" first; empty for the best baseline itself."""
+    found = []
+    for row in suite.rows:
+        difference = None if row.label == suite.best_baseline else row.difference
+        pairs = {"mean": difference, **difference.tasks} if difference else {}
+        found.append({name: pair for name, pair in pairs.items() if pair.value is not None})
+    return found
+
+
+def _is_flagged(row: RowRecord) -> bool:
+    return row.flagged or any(score.flags for score in row.tasks.values())
+
+
+def _is_flagged_at(row: RowRecord, name: str) -> bool:
+    """Whether a method's mean or its score on one task is."""
+    score = row.tasks.get(name)
+    return row.flagged if name == "mean" else bool(score and score.flags)
+
+
+def _look(index: int, flagged: bool) -> dict[str, Any]:
+    """A method's color and shape, the same in every figure; hollow where it is flagged."""
+    tone = color(SERIES[index % len(SERIES)])
+    return {
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "markersize": 6.5,
+        "linestyle": "none",
+        "color": tone,
+        "markeredgecolor": tone,
+        "markeredgewidth": 1.3,
+        "markerfacecolor": color("paper") if flagged else tone,
+    }
+
+
+def _limit(pairs: Sequence[IntervalRecord]) -> float:
+    """Half the width of the axis of differences, in points.
+
+    What ordinary intervals need; a method that collapsed must not press all others onto zero.
+    """
+    ends = [abs(end) for pair in pairs for end in (pair.value, pair.low, pair.high)
+            if end is not None]  # fmt: skip
+    return max(_LEAST_SPAN, 100 * _SCALE * float(np.median(ends)))
+
+
+def _interval(
+    axes: Axes, place: int, found: IntervalRecord, limit: float, look: dict[str, Any]
+) -> None:
+    value = 100 * (found.value or 0.0)
+    if found.low is not None and found.high is not None:
+        low, high = np.clip([100 * found.low, 100 * found.high], -limit, limit)
+        axes.plot([low, high], [place, place], color=look["color"], linewidth=1.4)
+    if abs(value) <= limit:
+        axes.plot(value, place, **{**look, "markersize": 5.5})
+        return
+    edge = math.copysign(limit, value)
+    axes.plot(edge, place, **{**look, "marker": ">" if value > 0 else "<", "markersize": 6})
+    axes.annotate(
+        signed(found.value),
+        (edge, place),
+        xytext=(-math.copysign(7, value), 0),
+        textcoords="offset points",
+        ha="right" if value > 0 else "left",
+        va="center",
+        fontsize=8,
+        color=color("soft"),
+        bbox={"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5},
+    )
+
+
+def _time_unit(suite: SuiteRecord) -> tuple[str, float]:
+    """The unit in which the longest run is a number of a few digits, and its seconds."""
+    longest = max((row.run_seconds or 0.0 for row in suite.rows), default=0.0)
+    if longest >= 7200:
+        return "hours", 3600.0
+    return ("minutes", 60.0) if longest >= 180 else ("seconds", 1.0)
+
+
+def _signed_tick(value: float) -> str:
+    return f"{value:+g}".replace("-", "\u2212") if value else "0"
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """Logarithmic where the values span a lot; else at least a tenth of them to both sides."""
+    if not values:
+        return
+    low, high = min(values), max(values)
+    if low > 0 and high / low >= _LOG_FROM:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.5, high * 1.5)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        space = max(0.1 * (high - low), 0.1 * high, 1e-9)
+        axes.set_xlim(max(0.0, low - space) if low > 0 else -space, high + space)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _count(x)))
+
+
+def _count(value: float) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _name_methods(figure: Figure, suite: SuiteRecord, *, majority: bool) -> None:
+    handles = []
+    for index, row in enumerate(suite.rows):
+        flagged = _is_flagged(row)
+        label = row.label + (" (flagged)" if flagged else "")
+        label += " (no score)" if row.mean is None else ""
+        handles.append(Line2D([], [], label=label, **_look(index, flagged)))
+    if majority:
+        handles.append(Line2D([], [], label="majority", **_DASHED))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, handletextpad=0.3)
+
+
+def _sign(figure: Figure, comparison: ComparisonRecord, suite: SuiteRecord) -> None:
+    """Says below the drawing where its numbers come from, in lines that fit."""
+    text = f"{comparison.name}, {source_line(comparison, suite)}"
+    lines = textwrap.wrap(text, width=150, break_on_hyphens=False)
+    figure.supxlabel(
+        "\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=color("soft"), linespacing=1.4
+    )

@@ -1,0 +1,146 @@
+"""Writing a comparison's report, tables and figures into its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from peml.files import disk_errors, write_text
+from peml.reporting.comparison.figures import draw_comparison, source_line
+from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
+from peml.reporting.comparison.records import ComparisonRecord, SuiteRecord, load_comparison
+from peml.reporting.comparison.summary import describe_methods, describe_suite, describe_trouble
+from peml.reporting.comparison.tables import Table, cost_table, score_table
+from peml.reporting.comparison.text import interval, points, seconds, share, signed, size
+from peml.reporting.environment import template_environment
+from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
+
+__all__ = ["render_comparison_html", "render_comparison_markdown", "write_comparison_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class _SuiteView:
+    """A suite with all that is made from it once."""
+
+    record: SuiteRecord
+    sentences: list[str]
+    trouble: list[str]
+    scores: Table
+    costs: Table
+    figures: dict[str, Figure]
+    source: str
+
+
+def write_comparison_report(folder: Path) -> None:
+    """Writes ``report.md``, ``report.html``, ``tables/`` and ``figures/`` into a comparison.
+
+    Called last by ``peml compare``, and safe to call again. It reads ``comparison.json`` alone.
+
+    Raises:
+        RunError: ``comparison.json`` is missing or malformed, or a file can't be written.
+    """
+    comparison = load_comparison(folder)
+    views = _views(comparison)
+    for view in views:
+        _write_tables(comparison, view, folder / "tables")
+        with disk_errors(folder / "figures"):
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            for name, figure in view.figures.items():
+                path = folder / "figures" / f"{view.record.name}-{name}"
+                save_svg(figure, path.with_name(f"{path.name}.svg"))
+                save_png(figure, path.with_name(f"{path.name}.png"))
+    write_text(folder / "report.md", _markdown(comparison, views))
+    write_text(folder / "report.html", _html(comparison, views))
+
+
+def render_comparison_html(comparison: ComparisonRecord) -> str:
+    """The page, with its style, tables and figures inside."""
+    return _html(comparison, _views(comparison))
+
+
+def render_comparison_markdown(comparison: ComparisonRecord) -> str:
+    """The same report as text and tables."""
+    return _markdown(comparison, _views(comparison))
+
+
+def _views(comparison: ComparisonRecord) -> list[_SuiteView]:
+    return [
+        _SuiteView(
+            record=suite,
+            sentences=describe_suite(comparison, suite),
+            trouble=describe_trouble(suite),
+            scores=score_table(comparison, suite),
+            costs=cost_table(comparison, suite),
+            figures=draw_comparison(comparison, suite),
+            source=source_line(comparison, suite),
+        )
+        for suite in comparison.suites
+    ]
+
+
+def _write_tables(comparison: ComparisonRecord, view: _SuiteView, folder: Path) -> None:
+    name = view.record.name
+    scores = "Scores in points, mean and standard deviation over seeds"
+    write_text(
+        folder / f"{name}.md",
+        f"{scores}.\n\n{to_markdown(view.scores)}\nCosts.\n\n{to_markdown(view.costs)}",
+    )
+    about = f"{name}, {comparison.model}"
+    write_text(
+        folder / f"{name}.tex",
+        f"{to_latex(view.scores, f'{about}: {scores[0].lower()}{scores[1:]}.')}\n"
+        f"{to_latex(view.costs, f'{about}: costs.')}",
+    )
+    write_text(folder / f"{name}.csv", to_csv(comparison, view.record))
+
+
+def _html(comparison: ComparisonRecord, views: list[_SuiteView]) -> str:
+    # The drawings are ours and every text in them is escaped by Matplotlib.
+    drawings = [
+        {name: Markup(to_svg(f, f"fig-{index}-{name}")) for name, f in view.figures.items()}
+        for index, view in enumerate(views)
+    ]
+    template = _environment().get_template("comparison.html.j2")
+    return template.render(**_context(comparison, views), drawings=drawings, palette=PALETTE)
+
+
+def _markdown(comparison: ComparisonRecord, views: list[_SuiteView]) -> str:
+    template = _environment().get_template("comparison.md.j2")
+    return template.render(**_context(comparison, views))
+
+
+def _context(comparison: ComparisonRecord, views: list[_SuiteView]) -> dict[str, Any]:
+    cells = [cell for suite in comparison.suites for row in suite.rows for cell in row.cells]
+    spent = [value for cell in cells for value in cell.seconds.values() if value is not None]
+    tuned = [row.seconds.get("tuning") for suite in comparison.suites for row in suite.rows]
+    return {
+        "comparison": comparison,
+        "views": views,
+        "methods_summary": describe_methods(comparison),
+        "finished": sum(cell.status == "finished" for cell in cells),
+        "wanted": len(cells),
+        "tasks": sum(len(suite.tasks) for suite in comparison.suites),
+        "cell_seconds": sum(spent),
+        "tuning_seconds": sum(value for value in tuned if value is not None),
+    }
+
+
+def _environment() -> Environment:
+    environment = template_environment()
+    environment.filters |= {
+        "points": points,
+        "signed": signed,
+        "interval": interval,
+        "seconds": seconds,
+        "size": size,
+        "link": lambda folder: f"{quote(folder)}/report.html",
+        "markdown_table": to_markdown,
+        "share": share,
+    }
+    return environment

@@ -1,0 +1,230 @@
+"""What ``comparison.json`` says, as typed values.
+
+``null``, NaN and infinity all read as None here: nothing that can be shown or averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from peml.reporting.reading import Reader
+from peml.reporting.records import Record
+
+__all__ = [
+    "CellRecord",
+    "ComparisonRecord",
+    "DifferenceRecord",
+    "GridPoint",
+    "IntervalRecord",
+    "MethodRecord",
+    "RowRecord",
+    "SuiteRecord",
+    "TaskRecord",
+    "TaskScore",
+    "TuningRecord",
+    "load_comparison",
+]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+Number = Annotated[float | None, AfterValidator(_finite)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.+ -]*$")]  # of a file as well
+
+
+class MethodRecord(Record):
+    """A method at the size it was run with; ``off_budget`` is a share of the budget."""
+
+    label: str
+    method: str
+    size: str = ""
+    merging: str
+    reason: str = ""
+    needs_task_id: bool
+    parameters: int | None = None
+    off_budget: Number = None
+
+
+class TaskRecord(Record):
+    """A task of a suite."""
+
+    name: str
+    metric: str
+    rows: int
+    majority: Number = None
+
+
+class CellRecord(Record):
+    """One run: a method with a seed. ``status`` is finished, failed or missing."""
+
+    seed: int
+    folder: str
+    status: str
+    reason: str = ""
+    flags: list[str] = Field(default_factory=list)
+    mean: Number = None
+    tasks: dict[str, Number] = Field(default_factory=dict)
+    steps: int | None = None
+    seconds: dict[str, Number] = Field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    trainable_parameters: int | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Everything there is to say about it, once."""
+        said = any(self.reason in flag for flag in self.flags)
+        return [*self.flags] if said or not self.reason else [self.reason, *self.flags]
+
+
+class TaskScore(Record):
+    """A method on a task, over the seeds that finished."""
+
+    mean: Number = None
+    deviation: Number = None
+    seeds: int
+    flags: list[str] = Field(default_factory=list)
+
+
+class IntervalRecord(Record):
+    """A difference with its 95 % interval; as fractions, like every score."""
+
+    value: Number
+    low: Number = None
+    high: Number = None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval is on one side of zero."""
+        if self.low is None or self.high is None:
+            return False
+        return self.low > 0 or self.high < 0
+
+
+class DifferenceRecord(IntervalRecord):
+    """A method's difference to the best baseline: of the mean, and of each task."""
+
+    tasks: dict[str, IntervalRecord] = Field(default_factory=dict)
+
+
+class GridPoint(Record):
+    """One learning-rate factor that was tried, scored on the development split."""
+
+    factor: float
+    mean: Number = None
+    folder: str = ""
+    reason: str = ""
+
+
+class RowRecord(Record):
+    """A method on a suite: means over its finished cells."""
+
+    label: str
+    cells: list[CellRecord]
+    tasks: dict[str, TaskScore] = Field(default_factory=dict)
+    mean: Number = None
+    deviation: Number = None
+    difference: DifferenceRecord | None = None
+    seconds: dict[str, Number] = Field(default_factory=dict)
+    peak_memory_bytes: Number = None
+    trainable_parameters: Number = None
+    latency: Number = None
+    factor: Number = None
+    grid: list[GridPoint] = Field(default_factory=list)
+    flags: list[str] = Field(default_factory=list)
+
+    @property
+    def finished(self) -> int:
+        """How many of its cells finished with a mean, so that they count."""
+        return len(self.finished_seeds)
+
+    @property
+    def finished_seeds(self) -> set[int]:
+        """The seeds of those cells."""
+        return {c.seed for c in self.cells if c.status == "finished" and c.mean is not None}
+
+    @property
+    def flagged(self) -> bool:
+        """Whether anything about the method as a whole has to be said beside its mean."""
+        return bool(self.flags) or self.finished < len(self.cells)
+
+    @property
+    def run_seconds(self) -> float | None:
+        """Seconds of search and training of one run."""
+        known = [self.seconds.get(phase) for phase in ("search", "train")]
+        parts = [value for value in known if value is not None]
+        return sum(parts) if parts else None
+
+
+class SuiteRecord(Record):
+    """All methods on one suite."""
+
+    name: Name
+    tasks: list[TaskRecord] = Field(min_length=1)
+    majority_mean: Number = None
+    best_baseline: str | None = None
+    rows: list[RowRecord] = Field(min_length=1)
+
+    def row(self, label: str | None) -> RowRecord | None:
+        """The row of a method; None where there is none."""
+        return next((row for row in self.rows if row.label == label), None)
+
+    def ranked(self) -> list[RowRecord]:
+        """Rows that have a mean, the best first."""
+        known = [row for row in self.rows if row.mean is not None]
+        return sorted(known, key=lambda row: -(row.mean or 0.0))
+
+
+class TuningRecord(Record):
+    """The learning-rate grid each method was given."""
+
+    factors: list[float]
+    epochs: float | None = None
+    seed: int | None = None
+
+
+class ComparisonRecord(Record):
+    """``comparison.json``: everything the report says."""
+
+    format: int
+    name: str
+    model: str
+    device: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    commit: str | None = None
+    seeds: list[int]
+    focus: str | None = None
+    match: str | None = None
+    budget: int | None = None
+    tolerance: Number = None
+    equal: list[tuple[str, str]] = Field(default_factory=list)
+    tuning: TuningRecord | None = None
+    methods: list[MethodRecord]
+    suites: list[SuiteRecord] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _knows_its_methods(self) -> Self:
+        known = {method.label for method in self.methods}
+        unknown = sorted({row.label for suite in self.suites for row in suite.rows} - known)
+        if unknown:
+            raise ValueError(f"rows of methods that are not listed: {', '.join(unknown)}")
+        return self
+
+    def method(self, label: str) -> MethodRecord:
+        """The method of a row."""
+        return next(method for method in self.methods if method.label == label)
+
+
+def load_comparison(folder: Path) -> ComparisonRecord:
+    """Reads ``comparison.json``.
+
+    Raises:
+        RunError: It is missing, malformed or of another format.
+    """
+    reader = Reader("peml compare", "comparison")
+    return reader.read(folder / "comparison.json", ComparisonRecord, version=1)

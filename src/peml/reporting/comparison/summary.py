@@ -1,0 +1,163 @@
+"""A comparison in plain words: who is best, by how much, how sure that is, what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peml.reporting.comparison.records import (
+    ComparisonRecord,
+    IntervalRecord,
+    RowRecord,
+    SuiteRecord,
+)
+from peml.reporting.comparison.text import interval, points, share
+from peml.reporting.summary import join_names
+
+__all__ = ["describe_methods", "describe_suite", "describe_trouble"]
+
+
+_NAMES_SHOWN = 6
+
+
+def describe_suite(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str]:
+    """Who is best on a suite, and what the method in focus gains; a sentence each."""
+    return [*_ranking(suite), *_focus(comparison, suite)]
+
+
+def describe_trouble(suite: SuiteRecord) -> list[str]:
+    """What to know before believing a suite's table: flags, failed and missing runs."""
+    return [*_flags(suite), *_lost_cells(suite)]
+
+
+def describe_methods(comparison: ComparisonRecord) -> list[str]:
+    """What holds whatever the suite: sizes, and what a method needs at inference."""
+    sentences = []
+    if comparison.match and comparison.budget is not None:
+        sentences.append(
+            f"Sizes were matched by {comparison.match} to {comparison.budget:,}"
+            + (f" within {100 * comparison.tolerance:g} %." if comparison.tolerance else ".")
+        )
+        off = [
+            f"{method.label} ({share(method.off_budget)})"
+            for method in comparison.methods
+            if method.off_budget is not None
+            and abs(method.off_budget) > (comparison.tolerance or 0.0)
+        ]
+        if off:
+            sentences.append(f"Outside the budget: {join_names(off)}.")
+    needing = [method.label for method in comparison.methods if method.needs_task_id]
+    if needing:
+        need = "needs" if len(needing) == 1 else "need"
+        sentences.append(
+            f"{join_names(needing)} {need} the task's id at inference, which the others do without."
+        )
+    never = [method.label for method in comparison.methods if method.merging == "never"]
+    if never:
+        sentences.append(f"{join_names(never)} can't be merged into the weights.")
+    return sentences
+
+
+def _ranking(suite: SuiteRecord) -> list[str]:
+    ranked = suite.ranked()
+    if not ranked:
+        return [f"On {suite.name} no method has a score."]
+    top = ranked[0]
+    over = "1 task" if len(suite.tasks) == 1 else f"{len(suite.tasks)} tasks"
+    seeds = "1 seed" if top.finished == 1 else f"{top.finished} seeds"
+    flagged = ", flagged below" if top.flagged else ""
+    sentence = (
+        f"On {suite.name}, {top.label} has the highest mean over {over}: "
+        f"{points(top.mean, top.deviation)} points ({seeds}{flagged})"
+    )
+    if suite.majority_mean is not None:
+        sentence += f"; the majority baseline reaches {points(suite.majority_mean)}"
+    return [sentence + "."]
+
+
+def _focus(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str]:
+    """The focus method against the best baseline."""
+    focus, base = suite.row(comparison.focus), suite.row(suite.best_baseline)
+    if focus is None or base is None or focus is base:
+        return []
+    if focus.mean is None or base.mean is None:
+        return [f"{focus.label} can't be compared with {base.label}: one of them has no mean."]
+    found = focus.difference
+    # Over common seeds, where that was measured; else the difference of the two means.
+    gap = found.value if found and found.value is not None else focus.mean - base.mean
+    side = "above" if gap > 0 else "below"
+    by = f"{points(abs(gap))} points {side}" if points(abs(gap)) != "0.0" else "level with"
+    sentence = f"{focus.label} is {by} {base.label}, the best of the other methods"
+    if found is None or found.low is None:
+        return [f"{sentence}; no interval was computed for it."]
+    shown = f"the 95 % interval {interval(found.low, found.high)}"
+    if len(focus.finished_seeds & base.finished_seeds) < 2:
+        return [f"{sentence}; {shown} is of one seed, so it leaves out what another would do."]
+    if found.excludes_zero:
+        verdict = f"{shown} excludes zero, so the difference is clear"
+    else:
+        verdict = f"{shown} includes zero, so it may be chance"
+    return [f"{sentence}; {verdict}.", *_tasks(focus.label, found.tasks)]
+
+
+def _tasks(label: str, tasks: dict[str, IntervalRecord]) -> list[str]:
+    clear = {name: found.value or 0.0 for name, found in tasks.items() if found.excludes_zero}
+    above = [name for name, value in clear.items() if value > 0]
+    below = [name for name, value in clear.items() if value < 0]
+    if not tasks:
+        return []
+    if not clear:
+        return ["No single task shows a clear difference between the two."]
+    parts = [
+        f"clearly {word} on {_few(names)}"
+        for word, names in (("better", above), ("worse", below))
+        if names
+    ]
+    rest = len(tasks) - len(clear)
+    left = f"; {rest} of {len(tasks)} tasks show no clear difference" if rest else ""
+    return [f"Task by task {label} is {' and '.join(parts)}{left}."]
+
+
+def _flags(suite: SuiteRecord) -> list[str]:
+    """Every flag once, with the methods and tasks that carry it."""
+    carriers: dict[str, dict[str, list[str]]] = {}
+    for row in suite.rows:
+        for flag in row.flags:
+            carriers.setdefault(flag, {}).setdefault(row.label, [])
+        for task, score in row.tasks.items():
+            for flag in score.flags:
+                carriers.setdefault(flag, {}).setdefault(row.label, []).append(task)
+    sentences = []
+    for flag, by in carriers.items():
+        named = [f"{label} ({_few(tasks)})" if tasks else label for label, tasks in by.items()]
+        sentences.append(f"{'; '.join(named)}: {flag.rstrip('.')}.")
+    return sentences
+
+
+def _few(names: Sequence[str]) -> str:
+    """Names, but not a page of them; the table's notes name all."""
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _lost_cells(suite: SuiteRecord) -> list[str]:
+    sentences = []
+    for status, opening in (("failed", "Failed"), ("missing", "Not run")):
+        lost = [_lost(row, status) for row in suite.rows]
+        named = [text for text in lost if text]
+        if named:
+            sentences.append(f"{opening}: {'; '.join(named)}.")
+    return sentences
+
+
+def _lost(row: RowRecord, status: str) -> str:
+    """The row's lost cells, those with the same reason together."""
+    seeds: dict[str, list[str]] = {}
+    for cell in row.cells:
+        if cell.status == status:
+            seeds.setdefault(cell.reason.rstrip("."), []).append(str(cell.seed))
+    return "; ".join(_lost_seeds(row.label, seed, reason) for reason, seed in seeds.items())
+
+
+def _lost_seeds(label: str, seeds: Sequence[str], reason: str) -> str:
+    word = "seed" if len(seeds) == 1 else "seeds"
+    return f"{label}, {word} {join_names(seeds)}" + (f" ({reason})" if reason else "")

@@ -1,0 +1,212 @@
+"""A suite's tables: made once as plain values, then written as Markdown, LaTeX or HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from peml.reporting.comparison.records import ComparisonRecord, RowRecord, SuiteRecord
+from peml.reporting.comparison.text import (
+    NOTHING,
+    interval,
+    plus_minus,
+    points,
+    ratio,
+    seconds,
+    signed,
+    size,
+)
+
+__all__ = ["Cell", "Column", "Notes", "Table", "cost_table", "score_table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's header.
+
+    Attributes:
+        title: Its name.
+        below: A second line: a unit, a metric.
+        is_number: Whether it aligns right.
+    """
+
+    title: str
+    below: str = ""
+    is_number: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: What it shows.
+        below: A second line: a deviation, an interval, how many seeds there are.
+        marks: Letters of its footnotes.
+        is_best: Whether it is the highest of its column and has no footnote.
+    """
+
+    text: str
+    below: str = ""
+    marks: tuple[str, ...] = ()
+    is_best: bool = False
+
+
+@dataclass(slots=True)
+class Notes:
+    """Footnotes: a letter for each different text, in the order they are met."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """The letters of some notes."""
+        return tuple(self.texts.setdefault(text, _letter(len(self.texts))) for text in texts)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Letter and text of each note."""
+        return [(letter, text) for text, letter in self.texts.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells under columns; the first column names the method.
+
+    Attributes:
+        columns: From left to right.
+        rows: A row a method.
+        last: The row below a line (the majority baseline), or None.
+        notes: Footnotes.
+    """
+
+    columns: list[Column]
+    rows: list[list[Cell]]
+    last: list[Cell] | None
+    notes: list[tuple[str, str]]
+
+    def all_rows(self) -> list[list[Cell]]:
+        """The rows, the last one included."""
+        return [*self.rows, *([self.last] if self.last else [])]
+
+    def parts(self, width: int) -> list[Table]:
+        """The table in parts of at most ``width`` columns, each with the first column."""
+        rest = range(1, len(self.columns), max(1, width - 1))
+        picks = [[0, *range(start, min(start + width - 1, len(self.columns)))] for start in rest]
+        return [
+            Table(
+                [self.columns[i] for i in pick],
+                [[row[i] for i in pick] for row in self.rows],
+                [self.last[i] for i in pick] if self.last else None,
+                self.notes,
+            )
+            for pick in picks
+        ]
+
+
+def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
+    """Scores in points: the mean over tasks, the difference to the best baseline, each task."""
+    notes = Notes()
+    columns = [
+        Column("method", is_number=False),
+        Column("mean", f"{len(suite.tasks)} tasks"),
+        Column("difference", f"to {suite.best_baseline}" if suite.best_baseline else ""),
+        Column("task id", "at inference", is_number=False),
+        *(Column(task.name, task.metric) for task in suite.tasks),
+    ]
+    best_mean = _shown_best(row.mean for row in suite.rows)
+    best = {
+        task.name: _shown_best(row.tasks[task.name].mean for row in suite.rows
+                               if task.name in row.tasks)
+        for task in suite.tasks
+    }  # fmt: skip
+    rows = []
+    for row in suite.rows:
+        mean = points(row.mean)
+        cells = [
+            Cell(row.label, _missing(row.finished, len(row.cells)), notes.mark(row.flags)),
+            Cell(
+                mean,
+                plus_minus(row.deviation),
+                is_best=mean == best_mean and not row.flagged,
+            ),
+            _difference(row, suite),
+            Cell("needed" if comparison.method(row.label).needs_task_id else "no"),
+        ]
+        cells += [_score(row, task.name, best[task.name], notes) for task in suite.tasks]
+        rows.append(cells)
+    last = [Cell("majority"), Cell(points(suite.majority_mean)), Cell(NOTHING), Cell("no")]
+    last += [Cell(points(task.majority)) for task in suite.tasks]
+    return Table(columns, rows, last, notes.lines())
+
+
+def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
+    """What each method costs, beside the first one."""
+    first = suite.rows[0]
+    times = f"\u00d7 {first.label}"
+    columns = [
+        Column("method", is_number=False),
+        Column("trainable", "parameters"),
+        Column("tuning", "whole grid"),
+        Column("search", "a run"),
+        Column("train", "a run"),
+        Column("search + train", times),
+        Column("peak memory"),
+        Column("latency", "ms a row"),
+        Column("latency", times),
+        Column("merges", is_number=False),
+    ]
+    rows = []
+    for row in suite.rows:
+        method = comparison.method(row.label)
+        trainable, latency = row.trainable_parameters, row.latency
+        rows.append([
+            Cell(row.label, _missing(row.finished, len(row.cells))),
+            Cell(NOTHING if trainable is None else f"{trainable:,.0f}"),
+            Cell(seconds(row.seconds.get("tuning"))),
+            Cell(seconds(row.seconds.get("search"))),
+            Cell(seconds(row.seconds.get("train"))),
+            Cell(ratio(row.run_seconds, first.run_seconds)),
+            Cell(size(row.peak_memory_bytes)),
+            Cell(NOTHING if latency is None else f"{latency:.2f}"),
+            Cell(ratio(latency, first.latency)),
+            Cell(method.merging),
+        ])  # fmt: skip
+    return Table(columns, rows, None, [])
+
+
+def _score(row: RowRecord, task: str, best: str, notes: Notes) -> Cell:
+    score = row.tasks.get(task)
+    if score is None:
+        return Cell(NOTHING)
+    # The row already says how many of its cells finished.
+    lost = "" if score.seeds == row.finished else _missing(score.seeds, len(row.cells))
+    spread = plus_minus(score.deviation)
+    return Cell(
+        points(score.mean),
+        f"{spread}, {lost}" if spread and lost else spread or lost,
+        notes.mark(score.flags),
+        is_best=points(score.mean) == best and not score.flags and not row.flagged,
+    )
+
+
+def _difference(row: RowRecord, suite: SuiteRecord) -> Cell:
+    if row.label == suite.best_baseline:
+        return Cell("best baseline")
+    if row.difference is None:
+        return Cell(NOTHING)
+    return Cell(signed(row.difference.value), interval(row.difference.low, row.difference.high))
+
+
+def _shown_best(values: Iterable[float | None]) -> str:
+    """The highest as it is shown, so that what looks equal is marked alike."""
+    known = [value for value in values if value is not None]
+    return points(max(known)) if known else "none"
+
+
+def _missing(finished: int, wanted: int) -> str:
+    return "" if finished == wanted else f"{finished} of {wanted} seeds"
+
+
+def _letter(index: int) -> str:
+    """a, b, ..., z, aa, ab, ..."""
+    head, tail = divmod(index, 26)
+    return (_letter(head - 1) if head else "") + "abcdefghijklmnopqrstuvwxyz"[tail]

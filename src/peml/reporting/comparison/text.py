@@ -1,0 +1,80 @@
+"""Numbers as a comparison's tables and sentences show them."""
+
+from __future__ import annotations
+
+__all__ = [
+    "NOTHING",
+    "interval",
+    "plus_minus",
+    "points",
+    "ratio",
+    "seconds",
+    "share",
+    "signed",
+    "size",
+]
+
+NOTHING = "\u2013"
+"""Stands where there is no number."""
+
+
+def points(value: float | None, deviation: float | None = None) -> str:
+    """A score in points, with the standard deviation over seeds where there is one."""
+    if value is None:
+        return NOTHING
+    shown = _minus(f"{100 * value:.1f}")
+    return f"{shown} {plus_minus(deviation)}" if deviation is not None else shown
+
+
+def plus_minus(deviation: float | None) -> str:
+    """A standard deviation in points; empty where there is none (a single seed)."""
+    return "" if deviation is None else f"\u00b1 {100 * deviation:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference in points, with its sign."""
+    if value is None:
+        return NOTHING
+    return _minus(f"{100 * value:+.1f}")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval in points; empty where there is none."""
+    return "" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, short enough for a column."""
+    if value is None:
+        return NOTHING
+    if value == 0:
+        return "0 s"
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def share(value: float | None) -> str:
+    """A signed share as percent; empty where there is none."""
+    return "" if value is None else _minus(f"{100 * value:+.1f}") + " %"
+
+
+def size(value: float | None) -> str:
+    """Bytes, as MiB or GiB."""
+    if value is None:
+        return NOTHING
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def ratio(value: float | None, reference: float | None) -> str:
+    """How many times the reference."""
+    if value is None or not reference:
+        return NOTHING
+    return f"{value / reference:.2f}"
+
+
+def _minus(text: str) -> str:
+    """The sign, not a hyphen; no sign at zero."""
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")

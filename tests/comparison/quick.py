@@ -1,0 +1,97 @@
+"""Comparisons small enough for a test, and processes that start without the seconds of imports."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from peml.comparison import workers
+from peml.comparison.cells import Cell
+from tests.e2e.apart import fresh_processes
+from tests.e2e.toy import METHODS, Row, toy_config
+
+__all__ = ["ADAPTER", "WILD", "comparison_file", "finish", "quick_processes"]
+
+ADAPTER: Row = {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01}
+WILD: Row = {"name": "lora", "lora": {"r": 5, "alpha": 8, "learning_rate": 1e6}}
+"""Diverges in its first steps, where `training.explode_at` is small."""
+
+_work = workers._work
+
+
+def _work_with_cache(cache: str, cell: Cell, threads: int) -> None:
+    os.environ["PEML_CACHE"] = cache
+    _work(cell, threads)
+
+
+@pytest.fixture(scope="module")
+def quick_processes(toys: Path) -> Iterator[None]:
+    """Cells in processes forked from a server that has imported the package and run nothing."""
+    work = functools.partial(_work_with_cache, os.environ["PEML_CACHE"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "_CONTEXT", fresh_processes())
+        patch.setattr(workers, "_work", work)
+        yield
+
+
+def comparison_file(
+    folder: Path, path: Path, methods: dict[str, Row] | None = None, **top: Any
+) -> Path:
+    """Writes the config of a comparison of toys."""
+    run = yaml.safe_load(toy_config(folder, method="lora").read_text(encoding="utf-8"))
+    del run["method"]
+    run["training"] |= {"epochs": 1, "explode_at": 100.0}
+    config = {
+        "run": run,
+        "methods": methods or {"lora": METHODS["lora"], "mtl-lora": ADAPTER},
+        "seeds": [0, 1],
+        "tuning": None,
+        **top,
+    }
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def finish(
+    cell: Path,
+    tasks: dict[str, tuple[list[Any], list[Any]]],
+    values: dict[str, float],
+    *,
+    majority: float = 0.5,
+    seconds: dict[str, float] | None = None,
+) -> None:
+    """Writes what a finished run leaves behind, as far as a comparison reads it.
+
+    Args:
+        cell: The run folder.
+        tasks: Right answers and predictions of each task.
+        values: The score of each task.
+        majority: Mean of the majority baselines.
+        seconds: By phase.
+    """
+    (cell / "predictions").mkdir(parents=True)
+    for name, (gold, predicted) in tasks.items():
+        lines = [
+            json.dumps({"gold": g, "predicted": p}) for g, p in zip(gold, predicted, strict=True)
+        ]
+        (cell / "predictions" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    results = {
+        "tasks": {name: {"value": value} for name, value in values.items()},
+        "mean": sum(values.values()) / len(values),
+        "majority_mean": majority,
+        "cost": {
+            "seconds": seconds or {"train": 2.0, "evaluate": 1.0},
+            "steps": {"train": 10},
+            "peak_memory_bytes": 100,
+            "total_trainable_parameters": 7,
+        },
+    }
+    (cell / "results.json").write_text(json.dumps(results))
+    (cell / "report.html").write_text("")

@@ -1,0 +1,248 @@
+"""What a comparison says of runs whose scores are known."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peml.comparison import ComparisonConfig, parse_comparison
+from peml.comparison.cells import cells_of, grid_of
+from peml.comparison.collect import collect
+from peml.comparison.matching import Matching, Sized
+from peml.comparison.rates import choose_factors
+from peml.errors import PemlError
+from peml.files import write_json
+from peml.reporting import write_comparison_report
+from tests.comparison.quick import finish
+
+GOLD = [0, 1] * 10
+TASKS: list[dict[str, Any]] = [
+    {
+        "name": name,
+        "type": "classification",
+        "version": 1,
+        "metric": "accuracy",
+        "train": 50,
+        "rows": len(GOLD),
+        "majority": 0.5,
+    }
+    for name in ("mood", "same")
+]
+Right = tuple[int, int]
+"""How many of the 20 rows of each task are right."""
+
+
+def config(**top: Any) -> ComparisonConfig:
+    raw = {
+        "run": {"tasks": {"suite": "glue"}},
+        "methods": {"lora": None, "mtl-lora": None, "peml": None},
+        "tuning": None,
+    }
+    return parse_comparison(raw | top)
+
+
+def run(folder: Path, right: Right, **options: Any) -> None:
+    """A finished cell with so many right rows."""
+    said = [[g if row < hits else 1 - g for row, g in enumerate(GOLD)] for hits in right]
+    tasks = {task["name"]: (GOLD, predicted) for task, predicted in zip(TASKS, said, strict=True)}
+    values = {task["name"]: hits / 20 for task, hits in zip(TASKS, right, strict=True)}
+    finish(folder, tasks, values, **options)
+
+
+def collected(folder: Path, config: ComparisonConfig) -> dict[str, Any]:
+    sized = {label: Sized(m, "r=8", 100, None) for label, m in config.methods.items()}
+    matching = Matching(None, {"glue": sized}, {"glue": 10}, {"glue": TASKS})
+    places = [("glue", label) for label in config.methods]
+    choices = choose_factors(grid_of(config, folder, matching.settings), places, 1.0)
+    content = collect(config, matching, choices, folder)
+    write_json(folder / "comparison.json", content)
+    return content
+
+
+def row(content: dict[str, Any], label: str) -> dict[str, Any]:
+    return next(row for row in content["suites"][0]["rows"] if row["label"] == label)
+
+
+def cell(folder: Path, label: str, seed: int) -> Path:
+    return folder / "cells" / "glue" / f"{label}-seed{seed}"
+
+
+def all_runs(folder: Path) -> None:
+    for seed in range(3):
+        run(cell(folder, "lora", seed), (14 + seed, 12))
+        run(cell(folder, "mtl-lora", seed), (16 + seed, 14))
+        run(cell(folder, "peml", seed), (18, 17 + seed), seconds={"search": 3.0, "discretise": 1.0})
+
+
+def test_means_and_deviations_are_over_the_seeds(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    content = collected(tmp_path, config())
+    means = [(14 + seed + 12) / 40 for seed in range(3)]
+    lora = row(content, "lora")
+    assert lora["mean"] == pytest.approx(statistics.fmean(means))
+    assert lora["deviation"] == pytest.approx(statistics.stdev(means))
+    assert lora["tasks"]["mood"] == {
+        "mean": pytest.approx(0.75),
+        "deviation": pytest.approx(0.05),
+        "seeds": 3,
+        "flags": [],
+    }
+    assert [c["mean"] for c in lora["cells"]] == pytest.approx(means)
+    assert lora["cells"][1]["folder"] == "cells/glue/lora-seed1"
+    assert (lora["cells"][0]["steps"], lora["peak_memory_bytes"]) == (10, 100)
+    assert lora["seconds"] == {"tuning": 0, "search": 0.0, "train": 2.0}
+    assert row(content, "peml")["seconds"] == {"tuning": 0, "search": 4.0, "train": 0.0}
+    assert content["suites"][0]["majority_mean"] == 0.5
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    assert row(collected(tmp_path, config(seeds=[1])), "lora")["deviation"] is None
+
+
+def test_differences_are_to_the_best_method_that_is_not_the_focus(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    content = collected(tmp_path, config())
+    assert content["suites"][0]["best_baseline"] == "mtl-lora"
+    assert row(content, "mtl-lora")["difference"] is None
+    difference = row(content, "peml")["difference"]
+    exact = statistics.fmean([(18 + 17 + s) / 40 - (16 + s + 14) / 40 for s in range(3)])
+    assert difference["value"] == pytest.approx(exact)
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert difference["tasks"]["mood"]["value"] == pytest.approx(0.05)
+    assert row(content, "lora")["difference"]["value"] < 0
+    other = collected(tmp_path, config(focus="lora"))
+    assert other["suites"][0]["best_baseline"] == "peml"
+
+
+def test_a_failed_cell_is_told_and_never_averaged_in(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    for path in cell(tmp_path, "peml", 1).rglob("*.*"):
+        path.unlink()
+    write_json(cell(tmp_path, "peml", 1).with_name("peml-seed1.json"), {"reason": "it diverged"})
+    peml = row(collected(tmp_path, config()), "peml")
+    write_comparison_report(tmp_path)
+    assert "it diverged" in (tmp_path / "report.md").read_text()
+    failed = peml["cells"][1]
+    assert (failed["status"], failed["reason"]) == ("failed", "it diverged")
+    assert failed["flags"] == ["failed: it diverged"]
+    assert failed["mean"] is None
+    assert peml["flags"] == ["1 of 3 cells failed, left out of the means: seed 1"]
+    assert peml["mean"] == pytest.approx(statistics.fmean([35 / 40, 37 / 40]))
+    assert peml["tasks"]["same"]["seeds"] == 2
+    # Only the seeds that both have are paired.
+    exact = statistics.fmean([(18 + 17 + s) / 40 - (16 + s + 14) / 40 for s in (0, 2)])
+    assert peml["difference"]["value"] == pytest.approx(exact)
+
+
+def test_what_was_not_run_yet_is_missing(tmp_path: Path) -> None:
+    run(cell(tmp_path, "lora", 0), (14, 12))
+    content = collected(tmp_path, config())
+    assert [c["status"] for c in row(content, "lora")["cells"]] == [
+        "finished",
+        "missing",
+        "missing",
+    ]
+    assert row(content, "lora")["flags"] == [
+        "2 of 3 cells missing, left out of the means: seeds 1, 2"
+    ]
+    empty = row(content, "peml")
+    assert (empty["mean"], empty["difference"], empty["seconds"]["train"]) == (None, None, None)
+
+
+def test_nothing_at_all_can_be_reported(tmp_path: Path) -> None:
+    content = collected(tmp_path, config())
+    assert content["suites"][0]["best_baseline"] is None
+    assert content["device"] == ""
+    write_comparison_report(tmp_path)
+
+
+def test_a_run_at_its_majority_baseline_is_flagged(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    for path in cell(tmp_path, "lora", 2).rglob("*.*"):
+        path.unlink()
+    (cell(tmp_path, "lora", 2) / "predictions").rmdir()
+    run(cell(tmp_path, "lora", 2), (12, 8))
+    lora = row(collected(tmp_path, config()), "lora")
+    assert lora["cells"][2]["flags"] == ["at or below the majority baseline"]
+    assert lora["cells"][0]["flags"] == []
+    assert lora["flags"] == ["at or below the majority baseline: seed 2"]
+    assert lora["tasks"]["same"]["flags"] == ["at or below the majority baseline: seed 2"]
+    assert lora["tasks"]["mood"]["flags"] == []
+    assert lora["mean"] == pytest.approx(statistics.fmean([26 / 40, 27 / 40, 20 / 40]))
+
+
+def test_a_score_that_is_not_a_number_is_left_out(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    folder = cell(tmp_path, "lora", 0)
+    results = {"tasks": {"mood": {"value": math.nan}, "same": {"value": 0.9}}, "mean": math.nan}
+    cost = {"seconds": {}, "steps": {}, "peak_memory_bytes": 1, "total_trainable_parameters": 1}
+    write_json(folder / "results.json", {**results, "majority_mean": 0.5, "cost": cost})
+    lora = row(collected(tmp_path, config()), "lora")
+    assert lora["cells"][0]["flags"] == ["mood is not a number"]
+    assert lora["cells"][0]["mean"] is None
+    assert lora["flags"] == ["1 of 3 cells not a number, left out of the means: seed 0"]
+    assert lora["tasks"]["same"]["mean"] == pytest.approx(0.6)
+    assert "NaN" not in (tmp_path / "comparison.json").read_text()
+
+
+def test_runs_scored_on_different_rows_are_refused(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    path = cell(tmp_path, "peml", 1) / "predictions" / "mood.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(PemlError, match="mood was scored on different rows in peml and mtl-lora"):
+        collected(tmp_path, config())
+
+
+@pytest.mark.parametrize("text", ["{", "[1]\n", '{"gold": 1}\n'])
+def test_damaged_predictions_are_named(tmp_path: Path, text: str) -> None:
+    all_runs(tmp_path)
+    (cell(tmp_path, "peml", 1) / "predictions" / "mood.jsonl").write_text(text)
+    with pytest.raises(PemlError, match=r"peml-seed1/predictions/mood\.jsonl can't be read"):
+        collected(tmp_path, config())
+
+
+def test_the_grid_and_its_cost_are_told(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    tuned = config(tuning={"factors": [0.5, 1, 2]})
+    settings = {"glue": dict(tuned.methods)}
+    for grid in grid_of(tuned, tmp_path, settings):
+        if grid.label == "lora" and grid.key == 2:
+            grid.folder.parent.mkdir(parents=True, exist_ok=True)
+            grid.fail("it diverged")
+        else:
+            run(grid.folder, (10 + int(grid.key), 12), seconds={"train": 5.0})
+    content = collected(tmp_path, tuned)
+    lora = row(content, "lora")
+    assert (lora["factor"], lora["seconds"]["tuning"]) == (1, 10)
+    assert row(content, "peml")["factor"] == 2
+    assert [(g["factor"], g["mean"], g["reason"]) for g in lora["grid"]] == [
+        (0.5, 0.55, ""),
+        (1, 0.575, ""),
+        (2, None, "it diverged"),
+    ]
+    assert lora["grid"][0]["folder"] == "tuning/glue/lora/factor-0.5"
+
+
+def test_what_was_equal_is_listed_and_what_was_not_is_said(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    equal = dict(collected(tmp_path, config())["equal"])
+    assert (equal["epochs"], equal["train rows a task"]) == ("3", "50")
+    assert equal["steps"] == "10 on glue"
+    assert equal["tuning"] == "none: learning rates as configured"
+    results = cell(tmp_path, "lora", 0) / "results.json"
+    results.write_text(results.read_text().replace('"train": 10', '"train": 8'))
+    assert dict(collected(tmp_path, config())["equal"])["steps"] == "8 to 10 on glue (NOT equal)"
+
+
+def test_cells_of_a_comparison_are_methods_times_seeds(tmp_path: Path) -> None:
+    one = config()
+    cells = cells_of(one, tmp_path, {"glue": dict(one.methods)}, {("glue", "lora"): 0.5})
+    assert [c.folder for c in cells] == [cell(tmp_path, "lora", seed) for seed in range(3)]
+    assert {c.config.training.learning_rate_factor for c in cells} == {0.5}
+    assert [c.config.seed for c in cells] == [0, 1, 2]

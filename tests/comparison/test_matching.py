@@ -1,0 +1,99 @@
+"""Equal numbers of trainable parameters, or a refusal that says how near each method comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peml.comparison import ComparisonConfig, parse_comparison
+from peml.comparison.matching import TOLERANCE, Matching, match_methods
+from peml.errors import ConfigError
+from peml.methods import LinearShape, ModelShape
+
+# 12 layers with two linear ones each, as far as counting goes.
+SHAPE = ModelShape(
+    linears=tuple(
+        LinearShape(f"layer.{layer}.{name}", *size)
+        for layer in range(12)
+        for name, size in (("query", (64, 64)), ("dense", (64, 256)))
+    ),
+    attention=None,
+    hidden_size=64,
+    parameters=1_000_000,
+    tasks=3,
+)
+METHODS: dict[str, Any] = {
+    "lora": {"lora": {"r": 20, "alpha": 20}},
+    "mtl-lora": None,
+    "multilora": None,
+}
+
+
+def config(methods: dict[str, Any], **top: Any) -> ComparisonConfig:
+    raw = {"run": {"tasks": {"suite": "glue"}}, "methods": methods, "match": "parameters"}
+    return parse_comparison(raw | top)
+
+
+def lora(r: int) -> int:
+    return 12 * r * (64 + 64 + 64 + 256)
+
+
+def test_every_method_comes_near_the_references_parameters() -> None:
+    budget, found = match_methods(config(METHODS, reference="lora"), {"glue": SHAPE})
+    assert budget == lora(20)
+    for sized in found["glue"].values():
+        assert sized.off_budget is not None
+        assert abs(sized.off_budget) <= TOLERANCE
+        assert sized.parameters == pytest.approx(budget * (1 + sized.off_budget))
+    assert found["glue"]["lora"].size == "r=20, alpha=20"
+    resized: Any = found["glue"]["multilora"].settings
+    assert found["glue"]["multilora"].size == f"r={resized.r}, alpha={resized.alpha:g}"
+    assert resized.r != 8
+
+
+def test_a_budget_of_its_own_resizes_the_reference_too() -> None:
+    _, found = match_methods(config(METHODS, budget=lora(40)), {"glue": SHAPE})
+    assert found["glue"]["lora"].size == "r=40, alpha=40"
+
+
+def test_without_matching_methods_run_as_configured() -> None:
+    budget, found = match_methods(config(METHODS, match="none"), {"glue": SHAPE})
+    assert budget is None
+    sized = found["glue"]["lora"]
+    assert (sized.parameters, sized.off_budget) == (lora(20), None)
+    assert sized.size == "r=20, alpha=20"
+
+
+def test_a_method_without_a_size_is_unmatched() -> None:
+    _, found = match_methods(config(METHODS | {"full": None}), {"glue": SHAPE})
+    sized = found["glue"]["full"]
+    assert (sized.size, sized.parameters, sized.off_budget) == ("", 1_000_000, None)
+
+
+def test_what_cannot_reach_the_budget_is_told_together_with_one_that_all_can() -> None:
+    methods = {"lora": None, "mtl-lora": None, "c-poly": None}
+    with pytest.raises(ConfigError) as caught:
+        match_methods(config(methods, budget=2 * lora(1)), {"glue": SHAPE})
+    message = str(caught.value)
+    for label in ("mtl-lora", "c-poly"):
+        assert f"glue, {label}: the nearest it can reach is" in message
+    assert "with r=1, alpha=2" in message
+
+    with pytest.raises(ConfigError, match="which suits all of them") as caught:
+        match_methods(config(METHODS, budget=round(1.35 * lora(10))), {"glue": SHAPE})
+    suggested = str(caught.value).partition("such as ")[2].partition(", which")[0]
+    match_methods(config(METHODS, budget=int(suggested.replace(",", ""))), {"glue": SHAPE})
+
+
+def test_methods_that_are_the_same_once_matched_are_refused() -> None:
+    twins = {"small": {"name": "lora"}, "large": {"name": "lora", "lora": {"r": 64, "alpha": 128}}}
+    match_methods(config(twins, match="none"), {"glue": SHAPE})
+    with pytest.raises(ConfigError, match=r"glue, large: the same as small .*: duplicate cells"):
+        match_methods(config(twins), {"glue": SHAPE})
+
+
+def test_a_saved_matching_is_the_same_again() -> None:
+    budget, found = match_methods(config(METHODS), {"glue": SHAPE})
+    matching = Matching(budget, found, {"glue": 10}, {"glue": [{"name": "sst2"}]})
+    assert Matching.from_dict(matching.as_dict()) == matching

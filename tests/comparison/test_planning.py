@@ -1,0 +1,55 @@
+"""Trying every method on one base model: none may see what another left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from peml.comparison import parse_comparison, planning
+from peml.comparison.planning import plan_comparison
+from peml.methods import AttachedModel
+from peml.methods.shape import find_linears
+from peml.run import attach
+from tests.comparison.quick import ADAPTER, comparison_file
+from tests.e2e.toy import METHODS
+
+
+def test_methods_are_tried_apart_on_the_same_frozen_weights(
+    toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {"full": {}, "lora": METHODS["lora"], "mtl-lora": ADAPTER, "peml": METHODS["peml"]}
+    raw = yaml.safe_load(comparison_file(toys, toys / "apart.yaml", methods).read_text())
+    tried: list[AttachedModel] = []
+
+    def attach_and_keep(*given: Any) -> AttachedModel:
+        tried.append(attach(*given))
+        return tried[-1]
+
+    monkeypatch.setattr(planning, "attach", attach_and_keep)
+    matching = plan_comparison(parse_comparison(raw))
+    assert list(matching.suites["toy"]) == list(methods)
+    trained = [{group.name for group in model.groups()} for model in tried]
+    assert trained[1] == {"lora", "heads"}
+    assert trained[3] == {"lora", "prefix", "architecture", "heads"}
+    layers = [find_linears(model.base.backbone) for model in tried]
+    assert any(".lora_A." in name for name in layers[1])
+    assert not any(".lora_A." in name for other in (layers[0], layers[2]) for name in other)
+    weights = [model.base.backbone.get_input_embeddings().weight for model in tried]
+    assert len({weight.data_ptr() for weight in weights}) == 1
+
+
+def test_what_the_report_says_of_the_tasks_is_known_before_training(toys: Path) -> None:
+    raw = yaml.safe_load(comparison_file(toys, toys / "known.yaml").read_text())
+    matching = plan_comparison(parse_comparison(raw))
+    mood = matching.tasks["toy"][0]
+    assert (mood["name"], mood["metric"], mood["train"], mood["rows"]) == (
+        "mood",
+        "accuracy",
+        36,
+        10,
+    )
+    assert mood["majority"] == 0.5
+    assert matching.steps == {"toy": 18}
