@@ -30,6 +30,8 @@ benchmarks: $(VENV)/installed
 	$(BIN)/python benchmarks/batching.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/quiet_start.py
+	$(BIN)/python benchmarks/method_steps.py
+	$(BIN)/python benchmarks/task_memory.py
 
 # torch comes first and pinned: any later package would pull its newest build, with CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -29,7 +29,15 @@ from common import (
 from plain import PlainLora
 
 from peml.data.batch import TaskBatch
-from peml.methods import AttachContext, AttachedModel, Lora, LoraMethodSettings, Peml, PemlSettings
+from peml.methods import (
+    AttachContext,
+    AttachedModel,
+    Lora,
+    LoraMethodSettings,
+    LoraSettings,
+    Peml,
+    PemlSettings,
+)
 from peml.models import TaskModel, load_backbone
 from peml.run.preparation import Prepared
 from peml.training import TrainingSettings, build_optimizer
@@ -59,36 +67,39 @@ def peml_step(prepared: Prepared, kind: str, batch: TaskBatch, precision: str) -
         search.begin(SEARCH_STEPS)
     steps = 0
 
+    trained = training_step(lambda batch: model(batch).loss, optimizer, precision)
+
     def step(batch: TaskBatch) -> None:
         nonlocal steps
         if search is not None:
             search.before_step(SEARCH_STEPS // 2 + steps)
         steps += 1
-        with cast_to(precision):
-            loss = model(batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        trained(batch)
 
     return step
 
 
-def plain_step(prepared: Prepared, precision: str) -> Step:
+def plain_step(prepared: Prepared, precision: str, settings: LoraSettings) -> Step:
     """A step of PEFT's LoRA alone."""
-    settings = LoraMethodSettings().lora
     model = PlainLora(prepared, r=settings.r, alpha=settings.alpha).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True)
 
+    def loss(batch: TaskBatch) -> Any:
+        inputs = (batch.input_ids, batch.attention_mask, batch.targets, batch.task_ids)
+        return model(*inputs, batch.token_type_ids).loss
+
+    return training_step(loss, optimizer, precision)
+
+
+def training_step(
+    loss_of: Callable[[TaskBatch], Any], optimizer: torch.optim.Optimizer, precision: str
+) -> Step:
+    """Forward, backward, optimizer."""
+
     def step(batch: TaskBatch) -> None:
         with cast_to(precision):
-            loss = model(
-                batch.input_ids,
-                batch.attention_mask,
-                batch.targets,
-                batch.task_ids,
-                batch.token_type_ids,
-            ).loss
+            loss = loss_of(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -152,7 +163,7 @@ def measure(prepared: Prepared, arguments: argparse.Namespace, precision: str) -
     batches[f"{rows} x {length} tokens, padded"] = padded
     figures = []
     for name, batch in batches.items():
-        plain = plain_step(prepared, precision)
+        plain = plain_step(prepared, precision, LoraMethodSettings().lora)
         kinds = ("LoRA", *TARGETS)
         steps = {kind: peml_step(prepared, kind, batch, precision) for kind in kinds}
         seconds = time_rounds(

@@ -1,0 +1,127 @@
+"""Memory of a training step when the tasks go from 4 to 64, the methods at LoRA's parameters.
+
+Every figure comes from a process of its own. A step's memory is what the process's peak rises by
+while it trains, weights and libraries left out.
+
+    python benchmarks/task_memory.py [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Figure, at_most, plain_parser, report
+
+from peml.data import TaskBatch
+from peml.methods import AttachContext, build_method, parse_method, read_shape
+from peml.models import ModelSettings, TaskModel, load_backbone
+from peml.run.cost import peak_memory
+from peml.tasks import load_suite
+from peml.training import TrainingSettings, build_optimizer
+
+METHODS: dict[str, dict[str, Any]] = {
+    "LoRA": {"name": "lora", "lora": {"r": 16, "alpha": 32}},
+    "PEML, searching": {"name": "peml", "lora": {"r": 16, "alpha": 32}},
+    "MTL-LoRA": {"name": "mtl-lora"},
+    "MultiLoRA": {"name": "multilora"},
+    "C-Poly": {"name": "c-poly"},
+    "C-Poly, diagonal": {"name": "c-poly", "own_matrix": "diagonal"},
+    "MoE-LoRA": {"name": "moe-lora"},
+    "MoE-LoRA, token-routed": {"name": "moe-lora", "routing": "token"},
+}
+FLAT = ("LoRA", "PEML, searching")
+"""Methods of which nothing may grow with the tasks."""
+
+ROWS, LENGTH, STEPS = 32, 64, 6
+SEARCH_STEPS = 1000
+
+
+def measure_step(name: str, tasks: int, model: str) -> int:
+    """Bytes that the steps of one method take; run in a fresh process."""
+    template = next(task for task in load_suite("demo").tasks if len(task.labels) == 2)
+    listed = [template.model_copy(update={"name": f"task{n}"}) for n in range(tasks)]
+    base = TaskModel(load_backbone(ModelSettings(name=model)), listed)
+    batch = random_batch(base, tasks)
+    method = build_method(parse_method(METHODS[name]))
+    if name not in FLAT:
+        shape = read_shape(base)
+        reference = build_method(parse_method(METHODS["LoRA"])).count_parameters(shape)
+        sized = method.resized(shape, sum(reference.values()))
+        assert sized is not None
+        method = build_method(sized)
+    context = AttachContext(seed=0, calibrate=lambda: base(batch))
+    attached = method.attach(base, context).train()
+    optimizer = build_optimizer(attached.groups(), TrainingSettings())
+    if attached.search is not None:
+        attached.search.begin(SEARCH_STEPS)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = peak_memory()
+    for step in range(STEPS):
+        if attached.search is not None:
+            attached.search.before_step(SEARCH_STEPS // 2 + step)
+        attached(batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return peak_memory() - before
+
+
+def random_batch(base: TaskModel, tasks: int) -> TaskBatch:
+    """Random tokens, the rows dealt out to the tasks."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, len(base.family.tokenizer), (ROWS, LENGTH), generator=draw)
+    return TaskBatch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        targets=torch.zeros(ROWS),
+        task_ids=torch.arange(ROWS) * tasks // ROWS,
+        groups=torch.arange(ROWS),
+        rows=torch.arange(ROWS),
+        token_type_ids=torch.zeros_like(ids),
+    )
+
+
+def in_fresh_process(name: str, tasks: int, model: str) -> int:
+    """`measure_step`, out of reach of what earlier measurements left in memory."""
+    command = [sys.executable, __file__, "--only", name, "--tasks", str(tasks), "--model", model]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def compare(arguments: argparse.Namespace) -> list[Figure]:
+    """Growth of every method's step from few tasks to many."""
+    few, many = arguments.few, arguments.many
+    figures = []
+    for name in METHODS:
+        small, large = (in_fresh_process(name, n, arguments.model) for n in (few, many))
+        label, unit = f"{name}: step with {many} tasks / with {few}", "ratio"
+        flat = name in FLAT
+        ratio = large / small
+        figures.append(at_most(label, ratio, unit, 1.02) if flat else Figure(label, ratio, unit))
+        if name == "LoRA":
+            reference = small
+        figures.append(Figure(f"{name}: step with {few} tasks / LoRA's", small / reference, unit))
+    return figures
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table and writes the figures."""
+    parser = plain_parser(__doc__)
+    parser.add_argument("--model", default="minilm", help="default: minilm")
+    parser.add_argument("--few", type=int, default=4, help="fewest tasks")
+    parser.add_argument("--many", type=int, default=64, help="most tasks")
+    parser.add_argument("--only", choices=list(METHODS), help="measure one and print its bytes")
+    parser.add_argument("--tasks", type=int, default=4, help="tasks with --only")
+    arguments = parser.parse_args(argv)
+    if arguments.only is not None:
+        print(measure_step(arguments.only, arguments.tasks, arguments.model))
+        return
+    report("Memory of a training step and the number of tasks", compare(arguments), arguments)
+
+
+if __name__ == "__main__":
+    main()
