@@ -32,6 +32,7 @@ benchmarks: $(VENV)/installed
 	$(BIN)/python benchmarks/quiet_start.py
 	$(BIN)/python benchmarks/method_steps.py
 	$(BIN)/python benchmarks/task_memory.py
+	$(BIN)/python benchmarks/compare_overhead.py
 
 # torch comes first and pinned: any later package would pull its newest build, with CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt

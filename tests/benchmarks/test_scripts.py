@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from peml.comparison import load_comparison
 from peml.run.training import attach
 from tests.benchmarks.conftest import Script
 
@@ -148,3 +149,33 @@ def test_method_steps_compares_every_method_at_peft_loras_size(
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_task_memory_measures_in_a_process_of_its_own(script: Script, model: Path) -> None:
     assert script("task_memory").in_fresh_process("MTL-LoRA", 4, str(model)) >= 0
+
+
+def test_compare_overhead_sets_the_comparison_against_its_runs(
+    script: Script,
+    tmp_path: Path,
+    model: Path,
+    source: Path,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    overhead, made = script("compare_overhead"), []
+
+    def spend(verb: str, config: str, _: str, output: str) -> Any:
+        if verb == "fit":
+            made.append((Path(config).parent.name, output))
+            return overhead.Spent(wall=5.0, cpu=4.0)
+        planned = load_comparison(Path(config))
+        assert planned.tuning is not None
+        for run in ("tuning/glue/lora/factor-1", "cells/glue/lora-seed0", "cells/glue/peml-seed0"):
+            (Path(output) / run).mkdir(parents=True)
+            (Path(output) / run / "config.yaml").touch()
+        return overhead.Spent(wall=16.5, cpu=12.12)
+
+    monkeypatch.setattr(overhead, "spend", spend)
+    overhead.main(_options(tmp_path, model, source))
+    wall, processor = figures()
+    assert {name for name, _ in made} == {"factor-1", "lora-seed0", "peml-seed0"}
+    assert len({output for _, output in made}) == 3
+    assert (wall["value"], wall["holds"]) == (pytest.approx(1.1), False)
+    assert (processor["value"], processor["holds"]) == (pytest.approx(1.01), True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 import time
@@ -22,7 +23,7 @@ from peml.tasks import TaskType
 __all__ = ["drop_models", "measure_latency", "read_latency"]
 
 _FILE = "latency.json"
-_ROWS_A_TASK = 8
+_ROWS = 32
 _WARM_UP = 3
 
 
@@ -55,7 +56,7 @@ def measure_latency(cells: Sequence[Cell], folder: Path, console: Console) -> No
             folder / _FILE,
             {
                 "format": 1,
-                "rows_a_task": _ROWS_A_TASK,
+                "rows": _ROWS,
                 "threads": torch.get_num_threads(),
                 "milliseconds": known,
             },
@@ -77,12 +78,13 @@ def _measure(folders: dict[str, Path], prepared: Prepared) -> dict[str, float]:
 
 
 def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, TaskBatch]]:
-    """Some development rows of each task, evenly spaced, each a batch of its own."""
+    """Some development rows of every task, evenly spaced, each a batch of its own."""
     collate = Collator(prepared.family.tokenizer.pad_token_id)
+    a_task = math.ceil(_ROWS / len(prepared.development))
     rows = []
     for split in prepared.development:
         dataset = split.encoded.dataset
-        count = min(_ROWS_A_TASK, len(dataset))
+        count = min(a_task, len(dataset))
         for row in np.linspace(0, len(dataset) - 1, count).astype(int):
             numbers = np.array([row])
             batch = collate(dataset[numbers.tolist()], [split.task_id], numbers)
