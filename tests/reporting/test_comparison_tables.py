@@ -276,6 +276,26 @@ def test_the_summary_is_honest_when_a_baseline_wins(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (0.5, "smallest learning-rate factor of the grid, 0.5"),
+        (2.0, "largest learning-rate factor of the grid, 2"),
+        (1.0, ""),
+    ],
+)
+def test_a_grid_that_may_end_too_early_is_told(tmp_path: Path, factor: float, said: str) -> None:
+    def change(data: dict[str, Any]) -> None:
+        for row in data["suites"][0]["rows"]:
+            row.update(factor=None, grid=[])
+        points = [{"factor": tried, "mean": 0.5, "folder": "tuning"} for tried in (0.5, 1.0, 2.0)]
+        row_of(data, "peml").update(factor=factor, grid=points)
+
+    trouble = " ".join(describe_trouble(example(tmp_path, change).suites[0]))
+    assert (f"peml took the {said}" in trouble) == bool(said)
+    assert ("of the grid" in trouble) == bool(said)
+
+
 def test_trouble_and_needs_are_said(tmp_path: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         data["methods"][0]["off_budget"] = -0.12

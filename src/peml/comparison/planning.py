@@ -124,7 +124,7 @@ def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -
     for suite, methods in matching.suites.items():
         table = Table(title=f"Methods on {suite}")
         for heading in ("label", "method", "size"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")  # names are never cut
         for heading in ("parameters", "off budget"):
             table.add_column(heading, justify="right")
         table.add_column("task id at inference")

@@ -25,8 +25,8 @@ def describe_suite(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str
 
 
 def describe_trouble(suite: SuiteRecord) -> list[str]:
-    """What to know before believing a suite's table: flags, failed and missing runs."""
-    return [*_flags(suite), *_lost_cells(suite)]
+    """What to know before believing a suite's table: flags, lost runs, tuning cut short."""
+    return [*_flags(suite), *_lost_cells(suite), *_grid_ends(suite)]
 
 
 def describe_methods(comparison: ComparisonRecord) -> list[str]:
@@ -161,3 +161,20 @@ def _lost(row: RowRecord, status: str) -> str:
 def _lost_seeds(label: str, seeds: Sequence[str], reason: str) -> str:
     word = "seed" if len(seeds) == 1 else "seeds"
     return f"{label}, {word} {join_names(seeds)}" + (f" ({reason})" if reason else "")
+
+
+def _grid_ends(suite: SuiteRecord) -> list[str]:
+    """Methods that might do better beyond the factors that were tried."""
+    sentences = []
+    for which, end in (("smallest", min), ("largest", max)):
+        at_end: dict[float, list[str]] = {}
+        for row in suite.rows:
+            tried = [point.factor for point in row.grid]
+            if len(tried) > 1 and row.factor == end(tried):
+                at_end.setdefault(row.factor, []).append(row.label)
+        sentences += [
+            f"{join_names(labels)} took the {which} learning-rate factor of the grid, "
+            f"{factor:g}: a wider grid may suit {'it' if len(labels) == 1 else 'them'} better."
+            for factor, labels in at_end.items()
+        ]
+    return sentences
