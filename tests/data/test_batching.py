@@ -39,14 +39,23 @@ def settings_of(**values: object) -> BatchSettings:
     return BatchSettings.model_validate(values)
 
 
-def stream(sizes: Sequence[int], seed: int = 0, **values: object) -> BatchStream:
+def stream(
+    sizes: Sequence[int], seed: int = 0, *, epochs: float = 1, **values: object
+) -> BatchStream:
     noise = np.random.default_rng(7)
     splits = [
         encoded_split(noise.integers(2, 12, size).tolist(), mark=1000 * task)
         for task, size in enumerate(sizes)
     ]
     options = {"tokens": 64, "rows": 5, "pool": 3} | values
-    return BatchStream(splits, settings_of(**options), Collator(PAD), seed=seed)
+    return BatchStream(splits, settings_of(**options), Collator(PAD), seed=seed, epochs=epochs)
+
+
+def test_annealing_spans_the_runs_epochs() -> None:
+    mixing = {"strategy": "annealed", "final_power": 0}
+    long, short = (stream([90, 30], epochs=epochs, mixing=mixing) for epochs in (2.5, 1))
+    assert [long.counts(epoch) for epoch in (0, 2)] == [[90, 30], [60, 60]]
+    assert short.counts(0) == [90, 30]
 
 
 def rows_of(batch: TaskBatch) -> list[tuple[int, int]]:
@@ -108,17 +117,28 @@ def test_proportional_epochs_see_every_row_exactly_once(sizes: list[int], seed: 
         )
 
 
-@given(task_sizes, st.sampled_from(["temperature", "uniform"]), st.none() | st.integers(1, 12))
+@given(
+    task_sizes,
+    st.sampled_from(["temperature", "annealed", "uniform"]),
+    st.none() | st.integers(1, 12),
+)
 @settings(max_examples=25, deadline=None)
 def test_other_mixtures_see_exactly_what_was_drawn(
     sizes: list[int], strategy: str, cap: int | None
 ) -> None:
-    batches = stream(sizes, 2, mixing={"strategy": strategy, "cap": cap})
-    for epoch in range(2):
+    mixing = {"strategy": strategy, "cap": cap}
+    batches = stream(sizes, 2, epochs=3, mixing=mixing)
+    for epoch in range(3):
         drawn = Counter(
             (task, int(row))
             for task, size in enumerate(sizes)
-            for row in draw_rows(task, size, batches.counts[task], epoch, 2)
+            for row in draw_rows(
+                task,
+                size,
+                sum(batches.counts(past)[task] for past in range(epoch)),
+                batches.counts(epoch)[task],
+                2,
+            )
         )
         seen: Counter[tuple[int, int]] = Counter()
         for _ in batches.plan(epoch):
@@ -149,17 +169,17 @@ def test_epochs_differ_and_seeds_decide() -> None:
     assert (first != second).any()
 
 
-@given(st.data(), task_sizes, st.sampled_from(["proportional", "temperature", "uniform"]))
+@given(st.data(), task_sizes, st.sampled_from(["proportional", "temperature", "annealed"]))
 @settings(max_examples=25, deadline=None)
 def test_order_is_restored_in_mid_epoch_and_across_epochs(
     data: st.DataObject, sizes: list[int], strategy: str
 ) -> None:
-    options = {"mixing": {"strategy": strategy}}
-    first = stream(sizes, 1, **options)
+    mixing = {"strategy": strategy}
+    first = stream(sizes, 1, epochs=3, mixing=mixing)
     steps = data.draw(st.integers(0, 2 * len(first.plan(0)) + 1))
     for _ in range(steps):
         first.next()
-    resumed = stream(sizes, 1, **options)
+    resumed = stream(sizes, 1, epochs=3, mixing=mixing)
     resumed.load_state_dict(first.state_dict())
     for _ in range(len(first.plan(0)) + 2):
         assert_equal_batches(first.next(), resumed.next())

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from peml.data import MixingSettings, draw_rows, rows_per_epoch
+from peml.data import MixingSettings, draw_rows, rows_per_epoch, task_weights
+from peml.errors import ConfigError
 
 sizes = st.lists(st.integers(1, 400), min_size=1, max_size=8)
 
@@ -21,6 +23,36 @@ def mixing(**values: object) -> MixingSettings:
 @given(sizes)
 def test_proportional_takes_every_row_once(sizes: list[int]) -> None:
     assert rows_per_epoch(sizes, mixing()) == sizes
+
+
+def test_square_root_is_temperature_two() -> None:
+    # Roots 20 and 10: two to one.
+    assert rows_per_epoch([400, 100], mixing(strategy="square-root")) == [333, 167]
+
+
+def test_annealing_goes_from_proportional_to_the_final_power() -> None:
+    annealed = mixing(strategy="annealed", final_power=0.5)
+    shares = [rows_per_epoch([400, 100], annealed, progress=p) for p in (0.0, 0.5, 1.0)]
+    # 4^0.75 = 2.828 to 1.
+    assert shares == [[400, 100], [369, 131], [333, 167]]
+    # Published (1902.02671): the power falls by 0.8 over the run.
+    assert mixing(strategy="annealed").power(1.0) == pytest.approx(0.2)
+
+
+def test_weights_multiply_a_tasks_share_and_leave_the_epochs_length() -> None:
+    assert rows_per_epoch([100, 100], mixing(), weights=[3.0, 1.0]) == [150, 50]
+    assert task_weights(mixing(weights={"b": 2.5}), ["a", "b"]) == [1.0, 2.5]
+
+
+def test_a_weight_for_an_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no task 'rt'\. Did you mean 'rte'"):
+        task_weights(mixing(weights={"rt": 2.0}), ["rte", "cola"])
+
+
+@pytest.mark.parametrize("weight", [0, -1])
+def test_a_weight_has_to_be_positive(weight: float) -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        mixing(weights={"rte": weight})
 
 
 def test_cap_bounds_a_large_task_and_leaves_small_ones_whole() -> None:
@@ -56,11 +88,17 @@ def test_shares_are_rounded_without_losing_rows(
         assert sum(counts) == sum(sizes)
 
 
-@given(size=st.integers(1, 60), count=st.integers(1, 200), seed=st.integers(0, 5))
+@given(
+    size=st.integers(1, 60),
+    counts=st.lists(st.integers(1, 200), min_size=1, max_size=4),
+    seed=st.integers(0, 5),
+)
 @settings(max_examples=60)
-def test_no_row_comes_again_before_all_others_came(size: int, count: int, seed: int) -> None:
-    epochs = [draw_rows(2, size, count, epoch, seed) for epoch in range(4)]
-    assert [len(epoch) for epoch in epochs] == [count] * 4
+def test_no_row_comes_again_before_all_others_came(size: int, counts: list[int], seed: int) -> None:
+    epochs = [
+        draw_rows(2, size, sum(counts[:epoch]), count, seed) for epoch, count in enumerate(counts)
+    ]
+    assert [len(epoch) for epoch in epochs] == counts
     drawn = np.concatenate(epochs)
     for start in range(0, len(drawn), size):
         lap = drawn[start : start + size]
@@ -70,12 +108,12 @@ def test_no_row_comes_again_before_all_others_came(size: int, count: int, seed: 
 
 
 def test_draws_depend_on_seed_and_task_and_epoch_only() -> None:
-    first = draw_rows(0, 50, 50, 1, seed=3)
-    assert (first == draw_rows(0, 50, 50, 1, seed=3)).all()
+    first = draw_rows(0, 50, 50, 50, seed=3)
+    assert (first == draw_rows(0, 50, 50, 50, seed=3)).all()
     for other in (
-        draw_rows(1, 50, 50, 1, 3),
-        draw_rows(0, 50, 50, 2, 3),
-        draw_rows(0, 50, 50, 1, 4),
+        draw_rows(1, 50, 50, 50, 3),
+        draw_rows(0, 50, 100, 50, 3),
+        draw_rows(0, 50, 50, 50, 4),
     ):
         assert (first != other).any()
 

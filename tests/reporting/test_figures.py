@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 from peml.reporting import load_run, save_figures
 from peml.reporting.decisions import draw_decisions, draw_gates, tabulate_decisions
 from peml.reporting.diagram import draw_network
 from peml.reporting.figures import draw_loss, draw_scores, draw_validation
+from peml.reporting.mixture import draw_mixture
 from peml.reporting.style import PALETTE, spread, to_svg
 from peml.testing.runs import write_example_run
 
@@ -34,7 +35,7 @@ def titles(figure: Figure) -> list[str]:
 def test_saves_a_png_a_figure(searched: Path, tmp_path: Path) -> None:
     paths = save_figures(searched, tmp_path / "figures")
     assert [path.stem for path in paths] == [
-        "scores", "validation", "loss", "decisions", "gates", "network"
+        "scores", "validation", "loss", "mixture", "decisions", "gates", "network"
     ]  # fmt: skip
     for path in paths:
         image = Image.open(path)
@@ -44,7 +45,18 @@ def test_saves_a_png_a_figure(searched: Path, tmp_path: Path) -> None:
 
 def test_draws_only_what_there_is(plain: Path, tmp_path: Path) -> None:
     names = [path.stem for path in save_figures(plain, tmp_path / "figures")]
-    assert names == ["scores", "validation", "loss"]
+    assert names == ["scores", "validation", "loss", "mixture"]
+
+
+def test_the_mixture_counts_what_the_log_says_was_drawn(searched: Path) -> None:
+    run = load_run(searched)
+    tasks = run.plan.tasks
+    wanted = [sum(step.task_rows[task.name] for step in run.history.steps) for task in tasks]
+    axes = draw_mixture(run).axes[0]
+    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == wanted
+    assert [label.get_text() for label in axes.get_yticklabels()] == [t.name for t in tasks]
+    share, passes = 100 * wanted[0] / sum(wanted), wanted[0] / tasks[0].train
+    assert texts(axes)[0] == f"{share:.1f} %, each row {passes:.2g} times"
 
 
 def test_scores_are_the_results(searched: Path) -> None:

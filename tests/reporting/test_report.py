@@ -57,7 +57,8 @@ def test_the_page_has_every_section_and_figure(searched_html: str) -> None:
         "tasks", "cost", "training", "network", "search", "data", "settings"
     ]  # fmt: skip
     assert [svg.get("id") for svg in page.iter(f"{SVG}svg")] == [
-        "fig-scores", "fig-validation", "fig-loss", "fig-network", "fig-decisions", "fig-gates"
+        "fig-scores", "fig-validation", "fig-loss", "fig-mixture",
+        "fig-network", "fig-decisions", "fig-gates",
     ]  # fmt: skip
 
 

@@ -144,6 +144,16 @@ def test_task_losses_are_means_over_examples() -> None:
     assert sum(record.task_losses.values()) / 2 == pytest.approx(of_all, rel=1e-5)
 
 
+def test_records_tell_the_rows_drawn_of_each_task() -> None:
+    made = toy()
+    made.run(6)  # an epoch: every row once
+    drawn = [record.task_rows for record in made.recorder.steps]
+    assert [bool(rows) for rows in drawn] == [False, False, True] * 2
+    for place, name in enumerate(("mood", "closeness")):
+        size = len(made.stream.splits[place])
+        assert sum(rows.get(name, 0) for rows in drawn) == size
+
+
 def test_evaluates_once_an_epoch_and_at_the_end() -> None:
     made = toy()
     made.run(8)

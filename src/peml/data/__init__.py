@@ -10,7 +10,7 @@ from peml.data.batching import (
 )
 from peml.data.encoding import EncodedSplit, cache_folder, encode_split
 from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
-from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch
+from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
 from peml.data.settings import TasksSettings, select_tasks
 from peml.data.sources import (
     LoadedTasks,
@@ -48,4 +48,5 @@ __all__ = [
     "plan_batches",
     "rows_per_epoch",
     "select_tasks",
+    "task_weights",
 ]

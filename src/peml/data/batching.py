@@ -6,6 +6,7 @@ two integers, and a killed run draws the same batches again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,8 @@ class BatchStream:
         settings: Batching and mixing.
         collate: Pads rows.
         seed: Decides the order.
+        weights: What each task's share is multiplied with; default: 1.
+        epochs: Length of the run, which annealed mixing spans.
     """
 
     def __init__(
@@ -147,13 +150,16 @@ class BatchStream:
         collate: Collator,
         *,
         seed: int,
+        weights: Sequence[float] | None = None,
+        epochs: float = 1.0,
     ) -> None:
         self.splits = list(splits)
         self.settings = settings
         self.collate = collate
         self.seed = seed
+        self._weights = weights
+        self._last_epoch = math.ceil(epochs) - 1
         sizes = [len(split) for split in splits]
-        self.counts = rows_per_epoch(sizes, settings.mixing)
         self._offsets = np.cumsum([0, *sizes[:-1]])
         self._sizes = {
             what: np.concatenate([getattr(split, what) for split in splits])
@@ -163,6 +169,15 @@ class BatchStream:
         self._batch = 0
         self._planned: tuple[int, list[tuple[Indices, Indices]]] | None = None
 
+    def counts(self, epoch: int) -> list[int]:
+        """Rows an epoch draws from each task."""
+        return rows_per_epoch(
+            [len(split) for split in self.splits],
+            self.settings.mixing,
+            weights=self._weights,
+            progress=min(1.0, epoch / max(1, self._last_epoch)),
+        )
+
     def plan(self, epoch: int) -> list[tuple[Indices, Indices]]:
         """The batches of an epoch, each (task ids, row numbers)."""
         if self._planned is None or self._planned[0] != epoch:
@@ -170,9 +185,10 @@ class BatchStream:
         return self._planned[1]
 
     def _plan(self, epoch: int) -> list[tuple[Indices, Indices]]:
+        earlier = [self.counts(past) for past in range(epoch)]
         drawn = [
-            draw_rows(task, len(split), count, epoch, self.seed)
-            for task, (split, count) in enumerate(zip(self.splits, self.counts, strict=True))
+            draw_rows(task, len(split), sum(past[task] for past in earlier), count, self.seed)
+            for task, (split, count) in enumerate(zip(self.splits, self.counts(epoch), strict=True))
         ]
         tasks = np.repeat(np.arange(len(drawn)), [len(rows) for rows in drawn])
         rows = np.concatenate(drawn)

@@ -1,20 +1,21 @@
 """How many rows of each task an epoch draws, and which.
 
 Sources: proportional and capped mixing as in T5; temperature mixing as in seqio, which caps
-before it takes the power.
+before it takes the power; annealed mixing as in Stickland and Murray (1902.02671).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from peml.errors import ConfigError, nearest
 from peml.settings import Settings
 
-__all__ = ["MixingSettings", "draw_rows", "rows_per_epoch"]
+__all__ = ["MixingSettings", "draw_rows", "rows_per_epoch", "task_weights"]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -22,18 +23,64 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 class MixingSettings(Settings):
     """The share of each task in an epoch."""
 
-    strategy: Literal["proportional", "temperature", "uniform"] = Field(
+    strategy: Literal["proportional", "square-root", "temperature", "annealed", "uniform"] = Field(
         "proportional",
-        description="proportional: every row once an epoch; temperature: shares proportional to "
-        "min(rows, cap)^(1/temperature); uniform: equal shares.",
+        description="Shares proportional to min(rows, cap)^power. proportional: power 1, every row "
+        "once an epoch; square-root: 1/2; temperature: 1 / temperature; annealed: from 1 in the "
+        "first epoch down to final_power in the last; uniform: 0, equal shares.",
     )
     temperature: float = Field(2.0, description="Flattens the shares; 1 is proportional.", ge=1)
+    final_power: float = Field(0.2, description="Power of annealed's last epoch.", ge=0, le=1)
     cap: int | None = Field(
         None, description="Rows a task counts for at most, applied before the power.", ge=1
     )
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Task: what its share is multiplied with; 1 for tasks not named.",
+    )
+
+    def power(self, progress: float) -> float:
+        """The power of the rows that shares are proportional to.
+
+        Args:
+            progress: 0 in the first epoch, 1 in the last.
+        """
+        powers = {
+            "proportional": 1.0,
+            "square-root": 0.5,
+            "temperature": 1 / self.temperature,
+            "annealed": 1 - (1 - self.final_power) * progress,
+            "uniform": 0.0,
+        }
+        return powers[self.strategy]
 
 
-def rows_per_epoch(sizes: Sequence[int], settings: MixingSettings) -> list[int]:
+def task_weights(settings: MixingSettings, names: Sequence[str]) -> list[float]:
+    """``weights`` in the order of the tasks.
+
+    Raises:
+        ConfigError: A weight is for a task that isn't there.
+    """
+    unknown = [name for name in settings.weights if name not in names]
+    if unknown:
+        raise ConfigError(
+            "\n".join(
+                f"batches.mixing.weights: there is no task {name!r}.{nearest(name, names)}"
+                for name in unknown
+            ),
+            allowed=", ".join(names),
+            action="correct the names",
+        )
+    return [settings.weights.get(name, 1.0) for name in names]
+
+
+def rows_per_epoch(
+    sizes: Sequence[int],
+    settings: MixingSettings,
+    *,
+    weights: Sequence[float] | None = None,
+    progress: float = 0.0,
+) -> list[int]:
     """Rows drawn from each task in one epoch.
 
     The epoch is as long as the (capped) rows together; shares are rounded by largest remainder,
@@ -42,26 +89,34 @@ def rows_per_epoch(sizes: Sequence[int], settings: MixingSettings) -> list[int]:
     Args:
         sizes: Train rows of each task.
         settings: The mixing strategy.
+        weights: What each task's share is multiplied with; default: 1.
+        progress: 0 in the first epoch, 1 in the last.
     """
     capped = np.array([min(size, settings.cap or size) for size in sizes], dtype=np.float64)
-    if settings.strategy == "proportional":
-        return [int(count) for count in capped]
-    power = 0.0 if settings.strategy == "uniform" else 1 / settings.temperature
-    shares = capped**power
-    exact = shares / shares.sum() * capped.sum()
+    shares = capped ** settings.power(progress) * np.array(weights or [1.0] * len(sizes))
+    total = int(capped.sum())
+    # Rounded, so that shares that are whole stay whole.
+    exact = np.round(shares / shares.sum() * total, 9)
     counts = np.floor(exact).astype(int)
-    missing = int(capped.sum()) - int(counts.sum())
+    missing = total - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
     return [max(1, int(count)) for count in counts]
 
 
-def draw_rows(task_id: int, size: int, count: int, epoch: int, seed: int) -> Indices:
+def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Indices:
     """The rows of one task in one epoch, (count,).
 
     Epochs walk through an endless row of seeded permutations, so a row comes again only after
     all others came, also across epochs; nothing but the arguments decides the result.
+
+    Args:
+        task_id: The task.
+        size: Its train rows.
+        first: Rows drawn in the epochs before.
+        count: Rows to draw, at least one.
+        seed: The run's.
     """
-    first, last = epoch * count, (epoch + 1) * count
+    last = first + count
     rounds = range(first // size, (last - 1) // size + 1)
     laps = [np.random.default_rng((seed, task_id, lap)).permutation(size) for lap in rounds]
     offset = first - rounds.start * size

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from peml.reporting.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.diagram import draw_network
+from peml.reporting.mixture import count_drawn, draw_mixture
 from peml.reporting.records import TaskResult
 from peml.reporting.results import History, RunRecord, load_run
 from peml.reporting.style import clean_axes, color, new_figure, save_png, style_context
@@ -42,6 +43,7 @@ def draw_figures(run: RunRecord) -> dict[str, Figure]:
         ("scores", True, draw_scores),
         ("validation", bool(history.development), draw_validation),
         ("loss", bool(history.steps), draw_loss),
+        ("mixture", bool(count_drawn(history)), draw_mixture),
         ("decisions", bool(open_names(history)), draw_decisions),
         ("gates", bool(gate_names(history)), draw_gates),
         ("network", run.genotype is not None, draw_network),

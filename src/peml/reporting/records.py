@@ -178,6 +178,7 @@ class StepRecord(Record):
     step: int
     loss: Score
     gradient_norm: Score | None = None
+    task_rows: dict[str, int] = {}  # drawn since the record before
 
 
 class DecisionsRecord(Record):

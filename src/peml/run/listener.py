@@ -158,6 +158,7 @@ class RunListener:
             gradient_norm=record.gradient_norm,
             learning_rates=record.learning_rates,
             task_losses=record.task_losses,
+            task_rows=record.task_rows,
         )
         self._board.add_scalar("train/loss", record.loss, record.step)
         self._board.add_scalar("train/gradient_norm", record.gradient_norm, record.step)

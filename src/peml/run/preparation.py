@@ -21,6 +21,7 @@ from peml.data import (
     select_tasks,
 )
 from peml.data.encoding import EncodedSplit
+from peml.data.mixing import task_weights
 from peml.errors import TrainingError
 from peml.evaluation import GoldSplit, majority_prediction
 from peml.methods import Method, build_method
@@ -166,7 +167,12 @@ def prepare(config: RunConfig) -> Prepared:
         for split in ("development", "reported")
     }
     stream = BatchStream(
-        train, config.batches, Collator(family.tokenizer.pad_token_id), seed=config.seed
+        train,
+        config.batches,
+        Collator(family.tokenizer.pad_token_id),
+        seed=config.seed,
+        weights=task_weights(config.batches.mixing, [item.task.name for item in loaded.data]),
+        epochs=config.training.epochs,
     )
     return Prepared(
         config=config,

@@ -94,6 +94,7 @@ def _steps(noise: random.Random, search: bool) -> list[dict[str, Any]]:
             "gradient_norm": 1.0 + abs(noise.gauss(0, 0.2)),
             "learning_rates": {"lora": 3e-4},
             "task_losses": {},
+            "task_rows": {name: 4 + place for place, name in enumerate(_TASKS)},
         }
         for step in range(1, _TRAIN + _SEARCH * search + 1)
     ]

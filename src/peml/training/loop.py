@@ -59,7 +59,7 @@ class StepRecord:
     """What one step did.
 
     `loss` is that step's; `task_losses` are means since the last step that was a multiple of
-    ``training.log_every``, and empty on other steps.
+    ``training.log_every``, `task_rows` the examples they are over; both are empty on other steps.
     """
 
     phase: str
@@ -70,6 +70,7 @@ class StepRecord:
     learning_rates: dict[str, float]
     tokens: int
     task_losses: dict[str, float] = field(default_factory=dict)
+    task_rows: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,13 +217,15 @@ class TrainingLoop:
     def _record(
         self, phase: Phase, loss: float, norm: float, rates: dict[str, float], tokens: int
     ) -> StepRecord:
-        task_losses = {}
+        task_losses, task_rows = {}, {}
         if self._is_multiple_of(self.settings.log_every):
-            task_losses, self.progress.losses = self._mean_losses(), {}
+            task_losses = self._mean_losses()
+            task_rows = {name: int(count) for name, (_, count) in self.progress.losses.items()}
+            self.progress.losses = {}
         state = self.stream.state_dict()
         epoch = state["epoch"] + state["batch"] / len(self.stream.plan(state["epoch"]))
         return StepRecord(
-            phase.name, self.progress.step, epoch, loss, norm, rates, tokens, task_losses
+            phase.name, self.progress.step, epoch, loss, norm, rates, tokens, task_losses, task_rows
         )
 
     def _is_multiple_of(self, every: int | None) -> bool:
