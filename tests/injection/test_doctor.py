@@ -45,6 +45,14 @@ def test_why_peft_export_is_impossible(family: str, reason: str) -> None:
     assert reason in found["prefix export to PEFT"].reason
 
 
+def test_frequencies_that_change_with_the_text_are_seen() -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    findings = diagnose(tiny_model("llama", rope_parameters=rope))
+    (found,) = [finding for finding in findings if finding.name == "prefix export to PEFT"]
+    assert found.status == "no"
+    assert "length of the text" in found.reason
+
+
 def test_windows_and_cross_attention_are_shown() -> None:
     assert _by_name("gemma2")["sliding windows"].value == "8"
     assert "in 1 of 2 layers" in _by_name("gemma2")["sliding windows"].reason

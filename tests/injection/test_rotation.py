@@ -63,12 +63,31 @@ def test_skipped_layers_are_refused() -> None:
         peft_prompt_embeddings(injection, prefix)
 
 
-def test_frequencies_that_grow_with_the_text_are_refused() -> None:
-    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
-    model = tiny_llama(rope_parameters=rope, max_position_embeddings=8)
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_frequencies_that_change_with_the_texts_length_are_refused(kind: str) -> None:
+    """Also where the prefix itself is far from the length at which they do."""
+    rope: dict[str, object] = {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0}
+    rope["original_max_position_embeddings"] = 64
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    model = tiny_llama(rope_parameters=rope)
     injection = attach_prefix(model)
+    ids = token_ids(1, 9)
+    before = model(input_ids=ids).logits
+    with pytest.raises(InjectionError, match="change with the length of the text"):
+        peft_prompt_embeddings(injection, random_prefix(injection.shape))
+    assert torch.equal(model(input_ids=ids).logits, before), "the model's own module was changed"
+
+
+def test_positions_that_do_not_turn_queries_and_keys_alike_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_llama()
+    injection = attach_prefix(model)
+    scope = "transformers.models.llama.modeling_llama.apply_rotary_pos_emb"
+    monkeypatch.setattr(scope, lambda q, k, cos, sin: (q * cos, k * cos))
     with pytest.raises(InjectionError, match="changes the logits"):
-        peft_prompt_embeddings(injection, random_prefix(injection.shape, length=9))
+        peft_prompt_embeddings(injection, random_prefix(injection.shape))
 
 
 def test_the_prefix_itself_is_not_written_to() -> None:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
 
-from peml.errors import ModelError
-from peml.injection import AttentionSite, Support, check_support, find_rotary
+from peml.errors import InjectionError, ModelError
+from peml.injection import AttentionSite, Support, check_support, rotate_keys
 from peml.models import Backbone, ModelSettings, load_backbone
 
 __all__ = ["Finding", "diagnose", "doctor"]
@@ -164,8 +165,12 @@ def _export_to_peft(model: PreTrainedModel, support: Support, own: list[Attentio
         reason = "PEFT's prefix tuning reaches the self-attention of decoders only"
     elif any(site.sliding_window is not None for site in own):
         reason = "PEFT's cached prefix scrolls out of a sliding window"
-    elif find_rotary(model) is None:
-        reason = "its positions are not rotary, and PEFT shifts them by the prefix length"
+    else:
+        site = own[0]
+        try:
+            rotate_keys(model, site, torch.ones(site.kv_heads, 1, site.head_dim), 1)
+        except InjectionError as error:
+            reason = error.problem
     return Finding(
         "prefix export to PEFT",
         "no" if reason else "exact",

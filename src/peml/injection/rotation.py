@@ -7,8 +7,9 @@ because ``<R(p + n) q, R(n) k> = <R(p) q, k>``.
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,11 @@ from peml.injection.probe import AttentionSite, unwrap
 from peml.prefix.prefix import Prefix
 
 __all__ = ["find_rotary", "peft_layout", "peft_prompt_embeddings", "rotate_keys"]
+
+_NATIVE = "use the native format (the run's model/ folder), which keeps the prefix as it is"
+
+# Longer than any model's context; as a float it is exact.
+_FAR = 2**24
 
 
 def find_rotary(model: nn.Module) -> nn.Module | None:
@@ -47,8 +53,7 @@ def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int
     """
     rotate = _rotation(model, site)
     rotated = rotate(keys, offset)
-    # The identity the conversion rests on, tried on these very keys: frequencies that depend on the
-    # sequence length, for one, break it.
+    # The identity the conversion rests on, tried on these very keys.
     probe = torch.linspace(-1, 1, keys.shape[-1], dtype=keys.dtype, device=keys.device)
     query = probe.expand(keys.shape[0], 1, -1)
     plain = (rotate(query, 3) * keys).sum(-1)
@@ -56,8 +61,8 @@ def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int
     if not torch.allclose(plain, shifted, rtol=1e-3, atol=1e-4 * float(1 + plain.abs().max())):
         raise InjectionError(
             f"{site.name}: rotating queries and keys by {offset} positions changes the logits",
-            allowed="rotary positions with fixed frequencies",
-            action="export in the native format, which keeps the prefix as it is",
+            allowed="positions that turn queries and keys alike",
+            action=_NATIVE,
         )
     return rotated
 
@@ -84,18 +89,19 @@ def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor
     """
     skipped = [site.name for site, on in zip(injection.sites, prefix.active, strict=True) if not on]
     windows = [site.name for site in injection.sites if site.sliding_window is not None]
-    problem = ""
-    if skipped:
-        problem = f"{skipped[0]} has no prefix, and PEFT gives every layer one"
+    problem, action = "", _NATIVE
+    if any(not site.causal for site in injection.sites):
+        problem = "PEFT's prefix tuning reaches the self-attention of decoders only"
     elif windows:
         problem = f"{windows[0]} has a sliding window, out of which PEFT's cached prefix scrolls"
-    elif any(site.kind == "self" and not site.causal for site in injection.sites):
-        problem = "PEFT's prefix tuning reaches the self-attention of decoders only"
+    elif skipped:
+        problem = f"{skipped[0]} has no prefix, and PEFT gives every layer one of the same length"
+        action = f"{_NATIVE}; or search without layer gates (method.prefix.layer_gates: false)"
     if problem:
         raise InjectionError(
             f"this prefix can't be exported to PEFT: {problem}",
             allowed="decoder-only models with a prefix in every layer and no sliding window",
-            action="export in the native format, or search without per-layer gates",
+            action=action,
         )
     tensor = prefix.tensor.detach().clone()
     for layer, site in enumerate(injection.sites):
@@ -111,11 +117,18 @@ def _rotation(model: nn.Module, site: AttentionSite) -> Callable[[Tensor, int], 
         raise InjectionError(
             f"{site.name}: positions are not rotary, so keys can't be rotated",
             allowed="models with a rotary position embedding (Llama, Qwen, Phi, GPT-NeoX, ...)",
-            action="export in the native format, which keeps the prefix as it is",
+            action=_NATIVE,
         )
     layer_type = getattr(site.module, "layer_type", None)
     by_type = "layer_type" in inspect.signature(rotary.forward).parameters
     arguments = {"layer_type": layer_type} if by_type else {}
+    if not _keeps_its_frequencies(rotary, arguments):
+        raise InjectionError(
+            f"{site.name}: the rotary frequencies change with the length of the text, so a key "
+            "rotated once fits texts of one length only",
+            allowed="rotary positions with fixed frequencies (default, linear, llama3, yarn)",
+            action=_NATIVE,
+        )
     prefix = f"{layer_type}_" if by_type else ""
     # Yarn and its kin stretch queries and keys as well as turning them; stored keys are stretched
     # already.
@@ -130,3 +143,16 @@ def _rotation(model: nn.Module, site: AttentionSite) -> Callable[[Tensor, int], 
         return torch.cat([head[0], states[..., turned:]], dim=-1)
 
     return rotate
+
+
+def _keeps_its_frequencies(rotary: nn.Module, arguments: Mapping[str, object]) -> bool:
+    """Whether a position is turned the same in short and in long texts."""
+    rotary = copy.deepcopy(rotary)  # some of them remember the longest text
+    device = next(rotary.buffers()).device
+
+    def turn_at_one(length: int) -> Tensor:
+        positions = torch.tensor([[1, length - 1]], device=device)
+        cos, sin = rotary(torch.zeros(1, device=device), positions, **arguments)
+        return torch.cat([cos[0, 0], sin[0, 0]])
+
+    return torch.equal(turn_at_one(3), turn_at_one(_FAR))

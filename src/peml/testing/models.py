@@ -127,6 +127,7 @@ TINY_FAMILIES: dict[str, _Family] = {
         "causal",
         {**_COMMON, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
     ),
+    "gemma": _Family("Gemma", "causal", {**_DECODER, "head_dim": 16}),
     "gemma2": _Family("Gemma2", "causal", {**_DECODER, "head_dim": 8, "sliding_window": 8}),
     "gpt2": _Family(
         "GPT2",
@@ -153,6 +154,8 @@ TINY_FAMILIES: dict[str, _Family] = {
         | {"init_std": 0.2},
     ),
     "phi": _Family("Phi", "causal", _DECODER),
+    "phi3": _Family("Phi3", "causal", {**_DECODER, "partial_rotary_factor": 0.5}),
+    "qwen2": _Family("Qwen2", "causal", _DECODER),
     "qwen3": _Family("Qwen3", "causal", {**_DECODER, "head_dim": 16}),
     "roberta": _Family("Roberta", "encoder", _ENCODER),
     "t5": _Family("T5", "seq2seq", _T5),
