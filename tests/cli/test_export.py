@@ -1,4 +1,4 @@
-"""`peml export`: from a finished run to adapters."""
+"""`peml export`: from a finished run to what other tools read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from peml.serving import load
 from tests.cli.commands import peml
 from tests.e2e.toy import toy_config
-from tests.export.test_lora_export import run_of
+from tests.export.trained import run_of
 
 Capture = pytest.CaptureFixture[str]
 
@@ -47,6 +47,26 @@ def test_a_runs_adapters_answer_as_its_model(toys: Path, tmp_path: Path, capsys:
     assert (wanted - plain).abs().max() > 1e-3
 
 
+@pytest.mark.e2e
+def test_a_runs_merged_model_and_prefix_answer_as_its_model(
+    toys: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    section = {"name": "lora+prefix", "network": "flat", "start": "normal", "length": 4}
+    config, run, out = toy_config(toys, "causal", section), tmp_path / "run", tmp_path / "out"
+    assert peml(capsys, "fit", config, "--output", run).code == 0
+    said = peml(capsys, "export", run, out, "--format", "peft")
+    assert said.code == 0, said
+    assert said.out.split() == [str(out), str(out / "adapter")]
+    merged = AutoModelForCausalLM.from_pretrained(out)
+    ids = torch.arange(8, 20)[None]
+    with torch.no_grad():
+        without = merged(input_ids=ids).logits
+        ours = PeftModel.from_pretrained(merged, out / "adapter")(input_ids=ids).logits
+        wanted = load(run).base.backbone(input_ids=ids).logits
+    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+    assert (wanted - without).abs().max() > 1e-3
+
+
 def test_a_mistake_is_one_message(tmp_path: Path, capsys: Capture) -> None:
     run, out = run_of("bert", "mtl-lora", tmp_path), tmp_path / "adapters"
     said = peml(capsys, "export", run, out, "--format", "lora", "--task", "mod")
@@ -54,6 +74,10 @@ def test_a_mistake_is_one_message(tmp_path: Path, capsys: Capture) -> None:
     assert said.error.startswith("error: ")
     assert "Did you mean 'mood'?" in said.error
     assert "Next: " in said.error
+    assert not out.exists()
+    said = peml(capsys, "export", run, out, "--format", "peft")
+    assert said.code == 2
+    assert "--format lora" in said.error
     assert not out.exists()
 
 

@@ -15,23 +15,11 @@ from torch import Tensor
 from transformers import AutoModel
 
 from peml.errors import CheckpointError, PemlError, RunError, TaskError
-from peml.export import export_lora, load_model, save_model
+from peml.export import export_lora, load_model
 from peml.files import read_tensors, verify_manifest, write_tensors
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method
-from peml.models import ModelSettings, TaskModel, load_backbone
-from peml.testing import TINY_ROWS, TINY_TASKS, batch_of, save_tiny_model
-
-_SMALL: dict[str, dict[str, Any]] = {
-    "lora": {"lora": {"r": 2}},
-    "mtl-lora": {"r": 2},
-    "multilora": {"r": 2},
-    "c-poly": {},
-    "moe-lora": {"r": 4, "experts": 2},
-    "lora+prefix": {"lora": {"r": 2}, "length": 2, "width": 4},
-    "prompt-tuning": {"length": 2},
-    "full": {},
-    "frozen": {},
-}
+from peml.models import TaskModel
+from peml.testing import TINY_ROWS, TINY_TASKS, batch_of
+from tests.export.trained import run_of
 
 _ALONE = """
 import json, sys
@@ -52,31 +40,6 @@ for name, (loader, base, folder) in cases.items():
 assert not any(module.partition(".")[0] == "peml" for module in sys.modules)
 save_file(found, out)
 """
-
-
-def attach(base: str, method: str, folder: Path, **options: Any) -> AttachedModel:
-    """A tiny model with a method whose weights have moved, as after some training."""
-    name = folder / base
-    if not name.is_dir():
-        save_tiny_model(base, name)
-    model = TaskModel(load_backbone(ModelSettings(name=str(name), max_length=64)), TINY_TASKS)
-    settings = parse_method({"name": method, **_SMALL[method], **options})
-    context = AttachContext(seed=0, calibrate=lambda: model(batch_of(model)), total_steps=9)
-    attached = build_method(settings).attach(model, context).eval()
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for group in attached.groups():
-            for parameter in group.parameters:
-                parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.1)
-    return attached
-
-
-def run_of(base: str, method: str, folder: Path, **options: Any) -> Path:
-    """What a finished run leaves, as far as an export reads it."""
-    run = folder / f"run-{base}-{method}"
-    settings = parse_method({"name": method, **_SMALL[method], **options})
-    save_model(attach(base, method, folder, **options), run / "model", settings)
-    return run
 
 
 def inputs() -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from peml.export import export_lora
+from peml.export import export_lora, export_peft
 
 __all__ = ["export_command"]
 
@@ -17,7 +17,12 @@ def export_command(
     run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
     out: Annotated[Path, typer.Argument(help="New or empty folder.")],
     file_format: Annotated[
-        Literal["lora"], typer.Option("--format", help="lora: ordinary adapters for PEFT.")
+        Literal["lora", "peft"],
+        typer.Option(
+            "--format",
+            help="lora: ordinary LoRA adapters for PEFT. peft: the merged decoder, and its "
+            "prefix as PEFT's prefix tuning.",
+        ),
     ],
     task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
 ) -> None:
@@ -26,11 +31,16 @@ def export_command(
     `--format lora` makes LoRA adapters that plain PEFT loads onto the base model: one for all
     tasks, or one a task for the methods that tell tasks apart.
 
+    `--format peft` makes the merged model that plain Transformers loads, and beside it, where the
+    method trained a prefix, an adapter that plain PEFT puts in front of it. For decoders with
+    rotary positions (Llama, Qwen, Phi, ...).
+
     Examples:
       peml export runs/mtl-lora adapters --format lora
       peml export runs/mtl-lora adapters --format lora --task sst2
+      peml export runs/peml merged --format peft
     """
-    write = {"lora": export_lora}[file_format]
+    write = {"lora": export_lora, "peft": export_peft}[file_format]
     console = Console()
     for folder in write(run, out, task):
         console.print(str(folder), highlight=False, markup=False, soft_wrap=True)

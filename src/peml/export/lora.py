@@ -21,7 +21,7 @@ from torch import Tensor
 
 from peml.adapters import AdaptedLinear
 from peml.errors import RunError, TaskError, nearest
-from peml.export.finished import find_model
+from peml.export.finished import USE_NATIVE, find_model, refuse_occupied
 from peml.export.native import load_model
 from peml.files import atomic_folder, read_json, write_tensors, write_text
 from peml.methods import Method, build_method, parse_method
@@ -31,8 +31,6 @@ from peml.models.embedded import MINILM
 from peml.tasks import Task, TaskType
 
 __all__ = ["export_lora"]
-
-_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load() read it"
 
 
 def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[Path]:
@@ -58,19 +56,14 @@ def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[
     description = read_json(folder / "peml.json")
     method = build_method(parse_method(description["method"]))
     _refuse(folder, description["method"]["name"], method)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunError(
-            f"{out} exists and is not empty",
-            allowed="a new or an empty folder",
-            action="choose another one; nothing was changed",
-        )
+    refuse_occupied(out)
     model = load_model(folder)
     tasks = _chosen(model, task)
     per_task = method.merging.how == "per task"
     if per_task and not _routed(model):
         raise RunError(
             f"the method {description['method']['name']!r} has no low-rank layers to export",
-            action=_NATIVE,
+            action=USE_NATIVE,
         )
     with atomic_folder(out) as partial:
         for number, chosen in tasks.items():
@@ -92,7 +85,7 @@ def _refuse(folder: Path, name: str, method: Method) -> None:
     if merging.how == "never":
         raise RunError(
             f"the method {name!r} is no LoRA, whatever its settings: {merging.reason}",
-            action=_NATIVE,
+            action=USE_NATIVE,
         )
     if merging.how == "per task":
         return
@@ -100,7 +93,7 @@ def _refuse(folder: Path, name: str, method: Method) -> None:
         raise RunError(
             f"the method {name!r} trained no LoRA that could be exported",
             allowed="methods whose update is a LoRA",
-            action=_NATIVE,
+            action=USE_NATIVE,
         )
     beside = [what for what in ("prefix", "prompt") if (folder / f"{what}.safetensors").is_file()]
     if beside:
@@ -108,7 +101,7 @@ def _refuse(folder: Path, name: str, method: Method) -> None:
             f"the method {name!r} trained a {beside[0]} beside its LoRA; PEFT's LoRA format has "
             f"no place for it, and the {beside[0]} would be lost",
             allowed="methods whose whole update is a LoRA",
-            action=_NATIVE,
+            action=USE_NATIVE,
         )
 
 

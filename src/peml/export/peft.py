@@ -1,0 +1,232 @@
+"""A trained decoder as a plain Transformers model, its prefix as a plain PEFT adapter beside it.
+
+::
+
+    OUT/
+      config.json, model.safetensors, tokenizer.json, ...   the merged model
+      adapter/
+        adapter_config.json        prefix tuning, as PEFT saves it
+        adapter_model.safetensors
+      README.md                    how to load what is here
+      manifest.json                checksum of every file
+
+PEFT keeps a prefix in the key/value cache and so moves the tokens' positions by its length; where
+positions are rotary, the stored keys are turned once to make up for it (``injection/rotation.py``).
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, PrefixTuningConfig
+from torch import Tensor
+
+from peml.errors import RunError
+from peml.export.finished import USE_NATIVE, find_model, refuse_occupied
+from peml.export.native import load_model
+from peml.files import atomic_folder, read_json, write_tensors, write_text
+from peml.injection import injection_of, peft_prompt_embeddings
+from peml.methods import build_method, parse_method
+from peml.models import ModelSettings, load_backbone
+from peml.prefix import PrefixShape
+
+__all__ = ["export_peft"]
+
+_ADAPTER = "adapter"
+
+# Of the largest logit, in float32. Rounding over dozens of layers stays below; keys that are not
+# turned, or sit in the wrong head, are far above.
+_TOLERANCE = 1e-4
+
+
+def export_peft(run_or_model: Path, out: Path, task: str | None = None) -> list[Path]:
+    """Writes a finished run's model so that Transformers and PEFT alone load it.
+
+    A model without a prefix is the merged model and nothing else. What was written is loaded
+    with the two libraries and compared with the run's model before the folder appears.
+
+    Args:
+        run_or_model: Run folder, or the ``model`` folder of one.
+        out: New or empty folder.
+        task: Refused: there is one model for all tasks.
+
+    Returns:
+        The merged model's folder, and the adapter's where there is a prefix.
+
+    Raises:
+        CheckpointError: There is no finished model, or its files were altered.
+        InjectionError: PEFT can't express the prefix (positions, windows, layers without one).
+        RunError: The model is no decoder, can't be merged, holds a prompt, ``out`` holds
+            something, or the exported model answers differently.
+    """
+    folder = find_model(run_or_model)
+    description = read_json(folder / "peml.json")
+    _refuse(folder, description, task)
+    refuse_occupied(out)
+    adapter, inputs, wanted = _converted(folder)
+    with atomic_folder(out) as partial:
+        shutil.copytree(folder / "backbone", partial, dirs_exist_ok=True)
+        if adapter is not None:
+            adapter.write(partial / _ADAPTER, base_model=str(out.resolve()))
+        settings = ModelSettings.model_validate(description["model"])
+        difference = _verified(partial, settings, inputs, wanted)
+        write_text(partial / "README.md", _readme(description, adapter, difference))
+    return [out] if adapter is None else [out, out / _ADAPTER]
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    """A prefix as PEFT's prefix tuning has it.
+
+    Attributes:
+        embeddings: (prefix_length, layers * 2 * kv_heads * head_dim), keys turned.
+        shape: Of the model's attention.
+    """
+
+    embeddings: Tensor
+    shape: PrefixShape
+
+    def write(self, folder: Path, base_model: str) -> None:
+        """Writes what ``PeftModel.from_pretrained`` reads."""
+        shape = self.shape
+        # All given: what PEFT would take from the model's config does not hold for every model.
+        config = PrefixTuningConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=len(self.embeddings),
+            num_layers=shape.layers,
+            token_dim=shape.kv_heads * shape.head_dim,
+            num_attention_heads=shape.kv_heads,
+            num_transformer_submodules=1,
+            encoder_hidden_size=shape.kv_heads * shape.head_dim,
+            inference_mode=True,
+            base_model_name_or_path=base_model,
+        )
+        config.save_pretrained(folder)
+        tensors = {"prompt_embeddings": self.embeddings}
+        write_tensors(folder / "adapter_model.safetensors", tensors)
+
+
+def _refuse(folder: Path, description: dict[str, Any], task: str | None) -> None:
+    """Stops where merged weights and a prefix are not the whole model."""
+    name, family = description["method"]["name"], description["model"]["family"]
+    merging = build_method(parse_method(description["method"])).merging
+    problem, allowed, action = "", "methods that merge once", USE_NATIVE
+    if merging.how == "per task":
+        problem = f"the method {name!r} has weights of its own for each task: {merging.reason}"
+        action = "export one adapter a task: --format lora"
+    elif merging.how == "never":
+        problem = f"the method {name!r} can't be merged: {merging.reason}"
+    elif family != "causal":
+        problem = f"the model is of the family {family!r}"
+        if family == "encoder":
+            problem += ", whose heads PEFT's prefix tuning has no place for"
+        else:
+            problem += "; PEFT's prefix tuning would leave its encoder without the prefix"
+        allowed = "decoder-only models (the family 'causal')"
+        if (folder / "lora").is_dir() and not (folder / "prefix.safetensors").is_file():
+            action = "export the LoRA by itself: --format lora"
+    elif (folder / "prompt.safetensors").is_file():
+        problem = (
+            f"the method {name!r} trained a prompt in front of the input embeddings, which is "
+            "neither merged weights nor a prefix"
+        )
+        allowed = "merged weights, with or without a prefix"
+    elif task is not None:
+        problem = f"--task {task}: the merged model and its prefix serve all tasks alike"
+        allowed = "no --task with --format peft"
+        action = "leave --task out"
+    if problem:
+        raise RunError(problem, allowed=allowed, action=action)
+
+
+def _converted(folder: Path) -> tuple[_Adapter | None, dict[str, Tensor], Tensor]:
+    """What the run's model is in PEFT's terms, and what it says to inputs made up for the check.
+
+    Returns:
+        The prefix, or None; the inputs; the logits at their tokens (tokens, vocabulary). The model
+        itself is let go, so that only one is in memory at a time.
+    """
+    model = load_model(folder).backbone.float()
+    inputs = _inputs(model.get_input_embeddings().num_embeddings)
+    injection = injection_of(model)
+    adapter = None
+    if injection is not None and injection.prefix is not None:
+        embeddings = peft_prompt_embeddings(injection, injection.prefix)
+        adapter = _Adapter(embeddings, injection.shape)
+    return adapter, inputs, _logits(model, inputs)
+
+
+def _inputs(vocabulary: int) -> dict[str, Tensor]:
+    """Random tokens, (2, 24), the second row padded on the left."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (2, 24), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, :7] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = model(**inputs).logits
+    return logits[inputs["attention_mask"].bool()]
+
+
+def _verified(
+    folder: Path, settings: ModelSettings, inputs: dict[str, Tensor], wanted: Tensor
+) -> float:
+    """Largest difference between the logits of what was exported and those of the run's model.
+
+    Raises:
+        RunError: It is more than rounding.
+    """
+    stored = settings.model_copy(update={"name": str(folder), "dtype": "float32"})
+    model = load_backbone(stored).model
+    if (folder / _ADAPTER).is_dir():
+        model = PeftModel.from_pretrained(model, folder / _ADAPTER)
+    difference = (_logits(model.eval(), inputs) - wanted).abs().max().item()
+    largest = wanted.abs().max().item()
+    if not difference <= _TOLERANCE * max(1.0, largest):
+        raise RunError(
+            f"the exported model would not answer as the run's does: logits differ by up to "
+            f"{difference:.2g} where the largest is {largest:.2g}",
+            allowed=f"at most {_TOLERANCE:g} of the largest logit, in float32",
+            action=f"{USE_NATIVE}; and report the model's type, nothing was written",
+        )
+    return difference
+
+
+def _readme(description: dict[str, Any], adapter: _Adapter | None, difference: float) -> str:
+    lines = [
+        f"# {description['base_model']}, trained with `{description['method']['name']}`",
+        "",
+        "The merged model, as Transformers saves it"
+        + (
+            "."
+            if adapter is None
+            else f", and in `{_ADAPTER}/` a prefix of {len(adapter.embeddings)} positions, as "
+            "PEFT saves it. Without the adapter the model is only half of what was trained."
+        ),
+        "",
+        "```python",
+        *([] if adapter is None else ["from peft import PeftModel"]),
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
+    ]
+    if adapter is not None:
+        lines += [f'model = PeftModel.from_pretrained(model, "FOLDER/{_ADAPTER}")']
+    tasks = ", ".join(f"`{task['name']}`" for task in description["tasks"])
+    lines += [
+        "```",
+        "",
+        f"Tasks: {tasks}. One model for all of them; nothing has to say which task a text is from.",
+        "",
+        "Checked when it was written: on two rows of random tokens the logits of the loaded model "
+        f"differed from the run's by at most {difference:.1e} (float32).",
+    ]
+    return "\n".join(lines) + "\n"

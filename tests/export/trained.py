@@ -1,0 +1,56 @@
+"""What a finished run leaves, made of tiny models that were never trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peml.export import save_model
+from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.models import ModelSettings, TaskModel, load_backbone
+from peml.testing import TINY_TASKS, batch_of, save_tiny_model
+
+__all__ = ["attach", "run_of"]
+
+_SMALL: dict[str, dict[str, Any]] = {
+    "lora": {"lora": {"r": 2}},
+    "mtl-lora": {"r": 2},
+    "multilora": {"r": 2},
+    "c-poly": {},
+    "moe-lora": {"r": 4, "experts": 2},
+    "lora+prefix": {"lora": {"r": 2}, "length": 2, "width": 4},
+    "peml": {"lora": {"r": 2}},
+    "prompt-tuning": {"length": 2},
+    "full": {},
+    "frozen": {},
+}
+
+
+def attach(
+    base: str, method: str, folder: Path, *, dtype: Any = "float32", **options: Any
+) -> AttachedModel:
+    """A tiny model with a method whose weights have moved, as after some training."""
+    name = folder / base
+    if not name.is_dir():
+        save_tiny_model(base, name)
+    loaded = load_backbone(ModelSettings(name=str(name), max_length=64, dtype=dtype))
+    model = TaskModel(loaded, TINY_TASKS)
+    settings = parse_method({"name": method, **_SMALL[method], **options})
+    context = AttachContext(seed=0, calibrate=lambda: model(batch_of(model)), total_steps=9)
+    attached = build_method(settings).attach(model, context).eval()
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for group in attached.groups():
+            for parameter in group.parameters:
+                parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.1)
+    return attached
+
+
+def run_of(base: str, method: str, folder: Path, *, dtype: Any = "float32", **options: Any) -> Path:
+    """What a finished run leaves, as far as an export reads it."""
+    run = folder / f"run-{base}-{method}"
+    settings = parse_method({"name": method, **_SMALL[method], **options})
+    save_model(attach(base, method, folder, dtype=dtype, **options), run / "model", settings)
+    return run
