@@ -1,0 +1,77 @@
+"""The harness on an exported model: the harness itself where it is installed, else by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from peml.errors import RunError
+from peml.export import export_peft, load_model
+from tests.benchmarks.conftest import Script
+
+
+def by_hand(exported: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the harness would log, one option at a time and without batches."""
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    model = PeftModel.from_pretrained(model, exported / "adapter").eval()
+    samples = []
+    for row in rows:
+        context, said = row["question"], []
+        start = len(tokenizer(context).input_ids)
+        for option in row["options"]:
+            ids = torch.tensor([tokenizer(f"{context} {option}").input_ids])
+            with torch.no_grad():
+                scores = model(input_ids=ids).logits.log_softmax(-1)
+            chosen = scores[0, start - 1 : -1].gather(1, ids[0, start:, None])
+            said.append([str(chosen.sum().item()), "False"])
+        pairs = ({"arg_0": context, "arg_1": f" {option}"} for option in row["options"])
+        arguments = {f"gen_args_{number}": pair for number, pair in enumerate(pairs)}
+        samples.append({"doc": row, "arguments": arguments, "filtered_resps": said})
+    return samples
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_likelihoods_are_those_of_the_standard_libraries(
+    script: Script, tmp_path: Path, family: str
+) -> None:
+    harness = script("harness_agreement")
+    run = harness.make_run(tmp_path, family)
+    out, _ = export_peft(run, tmp_path / "out")
+    model = load_model(run / "model")
+    logged = {
+        kind: by_hand(out, harness.write_rows(4, long=kind == "long", seed=3))
+        for kind in ("short", "long")
+    }
+    figures = harness.compare(model, logged, 0)
+    assert all(figure.holds for figure in figures if figure.target)
+    worth = [figure.value for figure in figures if "by the prefix" in figure.name]
+    assert len(worth) == 2
+    assert min(worth) > 0.1, "a lost prefix would not show"
+
+    said = logged["long"][0]["filtered_resps"]
+    min(said, key=lambda pair: float(pair[0]))[0] = "9.0"  # the worst option is now the best
+    broken = {figure.name: figure.holds for figure in harness.compare(model, logged, 0)}
+    assert broken["short, 0-shot: difference"]
+    assert not broken["long, 0-shot: difference"]
+    assert not broken["long, 0-shot: other predictions"]
+
+
+def test_without_the_harness_the_extra_is_named(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = script("harness_agreement")
+    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"pip install 'peml\[harness\]'"):
+        harness.run_harness(tmp_path, tmp_path, ["peml_agreement_short"], 0)
+
+
+def test_the_harness_agrees(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lm_eval")
+    script("harness_agreement").main(["--rows", "4"])
+    assert "NO" not in capsys.readouterr().out
