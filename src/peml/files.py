@@ -25,6 +25,7 @@ __all__ = [
     "read_tensors",
     "sha256",
     "verify_manifest",
+    "write_bytes",
     "write_json",
     "write_tensors",
     "write_text",
@@ -59,16 +60,21 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a text file in one step."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file in one step."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file in one step."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

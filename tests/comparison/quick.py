@@ -14,6 +14,8 @@ import yaml
 
 from peml.comparison import workers
 from peml.comparison.cells import Cell
+from peml.evaluation import KeptPredictions, KeptTask, write_predictions
+from peml.tasks import TaskType
 from tests.e2e.apart import fresh_processes
 from tests.e2e.toy import METHODS, Row, toy_config
 
@@ -76,12 +78,13 @@ def finish(
         majority: Mean of the majority baselines.
         seconds: By phase.
     """
-    (cell / "predictions").mkdir(parents=True)
     for name, (gold, predicted) in tasks.items():
-        lines = [
-            json.dumps({"gold": g, "predicted": p}) for g, p in zip(gold, predicted, strict=True)
-        ]
-        (cell / "predictions" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        task = KeptTask(
+            name=name, version=1, type=TaskType.CLASSIFICATION, metrics=("accuracy",), majority=0
+        )
+        rows = range(len(gold))
+        scores = [[1.0 - p, float(p)] for p in predicted]
+        write_predictions(cell, KeptPredictions(task, rows, gold, predicted, scores))
     results = {
         "tasks": {name: {"value": value} for name, value in values.items()},
         "mean": sum(values.values()) / len(values),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from peml.comparison.collect import collect
 from peml.comparison.matching import Matching, Sized
 from peml.comparison.rates import choose_factors
 from peml.errors import PemlError
+from peml.evaluation import predictions_path, read_predictions, write_predictions
 from peml.files import write_json
 from peml.reporting import write_comparison_report
 from tests.comparison.quick import finish
@@ -192,18 +194,18 @@ def test_a_score_that_is_not_a_number_is_left_out(tmp_path: Path) -> None:
 
 def test_runs_scored_on_different_rows_are_refused(tmp_path: Path) -> None:
     all_runs(tmp_path)
-    path = cell(tmp_path, "peml", 1) / "predictions" / "mood.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
-    with pytest.raises(PemlError, match="mood was scored on different rows in peml and mtl-lora"):
+    folder = cell(tmp_path, "peml", 1)
+    kept = read_predictions(folder, "mood")
+    write_predictions(folder, replace(kept, gold=[*kept.gold[:7], 0, *kept.gold[8:]]))
+    message = "mood was scored on different rows in peml and mtl-lora: the answer of row 7 is"
+    with pytest.raises(PemlError, match=message):
         collected(tmp_path, config())
 
 
-@pytest.mark.parametrize("text", ["{", "[1]\n", '{"gold": 1}\n'])
-def test_damaged_predictions_are_named(tmp_path: Path, text: str) -> None:
+def test_damaged_predictions_are_named(tmp_path: Path) -> None:
     all_runs(tmp_path)
-    (cell(tmp_path, "peml", 1) / "predictions" / "mood.jsonl").write_text(text)
-    with pytest.raises(PemlError, match=r"peml-seed1/predictions/mood\.jsonl can't be read"):
+    predictions_path(cell(tmp_path, "peml", 1), "mood").write_text("{")
+    with pytest.raises(PemlError, match=r"peml-seed1/predictions/mood\.parquet can't be read"):
         collected(tmp_path, config())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import peml
-from peml.evaluation import predict_split
+from peml.evaluation import predict_split, read_predictions
 from peml.run import RunFolder
 from peml.run.preparation import prepare
 from tests.e2e.apart import run_apart
@@ -29,15 +29,15 @@ def test_a_loaded_model_gives_the_scores_of_the_model_in_training(
     folder, said = runs(family, method), tmp_path / "said.json"
     assert run_apart(_predict, folder, said) == 0
     loaded = json.loads(said.read_text())
-    trained = {path.stem: _lines(path) for path in (folder / "predictions").iterdir()}
-    assert loaded.keys() == trained.keys()
-    for task, rows in trained.items():
-        for row, (predicted, scores) in zip(rows, loaded[task], strict=True):
-            assert scores == pytest.approx(row["scores"], abs=_CLOSE)
+    names = [path.stem for path in (folder / "predictions").iterdir()]
+    assert loaded.keys() == set(names)
+    for task in names:
+        kept = read_predictions(folder, task)
+        rows = zip(kept.predicted, kept.scores, loaded[task], strict=True)
+        for trained, trained_scores, (predicted, scores) in rows:
+            assert scores == pytest.approx(trained_scores, abs=_CLOSE)
             assert predicted == (
-                pytest.approx(row["predicted"], abs=_CLOSE)
-                if isinstance(predicted, float)
-                else row["predicted"]
+                pytest.approx(trained, abs=_CLOSE) if isinstance(predicted, float) else trained
             )
 
 
@@ -51,7 +51,3 @@ def _predict(folder: Path, output: Path) -> None:
             zip(found.predicted, found.scores, strict=True)
         )
     output.write_text(json.dumps(said))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import peml
 from peml.config import load_config
-from peml.evaluation import METRICS
+from peml.evaluation import METRICS, read_predictions
 from peml.run import RunFolder, fit
 from peml.run.preparation import prepare
 from peml.run.training import attach
@@ -51,7 +51,7 @@ def test_the_run_folder_is_complete(runs: Runs, family: str, method: str) -> Non
     folder = runs(family, method)
     tasks = [task["name"] for task in _read(folder, "plan.json")["tasks"]]
     assert ("rewrite" in tasks) == (family != "encoder")
-    predictions = [f"predictions/{task}.jsonl" for task in tasks]
+    predictions = [f"predictions/{task}.parquet" for task in tasks]
     has_prefix = method != "lora"
     assert not [name for name in (*_FILES, *predictions) if not (folder / name).is_file()]
     assert (folder / "model" / "prefix.safetensors").is_file() == has_prefix
@@ -88,6 +88,16 @@ def test_results_say_what_was_found_and_what_it_cost(runs: Runs, family: str, me
     assert min(cost["seconds"].values()) > 0
     assert sum(cost["trainable_parameters"].values()) == cost["total_trainable_parameters"]
     assert cost["peak_memory_bytes"] > 2**20
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_results_can_be_recomputed_from_the_predictions(runs: Runs, family: str) -> None:
+    folder = runs(family, "lora")
+    for name, found in _read(folder, "results.json")["tasks"].items():
+        kept = read_predictions(folder, name)
+        assert kept.metrics() == found["all"]
+        assert kept.majority()[found["metric"]] == found["majority"]
+        assert kept.rows == list(range(found["rows"]))
 
 
 @pytest.mark.parametrize(("family", "method"), _ALL)

@@ -52,7 +52,7 @@ def test_a_text_run_with_accumulation_and_patience_ends_the_same(
     moments = [
         Moment("peml.run.listener.RunListener.on_step", 7),
         Moment("peml.run.training.TrainingSession._evaluate", 2, after=True),
-        Moment("peml.run.evaluation.write_text"),
+        Moment("peml.run.evaluation.write_predictions"),
     ]
     _check_resume(config, tmp_path, moments)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +14,8 @@ from peml.comparison.latency import read_latency
 from peml.comparison.matching import TOLERANCE, Matching, Sized
 from peml.comparison.rates import Choice
 from peml.comparison.settings import ComparisonConfig
-from peml.errors import CheckpointError, RunError
-from peml.evaluation import PairedTask, paired_difference
+from peml.errors import RunError
+from peml.evaluation import PairedTask, first_mismatch, paired_difference, read_predictions
 from peml.files import read_json
 from peml.methods import build_method
 
@@ -263,16 +262,17 @@ def _difference(
         return None
     paired = {}
     for task in tasks:
-        sides = [[_read_predictions(run[seed], task["name"]) for seed in seeds] for run in runs]
-        golds = [gold for side in sides for gold, _ in side]
-        if any(gold != golds[0] for gold in golds):
-            raise RunError(
-                f"{task['name']} was scored on different rows in {first['label']} and "
-                f"{second['label']}",
-                action="the data changed meanwhile; start the comparison in a new folder",
-            )
-        said = [[predicted for _, predicted in side] for side in sides]
-        paired[task["name"]] = PairedTask(task["metric"], golds[0], said[0], said[1])
+        sides = [[read_predictions(run[seed], task["name"]) for seed in seeds] for run in runs]
+        start = sides[0][0]
+        for kept in (*sides[0], *sides[1]):
+            if mismatch := first_mismatch(start, kept):
+                raise RunError(
+                    f"{task['name']} was scored on different rows in {first['label']} and "
+                    f"{second['label']}: {mismatch}",
+                    action="the data changed meanwhile; start the comparison in a new folder",
+                )
+        said = [[kept.predicted for kept in side] for side in sides]
+        paired[task["name"]] = PairedTask(task["metric"], start.gold, said[0], said[1])
     found = paired_difference(paired)
     return {
         **_interval(found.mean),
@@ -282,18 +282,6 @@ def _difference(
 
 def _interval(interval: Any) -> Content:
     return {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
-
-
-def _read_predictions(run: Path, task: str) -> tuple[list[Any], list[Any]]:
-    """Right answers and predictions of a task, by row."""
-    path = run / "predictions" / f"{task}.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [row["gold"] for row in rows], [row["predicted"] for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} can't be read: {error}", action="restore the file, or delete the run folder"
-        ) from error
 
 
 def _finite(value: float | None) -> float | None:

@@ -12,6 +12,14 @@ from peml.evaluation.metrics import (
     compute_metrics,
     majority_prediction,
 )
+from peml.evaluation.predictions import (
+    KeptPredictions,
+    KeptTask,
+    first_mismatch,
+    predictions_path,
+    read_predictions,
+    write_predictions,
+)
 from peml.evaluation.settings import EvaluationSettings
 from peml.evaluation.statistics import (
     Interval,
@@ -27,13 +35,19 @@ __all__ = [
     "EvaluationSettings",
     "GoldSplit",
     "Interval",
+    "KeptPredictions",
+    "KeptTask",
     "PairedDifference",
     "PairedTask",
     "Predictions",
     "bootstrap_interval",
     "compute_metrics",
+    "first_mismatch",
     "majority_prediction",
     "paired_difference",
     "predict_split",
+    "predictions_path",
+    "read_predictions",
     "score_split",
+    "write_predictions",
 ]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
-from peml.evaluation import GoldSplit, Predictions, compute_metrics, score_split
-from peml.files import read_json, write_json, write_text
+from peml.evaluation import (
+    GoldSplit,
+    KeptPredictions,
+    KeptTask,
+    Predictions,
+    compute_metrics,
+    score_split,
+    write_predictions,
+)
+from peml.files import read_json, write_json
 from peml.methods import AttachedModel
 from peml.run.cost import Cost
 from peml.run.folder import RunFolder
 from peml.run.preparation import Prepared
+from peml.tasks import SOURCE_ROW
 
 __all__ = ["evaluate_run"]
 
@@ -30,7 +37,7 @@ def evaluate_run(
             saved = read_json(path)
         else:
             since = time.monotonic()
-            result = _evaluate_task(prepared, model, split, folder.path / "predictions")
+            result = _evaluate_task(prepared, model, split, folder)
             saved = {"result": result, "seconds": time.monotonic() - since}
             write_json(path, saved)
         cost.add("evaluate", saved["seconds"])
@@ -39,13 +46,13 @@ def evaluate_run(
 
 
 def _evaluate_task(
-    prepared: Prepared, model: AttachedModel, split: GoldSplit, predictions: Path
+    prepared: Prepared, model: AttachedModel, split: GoldSplit, folder: RunFolder
 ) -> dict[str, Any]:
     task = prepared.tasks[split.task_id]
     settings = prepared.config.evaluation
     headline = task.metrics[0]
     metrics, said = score_split(model, split, settings)
-    _write_predictions(predictions / f"{task.name}.jsonl", split, said)
+    write_predictions(folder.path, _kept(prepared, split, said))
     constant = [prepared.majority[split.task_id]] * len(split.gold)
     result = {
         "metric": headline,
@@ -60,11 +67,22 @@ def _evaluate_task(
     return result
 
 
-def _write_predictions(path: Path, split: GoldSplit, said: Predictions) -> None:
-    lines = [
-        json.dumps({"row": row, "gold": gold, "predicted": predicted, "scores": scores})
-        for row, (gold, predicted, scores) in enumerate(
-            zip(split.gold, said.predicted, said.scores, strict=True)
-        )
-    ]
-    write_text(path, "\n".join(lines) + "\n")
+def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> KeptPredictions:
+    task = prepared.tasks[split.task_id]
+    data = prepared.loaded.data[split.task_id]
+    scored = prepared.config.evaluation.split
+    return KeptPredictions(
+        task=KeptTask(
+            name=task.name,
+            version=task.version,
+            type=task.type,
+            metrics=task.metrics,
+            labels=task.labels,
+            split=scored,
+            majority=prepared.majority[split.task_id],
+        ),
+        rows=list((data.reported if scored == "reported" else data.development)[SOURCE_ROW]),
+        gold=split.gold,
+        predicted=said.predicted,
+        scores=said.scores,
+    )

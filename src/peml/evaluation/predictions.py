@@ -1,0 +1,225 @@
+"""The predictions a run keeps: one Parquet file a task, from which every metric can be recomputed.
+
+Columns: ``row`` (number of the row in its source split), ``gold`` and ``predicted`` (option index,
+score or text, by the task's type), and ``scores`` (one number an option) where the task has
+options. The schema's metadata says which task it is. Readers leave further columns alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peml.errors import CheckpointError, nearest
+from peml.evaluation.metrics import METRICS
+from peml.files import write_bytes
+from peml.tasks import TaskType
+
+__all__ = [
+    "KeptPredictions",
+    "KeptTask",
+    "first_mismatch",
+    "predictions_path",
+    "read_predictions",
+    "write_predictions",
+]
+
+_FORMAT = 1
+_METADATA = b"peml"
+_RESTORE = "restore the file from a copy, or train the run again in a new folder"
+_OPTION_TYPES = frozenset(
+    {TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION, TaskType.MULTIPLE_CHOICE}
+)
+_SCORES = pa.list_(pa.float32())
+# The Arrow type of gold and predicted.
+_VALUES: Mapping[TaskType, Any] = MappingProxyType(
+    {
+        **dict.fromkeys(_OPTION_TYPES, pa.int64()),
+        TaskType.REGRESSION: pa.float64(),
+        TaskType.GENERATION: pa.string(),
+    }
+)
+
+
+class KeptTask(BaseModel):
+    """What a predictions file says about its task, in the schema's metadata.
+
+    Attributes:
+        name: Name of the task.
+        version: The task's version; scores of different versions mean different things.
+        type: What gold and predicted are.
+        metrics: Metrics, headline first.
+        labels: Label names in index order; empty where a row brings its own options, or none.
+        split: Which of the run's evaluation splits the rows are of.
+        majority: The best constant guess, from the train rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    version: int
+    type: TaskType
+    metrics: tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    split: Literal["reported", "development"] = "reported"
+    majority: int | float | str
+
+    def spell(self, value: Any) -> str:
+        """A gold or predicted value as people read it: a label's name, or the value itself."""
+        if self.labels and 0 <= value < len(self.labels):
+            return self.labels[value]
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    @property
+    def has_options(self) -> bool:
+        """Whether gold and predicted are indices of options, with a score each."""
+        return self.type in _OPTION_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPredictions:
+    """What a finished model said about the rows of one task.
+
+    Attributes:
+        task: Which task.
+        rows: Number of each row in its source split, from 0.
+        gold: Right answers.
+        predicted: The model's.
+        scores: Of each row's options; a row has none where the task has no options.
+    """
+
+    task: KeptTask
+    rows: Sequence[int]
+    gold: Sequence[Any]
+    predicted: Sequence[Any]
+    scores: Sequence[Sequence[float]]
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics of the task, headline first."""
+        return {name: METRICS[name](self.gold, self.predicted) for name in self.task.metrics}
+
+    def majority(self) -> dict[str, float]:
+        """What the best constant guess scores."""
+        constant = [self.task.majority] * len(self.gold)
+        return {name: METRICS[name](self.gold, constant) for name in self.task.metrics}
+
+
+def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
+    """Where two runs were not scored on the same rows with the same answers, in words.
+
+    Returns:
+        The first row that differs, or None where all are the same.
+    """
+    pairs = zip(one.rows, one.gold, other.rows, other.gold, strict=False)
+    for row, gold, other_row, other_gold in pairs:
+        if row != other_row:
+            return f"where the first has row {row}, the second has row {other_row}"
+        if gold != other_gold:
+            return (
+                f"the answer of row {row} is {one.task.spell(gold)!r} in the first and "
+                f"{other.task.spell(other_gold)!r} in the second"
+            )
+    shared = min(len(one.rows), len(other.rows))
+    if len(one.rows) == len(other.rows):
+        return None
+    longer, which = (one, "first") if len(one.rows) > shared else (other, "second")
+    return (
+        f"{len(one.rows)} rows in the first and {len(other.rows)} in the second; "
+        f"row {longer.rows[shared]} is in the {which} alone"
+    )
+
+
+def predictions_path(run: Path, task: str) -> Path:
+    """Where a run folder keeps the predictions of a task."""
+    return run / "predictions" / f"{task}.parquet"
+
+
+def write_predictions(run: Path, kept: KeptPredictions) -> None:
+    """Replaces a task's file in a run folder in one step; equal predictions give equal bytes."""
+    task = kept.task
+    columns = {
+        "row": pa.array(kept.rows, pa.int64()),
+        "gold": pa.array(kept.gold, _VALUES[task.type]),
+        "predicted": pa.array(kept.predicted, _VALUES[task.type]),
+    }
+    if task.has_options:
+        columns["scores"] = pa.array(kept.scores, _SCORES)
+    header = {"format": _FORMAT, **task.model_dump(mode="json")}
+    table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(header)})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    write_bytes(predictions_path(run, task.name), buffer.getvalue().to_pybytes())
+
+
+def read_predictions(run: Path, task: str) -> KeptPredictions:
+    """Reads what a run has kept of a task.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of another task or of another format.
+    """
+    path = predictions_path(run, task)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+    except FileNotFoundError as error:
+        raise _unusable(path, "is missing") from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise _unusable(path, f"can't be read: {error}") from error
+    kept = _header(path, table.schema.metadata or {})
+    if kept.name != task:
+        raise _unusable(path, f"can't be read: it holds the task {kept.name!r}")
+    value = _VALUES[kept.type]
+    expected = {"row": pa.int64(), "gold": value, "predicted": value}
+    expected |= {"scores": _SCORES} if kept.has_options else {}
+    _check_columns(path, table, expected)
+    scores = table["scores"].to_pylist() if kept.has_options else [[]] * len(table)
+    row, gold, predicted = (table[name].to_pylist() for name in ("row", "gold", "predicted"))
+    return KeptPredictions(kept, row, gold, predicted, scores)
+
+
+def _header(path: Path, metadata: Mapping[bytes, bytes]) -> KeptTask:
+    try:
+        header = json.loads(metadata[_METADATA])
+        if header["format"] != _FORMAT:
+            raise CheckpointError(
+                f"{path}: written in format {header['format']!r}",
+                allowed=f"format {_FORMAT}",
+                action="read this run with the version of peml that wrote it",
+            )
+        task = KeptTask.model_validate(header)
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise _unusable(path, "can't be read: it doesn't say which task it is of") from error
+    for name in task.metrics:
+        if name not in METRICS:
+            raise _unusable(
+                path, f"can't be read: unknown metric {name!r}.{nearest(name, METRICS)}"
+            )
+    return task
+
+
+def _check_columns(path: Path, table: Any, expected: Mapping[str, Any]) -> None:
+    for name, kind in expected.items():
+        if name not in table.column_names:
+            raise _unusable(path, f"can't be read: it has no column {name!r}")
+        # The name of a list's items differs between writers; only what they are matters.
+        found = table.schema.field(name).type
+        if found != kind:
+            raise _unusable(path, f"can't be read: column {name!r} holds {found}, not {kind}")
+        if table[name].null_count:
+            raise _unusable(path, f"can't be read: column {name!r} has empty fields")
+    if not len(table):
+        raise _unusable(path, "can't be read: it has no rows")
+
+
+def _unusable(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} {problem}", allowed="the file as `peml fit` wrote it", action=_RESTORE
+    )
