@@ -12,6 +12,8 @@ from peml.evaluation.metrics import (
     compute_metrics,
     majority_prediction,
 )
+from peml.evaluation.mistakes import Mistake, find_mistakes
+from peml.evaluation.pairing import Contrast, RunContrast, TaskContrast, contrast_runs
 from peml.evaluation.predictions import (
     KeptPredictions,
     KeptTask,
@@ -20,6 +22,7 @@ from peml.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from peml.evaluation.scores import RunScores, TaskScores, score_run
 from peml.evaluation.settings import EvaluationSettings
 from peml.evaluation.statistics import (
     Interval,
@@ -32,22 +35,31 @@ from peml.evaluation.statistics import (
 __all__ = [
     "METRICS",
     "ROW_SCORES",
+    "Contrast",
     "EvaluationSettings",
     "GoldSplit",
     "Interval",
     "KeptPredictions",
     "KeptTask",
+    "Mistake",
     "PairedDifference",
     "PairedTask",
     "Predictions",
+    "RunContrast",
+    "RunScores",
+    "TaskContrast",
+    "TaskScores",
     "bootstrap_interval",
     "compute_metrics",
+    "contrast_runs",
+    "find_mistakes",
     "first_mismatch",
     "majority_prediction",
     "paired_difference",
     "predict_split",
     "predictions_path",
     "read_predictions",
+    "score_run",
     "score_split",
     "write_predictions",
 ]

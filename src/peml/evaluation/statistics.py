@@ -23,6 +23,10 @@ __all__ = [
     "PairedTask",
     "bootstrap_interval",
     "paired_difference",
+    "percentile_interval",
+    "resample",
+    "task_random",
+    "weighted_scorer",
 ]
 
 Array = NDArray[np.float64]
@@ -103,14 +107,13 @@ def paired_difference(
     values, draws = [], []
     for name, task in tasks.items():
         runs = [*task.first, *task.second]
-        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        drawn = _resample(task.metric, task.gold, runs, resamples, random)
+        drawn = resample(task.metric, task.gold, runs, resamples, task_random(seed, name))
         draws.append(((drawn[:, :seeds] - drawn[:, seeds:]) * picks).sum(axis=1))
         exact = [METRICS[task.metric](task.gold, run) for run in runs]
         values.append(float(np.mean(exact[:seeds]) - np.mean(exact[seeds:])))
-    intervals = {n: _interval(v, d) for n, v, d in zip(tasks, values, draws, strict=True)}
+    intervals = {n: percentile_interval(v, d) for n, v, d in zip(tasks, values, draws, strict=True)}
     return PairedDifference(
-        mean=_interval(float(np.mean(values)), np.mean(draws, axis=0)), tasks=intervals
+        mean=percentile_interval(float(np.mean(values)), np.mean(draws, axis=0)), tasks=intervals
     )
 
 
@@ -130,13 +133,19 @@ def bootstrap_interval(
         DataError: The numbers of rows differ, there are none, or the metric is unknown.
     """
     _check_rows("the run", metric, gold, [predicted])
-    drawn = _resample(metric, gold, [predicted], resamples, np.random.default_rng(seed))
-    return _interval(METRICS[metric](gold, predicted), drawn[:, 0])
+    drawn = resample(metric, gold, [predicted], resamples, np.random.default_rng(seed))
+    return percentile_interval(METRICS[metric](gold, predicted), drawn[:, 0])
 
 
-def _interval(value: float, draws: Array) -> Interval:
+def percentile_interval(value: float, draws: Array) -> Interval:
+    """A number with the interval of its resamples, (resamples,)."""
     low, high = np.percentile(draws, _BOUNDS)
     return Interval(value, float(low), float(high))
+
+
+def task_random(seed: int, task: str, use: int = 0) -> np.random.Generator:
+    """Draws of a task that depend on no other task, and differ by what they are used for."""
+    return np.random.default_rng([seed, zlib.crc32(task.encode()), *([use] if use else [])])
 
 
 def _check_pairs(tasks: Mapping[str, PairedTask]) -> int:
@@ -179,16 +188,24 @@ def _draw(random: np.random.Generator, resamples: int, items: int) -> Array:
     return counts.reshape(resamples, items).astype(np.float64)
 
 
-def _resample(
+def resample(
     metric: str, gold: Values, runs: Sequence[Values], resamples: int, random: np.random.Generator
 ) -> Array:
-    """The metric of each run in each resample: (resamples, runs)."""
-    score = _SCORERS[metric](metric, gold, runs)
+    """The metric of each run in each resample of the rows: (resamples, runs)."""
+    score = weighted_scorer(metric, gold, runs)
     size = max(1, _COUNTS_AT_ONCE // len(gold))
     done = range(0, resamples, size)
     return np.concatenate(
         [score(_draw(random, min(size, resamples - start), len(gold))) for start in done]
     )
+
+
+def weighted_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    """A metric as a function of how often each row counts.
+
+    The counts of a resample, (resamples, rows), have to add up to the number of rows.
+    """
+    return _SCORERS[metric](metric, gold, runs)
 
 
 def _row_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:

@@ -1,0 +1,65 @@
+"""The rows a model got most wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from peml.evaluation.metrics import ROW_SCORES
+from peml.evaluation.predictions import KeptPredictions
+from peml.tasks import TaskType
+
+__all__ = ["Mistake", "find_mistakes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A row predicted wrong.
+
+    Attributes:
+        row: Number of the row in its source split, from 0.
+        gold: The right answer: option index, score or text.
+        predicted: The model's.
+        margin: How wrong. With options: score of the predicted option less that of the right one;
+            for scores, their distance; for texts, 1 - ROUGE-L. NaN where the model's scores are
+            not numbers.
+    """
+
+    row: int
+    gold: Any
+    predicted: Any
+    margin: float
+
+
+def find_mistakes(kept: KeptPredictions) -> list[Mistake]:
+    """All rows predicted wrong, the most confidently wrong first; ties by row number."""
+    found = [
+        Mistake(row, gold, predicted, margin)
+        for row, gold, predicted, margin, wrong in zip(
+            kept.rows, kept.gold, kept.predicted, _margins(kept), _wrong(kept), strict=True
+        )
+        if wrong
+    ]
+    return sorted(
+        found, key=lambda m: (math.isnan(m.margin), 0 if math.isnan(m.margin) else -m.margin, m.row)
+    )
+
+
+def _wrong(kept: KeptPredictions) -> list[bool]:
+    if kept.task.type is TaskType.GENERATION:  # upper case and spaces make no mistake
+        return [hit == 0 for hit in ROW_SCORES["exact_match"](kept.gold, kept.predicted)]
+    return [gold != said for gold, said in zip(kept.gold, kept.predicted, strict=True)]
+
+
+def _margins(kept: KeptPredictions) -> list[float]:
+    if kept.task.type is TaskType.GENERATION:
+        return [1 - score for score in ROW_SCORES["rouge_l"](kept.gold, kept.predicted)]
+    if kept.task.type is TaskType.REGRESSION:
+        return [abs(gold - said) for gold, said in zip(kept.gold, kept.predicted, strict=True)]
+    answers = zip(kept.gold, kept.predicted, kept.scores, strict=True)
+    # A diverged model has no scores: what is not finite is not kept.
+    return [
+        scores[said] - scores[gold] if max(gold, said) < len(scores) else math.nan
+        for gold, said, scores in answers
+    ]

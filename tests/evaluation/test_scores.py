@@ -1,0 +1,106 @@
+"""A run's scores with intervals, and its mistakes, from kept predictions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from peml.evaluation import KeptPredictions, find_mistakes, score_run
+from peml.tasks import TaskType
+from tests.evaluation.test_pairing import kept as scored
+from tests.evaluation.test_predictions import kept
+from tests.evaluation.test_statistics import answers
+
+
+def accuracy_run(rows: int, hits: int, name: str = "a") -> KeptPredictions:
+    said = [1] * hits + [0] * (rows - hits)
+    return scored("accuracy", [1] * rows, said, name)
+
+
+def test_every_metric_has_its_value_interval_and_baseline() -> None:
+    found = score_run({"mood": kept()}).tasks["mood"]
+    assert list(found.metrics) == ["accuracy", "f1"]
+    assert found.metrics["accuracy"].value == 3 / 4
+    assert found.metrics["f1"].value == pytest.approx(4 / 5)
+    assert found.majority == {"accuracy": 1 / 2, "f1": pytest.approx(2 / 3)}
+    assert found.rows == 4
+    for interval in found.metrics.values():
+        assert interval.low < interval.value < interval.high
+
+
+def test_the_interval_of_an_accuracy_is_the_binomials() -> None:
+    interval = score_run({"a": accuracy_run(400, 320)}, resamples=5000).mean
+    low, high = stats.binom.ppf([0.025, 0.975], 400, 0.8) / 400
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.006)
+
+
+def test_scipys_bootstrap_agrees() -> None:
+    gold, good, _ = answers("pearson", 80, 3)
+    theirs = stats.bootstrap(
+        (gold, good),
+        lambda x, y: np.corrcoef(x, y)[0, 1],
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=2000,
+        rng=0,
+    ).confidence_interval
+    found = score_run({"a": scored("pearson", gold, good)}).tasks["a"].metrics["pearson"]
+    width = theirs.high - theirs.low
+    assert found.low == pytest.approx(theirs.low, abs=0.15 * width)
+    assert found.high == pytest.approx(theirs.high, abs=0.15 * width)
+
+
+def test_the_mean_is_of_headlines_and_its_interval_of_independent_tasks() -> None:
+    tasks = {name: accuracy_run(100, hits, name) for name, hits in {"a": 60, "b": 90}.items()}
+    found = score_run({**tasks, "mood": kept()}, resamples=4000)
+    assert found.mean.value == pytest.approx((0.6 + 0.9 + 0.75) / 3)
+    assert found.majority_mean == pytest.approx((1 + 1 + 0.5) / 3)
+    deviations = [math.sqrt(p * (1 - p) / n) for p, n in ((0.6, 100), (0.9, 100), (0.75, 4))]
+    deviation = math.sqrt(sum(d**2 for d in deviations)) / 3
+    assert (found.mean.high - found.mean.low) / 3.92 == pytest.approx(deviation, rel=0.1)
+
+
+def test_a_tasks_interval_does_not_depend_on_the_others() -> None:
+    task = accuracy_run(50, 30, "b")
+    alone = score_run({"b": task}).tasks["b"]
+    assert score_run({"a": accuracy_run(40, 20), "b": task}).tasks["b"] == alone
+    assert score_run({"b": task}, seed=1).tasks["b"] != alone
+
+
+def test_a_diverged_regression_is_no_number() -> None:
+    wild = replace(kept(TaskType.REGRESSION), predicted=[math.nan] * 4)
+    found = score_run({"near": wild, "mood": kept()})
+    assert math.isnan(found.mean.value)
+    assert found.tasks["mood"].metrics["accuracy"].value == 0.75
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "margins"),
+    [
+        (TaskType.CLASSIFICATION, [11], [0.25]),
+        (TaskType.MULTIPLE_CHOICE, [2, 11], [1.0, 0.0]),
+        (TaskType.REGRESSION, [11, 5, 2], [0.5, 0.3, 1 / 3 - 0.1]),
+        (TaskType.GENERATION, [7, 11, 5], [1.0, 1.0, 1 / 3]),
+    ],
+)
+def test_mistakes_come_worst_first(kind: TaskType, rows: list[int], margins: list[float]) -> None:
+    found = find_mistakes(kept(kind))
+    assert [mistake.row for mistake in found] == rows
+    assert [mistake.margin for mistake in found] == pytest.approx(margins)
+
+
+def test_a_mistake_tells_both_answers() -> None:
+    (found,) = find_mistakes(kept())
+    assert (found.gold, found.predicted) == (0, 1)
+
+
+def test_rows_without_scores_come_last() -> None:
+    wild = replace(kept(), predicted=[0, 1, 1, 1], scores=[[], [0.0, 0.5], [0.0, 0.25], [0.0, 1.0]])
+    found = find_mistakes(wild)
+    assert [mistake.row for mistake in found] == [2, 11, 5]
+    assert math.isnan(found[-1].margin)
