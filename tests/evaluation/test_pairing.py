@@ -21,6 +21,7 @@ from peml.evaluation import (
 )
 from peml.evaluation.significance import (
     discordant_rows,
+    levelled,
     mcnemar_test,
     permuted_differences,
     tail_share,
@@ -53,9 +54,10 @@ def test_row_weights_equal_predictions_really_swapped(metric: str) -> None:
     found = permuted_differences(metric, gold, good, bad, 40, np.random.default_rng(3))
     masks = np.random.default_rng(3).integers(0, 2, (40, 25))
     score = METRICS[metric]
+    first, second = (list(levelled(metric, said)) for said in (good, bad))
     slow = [
         score(gold, one) - score(gold, two)
-        for one, two in (swap(good, bad, mask) for mask in masks)
+        for one, two in (swap(first, second, mask) for mask in masks)
     ]
     assert found == pytest.approx(slow, abs=1e-12)
     assert len(set(found.round(9))) > 3
@@ -66,9 +68,10 @@ def test_the_p_value_is_the_share_of_all_swaps(metric: str) -> None:
     gold, good, bad = answers(metric, rows=9, seed=3)
     score = METRICS[metric]
     value = score(gold, good) - score(gold, bad)
+    first, second = (list(levelled(metric, said)) for said in (good, bad))
     whole = [
         score(gold, one) - score(gold, two)
-        for one, two in (swap(good, bad, mask) for mask in product((0, 1), repeat=9))
+        for one, two in (swap(first, second, mask) for mask in product((0, 1), repeat=9))
     ]
     exact = float(np.mean([abs(d) >= abs(value) - 1e-12 for d in whole]))
     assert 0.02 < exact < 0.98
@@ -85,7 +88,11 @@ def test_scipys_permutation_test_agrees() -> None:
 
     bad = (0.6 * np.array(good) + 0.4 * np.array(bad)).tolist()
     theirs = stats.permutation_test(
-        (good, bad), difference, permutation_type="samples", n_resamples=4000, rng=0
+        (stats.zscore(good), stats.zscore(bad)),
+        difference,
+        permutation_type="samples",
+        n_resamples=4000,
+        rng=0,
     ).pvalue
     found = contrast_runs(
         {"a": kept("pearson", gold, good)}, {"a": kept("pearson", gold, bad)}, resamples=4000
@@ -93,6 +100,18 @@ def test_scipys_permutation_test_agrees() -> None:
     assert 0.001 < theirs < 0.9
     assert found.tasks["a"].p_value == pytest.approx(theirs, abs=0.02)
     assert found.tasks["a"].test == "4000 permutations"
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_the_scale_of_a_run_does_not_hide_its_difference(metric: str) -> None:
+    gold, good, bad = answers(metric, rows=60, seed=1)
+    far = [40 * said + 7 for said in bad]
+    plain, scaled = (
+        contrast_runs({"a": kept(metric, gold, good)}, {"a": kept(metric, gold, said)}).mean
+        for said in (bad, far)
+    )
+    assert scaled.difference.value == pytest.approx(plain.difference.value)
+    assert scaled.p_value == plain.p_value < 0.01
 
 
 def test_mcnemar_by_hand_and_as_all_swaps() -> None:
@@ -206,7 +225,10 @@ ONE = kept("accuracy", [1, 0, 1], [1, 1, 1])
             {"a": replace(ONE, task=ONE.task.model_copy(update={"version": 2}))},
             "a: not the same task in the two runs: version is 1 in the first and 2 in the second",
         ),
-        ({"a": replace(ONE, gold=[1, 0, 0])}, "a: .*the answer of row 2 is '1' in the first"),
+        (
+            {"a": replace(ONE, gold=[1, 0, 0])},
+            "a: .*the answer of row 2 is 'option 1' in the first",
+        ),
         ({"a": replace(ONE, rows=[0, 4, 2])}, "the first has row 1, the second has row 4"),
     ],
 )

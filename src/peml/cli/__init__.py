@@ -12,6 +12,7 @@ from rich.console import Console
 from peml.cli.compare import compare_command
 from peml.cli.config import config_app
 from peml.cli.doctor import doctor
+from peml.cli.evaluate import evaluate_command
 from peml.cli.export import export_command
 from peml.cli.fit import fit_command
 from peml.cli.predict import predict_command
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("fit")(fit_command)
 app.command("compare")(compare_command)
+app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
 app.command("export")(export_command)
 app.command("doctor")(doctor)

@@ -74,9 +74,9 @@ class KeptTask(BaseModel):
 
     def spell(self, value: Any) -> str:
         """A gold or predicted value as people read it: a label's name, or the value itself."""
-        if self.labels and 0 <= value < len(self.labels):
-            return self.labels[value]
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        if not self.has_options:
+            return f"{value:g}" if isinstance(value, float) else str(value)
+        return self.labels[value] if value < len(self.labels) else f"option {value}"
 
     @property
     def has_options(self) -> bool:

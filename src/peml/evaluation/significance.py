@@ -14,9 +14,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from peml.evaluation.metrics import ROW_SCORES
-from peml.evaluation.statistics import weighted_scorer
+from peml.evaluation.statistics import standardised, weighted_scorer
 
-__all__ = ["Discordant", "discordant_rows", "mcnemar_test", "permuted_differences", "tail_share"]
+__all__ = [
+    "Discordant",
+    "discordant_rows",
+    "levelled",
+    "mcnemar_test",
+    "permuted_differences",
+    "tail_share",
+]
 
 Array = NDArray[np.float64]
 Values = Sequence[Any]
@@ -60,6 +67,7 @@ def permuted_differences(
 ) -> Array:
     """Differences of the metric after swapping the predictions on random rows, (permutations,).
 
+    Where the metric doesn't see the scale of predictions, they are brought to one scale first.
     The two runs' rows are laid end to end. A permuted run is then a choice of one of the two
     halves for each row, so it is a matter of row weights (2 or 0, as they add up to all rows).
 
@@ -71,7 +79,8 @@ def permuted_differences(
         permutations: Number of draws.
         random: Where they come from.
     """
-    score = weighted_scorer(metric, [*gold, *gold], [[*first, *second]])
+    said = [*levelled(metric, first), *levelled(metric, second)]
+    score = weighted_scorer(metric, [*gold, *gold], [said])
     size = max(1, _CELLS_AT_ONCE // (2 * len(gold)))
     found = []
     for start in range(0, permutations, size):
@@ -84,6 +93,19 @@ def permuted_differences(
         )
         found.append(one - two)
     return np.concatenate(found)
+
+
+def levelled(metric: str, predicted: Values) -> Values:
+    """Predictions on a scale that two runs share, without a change of the metric.
+
+    A correlation is the same whatever the scale, and so two equally good runs may have different
+    ones. Swapping their raw predictions would mix the scales and call nearly any difference chance.
+    """
+    if metric == "pearson":
+        return standardised(predicted).tolist()
+    if metric == "spearman":
+        return stats.rankdata(predicted).tolist()
+    return predicted
 
 
 def tail_share(value: float, draws: Array) -> float:

@@ -25,6 +25,7 @@ __all__ = [
     "paired_difference",
     "percentile_interval",
     "resample",
+    "standardised",
     "task_random",
     "weighted_scorer",
 ]
@@ -249,7 +250,7 @@ def _matthews(right: Array, said: Array, hits: Array) -> Array:
 
 
 def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    truth, *said = (_standardised(values) for values in (gold, *runs))
+    truth, *said = (standardised(values) for values in (gold, *runs))
     predicted = np.stack(said)  # (runs, rows)
     columns = np.concatenate([[truth, truth**2], predicted, predicted**2, predicted * truth]).T
     parts = np.cumsum([1, 1, len(runs), len(runs)])
@@ -261,7 +262,7 @@ def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer
     return score
 
 
-def _standardised(values: Values) -> Array:
+def standardised(values: Values) -> Array:
     """Mean 0, variance 1: no digits are lost in sums of squares, and "constant" has a meaning."""
     numbers = np.asarray(values, np.float64)
     if np.ptp(numbers) == 0:

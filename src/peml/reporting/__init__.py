@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from peml.reporting.comparison import write_comparison_report
 from peml.reporting.figures import draw_figures, save_figures
+from peml.reporting.records import Results
 from peml.reporting.report import write_report
 from peml.reporting.results import RunRecord, load_results, load_run
 
 __all__ = [
+    "Results",
     "RunRecord",
     "draw_figures",
     "load_results",

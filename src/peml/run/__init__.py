@@ -1,19 +1,24 @@
 """A run: its folder, its phases, from a config to a finished model."""
 
+from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
 from peml.run.folder import RunFolder, differences, lock_folder
 from peml.run.pipeline import Run, fit, plan
 from peml.run.preparation import Prepared, prepare, with_config
 from peml.run.training import attach
 
 __all__ = [
+    "FinishedRun",
     "Prepared",
+    "RowText",
     "Run",
     "RunFolder",
     "attach",
     "differences",
     "fit",
+    "load_finished",
     "lock_folder",
     "plan",
     "prepare",
+    "read_texts",
     "with_config",
 ]

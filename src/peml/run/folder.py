@@ -53,6 +53,11 @@ class RunFolder:
         return self.path / "genotype.json"
 
     @property
+    def is_started(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / _CONFIG).is_file()
+
+    @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do: results and report are there."""
         return (self.path / _RESULTS).is_file() and (self.path / "report.html").is_file()

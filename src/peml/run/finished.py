@@ -1,0 +1,149 @@
+"""A finished run read back: its results, the predictions behind them, the rows' texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from peml.data import select_tasks
+from peml.data.sources import load_source
+from peml.errors import CheckpointError, DataError, RunError, nearest
+from peml.evaluation import KeptPredictions, predictions_path, read_predictions
+from peml.reporting import Results, load_results
+from peml.run.folder import RunFolder
+from peml.tasks import Task, TaskRenderer, TaskType
+
+__all__ = ["FinishedRun", "RowText", "load_finished", "read_texts"]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """What a finished run has found.
+
+    Attributes:
+        folder: The run folder.
+        results: ``results.json``.
+        predictions: By task, in the order of the results.
+    """
+
+    folder: Path
+    results: Results
+    predictions: dict[str, KeptPredictions]
+
+
+@dataclass(frozen=True, slots=True)
+class RowText:
+    """What a row says.
+
+    Attributes:
+        inputs: Text of each input column.
+        options: The row's own choices; empty where the task has none.
+    """
+
+    inputs: dict[str, str]
+    options: tuple[str, ...]
+
+
+def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
+    """Reads a finished run, and checks that its predictions give the results it reports.
+
+    Args:
+        folder: The run folder.
+        task: Read this task alone.
+
+    Raises:
+        RunError: No run folder, not finished, or it has no such task.
+        CheckpointError: A file is missing, damaged, or doesn't give the results.
+    """
+    if not RunFolder(folder).is_started:
+        what = "is no run folder" if folder.is_dir() else "is no folder"
+        raise RunError(
+            f"{folder} {what}",
+            allowed="a folder that `peml fit` has finished, or a cell of `peml compare` "
+            "(NAME/cells/SUITE/LABEL-seedN)",
+            action="check the path",
+        )
+    if not (folder / "results.json").is_file():
+        raise RunError(
+            f"{folder} holds a run that is not finished: it has no results.json",
+            allowed="a folder that `peml fit` has finished",
+            action="run the same `peml fit` command again: it goes on where the run stopped",
+        )
+    results = load_results(folder)
+    if task is not None and task not in results.tasks:
+        raise RunError(
+            f"{folder} has no task {task!r}.{nearest(task, results.tasks)}",
+            allowed=", ".join(results.tasks),
+            action="correct --task",
+        )
+    names = list(results.tasks) if task is None else [task]
+    predictions = {name: read_predictions(folder, name) for name in names}
+    for kept in predictions.values():
+        _check_results(folder, kept, results)
+    return FinishedRun(folder, results, predictions)
+
+
+def _check_results(folder: Path, kept: KeptPredictions, results: Results) -> None:
+    name = kept.task.name
+    said = results.tasks[name]
+    found = kept.metrics()
+    for metric, value in {**said.all, said.metric: said.value}.items():
+        if metric not in found or not _same(found[metric], value):
+            raise CheckpointError(
+                f"{predictions_path(folder, name)} gives {metric} {found.get(metric)}, and "
+                f"{folder / 'results.json'} says {value}",
+                allowed="both files as the same run wrote them",
+                action="restore them from a copy, or train the run again in a new folder",
+            )
+
+
+def _same(one: float, other: float) -> bool:
+    """Equal up to the rounding of another machine."""
+    both_nan = math.isnan(one) and math.isnan(other)
+    return both_nan or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict[int, RowText]:
+    """Texts of some of the rows that a run was scored on, from the run's own data source.
+
+    Args:
+        folder: The run folder; its config says where the data is.
+        kept: The predictions of a task.
+        rows: Row numbers that occur in them.
+
+    Raises:
+        PemlError: Config, task or data isn't there any more, or has changed since.
+    """
+    config = RunFolder(folder).config()
+    task = _task(kept, select_tasks(config.tasks))
+    train, reported, origin = load_source(task, config.tasks.source)
+    split = reported if kept.task.split == "reported" else train
+    renderer = TaskRenderer(task)
+    gold = dict(zip(kept.rows, kept.gold, strict=True))
+    texts = {}
+    for row in rows:
+        example = renderer.render(split[row], row) if row < len(split) else None
+        if example is None or example.label != gold[row]:
+            raise DataError(
+                f"Task {task.name!r}: row {row} of {origin} is not what it was when the run was "
+                "scored",
+                allowed="the data the run was scored on",
+                action="restore the data",
+            )
+        inputs = {name: str(split[row][name]) for name in task.columns.inputs}
+        is_choice = task.type is TaskType.MULTIPLE_CHOICE
+        texts[row] = RowText(inputs, example.options if is_choice else ())
+    return texts
+
+
+def _task(kept: KeptPredictions, tasks: Iterable[Task]) -> Task:
+    for task in tasks:
+        if task.name == kept.task.name:
+            return task
+    raise DataError(
+        f"the run's config names no task {kept.task.name!r} any more",
+        allowed="the suite and task files the run was started with",
+        action="restore them",
+    )
