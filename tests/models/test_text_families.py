@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from peml.errors import DataError
 from peml.models import EncodedSequence, TaskModel
 from tests.models.tasks import Row, batch_of, collate, encode, tiny_family, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
@@ -151,14 +152,27 @@ def test_a_long_causal_prompt_keeps_its_start_token_its_end_and_its_answer(purpo
     row = LONG if purpose != "generate" else LONG | {"label": "x"}
     (sequences,) = encode(family, task, [row], purpose)
     whole = family.tokenizer(f"{LONG['sentence']} It is")["input_ids"]
+    assert max(len(sequence.input_ids) for sequence in sequences) == 24
+    contexts = []
     for sequence in sequences:
         answer = [t for t in sequence.labels or () if t != -100]
         prompt = sequence.input_ids[: len(sequence.input_ids) - len(answer)]
-        assert len(sequence.input_ids) == 24
+        contexts.append(prompt)
         assert prompt[0] == family.tokenizer.bos_token_id
         assert prompt[1:] == whole[-len(prompt[1:]) :]
         assert sequence.cut == len(whole) - len(prompt)
         assert answer == sequence.input_ids[len(prompt) :]
+    assert all(context == contexts[0] for context in contexts)  # options are compared fairly
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("purpose", ["train", "score"])
+def test_an_empty_option_is_refused(name: str, purpose: str) -> None:
+    row = {"start": "the ball is in", "options": ["the box", " "], "answer": 0}
+    with pytest.raises(DataError, match=r"'ending', row 0 .*option 1 .*from 0.*empty") as caught:
+        encode(tiny_family(name), TASKS[2], [row], purpose)
+    assert caught.value.allowed
+    assert caught.value.action
 
 
 def test_a_long_seq2seq_prompt_is_cut_and_closed() -> None:

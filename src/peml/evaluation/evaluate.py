@@ -12,8 +12,9 @@ import torch
 from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
 from peml.evaluation.metrics import compute_metrics
+from peml.evaluation.scoring import score_options
 from peml.evaluation.settings import EvaluationSettings
-from peml.models import TaskModel
+from peml.models import TaskModel, TextFamily
 from peml.tasks import Task, TaskType
 
 __all__ = ["GoldSplit", "Predictions", "predict_split", "score_split"]
@@ -72,7 +73,7 @@ def predict_split(
         model: Attached or loaded model.
         split: Rows encoded for scoring, or for generation where the task generates.
         task_id: Index of the task.
-        settings: Batch size and the longest generated text.
+        settings: Batch size, what an option's score is, the longest generated text.
     """
     base = model.base
     task = base.tasks[task_id]
@@ -82,6 +83,12 @@ def predict_split(
     scores: list[list[float]] = [[] for _ in range(len(split))]
     model.eval()
     with model.prepared():
+        if isinstance(base.family, TextFamily) and not generates:
+            options = score_options(base, split, task_id, settings.scoring, settings.tokens)
+            for row, found in options:
+                answer = base.family.answer(found[None], task)[0]
+                predicted[row], scores[row] = _read(task, answer)
+            return Predictions(predicted, scores)
         for batch in evaluation_batches(split, task_id, settings.tokens, collate):
             moved = batch.to(base.device)
             rows = batch.rows.tolist()

@@ -6,16 +6,21 @@ from typing import Literal
 
 from pydantic import Field
 
+from peml.evaluation.scoring.settings import ScoringSettings
 from peml.settings import Settings
 
 __all__ = ["EvaluationSettings"]
 
 
 class EvaluationSettings(Settings):
-    """Batches, generation and ablations of an evaluation."""
+    """Batches, scoring, generation and ablations of an evaluation."""
 
     tokens: int = Field(8192, description="Most tokens of a batch, padding included.", ge=16)
     max_new_tokens: int = Field(32, description="Longest generated text.", ge=1)
+    scoring: ScoringSettings = Field(
+        default_factory=lambda: ScoringSettings(),
+        description="How text-to-text models score the options of a row.",
+    )
     split: Literal["reported", "development"] = Field(
         "reported",
         description="What the finished model is scored on; development for runs that only choose "

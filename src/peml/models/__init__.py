@@ -1,7 +1,14 @@
 """Base models: loading, families, heads, and one forward pass for all of them."""
 
 from peml.models.embedded import embedded_minilm
-from peml.models.families import FAMILIES, EncodedSequence, Family, ModelOutput, Purpose
+from peml.models.families import (
+    FAMILIES,
+    EncodedSequence,
+    Family,
+    ModelOutput,
+    Purpose,
+    TextFamily,
+)
 from peml.models.loading import (
     Backbone,
     check_generation,
@@ -25,6 +32,7 @@ __all__ = [
     "ModelSettings",
     "Purpose",
     "TaskModel",
+    "TextFamily",
     "check_generation",
     "check_prompt",
     "check_task_types",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from peml.data.batch import TaskBatch
+from peml.errors import DataError
 from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose, pad_groups
 from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType
@@ -36,20 +37,20 @@ class TextFamily(Family):
         if purpose == "generate":
             return [self._prompt(example.prompt)]
         if task.type is TaskType.GENERATION:
-            return [self._sequence(example.prompt, str(example.label), 1.0)]
+            return self._sequences(example.prompt, [str(example.label)], 0)
+        _refuse_empty(task, example)
         right = _right_option(task, example)
         if purpose == "train":
-            return [self._sequence(example.prompt, example.options[right], 1.0)]
-        return [
-            self._sequence(example.prompt, option, float(number == right))
-            for number, option in enumerate(example.options)
-        ]
+            return self._sequences(example.prompt, [example.options[right]], 0)
+        return self._sequences(example.prompt, example.options, right)
 
     @abstractmethod
     def _prompt(self, prompt: str) -> EncodedSequence: ...
 
     @abstractmethod
-    def _sequence(self, prompt: str, target: str, mark: float) -> EncodedSequence: ...
+    def _sequences(
+        self, prompt: str, targets: Sequence[str], right: int
+    ) -> list[EncodedSequence]: ...
 
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
@@ -88,7 +89,15 @@ class TextFamily(Family):
         self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int
     ) -> Tensor:
         """Log-likelihoods of the options, or a regression's expected score."""
-        scores = pad_groups(output.scores, batch.groups, batch.examples)
+        return self.answer(pad_groups(output.scores, batch.groups, batch.examples), task)
+
+    def answer(self, scores: Tensor, task: Task) -> Tensor:
+        """The options' scores as they are, or a regression's expected score, (examples,).
+
+        Args:
+            scores: (examples, options); a regression's are log-likelihoods of the spelled scores.
+            task: The task they belong to.
+        """
         if task.scale is None:
             return scores
         values = torch.linspace(task.scale.low, task.scale.high, scores.shape[1])
@@ -118,17 +127,28 @@ class CausalFamily(TextFamily):
         start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
         return start + ids[len(ids) - room + len(start) :]
 
-    def _sequence(self, prompt: str, target: str, mark: float) -> EncodedSequence:
+    def _sequences(self, prompt: str, targets: Sequence[str], right: int) -> list[EncodedSequence]:
+        ids = self._prompt_ids(prompt)
+        wanted = [self._target_ids(prompt, target) for target in targets]
+        # The target comes first, but a very long one leaves the prompt a quarter of the room.
+        most = self.max_length - min(len(ids), self.max_length // 4)
+        answers = [target[:most] for target in wanted]
+        # Options are compared after the same context: what the longest leaves of it.
+        kept = self._fit(ids, self.max_length - max(map(len, answers)))
+        return [
+            EncodedSequence(
+                kept + answer,
+                float(number == right),
+                labels=[_IGNORED] * len(kept) + answer,
+                cut=len(ids) + len(target) - len(kept) - len(answer),
+            )
+            for number, (answer, target) in enumerate(zip(answers, wanted, strict=True))
+        ]
+
+    def _target_ids(self, prompt: str, target: str) -> list[int]:
         text = target if prompt.endswith((" ", "\n")) else " " + target
         wanted = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        wanted = [*wanted, self.tokenizer.eos_token_id]
-        ids = self._prompt_ids(prompt)
-        # The target comes first, but a very long one leaves the prompt a quarter of the room.
-        answer = wanted[: self.max_length - min(len(ids), self.max_length // 4)]
-        kept = self._fit(ids, self.max_length - len(answer))
-        cut = len(ids) + len(wanted) - len(kept) - len(answer)
-        labels = [_IGNORED] * len(kept) + answer
-        return EncodedSequence(kept + answer, mark, labels=labels, cut=cut)
+        return [*wanted, self.tokenizer.eos_token_id]
 
     def _token_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
@@ -173,15 +193,22 @@ class Seq2SeqFamily(TextFamily):
             ids = self.tokenizer(prompt, truncation=True, max_length=self.max_length)["input_ids"]
         return EncodedSequence(ids, 1.0, cut=cut)
 
-    def _sequence(self, prompt: str, target: str, mark: float) -> EncodedSequence:
+    def _sequences(self, prompt: str, targets: Sequence[str], right: int) -> list[EncodedSequence]:
         source = self._prompt(prompt)
-        wanted = self.tokenizer(text_target=target, verbose=False)["input_ids"]
+        sequences = []
+        for number, target in enumerate(targets):
+            wanted = self._target_ids(target)
+            kept = wanted[: self.max_length]
+            cut = source.cut + len(wanted) - len(kept)
+            mark = float(number == right)
+            sequences.append(EncodedSequence(source.input_ids, mark, labels=kept, cut=cut))
+        return sequences
+
+    def _target_ids(self, target: str) -> list[int]:
+        wanted: list[int] = self.tokenizer(text_target=target, verbose=False)["input_ids"]
         eos = self.tokenizer.eos_token_id
-        if eos is not None and (not wanted or wanted[-1] != eos):
-            wanted = [*wanted, eos]
-        kept = wanted[: self.max_length]
-        cut = source.cut + len(wanted) - len(kept)
-        return EncodedSequence(source.input_ids, mark, labels=kept, cut=cut)
+        closed = eos is None or (wanted and wanted[-1] == eos)
+        return wanted if closed else [*wanted, eos]
 
     def _token_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
@@ -204,6 +231,17 @@ class Seq2SeqFamily(TextFamily):
             num_beams=1,
         )
         return [t.strip() for t in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _refuse_empty(task: Task, example: Example) -> None:
+    for number, option in enumerate(example.options):
+        if not option.strip():
+            raise DataError(
+                f"Task {task.name!r}, row {example.index} of the split, option {number} (both from "
+                f"0): the option is empty ({option!r}), so it has no likelihood.",
+                allowed="options with a text",
+                action="correct the row, or leave it out",
+            )
 
 
 def _right_option(task: Task, example: Example) -> int:

@@ -1,0 +1,42 @@
+"""Every option in a sequence of its own: the plain way, and what sharing is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from peml.evaluation.scoring.requests import Request, is_seq2seq, to_batch
+from peml.models import TaskModel
+
+__all__ = ["score_alone"]
+
+
+@torch.no_grad()
+def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Tensor:
+    """Log-likelihoods of the options, (requests,) float64, from one sequence each.
+
+    Args:
+        base: The model, with whatever is attached to it.
+        requests: Options after their contexts.
+        tokens: Most tokens of a batch, padding included.
+    """
+    totals = torch.zeros(len(requests), dtype=torch.float64)
+    joined = not is_seq2seq(base)
+    lengths = [len(r.context) + (len(r.option) if joined else 0) for r in requests]
+    for chosen in _batches(lengths, tokens):
+        batch = to_batch(base, [requests[i] for i in chosen]).to(base.device)
+        totals[chosen] = base(batch).scores.double().cpu()
+    return totals
+
+
+def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    held: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if held and (len(held) + 1) * lengths[held[0]] > tokens:
+            yield held
+            held = []
+        held.append(index)
+    if held:
+        yield held

@@ -1,0 +1,60 @@
+"""From log-likelihoods to scores of options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peml.errors import DataError
+from peml.evaluation.scoring.requests import Request
+from peml.evaluation.scoring.settings import Normalisation
+
+__all__ = ["normalise"]
+
+
+def normalise(
+    likelihoods: Tensor,
+    requests: Sequence[Request],
+    kind: Normalisation,
+    tokenizer: Any,
+    unconditional: Tensor | None = None,
+) -> Tensor:
+    """Scores of options, (requests,).
+
+    Args:
+        likelihoods: Log-likelihoods, (requests,).
+        requests: The options.
+        kind: What they are divided by, or lessened by.
+        tokenizer: Spells the options, whose bytes in UTF-8 are counted without special tokens and
+            without spaces around them.
+        unconditional: For ``pmi``: log-likelihoods of the options after the unconditional prompt.
+
+    Raises:
+        DataError: An option without any text is to be divided by its bytes.
+    """
+    if kind == "none":
+        return likelihoods
+    if kind == "pmi":
+        if unconditional is None:
+            raise AssertionError("pmi needs the options' likelihoods after another prompt")
+        return likelihoods - unconditional
+    if kind == "tokens":
+        # Without a context the first token has no likelihood.
+        sizes = [len(r.option) - (not r.context) for r in requests]
+    else:
+        sizes = [_bytes(request, tokenizer) for request in requests]
+    return likelihoods / torch.tensor(sizes).to(likelihoods)
+
+
+def _bytes(request: Request, tokenizer: Any) -> int:
+    text = tokenizer.decode(list(request.option), skip_special_tokens=True).strip()
+    if not text:
+        raise DataError(
+            f"the option of the tokens {list(request.option)} has no text to divide by",
+            allowed="options with a text, for evaluation.scoring.normalisation: bytes",
+            action="correct the option, or choose another normalisation",
+        )
+    return len(text.encode("utf-8"))

@@ -1,0 +1,117 @@
+"""Scores of every row's options, for the families that answer with text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from peml.data.encoding import EncodedSplit
+from peml.errors import DataError
+from peml.evaluation.scoring.alone import score_alone
+from peml.evaluation.scoring.normalise import normalise
+from peml.evaluation.scoring.requests import Request, is_seq2seq
+from peml.evaluation.scoring.seq2seq import score_decoded
+from peml.evaluation.scoring.settings import ScoringSettings
+from peml.evaluation.scoring.support import sharing_problem
+from peml.evaluation.scoring.trees import score_trees
+from peml.models import TaskModel
+from peml.tasks import Example, Task, TaskType
+
+__all__ = ["score_options", "score_requests"]
+
+_BATCHES_AT_ONCE = 64
+"""Rows are read, and searched for what they share, so many batches at a time."""
+
+
+def score_requests(
+    base: TaskModel, requests: Sequence[Request], tokens: int, *, share: bool = True
+) -> Tensor:
+    """Log-likelihoods of options after their contexts, (requests,) float64; tasks may be mixed.
+
+    Args:
+        base: The model, with whatever is attached to it.
+        requests: What to score.
+        tokens: Most tokens of a batch, padding and cached tokens included.
+        share: Compute common beginnings (or inputs of an encoder) once where the model can.
+
+    Raises:
+        DataError: An option has no tokens to score.
+    """
+    for request in requests:
+        if len(request.context) + len(request.option) < 2 or not request.option:
+            raise DataError(
+                f"an option of {len(request.option)} tokens after {len(request.context)} tokens "
+                "has no likelihood",
+                allowed="one token or more, after a context",
+                action="correct the option, or set evaluation.scoring.end: true",
+            )
+    if not requests or not share:
+        return score_alone(base, requests, tokens)
+    if is_seq2seq(base):
+        return score_decoded(base, requests, tokens)
+    longest = max(len(request.context) + len(request.option) for request in requests)
+    if sharing_problem(base, longest) is not None:
+        return score_alone(base, requests, tokens)
+    return score_trees(base, requests, tokens)
+
+
+def score_options(
+    base: TaskModel, split: EncodedSplit, task_id: int, settings: ScoringSettings, tokens: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Row numbers, and the scores of their options (options,), of a split encoded for scoring.
+
+    Args:
+        base: The model, with whatever is attached to it.
+        split: Rows of one task.
+        task_id: Index of the task.
+        settings: What a score is.
+        tokens: Most tokens of a batch.
+    """
+    task = base.tasks[task_id]
+    kind = "none" if task.type is TaskType.REGRESSION else settings.normalisation
+    elsewhere = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
+    for rows in _windows(split, tokens):
+        fetched = split.dataset[rows.tolist()]
+        options = [
+            _requests(base, ids, labels, task_id, end=settings.end)
+            for ids, labels in zip(fetched["input_ids"], fetched["labels"], strict=True)
+        ]
+        requests = [request for row in options for request in row]
+        asked = list(requests)
+        if kind == "pmi":
+            asked += [Request(elsewhere, request.option, task_id) for request in requests]
+        likelihoods = score_requests(base, asked, tokens, share=settings.share)
+        after, before = likelihoods[: len(requests)], likelihoods[len(requests) :]
+        scores = normalise(after, requests, kind, base.family.tokenizer, before)
+        yield from zip(rows.tolist(), scores.split([len(row) for row in options]), strict=True)
+
+
+def _windows(split: EncodedSplit, tokens: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Row numbers in order, some batches' worth at a time."""
+    window = (split.tokens.cumsum() - split.tokens) // (tokens * _BATCHES_AT_ONCE)
+    for number in np.unique(window):
+        yield np.flatnonzero(window == number)
+
+
+def _requests(
+    base: TaskModel, ids: list[list[int]], labels: list[list[int]], task_id: int, *, end: bool
+) -> list[Request]:
+    """The options of one encoded row."""
+    found = []
+    for tokens, scored in zip(ids, labels, strict=True):
+        option = [token for token in scored if token != -100]
+        context = tokens if is_seq2seq(base) else tokens[: len(tokens) - len(option)]
+        if not end and option[-1] == base.family.tokenizer.eos_token_id:
+            option = option[:-1]
+        found.append(Request(tuple(context), tuple(option), task_id))
+    return found
+
+
+def _unconditional(base: TaskModel, task: Task, prompt: str) -> tuple[int, ...]:
+    """Tokens of the prompt that says nothing of the row."""
+    example = Example(index=0, segments=(prompt,), prompt=prompt, options=(), label="")
+    (sequence,) = base.family.encode(task, example, "generate")
+    return tuple(sequence.input_ids)

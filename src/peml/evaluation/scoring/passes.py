@@ -1,0 +1,133 @@
+"""The forward passes of decoder-only models over trees of tokens."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peml.evaluation.scoring.cache import TrunkCache
+from peml.evaluation.scoring.layout import Layout
+from peml.models import TaskModel
+
+__all__ = ["TreePass"]
+
+Array = np.ndarray[Any, Any]
+
+
+class TreePass:
+    """Runs layouts through a model and adds up the log-likelihoods of their targets.
+
+    Args:
+        base: The model, with whatever is attached to it.
+        totals: Log-likelihood of each request so far, (requests,) float64.
+    """
+
+    def __init__(self, base: TaskModel, totals: Tensor) -> None:
+        self.base, self.totals = base, totals
+        self.prompt = base.prompt.vectors
+        self._reads_the_end = (
+            "logits_to_keep" in inspect.signature(base.backbone.forward).parameters
+        )
+
+    def trunk(self, layout: Layout, task_id: int, behind: TrunkCache | None) -> TrunkCache:
+        """Computes a trunk and keeps its keys and values."""
+        new = len(layout.tokens)
+        if behind is None:
+            new += 0 if self.prompt is None else len(self.prompt)
+        cache = TrunkCache(behind, new + (0 if behind is None else behind.length))
+        self._run([layout], [task_id], cache)
+        cache.growing = False
+        return cache
+
+    def rows(
+        self, layouts: Sequence[Layout], task_ids: Sequence[int], behind: TrunkCache | None
+    ) -> None:
+        """Computes rows behind a trunk, or behind nothing."""
+        self._run(layouts, task_ids, behind)
+
+    def _run(
+        self, layouts: Sequence[Layout], task_ids: Sequence[int], cache: TrunkCache | None
+    ) -> None:
+        base, device = self.base, self.base.device
+        past = 0 if cache is None else cache.get_seq_length()
+        ids, depths, sees = _padded(layouts, base.family.tokenizer.pad_token_id)
+        prompt = self.prompt if past == 0 else None
+        front = 0 if prompt is None else len(prompt)
+        inputs = self._inputs(torch.from_numpy(ids).to(device), prompt)
+        shift = 0 if self.prompt is None else len(self.prompt)
+        positions = torch.from_numpy(depths + shift).to(device)
+        if prompt is not None:
+            before = torch.arange(front, device=device).expand(len(layouts), -1)
+            positions = torch.cat([before, positions], 1)
+        base.routing.set(torch.tensor(task_ids, device=device))
+        kept = max(1, *(layout.wanted for layout in layouts))
+        options: dict[str, Any] = {"logits_to_keep": kept} if self._reads_the_end else {}
+        logits = base.backbone(
+            **inputs,
+            attention_mask=self._mask(torch.from_numpy(sees).to(device), past, front),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **options,
+        ).logits[:, -kept:]
+        self._read(logits, layouts, ids.shape[1])
+
+    def _inputs(self, ids: Tensor, prompt: Tensor | None) -> dict[str, Tensor]:
+        if prompt is None:
+            return {"input_ids": ids}
+        tokens = self.base.backbone.get_input_embeddings()(ids)
+        vectors = prompt.to(device=tokens.device, dtype=tokens.dtype)
+        return {"inputs_embeds": torch.cat([vectors.expand(len(ids), -1, -1), tokens], 1)}
+
+    def _mask(self, sees: Tensor, past: int, front: int) -> Tensor:
+        """Additive, (rows, 1, front + width, past + front + width); trunk and prompt are seen."""
+        rows, width, _ = sees.shape
+        dtype = self.base.backbone.dtype
+        hidden = torch.finfo(dtype).min
+        mask = torch.zeros(
+            rows, 1, front + width, past + front + width, dtype=dtype, device=sees.device
+        )
+        mask[:, 0, front:, past + front :].masked_fill_(~sees, hidden)
+        if front:
+            later = torch.ones(front, front + width, dtype=torch.bool, device=sees.device).triu_(1)
+            mask[:, 0, :front].masked_fill_(later, hidden)
+        return mask
+
+    def _read(self, logits: Tensor, layouts: Sequence[Layout], width: int) -> None:
+        """Adds log p(target) of every read to its request's total."""
+        kept = logits.shape[1]
+        rows = np.concatenate([np.full(len(one.slots), n) for n, one in enumerate(layouts)])
+        places = np.concatenate([one.slots + kept - len(one.tokens) for one in layouts])
+        targets = np.concatenate([one.targets for one in layouts])
+        requests = np.concatenate([one.requests for one in layouts])
+        if not len(requests):
+            return
+        row, place, target, request = (
+            torch.from_numpy(part).to(logits.device) for part in (rows, places, targets, requests)
+        )
+        chosen = logits[row, place, target].float()
+        normaliser = torch.logsumexp(logits.float(), -1)[row, place]
+        self.totals.index_add_(0, request, (chosen - normaliser).to(self.totals))
+
+
+def _padded(layouts: Sequence[Layout], pad: int) -> tuple[Array, Array, Array]:
+    """Token ids and depths, (rows, width), and who sees whom, (rows, width, width).
+
+    Rows end together, since their last tokens are read. Padding sees itself: a query without any
+    key would be undefined.
+    """
+    width = max(len(layout.tokens) for layout in layouts)
+    ids = np.full((len(layouts), width), pad, dtype=np.int64)
+    depths = np.zeros_like(ids)
+    sees = np.zeros((len(layouts), width, width), dtype=np.bool_)
+    for row, layout in enumerate(layouts):
+        begin = width - len(layout.tokens)
+        ids[row, begin:], depths[row, begin:] = layout.tokens, layout.depths
+        sees[row, begin:, begin:] = layout.sees
+        sees[row, range(begin), range(begin)] = True
+    return ids, depths, sees

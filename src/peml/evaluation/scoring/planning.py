@@ -1,0 +1,166 @@
+"""Which tokens are computed together: rows that hold a small tree, behind cached trunks.
+
+::
+
+    five examples (600 tokens) -+- question 1 -+- A          trunk: computed once, kept as keys and
+                                |              +- B                 values while its rows need it
+                                +- question 2 -+- A          row: one question with its options, a
+                                               +- B                 tree in one sequence
+
+Options share their question inside a row, by an attention mask, which costs no extra pass. Rows
+share what stands before them through the cache, which costs one, so a trunk has to save enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from peml.evaluation.scoring.trie import Trie
+
+__all__ = ["Group", "Row", "plan_groups"]
+
+_KEYS_LIKE_A_TOKEN = 1024
+"""So many keys cost a token as much as its way through the layers. Roughly so for small models;
+large ones mind attention less."""
+
+_SAVED_BY_A_TRUNK = 1 / 4
+"""A trunk has to save this part of a batch, for the passes it leaves half empty."""
+
+
+def _cost(size: int, depth: int) -> float:
+    """Work of a row behind a trunk, in tokens."""
+    return size * (1 + (depth + size) / _KEYS_LIKE_A_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A run of sorted sequences that one sequence of a batch computes.
+
+    Attributes:
+        first: First place.
+        stop: The place after the last.
+        size: Tokens to compute.
+    """
+
+    first: int
+    stop: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows behind one trunk, and the groups whose trunks go on from it.
+
+    Attributes:
+        first: First place of the run it covers.
+        stop: The place after the last.
+        start: Depth at which its own trunk begins; what lies before is its parent's.
+        depth: Depth at which its trunk ends. The whole plan has an empty trunk.
+        rows: What is computed behind the trunk.
+        groups: Longer trunks.
+    """
+
+    first: int
+    stop: int
+    start: int
+    depth: int
+    rows: tuple[Row, ...]
+    groups: tuple[Group, ...]
+
+    def batches(self, tokens: int, longest: int) -> Iterator[list[Row]]:
+        """The rows in batches of similar size, largest first.
+
+        Cached tokens count as if each row had its own, and a batch's attention (queries times
+        keys) stays within that of a batch of whole sequences.
+
+        Args:
+            tokens: Most tokens of a batch, padding included.
+            longest: The longest sequence's tokens.
+        """
+        held: list[Row] = []
+        for row in sorted(self.rows, key=lambda row: -row.size):
+            size = held[0].size if held else row.size
+            if held and not _fits(len(held) + 1, size, self.depth, tokens, longest):
+                yield held
+                held = []
+            held.append(row)
+        if held:
+            yield held
+
+
+def _fits(rows: int, size: int, depth: int, tokens: int, longest: int) -> bool:
+    keys = depth + size
+    return rows * keys <= tokens and rows * size * keys <= tokens * longest
+
+
+def plan_groups(trie: Trie, tokens: int, saving: int | None = None) -> Group:
+    """Plans the scoring of all sequences of a trie.
+
+    Args:
+        trie: The sequences, without their last token, which is only predicted.
+        tokens: Most tokens of a batch.
+        saving: Tokens a trunk must save; default: a quarter of a batch. With 1, every node of the
+            trie is computed once.
+    """
+    needed = int(tokens * _SAVED_BY_A_TRUNK) if saving is None else saving
+    return _Planner(trie, tokens, max(needed, 1)).group(0, len(trie), 0, 0)
+
+
+class _Planner:
+    def __init__(self, trie: Trie, tokens: int, saving: int) -> None:
+        self.trie, self.tokens, self.saving = trie, tokens, saving
+
+    def group(self, first: int, stop: int, start: int, depth: int) -> Group:
+        """The plan of a run whose sequences share ``depth`` tokens."""
+        rows: list[Row] = []
+        groups = []
+        begin = first
+        while begin < stop and self.trie.lengths[begin] == depth:
+            begin += 1  # the trunk is all of it
+        for low, high, end in sorted(self._trunks(begin, stop, depth)):
+            rows.extend(self._rows(begin, low, depth))
+            groups.append(self.group(low, high, depth, end))
+            begin = high
+        rows.extend(self._rows(begin, stop, depth))
+        return Group(first, stop, start, depth, tuple(rows), tuple(groups))
+
+    def _trunks(self, first: int, stop: int, depth: int) -> Iterator[tuple[int, int, int]]:
+        """Runs that are worth a trunk, as large as they can be: (first, stop, end of trunk)."""
+        waiting = [(first, stop)]
+        while waiting:
+            low, high = waiting.pop()
+            between = self.trie.shared[low + 1 : high]
+            if int(between.max(initial=depth)) == depth:
+                continue
+            rows = self._rows(low, high, depth)
+            work = sum(_cost(row.size, depth) for row in rows)
+            if work < self.saving:
+                continue
+            common = int(between.min())
+            behind = sum(_cost(row.size, common) for row in self._rows(low, high, common))
+            saved = work - behind - _cost(common - depth, depth)
+            repeated = (len(rows) - 1) * (common - depth)
+            if common > depth and max(saved, repeated) >= self.saving:
+                yield low, high, common
+            else:
+                cuts = [low + 1 + int(at) for at in (between == common).nonzero()[0]]
+                waiting.extend(zip([low, *cuts], [*cuts, high], strict=True))
+
+    def _rows(self, first: int, stop: int, depth: int) -> list[Row]:
+        """Neighbours that are cheaper together, as long as they fit."""
+        rows: list[Row] = []
+        begin, size = first, 0
+        for place in range(first, stop):
+            length = int(self.trie.lengths[place]) - depth
+            joined = size + length - (int(self.trie.shared[place]) - depth)
+            if place > begin:
+                apart = _cost(size, depth) + _cost(length, depth)
+                fits = _fits(1, joined, depth, self.tokens, self.trie.longest)
+                if not fits or _cost(joined, depth) >= apart:
+                    rows.append(Row(begin, place, size))
+                    begin = place
+            size = length if place == begin else joined
+        if begin < stop:
+            rows.append(Row(begin, stop, size))
+        return rows

@@ -1,0 +1,54 @@
+"""What is asked of a model: the likelihood of an option after its context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from peml.data.batch import TaskBatch
+from peml.data.batching import Collator
+from peml.models import TaskModel
+
+__all__ = ["Request", "is_seq2seq", "to_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An option to score.
+
+    Attributes:
+        context: Tokens the option follows; an encoder-decoder's input.
+        option: Tokens to score.
+        task_id: Index of the task.
+    """
+
+    context: tuple[int, ...]
+    option: tuple[int, ...]
+    task_id: int
+
+
+def is_seq2seq(base: TaskModel) -> bool:
+    """Whether the context goes through an encoder of its own."""
+    return bool(base.backbone.config.is_encoder_decoder)
+
+
+def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
+    """The requests as any other batch: a sequence each, labels on the options."""
+    joined = not is_seq2seq(base)
+    inputs, labels = [], []
+    for request in requests:
+        context, option = list(request.context), list(request.option)
+        inputs.append([context + option if joined else context])
+        labels.append([[-100] * len(context) + option if joined else option])
+    rows: dict[str, list[Any]] = {
+        "input_ids": inputs,
+        "labels": labels,
+        "token_type_ids": [[] for _ in requests],
+        "targets": [[1.0] for _ in requests],
+    }
+    collate = Collator(base.family.tokenizer.pad_token_id)
+    numbers = torch.arange(len(requests)).numpy()
+    return collate(rows, [request.task_id for request in requests], numbers)

@@ -1,0 +1,229 @@
+"""Shared scoring against each option alone, in a batch of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from peml.errors import DataError
+from peml.evaluation.scoring import (
+    Request,
+    score_alone,
+    score_decoded,
+    score_requests,
+    score_trees,
+    sharing_problem,
+)
+from peml.evaluation.scoring.planning import plan_groups
+from peml.evaluation.scoring.trie import Trie
+from peml.injection import attach_prefix
+from peml.methods import AttachContext, build_method, parse_method
+from peml.models import TaskModel
+from peml.testing import batch_of, tiny_task_model
+from tests.evaluation.scoring.requests import few_shot
+from tests.injection.common import with_random_prefix
+
+CAUSAL = ["llama", "gpt2", "opt", "qwen3", "phi"]
+BUDGETS = [40, 150, 4096]
+
+
+def attached(name: str, what: str) -> TaskModel:
+    """A tiny model with something attached that changes its answers, other for each task."""
+    base = tiny_task_model(name).eval()
+    if what == "prefix":
+        with_random_prefix(attach_prefix(base.backbone))
+    elif what == "prompt":
+        size = base.backbone.get_input_embeddings().weight.shape[1]
+        base.prompt.set(torch.randn(3, size, generator=torch.Generator().manual_seed(0)))
+    elif what != "nothing":
+        method = build_method(parse_method({"name": what}))
+        context = AttachContext(seed=0, calibrate=lambda: base(batch_of(base)))
+        model = method.attach(base, context).eval()
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for group in model.groups():
+                for parameter in group.parameters:
+                    parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
+            model.prepare()
+    return base
+
+
+def alone(base: TaskModel, requests: list[Request]) -> Tensor:
+    """No batch holds more than one option, so none is padded."""
+    return score_alone(base, requests, tokens=1)
+
+
+@contextmanager
+def counted(base: TaskModel) -> Iterator[list[dict[str, Any]]]:
+    """Keyword arguments of every call of the backbone."""
+    calls: list[dict[str, Any]] = []
+    hook = base.backbone.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True
+    )
+    yield calls
+    hook.remove()
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("what", ["nothing", "prefix"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_trees_score_as_options_alone(name: str, what: str, attention: str) -> None:
+    base = tiny_task_model(name, attention=attention).eval()
+    if what == "prefix":
+        with_random_prefix(attach_prefix(base.backbone))
+    requests = few_shot()
+    expected = alone(base, requests)
+    assert sharing_problem(base, 40) is None
+    for tokens in BUDGETS:
+        for saving in (1, None):
+            found = score_trees(base, requests, tokens, saving)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("what", ["prompt", "lora", "mtl-lora", "lora+prefix", "moe-lora"])
+def test_trees_score_tasks_mixed_with_whatever_is_attached(name: str, what: str) -> None:
+    base = attached(name, what)
+    requests = few_shot(tasks=3)
+    expected = alone(base, requests)
+    plain = alone(attached(name, "nothing"), requests)
+    assert (expected - plain).abs().max() > 0.1  # what is attached matters
+    assert sharing_problem(base, 40) is None
+    for tokens in BUDGETS:
+        found = score_trees(base, requests, tokens, saving=1)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("what", ["nothing", "prefix", "prompt", "lora", "mtl-lora"])
+def test_decoding_against_one_encoding_scores_as_options_alone(name: str, what: str) -> None:
+    base = attached(name, what)
+    requests = few_shot(tasks=3)
+    expected = alone(base, requests)
+    for tokens in BUDGETS:
+        found = score_decoded(base, requests, tokens)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_routed_tasks_are_told_apart() -> None:
+    """The same tokens asked for two tasks are two answers, so no trunk may serve both."""
+    for name in ("llama", "t5"):
+        base = attached(name, "mtl-lora")
+        first = few_shot(questions=2)
+        requests = [Request(r.context, r.option, task) for r in first for task in (0, 1)]
+        found = score_requests(base, requests, tokens=200)
+        torch.testing.assert_close(found, alone(base, requests), atol=1e-4, rtol=1e-5)
+        assert (found[0::2] - found[1::2]).abs().min() > 1e-3
+
+
+def test_options_of_one_token_take_one_pass() -> None:
+    base = attached("llama", "nothing")
+    context = few_shot()[0].context
+    requests = [Request(context, (token,), 0) for token in (7, 9, 11, 13)]
+    expected = alone(base, requests)
+    with counted(base) as calls:
+        found = score_trees(base, requests, tokens=4096)
+    (call,) = calls
+    assert tuple(call["input_ids"].shape) == (1, len(context))
+    assert call["logits_to_keep"] == 1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_questions_share_their_examples_through_the_cache() -> None:
+    base = attached("llama", "prefix")
+    requests = few_shot(examples=60, questions=8, option=1)
+    with counted(base) as calls:
+        score_trees(base, requests, tokens=400)
+    trie = Trie([r.context for r in requests], [0] * len(requests))
+    computed = sum(call["input_ids"].numel() for call in calls)
+    nodes = trie.nodes(0, len(trie))
+    assert computed < 1.5 * nodes  # padding
+    assert len(calls) < 5
+    assert sum(len(r.context) for r in requests) > 10 * nodes
+
+
+@pytest.mark.parametrize("tokens", BUDGETS)
+def test_passes_stay_within_the_budget_cached_tokens_included(tokens: int) -> None:
+    base = attached("gpt2", "nothing")
+    requests = few_shot(examples=20, questions=12)
+    longest = max(len(r.context) + len(r.option) for r in requests)
+    with counted(base) as calls:
+        score_trees(base, requests, tokens, saving=1)
+    for call in calls:
+        rows, _, queries, keys = call["attention_mask"].shape
+        assert rows * keys <= max(tokens, longest)
+        assert rows * queries * keys <= max(tokens, longest) * longest
+    assert len(plan_groups(Trie([r.context for r in requests], [0] * 49), tokens, 1).groups)
+
+
+def test_an_encoder_reads_each_input_once_and_within_the_budget() -> None:
+    base = attached("t5", "nothing")
+    requests = few_shot()
+    encoded: list[Tensor] = []
+    hook = base.backbone.get_encoder().register_forward_pre_hook(
+        lambda _, args, kwargs: encoded.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    with counted(base) as decoded:
+        score_decoded(base, requests, tokens=100)
+    hook.remove()
+    assert sum(len(ids) for ids in encoded) == len({r.context for r in requests})
+    assert all(ids.numel() <= 100 for ids in encoded)
+    assert sum(len(call["decoder_input_ids"]) for call in decoded) == len(requests)
+    assert all(
+        len(call["decoder_input_ids"]) * call["encoder_outputs"][0].shape[1] <= 100
+        for call in decoded
+    )
+
+
+def test_a_window_that_is_too_short_is_scored_alone() -> None:
+    base = tiny_task_model("mistral", attention="sdpa").eval()
+    requests = few_shot()
+    why = sharing_problem(base, 40)
+    assert why is not None
+    assert "window of 6" in why
+    found = score_requests(base, requests, tokens=400)
+    torch.testing.assert_close(found, alone(base, requests), atol=1e-4, rtol=0)
+    wide = tiny_task_model("mistral", attention="sdpa", sliding_window=40).eval()
+    assert sharing_problem(wide, 40) is None
+    found = score_requests(wide, requests, tokens=400)
+    torch.testing.assert_close(found, alone(wide, requests), atol=1e-4, rtol=0)
+
+
+def test_a_model_that_ignores_the_mask_is_found_out() -> None:
+    base = attached("llama", "nothing")
+    requests = few_shot()
+    expected = alone(base, requests)
+
+    def without_trees(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        mask = kwargs["attention_mask"]
+        return args, kwargs | {"attention_mask": None if mask.dim() == 4 else mask}
+
+    base.backbone.register_forward_pre_hook(without_trees, with_kwargs=True)
+    assert (score_trees(base, requests, 400) - expected).abs().max() > 0.1
+    why = sharing_problem(base, 40)
+    assert why is not None
+    assert "differ by" in why
+    torch.testing.assert_close(score_requests(base, requests, 400), expected, atol=1e-4, rtol=0)
+
+
+def test_models_without_positions_or_a_cache_are_scored_alone() -> None:
+    for name in ("bloom", "mamba"):
+        base = tiny_task_model(name).eval()
+        requests = few_shot(examples=3, questions=2)
+        assert "no p" in str(sharing_problem(base, 20))
+        found = score_requests(base, requests, tokens=400)
+        torch.testing.assert_close(found, alone(base, requests), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_an_option_without_tokens_is_refused(name: str) -> None:
+    base = attached(name, "nothing")
+    with pytest.raises(DataError, match="option of 0 tokens after 2") as caught:
+        score_requests(base, [Request((5, 6), (), 0)], tokens=100)
+    assert caught.value.allowed
+    assert "scoring.end" in caught.value.action
