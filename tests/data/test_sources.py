@@ -96,6 +96,50 @@ def test_a_choice_of_lists_is_read(tmp_path: Path) -> None:
     assert check_rows(examples.choice(), train) == [1]
 
 
+def test_nested_and_further_fields_are_read_and_typed_by_the_first_row(tmp_path: Path) -> None:
+    columns = {
+        "inputs": ["sentence"],
+        "extra": ["place", "share", "tags"],
+        "group": ["idx.text"],
+        "label": "label",
+    }
+    task = examples.sentiment(columns=columns)
+    row = {"sentence": "2", "place": 3, "share": 0.5, "tags": ["1"], "idx": {"text": 9, "no": 1}}
+    _folder(tmp_path, "mood", [{**row, "label": 0}])
+    train = load_source(task, str(tmp_path))[0]
+    wanted = {"sentence": "2", "place": 3, "share": 0.5, "tags": ["1"], "idx.text": 9, "label": 0}
+    assert train[0] == {**wanted, SOURCE_ROW: 0}
+    _folder(tmp_path, "mood", [{**row, "label": 0}, {**row, "place": "3", "label": 0}])
+    with pytest.raises(DataError, match="line 2, field 'place': '3' is not a whole number"):
+        load_source(task, str(tmp_path))
+    _folder(tmp_path, "mood", [{**row, "place": None, "label": 0}])
+    with pytest.raises(DataError, match="line 1, field 'place': None is not a text, a number"):
+        load_source(task, str(tmp_path))
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_a_field_may_have_another_name_in_a_copy(tmp_path: Path, parquet: bool) -> None:
+    aliases = {"sentence": "text.full", "label": "mood"}
+    task = examples.sentiment(
+        columns={"inputs": ["sentence"], "label": "label", "aliases": aliases}
+    )
+    folder = _folder(tmp_path, "mood", [{"text": {"full": "a"}, "mood": 1}])
+    for name in ("train", "validation") if parquet else ():
+        _as_parquet(folder, name)
+        (folder / f"{name}.jsonl").unlink()
+    train = load_source(task, str(tmp_path))[0]
+    assert train.to_list() == [{"sentence": "a", "label": 1, SOURCE_ROW: 0}]
+
+
+def test_a_folder_may_have_another_name_than_the_task(tmp_path: Path) -> None:
+    source = {"hub": "x/y", "folder": "feelings"}
+    _folder(tmp_path, "feelings")
+    task = examples.sentiment(source=source)
+    assert load_source(task, str(tmp_path))[2] == str(tmp_path / "feelings")
+    _folder(tmp_path, "mood")
+    assert load_source(task, str(tmp_path))[2] == str(tmp_path / "mood")
+
+
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     load_source(examples.sentiment(), str(tmp_path))
@@ -243,7 +287,7 @@ def test_the_hub_is_asked_for_plain_files_and_the_right_split(
     }
     calls = _hub(monkeypatch, DatasetDict(splits))
     train, reported, origin = load_source(load_suite("glue").task("mnli"))
-    assert calls == [("nyu-mll/glue", "mnli", {})]
+    assert calls == [("nyu-mll/glue", "mnli", {"revision": None})]
     assert (len(train), len(reported), origin) == (3, 2, "nyu-mll/glue/mnli")
     assert "idx" not in train.column_names
 
@@ -256,3 +300,18 @@ def test_problems_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> N
     _hub(monkeypatch, DatasetDict({"train": Dataset.from_list([{"sentence": "a", "label": 0}])}))
     with pytest.raises(DataError, match="no split validation"):
         load_source(task)
+
+
+def test_the_hub_stands_in_for_what_a_folder_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Dataset.from_list(moods(10))
+    calls = _hub(monkeypatch, DatasetDict({"train": rows, "validation": rows}))
+    tasks = [examples.sentiment(name=n, source={"hub": f"x/{n}"}) for n in ("here", "there")]
+    _folder(tmp_path, "here")
+    fall_back = TasksSettings(suite="x", source=str(tmp_path), missing="hub")
+    loaded = load_all(tasks, fall_back, 0)
+    assert [item.origin for item in loaded.data] == [str(tmp_path / "here"), "x/there"]
+    assert [call[0] for call in calls] == ["x/there"]
+    with pytest.raises(TaskMissingError):
+        load_all([examples.sentiment()], fall_back, 0)

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 from peml.data import EncodedSplit, encode_split
-from peml.evaluation import EvaluationSettings, GoldSplit, predict_split, score_split
+from peml.evaluation import EvaluationSettings, GoldSplit, predict_split, read_gold, score_split
 from peml.methods import AttachedModel
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
@@ -112,6 +112,23 @@ def test_metrics_are_of_the_predictions_and_the_ablation_is_around_them(tmp_path
     right = sum(p == g for p, g in zip(free.predicted, split.gold, strict=True))
     assert plain["accuracy"] == pytest.approx(right / COUNT)
     assert inside == [True]
+
+
+def test_several_right_texts_are_compared_with_the_text_chosen(tmp_path: Path) -> None:
+    task = choice(metrics=["span_em", "span_f1"])
+    model = AttachedModel(tiny_task_model("bert", (task,)), {})
+    rows = Dataset.from_list(
+        [{"start": "a fox", "options": ["red", "blue", "grey"], "answer": right}
+         for right in (["red", "grey"], ["blue"])]
+    )  # fmt: skip
+    encoded_rows = encode_split(rows, task, model.base.family, "score", cache=tmp_path)
+    split = read_gold(task, 0, rows, encoded_rows)
+    assert split.gold == [("red", "grey"), ("blue",)]
+    chosen = predict_split(model, encoded_rows, 0, EvaluationSettings()).predicted[0]
+    metrics, found = score_split(model, split, EvaluationSettings())
+    text = ["red", "blue", "grey"][chosen]
+    assert found.predicted == [text, text]
+    assert metrics["span_em"] == ((text != "blue") + (text == "blue")) / 2
 
 
 def test_evaluation_switches_dropout_off_and_leaves_no_gradient(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from peml.evaluation import (
 from peml.evaluation.statistics import _SCORERS, _draw
 from tests.tasks.examples import sentiment
 
-WORDS = ("a red cat", "the cat", "a dog runs", "red", "the dog")
+WORDS = ("a red cat", "the cat", "a dog runs 7", "red 7", "the dog 8")
+TEXT_METRICS = ("rouge", "exact_match", "span", "number_match")
 
 
 def answers(metric: str, rows: int, seed: int) -> tuple[list[Any], list[Any], list[Any]]:
@@ -31,8 +32,8 @@ def answers(metric: str, rows: int, seed: int) -> tuple[list[Any], list[Any], li
         noise = random.normal(size=(2, rows))
         good, bad = truth + 0.5 * noise[0], np.round(truth + 2 * noise[1], 1)
         return truth.tolist(), good.tolist(), bad.tolist()
-    options: Sequence[Any] = [0, 1] if metric == "f1" else range(4)
-    options = WORDS if metric in ("rouge_l", "exact_match") else options
+    options: Sequence[Any] = [0, 1] if metric in ("f1", "f1a") else range(4)
+    options = WORDS if metric.startswith(TEXT_METRICS) else options
     picks = random.integers(0, len(options), (3, rows))
     keep = random.random((2, rows)) < [[0.8], [0.5]]
     said = np.where(keep, picks[0], picks[1:])

@@ -10,6 +10,12 @@ from peml.errors import TaskError
 from peml.tasks import TaskType, list_suites, load_suite, load_task_file
 from tests.tasks.examples import sentiment_fields
 
+CHOICE = {
+    "type": "multiple-choice",
+    "columns": {"inputs": ["sentence"], "choices": ["a", "b"], "label": "label"},
+    "labels": [],
+}
+
 
 def _write(path: Path, content: Any) -> Path:
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
@@ -17,7 +23,7 @@ def _write(path: Path, content: Any) -> Path:
 
 
 def test_the_bundled_suites_load() -> None:
-    assert list_suites() == ("demo", "glue")
+    assert list_suites() == ("demo", "glue", "superglue")
     assert len(load_suite("glue").tasks) == 9
     assert {task.type for task in load_suite("demo").tasks} == set(TaskType)
 
@@ -114,6 +120,18 @@ def test_all_problems_come_at_once_each_with_its_task_and_key(tmp_path: Path) ->
         ({"scale": {"low": 1, "high": 1, "step": 1}}, "must be below"),
         ({"template": "{{ sentnce }}"}, "Did you mean 'sentence'"),
         ({"name": "Mood !"}, "name"),
+        ({"metrics": ["accuracy", "em"]}, "give columns.group"),
+        ({"metrics": ["em"]}, "'em' can't come first"),
+        ({"labels": ["a", "b", "c"], "metrics": ["f1a"]}, "use macro_f1"),
+        ({"option": "{{ option }}"}, "option: a classification task has none"),
+        (
+            {"columns": {"inputs": ["sentence"], "label": "label", "keys": ["a", "b"]}},
+            "columns.keys: a classification task has none",
+        ),
+        (CHOICE | {"metrics": ["accuracy", "span_f1"]}, "of options (accuracy) or of their texts"),
+        (CHOICE | {"metrics": ["span_f1"], "option": "{{ option }}"}, "as they are"),
+        (CHOICE | {"option": "{{ label }}"}, "shows the label column"),
+        (CHOICE | {"option": "{{ options }}"}, "Did you mean 'option'"),
     ],
 )
 def test_a_definition_that_makes_no_sense_is_refused(

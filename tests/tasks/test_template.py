@@ -65,6 +65,63 @@ def test_choices_come_from_a_list_or_from_columns() -> None:
     assert (example.options, example.label) == (("left", "right"), 1)
 
 
+@pytest.mark.parametrize(("keys", "answer"), [("options.key", "B"), (("1", "2"), "2")])
+def test_labels_may_call_the_options_by_keys(keys: Any, answer: str) -> None:
+    columns = {"inputs": ["start"], "choices": "options.text", "keys": keys, "label": "answer"}
+    renderer = TaskRenderer(examples.choice(columns=columns))
+    options = {"text": ["left", "right"], "key": ["A", "B"]}
+    nested = {"start": "Go", "options": options, "answer": answer}
+    flat = {"start": "Go", "options.text": ["left", "right"], "options.key": ["A", "B"]}
+    for row in (nested, {**flat, "answer": answer}):
+        assert renderer.render(row, 0).label == 1
+    for wrong in ("right", 1, "C"):
+        with pytest.raises(DataError, match=r"'answer'.*not the key"):
+            renderer.render(nested | {"answer": wrong}, 0)
+
+
+def test_a_key_is_needed_for_every_option() -> None:
+    columns = {"inputs": ["start"], "choices": "options", "keys": ["1", "2"], "label": "answer"}
+    row = {"start": "Go", "options": ["a", "b", "c"], "answer": "1"}
+    with pytest.raises(DataError, match="2 keys for 3 options"):
+        TaskRenderer(examples.choice(columns=columns)).render(row, 0)
+
+
+def test_options_may_have_a_template() -> None:
+    task = examples.choice(option="{{ 'ABC'[index] }} {{ option | upper }}{{ start }}")
+    example = TaskRenderer(task).render({"start": "!", "options": ["x", "y"], "answer": "y"}, 0)
+    assert example.options == ("A X!", "B Y!")
+    assert example.label == 1
+    assert example.prompt == "! [A X!|B Y!]"
+
+
+def test_of_several_right_options_all_must_be_there() -> None:
+    renderer = TaskRenderer(examples.choice(metrics=["span_em"]))
+    row = {"start": "Go", "options": ["b", "a", "c"], "answer": ["a", "b"]}
+    example = renderer.render(row, 0)
+    assert (example.label, example.gold) == (1, ("a", "b"))
+    assert renderer.render(row | {"answer": 2}, 0).gold == ("c",)
+    for wrong in ([], ["a", "d"]):
+        with pytest.raises(DataError, match="not the texts of right options"):
+            renderer.render(row | {"answer": wrong}, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3, "3"), (15.0, "15"), (1.5, "1.5"), (-2.0, "-2"), ("15.0", "15.0")]
+)
+def test_a_number_to_generate_is_spelled_out(value: object, text: str) -> None:
+    row = {"text": "a", "target": value}
+    assert TaskRenderer(examples.generation()).render(row, 0).label == text
+
+
+def test_extra_columns_are_seen_by_templates_only() -> None:
+    columns = {"inputs": ["sentence"], "extra": ["place", "tags"], "label": "label"}
+    task = examples.sentiment(columns=columns, template="{{ place + 1 }}{{ tags | join }}")
+    example = TaskRenderer(task).render(
+        {"sentence": "x", "place": 4, "tags": ["a", "b"], "label": 0}, 0
+    )
+    assert (example.prompt, example.segments) == ("5ab", ("x",))
+
+
 def test_generation_has_no_options_and_its_label_is_the_target() -> None:
     example = TaskRenderer(examples.generation()).render({"text": "ten", "target": "10"}, 0)
     assert (example.options, example.label) == ((), "10")
@@ -105,7 +162,8 @@ _BAD_ROWS: list[tuple[Task, dict[str, Any], str]] = [
     (examples.choice(), {"start": "a", "options": ["b", None], "answer": 0}, "options"),
     (examples.choice(["p", "q"]), {"start": "a", "p": "b", "answer": 0}, "q"),
     (examples.generation(), {"text": "a", "target": None}, "target"),
-    (examples.generation(), {"text": "a", "target": 3}, "target"),
+    (examples.generation(), {"text": "a", "target": True}, "target"),
+    (examples.generation(), {"text": "a", "target": float("inf")}, "target"),
     (
         examples.sentiment(template="{{ sentence.split(',')[1] }}"),
         {"sentence": "no comma", "label": 1},

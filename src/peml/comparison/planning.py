@@ -85,7 +85,9 @@ def _describe_tasks(prepared: Prepared) -> list[dict[str, Any]]:
     for task, train, reported, guess in zip(
         prepared.tasks, prepared.train, prepared.reported, prepared.majority, strict=True
     ):
-        constant = compute_metrics(task, reported.gold, [guess] * len(reported.gold))
+        constant = compute_metrics(
+            task, reported.gold, [guess] * len(reported.gold), reported.groups
+        )
         described.append(
             {
                 "name": task.name,

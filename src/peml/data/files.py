@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils import (
     are_progress_bars_disabled,
@@ -23,15 +23,17 @@ from datasets.utils import (
 )
 
 from peml.data.encoding import cache_folder
+from peml.data.fields import KINDS, flat_row, flat_split, kind_of, label_kind, named_kinds
 from peml.errors import DataError, nearest
-from peml.tasks import SOURCE_ROW, Columns, Task, TaskType
+from peml.tasks import SOURCE_ROW, Columns, Task
 
 __all__ = ["SUFFIXES", "check_columns", "read_file"]
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
 
-_FORMAT = 1  # raised when what is written to the Arrow cache changes
+_ANY_KIND = "a text, a number, true or false, or a list of texts"
+_FORMAT = 2  # raised when what is written to the Arrow cache changes
 
 
 def read_file(path: Path, task: Task) -> Dataset:
@@ -50,15 +52,15 @@ def read_file(path: Path, task: Task) -> Dataset:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
-    columns, label = task.columns, _label_value(path, task)
-    key = (_FORMAT, path.suffix, content, columns.model_dump_json(), label.dtype, task.labels)
+    columns, kinds = task.columns, _field_kinds(path, task)
+    key = (_FORMAT, path.suffix, content, columns.model_dump_json(), kinds, task.labels)
     try:
         with _quietly():
             return Dataset.from_generator(
                 _typed_rows,
-                features=_features(columns, label),
+                features=_features(kinds),
                 cache_dir=str(cache_folder() / "rows"),
-                gen_kwargs={"path": path, "columns": columns, "dtype": label.dtype},
+                gen_kwargs={"path": path, "columns": columns, "kinds": kinds},
                 fingerprint=hashlib.sha256(repr(key).encode()).hexdigest()[:32],
             )
     except DatasetGenerationError as error:
@@ -83,41 +85,45 @@ def check_columns(task: Task, found: list[str], where: str) -> None:
         )
 
 
-def _features(columns: Columns, label: Value) -> Features:
-    features: dict[str, Any] = dict.fromkeys(columns.inputs, Value("string"))
-    if isinstance(columns.choices, str):
-        features[columns.choices] = List(Value("string"))
-    else:
-        features |= dict.fromkeys(columns.options, Value("string"))
-    return Features({**features, columns.label: label, SOURCE_ROW: Value("int64")})
+def _features(kinds: dict[str, str]) -> Features:
+    fields: dict[str, Any] = {name: KINDS[kind].feature for name, kind in kinds.items()}
+    return Features({**fields, SOURCE_ROW: Value("int64")})
 
 
-def _label_value(path: Path, task: Task) -> Value:
-    """The type of the label column: told by the task, or else by the first row."""
-    first = next(iter(_rows(path)), None)
+def _field_kinds(path: Path, task: Task) -> dict[str, str]:
+    """The kind of each field the task needs: told by the task, or else by the first row."""
+    first = next(iter(_rows(path, task.columns)), None)
     if first is None:  # asked first, since the library can't hold a split without rows
         raise DataError(f"{path} has no rows.", allowed="one row or more", action="Check the file.")
-    check_columns(task, list(first[1]), str(path))
-    if task.type is TaskType.GENERATION:
-        return Value("string")
-    if task.type is TaskType.REGRESSION:
-        return Value("float64")
-    value = first[1][task.columns.label]
-    if path.suffix == ".csv":
-        value = int(value) if _is_integer(value) and value not in task.labels else value
-    kinds = {bool: "bool", int: "int64", str: "string"}
-    if type(value) not in kinds:
-        raise _wrong_kind(path, first[0], task.columns.label, value, "an index or a label name")
-    return Value(kinds[type(value)])
+    line, row = first
+    check_columns(task, list(row), str(path))
+    label = task.columns.label
+    value = row[label]
+    if path.suffix == ".csv" and value not in task.labels and label_kind(task, 0) == "whole":
+        value = int(value) if _is_integer(value) else value
+    told = named_kinds(task.columns) | {label: label_kind(task, value)}
+    kinds: dict[str, str] = {}
+    for name in task.columns.needed:
+        kind = told[name] if name in told else _kind_in(path, row[name])
+        if kind is None:
+            allowed = "an index or a label name" if name == label else _ANY_KIND
+            raise _wrong_kind(path, line, name, row[name], allowed)
+        kinds[name] = kind
+    return kinds
+
+
+def _kind_in(path: Path, value: Any) -> str | None:
+    return "whole" if path.suffix == ".csv" and _is_integer(value) else kind_of(value)
 
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, str) and value.strip().removeprefix("-").isdecimal()
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and content of each row; blank lines are passed over."""
-    return _csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path)
+def _rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and flat content of each row; blank lines are passed over."""
+    rows = _csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path)
+    return ((line, flat_row(row, columns)) for line, row in rows)
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -159,8 +165,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from error
 
 
-def _typed_rows(path: Path, columns: Columns, dtype: str) -> Iterator[dict[str, Any]]:
-    for index, (line, row) in enumerate(_rows(path)):
+def _typed_rows(path: Path, columns: Columns, kinds: dict[str, str]) -> Iterator[dict[str, Any]]:
+    for index, (line, row) in enumerate(_rows(path, columns)):
         absent = [name for name in columns.needed if name not in row]
         if absent:
             raise DataError(
@@ -168,38 +174,18 @@ def _typed_rows(path: Path, columns: Columns, dtype: str) -> Iterator[dict[str, 
                 allowed=f"the fields {', '.join(columns.needed)} in every row",
                 action="Correct the row, or the task's columns.",
             )
-        typed: dict[str, Any] = {SOURCE_ROW: index}
-        for name in columns.needed[:-1]:
-            typed[name] = row[name]
-            if name == columns.choices:
-                if not _is_texts(row[name]):
-                    raise _wrong_kind(path, line, name, row[name], "a list of texts")
-            elif not isinstance(row[name], str):
-                raise _wrong_kind(path, line, name, row[name], "a text")
-        value = row[columns.label]
-        typed[columns.label] = _typed_label(path, line, columns.label, value, dtype)
-        yield typed
+        typed = {name: _typed(path, line, name, row[name], kinds[name]) for name in columns.needed}
+        yield {SOURCE_ROW: index, **typed}
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _typed_label(path: Path, line: int, name: str, value: Any, dtype: str) -> Any:
-    if path.suffix == ".csv" and dtype in ("int64", "float64"):
+def _typed(path: Path, line: int, name: str, value: Any, kind: str) -> Any:
+    if path.suffix == ".csv" and kind in ("whole", "number"):
         try:
-            return int(value) if dtype == "int64" else float(value)
+            return int(value) if kind == "whole" else float(value)
         except ValueError:
             raise _wrong_kind(path, line, name, value, "a number") from None
-    kinds: dict[str, tuple[type | tuple[type, ...], str]] = {
-        "bool": (bool, "true or false, as in the first row"),
-        "int64": (int, "a whole number, as in the first row"),
-        "float64": ((int, float), "a number"),
-        "string": (str, "a text"),
-    }
-    kind, allowed = kinds[dtype]
-    if not isinstance(value, kind) or (isinstance(value, bool) and dtype != "bool"):
-        raise _wrong_kind(path, line, name, value, allowed)
+    if not KINDS[kind].accepts(value):
+        raise _wrong_kind(path, line, name, value, KINDS[kind].allowed)
     return value
 
 
@@ -211,6 +197,7 @@ def _read_parquet(path: Path, task: Task) -> Dataset:
         raise _unreadable(path, error.__cause__ or error) from error
     except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
         raise _unreadable(path, error) from error
+    table = flat_split(table, task.columns)
     check_columns(task, table.column_names, str(path))
     table = table.select_columns(list(task.columns.needed))
     return table.add_column(SOURCE_ROW, list(range(len(table))))

@@ -31,8 +31,10 @@ class TasksSettings(Settings):
         description="Folder with one folder a task ({train,validation}.jsonl, .csv or .parquet); "
         "read instead of the tasks' own sources.",
     )
-    missing: Literal["refuse", "skip"] = Field(
-        "refuse", description="When a task has no data: stop, or go on without it and say so."
+    missing: Literal["refuse", "skip", "hub"] = Field(
+        "refuse",
+        description="When a task has no data: stop, go on without it and say so, or take the hub's "
+        "where `source` has none.",
     )
     rows: int | None = Field(
         None,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset
 
+from peml.data.fields import flat_split
 from peml.data.files import SUFFIXES, check_columns, read_file
+from peml.data.groups import read_groups
 from peml.data.settings import TasksSettings
-from peml.data.splits import carve_development, draw_indices
+from peml.data.splits import carve_development, draw_groups, draw_indices
 from peml.errors import DataError, nearest
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, generate
 
@@ -76,6 +78,8 @@ class LoadedTasks:
 def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> LoadedTasks:
     """Loads every task; with ``missing: skip``, tasks without data are listed instead.
 
+    With ``missing: hub``, a task that isn't in the folder is loaded from its own hub data set.
+
     Raises:
         TaskMissingError: A task has no data and ``missing`` is ``refuse``, or none has any.
         DataError: As :func:`load_task_data`.
@@ -85,7 +89,7 @@ def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> Loade
         try:
             data.append(load_task_data(task, settings, seed))
         except TaskMissingError as error:
-            if settings.missing == "refuse":
+            if settings.missing != "skip":
                 raise
             skipped.append(SkippedTask(task.name, error.problem))
     if not data:
@@ -110,30 +114,39 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
         TaskMissingError: The task's folder isn't there.
         DataError: A file or split is missing, unreadable, empty, or lacks a column.
     """
-    train, reported, origin = load_source(task, settings.source)
+    hub = settings.missing == "hub"
+    train, reported, origin = load_source(task, settings.source, or_hub=hub)
     train, development = carve_development(train, task, seed)
     return TaskData(
         task=task,
-        train=_draw(train, settings.rows, seed),
-        development=_draw(development, settings.development_rows, seed),
-        reported=_draw(reported, settings.evaluation_rows, seed),
+        train=_draw(train, task, settings.rows, seed),
+        development=_draw(development, task, settings.development_rows, seed),
+        reported=_draw(reported, task, settings.evaluation_rows, seed),
         origin=origin,
     )
 
 
-def load_source(task: Task, folder: str | None = None) -> tuple[Dataset, Dataset, str]:
+def load_source(
+    task: Task, folder: str | None = None, *, or_hub: bool = False
+) -> tuple[Dataset, Dataset, str]:
     """Loads a task's train and reported split whole, and says where they came from.
 
     Args:
         task: The task.
         folder: Folder with one folder a task, read instead of the task's own source.
+        or_hub: Whether a task that isn't in the folder is loaded from the hub, if it is there.
 
     Raises:
         TaskMissingError: The task's folder isn't there.
         DataError: A file or split is missing, unreadable, empty, or lacks a column.
     """
     if folder is not None or task.source.path is not None:
-        place = _task_folder(task, folder)
+        try:
+            place = _task_folder(task, folder)
+        except TaskMissingError:
+            if or_hub and task.source.hub is not None:
+                return load_source(task)
+            raise
         return (*_both_splits(task, lambda names: _from_folder(task, place, names)), str(place))
     if task.source.generated is not None:
         name = task.source.generated
@@ -171,9 +184,12 @@ def check_rows(task: Task, dataset: Dataset, where: str = "") -> list[int | floa
     return labels
 
 
-def _draw(split: Dataset, most: int | None, seed: int) -> Dataset:
+def _draw(split: Dataset, task: Task, most: int | None, seed: int) -> Dataset:
     if most is None or most >= len(split):
         return split
+    groups = read_groups(split, task)
+    if groups is not None:
+        return split.select(draw_groups(groups, most, f"rows-{seed}"))
     return split.select(draw_indices(len(split), most, seed))
 
 
@@ -185,6 +201,8 @@ def _task_folder(task: Task, source: str | None) -> Path:
     """The folder with a task's files; its own source may be that folder or the one above."""
     root = Path(source if source is not None else task.source.path or "")
     folder = root / task.name
+    if task.source.folder is not None and not folder.is_dir():
+        folder = root / task.source.folder
     if source is None and not folder.is_dir():
         folder = root
     if not folder.is_dir():
@@ -196,7 +214,7 @@ def _task_folder(task: Task, source: str | None) -> Path:
             if found
             else f"a folder of task folders; {root} is missing or empty",
             action="Correct tasks.source, leave the task out with tasks.exclude, or set "
-            "tasks.missing to skip.",
+            "tasks.missing to skip or hub.",
         )
     return folder
 
@@ -224,7 +242,7 @@ def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...]) -> Datas
             allowed=", ".join(splits),
             action="Name the split in the task's splits.",
         )
-    split = splits[name]
+    split = flat_split(splits[name], task.columns)
     check_columns(task, split.column_names, f"split {name!r}")
     split = _not_empty(task, split.select_columns(list(task.columns.needed)), f"split {name!r}")
     return split.add_column(SOURCE_ROW, list(range(len(split))))
@@ -232,7 +250,7 @@ def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...]) -> Datas
 
 def _from_hub(task: Task) -> DatasetDict:
     try:
-        loaded = load_dataset(task.source.hub, task.source.subset)
+        loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
     except Exception as error:  # the hub client raises dozens of kinds; all mean "not loaded"
         raise DataError(
             f"Task {task.name!r}: the hub data set {task.source.hub!r} can't be loaded: "

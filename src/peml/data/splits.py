@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from random import Random
 from typing import Any
 
 from datasets import Dataset
 
+from peml.data.groups import gather_groups, read_groups
 from peml.errors import DataError
 from peml.tasks import Task, TaskType
 
-__all__ = ["carve_development", "carve_indices", "draw_indices"]
+__all__ = ["carve_development", "carve_indices", "draw_groups", "draw_indices"]
 
 _STRATIFIED = (TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION)
 
@@ -22,8 +23,8 @@ def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, D
 
     The development split stands in for the reported split wherever something is chosen. Its size
     is the task's ``development`` (a share, and at most so many rows), at least one row. For
-    classification each label has its share. It depends on nothing but the rows, the task's
-    settings and the seed, so capping the train rows later leaves it as it is.
+    classification each label has its share; groups of rows stay whole. It depends on nothing but
+    the rows, the task's settings and the seed, so capping the train rows later leaves it as it is.
 
     Returns:
         Train and development; together they hold every row once, in the original order.
@@ -38,12 +39,23 @@ def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, D
             allowed="two train rows or more",
             action="Give more rows; a hundred is a sensible least.",
         )
-    strata: Sequence[Any] = (
-        train[task.columns.label] if task.type in _STRATIFIED else [None] * count
-    )
     size = round(count * task.development.fraction)
     size = max(1, min(size, task.development.at_most, count - 1))
-    kept, carved = carve_indices(strata, size, seed)
+    groups = read_groups(train, task)
+    if groups is None:
+        strata: Sequence[Any] = (
+            train[task.columns.label] if task.type in _STRATIFIED else [None] * count
+        )
+        kept, carved = carve_indices(strata, size, seed)
+    else:
+        carved = draw_groups(groups, size, f"development-{seed}")
+        kept = sorted(set(range(count)) - set(carved))
+    if not kept:
+        raise DataError(
+            f"Task {task.name!r}: all {count} train rows are of one group.",
+            allowed="rows of two groups or more (columns.group)",
+            action="Give more rows, or correct columns.group.",
+        )
     return train.select(kept), train.select(carved)
 
 
@@ -82,3 +94,23 @@ def draw_indices(count: int, most: int | None, seed: int) -> list[int]:
     order = list(range(count))
     Random(f"rows-{seed}").shuffle(order)
     return sorted(order[:most])
+
+
+def draw_groups(groups: Sequence[Hashable], most: int, seed: str) -> list[int]:
+    """Row numbers of whole groups, ascending: one group, and more while all fit into ``most`` rows.
+
+    A smaller draw is part of a larger one.
+
+    Args:
+        groups: The group of each row.
+        most: Number of rows to draw at most, if the first group isn't larger.
+        seed: Of the draw.
+    """
+    members = gather_groups(groups)
+    Random(seed).shuffle(members)
+    drawn = members[0]
+    for group in members[1:]:
+        if len(drawn) + len(group) > most:
+            break
+        drawn = drawn + group
+    return sorted(drawn)

@@ -4,9 +4,11 @@ from peml.evaluation.evaluate import (
     GoldSplit,
     Predictions,
     predict_split,
+    read_gold,
     score_split,
 )
 from peml.evaluation.metrics import (
+    GROUP_METRICS,
     METRICS,
     ROW_SCORES,
     compute_metrics,
@@ -33,6 +35,7 @@ from peml.evaluation.statistics import (
 )
 
 __all__ = [
+    "GROUP_METRICS",
     "METRICS",
     "ROW_SCORES",
     "Contrast",
@@ -58,6 +61,7 @@ __all__ = [
     "paired_difference",
     "predict_split",
     "predictions_path",
+    "read_gold",
     "read_predictions",
     "score_run",
     "score_split",

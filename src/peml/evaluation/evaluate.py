@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from datasets import Dataset
 
 from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
+from peml.data.groups import read_groups
 from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring import score_options
 from peml.evaluation.settings import EvaluationSettings
 from peml.models import TaskModel, TextFamily
-from peml.tasks import Task, TaskType
+from peml.tasks import Task, TaskRenderer, TaskType
 
-__all__ = ["GoldSplit", "Predictions", "predict_split", "score_split"]
+__all__ = ["GoldSplit", "Predictions", "predict_split", "read_gold", "score_split"]
 
 
 class Evaluable(Protocol):
@@ -42,12 +44,36 @@ class GoldSplit:
     Attributes:
         task_id: Index of the task.
         encoded: Tokenised rows.
-        gold: Option index, score or text of each row.
+        gold: Option index, score, text or tuple of right texts of each row.
+        groups: The group of each row, where the task's rows belong to groups.
+        options: The texts to choose from in each row, where texts are compared, not indices.
     """
 
     task_id: int
     encoded: EncodedSplit
     gold: Sequence[Any]
+    groups: Sequence[Hashable] | None = None
+    options: Sequence[Sequence[str]] | None = None
+
+
+def read_gold(task: Task, task_id: int, rows: Dataset, encoded: EncodedSplit) -> GoldSplit:
+    """Reads the right answers of a split from its raw rows.
+
+    Args:
+        task: The task.
+        task_id: Its index.
+        rows: The raw rows.
+        encoded: The same rows, tokenised.
+    """
+    renderer = TaskRenderer(task)
+    examples = [renderer.render(row, number) for number, row in enumerate(rows)]
+    return GoldSplit(
+        task_id=task_id,
+        encoded=encoded,
+        gold=[example.gold for example in examples],
+        groups=read_groups(rows, task),
+        options=[example.options for example in examples] if task.answers_in_text else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -129,5 +155,9 @@ def score_split(
     """
     with context or nullcontext():
         predictions = predict_split(model, split.encoded, split.task_id, settings)
+    if split.options is not None:
+        chosen = zip(split.options, predictions.predicted, strict=True)
+        predictions = replace(predictions, predicted=[texts[index] for texts, index in chosen])
     task = model.base.tasks[split.task_id]
-    return compute_metrics(task, split.gold, predictions.predicted), predictions
+    metrics = compute_metrics(task, split.gold, predictions.predicted, split.groups)
+    return metrics, predictions

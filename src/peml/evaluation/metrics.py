@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
+from peml.evaluation.texts import number_hit, rouge, span_em, span_f1
 from peml.tasks import Task, TaskType
 
-__all__ = ["METRICS", "ROW_SCORES", "compute_metrics", "majority_prediction"]
+__all__ = ["GROUP_METRICS", "METRICS", "ROW_SCORES", "compute_metrics", "majority_prediction"]
 
 Values = Sequence[Any]
 
@@ -55,14 +57,15 @@ def _plain(text: str) -> str:
     return " ".join(str(text).lower().split())
 
 
-def _rouge_l(gold: Values, predicted: Values) -> list[float]:
-    from rouge_score.rouge_scorer import RougeScorer
+def _each(score: Callable[[Any, Any], float]) -> Callable[[Values, Values], list[float]]:
+    return lambda gold, predicted: [score(g, p) for g, p in zip(gold, predicted, strict=True)]
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    return [
-        scorer.score(str(g), str(p))["rougeL"].fmeasure
-        for g, p in zip(gold, predicted, strict=True)
-    ]
+
+def _em(gold: Values, predicted: Values, groups: Sequence[Hashable]) -> float:
+    right: dict[Hashable, bool] = {}
+    for g, p, group in zip(gold, predicted, groups, strict=True):
+        right[group] = right.get(group, True) and g == p
+    return float(np.mean(list(right.values())))
 
 
 def _mean_of(
@@ -74,13 +77,19 @@ def _mean_of(
 ROW_SCORES: dict[str, Callable[[Values, Values], list[float]]] = {
     "accuracy": _hits,
     "exact_match": _exact_hits,
-    "rouge_l": _rouge_l,
+    "number_match": _each(number_hit),
+    "rouge_1": rouge("rouge1"),
+    "rouge_2": rouge("rouge2"),
+    "rouge_l": rouge("rougeL"),
+    "span_em": _each(span_em),
+    "span_f1": _each(span_f1),
 }
 """The metrics that are a mean over rows: what each row scores."""
 
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     **{name: _mean_of(rows) for name, rows in ROW_SCORES.items()},
     "f1": _f1,
+    "f1a": _f1,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _correlation(stats.pearsonr),
@@ -88,20 +97,33 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
 }
 
 
-def compute_metrics(task: Task, gold: Values, predicted: Values) -> dict[str, float]:
+GROUP_METRICS: dict[str, Callable[[Values, Values, Sequence[Hashable]], float]] = {"em": _em}
+"""The metrics over groups of rows: given the group of each row as well."""
+
+
+def compute_metrics(
+    task: Task, gold: Values, predicted: Values, groups: Sequence[Hashable] | None = None
+) -> dict[str, float]:
     """All metrics of a task, headline first.
 
     Args:
         task: Names the metrics.
         gold: Option indices, scores or texts.
         predicted: The same, as predicted.
+        groups: The group of each row; needed where a metric is over groups.
     """
-    return {name: METRICS[name](gold, predicted) for name in task.metrics}
+    return {
+        name: GROUP_METRICS[name](gold, predicted, groups or ())
+        if name in GROUP_METRICS
+        else METRICS[name](gold, predicted)
+        for name in task.metrics
+    }
 
 
 def majority_prediction(task: Task, train_gold: Values) -> Any:
     """What the best constant guess is: the most frequent answer, or the mean score."""
     if task.type is TaskType.REGRESSION:
         return float(np.mean(train_gold))
-    values, counts = np.unique(np.asarray(train_gold), return_counts=True)
-    return values[counts.argmax()].item()
+    # of several right texts, the one that is trained on; of equally frequent answers, the lowest
+    counts = Counter(gold[0] if isinstance(gold, tuple) else gold for gold in train_gold)
+    return min(counts, key=lambda answer: (-counts[answer], answer))

@@ -217,7 +217,7 @@ def _row_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
 def _label_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
     """F1 and Matthews' correlation, from how often each label is right, predicted and hit."""
     answers = np.array([gold, *runs])  # (1 + runs, rows)
-    labels = [1] if metric == "f1" else np.unique(answers)
+    labels = [1] if metric in ("f1", "f1a") else np.unique(answers)
     measure = _matthews if metric == "matthews" else _mean_f1
 
     def score(counts: Array) -> Array:
@@ -312,6 +312,7 @@ def _spearman_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Score
 _SCORERS: dict[str, Callable[[str, Values, Sequence[Values]], Scorer]] = {
     **dict.fromkeys(ROW_SCORES, _row_scorer),
     "f1": _label_scorer,
+    "f1a": _label_scorer,
     "macro_f1": _label_scorer,
     "matthews": _label_scorer,
     "pearson": _pearson_scorer,

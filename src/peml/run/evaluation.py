@@ -58,7 +58,7 @@ def _evaluate_task(
         "metric": headline,
         "value": metrics[headline],
         "all": metrics,
-        "majority": compute_metrics(task, split.gold, constant)[headline],
+        "majority": compute_metrics(task, split.gold, constant, split.groups)[headline],
         "rows": len(split.gold),
     }
     if settings.ablations:

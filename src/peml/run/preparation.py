@@ -23,7 +23,7 @@ from peml.data import (
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import task_weights
 from peml.errors import TrainingError
-from peml.evaluation import GoldSplit, majority_prediction
+from peml.evaluation import GoldSplit, majority_prediction, read_gold
 from peml.methods import Method, build_method
 from peml.models import Family, check_generation, check_task_types, load_family
 from peml.models.families import Purpose
@@ -157,10 +157,11 @@ def prepare(config: RunConfig) -> Prepared:
     train = [encode(item.train, item.task, "train") for item in loaded.data]
     golds = {
         split: [
-            GoldSplit(
+            read_gold(
+                item.task,
                 number,
+                getattr(item, split),
                 encode(getattr(item, split), item.task, _scoring_purpose(item.task)),
-                _gold(item.task, getattr(item, split)),
             )
             for number, item in enumerate(loaded.data)
         ]
@@ -212,7 +213,7 @@ def _scoring_purpose(task: Task) -> Purpose:
 
 def _gold(task: Task, rows: Dataset) -> Sequence[Any]:
     renderer = TaskRenderer(task)
-    return [renderer.render(row, number).label for number, row in enumerate(rows)]
+    return [renderer.render(row, number).gold for number, row in enumerate(rows)]
 
 
 def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:

@@ -10,31 +10,41 @@ from peml.tasks.task import Scale, Task, TaskType
 __all__ = ["read_label"]
 
 
-def read_label(task: Task, value: Any, options: tuple[str, ...]) -> int | float | str:
+def read_label(
+    task: Task, value: Any, options: tuple[str, ...], keys: tuple[str, ...] = ()
+) -> int | float | str:
     """Returns the label of a row in the form :class:`~peml.tasks.Example` holds it.
 
     Accepted are, for classification, an index, a label name, or a bool when there are two
-    labels; for multiple choice an index or the text of one option; for regression a number within
-    the scale; for generation a text. Nothing is guessed: "A" or "1" name an option only if they
-    are its text.
+    labels; for multiple choice an index or the text of one option, one of the keys where there
+    are keys, or a list of the texts of all right options, of which the first counts as the label;
+    for regression a number within the scale; for generation a text or a number, which is spelled
+    out. Nothing is guessed: "A" or "1" name an option only if they are its text or its key.
 
     Args:
         task: The task the row belongs to.
         value: What the row's label column holds.
         options: The row's choices (multiple choice); not read for other types.
+        keys: What labels call these choices, in their order; empty where they have no such names.
 
     Raises:
         ValueError: The value is none of these. The message shows it and says what is allowed.
     """
     if task.type is TaskType.GENERATION:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} is not a target text")
-        return value
+        return _target(value)
     if task.scale is not None:
         return _score(task.scale, value)
     if task.type is TaskType.MULTIPLE_CHOICE:
-        return _choice(value, options)
+        return _key(value, keys) if keys else _choice(value, options)
     return _class(task.labels, value)
+
+
+def _target(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return str(int(value)) if value == int(value) else str(value)
+    raise ValueError(f"{value!r} is not a target text or a number")
 
 
 def _score(scale: Scale, value: Any) -> float:
@@ -44,7 +54,17 @@ def _score(scale: Scale, value: Any) -> float:
     return float(value)
 
 
+def _key(value: Any, keys: tuple[str, ...]) -> int:
+    if isinstance(value, str) and keys.count(value) == 1:
+        return keys.index(value)
+    raise ValueError(f"{value!r} is not the key of one option; the keys are {', '.join(keys)}")
+
+
 def _choice(value: Any, options: tuple[str, ...]) -> int:
+    if isinstance(value, (list, tuple)):
+        if value and all(text in options for text in value):
+            return options.index(value[0])
+        raise ValueError(f"{value!r} are not the texts of right options")
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
         return value
     if isinstance(value, str) and options.count(value) == 1:

@@ -44,16 +44,32 @@ _GENERATION = frozenset({TaskType.GENERATION})
 METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
     {
         "accuracy": _CHOICE,
+        "em": _CLASSIFICATION,
         "exact_match": _GENERATION,
         "f1": _CLASSIFICATION,
+        "f1a": _CLASSIFICATION,
         "macro_f1": _CLASSIFICATION,
         "matthews": _CLASSIFICATION,
+        "number_match": _GENERATION,
         "pearson": _REGRESSION,
+        "rouge_1": _GENERATION,
+        "rouge_2": _GENERATION,
         "rouge_l": _GENERATION,
+        "span_em": _GENERATION | {TaskType.MULTIPLE_CHOICE},
+        "span_f1": _GENERATION | {TaskType.MULTIPLE_CHOICE},
         "spearman": _REGRESSION,
     }
 )
-"""Metric names, and the task types each one can score. ``f1`` needs exactly two labels."""
+"""Metric names, and the task types each one can score. ``f1`` and ``f1a`` need exactly two labels.
+
+``f1a`` is MultiRC's name for F1 over all answers; ``em`` is the share of groups of rows
+(``columns.group``) that are right in every row. ``span_em`` and ``span_f1`` compare texts, and take
+the best of several right ones.
+"""
+
+_BINARY = frozenset({"f1", "f1a"})
+_OVER_GROUPS = frozenset({"em"})
+_OF_TEXTS = frozenset({"span_em", "span_f1"})
 
 _MOST_SCORES = 1001
 
@@ -63,12 +79,22 @@ class Source(Settings):
 
     hub: str | None = Field(None, description="Data set id on the Hugging Face hub.")
     subset: str | None = Field(None, description="Configuration name of the hub data set.")
+    revision: str | None = Field(
+        None,
+        description="Branch, tag or commit of the hub data set; `refs/convert/parquet` holds the "
+        "plain files of one that is published as code.",
+    )
     path: str | None = Field(
         None,
         description="Folder with one JSONL, CSV or Parquet file per split, or a suite folder "
         "that holds a folder of the task's name.",
     )
     generated: str | None = Field(None, description="Name of a built-in generator.")
+    folder: str | None = Field(
+        None,
+        description="Name of the task's folder in a local source, where there is none of the "
+        "task's own name.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
@@ -95,13 +121,32 @@ class Splits(Settings):
 
 
 class Columns(Settings):
-    """Which fields of a row mean what."""
+    """Which fields of a row mean what. A dot reaches into an object: ``choices.text``."""
 
     inputs: tuple[str, ...] = Field(description="Text fields of the input, in order.", min_length=1)
     label: str = Field(description="Field with the label, score, right option or target text.")
     choices: str | tuple[str, ...] | None = Field(
         None,
         description="Multiple choice: the field with a list of options, or one field an option.",
+    )
+    keys: str | tuple[str, ...] | None = Field(
+        None,
+        description="Multiple choice: what the label calls each option, where it isn't the index "
+        "from 0 or the text: the names in order, or the field with a list of them.",
+    )
+    extra: tuple[str, ...] = Field(
+        (),
+        description="Further fields that templates may use: texts, numbers or lists of texts. They "
+        "aren't segments, and don't count when rows are compared.",
+    )
+    group: tuple[str, ...] = Field(
+        (),
+        description="Fields whose values together name the group a row belongs to, such as the "
+        "question of an answer. Groups are kept whole in draws.",
+    )
+    aliases: dict[str, str] = Field(
+        default_factory=dict,
+        description="Other names of fields: {NAME: OTHER} reads OTHER where there is no NAME.",
     )
 
     @property
@@ -114,7 +159,9 @@ class Columns(Settings):
     @property
     def needed(self) -> tuple[str, ...]:
         """Every field of a row that the task reads, each once, the label last."""
-        return tuple(dict.fromkeys((*self.inputs, *self.options, self.label)))
+        keys = (self.keys,) if isinstance(self.keys, str) else ()
+        fields = (*self.inputs, *self.options, *keys, *self.extra, *self.group, self.label)
+        return tuple(dict.fromkeys(fields))
 
 
 class Scale(Settings):
@@ -171,6 +218,11 @@ class Task(Settings):
     splits: Splits = Field(default_factory=Splits, description="Splits of the source.")
     columns: Columns = Field(description="Meaning of the columns.")
     template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
+    option: str | None = Field(
+        None,
+        description="Multiple choice: Jinja2 template of each option, which sees `option`, its "
+        "text, and `index`, from 0; default: the text.",
+    )
     segments: tuple[str, ...] | None = Field(
         None,
         description="One or two Jinja2 templates, the segments an encoder reads; "
@@ -219,9 +271,14 @@ class Task(Settings):
             problems.append("columns.choices: a multiple choice task needs it")
         if self.type is not TaskType.MULTIPLE_CHOICE and self.columns.choices is not None:
             problems.append(f"columns.choices: a {self.type} task has none")
+        if self.type is not TaskType.MULTIPLE_CHOICE and self.columns.keys is not None:
+            problems.append(f"columns.keys: a {self.type} task has none")
+        if self.type is not TaskType.MULTIPLE_CHOICE and self.option is not None:
+            problems.append(f"option: a {self.type} task has none")
         if isinstance(self.columns.choices, tuple) and len(self.columns.choices) < 2:
             problems.append("columns.choices: one field with a list, or two fields or more")
-        if self.columns.label in (*self.columns.inputs, *self.columns.options):
+        shown = (*self.columns.inputs, *self.columns.options, *self.columns.extra)
+        if self.columns.label in (*shown, *self.columns.group):
             problems.append(f"columns.label: {self.columns.label!r} is an input too")
         if self.segments is not None and len(self.segments) not in (1, 2):
             problems.append("segments: one or two templates")
@@ -237,9 +294,28 @@ class Task(Settings):
             elif self.type not in METRICS[name]:
                 usable = ", ".join(sorted(key for key in METRICS if self.type in METRICS[key]))
                 problems.append(f"metrics: {name!r} can't score {self.type}; use {usable}")
-            elif name == "f1" and len(self.labels) > 2:
-                problems.append("metrics: 'f1' needs exactly two labels; use macro_f1")
+            elif name in _BINARY and len(self.labels) > 2:
+                problems.append(f"metrics: {name!r} needs exactly two labels; use macro_f1")
+            elif name in _OVER_GROUPS and not self.columns.group:
+                problems.append(f"metrics: {name!r} is over groups of rows; give columns.group")
+        if self.metrics[0] in _OVER_GROUPS:
+            problems.append(
+                f"metrics: {self.metrics[0]!r} can't come first; intervals of the headline draw "
+                "single rows"
+            )
+        if (
+            self.type is TaskType.MULTIPLE_CHOICE
+            and len({m in _OF_TEXTS for m in self.metrics}) > 1
+        ):
+            problems.append("metrics: of options (accuracy) or of their texts (span_...), not both")
+        if self.answers_in_text and self.option is not None:
+            problems.append("option: span metrics compare the texts as they are; take it out")
         return problems
+
+    @property
+    def answers_in_text(self) -> bool:
+        """Whether a multiple choice is scored on the texts of its options, not their indices."""
+        return self.type is TaskType.MULTIPLE_CHOICE and self.metrics[0] in _OF_TEXTS
 
     @property
     def verbalised_labels(self) -> tuple[str, ...]:
@@ -258,6 +334,8 @@ class Example:
         options: Label words (classification), spelled scores (regression), this row's choices
             (multiple choice), or nothing (generation).
         label: Option index, score, or target text.
+        answers: Texts of all right options, of which the label is one, where the task is scored
+            on texts (`Task.answers_in_text`); else empty.
     """
 
     index: int
@@ -265,3 +343,9 @@ class Example:
     prompt: str
     options: tuple[str, ...]
     label: int | float | str
+    answers: tuple[str, ...] = ()
+
+    @property
+    def gold(self) -> int | float | str | tuple[str, ...]:
+        """What a prediction is compared with: the label, or the texts of all right options."""
+        return self.answers or self.label

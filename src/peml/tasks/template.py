@@ -18,6 +18,8 @@ SOURCE_ROW = "_source_row"
 """Column with a row's number in its file (from 0), so that messages name the user's row."""
 
 _OPTIONS = "options"
+_ABSENT = object()
+_OPTION_NAMES = ("option", "index")
 
 
 class TaskRenderer:
@@ -41,7 +43,8 @@ class TaskRenderer:
         )
         # lipsum, cycler and the like have no place in a prompt and are a way around the sandbox
         self._environment.globals.clear()
-        self._visible = (*task.columns.inputs, *task.columns.options)
+        columns = task.columns
+        self._visible = (*columns.inputs, *columns.options, *columns.extra)
         self._prompt = self._compile("template", task.template)
         self._segments = tuple(
             (field, self._compile(field, source))
@@ -49,6 +52,7 @@ class TaskRenderer:
                 (f"segments[{index}]", source) for index, source in enumerate(task.segments or ())
             )
         )
+        self._option = None if task.option is None else self._compile("option", task.option)
         self._fixed_options = self._options_of_every_row()
 
     def render(self, row: Mapping[str, Any], index: int, *, labelled: bool = True) -> Example:
@@ -67,8 +71,10 @@ class TaskRenderer:
         """
         try:
             texts = {name: self._text(row, name) for name in self.task.columns.inputs}
-            options = self._options(row)
-            variables = {**texts, **self._option_columns(row), _OPTIONS: list(options)}
+            choices = self._options(row)
+            variables = {**texts, **self._further_columns(row)}
+            options = self._spell_options(choices, variables)
+            variables[_OPTIONS] = list(options)
             segments = tuple(
                 self._fill(field, template, variables) for field, template in self._segments
             )
@@ -77,7 +83,8 @@ class TaskRenderer:
                 segments=segments or tuple(texts.values()),
                 prompt=self._fill("template", self._prompt, variables),
                 options=options,
-                label=self._label(row, options) if labelled else self._placeholder(),
+                label=self._label(row, choices) if labelled else self._placeholder(),
+                answers=self._answers(row, choices) if labelled else (),
             )
         except _RowError as problem:
             raise self._error(row, index, problem) from problem.__cause__
@@ -92,23 +99,21 @@ class TaskRenderer:
                 allowed="a Jinja2 template such as 'review: {{ sentence }}'",
                 action="Correct the template.",
             ) from error
+        own = _OPTION_NAMES if field == "option" else (_OPTIONS,)
         for name in sorted(names):
-            if name == self.task.columns.label and name not in (*self._visible, _OPTIONS):
+            if name == self.task.columns.label and name not in (*self._visible, *own):
                 raise TaskError(
                     f"{where}: the template shows the label column {name!r}.",
-                    allowed=self._allowed_names(),
+                    allowed=", ".join((*self._visible, *own)),
                     action="Take it out; the answer must not stand in the prompt.",
                 )
-            if name not in (*self._visible, _OPTIONS):
+            if name not in (*self._visible, *own):
                 raise TaskError(
-                    f"{where}: unknown variable {name!r}.{nearest(name, self._visible)}",
-                    allowed=self._allowed_names(),
+                    f"{where}: unknown variable {name!r}.{nearest(name, (*self._visible, *own))}",
+                    allowed=", ".join((*self._visible, *own)),
                     action="Correct the name, or add the column to columns.inputs.",
                 )
         return self._environment.from_string(source)
-
-    def _allowed_names(self) -> str:
-        return ", ".join((*self._visible, _OPTIONS))
 
     def _options_of_every_row(self) -> tuple[str, ...]:
         if self.task.type is TaskType.REGRESSION and self.task.scale is not None:
@@ -131,14 +136,19 @@ class TaskRenderer:
             ) from error
 
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
-        if name not in row:
+        if name in row:
+            return row[name]
+        found: Any = row
+        for part in name.split("."):  # a row as its owner has it, with an object in it
+            found = found.get(part, _ABSENT) if isinstance(found, Mapping) else _ABSENT
+        if found is _ABSENT:
             columns = [column for column in row if column != SOURCE_ROW]
             raise _RowError(
                 name,
                 f"the column is missing.{nearest(name, columns)}",
                 f"the row has {', '.join(columns) or 'no columns'}",
             )
-        return row[name]
+        return found
 
     def _text(self, row: Mapping[str, Any], name: str) -> str:
         value = self._value(row, name)
@@ -146,8 +156,19 @@ class TaskRenderer:
             raise _RowError(name, f"{value!r} is not a text", "a text")
         return value
 
-    def _option_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: row[name] for name in self.task.columns.options}
+    def _further_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        columns = self.task.columns
+        return {name: self._value(row, name) for name in (*columns.options, *columns.extra)}
+
+    def _spell_options(
+        self, choices: tuple[str, ...], variables: dict[str, Any]
+    ) -> tuple[str, ...]:
+        if self._option is None:
+            return choices
+        return tuple(
+            self._fill("option", self._option, {**variables, "option": choice, "index": index})
+            for index, choice in enumerate(choices)
+        )
 
     def _options(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         choices = self.task.columns.choices
@@ -155,23 +176,44 @@ class TaskRenderer:
             return self._fixed_options
         if isinstance(choices, tuple):
             return tuple(self._text(row, name) for name in choices)
-        value = self._value(row, choices)
+        return self._texts(row, choices)
+
+    def _texts(self, row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+        value = self._value(row, name)
         if not isinstance(value, (list, tuple)) or len(value) < 2:
             raise _RowError(
-                choices, f"{value!r} is not a list of options", "a list of two texts or more"
+                name, f"{value!r} is not a list of options", "a list of two texts or more"
             )
         for option in value:
             if not isinstance(option, str):
-                raise _RowError(choices, f"option {option!r} is not a text", "a list of texts")
+                raise _RowError(name, f"option {option!r} is not a text", "a list of texts")
         return tuple(value)
 
-    def _label(self, row: Mapping[str, Any], options: tuple[str, ...]) -> int | float | str:
+    def _label(self, row: Mapping[str, Any], choices: tuple[str, ...]) -> int | float | str:
         name = self.task.columns.label
         value = self._value(row, name)
         try:
-            return read_label(self.task, value, options)
+            return read_label(self.task, value, choices, self._keys(row, len(choices)))
         except ValueError as error:
             raise _RowError(name, str(error), "") from error
+
+    def _keys(self, row: Mapping[str, Any], count: int) -> tuple[str, ...]:
+        keys = self.task.columns.keys
+        if isinstance(keys, str):
+            keys = self._texts(row, keys)
+        if keys is not None and len(keys) != count:
+            raise _RowError(
+                "columns.keys", f"{len(keys)} keys for {count} options", "a key for each option"
+            )
+        return keys or ()
+
+    def _answers(self, row: Mapping[str, Any], choices: tuple[str, ...]) -> tuple[str, ...]:
+        if not self.task.answers_in_text:
+            return ()
+        value = self._value(row, self.task.columns.label)
+        if isinstance(value, (list, tuple)):
+            return tuple(value)
+        return (choices[int(self._label(row, choices))],)
 
     def _placeholder(self) -> int | float | str:
         if self.task.type is TaskType.GENERATION:

@@ -1,0 +1,27 @@
+"""Rows that belong together, such as all answers of one question; draws keep them whole."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+from datasets import Dataset
+
+from peml.tasks import Task
+
+__all__ = ["gather_groups", "read_groups"]
+
+
+def read_groups(rows: Dataset, task: Task) -> list[Hashable] | None:
+    """The group of each row, the values of ``columns.group``; None where the task has no groups."""
+    if not task.columns.group:
+        return None
+    return list(zip(*(rows[name][:] for name in task.columns.group), strict=True))
+
+
+def gather_groups(groups: Sequence[Hashable]) -> list[list[int]]:
+    """The row numbers of each group, groups in the order of their first rows."""
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    return list(members.values())

@@ -1,0 +1,72 @@
+"""The bundled benchmarks' metrics, on invented rows, against values worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from sklearn import metrics as sk
+
+from peml.data.fields import flat_split
+from peml.evaluation import GoldSplit, compute_metrics, majority_prediction, read_gold
+from peml.tasks import Task, load_suite
+from tests.tasks.benchmark_rows import ROWS
+
+NOTHING: Any = None  # gold is read from the raw rows; nothing is tokenised here
+
+
+def gold_of(suite: str, name: str) -> tuple[Task, GoldSplit]:
+    task = load_suite(suite).task(name)
+    rows = flat_split(Dataset.from_list(ROWS[suite][name]), task.columns)
+    return task, read_gold(task, 0, rows, NOTHING)
+
+
+CASES = [
+    ("superglue", "boolq", [1, 1], {"accuracy": 1 / 2}),
+    # Macro F1 of 0, 1, 2 said to be 0, 1, 1: (1 + 2/3 + 0) / 3
+    ("superglue", "cb", [0, 1, 1], {"accuracy": 2 / 3, "macro_f1": 5 / 9}),
+    ("superglue", "copa", [0, 0], {"accuracy": 1 / 2}),
+    # Two right answers, one found and one wrong one taken: F1 = 2/(2+1+1). Question 8 is all right.
+    ("superglue", "multirc", [1, 1, 0, 0, 0], {"f1a": 1 / 2, "em": 1 / 2}),
+    ("superglue", "multirc", [1, 0, 1, 1, 0], {"f1a": 4 / 5, "em": 1 / 2}),
+    ("superglue", "multirc", [1, 0, 1, 0, 0], {"f1a": 1, "em": 1}),
+    ("superglue", "record", ["Olsen", "Lund"], {"span_f1": 1 / 2, "span_em": 1 / 2}),
+    ("superglue", "record", ["Mira", "mira olsen"], {"span_f1": (2 / 3 + 1) / 2, "span_em": 1 / 2}),
+    ("superglue", "rte", [0, 0], {"accuracy": 1 / 2}),
+    ("superglue", "wic", [0, 1], {"accuracy": 1}),
+    ("superglue", "wsc", [0, 1], {"accuracy": 0}),
+]
+
+
+@pytest.mark.parametrize(("suite", "name", "said", "wanted"), CASES)
+def test_metrics_are_those_worked_out_by_hand(
+    suite: str, name: str, said: list[Any], wanted: dict[str, float]
+) -> None:
+    task, split = gold_of(suite, name)
+    found = compute_metrics(task, split.gold, said, split.groups)
+    assert list(found) == list(wanted)  # the headline first
+    assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("suite", ROWS)
+def test_every_task_has_a_case_worked_out_by_hand(suite: str) -> None:
+    assert {name for owner, name, _, _ in CASES if owner == suite} == set(ROWS[suite])
+
+
+def test_multirc_is_f1_of_all_answers_as_scikit_learn_has_it() -> None:
+    task, split = gold_of("superglue", "multirc")
+    said = [0, 1, 1, 1, 0]
+    found = compute_metrics(task, split.gold, said, split.groups)
+    assert found["f1a"] == pytest.approx(sk.f1_score(split.gold, said))
+
+
+def test_the_constant_guess_is_scored_like_any_other() -> None:
+    for suite, tasks in ROWS.items():
+        for name in tasks:
+            task, split = gold_of(suite, name)
+            guess = majority_prediction(task, split.gold)
+            found = compute_metrics(task, split.gold, [guess] * len(split.gold), split.groups)
+            assert set(found) == set(task.metrics)
+    task, split = gold_of("superglue", "record")
+    assert majority_prediction(task, split.gold) == "Mira Olsen"

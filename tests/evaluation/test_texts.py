@@ -1,0 +1,67 @@
+"""Spans, numbers and summaries, by hand and against their references."""
+
+from __future__ import annotations
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from peml.evaluation import METRICS
+from peml.evaluation.texts import read_number, span_em, span_f1
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "em", "f1"),
+    [
+        ("The red Fox!", "red fox", 1, 1),
+        (["Mira Olsen", "Olsen"], "Olsen", 1, 1),
+        (["Mira Olsen", "Lund"], "Olsen", 0, 2 * 1 * 0.5 / 1.5),
+        (("a b c", "b c"), "c c d", 0, 0.4),  # "a" is an article: one word of two and of three
+        ("Lund", "Olsen", 0, 0),
+        ("the", "a", 1, 1),
+        ("Lund", "", 0, 0),
+    ],
+)
+def test_spans_are_compared_as_squad_does(gold: str, said: str, em: float, f1: float) -> None:
+    assert span_em(gold, said) == em
+    assert span_f1(gold, said) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She has 2*3=<<2*3=6>>6 eggs.\n#### 6", 6),
+        ("#### 1,250 crowns, or 3 each", 1250),
+        ("First 3, then 4.5 apples.", 4.5),
+        ("It is $1,250.50.", 1250.5),
+        ("It falls to -7 degrees", -7),
+        ("\u22127", -7),
+        ("10-3", 3),
+        ("x=-3", -3),
+        (".5", 0.5),
+        ("12,3456", 3456),
+        ("none at all", None),
+        ("a - b", None),
+        ("", None),
+        ("12 ####", None),
+    ],
+)
+def test_the_answer_is_read_out_of_the_text(text: str, number: float | None) -> None:
+    assert read_number(text) == number
+
+
+def test_numbers_match_by_value_not_by_spelling() -> None:
+    gold = ["so 8\n#### 8", "15.0", "1.8333333333333335", "3", "4", "no"]
+    said = ["The answer is 8.", "15", "1.833", "#### 4", "none", "no"]
+    assert METRICS["number_match"](gold, said) == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")]
+)
+def test_rouge_is_that_of_rouge_score(metric: str, name: str) -> None:
+    gold = ["the cats were running home", "a dog"]
+    said = ["the cat ran home", "one dog"]
+    scorer = RougeScorer([name], use_stemmer=True)
+    wanted = [scorer.score(g, s)[name].fmeasure for g, s in zip(gold, said, strict=True)]
+    assert wanted[0] > 0
+    assert METRICS[metric](gold, said) == pytest.approx(sum(wanted) / 2, abs=1e-12)

@@ -1,0 +1,95 @@
+"""Invented rows in the layout of the hub's benchmarks, two or more a task, by suite and task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def _superglue() -> dict[str, list[Row]]:
+    pair = {"premise": "The kettle sang.", "hypothesis": "something made a sound"}
+    question = {"paragraph": "Ada feeds two hens and a goat.", "question": "Whom does Ada feed?"}
+    passage = "Mira Olsen met the mayor of Lund.\n@highlight\nOlsen lives in Lund"
+    spans = {"text": ["Mira Olsen", "Lund"], "start": [0, 28], "end": [10, 32]}
+    return {
+        "boolq": [
+            {"question": "is chalk soft", "passage": "Chalk is soft.", "idx": 0, "label": 1},
+            {"question": "is flint soft", "passage": "Flint is hard.", "idx": 1, "label": 0},
+        ],
+        "cb": [{**pair, "idx": n, "label": n} for n in range(3)],
+        "copa": [
+            {
+                "premise": "The glass fell.",
+                "choice1": "It broke.",
+                "choice2": "The wind rose.",
+                "question": "effect",
+                "idx": 0,
+                "label": 0,
+            },
+            {
+                "premise": "The glass fell.",
+                "choice1": "It broke.",
+                "choice2": "The cat jumped up.",
+                "question": "cause",
+                "idx": 1,
+                "label": 1,
+            },
+        ],
+        "multirc": [
+            {**question, "answer": text, "idx": {"paragraph": 3, "question": q, "answer": n},
+             "label": label}
+            for n, (q, text, label) in enumerate(
+                [(7, "hens", 1), (7, "a cow", 0), (7, "a goat", 1), (8, "a dog", 0), (8, "pigs", 0)]
+            )
+        ],
+        "record": [
+            {
+                "passage": passage,
+                "query": "@placeholder has never left Sweden.",
+                "entities": ["Lund", "Mira Olsen", "Olsen"],
+                "entity_spans": spans,
+                "answers": ["Mira Olsen", "Olsen"],
+                "idx": {"passage": 0, "query": n},
+            }
+            for n in range(2)
+        ],
+        "rte": [{**pair, "idx": n, "label": n} for n in range(2)],
+        "wic": [
+            {
+                "word": "bank",
+                "sentence1": "They sat on the bank.",
+                "sentence2": f"The bank {rest}.",
+                "start1": 16,
+                "start2": 4,
+                "end1": 20,
+                "end2": 8,
+                "idx": label,
+                "label": label,
+            }
+            for label, rest in enumerate(["lends money", "is muddy"])
+        ],
+        "wsc": [
+            {
+                "text": "When he came in, the tall man greeted Otto.",
+                "span1_index": 4,
+                "span2_index": 1,
+                "span1_text": "the tall man",
+                "span2_text": "he",
+                "idx": 0,
+                "label": 1,
+            },
+            {
+                "text": "Otto thanked the tall man, since he had helped Rolf.",
+                "span1_index": 9,
+                "span2_index": 6,
+                "span1_text": "Rolf",
+                "span2_text": "he",
+                "idx": 1,
+                "label": 0,
+            },
+        ],
+    }  # fmt: skip
+
+
+ROWS: dict[str, dict[str, list[Row]]] = {"superglue": _superglue()}

@@ -1,0 +1,107 @@
+"""The bundled benchmarks: every task loads from rows in the hub's layout and renders them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from peml.data import sources
+from peml.data.sources import check_rows, load_source
+from peml.tasks import Example, Suite, TaskRenderer, load_suite
+from tests.data.rows import write_jsonl
+from tests.tasks.benchmark_rows import ROWS
+
+TASKS = [(suite, task) for suite, tasks in ROWS.items() for task in tasks]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+
+
+def rendered(suite: str, task: str) -> list[Example]:
+    renderer = TaskRenderer(load_suite(suite).task(task))
+    return [renderer.render(row, index) for index, row in enumerate(ROWS[suite][task])]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_there_are_rows_for_every_task(name: str) -> None:
+    suite: Suite = load_suite(name)
+    assert list(ROWS[name]) == [task.name for task in suite.tasks]
+    assert all(task.source.hub and task.description for task in suite.tasks)
+
+
+@pytest.mark.parametrize(("suite", "name"), TASKS)
+def test_hub_and_folder_give_the_same_examples(
+    suite: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, rows = load_suite(suite).task(name), ROWS[suite][name]
+    splits = (task.splits.train, task.splits.reported[0])
+    asked: list[tuple[Any, ...]] = []
+
+    def load(*where: Any, **options: Any) -> DatasetDict:
+        asked.append((*where, options))
+        return DatasetDict({split: Dataset.from_list(rows) for split in splits})
+
+    monkeypatch.setattr(sources, "load_dataset", load)
+    for split in splits:
+        write_jsonl(tmp_path / name / f"{split}.jsonl", rows)
+    hub, local = load_source(task), load_source(task, str(tmp_path))
+    source = task.source
+    assert asked == [(source.hub, source.subset, {"revision": source.revision})]
+    renderer = TaskRenderer(task)
+    wanted = rendered(suite, name)
+    for split in (*hub[:2], *local[:2]):
+        assert [renderer.render(row, index) for index, row in enumerate(split)] == wanted
+        assert check_rows(task, split) == [example.label for example in wanted]
+
+
+@pytest.mark.parametrize(("suite", "name"), TASKS)
+def test_the_right_answer_differs_between_rows_and_is_not_in_an_unfilled_prompt(
+    suite: str, name: str
+) -> None:
+    for example in rendered(suite, name):
+        for text in (example.prompt, *example.segments):
+            assert text.strip()
+            assert "{{" not in text
+            assert "{%" not in text
+
+
+def test_the_order_of_labels_is_each_tasks_own() -> None:
+    suite = load_suite("superglue")
+    assert suite.task("cb").labels == ("entailment", "contradiction", "neutral")
+    assert suite.task("rte").labels == ("entailment", "not_entailment")
+    for name in ("boolq", "multirc", "wic", "wsc"):
+        assert suite.task(name).labels == ("False", "True")
+    words = [example.options[int(example.label)] for example in rendered("superglue", "cb")]
+    assert words == ["True", "False", "Neither"]
+
+
+def test_copa_joins_by_the_question() -> None:
+    effect, cause = rendered("superglue", "copa")
+    assert (effect.prompt, effect.options) == (
+        "The glass fell so",
+        ("it broke.", "the wind rose."),
+    )
+    assert effect.label == 0
+    assert cause.prompt == "The glass fell because"
+    assert cause.options[int(cause.label)] == "the cat jumped up."
+
+
+def test_record_takes_the_first_of_several_answers_and_keeps_all() -> None:
+    example = rendered("superglue", "record")[0]
+    assert example.options == ("Lund", "Mira Olsen", "Olsen")
+    assert example.label == 1
+    assert example.gold == ("Mira Olsen", "Olsen")
+    assert "of Lund.\n- Olsen lives" in example.prompt
+
+
+def test_wsc_marks_noun_and_pronoun_in_either_order_and_inside_punctuation() -> None:
+    first, second = rendered("superglue", "wsc")
+    assert first.prompt.startswith("When #he# came in, *the tall man* greeted Otto.\n")
+    assert second.prompt.startswith("Otto thanked the tall man, since #he# had helped *Rolf*.\n")
+    assert first.segments == (first.prompt,)
+    assert 'the pronoun "he" refer to "the tall man"?' in first.prompt
