@@ -36,6 +36,14 @@ CASES = [
     ("superglue", "rte", [0, 0], {"accuracy": 1 / 2}),
     ("superglue", "wic", [0, 1], {"accuracy": 1}),
     ("superglue", "wsc", [0, 1], {"accuracy": 0}),
+    ("commonsense", "boolq", [1, 0], {"accuracy": 1}),
+    ("commonsense", "piqa", [0, 0], {"accuracy": 1 / 2}),
+    ("commonsense", "siqa", [2, 0], {"accuracy": 1}),
+    ("commonsense", "hellaswag", [1, 1], {"accuracy": 1 / 2}),
+    ("commonsense", "winogrande", [1, 0], {"accuracy": 1}),
+    ("commonsense", "arc-easy", [0, 1], {"accuracy": 1}),
+    ("commonsense", "arc-challenge", [1, 0], {"accuracy": 0}),
+    ("commonsense", "openbookqa", [0, 2], {"accuracy": 1}),
 ]
 
 

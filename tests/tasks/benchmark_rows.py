@@ -92,4 +92,57 @@ def _superglue() -> dict[str, list[Row]]:
     }  # fmt: skip
 
 
-ROWS: dict[str, dict[str, list[Row]]] = {"superglue": _superglue()}
+def _commonsense() -> dict[str, list[Row]]:
+    choices = {"text": ["wool", "glass", "clay"], "label": ["A", "B", "C"]}
+    science = [
+        {"id": "x1", "question": "What keeps warm?", "choices": choices, "answerKey": "A"},
+        {
+            "id": "x2",
+            "question": "What lets light through?",
+            "choices": choices | {"label": ["1", "2", "3"]},
+            "answerKey": "2",
+        },
+    ]
+    stem = {"id": "x3", "question_stem": "A sheep gives", "choices": choices, "answerKey": "A"}
+    scene = {
+        "ind": 0,
+        "activity_label": "Baking",
+        "ctx_a": "A man stirs.",
+        "ctx_b": "he",
+        "ctx": "[header] Bread [title] Stir. [step] A man stirs. he",
+        "endings": ["sings.", "[substeps] kneads. [title] Wait.", "flies.", "melts."],
+        "label": "1",
+    }
+    tries = {"sentence": "The cup hid the key, as the _ was small.", "option1": "cup"}
+    return {
+        "boolq": [
+            {"question": "is chalk soft", "answer": True, "passage": "Chalk is soft."},
+            {"question": "is flint soft", "answer": False, "passage": "Flint is hard."},
+        ],
+        "piqa": [
+            {"goal": "Dry a shirt", "sol1": "Hang it up.", "sol2": "Drown it.", "label": label}
+            for label in (0, 1)
+        ],
+        "siqa": [
+            {
+                "context": "Kim lost a ring.",
+                "question": "What will Kim do?",
+                "answerA": "dance",
+                "answerB": "eat",
+                "answerC": "search",
+                "label": label,
+            }
+            for label in ("3", "1")
+        ],
+        "hellaswag": [scene, scene | {"label": "3"}],
+        "winogrande": [tries | {"option2": "key", "answer": key} for key in ("2", "1")],
+        "arc-easy": science,
+        "arc-challenge": science,
+        "openbookqa": [stem, stem | {"answerKey": "C"}],
+    }
+
+
+ROWS: dict[str, dict[str, list[Row]]] = {
+    "superglue": _superglue(),
+    "commonsense": _commonsense(),
+}

@@ -105,3 +105,53 @@ def test_wsc_marks_noun_and_pronoun_in_either_order_and_inside_punctuation() -> 
     assert second.prompt.startswith("Otto thanked the tall man, since #he# had helped *Rolf*.\n")
     assert first.segments == (first.prompt,)
     assert 'the pronoun "he" refer to "the tall man"?' in first.prompt
+
+
+def test_winogrande_fills_the_gap_with_each_option() -> None:
+    example = rendered("commonsense", "winogrande")[0]
+    assert example.prompt == "The cup hid the key, as the"
+    assert example.options == ("cup was small.", "key was small.")
+    assert example.label == 1
+
+
+def test_hellaswag_is_free_of_marks() -> None:
+    example = rendered("commonsense", "hellaswag")[0]
+    assert example.prompt == "Baking: Bread. Stir. A man stirs. he"
+    assert example.options == ("sings.", "kneads. Wait.", "flies.", "melts.")
+
+
+def test_keys_are_letters_or_numbers_as_each_row_has_them() -> None:
+    for name in ("arc-easy", "arc-challenge"):
+        assert [example.label for example in rendered("commonsense", name)] == [0, 1]
+
+
+INSTRUCTION = "Please answer with true or false, question: {}?\n\nAnswer format: true/false"
+
+
+def test_a_copy_in_instructions_gives_the_same_question(tmp_path: Path) -> None:
+    task = load_suite("commonsense").task("boolq")
+    rows = [
+        {
+            "instruction": INSTRUCTION.format(row["question"]),
+            "input": "",
+            "output": "the correct answer is so",
+            "answer": str(row["answer"]).lower(),
+        }
+        for row in ROWS["commonsense"]["boolq"]
+    ]
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / "boolq" / f"{split}.jsonl", rows)
+    renderer = TaskRenderer(task)
+    found = [renderer.render(row, n) for n, row in enumerate(load_source(task, str(tmp_path))[0])]
+    assert found == rendered("commonsense", "boolq")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("siqa", "social_i_qa"), ("arc-easy", "arc_easy"), ("arc-challenge", "arc_challenge")],
+)
+def test_folders_named_as_on_the_hub_are_found(name: str, folder: str, tmp_path: Path) -> None:
+    task = load_suite("commonsense").task(name)
+    for split in (task.splits.train, *task.splits.reported):
+        write_jsonl(tmp_path / folder / f"{split}.jsonl", ROWS["commonsense"][name])
+    assert load_source(task, str(tmp_path))[2] == str(tmp_path / folder)
