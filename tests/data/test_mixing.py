@@ -107,6 +107,14 @@ def test_no_row_comes_again_before_all_others_came(size: int, counts: list[int],
     assert max(Counter(drawn.tolist()).values()) <= -(-len(drawn) // size)
 
 
+@pytest.mark.parametrize("strategy", ["proportional", "temperature", "uniform"])
+def test_a_task_without_rows_gets_none_and_takes_none_from_others(strategy: str) -> None:
+    counts = rows_per_epoch([0, 40, 0, 10], mixing(strategy=strategy))
+    assert counts == [0, *(a := rows_per_epoch([40, 10], mixing(strategy=strategy)))[:1], 0, a[1]]
+    assert rows_per_epoch([0, 0], mixing(strategy=strategy)) == [0, 0]
+    assert len(draw_rows(0, 0, 0, 3, seed=1)) == 0
+
+
 def test_draws_depend_on_seed_and_task_and_epoch_only() -> None:
     first = draw_rows(0, 50, 50, 50, seed=3)
     assert (first == draw_rows(0, 50, 50, 50, seed=3)).all()

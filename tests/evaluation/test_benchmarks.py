@@ -44,6 +44,30 @@ CASES = [
     ("commonsense", "arc-easy", [0, 1], {"accuracy": 1}),
     ("commonsense", "arc-challenge", [1, 0], {"accuracy": 0}),
     ("commonsense", "openbookqa", [0, 2], {"accuracy": 1}),
+    ("generation", "gsm8k", ["It is 8.", "3 of 1200\n#### 3"], {"number_match": 1 / 2}),
+    ("generation", "mawps", ["3.5", "x = 4"], {"number_match": 1}),
+    ("generation", "addsub", ["1+2=3", "5"], {"number_match": 1 / 2}),
+    ("generation", "multiarith", ["6.0", "6"], {"number_match": 1 / 2}),
+    ("generation", "singleeq", ["-1", ""], {"number_match": 1 / 2}),
+    # "Ann and Bo" of "Ann and Bo have tea" is 3 of 5 words; the second is all there, and twice as
+    # long: precision 1/2.
+    (
+        "generation",
+        "samsum",
+        ["Ann and Bo", "tea tea"],
+        {
+            "rouge_l": (3 / 4 + 2 / 3) / 2,
+            "rouge_1": (3 / 4 + 2 / 3) / 2,
+            "rouge_2": (2 * 2 / 6 + 0) / 2,
+        },
+    ),
+    # the words in another order: 4 of 4 words, one of them in order; "Lund" alone of three
+    (
+        "generation",
+        "xsum",
+        ["closed is bridge a", "Lund"],
+        {"rouge_l": (1 / 4 + 1 / 2) / 2, "rouge_1": (1 + 1 / 2) / 2, "rouge_2": 0},
+    ),
 ]
 
 

@@ -142,7 +142,30 @@ def _commonsense() -> dict[str, list[Row]]:
     }
 
 
+def _generation() -> dict[str, list[Row]]:
+    steps = "She has 4*2=<<4*2=8>>8 eggs.\n#### {}"
+    chat = {"id": "1", "dialogue": "Ann: tea?\nBo: yes", "summary": "Ann and Bo have tea."}
+    news = {"document": "A bridge in Lund was closed.", "summary": "A bridge is closed.", "id": "1"}
+    return {
+        "gsm8k": [{"question": "How many?", "answer": steps.format(n)} for n in ("8", "1,200")],
+        "mawps": [
+            {"id": "1", "question": "How far?", "result": "7/2", "result_float": 3.5},
+            {"id": "2", "question": "How long?", "result": "4", "result_float": 4.0},
+        ],
+        "addsub": [
+            {"input": f"{n} and 2?", "output_answer": f"{n + 2}.0", "split": "test"} for n in (1, 2)
+        ],
+        "multiarith": [{"question": " 2 by 3? ", "final_ans": text} for text in ("6", "6.5")],
+        "singleeq": [
+            {"input": f"{n} less 2?", "output_answer": str(n - 2), "split": "test"} for n in (1, 2)
+        ],
+        "samsum": [chat, chat | {"summary": "Tea."}],
+        "xsum": [news, news | {"summary": "Lund is closed."}],
+    }
+
+
 ROWS: dict[str, dict[str, list[Row]]] = {
     "superglue": _superglue(),
+    "generation": _generation(),
     "commonsense": _commonsense(),
 }

@@ -39,7 +39,7 @@ def test_hub_and_folder_give_the_same_examples(
     suite: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, rows = load_suite(suite).task(name), ROWS[suite][name]
-    splits = (task.splits.train, task.splits.reported[0])
+    splits = [split for split in (task.splits.train, task.splits.reported[0]) if split]
     asked: list[tuple[Any, ...]] = []
 
     def load(*where: Any, **options: Any) -> DatasetDict:
@@ -54,7 +54,10 @@ def test_hub_and_folder_give_the_same_examples(
     assert asked == [(source.hub, source.subset, {"revision": source.revision})]
     renderer = TaskRenderer(task)
     wanted = rendered(suite, name)
+    assert len(hub[0]) == len(local[0]) == (len(rows) if task.splits.train else 0)
     for split in (*hub[:2], *local[:2]):
+        if not len(split):
+            continue
         assert [renderer.render(row, index) for index, row in enumerate(split)] == wanted
         assert check_rows(task, split) == [example.label for example in wanted]
 
@@ -152,6 +155,27 @@ def test_a_copy_in_instructions_gives_the_same_question(tmp_path: Path) -> None:
 )
 def test_folders_named_as_on_the_hub_are_found(name: str, folder: str, tmp_path: Path) -> None:
     task = load_suite("commonsense").task(name)
-    for split in (task.splits.train, *task.splits.reported):
+    for split in ("train", *task.splits.reported):
         write_jsonl(tmp_path / folder / f"{split}.jsonl", ROWS["commonsense"][name])
     assert load_source(task, str(tmp_path))[2] == str(tmp_path / folder)
+
+
+@pytest.mark.parametrize("name", ["addsub", "multiarith", "singleeq", "mawps"])
+def test_arithmetic_is_read_from_copies_in_instructions(name: str, tmp_path: Path) -> None:
+    task = load_suite("generation").task(name)
+    question = "question" if name == "mawps" else "instruction"
+    rows = [{question: example.segments[0], "input": "", "answer": example.label}
+            for example in rendered("generation", name)]  # fmt: skip
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / name / f"{split}.jsonl", rows)
+    train, reported, _ = load_source(task, str(tmp_path))
+    assert len(train) == (2 if name == "mawps" else 0)
+    renderer = TaskRenderer(task)
+    found = [renderer.render(row, index) for index, row in enumerate(reported)]
+    assert found == rendered("generation", name)
+
+
+def test_targets_are_solutions_numbers_and_summaries() -> None:
+    assert str(rendered("generation", "gsm8k")[0].label).endswith("\n#### 8")
+    assert [example.label for example in rendered("generation", "mawps")] == ["3.5", "4"]
+    assert rendered("generation", "multiarith")[0].prompt == "Question: 2 by 3?\nAnswer:"

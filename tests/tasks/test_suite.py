@@ -23,7 +23,7 @@ def _write(path: Path, content: Any) -> Path:
 
 
 def test_the_bundled_suites_load() -> None:
-    assert list_suites() == ("commonsense", "demo", "glue", "superglue")
+    assert list_suites() == ("commonsense", "demo", "generation", "glue", "superglue")
     assert len(load_suite("glue").tasks) == 9
     assert {task.type for task in load_suite("demo").tasks} == set(TaskType)
 

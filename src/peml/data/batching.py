@@ -210,7 +210,7 @@ class BatchStream:
             padded += int(self._of("sequences", tasks, rows).sum()) * int(
                 self._of("lengths", tasks, rows).max()
             )
-        return 1 - self.tokens(epoch) / padded
+        return 1 - self.tokens(epoch) / padded if padded else 0.0
 
     def tokens(self, epoch: int = 0) -> int:
         """Real input tokens of an epoch."""

@@ -99,6 +99,8 @@ def encode_split(
     Raises:
         DataError: A row can't be rendered, or is too long and must not be cut.
     """
+    if not len(dataset):  # the library leaves the columns of an empty split as they are
+        return _split(Dataset.from_dict({name: [] for name in _FEATURES}, features=_FEATURES))
     key = _fingerprint(dataset, task, family, purpose)
     folder = (cache or cache_folder()) / "encoded"
     path = folder / f"{task.name}-{key}.arrow"

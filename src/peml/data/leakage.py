@@ -101,7 +101,7 @@ def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping
     for item in data:
         keys = input_keys(item.train, item.task)
         kept = [index for index, key in enumerate(keys) if key not in evaluated]
-        if not kept:
+        if keys and not kept:
             raise DataError(
                 f"Task {item.task.name!r}: all {len(keys)} train rows are in an evaluation split.",
                 allowed="train rows that are new to every evaluation split",

@@ -84,7 +84,7 @@ def rows_per_epoch(
     """Rows drawn from each task in one epoch.
 
     The epoch is as long as the (capped) rows together; shares are rounded by largest remainder,
-    and every task gets at least one row.
+    and every task with rows gets at least one.
 
     Args:
         sizes: Train rows of each task.
@@ -93,14 +93,17 @@ def rows_per_epoch(
         progress: 0 in the first epoch, 1 in the last.
     """
     capped = np.array([min(size, settings.cap or size) for size in sizes], dtype=np.float64)
+    if not capped.any():
+        return [0] * len(sizes)
     shares = capped ** settings.power(progress) * np.array(weights or [1.0] * len(sizes))
+    shares[capped == 0] = 0  # a task without train rows is evaluated only
     total = int(capped.sum())
     # Rounded, so that shares that are whole stay whole.
     exact = np.round(shares / shares.sum() * total, 9)
     counts = np.floor(exact).astype(int)
     missing = total - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
-    return [max(1, int(count)) for count in counts]
+    return [max(min(1, size), int(count)) for size, count in zip(sizes, counts, strict=True)]
 
 
 def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Indices:
@@ -113,9 +116,11 @@ def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Ind
         task_id: The task.
         size: Its train rows.
         first: Rows drawn in the epochs before.
-        count: Rows to draw, at least one.
+        count: Rows to draw.
         seed: The run's.
     """
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
     last = first + count
     rounds = range(first // size, (last - 1) // size + 1)
     laps = [np.random.default_rng((seed, task_id, lap)).permutation(size) for lap in rounds]

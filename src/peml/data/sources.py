@@ -41,7 +41,7 @@ class TaskData:
 
     Attributes:
         task: The task.
-        train: What the task is trained on.
+        train: What the task is trained on; no rows if it is evaluated only.
         development: Carved from train; everything is chosen on it.
         reported: Reported, and never used to choose.
         origin: Where the rows came from, for people.
@@ -116,7 +116,9 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
     """
     hub = settings.missing == "hub"
     train, reported, origin = load_source(task, settings.source, or_hub=hub)
-    train, development = carve_development(train, task, seed)
+    development = train
+    if task.splits.train is not None:
+        train, development = carve_development(train, task, seed)
     return TaskData(
         task=task,
         train=_draw(train, task, settings.rows, seed),
@@ -130,6 +132,8 @@ def load_source(
     task: Task, folder: str | None = None, *, or_hub: bool = False
 ) -> tuple[Dataset, Dataset, str]:
     """Loads a task's train and reported split whole, and says where they came from.
+
+    The train split of a task that is evaluated only is empty.
 
     Args:
         task: The task.
@@ -194,7 +198,9 @@ def _draw(split: Dataset, task: Task, most: int | None, seed: int) -> Dataset:
 
 
 def _both_splits(task: Task, load: Callable[[tuple[str, ...]], Dataset]) -> tuple[Dataset, Dataset]:
-    return load((task.splits.train,)), load(task.splits.reported)
+    train = None if task.splits.train is None else load((task.splits.train,))
+    reported = load(task.splits.reported)
+    return reported.select([]) if train is None else train, reported
 
 
 def _task_folder(task: Task, source: str | None) -> Path:

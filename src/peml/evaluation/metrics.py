@@ -121,7 +121,14 @@ def compute_metrics(
 
 
 def majority_prediction(task: Task, train_gold: Values) -> Any:
-    """What the best constant guess is: the most frequent answer, or the mean score."""
+    """What the best constant guess is: the most frequent answer, or the mean score.
+
+    Without train rows nothing is known, and the guess is the first option, the lowest score or an
+    empty text.
+    """
+    if not train_gold:
+        in_text = task.answers_in_text or task.type is TaskType.GENERATION
+        return "" if in_text else task.scale.low if task.scale is not None else 0
     if task.type is TaskType.REGRESSION:
         return float(np.mean(train_gold))
     # of several right texts, the one that is trained on; of equally frequent answers, the lowest

@@ -59,7 +59,8 @@ class Prepared:
         family: How rows are encoded.
         tasks: Tasks that have data, in the order of their ids.
         train: Encoded train split of each task.
-        development: Split of each task that choices are made on.
+        development: Split of each task that choices are made on; tasks that are evaluated only
+            have none.
         reported: Split of each task that is reported.
         majority: Best constant guess of each task, from its train rows.
         stream: Training batches.
@@ -87,6 +88,13 @@ class Prepared:
         """The same with no steps: the method has nothing to train on this model."""
         return replace(self, steps=Steps(search=0, total=0))
 
+    def _cut(self) -> list[int]:
+        """Rows of each task that lost tokens to the length limit."""
+        cut = [split.cut for split in self.train]
+        for split in (*self.development, *self.reported):
+            cut[split.task_id] += split.encoded.cut
+        return cut
+
     def plan(self, trainable: dict[str, int]) -> dict[str, Any]:
         """The plan as data, for the run folder and ``--dry-run``."""
         return {
@@ -96,17 +104,17 @@ class Prepared:
                     "version": task.version,
                     "type": task.type.value,
                     "train": len(train),
-                    "development": len(development.encoded),
+                    "development": len(data.development),
                     "reported": len(reported.encoded),
                     "metric": task.metrics[0],
-                    "cut": train.cut + development.encoded.cut + reported.encoded.cut,
+                    "cut": cut,
                     "origin": data.origin,
                 }
-                for task, train, development, reported, data in zip(
+                for task, train, reported, cut, data in zip(
                     self.tasks,
                     self.train,
-                    self.development,
                     self.reported,
+                    self._cut(),
                     self.loaded.data,
                     strict=True,
                 )
@@ -164,6 +172,7 @@ def prepare(config: RunConfig) -> Prepared:
                 encode(getattr(item, split), item.task, _scoring_purpose(item.task)),
             )
             for number, item in enumerate(loaded.data)
+            if len(getattr(item, split))
         ]
         for split in ("development", "reported")
     }

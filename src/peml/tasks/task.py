@@ -106,7 +106,9 @@ class Source(Settings):
 class Splits(Settings):
     """Which splits of the source are used, by their names there."""
 
-    train: str = Field("train", description="Split the task is trained on.")
+    train: str | None = Field(
+        "train", description="Split the task is trained on; null: the task is evaluated only."
+    )
     reported: tuple[str, ...] = Field(
         ("validation",),
         description="Split that is reported and chooses nothing; of several names, the first "

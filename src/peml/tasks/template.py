@@ -136,11 +136,9 @@ class TaskRenderer:
             ) from error
 
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
-        if name in row:
-            return row[name]
-        found: Any = row
-        for part in name.split("."):  # a row as its owner has it, with an object in it
-            found = found.get(part, _ABSENT) if isinstance(found, Mapping) else _ABSENT
+        found = _find(row, name)
+        if found is _ABSENT and name in self.task.columns.aliases:
+            found = _find(row, self.task.columns.aliases[name])
         if found is _ABSENT:
             columns = [column for column in row if column != SOURCE_ROW]
             raise _RowError(
@@ -228,6 +226,16 @@ class TaskRenderer:
             allowed=problem.allowed,
             action="Correct the row, or the task's definition.",
         )
+
+
+def _find(row: Mapping[str, Any], name: str) -> Any:
+    """A field by its (dotted) name, in a row as loaded, or with objects in it as its owner has."""
+    if name in row:
+        return row[name]
+    found: Any = row
+    for part in name.split("."):
+        found = found.get(part, _ABSENT) if isinstance(found, Mapping) else _ABSENT
+    return found
 
 
 class _RowError(Exception):
