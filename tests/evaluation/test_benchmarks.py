@@ -10,19 +10,20 @@ from sklearn import metrics as sk
 
 from peml.data.fields import flat_split
 from peml.evaluation import GoldSplit, compute_metrics, majority_prediction, read_gold
-from peml.tasks import Task, load_suite
-from tests.tasks.benchmark_rows import ROWS
+from peml.tasks import Task
+from tests.tasks.benchmark_rows import ROWS, bundled
 
 NOTHING: Any = None  # gold is read from the raw rows; nothing is tokenised here
 
 
 def gold_of(suite: str, name: str) -> tuple[Task, GoldSplit]:
-    task = load_suite(suite).task(name)
+    task = bundled(suite).task(name)
     rows = flat_split(Dataset.from_list(ROWS[suite][name]), task.columns)
     return task, read_gold(task, 0, rows, NOTHING)
 
 
-CASES = [
+CASES: list[tuple[str, str, list[Any], dict[str, float]]] = [
+    *(("mmlu", name, [0, 2], {"accuracy": 1 / 2}) for name in ROWS["mmlu"]),
     ("superglue", "boolq", [1, 1], {"accuracy": 1 / 2}),
     # Macro F1 of 0, 1, 2 said to be 0, 1, 1: (1 + 2/3 + 0) / 3
     ("superglue", "cb", [0, 1, 1], {"accuracy": 2 / 3, "macro_f1": 5 / 9}),

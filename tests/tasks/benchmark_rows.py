@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+from peml.tasks import Suite, load_suite
+
 Row = dict[str, Any]
+
+
+@cache
+def bundled(name: str) -> Suite:
+    """A bundled suite, read once for all tests."""
+    return load_suite(name)
 
 
 def _superglue() -> dict[str, list[Row]]:
@@ -164,7 +173,19 @@ def _generation() -> dict[str, list[Row]]:
     }
 
 
+def _mmlu() -> dict[str, list[Row]]:
+    choices = ["a line", "a point", "a plane", "none"]
+    return {
+        task.name: [
+            {"question": f"What is {n}?", "subject": task.name, "choices": choices, "answer": n}
+            for n in (0, 3)
+        ]
+        for task in bundled("mmlu").tasks
+    }
+
+
 ROWS: dict[str, dict[str, list[Row]]] = {
+    "mmlu": _mmlu(),
     "superglue": _superglue(),
     "generation": _generation(),
     "commonsense": _commonsense(),

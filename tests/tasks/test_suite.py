@@ -23,7 +23,7 @@ def _write(path: Path, content: Any) -> Path:
 
 
 def test_the_bundled_suites_load() -> None:
-    assert list_suites() == ("commonsense", "demo", "generation", "glue", "superglue")
+    assert list_suites() == ("commonsense", "demo", "generation", "glue", "mmlu", "superglue")
     assert len(load_suite("glue").tasks) == 9
     assert {task.type for task in load_suite("demo").tasks} == set(TaskType)
 
@@ -64,6 +64,50 @@ def test_a_suite_file_holds_tasks_or_names_their_files(tmp_path: Path) -> None:
     # relative to the definition, wherever the command is run
     assert suite.tasks[0].source.path == str(tmp_path / "data")
     assert suite.tasks[1].source.path == str(tmp_path / "data")
+
+
+def _family(**changes: Any) -> dict[str, Any]:
+    shared = sentiment_fields() | {"source": {"hub": "x/y", "subset": "$member"}}
+    del shared["name"]
+    return {
+        "members": {"day": ["sun"], "night": ["moon", "star"]},
+        "task": shared | {"template": "{{ sentence }} The $member is", "labels": ["$member", "no"]},
+    } | changes
+
+
+def test_a_family_stands_for_a_task_a_member(tmp_path: Path) -> None:
+    tasks = [sentiment_fields(), _family()]
+    suite = load_suite(_write(tmp_path / "own.yaml", {"name": "own", "tasks": tasks}))
+    assert [(task.name, task.group) for task in suite.tasks] == [
+        ("mood", None),
+        ("sun", "day"),
+        ("moon", "night"),
+        ("star", "night"),
+    ]
+    moon = suite.task("moon")
+    assert moon.source.subset == "moon"
+    assert moon.template == "{{ sentence }} The moon is"
+    assert moon.labels == ("moon", "no")
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (_family(members=["a"]), "tasks[1].members"),
+        (_family(members={}), "tasks[1].members"),
+        (_family(tusk={}), "tasks[1].tusk: unknown key. Did you mean 'task'"),
+        (_family(task={"name": "x"}), "tasks[1].task: name: told by members"),
+        (_family(members={"a": ["mood"]}), "name given twice: mood"),
+        (_family(task={"metrics": ["accuracy"]}), "tasks[1] sun.template: missing"),
+    ],
+)
+def test_a_family_that_makes_no_sense_is_refused(
+    tmp_path: Path, family: dict[str, Any], message: str
+) -> None:
+    file = _write(tmp_path / "own.yaml", {"name": "own", "tasks": [sentiment_fields(), family]})
+    with pytest.raises(TaskError) as error:
+        load_suite(file)
+    assert message in error.value.problem
 
 
 def test_a_task_file_is_a_task(tmp_path: Path) -> None:

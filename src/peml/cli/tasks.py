@@ -125,10 +125,14 @@ def _find(name: str, suite: str | None) -> Suite | Task:
 
 
 def _print_suite(console: Console, suite: Suite) -> None:
-    table = Table("task", "type", "metrics", "description", title_justify="left")
+    grouped = any(task.group for task in suite.tasks)
+    headings = ("task", *(["group"] if grouped else []), "type", "metrics", "description")
+    table = Table(*headings, title_justify="left")
     table.title = f"{suite.name} (version {suite.version}): {suite.description}"
     for task in suite.tasks:
-        table.add_row(task.name, task.type, ", ".join(task.metrics), escape(task.description))
+        group = [task.group or ""] if grouped else []
+        description = escape(task.description)
+        table.add_row(task.name, *group, task.type, ", ".join(task.metrics), description)
     console.print(table)
 
 
@@ -139,9 +143,11 @@ def _print_task(console: Console, task: Task) -> None:
     table = Table(show_header=False, title=f"{task.name} (version {task.version})")
     lines = {
         "description": task.description,
+        "group": task.group,
         "type": task.type.value,
         "source": origin,
-        "splits": f"train: {task.splits.train}; reported: {' or '.join(task.splits.reported)}",
+        "splits": f"train: {task.splits.train or 'none'}; "
+        f"reported: {' or '.join(task.splits.reported)}",
         "inputs": ", ".join(task.columns.inputs),
         "choices": ", ".join(task.columns.options),
         "label column": task.columns.label,

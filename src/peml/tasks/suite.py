@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from peml.errors import TaskError, nearest
 from peml.settings import Settings
+from peml.tasks.family import expand_family, is_family
 from peml.tasks.problems import describe_problems
 from peml.tasks.task import Task
 from peml.tasks.template import TaskRenderer
@@ -28,7 +29,8 @@ class Suite(Settings):
     description: str = Field("", description="One line for people.")
     tasks: tuple[Task, ...] = Field(
         description="The tasks, in the order of every table; each is written out, or is "
-        "`file: NAME.yaml`, read from beside the suite's file.",
+        "`file: NAME.yaml`, read from beside the suite's file, or a family: `members` by group and "
+        "the `task` they share.",
         min_length=1,
     )
 
@@ -114,6 +116,7 @@ def _read_suite(file: Path | Traversable, folder: Path | None) -> Suite:
     content = read_yaml(file)
     entries = content.get("tasks")
     if isinstance(entries, list):
+        entries = _expand_families(file, entries)
         content = {**content, "tasks": [_read_entry(entry, folder) for entry in entries]}
     try:
         suite = Suite.model_validate(content)
@@ -123,6 +126,17 @@ def _read_suite(file: Path | Traversable, folder: Path | None) -> Suite:
     for task in suite.tasks:
         TaskRenderer(task)
     return suite
+
+
+def _expand_families(file: Path | Traversable, entries: list[Any]) -> list[Any]:
+    expanded: list[Any] = []
+    for index, entry in enumerate(entries):
+        try:
+            expanded += expand_family(entry) if is_family(entry) else [entry]
+        except ValueError as error:
+            problems = [f"tasks[{index}].{line}" for line in str(error).splitlines()]
+            raise _invalid(file, problems) from error
+    return expanded
 
 
 def _read_entry(entry: Any, folder: Path | None) -> Any:

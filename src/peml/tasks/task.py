@@ -215,6 +215,9 @@ class Task(Settings):
     name: str = Field(description="Name of the task.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     version: int = Field(1, description="Raised when the meaning of a score changes.", ge=1)
     description: str = Field("", description="One line for people.")
+    group: str | None = Field(
+        None, description="Group of the suite's tasks that it belongs to, such as a subject area."
+    )
     type: TaskType = Field(description="Kind of task.")
     source: Source = Field(description="Where the rows come from.")
     splits: Splits = Field(default_factory=Splits, description="Splits of the source.")
