@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peml.evaluation import GROUP_METRICS, METRICS, compute_metrics, majority_prediction
+from peml.evaluation import GROUP_SCORES, METRICS, compute_metrics, majority_prediction
 from peml.tasks import METRICS as DECLARED
 from peml.tasks import Task
 from tests.tasks.examples import choice, generation, score, sentiment
@@ -65,7 +65,7 @@ def test_a_nearly_constant_score_gives_a_number() -> None:
 
 
 def test_every_declared_metric_is_there() -> None:
-    assert {*METRICS, *GROUP_METRICS} == set(DECLARED)
+    assert {*METRICS, *GROUP_SCORES} == set(DECLARED)
 
 
 def test_the_headline_comes_first() -> None:

@@ -59,6 +59,57 @@ def kept(kind: TaskType = TaskType.CLASSIFICATION, **changes: Any) -> KeptPredic
     return replace(KeptPredictions(MOOD, rows, [1, 0, 0, 1], [1, 0, 1, 1], scores), **changes)
 
 
+def grouped() -> KeptPredictions:
+    """Two questions with three and one answers; the second question is all right."""
+    task = KeptTask(
+        name="multi",
+        version=1,
+        type=TaskType.CLASSIFICATION,
+        metrics=("f1a", "em"),
+        labels=("no", "yes"),
+        majority=1,
+    )
+    groups = ["[0, 1]", "[0, 2]", "[0, 1]", "[0, 1]"]
+    scores = [[0.0, 1.0]] * 4
+    return KeptPredictions(task, [0, 1, 2, 3], [1, 0, 1, 0], [1, 0, 0, 0], scores, groups)
+
+
+def answered_in_text() -> KeptPredictions:
+    """Rows of which several options may be right."""
+    task = KeptTask(
+        name="cloze",
+        version=1,
+        type=TaskType.MULTIPLE_CHOICE,
+        metrics=("span_f1", "span_em"),
+        majority="Oslo",
+        answers_in_text=True,
+    )
+    gold = [("Oslo", "the city of Oslo"), ("Bergen",)]
+    return KeptPredictions(task, [4, 9], gold, ["oslo", "Oslo"], [[0.5, 0.25], [1.0, 2.0]])
+
+
+@pytest.mark.parametrize("before", [grouped(), answered_in_text()], ids=["groups", "texts"])
+def test_groups_and_several_right_answers_come_back(
+    before: KeptPredictions, tmp_path: Path
+) -> None:
+    write_predictions(tmp_path, before)
+    assert read_predictions(tmp_path, before.task.name) == before
+
+
+def test_metrics_over_groups_and_texts_are_recomputed() -> None:
+    # One yes of two is found and none is false; one question of two is all right.
+    assert grouped().metrics() == {"f1a": pytest.approx(2 / 3), "em": 0.5}
+    assert grouped().majority() == {"f1a": pytest.approx(2 / 3), "em": 0.0}
+    assert answered_in_text().metrics() == {"span_f1": 0.5, "span_em": 0.5}
+    assert answered_in_text().task.spell(("Oslo", "Bergen")) == "Oslo or Bergen"
+
+
+def test_a_file_without_the_groups_its_metric_is_over_is_refused(tmp_path: Path) -> None:
+    write_predictions(tmp_path, replace(grouped(), groups=None))
+    with pytest.raises(CheckpointError, match="group"):
+        read_predictions(tmp_path, "multi")
+
+
 TYPES = [t for t in TaskType if t is not TaskType.PAIR_CLASSIFICATION]
 
 
@@ -84,6 +135,7 @@ def test_the_file_can_be_read_without_this_package(tmp_path: Path) -> None:
         "labels": ["bad", "good"],
         "split": "development",
         "majority": 1,
+        "answers_in_text": False,
     }
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peml.evaluation import KeptPredictions, find_mistakes, score_run
+from peml.evaluation import KeptPredictions, KeptTask, find_mistakes, score_run
 from peml.tasks import TaskType
 from tests.evaluation.test_pairing import kept as scored
-from tests.evaluation.test_predictions import kept
+from tests.evaluation.test_predictions import answered_in_text, kept
 from tests.evaluation.test_statistics import answers
 
 
@@ -104,3 +104,36 @@ def test_rows_without_scores_come_last() -> None:
     found = find_mistakes(wild)
     assert [mistake.row for mistake in found] == [2, 11, 5]
     assert math.isnan(found[-1].margin)
+
+
+def test_the_interval_of_a_metric_over_groups_draws_groups() -> None:
+    # Of forty questions with three answers each, ten are all right: a binomial of 40, not of 120.
+    right = [True] * 30 + [True, False, True] * 30
+    task = KeptTask(
+        name="multi",
+        version=1,
+        type=TaskType.CLASSIFICATION,
+        metrics=("f1a", "em"),
+        labels=("no", "yes"),
+        majority=1,
+    )
+    kept = KeptPredictions(
+        task,
+        list(range(120)),
+        [1] * 120,
+        [int(hit) for hit in right],
+        [[0.0, 1.0]] * 120,
+        [str(row // 3) for row in range(120)],
+    )
+    found = score_run({"multi": kept}).tasks["multi"].metrics["em"]
+    low, high = stats.binom(40, 0.25).interval(0.95)
+    assert found.value == 0.25
+    assert (found.low, found.high) == (
+        pytest.approx(low / 40, abs=0.026),
+        pytest.approx(high / 40, abs=0.026),
+    )
+
+
+def test_a_wrong_text_is_one_that_the_metric_does_not_forgive() -> None:
+    mistakes = find_mistakes(answered_in_text())
+    assert [(m.row, m.predicted, m.margin) for m in mistakes] == [(9, "Oslo", 1.0)]

@@ -225,7 +225,7 @@ def _mistake_content(kept: KeptPredictions, mistake: Mistake, text: RowText | No
     def spell(value: Any) -> Any:
         if isinstance(value, float):
             return value
-        return options[value] if options else kept.task.spell(value)
+        return options[value] if options and isinstance(value, int) else kept.task.spell(value)
 
     return {
         "row": mistake.row,

@@ -8,7 +8,7 @@ from peml.evaluation.evaluate import (
     score_split,
 )
 from peml.evaluation.metrics import (
-    GROUP_METRICS,
+    GROUP_SCORES,
     METRICS,
     ROW_SCORES,
     compute_metrics,
@@ -35,7 +35,7 @@ from peml.evaluation.statistics import (
 )
 
 __all__ = [
-    "GROUP_METRICS",
+    "GROUP_SCORES",
     "METRICS",
     "ROW_SCORES",
     "Contrast",

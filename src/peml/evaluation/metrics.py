@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
@@ -14,9 +14,17 @@ from sklearn import metrics as sk
 from peml.evaluation.texts import number_hit, rouge, span_em, span_f1
 from peml.tasks import Task, TaskType
 
-__all__ = ["GROUP_METRICS", "METRICS", "ROW_SCORES", "compute_metrics", "majority_prediction"]
+__all__ = ["GROUP_SCORES", "METRICS", "ROW_SCORES", "compute_metrics", "majority_prediction"]
 
 Values = Sequence[Any]
+
+
+class Scored(Protocol):
+    """A task as far as its metrics go, such as the one a predictions file is of."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, headline first."""
 
 
 def _hits(gold: Values, predicted: Values) -> list[float]:
@@ -61,11 +69,11 @@ def _each(score: Callable[[Any, Any], float]) -> Callable[[Values, Values], list
     return lambda gold, predicted: [score(g, p) for g, p in zip(gold, predicted, strict=True)]
 
 
-def _em(gold: Values, predicted: Values, groups: Sequence[Hashable]) -> float:
-    right: dict[Hashable, bool] = {}
+def _all_right(gold: Values, predicted: Values, groups: Sequence[Hashable]) -> list[float]:
+    right: dict[Hashable, float] = {}
     for g, p, group in zip(gold, predicted, groups, strict=True):
-        right[group] = right.get(group, True) and g == p
-    return float(np.mean(list(right.values())))
+        right[group] = right.get(group, 1.0) * (g == p)
+    return list(right.values())
 
 
 def _mean_of(
@@ -97,12 +105,14 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
 }
 
 
-GROUP_METRICS: dict[str, Callable[[Values, Values, Sequence[Hashable]], float]] = {"em": _em}
-"""The metrics over groups of rows: given the group of each row as well."""
+GROUP_SCORES: dict[str, Callable[[Values, Values, Sequence[Hashable]], list[float]]] = {
+    "em": _all_right
+}
+"""The metrics that are a mean over groups of rows: what each group scores."""
 
 
 def compute_metrics(
-    task: Task, gold: Values, predicted: Values, groups: Sequence[Hashable] | None = None
+    task: Task | Scored, gold: Values, predicted: Values, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
     """All metrics of a task, headline first.
 
@@ -113,8 +123,8 @@ def compute_metrics(
         groups: The group of each row; needed where a metric is over groups.
     """
     return {
-        name: GROUP_METRICS[name](gold, predicted, groups or ())
-        if name in GROUP_METRICS
+        name: float(np.mean(GROUP_SCORES[name](gold, predicted, groups or ())))
+        if name in GROUP_SCORES
         else METRICS[name](gold, predicted)
         for name in task.metrics
     }

@@ -22,8 +22,8 @@ class Mistake:
         gold: The right answer: option index, score or text.
         predicted: The model's.
         margin: How wrong. With options: score of the predicted option less that of the right one;
-            for scores, their distance; for texts, 1 - ROUGE-L. NaN where the model's scores are
-            not numbers.
+            for scores, their distance; for texts, what the headline metric lacks of 1. NaN where
+            the model's scores are not numbers.
     """
 
     row: int
@@ -47,14 +47,15 @@ def find_mistakes(kept: KeptPredictions) -> list[Mistake]:
 
 
 def _wrong(kept: KeptPredictions) -> list[bool]:
-    if kept.task.type is TaskType.GENERATION:  # upper case and spaces make no mistake
-        return [hit == 0 for hit in ROW_SCORES["exact_match"](kept.gold, kept.predicted)]
+    if _in_text(kept):  # what the metric forgives, such as upper case, makes no mistake
+        exact = ROW_SCORES["exact_match"](kept.gold, kept.predicted)
+        return [not hit and margin > 0 for hit, margin in zip(exact, _margins(kept), strict=True)]
     return [gold != said for gold, said in zip(kept.gold, kept.predicted, strict=True)]
 
 
 def _margins(kept: KeptPredictions) -> list[float]:
-    if kept.task.type is TaskType.GENERATION:
-        return [1 - score for score in ROW_SCORES["rouge_l"](kept.gold, kept.predicted)]
+    if _in_text(kept):
+        return [1 - score for score in ROW_SCORES[kept.task.metrics[0]](kept.gold, kept.predicted)]
     if kept.task.type is TaskType.REGRESSION:
         return [abs(gold - said) for gold, said in zip(kept.gold, kept.predicted, strict=True)]
     answers = zip(kept.gold, kept.predicted, kept.scores, strict=True)
@@ -63,3 +64,7 @@ def _margins(kept: KeptPredictions) -> list[float]:
         scores[said] - scores[gold] if max(gold, said) < len(scores) else math.nan
         for gold, said, scores in answers
     ]
+
+
+def _in_text(kept: KeptPredictions) -> bool:
+    return kept.task.type is TaskType.GENERATION or kept.task.answers_in_text

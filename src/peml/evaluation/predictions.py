@@ -1,8 +1,9 @@
 """The predictions a run keeps: one Parquet file a task, from which every metric can be recomputed.
 
 Columns: ``row`` (number of the row in its source split), ``gold`` and ``predicted`` (option index,
-score or text, by the task's type), and ``scores`` (one number an option) where the task has
-options. The schema's metadata says which task it is. Readers leave further columns alone.
+score or text, by the task), ``scores`` (one number an option) where the task has options, and
+``group`` where rows belong together. The schema's metadata says which task it is. Readers leave
+further columns alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peml.errors import CheckpointError, nearest
-from peml.evaluation.metrics import METRICS
+from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics
 from peml.files import write_bytes
 from peml.tasks import TaskType
 
@@ -60,6 +61,7 @@ class KeptTask(BaseModel):
         labels: Label names in index order; empty where a row brings its own options, or none.
         split: Which of the run's evaluation splits the rows are of.
         majority: The best constant guess, from the train rows.
+        answers_in_text: Whether options are told by their texts, of which several may be right.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -71,17 +73,29 @@ class KeptTask(BaseModel):
     labels: tuple[str, ...] = ()
     split: Literal["reported", "development"] = "reported"
     majority: int | float | str
+    answers_in_text: bool = False
 
     def spell(self, value: Any) -> str:
         """A gold or predicted value as people read it: a label's name, or the value itself."""
-        if not self.has_options:
+        if isinstance(value, tuple):
+            return " or ".join(value)
+        if not isinstance(value, int):
             return f"{value:g}" if isinstance(value, float) else str(value)
         return self.labels[value] if value < len(self.labels) else f"option {value}"
 
     @property
     def has_options(self) -> bool:
-        """Whether gold and predicted are indices of options, with a score each."""
+        """Whether the task is to choose among options, with a score each."""
         return self.type in _OPTION_TYPES
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Columns of the file and their Arrow types; ``group`` is there besides where it is."""
+        gold = predicted = _VALUES[self.type]
+        if self.answers_in_text:
+            gold, predicted = pa.list_(pa.string()), pa.string()
+        fields = {"row": pa.int64(), "gold": gold, "predicted": predicted}
+        return fields | ({"scores": _SCORES} if self.has_options else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +105,10 @@ class KeptPredictions:
     Attributes:
         task: Which task.
         rows: Number of each row in its source split, from 0.
-        gold: Right answers.
+        gold: Right answers; a tuple of texts where several are right.
         predicted: The model's.
         scores: Of each row's options; a row has none where the task has no options.
+        groups: Which rows belong together; None where a task has no groups.
     """
 
     task: KeptTask
@@ -101,15 +116,16 @@ class KeptPredictions:
     gold: Sequence[Any]
     predicted: Sequence[Any]
     scores: Sequence[Sequence[float]]
+    groups: Sequence[str] | None = None
 
     def metrics(self) -> dict[str, float]:
         """All metrics of the task, headline first."""
-        return {name: METRICS[name](self.gold, self.predicted) for name in self.task.metrics}
+        return compute_metrics(self.task, self.gold, self.predicted, self.groups)
 
     def majority(self) -> dict[str, float]:
         """What the best constant guess scores."""
         constant = [self.task.majority] * len(self.gold)
-        return {name: METRICS[name](self.gold, constant) for name in self.task.metrics}
+        return compute_metrics(self.task, self.gold, constant, self.groups)
 
 
 def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
@@ -145,13 +161,11 @@ def predictions_path(run: Path, task: str) -> Path:
 def write_predictions(run: Path, kept: KeptPredictions) -> None:
     """Replaces a task's file in a run folder in one step; equal predictions give equal bytes."""
     task = kept.task
-    columns = {
-        "row": pa.array(kept.rows, pa.int64()),
-        "gold": pa.array(kept.gold, _VALUES[task.type]),
-        "predicted": pa.array(kept.predicted, _VALUES[task.type]),
-    }
-    if task.has_options:
-        columns["scores"] = pa.array(kept.scores, _SCORES)
+    values = {"row": kept.rows, "gold": kept.gold, "predicted": kept.predicted}
+    values["scores"] = kept.scores
+    columns = {name: pa.array(values[name], field) for name, field in task.fields.items()}
+    if kept.groups is not None:
+        columns["group"] = pa.array(kept.groups, pa.string())
     header = {"format": _FORMAT, **task.model_dump(mode="json")}
     table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(header)})
     buffer = pa.BufferOutputStream()
@@ -176,13 +190,14 @@ def read_predictions(run: Path, task: str) -> KeptPredictions:
     kept = _header(path, table.schema.metadata or {})
     if kept.name != task:
         raise _unusable(path, f"can't be read: it holds the task {kept.name!r}")
-    value = _VALUES[kept.type]
-    expected = {"row": pa.int64(), "gold": value, "predicted": value}
-    expected |= {"scores": _SCORES} if kept.has_options else {}
-    _check_columns(path, table, expected)
+    grouped = any(name in GROUP_SCORES for name in kept.metrics)
+    _check_columns(path, table, kept.fields | ({"group": pa.string()} if grouped else {}))
     scores = table["scores"].to_pylist() if kept.has_options else [[]] * len(table)
     row, gold, predicted = (table[name].to_pylist() for name in ("row", "gold", "predicted"))
-    return KeptPredictions(kept, row, gold, predicted, scores)
+    if kept.answers_in_text:
+        gold = [tuple(texts) for texts in gold]
+    groups = table["group"].to_pylist() if grouped else None
+    return KeptPredictions(kept, row, gold, predicted, scores, groups)
 
 
 def _header(path: Path, metadata: Mapping[bytes, bytes]) -> KeptTask:
@@ -198,10 +213,9 @@ def _header(path: Path, metadata: Mapping[bytes, bytes]) -> KeptTask:
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise _unusable(path, "can't be read: it doesn't say which task it is of") from error
     for name in task.metrics:
-        if name not in METRICS:
-            raise _unusable(
-                path, f"can't be read: unknown metric {name!r}.{nearest(name, METRICS)}"
-            )
+        known = (*METRICS, *GROUP_SCORES)
+        if name not in known:
+            raise _unusable(path, f"can't be read: unknown metric {name!r}.{nearest(name, known)}")
     return task
 
 

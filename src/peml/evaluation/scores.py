@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from peml.evaluation.metrics import GROUP_SCORES
 from peml.evaluation.predictions import KeptPredictions, KeptTask
 from peml.evaluation.statistics import Interval, percentile_interval, resample, task_random
 
@@ -63,7 +65,7 @@ def score_run(
         intervals = {}
         for metric, value in kept.metrics().items():
             random = task_random(seed, name)  # the same rows for every metric
-            drawn = resample(metric, kept.gold, [kept.predicted], resamples, random)[:, 0]
+            drawn = _resampled(kept, metric, resamples, random)
             intervals[metric] = percentile_interval(value, drawn)
             if metric == kept.task.metrics[0]:
                 headlines.append(value)
@@ -75,3 +77,14 @@ def score_run(
         majority_mean=float(np.mean(majorities)),
         tasks=tasks,
     )
+
+
+def _resampled(
+    kept: KeptPredictions, metric: str, resamples: int, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """The metric in each resample of the rows, or of the groups it is over, (resamples,)."""
+    if metric in GROUP_SCORES:
+        scores = GROUP_SCORES[metric](kept.gold, kept.predicted, kept.groups or ())
+        right = [1.0] * len(scores)
+        return resample("accuracy", right, [scores], resamples, random)[:, 0]
+    return resample(metric, kept.gold, [kept.predicted], resamples, random)[:, 0]

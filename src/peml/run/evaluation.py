@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -80,9 +81,11 @@ def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> KeptPredic
             labels=task.labels,
             split=scored,
             majority=prepared.majority[split.task_id],
+            answers_in_text=task.answers_in_text,
         ),
         rows=list((data.reported if scored == "reported" else data.development)[SOURCE_ROW]),
         gold=split.gold,
         predicted=said.predicted,
         scores=said.scores,
+        groups=None if split.groups is None else [json.dumps(group) for group in split.groups],
     )

@@ -125,7 +125,7 @@ def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict
     texts = {}
     for row in rows:
         example = renderer.render(split[row], row) if row < len(split) else None
-        if example is None or example.label != gold[row]:
+        if example is None or example.gold != gold[row]:
             raise DataError(
                 f"Task {task.name!r}: row {row} of {origin} is not what it was when the run was "
                 "scored",
