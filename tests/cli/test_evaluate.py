@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,24 @@ def test_every_type_of_task_shows_its_answers(
         assert error["margin"] == pytest.approx(abs(error["gold"] - error["predicted"]))
     for error in tasks["rewrite"]["errors"]:
         assert error["gold"] == rows_of(toys, "rewrite")[error["row"]]["target"]
+
+
+def test_what_is_no_number_is_null_in_json(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    rescored(run, "closeness", predicted=[math.nan] * 10)
+    out, words = tmp_path / "out.json", ("--task", "closeness")
+    said = peml(capsys, "evaluate", run, *words, "--json", out)
+    assert said.code == 0, said
+    assert json.loads(out.read_text())["mean"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "majority": 0.0,
+    }
+    assert "- to -" in said.out
+    said = peml(capsys, "evaluate", run, *words, "--errors", "--limit", 1, "--json", out)
+    (error,) = json.loads(out.read_text())["tasks"]["closeness"]["errors"]
+    assert (error["predicted"], error["margin"]) == (None, None)
+    assert "predicted -, right is" in said.out
 
 
 @pytest.mark.parametrize("split", ["reported", "development"])

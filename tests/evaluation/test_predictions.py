@@ -196,6 +196,15 @@ DAMAGES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "no column": (lambda t: t.drop_columns(["scores"]), "no column 'scores'"),
     "another type": (_with("gold", pa.array(["a"] * 4)), "column 'gold' holds string, not int64"),
     "empty field": (_with("gold", pa.array([1, None, 0, 1])), "column 'gold' has empty fields"),
+    "no option": (
+        _with("predicted", pa.array([1, 0, 2, 1])),
+        "column 'predicted' holds 2, which is no option",
+    ),
+    "less than no option": (_with("gold", pa.array([1, 0, -1, 1])), "column 'gold' holds -1"),
+    "empty score": (
+        _with("scores", pa.array([[0.1, None]] * 4, pa.list_(pa.float32()))),
+        "column 'scores' has empty fields",
+    ),
     "no header": (lambda t: t.replace_schema_metadata(None), "doesn't say which task"),
     "bad header": (_header(metrics=[]), "doesn't say which task"),
     "another task": (_header(name="same"), "it holds the task 'same'"),

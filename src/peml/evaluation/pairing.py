@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peml.errors import DataError
-from peml.evaluation.metrics import METRICS
 from peml.evaluation.predictions import KeptPredictions, first_mismatch
 from peml.evaluation.significance import (
     Discordant,
@@ -130,8 +129,8 @@ def _contrast(
     if discordant is not None:
         p_value, test = mcnemar_test(discordant), "McNemar, exact"
     return TaskContrast(
-        first=METRICS[metric](one.gold, one.predicted),
-        second=METRICS[metric](two.gold, two.predicted),
+        first=one.score(metric),
+        second=two.score(metric),
         difference=difference,
         p_value=p_value,
         test=test,

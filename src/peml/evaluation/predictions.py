@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -81,7 +82,7 @@ class KeptTask(BaseModel):
             return " or ".join(value)
         if not isinstance(value, int):
             return f"{value:g}" if isinstance(value, float) else str(value)
-        return self.labels[value] if value < len(self.labels) else f"option {value}"
+        return self.labels[value] if self.labels else f"option {value}"
 
     @property
     def has_options(self) -> bool:
@@ -118,14 +119,17 @@ class KeptPredictions:
     scores: Sequence[Sequence[float]]
     groups: Sequence[str] | None = None
 
+    def score(self, metric: str) -> float:
+        """One metric of the task."""
+        return self.metrics()[metric]
+
     def metrics(self) -> dict[str, float]:
         """All metrics of the task, headline first."""
         return compute_metrics(self.task, self.gold, self.predicted, self.groups)
 
     def majority(self) -> dict[str, float]:
         """What the best constant guess scores."""
-        constant = [self.task.majority] * len(self.gold)
-        return compute_metrics(self.task, self.gold, constant, self.groups)
+        return replace(self, predicted=[self.task.majority] * len(self.gold)).metrics()
 
 
 def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
@@ -192,6 +196,8 @@ def read_predictions(run: Path, task: str) -> KeptPredictions:
         raise _unusable(path, f"can't be read: it holds the task {kept.name!r}")
     grouped = any(name in GROUP_SCORES for name in kept.metrics)
     _check_columns(path, table, kept.fields | ({"group": pa.string()} if grouped else {}))
+    if kept.has_options and not kept.answers_in_text:
+        _check_options(path, table, kept)
     scores = table["scores"].to_pylist() if kept.has_options else [[]] * len(table)
     row, gold, predicted = (table[name].to_pylist() for name in ("row", "gold", "predicted"))
     if kept.answers_in_text:
@@ -231,6 +237,18 @@ def _check_columns(path: Path, table: Any, expected: Mapping[str, Any]) -> None:
             raise _unusable(path, f"can't be read: column {name!r} has empty fields")
     if not len(table):
         raise _unusable(path, "can't be read: it has no rows")
+
+
+def _check_options(path: Path, table: Any, task: KeptTask) -> None:
+    most = len(task.labels) or None
+    for name in ("gold", "predicted"):
+        for option in table[name].unique().to_pylist():
+            if option < 0 or (most is not None and option >= most):
+                raise _unusable(
+                    path, f"can't be read: column {name!r} holds {option}, which is no option"
+                )
+    if pc.list_flatten(table["scores"]).null_count:
+        raise _unusable(path, "can't be read: column 'scores' has empty fields")
 
 
 def _unusable(path: Path, problem: str) -> CheckpointError:
