@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from peml.cli.tasks import tasks_app
 from peml.errors import DataError, TaskError
+from peml.tasks import load_suite
+from peml.testing.models import save_tiny_model
 from tests.tasks.examples import sentiment_fields
 
 
@@ -89,3 +91,52 @@ def test_check_reports_every_task_with_a_problem(tmp_path: Path) -> None:
         _run("check", str(file))
     assert "line 1, field 'sentence'" in error.value.problem
     assert "Did you mean 'sentense'" in error.value.problem
+
+
+def test_check_takes_a_bundled_suite_and_never_asks_the_hub_by_itself() -> None:
+    output = _run("check", "superglue")
+    assert output.count("hub rows not loaded") == 8
+
+
+def _similar_tasks(folder: Path) -> Path:
+    """Two tasks; a validation row of the second is a train row of the first."""
+    for name, rows in {
+        "one": [("a fox runs", 0), ("the dog", 1), ("a dog and a fox and a dog", 1)],
+        "two": [("The dog.", 0), ("over", 1), ("quick", 1)],
+    }.items():
+        split = [{"sentence": text, "label": label} for text, label in rows]
+        _write_rows(folder / "data" / name, split)
+    (folder / "data" / "one" / "validation.jsonl").write_text(
+        json.dumps({"sentence": "brown", "label": 1})
+    )
+    (folder / "data" / "two" / "train.jsonl").write_text(
+        json.dumps({"sentence": "lazy", "label": 0})
+    )
+    tasks = [sentiment_fields() | {"name": name} for name in ("one", "two")]
+    file = folder / "own.yaml"
+    file.write_text(yaml.safe_dump({"name": "own", "tasks": tasks}))
+    return file
+
+
+def test_check_finds_leakage_between_tasks(tmp_path: Path) -> None:
+    output = _run("check", str(_similar_tasks(tmp_path)))
+    assert output.count("Leakage:") == 1
+    assert "1 of 3 reported rows of two are in the train rows of one." in output
+
+
+def test_check_says_which_tasks_a_model_can_not_do(tmp_path: Path) -> None:
+    model = save_tiny_model("bert", tmp_path / "model")
+    rows = [{"question": "How many?", "final_ans": "3"}] * 2
+    _write_rows(tmp_path / "data" / "multiarith", rows)
+    (tmp_path / "data" / "multiarith" / "test.jsonl").write_text(json.dumps(rows[0]))
+    task = load_suite("generation").task("multiarith")
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            task.model_dump(mode="json", exclude_defaults=True)
+            | {"splits": {"train": None, "reported": "test"}}
+        )
+    )
+    output = _run("check", str(file), "--source", str(tmp_path / "data"), "--model", str(model))
+    assert "not for this model" in output
+    assert "reported row 0" in _run("show", "multiarith", "--source", str(tmp_path / "data"))

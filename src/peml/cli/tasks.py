@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from datasets import Dataset
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from peml.data.sources import check_rows, load_source
+from peml.data.inspection import TaskInspection, inspect_task
+from peml.data.leakage import find_leakage
+from peml.data.sources import TaskData, load_source
 from peml.errors import PemlError, TaskError, nearest
+from peml.models import ModelSettings, load_family
 from peml.tasks import (
     Example,
     Suite,
@@ -32,6 +34,7 @@ from peml.tasks.yaml_file import read_yaml
 __all__ = ["tasks_app"]
 
 _ROWS_SHOWN = 3
+_TOKEN_HEADINGS = ("tokens: median / 95 % / longest", "cut")
 
 tasks_app = typer.Typer(help="List, show and check tasks and suites.", no_args_is_help=True)
 
@@ -67,38 +70,74 @@ def show_task(
     if found.source.hub is not None and source is None:
         console.print(f"Rows come from the hub ({found.source.hub}); --source FOLDER shows local.")
         return
-    train, _, origin = load_source(found, source)
+    train, reported, origin = load_source(found, source)
     renderer = TaskRenderer(found)
-    for index, row in enumerate(islice(train, _ROWS_SHOWN)):
-        _print_example(console, found, renderer.render(row, index), origin)
+    split = "train" if len(train) else "reported"
+    for index, row in enumerate(islice(train if len(train) else reported, _ROWS_SHOWN)):
+        place = f"{split} row {index} ({origin})"
+        _print_example(console, found, renderer.render(row, index), place)
 
 
 @tasks_app.command("check")
 def check_file(
-    file: Annotated[Path, typer.Argument(help="YAML file of a task or a suite.")],
+    file: Annotated[
+        str, typer.Argument(help="Name of a suite, or YAML file of a task or a suite.")
+    ],
     source: SourceOption = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Load from the hub what no folder has.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Also count tokens, and rows that would be cut, for this model."),
+    ] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Longest input of the model in tokens.", min=8)
+    ] = 128,
 ) -> None:
-    """Validate a task or suite file, and every row it leads to (hub sources are not loaded)."""
+    """Validate a task or suite, and every row it leads to: counts, labels, lengths, leakage.
+
+    Rows of the hub are loaded with --hub only.
+    """
     console = Console()
-    is_suite = "tasks" in read_yaml(file)
-    tasks = load_suite(file).tasks if is_suite else (load_task_file(file),)
-    table = Table("task", "train", "reported", "labels", "state")
+    tasks = _read_tasks(file)
+    family = (
+        None if model is None else load_family(ModelSettings(name=model, max_length=max_length))
+    )
+    headings = ("task", "train", "reported", "labels")
+    table = Table(*headings, *(_TOKEN_HEADINGS if family else ()), "state")
     problems: list[PemlError] = []
+    checked: list[TaskData] = []
     for task in tasks:
-        cells = ["-", "-", "-", "definition is valid; hub rows not loaded"]
-        if source is not None or task.source.hub is None:
+        cells = ["-"] * (len(table.columns) - 2) + ["definition is valid; hub rows not loaded"]
+        if hub or source is not None or task.source.hub is None:
             try:
-                cells = _check_rows(task, source)
+                fits = family is not None and task.type in family.task_types
+                found = inspect_task(task, source, or_hub=hub, family=family if fits else None)
+                cells = [*_describe(found, with_tokens=family is not None), "good"]
+                checked.append(found.data)
             except PemlError as error:
                 problems.append(error)
                 cells[-1] = f"problem {len(problems)} below"
         table.add_row(task.name, *map(escape, cells))
     console.print(table)
+    for leak in find_leakage(checked).leaks:
+        console.print(f"Leakage: {leak}.", highlight=False)
+    _raise_problems(file, problems, len(tasks))
+
+
+def _read_tasks(file: str) -> tuple[Task, ...]:
+    if Path(file).suffix not in (".yaml", ".yml") or "tasks" in read_yaml(Path(file)):
+        return load_suite(file).tasks
+    return (load_task_file(file),)
+
+
+def _raise_problems(file: str, problems: list[PemlError], tasks: int) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
         listed = "\n".join(f"  {number}. {p}" for number, p in enumerate(problems, start=1))
-        raise TaskError(f"{file}: {len(problems)} of {len(tasks)} tasks have problems.\n{listed}")
+        raise TaskError(f"{file}: {len(problems)} of {tasks} tasks have problems.\n{listed}")
 
 
 def _find(name: str, suite: str | None) -> Suite | Task:
@@ -168,7 +207,7 @@ def _print_task(console: Console, task: Task) -> None:
     console.print(table)
 
 
-def _print_example(console: Console, task: Task, example: Example, origin: str) -> None:
+def _print_example(console: Console, task: Task, example: Example, place: str) -> None:
     lines = [example.prompt]
     if task.type is TaskType.GENERATION:
         lines.append(f"-> {example.label}")
@@ -179,21 +218,22 @@ def _print_example(console: Console, task: Task, example: Example, origin: str) 
             f"{'->' if index == example.label else '  '} {option}"
             for index, option in enumerate(example.options)
         ]
-    console.print(
-        Panel(escape("\n".join(lines)), title=f"train row {example.index} ({escape(origin)})")
-    )
+    console.print(Panel(escape("\n".join(lines)), title=escape(place)))
 
 
-def _check_rows(task: Task, source: str | None) -> list[str]:
-    train, reported, origin = load_source(task, source)
-    labels = check_rows(task, train, f"{origin}, train")
-    check_rows(task, reported, f"{origin}, {' or '.join(task.splits.reported)}")
-    return [str(len(train)), str(len(reported)), _distribution(task, labels, train), "good"]
+def _describe(found: TaskInspection, *, with_tokens: bool) -> list[str]:
+    data, tokens = found.data, found.tokens
+    cells = [str(len(data.train)), str(len(data.reported)), _distribution(data.task, found.labels)]
+    if not with_tokens:
+        return cells
+    if tokens is None:
+        return [*cells, "not for this model", "-"]
+    return [*cells, f"{tokens.median} / {tokens.high} / {tokens.longest}", str(tokens.cut)]
 
 
-def _distribution(task: Task, labels: Sequence[int | float | str], train: Dataset) -> str:
+def _distribution(task: Task, labels: Sequence[int | float | str]) -> str:
     if task.type is TaskType.GENERATION:
-        mean = sum(len(str(label)) for label in labels) / len(train)
+        mean = sum(len(str(label)) for label in labels) / len(labels)
         return f"targets of {mean:.0f} characters on average"
     if task.type is TaskType.REGRESSION:
         scores = [float(label) for label in labels]
