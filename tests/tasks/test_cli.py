@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from peml.cli.tasks import tasks_app
 from peml.errors import DataError, TaskError
+from peml.models import ModelSettings, load_family
 from peml.tasks import load_suite
 from peml.testing.models import save_tiny_model
 from tests.tasks.examples import sentiment_fields
@@ -122,6 +123,21 @@ def test_check_finds_leakage_between_tasks(tmp_path: Path) -> None:
     output = _run("check", str(_similar_tasks(tmp_path)))
     assert output.count("Leakage:") == 1
     assert "1 of 3 reported rows of two are in the train rows of one." in output
+
+
+def test_check_counts_tokens_and_rows_that_would_be_cut(tmp_path: Path) -> None:
+    model = save_tiny_model("bert", tmp_path / "model")
+    tokenizer = load_family(ModelSettings(name=str(model))).tokenizer
+    texts = ("a fox runs", "the dog", "a dog and a fox and a dog", "brown")
+    lengths = sorted(len(tokenizer(text)["input_ids"]) for text in texts)
+    most = max(8, lengths[2])
+    assert lengths[3] > most
+    arguments = ("--model", str(model), "--max-length", str(most))
+    output = _run("check", str(_similar_tasks(tmp_path)), *arguments)
+    line = next(line for line in output.splitlines() if " one " in line)
+    # of four rows the median, rounded up, is the third; the longest is cut
+    assert f" {lengths[2]} / {most} / {most} \u2502 1 " in " ".join(line.split())
+    assert "Leakage" in output
 
 
 def test_check_says_which_tasks_a_model_can_not_do(tmp_path: Path) -> None:
