@@ -1,0 +1,40 @@
+"""The bundled suites on real rows: PEML_DATA names a folder with one folder a suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from peml.data.inspection import inspect_task
+from peml.data.sources import TaskMissingError
+from peml.evaluation import compute_metrics, majority_prediction, read_gold
+from tests.tasks.benchmark_rows import ROWS, bundled
+
+DATA = os.environ.get("PEML_DATA")
+
+pytestmark = pytest.mark.skipif(DATA is None, reason="PEML_DATA names no folder of real rows")
+
+
+@pytest.mark.parametrize("suite", ROWS)
+def test_every_row_renders_and_the_constant_guess_is_scored(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+    checked = []
+    for task in bundled(suite).tasks:
+        try:
+            data = inspect_task(task, str(Path(DATA or "") / suite)).data
+        except TaskMissingError:
+            continue
+        rows = data.reported.select(range(min(200, len(data.reported))))
+        split = read_gold(task, 0, rows, encoded=None)  # type: ignore[arg-type]  # never looked at
+        guess = majority_prediction(task, split.gold)
+        metrics = compute_metrics(task, split.gold, [guess] * len(rows), split.groups)
+        assert all(0 <= value < 1 for value in metrics.values()), task.name
+        answers = [gold[0] if isinstance(gold, tuple) else gold for gold in split.gold]
+        perfect = compute_metrics(task, split.gold, answers, split.groups)
+        assert all(value == pytest.approx(1) for value in perfect.values()), (task.name, perfect)
+        checked.append(task.name)
+    assert len(checked) >= len(bundled(suite).tasks) - 1  # a copy may lack a task
