@@ -33,6 +33,7 @@ benchmarks: $(VENV)/installed
 	$(BIN)/python benchmarks/method_steps.py
 	$(BIN)/python benchmarks/task_memory.py
 	$(BIN)/python benchmarks/compare_overhead.py
+	$(BIN)/python benchmarks/option_scoring.py
 
 # torch comes first and pinned: any later package would pull its newest build, with CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt

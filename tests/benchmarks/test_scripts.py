@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -14,6 +15,7 @@ import torch
 
 from peml.comparison import load_comparison
 from peml.run.training import attach
+from peml.testing import tiny_task_model
 from tests.benchmarks.conftest import Script
 
 Figures = Callable[[], list[dict[str, Any]]]
@@ -149,6 +151,55 @@ def test_method_steps_compares_every_method_at_peft_loras_size(
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_task_memory_measures_in_a_process_of_its_own(script: Script, model: Path) -> None:
     assert script("task_memory").in_fresh_process("MTL-LoRA", 4, str(model)) >= 0
+
+
+def _scored_rows(folder: Path) -> Path:
+    """A HellaSwag row and MMLU subjects, as real ones are laid out."""
+    ending = {"ctx": "the dog sees a fox", "endings": ["and runs", "and", "a", "b c"], "label": "0"}
+    question = {"question": "Where is the ball?", "choices": ["in", "on", "at", "by"], "answer": 1}
+    tables: dict[str, list[Any]] = {
+        "commonsense/hellaswag/validation": [ending, ending | {"ctx": "a man"}]
+    }
+    for subject in ("anatomy", "virology"):
+        tables[f"mmlu/{subject}/dev"] = [question] * 5
+        tables[f"mmlu/{subject}/test"] = [question | {"question": f"{subject}?"}]
+    for name, rows in tables.items():
+        path = folder / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_option_scoring_sets_shared_contexts_against_plain_ones(
+    script: Script, tmp_path: Path, figures: Figures, real: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring = script("option_scoring")
+    tiny = tiny_task_model("llama", vocab_size=scoring.VOCABULARY).eval()
+    monkeypatch.setattr(scoring, "small_llama", lambda: tiny)
+    given = ["--source", str(_scored_rows(tmp_path / "data"))] if real else []
+    options = ["--json", str(tmp_path / "figures.json"), "--no-memory", "--clock", "cpu"]
+    scoring.main([*options, *given, "--rows", "2", "--rounds", "1", "--tokens", "1024"])
+    found = figures()
+    assert [figure["unit"].split(",")[0] for figure in found] == ["ratio", "nats"] * 2
+    assert all(figure["value"] > 0 for figure in found[::2])
+    assert found[0]["target"] == ">= 1.5"
+    assert all(figure["holds"] for figure in found if figure["unit"] == "nats")
+
+
+def test_option_scoring_asks_what_the_benchmarks_ask(script: Script, tmp_path: Path) -> None:
+    scoring = script("option_scoring")
+    source = _scored_rows(tmp_path)
+    endings = scoring.long_endings(source, 8)
+    assert [len({r.context for r in endings[i : i + 4]}) for i in (0, 4)] == [1, 1]
+    assert all(request.option[-1] == scoring.END for request in endings)
+    letters = scoring.five_shot_letters(source, 8)
+    assert len(letters) == 2 * 4  # two subjects, a question each
+    assert all(len(request.option) == 1 for request in letters)
+    assert len({request.option for request in letters}) == 4
+    shots = 5 * (len(scoring.tokens_of("Where is the ball? A. in B. on C. at D. by Answer: B")))
+    assert letters[0].context[: 1 + shots] == letters[1].context[: 1 + shots]
+    assert letters[0].context[1 + shots :] != letters[4].context[1 + shots :]
 
 
 def test_compare_overhead_sets_the_comparison_against_its_runs(
