@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,7 +54,9 @@ def score_requests(
     if is_seq2seq(base):
         return score_decoded(base, requests, tokens)
     longest = max(len(request.context) + len(request.option) for request in requests)
-    if sharing_problem(base, longest) is not None:
+    problem = sharing_problem(base, longest)
+    if problem is not None:
+        warnings.warn(f"options are scored one by one, which is slower: {problem}", stacklevel=2)
         return score_alone(base, requests, tokens)
     return score_trees(base, requests, tokens)
 
