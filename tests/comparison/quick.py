@@ -78,6 +78,7 @@ def finish(
         majority: Mean of the majority baselines.
         seconds: By phase.
     """
+    cell.mkdir(parents=True, exist_ok=True)
     for name, (gold, predicted) in tasks.items():
         task = KeptTask(
             name=name, version=1, type=TaskType.CLASSIFICATION, metrics=("accuracy",), majority=0
