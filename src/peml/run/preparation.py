@@ -176,14 +176,7 @@ def prepare(config: RunConfig) -> Prepared:
         ]
         for split in ("development", "reported")
     }
-    stream = BatchStream(
-        train,
-        config.batches,
-        Collator(family.tokenizer.pad_token_id),
-        seed=config.seed,
-        weights=task_weights(config.batches.mixing, [item.task.name for item in loaded.data]),
-        epochs=config.training.epochs,
-    )
+    stream = _build_stream(config, family, train, [item.task.name for item in loaded.data])
     return Prepared(
         config=config,
         method=method,
@@ -200,6 +193,19 @@ def prepare(config: RunConfig) -> Prepared:
         loaded=loaded,
         leakage=leakage,
         dropped=dropped,
+    )
+
+
+def _build_stream(
+    config: RunConfig, family: Family, train: Sequence[EncodedSplit], names: Sequence[str]
+) -> BatchStream:
+    return BatchStream(
+        train,
+        config.batches,
+        Collator(family.tokenizer.pad_token_id),
+        seed=config.seed,
+        weights=task_weights(config.batches.mixing, names),
+        epochs=config.training.epochs,
     )
 
 
