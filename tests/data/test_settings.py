@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from peml.data.settings import TasksSettings, select_tasks
+from peml.data.sources import load_source
 from peml.errors import ConfigError
 from tests.tasks.examples import sentiment_fields
 
@@ -49,3 +51,34 @@ def test_a_suite_or_files_must_be_given() -> None:
 
 def test_every_field_is_described() -> None:
     assert all(field.description for field in TasksSettings.model_fields.values())
+
+
+def test_several_suites_are_joined_and_their_common_names_told_apart() -> None:
+    settings = TasksSettings(suite=("glue", "superglue", "commonsense"), exclude=("superglue-rte",))
+    tasks = {task.name: task for task in select_tasks(settings)}
+    assert {"sst2", "glue-rte", "superglue-boolq", "commonsense-boolq", "cb", "piqa"} <= set(tasks)
+    assert not {"rte", "boolq", "superglue-rte"} & set(tasks)
+    assert {tasks[name].group for name in ("sst2", "glue-rte")} == {"glue"}
+    assert tasks["commonsense-boolq"].group == "commonsense"
+
+
+def test_a_name_that_several_suites_have_is_to_be_said_with_its_suite() -> None:
+    with pytest.raises(ConfigError, match="no task 'rte'"):
+        _names(suite=["glue", "superglue"], include=["rte"])
+
+
+def test_one_suite_in_a_list_is_as_one_alone() -> None:
+    assert select_tasks(TasksSettings(suite=("glue",))) == select_tasks(TasksSettings(suite="glue"))
+
+
+@pytest.mark.parametrize("place", ["superglue-rte", "superglue/rte"])
+def test_a_source_of_several_suites_has_a_folder_a_suite(tmp_path: Path, place: str) -> None:
+    rows = [{"premise": "A dog barks.", "hypothesis": "It is loud.", "label": 0}] * 4
+    for name in ("train", "validation"):
+        file = tmp_path / place / f"{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = TasksSettings(suite=("glue", "superglue"), include=("superglue-rte",))
+    train, _, origin = load_source(select_tasks(settings)[0], str(tmp_path))
+    assert len(train) == 4
+    assert origin == str(tmp_path / place)

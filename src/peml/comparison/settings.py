@@ -260,7 +260,10 @@ def _with_suites(written: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _suite_name(tasks: Any) -> str:
     suite = tasks.get("suite") if isinstance(tasks, dict) else None
-    return load_suite(suite).name if isinstance(suite, str) else "tasks"
+    names = [suite] if isinstance(suite, str) else suite
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return "tasks"
+    return "+".join(load_suite(name).name for name in names) or "tasks"
 
 
 def _with_names(methods: Any) -> Any:

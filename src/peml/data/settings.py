@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
-from peml.tasks import Task, load_suite, load_task_file
+from peml.tasks import Task, join_suites, load_suite, load_task_file
 
 __all__ = ["TasksSettings", "select_tasks"]
 
@@ -16,8 +16,10 @@ __all__ = ["TasksSettings", "select_tasks"]
 class TasksSettings(Settings):
     """The ``tasks`` section of a config."""
 
-    suite: str | None = Field(
-        None, description="Name of a bundled suite, or path of a suite's YAML file."
+    suite: str | tuple[str, ...] | None = Field(
+        None,
+        description="Name of a bundled suite, or path of a suite's YAML file; a list for several, "
+        "where a task whose name occurs twice is called SUITE-TASK.",
     )
     files: tuple[str, ...] = Field(
         (), description="YAML files of single tasks, added to the suite's."
@@ -28,8 +30,8 @@ class TasksSettings(Settings):
     exclude: tuple[str, ...] = Field((), description="Names of the tasks to leave out.")
     source: str | None = Field(
         None,
-        description="Folder with one folder a task ({train,validation}.jsonl, .csv or .parquet); "
-        "read instead of the tasks' own sources.",
+        description="Folder with one folder a task ({train,validation}.jsonl, .csv or .parquet), "
+        "or with a folder a suite that holds them; read instead of the tasks' own sources.",
     )
     missing: Literal["refuse", "skip", "hub"] = Field(
         "refuse",
@@ -51,7 +53,7 @@ class TasksSettings(Settings):
 
     @model_validator(mode="after")
     def _names_some(self) -> TasksSettings:
-        if self.suite is None and not self.files:
+        if not self.suite and not self.files:
             raise ValueError("give suite (a name or a YAML file) or files")
         return self
 
@@ -61,11 +63,10 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
 
     Raises:
         TaskError: A suite or task file can't be used.
-        ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice, or
-            nothing is left.
+        ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice even with
+            the suites' names before it, or nothing is left.
     """
-    suite = load_suite(settings.suite).tasks if settings.suite is not None else ()
-    tasks = (*suite, *(load_task_file(path) for path in settings.files))
+    tasks = (*_suite_tasks(settings), *(load_task_file(path) for path in settings.files))
     names = [task.name for task in tasks]
     problems = [f"tasks.files: task {name!r} is there twice" for name in _repeated(names)]
     for field, wanted in (("include", settings.include), ("exclude", settings.exclude)):
@@ -90,6 +91,12 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
             action="Shorten tasks.exclude.",
         )
     return chosen
+
+
+def _suite_tasks(settings: TasksSettings) -> tuple[Task, ...]:
+    names = (settings.suite,) if isinstance(settings.suite, str) else settings.suite or ()
+    suites = [load_suite(name) for name in names]
+    return suites[0].tasks if len(suites) == 1 else join_suites(suites)
 
 
 def _repeated(names: list[str]) -> list[str]:

@@ -206,9 +206,8 @@ def _both_splits(task: Task, load: Callable[[tuple[str, ...]], Dataset]) -> tupl
 def _task_folder(task: Task, source: str | None) -> Path:
     """The folder with a task's files; its own source may be that folder or the one above."""
     root = Path(source if source is not None else task.source.path or "")
-    folder = root / task.name
-    if task.source.folder is not None and not folder.is_dir():
-        folder = root / task.source.folder
+    places = [root / name for name in (task.name, *task.source.folders)]
+    folder = next((place for place in places if place.is_dir()), places[0])
     if source is None and not folder.is_dir():
         folder = root
     if not folder.is_dir():

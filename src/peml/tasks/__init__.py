@@ -2,7 +2,7 @@
 
 from peml.tasks.generated import generate
 from peml.tasks.label import read_label
-from peml.tasks.suite import Suite, list_suites, load_suite, load_task_file
+from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
 from peml.tasks.task import (
     METRICS,
     Columns,
@@ -30,6 +30,7 @@ __all__ = [
     "TaskRenderer",
     "TaskType",
     "generate",
+    "join_suites",
     "list_suites",
     "load_suite",
     "load_task_file",

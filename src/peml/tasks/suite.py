@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -18,7 +19,7 @@ from peml.tasks.task import Task
 from peml.tasks.template import TaskRenderer
 from peml.tasks.yaml_file import read_yaml
 
-__all__ = ["Suite", "list_suites", "load_suite", "load_task_file"]
+__all__ = ["Suite", "join_suites", "list_suites", "load_suite", "load_task_file"]
 
 
 class Suite(Settings):
@@ -90,6 +91,31 @@ def load_suite(name_or_path: str | Path) -> Suite:
             action="Name one of these; `peml tasks list` describes them.",
         )
     return _read_suite(path, folder=path.resolve().parent)
+
+
+def join_suites(suites: Sequence[Suite]) -> tuple[Task, ...]:
+    """The tasks of several suites, to be trained and reported together.
+
+    A name that several suites give to a task becomes SUITE-TASK in each of them. A task without a
+    group belongs to one named as its suite, and is also found in the folder SUITE/TASK of a source.
+    """
+    counts = Counter(task.name for suite in suites for task in suite.tasks)
+    return tuple(
+        _in_suite(task, suite.name, renamed=counts[task.name] > 1)
+        for suite in suites
+        for task in suite.tasks
+    )
+
+
+def _in_suite(task: Task, suite: str, *, renamed: bool) -> Task:
+    below = tuple(f"{suite}/{name}" for name in (task.name, *task.source.folders))
+    return task.model_copy(
+        update={
+            "name": f"{suite}-{task.name}" if renamed else task.name,
+            "group": task.group or suite,
+            "source": task.source.model_copy(update={"folder": (*below, *task.source.folders)}),
+        }
+    )
 
 
 def load_task_file(path: str | Path) -> Task:

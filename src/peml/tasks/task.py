@@ -90,10 +90,10 @@ class Source(Settings):
         "that holds a folder of the task's name.",
     )
     generated: str | None = Field(None, description="Name of a built-in generator.")
-    folder: str | None = Field(
+    folder: str | tuple[str, ...] | None = Field(
         None,
         description="Name of the task's folder in a local source, where there is none of the "
-        "task's own name.",
+        "task's own name; of several, the first that is there.",
     )
 
     @model_validator(mode="after")
@@ -101,6 +101,11 @@ class Source(Settings):
         if sum(value is not None for value in (self.hub, self.path, self.generated)) != 1:
             raise ValueError("give exactly one of hub, path, generated")
         return self
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The other names that the task's folder may have."""
+        return (self.folder,) if isinstance(self.folder, str) else self.folder or ()
 
 
 class Splits(Settings):
