@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import peml
-from tests.comparison.quick import comparison_file, quick_processes
+from tests.comparison.quick import comparison_file
 from tests.e2e.toy import METHODS
+from tests.execution.quick import quick_processes
 
 __all__ = ["quick_processes"]
 
@@ -51,7 +52,7 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("peml.comparison.pipeline.run_cells", interrupt)
+    monkeypatch.setattr("peml.comparison.pipeline.run_jobs", interrupt)
     said = peml(
         capsys, "compare", comparison_file(toys, toys / "stop.yaml"), "-o", tmp_path / "out"
     )

@@ -1,46 +1,22 @@
-"""Comparisons small enough for a test, and processes that start without the seconds of imports."""
+"""Comparisons small enough for a test."""
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from peml.comparison import workers
-from peml.comparison.cells import Cell
 from peml.evaluation import KeptPredictions, KeptTask, write_predictions
 from peml.tasks import TaskType
-from tests.e2e.apart import fresh_processes
 from tests.e2e.toy import METHODS, Row, toy_config
 
-__all__ = ["ADAPTER", "WILD", "comparison_file", "finish", "quick_processes"]
+__all__ = ["ADAPTER", "WILD", "comparison_file", "finish"]
 
 ADAPTER: Row = {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01}
 WILD: Row = {"name": "lora", "lora": {"r": 5, "alpha": 8, "learning_rate": 1e6}}
 """Diverges in its first steps, where `training.explode_at` is small."""
-
-_work = workers._work
-
-
-def _work_with_cache(cache: str, cell: Cell, threads: int) -> None:
-    os.environ["PEML_CACHE"] = cache
-    _work(cell, threads)
-
-
-@pytest.fixture(scope="module")
-def quick_processes(toys: Path) -> Iterator[None]:
-    """Cells in processes forked from a server that has imported the package and run nothing."""
-    work = functools.partial(_work_with_cache, os.environ["PEML_CACHE"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "_CONTEXT", fresh_processes())
-        patch.setattr(workers, "_work", work)
-        yield
 
 
 def comparison_file(

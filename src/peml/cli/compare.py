@@ -26,6 +26,16 @@ def compare_command(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time; default: the config's `jobs`.")
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="Where they run: inline, processes or ray; default: the config's."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster, HOST:PORT or auto; default: one on this machine."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")
     ] = False,
@@ -43,11 +53,12 @@ def compare_command(
     Examples:
       peml compare examples/compare.yaml
       peml compare examples/compare.yaml --set run.training.epochs=1 --jobs 4
+      peml compare examples/compare.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml compare examples/compare.yaml --dry-run
     """
-    settings = load_comparison(config, overrides or ())
-    if jobs is not None:
-        settings = settings.model_copy(update={"jobs": jobs})
+    options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
+    given = [f"{place}={value}" for place, value in options.items() if value is not None]
+    settings = load_comparison(config, [*(overrides or ()), *given])
     console = Console()
     folder = output or Path("runs") / config.stem
     if dry_run:

@@ -11,9 +11,10 @@ from typing import Any
 from peml.comparison.settings import ComparisonConfig, load_comparison
 from peml.config import RunConfig, dump_config
 from peml.errors import RunError
-from peml.files import read_json, write_json, write_text
+from peml.execution import Job
+from peml.files import write_json, write_text
 from peml.methods import MethodSettings
-from peml.run import RunFolder, differences, lock_folder
+from peml.run import differences, lock_folder
 
 __all__ = ["Cell", "ComparisonFolder", "cells_of", "grid_of"]
 
@@ -25,57 +26,18 @@ Matched = Mapping[str, Mapping[str, MethodSettings]]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Job):
     """One run of a comparison.
 
     Attributes:
         suite: Label of its tasks.
         label: Label of its method.
         key: Its seed, or its factor in the learning-rate grid.
-        folder: The run folder.
-        config: The run's config.
     """
 
     suite: str
     label: str
     key: float
-    folder: Path
-    config: RunConfig
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        what = self.folder.name.removeprefix(f"{self.label}-").replace("-", " ")
-        return f"{self.suite}, {self.label}, {what}"
-
-    @property
-    def record(self) -> Path:
-        """Where a failure is written down."""
-        return self.folder.with_name(f"{self.folder.name}.json")
-
-    @property
-    def log(self) -> Path:
-        """What its process printed; removed when it ends well."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run is complete."""
-        return RunFolder(self.folder).is_finished
-
-    def results(self) -> dict[str, Any] | None:
-        """``results.json`` of a finished run."""
-        return RunFolder(self.folder).read("results.json") if self.is_finished else None
-
-    def failure(self) -> str | None:
-        """Why the run failed, if it did."""
-        if self.is_finished or not self.record.is_file():
-            return None
-        return str(read_json(self.record)["reason"])
-
-    def fail(self, reason: str) -> None:
-        """Writes down that the run failed."""
-        write_json(self.record, {"status": "failed", "reason": reason})
 
 
 class ComparisonFolder:
@@ -101,9 +63,9 @@ class ComparisonFolder:
         """
         existing = self.path / _CONFIG
         if existing.is_file():
-            # How many runs share the machine does not make it another comparison.
+            # Where its runs execute, and how many at a time, does not make it another comparison.
             old, new = (
-                one.model_dump(mode="json", exclude={"jobs"})
+                one.model_dump(mode="json", exclude={"jobs", "execution"})
                 for one in (load_comparison(existing), config)
             )
             changed = differences(old, new)
@@ -151,14 +113,15 @@ def cells_of(
     """
     return [
         Cell(
-            suite,
-            label,
-            seed,
-            folder / "cells" / suite / f"{label}-seed{seed}",
-            _with(
+            name=f"{suite}, {label}, seed{seed}",
+            folder=folder / "cells" / suite / f"{label}-seed{seed}",
+            config=_with(
                 config.run_config(suite, matched[suite][label], seed),
                 training={"learning_rate_factor": factors[suite, label]},
             ),
+            suite=suite,
+            label=label,
+            key=seed,
         )
         for seed in config.seeds
         for suite in config.suites
@@ -174,16 +137,17 @@ def grid_of(config: ComparisonConfig, folder: Path, matched: Matched) -> list[Ce
         return []
     return [
         Cell(
-            suite,
-            label,
-            factor,
-            folder / "tuning" / suite / label / f"factor-{factor:g}",
-            _with(
+            name=f"{suite}, {label}, factor {factor:g}",
+            folder=folder / "tuning" / suite / label / f"factor-{factor:g}",
+            config=_with(
                 config.run_config(suite, matched[suite][label], tuning.seed),
                 training={"learning_rate_factor": factor, "epochs": tuning.epochs},
                 evaluation={"split": "development", "ablations": False},
                 export=False,
             ),
+            suite=suite,
+            label=label,
+            key=factor,
         )
         for suite in config.suites
         for label in config.methods

@@ -17,7 +17,7 @@ from peml.comparison.matching import Matching
 from peml.comparison.planning import plan_comparison, print_plan
 from peml.comparison.rates import Choice, choose_factors
 from peml.comparison.settings import ComparisonConfig
-from peml.comparison.workers import run_cells
+from peml.execution import Executor, make_executor, run_jobs
 from peml.files import read_json, write_json
 from peml.reporting import write_comparison_report
 
@@ -114,21 +114,29 @@ def _run(
     every = cells_of(config, folder.path, settings, places)
     if retry_failed:
         _forget_failures(grid, every)
-    _run_all(grid, config.jobs, console, "grid run")
-    choices = _choices(config, matching, folder.path)
-    factors = {}
-    for place, choice in choices.items():
-        if choice.factor is not None:
-            factors[place] = choice.factor
-            continue
-        for cell in every:
-            if (cell.suite, cell.label) == place and not cell.is_finished:
-                cell.fail(choice.reason)
-    cells = cells_of(config, folder.path, settings, factors)
-    _run_all(cells, config.jobs, console, "cell")
+    with make_executor(config.executor()) as executor:
+        _run_all(executor, grid, console, "grid run")
+        factors = _chosen_factors(config, matching, folder.path, every)
+        cells = cells_of(config, folder.path, settings, factors)
+        _run_all(executor, cells, console, "cell")
     measure_latency(cells, folder.path, console)
     if not config.keep_models and all(cell.is_finished or cell.failure() for cell in cells):
         drop_models(cells)
+
+
+def _chosen_factors(
+    config: ComparisonConfig, matching: Matching, folder: Path, cells: Sequence[Cell]
+) -> dict[tuple[str, str], float]:
+    """The factor by suite and label; the cells of a method without one have failed."""
+    factors = {}
+    for place, choice in _choices(config, matching, folder).items():
+        if choice.factor is not None:
+            factors[place] = choice.factor
+            continue
+        for cell in cells:
+            if (cell.suite, cell.label) == place and not cell.is_finished:
+                cell.fail(choice.reason)
+    return factors
 
 
 def _choices(config: ComparisonConfig, matching: Matching, folder: Path) -> Choices:
@@ -148,7 +156,7 @@ def _forget_failures(grid: Sequence[Cell], cells: Sequence[Cell]) -> None:
         cell.log.unlink(missing_ok=True)
 
 
-def _run_all(cells: Sequence[Cell], jobs: int, console: Console, what: str) -> None:
+def _run_all(executor: Executor, cells: Sequence[Cell], console: Console, what: str) -> None:
     """Runs what is neither finished nor failed, a line for each start and end."""
     waiting = [cell for cell in cells if not cell.is_finished and cell.failure() is None]
     done = len(cells) - len(waiting)
@@ -171,4 +179,4 @@ def _run_all(cells: Sequence[Cell], jobs: int, console: Console, what: str) -> N
             line = f"finished {cell.name}: mean {results['mean']:.4f}, {seconds:.0f} s {count}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    run_cells(waiting, jobs, started, ended)
+    run_jobs(executor, waiting, started, ended)

@@ -21,6 +21,7 @@ from peml.config import RunConfig, apply_overrides, method_type, read_config, va
 from peml.data import BatchSettings, TasksSettings
 from peml.errors import nearest
 from peml.evaluation import EvaluationSettings
+from peml.execution import ExecutionSettings, WorkerSettings
 from peml.methods import MethodSettings
 from peml.models import ModelSettings
 from peml.settings import Settings
@@ -140,6 +141,9 @@ class ComparisonConfig(Settings):
         description="The learning-rate grid; null: rates as configured.",
     )
     jobs: int = Field(1, description="Runs at a time; cores are shared out.", ge=1)
+    execution: WorkerSettings = Field(
+        default_factory=lambda: WorkerSettings(), description="Where the runs execute."
+    )
     keep_models: bool = Field(True, description="Keep the final models once they are measured.")
 
     @field_validator("seeds")
@@ -181,6 +185,16 @@ class ComparisonConfig(Settings):
                 f"{run.training.learning_rate_factor:g}; remove that, or set tuning: null"
             )
         return tuning
+
+    @field_validator("execution")
+    @classmethod
+    def _can_run_the_jobs(cls, execution: WorkerSettings, info: ValidationInfo) -> WorkerSettings:
+        execution.check_jobs(info.data.get("jobs", 1))
+        return execution
+
+    def executor(self) -> ExecutionSettings:
+        """Where the runs execute, and how many at a time."""
+        return ExecutionSettings(jobs=self.jobs, **self.execution.model_dump())
 
     def run_config(self, suite: str, method: MethodSettings, seed: int) -> RunConfig:
         """The config of one cell, before its learning rates are chosen."""

@@ -2,16 +2,19 @@
 
 from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
 from peml.run.folder import RunFolder, differences, lock_folder
+from peml.run.listener import OnEvaluation, RunStopped
 from peml.run.pipeline import Run, fit, plan
 from peml.run.preparation import Prepared, prepare, with_config
 from peml.run.training import attach
 
 __all__ = [
     "FinishedRun",
+    "OnEvaluation",
     "Prepared",
     "RowText",
     "Run",
     "RunFolder",
+    "RunStopped",
     "attach",
     "differences",
     "fit",

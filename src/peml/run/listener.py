@@ -23,7 +23,34 @@ from peml.errors import CheckpointError
 from peml.files import disk_errors
 from peml.training import Evaluation, StepRecord
 
-__all__ = ["MetricsLog", "ProgressDisplay", "RunListener"]
+__all__ = [
+    "MetricsLog",
+    "OnEvaluation",
+    "ProgressDisplay",
+    "RunListener",
+    "RunStopped",
+    "never_stops",
+]
+
+OnEvaluation = Callable[[Evaluation], bool]
+"""Is told of every development evaluation; True stops the run once its checkpoint is written."""
+
+
+def never_stops(evaluation: Evaluation) -> bool:
+    """An `OnEvaluation` that lets the run go to its end."""
+    return False
+
+
+class RunStopped(Exception):  # noqa: N818 - asked for, so no error
+    """A run came to the end that its `OnEvaluation` chose; its folder can be gone on with.
+
+    Attributes:
+        evaluation: The last one.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        super().__init__(f"stopped at step {evaluation.step}")
+        self.evaluation = evaluation
 
 
 class MetricsLog:
@@ -122,6 +149,7 @@ class RunListener:
         decisions: Temperature and weights of the decisions after a step, or None.
         save: Writes a checkpoint of a phase.
         keep_best: Keeps the weights of an evaluation that was the best so far.
+        stops: Whether the run ends after an evaluation.
     """
 
     def __init__(
@@ -134,6 +162,7 @@ class RunListener:
         decisions: Callable[[int], dict[str, Any] | None],
         save: Callable[[str], None],
         keep_best: Callable[[Evaluation], None],
+        stops: OnEvaluation,
     ) -> None:
         self._log = log
         self._board = board
@@ -142,6 +171,8 @@ class RunListener:
         self._decisions = decisions
         self._save = save
         self._keep_best = keep_best
+        self._stops = stops
+        self._stopped: Evaluation | None = None
         self.last: Evaluation | None = None
 
     def on_step(self, record: StepRecord) -> None:
@@ -194,7 +225,15 @@ class RunListener:
             f"{evaluation.phase:>6} step {evaluation.step}: "
             f"development mean {evaluation.mean:.4f}{mark}"
         )
+        if self._stops(evaluation):
+            self._stopped = evaluation
 
     def on_checkpoint(self, phase: str) -> None:
-        """Saves."""
+        """Saves.
+
+        Raises:
+            RunStopped: The evaluation before was to be the last.
+        """
         self._save(phase)
+        if self._stopped is not None:
+            raise RunStopped(self._stopped)

@@ -16,6 +16,7 @@ from peml.reporting import write_report
 from peml.run.cost import Cost
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
+from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import TrainingSession, attach
 from peml.training import build_optimizer
@@ -49,23 +50,32 @@ def plan(config: RunConfig) -> dict[str, Any]:
     return prepared.plan(groups)
 
 
-def fit(config: RunConfig, output: Path, console: Console | None = None) -> Run:
+def fit(
+    config: RunConfig,
+    output: Path,
+    console: Console | None = None,
+    *,
+    on_evaluation: OnEvaluation = never_stops,
+) -> Run:
     """Runs all phases that the run folder doesn't have yet.
 
     Args:
         config: What to do.
         output: The run folder; an existing one of the same config is gone on with.
         console: Where progress is shown; default: nowhere.
+        on_evaluation: Told of every development evaluation; True stops the run there. An
+            evaluation whose checkpoint was lost to a kill is told again by the next session.
 
     Raises:
         PemlError: Something is wrong with config, data, model or folder, or training diverged.
+        RunStopped: `on_evaluation` said so; the next call goes on from there.
     """
     console = console or Console(quiet=True)
     folder = RunFolder(output)
     session = None
     if not folder.holds(config):
         # What can't work leaves no folder behind: the method is attached before it is made.
-        session = TrainingSession(prepare(config), folder, console)
+        session = TrainingSession(prepare(config), folder, console, on_evaluation)
         folder.create(config)
     if folder.is_finished:
         console.print(f"{output} is finished: nothing to do", markup=False)
@@ -73,7 +83,7 @@ def fit(config: RunConfig, output: Path, console: Console | None = None) -> Run:
     with folder.locked():
         results = folder.read(_RESULTS)
         if results is None:
-            session = session or TrainingSession(prepare(config), folder, console)
+            session = session or TrainingSession(prepare(config), folder, console, on_evaluation)
             results = _run_phases(session, folder)
         write_report(output)
     return Run(output, results)

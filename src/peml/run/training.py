@@ -19,7 +19,13 @@ from peml.models import Backbone, TaskModel, load_backbone
 from peml.prefix import Genotype
 from peml.run.cost import Cost
 from peml.run.folder import RunFolder
-from peml.run.listener import MetricsLog, ProgressDisplay, RunListener
+from peml.run.listener import (
+    MetricsLog,
+    OnEvaluation,
+    ProgressDisplay,
+    RunListener,
+    never_stops,
+)
 from peml.run.preparation import Prepared
 from peml.training import (
     Checkpoint,
@@ -98,12 +104,20 @@ class TrainingSession:
         prepared: Data and plan.
         folder: Where checkpoints and the log go.
         console: Where progress is shown.
+        on_evaluation: Decides after each evaluation whether the run stops there.
     """
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, console: Console) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: RunFolder,
+        console: Console,
+        on_evaluation: OnEvaluation = never_stops,
+    ) -> None:
         self.prepared = prepared
         self.folder = folder
         self.console = console
+        self.on_evaluation = on_evaluation
         self.settings = prepared.config.training
         self.accelerator = build_accelerator(self.settings.precision)
         self.store = CheckpointStore(folder.checkpoints, self.settings.keep_checkpoints)
@@ -163,6 +177,7 @@ class TrainingSession:
             decisions=self._snapshot,
             save=lambda phase: self._save(phase, log),
             keep_best=self._keep_best,
+            stops=self.on_evaluation,
         )
 
     def _snapshot(self, step: int) -> dict[str, Any] | None:

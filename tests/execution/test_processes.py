@@ -1,4 +1,4 @@
-"""Processes of cells: what dies is written down, the rest goes on, none is left behind."""
+"""Processes of jobs: what dies is written down, the rest goes on, none is left behind."""
 
 from __future__ import annotations
 
@@ -9,59 +9,58 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from peml.comparison import parse_comparison, workers
-from peml.comparison.cells import Cell, cells_of
+from peml.config import parse_config
 from peml.errors import TrainingError
+from peml.execution import ExecutionSettings, Job, make_executor, processes, run_jobs
+from peml.execution import work as working
 from tests.comparison.quick import finish
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
-def cells(folder: Path, *labels: str) -> list[Cell]:
-    methods = {label: {"name": "lora", "lora": {"r": r + 1}} for r, label in enumerate(labels)}
-    config = parse_comparison(
-        {"run": {"tasks": {"suite": "glue"}}, "methods": methods, "seeds": [0]}
-    )
-    return cells_of(
-        config, folder, {"glue": dict(config.methods)}, {("glue", label): 1.0 for label in labels}
-    )
+def jobs_of(folder: Path, *names: str) -> list[Job]:
+    config = parse_config({"tasks": {"suite": "glue"}, "method": {"name": "lora"}})
+    return [Job(name, folder / "cells" / name, config) for name in names]
 
 
-def acting(monkeypatch: pytest.MonkeyPatch, act: Callable[[Cell, int], None]) -> None:
+def acting(monkeypatch: pytest.MonkeyPatch, act: Callable[..., None]) -> None:
     """Lets the processes do something else than train."""
-    monkeypatch.setattr(workers, "_work", act)
+    monkeypatch.setattr(processes, "_work", act)
 
 
-def run(cells: list[Cell], jobs: int = 1) -> list[str]:
-    """Runs cells and returns what was told of them."""
+def run(todo: list[Job], **settings: Any) -> list[str]:
+    """Runs jobs and returns what was told of them."""
     told: list[str] = []
-    workers.run_cells(
-        cells,
-        jobs,
-        lambda cell: told.append(f"+{cell.label}"),
-        lambda cell: told.append(f"-{cell.label}"),
-    )
+    with make_executor(ExecutionSettings(**settings)) as executor:
+        run_jobs(
+            executor,
+            todo,
+            lambda job: told.append(f"+{job.name}"),
+            lambda job: told.append(f"-{job.name}"),
+        )
     return told
 
 
-def _act(cell: Cell, threads: int) -> None:
-    if cell.label == "dies":
+def _act(packed: dict[str, Any], threads: int, reports: object) -> None:
+    job = Job.unpack(packed)
+    if job.name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
-    if cell.label == "leaves":
+    if job.name == "leaves":
         os._exit(3)
     time.sleep(0.2)
-    finish(cell.folder, {}, {"threads": threads})
+    finish(job.folder, {}, {"threads": threads})
 
 
 def test_a_process_that_dies_is_written_down_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acting(monkeypatch, _act)
-    dies, leaves, works = cells(tmp_path, "dies", "leaves", "works")
+    dies, leaves, works = jobs_of(tmp_path, "dies", "leaves", "works")
     assert run([dies, leaves, works]) == [
         "+dies",
         "-dies",
@@ -81,7 +80,7 @@ def test_jobs_run_side_by_side_and_share_the_cores(
 ) -> None:
     acting(monkeypatch, _act)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    three = cells(tmp_path, "one", "two", "three")
+    three = jobs_of(tmp_path, "one", "two", "three")
     told = run(three, jobs=2)
     assert told[:2] == ["+one", "+two"]
     assert told[2].startswith("-")  # the third waits for one of the first
@@ -89,16 +88,18 @@ def test_jobs_run_side_by_side_and_share_the_cores(
     assert (three[0].results() or {})["mean"] == 4
 
 
-def _raise(cell: Cell, threads: int) -> None:
-    def fail(*_: object) -> None:
+def _raise(packed: dict[str, Any], threads: int, reports: object) -> None:
+    job = Job.unpack(packed)
+
+    def fail(*_: object, **__: object) -> None:
         print("said before it failed")  # noqa: T201
-        raise _ERRORS[cell.label]
+        raise _ERRORS[job.name]
 
-    setattr(workers, "fit", fail)  # noqa: B010 - the module does not export it
-    _WORK(cell, threads)
+    setattr(working, "fit", fail)  # noqa: B010 - the module does not export it
+    _WORK(packed, threads, None)
 
 
-_WORK = workers._work
+_WORK = processes._work
 _ERRORS = {
     "user": TrainingError("training diverged", action="lower the rate"),
     "other": ValueError("seven"),
@@ -109,7 +110,7 @@ def test_errors_become_reasons_with_a_log_beside_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acting(monkeypatch, _raise)
-    user, other = cells(tmp_path, "user", "other")
+    user, other = jobs_of(tmp_path, "user", "other")
     run([user, other])
     assert user.failure() == "training diverged"
     assert other.failure() == "ValueError: seven"
@@ -118,23 +119,24 @@ def test_errors_become_reasons_with_a_log_beside_them(
     assert "said before it failed" in log
 
 
-def _wait_with_parent(cell: Cell, threads: int) -> None:
-    threading.Thread(target=workers._end_with_parent, daemon=True).start()
-    cell.folder.mkdir(parents=True)
-    (cell.folder / "pid").write_text(str(os.getpid()))
+def _wait_with_parent(packed: dict[str, Any], threads: int, reports: object) -> None:
+    job = Job.unpack(packed)
+    threading.Thread(target=processes._end_with_parent, daemon=True).start()
+    job.folder.mkdir(parents=True)
+    (job.folder / "pid").write_text(str(os.getpid()))
     time.sleep(100)
 
 
 def _compare(folder: Path) -> None:
-    workers._CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
-    workers._work = _wait_with_parent
-    run(cells(folder, "waits"))
+    processes._CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
+    processes._work = _wait_with_parent
+    run(jobs_of(folder, "waits"))
 
 
 def test_a_killed_comparison_leaves_no_process_behind(tmp_path: Path) -> None:
     parent = multiprocessing.get_context("forkserver").Process(target=_compare, args=(tmp_path,))
     parent.start()
-    note = tmp_path / "cells/glue/waits-seed0/pid"
+    note = tmp_path / "cells/waits/pid"
     _until(lambda: note.is_file() and note.read_text() != "")
     assert _runs(int(note.read_text()))
     parent.kill()
@@ -144,14 +146,14 @@ def test_a_killed_comparison_leaves_no_process_behind(tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     acting(monkeypatch, _wait_with_parent)
-    note = tmp_path / "cells/glue/waits-seed0/pid"
+    note = tmp_path / "cells/waits/pid"
 
-    def interrupt(cell: Cell) -> None:
+    def interrupt(job: Job) -> None:
         _until(lambda: note.is_file() and note.read_text() != "")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        workers.run_cells(cells(tmp_path, "waits"), 1, interrupt, lambda cell: None)
+    with pytest.raises(KeyboardInterrupt), make_executor(ExecutionSettings()) as executor:
+        run_jobs(executor, jobs_of(tmp_path, "waits"), interrupt, lambda job: None)
     assert not _runs(int(note.read_text()))
 
 

@@ -1,0 +1,130 @@
+"""The contract of everything that runs jobs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+from peml.execution.job import Job
+from peml.execution.settings import ExecutionSettings
+from peml.files import disk_errors
+
+__all__ = ["Executor", "Report", "run_jobs"]
+
+Report = Callable[[Job, int, float], bool]
+"""Told of a job, its training step and its mean development metric at every evaluation; whether
+the job is stopped there. After a worker's death or a kill a step may be told twice."""
+
+JobT = TypeVar("JobT", bound=Job)
+
+
+class Executor(ABC):
+    """Runs jobs, so many at a time; a context manager that leaves nothing running.
+
+    A subclass says how a job is started, waited for and ended.
+
+    Args:
+        settings: How many at a time, and what each gets.
+        report: Asked in this process, during `wait`, after each evaluation; the job waits for the
+            answer. None: jobs run to their ends.
+    """
+
+    retries = 0
+    """Times a job is started again whose worker died, unless the settings say."""
+
+    def __init__(self, settings: ExecutionSettings, report: Report | None = None) -> None:
+        self.capacity = settings.jobs
+        self._report = report
+        self._retries = self.retries if settings.retries is None else settings.retries
+        self._deaths: dict[Path, int] = {}
+
+    def submit(self, job: Job) -> None:
+        """Starts a job.
+
+        A folder that was begun before is gone on with; an earlier record of failure or pruning is
+        void from now on.
+
+        Raises:
+            RuntimeError: As many as may run do so already: `wait` first.
+            PemlError: The place can't be written, or the job can't be started there.
+        """
+        if len(self._jobs()) >= self.capacity:
+            raise RuntimeError(f"{self.capacity} jobs are running: wait for one of them first")
+        with disk_errors(job.folder):
+            job.folder.parent.mkdir(parents=True, exist_ok=True)
+            job.record.unlink(missing_ok=True)
+        self._deaths[job.folder] = 0
+        self._start(job)
+
+    @abstractmethod
+    def wait(self) -> list[Job]:
+        """Blocks until at least one running job finished, failed or was pruned.
+
+        Returns:
+            Those that did; empty where none is running.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends what runs; its folders can be gone on with."""
+
+    @abstractmethod
+    def _jobs(self) -> Sequence[Job]:
+        """Jobs that were started and have not been returned by `wait`."""
+
+    @abstractmethod
+    def _start(self, job: Job) -> None:
+        """Starts a job, the first time or again."""
+
+    def _has_settled(self, job: Job, reason: str) -> bool:
+        """Whether a job whose worker is gone came to its end; if not, it goes on where it was.
+
+        Args:
+            job: The job.
+            reason: What to write down if its worker died once too often.
+        """
+        if job.is_settled:
+            return True
+        self._deaths[job.folder] += 1
+        if self._deaths[job.folder] <= self._retries:
+            self._start(job)
+            return False
+        job.fail(reason)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_jobs(
+    executor: Executor,
+    jobs: Sequence[JobT],
+    started: Callable[[JobT], None],
+    ended: Callable[[JobT], None],
+) -> None:
+    """Runs jobs in their order; returns when all have ended.
+
+    A job that fails leaves its reason behind, see `Job.failure`.
+
+    Args:
+        executor: Where; nothing else is running in it.
+        jobs: The jobs.
+        started: Told of each as it starts.
+        ended: Told of each that finished, failed or was pruned.
+    """
+    waiting = deque(jobs)
+    running: dict[Path, JobT] = {}
+    while waiting or running:
+        while waiting and len(running) < executor.capacity:
+            job = waiting.popleft()
+            executor.submit(job)
+            running[job.folder] = job
+            started(job)
+        for done in executor.wait():
+            ended(running.pop(done.folder))

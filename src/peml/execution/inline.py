@@ -1,0 +1,37 @@
+"""Jobs in this process, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peml.execution.executor import Executor
+from peml.execution.job import Job
+from peml.execution.work import work
+
+__all__ = ["InlineExecutor"]
+
+
+class InlineExecutor(Executor):
+    """Trains a job while it is waited for."""
+
+    _job: Job | None = None
+
+    def wait(self) -> list[Job]:
+        """Trains the job that was submitted."""
+        job, self._job = self._job, None
+        if job is None:
+            return []
+        report = self._report
+        stops = None if report is None else lambda step, value: report(job, step, value)
+        work(job, stops)
+        return [job]
+
+    def close(self) -> None:
+        """Forgets a job that was not begun."""
+        self._job = None
+
+    def _jobs(self) -> Sequence[Job]:
+        return [] if self._job is None else [self._job]
+
+    def _start(self, job: Job) -> None:
+        self._job = job

@@ -1,0 +1,28 @@
+"""From settings to an executor."""
+
+from __future__ import annotations
+
+from peml.execution.executor import Executor, Report
+from peml.execution.inline import InlineExecutor
+from peml.execution.processes import ProcessExecutor
+from peml.execution.settings import ExecutionSettings
+
+__all__ = ["make_executor"]
+
+_EXECUTORS: dict[str, type[Executor]] = {
+    "inline": InlineExecutor,
+    "processes": ProcessExecutor,
+}
+
+
+def make_executor(settings: ExecutionSettings, report: Report | None = None) -> Executor:
+    """Makes the executor that the settings ask for.
+
+    Args:
+        settings: Where jobs run, how many at a time, what each gets.
+        report: See `Executor`.
+
+    Raises:
+        PemlError: Ray is not installed, or the cluster can't be reached.
+    """
+    return _EXECUTORS[settings.kind](settings, report)

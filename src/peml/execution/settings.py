@@ -1,0 +1,74 @@
+"""Where runs execute: in this process, in local processes, on a Ray cluster."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from peml.settings import Settings
+
+__all__ = ["ExecutionSettings", "WorkerSettings"]
+
+
+class WorkerSettings(Settings):
+    """Where runs execute and what each of them gets; the number at a time is set elsewhere."""
+
+    kind: Literal["inline", "processes", "ray"] = Field(
+        "processes",
+        description="inline: in this process, one after another; processes: on this machine, each "
+        "in a process of its own; ray: on a Ray cluster.",
+    )
+    address: str | None = Field(
+        None,
+        description="ray: the cluster, HOST:PORT, ray://HOST:PORT or auto; default: a cluster is "
+        "started on this machine for as long as it takes.",
+    )
+    cpus: int | None = Field(
+        None,
+        description="Cores of a run; default: an equal share of this machine's, or 1 on a cluster "
+        "given by its address.",
+        ge=1,
+    )
+    gpus: float = Field(0, description="ray: GPUs of a run; parts such as 0.5 are shared.", ge=0)
+    retries: int | None = Field(
+        None,
+        description="Times that a run goes on from its checkpoint after its worker died; default: "
+        "2 on ray, where machines come and go, else 0.",
+        ge=0,
+    )
+
+    @model_validator(mode="after")
+    def _ray_alone(self) -> Self:
+        if self.kind != "ray":
+            given = {"address": self.address is not None, "gpus": self.gpus > 0}
+            wrong = [name for name, is_given in given.items() if is_given]
+            if wrong:
+                raise ValueError(
+                    f"{' and '.join(wrong)} can't be used with kind {self.kind}: set kind: ray, or "
+                    f"leave out {' and '.join(wrong)}"
+                )
+        return self
+
+    def check_jobs(self, jobs: int) -> None:
+        """Refuses a number of jobs at a time that this kind can't run.
+
+        Raises:
+            ValueError: `inline` runs one.
+        """
+        if self.kind == "inline" and jobs > 1:
+            raise ValueError(
+                f"kind inline runs one job at a time, and jobs is {jobs}: set jobs: 1, or kind: "
+                "processes"
+            )
+
+
+class ExecutionSettings(WorkerSettings):
+    """Where runs execute, and how many at a time."""
+
+    jobs: int = Field(1, description="Runs at a time.", ge=1)
+
+    @model_validator(mode="after")
+    def _can_run_the_jobs(self) -> Self:
+        self.check_jobs(self.jobs)
+        return self

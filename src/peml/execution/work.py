@@ -1,0 +1,40 @@
+"""What is done where a job executes, whichever executor took it there."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+from peml.errors import PemlError
+from peml.execution.job import Job
+from peml.run import RunStopped, fit
+from peml.training import Evaluation
+
+__all__ = ["work"]
+
+
+def work(job: Job, stops: Callable[[int, float], bool] | None = None) -> None:
+    """Trains a job's run; what it comes to is in its folder, or written down beside it.
+
+    Args:
+        job: The job; a folder that was begun before is gone on with.
+        stops: Told of training step and mean development metric at every evaluation; True ends
+            the run there.
+    """
+
+    def on_evaluation(evaluation: Evaluation) -> bool:
+        return stops is not None and stops(evaluation.step, evaluation.mean)
+
+    try:
+        fit(job.config, job.folder, on_evaluation=on_evaluation)
+    except RunStopped as stopped:
+        job.prune(stopped.evaluation.step, stopped.evaluation.mean)
+    except Exception as error:
+        known = error.problem if isinstance(error, PemlError) else None
+        with job.log.open("a", encoding="utf-8") as log:
+            sys.stdout.flush()  # it may go to the same file
+            traceback.print_exc(file=log)
+        job.fail(known or f"{type(error).__name__}: {error}")
+    if job.failure() is None:
+        job.log.unlink(missing_ok=True)
