@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peml.execution.cluster import RayExecutor
 from peml.execution.executor import Executor, Report
 from peml.execution.inline import InlineExecutor
 from peml.execution.processes import ProcessExecutor
@@ -12,6 +13,7 @@ __all__ = ["make_executor"]
 _EXECUTORS: dict[str, type[Executor]] = {
     "inline": InlineExecutor,
     "processes": ProcessExecutor,
+    "ray": RayExecutor,
 }
 
 

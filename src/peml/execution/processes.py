@@ -19,7 +19,7 @@ import torch
 from peml.execution.executor import Executor, Report
 from peml.execution.job import Job
 from peml.execution.settings import ExecutionSettings
-from peml.execution.work import work
+from peml.execution.work import print_to, work
 
 __all__ = ["ProcessExecutor"]
 
@@ -144,10 +144,7 @@ def _work(packed: dict[str, Any], threads: int, reports: Connection | None) -> N
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # tidies up, unlike the default
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    with job.log.open("a", encoding="utf-8") as log:
-        sys.stdout.flush()
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    print_to(job.log)
 
     def stops(step: int, value: float) -> bool:
         assert reports is not None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from peml.errors import PemlError
 from peml.execution.job import Job
 from peml.run import RunStopped, fit
 from peml.training import Evaluation
 
-__all__ = ["work"]
+__all__ = ["print_to", "work"]
+
+
+def print_to(log: Path) -> None:
+    """Sends everything that this process prints to a file from now on."""
+    with log.open("a", encoding="utf-8") as file:
+        sys.stdout.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def work(job: Job, stops: Callable[[int, float], bool] | None = None) -> None:

@@ -1,0 +1,40 @@
+"""How jobs on a cluster report to the process that started them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+__all__ = ["Mail", "Mailbox"]
+
+Mail = tuple[int, str, int, float]
+"""Number of the report, the job's folder, its training step, its mean development metric."""
+
+
+class Mailbox:
+    """Lives on the cluster as an actor; it holds questions until they are answered.
+
+    It keeps nothing that matters: started again elsewhere, it is asked again.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._mail: asyncio.Queue[Mail] = asyncio.Queue()
+        self._answers: dict[int, asyncio.Future[bool]] = {}
+
+    async def ask(self, folder: str, step: int, value: float) -> bool:
+        """A job's question: whether it stops here."""
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        await self._mail.put((number, folder, step, value))
+        return await answer
+
+    async def next(self) -> Mail:
+        """Waits for a question."""
+        return await self._mail.get()
+
+    async def answer(self, number: int, stop: bool) -> None:
+        """Answers a question; one that was asked before the mailbox moved is asked again."""
+        answer = self._answers.pop(number, None)
+        if answer is not None:
+            answer.set_result(stop)

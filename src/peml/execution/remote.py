@@ -1,0 +1,70 @@
+"""The part of a job on a Ray cluster that takes place where it is trained."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peml.execution.job import Job
+from peml.execution.work import print_to, work
+
+__all__ = ["appears", "mark_of", "train_remotely"]
+
+_PATIENCE = 60.0  # seconds until a file that was written elsewhere is seen here
+
+
+def mark_of(job: Job) -> Path:
+    """A file with this executor's token, which tells a worker that it sees the same disk."""
+    return job.folder.with_name(f".{job.folder.name}.driver")
+
+
+def _is_marked(job: Job, token: str) -> bool:
+    mark = mark_of(job)
+    return mark.is_file() and mark.read_text(encoding="utf-8") == token
+
+
+def appears(seen: Callable[[], bool]) -> bool:
+    """Waits for something that another machine has written: shared disks may lag behind."""
+    deadline = time.monotonic() + _PATIENCE
+    while not seen():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def train_remotely(
+    packed: dict[str, Any], directory: str, token: str, threads: int, reports: Any
+) -> str | None:
+    """The process of one job.
+
+    Args:
+        packed: The job.
+        directory: Where the command was called; paths in the config may be relative to it.
+        token: What is in the mark beside the job's folder.
+        threads: Cores it may use.
+        reports: Handle of the `Mailbox`, or None.
+
+    Returns:
+        Name of this machine if it doesn't see the job's folder; else None.
+    """
+    job = Job.unpack(packed)
+    if not appears(lambda: _is_marked(job, token)) or not Path(directory).is_dir():
+        return socket.gethostname()
+    os.chdir(directory)
+    torch.set_num_threads(threads)
+    print_to(job.log)
+
+    import ray
+
+    def stops(step: int, value: float) -> bool:
+        return bool(ray.get(reports.ask.remote(packed["folder"], step, value)))
+
+    work(job, None if reports is None else stops)
+    return None
