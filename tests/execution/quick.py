@@ -1,19 +1,22 @@
-"""Processes of jobs that start without the seconds of imports."""
+"""Runs of seconds, and processes of jobs that start without the seconds of imports."""
 
 from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peml.execution import processes
+from peml.config import RunConfig, load_config
+from peml.execution import ExecutionSettings, Job, make_executor, processes
 from tests.e2e.apart import fresh_processes
+from tests.e2e.toy import toy_config
 
-__all__ = ["quick_processes"]
+__all__ = ["drive", "quick_processes", "quick_run"]
 
 _work = processes._work
 
@@ -31,3 +34,22 @@ def quick_processes(toys: Path) -> Iterator[None]:
         patch.setattr(processes, "_CONTEXT", fresh_processes())
         patch.setattr(processes, "_work", work)
         yield
+
+
+def quick_run(toys: Path) -> RunConfig:
+    """A run of 18 steps that is evaluated four times."""
+    training = {"epochs": 1, "evaluate_every": 5}
+    return load_config(toy_config(toys, method="lora", training=training))
+
+
+def drive(toys: str, folder: str) -> None:
+    """Runs a quick run on a Ray cluster of its own, and dies at the second evaluation."""
+
+    def report(job: Job, step: int, value: float) -> bool:
+        if step > 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    with make_executor(ExecutionSettings(kind="ray"), report) as executor:
+        executor.submit(Job("driven", Path(folder), quick_run(Path(toys))))
+        executor.wait()

@@ -178,7 +178,8 @@ class RayExecutor(Executor):
             ) from error
         if stranger is not None:
             raise RunError(
-                f"{stranger} does not see {job.folder.parent} of {socket.gethostname()}",
+                f"{stranger} does not see {Path.cwd()} or {job.folder.parent} of "
+                f"{socket.gethostname()}",
                 allowed="run folders, and the folder the command is called in, on a file system "
                 "that all machines of the cluster share, under the same path",
                 action="choose another --output, or call the command from another folder",

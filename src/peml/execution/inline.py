@@ -11,6 +11,13 @@ from peml.execution.work import work
 __all__ = ["InlineExecutor"]
 
 
+class _ReportFailed(BaseException):
+    """Carries what the caller's own report raised past `work`, which would blame the run."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
 class InlineExecutor(Executor):
     """Trains a job while it is waited for."""
 
@@ -22,8 +29,17 @@ class InlineExecutor(Executor):
         if job is None:
             return []
         report = self._report
-        stops = None if report is None else lambda step, value: report(job, step, value)
-        work(job, stops)
+
+        def stops(step: int, value: float) -> bool:
+            try:
+                return report is not None and report(job, step, value)
+            except Exception as error:
+                raise _ReportFailed(error) from error
+
+        try:
+            work(job, stops)
+        except _ReportFailed as failed:
+            raise failed.error from None
         return [job]
 
     def close(self) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from peml.errors import RunError
 from peml.execution.job import Job
 from peml.execution.work import print_to, work
+from peml.run import lock_folder
 
 __all__ = ["appears", "mark_of", "train_remotely"]
 
@@ -27,6 +29,17 @@ def mark_of(job: Job) -> Path:
 def _is_marked(job: Job, token: str) -> bool:
     mark = mark_of(job)
     return mark.is_file() and mark.read_text(encoding="utf-8") == token
+
+
+def _is_free(job: Job) -> bool:
+    """Whether nobody is at work in the folder."""
+    if not job.folder.is_dir():
+        return True
+    try:
+        with lock_folder(job.folder):
+            return True
+    except RunError:
+        return False
 
 
 def appears(seen: Callable[[], bool]) -> bool:
@@ -55,8 +68,9 @@ def train_remotely(
         Name of this machine if it doesn't see the job's folder; else None.
     """
     job = Job.unpack(packed)
-    if not appears(lambda: _is_marked(job, token)) or not Path(directory).is_dir():
+    if not Path(directory).is_dir() or not appears(lambda: _is_marked(job, token)):
         return socket.gethostname()
+    appears(lambda: _is_free(job))  # of a worker whose driver, or whose machine, was just lost
     os.chdir(directory)
     torch.set_num_threads(threads)
     print_to(job.log)

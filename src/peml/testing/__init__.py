@@ -1,4 +1,7 @@
-"""For tests, ours and third parties': tiny models, sentences, conformance suites, example runs."""
+"""For tests, ours and third parties': tiny models, sentences, conformance suites, example runs.
+
+The suite of executors, `peml.testing.executors`, is imported by itself: it needs pytest.
+"""
 
 from peml.testing.comparisons import write_example_comparison
 from peml.testing.methods import MethodSuite

@@ -1,0 +1,122 @@
+"""Jobs on a Ray cluster: what is lost goes on elsewhere, what can't work is said early."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peml.config import RunConfig
+from peml.errors import RunError
+from peml.execution import ExecutionSettings, Job, make_executor, remote, run_jobs
+from peml.run import fit, lock_folder
+from peml.testing.executors import ExecutorSuite
+from tests.execution.quick import quick_run
+
+pytest.importorskip("ray", reason="needs the extra ray")
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def config(toys: Path) -> RunConfig:
+    return quick_run(toys)
+
+
+@pytest.fixture(scope="module")
+def cluster(toys: Path) -> Iterator[Any]:
+    """A cluster of this machine alone, told that it has more cores than it has."""
+    from ray.cluster_utils import Cluster
+
+    machine = {"num_cpus": 16, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=machine)
+    yield cluster
+    cluster.shutdown()
+
+
+def on(cluster: Any, **settings: Any) -> ExecutionSettings:
+    threads = torch.get_num_threads()
+    return ExecutionSettings(kind="ray", address=cluster.address, cpus=threads, **settings)
+
+
+class TestRay(ExecutorSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls, cluster: Any) -> ExecutionSettings:
+        return on(cluster, jobs=2)
+
+
+def test_a_killed_driver_leaves_a_folder_to_go_on_with(
+    toys: Path, config: RunConfig, tmp_path: Path
+) -> None:
+    """Its local cluster ends with it: nobody is left in the folder, and nothing is lost."""
+    folder = tmp_path / "run"
+    script = "import sys; from tests.execution.quick import drive; drive(*sys.argv[1:])"
+    command = [sys.executable, "-c", script, str(toys), str(folder)]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    _until(lambda: _is_free(folder))
+    assert list(folder.glob("checkpoints/step-*"))
+    assert not (folder / "results.json").exists()
+    assert fit(config, folder).results["cost"]["steps"] == {"train": 18}
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        with lock_folder(folder):
+            return True
+    except RunError:
+        return False
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(
+    cluster: Any, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "only here")
+    with (
+        pytest.raises(RunError, match=rf"does not see .*only here.* of {socket.gethostname()}"),
+        make_executor(on(cluster)) as executor,
+    ):
+        run_jobs(executor, [Job("a", tmp_path / "a", config)], lambda job: None, lambda job: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_disk_is_not_taken_for_the_drivers(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_PATIENCE", 0)
+    job = Job("a", tmp_path / "a", config)
+    assert remote.train_remotely(job.packed(), str(tmp_path), "1234", 1, None) is not None
+    remote.mark_of(job).write_text("5678")
+    assert remote.train_remotely(job.packed(), str(tmp_path), "1234", 1, None) is not None
+    assert not job.folder.exists()
+
+
+def test_a_cluster_that_is_not_there_is_named(config: RunConfig, tmp_path: Path) -> None:
+    settings = ExecutionSettings(kind="ray", address="nonsense")
+    with (
+        pytest.raises(RunError, match="can't use the Ray cluster nonsense"),
+        make_executor(settings) as executor,
+    ):
+        executor.submit(Job("a", tmp_path / "a", config))
+
+
+def test_more_than_this_machine_has_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match="a run asks for 4096 CPUs, and this machine has"),
+        make_executor(ExecutionSettings(kind="ray", cpus=4096)) as executor,
+    ):
+        executor.submit(Job("a", tmp_path / "a", config))
