@@ -1,4 +1,4 @@
-"""The command line: one file a verb."""
+"""The command line: one file or folder a verb."""
 
 from __future__ import annotations
 

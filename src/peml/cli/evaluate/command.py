@@ -1,0 +1,93 @@
+"""The command's arguments, and which of its three views they ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from peml.cli.evaluate.contrast import show_contrast
+from peml.cli.evaluate.figures import about, finite
+from peml.cli.evaluate.mistakes import show_mistakes
+from peml.cli.evaluate.scores import show_scores
+from peml.errors import RunError
+from peml.files import write_json
+from peml.run import load_finished
+
+__all__ = ["evaluate_command"]
+
+_LIMIT = 10
+_RESAMPLES = 2000
+
+
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    other: Annotated[
+        Path | None, typer.Argument(help="Second run folder, with --paired.", metavar="RUN2")
+    ] = None,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Test the difference of two runs on the same rows.")
+    ] = False,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Show the rows predicted wrong, the worst first.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"Rows a task with --errors; default: {_LIMIT}.")
+    ] = None,
+    resamples: Annotated[
+        int | None,
+        typer.Option(
+            min=100, help=f"Draws of bootstrap and permutations; default: {_RESAMPLES:,}."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write what is shown as JSON to this file too.")
+    ] = None,
+) -> None:
+    """Score finished runs again from their predictions: intervals, paired tests, mistakes.
+
+    Nothing is trained or predicted, and run folders are left as they are.
+    Intervals and p-values tell the chance in the rows, not in the seeds.
+
+    Examples:
+      peml evaluate runs/demo
+      peml evaluate runs/demo runs/lora --paired
+      peml evaluate runs/demo --errors --task reviews --limit 5
+      peml evaluate runs/demo --json scores.json
+    """
+    _check_use(other, paired=paired, errors=errors, limit=limit, resamples=resamples)
+    console = Console()
+    first = load_finished(run, task)
+    draws = resamples or _RESAMPLES
+    if errors:
+        content = show_mistakes(first, limit or _LIMIT, console)
+    elif other is not None:
+        content = show_contrast(first, load_finished(other, task), draws, console)
+    else:
+        content = show_scores(first, draws, console)
+    if json_file is not None:
+        write_json(json_file, finite({"format": 1, "run": about(first), **content}))
+        console.print(f"JSON: {json_file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_use(
+    other: Path | None, *, paired: bool, errors: bool, limit: int | None, resamples: int | None
+) -> None:
+    """Refuses options that don't go together; nothing that was given is ignored."""
+    cases = {
+        "--paired with one run": paired and other is None,
+        "two runs without --paired": other is not None and not paired,
+        "--paired with --errors": paired and errors,
+        "--limit without --errors": limit is not None and not errors,
+        "--resamples with --errors": resamples is not None and errors,
+    }
+    problems = [case for case, is_so in cases.items() if is_so]
+    if problems:
+        raise RunError(
+            f"these don't go together: {'; '.join(problems)}",
+            allowed="RUN, or RUN --errors, or RUN RUN2 --paired; each with --task NAME",
+            action="see `peml evaluate --help`",
+        )

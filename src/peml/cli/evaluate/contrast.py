@@ -1,0 +1,53 @@
+"""The difference of two runs on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from peml.cli.evaluate.figures import Content, about, number, spread
+from peml.evaluation import Contrast, RunContrast, TaskContrast, contrast_runs
+from peml.run import FinishedRun
+
+__all__ = ["show_contrast"]
+
+_LEAST_P = 0.001  # as is printed; the JSON file has the number
+
+
+def show_contrast(
+    first: FinishedRun, second: FinishedRun, resamples: int, console: Console
+) -> Content:
+    """Prints two runs' differences as a table, and returns them for JSON."""
+    found = contrast_runs(first.predictions, second.predictions, resamples=resamples)
+    table = Table(title=escape(f"{first.folder} (first) and {second.folder} (second)"))
+    for heading in ("task", "metric"):
+        table.add_column(heading)
+    for heading in ("first", "second", "diff.", "95 % interval", "p"):
+        table.add_column(heading, justify="right")
+
+    def add(name: str, metric: str, contrast: Contrast) -> None:
+        sides = (number(contrast.first), number(contrast.second))
+        difference = spread(contrast.difference, "+.3f")
+        p_value = "<.001" if contrast.p_value < _LEAST_P else number(contrast.p_value)
+        table.add_row(name, metric, *sides, *difference, p_value)
+
+    for name, task in found.tasks.items():
+        add(name, task.metric, task)
+    table.add_section()
+    add("mean", "", found.mean)
+    console.print(table)
+    console.print(_tests(found), highlight=False)
+    return {"second": about(second), "resamples": resamples, **asdict(found)}
+
+
+def _tests(found: RunContrast) -> str:
+    """Which test each p-value is from."""
+    named: dict[str, list[str]] = {}
+    contrasts: dict[str, TaskContrast | Contrast] = {**found.tasks, "mean": found.mean}
+    for name, contrast in contrasts.items():
+        named.setdefault(contrast.test, []).append(name)
+    tests = "; ".join(f"{test} ({', '.join(names)})" for test, names in named.items())
+    return f"p: {tests}; two-sided, not corrected for the number of tasks"

@@ -1,0 +1,52 @@
+"""One run's metrics with their intervals and baselines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from peml.cli.evaluate.figures import Content, number, spread
+from peml.evaluation import RunScores, score_run
+from peml.run import FinishedRun
+
+__all__ = ["show_scores"]
+
+
+def show_scores(run: FinishedRun, resamples: int, console: Console) -> Content:
+    """Prints a run's scores as a table, and returns them for JSON."""
+    scores = score_run(run.predictions, resamples=resamples)
+    results = run.results
+    table = Table(title=escape(f"{results.method} on {results.model}, seed {results.seed}"))
+    for heading in ("task", "metric"):
+        table.add_column(heading)
+    for heading in ("value", "95 % interval", "majority", "rows"):
+        table.add_column(heading, justify="right")
+    for name, task in scores.tasks.items():
+        for metric, interval in task.metrics.items():
+            headline = metric == task.task.metrics[0]
+            majority = number(task.majority[metric])
+            rows = f"{task.rows:,}" if headline else ""
+            table.add_row(name if headline else "", metric, *spread(interval), majority, rows)
+    table.add_section()
+    table.add_row("mean", "", *spread(scores.mean), number(scores.majority_mean))
+    console.print(table)
+    return {"resamples": resamples, **_scores_content(scores)}
+
+
+def _scores_content(scores: RunScores) -> Content:
+    tasks = {
+        name: {
+            "headline": task.task.metrics[0],
+            "split": task.task.split,
+            "rows": task.rows,
+            "metrics": {
+                metric: {**asdict(interval), "majority": task.majority[metric]}
+                for metric, interval in task.metrics.items()
+            },
+        }
+        for name, task in scores.tasks.items()
+    }
+    return {"mean": {**asdict(scores.mean), "majority": scores.majority_mean}, "tasks": tasks}
