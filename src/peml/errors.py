@@ -7,7 +7,8 @@ allowed, and what to do next. The command line prints them without a traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
@@ -20,6 +21,7 @@ __all__ = [
     "TaskError",
     "TrainingError",
     "nearest",
+    "placed",
 ]
 
 
@@ -76,3 +78,19 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns ``" Did you mean 'x'?"`` for the closest valid name, or an empty string."""
     matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Puts a place, such as a file or a row, in front of what was wrong with data within.
+
+    Args:
+        where: The place; an empty one leaves the error as it is.
+    """
+    try:
+        yield
+    except DataError as error:
+        if not where:
+            raise
+        problem = f"{where}: {error.problem}"
+        raise DataError(problem, allowed=error.allowed, action=error.action) from error

@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
 from peml.data import sources
+from peml.data.inspection import check_rows
 from peml.data.settings import TasksSettings
-from peml.data.sources import TaskMissingError, check_rows, load_all, load_source, load_task_data
+from peml.data.sources import TaskMissingError, load_all, load_source, load_task_data
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, Task, load_suite
 from tests.data.rows import moods, write_jsonl
@@ -38,7 +39,7 @@ def test_jsonl_is_memory_mapped_with_the_needed_columns_and_row_numbers(tmp_path
     assert set(train.column_names) == {"sentence", "label", SOURCE_ROW}
     assert train["sentence"][:] == [f"text {n}" for n in range(10)]
     assert reported[SOURCE_ROW][:] == list(range(10))
-    assert origin == str(folder)
+    assert str(origin) == str(folder)
 
 
 def _as_csv(folder: Path, name: str) -> None:
@@ -93,7 +94,7 @@ def test_a_choice_of_lists_is_read(tmp_path: Path) -> None:
     _folder(tmp_path, "ending", rows)
     train = load_source(examples.choice(), str(tmp_path))[0]
     assert train[0]["options"] == ["b", "c"]
-    assert check_rows(examples.choice(), train) == [1]
+    assert check_rows(examples.choice(), train).labels == [1]
 
 
 def test_nested_and_further_fields_are_read_and_typed_by_the_first_row(tmp_path: Path) -> None:
@@ -135,9 +136,9 @@ def test_a_folder_may_have_another_name_than_the_task(tmp_path: Path) -> None:
     source = {"hub": "x/y", "folder": "feelings"}
     _folder(tmp_path, "feelings")
     task = examples.sentiment(source=source)
-    assert load_source(task, str(tmp_path))[2] == str(tmp_path / "feelings")
+    assert load_source(task, str(tmp_path))[2].name == str(tmp_path / "feelings")
     _folder(tmp_path, "mood")
-    assert load_source(task, str(tmp_path))[2] == str(tmp_path / "mood")
+    assert load_source(task, str(tmp_path))[2].name == str(tmp_path / "mood")
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_the_tasks_own_path_is_its_folder_or_the_one_above(tmp_path: Path) -> No
     folder = _folder(tmp_path)
     for path in (tmp_path, folder):
         task = examples.sentiment(source={"path": str(path)})
-        assert load_source(task)[2] == str(folder)
+        assert load_source(task)[2].name == str(folder)
 
 
 def test_of_several_reported_splits_the_first_that_is_there_is_taken(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_broken_task_is_never_skipped(tmp_path: Path) -> None:
 _BAD_FILES = [
     ("jsonl", '{"sentence": "a", "label": 0}\n\n{"sentence": "b"\n', "line 3 is not valid JSON"),
     ("jsonl", '{"sentence": "a", "label": 0}\n[1]\n', "line 2 holds a list"),
-    ("jsonl", b'{"sentence": "\xff", "label": 0}\n', "line 1 is not valid JSON"),
+    ("jsonl", b'{"sentence": "\xff", "label": 0}\n', "line 1 is not UTF-8"),
     ("jsonl", '{"sentence": "a", "label": 0}\n{"sentence": 3, "label": 0}\n', "'sentence': 3"),
     ("jsonl", '{"sentence": "a", "label": 0}\n{"label": 0}\n', "line 2: no field 'sentence'"),
     ("jsonl", '{"sentence": "a", "label": 0}\n{"sentence": "b", "label": null}\n', "line 2"),
@@ -288,7 +289,7 @@ def test_the_hub_is_asked_for_plain_files_and_the_right_split(
     calls = _hub(monkeypatch, DatasetDict(splits))
     train, reported, origin = load_source(load_suite("glue").task("mnli"))
     assert calls == [("nyu-mll/glue", "mnli", {"revision": None})]
-    assert (len(train), len(reported), origin) == (3, 2, "nyu-mll/glue/mnli")
+    assert (len(train), len(reported), origin.name) == (3, 2, "nyu-mll/glue/mnli")
     assert "idx" not in train.column_names
 
 
@@ -311,7 +312,7 @@ def test_the_hub_stands_in_for_what_a_folder_lacks(
     _folder(tmp_path, "here")
     fall_back = TasksSettings(suite="x", source=str(tmp_path), missing="hub")
     loaded = load_all(tasks, fall_back, 0)
-    assert [item.origin for item in loaded.data] == [str(tmp_path / "here"), "x/there"]
+    assert [item.origin.name for item in loaded.data] == [str(tmp_path / "here"), "x/there"]
     assert [call[0] for call in calls] == ["x/there"]
     with pytest.raises(TaskMissingError):
         load_all([examples.sentiment()], fall_back, 0)

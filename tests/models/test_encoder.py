@@ -127,6 +127,20 @@ def test_a_long_pair_is_cut_at_its_longer_text() -> None:
     assert text.endswith("</s>")
 
 
+def test_a_long_context_loses_its_beginning_and_no_option_is_cut() -> None:
+    family = tiny_family("bert", max_length=20)
+    row = {"start": "the lazy dog " * 9 + "is in", "options": ["the box", "the quick fox"]}
+    whole = family.tokenizer(row["start"], add_special_tokens=False)["input_ids"]
+    (sequences,) = encode(family, TASKS[3], [row | {"answer": 1}], "score")
+    for sequence, option in zip(sequences, row["options"], strict=True):
+        wanted = family.tokenizer(option, add_special_tokens=False)["input_ids"]
+        kept = whole[len(wanted) + 3 - 20 :]
+        start, end = family.tokenizer.cls_token_id, family.tokenizer.sep_token_id
+        assert sequence.input_ids == [start, *kept, end, *wanted, end]
+        assert sequence.cut == len(whole) - len(kept)
+    assert family.tokenizer.truncation_side == "right"
+
+
 def test_pad_groups_puts_options_side_by_side() -> None:
     scores = torch.arange(6.0)
     padded = pad_groups(scores, torch.tensor([0, 0, 1, 2, 2, 2]), 3)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import normalizers
 from torch import Tensor
 
 from peml.errors import DataError
@@ -175,12 +176,47 @@ def test_an_empty_option_is_refused(name: str, purpose: str) -> None:
     assert caught.value.action
 
 
-def test_a_long_seq2seq_prompt_is_cut_and_closed() -> None:
+def test_a_long_seq2seq_prompt_loses_its_beginning() -> None:
     family = tiny_family("t5", max_length=24)
     ((sequence,),) = encode(family, TASKS[0], [LONG], "train")
-    assert len(sequence.input_ids) == 24
-    assert sequence.input_ids[-1] == family.tokenizer.eos_token_id
-    assert sequence.cut > 0
+    whole = family.tokenizer(f"{LONG['sentence']} It is")["input_ids"]
+    assert sequence.input_ids == whole[-24:]
+    assert sequence.cut == len(whole) - 24
+
+
+@pytest.mark.parametrize("purpose", ["train", "score"])
+@pytest.mark.parametrize(("name", "around"), [("bert", 4), ("llama", 3), ("t5", 1)])
+def test_an_option_longer_than_the_model_is_refused_not_cut(
+    name: str, around: int, purpose: str
+) -> None:
+    family = tiny_family(name, max_length=24)
+    for count, fits in ((24 - around, True), (25 - around, False)):
+        row = {"start": "the ball " * 30, "options": ["x" * count, "a"], "answer": 0}
+        if fits:
+            (sequences,) = encode(family, TASKS[2], [row], purpose)
+            assert "x" * count in family.tokenizer.decode(answer(sequences[0]))
+            assert max(len(s.input_ids) for s in sequences) == 24
+            assert all(s.cut > 0 for s in sequences)
+            continue
+        with pytest.raises(
+            DataError, match=r"option 0 .* has \d+ tokens; options are not cut"
+        ) as e:
+            encode(family, TASKS[2], [row], purpose)
+        assert "model.max_length" in e.value.allowed + e.value.action
+
+
+def answer(sequence: EncodedSequence) -> list[int]:
+    """Target tokens, or all an encoder reads."""
+    return [t for t in sequence.labels or sequence.input_ids if t != -100]
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_an_option_that_the_tokenizer_drops_is_refused(name: str) -> None:
+    family = tiny_family(name)
+    family.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    row = {"start": "the ball", "options": ["a", "\u200b"], "answer": 0}
+    with pytest.raises(DataError, match=r"option 1 \(from 0\), .*u200b.*nothing to the model"):
+        encode(family, TASKS[2], [row], "score")
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

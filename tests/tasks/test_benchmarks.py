@@ -10,7 +10,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from peml.data import sources
-from peml.data.sources import check_rows, load_source
+from peml.data.inspection import check_rows
+from peml.data.sources import load_source
 from peml.tasks import Example, Suite, TaskRenderer
 from tests.data.rows import write_jsonl
 from tests.tasks.benchmark_rows import ROWS, bundled
@@ -63,7 +64,7 @@ def test_hub_and_folder_give_the_same_examples(
         if not len(split):
             continue
         assert [renderer.render(row, index) for index, row in enumerate(split)] == wanted
-        assert check_rows(task, split) == [example.label for example in wanted]
+        assert check_rows(task, split).labels == [example.label for example in wanted]
 
 
 @pytest.mark.parametrize(("suite", "name"), TASKS)
@@ -159,7 +160,7 @@ def test_folders_named_as_on_the_hub_are_found(name: str, folder: str, tmp_path:
     task = bundled("commonsense").task(name)
     for split in ("train", *task.splits.reported):
         write_jsonl(tmp_path / folder / f"{split}.jsonl", ROWS["commonsense"][name])
-    assert load_source(task, str(tmp_path))[2] == str(tmp_path / folder)
+    assert load_source(task, str(tmp_path))[2].name == str(tmp_path / folder)
 
 
 @pytest.mark.parametrize("name", ["addsub", "multiarith", "singleeq", "mawps"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from peml.errors import DataError
+from peml.data.lines import read_rows
+from peml.errors import placed
 from peml.evaluation import EvaluationSettings
 from peml.files import write_text
 from peml.serving import load
@@ -21,7 +22,10 @@ def predict_command(
     run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
     task: Annotated[str, typer.Option(help="Task the rows belong to.")],
     input_file: Annotated[
-        Path, typer.Option("--input", "-i", help="JSON lines with the task's input columns.")
+        Path,
+        typer.Option(
+            "--input", "-i", help="JSONL or CSV with the task's input columns, or gzip of it."
+        ),
     ],
     output_file: Annotated[
         Path, typer.Option("--output", "-o", help="JSON lines: row, prediction, scores.")
@@ -33,8 +37,10 @@ def predict_command(
     Example:
       peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
     """
-    rows = _read_rows(input_file)
-    answers = load(run).predict(task, rows, EvaluationSettings(tokens=tokens))
+    rows = [row for _, row in read_rows(input_file)]
+    model = load(run)
+    with placed(str(input_file)):
+        answers = model.predict(task, rows, EvaluationSettings(tokens=tokens))
     lines = [
         json.dumps(
             {"row": number, "prediction": answer.value, "scores": answer.scores},
@@ -43,28 +49,9 @@ def predict_command(
         for number, answer in enumerate(answers)
     ]
     write_text(output_file, "".join(line + "\n" for line in lines))
-    Console().print(f"{len(lines)} predictions in {output_file}", highlight=False)
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read: {error}", action="check the path") from error
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number} is not JSON: {error}", action="correct the line"
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, line {number} holds {type(row).__name__}, not an object",
-                allowed='one object a line, such as {"sentence": "..."}',
-            )
-        rows.append(row)
-    return rows
+    console = Console()
+    console.print(f"{len(lines)} predictions in {output_file}", highlight=False)
+    cut = sum(answer.cut > 0 for answer in answers)
+    if cut:
+        said = f"{cut} of {len(answers)} rows were longer than the model takes, and were cut"
+        console.print(said, style="yellow")

@@ -108,6 +108,7 @@ def check_file(
     table = Table(*headings, *(_TOKEN_HEADINGS if family else ()), "state")
     problems: list[PemlError] = []
     checked: list[TaskData] = []
+    notes: list[str] = []
     for task in tasks:
         cells = ["-"] * (len(table.columns) - 2) + ["definition is valid; hub rows not loaded"]
         if hub or source is not None or task.source.hub is None:
@@ -116,11 +117,14 @@ def check_file(
                 found = inspect_task(task, source, or_hub=hub, family=family if fits else None)
                 cells = [*_describe(found, with_tokens=family is not None), "good"]
                 checked.append(found.data)
+                notes.extend(found.notes)
             except PemlError as error:
                 problems.append(error)
                 cells[-1] = f"problem {len(problems)} below"
         table.add_row(task.name, *map(escape, cells))
     console.print(table)
+    for note in notes:
+        console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
     for leak in find_leakage(checked).leaks:
         console.print(f"Leakage: {leak}.", highlight=False)
     _raise_problems(file, problems, len(tasks))

@@ -9,15 +9,16 @@ from peml.data.batching import (
     plan_batches,
 )
 from peml.data.encoding import EncodedSplit, cache_folder, encode_split
+from peml.data.inspection import CheckedRows, check_rows
 from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
 from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
 from peml.data.settings import TasksSettings, select_tasks
 from peml.data.sources import (
     LoadedTasks,
+    Origin,
     SkippedTask,
     TaskData,
     TaskMissingError,
-    check_rows,
     load_all,
     load_task_data,
 )
@@ -25,12 +26,14 @@ from peml.data.sources import (
 __all__ = [
     "BatchSettings",
     "BatchStream",
+    "CheckedRows",
     "Collator",
     "EncodedSplit",
     "Leak",
     "LeakageReport",
     "LoadedTasks",
     "MixingSettings",
+    "Origin",
     "SkippedTask",
     "TaskBatch",
     "TaskData",

@@ -16,13 +16,13 @@ from datasets import Dataset, Features, Value
 from datasets import List as ListOf
 from pyarrow import ArrowInvalid
 
-from peml.errors import DataError
+from peml.errors import DataError, placed
 from peml.files import disk_errors
 from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 __all__ = ["EncodedSplit", "EncodesExamples", "cache_folder", "encode_rows", "encode_split"]
 
-_FORMAT = 2  # raised when the encoding of a row changes, so that old caches are not read
+_FORMAT = 3  # raised when the encoding of a row changes, so that old caches are not read
 _FEATURES = Features(
     {
         "input_ids": ListOf(ListOf(Value("int32"))),
@@ -83,6 +83,7 @@ def encode_split(
     *,
     too_long: str = "cut",
     cache: Path | None = None,
+    where: str = "",
 ) -> EncodedSplit:
     """Renders and tokenises every row, or opens the cached result.
 
@@ -95,9 +96,10 @@ def encode_split(
         purpose: ``train``, ``score`` or ``generate``.
         too_long: ``cut`` or ``refuse`` rows longer than the family's limit.
         cache: Folder for the cached files; default `cache_folder()`.
+        where: What to call the rows in messages, such as a file.
 
     Raises:
-        DataError: A row can't be rendered, or is too long and must not be cut.
+        DataError: A row can't be rendered or tokenised, or is too long and must not be cut.
     """
     if not len(dataset):  # the library leaves the columns of an empty split as they are
         return _split(Dataset.from_dict({name: [] for name in _FEATURES}, features=_FEATURES))
@@ -107,7 +109,7 @@ def encode_split(
     with disk_errors(folder), _readable(path):
         folder.mkdir(parents=True, exist_ok=True)
         encoded = dataset.map(
-            _row_encoder(task, family, purpose),
+            _row_encoder(task, family, purpose, where),
             with_indices=True,
             remove_columns=dataset.column_names,
             features=_FEATURES,
@@ -120,12 +122,12 @@ def encode_split(
     if too_long == "refuse" and split.cut:
         cut = np.asarray(encoded.with_format("numpy")["cut"][:])
         row = int(cut.argmax())
-        raise DataError(
-            f"Task {task.name!r}, row {dataset[row].get(SOURCE_ROW, row)} (from 0): the text is "
-            f"{cut[row]} tokens longer than the limit.",
-            allowed=f"at most {family.max_length} tokens (model.max_length)",
-            action="raise model.max_length, shorten the row, or set model.too_long: cut",
-        )
+        with placed(where), placed(_spell_row(task, dataset[row].get(SOURCE_ROW, row))):
+            raise DataError(
+                f"the text is {cut[row]} tokens longer than the limit.",
+                allowed=f"at most {family.max_length} tokens (model.max_length)",
+                action="raise model.max_length, shorten the row, or set model.too_long: cut",
+            )
     return split
 
 
@@ -143,18 +145,32 @@ def _readable(path: Path) -> Iterator[None]:
 def encode_rows(
     examples: Sequence[Example], task: Task, family: EncodesExamples, purpose: str
 ) -> EncodedSplit:
-    """Tokenises rendered rows in memory, for prediction; too long ones are cut."""
-    rows = [_columns(family.encode(task, example, purpose)) for example in examples]
+    """Tokenises rendered rows in memory, for prediction; too long ones are cut.
+
+    Raises:
+        DataError: A row can't be tokenised.
+    """
+    rows = []
+    for example in examples:
+        with placed(_spell_row(task, example.index)):
+            rows.append(_columns(family.encode(task, example, purpose)))
     return _split(Dataset.from_list(rows, features=_FEATURES))
 
 
+def _spell_row(task: Task, number: int) -> str:
+    return f"Task {task.name!r}, row {number} (from 0)"
+
+
 def _row_encoder(
-    task: Task, family: EncodesExamples, purpose: str
+    task: Task, family: EncodesExamples, purpose: str, where: str
 ) -> Callable[[dict[str, Any], int], dict[str, Any]]:
     renderer = TaskRenderer(task)
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
-        return _columns(family.encode(task, renderer.render(row, index), purpose))
+        with placed(where):
+            example = renderer.render(row, index)
+            with placed(_spell_row(task, row.get(SOURCE_ROW, index))):
+                return _columns(family.encode(task, example, purpose))
 
     return encode
 

@@ -1,4 +1,4 @@
-"""Reading JSONL, CSV and Parquet files into memory-mapped Arrow.
+"""Reading files of rows into memory-mapped Arrow.
 
 Columns are typed by what the task says they are, not by guessing: no text that looks like a
 date, a number or "NA" turns into something else.
@@ -6,9 +6,7 @@ date, a number or "NA" turns into something else.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +22,13 @@ from datasets.utils import (
 
 from peml.data.encoding import cache_folder
 from peml.data.fields import KINDS, flat_row, flat_split, kind_of, label_kind, named_kinds
+from peml.data.lines import check_file, is_csv, read_rows, unreadable
 from peml.errors import DataError, nearest
 from peml.tasks import SOURCE_ROW, Columns, Task
 
 __all__ = ["SUFFIXES", "check_columns", "read_file"]
 
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
 
 _ANY_KIND = "a text, a number, true or false, or a list of texts"
@@ -45,13 +44,14 @@ def read_file(path: Path, task: Task) -> Dataset:
         DataError: The file can't be parsed, is empty, lacks a column, or holds a value of
             another kind. The message names file, line and field.
     """
+    check_file(path)
     if path.suffix == ".parquet":
         return _read_parquet(path, task)
     try:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     columns, kinds = task.columns, _field_kinds(path, task)
     key = (_FORMAT, path.suffix, content, columns.model_dump_json(), kinds, task.labels)
     try:
@@ -66,7 +66,7 @@ def read_file(path: Path, task: Task) -> Dataset:
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
-        raise _unreadable(path, error.__cause__ or error) from error
+        raise unreadable(path, error.__cause__ or error) from error
 
 
 def check_columns(task: Task, found: list[str], where: str) -> None:
@@ -99,7 +99,7 @@ def _field_kinds(path: Path, task: Task) -> dict[str, str]:
     check_columns(task, list(row), str(path))
     label = task.columns.label
     value = row[label]
-    if path.suffix == ".csv" and value not in task.labels and label_kind(task, 0) == "whole":
+    if is_csv(path) and value not in task.labels and label_kind(task, 0) == "whole":
         value = int(value) if _is_integer(value) else value
     told = named_kinds(task.columns) | {label: label_kind(task, value)}
     kinds: dict[str, str] = {}
@@ -113,7 +113,7 @@ def _field_kinds(path: Path, task: Task) -> dict[str, str]:
 
 
 def _kind_in(path: Path, value: Any) -> str | None:
-    return "whole" if path.suffix == ".csv" and _is_integer(value) else kind_of(value)
+    return "whole" if is_csv(path) and _is_integer(value) else kind_of(value)
 
 
 def _is_integer(value: Any) -> bool:
@@ -121,48 +121,8 @@ def _is_integer(value: Any) -> bool:
 
 
 def _rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and flat content of each row; blank lines are passed over."""
-    rows = _csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path)
-    return ((line, flat_row(row, columns)) for line, row in rows)
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                # the file may start with a byte order mark
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:
-                raise DataError(
-                    f"{path}, line {number} is not valid JSON: {error}.",
-                    allowed="one JSON object a line, UTF-8",
-                    action="Correct the line, or write the file again.",
-                ) from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{path}, line {number} holds a {type(row).__name__}, not an object.",
-                    allowed='one JSON object a line, such as {"sentence": "...", "label": 0}',
-                    action="Write one row a line.",
-                )
-            yield number, row
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise csv.Error(f"{len(reader.fieldnames or ())} fields expected")
-                yield reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{path}, line {reader.line_num} is not valid CSV: {error}.",
-                allowed="a header line, then one row a line with as many fields, UTF-8",
-                action="Correct the line; quote texts that hold commas or line breaks.",
-            ) from error
+    """Line number (from 1) and flat content of each row."""
+    return ((line, flat_row(row, columns)) for line, row in read_rows(path))
 
 
 def _typed_rows(path: Path, columns: Columns, kinds: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -179,7 +139,7 @@ def _typed_rows(path: Path, columns: Columns, kinds: dict[str, str]) -> Iterator
 
 
 def _typed(path: Path, line: int, name: str, value: Any, kind: str) -> Any:
-    if path.suffix == ".csv" and kind in ("whole", "number"):
+    if is_csv(path) and kind in ("whole", "number"):
         try:
             return int(value) if kind == "whole" else float(value)
         except ValueError:
@@ -194,9 +154,9 @@ def _read_parquet(path: Path, task: Task) -> Dataset:
         with _quietly():
             table = Dataset.from_parquet(str(path), cache_dir=str(cache_folder() / "rows"))
     except DatasetGenerationError as error:
-        raise _unreadable(path, error.__cause__ or error) from error
+        raise unreadable(path, error.__cause__ or error) from error
     except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     table = flat_split(table, task.columns)
     check_columns(task, table.column_names, str(path))
     table = table.select_columns(list(task.columns.needed))
@@ -214,14 +174,6 @@ def _quietly() -> Iterator[None]:
         yield
     finally:
         enable_progress_bars()
-
-
-def _unreadable(path: Path, cause: BaseException) -> DataError:
-    return DataError(
-        f"{path} can't be read: {cause}.",
-        allowed="a whole JSONL, CSV or Parquet file",
-        action="Write or download the file again.",
-    )
 
 
 def _wrong_kind(path: Path, line: int, field: str, value: Any, allowed: str) -> DataError:

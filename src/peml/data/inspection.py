@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 from datasets import Dataset
 
 from peml.data.encoding import EncodesExamples, encode_split
-from peml.data.sources import TaskData, check_rows, load_source
-from peml.tasks import Task, TaskType
+from peml.data.sources import TaskData, load_source
+from peml.errors import placed
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
-__all__ = ["TaskInspection", "TokenLengths", "inspect_task"]
+__all__ = ["CheckedRows", "TaskInspection", "TokenLengths", "check_rows", "inspect_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,21 @@ class TokenLengths:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """What is to be told of rows that can all be used.
+
+    Attributes:
+        labels: Of each row, as :class:`~peml.tasks.Example` holds them.
+        repeated: Numbers of the rows that have an option twice; only one of the two can be right.
+        empty: Numbers of the rows whose right answer is an empty text.
+    """
+
+    labels: list[int | float | str]
+    repeated: list[int]
+    empty: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskInspection:
     """One task's rows, all of them rendered without a problem.
 
@@ -40,11 +57,13 @@ class TaskInspection:
         data: Train and reported rows whole; nothing is carved for development.
         labels: Labels of the train rows, or of the reported rows where there is no train split.
         tokens: Lengths for a model, if one was given.
+        notes: What is odd about rows that can be used, in sentences.
     """
 
     data: TaskData
     labels: list[int | float | str]
     tokens: TokenLengths | None
+    notes: tuple[str, ...]
 
 
 def inspect_task(
@@ -66,22 +85,59 @@ def inspect_task(
         DataError: The rows can't be loaded, or one of them can't be rendered.
     """
     train, reported, origin = load_source(task, source, or_hub=or_hub)
-    labels = check_rows(task, train, f"{origin}, train")
-    said = check_rows(task, reported, f"{origin}, {' or '.join(task.splits.reported)}")
+    trained = check_rows(task, train, origin.train)
+    said = check_rows(task, reported, origin.reported)
+    data = TaskData(task, train, train.select([]), reported, origin)
     return TaskInspection(
-        data=TaskData(task, train, train.select([]), reported, origin),
-        labels=labels or said,
-        tokens=None if family is None else _token_lengths(task, train, reported, family),
+        data=data,
+        labels=trained.labels or said.labels,
+        tokens=None if family is None else _token_lengths(data, family),
+        notes=(*_notes(trained, origin.train), *_notes(said, origin.reported)),
     )
 
 
-def _token_lengths(
-    task: Task, train: Dataset, reported: Dataset, family: EncodesExamples
-) -> TokenLengths:
-    scored = "generate" if task.type is TaskType.GENERATION else "score"
+def check_rows(task: Task, dataset: Dataset, where: str = "") -> CheckedRows:
+    """Renders every row, and reports the first that can't be.
+
+    Args:
+        task: The task.
+        dataset: Rows as loaded.
+        where: What to call the rows in the message, such as a file.
+
+    Raises:
+        DataError: Names task, row and field.
+    """
+    renderer = TaskRenderer(task)
+    labels, repeated, empty = [], [], []
+    with placed(where):
+        for index, row in enumerate(dataset):
+            example = renderer.render(row, index)
+            labels.append(example.label)
+            if len(set(example.options)) < len(example.options):
+                repeated.append(row.get(SOURCE_ROW, index))
+            if isinstance(example.label, str) and not example.label.strip():
+                empty.append(row.get(SOURCE_ROW, index))
+    return CheckedRows(labels, repeated, empty)
+
+
+def _notes(rows: CheckedRows, where: str) -> Iterator[str]:
+    for found, what in (
+        (rows.repeated, "an option twice, only one of which can be right"),
+        (rows.empty, "an empty right answer"),
+    ):
+        if found:
+            have = "1 row has" if len(found) == 1 else f"{len(found):,} rows have"
+            yield f"{where}: {have} {what} (the first is row {found[0]}, from 0)"
+
+
+def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:
+    scored = "generate" if data.task.type is TaskType.GENERATION else "score"
     splits = [
-        encode_split(rows, task, family, purpose)
-        for rows, purpose in ((train, "train"), (reported, scored))
+        encode_split(rows, data.task, family, purpose, where=where)
+        for rows, purpose, where in (
+            (data.train, "train", data.origin.train),
+            (data.reported, scored, data.origin.reported),
+        )
     ]
     lengths: np.ndarray[Any, Any] = np.concatenate([split.lengths for split in splits])
     median, high = np.percentile(lengths, [50, 95], method="higher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,14 @@ from peml.data.groups import read_groups
 from peml.data.settings import TasksSettings
 from peml.data.splits import carve_development, draw_groups, draw_indices
 from peml.errors import DataError, nearest
-from peml.tasks import SOURCE_ROW, Task, TaskRenderer, generate
+from peml.tasks import SOURCE_ROW, Task, generate
 
 __all__ = [
     "LoadedTasks",
+    "Origin",
     "SkippedTask",
     "TaskData",
     "TaskMissingError",
-    "check_rows",
     "load_all",
     "load_source",
     "load_task_data",
@@ -30,6 +31,24 @@ __all__ = [
 
 class TaskMissingError(DataError):
     """A task has no data where it was looked for; the one error ``tasks.missing`` can skip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a task's rows came from, for people.
+
+    Attributes:
+        name: Folder, hub data set or generator.
+        train: File or split of the train and development rows; empty where there are none.
+        reported: File or split of the reported rows.
+    """
+
+    name: str = ""
+    train: str = ""
+    reported: str = ""
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +63,14 @@ class TaskData:
         train: What the task is trained on; no rows if it is evaluated only.
         development: Carved from train; everything is chosen on it.
         reported: Reported, and never used to choose.
-        origin: Where the rows came from, for people.
+        origin: Where the rows came from.
     """
 
     task: Task
     train: Dataset
     development: Dataset
     reported: Dataset
-    origin: str = ""
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +149,7 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
 
 def load_source(
     task: Task, folder: str | None = None, *, or_hub: bool = False
-) -> tuple[Dataset, Dataset, str]:
+) -> tuple[Dataset, Dataset, Origin]:
     """Loads a task's train and reported split whole, and says where they came from.
 
     The train split of a task that is evaluated only is empty.
@@ -146,46 +165,20 @@ def load_source(
     """
     if folder is not None or task.source.path is not None:
         try:
-            place = _task_folder(task, folder)
+            return _from_disk(task, folder)
         except TaskMissingError:
             if or_hub and task.source.hub is not None:
                 return load_source(task)
             raise
-        return (*_both_splits(task, lambda names: _from_folder(task, place, names)), str(place))
     if task.source.generated is not None:
         name = task.source.generated
         splits = generate(name, task.name)
         generated = DatasetDict({key: Dataset.from_list(rows) for key, rows in splits.items()})
         origin = f"generated: {name}"
-        return (*_both_splits(task, lambda names: _from_dict(task, generated, names)), origin)
+        return _both_splits(task, origin, lambda names: _from_dict(task, generated, names, origin))
     hub = _from_hub(task)
     origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
-    return (*_both_splits(task, lambda names: _from_dict(task, hub, names)), origin)
-
-
-def check_rows(task: Task, dataset: Dataset, where: str = "") -> list[int | float | str]:
-    """Renders every row, and reports the first that can't be.
-
-    Args:
-        task: The task.
-        dataset: Rows as loaded.
-        where: What to call the rows in the message, such as a file.
-
-    Returns:
-        The labels, as :class:`~peml.tasks.Example` holds them.
-
-    Raises:
-        DataError: Names task, row and field.
-    """
-    renderer = TaskRenderer(task)
-    labels = []
-    for index, row in enumerate(dataset):
-        try:
-            labels.append(renderer.render(row, index).label)
-        except DataError as error:
-            problem = f"{where}: {error.problem}" if where else error.problem
-            raise DataError(problem, allowed=error.allowed, action=error.action) from error
-    return labels
+    return _both_splits(task, origin, lambda names: _from_dict(task, hub, names, origin))
 
 
 def _draw(split: Dataset, task: Task, most: int | None, seed: int) -> Dataset:
@@ -197,10 +190,29 @@ def _draw(split: Dataset, task: Task, most: int | None, seed: int) -> Dataset:
     return split.select(draw_indices(len(split), most, seed))
 
 
-def _both_splits(task: Task, load: Callable[[tuple[str, ...]], Dataset]) -> tuple[Dataset, Dataset]:
+_Found = tuple[Dataset, str]  # rows, and the file or split they are in
+
+
+def _both_splits(
+    task: Task, name: str, load: Callable[[tuple[str, ...]], _Found]
+) -> tuple[Dataset, Dataset, Origin]:
     train = None if task.splits.train is None else load((task.splits.train,))
-    reported = load(task.splits.reported)
-    return reported.select([]) if train is None else train, reported
+    reported, place = load(task.splits.reported)
+    if train is None:
+        return reported.select([]), reported, Origin(name, reported=place)
+    return train[0], reported, Origin(name, train[1], place)
+
+
+def _from_disk(task: Task, source: str | None) -> tuple[Dataset, Dataset, Origin]:
+    try:
+        folder = _task_folder(task, source)
+        return _both_splits(task, str(folder), lambda names: _from_folder(task, folder, names))
+    except PermissionError as error:
+        raise DataError(
+            f"Task {task.name!r}: {error.filename} can't be read: permission denied.",
+            allowed="a folder that you may list and enter",
+            action="Change its permissions, or correct tasks.source.",
+        ) from error
 
 
 def _task_folder(task: Task, source: str | None) -> Path:
@@ -224,12 +236,12 @@ def _task_folder(task: Task, source: str | None) -> Path:
     return folder
 
 
-def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Dataset:
+def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> _Found:
     for name in names:
         for suffix in SUFFIXES:
             path = folder / f"{name}{suffix}"
-            if path.is_file():
-                return _not_empty(task, read_file(path, task), str(path))
+            if os.path.lexists(path):  # a link that leads nowhere is refused by its name
+                return _not_empty(task, read_file(path, task), str(path)), str(path)
     found = _listing(folder)
     raise DataError(
         f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
@@ -238,7 +250,7 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Dataset:
     )
 
 
-def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...]) -> Dataset:
+def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...], origin: str) -> _Found:
     name = next((name for name in names if name in splits), None)
     if name is None:
         raise DataError(
@@ -247,10 +259,11 @@ def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...]) -> Datas
             allowed=", ".join(splits),
             action="Name the split in the task's splits.",
         )
+    place = f"split {name!r}"
     split = flat_split(splits[name], task.columns)
-    check_columns(task, split.column_names, f"split {name!r}")
-    split = _not_empty(task, split.select_columns(list(task.columns.needed)), f"split {name!r}")
-    return split.add_column(SOURCE_ROW, list(range(len(split))))
+    check_columns(task, split.column_names, place)
+    split = _not_empty(task, split.select_columns(list(task.columns.needed)), place)
+    return split.add_column(SOURCE_ROW, list(range(len(split)))), f"{place} of {origin}"
 
 
 def _from_hub(task: Task) -> DatasetDict:

@@ -14,6 +14,7 @@ from peml.data import (
     Collator,
     LeakageReport,
     LoadedTasks,
+    TaskData,
     drop_leaked,
     encode_split,
     find_leakage,
@@ -108,7 +109,7 @@ class Prepared:
                     "reported": len(reported.encoded),
                     "metric": task.metrics[0],
                     "cut": cut,
-                    "origin": data.origin,
+                    "origin": str(data.origin),
                 }
                 for task, train, reported, cut, data in zip(
                     self.tasks,
@@ -159,17 +160,19 @@ def prepare(config: RunConfig) -> Prepared:
         data, counts = drop_leaked(loaded.data)
         loaded, dropped = LoadedTasks(data, loaded.skipped), dict(counts)
 
-    def encode(rows: Dataset, task: Task, purpose: Purpose) -> EncodedSplit:
-        return encode_split(rows, task, family, purpose, too_long=config.model.too_long)
+    def encode(item: TaskData, split: str, purpose: Purpose) -> EncodedSplit:
+        where = item.origin.reported if split == "reported" else item.origin.train
+        rows, longest = getattr(item, split), config.model.too_long
+        return encode_split(rows, item.task, family, purpose, too_long=longest, where=where)
 
-    train = [encode(item.train, item.task, "train") for item in loaded.data]
+    train = [encode(item, "train", "train") for item in loaded.data]
     golds = {
         split: [
             read_gold(
                 item.task,
                 number,
                 getattr(item, split),
-                encode(getattr(item, split), item.task, _scoring_purpose(item.task)),
+                encode(item, split, _scoring_purpose(item.task)),
             )
             for number, item in enumerate(loaded.data)
             if len(getattr(item, split))

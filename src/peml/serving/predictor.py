@@ -27,11 +27,14 @@ class Prediction:
 
     Attributes:
         value: Label name, option text, score, or generated text.
-        scores: Probability of each label or option; empty for scores and generated texts.
+        scores: Probability of each label or option; empty for scores and generated texts. An option
+            that is there twice counts once.
+        cut: Tokens the row lost to the model's length limit.
     """
 
     value: str | float
     scores: dict[str, float]
+    cut: int = 0
 
 
 class Predictor:
@@ -79,7 +82,7 @@ class Predictor:
 
         Raises:
             TaskError: The model has no such task.
-            DataError: A row lacks a column or can't be rendered.
+            DataError: A row lacks a column, or can't be rendered or tokenised.
         """
         task_id = self._task_id(task)
         if not rows:
@@ -91,8 +94,10 @@ class Predictor:
         split = encode_rows(examples, definition, self.base.family, purpose)
         said = predict_split(self, split, task_id, settings or EvaluationSettings())
         return [
-            _read(definition, example.options, value, scores)
-            for example, value, scores in zip(examples, said.predicted, said.scores, strict=True)
+            _read(definition, example.options, value, scores, cut)
+            for example, value, scores, cut in zip(
+                examples, said.predicted, said.scores, split.dataset["cut"], strict=True
+            )
         ]
 
     def _task_id(self, name: str) -> int:
@@ -106,12 +111,15 @@ class Predictor:
         return names.index(name)
 
 
-def _read(task: Task, options: tuple[str, ...], value: Any, scores: Sequence[float]) -> Prediction:
+def _read(
+    task: Task, options: tuple[str, ...], value: Any, scores: Sequence[float], cut: int
+) -> Prediction:
     if not scores:
-        return Prediction(value, {})
+        return Prediction(value, {}, cut)
     names = options if task.type is TaskType.MULTIPLE_CHOICE else task.labels
-    probabilities = torch.tensor(scores).softmax(0).tolist()
-    return Prediction(names[value], dict(zip(names, probabilities, strict=True)))
+    distinct = dict(zip(names, scores, strict=True))
+    probabilities = torch.tensor(list(distinct.values())).softmax(0).tolist()
+    return Prediction(names[value], dict(zip(distinct, probabilities, strict=True)), cut)
 
 
 def load(path: Path | str, device: torch.device | None = None) -> Predictor:

@@ -267,6 +267,9 @@ class Task(Settings):
             problems.append(
                 f"label_words: {len(self.label_words)} given for {len(self.labels)} labels"
             )
+        for field, texts in (("labels", self.labels), ("label_words", self.label_words or ())):
+            if not all(text.strip() for text in texts):
+                problems.append(f"{field}: a text is empty")
         if len(set(self.label_words or ())) != len(self.label_words or ()):
             problems.append("label_words: a word is given twice")
         if self.type is TaskType.REGRESSION and self.scale is None:

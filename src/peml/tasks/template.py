@@ -161,12 +161,20 @@ class TaskRenderer:
     def _spell_options(
         self, choices: tuple[str, ...], variables: dict[str, Any]
     ) -> tuple[str, ...]:
-        if self._option is None:
-            return choices
-        return tuple(
-            self._fill("option", self._option, {**variables, "option": choice, "index": index})
-            for index, choice in enumerate(choices)
-        )
+        options = choices
+        if self._option is not None:
+            options = tuple(
+                self._fill("option", self._option, {**variables, "option": choice, "index": index})
+                for index, choice in enumerate(choices)
+            )
+        for number, option in enumerate(options):
+            if not option.strip():
+                raise _RowError(
+                    ", ".join(self.task.columns.options),
+                    f"option {number} (from 0) is empty ({option!r})",
+                    "options with a text",
+                )
+        return options
 
     def _options(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         choices = self.task.columns.choices

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
+from peml.errors import DataError
 from peml.tasks import Example, Task, TaskType
 
-__all__ = ["EncodedSequence", "Family", "ModelOutput", "Purpose", "pad_groups"]
+__all__ = ["EncodedSequence", "Family", "ModelOutput", "Purpose", "check_option", "pad_groups"]
 
 Purpose = Literal["train", "score", "generate"]
 
@@ -133,3 +134,29 @@ def pad_groups(scores: Tensor, groups: Tensor, examples: int) -> Tensor:
     padded = scores.new_full((examples, int(counts.max())), -torch.inf)
     padded[groups, column] = scores
     return padded
+
+
+def check_option(number: int, option: str, tokens: int, room: int) -> None:
+    """Refuses an option that a model can't be asked about; options are never cut.
+
+    Args:
+        number: Its index in the row.
+        option: Its text.
+        tokens: Tokens of the text.
+        room: Tokens that fit, with what stands around an option.
+
+    Raises:
+        DataError: There are no tokens, or too many.
+    """
+    if not tokens:
+        raise DataError(
+            f"option {number} (from 0), {option!r}, is nothing to the model's tokenizer.",
+            allowed="options that the tokenizer makes tokens of",
+            action="correct the row, or leave it out",
+        )
+    if tokens > room:
+        raise DataError(
+            f"option {number} (from 0) has {tokens} tokens; options are not cut.",
+            allowed=f"at most {room} tokens (model.max_length, less what stands around it)",
+            action="raise model.max_length, or leave the row out",
+        )

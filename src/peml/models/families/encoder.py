@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,7 +11,14 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from peml.data.batch import TaskBatch
-from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose, pad_groups
+from peml.models.families.base import (
+    EncodedSequence,
+    Family,
+    ModelOutput,
+    Purpose,
+    check_option,
+    pad_groups,
+)
 from peml.models.heads import TaskHeads
 from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType
@@ -27,27 +35,33 @@ class EncoderFamily(Family):
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """One sequence a row, or one an option in multiple choice."""
-        if task.type is not TaskType.MULTIPLE_CHOICE:
-            return [self._sequence(example.segments, float(example.label))]
-        context = " ".join(example.segments)
-        return [
-            self._sequence((context, option), float(number == example.label))
-            for number, option in enumerate(example.options)
-        ]
-
-    def _sequence(self, segments: tuple[str, ...], target: float) -> EncodedSequence:
+        if task.type is TaskType.MULTIPLE_CHOICE:
+            return self._options(" ".join(example.segments), example)
+        segments = example.segments
         encoded = self.tokenizer(*segments, verbose=False)
-        length = len(encoded["input_ids"])
-        if length > self.max_length:
-            encoded = self.tokenizer(
-                *segments, truncation="longest_first", max_length=self.max_length
-            )
-        return EncodedSequence(
-            input_ids=encoded["input_ids"],
-            target=target,
-            token_type_ids=encoded.get("token_type_ids"),
-            cut=max(0, length - self.max_length),
-        )
+        cut = max(0, len(encoded["input_ids"]) - self.max_length)
+        if cut:
+            encoded = self._shortened(segments, "longest_first")
+        return [_sequence(encoded, float(example.label), cut)]
+
+    def _options(self, context: str, example: Example) -> list[EncodedSequence]:
+        """A sequence an option. A long context loses its beginning: the question is at its end."""
+        frame = self.tokenizer.num_special_tokens_to_add(pair=True)
+        before = len(self.tokenizer(context, add_special_tokens=False, verbose=False)["input_ids"])
+        sequences = []
+        for number, option in enumerate(example.options):
+            encoded = self.tokenizer(context, option, verbose=False)
+            length = len(encoded["input_ids"])
+            check_option(number, option, length - before - frame, self.max_length - frame - 1)
+            cut = max(0, length - self.max_length)
+            if cut:
+                with _cutting_left(self.tokenizer):
+                    encoded = self._shortened((context, option), "only_first")
+            sequences.append(_sequence(encoded, float(number == example.label), cut))
+        return sequences
+
+    def _shortened(self, segments: tuple[str, ...], which: str) -> Any:
+        return self.tokenizer(*segments, truncation=which, max_length=self.max_length)
 
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
@@ -84,3 +98,19 @@ class EncoderFamily(Family):
         if task.type is TaskType.MULTIPLE_CHOICE:
             return pad_groups(scores, batch.groups, batch.examples)
         return scores
+
+
+def _sequence(encoded: Any, target: float, cut: int) -> EncodedSequence:
+    return EncodedSequence(
+        encoded["input_ids"], target, token_type_ids=encoded.get("token_type_ids"), cut=cut
+    )
+
+
+@contextmanager
+def _cutting_left(tokenizer: Any) -> Iterator[None]:
+    side = tokenizer.truncation_side
+    tokenizer.truncation_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.truncation_side = side

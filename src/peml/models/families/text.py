@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import torch
@@ -11,8 +13,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from peml.data.batch import TaskBatch
-from peml.errors import DataError
-from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose, pad_groups
+from peml.models.families.base import (
+    EncodedSequence,
+    Family,
+    ModelOutput,
+    Purpose,
+    check_option,
+    pad_groups,
+)
 from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType
 
@@ -37,20 +45,40 @@ class TextFamily(Family):
         if purpose == "generate":
             return [self._prompt(example.prompt)]
         if task.type is TaskType.GENERATION:
-            return self._sequences(example.prompt, [str(example.label)], 0)
-        _refuse_empty(task, example)
+            return self._text(example.prompt, str(example.label))
         right = _right_option(task, example)
-        if purpose == "train":
-            return self._sequences(example.prompt, [example.options[right]], 0)
-        return self._sequences(example.prompt, example.options, right)
+        chosen = [right] if purpose == "train" else range(len(example.options))
+        return self._options(example, chosen, right)
 
     @abstractmethod
     def _prompt(self, prompt: str) -> EncodedSequence: ...
 
     @abstractmethod
-    def _sequences(
-        self, prompt: str, targets: Sequence[str], right: int
-    ) -> list[EncodedSequence]: ...
+    def _text(self, prompt: str, target: str) -> list[EncodedSequence]:
+        """A prompt and what is to be generated; either is cut where it is too long."""
+
+    @abstractmethod
+    def _options(
+        self, example: Example, chosen: Sequence[int], right: int
+    ) -> list[EncodedSequence]:
+        """Some of a row's options, whole, after its prompt."""
+
+    def _fit(self, ids: list[int], room: int) -> list[int]:
+        """A prompt that is too long keeps its start token, and its end: the question is there."""
+        if len(ids) <= room:
+            return ids
+        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        return start + ids[len(ids) - room + len(start) :]
+
+    def _check(self, number: int, option: str, target: list[int], room: int) -> None:
+        """Refuses an option without tokens of its own: there is the gap before it, and the end."""
+        text = [token for token in target if token != self.tokenizer.eos_token_id]
+        check_option(number, option, 0 if text == self._gap else len(text), room)
+
+    @cached_property
+    def _gap(self) -> list[int]:
+        gap: list[int] = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        return gap
 
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
@@ -120,29 +148,26 @@ class CausalFamily(TextFamily):
         eos = self.tokenizer.eos_token_id
         return ids[:-1] if ids and ids[-1] == eos else ids  # some tokenizers close every text
 
-    def _fit(self, ids: list[int], room: int) -> list[int]:
-        """A prompt that is too long keeps its start token, and its end: the question is there."""
-        if len(ids) <= room:
-            return ids
-        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
-        return start + ids[len(ids) - room + len(start) :]
-
-    def _sequences(self, prompt: str, targets: Sequence[str], right: int) -> list[EncodedSequence]:
-        ids = self._prompt_ids(prompt)
-        wanted = [self._target_ids(prompt, target) for target in targets]
+    def _text(self, prompt: str, target: str) -> list[EncodedSequence]:
+        ids, wanted = self._prompt_ids(prompt), self._target_ids(prompt, target)
         # The target comes first, but a very long one leaves the prompt a quarter of the room.
-        most = self.max_length - min(len(ids), self.max_length // 4)
-        answers = [target[:most] for target in wanted]
+        answer = wanted[: self.max_length - min(len(ids), self.max_length // 4)]
+        kept = self._fit(ids, self.max_length - len(answer))
+        return [_joined(kept, answer, 1.0, len(ids) + len(wanted) - len(kept) - len(answer))]
+
+    def _options(
+        self, example: Example, chosen: Sequence[int], right: int
+    ) -> list[EncodedSequence]:
+        ids = self._prompt_ids(example.prompt)
+        answers = [self._target_ids(example.prompt, example.options[each]) for each in chosen]
+        for number, answer in zip(chosen, answers, strict=True):
+            self._check(number, example.options[number], answer, self.max_length - 2)
         # Options are compared after the same context: what the longest leaves of it.
         kept = self._fit(ids, self.max_length - max(map(len, answers)))
+        cut = len(ids) - len(kept)
         return [
-            EncodedSequence(
-                kept + answer,
-                float(number == right),
-                labels=[_IGNORED] * len(kept) + answer,
-                cut=len(ids) + len(target) - len(kept) - len(answer),
-            )
-            for number, (answer, target) in enumerate(zip(answers, wanted, strict=True))
+            _joined(kept, answer, float(number == right), cut)
+            for number, answer in zip(chosen, answers, strict=True)
         ]
 
     def _target_ids(self, prompt: str, target: str) -> list[int]:
@@ -188,20 +213,25 @@ class Seq2SeqFamily(TextFamily):
 
     def _prompt(self, prompt: str) -> EncodedSequence:
         ids = self.tokenizer(prompt, verbose=False)["input_ids"]
-        cut = max(0, len(ids) - self.max_length)
-        if cut:
-            ids = self.tokenizer(prompt, truncation=True, max_length=self.max_length)["input_ids"]
-        return EncodedSequence(ids, 1.0, cut=cut)
+        kept = self._fit(ids, self.max_length)
+        return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept))
 
-    def _sequences(self, prompt: str, targets: Sequence[str], right: int) -> list[EncodedSequence]:
-        source = self._prompt(prompt)
+    def _text(self, prompt: str, target: str) -> list[EncodedSequence]:
+        source, wanted = self._prompt(prompt), self._target_ids(target)
+        kept = wanted[: self.max_length]
+        cut = source.cut + len(wanted) - len(kept)
+        return [replace(source, labels=kept, cut=cut)]
+
+    def _options(
+        self, example: Example, chosen: Sequence[int], right: int
+    ) -> list[EncodedSequence]:
+        source = self._prompt(example.prompt)
         sequences = []
-        for number, target in enumerate(targets):
-            wanted = self._target_ids(target)
-            kept = wanted[: self.max_length]
-            cut = source.cut + len(wanted) - len(kept)
-            mark = float(number == right)
-            sequences.append(EncodedSequence(source.input_ids, mark, labels=kept, cut=cut))
+        for number in chosen:
+            answer = self._target_ids(example.options[number])
+            self._check(number, example.options[number], answer, self.max_length - 1)
+            target = float(number == right)
+            sequences.append(replace(source, labels=answer, target=target))
         return sequences
 
     def _target_ids(self, target: str) -> list[int]:
@@ -233,15 +263,9 @@ class Seq2SeqFamily(TextFamily):
         return [t.strip() for t in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _refuse_empty(task: Task, example: Example) -> None:
-    for number, option in enumerate(example.options):
-        if not option.strip():
-            raise DataError(
-                f"Task {task.name!r}, row {example.index} of the split, option {number} (both from "
-                f"0): the option is empty ({option!r}), so it has no likelihood.",
-                allowed="options with a text",
-                action="correct the row, or leave it out",
-            )
+def _joined(context: list[int], answer: list[int], target: float, cut: int) -> EncodedSequence:
+    labels = [_IGNORED] * len(context) + answer
+    return EncodedSequence(context + answer, target, labels=labels, cut=cut)
 
 
 def _right_option(task: Task, example: Example) -> int:

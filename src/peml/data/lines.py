@@ -1,0 +1,181 @@
+"""Reading rows out of JSONL and CSV files, plain or compressed with gzip.
+
+What a file of rows can be instead (a folder, a dangling link, another encoding, half a file) is
+refused here, with the line where there is one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peml.errors import DataError
+
+__all__ = ["check_file", "is_csv", "read_rows", "unreadable"]
+
+_GZIP = ".gz"
+_GZIP_MARK = b"\x1f\x8b"
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a file is CSV by its name."""
+    return path.name.removesuffix(_GZIP).endswith(".csv")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and content of each row of a file; blank lines are passed over.
+
+    Args:
+        path: JSONL, or CSV by its name, UTF-8; either with gzip if its name ends in ``.gz``.
+
+    Raises:
+        DataError: The file can't be read to its end, is not UTF-8, or a line is no row.
+    """
+    return _csv_rows(path) if is_csv(path) else _jsonl_rows(path)
+
+
+def check_file(path: Path) -> None:
+    """Refuses what can't be opened as a file, and says what it is instead.
+
+    Raises:
+        DataError: There is no file, or it may not be read.
+    """
+    try:
+        problem = _why_not(path)
+    except OSError as error:
+        problem = f"can't be read: {error.strerror}"
+    if problem:
+        raise DataError(
+            f"{path} {problem}.",
+            allowed="a file that you may read",
+            action="Check the path and its permissions, or put the file there.",
+        )
+
+
+def _why_not(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder, not a file"
+    if not path.exists():
+        linked = path.is_symlink()
+        return f"is a link to {path.readlink()}, which is not there" if linked else "is not there"
+    if path.is_file():  # a pipe can be read once only
+        path.open("rb").close()
+    return ""
+
+
+def unreadable(path: Path, cause: BaseException) -> DataError:
+    """The error for a file whose content can't be read."""
+    return DataError(
+        f"{path} can't be read: {cause}.",
+        allowed="a whole JSONL, CSV or Parquet file",
+        action="Write or download the file again.",
+    )
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The file's lines as bytes, without gzip and byte order mark."""
+    check_file(path)
+    try:
+        with gzip.open(path) if path.suffix == _GZIP else path.open("rb") as file:
+            yield _without_mark(path, file.readline())
+            yield from file
+    except (EOFError, OSError, zlib.error) as error:
+        raise unreadable(path, error) from error
+
+
+def _without_mark(path: Path, line: bytes) -> bytes:
+    if line.startswith(_GZIP_MARK):
+        problem, action = "is compressed with gzip", f"Name it {path.name}{_GZIP}, or unpack it."
+    elif line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        problem, action = "is UTF-16", f"Convert it: iconv -f utf-16 -t utf-8 {path.name}"
+    else:
+        return line.removeprefix(codecs.BOM_UTF8)
+    raise DataError(f"{path} {problem}.", allowed="UTF-8", action=action)
+
+
+def _text(path: Path, number: int, line: bytes) -> str:
+    if b"\0" in line:
+        raise DataError(
+            f"{path}, line {number} holds a zero byte.",
+            allowed="UTF-8 text",
+            action="Convert the file if it is UTF-16; write it again if it was cut off.",
+        )
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number} is not UTF-8: byte 0x{line[error.start]:02x} after "
+            f"{line[max(0, error.start - 20) : error.start].decode(errors='replace')!r}.",
+            allowed="UTF-8",
+            action="Convert the file (iconv -f latin1 -t utf-8, if it is Latin-1), or correct the "
+            "line.",
+        ) from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        row = _json(path, number, line)
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}, line {number} holds a {type(row).__name__}, not an object.",
+                allowed='one JSON object a line, such as {"sentence": "...", "label": 0}',
+                action="Write one row a line.",
+            )
+        yield number, row
+
+
+def _json(path: Path, number: int, line: bytes) -> Any:
+    text = _text(path, number, line)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        action = "Correct the line, or write the file again."
+        if "\r" in text.rstrip("\r\n"):
+            action = "Carriage returns don't end a line; convert the file to line feeds."
+        raise DataError(
+            f"{path}, line {number} is not valid JSON: {error}.",
+            allowed="one JSON object a line, UTF-8",
+            action=action,
+        ) from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(_csv_lines(path), strict=True)
+    names: list[str] | None = None
+    try:
+        for fields in reader:
+            if not fields:
+                continue
+            if names is None:
+                names = _header(fields)
+            elif len(fields) != len(names):
+                raise csv.Error(f"{len(names)} fields expected, {len(fields)} found")
+            else:
+                yield reader.line_num, dict(zip(names, fields, strict=True))
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {reader.line_num} is not valid CSV: {error}.",
+            allowed="a header line, then one row a line with as many fields, UTF-8",
+            action="Correct the line; quote texts that hold commas or line breaks.",
+        ) from error
+
+
+def _csv_lines(path: Path) -> Iterator[str]:
+    """Lines as CSV counts them: a lone carriage return ends one as well."""
+    pieces = (line for piece in _lines(path) for line in piece.splitlines(keepends=True))
+    return (_text(path, number, line) for number, line in enumerate(pieces, start=1))
+
+
+def _header(fields: list[str]) -> list[str]:
+    repeated = [name for name in fields if fields.count(name) > 1]
+    if repeated:
+        raise csv.Error(f"the column {repeated[0]!r} is there twice")
+    return fields
