@@ -101,7 +101,7 @@ def test_transformers_and_peft_alone_answer_as_the_runs_model(tmp_path: Path) ->
     rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
     rope["original_max_position_embeddings"] = 64
     save_tiny_model("phi", tmp_path / "phi", rope_parameters=rope)
-    families = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi3", "phi", "gpt-neox")
+    families = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi3", "phi", "gpt-neox", "smollm3")
     cases, wanted = {}, {}
     for family in families:
         run, out = run_of(family, "lora+prefix", tmp_path, **_LOUD), tmp_path / f"out-{family}"
@@ -187,7 +187,7 @@ def test_half_precision_is_checked_without_its_rounding(tmp_path: Path) -> None:
 def test_a_model_that_would_answer_differently_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys that nobody turned, as in a model whose layers aren't all rotary."""
+    """Keys that nobody turned."""
     run = run_of("llama", "lora+prefix", tmp_path, **_LOUD)
     monkeypatch.setattr("peml.injection.rotation.rotate_keys", lambda model, site, keys, n: keys)
     _refused(RunError, run, tmp_path / "out", ("would not answer as the run's", "logits differ"))

@@ -26,7 +26,7 @@ def _peft_logits(family: str, embeddings: Tensor, inputs: dict[str, Any]) -> Ten
         return model(**inputs).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi", "gpt-neox"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi", "gpt-neox", "smollm3"])
 def test_rotary_models_equal_peft_after_key_rotation(family: str) -> None:
     model, inputs = tiny_model(family), inputs_for(family)
     injection = attach_prefix(model)

@@ -56,6 +56,19 @@ def test_what_peft_cannot_express_is_refused(family: str, reason: str) -> None:
         peft_prompt_embeddings(injection, random_prefix(injection.shape))
 
 
+def test_a_layer_without_positions_keeps_its_keys() -> None:
+    """Llama 4 and SmolLM3 have such layers; told by what the model does, not by its config."""
+    injection = attach_prefix(tiny_model("smollm3"))
+    prefix = with_random_prefix(injection)
+    rows = peft_prompt_embeddings(injection, prefix)
+    keys = rows.view(prefix.length, 2, 2, *prefix.tensor.shape[2:3], -1)[:, :, 0].transpose(0, 1)
+    ours = prefix.tensor[:, 0].transpose(1, 2)
+    assert (keys[0] - ours[0]).abs().max() > 0.1
+    assert torch.equal(keys[1], ours[1])
+    assert injection.prefix is prefix
+    assert injection.observer is None
+
+
 def test_skipped_layers_are_refused() -> None:
     injection = attach_prefix(tiny_llama())
     prefix = random_prefix(injection.shape, active=(True, False))

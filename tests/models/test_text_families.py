@@ -186,23 +186,17 @@ def test_a_long_seq2seq_prompt_loses_its_beginning() -> None:
 
 @pytest.mark.parametrize("purpose", ["train", "score"])
 @pytest.mark.parametrize(("name", "around"), [("bert", 4), ("llama", 3), ("t5", 1)])
-def test_an_option_longer_than_the_model_is_refused_not_cut(
-    name: str, around: int, purpose: str
-) -> None:
-    family = tiny_family(name, max_length=24)
-    for count, fits in ((24 - around, True), (25 - around, False)):
+def test_only_an_option_longer_than_the_model_is_cut(name: str, around: int, purpose: str) -> None:
+    family, task = tiny_family(name, max_length=24), choice(template="{{ start }}")
+    cuts = []
+    for count in (24 - around, 25 - around):
         row = {"start": "the ball " * 30, "options": ["x" * count, "a"], "answer": 0}
-        if fits:
-            (sequences,) = encode(family, TASKS[2], [row], purpose)
-            assert "x" * count in family.tokenizer.decode(answer(sequences[0]))
-            assert max(len(s.input_ids) for s in sequences) == 24
-            assert all(s.cut > 0 for s in sequences)
-            continue
-        with pytest.raises(
-            DataError, match=r"option 0 .* has \d+ tokens; options are not cut"
-        ) as e:
-            encode(family, TASKS[2], [row], purpose)
-        assert "model.max_length" in e.value.allowed + e.value.action
+        (sequences,) = encode(family, task, [row], purpose)
+        assert "x" * (24 - around) in family.tokenizer.decode(answer(sequences[0]))
+        assert max(len(s.input_ids) for s in sequences) == 24
+        assert len([t for t in sequences[0].labels or () if t != -100]) <= 24
+        cuts.append(sequences[0].cut)
+    assert cuts[1] == cuts[0] + 1
 
 
 def answer(sequence: EncodedSequence) -> list[int]:

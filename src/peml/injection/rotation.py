@@ -2,7 +2,8 @@
 
 PEFT shifts the tokens' positions by the prefix length n, injection does not. With rotary
 positions the two agree after one rotation of the stored keys, ``k_peft = R(n) k_injected``,
-because ``<R(p + n) q, R(n) k> = <R(p) q, k>``.
+because ``<R(p + n) q, R(n) k> = <R(p) q, k>``. Layers without positions (every fourth of SmolLM3's)
+take their keys as they are.
 """
 
 from __future__ import annotations
@@ -104,9 +105,39 @@ def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor
             action=action,
         )
     tensor = prefix.tensor.detach().clone()
+    turning = _turning_layers(injection)
     for layer, site in enumerate(injection.sites):
-        tensor[layer, 0] = rotate_keys(injection.model, site, tensor[layer, 0], prefix.length)
+        if turning[layer]:  # in the others a shift of the positions changes nothing
+            tensor[layer, 0] = rotate_keys(injection.model, site, tensor[layer, 0], prefix.length)
     return peft_layout(tensor)
+
+
+def _turning_layers(injection: PrefixInjection) -> list[bool]:
+    """Which layers turn their keys; some models leave every fourth without positions.
+
+    Asked of the model: a token by itself attends to itself wherever it stands, so its hidden states
+    are the same at every position, and its keys are unless they are turned.
+    """
+    near, far = (_keys_of_a_token(injection, position) for position in (0, 1))
+    return [
+        not torch.allclose(near[layer], far[layer], rtol=1e-4, atol=1e-5) for layer in sorted(near)
+    ]
+
+
+def _keys_of_a_token(injection: PrefixInjection, position: int) -> dict[int, Tensor]:
+    keys: dict[int, Tensor] = {}
+
+    def observe(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        keys[layer] = key
+
+    token = torch.tensor([[1]], device=next(injection.model.parameters()).device)
+    injection.observer = observe
+    try:
+        with injection.disabled(), torch.no_grad():
+            injection.model(input_ids=token, position_ids=torch.full_like(token, position))
+    finally:
+        injection.observer = None
+    return keys
 
 
 def _rotation(model: nn.Module, site: AttentionSite) -> Callable[[Tensor, int], Tensor]:

@@ -158,6 +158,7 @@ TINY_FAMILIES: dict[str, _Family] = {
     "qwen2": _Family("Qwen2", "causal", _DECODER),
     "qwen3": _Family("Qwen3", "causal", {**_DECODER, "head_dim": 16}),
     "roberta": _Family("Roberta", "encoder", _ENCODER),
+    "smollm3": _Family("SmolLM3", "causal", {**_DECODER, "no_rope_layers": [1, 0]}),
     "t5": _Family("T5", "seq2seq", _T5),
 }
 """Names ``tiny_model`` and ``save_tiny_model`` take. Some are here to be refused by injection."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,14 @@ from peml.data.batch import TaskBatch
 from peml.errors import DataError
 from peml.tasks import Example, Task, TaskType
 
-__all__ = ["EncodedSequence", "Family", "ModelOutput", "Purpose", "check_option", "pad_groups"]
+__all__ = [
+    "EncodedSequence",
+    "Family",
+    "ModelOutput",
+    "Purpose",
+    "pad_groups",
+    "refuse_no_tokens",
+]
 
 Purpose = Literal["train", "score", "generate"]
 
@@ -136,27 +143,18 @@ def pad_groups(scores: Tensor, groups: Tensor, examples: int) -> Tensor:
     return padded
 
 
-def check_option(number: int, option: str, tokens: int, room: int) -> None:
-    """Refuses an option that a model can't be asked about; options are never cut.
+def refuse_no_tokens(number: int, option: str) -> NoReturn:
+    """Refuses an option that a model can't be asked about.
 
     Args:
         number: Its index in the row.
-        option: Its text.
-        tokens: Tokens of the text.
-        room: Tokens that fit, with what stands around an option.
+        option: Its text, of which the tokenizer makes no token.
 
     Raises:
-        DataError: There are no tokens, or too many.
+        DataError: Always.
     """
-    if not tokens:
-        raise DataError(
-            f"option {number} (from 0), {option!r}, is nothing to the model's tokenizer.",
-            allowed="options that the tokenizer makes tokens of",
-            action="correct the row, or leave it out",
-        )
-    if tokens > room:
-        raise DataError(
-            f"option {number} (from 0) has {tokens} tokens; options are not cut.",
-            allowed=f"at most {room} tokens (model.max_length, less what stands around it)",
-            action="raise model.max_length, or leave the row out",
-        )
+    raise DataError(
+        f"option {number} (from 0), {option!r}, is nothing to the model's tokenizer.",
+        allowed="options that the tokenizer makes tokens of",
+        action="correct the row, or leave it out",
+    )

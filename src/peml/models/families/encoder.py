@@ -16,8 +16,8 @@ from peml.models.families.base import (
     Family,
     ModelOutput,
     Purpose,
-    check_option,
     pad_groups,
+    refuse_no_tokens,
 )
 from peml.models.heads import TaskHeads
 from peml.models.prompt import build_inputs, cut_prompt
@@ -45,18 +45,25 @@ class EncoderFamily(Family):
         return [_sequence(encoded, float(example.label), cut)]
 
     def _options(self, context: str, example: Example) -> list[EncodedSequence]:
-        """A sequence an option. A long context loses its beginning: the question is at its end."""
+        """A sequence an option.
+
+        A long context loses its beginning, since the question is at its end; an option loses its
+        end where it is too long by itself.
+        """
         frame = self.tokenizer.num_special_tokens_to_add(pair=True)
         before = len(self.tokenizer(context, add_special_tokens=False, verbose=False)["input_ids"])
         sequences = []
         for number, option in enumerate(example.options):
             encoded = self.tokenizer(context, option, verbose=False)
             length = len(encoded["input_ids"])
-            check_option(number, option, length - before - frame, self.max_length - frame - 1)
+            if length == before + frame:
+                refuse_no_tokens(number, option)
             cut = max(0, length - self.max_length)
-            if cut:
+            if 0 < cut < before:
                 with _cutting_left(self.tokenizer):
                     encoded = self._shortened((context, option), "only_first")
+            elif cut:
+                encoded = self._shortened(("", option), "only_second")
             sequences.append(_sequence(encoded, float(number == example.label), cut))
         return sequences
 

@@ -18,8 +18,8 @@ from peml.models.families.base import (
     Family,
     ModelOutput,
     Purpose,
-    check_option,
     pad_groups,
+    refuse_no_tokens,
 )
 from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType
@@ -61,7 +61,7 @@ class TextFamily(Family):
     def _options(
         self, example: Example, chosen: Sequence[int], right: int
     ) -> list[EncodedSequence]:
-        """Some of a row's options, whole, after its prompt."""
+        """Some of a row's options after its prompt, whole unless one alone is too long."""
 
     def _fit(self, ids: list[int], room: int) -> list[int]:
         """A prompt that is too long keeps its start token, and its end: the question is there."""
@@ -70,10 +70,11 @@ class TextFamily(Family):
         start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
         return start + ids[len(ids) - room + len(start) :]
 
-    def _check(self, number: int, option: str, target: list[int], room: int) -> None:
+    def _refuse_nothing(self, number: int, option: str, target: list[int]) -> None:
         """Refuses an option without tokens of its own: there is the gap before it, and the end."""
         text = [token for token in target if token != self.tokenizer.eos_token_id]
-        check_option(number, option, 0 if text == self._gap else len(text), room)
+        if text in ([], self._gap):
+            refuse_no_tokens(number, option)
 
     @cached_property
     def _gap(self) -> list[int]:
@@ -161,12 +162,14 @@ class CausalFamily(TextFamily):
         ids = self._prompt_ids(example.prompt)
         answers = [self._target_ids(example.prompt, example.options[each]) for each in chosen]
         for number, answer in zip(chosen, answers, strict=True):
-            self._check(number, example.options[number], answer, self.max_length - 2)
-        # Options are compared after the same context: what the longest leaves of it.
-        kept = self._fit(ids, self.max_length - max(map(len, answers)))
-        cut = len(ids) - len(kept)
+            self._refuse_nothing(number, example.options[number], answer)
+        # Options are compared after the same context: what the longest leaves of it, a token or
+        # more.
+        most = self.max_length - min(len(ids), 1)
+        kept = self._fit(ids, self.max_length - min(most, max(map(len, answers))))
+        lost = len(ids) - len(kept)
         return [
-            _joined(kept, answer, float(number == right), cut)
+            _joined(kept, answer[:most], float(number == right), lost + max(0, len(answer) - most))
             for number, answer in zip(chosen, answers, strict=True)
         ]
 
@@ -229,9 +232,11 @@ class Seq2SeqFamily(TextFamily):
         sequences = []
         for number in chosen:
             answer = self._target_ids(example.options[number])
-            self._check(number, example.options[number], answer, self.max_length - 1)
+            self._refuse_nothing(number, example.options[number], answer)
+            kept = answer[: self.max_length]
+            cut = source.cut + len(answer) - len(kept)
             target = float(number == right)
-            sequences.append(replace(source, labels=answer, target=target))
+            sequences.append(replace(source, labels=kept, target=target, cut=cut))
         return sequences
 
     def _target_ids(self, target: str) -> list[int]:
