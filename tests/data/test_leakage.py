@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import concatenate_datasets
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from peml.data.leakage import drop_leaked, find_leakage, input_keys
 from peml.data.settings import TasksSettings
-from peml.data.sources import load_task_data
+from peml.data.sources import TaskData, load_source, load_task_data
 from peml.errors import DataError
 from peml.tasks import load_suite
 from tests.data.rows import Row, task_data
@@ -103,13 +104,79 @@ def test_after_dropping_nothing_leaks_and_nothing_else_is_gone(
         key for rows in (data.reported, data.development) for key in input_keys(rows, data.task)
     }
     kept = [key for key in input_keys(data.train, data.task) if key not in evaluated]
-    assert input_keys(cleaned.train, data.task) == kept
+    assert list(input_keys(cleaned.train, data.task)) == kept
 
 
 def test_dropping_every_train_row_is_refused() -> None:
     data = task_data(examples.pair(), train=[_pair("a", "b")], reported=[_pair("b", "a")])
     with pytest.raises(DataError, match="all 1 train rows"):
         drop_leaked([data])
+
+
+def test_a_text_in_other_company_is_told_and_not_dropped() -> None:
+    long, short = "the city councilmen refused the demonstrators", "they did"
+    trained = task_data(
+        examples.pair(), train=[_pair(long, "who?"), _pair("a", "b"), _pair(short, "x")]
+    )
+    close = task_data(
+        examples.score(),
+        train=[_scored("u", "v")],
+        reported=[
+            _scored("what?", f"{long.upper()}."),  # in the other place, spelled otherwise
+            _scored(long, long),  # both inputs are one text: one row
+            _scored("who?", long),  # a whole row
+            _scored(short, "y"),  # shorter than what says anything
+            _scored("b", "a"),
+        ],
+    )
+    report = find_leakage([trained, close], texts=True)
+    assert [str(leak) for leak in report.leaks] == [
+        "2 of 5 reported rows of closeness are in the train rows of same"
+    ]
+    assert [str(leak) for leak in report.texts] == [
+        "2 of 5 reported rows of closeness share a text with the train rows of same"
+    ]
+    assert find_leakage([trained, close]).texts == ()
+    assert report.rows() == 2
+    cleaned, dropped = drop_leaked([trained, close])
+    assert dropped == {"same": 2}
+    assert find_leakage(cleaned, texts=True).leaks == ()
+
+
+_EACH = st.lists(st.tuples(_TEXT, _TEXT), max_size=6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(_EACH, _EACH, _EACH), min_size=1, max_size=3))
+def test_counts_equal_comparing_every_row_with_every_row(tasks: list[tuple[Any, ...]]) -> None:
+    data = [
+        task_data(
+            examples.pair(name=f"t{number}"),
+            *([_pair(*pair) for pair in pairs] for pairs in splits),
+        )
+        for number, splits in enumerate(tasks)
+    ]
+
+    def slow(one: int, split: int, other: int) -> int:
+        trained = [_plain(pair) for pair in tasks[other][0]]
+        return sum(_plain(pair) in trained for pair in tasks[one][split])
+
+    wanted = [
+        (f"t{one}", name, f"t{other}", count)
+        for one in range(len(data))
+        for split, name in ((1, "reported"), (2, "development"))
+        for other in range(len(data))
+        if (count := slow(one, split, other))
+    ]
+    found = find_leakage(data).leaks
+    assert [(k.evaluation_task, k.split, k.train_task, k.rows) for k in found] == wanted
+
+
+def _plain(pair: tuple[str, str]) -> list[str]:
+    folded = [text.casefold() for text in pair]
+    return sorted(
+        "".join(text.replace(",", "").split()) or "".join(text.split()) for text in folded
+    )
 
 
 @pytest.mark.skipif("PEML_DATA" not in os.environ, reason="PEML_DATA names no benchmark folder")
@@ -126,3 +193,34 @@ def test_the_known_overlap_of_mrpc_and_stsb_is_found(
         keys = set(input_keys(whole, trained.task))
         found = sum(key in keys for key in input_keys(reported.reported, reported.task))
         assert found == expected
+
+
+@pytest.mark.skipif("PEML_DATA" not in os.environ, reason="PEML_DATA names no benchmark folder")
+def test_known_overlaps_between_suites_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path))
+    data = []
+    for suite, names in (("glue", ("wnli", "rte", "mrpc", "stsb")), ("superglue", ("wsc", "rte"))):
+        folder = Path(os.environ["PEML_DATA"]) / suite
+        for name in names:
+            task = load_suite(suite).task(name)
+            train, reported, origin = load_source(task, str(folder))
+            named = task.model_copy(update={"name": f"{suite}-{name}"})
+            data.append(TaskData(named, train, train.select([]), reported, origin))
+    report = find_leakage(data, texts=True)
+    leaks, texts = (
+        {(leak.evaluation_task, leak.train_task): leak.rows for leak in found}
+        for found in (report.leaks, report.texts)
+    )
+    assert leaks == {
+        ("glue-mrpc", "glue-mrpc"): 2,
+        ("glue-mrpc", "glue-stsb"): 45,
+        ("glue-stsb", "glue-mrpc"): 66,
+    }
+    assert texts["glue-wnli", "glue-wnli"] == 65
+    assert texts["glue-wnli", "superglue-wsc"] == 47  # 44 different sentences
+    assert texts["superglue-wsc", "glue-wnli"] == 76  # 30 different texts
+    cleaned, dropped = drop_leaked(data)
+    assert set(dropped) == {"glue-mrpc", "glue-stsb"}
+    assert find_leakage(cleaned).leaks == ()

@@ -125,8 +125,9 @@ def check_file(
     console.print(table)
     for note in notes:
         console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
-    for leak in find_leakage(checked).leaks:
-        console.print(f"Leakage: {leak}.", highlight=False)
+    leakage = find_leakage(checked, texts=True)
+    for leak in (*leakage.leaks, *leakage.texts):
+        console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.", highlight=False)
     _raise_problems(file, problems, len(tasks))
 
 

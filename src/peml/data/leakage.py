@@ -1,13 +1,15 @@
 """Finding rows of one task's evaluation splits in any task's training split.
 
-Benchmarks share texts (MRPC and STS-B, WNLI and WSC). When their tasks are trained together, a
-row seen in one is no longer new in the other.
+Benchmarks share rows (MRPC and STS-B) and texts (WNLI and WSC). When their tasks are trained
+together, what was seen in one is no longer new in the other. Evaluation rows are held as keys,
+training rows are only looked up, so time is linear in rows and memory in evaluation rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from datasets import Dataset
@@ -19,9 +21,13 @@ from peml.tasks import Task
 __all__ = ["Leak", "LeakageReport", "drop_leaked", "find_leakage", "input_keys"]
 
 _BATCH = 2000
+_LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text by chance
 
 # What tokenised and untokenised copies of one text differ in. Signs of arithmetic stay.
 _UNMARKED = str.maketrans("", "", ".,;:!?\"'`()[]\u2026\u201c\u201d\u2018\u2019\u2013\u2014")
+
+_SPLITS = ("reported", "development")
+_Keys = Callable[[Dataset, Task], Iterator[Sequence[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,7 @@ class Leak:
         train_task: Task in whose training split they are.
         rows: Number of evaluation rows found.
         evaluation_rows: Number of rows of the evaluation split.
+        whole: Whether all inputs of the rows were found together, or one of them in other company.
     """
 
     evaluation_task: str
@@ -41,11 +48,13 @@ class Leak:
     train_task: str
     rows: int
     evaluation_rows: int
+    whole: bool = True
 
     def __str__(self) -> str:
+        are = "are in" if self.whole else "share a text with"
         return (
             f"{self.rows} of {self.evaluation_rows} {self.split} rows of {self.evaluation_task} "
-            f"are in the train rows of {self.train_task}"
+            f"{are} the train rows of {self.train_task}"
         )
 
 
@@ -55,32 +64,65 @@ class LeakageReport:
 
     Attributes:
         leaks: One for each evaluation split and training split that share rows.
+        texts: One for each that share a text in rows that otherwise differ, such as a passage
+            with other questions. Empty where it wasn't looked for.
     """
 
     leaks: tuple[Leak, ...]
+    texts: tuple[Leak, ...] = ()
 
     def rows(self, split: str | None = None) -> int:
         """Evaluation rows found, counted once for each training split, of one split or all."""
         return sum(leak.rows for leak in self.leaks if split in (None, leak.split))
 
 
-def find_leakage(data: Sequence[TaskData]) -> LeakageReport:
+def find_leakage(data: Sequence[TaskData], *, texts: bool = False) -> LeakageReport:
     """Counts evaluation rows that are in training splits, a task's own included.
 
     Rows are the same when their input columns are: upper and lower case, white space, marks such
     as commas and quotes, and the order of the columns aside. Labels and options are not compared.
-    Rows are held as 16-byte keys.
+
+    Args:
+        data: The tasks.
+        texts: Whether single inputs of 20 characters or more are compared as well.
     """
-    trained = {item.task.name: set(input_keys(item.train, item.task)) for item in data}
+    whole = _shared(data, lambda rows, task: ((key,) for key in input_keys(rows, task)))
+    parts = _shared(data, _text_keys) if texts else {}
+    apart = {pair: found - whole.get(pair, set()) for pair, found in parts.items()}
+    return LeakageReport(_leaks(data, whole), _leaks(data, apart, whole=False))
+
+
+_Split = tuple[int, str]
+_Pairs = dict[tuple[_Split, int], set[int]]
+
+
+def _shared(data: Sequence[TaskData], keys: _Keys) -> _Pairs:
+    """Evaluation rows with a key of a training split, by (evaluation task, split), train task."""
+    places: dict[bytes, list[tuple[_Split, int]]] = {}
+    for number, item in enumerate(data):
+        for split in _SPLITS:
+            for row, found in enumerate(keys(getattr(item, split), item.task)):
+                for key in found:
+                    places.setdefault(key, []).append(((number, split), row))
+    pairs: _Pairs = defaultdict(set)
+    for number, item in enumerate(data):
+        trained = {k for found in keys(item.train, item.task) for k in found if k in places}
+        for key in trained:
+            for place, row in places[key]:
+                pairs[place, number].add(row)
+    return dict(pairs)
+
+
+def _leaks(data: Sequence[TaskData], pairs: _Pairs, *, whole: bool = True) -> tuple[Leak, ...]:
+    """In the order of the tasks, reported rows first."""
     leaks = []
-    for item in data:
-        for split, rows in (("reported", item.reported), ("development", item.development)):
-            keys = input_keys(rows, item.task)
-            for train_task, train_keys in trained.items():
-                found = sum(key in train_keys for key in keys)
-                if found:
-                    leaks.append(Leak(item.task.name, split, train_task, found, len(keys)))
-    return LeakageReport(tuple(leaks))
+    for pair in sorted(pairs, key=lambda p: (p[0][0], _SPLITS.index(p[0][1]), p[1])):
+        (number, split), trained = pair
+        item, rows = data[number], len(pairs[pair])
+        if rows:
+            names, total = (item.task.name, data[trained].task.name), len(getattr(item, split))
+            leaks.append(Leak(names[0], split, names[1], rows, total, whole))
+    return tuple(leaks)
 
 
 def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping[str, int]]:
@@ -99,33 +141,43 @@ def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping
         evaluated.update(input_keys(item.development, item.task))
     cleaned, dropped = [], {}
     for item in data:
-        keys = input_keys(item.train, item.task)
-        kept = [index for index, key in enumerate(keys) if key not in evaluated]
-        if keys and not kept:
+        rows = len(item.train)
+        keys = enumerate(input_keys(item.train, item.task))
+        kept = [index for index, key in keys if key not in evaluated]
+        if rows and not kept:
             raise DataError(
-                f"Task {item.task.name!r}: all {len(keys)} train rows are in an evaluation split.",
+                f"Task {item.task.name!r}: all {rows} train rows are in an evaluation split.",
                 allowed="train rows that are new to every evaluation split",
                 action="Correct the data, or set tasks.leakage to report.",
             )
-        if len(kept) < len(keys):
-            dropped[item.task.name] = len(keys) - len(kept)
+        if len(kept) < rows:
+            dropped[item.task.name] = rows - len(kept)
             item = replace(item, train=item.train.select(kept))
         cleaned.append(item)
     return tuple(cleaned), dropped
 
 
-def input_keys(rows: Dataset, task: Task) -> list[bytes]:
-    """Returns a 16-byte key of each row's input columns, in the order of the rows."""
+def input_keys(rows: Dataset, task: Task) -> Iterator[bytes]:
+    """A 16-byte key of each row's input columns together, in the order of the rows."""
+    for texts in _inputs(rows, task):
+        yield _key("\x1f".join(sorted(texts)))
+
+
+def _text_keys(rows: Dataset, task: Task) -> Iterator[list[bytes]]:
+    """Keys of each row's inputs by themselves, short ones left out."""
+    for texts in _inputs(rows, task):
+        yield [_key(text) for text in texts if len(text) >= _LEAST_TEXT]
+
+
+def _inputs(rows: Dataset, task: Task) -> Iterator[list[str]]:
     columns = list(task.columns.inputs)
-    keys: list[bytes] = []
     for batch in rows.select_columns(columns).iter(batch_size=_BATCH):
-        keys.extend(_key(texts) for texts in zip(*(batch[name] for name in columns), strict=True))
-    return keys
+        for texts in zip(*(batch[name] for name in columns), strict=True):
+            yield [_normalise(str(text)) for text in texts]
 
 
-def _key(texts: Iterable[object]) -> bytes:
-    normalised = sorted(_normalise(str(text)) for text in texts)
-    return hashlib.blake2b("\x1f".join(normalised).encode(), digest_size=16).digest()
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _normalise(text: str) -> str:
