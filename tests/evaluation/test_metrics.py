@@ -81,20 +81,6 @@ def test_rows_of_different_number_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "guess"),
-    [
-        (sentiment(), 0),
-        (choice(), 0),
-        (choice(metrics=["span_em"]), ""),
-        (score(scale={"low": 1, "high": 5, "step": 1}), 1.0),
-        (generation(), ""),
-    ],
-)
-def test_without_train_rows_the_constant_guess_is_blind(task: Task, guess: Any) -> None:
-    assert majority_prediction(task, []) == guess
-
-
-@pytest.mark.parametrize(
     ("task", "gold", "expected"),
     [
         (choice(metrics=["span_em"]), [("b", "a"), ("b",), ("c",)], "b"),

@@ -135,6 +135,7 @@ def test_the_file_can_be_read_without_this_package(tmp_path: Path) -> None:
         "labels": ["bad", "good"],
         "split": "development",
         "majority": 1,
+        "majority_of": "train",
         "answers_in_text": False,
     }
 

@@ -344,3 +344,15 @@ def test_nan_and_null_are_nothing_to_show(tmp_path: Path) -> None:
     cell = column(scores(comparison), "rte")["peml"]
     assert cell.text == "\u2013"
     assert column(scores(comparison), "mean")["peml"].below == ""
+
+
+def test_a_majority_of_the_reported_rows_is_marked(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["suites"][0]["tasks"][1]["majority_of"] = "reported"
+
+    table = scores(example(tmp_path, change))
+    marked = [
+        c.title for c, cell in zip(table.columns, table.last or (), strict=True) if cell.marks
+    ]
+    assert marked == [example(tmp_path).suites[0].tasks[1].name]
+    assert any("has no train rows" in text for _, text in table.notes)

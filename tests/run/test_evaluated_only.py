@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from peml.cli.fit import print_results
 from peml.config import load_config
 from peml.run import fit
+from tests.cli.commands import peml
 from tests.data.rows import write_jsonl
 from tests.e2e.toy import Row, toy_config
 from tests.tasks.examples import choice, sentiment
@@ -42,7 +45,7 @@ def _write_tasks(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("mixing", ["proportional", "uniform"])
 def test_it_is_scored_and_neither_trains_nor_chooses(
-    toys: Path, tmp_path: Path, mixing: str
+    toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mixing: str
 ) -> None:
     files = ", ".join(_write_tasks(tmp_path))
     config = load_config(
@@ -60,10 +63,19 @@ def test_it_is_scored_and_neither_trains_nor_chooses(
     # the same text with either label in every group: half of the answers, and no group, is right
     assert results["judged"]["all"]["em"] == 0
     assert results["judged"]["rows"] == 8
-    # a constant 0 finds no right answer
-    assert results["judged"]["majority"] == 0
+    # of its own labels, both as frequent: the lower one, a constant 0, finds no right answer
+    assert (results["judged"]["majority"], results["judged"]["majority_of"]) == (0, "reported")
+    assert results["mood"]["majority_of"] == results["named"]["majority_of"] == "train"
+    for page in ("report.md", "report.html"):
+        report = (run.folder / page).read_text()
+        assert report.count("the task has no train rows") == 1
+        assert report.count("0.000*") == 1
     assert results["named"]["value"] in (0, 1)
     assert results["named"]["majority"] == 1
+    print_results(run.results, Console(width=120))
+    for out in (capsys.readouterr().out, peml(capsys, "evaluate", run.folder).out):
+        assert out.count("0.000*") >= 1
+        assert out.count("the task has no train rows") == 1
     plan = json.loads((run.folder / "plan.json").read_text())
     rows = {task["name"]: (task["train"], task["development"]) for task in plan["tasks"]}
     assert rows["judged"] == (0, 0)

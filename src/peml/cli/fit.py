@@ -11,9 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from peml.config import load_config
+from peml.reporting import MAJORITY_NOTE
 from peml.run import fit, plan
 
 __all__ = ["fit_command"]
+
+_MARKS = {"train": "", "reported": "*"}
 
 
 def fit_command(
@@ -78,6 +81,11 @@ def print_plan(planned: dict[str, Any], console: Console) -> None:
     )
 
 
+def _majority_of(task: dict[str, Any]) -> str:
+    of: str = task.get("majority_of", "train")  # runs of before don't say
+    return of
+
+
 def print_results(results: dict[str, Any], console: Console) -> None:
     """Shows the table of a finished run."""
     ablations = list(results["ablation_means"])
@@ -89,12 +97,15 @@ def print_results(results: dict[str, Any], console: Console) -> None:
     for heading in ("value", "majority", *(name.replace("_", " ") for name in ablations)):
         table.add_column(heading, justify="right")
     for name, task in results["tasks"].items():
-        values = [task["value"], task["majority"], *(task[key] for key in ablations)]
-        table.add_row(name, task["metric"], *(f"{value:.3f}" for value in values))
+        majority = f"{task['majority']:.3f}{_MARKS[_majority_of(task)]}"
+        parts = (f"{task[key]:.3f}" for key in ablations)
+        table.add_row(name, task["metric"], f"{task['value']:.3f}", majority, *parts)
     means = [results["mean"], results["majority_mean"], *results["ablation_means"].values()]
     table.add_section()
     table.add_row("mean", "", *(f"{value:.3f}" for value in means))
     console.print(table)
+    if "reported" in map(_majority_of, results["tasks"].values()):
+        console.print(f"* {MAJORITY_NOTE}", highlight=False)
     cost = results["cost"]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in cost["seconds"].items())
     console.print(

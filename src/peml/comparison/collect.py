@@ -241,7 +241,9 @@ def _suite(
     return {
         "name": name,
         "tasks": [
-            {key: task[key] for key in ("name", "metric", "rows", "majority")} for task in tasks
+            {key: task[key] for key in ("name", "metric", "rows", "majority")}
+            | {"majority_of": task.get("majority_of", "train")}  # folders of before don't say
+            for task in tasks
         ],
         "majority_mean": _mean([task["majority"] for task in tasks]),
         "best_baseline": best,

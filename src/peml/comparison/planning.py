@@ -18,7 +18,7 @@ from peml.errors import ConfigError, PemlError
 from peml.evaluation import compute_metrics
 from peml.methods import ModelShape, build_method, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
-from peml.run import Prepared, attach, prepare, with_config
+from peml.run import Prepared, attach, majority_of, prepare, with_config
 from peml.training import build_optimizer
 
 __all__ = ["plan_comparison", "print_plan"]
@@ -97,6 +97,7 @@ def _describe_tasks(prepared: Prepared) -> list[dict[str, Any]]:
                 "train": len(train),
                 "rows": len(reported.gold),
                 "majority": constant[task.metrics[0]],
+                "majority_of": majority_of(train),
             }
         )
     return described

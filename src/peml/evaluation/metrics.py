@@ -130,17 +130,16 @@ def compute_metrics(
     }
 
 
-def majority_prediction(task: Task, train_gold: Values) -> Any:
+def majority_prediction(task: Task, gold: Values) -> Any:
     """What the best constant guess is: the most frequent answer, or the mean score.
 
-    Without train rows nothing is known, and the guess is the first option, the lowest score or an
-    empty text.
+    Args:
+        task: The task.
+        gold: Right answers, one or more: of the train rows, or of the reported rows where a task
+            has no others.
     """
-    if not train_gold:
-        in_text = task.answers_in_text or task.type is TaskType.GENERATION
-        return "" if in_text else task.scale.low if task.scale is not None else 0
     if task.type is TaskType.REGRESSION:
-        return float(np.mean(train_gold))
+        return float(np.mean(gold))
     # of several right texts, the one that is trained on; of equally frequent answers, the lowest
-    counts = Counter(gold[0] if isinstance(gold, tuple) else gold for gold in train_gold)
+    counts = Counter(answer[0] if isinstance(answer, tuple) else answer for answer in gold)
     return min(counts, key=lambda answer: (-counts[answer], answer))

@@ -61,7 +61,8 @@ class KeptTask(BaseModel):
         metrics: Metrics, headline first.
         labels: Label names in index order; empty where a row brings its own options, or none.
         split: Which of the run's evaluation splits the rows are of.
-        majority: The best constant guess, from the train rows.
+        majority: The best constant guess.
+        majority_of: Rows it is from: the train rows, or the reported ones if there are no others.
         answers_in_text: Whether options are told by their texts, of which several may be right.
     """
 
@@ -74,6 +75,7 @@ class KeptTask(BaseModel):
     labels: tuple[str, ...] = ()
     split: Literal["reported", "development"] = "reported"
     majority: int | float | str
+    majority_of: Literal["train", "reported"] = "train"
     answers_in_text: bool = False
 
     def spell(self, value: Any) -> str:

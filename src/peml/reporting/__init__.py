@@ -10,8 +10,10 @@ from peml.reporting.figures import draw_figures, save_figures
 from peml.reporting.records import Results
 from peml.reporting.report import write_report
 from peml.reporting.results import RunRecord, load_results, load_run
+from peml.reporting.summary import MAJORITY_NOTE
 
 __all__ = [
+    "MAJORITY_NOTE",
     "Results",
     "RunRecord",
     "draw_figures",

@@ -67,6 +67,7 @@ class TaskResult(Record):
     value: Score
     all: dict[str, Score] = {}
     majority: Score | None = None
+    majority_of: str = "train"
     without: dict[str, Score] = {}
     rows: int
 

@@ -9,7 +9,21 @@ from enum import StrEnum
 
 from peml.reporting.records import Results, TaskResult
 
-__all__ = ["Effect", "Summary", "TaskRow", "join_names", "noise", "part_title", "summarise"]
+__all__ = [
+    "MAJORITY_NOTE",
+    "Effect",
+    "Summary",
+    "TaskRow",
+    "join_names",
+    "noise",
+    "part_title",
+    "summarise",
+]
+
+MAJORITY_NOTE = (
+    "The most frequent answer of the reported rows themselves: the task has no train rows."
+)
+"""What the mark of such a majority baseline means."""
 
 
 class Effect(StrEnum):
@@ -45,11 +59,13 @@ class Summary:
         rows: One a task, in the run's order.
         sentences: The paragraph, a sentence each.
         parts: Names of the parts some task was scored without.
+        majority_note: What a marked majority baseline means; empty where none is marked.
     """
 
     rows: list[TaskRow]
     sentences: list[str]
     parts: list[str]
+    majority_note: str
 
 
 def noise(rows: int) -> float:
@@ -87,7 +103,8 @@ def summarise(results: Results, skipped: Sequence[str] = ()) -> Summary:
         sentences.append(f"{join_names(diverged)} {has} no finite score: training diverged there.")
     if skipped:
         sentences.append(f"Skipped: {join_names(skipped)}.")
-    return Summary(rows, sentences, parts)
+    is_marked = any(task.majority_of == "reported" for task in results.tasks.values())
+    return Summary(rows, sentences, parts, MAJORITY_NOTE if is_marked else "")
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
 from peml.run.folder import RunFolder, differences, lock_folder
 from peml.run.listener import OnEvaluation, RunStopped
 from peml.run.pipeline import Run, fit, plan
-from peml.run.preparation import Prepared, prepare, with_config
+from peml.run.preparation import Prepared, majority_of, prepare, with_config
 from peml.run.training import attach
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "fit",
     "load_finished",
     "lock_folder",
+    "majority_of",
     "plan",
     "prepare",
     "read_texts",

@@ -19,7 +19,7 @@ from peml.files import read_json, write_json
 from peml.methods import AttachedModel
 from peml.run.cost import Cost
 from peml.run.folder import RunFolder
-from peml.run.preparation import Prepared
+from peml.run.preparation import Prepared, majority_of
 from peml.tasks import SOURCE_ROW
 
 __all__ = ["evaluate_run"]
@@ -60,6 +60,7 @@ def _evaluate_task(
         "value": metrics[headline],
         "all": metrics,
         "majority": compute_metrics(task, split.gold, constant, split.groups)[headline],
+        "majority_of": majority_of(prepared.train[split.task_id]),
         "rows": len(split.gold),
     }
     if settings.ablations:
@@ -81,6 +82,7 @@ def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> KeptPredic
             labels=task.labels,
             split=scored,
             majority=prepared.majority[split.task_id],
+            majority_of=majority_of(prepared.train[split.task_id]),
             answers_in_text=task.answers_in_text,
         ),
         rows=list((data.reported if scored == "reported" else data.development)[SOURCE_ROW]),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 
@@ -30,7 +30,7 @@ from peml.models import Family, check_generation, check_task_types, load_family
 from peml.models.families import Purpose
 from peml.tasks import Task, TaskRenderer, TaskType
 
-__all__ = ["Prepared", "Steps", "prepare", "with_config"]
+__all__ = ["Prepared", "Steps", "majority_of", "prepare", "with_config"]
 
 # The development split and the draws are the same whatever a run's seed is, so that runs with
 # other seeds choose and report on the same rows.
@@ -63,7 +63,8 @@ class Prepared:
         development: Split of each task that choices are made on; tasks that are evaluated only
             have none.
         reported: Split of each task that is reported.
-        majority: Best constant guess of each task, from its train rows.
+        majority: Best constant guess of each task, from its train rows or, where it has none, from
+            its reported rows.
         stream: Training batches.
         steps: Length of the phases.
         loaded: Raw rows, and the tasks left out.
@@ -189,7 +190,8 @@ def prepare(config: RunConfig) -> Prepared:
         development=golds["development"],
         reported=golds["reported"],
         majority=[
-            majority_prediction(item.task, _gold(item.task, item.train)) for item in loaded.data
+            majority_prediction(item.task, _gold(item.task, getattr(item, majority_of(item.train))))
+            for item in loaded.data
         ],
         stream=stream,
         steps=_steps(config, method, stream),
@@ -210,6 +212,15 @@ def _build_stream(
         weights=task_weights(config.batches.mixing, names),
         epochs=config.training.epochs,
     )
+
+
+def majority_of(train: Sized) -> Literal["train", "reported"]:
+    """The split that a task's majority baseline is of: its own reported one if it has no other.
+
+    Args:
+        train: The task's train rows.
+    """
+    return "train" if len(train) else "reported"
 
 
 def with_config(prepared: Prepared, config: RunConfig) -> Prepared:

@@ -10,9 +10,12 @@ from rich.table import Table
 
 from peml.cli.evaluate.figures import Content, number, spread
 from peml.evaluation import RunScores, score_run
+from peml.reporting import MAJORITY_NOTE
 from peml.run import FinishedRun
 
 __all__ = ["show_scores"]
+
+_MARKS = {"train": "", "reported": "*"}
 
 
 def show_scores(run: FinishedRun, resamples: int, console: Console) -> Content:
@@ -27,12 +30,14 @@ def show_scores(run: FinishedRun, resamples: int, console: Console) -> Content:
     for name, task in scores.tasks.items():
         for metric, interval in task.metrics.items():
             headline = metric == task.task.metrics[0]
-            majority = number(task.majority[metric])
+            majority = number(task.majority[metric]) + _MARKS[task.task.majority_of]
             rows = f"{task.rows:,}" if headline else ""
             table.add_row(name if headline else "", metric, *spread(interval), majority, rows)
     table.add_section()
     table.add_row("mean", "", *spread(scores.mean), number(scores.majority_mean))
     console.print(table)
+    if any(task.task.majority_of == "reported" for task in scores.tasks.values()):
+        console.print(f"* {MAJORITY_NOTE}", highlight=False)
     return {"resamples": resamples, **_scores_content(scores)}
 
 
@@ -41,6 +46,7 @@ def _scores_content(scores: RunScores) -> Content:
         name: {
             "headline": task.task.metrics[0],
             "split": task.task.split,
+            "majority_of": task.task.majority_of,
             "rows": task.rows,
             "metrics": {
                 metric: {**asdict(interval), "majority": task.majority[metric]}

@@ -58,6 +58,7 @@ class TaskRecord(Record):
     metric: str
     rows: int
     majority: Number = None
+    majority_of: str = "train"
 
 
 class CellRecord(Record):

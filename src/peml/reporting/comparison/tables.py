@@ -16,6 +16,7 @@ from peml.reporting.comparison.text import (
     signed,
     size,
 )
+from peml.reporting.summary import MAJORITY_NOTE
 
 __all__ = ["Cell", "Column", "Notes", "Table", "cost_table", "score_table"]
 
@@ -134,7 +135,13 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
         cells += [_score(row, task.name, best[task.name], notes) for task in suite.tasks]
         rows.append(cells)
     last = [Cell("majority"), Cell(points(suite.majority_mean)), Cell(NOTHING), Cell("no")]
-    last += [Cell(points(task.majority)) for task in suite.tasks]
+    last += [
+        Cell(
+            points(task.majority),
+            marks=notes.mark([MAJORITY_NOTE] if task.majority_of == "reported" else []),
+        )
+        for task in suite.tasks
+    ]
     return Table(columns, rows, last, notes.lines())
 
 
