@@ -81,4 +81,4 @@ def test_a_source_of_several_suites_has_a_folder_a_suite(tmp_path: Path, place: 
     settings = TasksSettings(suite=("glue", "superglue"), include=("superglue-rte",))
     train, _, origin = load_source(select_tasks(settings)[0], str(tmp_path))
     assert len(train) == 4
-    assert origin == str(tmp_path / place)
+    assert origin.name == str(tmp_path / place)
