@@ -115,6 +115,7 @@ class ExecutorSuite:
         assert job.failure() is None
         assert _content(job.folder) == _content(whole)
         assert not job.log.exists()
+        assert not job.record.exists()
 
     def test_every_evaluation_is_reported(self, outcome: _Outcome, whole: Path) -> None:
         """In order, with the numbers of the run's own log."""
