@@ -111,6 +111,7 @@ class Ours:
             prepared.stream,
             accelerator,
             settings,
+            balancing=prepared.balancing.to(accelerator.device),
             total_steps=total_steps,
             evaluate=lambda: {"none": 0.0},
             listener=Silent(),

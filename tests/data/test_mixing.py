@@ -41,12 +41,12 @@ def test_annealing_goes_from_proportional_to_the_final_power() -> None:
 
 def test_weights_multiply_a_tasks_share_and_leave_the_epochs_length() -> None:
     assert rows_per_epoch([100, 100], mixing(), weights=[3.0, 1.0]) == [150, 50]
-    assert task_weights(mixing(weights={"b": 2.5}), ["a", "b"]) == [1.0, 2.5]
+    assert task_weights({"b": 2.5}, ["a", "b"]) == [1.0, 2.5]
 
 
 def test_a_weight_for_an_unknown_task_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no task 'rt'\. Did you mean 'rte'"):
-        task_weights(mixing(weights={"rt": 2.0}), ["rte", "cola"])
+        task_weights({"rt": 2.0}, ["rte", "cola"])
 
 
 @pytest.mark.parametrize("weight", [0, -1])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +18,12 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 from peml.reporting import load_run, save_figures
+from peml.reporting.balancing import draw_balancing
 from peml.reporting.decisions import draw_decisions, draw_gates, tabulate_decisions
 from peml.reporting.diagram import draw_network
-from peml.reporting.figures import draw_loss, draw_scores, draw_validation
+from peml.reporting.figures import draw_figures, draw_loss, draw_scores, draw_validation
 from peml.reporting.mixture import draw_mixture
+from peml.reporting.report import render_html
 from peml.reporting.style import PALETTE, spread, to_svg
 from peml.testing.runs import write_example_run
 
@@ -57,6 +61,30 @@ def test_the_mixture_counts_what_the_log_says_was_drawn(searched: Path) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == [t.name for t in tasks]
     share, passes = 100 * wanted[0] / sum(wanted), wanted[0] / tasks[0].train
     assert texts(axes)[0] == f"{share:.1f} %, each row {passes:.2g} times"
+
+
+def test_weights_that_moved_are_drawn_a_line_a_task(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "run")
+    names = [task.name for task in load_run(folder).plan.tasks]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "step" and line["step"] % 10 == 0:
+            line["task_weights"] = {
+                name: 1 + n + line["step"] / 100 for n, name in enumerate(names)
+            }
+    lines += [
+        {"kind": "mixing", "step": step, "factors": dict.fromkeys(names, 2.0)} for step in (0, 150)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = load_run(folder)
+    assert list(draw_figures(run)) == ["scores", "validation", "loss", "mixture", "balancing"]
+    weights, factors = draw_balancing(run).axes
+    assert [line.get_label() for line in weights.lines[:-1]] == names
+    second = weights.lines[1]
+    assert np.asarray(second.get_xdata())[:2].tolist() == [10, 20]
+    assert np.asarray(second.get_ydata())[:2].tolist() == pytest.approx([2.1, 2.2])
+    assert np.asarray(factors.lines[0].get_xydata()).tolist() == [[0, 2], [150, 2]]
+    assert 'id="fig-balancing"' in render_html(run)
 
 
 def test_scores_are_the_results(searched: Path) -> None:

@@ -57,6 +57,37 @@ def test_a_text_run_with_accumulation_and_patience_ends_the_same(
     _check_resume(config, tmp_path, moments)
 
 
+@pytest.mark.parametrize("strategy", ["uncertainty", "pcgrad"])
+def test_adaptive_shares_and_balanced_losses_end_the_same(
+    strategy: str, toys: Path, tmp_path: Path
+) -> None:
+    mixing = {"strategy": "adaptive", "adaptive": {"rows": 3}}
+    config = toy_config(
+        toys,
+        "encoder",
+        method=METHODS["peml"] | {"lora": _DROPOUT},
+        batches={"mixing": mixing},
+        training=_TRAINING | {"balancing": {"strategy": strategy}, "evaluate_every": 6},
+    )
+    moments = [
+        Moment("peml.run.listener.RunListener.on_step", 3),  # the start measured, nothing saved
+        Moment("peml.run.training.mean_losses", 3, after=True),  # evaluated, not followed
+        Moment("peml.run.listener.RunListener.on_step", 9),
+    ]
+    _check_resume(config, tmp_path, moments)
+    lines = [json.loads(line) for line in (tmp_path / "killed/metrics.jsonl").open()]
+    mixed = [line for line in lines if line["kind"] == "mixing"]
+    evaluated = [line["step"] for line in lines if line["kind"] == "development"]
+    assert [line["step"] for line in mixed] == [0, *evaluated]
+    assert set(mixed[0]["factors"].values()) == {1.0}
+    assert mixed[-1]["factors"] != mixed[0]["factors"]
+    weighted = [line["task_weights"] for line in lines if line["kind"] == "step"]
+    assert all(weighted) is (strategy == "uncertainty")
+    saved = [path.read_bytes() for path in (tmp_path / "killed/model").rglob("*.safetensors")]
+    assert not any(b"balancing" in content for content in saved)
+    assert (tmp_path / "killed/report.html").read_text().count('id="fig-balancing"') == 1
+
+
 def _check_resume(config: Path, folder: Path, moments: list[Moment]) -> None:
     whole, killed = folder / "whole", folder / "killed"
     assert fit_apart(config, whole) == 0

@@ -20,6 +20,7 @@ from peml.training import (
     StepRecord,
     TrainingLoop,
     TrainingSettings,
+    build_balancing,
     build_optimizer,
 )
 from tests.models.tasks import examples, tiny_task_model
@@ -105,7 +106,9 @@ def toy(
     torch.manual_seed(0)
     settings = TrainingSettings.model_validate({"warmup": 0.2, "log_every": 3} | training)
     model = attached(base(**(config or {})), **(lora or {}))
-    optimizer = build_optimizer(model.groups(), settings)
+    balancing = build_balancing(settings.balancing, [task.name for task in TASKS], seed=0)
+    model.added["balancing"] = balancing
+    optimizer = build_optimizer([*model.groups(), *balancing.groups()], settings)
     data = stream(model.base, count, **(batches or {}))
     recorder = Recorder()
     loop = TrainingLoop(
@@ -114,6 +117,7 @@ def toy(
         data,
         Accelerator(cpu=True),
         settings,
+        balancing=balancing,
         total_steps=total,
         evaluate=evaluate,
         listener=recorder,

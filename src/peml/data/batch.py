@@ -44,6 +44,13 @@ class TaskBatch:
         return self.rows.shape[0]
 
     @property
+    def tasks(self) -> Tensor:
+        """Index of each example's task, (examples,)."""
+        first = torch.ones_like(self.groups, dtype=torch.bool)
+        first[1:] = self.groups[1:] != self.groups[:-1]
+        return self.task_ids[first]
+
+    @property
     def tokens(self) -> int:
         """Number of real (unpadded) input tokens."""
         return int(self.attention_mask.sum())

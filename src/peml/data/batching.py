@@ -1,13 +1,14 @@
 """Batches by token budget, rows of similar length together.
 
 An epoch's batches are a pure function of the seed and the epoch, so a stream's whole state is
-two integers, and a killed run draws the same batches again.
+two integers, and a killed run draws the same batches again. Adaptive shares are the exception:
+what they were in each epoch is part of the state.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,8 +132,8 @@ def _cut(
 class BatchStream:
     """Training batches of all tasks, epoch after epoch.
 
-    The state after any batch is ``{"epoch": int, "batch": int}``; a stream that loads it goes on
-    with the very next batch.
+    The state after any batch is ``{"epoch": int, "batch": int}``, and ``adaptive`` where shares
+    follow the development losses; a stream that loads it goes on with the very next batch.
 
     Args:
         splits: Encoded train splits in the order of the task ids.
@@ -157,7 +158,8 @@ class BatchStream:
         self.settings = settings
         self.collate = collate
         self.seed = seed
-        self._weights = weights
+        self._weights = weights or [1.0] * len(self.splits)
+        self.adaptive = settings.mixing.adaptive_shares(len(self.splits))
         self._last_epoch = math.ceil(epochs) - 1
         sizes = [len(split) for split in splits]
         self._offsets = np.cumsum([0, *sizes[:-1]])
@@ -170,11 +172,15 @@ class BatchStream:
         self._planned: tuple[int, list[tuple[Indices, Indices]]] | None = None
 
     def counts(self, epoch: int) -> list[int]:
-        """Rows an epoch draws from each task."""
+        """Rows an epoch draws from each task; as things stand, where shares are adaptive."""
+        weights = self._weights
+        if self.adaptive is not None:
+            factors = self.adaptive.factors(epoch)
+            weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         return rows_per_epoch(
             [len(split) for split in self.splits],
             self.settings.mixing,
-            weights=self._weights,
+            weights=weights,
             progress=min(1.0, epoch / max(1, self._last_epoch)),
         )
 
@@ -220,6 +226,9 @@ class BatchStream:
         """The next batch, going on into the next epoch."""
         if self._batch >= len(self.plan(self._epoch)):
             self._epoch, self._batch = self._epoch + 1, 0
+            if self.adaptive is not None:
+                self.adaptive.begin_epoch()
+                self._planned = None
         tasks, rows = self.plan(self._epoch)[self._batch]
         self._batch += 1
         return self.fetch(tasks, rows)
@@ -234,12 +243,16 @@ class BatchStream:
                 columns.setdefault(name, []).extend(values)
         return self.collate(columns, tasks[order].tolist(), rows[order])
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""
-        return {"epoch": self._epoch, "batch": self._batch}
+        adaptive = {} if self.adaptive is None else {"adaptive": self.adaptive.state_dict()}
+        return {"epoch": self._epoch, "batch": self._batch, **adaptive}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to where another stream of the same data stood."""
+        if self.adaptive is not None:
+            self.adaptive.load_state_dict(state["adaptive"])
+            self._planned = None
         epoch, batch = state["epoch"], state["batch"]
         if batch > len(self.plan(epoch)):
             raise CheckpointError(

@@ -1,17 +1,19 @@
 """How many rows of each task an epoch draws, and which.
 
 Sources: proportional and capped mixing as in T5; temperature mixing as in seqio, which caps
-before it takes the power; annealed mixing as in Stickland and Murray (1902.02671).
+before it takes the power; annealed mixing as in Stickland and Murray (1902.02671); adaptive mixing
+as `AdaptiveShares` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from peml.data.adaptive import AdaptiveSettings, AdaptiveShares
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
 
@@ -23,11 +25,14 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 class MixingSettings(Settings):
     """The share of each task in an epoch."""
 
-    strategy: Literal["proportional", "square-root", "temperature", "annealed", "uniform"] = Field(
+    strategy: Literal[
+        "proportional", "square-root", "temperature", "annealed", "uniform", "adaptive"
+    ] = Field(
         "proportional",
         description="Shares proportional to min(rows, cap)^power. proportional: power 1, every row "
         "once an epoch; square-root: 1/2; temperature: 1 / temperature; annealed: from 1 in the "
-        "first epoch down to final_power in the last; uniform: 0, equal shares.",
+        "first epoch down to final_power in the last; uniform: 0, equal shares; adaptive: as "
+        "temperature, then more of the tasks whose development loss falls least.",
     )
     temperature: float = Field(2.0, description="Flattens the shares; 1 is proportional.", ge=1)
     final_power: float = Field(0.2, description="Power of annealed's last epoch.", ge=0, le=1)
@@ -38,6 +43,13 @@ class MixingSettings(Settings):
         default_factory=dict,
         description="Task: what its share is multiplied with; 1 for tasks not named.",
     )
+    adaptive: AdaptiveSettings = Field(
+        default_factory=lambda: AdaptiveSettings(), description="How adaptive shares move."
+    )
+
+    def adaptive_shares(self, tasks: int) -> AdaptiveShares | None:
+        """What moves the shares of so many tasks; None where they don't depend on losses."""
+        return AdaptiveShares(self.adaptive, tasks) if self.strategy == "adaptive" else None
 
     def power(self, progress: float) -> float:
         """The power of the rows that shares are proportional to.
@@ -51,27 +63,34 @@ class MixingSettings(Settings):
             "temperature": 1 / self.temperature,
             "annealed": 1 - (1 - self.final_power) * progress,
             "uniform": 0.0,
+            "adaptive": 1 / self.temperature,
         }
         return powers[self.strategy]
 
 
-def task_weights(settings: MixingSettings, names: Sequence[str]) -> list[float]:
-    """``weights`` in the order of the tasks.
+def task_weights(
+    weights: Mapping[str, float], names: Sequence[str], field: str = "batches.mixing.weights"
+) -> list[float]:
+    """Weights in the order of the tasks, 1 for those without.
+
+    Args:
+        weights: Task to weight.
+        names: The tasks.
+        field: Where in the config the weights stand.
 
     Raises:
         ConfigError: A weight is for a task that isn't there.
     """
-    unknown = [name for name in settings.weights if name not in names]
+    unknown = [name for name in weights if name not in names]
     if unknown:
         raise ConfigError(
             "\n".join(
-                f"batches.mixing.weights: there is no task {name!r}.{nearest(name, names)}"
-                for name in unknown
+                f"{field}: there is no task {name!r}.{nearest(name, names)}" for name in unknown
             ),
             allowed=", ".join(names),
             action="correct the names",
         )
-    return [settings.weights.get(name, 1.0) for name in names]
+    return [weights.get(name, 1.0) for name in names]
 
 
 def rows_per_epoch(

@@ -7,6 +7,7 @@ from peml.evaluation.evaluate import (
     read_gold,
     score_split,
 )
+from peml.evaluation.losses import mean_losses
 from peml.evaluation.metrics import (
     GROUP_SCORES,
     METRICS,
@@ -58,6 +59,7 @@ __all__ = [
     "find_mistakes",
     "first_mismatch",
     "majority_prediction",
+    "mean_losses",
     "paired_difference",
     "predict_split",
     "predictions_path",

@@ -55,8 +55,11 @@ class AttachedModel(nn.Module):
         if not self.training:
             return output
         added = [part.auxiliary_loss() for part in self.parts.values()]
-        loss = sum((value for value in added if value is not None), start=output.loss)
-        return dataclasses.replace(output, loss=loss)
+        losses = [value for value in added if value is not None]
+        if not losses:
+            return output
+        auxiliary = sum(losses[1:], start=losses[0])
+        return dataclasses.replace(output, loss=output.loss + auxiliary, auxiliary=auxiliary)
 
     def prepare(self) -> None:
         """Lets every part get ready for a forward pass."""

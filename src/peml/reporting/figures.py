@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from peml.reporting.balancing import draw_balancing, has_balancing
 from peml.reporting.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.diagram import draw_network
 from peml.reporting.mixture import count_drawn, draw_mixture
@@ -44,6 +45,7 @@ def draw_figures(run: RunRecord) -> dict[str, Figure]:
         ("validation", bool(history.development), draw_validation),
         ("loss", bool(history.steps), draw_loss),
         ("mixture", bool(count_drawn(history)), draw_mixture),
+        ("balancing", has_balancing(history), draw_balancing),
         ("decisions", bool(open_names(history)), draw_decisions),
         ("gates", bool(gate_names(history)), draw_gates),
         ("network", run.genotype is not None, draw_network),

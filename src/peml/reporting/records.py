@@ -19,6 +19,7 @@ __all__ = [
     "Environment",
     "GenotypeRecord",
     "LeakageEntry",
+    "MixingRecord",
     "Plan",
     "PlannedTask",
     "Record",
@@ -180,6 +181,14 @@ class StepRecord(Record):
     loss: Score
     gradient_norm: Score | None = None
     task_rows: dict[str, int] = {}  # drawn since the record before
+    task_weights: dict[str, Score] = {}  # of the tasks' losses, where they move
+
+
+class MixingRecord(Record):
+    """What adaptive shares are multiplied with after an evaluation."""
+
+    step: int
+    factors: dict[str, float]
 
 
 class DecisionsRecord(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from peml.reporting.records import (
     DiscretiseRecord,
     Environment,
     GenotypeRecord,
+    MixingRecord,
     Plan,
     Results,
     StepRecord,
@@ -34,12 +35,14 @@ class History:
         steps: One record an optimiser step.
         decisions: Weights of the decisions; empty without a search.
         development: Scores on the development split.
+        mixing: Factors of the tasks' shares; empty where shares don't adapt.
         discretise: The soft-to-discrete step, or None without a search.
     """
 
     steps: list[StepRecord] = field(default_factory=list)
     decisions: list[DecisionsRecord] = field(default_factory=list)
     development: list[DevelopmentRecord] = field(default_factory=list)
+    mixing: list[MixingRecord] = field(default_factory=list)
     discretise: DiscretiseRecord | None = None
 
     def phases(self) -> dict[str, tuple[int, int]]:
@@ -132,9 +135,11 @@ def load_history(folder: Path) -> History:
                 history.decisions.append(_READER.validate(where, record, DecisionsRecord))
             case "development":
                 history.development.append(_READER.validate(where, record, DevelopmentRecord))
+            case "mixing":
+                history.mixing.append(_READER.validate(where, record, MixingRecord))
             case "discretise":
                 discretise = _READER.validate(where, record, DiscretiseRecord)
-    return History(history.steps, history.decisions, history.development, discretise)
+    return replace(history, discretise=discretise)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

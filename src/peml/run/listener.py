@@ -150,6 +150,7 @@ class RunListener:
         save: Writes a checkpoint of a phase.
         keep_best: Keeps the weights of an evaluation that was the best so far.
         stops: Whether the run ends after an evaluation.
+        reweigh: Lets the tasks' shares follow the model as it was evaluated.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class RunListener:
         save: Callable[[str], None],
         keep_best: Callable[[Evaluation], None],
         stops: OnEvaluation,
+        reweigh: Callable[[], None],
     ) -> None:
         self._log = log
         self._board = board
@@ -173,6 +175,7 @@ class RunListener:
         self._keep_best = keep_best
         self._stops = stops
         self._stopped: Evaluation | None = None
+        self._reweigh = reweigh
         self.last: Evaluation | None = None
 
     def on_step(self, record: StepRecord) -> None:
@@ -190,11 +193,14 @@ class RunListener:
             learning_rates=record.learning_rates,
             task_losses=record.task_losses,
             task_rows=record.task_rows,
+            task_weights=record.task_weights,
         )
         self._board.add_scalar("train/loss", record.loss, record.step)
         self._board.add_scalar("train/gradient_norm", record.gradient_norm, record.step)
         for name, value in record.learning_rates.items():
             self._board.add_scalar(f"learning_rate/{name}", value, record.step)
+        for name, value in record.task_weights.items():
+            self._board.add_scalar(f"task_weight/{name}", value, record.step)
         self._write_decisions(record)
 
     def _write_decisions(self, record: StepRecord) -> None:
@@ -206,7 +212,7 @@ class RunListener:
             self._board.add_scalars(f"decisions/{name}", options, record.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """Logs the development metrics and keeps the weights if they are the best."""
+        """Logs the development metrics, keeps the weights if they are the best, moves shares."""
         self.last = evaluation
         if evaluation.is_best:
             self._keep_best(evaluation)
@@ -225,8 +231,15 @@ class RunListener:
             f"{evaluation.phase:>6} step {evaluation.step}: "
             f"development mean {evaluation.mean:.4f}{mark}"
         )
+        self._reweigh()
         if self._stops(evaluation):
             self._stopped = evaluation
+
+    def on_mixing(self, *, step: int, **tasks: Any) -> None:
+        """Logs what the shares of an epoch to come follow, by task."""
+        self._log.write("mixing", step=step, **tasks)
+        for name, value in tasks["factors"].items():
+            self._board.add_scalar(f"share_factor/{name}", value, step)
 
     def on_checkpoint(self, phase: str) -> None:
         """Saves.

@@ -43,7 +43,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
     """What a run would do, without training or writing a run folder (``--dry-run``)."""
     prepared = prepare(config)
     model = attach(prepared, torch.device("cpu"), None)
-    build_optimizer(model.groups(), config.training)  # refuses rates of groups that aren't there
+    # Refuses rates of groups that aren't there.
+    build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
     if not groups:
         prepared = prepared.without_training()

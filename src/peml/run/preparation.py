@@ -23,12 +23,13 @@ from peml.data import (
 )
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import task_weights
-from peml.errors import TrainingError
+from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, read_gold
 from peml.methods import Method, build_method
 from peml.models import Family, check_generation, check_task_types, load_family
 from peml.models.families import Purpose
 from peml.tasks import Task, TaskRenderer, TaskType
+from peml.training import Balancing, build_balancing
 
 __all__ = ["Prepared", "Steps", "majority_of", "prepare", "with_config"]
 
@@ -62,10 +63,13 @@ class Prepared:
         train: Encoded train split of each task.
         development: Split of each task that choices are made on; tasks that are evaluated only
             have none.
+        watched: Development rows of each task, encoded as in training, whose losses adaptive
+            shares follow; empty where shares don't.
         reported: Split of each task that is reported.
         majority: Best constant guess of each task, from its train rows or, where it has none, from
             its reported rows.
         stream: Training batches.
+        balancing: Makes gradients of the tasks' losses.
         steps: Length of the phases.
         loaded: Raw rows, and the tasks left out.
         leakage: Evaluation rows found in train splits.
@@ -78,9 +82,11 @@ class Prepared:
     tasks: tuple[Task, ...]
     train: list[EncodedSplit]
     development: list[GoldSplit]
+    watched: list[EncodedSplit]
     reported: list[GoldSplit]
     majority: list[Any]
     stream: BatchStream
+    balancing: Balancing
     steps: Steps
     loaded: LoadedTasks
     leakage: LeakageReport
@@ -180,7 +186,14 @@ def prepare(config: RunConfig) -> Prepared:
         ]
         for split in ("development", "reported")
     }
-    stream = _build_stream(config, family, train, [item.task.name for item in loaded.data])
+    names = [item.task.name for item in loaded.data]
+    stream = _build_stream(config, family, train, names)
+    watched = []
+    if stream.adaptive is not None:
+        watched = [
+            encode(_watched_rows(item, stream.adaptive.settings.rows), item.task, "train")
+            for item in loaded.data
+        ]
     return Prepared(
         config=config,
         method=method,
@@ -188,12 +201,14 @@ def prepare(config: RunConfig) -> Prepared:
         tasks=tuple(item.task for item in loaded.data),
         train=train,
         development=golds["development"],
+        watched=watched,
         reported=golds["reported"],
         majority=[
             majority_prediction(item.task, _gold(item.task, getattr(item, majority_of(item.train))))
             for item in loaded.data
         ],
         stream=stream,
+        balancing=build_balancing(config.training.balancing, names, config.seed),
         steps=_steps(config, method, stream),
         loaded=loaded,
         leakage=leakage,
@@ -209,7 +224,7 @@ def _build_stream(
         config.batches,
         Collator(family.tokenizer.pad_token_id),
         seed=config.seed,
-        weights=task_weights(config.batches.mixing, names),
+        weights=task_weights(config.batches.mixing.weights, names),
         epochs=config.training.epochs,
     )
 
@@ -223,6 +238,24 @@ def majority_of(train: Sized) -> Literal["train", "reported"]:
     return "train" if len(train) else "reported"
 
 
+def _watched_rows(item: TaskData, most: int) -> Dataset:
+    """At most so many development rows, spread over the split; none of a task without train rows.
+
+    Raises:
+        ConfigError: The task is trained and has no development rows.
+    """
+    count = len(item.development)
+    if len(item.train) and not count:
+        raise ConfigError(
+            f"batches.mixing.strategy is 'adaptive', but task {item.task.name!r} has no "
+            "development rows that its loss could be measured on",
+            allowed="at least one development row of each task that is trained",
+            action="give the task more rows, or choose another strategy",
+        )
+    kept = min(most, count) if len(item.train) else 0
+    return item.development.select([number * count // kept for number in range(kept)])
+
+
 def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
     """The same data for a run that differs in its method, training or evaluation only.
 
@@ -233,7 +266,9 @@ def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
     longest = config.evaluation.max_new_tokens
     check_generation(prepared.family, prepared.tasks, longest, method.prompt_length)
     steps = _steps(config, method, prepared.stream)
-    return replace(prepared, config=config, method=method, steps=steps)
+    names = [task.name for task in prepared.tasks]
+    balancing = build_balancing(config.training.balancing, names, config.seed)
+    return replace(prepared, config=config, method=method, balancing=balancing, steps=steps)
 
 
 def _scoring_purpose(task: Task) -> Purpose:

@@ -13,7 +13,7 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from peml.errors import TrainingError
-from peml.evaluation import score_split
+from peml.evaluation import mean_losses, score_split
 from peml.methods import AttachContext, AttachedModel
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.prefix import Genotype
@@ -131,10 +131,13 @@ class TrainingSession:
         if not self.model.groups():
             self.prepared = prepared.without_training()
         self.genotype = self.model.genotype()
+        self.balancing = prepared.balancing.to(self.accelerator.device)
+        # Among the modules that checkpoints hold, and of no part, so that exports leave it out.
+        self.model.added["balancing"] = self.balancing
         self._log_offset = int(state.get("log_offset", 0))
         self._progress = Progress(**state["progress"]) if checkpoint else Progress()
         rates = self.settings if checkpoint is None else self._remaining_rates()
-        self.optimizer = build_optimizer(self.model.groups(), rates)
+        self.optimizer = build_optimizer(self._groups(), rates)
         if checkpoint is not None:
             self.model.load_trainable_state(checkpoint.trainable)
             load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
@@ -178,18 +181,43 @@ class TrainingSession:
             save=lambda phase: self._save(phase, log),
             keep_best=self._keep_best,
             stops=self.on_evaluation,
+            reweigh=self._reweigh,
         )
 
     def _snapshot(self, step: int) -> dict[str, Any] | None:
         return None if self.model.search is None else self.model.search.snapshot(step)
 
+    def _reweigh(self) -> None:
+        """Lets the shares of the epochs to come follow the development losses."""
+        stream = self.prepared.stream
+        if stream.adaptive is None:
+            return
+        if self.model.search is not None:
+            self.model.search.before_evaluation(max(0, self._progress.step - 1))
+        tokens = self.prepared.config.evaluation.tokens
+        losses = mean_losses(self.model, self.prepared.watched, tokens)
+        stream.adaptive.adapt(losses)
+        epoch = stream.state_dict()["epoch"] + 1
+        names = [task.name for task in self.prepared.tasks]
+        self.listener.on_mixing(
+            step=self._progress.step,
+            epoch=epoch,
+            losses=dict(zip(names, losses, strict=True)),
+            factors=dict(zip(names, stream.adaptive.factors(epoch), strict=True)),
+            rows=dict(zip(names, stream.counts(epoch), strict=True)),
+        )
+
     def _loop(self) -> TrainingLoop:
+        adaptive = self.prepared.stream.adaptive
+        if adaptive is not None and not adaptive.started:
+            self._reweigh()
         loop = TrainingLoop(
             self.model,
             self.optimizer,
             self.prepared.stream,
             self.accelerator,
             self.settings,
+            balancing=self.balancing,
             total_steps=self.prepared.steps.total,
             evaluate=self._evaluate,
             listener=self.listener,
@@ -223,7 +251,7 @@ class TrainingSession:
             moments = optimizer_state(self.optimizer, self.model)
             self.genotype, guarded = search.discretise(step)
             self.model.search = None
-            self.optimizer = build_optimizer(self.model.groups(), self._remaining_rates())
+            self.optimizer = build_optimizer(self._groups(), self._remaining_rates())
             load_optimizer_state(self.optimizer, self.model, moments)
             hard = self._evaluate()
         self.genotype.save(self.folder.genotype)
@@ -244,9 +272,13 @@ class TrainingSession:
         self._progress.best, self._progress.evaluations_since_best = -math.inf, 0
         self._save("train", log)
 
+    def _groups(self) -> list[Any]:
+        """All that the optimiser moves."""
+        return [*self.model.groups(), *self.balancing.groups()]
+
     def _remaining_rates(self) -> Any:
         """The settings without rates of groups that went with the supernet."""
-        names = {group.name for group in self.model.groups()}
+        names = {group.name for group in self._groups()}
         rates = {k: v for k, v in self.settings.learning_rates.items() if k in names}
         return self.settings.model_copy(update={"learning_rates": rates})
 

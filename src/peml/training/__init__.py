@@ -1,5 +1,6 @@
 """Training: the loop, the optimiser and the checkpoints."""
 
+from peml.training.balancing import Balancing, BalancingSettings, build_balancing
 from peml.training.checkpoints import (
     Checkpoint,
     CheckpointStore,
@@ -16,6 +17,8 @@ from peml.training.optimizer import (
 from peml.training.settings import TrainingSettings
 
 __all__ = [
+    "Balancing",
+    "BalancingSettings",
     "Checkpoint",
     "CheckpointStore",
     "Evaluation",
@@ -24,6 +27,7 @@ __all__ = [
     "StepRecord",
     "TrainingLoop",
     "TrainingSettings",
+    "build_balancing",
     "build_optimizer",
     "learning_rate_factor",
     "load_optimizer_state",

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
 from peml.data.batching import BatchStream
 from peml.errors import TrainingError
+from peml.training.balancing import Balancing
 from peml.training.optimizer import set_learning_rates
 from peml.training.settings import TrainingSettings
 
@@ -60,6 +61,8 @@ class StepRecord:
 
     `loss` is that step's; `task_losses` are means since the last step that was a multiple of
     ``training.log_every``, `task_rows` the examples they are over; both are empty on other steps.
+    They and `loss` are as the model gives them, unbalanced; `task_weights` is what the tasks'
+    losses count after the step, empty where that never changes.
     """
 
     phase: str
@@ -71,6 +74,7 @@ class StepRecord:
     tokens: int
     task_losses: dict[str, float] = field(default_factory=dict)
     task_rows: dict[str, int] = field(default_factory=dict)
+    task_weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class TrainingLoop:
         stream: Training batches.
         accelerator: Device, precision and gradient scaling.
         settings: Clipping, schedule, intervals.
+        balancing: Makes gradients of the tasks' losses.
         total_steps: Length of all phases together; the schedule spans it.
         evaluate: Development metrics by task.
         listener: Is told of steps, evaluations and checkpoints.
@@ -120,6 +125,7 @@ class TrainingLoop:
         accelerator: Accelerator,
         settings: TrainingSettings,
         *,
+        balancing: Balancing,
         total_steps: int,
         evaluate: Callable[[], dict[str, float]],
         listener: Listener,
@@ -130,6 +136,7 @@ class TrainingLoop:
         self.stream = stream
         self.accelerator = accelerator
         self.settings = settings
+        self.balancing = balancing
         self.total_steps = total_steps
         self.evaluate = evaluate
         self.listener = listener
@@ -163,18 +170,22 @@ class TrainingLoop:
             self.optimizer, self.progress.step, self.total_steps, self.settings
         )
         self.model.train()
+        batches = [
+            self.stream.next().to(self.accelerator.device)
+            for _ in range(self.settings.accumulation)
+        ]
+        parameters = self._parameters()
         loss, tokens = 0.0, 0
-        for part in range(self.settings.accumulation):
-            batch = self.stream.next().to(self.accelerator.device)
-            last = part == self.settings.accumulation - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+        for batch, share in zip(batches, self.balancing.shares(batches), strict=True):
+            with nullcontext() if batch is batches[-1] else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
                     output = self.model(batch)
-                self.accelerator.backward(output.loss / self.settings.accumulation)
+                self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
             self._remember_losses(batch, output.losses)
-            loss += float(output.loss.detach()) / self.settings.accumulation
+            loss += float(output.loss.detach()) * share
             tokens += batch.tokens
-        norm = self._clip()
+        self.balancing.finish(parameters, self.progress.step)
+        norm = float(self.accelerator.clip_grad_norm_(parameters, self.settings.clip))
         self._refuse_bad_numbers(loss, norm)
         self.optimizer.step()
         self.model.after_step(self.progress.step)
@@ -184,9 +195,8 @@ class TrainingLoop:
         self.count(phase.name, tokens)
         self.listener.on_step(self._record(phase, loss, norm, rates, tokens))
 
-    def _clip(self) -> float:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return float(self.accelerator.clip_grad_norm_(parameters, self.settings.clip))
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _refuse_bad_numbers(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm) and loss <= self.settings.explode_at:
@@ -203,10 +213,7 @@ class TrainingLoop:
         )
 
     def _remember_losses(self, batch: TaskBatch, losses: Tensor) -> None:
-        first = torch.ones_like(batch.groups, dtype=torch.bool)
-        first[1:] = batch.groups[1:] != batch.groups[:-1]
-        tasks = batch.task_ids[first].tolist()
-        for task, loss in zip(tasks, losses.detach().double().tolist(), strict=True):
+        for task, loss in zip(batch.tasks.tolist(), losses.detach().double().tolist(), strict=True):
             total = self.progress.losses.setdefault(self.model.base.tasks[task].name, [0.0, 0])
             total[0] += loss
             total[1] += 1
@@ -217,15 +224,25 @@ class TrainingLoop:
     def _record(
         self, phase: Phase, loss: float, norm: float, rates: dict[str, float], tokens: int
     ) -> StepRecord:
-        task_losses, task_rows = {}, {}
+        task_losses, task_rows, task_weights = {}, {}, {}
         if self._is_multiple_of(self.settings.log_every):
             task_losses = self._mean_losses()
             task_rows = {name: int(count) for name, (_, count) in self.progress.losses.items()}
+            task_weights = self.balancing.moving_weights()
             self.progress.losses = {}
         state = self.stream.state_dict()
         epoch = state["epoch"] + state["batch"] / len(self.stream.plan(state["epoch"]))
         return StepRecord(
-            phase.name, self.progress.step, epoch, loss, norm, rates, tokens, task_losses, task_rows
+            phase=phase.name,
+            step=self.progress.step,
+            epoch=epoch,
+            loss=loss,
+            gradient_norm=norm,
+            learning_rates=rates,
+            tokens=tokens,
+            task_losses=task_losses,
+            task_rows=task_rows,
+            task_weights=task_weights,
         )
 
     def _is_multiple_of(self, every: int | None) -> bool:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from peml.settings import Settings
+from peml.training.balancing.settings import BalancingSettings
 
 __all__ = ["TrainingSettings"]
 
@@ -17,8 +18,8 @@ class TrainingSettings(Settings):
     epochs: float = Field(3.0, description="Passes over the training mixture.", gt=0)
     learning_rates: dict[str, float] = Field(
         default_factory=dict,
-        description="Peak rate of a parameter group (lora, prefix, architecture, heads); a group "
-        "left out keeps its method's default.",
+        description="Peak rate of a parameter group (lora, prefix, architecture, heads, "
+        "balancing); a group left out keeps its default.",
     )
     learning_rate_factor: float = Field(
         1.0,
@@ -33,6 +34,9 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.0, description="AdamW's decoupled weight decay.", ge=0)
     clip: float = Field(1.0, description="Largest gradient norm.", gt=0)
     accumulation: int = Field(1, description="Batches per optimiser step.", ge=1)
+    balancing: BalancingSettings = Field(
+        default_factory=lambda: BalancingSettings(), description="What the tasks' losses count."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where a GPU has it, else fp32."
     )

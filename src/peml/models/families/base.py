@@ -54,11 +54,13 @@ class ModelOutput:
         losses: Loss of each example, (examples,).
         scores: Encoder: logits of all heads, (sequences, columns). Text families: log-likelihood
             of each sequence's target, (sequences,).
+        auxiliary: What the method adds to a training step's loss, part of `loss`; None: nothing.
     """
 
     loss: Tensor
     losses: Tensor
     scores: Tensor
+    auxiliary: Tensor | None = None
 
 
 class Family(ABC):

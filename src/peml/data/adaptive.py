@@ -1,0 +1,105 @@
+"""Shares that follow the tasks' development losses from epoch to epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from peml.settings import Settings
+
+__all__ = ["AdaptiveSettings", "AdaptiveShares"]
+
+
+class AdaptiveSettings(Settings):
+    """How strongly shares follow the development losses."""
+
+    rate: float = Field(
+        1.0,
+        description="Step of the exponentiated gradient: between a task that learnt all and one "
+        "that learnt nothing, an evaluation changes the ratio of their shares by e^rate.",
+        gt=0,
+    )
+    bound: float = Field(
+        4.0,
+        description="A task's factor stays between 1 / bound and bound, so that none vanishes.",
+        gt=1,
+    )
+    rows: int = Field(
+        64, description="Development rows a task that its loss is measured on, at most.", ge=1
+    )
+
+
+class AdaptiveShares:
+    """What each task's share is multiplied with, epoch by epoch.
+
+    After an evaluation the factor of task t becomes
+
+        f_t <- clip(f_t * exp(rate * (r_t - mean r)), 1 / bound, bound)
+
+    the multiplicative update of DoReMi (arXiv 2305.10429, algorithm 1) with a box in place of its
+    smoothing. In place of the excess over a reference model, r_t is the part of the untrained
+    model's loss that is left, L_t / L_t(0), GradNorm's inverse training rate (arXiv 1711.02257), at
+    most 1: losses of different kinds become comparable, and a task that overfits counts like one
+    that learnt nothing, not more.
+
+    An epoch is drawn by the last factors there were before its first batch; until then no later
+    evaluation changes it.
+
+    Args:
+        settings: Rate and bound.
+        tasks: Number of tasks.
+    """
+
+    def __init__(self, settings: AdaptiveSettings, tasks: int) -> None:
+        self.settings = settings
+        self._epochs = [[1.0] * tasks]  # of the epochs begun
+        self._newest = [1.0] * tasks
+        self._start: list[float | None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the untrained model's losses are known."""
+        return self._start is not None
+
+    def factors(self, epoch: int) -> list[float]:
+        """The factors of an epoch; the newest for one that hasn't begun, (tasks,)."""
+        return self._epochs[epoch] if epoch < len(self._epochs) else self._newest
+
+    def begin_epoch(self) -> None:
+        """Fixes the newest factors for the next epoch."""
+        self._epochs.append(self._newest)
+
+    def adapt(self, losses: Sequence[float | None]) -> None:
+        """Takes the losses of an evaluation; the first are the untrained model's.
+
+        Args:
+            losses: Mean development loss of each task, finite; None for a task that isn't trained.
+        """
+        if self._start is None:
+            self._start = list(losses)
+            return
+        left = [
+            None if now is None or start is None else min(now / start, 1.0) if start > 0 else 0.0
+            for now, start in zip(losses, self._start, strict=True)
+        ]
+        known = [value for value in left if value is not None]
+        mean = sum(known) / len(known)
+        bound, rate = self.settings.bound, self.settings.rate
+        self._newest = [
+            old
+            if value is None
+            else min(max(old * math.exp(rate * (value - mean)), 1 / bound), bound)
+            for old, value in zip(self._newest, left, strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the epochs to come, as JSON."""
+        return {"epochs": [*self._epochs], "newest": self._newest, "start": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from another's state."""
+        self._epochs = [list(factors) for factors in state["epochs"]]
+        self._newest, self._start = list(state["newest"]), state["start"]

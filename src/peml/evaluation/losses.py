@@ -1,0 +1,49 @@
+"""The training loss on rows that aren't trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from peml.data.batching import Collator, evaluation_batches
+from peml.data.encoding import EncodedSplit
+from peml.errors import TrainingError
+from peml.evaluation.evaluate import Evaluable
+
+__all__ = ["mean_losses"]
+
+
+@torch.no_grad()
+def mean_losses(
+    model: Evaluable, splits: Sequence[EncodedSplit], tokens: int
+) -> list[float | None]:
+    """Mean loss of an example of each task, without dropout; None for a task without rows.
+
+    Args:
+        model: Attached or loaded model.
+        splits: Rows of each task, encoded as for training, in the order of the task ids.
+        tokens: Most tokens of a batch, padding included.
+
+    Raises:
+        TrainingError: A loss isn't finite.
+    """
+    base = model.base
+    collate = Collator(base.family.tokenizer.pad_token_id)
+    means: list[float | None] = []
+    model.eval()
+    with model.prepared():
+        for task_id, split in enumerate(splits):
+            batches = evaluation_batches(split, task_id, tokens, collate) if len(split) else ()
+            total = sum(
+                float(model(batch.to(base.device)).losses.double().sum()) for batch in batches
+            )
+            if not math.isfinite(total):
+                raise TrainingError(
+                    f"the development loss of {base.tasks[task_id].name!r} is {total}",
+                    allowed="finite losses, which adaptive shares follow",
+                    action="lower training.learning_rates, or change batches.mixing.strategy",
+                )
+            means.append(total / len(split) if len(split) else None)
+    return means
