@@ -40,10 +40,11 @@ ALLOWED: dict[str, set[str]] = {
 TOP = {
     "run": set(ALLOWED),
     "execution": {"config", "run", "training"},
-    "comparison": {*ALLOWED, "execution", "run"},
-    "cli": {*ALLOWED, "comparison", "execution", "run"},
+    "tuning": {*ALLOWED, "execution", "run"},
+    "comparison": {*ALLOWED, "execution", "run", "tuning"},
+    "cli": {*ALLOWED, "comparison", "execution", "run", "tuning"},
     "__main__": {"cli"},
-    "__init__": {*ALLOWED, "comparison", "execution", "run", "testing"},
+    "__init__": {*ALLOWED, "comparison", "execution", "run", "testing", "tuning"},
 }
 # The tree's own top package is the facade; only the command line may go through it.
 FACADE = {"cli"}

@@ -17,6 +17,7 @@ from peml.cli.export import export_command
 from peml.cli.fit import fit_command
 from peml.cli.predict import predict_command
 from peml.cli.tasks import tasks_app
+from peml.cli.tune import tune_command
 from peml.errors import PemlError
 
 __all__ = ["app", "main"]
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("fit")(fit_command)
+app.command("tune")(tune_command)
 app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)

@@ -113,3 +113,7 @@ def print_results(results: dict[str, Any], console: Console) -> None:
         f"{cost['total_trainable_parameters']:,} trainable parameters",
         highlight=False,
     )
+    tuning = cost.get("tuning")  # not in runs from before
+    if tuning is not None:
+        text = f"found in {tuning['trials']} other runs: {tuning['seconds']:,.0f} s"
+        console.print(f"{text}, {tuning['tokens']:,} tokens", highlight=False)

@@ -8,10 +8,11 @@ from peml.config.loading import (
     read_config,
     validate_config,
 )
-from peml.config.model import RunConfig, config_type, method_type
+from peml.config.model import RunConfig, TuningCost, config_type, method_type
 
 __all__ = [
     "RunConfig",
+    "TuningCost",
     "apply_overrides",
     "config_type",
     "dump_config",

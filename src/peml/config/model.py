@@ -16,7 +16,15 @@ from peml.models import ModelSettings
 from peml.settings import Settings
 from peml.training import TrainingSettings
 
-__all__ = ["RunConfig", "config_type", "method_type"]
+__all__ = ["RunConfig", "TuningCost", "config_type", "method_type"]
+
+
+class TuningCost(Settings):
+    """What finding a config has cost, whoever uses it."""
+
+    trials: int = Field(description="Runs it was chosen from.", ge=1)
+    seconds: float = Field(description="Of all these runs.", ge=0)
+    tokens: int = Field(description="Trained on in all these runs.", ge=0)
 
 
 class RunConfig(Settings):
@@ -42,6 +50,11 @@ class RunConfig(Settings):
     export: bool = Field(True, description="Save the final model; off where only scores matter.")
     output: str | None = Field(
         None, description="Run folder; default: runs/ and the config file's name."
+    )
+    tuning_cost: TuningCost | None = Field(
+        None,
+        description="What finding these settings has cost; `peml tune` writes it, results and "
+        "reports repeat it.",
     )
 
 

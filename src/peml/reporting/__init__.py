@@ -1,4 +1,4 @@
-"""Reports: a run or comparison folder read back as tables, figures and one HTML page.
+"""Reports: a run, comparison or study folder read back as tables, figures and one HTML page.
 
 Reads such folders only.
 """
@@ -11,6 +11,7 @@ from peml.reporting.records import Results
 from peml.reporting.report import write_report
 from peml.reporting.results import RunRecord, load_results, load_run
 from peml.reporting.summary import MAJORITY_NOTE
+from peml.reporting.tuning import write_tuning_report
 
 __all__ = [
     "MAJORITY_NOTE",
@@ -22,4 +23,5 @@ __all__ = [
     "save_figures",
     "write_comparison_report",
     "write_report",
+    "write_tuning_report",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "SkippedTask",
     "StepRecord",
     "TaskResult",
+    "TuningCost",
 ]
 
 
@@ -82,6 +83,14 @@ class TaskResult(Record):
         return kept | {"without": _by_part(scores)}
 
 
+class TuningCost(Record):
+    """What finding a run's settings has cost, in other runs."""
+
+    trials: int
+    seconds: float
+    tokens: int
+
+
 class Cost(Record):
     """What a run used: seconds, tokens and steps of each phase, memory in bytes."""
 
@@ -91,6 +100,7 @@ class Cost(Record):
     peak_memory_bytes: int | None = None
     trainable_parameters: dict[str, int]
     total_trainable_parameters: int
+    tuning: TuningCost | None = None
 
 
 class Results(Record):

@@ -121,6 +121,7 @@ def _results(
         return sum(task[key] for task in tasks.values()) / len(tasks)
 
     ablations = [key for key in next(iter(tasks.values())) if key.endswith("_off")]
+    tuning = prepared.config.tuning_cost
     return {
         "format": 1,
         "method": prepared.config.method.name,
@@ -137,5 +138,6 @@ def _results(
             "trainable_parameters": counts,
             "total_trainable_parameters": sum(counts.values()),
             "trainable_parameters_in_search": sum(searched.values()),
+            "tuning": None if tuning is None else tuning.model_dump(mode="json"),
         },
     }

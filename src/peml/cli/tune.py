@@ -1,0 +1,102 @@
+"""`peml tune`: trials over a space, on one machine or many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from peml.cli.fit import print_plan
+from peml.tuning import StudyConfig, Tuned, check_study, load_study, tune
+
+__all__ = ["tune_command"]
+
+_SHOWN = 5
+
+
+def tune_command(
+    config: Annotated[Path, typer.Argument(help="Config file, such as examples/tune-demo.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, any number of times."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; default: runs/NAME.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, print the plan of one trial and stop."),
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Run nothing: report what is there.")
+    ] = False,
+) -> None:
+    """Search a run's settings; on an existing folder, go on where it stopped.
+
+    Trials are judged on the development split. The best config is written as best.yaml, ready
+    for `peml fit`. The exit code is 1 when no trial finished.
+
+    Examples:
+      peml tune examples/tune-demo.yaml
+      peml tune examples/tune-demo.yaml --set budget.trials=40
+      peml tune examples/tune-demo.yaml --set storage.url=postgresql+psycopg://me@host/studies
+    """
+    study = load_study(config, overrides or ())
+    console = Console()
+    if dry_run:
+        print_plan(check_study(study), console)
+        _print_space(study, console)
+        return
+    folder = output or Path("runs") / config.stem
+    tuned = tune(study, folder, console, report_only=report)
+    _print_trials(tuned, console)
+    places = f"\nReport: {folder / 'report.html'}"
+    places += "" if tuned.best is None else f"\nBest:   {tuned.best}"
+    console.print(places, highlight=False, markup=False, soft_wrap=True)
+    if tuned.best is None:
+        raise typer.Exit(1)
+
+
+def _print_space(study: StudyConfig, console: Console) -> None:
+    table = Table(title=f"Space, sampler {study.sampler.name}")
+    table.add_column("path", overflow="fold")
+    table.add_column("values", overflow="fold")
+    for path, parameter in study.space.items():
+        listed = ", ".join(map(str, parameter.ends()))
+        if parameter.choices is None:
+            listed = f"{parameter.low} to {parameter.high}"
+            listed += ", log" if parameter.log else ""
+            listed += f", step {parameter.step}" if parameter.step else ""
+        table.add_row(path, listed)
+    console.print(table)
+
+
+def _listed(values: dict[str, Any]) -> str:
+    shown = {path: f"{v:.4g}" if isinstance(v, float) else str(v) for path, v in values.items()}
+    return ", ".join(f"{path}={value}" for path, value in shown.items())
+
+
+def _print_trials(tuned: Tuned, console: Console) -> None:
+    """The best trials; of two objectives, the whole front."""
+    content = tuned.content
+    finished = [trial for trial in content["trials"] if trial["state"] == "finished"]
+    ranked = sorted(finished, key=lambda trial: -trial["objectives"][0])
+    if len(content["objectives"]) > 1:
+        ranked = [trial for trial in ranked if trial["number"] in content["best"]]
+    table = Table(title=f"{content['name']}: {len(finished)} of {len(content['trials'])} finished")
+    table.add_column("trial", justify="right")
+    for objective in content["objectives"]:
+        table.add_column(objective["title"], justify="right")
+    table.add_column("settings", overflow="fold")
+    for trial in ranked[:_SHOWN] if len(content["objectives"]) == 1 else ranked:
+        shown = [f"{value:.6g}" for value in trial["objectives"]]
+        table.add_row(str(trial["number"]), *shown, _listed(trial["values"]))
+    console.print(table)
+    cost = content["cost"]
+    console.print(
+        f"{cost['trials']} trials cost {cost['seconds']:,.0f} s and {cost['tokens']:,} tokens",
+        highlight=False,
+    )

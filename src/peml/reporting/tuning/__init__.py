@@ -1,0 +1,15 @@
+"""Studies: ``study.json`` read back as figures and one HTML page."""
+
+from __future__ import annotations
+
+from peml.reporting.tuning.figures import draw_study
+from peml.reporting.tuning.page import render_study_html, write_tuning_report
+from peml.reporting.tuning.records import StudyRecord, load_study_record
+
+__all__ = [
+    "StudyRecord",
+    "draw_study",
+    "load_study_record",
+    "render_study_html",
+    "write_tuning_report",
+]

@@ -1,0 +1,98 @@
+"""Writing a study's report and figures into its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from peml.files import disk_errors, write_text
+from peml.reporting.comparison.text import points, seconds
+from peml.reporting.environment import template_environment
+from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
+from peml.reporting.tuning.figures import draw_study
+from peml.reporting.tuning.records import StudyRecord, load_study_record
+
+__all__ = ["render_study_html", "write_tuning_report"]
+
+
+def write_tuning_report(folder: Path) -> None:
+    """Writes ``report.html`` and ``figures/`` into a study's folder.
+
+    Called last by ``peml tune``, and safe to call again. It reads ``study.json`` alone.
+
+    Raises:
+        RunError: ``study.json`` is missing or malformed, or a file can't be written.
+    """
+    study = load_study_record(folder)
+    with disk_errors(folder / "figures"):
+        for name, figure in draw_study(study).items():
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            save_svg(figure, folder / "figures" / f"{name}.svg")
+            save_png(figure, folder / "figures" / f"{name}.png")
+    write_text(folder / "report.html", render_study_html(study))
+
+
+def render_study_html(study: StudyRecord) -> str:
+    """The page, with its style, table and figures inside."""
+    # The drawings are ours and every text in them is escaped by Matplotlib.
+    figures = {name: Markup(to_svg(f, f"fig-{name}")) for name, f in draw_study(study).items()}
+    return (
+        _environment()
+        .get_template("tuning.html.j2")
+        .render(
+            study=study,
+            figures=figures,
+            palette=PALETTE,
+            sentences=_describe(study),
+            parallel_shown=min(8, len(study.space)),
+        )
+    )
+
+
+def _describe(study: StudyRecord) -> list[str]:
+    """The study in plain words."""
+    finished, pruned = len(study.in_state("finished")), len(study.in_state("pruned"))
+    failed, running = len(study.in_state("failed")), len(study.in_state("running"))
+    said = [f"{finished} of {len(study.trials)} trials finished"]
+    said += [f"{pruned} were stopped early"] if pruned else []
+    said += [f"{failed} failed"] if failed else []
+    said += [f"{running} have not ended"] if running else []
+    sentences = [", ".join(said) + "."]
+    front = study.front()
+    if not front:
+        return [*sentences, "None has a score yet."]
+    best = front[0]
+    if len(study.objectives) == 1:
+        sentences.append(
+            f"Trial {best.number} has the highest development mean, {points(best.mean)} points; "
+            "best.yaml is its config."
+        )
+    else:
+        sentences.append(
+            f"{len(front)} trials are on the Pareto front of development mean and "
+            f"{study.objectives[1].title}; best.yaml is the one with the highest mean, trial "
+            f"{best.number} ({points(best.mean)} points), front/ holds all of them."
+        )
+    if study.importance:
+        path, share = next(iter(study.importance.items()))
+        sentences.append(f"{path} explains {100 * share:.0f} % of the variance of the mean.")
+    return sentences
+
+
+def _environment() -> Environment:
+    environment = template_environment()
+    environment.filters |= {
+        "points": points,
+        "seconds": seconds,
+        "value": _value,
+        "link": lambda folder: f"{quote(folder)}/report.html",
+    }
+    return environment
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

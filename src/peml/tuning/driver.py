@@ -1,0 +1,172 @@
+"""The loop of a study: draw, run, settle, until the budget is used up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+
+from rich.console import Console
+
+from peml.errors import PemlError, RunError
+from peml.execution import Executor, Job, make_executor
+from peml.files import read_json
+from peml.run import RunFolder
+from peml.tuning.folder import StudyFolder
+from peml.tuning.ledger import Ledger, Spent, Trial
+from peml.tuning.objectives import OBJECTIVES
+from peml.tuning.sampling import WHOLE
+from peml.tuning.settings import StudyConfig
+
+__all__ = ["Driver"]
+
+
+class Driver:
+    """One session of a study.
+
+    Args:
+        config: The study.
+        folder: Its folder, locked.
+        ledger: Its trials.
+        console: Where each start and end is shown.
+    """
+
+    def __init__(
+        self, config: StudyConfig, folder: StudyFolder, ledger: Ledger, console: Console
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._ledger = ledger
+        self._console = console
+        self._running: dict[str, Trial] = {}  # by the job's name
+        self._before = float(folder.driver()["seconds"])
+        self._since = time.monotonic()
+        rows = ledger.rows()
+        self._tokens = sum(row.spent.tokens for row in rows if row.spent)
+        self._worked = any(row.state in ("finished", "pruned") for row in rows)
+        self._reasons: list[str] = []
+
+    def run(self) -> None:
+        """Runs trials until the budget is used up.
+
+        Raises:
+            PemlError: The first trials all failed, the storage is away, or there is no executor.
+        """
+        waiting = deque(self._ledger.unfinished())
+        if waiting:
+            numbers = ", ".join(str(trial.number) for trial in waiting)
+            self._say(f"going on with trial{'s' if len(waiting) > 1 else ''} {numbers}")
+        with make_executor(self._config.execution, self._report) as executor:
+            while True:
+                while len(self._running) < executor.capacity:
+                    trial = waiting.popleft() if waiting else self._next()
+                    if trial is None:
+                        break
+                    self._start(trial, executor)
+                if not self._running:
+                    break
+                for job in executor.wait():
+                    self._end(job)
+
+    def _next(self) -> Trial | None:
+        budget = self._config.budget
+        spent = self._before + time.monotonic() - self._since
+        if budget.hours is not None and spent >= 3600 * budget.hours:
+            return None
+        if budget.tokens is not None and self._tokens >= budget.tokens:
+            return None
+        return self._ledger.begin()
+
+    def _start(self, trial: Trial, executor: Executor) -> None:
+        try:
+            config = self._config.trial_config(trial.values)
+        except PemlError as error:
+            self._fail(trial.number, error.problem, Spent(0.0, 0, None))
+            return
+        job = Job(f"trial {trial.number}", self._folder.trial(trial.number), config)
+        self._running[job.name] = trial
+        if trial.is_stopped or job.is_settled:  # a killed session had come this far
+            self._end(job)
+            return
+        listed = ", ".join(f"{path}={_shown(value)}" for path, value in trial.values.items())
+        self._say(f"started  {job.name}: {listed}")
+        executor.submit(job)
+
+    def _report(self, job: Job, step: int, mean: float) -> bool:
+        """Told of every development evaluation; whether to stop the trial."""
+        percent = max(1, round(WHOLE * step / _total_steps(job)))
+        return self._ledger.report(self._running[job.name].number, percent, mean)
+
+    def _end(self, job: Job) -> None:
+        number, results = self._running.pop(job.name).number, job.results()
+        if results is None:
+            self._end_early(job, number)
+            return
+        cost = results["cost"]
+        spent = Spent(
+            sum(cost["seconds"].values()),
+            sum(cost["tokens"].values()),
+            cost["total_trainable_parameters"],
+        )
+        values = [OBJECTIVES[name].value(results) for name in self._config.objectives]
+        if not all(map(math.isfinite, values)):
+            self._fail(number, "its development mean is not a number", spent)
+            return
+        self._ledger.settle(number, "finished", values, spent)
+        self._worked = True
+        listed = ", ".join(
+            f"{OBJECTIVES[name].title} {value:.6g}"
+            for name, value in zip(self._config.objectives, values, strict=True)
+        )
+        self._note(spent, f"finished {job.name}: {listed}, {spent.seconds:.0f} s")
+
+    def _end_early(self, job: Job, number: int) -> None:
+        """Settles a trial that was pruned or failed."""
+        failure, spent = job.failure(), _spent_early(job)
+        if failure is not None:
+            self._fail(number, failure, spent)
+            return
+        self._ledger.settle(number, "pruned", (), spent)
+        self._worked = True
+        self._note(spent, f"stopped  {job.name}: it fell behind, {spent.seconds:.0f} s")
+
+    def _fail(self, number: int, reason: str, spent: Spent) -> None:
+        self._ledger.settle(number, "failed", (), spent, reason)
+        self._note(spent, f"FAILED   trial {number}: {reason}")
+        self._reasons.append(f"trial {number}: {reason}")
+        if not self._worked and len(self._reasons) >= self._config.failures:
+            raise RunError(
+                f"the first {len(self._reasons)} trials all failed. {self._reasons[0]}",
+                action=f"see {self._folder.trial(number).parent}; correct the config and start in "
+                "a new folder, or run the same command again to try others",
+            )
+
+    def _note(self, spent: Spent, line: str) -> None:
+        self._tokens += spent.tokens
+        self._folder.worked(self._before + time.monotonic() - self._since)
+        self._say(line)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _total_steps(job: Job) -> int:
+    planned = RunFolder(job.folder).read("plan.json")
+    return int(sum(planned["steps"].values()))
+
+
+def _spent_early(job: Job) -> Spent:
+    """Cost of a run that did not finish, up to its last checkpoint.
+
+    A run that is stopped writes one first; what a failed one did after it isn't counted.
+    """
+    states = (RunFolder(job.folder).checkpoints).glob("step-*/state.json")
+    costs = [read_json(path)["cost"] for path in states]
+    if not costs:
+        return Spent(0.0, 0, None)
+    last = max(costs, key=lambda cost: sum(cost["steps"].values()))
+    return Spent(sum(last["seconds"].values()), sum(last["tokens"].values()), None)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

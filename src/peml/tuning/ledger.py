@@ -1,0 +1,262 @@
+"""The trials of a study in Optuna's storage: begun, reported, settled, each exactly once."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from peml.errors import RunError
+from peml.run import differences
+from peml.tuning.objectives import OBJECTIVES
+from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
+from peml.tuning.settings import StudyConfig
+from peml.tuning.storage import Patience, open_storage, shown_url
+
+__all__ = ["Ledger", "Spent", "State", "Trial", "TrialRow"]
+
+State = Literal["finished", "pruned", "failed", "running"]
+
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
+_DEFINITION = "peml:definition"
+_DRIVER, _TOKEN, _SURPLUS, _STOPPED = "driver", "token", "surplus", "stopped"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that is to run.
+
+    Attributes:
+        number: From 0, in the order of the draws.
+        values: By path into the run config.
+        is_stopped: Whether the pruner has ended it already.
+    """
+
+    number: int
+    values: dict[str, Any]
+    is_stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a trial has cost.
+
+    Attributes:
+        seconds: Of its run, all phases.
+        tokens: It has trained on.
+        parameters: That it trained; None if that isn't known.
+    """
+
+    seconds: float
+    tokens: int
+    parameters: int | None
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A line of the table of trials.
+
+    Attributes:
+        number: Of the trial.
+        state: How it stands.
+        objectives: Its values, in the order of the study's objectives; of a pruned trial the
+            last development mean.
+        values: By path into the run config.
+        spent: Its cost; None while it runs.
+        reports: Development means by percent of its steps.
+        reason: Why it failed.
+        driver: Id of the driver that ran it.
+    """
+
+    number: int
+    state: State
+    objectives: tuple[float, ...]
+    values: dict[str, Any]
+    spent: Spent | None
+    reports: dict[int, float]
+    reason: str
+    driver: str
+
+
+class Ledger:
+    """A study in its storage.
+
+    Every call waits for a database that is away and can be repeated. A trial belongs to the
+    driver that began it, and only that driver goes on with it.
+
+    Args:
+        config: The study.
+        journal: The journal file, used where no database is named.
+        driver: Id of this driver, the same each time it works in its folder.
+        patience: Waits for the database.
+
+    Raises:
+        RunError: The storage holds another study of this name, or is away for too long.
+    """
+
+    def __init__(self, config: StudyConfig, journal: Path, driver: str, patience: Patience) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would run across ours
+        self._config = config
+        self._driver = driver
+        self._patience = patience
+        storage = patience(lambda: open_storage(config.storage, journal))
+        self.study = patience(
+            lambda: optuna.create_study(
+                study_name=config.name,
+                storage=storage,
+                directions=[OBJECTIVES[name].direction for name in config.objectives],
+                pruner=build_pruner(config.pruner),
+                load_if_exists=True,
+            )
+        )
+        patience(self._check_definition)
+
+    def _check_definition(self) -> None:
+        new = self._config.definition()
+        old = self.study.user_attrs.get(_DEFINITION)
+        if old is None and not self.study.get_trials(deepcopy=False):
+            self.study.set_user_attr(_DEFINITION, new)
+            return
+        changed = "it was not made by `peml tune`" if old is None else differences(old, new)
+        if changed:
+            url = self._config.storage.url
+            where = "the journal" if url is None else shown_url(url)
+            raise RunError(
+                f"{where} holds another study {self._config.name!r}: {changed}",
+                allowed="the run, space, sampler, objectives and pruner the study was started with",
+                action="give the study another name, or undo the change; nothing was changed",
+            )
+
+    def unfinished(self) -> list[Trial]:
+        """Trials that an earlier session of this driver left running."""
+        return self._patience(
+            lambda: [
+                self._drawn(trial)
+                for trial in self._trials(TrialState.RUNNING)
+                if trial.user_attrs.get(_DRIVER) == self._driver
+            ]
+        )
+
+    def begin(self) -> Trial | None:
+        """Draws a new trial; None if there are as many as the budget allows."""
+        token = uuid.uuid4().hex  # finds the trial again if the answer got lost
+        return self._patience(lambda: self._begin(token))
+
+    def _begin(self, token: str) -> Trial | None:
+        most = self._config.most_trials
+        found = self._with_token(token)
+        if found is None:
+            if len(self._trials()) >= most:
+                return None
+            marks = {_DRIVER: self._driver, _TOKEN: token}
+            self.study.add_trial(
+                optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=marks)
+            )
+            found = self._with_token(token)
+            assert found is not None
+        if sum(trial.number < found.number for trial in self._trials()) >= most:
+            # Another driver was faster: the trial was one too many.
+            if not found.state.is_finished():
+                self._handle(found).set_user_attr(_SURPLUS, True)
+                self.study.tell(found.number, state=TrialState.FAIL)
+            return None
+        return self._drawn(found)
+
+    def report(self, number: int, percent: int, mean: float) -> bool:
+        """Notes a development mean; returns whether the trial should be stopped."""
+        return self._patience(lambda: self._report(number, percent, mean))
+
+    def _report(self, number: int, percent: int, mean: float) -> bool:
+        found = self._numbered(number)
+        if _STOPPED in found.user_attrs:
+            return True
+        trial = self._handle(found)
+        if percent not in found.intermediate_values:  # as after a return to a checkpoint
+            trial.report(mean, percent)
+        falls_behind = trial.should_prune()  # asked at the end too: others are compared with it
+        if not falls_behind or percent >= WHOLE:
+            return False
+        trial.set_user_attr(_STOPPED, percent)
+        return True
+
+    def settle(
+        self,
+        number: int,
+        state: Literal["finished", "pruned", "failed"],
+        objectives: Sequence[float],
+        spent: Spent,
+        reason: str = "",
+    ) -> None:
+        """Ends a trial."""
+
+        def settle() -> None:
+            found = self._numbered(number)
+            if found.state.is_finished():  # and the answer got lost
+                return
+            trial = self._handle(found)
+            trial.set_user_attr("spent", vars(spent))
+            trial.set_user_attr("reason", reason)
+            optuna_state = next(key for key, name in _STATES.items() if name == state)
+            values = list(objectives) if state == "finished" else None
+            self.study.tell(number, values, optuna_state)
+
+        self._patience(settle)
+
+    def rows(self) -> list[TrialRow]:
+        """The table of trials, in the order of their numbers."""
+        return self._patience(lambda: [self._row(trial) for trial in self._trials()])
+
+    def _row(self, trial: FrozenTrial) -> TrialRow:
+        spent: Mapping[str, Any] | None = trial.user_attrs.get("spent")
+        return TrialRow(
+            number=trial.number,
+            state=_STATES[trial.state],
+            objectives=tuple(trial.values or ()),
+            values={
+                path: parameter.decode(trial.params[path])
+                for path, parameter in self._config.space.items()
+                if path in trial.params
+            },
+            spent=None if spent is None else Spent(**spent),
+            reports=dict(trial.intermediate_values),
+            reason=trial.user_attrs.get("reason", ""),
+            driver=trial.user_attrs.get(_DRIVER, ""),
+        )
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        found = self.study.get_trials(deepcopy=False, states=states or None)
+        return [trial for trial in found if _SURPLUS not in trial.user_attrs]
+
+    def _with_token(self, token: str) -> FrozenTrial | None:
+        running = self.study.get_trials(deepcopy=False)
+        return next((t for t in running if t.user_attrs.get(_TOKEN) == token), None)
+
+    def _numbered(self, number: int) -> FrozenTrial:
+        return next(trial for trial in self._trials() if trial.number == number)
+
+    def _handle(self, trial: FrozenTrial) -> optuna.Trial:
+        """Optuna's object for a trial in the storage; values it has are not drawn again."""
+        space = self._config.space
+        self.study.sampler = build_sampler(self._config.sampler, space, trial.number)
+        return optuna.Trial(self.study, trial._trial_id)
+
+    def _drawn(self, trial: FrozenTrial) -> Trial:
+        handle = self._handle(trial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            values = {
+                path: parameter.suggest(handle, path)
+                for path, parameter in self._config.space.items()
+            }
+        return Trial(trial.number, values, _STOPPED in trial.user_attrs)

@@ -1,0 +1,93 @@
+"""`peml tune`: one config, one study folder; safe to kill and to call again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from peml import run
+from peml.errors import RunError
+from peml.reporting import write_tuning_report
+from peml.tuning.collect import BEST, collect, write_results
+from peml.tuning.driver import Driver
+from peml.tuning.folder import StudyFolder
+from peml.tuning.ledger import Ledger
+from peml.tuning.settings import StudyConfig
+from peml.tuning.space import first_values
+from peml.tuning.storage import Patience
+
+__all__ = ["Tuned", "check_study", "tune"]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A study that has come to its end.
+
+    Attributes:
+        folder: Its folder; ``report.html``, ``trials.csv`` and the rest are in it.
+        content: ``study.json``.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def best(self) -> Path | None:
+        """The best config, ready for `peml fit`; None where no trial finished."""
+        return self.folder / BEST if self.content["best"] else None
+
+
+def check_study(config: StudyConfig) -> dict[str, Any]:
+    """Tries the first point of the space on model and data, without training.
+
+    Returns:
+        The plan of that run, as `peml.run.plan` gives it.
+
+    Raises:
+        PemlError: It can't run.
+    """
+    return run.plan(config.trial_config(first_values(config.space)))
+
+
+def tune(
+    config: StudyConfig,
+    output: Path,
+    console: Console | None = None,
+    *,
+    report_only: bool = False,
+) -> Tuned:
+    """Runs trials until the budget is used up, and reports.
+
+    Args:
+        config: The study.
+        output: Its folder; an existing one of the same study is gone on with.
+        console: Where progress is shown; default: nowhere.
+        report_only: Run nothing: report what is there.
+
+    Raises:
+        PemlError: Something is wrong with config, data, model, folder or storage, or the first
+            trials all failed. A later trial that fails is recorded instead.
+    """
+    console = console or Console(quiet=True)
+    folder = StudyFolder(output)
+    if not folder.holds(config):
+        if report_only:
+            raise RunError(
+                f"{output} holds no study to report",
+                allowed="the folder of a study that was started",
+                action="check the path, or run the same command without --report",
+            )
+        check_study(config)
+        folder.create(config)
+    with folder.locked():
+        patience = Patience(config.storage, console)
+        ledger = Ledger(config, folder.journal, str(folder.driver()["id"]), patience)
+        if not report_only:
+            Driver(config, folder, ledger, console).run()
+        content = collect(config, folder, ledger)
+        write_results(config, folder, content)
+        write_tuning_report(output)
+    return Tuned(output, content)

@@ -1,0 +1,72 @@
+"""Optuna's samplers and pruners, with everything that decides their choice written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from optuna import Study
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from peml.tuning.settings import PrunerSettings, SamplerSettings
+from peml.tuning.space import Parameter
+
+__all__ = ["WHOLE", "build_pruner", "build_sampler"]
+
+WHOLE = 100
+"""A whole run, in the unit a pruner counts in: percent of the run's steps."""
+
+
+class _Grid(GridSampler):
+    """The grid, without stopping a loop of Optuna's that isn't there: the budget ends the study."""
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Nothing is left to do."""
+
+
+def build_sampler(
+    settings: SamplerSettings, space: Mapping[str, Parameter], number: int
+) -> BaseSampler:
+    """The sampler of one trial.
+
+    Its draws are a function of the seed and the trial's number, so that a study that was killed
+    does not draw the same trials again.
+
+    Args:
+        settings: Which, and its options. Those of TPE (Bergstra et al. 2011) are all given,
+            because Optuna's defaults differ between its versions.
+        space: What is drawn.
+        number: Of the trial.
+    """
+    if settings.name == "grid":
+        return _Grid({path: p.grid() or [] for path, p in space.items()}, seed=settings.seed)
+    seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+    if settings.name == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(
+        seed=seed,
+        n_startup_trials=settings.startup,
+        n_ei_candidates=settings.candidates,
+        multivariate=settings.multivariate,
+        group=False,
+        constant_liar=settings.constant_liar,
+    )
+
+
+def build_pruner(settings: PrunerSettings) -> BasePruner:
+    """Hyperband (Li et al. 2018) over the share of a run's steps, or none."""
+    if settings.name == "none":
+        return NopPruner()
+    return HyperbandPruner(
+        min_resource=max(1, round(WHOLE * settings.least)),
+        max_resource=WHOLE,
+        reduction_factor=settings.reduction,
+    )

@@ -1,0 +1,241 @@
+"""Whole studies of toy runs: they run, are stopped, killed and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from peml.config import load_config
+from peml.errors import RunError
+from peml.execution import Executor, Job, Report
+from peml.execution.inline import InlineExecutor
+from peml.run import fit
+from peml.tuning import Tuned, driver, parse_study, tune
+from tests.tuning.studies import RATE, study_file, toy_study
+
+
+def _table(tuned: Tuned) -> list[dict[str, str]]:
+    with (tuned.folder / "trials.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _numbers(tuned: Tuned) -> list[int]:
+    return [trial["number"] for trial in tuned.content["trials"]]
+
+
+class FakeExecutor(InlineExecutor):
+    """Writes made-up results instead of training."""
+
+    results: Callable[[Job], dict[str, Any] | str]
+
+    def wait(self) -> list[Job]:
+        job, self._job = self._job, None
+        assert job is not None
+        found = type(self).results(job)
+        if isinstance(found, str):
+            job.fail(found)
+        else:
+            job.folder.mkdir(parents=True)
+            (job.folder / "results.json").write_text(json.dumps(found))
+            (job.folder / "report.html").write_text("")
+        return [job]
+
+
+def made_up_results(job: Job, *, tokens: int = 100) -> dict[str, Any]:
+    rate = job.config.training.learning_rates["lora"]
+    r = job.config.method.model_dump()["lora"]["r"]
+    cost = {"seconds": {"train": 2.0, "evaluate": 0.5}, "tokens": {"train": tokens}}
+    return {
+        "mean": 0.5 + 0.02 * r - 0.1 * abs(math.log10(rate) + 2),
+        "tasks": {"mood": {"rows": 50}},
+        "cost": {**cost, "total_trainable_parameters": 100 * r},
+    }
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeExecutor]:
+    """Studies whose trials are made up."""
+
+    class Fake(FakeExecutor):
+        results = staticmethod(made_up_results)
+
+    def make(settings: Any, report: Report | None) -> Executor:
+        return Fake(settings, report)
+
+    monkeypatch.setattr(driver, "make_executor", make)
+    monkeypatch.setattr("peml.tuning.pipeline.check_study", lambda config: {})
+    return Fake
+
+
+def test_a_study_ends_with_a_config_that_fit_takes(toys: Path, tmp_path: Path) -> None:
+    study = parse_study(toy_study(toys))
+    tuned = tune(study, tmp_path / "study")
+    table = _table(tuned)
+    assert [row["state"] for row in table] == ["finished"] * 3
+    best = max(table, key=lambda row: float(row["mean"]))
+    assert tuned.best is not None
+    config = load_config(tuned.best)
+    assert config.training.learning_rates["lora"] == float(best[RATE])
+    assert (config.evaluation.split, config.export) == ("reported", True)
+    for row in table:
+        results = json.loads((tuned.folder / row["folder"] / "results.json").read_text())
+        assert results["mean"] == float(row["mean"])
+        assert not (tuned.folder / row["folder"] / "model").exists()
+    cost = json.loads((tuned.folder / "tuning_cost.json").read_text())
+    assert cost["tokens"] == sum(int(row["tokens"]) for row in table)
+    run = fit(config, tmp_path / "run")
+    assert run.results["cost"]["tuning"] == cost
+    again = tune(study, tmp_path / "study")
+    assert _table(again) == table
+
+
+def test_two_objectives_give_the_pareto_front(
+    fake: type[FakeExecutor], toys: Path, tmp_path: Path
+) -> None:
+    raw = toy_study(toys, objectives=["mean", "parameters"], budget={"trials": 30})
+    tuned = tune(parse_study(raw), tmp_path / "study")
+    points = {t["number"]: t["objectives"] for t in tuned.content["trials"]}
+    beaten = {
+        number
+        for number, (mean, size) in points.items()
+        if any(m >= mean and s <= size and (m, s) != (mean, size) for m, s in points.values())
+    }
+    front = tuned.content["best"]
+    assert set(front) == set(points) - beaten
+    assert len(front) > 1
+    assert sorted(front, key=lambda number: -points[number][0]) == front
+    assert [path.stem for path in sorted((tuned.folder / "front").iterdir())] == [
+        f"{number:04}" for number in sorted(front)
+    ]
+    assert 'aria-label="Pareto front"' in (tuned.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("budget", "trials"), [({"tokens": 250}, 3), ({"tokens": 300}, 3), ({"tokens": 301}, 4)]
+)
+def test_a_budget_of_tokens_ends_the_study(
+    fake: type[FakeExecutor], toys: Path, tmp_path: Path, budget: dict[str, int], trials: int
+) -> None:
+    raw = toy_study(toys, budget=budget)
+    assert len(_numbers(tune(parse_study(raw), tmp_path / "study"))) == trials
+    more = toy_study(toys, budget={"tokens": 500})
+    assert len(_numbers(tune(parse_study(more), tmp_path / "study"))) == 5
+
+
+def test_a_budget_of_hours_counts_all_sessions(
+    fake: type[FakeExecutor], toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("peml.tuning.driver.time.monotonic", lambda: clock[0])
+
+    def slow(job: Job) -> dict[str, Any]:
+        clock[0] += 600
+        return made_up_results(job)
+
+    fake.results = staticmethod(slow)
+    folder = tmp_path / "study"
+    assert len(_numbers(tune(parse_study(toy_study(toys, budget={"hours": 0.5})), folder))) == 3
+    assert len(_numbers(tune(parse_study(toy_study(toys, budget={"hours": 0.9})), folder))) == 6
+
+
+def test_when_the_first_trials_all_fail_the_study_stops_and_says_why(
+    fake: type[FakeExecutor], toys: Path, tmp_path: Path
+) -> None:
+    fake.results = staticmethod(lambda job: f"no memory for {job.name}")
+    study = parse_study(toy_study(toys, budget={"trials": 9}))
+    with pytest.raises(RunError, match=r"the first 3 trials all failed\. trial 0: no memory for"):
+        tune(study, tmp_path / "study")
+    fake.results = staticmethod(made_up_results)
+    tuned = tune(study, tmp_path / "study")
+    states = [trial["state"] for trial in tuned.content["trials"]]
+    assert states == ["failed"] * 3 + ["finished"] * 6
+    assert tuned.content["trials"][0]["reason"] == "no memory for trial 0"
+
+
+def test_a_later_trial_that_fails_is_recorded_and_the_study_goes_on(
+    fake: type[FakeExecutor], toys: Path, tmp_path: Path
+) -> None:
+    def some(job: Job) -> dict[str, Any] | str:
+        results = made_up_results(job)
+        if job.name == "trial 1":
+            return "no memory"
+        return results | {"mean": float("nan")} if job.name == "trial 2" else results
+
+    fake.results = staticmethod(some)
+    tuned = tune(parse_study(toy_study(toys, budget={"trials": 5})), tmp_path / "study")
+    trials = tuned.content["trials"]
+    assert [t["state"] for t in trials] == ["finished", "failed", "failed", "finished", "finished"]
+    assert [t["reason"] for t in trials[1:3]] == [
+        "no memory",
+        "its development mean is not a number",
+    ]
+
+
+def test_trials_that_fall_behind_are_stopped_and_cost_less(toys: Path, tmp_path: Path) -> None:
+    raw = toy_study(
+        toys,
+        pruner={"name": "hyperband", "least": 0.3},
+        budget={"trials": 6},
+        sampler={"name": "random"},
+    )
+    raw["run"]["training"] |= {"epochs": 2, "evaluate_every": 6}
+    tuned = tune(parse_study(raw), tmp_path / "study")
+    trials = tuned.content["trials"]
+    pruned = [trial for trial in trials if trial["state"] == "pruned"]
+    finished = [trial for trial in trials if trial["state"] == "finished"]
+    assert pruned
+    assert finished
+    assert all(0 < trial["tokens"] < finished[0]["tokens"] for trial in pruned)
+    assert all(set(map(int, t["reports"])) < set(range(101)) for t in trials)
+    assert max(map(int, finished[0]["reports"])) == 100
+
+
+def _killed(config: Path, folder: Path, until: Callable[[], bool]) -> None:
+    command = [sys.executable, "-m", "peml", "tune", str(config), "--output", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not until() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.e2e
+def test_a_killed_study_goes_on_and_comes_to_the_same(toys: Path, tmp_path: Path) -> None:
+    config = study_file(toys, toys / "killed.yaml", budget={"trials": 4})
+    raw = yaml.safe_load(config.read_text())
+    raw["run"]["training"] |= {"epochs": 3, "checkpoint_every": 2}
+    raw["sampler"] = {"startup": 2}
+    config.write_text(yaml.safe_dump(raw))
+    killed = tmp_path / "killed"
+    second = killed / "trials" / "0001"
+    _killed(config, killed, lambda: bool(list(second.glob("checkpoints/step-*"))))
+    assert (killed / "trials" / "0000" / "results.json").is_file()
+    assert not (second / "results.json").exists()
+    begun = {path.name for path in (second / "checkpoints").iterdir()}
+    first = (killed / "trials" / "0000" / "results.json").stat().st_mtime_ns
+    study = parse_study(raw)
+    tuned, whole = tune(study, killed), tune(study, tmp_path / "whole")
+    assert (killed / "trials" / "0000" / "results.json").stat().st_mtime_ns == first
+    assert begun
+
+    def told(found: Tuned) -> list[Any]:
+        return [(t["number"], t["state"], t["values"], t["objectives"], t["tokens"])
+                for t in found.content["trials"]]  # fmt: skip
+
+    assert told(tuned) == told(whole)
+    assert [path.name for path in sorted((killed / "trials").iterdir())] == [
+        f"{number:04}" for number in range(4)
+    ]
