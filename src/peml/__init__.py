@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from peml.search import SearchController, SearchSettings
     from peml.serving import Prediction, Predictor, load
     from peml.tasks import Suite, Task, load_suite
+    from peml.tuning import StudyConfig, Tuned
 
 __version__ = "0.1.0"
 
@@ -57,8 +58,10 @@ _LAZY = {
     "SearchController": "peml.search",
     "SearchSettings": "peml.search",
     "SearchSpace": "peml.prefix",
+    "StudyConfig": "peml.tuning",
     "Suite": "peml.tasks",
     "Task": "peml.tasks",
+    "Tuned": "peml.tuning",
     "attach_prefix": "peml.injection",
     "load": "peml.serving",
     "load_suite": "peml.tasks",
@@ -84,14 +87,17 @@ __all__ = [
     "SearchController",
     "SearchSettings",
     "SearchSpace",
+    "StudyConfig",
     "Suite",
     "Task",
+    "Tuned",
     "attach_prefix",
     "compare",
     "fit",
     "load",
     "load_suite",
     "measure_start",
+    "tune",
 ]
 
 
@@ -181,3 +187,42 @@ def compare(
     folder = Path(output or f"runs/{name}")
     console = Console(quiet=not progress)
     return run_comparison(settings, folder, console, retry_failed=retry_failed)
+
+
+def tune(
+    config: StudyConfig | Mapping[str, Any] | Path | str,
+    output: Path | str | None = None,
+    *,
+    overrides: tuple[str, ...] = (),
+    progress: bool = False,
+) -> Tuned:
+    """Searches a run's settings by trials and reports; goes on where it stopped.
+
+    Unless the config says ``execution: {kind: inline}``, every trial has a process of its own,
+    which imports the calling script again: keep the call below ``if __name__ == "__main__":``
+    there.
+
+    Args:
+        config: A config, its content as a mapping, or the path of its YAML file.
+        output: The folder; default: ``runs/`` and the study's name.
+        overrides: ``section.key=value`` strings, for a mapping or a file.
+        progress: Print a line for each trial.
+
+    Raises:
+        PemlError: Something is wrong with config, data, model, folder or storage, or the first
+            trials all failed. A later trial that fails is recorded and the rest goes on.
+    """
+    from rich.console import Console
+
+    from peml.config import apply_overrides
+    from peml.tuning import StudyConfig, load_study, parse_study
+    from peml.tuning import tune as run_study
+
+    if isinstance(config, (str, Path)):
+        settings = load_study(Path(config), overrides)
+    elif isinstance(config, StudyConfig):
+        settings = config
+    else:
+        settings = parse_study({"name": "study", **apply_overrides(config, overrides)})
+    folder = Path(output or f"runs/{settings.name}")
+    return run_study(settings, folder, Console(quiet=not progress))

@@ -244,7 +244,8 @@ def test_what_was_equal_is_listed_and_what_was_not_is_said(tmp_path: Path) -> No
 
 def test_cells_of_a_comparison_are_methods_times_seeds(tmp_path: Path) -> None:
     one = config()
-    cells = cells_of(one, tmp_path, {"glue": dict(one.methods)}, {("glue", "lora"): 0.5})
+    halved = {"training.learning_rate_factor": 0.5}
+    cells = cells_of(one, tmp_path, {"glue": dict(one.methods)}, {("glue", "lora"): halved})
     assert [c.folder for c in cells] == [cell(tmp_path, "lora", seed) for seed in range(3)]
     assert {c.config.training.learning_rate_factor for c in cells} == {0.5}
     assert [c.config.seed for c in cells] == [0, 1, 2]

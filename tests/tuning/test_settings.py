@@ -137,3 +137,9 @@ def test_the_grid_ends_the_study() -> None:
         | {"space": space, "sampler": {"name": "grid"}}
     )
     assert config.most_trials == 12
+
+
+def test_the_example_is_valid() -> None:
+    config = load_study(Path(__file__).parents[2] / "examples" / "tune-demo.yaml")
+    assert config.run.method.name == "peml"
+    assert config.most_trials == 16

@@ -15,6 +15,7 @@ from peml.execution import Job
 from peml.files import write_json, write_text
 from peml.methods import MethodSettings
 from peml.run import differences, lock_folder
+from peml.tuning import apply_values
 
 __all__ = ["Cell", "ComparisonFolder", "cells_of", "grid_of"]
 
@@ -101,7 +102,7 @@ def cells_of(
     config: ComparisonConfig,
     folder: Path,
     matched: Matched,
-    factors: Mapping[tuple[str, str], float],
+    chosen: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> list[Cell]:
     """Every suite, method and seed, the first seed of all methods first.
 
@@ -109,15 +110,15 @@ def cells_of(
         config: What is compared.
         folder: The comparison's folder.
         matched: Settings of each method, by suite and label.
-        factors: Learning-rate factor, by suite and label; a method left out has no cells yet.
+        chosen: Values by path into the run config, by suite and label; a method left out has no
+            cells yet.
     """
     return [
         Cell(
             name=f"{suite}, {label}, seed{seed}",
             folder=folder / "cells" / suite / f"{label}-seed{seed}",
-            config=_with(
-                config.run_config(suite, matched[suite][label], seed),
-                training={"learning_rate_factor": factors[suite, label]},
+            config=apply_values(
+                config.run_config(suite, matched[suite][label], seed), chosen[suite, label]
             ),
             suite=suite,
             label=label,
@@ -126,7 +127,7 @@ def cells_of(
         for seed in config.seeds
         for suite in config.suites
         for label in config.methods
-        if (suite, label) in factors
+        if (suite, label) in chosen
     ]
 
 

@@ -37,14 +37,14 @@ def collect(
     Args:
         config: What is compared.
         matching: Tasks and sizes.
-        choices: Learning-rate factor by suite and label.
+        choices: What tuning chose, by suite and label.
         folder: The comparison's folder.
 
     Raises:
         PemlError: A run's file is damaged, or two runs were scored on different rows.
     """
-    factors = {place: choice.factor or 1.0 for place, choice in choices.items()}
-    cells = cells_of(config, folder, matching.settings, factors)
+    chosen = {place: choice.chosen for place, choice in choices.items()}
+    cells = cells_of(config, folder, matching.settings, chosen)
     latency = read_latency(folder)
     suites = []
     for name in config.suites:
@@ -124,6 +124,8 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
             }
             for score in choice.grid
         ],
+        "trials": choice.trials,
+        "tuned": dict(choice.values),
         "flags": _row_flags(found),
     }
 
@@ -210,12 +212,12 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _seconds(cells: Sequence[Content], choice: Choice) -> Content:
-    """Means over the cells, and the sum over the learning-rate grid."""
+    """Means over the cells, and the sum over the learning-rate grid or the tuning trials."""
     runs = [results for score in choice.grid if (results := score.cell.results()) is not None]
     phases = ("search", "discretise", "train")
     tuning = sum(run["cost"]["seconds"].get(phase, 0.0) for run in runs for phase in phases)
     return {
-        "tuning": tuning,
+        "tuning": tuning + choice.seconds,
         **{phase: _mean([c["seconds"][phase] for c in cells]) for phase in ("search", "train")},
     }
 

@@ -67,6 +67,12 @@ def _decoding(config: ComparisonConfig, tasks: Sequence[dict[str, Any]]) -> str:
 
 def _tuning(config: ComparisonConfig) -> str:
     tuning = config.tuning
+    if tuning is not None and tuning.space is not None:
+        listed = ", ".join(tuning.space)
+        return (
+            f"{tuning.trials} trials a method ({tuning.sampler.name}) over {listed}; "
+            f"{tuning.epochs:g} epochs, seed {tuning.seed}, chosen on the development split"
+        )
     if tuning is None or len(tuning.factors) == 1:
         return "none: learning rates as configured"
     return (

@@ -17,6 +17,7 @@ from peml.comparison.matching import Matching
 from peml.comparison.planning import plan_comparison, print_plan
 from peml.comparison.rates import Choice, choose_factors
 from peml.comparison.settings import ComparisonConfig
+from peml.comparison.trials import choose_values, run_studies
 from peml.execution import Executor, make_executor, run_jobs
 from peml.files import read_json, write_json
 from peml.reporting import write_comparison_report
@@ -110,36 +111,41 @@ def _run(
 ) -> None:
     settings = matching.settings
     grid = grid_of(config, folder.path, settings)
-    places = {(suite, label): 0.0 for suite in config.suites for label in config.methods}
+    places: dict[tuple[str, str], dict[str, Any]] = {
+        (suite, label): {} for suite in config.suites for label in config.methods
+    }
     every = cells_of(config, folder.path, settings, places)
     if retry_failed:
         _forget_failures(grid, every)
     with make_executor(config.executor()) as executor:
+        run_studies(config, folder.path, settings, executor, console)
         _run_all(executor, grid, console, "grid run")
-        factors = _chosen_factors(config, matching, folder.path, every)
-        cells = cells_of(config, folder.path, settings, factors)
+        chosen = _chosen(config, matching, folder.path, every)
+        cells = cells_of(config, folder.path, settings, chosen)
         _run_all(executor, cells, console, "cell")
     measure_latency(cells, folder.path, console)
     if not config.keep_models and all(cell.is_finished or cell.failure() for cell in cells):
         drop_models(cells)
 
 
-def _chosen_factors(
+def _chosen(
     config: ComparisonConfig, matching: Matching, folder: Path, cells: Sequence[Cell]
-) -> dict[tuple[str, str], float]:
-    """The factor by suite and label; the cells of a method without one have failed."""
-    factors = {}
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """What was chosen by suite and label; where nothing could be, the cells have failed."""
+    chosen = {}
     for place, choice in _choices(config, matching, folder).items():
         if choice.factor is not None:
-            factors[place] = choice.factor
+            chosen[place] = choice.chosen
             continue
         for cell in cells:
             if (cell.suite, cell.label) == place and not cell.is_finished:
                 cell.fail(choice.reason)
-    return factors
+    return chosen
 
 
 def _choices(config: ComparisonConfig, matching: Matching, folder: Path) -> Choices:
+    if config.tuning is not None and config.tuning.trials is not None:
+        return choose_values(config, folder, matching.settings)
     places = [(suite, label) for suite in config.suites for label in config.methods]
     fixed = config.run.training.learning_rate_factor
     if config.tuning is not None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from peml.comparison.cells import Cell, cells_of, grid_of
 from peml.comparison.matching import Matching, match_methods
 from peml.comparison.settings import ComparisonConfig
+from peml.comparison.trials import check_sizes, check_spaces, first_trials
 from peml.errors import ConfigError, PemlError
 from peml.evaluation import compute_metrics
 from peml.methods import ModelShape, build_method, read_shape
@@ -32,6 +33,7 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     Raises:
         PemlError: Something can't run, or not as an equal; everything of a kind at once.
     """
+    check_spaces(config)
     prepared = _prepare_suites(config)
     backbone = load_backbone(config.run.model, next(iter(prepared.values())).family)
     shapes = {suite: _shape(backbone, data) for suite, data in prepared.items()}
@@ -39,11 +41,15 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     steps = {suite: data.steps.total for suite, data in prepared.items()}
     tasks = {suite: _describe_tasks(data) for suite, data in prepared.items()}
     matching = Matching(budget, sized, steps, tasks)
-    factors = {(suite, label): 1.0 for suite in config.suites for label in config.methods}
+    check_sizes(config, matching.settings, shapes)
+    nothing: dict[tuple[str, str], dict[str, Any]] = {
+        (suite, label): {} for suite in config.suites for label in config.methods
+    }
     runs: dict[tuple[str, str], list[Cell]] = {}
     for run in (
         *grid_of(config, Path(), matching.settings),
-        *cells_of(config, Path(), matching.settings, factors),
+        *first_trials(config, matching.settings),
+        *cells_of(config, Path(), matching.settings, nothing),
     ):
         runs.setdefault((run.suite, run.label), []).append(run)
     problems = []
@@ -108,7 +114,8 @@ def _problem(prepared: Prepared, backbone: Backbone, runs: Sequence[Cell]) -> st
     try:
         plans = [with_config(prepared, run.config) for run in runs]
         model = attach(plans[-1], torch.device("cpu"), None, _copied(backbone))
-        build_optimizer(model.groups(), runs[-1].config.training)  # refuses unknown groups' rates
+        for run in runs:
+            build_optimizer(model.groups(), run.config.training)  # refuses unknown groups' rates
     except PemlError as error:
         return error.problem
     return ""
@@ -152,5 +159,11 @@ def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -
         console.print(
             f"learning-rate grid: {grid} runs of {config.tuning.epochs:g} epochs, "
             f"factors {factors}",
+            highlight=False,
+        )
+    if config.tuning is not None and config.tuning.trials is not None:
+        console.print(
+            f"tuning: {config.tuning.trials} trials of {config.tuning.epochs:g} epochs for each "
+            "method and suite",
             highlight=False,
         )

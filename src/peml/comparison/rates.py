@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from peml.comparison.cells import Cell
 
@@ -28,18 +29,31 @@ class GridScore:
 
 @dataclass(frozen=True)
 class Choice:
-    """The factor of a method on a suite.
+    """The factor of a method on a suite, and what tuning trials chose beside it.
 
     Attributes:
         factor: What its learning rates are multiplied with; None while the grid isn't done, and
             if all of it failed.
         grid: The runs it was chosen from.
         reason: Why there is none.
+        values: Chosen by tuning trials, by path into the run config.
+        trials: How many there were.
+        seconds: What they took.
     """
 
     factor: float | None
     grid: tuple[GridScore, ...] = ()
     reason: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    trials: int = 0
+    seconds: float = 0.0
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Everything that was chosen, by path; empty while the choice isn't made."""
+        if self.factor is None:
+            return {}
+        return {"training.learning_rate_factor": self.factor, **self.values}
 
 
 def choose_factor(grid: Sequence[Cell]) -> Choice:

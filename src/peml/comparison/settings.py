@@ -15,6 +15,7 @@ from pydantic import (
     ValidationInfo,
     create_model,
     field_validator,
+    model_validator,
 )
 
 from peml.config import RunConfig, apply_overrides, method_type, read_config, validate_config
@@ -27,6 +28,7 @@ from peml.models import ModelSettings
 from peml.settings import Settings
 from peml.tasks import load_suite
 from peml.training import TrainingSettings
+from peml.tuning import Parameter, SamplerSettings
 
 __all__ = [
     "ComparisonConfig",
@@ -65,15 +67,42 @@ class SharedSettings(Settings):
 
 
 class TuningSettings(Settings):
-    """The learning-rate grid: short runs, the same number for every method."""
+    """Short runs that choose, the same number for every method: a learning-rate grid, or trials."""
 
     factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.5, 1.0, 2.0),
         description="What every learning rate is multiplied with; one value: no grid is run.",
         min_length=1,
     )
-    epochs: float = Field(1.0, description="Length of a grid run.", gt=0)
-    seed: int = Field(0, description="Seed of the grid runs.", ge=0)
+    trials: int | None = Field(
+        None, description="Trials of each method over `space`, instead of the grid.", ge=1
+    )
+    space: dict[str, Parameter] | None = Field(
+        None,
+        description="With trials: path into the run config and its values, as `peml tune` takes "
+        "them, or a file that holds this; `methods` names those that have a path.",
+        min_length=1,
+    )
+    sampler: SamplerSettings = Field(
+        default_factory=lambda: SamplerSettings(), description="With trials: how they are chosen."
+    )
+    epochs: float = Field(1.0, description="Length of a grid run or trial.", gt=0)
+    seed: int = Field(0, description="Seed of these runs, and of the draws.", ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trials_without_a_grid(cls, written: Any) -> Any:
+        if isinstance(written, dict) and written.get("trials") is not None:
+            return {"factors": (1.0,), **written}
+        return written
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TuningSettings:
+        if (self.trials is None) != (self.space is None):
+            raise ValueError("trials and space belong together: give both or neither")
+        if self.trials is not None and self.factors != (1.0,):
+            raise ValueError("give factors, or trials and space, not both")
+        return self
 
     @field_validator("factors")
     @classmethod
@@ -179,11 +208,29 @@ class ComparisonConfig(Settings):
         cls, tuning: TuningSettings | None, info: ValidationInfo
     ) -> TuningSettings | None:
         run = info.data.get("run")
-        if tuning is not None and run is not None and run.training.learning_rate_factor != 1:
+        if tuning is None or run is None or tuning.trials is not None:
+            return tuning
+        if run.training.learning_rate_factor != 1:
             raise ValueError(
                 "the grid chooses run.training.learning_rate_factor, which is "
                 f"{run.training.learning_rate_factor:g}; remove that, or set tuning: null"
             )
+        return tuning
+
+    @field_validator("tuning")
+    @classmethod
+    def _space_of_known_methods(
+        cls, tuning: TuningSettings | None, info: ValidationInfo
+    ) -> TuningSettings | None:
+        space = (tuning.space if tuning is not None else None) or {}
+        methods = info.data.get("methods")
+        for path, parameter in space.items():
+            for label in parameter.methods or ():
+                if methods is not None and label not in methods:
+                    raise ValueError(
+                        f"space.{path} names the method {label!r}, which is not compared."
+                        f"{nearest(label, methods)} Valid: {', '.join(methods)}."
+                    )
         return tuning
 
     @field_validator("execution")
@@ -216,7 +263,12 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConf
     Raises:
         PemlError: The file can't be read, or anything in it is wrong; all at once.
     """
-    return parse_comparison(read_config(path, overrides, ComparisonConfig), str(path))
+    raw = read_config(path, overrides, ComparisonConfig)
+    tuning = raw.get("tuning")
+    if isinstance(tuning, dict) and isinstance(tuning.get("space"), str):
+        space = read_config(path.parent / tuning["space"], (), TuningSettings)
+        raw["tuning"] = {**tuning, "space": space}
+    return parse_comparison(raw, str(path))
 
 
 def parse_comparison(

@@ -1,7 +1,26 @@
 """Tuning: trials of one run config over a space, on one machine or many, in one folder."""
 
 from peml.tuning.pipeline import Tuned, check_study, tune
-from peml.tuning.settings import StudyConfig, load_study, parse_study
-from peml.tuning.space import Parameter
+from peml.tuning.settings import (
+    BudgetSettings,
+    SamplerSettings,
+    StudyConfig,
+    load_study,
+    parse_study,
+)
+from peml.tuning.space import Parameter, apply_values, check_space, first_values
 
-__all__ = ["Parameter", "StudyConfig", "Tuned", "check_study", "load_study", "parse_study", "tune"]
+__all__ = [
+    "BudgetSettings",
+    "Parameter",
+    "SamplerSettings",
+    "StudyConfig",
+    "Tuned",
+    "apply_values",
+    "check_space",
+    "check_study",
+    "first_values",
+    "load_study",
+    "parse_study",
+    "tune",
+]

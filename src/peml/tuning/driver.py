@@ -46,8 +46,16 @@ class Driver:
         self._worked = any(row.state in ("finished", "pruned") for row in rows)
         self._reasons: list[str] = []
 
-    def run(self) -> None:
+    def executor(self) -> Executor:
+        """What the study's settings ask for; where nothing is pruned, trials report nothing."""
+        report = None if self._config.pruner.name == "none" else self._report
+        return make_executor(self._config.execution, report)
+
+    def run(self, executor: Executor) -> None:
         """Runs trials until the budget is used up.
+
+        Args:
+            executor: Where; nothing else is running in it.
 
         Raises:
             PemlError: The first trials all failed, the storage is away, or there is no executor.
@@ -56,17 +64,16 @@ class Driver:
         if waiting:
             numbers = ", ".join(str(trial.number) for trial in waiting)
             self._say(f"going on with trial{'s' if len(waiting) > 1 else ''} {numbers}")
-        with make_executor(self._config.execution, self._report) as executor:
-            while True:
-                while len(self._running) < executor.capacity:
-                    trial = waiting.popleft() if waiting else self._next()
-                    if trial is None:
-                        break
-                    self._start(trial, executor)
-                if not self._running:
+        while True:
+            while len(self._running) < executor.capacity:
+                trial = waiting.popleft() if waiting else self._next()
+                if trial is None:
                     break
-                for job in executor.wait():
-                    self._end(job)
+                self._start(trial, executor)
+            if not self._running:
+                break
+            for job in executor.wait():
+                self._end(job)
 
     def _next(self) -> Trial | None:
         budget = self._config.budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from peml import run
 from peml.errors import RunError
+from peml.execution import Executor
 from peml.reporting import write_tuning_report
 from peml.tuning.collect import BEST, collect, write_results
 from peml.tuning.driver import Driver
@@ -58,6 +60,7 @@ def tune(
     console: Console | None = None,
     *,
     report_only: bool = False,
+    executor: Executor | None = None,
 ) -> Tuned:
     """Runs trials until the budget is used up, and reports.
 
@@ -66,6 +69,8 @@ def tune(
         output: Its folder; an existing one of the same study is gone on with.
         console: Where progress is shown; default: nowhere.
         report_only: Run nothing: report what is there.
+        executor: Where trials run, idle and left open; default: as the config says. Trials can't
+            be pruned in it.
 
     Raises:
         PemlError: Something is wrong with config, data, model, folder or storage, or the first
@@ -86,7 +91,9 @@ def tune(
         patience = Patience(config.storage, console)
         ledger = Ledger(config, folder.journal, str(folder.driver()["id"]), patience)
         if not report_only:
-            Driver(config, folder, ledger, console).run()
+            driver = Driver(config, folder, ledger, console)
+            with nullcontext(executor) if executor is not None else driver.executor() as place:
+                driver.run(place)
         content = collect(config, folder, ledger)
         write_results(config, folder, content)
         write_tuning_report(output)

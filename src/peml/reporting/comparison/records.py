@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -137,6 +137,8 @@ class RowRecord(Record):
     latency: Number = None
     factor: Number = None
     grid: list[GridPoint] = Field(default_factory=list)
+    trials: int = 0
+    tuned: dict[str, Any] = Field(default_factory=dict)
     flags: list[str] = Field(default_factory=list)
 
     @property
@@ -182,9 +184,10 @@ class SuiteRecord(Record):
 
 
 class TuningRecord(Record):
-    """The learning-rate grid each method was given."""
+    """The learning-rate grid each method was given, or the number of trials over a space."""
 
     factors: list[float]
+    trials: int | None = None
     epochs: float | None = None
     seed: int | None = None
 

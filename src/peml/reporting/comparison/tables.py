@@ -152,7 +152,7 @@ def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     columns = [
         Column("method", is_number=False),
         Column("trainable", "parameters"),
-        Column("tuning", "whole grid"),
+        Column("tuning", "all trials" if _has_trials(comparison) else "whole grid"),
         Column("search", "a run"),
         Column("train", "a run"),
         Column("search + train", times),
@@ -178,6 +178,10 @@ def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
             Cell(method.merging),
         ])  # fmt: skip
     return Table(columns, rows, None, [])
+
+
+def _has_trials(comparison: ComparisonRecord) -> bool:
+    return comparison.tuning is not None and comparison.tuning.trials is not None
 
 
 def _score(row: RowRecord, task: str, best: str, notes: Notes) -> Cell:
