@@ -9,6 +9,7 @@ from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny
 from peml.testing.operations import OperationSuite
 from peml.testing.runs import write_example_run
 from peml.testing.sentences import SENTENCES
+from peml.testing.studies import write_example_study
 from peml.testing.tasks import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "tiny_tokenizer",
     "write_example_comparison",
     "write_example_run",
+    "write_example_study",
 ]

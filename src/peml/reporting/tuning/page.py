@@ -14,6 +14,7 @@ from peml.reporting.comparison.text import points, seconds
 from peml.reporting.environment import template_environment
 from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
 from peml.reporting.tuning.figures import draw_study
+from peml.reporting.tuning.parallel import MOST_AXES
 from peml.reporting.tuning.records import StudyRecord, load_study_record
 
 __all__ = ["render_study_html", "write_tuning_report"]
@@ -48,7 +49,7 @@ def render_study_html(study: StudyRecord) -> str:
             figures=figures,
             palette=PALETTE,
             sentences=_describe(study),
-            parallel_shown=min(8, len(study.space)),
+            parallel_shown=min(MOST_AXES, len(study.space)),
         )
     )
 
