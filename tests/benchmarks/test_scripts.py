@@ -16,6 +16,7 @@ import torch
 from peml.comparison import load_comparison
 from peml.run.training import attach
 from peml.testing import tiny_task_model
+from peml.tuning import load_study
 from tests.benchmarks.conftest import Script
 
 Figures = Callable[[], list[dict[str, Any]]]
@@ -230,3 +231,52 @@ def test_compare_overhead_sets_the_comparison_against_its_runs(
     assert len({output for _, output in made}) == 3
     assert (wall["value"], wall["holds"]) == (pytest.approx(1.1), False)
     assert (processor["value"], processor["holds"]) == (pytest.approx(1.01), True)
+
+
+def test_tuning_sets_studies_against_each_other(
+    script: Script,
+    tmp_path: Path,
+    model: Path,
+    source: Path,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tuning, calls = script("tuning"), []
+
+    def peml(verb: str, config: str, _: str, output: str) -> float:
+        calls.append((verb, Path(output).name))
+        if verb == "fit":
+            return 10.0
+        planned = load_study(Path(config))
+        pruned = planned.pruner.name == "hyperband"
+        mean = 0.6 if planned.sampler.name == "random" else 0.75 if pruned else 0.8
+        for number in range(2):
+            folder = Path(output) / "trials" / f"{number:04}"
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").touch()
+        state = "pruned" if pruned else "finished"
+        trials = [
+            {"number": 0, "state": "finished", "objectives": [mean + 0.01 * planned.sampler.seed]},
+            {"number": 1, "state": state, "objectives": [0.1]},
+        ]
+        cost = {"tokens": 75 if pruned else 100}
+        content = {"trials": trials, "best": [0], "cost": cost}
+        (Path(output) / "study.json").write_text(json.dumps(content))
+        return 20.4 if planned.execution.jobs == 1 else 12.0
+
+    monkeypatch.setattr(tuning, "peml", peml)
+    options = [*_options(tmp_path, model, source), "--folder", str(tmp_path / "studies")]
+    options += ["--seeds", "2", "--trials", "2"]
+    tuning.main(["overhead", "workers", "samplers", "pruning", *options])
+    found = {figure["name"]: figure for figure in figures()}
+    assert found["peml tune / its 2 trials, wall-clock time"]["value"] == pytest.approx(1.02)
+    assert found["two workers / one of one core"]["value"] == pytest.approx(1.7)
+    assert found["tpe - random, mean of the seeds"]["value"] == pytest.approx(20)
+    assert found["tokens saved, mean of the seeds"]["value"] == pytest.approx(25)
+    assert found["best mean lost, mean of the seeds"]["value"] == pytest.approx(5)
+    assert found["trials stopped, of each study"]["value"] == 1
+    assert len(calls) == 1 + 2 + 3 + 4 + 2  # pruning takes the studies without it from samplers
+    tuning.main(["samplers", *options])
+    assert len(calls) == 12
+    with pytest.raises(SystemExit, match="remove it to measure its time again"):
+        tuning.main(["overhead", *options])

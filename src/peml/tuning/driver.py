@@ -93,6 +93,7 @@ class Driver:
         job = Job(f"trial {trial.number}", self._folder.trial(trial.number), config)
         self._running[job.name] = trial
         if trial.is_stopped or job.is_settled:  # a killed session had come this far
+            RunFolder(job.folder).holds(config)  # refuses another study's trial of this number
             self._end(job)
             return
         listed = ", ".join(f"{path}={_shown(value)}" for path, value in trial.values.items())
