@@ -115,6 +115,22 @@ def test_pcgrad_over_two_batches_equals_one_big_one() -> None:
         torch.testing.assert_close(small[name], value, rtol=1e-3, atol=2e-6)
 
 
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_an_auxiliary_loss_is_no_tasks_and_counts_in_full(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"clip": 1e9, "total": 1, "warmup": 0, "accumulation": 2}
+    without, made = (toy(balancing={"strategy": strategy}, **options) for _ in range(2))
+    part = next(iter(made.model.parts.values()))
+    penalised = part.groups()[0].parameters[0]
+    before = penalised.detach().clone()
+    monkeypatch.setattr(part, "auxiliary_loss", lambda: 0.1 * penalised.square().sum())
+    plain, found = gradients(without), gradients(made)
+    name = next(n for n, p in made.model.named_parameters() if p is penalised)
+    torch.testing.assert_close(found.pop(name) - plain.pop(name), 0.2 * before)
+    torch.testing.assert_close(found, plain)
+
+
 def test_pcgrad_leaves_alone_what_no_task_reaches() -> None:
     made = toy(balancing={"strategy": "pcgrad"})
     unreached = torch.nn.Parameter(torch.ones(3))

@@ -7,6 +7,8 @@ from typing import Any
 
 from peml.comparison.matching import Matching
 from peml.comparison.settings import ComparisonConfig
+from peml.data import MixingSettings
+from peml.training import BalancingSettings
 
 __all__ = ["list_equal"]
 
@@ -31,9 +33,9 @@ def list_equal(
         ["steps", "; ".join(_steps(suite) for suite in suites)],
         ["batches", batch + (f", x {training.accumulation}" if training.accumulation > 1 else "")],
         ["train rows a task", _range(task["train"] for task in tasks)],
-        ["data order", "a function of the seed and the epoch; seeds " + _listed(config.seeds)],
+        ["data order", _order(batches.mixing) + "; seeds " + _listed(config.seeds)],
         ["templates", "version " + _listed(sorted({task["version"] for task in tasks}))],
-        ["loss", "on the answer alone, never on the prompt"],
+        ["loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)],
         ["precision", training.precision],
         ["schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"],
         ["final weights", _FINAL[training.keep]],
@@ -41,6 +43,17 @@ def list_equal(
         ["decoding", _decoding(config, tasks)],
         ["tuning", _tuning(config)],
     ]
+
+
+def _order(mixing: MixingSettings) -> str:
+    if mixing.strategy == "adaptive":
+        return "NOT equal: shares follow each run's own development losses"
+    return "a function of the seed and the epoch"
+
+
+def _balancing(balancing: BalancingSettings) -> str:
+    plain = BalancingSettings()
+    return "" if balancing == plain else f"; balanced: {balancing.strategy}, {balancing.normalise}"
 
 
 def _steps(suite: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ __all__ = ["Uncertainty"]
 
 
 class Uncertainty(Balancing):
-    """Homoscedastic uncertainty (Kendall et al., arXiv 1705.07115, equations 7 to 10).
+    """Homoscedastic uncertainty (Kendall et al., arXiv 1705.07115, section 3).
 
     An example of task t counts ``exp(-s_t) loss + s_t / 2``, s_t a learnt log-variance. The paper
     halves a squared error and not a cross-entropy; here nothing is halved, since such a factor
