@@ -115,6 +115,34 @@ def test_two_runs_are_tested_on_the_same_rows(
         assert word in said.out
 
 
+def test_several_runs_have_a_line_each(
+    run: Path, other: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    alone = tmp_path / "alone.json"
+    assert peml(capsys, "evaluate", other, "--json", alone).code == 0
+    said = peml(capsys, "evaluate", run, other, "--json", tmp_path / "out.json")
+    assert said.code == 0, said
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [each["folder"] for each in found["runs"]] == [str(run), str(other)]
+    assert found["runs"][1]["tasks"] == json.loads(alone.read_text())["tasks"]
+    means = [each["mean"]["value"] for each in found["runs"]]
+    assert means[0] < means[1]
+    for mean in means:
+        assert f"{mean:.3f}" in said.out
+    assert found["same_rows"]
+    assert "don't compare" not in said.out
+
+
+def test_runs_of_other_rows_are_marked_in_the_table(
+    run: Path, other: Path, capsys: Capture
+) -> None:
+    kept = read_predictions(other, "mood")
+    flipped = [1 - int(gold) for gold in kept.gold]
+    rescored(other, "mood", gold=flipped)
+    assert "don't compare" in peml(capsys, "evaluate", run, other).out
+    assert "don't compare" not in peml(capsys, "evaluate", run, other, "--task", "same").out
+
+
 def test_mistakes_are_shown_with_their_texts_the_worst_first(
     run: Path, toys: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -327,7 +355,8 @@ def test_runs_of_other_tasks_are_refused_unless_one_is_named(
     ("words", "message"),
     [
         (["--paired"], "--paired with one run"),
-        (["again"], "two runs without --paired"),
+        (["again", "more", "--paired"], "--paired with 3 runs"),
+        (["again", "--errors"], "--errors with 2 runs"),
         (["again", "--paired", "--errors"], "--paired with --errors"),
         (["--limit", "3"], "--limit without --errors"),
         (["--errors", "--resamples", "500"], "--resamples with --errors"),

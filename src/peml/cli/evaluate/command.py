@@ -1,4 +1,4 @@
-"""The command's arguments, and which of its three views they ask for."""
+"""The command's arguments, and which of its four views they ask for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from peml.cli.evaluate.contrast import show_contrast
 from peml.cli.evaluate.figures import about, finite
 from peml.cli.evaluate.mistakes import show_mistakes
+from peml.cli.evaluate.runs import show_runs
 from peml.cli.evaluate.scores import show_scores
 from peml.errors import RunError
 from peml.files import write_json
@@ -23,10 +24,7 @@ _RESAMPLES = 2000
 
 
 def evaluate_command(
-    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
-    other: Annotated[
-        Path | None, typer.Argument(help="Second run folder, with --paired.", metavar="RUN2")
-    ] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, any number.", metavar="RUN...")],
     paired: Annotated[
         bool, typer.Option("--paired", help="Test the difference of two runs on the same rows.")
     ] = False,
@@ -54,32 +52,37 @@ def evaluate_command(
 
     Examples:
       peml evaluate runs/demo
+      peml evaluate runs/glue/cells/glue/*
       peml evaluate runs/demo runs/lora --paired
       peml evaluate runs/demo --errors --task reviews --limit 5
       peml evaluate runs/demo --json scores.json
     """
-    _check_use(other, paired=paired, errors=errors, limit=limit, resamples=resamples)
+    _check_use(len(runs), paired=paired, errors=errors, limit=limit, resamples=resamples)
     console = Console()
-    first = load_finished(run, task)
+    first, *others = (load_finished(run, task) for run in runs)
     draws = resamples or _RESAMPLES
+    content = {"format": 1, "run": about(first)}
     if errors:
-        content = show_mistakes(first, limit or _LIMIT, console)
-    elif other is not None:
-        content = show_contrast(first, load_finished(other, task), draws, console)
+        content |= show_mistakes(first, limit or _LIMIT, console)
+    elif paired:
+        content |= show_contrast(first, others[0], draws, console)
+    elif others:
+        content = {"format": 1, **show_runs([first, *others], draws, console)}
     else:
-        content = show_scores(first, draws, console)
+        content |= show_scores(first, draws, console)
     if json_file is not None:
-        write_json(json_file, finite({"format": 1, "run": about(first), **content}))
+        write_json(json_file, finite(content))
         console.print(f"JSON: {json_file}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_use(
-    other: Path | None, *, paired: bool, errors: bool, limit: int | None, resamples: int | None
+    runs: int, *, paired: bool, errors: bool, limit: int | None, resamples: int | None
 ) -> None:
     """Refuses options that don't go together; nothing that was given is ignored."""
     cases = {
-        "--paired with one run": paired and other is None,
-        "two runs without --paired": other is not None and not paired,
+        "--paired with one run": paired and runs == 1,
+        f"--paired with {runs} runs": paired and runs > 2,
+        f"--errors with {runs} runs": errors and runs > 1,
         "--paired with --errors": paired and errors,
         "--limit without --errors": limit is not None and not errors,
         "--resamples with --errors": resamples is not None and errors,
@@ -88,6 +91,6 @@ def _check_use(
     if problems:
         raise RunError(
             f"these don't go together: {'; '.join(problems)}",
-            allowed="RUN, or RUN --errors, or RUN RUN2 --paired; each with --task NAME",
+            allowed="RUN..., or RUN --errors, or RUN RUN2 --paired; each with --task NAME",
             action="see `peml evaluate --help`",
         )

@@ -13,7 +13,7 @@ from peml.evaluation import RunScores, score_run
 from peml.reporting import MAJORITY_NOTE
 from peml.run import FinishedRun
 
-__all__ = ["show_scores"]
+__all__ = ["scores_content", "show_scores"]
 
 _MARKS = {"train": "", "reported": "*"}
 
@@ -38,10 +38,11 @@ def show_scores(run: FinishedRun, resamples: int, console: Console) -> Content:
     console.print(table)
     if any(task.task.majority_of == "reported" for task in scores.tasks.values()):
         console.print(f"* {MAJORITY_NOTE}", highlight=False)
-    return {"resamples": resamples, **_scores_content(scores)}
+    return {"resamples": resamples, **scores_content(scores)}
 
 
-def _scores_content(scores: RunScores) -> Content:
+def scores_content(scores: RunScores) -> Content:
+    """A run's scores, for JSON."""
     tasks = {
         name: {
             "headline": task.task.metrics[0],
