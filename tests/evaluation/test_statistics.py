@@ -21,6 +21,7 @@ from peml.evaluation.statistics import _SCORERS, _draw
 from tests.tasks.examples import sentiment
 
 WORDS = ("a red cat", "the cat", "a dog runs 7", "red 7", "the dog 8")
+OPTIONS = ("answer1", "it is answer2", "answer1, not answer2", "answer3")
 TEXT_METRICS = ("rouge", "exact_match", "span", "number_match")
 
 
@@ -34,6 +35,7 @@ def answers(metric: str, rows: int, seed: int) -> tuple[list[Any], list[Any], li
         return truth.tolist(), good.tolist(), bad.tolist()
     options: Sequence[Any] = [0, 1] if metric in ("f1", "f1a") else range(4)
     options = WORDS if metric.startswith(TEXT_METRICS) else options
+    options = OPTIONS if metric == "option_match" else options
     picks = random.integers(0, len(options), (3, rows))
     keep = random.random((2, rows)) < [[0.8], [0.5]]
     said = np.where(keep, picks[0], picks[1:])

@@ -6,7 +6,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from peml.evaluation import METRICS
-from peml.evaluation.texts import read_number, span_em, span_f1
+from peml.evaluation.texts import option_hit, read_number, span_em, span_f1
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,23 @@ def test_rouge_is_that_of_rouge_score(metric: str, name: str) -> None:
     wanted = [scorer.score(g, s)[name].fmeasure for g, s in zip(gold, said, strict=True)]
     assert wanted[0] > 0
     assert METRICS[metric](gold, said) == pytest.approx(sum(wanted) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "hit"),
+    [
+        ("the correct answer is answer2", "the correct answer is answer2", 1),
+        ("the correct answer is answer2", "answer2 rather than answer1", 1),
+        ("the correct answer is answer2", "answer1, or answer2", 0),
+        ("answer1", "answer10", 0),
+        ("the correct answer is true", "answer1: true", 1),  # the first of the right one's kind
+        ("the correct answer is true", "false or true", 0),
+        ("ending4", "Ending4", 0),  # as published: in lower case
+        ("solution1", "solution 1", 0),
+        ("option1", "", 0),
+        ("no option", "no option", 0),
+    ],
+)
+def test_the_first_option_named_counts(gold: str, said: str, hit: float) -> None:
+    assert option_hit(gold, said) == hit
+    assert METRICS["option_match"]([gold], [said]) == hit

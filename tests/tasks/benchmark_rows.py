@@ -184,9 +184,32 @@ def _mmlu() -> dict[str, list[Row]]:
     }
 
 
+def _glue() -> dict[str, list[Row]]:
+    pair = {"sentence1": "The kettle sang.", "sentence2": "Something sang."}
+    rows: dict[str, list[Row]] = {
+        "cola": [{"sentence": "He them saw."}, {"sentence": "He saw them."}],
+        "sst2": [{"sentence": "a dull film "}, {"sentence": "a fine film "}],
+        "mrpc": [pair, pair],
+        "qqp": [{"question1": "Is it late?", "question2": "Is it early?"}] * 2,
+        "mnli": [{"premise": "The kettle sang.", "hypothesis": "Something sang."}] * 3,
+        "qnli": [{"question": "What sang?", "sentence": "The kettle sang."}] * 2,
+        "rte": [pair, pair],
+        "wnli": [pair, pair],
+    }
+    labelled = {
+        name: [row | {"label": n, "idx": n} for n, row in enumerate(own)]
+        for name, own in rows.items()
+    }
+    scored = [pair | {"label": label, "idx": n} for n, label in enumerate((0.0, 2.5, 5.0))]
+    order = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
+    return {name: labelled.get(name, scored) for name in order}
+
+
 ROWS: dict[str, dict[str, list[Row]]] = {
+    "glue": _glue(),
     "mmlu": _mmlu(),
     "superglue": _superglue(),
     "generation": _generation(),
     "commonsense": _commonsense(),
+    "commonsense-instruct": _commonsense(),
 }

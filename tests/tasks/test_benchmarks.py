@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict
 
 from peml.data import sources
 from peml.data.inspection import check_rows
-from peml.data.sources import load_source
+from peml.data.settings import TasksSettings, select_tasks
+from peml.data.sources import load_source, load_task_data
 from peml.tasks import Example, Suite, TaskRenderer
 from tests.data.rows import write_jsonl
 from tests.tasks.benchmark_rows import ROWS, bundled
@@ -134,8 +135,9 @@ def test_keys_are_letters_or_numbers_as_each_row_has_them() -> None:
 INSTRUCTION = "Please answer with true or false, question: {}?\n\nAnswer format: true/false"
 
 
-def test_a_copy_in_instructions_gives_the_same_question(tmp_path: Path) -> None:
-    task = bundled("commonsense").task("boolq")
+@pytest.mark.parametrize("suite", ["commonsense", "commonsense-instruct"])
+def test_a_copy_in_instructions_gives_the_same_question(suite: str, tmp_path: Path) -> None:
+    task = bundled(suite).task("boolq")
     rows = [
         {
             "instruction": INSTRUCTION.format(row["question"]),
@@ -149,7 +151,10 @@ def test_a_copy_in_instructions_gives_the_same_question(tmp_path: Path) -> None:
         write_jsonl(tmp_path / "boolq" / f"{split}.jsonl", rows)
     renderer = TaskRenderer(task)
     found = [renderer.render(row, n) for n, row in enumerate(load_source(task, str(tmp_path))[0])]
-    assert found == rendered("commonsense", "boolq")
+    wanted = rendered(suite, "boolq")
+    assert [(e.prompt, e.label) for e in found] == [(e.prompt, e.label) for e in wanted]
+    if suite == "commonsense":
+        assert found == wanted
 
 
 @pytest.mark.parametrize(
@@ -200,9 +205,56 @@ def test_mmlu_has_its_57_subjects_in_four_groups() -> None:
 def test_mmlu_lists_the_options_and_scores_their_letters() -> None:
     example = rendered("mmlu", "high_school_physics")[1]
     assert example.prompt == (
-        "The following is a multiple choice question about high school physics.\n\n"
+        "The following are multiple choice questions (with answers) about high school physics.\n\n"
         "What is 3?\nA. a line\nB. a point\nC. a plane\nD. none\nAnswer:"
     )
     assert example.options == ("A", "B", "C", "D")
     assert example.label == 3
-    assert example.segments == (example.prompt,)
+    assert example.segments == (example.prompt.split("\n\n")[1],)
+
+
+def test_mmlu_five_shot_shows_the_five_rows_of_dev(tmp_path: Path) -> None:
+    rows = ROWS["mmlu"]["anatomy"]
+    dev = [rows[0] | {"question": f" Dev {n}? ", "answer": n % 4} for n in range(5)]
+    write_jsonl(tmp_path / "anatomy" / "dev.jsonl", dev)
+    write_jsonl(tmp_path / "anatomy" / "test.jsonl", rows)
+    settings = TasksSettings(suite="mmlu", shots=5, include=("anatomy",), source=str(tmp_path))
+    data = load_task_data(select_tasks(settings)[0], settings, 0)
+    assert (len(data.train), len(data.development), len(data.reported)) == (0, 0, 2)
+    head, *shots, own = TaskRenderer(data.task).render(data.reported[0], 0).prompt.split("\n\n")
+    assert head.endswith("(with answers) about anatomy.")
+    options = "A. a line\nB. a point\nC. a plane\nD. none\nAnswer:"
+    assert shots == [f"Dev {n}?\n{options} {'ABCDA'[n]}" for n in range(5)]
+    assert own == f"What is 0?\n{options}"
+
+
+def test_instructions_are_worded_as_in_llm_adapters() -> None:
+    boolq, denied = rendered("commonsense-instruct", "boolq")
+    assert boolq.prompt == (
+        "Below is an instruction that describes a task. Write a response that appropriately "
+        "completes the request. \n\n"
+        f"{'':16}### Instruction:\n"
+        f"{'':16}Please answer the following question with true or false, question: is chalk soft?"
+        "\n\nAnswer format: true/false\n\n"
+        f"{'':16}### Response:\n{'':16}"
+    )
+    assert (boolq.label, denied.label) == (
+        "the correct answer is true",
+        "the correct answer is false",
+    )
+    piqa = rendered("commonsense-instruct", "piqa")[1]
+    assert "\n\nSolution1: Hang it up.\n\nSolution2: Drown it.\n\nAnswer format:" in piqa.prompt
+    arc = rendered("commonsense-instruct", "arc-easy")[1]
+    assert "through?\n\nAnswer1: wool Answer2: glass Answer3: clay\n\n" in arc.prompt
+    assert "Answer format: answer1/answer2/answer3\n" in arc.prompt
+    labels = {
+        "piqa": ["solution1", "solution2"],
+        "siqa": ["answer3", "answer1"],
+        "hellaswag": ["ending2", "ending4"],
+        "winogrande": ["option2", "option1"],
+        "arc-challenge": ["answer1", "answer2"],
+        "openbookqa": ["answer1", "answer3"],
+    }
+    for name, answers in labels.items():
+        found = [example.label for example in rendered("commonsense-instruct", name)]
+        assert found == [f"the correct answer is {answer}" for answer in answers]

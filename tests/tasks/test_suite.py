@@ -23,7 +23,8 @@ def _write(path: Path, content: Any) -> Path:
 
 
 def test_the_bundled_suites_load() -> None:
-    assert list_suites() == ("commonsense", "demo", "generation", "glue", "mmlu", "superglue")
+    plain = ("demo", "generation", "glue", "mmlu", "superglue")
+    assert list_suites() == ("commonsense", "commonsense-instruct", *plain)
     assert len(load_suite("glue").tasks) == 9
     assert {task.type for task in load_suite("demo").tasks} == set(TaskType)
 

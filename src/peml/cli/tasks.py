@@ -16,7 +16,7 @@ from rich.table import Table
 
 from peml.data.inspection import TaskInspection, inspect_task
 from peml.data.leakage import find_leakage
-from peml.data.sources import TaskData, load_source
+from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import PemlError, TaskError, nearest
 from peml.models import ModelSettings, load_family
 from peml.tasks import (
@@ -71,6 +71,7 @@ def show_task(
         console.print(f"Rows come from the hub ({found.source.hub}); --source FOLDER shows local.")
         return
     train, reported, origin = load_source(found, source)
+    found = load_shots(found, source)
     renderer = TaskRenderer(found)
     split = "train" if len(train) else "reported"
     for index, row in enumerate(islice(train if len(train) else reported, _ROWS_SHOWN)):
@@ -203,13 +204,25 @@ def _print_task(console: Console, task: Task) -> None:
         ),
         "scores": ", ".join(task.scale.spell()) if task.scale is not None else "",
         "metrics": ", ".join(task.metrics),
+        "shots": _describe_shots(task),
+        "header": task.header,
         "template": task.template,
+        "target": task.target,
         "segments": "\n".join(task.segments or ()),
+        "stop": ", ".join(map(repr, task.stop)),
+        "longest text": f"{task.max_new_tokens} tokens" if task.max_new_tokens else "",
     }
     for key, value in lines.items():
         if value:
             table.add_row(key, escape(value))
     console.print(table)
+
+
+def _describe_shots(task: Task) -> str:
+    if task.shots.examples:
+        return f"{len(task.shots.examples)}, written out"
+    split = task.shots.split or task.splits.train
+    return f"{task.shots.count} of {split}" if task.shots.count else ""
 
 
 def _print_example(console: Console, task: Task, example: Example, place: str) -> None:

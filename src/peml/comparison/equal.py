@@ -71,11 +71,15 @@ def _steps(suite: dict[str, Any]) -> str:
 
 
 def _decoding(config: ComparisonConfig, tasks: Sequence[dict[str, Any]]) -> str:
-    if any(task["type"] == "generation" for task in tasks):
-        return (
-            f"options by their score; texts greedily, {config.run.evaluation.max_new_tokens} tokens"
-        )
+    default = config.run.evaluation.max_new_tokens
+    longest = [task.get("max_new_tokens") or default for task in tasks if _generates(task)]
+    if longest:
+        return f"options by their score; texts greedily, {_range(longest)} tokens"
     return "options by their score"
+
+
+def _generates(task: dict[str, Any]) -> bool:
+    return bool(task["type"] == "generation")
 
 
 def _tuning(config: ComparisonConfig) -> str:

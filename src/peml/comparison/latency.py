@@ -15,6 +15,7 @@ from rich.console import Console
 
 from peml.comparison.cells import Cell
 from peml.data import Collator, TaskBatch
+from peml.evaluation import EvaluationSettings
 from peml.files import read_json, write_json
 from peml.run import Prepared, prepare
 from peml.serving import Predictor, load
@@ -66,23 +67,27 @@ def measure_latency(cells: Sequence[Cell], folder: Path, console: Console) -> No
 def _measure(folders: dict[str, Path], prepared: Prepared) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = _single_rows(prepared, device)
-    longest = prepared.config.evaluation.max_new_tokens
+    settings = prepared.config.evaluation
     seconds: dict[str, list[float]] = {label: [] for label in folders}
     for label in (*folders, *reversed(folders)):
         model = load(folders[label], device)
         for task_id, batch in rows[:_WARM_UP]:
-            _time_one(model, task_id, batch, longest)
-        seconds[label] += [_time_one(model, task_id, batch, longest) for task_id, batch in rows]
+            _time_one(model, task_id, batch, settings)
+        seconds[label] += [_time_one(model, task_id, batch, settings) for task_id, batch in rows]
         del model  # one at a time: a large base model fits once
     return {label: 1000 * statistics.median(times) for label, times in seconds.items()}
 
 
 def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, TaskBatch]]:
-    """Some development rows of every task, evenly spaced, each a batch of its own."""
+    """Some rows of every task, evenly spaced, each a batch of its own.
+
+    They are of the development split, unless no task is trained.
+    """
+    splits = prepared.development or prepared.reported
     collate = Collator(prepared.family.tokenizer.pad_token_id)
-    a_task = math.ceil(_ROWS / len(prepared.development))
+    a_task = math.ceil(_ROWS / len(splits))
     rows = []
-    for split in prepared.development:
+    for split in splits:
         dataset = split.encoded.dataset
         count = min(a_task, len(dataset))
         for row in np.linspace(0, len(dataset) - 1, count).astype(int):
@@ -93,12 +98,15 @@ def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, Ta
 
 
 @torch.no_grad()
-def _time_one(model: Predictor, task_id: int, batch: TaskBatch, longest: int) -> float:
+def _time_one(
+    model: Predictor, task_id: int, batch: TaskBatch, settings: EvaluationSettings
+) -> float:
     """Seconds of one answer."""
     base = model.base
     since = time.perf_counter()
-    if base.tasks[task_id].type is TaskType.GENERATION:
-        base.generate(batch, max_new_tokens=longest)
+    task = base.tasks[task_id]
+    if task.type is TaskType.GENERATION:
+        base.generate(batch, max_new_tokens=settings.longest(task), stop=task.stop)
     else:
         base.predict(model(batch), batch, task_id).cpu()  # the copy waits for the device
     return time.perf_counter() - since

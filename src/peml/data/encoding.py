@@ -22,7 +22,7 @@ from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 __all__ = ["EncodedSplit", "EncodesExamples", "cache_folder", "encode_rows", "encode_split"]
 
-_FORMAT = 3  # raised when the encoding of a row changes, so that old caches are not read
+_FORMAT = 4  # raised when the encoding of a row changes, so that old caches are not read
 _FEATURES = Features(
     {
         "input_ids": ListOf(ListOf(Value("int32"))),

@@ -85,6 +85,8 @@ def label_kind(task: Task, value: Any) -> str | None:
     if task.type is TaskType.REGRESSION:
         return "number"
     kind = kind_of(value)
+    if task.target is not None and kind is not None:
+        return kind
     if task.type is TaskType.GENERATION:
         return "number" if kind == "whole" else kind if kind == "number" else "text"
     allowed = {"boolean", "whole", "text"}

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from peml.data.encoding import EncodesExamples, encode_split
-from peml.data.sources import TaskData, load_source
+from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import placed
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
@@ -85,6 +85,7 @@ def inspect_task(
         DataError: The rows can't be loaded, or one of them can't be rendered.
     """
     train, reported, origin = load_source(task, source, or_hub=or_hub)
+    task = load_shots(task, source, or_hub=or_hub)
     trained = check_rows(task, train, origin.train)
     said = check_rows(task, reported, origin.reported)
     data = TaskData(task, train, train.select([]), reported, origin)

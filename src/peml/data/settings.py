@@ -38,6 +38,12 @@ class TasksSettings(Settings):
         description="When a task has no data: stop, go on without it and say so, or take the hub's "
         "where `source` has none.",
     )
+    shots: int | None = Field(
+        None,
+        description="Solved examples in front of every row of every task (few-shot), in training "
+        "as well; default: as each task says. Text-to-text models only.",
+        ge=0,
+    )
     rows: int | None = Field(
         None,
         description="Most train rows a task, drawn after the development split is carved.",
@@ -64,7 +70,7 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
     Raises:
         TaskError: A suite or task file can't be used.
         ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice even with
-            the suites' names before it, or nothing is left.
+            the suites' names before it, nothing is left, or a task has fewer written shots.
     """
     tasks = (*_suite_tasks(settings), *(load_task_file(path) for path in settings.files))
     names = [task.name for task in tasks]
@@ -90,7 +96,30 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
             allowed=f"one task or more of {', '.join(names)}",
             action="Shorten tasks.exclude.",
         )
-    return chosen
+    return chosen if settings.shots is None else _with_shots(chosen, settings.shots)
+
+
+def _with_shots(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
+    """The tasks with so many shots; of written examples, the first."""
+    short = [task.name for task in tasks if 0 < len(task.shots.examples) < count]
+    if short:
+        raise ConfigError(
+            f"tasks.shots: {count}, and fewer examples are written in {', '.join(short)}.",
+            allowed="at most the task's own shots.examples",
+            action="Lower tasks.shots, or write more examples.",
+        )
+    return tuple(
+        task.model_copy(
+            update={
+                "shots": task.shots.model_copy(
+                    update={"examples": task.shots.examples[:count]}
+                    if task.shots.examples
+                    else {"count": count}
+                )
+            }
+        )
+        for task in tasks
+    )
 
 
 def _suite_tasks(settings: TasksSettings) -> tuple[Task, ...]:

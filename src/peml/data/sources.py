@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import Dataset, DatasetDict, load_dataset
 
@@ -15,7 +17,7 @@ from peml.data.groups import read_groups
 from peml.data.settings import TasksSettings
 from peml.data.splits import carve_development, draw_groups, draw_indices
 from peml.errors import DataError, nearest
-from peml.tasks import SOURCE_ROW, Task, generate
+from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer, generate
 
 __all__ = [
     "LoadedTasks",
@@ -24,6 +26,7 @@ __all__ = [
     "TaskData",
     "TaskMissingError",
     "load_all",
+    "load_shots",
     "load_source",
     "load_task_data",
 ]
@@ -59,7 +62,7 @@ class TaskData:
     or split it came from.
 
     Attributes:
-        task: The task.
+        task: The task, its shots written out.
         train: What the task is trained on; no rows if it is evaluated only.
         development: Carved from train; everything is chosen on it.
         reported: Reported, and never used to choose.
@@ -135,11 +138,12 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
     """
     hub = settings.missing == "hub"
     train, reported, origin = load_source(task, settings.source, or_hub=hub)
+    shown = load_shots(task, settings.source, or_hub=hub)
     development = train
-    if task.splits.train is not None:
+    if len(train):
         train, development = carve_development(train, task, seed)
     return TaskData(
-        task=task,
+        task=shown,
         train=_draw(train, task, settings.rows, seed),
         development=_draw(development, task, settings.development_rows, seed),
         reported=_draw(reported, task, settings.evaluation_rows, seed),
@@ -150,9 +154,10 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
 def load_source(
     task: Task, folder: str | None = None, *, or_hub: bool = False
 ) -> tuple[Dataset, Dataset, Origin]:
-    """Loads a task's train and reported split whole, and says where they came from.
+    """Loads a task's train and reported split, and says where they came from.
 
-    The train split of a task that is evaluated only is empty.
+    They are whole but for the rows that serve as shots. The train split of a task that is
+    evaluated only is empty, and so is one of which all rows are shots.
 
     Args:
         task: The task.
@@ -163,22 +168,100 @@ def load_source(
         TaskMissingError: The task's folder isn't there.
         DataError: A file or split is missing, unreadable, empty, or lacks a column.
     """
+    read, name = _open_source(task, folder, or_hub=or_hub)
+    train = None if task.splits.train is None else _without_shots(task, read((task.splits.train,)))
+    reported = _without_shots(task, read(task.splits.reported))
+    if not len(reported.rows):
+        raise DataError(
+            f"Task {task.name!r}: all rows of {reported.place} are shots.",
+            allowed="fewer shots than rows, or shots of another split",
+            action="Lower tasks.shots, or name another split in the task's shots.split.",
+        )
+    if train is None:
+        return reported.rows.select([]), reported.rows, Origin(name, reported=reported.place)
+    return train.rows, reported.rows, Origin(name, train.place, reported.place)
+
+
+def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -> Task:
+    """The task with its shots written out as ``shots.examples``; as it is where it has none.
+
+    A task whose shots are written out takes no rows for them, so its rows are loaded before.
+
+    Args:
+        task: The task.
+        folder: As for :func:`load_source`.
+        or_hub: As for :func:`load_source`.
+
+    Raises:
+        DataError: The split is missing, has too few rows, or one of them can't be rendered.
+    """
+    count = task.shots.count
+    if not count:
+        return task
+    split = _shots_split(task)
+    if split is None:
+        raise DataError(
+            f"Task {task.name!r} has no train split to take {count} shots from.",
+            allowed="a split that the source has",
+            action="Name it in the task's shots.split, or write shots.examples.",
+        )
+    read, _ = _open_source(task, folder, or_hub=or_hub)
+    rows = read((split,)).rows
+    if len(rows) < count:
+        raise DataError(
+            f"Task {task.name!r}: {count} shots are asked for, and {split!r} has {len(rows)} rows.",
+            allowed=f"at most {len(rows)} shots",
+            action="Lower tasks.shots, or name another split in the task's shots.split.",
+        )
+    renderer = TaskRenderer(task)
+    examples = tuple(renderer.render_solved(rows[number], number) for number in range(count))
+    return task.model_copy(update={"shots": Shots(split=split, examples=examples)})
+
+
+def _shots_split(task: Task) -> str | None:
+    return task.shots.split or task.splits.train
+
+
+class _Found(NamedTuple):
+    """Rows, the file or split they are in, and the split's name."""
+
+    rows: Dataset
+    place: str
+    split: str
+
+
+_Read = Callable[[tuple[str, ...]], _Found]
+"""Loads the first split of some names that a source has."""
+
+
+def _without_shots(task: Task, found: _Found) -> _Found:
+    shown = task.shots.count if found.split == _shots_split(task) else 0
+    if not shown:
+        return found
+    left = range(shown, len(found.rows)) if shown < len(found.rows) else []
+    return found._replace(rows=found.rows.select(left))
+
+
+def _open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[_Read, str]:
+    """What reads a task's splits, and the source's name."""
     if folder is not None or task.source.path is not None:
         try:
-            return _from_disk(task, folder)
+            with _permission(task):
+                place = _task_folder(task, folder)
         except TaskMissingError:
             if or_hub and task.source.hub is not None:
-                return load_source(task)
+                return _open_source(task, None, or_hub=False)
             raise
+        return lambda names: _from_folder(task, place, names), str(place)
     if task.source.generated is not None:
         name = task.source.generated
         splits = generate(name, task.name)
         generated = DatasetDict({key: Dataset.from_list(rows) for key, rows in splits.items()})
         origin = f"generated: {name}"
-        return _both_splits(task, origin, lambda names: _from_dict(task, generated, names, origin))
+        return lambda names: _from_dict(task, generated, names, origin), origin
     hub = _from_hub(task)
     origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
-    return _both_splits(task, origin, lambda names: _from_dict(task, hub, names, origin))
+    return lambda names: _from_dict(task, hub, names, origin), origin
 
 
 def _draw(split: Dataset, task: Task, most: int | None, seed: int) -> Dataset:
@@ -190,23 +273,10 @@ def _draw(split: Dataset, task: Task, most: int | None, seed: int) -> Dataset:
     return split.select(draw_indices(len(split), most, seed))
 
 
-_Found = tuple[Dataset, str]  # rows, and the file or split they are in
-
-
-def _both_splits(
-    task: Task, name: str, load: Callable[[tuple[str, ...]], _Found]
-) -> tuple[Dataset, Dataset, Origin]:
-    train = None if task.splits.train is None else load((task.splits.train,))
-    reported, place = load(task.splits.reported)
-    if train is None:
-        return reported.select([]), reported, Origin(name, reported=place)
-    return train[0], reported, Origin(name, train[1], place)
-
-
-def _from_disk(task: Task, source: str | None) -> tuple[Dataset, Dataset, Origin]:
+@contextmanager
+def _permission(task: Task) -> Iterator[None]:
     try:
-        folder = _task_folder(task, source)
-        return _both_splits(task, str(folder), lambda names: _from_folder(task, folder, names))
+        yield
     except PermissionError as error:
         raise DataError(
             f"Task {task.name!r}: {error.filename} can't be read: permission denied.",
@@ -237,12 +307,14 @@ def _task_folder(task: Task, source: str | None) -> Path:
 
 
 def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> _Found:
-    for name in names:
-        for suffix in SUFFIXES:
-            path = folder / f"{name}{suffix}"
-            if os.path.lexists(path):  # a link that leads nowhere is refused by its name
-                return _not_empty(task, read_file(path, task), str(path)), str(path)
-    found = _listing(folder)
+    with _permission(task):
+        for name in names:
+            for suffix in SUFFIXES:
+                path = folder / f"{name}{suffix}"
+                if os.path.lexists(path):  # a link that leads nowhere is refused by its name
+                    rows = _not_empty(task, read_file(path, task), str(path))
+                    return _Found(rows, str(path), name)
+        found = _listing(folder)
     raise DataError(
         f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
         allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
@@ -263,7 +335,8 @@ def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...], origin: 
     split = flat_split(splits[name], task.columns)
     check_columns(task, split.column_names, place)
     split = _not_empty(task, split.select_columns(list(task.columns.needed)), place)
-    return split.add_column(SOURCE_ROW, list(range(len(split)))), f"{place} of {origin}"
+    rows = split.add_column(SOURCE_ROW, list(range(len(split))))
+    return _Found(rows, f"{place} of {origin}", name)
 
 
 def _from_hub(task: Task) -> DatasetDict:

@@ -119,7 +119,8 @@ def predict_split(
             moved = batch.to(base.device)
             rows = batch.rows.tolist()
             if generates:
-                texts = base.generate(moved, max_new_tokens=settings.max_new_tokens)
+                longest = settings.longest(task)
+                texts = base.generate(moved, max_new_tokens=longest, stop=task.stop)
                 for row, text in zip(rows, texts, strict=True):
                     predicted[row] = text
                 continue

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from peml.evaluation.texts import number_hit, rouge, span_em, span_f1
+from peml.evaluation.texts import number_hit, option_hit, rouge, span_em, span_f1
 from peml.tasks import Task, TaskType
 
 __all__ = ["GROUP_SCORES", "METRICS", "ROW_SCORES", "compute_metrics", "majority_prediction"]
@@ -86,6 +86,7 @@ ROW_SCORES: dict[str, Callable[[Values, Values], list[float]]] = {
     "accuracy": _hits,
     "exact_match": _exact_hits,
     "number_match": _each(number_hit),
+    "option_match": _each(option_hit),
     "rouge_1": rouge("rouge1"),
     "rouge_2": rouge("rouge2"),
     "rouge_l": rouge("rougeL"),

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from peml.evaluation.scoring.settings import ScoringSettings
 from peml.settings import Settings
+from peml.tasks import Task
 
 __all__ = ["EvaluationSettings"]
 
@@ -16,7 +17,9 @@ class EvaluationSettings(Settings):
     """Batches, scoring, generation and ablations of an evaluation."""
 
     tokens: int = Field(8192, description="Most tokens of a batch, padding included.", ge=16)
-    max_new_tokens: int = Field(32, description="Longest generated text.", ge=1)
+    max_new_tokens: int = Field(
+        32, description="Longest generated text of tasks that don't say, in tokens.", ge=1
+    )
     scoring: ScoringSettings = Field(
         default_factory=lambda: ScoringSettings(),
         description="How text-to-text models score the options of a row.",
@@ -29,3 +32,7 @@ class EvaluationSettings(Settings):
     ablations: bool = Field(
         True, description="Also score every task with each part (prefix, LoRA) switched off."
     )
+
+    def longest(self, task: Task) -> int:
+        """Longest text to generate for a task, in tokens: its own limit, or else the default."""
+        return task.max_new_tokens or self.max_new_tokens

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["number_hit", "read_number", "rouge", "span_em", "span_f1"]
+__all__ = ["number_hit", "option_hit", "read_number", "rouge", "span_em", "span_f1"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKS = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(r"[-\u2212]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?")
 _ANSWER_MARK = "####"  # stands before the answer in GSM8K
 _TOLERANCE = 1e-3
+_OPTION = re.compile(r"(true|false)|(solution|answer|ending|option)\d+")
 
 
 def span_em(gold: str | Sequence[str], predicted: str) -> float:
@@ -73,6 +74,21 @@ def read_number(text: str) -> float | None:
     number = match[0].replace(",", "").replace("\u2212", "-")
     joined = match.start() > 0 and answer[match.start() - 1].isalnum()
     return float(number.removeprefix("-") if joined else number)
+
+
+def option_hit(gold: str, predicted: str) -> float:
+    """1.0 where the first option that the text names is the right one.
+
+    An option is ``true`` or ``false``, or ``solution``, ``answer``, ``ending`` or ``option`` with
+    a number, in lower case; as in LLM-Adapters (arXiv 2304.01933), only options of the right one's
+    kind are looked for.
+    """
+    right = _OPTION.search(gold)
+    if right is None:
+        return 0.0
+    said = (found for found in _OPTION.finditer(predicted) if found[2] == right[2])
+    first = next(said, None)
+    return float(first is not None and first[0] == right[0])
 
 
 def rouge(name: str) -> Callable[[Sequence[Any], Sequence[Any]], list[float]]:

@@ -20,7 +20,7 @@ from transformers.utils import logging as hf_logging
 
 from peml.errors import ModelError
 from peml.models.embedded import MINILM, embedded_minilm
-from peml.models.families import FAMILIES, Family
+from peml.models.families import FAMILIES, Family, TextFamily
 from peml.models.settings import ModelSettings
 from peml.tasks import Task, TaskType
 
@@ -221,29 +221,50 @@ def check_generation(
 ) -> None:
     """Refuses to generate past a model's last position.
 
+    Args:
+        family: The model's.
+        tasks: Those that generate are looked at.
+        max_new_tokens: Longest text of a task that doesn't say.
+        prompt_length: Vectors in front of the input.
+
     Raises:
         ModelError: The longest input, the vectors in front of it, if any, and the longest text
-            don't fit together.
+            of a task don't fit together; all tasks by name.
     """
-    generating = [task.name for task in tasks if task.type is TaskType.GENERATION]
     room = family.room_for_generation(prompt_length)
-    if generating and room is not None and max_new_tokens > room:
+    if room is None:
+        return
+    wanted: dict[int, list[str]] = {}
+    for task in tasks:
+        longest = task.max_new_tokens or max_new_tokens
+        if task.type is TaskType.GENERATION and longest > room:
+            wanted.setdefault(longest, []).append(task.name)
+    if wanted:
         prompt = f" and a prompt of {prompt_length} vectors" if prompt_length else ""
+        named = "; ".join(f"{', '.join(names)}: {count}" for count, names in wanted.items())
         raise ModelError(
-            f"{', '.join(generating)}: {max_new_tokens} new tokens "
-            f"(evaluation.max_new_tokens) do not fit after {family.max_length} tokens "
-            f"(model.max_length){prompt}, the model has {family.positions} positions",
+            f"{named} new tokens (the task's max_new_tokens, else evaluation.max_new_tokens) do "
+            f"not fit after {family.max_length} tokens (model.max_length){prompt}, the model has "
+            f"{family.positions} positions",
             allowed=f"at most {max(room, 0)} new tokens",
             action="lower one of the two",
         )
 
 
 def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
-    """Refuses tasks whose type the family can't do, all of them by name.
+    """Refuses tasks whose type the family can't do, or shots that it wouldn't see; all by name.
 
     Raises:
         ModelError: At least one task doesn't fit.
     """
+    with_shots = [task.name for task in tasks if task.shots.count or task.shots.examples]
+    if with_shots and not isinstance(family, TextFamily):
+        raise ModelError(
+            f"the family {family.name!r} reads no prompts, so it would not see the shots of "
+            f"{', '.join(with_shots)}",
+            allowed="shots for text-to-text models",
+            action="set tasks.shots: 0, or choose a text-to-text model",
+        )
     unfit = [task for task in tasks if task.type not in family.task_types]
     if not unfit:
         return

@@ -53,11 +53,19 @@ class TaskModel(nn.Module):
         task = self.tasks[task_id]
         return self.family.predict(output, self.heads, batch, task, task_id)
 
-    def generate(self, batch: TaskBatch, *, max_new_tokens: int) -> list[str]:
-        """Generated texts of a batch of prompts."""
+    def generate(
+        self, batch: TaskBatch, *, max_new_tokens: int, stop: Sequence[str] = ()
+    ) -> list[str]:
+        """Generated texts of a batch of prompts.
+
+        Args:
+            batch: Prompts; a decoder's are padded on the left.
+            max_new_tokens: Longest text in tokens.
+            stop: A text ends before the first of these.
+        """
         self._route(batch)
         return self.family.generate(
-            self.backbone, batch, self.prompt.vectors, max_new_tokens=max_new_tokens
+            self.backbone, batch, self.prompt.vectors, max_new_tokens=max_new_tokens, stop=stop
         )
 
     def _route(self, batch: TaskBatch) -> None:

@@ -13,7 +13,7 @@ from peml.errors import CheckpointError, DataError, RunError, nearest
 from peml.evaluation import KeptPredictions, predictions_path, read_predictions
 from peml.reporting import Results, load_results
 from peml.run.folder import RunFolder
-from peml.tasks import Task, TaskRenderer, TaskType
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
 __all__ = ["FinishedRun", "RowText", "load_finished", "read_texts"]
 
@@ -120,11 +120,13 @@ def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict
     task = _task(kept, select_tasks(config.tasks))
     train, reported, origin = load_source(task, config.tasks.source)
     split = reported if kept.task.split == "reported" else train
+    first = split[0][SOURCE_ROW]  # rows that served as shots stood before it
     renderer = TaskRenderer(task)
     gold = dict(zip(kept.rows, kept.gold, strict=True))
     texts = {}
     for row in rows:
-        example = renderer.render(split[row], row) if row < len(split) else None
+        place = row - first
+        example = renderer.render(split[place], row) if 0 <= place < len(split) else None
         if example is None or example.gold != gold[row]:
             raise DataError(
                 f"Task {task.name!r}: row {row} of {origin} is not what it was when the run was "
@@ -132,7 +134,7 @@ def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict
                 allowed="the data the run was scored on",
                 action="restore the data",
             )
-        inputs = {name: str(split[row][name]) for name in task.columns.inputs}
+        inputs = {name: str(split[place][name]) for name in task.columns.inputs}
         is_choice = task.type is TaskType.MULTIPLE_CHOICE
         texts[row] = RowText(inputs, example.options if is_choice else ())
     return texts

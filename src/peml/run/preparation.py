@@ -40,7 +40,7 @@ _SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Steps:
-    """Length of the phases in optimiser steps."""
+    """Length of the phases in optimiser steps; none where no task has train rows."""
 
     search: int
     total: int
@@ -281,6 +281,8 @@ def _gold(task: Task, rows: Dataset) -> Sequence[Any]:
 
 
 def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:
+    if not any(len(split) for split in stream.splits):
+        return Steps(search=0, total=0)
     whole, part = divmod(config.training.epochs, 1)
     batches = sum(len(stream.plan(epoch)) for epoch in range(int(whole)))
     if part:

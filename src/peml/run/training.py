@@ -78,6 +78,9 @@ def attach(
         device: Where the model goes.
         genotype: A network found before.
         backbone: The frozen model, which is changed in place; default: it is loaded.
+
+    Raises:
+        TrainingError: There is something to train, and no row to train it on.
     """
     config = prepared.config
     backbone = backbone or load_backbone(config.model, prepared.family)
@@ -85,6 +88,8 @@ def attach(
 
     def calibrate() -> None:
         model.eval()
+        if not prepared.steps.total:
+            raise _nothing_to_train_on()
         for tasks, rows in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
             model(prepared.stream.fetch(tasks, rows).to(device))
 
@@ -94,7 +99,18 @@ def attach(
         genotype=genotype,
         total_steps=prepared.steps.total,
     )
-    return prepared.method.attach(model, context).to(device)
+    attached = prepared.method.attach(model, context).to(device)
+    if attached.groups() and not prepared.steps.total:
+        raise _nothing_to_train_on()
+    return attached
+
+
+def _nothing_to_train_on() -> TrainingError:
+    return TrainingError(
+        "no task has train rows: all are evaluated only, or their train rows serve as shots",
+        allowed="train rows in one task, or the method frozen on a text-to-text model",
+        action="add a task to train on, or set method.name: frozen",
+    )
 
 
 class TrainingSession:

@@ -1,28 +1,31 @@
 """Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
 
+from peml.tasks.example import Example
 from peml.tasks.generated import generate
-from peml.tasks.label import read_label
+from peml.tasks.kinds import METRICS, Averaging, Normalisation, TaskType
+from peml.tasks.label import read_label, right_option
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
 from peml.tasks.task import (
-    METRICS,
     Columns,
     DevelopmentSplit,
-    Example,
     Scale,
+    Shots,
     Source,
     Splits,
     Task,
-    TaskType,
 )
-from peml.tasks.template import SOURCE_ROW, TaskRenderer
+from peml.tasks.template import SOURCE_ROW, TaskRenderer, join_answer
 
 __all__ = [
     "METRICS",
     "SOURCE_ROW",
+    "Averaging",
     "Columns",
     "DevelopmentSplit",
     "Example",
+    "Normalisation",
     "Scale",
+    "Shots",
     "Source",
     "Splits",
     "Suite",
@@ -30,9 +33,11 @@ __all__ = [
     "TaskRenderer",
     "TaskType",
     "generate",
+    "join_answer",
     "join_suites",
     "list_suites",
     "load_suite",
     "load_task_file",
     "read_label",
+    "right_option",
 ]

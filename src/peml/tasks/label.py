@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from peml.tasks.task import Scale, Task, TaskType
+from peml.tasks.example import Example
+from peml.tasks.kinds import TaskType
+from peml.tasks.task import Scale, Task
 
-__all__ = ["read_label"]
+__all__ = ["read_label", "right_option"]
 
 
 def read_label(
@@ -16,27 +18,36 @@ def read_label(
     """Returns the label of a row in the form :class:`~peml.tasks.Example` holds it.
 
     Accepted are, for classification, an index, a label name, or a bool when there are two
-    labels; for multiple choice an index or the text of one option, one of the keys where there
-    are keys, or a list of the texts of all right options, of which the first counts as the label;
-    for regression a number within the scale; for generation a text or a number, which is spelled
-    out. Nothing is guessed: "A" or "1" name an option only if they are its text or its key.
+    labels; where a row brings its choices an index or the text of one option, one of the keys
+    where there are keys, or a list of the texts of all right options, of which the first counts
+    as the label; for regression a number within the scale; for generation a text or a number,
+    which is spelled out. Nothing is guessed: "A" or "1" name an option only if they are its text
+    or its key.
 
     Args:
         task: The task the row belongs to.
         value: What the row's label column holds.
-        options: The row's choices (multiple choice); not read for other types.
+        options: The row's choices; not read where the task has none.
         keys: What labels call these choices, in their order; empty where they have no such names.
 
     Raises:
         ValueError: The value is none of these. The message shows it and says what is allowed.
     """
-    if task.type is TaskType.GENERATION:
+    if task.type is TaskType.GENERATION and task.columns.choices is None:
         return _target(value)
     if task.scale is not None:
         return _score(task.scale, value)
-    if task.type is TaskType.MULTIPLE_CHOICE:
+    if task.columns.choices is not None:
         return _key(value, keys) if keys else _choice(value, options)
     return _class(task.labels, value)
+
+
+def right_option(task: Task, example: Example) -> int:
+    """Index of the option that is the answer; a regression's nearest spelled score."""
+    if task.scale is None:
+        return int(example.label)
+    steps = round((float(example.label) - task.scale.low) / task.scale.step)
+    return min(max(steps, 0), len(example.options) - 1)
 
 
 def _target(value: Any) -> str:

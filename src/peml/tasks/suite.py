@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from peml.errors import TaskError, nearest
 from peml.settings import Settings
 from peml.tasks.family import expand_family, is_family
+from peml.tasks.kinds import Averaging
 from peml.tasks.problems import describe_problems
 from peml.tasks.task import Task
 from peml.tasks.template import TaskRenderer
@@ -28,6 +29,11 @@ class Suite(Settings):
     name: str = Field(description="Name of the suite.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     version: int = Field(1, description="Raised when its tasks or their meaning change.", ge=1)
     description: str = Field("", description="One line for people.")
+    average: Averaging | None = Field(
+        None,
+        description="What counts alike in a mean over its tasks: `tasks` or `rows`; default: as "
+        "each task says.",
+    )
     tasks: tuple[Task, ...] = Field(
         description="The tasks, in the order of every table; each is written out, or is "
         "`file: NAME.yaml`, read from beside the suite's file, or a family: `members` by group and "
@@ -151,7 +157,10 @@ def _read_suite(file: Path | Traversable, folder: Path | None) -> Suite:
         raise _invalid(file, [_with_name(line, entries) for line in problems]) from error
     for task in suite.tasks:
         TaskRenderer(task)
-    return suite
+    if suite.average is None:
+        return suite
+    tasks = (task.model_copy(update={"average": suite.average}) for task in suite.tasks)
+    return suite.model_copy(update={"tasks": tuple(tasks)})
 
 
 def _expand_families(file: Path | Traversable, entries: list[Any]) -> list[Any]:

@@ -2,74 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
-from types import MappingProxyType
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from peml.errors import nearest
 from peml.settings import Settings
+from peml.tasks.kinds import (
+    BINARY,
+    CLASSIFICATION,
+    METRICS,
+    OF_TEXTS,
+    OVER_GROUPS,
+    Averaging,
+    Normalisation,
+    TaskType,
+)
 
 __all__ = [
-    "METRICS",
     "Columns",
     "DevelopmentSplit",
-    "Example",
     "Scale",
+    "Shots",
     "Source",
     "Splits",
     "Task",
-    "TaskType",
 ]
 
-
-class TaskType(StrEnum):
-    """What a row asks for; decides how it is encoded and scored."""
-
-    CLASSIFICATION = "classification"
-    PAIR_CLASSIFICATION = "pair-classification"
-    REGRESSION = "regression"
-    MULTIPLE_CHOICE = "multiple-choice"
-    GENERATION = "generation"
-
-
-_CLASSIFICATION = frozenset({TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION})
-_CHOICE = _CLASSIFICATION | {TaskType.MULTIPLE_CHOICE}
-_REGRESSION = frozenset({TaskType.REGRESSION})
-_GENERATION = frozenset({TaskType.GENERATION})
-
-METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
-    {
-        "accuracy": _CHOICE,
-        "em": _CLASSIFICATION,
-        "exact_match": _GENERATION,
-        "f1": _CLASSIFICATION,
-        "f1a": _CLASSIFICATION,
-        "macro_f1": _CLASSIFICATION,
-        "matthews": _CLASSIFICATION,
-        "number_match": _GENERATION,
-        "pearson": _REGRESSION,
-        "rouge_1": _GENERATION,
-        "rouge_2": _GENERATION,
-        "rouge_l": _GENERATION,
-        "span_em": _GENERATION | {TaskType.MULTIPLE_CHOICE},
-        "span_f1": _GENERATION | {TaskType.MULTIPLE_CHOICE},
-        "spearman": _REGRESSION,
-    }
-)
-"""Metric names, and the task types each one can score. ``f1`` and ``f1a`` need exactly two labels.
-
-``f1a`` is MultiRC's name for F1 over all answers; ``em`` is the share of groups of rows
-(``columns.group``) that are right in every row. ``span_em`` and ``span_f1`` compare texts, and take
-the best of several right ones.
-"""
-
-_BINARY = frozenset({"f1", "f1a"})
-_OVER_GROUPS = frozenset({"em"})
-_OF_TEXTS = frozenset({"span_em", "span_f1"})
 
 _MOST_SCORES = 1001
 
@@ -202,6 +162,27 @@ def _shortest(number: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
+class Shots(Settings):
+    """Solved examples that stand before each row in the prompt."""
+
+    count: int = Field(
+        0,
+        description="How many rows are shown, the first of the split; `tasks.shots` sets it for a "
+        "run. They are neither trained on nor scored.",
+        ge=0,
+    )
+    split: str | None = Field(None, description="Split they are of; default: the train split.")
+    examples: tuple[str, ...] = Field(
+        (), description="The examples themselves, each with its answer, in place of rows."
+    )
+
+    @model_validator(mode="after")
+    def _counted_once(self) -> Shots:
+        if self.examples and self.count:
+            raise ValueError("give count or examples, not both")
+        return self
+
+
 class DevelopmentSplit(Settings):
     """How many train rows are set aside for choosing (never the reported split)."""
 
@@ -227,7 +208,20 @@ class Task(Settings):
     source: Source = Field(description="Where the rows come from.")
     splits: Splits = Field(default_factory=Splits, description="Splits of the source.")
     columns: Columns = Field(description="Meaning of the columns.")
+    header: str | None = Field(
+        None,
+        description="Jinja2 template of what stands once before prompt and shots, such as an "
+        "instruction; a blank line follows it.",
+    )
+    shots: Shots = Field(
+        default_factory=Shots, description="Solved examples before each row (few-shot)."
+    )
     template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
+    target: str | None = Field(
+        None,
+        description="Generation: Jinja2 template of the text to learn, which sees `label` and, "
+        "where there are choices, `index`, the right one's from 0; default: the label.",
+    )
     option: str | None = Field(
         None,
         description="Multiple choice: Jinja2 template of each option, which sees `option`, its "
@@ -244,22 +238,46 @@ class Task(Settings):
     )
     scale: Scale | None = Field(None, description="Regression: range of the scores.")
     metrics: tuple[str, ...] = Field(description="Metrics, headline first.", min_length=1)
+    average: Averaging = Field(
+        "tasks",
+        description="What counts alike in a mean over tasks: each task or, where all tasks of the "
+        "mean say `rows`, each row. A suite's `average` is its tasks'.",
+    )
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="Generation: a text ends before the first of these."
+    )
+    max_new_tokens: int | None = Field(
+        None,
+        description="Generation: longest text in tokens; default: evaluation.max_new_tokens.",
+        ge=1,
+    )
+    normalisation: Normalisation | None = Field(
+        None,
+        description="What an option's likelihood is divided by; default: "
+        "evaluation.scoring.normalisation.",
+    )
     development: DevelopmentSplit = Field(
         default_factory=DevelopmentSplit, description="Development split carved from train."
     )
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Task:
-        problems = [*self._label_problems(), *self._column_problems(), *self._metric_problems()]
+        problems = [
+            *self._label_problems(),
+            *self._column_problems(),
+            *self._choice_problems(),
+            *self._metric_problems(),
+            *self._generation_problems(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     def _label_problems(self) -> list[str]:
         problems = []
-        if self.type in _CLASSIFICATION and len(self.labels) < 2:
+        if self.type in CLASSIFICATION and len(self.labels) < 2:
             problems.append("labels: a classification task needs two or more")
-        if self.type not in _CLASSIFICATION and self.labels:
+        if self.type not in CLASSIFICATION and self.labels:
             problems.append(f"labels: a {self.type} task has none")
         if len(set(self.labels)) != len(self.labels):
             problems.append("labels: a name is given twice")
@@ -280,16 +298,6 @@ class Task(Settings):
         problems = []
         if self.type is TaskType.PAIR_CLASSIFICATION and len(self.columns.inputs) != 2:
             problems.append("columns.inputs: a pair classification task needs exactly two")
-        if self.type is TaskType.MULTIPLE_CHOICE and self.columns.choices is None:
-            problems.append("columns.choices: a multiple choice task needs it")
-        if self.type is not TaskType.MULTIPLE_CHOICE and self.columns.choices is not None:
-            problems.append(f"columns.choices: a {self.type} task has none")
-        if self.type is not TaskType.MULTIPLE_CHOICE and self.columns.keys is not None:
-            problems.append(f"columns.keys: a {self.type} task has none")
-        if self.type is not TaskType.MULTIPLE_CHOICE and self.option is not None:
-            problems.append(f"option: a {self.type} task has none")
-        if isinstance(self.columns.choices, tuple) and len(self.columns.choices) < 2:
-            problems.append("columns.choices: one field with a list, or two fields or more")
         shown = (*self.columns.inputs, *self.columns.options, *self.columns.extra)
         if self.columns.label in (*shown, *self.columns.group):
             problems.append(f"columns.label: {self.columns.label!r} is an input too")
@@ -299,6 +307,39 @@ class Task(Settings):
             problems.append("segments: give one or two templates when there are over two inputs")
         return problems
 
+    def _choice_problems(self) -> list[str]:
+        problems = []
+        columns = self.columns
+        is_choice = self.type is TaskType.MULTIPLE_CHOICE
+        if is_choice and columns.choices is None:
+            problems.append("columns.choices: a multiple choice task needs it")
+        if self.type is TaskType.GENERATION and columns.choices is not None and not self.target:
+            problems.append("target: say how the right one of columns.choices is answered")
+        given = [name for name in ("choices", "keys") if getattr(columns, name) is not None]
+        if not is_choice and self.type is not TaskType.GENERATION:
+            problems += [f"columns.{name}: a {self.type} task has none" for name in given]
+        elif given == ["keys"]:
+            problems.append("columns.keys: there are no columns.choices that they name")
+        if not is_choice and self.option is not None:
+            problems.append(f"option: a {self.type} task has none")
+        if isinstance(columns.choices, tuple) and len(columns.choices) < 2:
+            problems.append("columns.choices: one field with a list, or two fields or more")
+        return problems
+
+    def _generation_problems(self) -> list[str]:
+        problems = []
+        if self.normalisation and self.type in (TaskType.GENERATION, TaskType.REGRESSION):
+            problems.append(f"normalisation: a {self.type} task compares no options")
+        if self.type is TaskType.GENERATION:
+            return problems
+        given = {
+            "target": self.target,
+            "stop": self.stop,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        generating = [name for name, value in given.items() if value]
+        return problems + [f"{name}: a {self.type} task generates nothing" for name in generating]
+
     def _metric_problems(self) -> list[str]:
         problems = []
         for name in self.metrics:
@@ -307,19 +348,16 @@ class Task(Settings):
             elif self.type not in METRICS[name]:
                 usable = ", ".join(sorted(key for key in METRICS if self.type in METRICS[key]))
                 problems.append(f"metrics: {name!r} can't score {self.type}; use {usable}")
-            elif name in _BINARY and len(self.labels) > 2:
+            elif name in BINARY and len(self.labels) > 2:
                 problems.append(f"metrics: {name!r} needs exactly two labels; use macro_f1")
-            elif name in _OVER_GROUPS and not self.columns.group:
+            elif name in OVER_GROUPS and not self.columns.group:
                 problems.append(f"metrics: {name!r} is over groups of rows; give columns.group")
-        if self.metrics[0] in _OVER_GROUPS:
+        if self.metrics[0] in OVER_GROUPS:
             problems.append(
                 f"metrics: {self.metrics[0]!r} can't come first; intervals of the headline draw "
                 "single rows"
             )
-        if (
-            self.type is TaskType.MULTIPLE_CHOICE
-            and len({m in _OF_TEXTS for m in self.metrics}) > 1
-        ):
+        if self.type is TaskType.MULTIPLE_CHOICE and len({m in OF_TEXTS for m in self.metrics}) > 1:
             problems.append("metrics: of options (accuracy) or of their texts (span_...), not both")
         if self.answers_in_text and self.option is not None:
             problems.append("option: span metrics compare the texts as they are; take it out")
@@ -328,37 +366,9 @@ class Task(Settings):
     @property
     def answers_in_text(self) -> bool:
         """Whether a multiple choice is scored on the texts of its options, not their indices."""
-        return self.type is TaskType.MULTIPLE_CHOICE and self.metrics[0] in _OF_TEXTS
+        return self.type is TaskType.MULTIPLE_CHOICE and self.metrics[0] in OF_TEXTS
 
     @property
     def verbalised_labels(self) -> tuple[str, ...]:
         """The label words, or the label names where none are given."""
         return self.label_words if self.label_words is not None else self.labels
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row, rendered, before any model family has seen it.
-
-    Attributes:
-        index: Row number in its split.
-        segments: One or two texts an encoder reads.
-        prompt: The rendered template a text-to-text model reads.
-        options: Label words (classification), spelled scores (regression), this row's choices
-            (multiple choice), or nothing (generation).
-        label: Option index, score, or target text.
-        answers: Texts of all right options, of which the label is one, where the task is scored
-            on texts (`Task.answers_in_text`); else empty.
-    """
-
-    index: int
-    segments: tuple[str, ...]
-    prompt: str
-    options: tuple[str, ...]
-    label: int | float | str
-    answers: tuple[str, ...] = ()
-
-    @property
-    def gold(self) -> int | float | str | tuple[str, ...]:
-        """What a prediction is compared with: the label, or the texts of all right options."""
-        return self.answers or self.label

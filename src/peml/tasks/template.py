@@ -9,17 +9,25 @@ from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from peml.errors import DataError, TaskError, nearest
-from peml.tasks.label import read_label
-from peml.tasks.task import Example, Task, TaskType
+from peml.tasks.example import Example
+from peml.tasks.kinds import TaskType
+from peml.tasks.label import read_label, right_option
+from peml.tasks.task import Shots, Task
 
-__all__ = ["SOURCE_ROW", "TaskRenderer"]
+__all__ = ["SOURCE_ROW", "TaskRenderer", "join_answer"]
 
 SOURCE_ROW = "_source_row"
 """Column with a row's number in its file (from 0), so that messages name the user's row."""
 
 _OPTIONS = "options"
 _ABSENT = object()
-_OPTION_NAMES = ("option", "index")
+_BETWEEN = "\n\n"  # header, shots and prompt
+_OWN_NAMES = {"option": ("option", "index"), "target": (_OPTIONS, "label", "index")}
+
+
+def join_answer(prompt: str, answer: str) -> str:
+    """An answer as it follows its prompt: after a space, where the prompt doesn't end in one."""
+    return answer if prompt.endswith((" ", "\n")) else f" {answer}"
 
 
 class TaskRenderer:
@@ -27,7 +35,9 @@ class TaskRenderer:
 
     Templates are Jinja2, run in a sandbox without globals: they see the task's input and option
     columns and ``options`` (the list of texts to choose from), and nothing of Python. The label
-    column is out of their reach, so a prompt can't give the answer away.
+    column is out of reach for all but ``target``, so a prompt can't give the answer away.
+
+    A prompt is the task's header, its shots and the row's template, a blank line between each.
 
     Args:
         task: The task whose rows will be rendered.
@@ -52,7 +62,9 @@ class TaskRenderer:
                 (f"segments[{index}]", source) for index, source in enumerate(task.segments or ())
             )
         )
-        self._option = None if task.option is None else self._compile("option", task.option)
+        self._option = self._compile_if_given("option", task.option)
+        self._header = self._compile_if_given("header", task.header)
+        self._target = self._compile_if_given("target", task.target)
         self._fixed_options = self._options_of_every_row()
 
     def render(self, row: Mapping[str, Any], index: int, *, labelled: bool = True) -> Example:
@@ -70,24 +82,49 @@ class TaskRenderer:
                 list, or a template fails. The message names task, row and field.
         """
         try:
-            texts = {name: self._text(row, name) for name in self.task.columns.inputs}
-            choices = self._options(row)
-            variables = {**texts, **self._further_columns(row)}
-            options = self._spell_options(choices, variables)
-            variables[_OPTIONS] = list(options)
-            segments = tuple(
-                self._fill(field, template, variables) for field, template in self._segments
-            )
-            return Example(
-                index=index,
-                segments=segments or tuple(texts.values()),
-                prompt=self._fill("template", self._prompt, variables),
-                options=options,
-                label=self._label(row, choices) if labelled else self._placeholder(),
-                answers=self._answers(row, choices) if labelled else (),
-            )
+            return self._render(row, index, labelled=labelled)
         except _RowError as problem:
             raise self._error(row, index, problem) from problem.__cause__
+
+    def render_solved(self, row: Mapping[str, Any], index: int) -> str:
+        """A row with its answer, as a shot for other rows: without header and shots of its own.
+
+        Raises:
+            DataError: As :meth:`render`.
+        """
+        bare = TaskRenderer(self.task.model_copy(update={"header": None, "shots": Shots()}))
+        example = bare.render(row, index)
+        answer = str(example.label)
+        if example.options:
+            answer = example.options[right_option(self.task, example)]
+        return example.prompt + join_answer(example.prompt, answer)
+
+    def _render(self, row: Mapping[str, Any], index: int, *, labelled: bool) -> Example:
+        texts = {name: self._text(row, name) for name in self.task.columns.inputs}
+        choices = self._options(row)
+        variables = {**texts, **self._further_columns(row)}
+        options = self._spell_options(choices, variables)
+        variables[_OPTIONS] = list(options)
+        segments = tuple(
+            self._fill(field, template, variables) for field, template in self._segments
+        )
+        generates = self.task.type is TaskType.GENERATION
+        return Example(
+            index=index,
+            segments=segments or tuple(texts.values()),
+            prompt=self._whole_prompt(variables),
+            options=() if generates else options,
+            label=self._label(row, choices, variables) if labelled else self._placeholder(),
+            answers=self._answers(row, choices) if labelled else (),
+        )
+
+    def _whole_prompt(self, variables: dict[str, Any]) -> str:
+        header = [] if self._header is None else [self._fill("header", self._header, variables)]
+        own = self._fill("template", self._prompt, variables)
+        return _BETWEEN.join([*header, *self.task.shots.examples, own])
+
+    def _compile_if_given(self, field: str, source: str | None) -> Template | None:
+        return None if source is None else self._compile(field, source)
 
     def _compile(self, field: str, source: str) -> Template:
         where = f"Task {self.task.name!r}, {field}"
@@ -99,7 +136,7 @@ class TaskRenderer:
                 allowed="a Jinja2 template such as 'review: {{ sentence }}'",
                 action="Correct the template.",
             ) from error
-        own = _OPTION_NAMES if field == "option" else (_OPTIONS,)
+        own = _OWN_NAMES.get(field, (_OPTIONS,))
         for name in sorted(names):
             if name == self.task.columns.label and name not in (*self._visible, *own):
                 raise TaskError(
@@ -195,7 +232,20 @@ class TaskRenderer:
                 raise _RowError(name, f"option {option!r} is not a text", "a list of texts")
         return tuple(value)
 
-    def _label(self, row: Mapping[str, Any], choices: tuple[str, ...]) -> int | float | str:
+    def _label(
+        self, row: Mapping[str, Any], choices: tuple[str, ...], variables: dict[str, Any]
+    ) -> int | float | str:
+        if self._target is None:
+            return self._answer(row, choices)
+        name = self.task.columns.label
+        own = {"label": self._value(row, name)}
+        if choices:
+            own["index"] = self._answer(row, choices)
+        elif own["label"] is None:
+            raise _RowError(name, "there is no label", "a label")
+        return self._fill("target", self._target, {**variables, **own})
+
+    def _answer(self, row: Mapping[str, Any], choices: tuple[str, ...]) -> int | float | str:
         name = self.task.columns.label
         value = self._value(row, name)
         try:
@@ -219,7 +269,7 @@ class TaskRenderer:
         value = self._value(row, self.task.columns.label)
         if isinstance(value, (list, tuple)):
             return tuple(value)
-        return (choices[int(self._label(row, choices))],)
+        return (choices[int(self._answer(row, choices))],)
 
     def _placeholder(self) -> int | float | str:
         if self.task.type is TaskType.GENERATION:

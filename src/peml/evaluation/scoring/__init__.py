@@ -4,12 +4,11 @@ from peml.evaluation.scoring.alone import score_alone
 from peml.evaluation.scoring.options import score_options, score_requests
 from peml.evaluation.scoring.requests import Request
 from peml.evaluation.scoring.seq2seq import score_decoded
-from peml.evaluation.scoring.settings import Normalisation, ScoringSettings
+from peml.evaluation.scoring.settings import ScoringSettings
 from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees
 
 __all__ = [
-    "Normalisation",
     "Request",
     "ScoringSettings",
     "score_alone",

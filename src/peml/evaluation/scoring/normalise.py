@@ -10,7 +10,7 @@ from torch import Tensor
 
 from peml.errors import DataError
 from peml.evaluation.scoring.requests import Request
-from peml.evaluation.scoring.settings import Normalisation
+from peml.tasks import Normalisation
 
 __all__ = ["normalise"]
 

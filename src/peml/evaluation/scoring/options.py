@@ -74,7 +74,9 @@ def score_options(
         tokens: Most tokens of a batch.
     """
     task = base.tasks[task_id]
-    kind = "none" if task.type is TaskType.REGRESSION else settings.normalisation
+    kind = task.normalisation or settings.normalisation
+    if task.type is TaskType.REGRESSION:
+        kind = "none"
     elsewhere = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
     for rows in _windows(split, tokens):
         fetched = split.dataset[rows.tolist()]

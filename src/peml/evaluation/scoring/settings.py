@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from peml.settings import Settings
+from peml.tasks import Normalisation
 
-__all__ = ["Normalisation", "ScoringSettings"]
-
-Normalisation = Literal["none", "tokens", "bytes", "pmi"]
+__all__ = ["ScoringSettings"]
 
 
 class ScoringSettings(Settings):
@@ -19,8 +16,9 @@ class ScoringSettings(Settings):
     normalisation: Normalisation = Field(
         "none",
         description="An option's log-likelihood as it is (none), divided by its tokens or by the "
-        "bytes of its text, or less its log-likelihood after the unconditional prompt (pmi). A "
-        "regression's expected score always uses plain likelihoods.",
+        "bytes of its text, or less its log-likelihood after the unconditional prompt (pmi); a "
+        "task's own normalisation comes first. A regression's expected score always uses plain "
+        "likelihoods.",
     )
     unconditional: str = Field(
         "Answer:", description="What pmi puts in place of the prompt.", min_length=1

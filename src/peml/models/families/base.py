@@ -129,9 +129,15 @@ class Family(ABC):
         return self.positions
 
     def generate(
-        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, *, max_new_tokens: int
+        self,
+        model: Any,
+        batch: TaskBatch,
+        prompt: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
     ) -> list[str]:
-        """Decodes greedily; only families with a text output can."""
+        """Decodes greedily, up to the first stop string; only families with a text output can."""
         raise NotImplementedError(f"the family {self.name!r} does not generate text")
 
 

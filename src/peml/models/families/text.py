@@ -21,8 +21,9 @@ from peml.models.families.base import (
     pad_groups,
     refuse_no_tokens,
 )
+from peml.models.families.stopping import read_texts, stopping_criteria
 from peml.models.prompt import build_inputs, cut_prompt
-from peml.tasks import Example, Task, TaskType
+from peml.tasks import Example, Task, TaskType, join_answer, right_option
 
 __all__ = ["CausalFamily", "Seq2SeqFamily", "TextFamily"]
 
@@ -46,7 +47,7 @@ class TextFamily(Family):
             return [self._prompt(example.prompt)]
         if task.type is TaskType.GENERATION:
             return self._text(example.prompt, str(example.label))
-        right = _right_option(task, example)
+        right = right_option(task, example)
         chosen = [right] if purpose == "train" else range(len(example.options))
         return self._options(example, chosen, right)
 
@@ -174,7 +175,7 @@ class CausalFamily(TextFamily):
         ]
 
     def _target_ids(self, prompt: str, target: str) -> list[int]:
-        text = target if prompt.endswith((" ", "\n")) else " " + target
+        text = join_answer(prompt, target)
         wanted = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*wanted, self.tokenizer.eos_token_id]
 
@@ -191,10 +192,18 @@ class CausalFamily(TextFamily):
         return self.positions - prompt_length - self.max_length
 
     def generate(
-        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, *, max_new_tokens: int
+        self,
+        model: Any,
+        batch: TaskBatch,
+        prompt: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Greedy continuation of left-padded inputs."""
         inputs = build_inputs(model, batch, prompt, padded_left=True)
+        # Given embeddings, Transformers answers with the new tokens alone.
+        given = batch.input_ids.shape[1] if prompt is None else 0
         tokens = model.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
@@ -202,10 +211,9 @@ class CausalFamily(TextFamily):
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
+            stopping_criteria=stopping_criteria(self.tokenizer, stop, given),
         )
-        # Given embeddings, Transformers answers with the new tokens alone.
-        new = tokens[:, batch.input_ids.shape[1] :] if prompt is None else tokens
-        return [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return read_texts(self.tokenizer, tokens[:, given:], stop)
 
 
 class Seq2SeqFamily(TextFamily):
@@ -256,7 +264,13 @@ class Seq2SeqFamily(TextFamily):
         return logits, labels
 
     def generate(
-        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, *, max_new_tokens: int
+        self,
+        model: Any,
+        batch: TaskBatch,
+        prompt: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Greedy decoding."""
         tokens = model.generate(
@@ -264,18 +278,11 @@ class Seq2SeqFamily(TextFamily):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
+            stopping_criteria=stopping_criteria(self.tokenizer, stop, 0),
         )
-        return [t.strip() for t in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return read_texts(self.tokenizer, tokens, stop)
 
 
 def _joined(context: list[int], answer: list[int], target: float, cut: int) -> EncodedSequence:
     labels = [_IGNORED] * len(context) + answer
     return EncodedSequence(context + answer, target, labels=labels, cut=cut)
-
-
-def _right_option(task: Task, example: Example) -> int:
-    """Index of the option to train towards; a regression's nearest spelled score."""
-    if task.scale is None:
-        return int(example.label)
-    steps = round((float(example.label) - task.scale.low) / task.scale.step)
-    return min(max(steps, 0), len(example.options) - 1)

@@ -1,0 +1,72 @@
+"""What a task may be: its types, and the metrics that can score each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = [
+    "BINARY",
+    "CLASSIFICATION",
+    "METRICS",
+    "OF_TEXTS",
+    "OVER_GROUPS",
+    "Averaging",
+    "Normalisation",
+    "TaskType",
+]
+
+Averaging = Literal["tasks", "rows"]
+"""What counts alike in a mean over tasks: each task, or each row."""
+
+Normalisation = Literal["none", "tokens", "bytes", "pmi"]
+"""What the likelihood of an option is divided by, or set against."""
+
+
+class TaskType(StrEnum):
+    """What a row asks for; decides how it is encoded and scored."""
+
+    CLASSIFICATION = "classification"
+    PAIR_CLASSIFICATION = "pair-classification"
+    REGRESSION = "regression"
+    MULTIPLE_CHOICE = "multiple-choice"
+    GENERATION = "generation"
+
+
+CLASSIFICATION = frozenset({TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION})
+_CHOICE = CLASSIFICATION | {TaskType.MULTIPLE_CHOICE}
+_REGRESSION = frozenset({TaskType.REGRESSION})
+_GENERATION = frozenset({TaskType.GENERATION})
+
+METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
+    {
+        "accuracy": _CHOICE,
+        "em": CLASSIFICATION,
+        "exact_match": _GENERATION,
+        "f1": CLASSIFICATION,
+        "f1a": CLASSIFICATION,
+        "macro_f1": CLASSIFICATION,
+        "matthews": CLASSIFICATION,
+        "number_match": _GENERATION,
+        "option_match": _GENERATION,
+        "pearson": _REGRESSION,
+        "rouge_1": _GENERATION,
+        "rouge_2": _GENERATION,
+        "rouge_l": _GENERATION,
+        "span_em": _GENERATION | {TaskType.MULTIPLE_CHOICE},
+        "span_f1": _GENERATION | {TaskType.MULTIPLE_CHOICE},
+        "spearman": _REGRESSION,
+    }
+)
+"""Metric names, and the task types each one can score. ``f1`` and ``f1a`` need exactly two labels.
+
+``f1a`` is MultiRC's name for F1 over all answers; ``em`` is the share of groups of rows
+(``columns.group``) that are right in every row. ``span_em`` and ``span_f1`` compare texts, and take
+the best of several right ones.
+"""
+
+BINARY = frozenset({"f1", "f1a"})
+OVER_GROUPS = frozenset({"em"})
+OF_TEXTS = frozenset({"span_em", "span_f1"})
