@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,27 @@ def test_means_and_deviations_are_over_the_seeds(tmp_path: Path) -> None:
     assert lora["seconds"] == {"tuning": 0, "search": 0.0, "train": 2.0}
     assert row(content, "peml")["seconds"] == {"tuning": 0, "search": 4.0, "train": 0.0}
     assert content["suites"][0]["majority_mean"] == 0.5
+
+
+def test_groups_and_means_over_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_runs(tmp_path)
+    alone = row(collected(tmp_path, config()), "lora")
+    assert alone["groups"] == {}
+    marks = [{"group": "first", "rows": 30}, {"group": "second", "rows": 10}]
+    tasks = [{**t, "average": "rows", **m} for t, m in zip(TASKS, marks, strict=True)]
+    monkeypatch.setattr(sys.modules[__name__], "TASKS", tasks)
+    content = collected(tmp_path, config())
+    suite, lora = content["suites"][0], row(content, "lora")
+    assert suite["average"] == "rows"
+    assert suite["groups"]["first"] == {"tasks": 1, "majority_mean": TASKS[0]["majority"]}
+    majorities = [task["majority"] for task in TASKS]
+    assert suite["majority_mean"] == pytest.approx((3 * majorities[0] + majorities[1]) / 4)
+    assert lora["groups"]["first"] == {
+        name: pytest.approx(lora["tasks"][TASKS[0]["name"]][name]) for name in ("mean", "deviation")
+    }
+    gap = lora["difference"]
+    values = [gap["tasks"][task["name"]]["value"] for task in TASKS]
+    assert gap["value"] == pytest.approx((3 * values[0] + values[1]) / 4)
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:

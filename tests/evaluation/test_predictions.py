@@ -137,6 +137,8 @@ def test_the_file_can_be_read_without_this_package(tmp_path: Path) -> None:
         "majority": 1,
         "majority_of": "train",
         "answers_in_text": False,
+        "group": None,
+        "average": "tasks",
     }
 
 

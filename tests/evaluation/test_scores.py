@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peml.evaluation import KeptPredictions, KeptTask, find_mistakes, score_run
+from peml.errors import DataError
+from peml.evaluation import KeptPredictions, KeptTask, contrast_runs, find_mistakes, score_run
 from peml.tasks import TaskType
 from tests.evaluation.test_pairing import kept as scored
 from tests.evaluation.test_predictions import answered_in_text, kept
@@ -33,7 +34,7 @@ def test_every_metric_has_its_value_interval_and_baseline() -> None:
 
 
 def test_the_interval_of_an_accuracy_is_the_binomials() -> None:
-    interval = score_run({"a": accuracy_run(400, 320)}, resamples=5000).mean
+    interval = score_run({"a": accuracy_run(400, 320)}, resamples=5000).overall.mean
     low, high = stats.binom.ppf([0.025, 0.975], 400, 0.8) / 400
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.006)
 
@@ -58,11 +59,13 @@ def test_scipys_bootstrap_agrees() -> None:
 def test_the_mean_is_of_headlines_and_its_interval_of_independent_tasks() -> None:
     tasks = {name: accuracy_run(100, hits, name) for name, hits in {"a": 60, "b": 90}.items()}
     found = score_run({**tasks, "mood": kept()}, resamples=4000)
-    assert found.mean.value == pytest.approx((0.6 + 0.9 + 0.75) / 3)
-    assert found.majority_mean == pytest.approx((1 + 1 + 0.5) / 3)
+    assert found.overall.mean.value == pytest.approx((0.6 + 0.9 + 0.75) / 3)
+    assert found.overall.majority_mean == pytest.approx((1 + 1 + 0.5) / 3)
     deviations = [math.sqrt(p * (1 - p) / n) for p, n in ((0.6, 100), (0.9, 100), (0.75, 4))]
     deviation = math.sqrt(sum(d**2 for d in deviations)) / 3
-    assert (found.mean.high - found.mean.low) / 3.92 == pytest.approx(deviation, rel=0.1)
+    assert (found.overall.mean.high - found.overall.mean.low) / 3.92 == pytest.approx(
+        deviation, rel=0.1
+    )
 
 
 def test_a_tasks_interval_does_not_depend_on_the_others() -> None:
@@ -75,7 +78,7 @@ def test_a_tasks_interval_does_not_depend_on_the_others() -> None:
 def test_a_diverged_regression_is_no_number() -> None:
     wild = replace(kept(TaskType.REGRESSION), predicted=[math.nan] * 4)
     found = score_run({"near": wild, "mood": kept()})
-    assert math.isnan(found.mean.value)
+    assert math.isnan(found.overall.mean.value)
     assert found.tasks["mood"].metrics["accuracy"].value == 0.75
 
 
@@ -135,3 +138,48 @@ def test_the_interval_of_a_metric_over_groups_draws_groups() -> None:
 def test_a_wrong_text_is_one_that_the_metric_does_not_forgive() -> None:
     mistakes = find_mistakes(answered_in_text())
     assert [(m.row, m.predicted, m.margin) for m in mistakes] == [(9, "Oslo", 1.0)]
+
+
+def grouped(group: str, rows: int, hits: int, average: str = "rows") -> KeptPredictions:
+    run = accuracy_run(rows, hits)
+    return replace(run, task=run.task.model_copy(update={"group": group, "average": average}))
+
+
+def test_a_mean_over_rows_weighs_tasks_by_them_within_groups_too() -> None:
+    runs = {
+        "a": grouped("stem", 100, 60),
+        "b": grouped("stem", 300, 270),
+        "c": grouped("other", 50, 10),
+    }
+    found = score_run(runs, resamples=4000)
+    assert found.overall.average == "rows"
+    assert found.overall.mean.value == pytest.approx(340 / 450)
+    assert {name: group.names for name, group in found.groups.items()} == {
+        "stem": ["a", "b"],
+        "other": ["c"],
+    }
+    stem = found.groups["stem"]
+    assert stem.mean.value == pytest.approx(330 / 400)
+    assert stem.majority_mean == 1
+    deviation = math.sqrt((100 * 0.6 * 0.4 + 300 * 0.9 * 0.1) / 400**2)
+    assert (stem.mean.high - stem.mean.low) / 3.92 == pytest.approx(deviation, rel=0.1)
+
+
+def test_one_task_that_counts_as_a_task_makes_the_mean_one_over_tasks() -> None:
+    runs = {"a": grouped("stem", 100, 60), "b": grouped("stem", 300, 270, "tasks")}
+    found = score_run(runs)
+    assert found.overall.average == "tasks"
+    assert found.overall.mean.value == pytest.approx((0.6 + 0.9) / 2)
+    assert found.groups == {}  # one group of all tasks says nothing of its own
+
+
+def test_two_runs_differ_by_the_same_weights() -> None:
+    first = {"a": grouped("stem", 100, 60), "b": grouped("stem", 300, 270)}
+    second = {"a": grouped("stem", 100, 50), "b": grouped("stem", 300, 273)}
+    found = contrast_runs(first, second, resamples=200).mean
+    assert (found.first, found.second) == pytest.approx((330 / 400, 323 / 400))
+    assert found.difference.value == pytest.approx(7 / 400)
+    assert found.difference.low <= 7 / 400 <= found.difference.high
+    other = {"a": grouped("stem", 100, 50, "tasks"), "b": second["b"]}
+    with pytest.raises(DataError, match=r"a: not the same task .* average is 'rows'"):
+        contrast_runs(first, other)

@@ -64,6 +64,31 @@ def test_numbers_are_short_and_say_what_is_missing() -> None:
     assert [share(v) for v in (None, -0.021, 0.0)] == ["", "\u22122.1 %", "0.0 %"]
 
 
+def test_groups_have_columns_of_their_own(tmp_path: Path) -> None:
+    def group(data: dict[str, Any]) -> None:
+        suite = data["suites"][0]
+        suite |= {"average": "rows", "groups": {"pairs": {"tasks": 3, "majority_mean": 0.4}}}
+        for number, row in enumerate(suite["rows"]):
+            row["groups"] = {"pairs": {"mean": 0.5 + number / 100, "deviation": 0.01}}
+        suite["rows"][0]["groups"] = {}
+
+    comparison = example(tmp_path, group, trouble=False)
+    table = scores(comparison)
+    assert [c.below for c in table.columns if c.title in ("mean", "pairs")] == [
+        "over rows", "3 tasks"
+    ]  # fmt: skip
+    labels = [row.label for row in comparison.suites[0].rows]
+    pairs = column(table, "pairs")
+    assert pairs[labels[0]] == Cell("\u2013")
+    assert pairs[labels[1]] == Cell("51.0", "\u00b1 1.0")
+    assert pairs[labels[-1]].is_best
+    assert pairs["majority"].text == "40.0"
+    assert all(len(row) == len(table.columns) for row in table.all_rows())
+    read = list(csv.DictReader(io.StringIO(to_csv(comparison, comparison.suites[0]))))
+    assert [row["group_pairs_mean"] for row in read[:2]] == ["", "0.51"]
+    assert read[-1]["group_pairs_mean"] == "0.4"
+
+
 def test_a_row_holds_the_means_the_difference_and_the_task_id(tmp_path: Path) -> None:
     comparison = example(tmp_path, trouble=False)
     table = scores(comparison)

@@ -172,6 +172,24 @@ def test_markdown_tables_parse_and_hold_the_results(searched: Path) -> None:
     }  # fmt: skip
 
 
+def test_means_of_groups_stand_above_the_mean(searched: Path, edit: Edit) -> None:
+    def group(data: Any) -> None:
+        off = {"prefix_off": 0.512, "lora_off": 0.431}
+        means = {"mean": 0.6543, "majority_mean": 0.5, "ablation_means": off}
+        data |= {"average": "rows", "groups": {"pairs": {"tasks": ["rte", "cola"], **means}}}
+
+    edit(searched / "results.json", group)
+    run = load_run(searched)
+    page = parse_page(render_html(run))
+    shown = table_rows(page, "task-table")
+    assert shown[-2][:4] == ["pairs", "mean of 2", "0.654", "0.500"]
+    assert shown[-1][:2] == ["mean", "over rows"]
+    lines = markdown_tables(render_markdown(run))[0]
+    assert lines[-2][:4] == ["*pairs*", "mean of 2", "0.654", "0.500"]
+    assert lines[-2][4:6] == ["0.512", "0.431"]
+    assert re.search(r"over the rows of \d+ tasks", text_of(page))
+
+
 def test_names_from_outside_are_escaped(plain: Path, edit: Edit) -> None:
     name = "<b>x</b> & $y$"
 

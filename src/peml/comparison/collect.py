@@ -15,7 +15,16 @@ from peml.comparison.matching import TOLERANCE, Matching, Sized
 from peml.comparison.rates import Choice
 from peml.comparison.settings import ComparisonConfig
 from peml.errors import RunError
-from peml.evaluation import PairedTask, first_mismatch, paired_difference, read_predictions
+from peml.evaluation import (
+    PairedTask,
+    common_average,
+    first_mismatch,
+    gather_groups,
+    mean_weights,
+    paired_difference,
+    read_predictions,
+    weighted_mean,
+)
 from peml.files import read_json
 from peml.methods import build_method
 
@@ -109,6 +118,10 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
         "label": cells[0].label,
         "cells": found,
         "tasks": {task["name"]: _task(task, averaged) for task in tasks},
+        "groups": {
+            group: _spread([_group_mean(own, cell["tasks"]) for cell in averaged])
+            for group, own in _groups(tasks).items()
+        },
         "mean": _mean(means),
         "deviation": _deviation(means),
         "seconds": _seconds(averaged, choice),
@@ -128,6 +141,26 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
         "tuned": dict(choice.values),
         "flags": _row_flags(found),
     }
+
+
+def _groups(tasks: Sequence[Content]) -> dict[str, list[Content]]:
+    """The tasks of each group; ``matching.json`` of an older version tells of none."""
+    by_name = {task["name"]: task for task in tasks}
+    found = gather_groups({name: task.get("group") for name, task in by_name.items()})
+    return {group: [by_name[name] for name in names] for group, names in found.items()}
+
+
+def _group_mean(tasks: Sequence[Content], values: Mapping[str, float]) -> float:
+    return weighted_mean([values[task["name"]] for task in tasks], _weights(tasks))
+
+
+def _weights(tasks: Sequence[Content]) -> Any:
+    averages = [task.get("average", "tasks") for task in tasks]
+    return mean_weights(averages, [task["rows"] for task in tasks])
+
+
+def _majority_mean(tasks: Sequence[Content]) -> float:
+    return _group_mean(tasks, {task["name"]: task["majority"] for task in tasks})
 
 
 def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
@@ -247,7 +280,12 @@ def _suite(
             | {"majority_of": task.get("majority_of", "train")}  # folders of before don't say
             for task in tasks
         ],
-        "majority_mean": _mean([task["majority"] for task in tasks]),
+        "average": common_average(task.get("average", "tasks") for task in tasks),
+        "groups": {
+            group: {"tasks": len(own), "majority_mean": _majority_mean(own)}
+            for group, own in _groups(tasks).items()
+        },
+        "majority_mean": _majority_mean(tasks),
         "best_baseline": best,
         "rows": list(rows.values()),
     }
@@ -277,7 +315,7 @@ def _difference(
                 )
         said = [[kept.predicted for kept in side] for side in sides]
         paired[task["name"]] = PairedTask(task["metric"], start.gold, said[0], said[1])
-    found = paired_difference(paired)
+    found = paired_difference(paired, _weights(tasks))
     return {
         **_interval(found.mean),
         "tasks": {name: _interval(interval) for name, interval in found.tasks.items()},
@@ -296,6 +334,10 @@ def _finite(value: float | None) -> float | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return statistics.fmean(numbers) if numbers else None
+
+
+def _spread(values: Sequence[float]) -> Content:
+    return {"mean": _mean(values), "deviation": _deviation(values)}
 
 
 def _deviation(values: Sequence[float]) -> float | None:

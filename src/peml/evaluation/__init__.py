@@ -1,5 +1,11 @@
 """Evaluation: predictions, metrics, baselines, and intervals of differences."""
 
+from peml.evaluation.averages import (
+    common_average,
+    gather_groups,
+    mean_weights,
+    weighted_mean,
+)
 from peml.evaluation.evaluate import (
     GoldSplit,
     Predictions,
@@ -25,7 +31,7 @@ from peml.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from peml.evaluation.scores import RunScores, TaskScores, score_run
+from peml.evaluation.scores import GroupScores, RunScores, TaskScores, score_run
 from peml.evaluation.settings import EvaluationSettings
 from peml.evaluation.statistics import (
     Interval,
@@ -42,6 +48,7 @@ __all__ = [
     "Contrast",
     "EvaluationSettings",
     "GoldSplit",
+    "GroupScores",
     "Interval",
     "KeptPredictions",
     "KeptTask",
@@ -54,12 +61,15 @@ __all__ = [
     "TaskContrast",
     "TaskScores",
     "bootstrap_interval",
+    "common_average",
     "compute_metrics",
     "contrast_runs",
     "find_mistakes",
     "first_mismatch",
+    "gather_groups",
     "majority_prediction",
     "mean_losses",
+    "mean_weights",
     "paired_difference",
     "predict_split",
     "predictions_path",
@@ -67,5 +77,6 @@ __all__ = [
     "read_predictions",
     "score_run",
     "score_split",
+    "weighted_mean",
     "write_predictions",
 ]

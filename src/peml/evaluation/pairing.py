@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peml.errors import DataError
+from peml.evaluation.averages import mean_weights, weighted_mean
 from peml.evaluation.predictions import KeptPredictions, first_mismatch
 from peml.evaluation.significance import (
     Discordant,
@@ -93,11 +94,14 @@ def contrast_runs(
         DataError: Tasks, their definitions, rows or right answers differ; the first is named.
     """
     _check_same(first, second)
+    kept = list(first.values())
+    weights = mean_weights([each.task.average for each in kept], [len(each.rows) for each in kept])
     intervals = paired_difference(
         {
             name: PairedTask(one.task.metrics[0], one.gold, [one.predicted], [two.predicted])
             for name, (one, two) in _pairs(first, second)
         },
+        weights,
         resamples=resamples,
         seed=seed,
     )
@@ -107,12 +111,12 @@ def contrast_runs(
         random = task_random(seed, name, _PERMUTE)
         draws.append(permuted_differences(one.task.metrics[0], one.gold, *sides, resamples, random))
         tasks[name] = _contrast(one, two, intervals.tasks[name], draws[-1])
-    p_value, test = _tested(intervals.mean, np.mean(draws, axis=0))
+    p_value, test = _tested(intervals.mean, weights @ np.array(draws))
     if len(tasks) == 1:  # its mean is the task, whose test may be exact
         p_value, test = next((task.p_value, task.test) for task in tasks.values())
     mean = Contrast(
-        first=float(np.mean([task.first for task in tasks.values()])),
-        second=float(np.mean([task.second for task in tasks.values()])),
+        first=weighted_mean([task.first for task in tasks.values()], weights),
+        second=weighted_mean([task.second for task in tasks.values()], weights),
         difference=intervals.mean,
         p_value=p_value,
         test=test,
@@ -156,7 +160,7 @@ def _check_same(
     if first.keys() != second.keys():
         raise _different_tasks(list(first), list(second))
     for name, (one, two) in _pairs(first, second):
-        for field in ("version", "type", "metrics", "labels"):
+        for field in ("version", "type", "metrics", "labels", "average"):
             values = getattr(one.task, field), getattr(two.task, field)
             if values[0] != values[1]:
                 raise DataError(

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from peml.errors import CheckpointError, nearest
 from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics
 from peml.files import write_bytes
-from peml.tasks import TaskType
+from peml.tasks import Averaging, TaskType
 
 __all__ = [
     "KeptPredictions",
@@ -64,6 +64,8 @@ class KeptTask(BaseModel):
         majority: The best constant guess.
         majority_of: Rows it is from: the train rows, or the reported ones if there are no others.
         answers_in_text: Whether options are told by their texts, of which several may be right.
+        group: The group of tasks it belongs to, if any.
+        average: What counts alike in a mean over tasks.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -77,6 +79,8 @@ class KeptTask(BaseModel):
     majority: int | float | str
     majority_of: Literal["train", "reported"] = "train"
     answers_in_text: bool = False
+    group: str | None = None
+    average: Averaging = "tasks"
 
     def spell(self, value: Any) -> str:
         """A gold or predicted value as people read it: a label's name, or the value itself."""

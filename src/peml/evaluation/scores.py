@@ -8,11 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from peml.evaluation.averages import (
+    common_average,
+    gather_groups,
+    mean_weights,
+    weighted_mean,
+)
 from peml.evaluation.metrics import GROUP_SCORES
 from peml.evaluation.predictions import KeptPredictions, KeptTask
 from peml.evaluation.statistics import Interval, percentile_interval, resample, task_random
+from peml.tasks import Averaging
 
-__all__ = ["RunScores", "TaskScores", "score_run"]
+__all__ = ["GroupScores", "RunScores", "TaskScores", "score_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +40,34 @@ class TaskScores:
 
 
 @dataclass(frozen=True, slots=True)
-class RunScores:
-    """A run's scores.
+class GroupScores:
+    """Means over some tasks.
 
     Attributes:
-        mean: Mean of the headline metrics over tasks; each task's rows are drawn apart.
-        majority_mean: Mean over tasks of the best constant guesses.
-        tasks: Of each task.
+        mean: Of the headline metrics; each task's rows are drawn apart.
+        majority_mean: Of the best constant guesses.
+        average: What counts alike in both, tasks or rows.
+        names: The tasks.
     """
 
     mean: Interval
     majority_mean: float
+    average: Averaging
+    names: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunScores:
+    """A run's scores.
+
+    Attributes:
+        overall: Means over all tasks.
+        groups: Means over the tasks of each group, where there are groups.
+        tasks: Of each task.
+    """
+
+    overall: GroupScores
+    groups: dict[str, GroupScores]
     tasks: dict[str, TaskScores]
 
 
@@ -60,7 +84,7 @@ def score_run(
         resamples: Number of resamples.
         seed: Of the draws. A task's interval doesn't depend on which other tasks there are.
     """
-    tasks, headlines, draws = {}, [], []
+    tasks, draws = {}, {}
     for name, kept in predictions.items():
         intervals = {}
         for metric, value in kept.metrics().items():
@@ -68,14 +92,33 @@ def score_run(
             drawn = _resampled(kept, metric, resamples, random)
             intervals[metric] = percentile_interval(value, drawn)
             if metric == kept.task.metrics[0]:
-                headlines.append(value)
-                draws.append(drawn)
+                draws[name] = drawn
         tasks[name] = TaskScores(kept.task, len(kept.rows), intervals, kept.majority())
-    majorities = [task.majority[task.task.metrics[0]] for task in tasks.values()]
+    groups = gather_groups({name: scores.task.group for name, scores in tasks.items()})
     return RunScores(
-        mean=percentile_interval(float(np.mean(headlines)), np.mean(draws, axis=0)),
-        majority_mean=float(np.mean(majorities)),
+        overall=_average(list(tasks), tasks, draws),
+        groups={group: _average(names, tasks, draws) for group, names in groups.items()},
         tasks=tasks,
+    )
+
+
+def _average(
+    names: list[str],
+    tasks: Mapping[str, TaskScores],
+    draws: Mapping[str, NDArray[np.float64]],
+) -> GroupScores:
+    chosen = [tasks[name] for name in names]
+    averages = [scores.task.average for scores in chosen]
+    weights = mean_weights(averages, [scores.rows for scores in chosen])
+    headlines = [scores.task.metrics[0] for scores in chosen]
+    values = [s.metrics[metric].value for s, metric in zip(chosen, headlines, strict=True)]
+    majorities = [s.majority[metric] for s, metric in zip(chosen, headlines, strict=True)]
+    drawn: NDArray[np.float64] = weights @ np.array([draws[name] for name in names])
+    return GroupScores(
+        mean=percentile_interval(weighted_mean(values, weights), drawn),
+        majority_mean=weighted_mean(majorities, weights),
+        average=common_average(averages),
+        names=names,
     )
 
 

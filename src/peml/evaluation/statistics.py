@@ -85,7 +85,11 @@ class PairedDifference:
 
 
 def paired_difference(
-    tasks: Mapping[str, PairedTask], *, resamples: int = 2000, seed: int = 0
+    tasks: Mapping[str, PairedTask],
+    weights: Sequence[float] | Array | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> PairedDifference:
     """How much better the first method is, and how sure that is (paired bootstrap).
 
@@ -97,6 +101,7 @@ def paired_difference(
 
     Args:
         tasks: By name; all with the same seeds.
+        weights: What each task weighs in the mean, (tasks,); default: all the same.
         resamples: Number of resamples.
         seed: Of the draws. A task's interval doesn't depend on which other tasks there are.
 
@@ -113,9 +118,9 @@ def paired_difference(
         exact = [METRICS[task.metric](task.gold, run) for run in runs]
         values.append(float(np.mean(exact[:seeds]) - np.mean(exact[seeds:])))
     intervals = {n: percentile_interval(v, d) for n, v, d in zip(tasks, values, draws, strict=True)}
-    return PairedDifference(
-        mean=percentile_interval(float(np.mean(values)), np.mean(draws, axis=0)), tasks=intervals
-    )
+    mean = float(np.average(values, weights=weights))
+    drawn = np.average(draws, axis=0, weights=weights)
+    return PairedDifference(mean=percentile_interval(mean, drawn), tasks=intervals)
 
 
 def bootstrap_interval(

@@ -18,7 +18,9 @@ __all__ = [
     "DiscretiseRecord",
     "Environment",
     "GenotypeRecord",
+    "GroupMeans",
     "LeakageEntry",
+    "Means",
     "MixingRecord",
     "Plan",
     "PlannedTask",
@@ -103,11 +105,25 @@ class Cost(Record):
     tuning: TuningCost | None = None
 
 
-class Results(Record):
+class Means(Record):
+    """Means over tasks; ``ablation_means`` is by the name of the part switched off."""
+
+    mean: Score
+    majority_mean: Score | None = None
+    ablation_means: Annotated[dict[str, Score], BeforeValidator(_by_part)] = {}
+
+
+class GroupMeans(Means):
+    """Means over the tasks of a group."""
+
+    tasks: list[str]
+
+
+class Results(Means):
     """``results.json``: what evaluation found on the reported split.
 
-    ``ablation_means`` is by the name of the part switched off; ``merging`` is ``once``,
-    ``per task`` or ``never``.
+    ``merging`` is ``once``, ``per task`` or ``never``; ``average`` says what counts alike in the
+    mean, ``tasks`` or ``rows``.
     """
 
     format: int
@@ -115,9 +131,8 @@ class Results(Record):
     model: str
     seed: int
     tasks: dict[str, TaskResult] = Field(min_length=1)
-    mean: Score
-    majority_mean: Score | None = None
-    ablation_means: Annotated[dict[str, Score], BeforeValidator(_by_part)] = {}
+    average: str = "tasks"
+    groups: dict[str, GroupMeans] = {}
     merging: str | None = None
     needs_task_id: bool = False
     cost: Cost

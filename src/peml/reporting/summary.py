@@ -144,6 +144,8 @@ def _effects(task: TaskResult) -> dict[str, Effect]:
 def _headline(results: Results) -> str:
     count = len(results.tasks)
     over = f"over {count} tasks" if count > 1 else f"on {next(iter(results.tasks))}"
+    if count > 1 and results.average == "rows":
+        over = f"over the rows of {count} tasks"
     if not math.isfinite(results.mean):
         return f"{results.method} on {results.model} has no finite mean {over}."
     sentence = (

@@ -84,6 +84,8 @@ def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> KeptPredic
             majority=prepared.majority[split.task_id],
             majority_of=majority_of(prepared.train[split.task_id]),
             answers_in_text=task.answers_in_text,
+            group=task.group,
+            average=task.average,
         ),
         rows=list((data.reported if scored == "reported" else data.development)[SOURCE_ROW]),
         gold=split.gold,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from rich.console import Console
 
 from peml.config import RunConfig
+from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
 from peml.files import read_json
 from peml.reporting import write_report
@@ -19,6 +21,7 @@ from peml.run.folder import RunFolder
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import TrainingSession, attach
+from peml.tasks import Task
 from peml.training import build_optimizer
 
 __all__ = ["Run", "fit", "plan"]
@@ -116,11 +119,9 @@ def _results(
 
     A search trains more of them, the supernet's, which are counted apart.
     """
-
-    def mean(key: str) -> float:
-        return sum(task[key] for task in tasks.values()) / len(tasks)
-
-    ablations = [key for key in next(iter(tasks.values())) if key.endswith("_off")]
+    definitions = {task.name: task for task in prepared.tasks if task.name in tasks}
+    groups = gather_groups({name: task.group for name, task in definitions.items()})
+    average = common_average(task.average for task in definitions.values())
     tuning = prepared.config.tuning_cost
     return {
         "format": 1,
@@ -130,9 +131,12 @@ def _results(
         "model": prepared.config.model.name,
         "seed": prepared.config.seed,
         "tasks": tasks,
-        "mean": mean("value"),
-        "majority_mean": mean("majority"),
-        "ablation_means": {key: mean(key) for key in ablations},
+        "average": average,
+        **_means(tasks, list(definitions.values())),
+        "groups": {
+            group: _means(tasks, [definitions[name] for name in names]) | {"tasks": names}
+            for group, names in groups.items()
+        },
         "cost": {
             **cost.as_dict(),
             "trainable_parameters": counts,
@@ -140,4 +144,20 @@ def _results(
             "trainable_parameters_in_search": sum(searched.values()),
             "tuning": None if tuning is None else tuning.model_dump(mode="json"),
         },
+    }
+
+
+def _means(results: dict[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
+    """Means of the results of some tasks."""
+    found = [results[task.name] for task in tasks]
+    weights = mean_weights([task.average for task in tasks], [each["rows"] for each in found])
+
+    def mean(key: str) -> float:
+        return weighted_mean([each[key] for each in found], weights)
+
+    ablations = [key for key in found[0] if key.endswith("_off")]
+    return {
+        "mean": mean("value"),
+        "majority_mean": mean("majority"),
+        "ablation_means": {key: mean(key) for key in ablations},
     }

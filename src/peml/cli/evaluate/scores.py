@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from peml.cli.evaluate.figures import Content, number, spread
-from peml.evaluation import RunScores, score_run
+from peml.evaluation import GroupScores, RunScores, score_run
 from peml.reporting import MAJORITY_NOTE
 from peml.run import FinishedRun
 
@@ -34,11 +34,18 @@ def show_scores(run: FinishedRun, resamples: int, console: Console) -> Content:
             rows = f"{task.rows:,}" if headline else ""
             table.add_row(name if headline else "", metric, *spread(interval), majority, rows)
     table.add_section()
-    table.add_row("mean", "", *spread(scores.mean), number(scores.majority_mean))
+    for group, means in scores.groups.items():
+        _add_means(table, group, means)
+    _add_means(table, "mean", scores.overall)
     console.print(table)
     if any(task.task.majority_of == "reported" for task in scores.tasks.values()):
         console.print(f"* {MAJORITY_NOTE}", highlight=False)
     return {"resamples": resamples, **scores_content(scores)}
+
+
+def _add_means(table: Table, name: str, means: GroupScores) -> None:
+    over = f"over {len(means.names)} tasks" if means.average == "tasks" else "over rows"
+    table.add_row(escape(name), over, *spread(means.mean), number(means.majority_mean))
 
 
 def scores_content(scores: RunScores) -> Content:
@@ -56,4 +63,17 @@ def scores_content(scores: RunScores) -> Content:
         }
         for name, task in scores.tasks.items()
     }
-    return {"mean": {**asdict(scores.mean), "majority": scores.majority_mean}, "tasks": tasks}
+    groups = {
+        name: _means_content(means) | {"tasks": means.names}
+        for name, means in scores.groups.items()
+    }
+    return {
+        "average": scores.overall.average,
+        "mean": _means_content(scores.overall),
+        "groups": groups,
+        "tasks": tasks,
+    }
+
+
+def _means_content(means: GroupScores) -> Content:
+    return {**asdict(means.mean), "majority": means.majority_mean}

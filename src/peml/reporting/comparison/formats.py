@@ -82,6 +82,7 @@ def to_csv(comparison: ComparisonRecord, suite: SuiteRecord) -> str:
     """
     records = [_csv_method(comparison, suite, index) for index in range(len(suite.rows))]
     majority: dict[str, object] = {"label": "majority", "mean": suite.majority_mean}
+    majority |= {f"group_{name}_mean": g.majority_mean for name, g in suite.groups.items()}
     majority |= {f"{task.name}_mean": task.majority for task in suite.tasks}
     columns = list(dict.fromkeys(key for record in records for key in record))
     text = io.StringIO()
@@ -95,6 +96,11 @@ def _csv_method(comparison: ComparisonRecord, suite: SuiteRecord, index: int) ->
     row, first = suite.rows[index], suite.rows[0]
     method = comparison.method(row.label)
     flags = list(row.flags)
+    groups: dict[str, object] = {}
+    for name in suite.groups:
+        means = row.groups.get(name)
+        groups[f"group_{name}_mean"] = means and means.mean
+        groups[f"group_{name}_deviation"] = means and means.deviation
     tasks: dict[str, object] = {}
     for task in suite.tasks:
         score = row.tasks.get(task.name)
@@ -116,6 +122,7 @@ def _csv_method(comparison: ComparisonRecord, suite: SuiteRecord, index: int) ->
         "difference_to": suite.best_baseline,
         "needs_task_id": method.needs_task_id,
         "merging": method.merging,
+        **groups,
         **tasks,
         "trainable_parameters": row.trainable_parameters,
         "off_budget": method.off_budget,

@@ -19,6 +19,8 @@ __all__ = [
     "ComparisonRecord",
     "DifferenceRecord",
     "GridPoint",
+    "GroupRecord",
+    "GroupScore",
     "IntervalRecord",
     "MethodRecord",
     "RowRecord",
@@ -92,6 +94,20 @@ class TaskScore(Record):
     flags: list[str] = Field(default_factory=list)
 
 
+class GroupRecord(Record):
+    """A group of a suite's tasks."""
+
+    tasks: int
+    majority_mean: Number = None
+
+
+class GroupScore(Record):
+    """A method on a group of tasks, over the seeds that finished."""
+
+    mean: Number = None
+    deviation: Number = None
+
+
 class IntervalRecord(Record):
     """A difference with its 95 % interval; as fractions, like every score."""
 
@@ -128,6 +144,7 @@ class RowRecord(Record):
     label: str
     cells: list[CellRecord]
     tasks: dict[str, TaskScore] = Field(default_factory=dict)
+    groups: dict[str, GroupScore] = Field(default_factory=dict)
     mean: Number = None
     deviation: Number = None
     difference: DifferenceRecord | None = None
@@ -169,6 +186,8 @@ class SuiteRecord(Record):
 
     name: Name
     tasks: list[TaskRecord] = Field(min_length=1)
+    average: str = "tasks"
+    groups: dict[str, GroupRecord] = Field(default_factory=dict)
     majority_mean: Number = None
     best_baseline: str | None = None
     rows: list[RowRecord] = Field(min_length=1)

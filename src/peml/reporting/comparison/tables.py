@@ -108,9 +108,10 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     notes = Notes()
     columns = [
         Column("method", is_number=False),
-        Column("mean", f"{len(suite.tasks)} tasks"),
+        Column("mean", f"{len(suite.tasks)} tasks" if suite.average == "tasks" else "over rows"),
         Column("difference", f"to {suite.best_baseline}" if suite.best_baseline else ""),
         Column("task id", "at inference", is_number=False),
+        *(Column(name, f"{group.tasks} tasks") for name, group in suite.groups.items()),
         *(Column(task.name, task.metric) for task in suite.tasks),
     ]
     best_mean = _shown_best(row.mean for row in suite.rows)
@@ -132,9 +133,11 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
             _difference(row, suite),
             Cell("needed" if comparison.method(row.label).needs_task_id else "no"),
         ]
+        cells += [_group(row, suite, name) for name in suite.groups]
         cells += [_score(row, task.name, best[task.name], notes) for task in suite.tasks]
         rows.append(cells)
     last = [Cell("majority"), Cell(points(suite.majority_mean)), Cell(NOTHING), Cell("no")]
+    last += [Cell(points(group.majority_mean)) for group in suite.groups.values()]
     last += [
         Cell(
             points(task.majority),
@@ -182,6 +185,16 @@ def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
 
 def _has_trials(comparison: ComparisonRecord) -> bool:
     return comparison.tuning is not None and comparison.tuning.trials is not None
+
+
+def _group(row: RowRecord, suite: SuiteRecord, name: str) -> Cell:
+    means = {other.label: other.groups[name].mean for other in suite.rows if name in other.groups}
+    if means.get(row.label) is None:
+        return Cell(NOTHING)
+    own = row.groups[name]
+    shown = points(own.mean)
+    is_best = shown == _shown_best(means.values()) and not row.flagged
+    return Cell(shown, plus_minus(own.deviation), is_best=is_best)
 
 
 def _score(row: RowRecord, task: str, best: str, notes: Notes) -> Cell:
