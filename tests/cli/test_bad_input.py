@@ -111,7 +111,7 @@ def test_bad_data_is_refused_by_file_row_and_field(
         ("tasks.exclude=[moood]", ("no task 'moood'", "Did you mean 'mood'?")),
         ("tasks.suite=nothing.yaml", ("nothing.yaml",)),
         ("model.name=/nowhere/bert", ("/nowhere/bert", "can't be loaded")),
-        ("method.prefix.genotype=/nowhere.json", ("/nowhere.json",)),
+        ("method.search.genotype=/nowhere.json", ("/nowhere.json",)),
         ("training.epochs=0.01", ("at least one training step",)),
         ("model.max_length=4000", ("4000", "160 positions")),
     ],

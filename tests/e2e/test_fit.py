@@ -188,7 +188,7 @@ def test_a_given_genotype_is_trained_without_a_search(
     runs: Runs, toys: Path, tmp_path: Path
 ) -> None:
     found = runs("encoder", "peml") / "genotype.json"
-    config = load_config(toy_config(toys, "encoder", "peml"), [f"method.prefix.genotype={found}"])
+    config = load_config(toy_config(toys, "encoder", "peml"), [f"method.search.genotype={found}"])
     run = fit(config, tmp_path / "run")
     assert "search" not in run.results["cost"]["steps"]
     assert "architecture" not in run.results["cost"]["trainable_parameters"]

@@ -145,12 +145,12 @@ def test_a_given_genotype_is_counted_as_it_is(tmp_path: Path) -> None:
     assert MINILM.attention is not None
     path = tmp_path / "genotype.json"
     Genotype.fixed_mlp(MINILM.attention, length=8, width=32).save(path)
-    method = build("peml", prefix={"genotype": str(path)})
+    method = build("peml", search={"genotype": str(path)})
     fixed = build("lora+prefix", length=8, width=32)
     assert method.count_parameters(MINILM) == fixed.count_parameters(MINILM)
     assert method.parameter_range(MINILM) == (total(fixed), total(fixed))
     resized: Any = method.resized(MINILM, 16 * RANK)
-    assert resized.prefix.genotype == path
+    assert resized.search.genotype == path
     assert abs(total(build_method(resized)) - 16 * RANK) <= TOLERANCE * 16 * RANK
 
 

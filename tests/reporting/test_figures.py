@@ -153,11 +153,11 @@ def test_gates_show_a_row_a_layer(searched: Path) -> None:
 @pytest.mark.parametrize("layers", [1, 6, 80])
 def test_the_diagram_names_cells_and_marks_layers(tmp_path: Path, layers: int) -> None:
     run = load_run(write_example_run(tmp_path / "run", layers=layers))
-    figure = draw_network(run)
+    assert run.genotype is not None
+    figure = draw_network(run.genotype)
     shown = texts(figure.axes[0])
     for text in ("gated-mlp", "conv", "mlp-tanh", "16 \u00d7 64", "low-rank head, rank 16"):
         assert text in shown
-    assert run.genotype is not None
     assert shown.count("off") == run.genotype.layers.count(False)
     assert f"layer {layers - 1}" in shown
     arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]

@@ -15,6 +15,7 @@ from peml.cli.doctor import doctor
 from peml.cli.evaluate import evaluate_command
 from peml.cli.export import export_command
 from peml.cli.fit import fit_command
+from peml.cli.genotype import genotype_app
 from peml.cli.predict import predict_command
 from peml.cli.tasks import tasks_app
 from peml.cli.tune import tune_command
@@ -40,6 +41,7 @@ app.command("export")(export_command)
 app.command("doctor")(doctor)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(config_app, name="config")
+app.add_typer(genotype_app, name="genotype")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
@@ -17,10 +18,12 @@ from peml.models import TaskModel
 from peml.prefix import (
     Genotype,
     PrefixSettings,
+    PrefixShape,
     PrefixSupernet,
     SizeRange,
     count_network,
     count_space,
+    load_for,
 )
 from peml.search import SearchController, SearchSettings
 
@@ -122,26 +125,38 @@ class Peml(Method):
         settings = self.settings
         lora = LoraPart(model.backbone, settings.lora, context.seed)
         rates = {"learning_rate": settings.prefix_learning_rate}
-        genotype = context.genotype or self._given_genotype()
+        injection = attach_prefix(model.backbone)
+        genotype = context.genotype or self._decided(injection.shape, context.seed)
         if genotype is not None:
             quietness = settings.prefix.quietness
-            part = attach_network(model, genotype, quietness, context, **rates)
+            part = attach_network(model, injection, genotype, quietness, context, **rates)
             search = None
         else:
             rates["architecture_learning_rate"] = settings.architecture_learning_rate
-            part = attach_supernet(model, settings.prefix, context, **rates)
+            part = attach_supernet(model, injection, settings.prefix, context, **rates)
             search = PrefixSearch(part, settings.search, context.seed)
         return AttachedModel(
             model, {lora.name: lora, part.name: part}, modules={part.name: part}, search=search
         )
 
     def search_share(self) -> float:
-        """The config's share, or 0 where a genotype is given."""
-        return 0.0 if self.settings.prefix.genotype is not None else self.settings.search.share
+        """The config's share, or 0 where nothing is searched."""
+        search = self.settings.search
+        return search.share if search.searches else 0.0
 
-    def _given_genotype(self) -> Genotype | None:
-        path = self.settings.prefix.genotype
-        return None if path is None else Genotype.load(path)
+    def _decided(self, shape: PrefixShape, seed: int) -> Genotype | None:
+        """The network that the settings give; None where it has to be searched."""
+        search, prefix = self.settings.search, self.settings.prefix
+        if search.mode == "random":
+            return prefix.random(shape, seed)
+        return self._given(prefix, shape)
+
+    def _given(self, prefix: PrefixSettings, shape: PrefixShape) -> Genotype | None:
+        """The network that doesn't depend on a run's seed, if there is one."""
+        search = self.settings.search
+        if search.genotype is not None:
+            return load_for(search.genotype, shape, adapted=search.adapt)
+        return prefix.fixed(shape) if search.mode == "none" else None
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The LoRA's, and the decided network's: the mean over the search space before a search."""
@@ -158,9 +173,8 @@ class Peml(Method):
 
     def _size(self, settings: PrefixSettings, shape: ModelShape) -> SizeRange:
         attention = attention_shape(shape)
-        genotype = self._given_genotype()
+        genotype = self._given(settings, attention)
         if genotype is not None:
-            genotype.check(attention)
             return SizeRange.exactly(count_network(genotype))
         return count_space(settings.space(attention), attention)
 
@@ -181,7 +195,7 @@ class Peml(Method):
     def _smaller_prefixes(self) -> Iterator[PrefixSettings]:
         prefix = self.settings.prefix
         yield prefix
-        if prefix.genotype is not None:
+        if self.settings.search.genotype is not None:
             return  # a file says what it is
         for width in halvings(prefix.width):
             ranks = min(prefix.head_rank, width) if prefix.head == "low-rank" else width

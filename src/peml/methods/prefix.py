@@ -192,20 +192,20 @@ class PrefixPart(nn.Module, Part):
             return self.yielded().detached()
 
 
-def _start(
-    model: TaskModel, context: AttachContext, quietness: float
-) -> tuple[PrefixInjection, PrefixStart]:
-    injection = attach_prefix(model.backbone)
+def _start(injection: PrefixInjection, context: AttachContext, quietness: float) -> PrefixStart:
     # The radii are in the model's own units; the network scales them.
-    start = measure_start(injection, context.calibrate, quietness=quietness, radius=1.0)
-    return injection, start
+    return measure_start(injection, context.calibrate, quietness=quietness, radius=1.0)
 
 
 def attach_supernet(
-    model: TaskModel, settings: PrefixSettings, context: AttachContext, **rates: float
+    model: TaskModel,
+    injection: PrefixInjection,
+    settings: PrefixSettings,
+    context: AttachContext,
+    **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is still to be found."""
-    injection, start = _start(model, context, settings.quietness)
+    start = _start(injection, context, settings.quietness)
     shape: PrefixShape = injection.shape
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
@@ -217,13 +217,14 @@ def attach_supernet(
 
 def attach_network(
     model: TaskModel,
+    injection: PrefixInjection,
     genotype: Genotype,
     quietness: float,
     context: AttachContext,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network was found before."""
-    injection, start = _start(model, context, quietness)
+    start = _start(injection, context, quietness)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         network = PrefixNetwork(genotype, injection.shape, start)
@@ -238,7 +239,8 @@ def attach_fixed(
 ) -> PrefixPart:
     """A prefix nobody searches; without a rate it gets its network's own."""
     rate = _RATES[settings.network] if learning_rate is None else learning_rate
-    injection, start = _start(model, context, settings.quietness)
+    injection = attach_prefix(model.backbone)
+    start = _start(injection, context, settings.quietness)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         network = _fixed_network(settings, injection.shape, start)

@@ -1,5 +1,6 @@
 """The prefix, the network that yields it, and the space of such networks. Pure torch."""
 
+from peml.prefix.adaptation import adapt, differences, load_for
 from peml.prefix.decision import Decision
 from peml.prefix.flat import FlatPrefix, StartKind
 from peml.prefix.genotype import GENOTYPE_FORMAT, Genotype
@@ -38,11 +39,14 @@ __all__ = [
     "SearchSpace",
     "SizeRange",
     "StartKind",
+    "adapt",
     "bounded",
     "count_flat",
     "count_network",
     "count_space",
+    "differences",
     "list_operations",
+    "load_for",
     "make_operation",
     "register_operation",
     "zero_linear",

@@ -147,8 +147,8 @@ class Genotype(Settings):
                 f"The genotype has {len(self.layers)} layer gates and was made for {self.shape}, "
                 f"but the model's attention is {shape}.",
                 allowed="a genotype of the same layers, kv_heads and head_dim",
-                action="train it on the model it was searched on, or edit shape and layers in "
-                "the file on purpose",
+                action="adapt it (`peml genotype check --adapt`, or method.search.adapt=true), or "
+                "train it on the model it was made for",
             )
 
     def save(self, path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import torch
 from pydantic import Field, field_validator
 
+from peml.prefix.genotype import Genotype
 from peml.prefix.operations import DEFAULT_OPERATIONS, refuse_unknown
 from peml.prefix.prefix import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
@@ -51,9 +51,6 @@ class PrefixSettings(Settings):
         "model's own keys and values.",
         gt=0,
     )
-    genotype: Path | None = Field(
-        None, description="Train the network of this genotype file instead of searching one."
-    )
 
     @field_validator("length")
     @classmethod
@@ -93,3 +90,24 @@ class PrefixSettings(Settings):
             width=self.width,
             radius=self.radius,
         )
+
+    def fixed(self, shape: PrefixShape) -> Genotype:
+        """The network nobody searched, as large as these settings allow it to be.
+
+        A two-layer MLP, the longest candidate length, every layer on, the first candidate head.
+        """
+        space = self.space(shape)
+        return Genotype.fixed_mlp(
+            shape,
+            length=space.max_length,
+            width=self.width,
+            radius=self.radius,
+            head=space.heads[0],
+            head_rank=self.head_rank,
+        )
+
+    def random(self, shape: PrefixShape, seed: int) -> Genotype:
+        """A network drawn from the space, uniform over each decision; the seed decides."""
+        space = self.space(shape)
+        choices = space.sample(torch.Generator().manual_seed(seed))
+        return Genotype.from_choices(space, shape, choices, {"by": "random", "seed": seed})

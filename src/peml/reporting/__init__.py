@@ -6,6 +6,7 @@ Reads such folders only.
 from __future__ import annotations
 
 from peml.reporting.comparison import write_comparison_report
+from peml.reporting.diagram import save_drawing
 from peml.reporting.figures import draw_figures, save_figures
 from peml.reporting.records import Results
 from peml.reporting.report import write_report
@@ -20,6 +21,7 @@ __all__ = [
     "draw_figures",
     "load_results",
     "load_run",
+    "save_drawing",
     "save_figures",
     "write_comparison_report",
     "write_report",

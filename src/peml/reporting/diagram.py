@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from peml.reporting.results import RunRecord
-from peml.reporting.style import WIDTH, color, new_figure, style_context
+from peml.errors import ConfigError
+from peml.files import disk_errors
+from peml.reporting.records import GenotypeRecord
+from peml.reporting.style import (
+    WIDTH,
+    color,
+    new_figure,
+    save_png,
+    save_svg,
+    style_context,
+)
 
-__all__ = ["draw_network"]
+__all__ = ["draw_network", "save_drawing"]
 
 _TIMES = "\u00d7"
 _LAYERS_A_COLUMN = 16
@@ -19,7 +31,30 @@ _BOX_HEIGHT, _BOX_GAP = 0.46, 0.32
 _LAYER_HEIGHT, _LAYER_GAP = 0.24, 0.09
 
 
-def draw_network(run: RunRecord) -> Figure:
+def save_drawing(genotype: Mapping[str, Any], out: Path) -> None:
+    """Draws the network a genotype file describes.
+
+    Args:
+        genotype: The file's content.
+        out: ``NAME.png`` or ``NAME.svg``.
+
+    Raises:
+        ConfigError: The name has another ending.
+        RunError: The file can't be written.
+    """
+    save = {".png": save_png, ".svg": save_svg}.get(out.suffix.lower())
+    if save is None:
+        raise ConfigError(
+            f"a drawing can't be written to {out.name}",
+            allowed="names that end in .png or .svg",
+            action="choose one of these endings",
+        )
+    figure = draw_network(GenotypeRecord.model_validate(genotype))
+    with disk_errors(out):
+        save(figure, out)
+
+
+def draw_network(genotype: GenotypeRecord) -> Figure:
     """Left, the prefix network from embeddings to output head; right, the model's layers.
 
     ::
@@ -27,13 +62,7 @@ def draw_network(run: RunRecord) -> Figure:
         embeddings -> cell 0 -> ... -> head  ->  [prefix][ layer 0 ]
                                                  [prefix][ layer 1 ]
                                                          [ layer 2 ]   (off)
-
-    Raises:
-        ValueError: The run has no genotype.
     """
-    genotype = run.genotype
-    if genotype is None:
-        raise ValueError("a run without a genotype has no network to draw")
     low_rank = genotype.head == "low-rank"
     head = f"low-rank head, rank {genotype.head_rank}" if low_rank else f"{genotype.head} head"
     boxes = [

@@ -48,9 +48,11 @@ def draw_figures(run: RunRecord) -> dict[str, Figure]:
         ("balancing", has_balancing(history), draw_balancing),
         ("decisions", bool(open_names(history)), draw_decisions),
         ("gates", bool(gate_names(history)), draw_gates),
-        ("network", run.genotype is not None, draw_network),
     ]
-    return {name: draw(run) for name, applies, draw in drawings if applies}
+    figures = {name: draw(run) for name, applies, draw in drawings if applies}
+    if run.genotype is not None:
+        figures["network"] = draw_network(run.genotype)
+    return figures
 
 
 def save_figures(run_folder: Path, out: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +18,20 @@ __all__ = ["SearchSettings"]
 class SearchSettings(Settings):
     """How the decisions are made soft, when they move, and how they are guarded."""
 
+    mode: Literal["search", "none", "random"] = Field(
+        "search",
+        description="search: find the network while everything trains; none: a fixed two-layer "
+        "MLP, the longest length, every layer; random: a network drawn from the space by the "
+        "run's seed. Without a search all steps train the network.",
+    )
+    genotype: Path | None = Field(
+        None, description="Train the network of this genotype file instead of searching one."
+    )
+    adapt: bool = Field(
+        False,
+        description="Whether a genotype made for another model is adapted: gates of layers at the "
+        "same relative depth, heads and channels of this model. Else it is refused.",
+    )
     relaxation: RelaxationName = Field(
         "gumbel",
         description="How logits become weights: softmax, or gumbel (softmax with noise drawn "
@@ -57,6 +73,16 @@ class SearchSettings(Settings):
         return value
 
     @model_validator(mode="after")
+    def _one_source(self) -> SearchSettings:
+        if self.genotype is not None and self.mode != "search":
+            raise ValueError(
+                f"mode: {self.mode} makes a network of its own, so genotype must be left out"
+            )
+        if self.adapt and self.genotype is None:
+            raise ValueError("adapt is about a given genotype: set genotype, or leave adapt out")
+        return self
+
+    @model_validator(mode="after")
     def _decisions_move(self) -> SearchSettings:
         if self.warmup + self.cooldown >= 1:
             raise ValueError(
@@ -64,6 +90,11 @@ class SearchSettings(Settings):
                 "the decisions move: their sum must be below 1"
             )
         return self
+
+    @property
+    def searches(self) -> bool:
+        """Whether anything is left to find."""
+        return self.mode == "search" and self.genotype is None
 
     def search_steps(self, total_steps: int) -> int:
         """Steps of the search phase, of all training steps (at least 1)."""

@@ -1,0 +1,140 @@
+"""`peml genotype`: read, compare, draw and check decided prefix networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from peml.errors import ConfigError, ModelError, RunError
+from peml.injection import check_support
+from peml.models import ModelSettings, load_backbone
+from peml.prefix import Genotype, PrefixShape, adapt, count_network, differences
+from peml.reporting import save_drawing
+
+__all__ = ["genotype_app"]
+
+genotype_app = typer.Typer(
+    help="Read, compare, draw or check the network behind a prefix.", no_args_is_help=True
+)
+
+_Source = Annotated[Path, typer.Argument(help="Genotype file, or a run folder.")]
+
+
+def _load(source: Path) -> Genotype:
+    """Reads a file, or the genotype of a run folder."""
+    if not source.is_dir():
+        return Genotype.load(source)
+    path = source / "genotype.json"
+    if not path.is_file():
+        raise RunError(
+            f"{source} holds no genotype.json",
+            allowed="the folder of a run whose method has a prefix network, after its search",
+            action="check the path, or let the run get past its search",
+        )
+    return Genotype.load(path)
+
+
+@genotype_app.command("show")
+def show(source: _Source) -> None:
+    """Print what a prefix network is made of, its size, and how it was found."""
+    genotype = _load(source)
+    active = genotype.active_layers
+    low_rank = genotype.head == "low-rank"
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in (
+        ("cells", " -> ".join(genotype.cells)),
+        ("length", str(genotype.length)),
+        ("layers", f"{len(active)} of {len(genotype.layers)}: {', '.join(map(str, active))}"),
+        ("head", f"low-rank, rank {genotype.head_rank}" if low_rank else genotype.head),
+        ("width", str(genotype.width)),
+        ("radius", f"{genotype.radius:g}"),
+        ("made for", _described(genotype.shape)),
+        ("parameters", f"{count_network(genotype):,}"),
+        *((f"found: {key}", str(value)) for key, value in genotype.found_by.items()),
+    ):
+        table.add_row(name, value)
+    Console().print(table, markup=False, highlight=False)
+
+
+@genotype_app.command("diff")
+def diff(first: _Source, second: _Source) -> None:
+    """Print what differs between two prefix networks; exits with status 1 if anything does."""
+    rows = differences(_load(first), _load(second))
+    if not rows:
+        typer.echo("no difference")
+        return
+    table = Table("", str(first), str(second), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False, highlight=False)
+    raise typer.Exit(code=1)
+
+
+@genotype_app.command("plot")
+def plot(
+    source: _Source,
+    out: Annotated[Path, typer.Argument(help="File to write; its ending is .png or .svg.")],
+) -> None:
+    """Draw a prefix network and the model layers that get its prefix."""
+    save_drawing(_load(source).model_dump(mode="json"), out)
+    typer.echo(str(out))
+
+
+@genotype_app.command("check")
+def check(
+    source: _Source,
+    model: Annotated[
+        str | None, typer.Option(help="Model it shall fit: hub id, local folder or 'minilm'.")
+    ] = None,
+    adapted: Annotated[
+        bool, typer.Option("--adapt", help="Adapt it to the model, and say what changes.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the adapted genotype to this file.")
+    ] = None,
+) -> None:
+    """Check that a genotype can be read and fits a model; refused with the reason if not.
+
+    Examples:
+      peml genotype check runs/glue --model meta-llama/Llama-3.2-1B
+      peml genotype check runs/glue --model meta-llama/Llama-3.2-1B --adapt --output llama.json
+    """
+    if (adapted and model is None) or (output is not None and not adapted):
+        raise ConfigError(
+            "--adapt needs --model, and --output needs --adapt",
+            action="say which model the genotype is adapted to",
+        )
+    genotype = _load(source)
+    typer.echo(f"readable, made for {_described(genotype.shape)}")
+    if model is None:
+        return
+    shape = _shape_of(model)
+    if adapted:
+        genotype, changes = adapt(genotype, shape)
+        for change in changes:
+            typer.echo(f"adapted: {change}")
+    genotype.check(shape)
+    typer.echo(f"fits {model}: {_described(shape)}")
+    if output is not None:
+        genotype.save(output)
+        typer.echo(str(output))
+
+
+def _described(shape: PrefixShape) -> str:
+    return f"{shape.layers} layers, {shape.kv_heads} key/value heads of {shape.head_dim} channels"
+
+
+def _shape_of(model: str) -> PrefixShape:
+    # The shortest length, so that no model is refused for having few positions.
+    support = check_support(load_backbone(ModelSettings(name=model, max_length=8)).model)
+    if support.shape is None:
+        raise ModelError(
+            f"no prefix can be put in front of the attention of {model}: {support.reason}",
+            allowed="models that attend through Transformers' attention interface",
+            action=support.action,
+        )
+    return support.shape
