@@ -18,7 +18,7 @@ from peml.methods import (
     parse_method,
     read_shape,
 )
-from peml.prefix import Genotype, PrefixShape
+from peml.prefix import Genotype, PrefixShape, count_network
 from peml.search import SearchSettings
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
@@ -81,6 +81,7 @@ def test_the_seed_draws_the_random_network_and_nothing_else_draws_the_fixed_one(
     drawn = [genotype(attach(seed, mode="random")) for seed in (0, 0, 1, 2)]
     assert drawn[0] == drawn[1]
     assert len({made.cells for made in drawn}) > 1
+    assert drawn[2].found_by == {"by": "random", "seed": 1}
     assert genotype(attach(0, mode="none")) == genotype(attach(1, mode="none"))
 
 
@@ -111,3 +112,24 @@ def test_one_source_of_the_network() -> None:
     with pytest.raises(ValidationError, match="set genotype"):
         SearchSettings(adapt=True)
     assert PemlSettings().search.searches
+
+
+def test_a_budget_binds_the_random_network_and_the_plan() -> None:
+    shape = read_shape(tiny_task_model("bert", TINY_TASKS))
+    free = build_method(parse_method(section(mode="random"))).parameter_range(shape)
+    method = build_method(parse_method(section(mode="random", budget=1500)))
+    counted = method.count_parameters(shape)
+    assert counted["prefix"] == 1500
+    assert method.parameter_range(shape) == (free[0], counted["lora"] + 1500)
+    sizes = [count_network(genotype(attach(seed, mode="random", budget=1500))) for seed in range(8)]
+    assert max(sizes) <= 1500
+    assert len(set(sizes)) > 1
+
+
+@pytest.mark.parametrize("mode", ["search", "random"])
+def test_a_budget_out_of_reach_is_refused_when_planned_and_when_attached(mode: str) -> None:
+    method = build_method(parse_method(section(mode=mode, budget=20)))
+    with pytest.raises(ConfigError, match="smallest prefix network"):
+        method.count_parameters(read_shape(tiny_task_model("bert", TINY_TASKS)))
+    with pytest.raises(ConfigError, match="smallest prefix network"):
+        attach(mode=mode, budget=20)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,18 +132,6 @@ def test_differences_name_field_and_both_values() -> None:
 def test_how_it_was_found_is_no_difference() -> None:
     first = with_gates(1, 0)
     assert differences(first, first.model_copy(update={"found_by": {"by": "hand"}})) == []
-
-
-def test_random_networks_come_from_the_space_by_the_seed() -> None:
-    settings, shape = PrefixSettings(length=(2, 4), width=8), PrefixShape(6, 2, 4)
-    drawn = [settings.random(shape, seed) for seed in range(20)]
-    assert drawn == [settings.random(shape, seed) for seed in range(20)]
-    assert {made.length for made in drawn} == {2, 4}
-    assert len({made.cells for made in drawn}) > 10
-    assert drawn[3].found_by == {"by": "random", "seed": 3}
-    before = torch.get_rng_state()
-    settings.random(shape, 0)
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_the_fixed_network_is_as_large_as_the_settings_allow() -> None:

@@ -17,6 +17,7 @@ from peml.prefix import (
     PrefixStart,
     SearchSpace,
     SizeRange,
+    count_choices,
     count_network,
     count_space,
     list_operations,
@@ -77,6 +78,7 @@ def test_a_space_is_as_large_as_all_its_networks(changes: dict[str, Any]) -> Non
         chosen = dict(zip(options, choices, strict=True))
         if any(chosen[f"layer.{layer}"] == "on" for layer in range(SHAPE.layers)):
             sizes.append(built(Genotype.from_choices(space, SHAPE, chosen)))
+            assert count_choices(space, SHAPE, chosen) == sizes[-1]
     counted = count_space(space, SHAPE)
     assert (counted.low, counted.high) == (min(sizes), max(sizes))
     assert counted.mean == pytest.approx(fmean(sizes))

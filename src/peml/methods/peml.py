@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from peml.injection import attach_prefix
@@ -147,9 +148,13 @@ class Peml(Method):
     def _decided(self, shape: PrefixShape, seed: int) -> Genotype | None:
         """The network that the settings give; None where it has to be searched."""
         search, prefix = self.settings.search, self.settings.prefix
-        if search.mode == "random":
-            return prefix.random(shape, seed)
-        return self._given(prefix, shape)
+        space = prefix.space(shape)
+        budget = search.held(space, shape)
+        if search.mode != "random":
+            return self._given(prefix, shape)
+        generator = torch.Generator().manual_seed(seed)
+        choices = space.sample(generator) if budget is None else budget.sample(generator)
+        return Genotype.from_choices(space, shape, choices, {"by": "random", "seed": seed})
 
     def _given(self, prefix: PrefixSettings, shape: PrefixShape) -> Genotype | None:
         """The network that doesn't depend on a run's seed, if there is one."""
@@ -176,7 +181,10 @@ class Peml(Method):
         genotype = self._given(settings, attention)
         if genotype is not None:
             return SizeRange.exactly(count_network(genotype))
-        return count_space(settings.space(attention), attention)
+        space = settings.space(attention)
+        size = count_space(space, attention)
+        budget = self.settings.search.held(space, attention)
+        return size if budget is None else SizeRange(size.low, float(budget.wanted), budget.wanted)
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
         """Another rank of the LoRA, and a smaller prefix where its size is too uncertain.
@@ -195,8 +203,8 @@ class Peml(Method):
     def _smaller_prefixes(self) -> Iterator[PrefixSettings]:
         prefix = self.settings.prefix
         yield prefix
-        if self.settings.search.genotype is not None:
-            return  # a file says what it is
+        if self.settings.search.genotype is not None or self.settings.search.budget is not None:
+            return  # its size is given
         for width in halvings(prefix.width):
             ranks = min(prefix.head_rank, width) if prefix.head == "low-rank" else width
             for rank in range(ranks, 0, -1):

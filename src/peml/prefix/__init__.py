@@ -17,7 +17,14 @@ from peml.prefix.operations import (
 )
 from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
 from peml.prefix.settings import PrefixSettings
-from peml.prefix.size import SizeRange, count_flat, count_network, count_space
+from peml.prefix.size import (
+    ExpectedSize,
+    SizeRange,
+    count_choices,
+    count_flat,
+    count_network,
+    count_space,
+)
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.prefix.supernet import PrefixSupernet
 
@@ -26,6 +33,7 @@ __all__ = [
     "GENOTYPE_FORMAT",
     "SKIP",
     "Decision",
+    "ExpectedSize",
     "FlatPrefix",
     "Genotype",
     "HeadKind",
@@ -41,6 +49,7 @@ __all__ = [
     "StartKind",
     "adapt",
     "bounded",
+    "count_choices",
     "count_flat",
     "count_network",
     "count_space",

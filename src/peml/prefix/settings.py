@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field, field_validator
 
 from peml.prefix.genotype import Genotype
@@ -105,9 +104,3 @@ class PrefixSettings(Settings):
             head=space.heads[0],
             head_rank=self.head_rank,
         )
-
-    def random(self, shape: PrefixShape, seed: int) -> Genotype:
-        """A network drawn from the space, uniform over each decision; the seed decides."""
-        space = self.space(shape)
-        choices = space.sample(torch.Generator().manual_seed(seed))
-        return Genotype.from_choices(space, shape, choices, {"by": "random", "seed": seed})

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import SKIP, make_operation
 from peml.prefix.prefix import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 
-__all__ = ["SizeRange", "count_flat", "count_network", "count_space"]
+__all__ = [
+    "ExpectedSize",
+    "SizeRange",
+    "count_choices",
+    "count_flat",
+    "count_network",
+    "count_space",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,16 @@ def count_network(genotype: Genotype) -> int:
     return genotype.length * width + cells + 2 * width + int(head)
 
 
+def count_choices(space: SearchSpace, shape: PrefixShape, choices: Mapping[str, str]) -> int:
+    """Parameters of the network of one option for every name of the space."""
+    width = space.width
+    cells = sum(_count_cell(choices[f"cell.{cell}"], width) for cell in range(space.cells))
+    layers = sum(choices[f"layer.{layer}"] == "on" for layer in range(space.layers))
+    kind = next(kind for kind in space.heads if kind == choices["head"])
+    head = _count_head(kind, width, space.head_rank, layers, _row(shape))
+    return int(choices["length"]) * width + cells + 2 * width + int(head)
+
+
 def count_space(space: SearchSpace, shape: PrefixShape) -> SizeRange:
     """Parameters of the networks of a search space.
 
@@ -83,6 +101,74 @@ def count_space(space: SearchSpace, shape: PrefixShape) -> SizeRange:
         mean=total(sum(lengths) / len(lengths), sum(cells) / len(cells), heads[1], 1),
         high=int(total(max(lengths), max(cells), heads[2], 2)),
     )
+
+
+class ExpectedSize:
+    """Parameters of the network in the mean, where every decision is drawn by its weights.
+
+    The decisions are independent, so the mean is a polynomial of their weights: a sum over lengths
+    and cells, and the product of head and layers that are on. That not all layers may be off is
+    left out.
+
+    Args:
+        space: The search space.
+        shape: Attention layers of the model.
+
+    Attributes:
+        decisions: Name to options; their order is that of the rows below.
+    """
+
+    def __init__(self, space: SearchSpace, shape: PrefixShape) -> None:
+        self.decisions = space.decisions()
+        width, row = space.width, _row(shape)
+        self._options = max((len(options) for options in self.decisions.values()), default=1)
+        self._gates = [n for n, name in enumerate(self.decisions) if name.startswith("layer.")]
+        self._layers = 0 if self._gates else space.layers
+        costs = {
+            f"cell.{c}": [_count_cell(o, width) for o in space.operations]
+            for c in range(space.cells)
+        }
+        costs["length"] = [width * length for length in space.lengths]
+        self._fixed = float(2 * width)
+        self._additive = torch.zeros(len(self.decisions), self._options, dtype=torch.float64)
+        for name, values in costs.items():
+            if name in self.decisions:
+                self._additive[list(self.decisions).index(name), : len(values)] = torch.tensor(
+                    values, dtype=torch.float64
+                )
+            else:
+                self._fixed += values[0]
+        self._head_row = list(self.decisions).index("head") if "head" in self.decisions else None
+        ends = [
+            [_count_head(kind, width, space.head_rank, n, row) for n in (0, 1)]
+            for kind in space.heads
+        ]
+        self._head = torch.tensor(ends, dtype=torch.float64)  # (kinds, (no layer, one layer))
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """The mean size, a scalar in float64, differentiable.
+
+        Args:
+            weights: A row a decision, zeros behind its options, (decisions, most options).
+        """
+        layers = weights[self._gates, 0].sum() + self._layers
+        empty, first = self._head.unbind(1)
+        heads = empty + (first - empty) * layers
+        if self._head_row is not None:
+            heads = heads * weights[self._head_row, : len(heads)]
+        return self._fixed + (self._additive * weights).sum() + heads.sum()
+
+    def pack(self, values: Mapping[str, Tensor], fill: float) -> Tensor:
+        """Values of every decision's options as rows, on the CPU in float64.
+
+        Args:
+            values: Name to (options,).
+            fill: What stands behind a row's options.
+        """
+        rows = torch.full((len(self.decisions), self._options), fill, dtype=torch.float64)
+        for row, (name, options) in zip(rows, self.decisions.items(), strict=True):
+            row[: len(options)] = values[name].detach()
+        return rows
 
 
 def _row(shape: PrefixShape) -> int:

@@ -73,6 +73,7 @@ class SearchController:
         self._supernet = supernet
         self._space = supernet.space
         self._decisions = supernet.decisions
+        self._budget = settings.held(self._space, supernet.shape)
         # Decisions with equally many options are relaxed in one go: a model may have dozens of
         # layer gates.
         self._groups: dict[int, list[Decision]] = {}
@@ -124,8 +125,9 @@ class SearchController:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
         temperature = self.temperature(step)
         weights: dict[str, Tensor] = {}
+        held = self._held(temperature)
         for decisions in self._groups.values():
-            logits = torch.stack([decision.logits for decision in decisions])
+            logits = torch.stack([held[decision.name] for decision in decisions])
             if not self.architecture_moves(step):
                 logits = logits.detach()
             rows = relax(self.settings.relaxation, logits, temperature, generator).unbind()
@@ -135,11 +137,22 @@ class SearchController:
     def evaluation_weights(self, step: int) -> dict[str, Tensor]:
         """The weights without noise and gradient, to evaluate the soft supernet with."""
         temperature = self.temperature(step)
-        weights = {
-            name: softmax(decision.logits.detach(), temperature)
-            for name, decision in self._decisions.items()
-        }
+        held = self._held(temperature, evaluated=True)
+        weights = {name: softmax(logits.detach(), temperature) for name, logits in held.items()}
         return self._led(weights, self.hardness(step))
+
+    def _held(self, temperature: float, *, evaluated: bool = False) -> dict[str, Tensor]:
+        """The logits, shifted to where the expected size is the budget, if there is one.
+
+        Noise makes one-hot samples with the probabilities of the logits at temperature 1; without
+        noise, the weights are the softmax at the temperature of the step.
+        """
+        logits: dict[str, Tensor] = {name: dec.logits for name, dec in self._decisions.items()}
+        if self._budget is None or not logits:
+            return logits
+        noisy = self.settings.relaxation == "gumbel" and not evaluated
+        shift = self._budget.shift(logits, 1.0 if noisy else temperature)
+        return {name: row - shift[name] for name, row in logits.items()}
 
     def _led(self, weights: dict[str, Tensor], hardness: float) -> dict[str, Tensor]:
         """The weights, led from the mixture (hardness 0) to the chosen network (1)."""
@@ -160,17 +173,22 @@ class SearchController:
 
         * Of the cells, at most ``max_skips`` end as skip. Where more would, those whose best
           other option comes closest to skip take it.
+        * With a budget the network has at most so many parameters.
         * If every layer would be switched off, the one whose ``on`` comes closest stays on.
 
         Where logits are equal, the earlier option is taken.
         """
-        logits = {name: dec.logits.detach().tolist() for name, dec in self._decisions.items()}
+        held = self._held(self.settings.temperature.end)
+        logits = {name: row.detach().tolist() for name, row in held.items()}
         choices = {
             name: dec.options[_largest(logits[name])] for name, dec in self._decisions.items()
         }
         changes = self._guard_cells(choices, logits) | self._guard_layers(choices, logits)
-        guarded = tuple(name for name in self._decisions if name in changes)
-        return Choices(choices | changes, guarded)
+        chosen = choices | changes
+        if self._budget is not None:
+            chosen = self._budget.fitted(chosen, held)
+        guarded = tuple(name for name in self._decisions if chosen[name] != choices[name])
+        return Choices(chosen, guarded)
 
     def _guard_cells(
         self, choices: Mapping[str, str], logits: Mapping[str, list[float]]

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from peml.prefix import PrefixShape, SearchSpace
+from peml.search.budget import Budget
 from peml.search.relaxation import RelaxationName
 from peml.search.schedule import TemperatureSchedule
 from peml.settings import Settings
@@ -31,6 +33,13 @@ class SearchSettings(Settings):
         False,
         description="Whether a genotype made for another model is adapted: gates of layers at the "
         "same relative depth, heads and channels of this model. Else it is refused.",
+    )
+    budget: int | None = Field(
+        None,
+        description="Trainable parameters of the prefix network (LoRA and heads apart): the "
+        "expected number is held there in every step of the search, and the network found, or "
+        "drawn, has at most so many. Left out, the size is free.",
+        ge=1,
     )
     relaxation: RelaxationName = Field(
         "gumbel",
@@ -78,6 +87,8 @@ class SearchSettings(Settings):
             raise ValueError(
                 f"mode: {self.mode} makes a network of its own, so genotype must be left out"
             )
+        if self.budget is not None and (self.genotype is not None or self.mode == "none"):
+            raise ValueError("a given or fixed network has its size already: leave budget out")
         if self.adapt and self.genotype is None:
             raise ValueError("adapt is about a given genotype: set genotype, or leave adapt out")
         return self
@@ -95,6 +106,16 @@ class SearchSettings(Settings):
     def searches(self) -> bool:
         """Whether anything is left to find."""
         return self.mode == "search" and self.genotype is None
+
+    def held(self, space: SearchSpace, shape: PrefixShape) -> Budget | None:
+        """What keeps a search of this space to the budget, if there is one.
+
+        Raises:
+            ConfigError: No network of the space is as small, or as large, as the budget.
+        """
+        if self.budget is None:
+            return None
+        return Budget(space, shape, self.budget, self.skip_limit(space.cells))
 
     def search_steps(self, total_steps: int) -> int:
         """Steps of the search phase, of all training steps (at least 1)."""

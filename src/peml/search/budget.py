@@ -1,0 +1,206 @@
+"""A budget of parameters that a search keeps to, in every step and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from peml.errors import ConfigError
+from peml.prefix import SKIP, ExpectedSize, PrefixShape, SearchSpace, count_choices
+
+__all__ = ["Budget"]
+
+_STEPS = 60  # halvings of the bracket: beyond what float64 can tell apart
+_FARTHEST = 1e9
+
+
+class Budget:
+    """Holds the expected size of the prefix network at what was asked for.
+
+    In every step the logits are shifted in proportion to what their options cost, by the one
+    factor at which the expected size equals the budget::
+
+        p_o ~ exp((logit_o - shift * cost_o) / temperature)
+
+    That is the shifted sigmoid of S3Delta (arXiv 2206.07382, section 3.3) for decisions among more
+    than two options of unequal cost. Of all distributions with this expected size, it is the one
+    nearest to the unshifted in relative entropy (for costs that add up). The shift is a constant to
+    the gradient.
+
+    Args:
+        space: The search space.
+        shape: Attention layers of the model.
+        wanted: Parameters of the prefix network.
+        skips: How many cells may end as skip.
+
+    Raises:
+        ConfigError: No network of the space is as small, or as large, as the budget.
+    """
+
+    def __init__(self, space: SearchSpace, shape: PrefixShape, wanted: int, skips: int) -> None:
+        self.wanted = wanted
+        self._space, self._shape = space, shape
+        self._skips = skips
+        self._size = ExpectedSize(space, shape)
+        self._check()
+        names = self._size.decisions
+        even = {name: torch.full((len(o),), 1 / len(o)) for name, o in names.items()}
+        weights = self._size.pack(even, 0.0).requires_grad_()
+        (costs,) = torch.autograd.grad(self._size(weights), weights)
+        # The head's options are worth their cost at half the layers; all costs are at most 1.
+        self._costs = costs / costs.abs().max().clamp_min(1.0)
+
+    def expected(self, weights: Mapping[str, Tensor]) -> float:
+        """The expected size of a mixture, in parameters."""
+        return self._size(self._size.pack(weights, 0.0)).item()
+
+    def shift(self, logits: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
+        """What to take off the logits so that the expected size is the budget.
+
+        Args:
+            logits: Of every decision, (options,).
+            temperature: At which the logits become probabilities.
+
+        Returns:
+            Name to (options,), on the logits' device and of their type.
+        """
+        rows = self._size.pack(logits, -torch.inf)
+        factor = self._solve(rows, temperature)
+        return {
+            name: (factor * row[: len(logits[name])]).to(logits[name])
+            for name, row in zip(self._size.decisions, self._costs, strict=True)
+        }
+
+    def _solve(self, rows: Tensor, temperature: float) -> float:
+        """The factor, by bisection: the larger it is, the smaller is the network."""
+
+        def excess(factor: float) -> float:
+            weights = ((rows - factor * self._costs) / temperature).softmax(-1)
+            return self._size(weights).item() - self.wanted
+
+        low, high = -1.0, 1.0
+        while excess(high) > 0 and high < _FARTHEST:
+            high *= 2
+        while excess(low) < 0 and low > -_FARTHEST:
+            low *= 2
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+        return high
+
+    def fitted(self, choices: Mapping[str, str], scores: Mapping[str, Tensor]) -> dict[str, str]:
+        """Choices within the budget, as near to the given ones as their scores allow.
+
+        While the network is too large, the change is made that loses least score a parameter
+        saved. Then what the budget has room for is taken back, the largest gain first.
+
+        Args:
+            choices: An option for every decision, within the guards.
+            scores: Of every decision's options, (options,).
+        """
+        chosen = self._space.complete(choices)
+        points = {
+            name: dict(zip(options, scores[name].tolist(), strict=True))
+            for name, options in self._size.decisions.items()
+        }
+
+        def gain(name: str, option: str) -> float:
+            return points[name][option] - points[name][chosen[name]]
+
+        while (size := self._count(chosen)) > self.wanted:
+            name, option, _ = min(
+                (move for move in self._moves(chosen) if move[2] < size),
+                key=lambda move: -gain(*move[:2]) / (size - move[2]),
+            )
+            chosen[name] = option
+        while True:
+            better = [
+                move
+                for move in self._moves(chosen)
+                if move[2] <= self.wanted and gain(*move[:2]) > 0
+            ]
+            if not better:
+                return {name: chosen[name] for name in self._size.decisions}
+            name, option, _ = max(better, key=lambda move: gain(*move[:2]))
+            chosen[name] = option
+
+    def sample(self, generator: torch.Generator, tries: int = 1000) -> dict[str, str]:
+        """Draws a network within the budget; its size before rejection is the budget in the mean.
+
+        Args:
+            generator: Decides.
+            tries: Draws before the last one is cut down to the budget.
+        """
+        names = self._size.decisions
+        even = {name: torch.zeros(len(options)) for name, options in names.items()}
+        shift = self.shift(even, 1.0)
+        for _ in range(tries):
+            drawn = {
+                name: options[
+                    int(torch.multinomial((-shift[name]).softmax(-1), 1, generator=generator))
+                ]
+                for name, options in names.items()
+            }
+            if self._is_allowed(drawn):
+                complete = self._space.complete(drawn)
+                if self._count(complete) <= self.wanted:
+                    return complete
+        return self.fitted(self._extreme(1), {name: -row for name, row in shift.items()})
+
+    def _moves(self, chosen: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:
+        """Every allowed change of one decision, and the size it leads to."""
+        for name, options in self._size.decisions.items():
+            for option in options:
+                changed = {**chosen, name: option}
+                if option != chosen[name] and self._is_allowed(changed):
+                    yield name, option, self._count(changed)
+
+    def _is_allowed(self, choices: Mapping[str, str]) -> bool:
+        names = self._size.decisions
+        skipped = sum(choices[name] == SKIP for name in names if name.startswith("cell."))
+        gates = [choices[name] for name in names if name.startswith("layer.")]
+        return skipped <= self._skips and (not gates or "on" in gates)
+
+    def _count(self, choices: Mapping[str, str]) -> int:
+        return count_choices(self._space, self._shape, choices)
+
+    def _extreme(self, sign: int) -> dict[str, str]:
+        """The smallest network (sign 1), or the largest (-1), that the guards allow."""
+        chosen = {
+            name: next((option for option in options if option != SKIP), options[0])
+            for name, options in self._space.options().items()
+        }
+        while True:
+            size = sign * self._count(chosen)
+            moves = [(sign * count, n, o) for n, o, count in self._moves(chosen)]
+            best = min(moves, default=(size, "", ""))
+            if best[0] >= size:
+                return chosen
+            chosen[best[1]] = best[2]
+
+    def _check(self) -> None:
+        smallest, largest = self._extreme(1), self._extreme(-1)
+        low, high = self._count(smallest), self._count(largest)
+        if low <= self.wanted <= high:
+            return
+        name, member, size = (
+            ("smallest", smallest, low) if self.wanted < low else ("largest", largest, high)
+        )
+        raise ConfigError(
+            f"method.search.budget is {self.wanted:,} parameters, but the {name} prefix network of "
+            f"the search space has {size:,}: {_described(member)}",
+            allowed=f"{low:,} to {high:,}",
+            action="change the budget, or the space (method.prefix: width, length, operations, "
+            "head, head_rank, layer_gates; method.search.max_skips)",
+        )
+
+
+def _described(choices: Mapping[str, str]) -> str:
+    cells = [option for name, option in choices.items() if name.startswith("cell.")]
+    layers = [option for name, option in choices.items() if name.startswith("layer.")]
+    return (
+        f"cells {', '.join(cells)}; length {choices['length']}; {layers.count('on')} of "
+        f"{len(layers)} layers; {choices['head']} head"
+    )
