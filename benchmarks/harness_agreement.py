@@ -54,7 +54,7 @@ _METHOD = {
     "name": "lora+prefix",
     "lora": {"r": 4},
     "network": "flat",
-    "start": "normal",
+    "start": "random",
     "bounded": False,
     "length": 16,
 }

@@ -22,7 +22,7 @@ from peml.testing import save_tiny_model
 from tests.export.trained import run_of
 
 # Keys and values far from the quiet start, so that a key in the wrong place shows.
-_LOUD: dict[str, Any] = {"network": "flat", "start": "normal", "bounded": False, "length": 5}
+_LOUD: dict[str, Any] = {"network": "flat", "start": "random", "bounded": False, "length": 5}
 
 _ALONE = """
 import sys

@@ -48,8 +48,8 @@ class TestMlp(MethodSuite):
     )
 
 
-class TestMlpDrawnAsPeftDoes(MethodSuite):
-    settings = PrefixTuningSettings(length=4, width=8, start="normal")
+class TestMlpAtRandomRows(TestMlp):
+    settings = PrefixTuningSettings(length=4, width=8, start="random")
     families = ("llama",)
     identity_at_start = False
 
@@ -111,7 +111,7 @@ def prefix(model: AttachedModel) -> Prefix:
 def test_the_start_says_where_keys_begin(network: str) -> None:
     quiet, zero, normal = (
         prefix(attach(network=network, start=start)).tensor[:, 0]
-        for start in ("quiet", "zero", "normal")
+        for start in ("quiet", "zero", "random")
     )
     assert not zero.any()
     assert torch.equal(quiet, quiet[:, :, :1].expand_as(quiet))
@@ -121,7 +121,7 @@ def test_the_start_says_where_keys_begin(network: str) -> None:
 
 
 def test_rows_drawn_from_a_normal_distribution_are_not_bounded_in() -> None:
-    drawn = prefix(attach(network="flat", start="normal", radius=0.01)).tensor
+    drawn = prefix(attach(network="flat", start="random", radius=0.01)).tensor
     assert 0.8 < drawn.std() < 1.2
 
 
@@ -203,11 +203,11 @@ def test_the_saved_prefix_is_the_trained_one(tmp_path: Path) -> None:
 
 
 def test_resumed_it_has_the_start_of_the_first_session() -> None:
-    model = attach(network="flat", start="normal")
+    model = attach(network="flat", start="random")
     state = {name: value.clone() for name, value in model.trainable_state().items()}
     other = tiny_task_model("bert", TINY_TASKS, seed=1)
     context = AttachContext(9, lambda: _run(other))
-    settings = PrefixTuningSettings(network="flat", length=4, start="normal")
+    settings = PrefixTuningSettings(network="flat", length=4, start="random")
     again = build_method(settings).attach(other, context)
     again.load_trainable_state(state)
     assert torch.equal(prefix(again).tensor, prefix(model).tensor)

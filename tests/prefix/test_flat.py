@@ -12,16 +12,22 @@ SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=8)
 LENGTH = 5
 
 
-def start() -> PrefixStart:
+def start(kind: StartKind = "quiet") -> PrefixStart:
     generator = torch.Generator().manual_seed(3)
     keys = torch.randn(SHAPE.layers, SHAPE.kv_heads, SHAPE.head_dim, generator=generator)
-    return PrefixStart(keys, torch.tensor([[4.0, 1.0], [6.0, 2.0], [5.0, 3.0]]))
+    made = PrefixStart(keys, torch.tensor([[4.0, 1.0], [6.0, 2.0], [5.0, 3.0]]))
+    return {
+        "quiet": made,
+        "zero": made.zeroed(),
+        "random": made.drawn(LENGTH, generator),
+        "text": made.at(torch.randn(3, 2, 2, LENGTH + 2, 8, generator=generator)),
+    }[kind]
 
 
 def flat(kind: StartKind = "quiet", *, radius: float | None = 0.5, seed: int = 0) -> FlatPrefix:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FlatPrefix(start(), LENGTH, kind=kind, radius=radius)
+        return FlatPrefix(start(kind), LENGTH, radius=radius)
 
 
 def rows(made: FlatPrefix) -> tuple[Tensor, Tensor]:
@@ -34,9 +40,9 @@ def test_quiet_keys_are_the_measured_ones_at_every_position() -> None:
     assert torch.equal(keys, start().keys[:, :, None, :].expand_as(keys))
 
 
-def test_zero_keys_are_zero_and_normal_ones_are_not() -> None:
+def test_zero_keys_are_zero_and_random_ones_are_not() -> None:
     assert not rows(flat("zero"))[0].any()
-    normal = torch.cat([part.flatten() for part in rows(flat("normal"))])
+    normal = torch.cat([part.flatten() for part in rows(flat("random"))])
     assert normal.mean().abs() < 0.1
     assert 0.9 < normal.std() < 1.1
 
@@ -49,7 +55,7 @@ def test_values_start_small_beside_the_models_own(kind: StartKind) -> None:
     assert (norms > 0.02).all()
 
 
-@pytest.mark.parametrize("kind", ["quiet", "zero", "normal"])
+@pytest.mark.parametrize("kind", ["quiet", "zero", "random", "text"])
 def test_every_position_learns_something_of_its_own(kind: StartKind) -> None:
     made = flat(kind)
     optimizer = torch.optim.Adam(made.parameters(), lr=1e-2)
@@ -92,7 +98,7 @@ def test_without_a_bound_rows_are_learnt_as_they_are() -> None:
 
 
 def test_its_state_carries_the_start() -> None:
-    made, other = flat(seed=0), flat("normal", seed=1)
+    made, other = flat(seed=0), flat("random", seed=1)
     with torch.no_grad():
         made.correction.normal_()
     assert not torch.equal(other().tensor, made().tensor)

@@ -165,3 +165,16 @@ def test_moments_from_a_file_go_on_on_a_gpu() -> None:
     moved.second(moved.first(torch.ones(2, 4, device="cuda"))).sum().backward()
     resumed.step()
     assert resumed.state[moved.first.weight]["step"].item() == 2
+
+
+def test_a_group_may_warm_up_longer_than_the_others() -> None:
+    settings = TrainingSettings(warmup=0.1, schedule="constant")
+    groups = [
+        ParameterGroup(name, [nn.Parameter(torch.zeros(1))], 1.0, options)
+        for name, options in (("slow", {"warmup": 0.5}), ("plain", {}), ("cold", {"warmup": 0.0}))
+    ]
+    optimizer = build_optimizer(groups, settings)
+    rates = [set_learning_rates(optimizer, step, 10, settings) for step in range(10)]
+    assert [rate["plain"] for rate in rates] == [1.0] * 10
+    assert [rate["cold"] for rate in rates] == [1.0] * 10
+    assert [rate["slow"] for rate in rates] == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 6])

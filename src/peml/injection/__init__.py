@@ -12,6 +12,7 @@ from peml.injection.rotation import (
     peft_prompt_embeddings,
     rotate_keys,
 )
+from peml.injection.rows import read_rows
 from peml.injection.support import Support, check_support
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "peft_layout",
     "peft_prompt_embeddings",
     "probe",
+    "read_rows",
     "rotate_keys",
 ]

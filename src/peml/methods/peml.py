@@ -129,8 +129,7 @@ class Peml(Method):
         injection = attach_prefix(model.backbone)
         genotype = context.genotype or self._decided(injection.shape, context.seed)
         if genotype is not None:
-            quietness = settings.prefix.quietness
-            part = attach_network(model, injection, genotype, quietness, context, **rates)
+            part = attach_network(model, injection, genotype, settings.prefix, context, **rates)
             search = None
         else:
             rates["architecture_learning_rate"] = settings.architecture_learning_rate

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from peml.errors import ModelError
-from peml.injection import PrefixInjection, attach_prefix, measure_start
+from peml.injection import PrefixInjection, attach_prefix
 from peml.methods.base import AttachContext, MethodSettings, ParameterGroup, Part
+from peml.methods.prefix_start import read_start
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 from peml.prefix import (
@@ -20,12 +21,11 @@ from peml.prefix import (
     Genotype,
     HeadKind,
     Prefix,
+    PrefixBaseSettings,
     PrefixNetwork,
     PrefixSettings,
     PrefixShape,
-    PrefixStart,
     PrefixSupernet,
-    StartKind,
     count_flat,
     count_network,
 )
@@ -53,7 +53,7 @@ RATE_DESCRIPTION = (
 """Of the field that holds the rate, whatever a method calls it."""
 
 
-class FixedPrefixSettings(MethodSettings):
+class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
     """A prefix nobody searches: a two-layer MLP, or the keys and values themselves."""
 
     network: Literal["mlp", "flat"] = Field(
@@ -63,14 +63,6 @@ class FixedPrefixSettings(MethodSettings):
     )
     length: int = Field(16, description="Prefix positions.", ge=1)
     width: int = Field(64, description="Channels of the MLP; flat has none.", ge=1)
-    start: StartKind = Field(
-        "quiet",
-        description="Where keys and values start. quiet: keys that real queries hardly look at, "
-        "the model answers as before. zero: keys of zero, which take attention from the tokens "
-        "and shrink what every head says. normal: drawn as PEFT draws them, far from the model's "
-        "own. With quiet and zero the values start at zero, or close to it (flat).",
-    )
-    quietness: float = Field(4.0, description="See the searched prefix.", ge=0)
     radius: float = Field(1.0, description="See the searched prefix.", gt=0)
     bounded: bool = Field(
         True,
@@ -134,6 +126,7 @@ class PrefixPart(nn.Module, Part):
         injection: Where the prefix goes.
         network: The supernet during a search, the decided network afterwards; or rows learnt
             without one.
+        settings: Dropout of positions, and options of the group `prefix`.
         learning_rate: Default rate of the group `prefix`.
         architecture_learning_rate: Default rate of the group `architecture`.
     """
@@ -144,6 +137,7 @@ class PrefixPart(nn.Module, Part):
         self,
         injection: PrefixInjection,
         network: PrefixSupernet | PrefixNetwork | FlatPrefix,
+        settings: PrefixBaseSettings,
         *,
         learning_rate: float,
         architecture_learning_rate: float = 0.0,
@@ -152,6 +146,7 @@ class PrefixPart(nn.Module, Part):
         self.injection = injection
         self.network = network
         self.weights: Mapping[str, Tensor] = {}
+        self._settings = settings
         self._learning_rate = learning_rate
         self._architecture_learning_rate = architecture_learning_rate
 
@@ -163,7 +158,10 @@ class PrefixPart(nn.Module, Part):
 
     def prepare(self) -> None:
         """Puts a fresh prefix in front of every layer."""
-        self.injection.set(self.yielded())
+        prefix = self.yielded()
+        if self.training and self._settings.dropout:
+            prefix = prefix.without_some(self._settings.dropout)
+        self.injection.set(prefix)
 
     def groups(self) -> list[ParameterGroup]:
         """`prefix`, and `architecture` while there are decisions."""
@@ -180,7 +178,7 @@ class PrefixPart(nn.Module, Part):
         return [self._group("prefix", self.network.weight_parameters()), architecture]
 
     def _group(self, name: str, parameters: list[nn.Parameter]) -> ParameterGroup:
-        return ParameterGroup(name, parameters, self._learning_rate)
+        return ParameterGroup(name, parameters, self._learning_rate, self._settings.group_options())
 
     def disabled(self) -> AbstractContextManager[None]:
         """The model without its prefix."""
@@ -192,11 +190,6 @@ class PrefixPart(nn.Module, Part):
             return self.yielded().detached()
 
 
-def _start(injection: PrefixInjection, context: AttachContext, quietness: float) -> PrefixStart:
-    # The radii are in the model's own units; the network scales them.
-    return measure_start(injection, context.calibrate, quietness=quietness, radius=1.0)
-
-
 def attach_supernet(
     model: TaskModel,
     injection: PrefixInjection,
@@ -205,12 +198,13 @@ def attach_supernet(
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is still to be found."""
-    start = _start(injection, context, settings.quietness)
     shape: PrefixShape = injection.shape
+    space = settings.space(shape)
+    start = read_start(model, injection, settings, space.max_length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = PrefixSupernet(settings.space(shape), shape, start)
-    part = PrefixPart(injection, network.to(model.device), **rates)
+        network = PrefixSupernet(space, shape, start)
+    part = PrefixPart(injection, network.to(model.device), settings, **rates)
     part.weights = network.uniform_weights()
     return part
 
@@ -219,16 +213,16 @@ def attach_network(
     model: TaskModel,
     injection: PrefixInjection,
     genotype: Genotype,
-    quietness: float,
+    settings: PrefixBaseSettings,
     context: AttachContext,
     **rates: float,
 ) -> PrefixPart:
-    """A prefix whose network was found before."""
-    start = _start(injection, context, quietness)
+    """A prefix whose network is known."""
+    start = read_start(model, injection, settings, genotype.length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         network = PrefixNetwork(genotype, injection.shape, start)
-    return PrefixPart(injection, network.to(model.device), **rates)
+    return PrefixPart(injection, network.to(model.device), settings, **rates)
 
 
 def attach_fixed(
@@ -240,23 +234,12 @@ def attach_fixed(
     """A prefix nobody searches; without a rate it gets its network's own."""
     rate = _RATES[settings.network] if learning_rate is None else learning_rate
     injection = attach_prefix(model.backbone)
-    start = _start(injection, context, settings.quietness)
+    if settings.network == "mlp":
+        genotype = settings.genotype(injection.shape)
+        return attach_network(model, injection, genotype, settings, context, learning_rate=rate)
+    start = read_start(model, injection, settings, settings.length, context)
+    radius = settings.radius if settings.bounded else None
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = _fixed_network(settings, injection.shape, start)
-    return PrefixPart(injection, network.to(model.device), learning_rate=rate)
-
-
-def _fixed_network(
-    settings: FixedPrefixSettings, shape: PrefixShape, start: PrefixStart
-) -> PrefixNetwork | FlatPrefix:
-    kind = settings.start
-    if settings.network == "flat":
-        radius = settings.radius if settings.bounded else None
-        return FlatPrefix(start, settings.length, kind=kind, radius=radius)
-    if kind != "quiet":
-        start = PrefixStart(torch.zeros_like(start.keys), start.radius)
-    network = PrefixNetwork(settings.genotype(shape), shape, start)
-    if kind == "normal":
-        network.head.last.reset_parameters()  # as torch, and so PEFT, starts a linear layer
-    return network
+        network = FlatPrefix(start, settings.length, radius=radius)
+    return PrefixPart(injection, network.to(model.device), settings, learning_rate=rate)

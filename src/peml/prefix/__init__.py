@@ -2,7 +2,7 @@
 
 from peml.prefix.adaptation import adapt, differences, load_for
 from peml.prefix.decision import Decision
-from peml.prefix.flat import FlatPrefix, StartKind
+from peml.prefix.flat import FlatPrefix
 from peml.prefix.genotype import GENOTYPE_FORMAT, Genotype
 from peml.prefix.head import bounded
 from peml.prefix.network import PrefixNetwork
@@ -16,7 +16,7 @@ from peml.prefix.operations import (
     zero_linear,
 )
 from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
-from peml.prefix.settings import PrefixSettings
+from peml.prefix.settings import PrefixBaseSettings, PrefixSettings, StartKind
 from peml.prefix.size import (
     ExpectedSize,
     SizeRange,
@@ -39,6 +39,7 @@ __all__ = [
     "HeadKind",
     "Operation",
     "Prefix",
+    "PrefixBaseSettings",
     "PrefixNetwork",
     "PrefixSettings",
     "PrefixShape",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from peml.prefix.head import bounded
 from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
 
-__all__ = ["FlatPrefix", "StartKind"]
-
-StartKind = Literal["quiet", "zero", "normal"]
+__all__ = ["FlatPrefix"]
 
 # Norm of a value at the start, in units of the model's own values.
 _VALUE_NOISE = 0.1
@@ -22,17 +18,15 @@ class FlatPrefix(nn.Module):
     """One learnable tensor, a correction on top of a start.
 
     Rows that start equal get equal gradients and would stay equal for good: a prefix of any
-    length would be worth a single row. So where the keys are equal (``quiet``, ``zero``), the
+    length would be worth a single row. So where the keys are equal (a start without rows), the
     values start with a little noise, a tenth of the model's own in norm.
 
     Source: the prefix of Li and Liang 2021 (arXiv 2101.00190) without its network, as P-Tuning v2
     (arXiv 2110.07602) and PEFT have it.
 
     Args:
-        start: Quiet keys, and the radii of the model's own keys and values.
+        start: Quiet keys or rows, and the radii of the model's own keys and values.
         length: Prefix positions.
-        kind: ``quiet``: the start's keys; ``zero``: keys of zero; ``normal``: keys and values
-            drawn from N(0, 1).
         radius: Largest correction, relative to the start's radii; None for no bound.
 
     Rows are drawn from torch's global generator, as in any ``nn.Module``.
@@ -46,11 +40,10 @@ class FlatPrefix(nn.Module):
         start: PrefixStart,
         length: int,
         *,
-        kind: StartKind = "quiet",
         radius: float | None = 1.0,
     ) -> None:
         super().__init__()
-        self.register_buffer("base", _start_rows(start, length, kind))
+        self.register_buffer("base", _start_rows(start, length))
         limit = None if radius is None else radius * start.radius.detach()[:, :, None, None, None]
         self.register_buffer("limit", limit)
         self.correction = nn.Parameter(torch.zeros_like(self.base))
@@ -69,14 +62,13 @@ class FlatPrefix(nn.Module):
         return Prefix(self.base + correction, (True,) * self.base.shape[0])
 
 
-def _start_rows(start: PrefixStart, length: int, kind: StartKind) -> Tensor:
+def _start_rows(start: PrefixStart, length: int) -> Tensor:
     """Keys and values at the start, (layers, 2, kv_heads, length, head_dim)."""
+    if start.rows is not None:
+        return start.rows.detach()[..., :length, :].clone()
     layers, kv_heads, head_dim = start.keys.shape
     rows = torch.randn(layers, 2, kv_heads, length, head_dim)
-    if kind == "normal":
-        return rows
-    keys = start.keys.detach().cpu()[:, :, None, :] if kind == "quiet" else torch.zeros(())
-    rows[:, 0] = keys
+    rows[:, 0] = start.keys.detach().cpu()[:, :, None, :]
     values = start.radius.detach().cpu()[:, 1, None, None, None]
     rows[:, 1] *= _VALUE_NOISE * values / head_dim**0.5
     return rows

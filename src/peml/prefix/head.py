@@ -94,16 +94,20 @@ class PrefixFrame(nn.Module):
         shape: Attention layers of the model.
         start: Quiet keys and the radii of the model's own keys and values.
         scale: Largest correction, relative to the start's radii.
+        length: Positions of the prefix, the longest where it is searched.
 
     Attributes:
         base: Quiet keys and zero values, (layers, 2, kv_heads, 1, head_dim).
+        offset: What the start's rows add to that, (layers, 2, kv_heads, positions, head_dim), or
+            None.
         radius: The start's radii, (layers, 2, 1, 1, 1).
     """
 
     base: Tensor
+    offset: Tensor | None
     radius: Tensor
 
-    def __init__(self, shape: PrefixShape, start: PrefixStart, scale: float) -> None:
+    def __init__(self, shape: PrefixShape, start: PrefixStart, scale: float, length: int) -> None:
         super().__init__()
         wanted = (shape.layers, shape.kv_heads, shape.head_dim)
         if tuple(start.keys.shape) != wanted or tuple(start.radius.shape) != (shape.layers, 2):
@@ -114,14 +118,26 @@ class PrefixFrame(nn.Module):
         self.scale = scale
         keys, radius = start.keys.detach(), start.radius.detach()
         base = torch.stack([keys, torch.zeros_like(keys)], dim=1)
-        self.register_buffer("base", base[:, :, :, None, :])
+        base = base[:, :, :, None, :]
+        self.register_buffer("base", base)
+        rows = None if start.rows is None else start.rows.detach()[..., :length, :]
+        self.register_buffer("offset", None if rows is None else rows - base)
         self.register_buffer("radius", radius.clone()[:, :, None, None, None])
 
     def start(self) -> PrefixStart:
         """The start this frame was made from."""
-        return PrefixStart(keys=self.base[:, 0, :, 0], radius=self.radius[:, :, 0, 0, 0])
+        rows = None if self.offset is None else self.base + self.offset
+        return PrefixStart(self.base[:, 0, :, 0], self.radius[:, :, 0, 0, 0], rows)
 
-    def bound(self, correction: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """Bounds raw corrections of all layers, or of the given ones in their order."""
-        radius = self.radius if layers is None else self.radius[list(layers)]
-        return bounded(correction, self.scale * radius)
+    def moved(self, correction: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """How far keys and values are from the quiet ones: start, and bounded correction.
+
+        Args:
+            correction: Raw, (layers, 2, kv_heads, length, head_dim).
+            layers: Which layers these are, in their order; None for all.
+        """
+        chosen = slice(None) if layers is None else list(layers)
+        moved = bounded(correction, self.scale * self.radius[chosen])
+        if self.offset is None:
+            return moved
+        return moved + self.offset[chosen][..., : correction.shape[3], :]

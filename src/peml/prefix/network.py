@@ -50,7 +50,7 @@ class PrefixNetwork(nn.Module):
             shape=shape,
             rank=genotype.head_rank,
         )
-        self.frame = PrefixFrame(shape, start, genotype.radius)
+        self.frame = PrefixFrame(shape, start, genotype.radius, genotype.length)
 
     def forward(self) -> Prefix:
         """The prefix, with gradients; ``.detached()`` of it is the static prefix."""
@@ -59,7 +59,7 @@ class PrefixNetwork(nn.Module):
         for cell in self.cells:
             hidden = cell(hidden, presence)
         active = list(self.genotype.active_layers)
-        correction = self.frame.bound(self.head(self.norm(hidden)), active)
+        correction = self.frame.moved(self.head(self.norm(hidden)), active)
         if len(active) < self.shape.layers:
             whole = correction.new_zeros(self.shape.layers, *correction.shape[1:])
             whole[active] = correction

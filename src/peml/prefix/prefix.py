@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,10 +34,27 @@ class PrefixStart:
             Values start at zero.
         radius: Largest norm of the learnt correction of one head's key and value,
             (layers, 2), in units of the model's own keys and values.
+        rows: Where each position starts instead, (layers, 2, kv_heads, positions, head_dim), keys
+            then values; None for quiet keys and zero values at all of them.
     """
 
     keys: Tensor
     radius: Tensor
+    rows: Tensor | None = None
+
+    def zeroed(self) -> PrefixStart:
+        """Keys of zero instead."""
+        return replace(self, keys=torch.zeros_like(self.keys))
+
+    def drawn(self, length: int, generator: torch.Generator) -> PrefixStart:
+        """Rows from N(0, 1) instead, as PEFT draws a flat prefix."""
+        layers, kv_heads, head_dim = self.keys.shape
+        rows = torch.randn(layers, 2, kv_heads, length, head_dim, generator=generator)
+        return replace(self, rows=rows.to(self.keys))
+
+    def at(self, rows: Tensor) -> PrefixStart:
+        """Given rows instead, such as a text's keys and values."""
+        return replace(self, rows=rows.to(self.keys))
 
     @staticmethod
     def zeros(shape: PrefixShape, radius: float = 1.0) -> PrefixStart:
@@ -78,6 +95,19 @@ class Prefix:
         if not self.active[index] or self.length == 0:
             return None
         return self.tensor[index, 0], self.tensor[index, 1]
+
+    def without_some(self, probability: float) -> Prefix:
+        """The prefix without some positions, each dropped with a probability, but never all.
+
+        A dropped position takes no attention at all, and the softmax over what is left needs no
+        rescaling: DropKey (Li et al. 2023, arXiv 2208.02646) for whole positions. Drawn from
+        torch's global generator.
+        """
+        kept = torch.rand(self.length) >= probability
+        if not kept.any():
+            kept[int(torch.randint(self.length, ()))] = True
+        positions = kept.nonzero().flatten().to(self.tensor.device)
+        return Prefix(self.tensor.index_select(3, positions), self.active)
 
     def detached(self) -> Prefix:
         """The same numbers, cut from the graph: a static prefix."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import DEFAULT_OPERATIONS, refuse_unknown
@@ -10,10 +12,63 @@ from peml.prefix.prefix import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings
 
-__all__ = ["PrefixSettings"]
+__all__ = ["PrefixBaseSettings", "PrefixSettings", "StartKind"]
+
+StartKind = Literal["quiet", "zero", "random", "text"]
 
 
-class PrefixSettings(Settings):
+class PrefixBaseSettings(Settings):
+    """What every prefix has: where it starts, and how carefully it is trained."""
+
+    start: StartKind = Field(
+        "quiet",
+        description="Where keys and values start. quiet: keys that real queries hardly look at, "
+        "the model answers as before. zero: keys of zero, which take attention from the tokens "
+        "and shrink what every head says. random: drawn from N(0, 1) as PEFT draws them, far from "
+        "the model's own. text: the model's own keys and values of `text`. With quiet and zero "
+        "the values start at zero, or close to it (flat).",
+    )
+    text: str | None = Field(
+        None,
+        description="Text whose tokens' keys and values the prefix starts at; it needs as many "
+        "tokens as the prefix has positions, and those beyond are cut.",
+    )
+    quietness: float = Field(
+        4.0,
+        description="Quiet keys answer the model's queries with a logit near minus this. Larger "
+        "is more harmless at the start and learns more slowly.",
+        ge=0,
+    )
+    dropout: float = Field(
+        0.0,
+        description="Probability with which each prefix position is left out of a training step.",
+        ge=0,
+        lt=1,
+    )
+    weight_decay: float | None = Field(
+        None, description="Of the group `prefix`; left out, training.weight_decay.", ge=0
+    )
+    warmup: float | None = Field(
+        None,
+        description="Share of the steps over which the rate of the group `prefix` rises; left out, "
+        "training.warmup.",
+        ge=0,
+        lt=1,
+    )
+
+    @model_validator(mode="after")
+    def _text_to_start_at(self) -> PrefixBaseSettings:
+        if (self.start == "text") != (self.text is not None):
+            raise ValueError("start: text and text belong together: set both or neither")
+        return self
+
+    def group_options(self) -> dict[str, float]:
+        """Options of the optimiser's group that differ from the run's."""
+        options = {"weight_decay": self.weight_decay, "warmup": self.warmup}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+class PrefixSettings(PrefixBaseSettings):
     """The prefix network: what is fixed about it and what is left to the search.
 
     A field that takes a list is searched when it has two or more entries.
@@ -38,12 +93,6 @@ class PrefixSettings(Settings):
         "for models where the full one would be too large); a list to search both.",
     )
     head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
-    quietness: float = Field(
-        4.0,
-        description="Quiet keys answer the model's queries with a logit near minus this. Larger "
-        "is more harmless at the start and learns more slowly.",
-        ge=0,
-    )
     radius: float = Field(
         1.0,
         description="How far training may move a key or value of the prefix, in units of the "

@@ -39,7 +39,8 @@ class PrefixSupernet(nn.Module):
     * length: position ``p`` has presence ``m_p``, the summed weight of the lengths beyond it;
     * layer: ``g``, the weight of ``on``;
     * head: the weighted sum of the heads' outputs;
-    * together: ``key = quiet key + g m correction``, ``value = g m correction``.
+    * together: ``key = quiet key + g m correction``, ``value = g m correction``, where a start
+      at other rows counts as a part of the correction.
 
     At one-hot weights it equals the network :meth:`discretise` returns.
 
@@ -81,7 +82,7 @@ class PrefixSupernet(nn.Module):
                 for kind in space.heads
             }
         )
-        self.frame = PrefixFrame(shape, start, space.radius)
+        self.frame = PrefixFrame(shape, start, space.radius, space.max_length)
         reach = torch.tensor(space.lengths)[:, None] > torch.arange(space.max_length)[None]
         self.register_buffer("_reach", reach.float(), persistent=False)
         self._reach: Tensor  # (lengths, positions): 1 where a length includes a position
@@ -157,7 +158,7 @@ class PrefixSupernet(nn.Module):
         if self.space.layer_gates:
             gates = [weights[f"layer.{layer}"] for layer in range(self.shape.layers)]
             scale = torch.stack(gates)[:, :1, None, None, None] * scale
-        tensor = self.frame.base + self.frame.bound(raw) * scale
+        tensor = self.frame.base + self.frame.moved(raw) * scale
         active = pruning.active if pruning is not None else (True,) * self.shape.layers
         return Prefix(tensor, active)
 

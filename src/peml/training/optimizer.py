@@ -27,7 +27,8 @@ def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.
 
     Args:
         groups: Objects with name, parameters, learning_rate and options. The option
-            ``constant_rate`` keeps a group out of warm-up, decay and the common factor.
+            ``constant_rate`` keeps a group out of warm-up, decay and the common factor;
+            ``warmup`` is a share of the steps of its own.
         settings: Rates that replace the groups' defaults, a common factor, the weight decay.
 
     Returns:
@@ -58,12 +59,22 @@ def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.
     return torch.optim.AdamW(built or [{"params": []}], fused=True)
 
 
-def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> float:
-    """What the peak rate is multiplied with in step ``step`` of ``total`` (from 0)."""
-    warmup = max(1, round(settings.warmup * total)) if settings.warmup else 0
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
+def learning_rate_factor(
+    step: int, total: int, settings: TrainingSettings, warmup: float | None = None
+) -> float:
+    """What the peak rate is multiplied with in step ``step`` of ``total`` (from 0).
+
+    Args:
+        step: Of the run.
+        total: Steps of the run.
+        settings: Schedule, and the share of steps that warm up.
+        warmup: Another share than the settings'.
+    """
+    share = settings.warmup if warmup is None else warmup
+    rising = max(1, round(share * total)) if share else 0
+    if step < rising:
+        return (step + 1) / rising
+    progress = (step - rising) / max(1, total - rising)
     if settings.schedule == "linear":
         return 1 - progress
     if settings.schedule == "cosine":
@@ -75,8 +86,8 @@ def set_learning_rates(
     optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings
 ) -> dict[str, float]:
     """Sets every group's rate for a step and returns them by group."""
-    factor = learning_rate_factor(step, total, settings)
     for group in optimizer.param_groups:
+        factor = learning_rate_factor(step, total, settings, group.get("warmup"))
         group["lr"] = group["peak"] * (1.0 if group[CONSTANT] else factor)
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
