@@ -34,6 +34,7 @@ def shrunk(command: str, folder: Path) -> list[str]:
     """The command's words, on few rows, writing below a temporary folder."""
     words = shlex.split(command)[1:]
     words = [str(folder / w) if w.startswith("runs/") else w for w in words]
+    words = [w.replace("=runs/", f"={folder}/runs/") for w in words]
     if words[0] != "fit":
         return words
     if "--output" not in words:
