@@ -73,7 +73,7 @@ def own_keys(tiny: str) -> list[Tensor]:
 def test_a_text_gives_the_models_own_keys_and_values(kind: str, tiny: str) -> None:
     model = attach(kind, tiny, start="text", text=TEXT)
     if kind == "peml":
-        network = part(model).network
+        network: Any = part(model).network
         part(model).weights = network.one_hot(
             {"cell.0": "linear", "length": "4", "layer.0": "on", "layer.1": "on"}
         )

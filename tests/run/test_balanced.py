@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from peml.config import load_config
-from peml.data import TaskData
+from peml.data import Origin, TaskData
 from peml.errors import ConfigError
 from peml.evaluation import mean_losses
 from peml.run import attach, plan, prepare
@@ -57,15 +57,15 @@ def test_shares_follow_the_mean_training_loss_of_a_few_development_rows(
 
 def test_watched_rows_are_spread_over_the_split() -> None:
     rows = Dataset.from_list([{"text": "x", "label": n} for n in range(10)])
-    data = TaskData(TINY_TASKS[0], rows, rows, rows, "made up")
+    data = TaskData(TINY_TASKS[0], rows, rows, rows, Origin("made up"))
     assert _watched_rows(data, 4)["label"][:] == [0, 2, 5, 7]
     assert len(_watched_rows(data, 99)) == 10
-    untrained = TaskData(TINY_TASKS[0], rows.select([]), rows, rows, "made up")
+    untrained = TaskData(TINY_TASKS[0], rows.select([]), rows, rows, Origin("made up"))
     assert len(_watched_rows(untrained, 4)) == 0
 
 
 def test_a_task_without_development_rows_can_not_be_followed() -> None:
     rows = Dataset.from_list([{"text": "x", "label": 0}])
-    data = TaskData(TINY_TASKS[0], rows, rows.select([]), rows, "made up")
+    data = TaskData(TINY_TASKS[0], rows, rows.select([]), rows, Origin("made up"))
     with pytest.raises(ConfigError, match="task 'mood' has no development rows"):
         _watched_rows(data, 4)

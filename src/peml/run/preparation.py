@@ -190,8 +190,9 @@ def prepare(config: RunConfig) -> Prepared:
     stream = _build_stream(config, family, train, names)
     watched = []
     if stream.adaptive is not None:
+        most = stream.adaptive.settings.rows
         watched = [
-            encode(_watched_rows(item, stream.adaptive.settings.rows), item.task, "train")
+            encode(replace(item, development=_watched_rows(item, most)), "development", "train")
             for item in loaded.data
         ]
     return Prepared(

@@ -20,7 +20,7 @@ _NOTE = "these runs were not scored on the same rows of the same tasks: their me
 
 def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> Content:
     """Prints the mean of each run as a table; returns all scores of all of them for JSON."""
-    table = Table(title=f"{len(runs)} runs, means over tasks")
+    table = Table(title=f"{len(runs)} runs")
     for heading in ("run", "method", "seed"):
         table.add_column(heading, overflow="fold")
     for heading in ("mean", "95 % interval", "majority", "tasks", "rows"):
@@ -33,8 +33,8 @@ def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> 
             escape(str(run.folder)),
             run.results.method,
             str(run.results.seed),
-            *spread(scores.mean),
-            number(scores.majority_mean),
+            *spread(scores.overall.mean),
+            number(scores.overall.majority_mean),
             f"{len(scores.tasks):,}",
             f"{rows:,}",
         )
