@@ -35,6 +35,7 @@ def list_equal(
         ["train rows a task", _range(task["train"] for task in tasks)],
         ["data order", _order(batches.mixing) + "; seeds " + _listed(config.seeds)],
         ["templates", "version " + _listed(sorted({task["version"] for task in tasks}))],
+        ["shots", _range(task.get("shots", 0) for task in tasks)],
         ["loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)],
         ["precision", training.precision],
         ["schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"],
@@ -72,14 +73,12 @@ def _steps(suite: dict[str, Any]) -> str:
 
 def _decoding(config: ComparisonConfig, tasks: Sequence[dict[str, Any]]) -> str:
     default = config.run.evaluation.max_new_tokens
-    longest = [task.get("max_new_tokens") or default for task in tasks if _generates(task)]
+    longest = [
+        task.get("max_new_tokens") or default for task in tasks if task["type"] == "generation"
+    ]
     if longest:
         return f"options by their score; texts greedily, {_range(longest)} tokens"
     return "options by their score"
-
-
-def _generates(task: dict[str, Any]) -> bool:
-    return bool(task["type"] == "generation")
 
 
 def _tuning(config: ComparisonConfig) -> str:

@@ -103,6 +103,7 @@ def _describe_tasks(prepared: Prepared) -> list[dict[str, Any]]:
                 "group": task.group,
                 "average": task.average,
                 "max_new_tokens": task.max_new_tokens,
+                "shots": len(task.shots.examples),
                 "train": len(train),
                 "rows": len(reported.gold),
                 "majority": constant[task.metrics[0]],

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
-from peml.tasks import Task, join_suites, load_suite, load_task_file
+from peml.tasks import Shots, Task, join_suites, load_suite, load_task_file
 
 __all__ = ["TasksSettings", "select_tasks"]
 
@@ -109,17 +109,14 @@ def _with_shots(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
             action="Lower tasks.shots, or write more examples.",
         )
     return tuple(
-        task.model_copy(
-            update={
-                "shots": task.shots.model_copy(
-                    update={"examples": task.shots.examples[:count]}
-                    if task.shots.examples
-                    else {"count": count}
-                )
-            }
-        )
-        for task in tasks
+        task.model_copy(update={"shots": _take_shots(task.shots, count)}) for task in tasks
     )
+
+
+def _take_shots(shots: Shots, count: int) -> Shots:
+    written = shots.examples
+    change = {"examples": written[:count]} if written else {"count": count}
+    return shots.model_copy(update=change)
 
 
 def _suite_tasks(settings: TasksSettings) -> tuple[Task, ...]:
