@@ -14,6 +14,9 @@ from tests.tasks.benchmark_rows import ROWS, bundled
 
 DATA = os.environ.get("PEML_DATA")
 
+FOLDERS = {"commonsense-instruct": "commonsense"}
+"""Suites that read another one's rows."""
+
 pytestmark = pytest.mark.skipif(DATA is None, reason="PEML_DATA names no folder of real rows")
 
 
@@ -25,7 +28,8 @@ def test_every_row_renders_and_the_constant_guess_is_scored(
     checked = []
     for task in bundled(suite).tasks:
         try:
-            data = inspect_task(task, str(Path(DATA or "") / suite)).data
+            folder = Path(DATA or "") / FOLDERS.get(suite, suite)
+            data = inspect_task(task, str(folder)).data
         except TaskMissingError:
             continue
         rows = data.reported.select(range(min(200, len(data.reported))))
