@@ -17,6 +17,7 @@ import torch
 from peml.config import RunConfig
 from peml.errors import RunError
 from peml.execution import ExecutionSettings, Job, make_executor, remote, run_jobs
+from peml.execution.cluster import RayExecutor
 from peml.run import fit, lock_folder
 from peml.testing.executors import ExecutorSuite
 from tests.execution.quick import quick_run
@@ -114,9 +115,10 @@ def test_a_cluster_that_is_not_there_is_named(config: RunConfig, tmp_path: Path)
         executor.submit(Job("a", tmp_path / "a", config))
 
 
-def test_more_than_this_machine_has_is_refused(config: RunConfig, tmp_path: Path) -> None:
-    with (
-        pytest.raises(RunError, match="a run asks for 4096 CPUs, and this machine has"),
-        make_executor(ExecutionSettings(kind="ray", cpus=4096)) as executor,
-    ):
-        executor.submit(Job("a", tmp_path / "a", config))
+def test_more_than_this_machine_has_is_refused() -> None:
+    executor = RayExecutor(ExecutionSettings(kind="ray", cpus=3, gpus=0.5))
+    with pytest.raises(RunError, match="a run asks for 3 CPUs, and this machine has 2"):
+        executor._check_resources({"CPU": 2, "GPU": 1})
+    with pytest.raises(RunError, match=r"a run asks for 0\.5 GPUs, and this machine has 0"):
+        executor._check_resources({"CPU": 3})
+    executor._check_resources({"CPU": 3, "GPU": 0.5})
