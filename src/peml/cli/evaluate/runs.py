@@ -15,7 +15,7 @@ from peml.run import FinishedRun
 
 __all__ = ["show_runs"]
 
-_NOTE = "these runs were not scored on the same rows of the same tasks: their means don't compare"
+_NOTE = "these runs were not scored in the same way on the same rows: their means don't compare"
 
 
 def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> Content:
@@ -47,11 +47,12 @@ def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> 
 
 
 def _scored(run: FinishedRun) -> dict[str, Content]:
-    """What a run was scored on: rows, right answers and metric of each task."""
+    """What makes two runs' means comparable: rows, right answers, metric and share of each task."""
     return {
         name: {
             "split": kept.task.split,
             "metric": kept.task.metrics[0],
+            "average": kept.task.average,
             "answers": list(zip(kept.rows, kept.gold, strict=True)),
         }
         for name, kept in run.predictions.items()
