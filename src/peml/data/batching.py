@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,16 @@ from peml.data.mixing import Indices, MixingSettings, draw_rows, rows_per_epoch
 from peml.errors import CheckpointError
 from peml.settings import Settings
 
-__all__ = ["BatchSettings", "BatchStream", "Collator", "evaluation_batches", "plan_batches"]
+__all__ = [
+    "BatchPlan",
+    "BatchSettings",
+    "BatchStream",
+    "Collator",
+    "evaluation_batches",
+    "plan_batches",
+]
+
+Sizes = np.ndarray[Any, np.dtype[np.int32]]
 
 
 class BatchSettings(Settings):
@@ -91,7 +100,7 @@ class Collator:
 
 
 def plan_batches(
-    lengths: Indices, sequences: Indices, settings: BatchSettings, rng: np.random.Generator | None
+    lengths: Sizes, sequences: Sizes, settings: BatchSettings, rng: np.random.Generator | None
 ) -> list[Indices]:
     """Cuts examples into batches within the budget.
 
@@ -116,7 +125,7 @@ def plan_batches(
 
 
 def _cut(
-    order: Indices, lengths: Indices, sequences: Indices, settings: BatchSettings
+    order: Indices, lengths: Sizes, sequences: Sizes, settings: BatchSettings
 ) -> Iterator[Indices]:
     first, held = 0, 0
     for position, example in enumerate(order):
@@ -127,6 +136,35 @@ def _cut(
             first, held = position, 0
         held += int(sequences[example])
     yield order[first:]
+
+
+class BatchPlan(Sequence[tuple[Indices, Indices]]):
+    """The batches of an epoch, each (task ids, row numbers), held end to end.
+
+    Args:
+        tasks: Task of each example of the epoch, (examples,).
+        rows: Its row number, (examples,).
+        batches: The examples of each batch.
+    """
+
+    def __init__(self, tasks: Indices, rows: Indices, batches: Sequence[Indices]) -> None:
+        order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
+        self._tasks, self._rows = tasks[order], rows[order]
+        self._ends = np.cumsum([0, *map(len, batches)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Indices, Indices]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Indices, Indices]]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        held = slice(self._ends[number], self._ends[number + 1])
+        return self._tasks[held], self._rows[held]
 
 
 class BatchStream:
@@ -164,12 +202,12 @@ class BatchStream:
         sizes = [len(split) for split in splits]
         self._offsets = np.cumsum([0, *sizes[:-1]])
         self._sizes = {
-            what: np.concatenate([getattr(split, what) for split in splits])
+            what: _end_to_end([getattr(split, what) for split in splits])
             for what in ("lengths", "sequences", "tokens")
         }
         self._epoch = 0
         self._batch = 0
-        self._planned: tuple[int, list[tuple[Indices, Indices]]] | None = None
+        self._planned: tuple[int, BatchPlan] | None = None
 
     def counts(self, epoch: int) -> list[int]:
         """Rows an epoch draws from each task; as things stand, where shares are adaptive."""
@@ -184,13 +222,14 @@ class BatchStream:
             progress=min(1.0, epoch / max(1, self._last_epoch)),
         )
 
-    def plan(self, epoch: int) -> list[tuple[Indices, Indices]]:
+    def plan(self, epoch: int) -> BatchPlan:
         """The batches of an epoch, each (task ids, row numbers)."""
         if self._planned is None or self._planned[0] != epoch:
+            self._planned = None  # two plans would be held otherwise
             self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
 
-    def _plan(self, epoch: int) -> list[tuple[Indices, Indices]]:
+    def _plan(self, epoch: int) -> BatchPlan:
         earlier = [self.counts(past) for past in range(epoch)]
         drawn = [
             draw_rows(task, len(split), sum(past[task] for past in earlier), count, self.seed)
@@ -203,9 +242,9 @@ class BatchStream:
         tasks, rows = tasks[order], rows[order]
         lengths = self._of("lengths", tasks, rows)
         batches = plan_batches(lengths, self._of("sequences", tasks, rows), self.settings, rng)
-        return [(tasks[batch], rows[batch]) for batch in batches]
+        return BatchPlan(tasks, rows, batches)
 
-    def _of(self, what: str, tasks: Indices, rows: Indices) -> Indices:
+    def _of(self, what: str, tasks: Indices, rows: Indices) -> Sizes:
         """``lengths``, ``sequences`` or ``tokens`` of examples of many tasks, (examples,)."""
         return self._sizes[what][self._offsets[tasks] + rows]
 
@@ -238,7 +277,7 @@ class BatchStream:
         columns: dict[str, list[Any]] = {}
         order = np.argsort(tasks, kind="stable")
         for task in np.unique(tasks):
-            fetched = self.splits[task].dataset[rows[order][tasks[order] == task].tolist()]
+            fetched = self.splits[task].read(rows[order][tasks[order] == task].tolist())
             for name, values in fetched.items():
                 columns.setdefault(name, []).extend(values)
         return self.collate(columns, tasks[order].tolist(), rows[order])
@@ -269,4 +308,8 @@ def evaluation_batches(
     """All rows of one task's split, longest first, within a token budget."""
     settings = BatchSettings(tokens=tokens, rows=len(split), pool=1)
     for batch in plan_batches(split.lengths, split.sequences, settings, None):
-        yield collate(split.dataset[batch.tolist()], [task_id] * len(batch), batch)
+        yield collate(split.read(batch.tolist()), [task_id] * len(batch), batch)
+
+
+def _end_to_end(sizes: Sequence[Sizes]) -> Sizes:
+    return sizes[0] if len(sizes) == 1 else np.concatenate(sizes)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from datasets import Dataset, Features, Value
 from datasets import List as ListOf
 from pyarrow import ArrowInvalid
 
+from peml.data.mapped import release_pages, remap
 from peml.errors import DataError, placed
 from peml.files import disk_errors
 from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
@@ -44,6 +44,10 @@ class EncodesExamples(Protocol):
     tokenizer: Any
     max_length: int
 
+    @property
+    def tokenizer_rules(self) -> str:
+        """The tokenizer as a text that is the same whenever it tokenises the same."""
+
     def encode(self, task: Task, example: Example, purpose: Any) -> Sequence[Any]:
         """Sequences of one example."""
 
@@ -61,13 +65,19 @@ class EncodedSplit:
     """
 
     dataset: Dataset
-    lengths: np.ndarray[Any, np.dtype[np.int64]]
-    sequences: np.ndarray[Any, np.dtype[np.int64]]
-    tokens: np.ndarray[Any, np.dtype[np.int64]]
+    lengths: np.ndarray[Any, np.dtype[np.int32]]
+    sequences: np.ndarray[Any, np.dtype[np.int32]]
+    tokens: np.ndarray[Any, np.dtype[np.int32]]
     cut: int
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def read(self, rows: Sequence[int]) -> dict[str, list[Any]]:
+        """Columns of some rows; their pages are let go of."""
+        columns: dict[str, list[Any]] = self.dataset[rows]
+        release_pages(self.dataset)
+        return columns
 
 
 def cache_folder() -> Path:
@@ -109,8 +119,9 @@ def encode_split(
     with disk_errors(folder), _readable(path):
         folder.mkdir(parents=True, exist_ok=True)
         encoded = dataset.map(
-            _row_encoder(task, family, purpose, where),
+            _encoder(dataset, task, family, purpose, where),
             with_indices=True,
+            batched=True,
             remove_columns=dataset.column_names,
             features=_FEATURES,
             cache_file_name=str(path),
@@ -118,9 +129,9 @@ def encode_split(
             new_fingerprint=key,
             desc=f"encoding {task.name}",
         )
-    split = _split(encoded)
+    split = _split(remap(encoded))
     if too_long == "refuse" and split.cut:
-        cut = np.asarray(encoded.with_format("numpy")["cut"][:])
+        cut = np.asarray(split.dataset.with_format("numpy")["cut"][:])
         row = int(cut.argmax())
         with placed(where), placed(_spell_row(task, dataset[row].get(SOURCE_ROW, row))):
             raise DataError(
@@ -161,16 +172,23 @@ def _spell_row(task: Task, number: int) -> str:
     return f"Task {task.name!r}, row {number} (from 0)"
 
 
-def _row_encoder(
-    task: Task, family: EncodesExamples, purpose: str, where: str
-) -> Callable[[dict[str, Any], int], dict[str, Any]]:
+def _encoder(
+    dataset: Dataset, task: Task, family: EncodesExamples, purpose: str, where: str
+) -> Callable[[Mapping[str, list[Any]], list[int]], dict[str, list[Any]]]:
     renderer = TaskRenderer(task)
 
-    def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
-        with placed(where):
-            example = renderer.render(row, index)
-            with placed(_spell_row(task, row.get(SOURCE_ROW, index))):
-                return _columns(family.encode(task, example, purpose))
+    def encode(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {name: [] for name in _FEATURES}
+        for index, *values in zip(indices, *batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            with placed(where):
+                example = renderer.render(row, index)
+                with placed(_spell_row(task, row.get(SOURCE_ROW, index))):
+                    encoded = _columns(family.encode(task, example, purpose))
+            for name, value in encoded.items():
+                columns[name].append(value)
+        release_pages(dataset)
+        return columns
 
     return encode
 
@@ -190,11 +208,11 @@ def _columns(sequences: Sequence[Any]) -> dict[str, Any]:
 
 
 def _split(encoded: Dataset) -> EncodedSplit:
-    columns = encoded.with_format("numpy")
+    # Of a fresh table, read as it is: the library's own way costs some milliseconds a column.
     length, sequences, tokens, cut = (
-        np.asarray(columns[name][:], dtype=np.int64)
-        for name in ("length", "sequences", "tokens", "cut")
+        encoded.data.column(name).to_numpy() for name in ("length", "sequences", "tokens", "cut")
     )
+    release_pages(encoded)
     return EncodedSplit(encoded, length, sequences, tokens, int((cut > 0).sum()))
 
 
@@ -204,21 +222,8 @@ def _fingerprint(dataset: Dataset, task: Task, family: EncodesExamples, purpose:
         str(dataset._fingerprint),
         task.model_dump_json(exclude={"source", "development", "metrics", "description"}),
         str(family.name),
-        _spell(family.tokenizer),
+        family.tokenizer_rules,
         str(family.max_length),
         purpose,
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-def _spell(tokenizer: Any) -> str:
-    """A tokenizer as a text that is the same whenever it tokenises the same."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        rules = json.dumps(tokenizer.get_vocab())
-    else:
-        # It remembers how it truncated and padded last; every call sets that anew.
-        backend.no_truncation()
-        backend.no_padding()
-        rules = backend.to_str()
-    return rules + str(sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items()))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils import (
@@ -23,6 +24,7 @@ from datasets.utils import (
 from peml.data.encoding import cache_folder
 from peml.data.fields import KINDS, flat_row, flat_split, kind_of, label_kind, named_kinds
 from peml.data.lines import check_file, is_csv, read_rows, unreadable
+from peml.data.mapped import remap
 from peml.errors import DataError, nearest
 from peml.tasks import SOURCE_ROW, Columns, Task
 
@@ -56,13 +58,14 @@ def read_file(path: Path, task: Task) -> Dataset:
     key = (_FORMAT, path.suffix, content, columns.model_dump_json(), kinds, task.labels)
     try:
         with _quietly():
-            return Dataset.from_generator(
+            rows = Dataset.from_generator(
                 _typed_rows,
                 features=_features(kinds),
                 cache_dir=str(cache_folder() / "rows"),
                 gen_kwargs={"path": path, "columns": columns, "kinds": kinds},
                 fingerprint=hashlib.sha256(repr(key).encode()).hexdigest()[:32],
             )
+            return remap(rows)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
@@ -160,7 +163,7 @@ def _read_parquet(path: Path, task: Task) -> Dataset:
     table = flat_split(table, task.columns)
     check_columns(task, table.column_names, str(path))
     table = table.select_columns(list(task.columns.needed))
-    return table.add_column(SOURCE_ROW, list(range(len(table))))
+    return table.add_column(SOURCE_ROW, np.arange(len(table)))
 
 
 @contextmanager

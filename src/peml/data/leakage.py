@@ -12,15 +12,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from datasets import Dataset
 
+from peml.data.mapped import read_rows
 from peml.data.sources import TaskData
 from peml.errors import DataError
 from peml.tasks import Task
 
 __all__ = ["Leak", "LeakageReport", "drop_leaked", "find_leakage", "input_keys"]
 
-_BATCH = 2000
 _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text by chance
 
 # What tokenised and untokenised copies of one text differ in. Signs of arithmetic stay.
@@ -142,9 +143,9 @@ def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping
     cleaned, dropped = [], {}
     for item in data:
         rows = len(item.train)
-        keys = enumerate(input_keys(item.train, item.task))
-        kept = [index for index, key in keys if key not in evaluated]
-        if rows and not kept:
+        new = (key not in evaluated for key in input_keys(item.train, item.task))
+        kept = np.flatnonzero(np.fromiter(new, dtype=np.bool_, count=rows))
+        if rows and not len(kept):
             raise DataError(
                 f"Task {item.task.name!r}: all {rows} train rows are in an evaluation split.",
                 allowed="train rows that are new to every evaluation split",
@@ -170,10 +171,8 @@ def _text_keys(rows: Dataset, task: Task) -> Iterator[list[bytes]]:
 
 
 def _inputs(rows: Dataset, task: Task) -> Iterator[list[str]]:
-    columns = list(task.columns.inputs)
-    for batch in rows.select_columns(columns).iter(batch_size=_BATCH):
-        for texts in zip(*(batch[name] for name in columns), strict=True):
-            yield [_normalise(str(text)) for text in texts]
+    for row in read_rows(rows, task.columns.inputs):
+        yield [_normalise(str(text)) for text in row.values()]
 
 
 def _key(text: str) -> bytes:

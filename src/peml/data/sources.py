@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
 from peml.data.fields import flat_split
@@ -335,7 +336,7 @@ def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...], origin: 
     split = flat_split(splits[name], task.columns)
     check_columns(task, split.column_names, place)
     split = _not_empty(task, split.select_columns(list(task.columns.needed)), place)
-    rows = split.add_column(SOURCE_ROW, list(range(len(split))))
+    rows = split.add_column(SOURCE_ROW, np.arange(len(split)))
     return _Found(rows, f"{place} of {origin}", name)
 
 

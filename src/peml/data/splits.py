@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from array import array
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import repeat
 from random import Random
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from peml.data.groups import gather_groups, read_groups
+from peml.data.mapped import read_rows
 from peml.errors import DataError
 from peml.tasks import Task, TaskType
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["carve_development", "carve_indices", "draw_groups", "draw_indices"]
 
@@ -43,14 +48,14 @@ def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, D
     size = max(1, min(size, task.development.at_most, count - 1))
     groups = read_groups(train, task)
     if groups is None:
-        strata: Sequence[Any] = (
-            train[task.columns.label] if task.type in _STRATIFIED else [None] * count
-        )
+        label = task.columns.label
+        labels = (row[label] for row in read_rows(train, [label]))
+        strata = labels if task.type in _STRATIFIED else repeat(None, count)
         kept, carved = carve_indices(strata, size, seed)
     else:
-        carved = draw_groups(groups, size, f"development-{seed}")
-        kept = sorted(set(range(count)) - set(carved))
-    if not kept:
+        carved = np.asarray(draw_groups(groups, size, f"development-{seed}"))
+        kept = np.setdiff1d(np.arange(count), carved)
+    if not len(kept):
         raise DataError(
             f"Task {task.name!r}: all {count} train rows are of one group.",
             allowed="rows of two groups or more (columns.group)",
@@ -59,41 +64,42 @@ def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, D
     return train.select(kept), train.select(carved)
 
 
-def carve_indices(strata: Sequence[Any], size: int, seed: int) -> tuple[list[int], list[int]]:
-    """Splits ``range(len(strata))`` in two: the rest, and ``size`` indices spread over strata.
+def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices, Indices]:
+    """Splits the indices of the strata in two: the rest, and ``size`` indices spread over strata.
 
-    Each stratum gives its share, rounded by largest remainder. Both lists are ascending.
+    Each stratum gives its share, rounded by largest remainder. Both arrays are ascending.
 
     Args:
         strata: The stratum of each row (a label, or one value for all).
         size: Number of indices to carve.
         seed: Seed of the draw.
     """
-    members: dict[Any, list[int]] = defaultdict(list)
-    for index, stratum in enumerate(strata):
-        members[stratum].append(index)
-    groups = list(members.values())  # in order of first occurrence: the same in every process
-    quotas = [size * len(group) / len(strata) for group in groups]
+    members: dict[Any, array[int]] = {}
+    count = 0
+    for stratum in strata:
+        members.setdefault(stratum, array("q")).append(count)
+        count += 1
+    # In order of first occurrence: the same in every process.
+    groups = [np.frombuffer(group, dtype=np.int64) for group in members.values()]
+    quotas = [size * len(group) / count for group in groups]
     takes = [int(quota) for quota in quotas]
     by_remainder = sorted(range(len(groups)), key=lambda g: (takes[g] - quotas[g], g))
     for group in by_remainder[: size - sum(takes)]:
         takes[group] += 1
     random = Random(f"development-{seed}")
-    carved = {
-        index
-        for group, take in zip(groups, takes, strict=True)
-        for index in random.sample(group, take)
-    }
-    return [index for index in range(len(strata)) if index not in carved], sorted(carved)
+    is_carved = np.zeros(count, dtype=np.bool_)
+    for rows, take in zip(groups, takes, strict=True):
+        is_carved[rows[random.sample(range(len(rows)), take)]] = True
+    return np.flatnonzero(~is_carved), np.flatnonzero(is_carved)
 
 
-def draw_indices(count: int, most: int | None, seed: int) -> list[int]:
+def draw_indices(count: int, most: int | None, seed: int) -> Indices:
     """At most ``most`` of ``range(count)``, ascending; a smaller draw is part of a larger one."""
     if most is None or most >= count:
-        return list(range(count))
-    order = list(range(count))
+        return np.arange(count)
+    order = array("q", range(count))
     Random(f"rows-{seed}").shuffle(order)
-    return sorted(order[:most])
+    return np.sort(np.frombuffer(order, dtype=np.int64)[:most])
 
 
 def draw_groups(groups: Sequence[Hashable], most: int, seed: str) -> list[int]:

@@ -13,6 +13,7 @@ from datasets import Dataset
 from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
 from peml.data.groups import read_groups
+from peml.data.mapped import read_rows
 from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring import score_options
 from peml.evaluation.settings import EvaluationSettings
@@ -66,7 +67,7 @@ def read_gold(task: Task, task_id: int, rows: Dataset, encoded: EncodedSplit) ->
         encoded: The same rows, tokenised.
     """
     renderer = TaskRenderer(task)
-    examples = [renderer.render(row, number) for number, row in enumerate(rows)]
+    examples = [renderer.render(row, number) for number, row in enumerate(read_rows(rows))]
     return GoldSplit(
         task_id=task_id,
         encoded=encoded,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -131,7 +131,7 @@ def compute_metrics(
     }
 
 
-def majority_prediction(task: Task, gold: Values) -> Any:
+def majority_prediction(task: Task, gold: Iterable[Any]) -> Any:
     """What the best constant guess is: the most frequent answer, or the mean score.
 
     Args:
@@ -140,7 +140,7 @@ def majority_prediction(task: Task, gold: Values) -> Any:
             has no others.
     """
     if task.type is TaskType.REGRESSION:
-        return float(np.mean(gold))
+        return float(np.fromiter(gold, dtype=np.float64).mean())
     # of several right texts, the one that is trained on; of equally frequent answers, the lowest
     counts = Counter(answer[0] if isinstance(answer, tuple) else answer for answer in gold)
     return min(counts, key=lambda answer: (-counts[answer], answer))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from peml.data import (
     select_tasks,
 )
 from peml.data.encoding import EncodedSplit
+from peml.data.mapped import read_rows
 from peml.data.mixing import task_weights
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, read_gold
@@ -276,9 +277,9 @@ def _scoring_purpose(task: Task) -> Purpose:
     return "generate" if task.type is TaskType.GENERATION else "score"
 
 
-def _gold(task: Task, rows: Dataset) -> Sequence[Any]:
+def _gold(task: Task, rows: Dataset) -> Iterator[Any]:
     renderer = TaskRenderer(task)
-    return [renderer.render(row, number).gold for number, row in enumerate(rows)]
+    return (renderer.gold(row, number) for number, row in enumerate(read_rows(rows)))
 
 
 def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:

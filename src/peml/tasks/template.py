@@ -86,6 +86,20 @@ class TaskRenderer:
         except _RowError as problem:
             raise self._error(row, index, problem) from problem.__cause__
 
+    def gold(self, row: Mapping[str, Any], index: int) -> int | float | str | tuple[str, ...]:
+        """A row's right answer, `Example.gold`, without rendering more of the row than it takes.
+
+        Raises:
+            DataError: As :meth:`render`.
+        """
+        if self._target is not None:
+            return self.render(row, index).gold
+        try:
+            choices = self._options(row)
+            return self._answers(row, choices) or self._answer(row, choices)
+        except _RowError as problem:
+            raise self._error(row, index, problem) from problem.__cause__
+
     def render_solved(self, row: Mapping[str, Any], index: int) -> str:
         """A row with its answer, as a shot for other rows: without header and shots of its own.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
@@ -81,6 +83,20 @@ class Family(ABC):
         self.max_length = max_length
         self.pooling = pooling
         self.positions = positions
+
+    @cached_property
+    def tokenizer_rules(self) -> str:
+        """The tokenizer as a text that is the same whenever it tokenises the same."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            rules = json.dumps(self.tokenizer.get_vocab())
+        else:
+            # It remembers how it truncated and padded last; every call sets that anew.
+            backend.no_truncation()
+            backend.no_padding()
+            rules = backend.to_str()
+        special = sorted((k, str(v)) for k, v in self.tokenizer.special_tokens_map.items())
+        return f"{rules}{special}"
 
     @abstractmethod
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
