@@ -34,6 +34,8 @@ benchmarks: $(VENV)/installed
 	$(BIN)/python benchmarks/task_memory.py
 	$(BIN)/python benchmarks/compare_overhead.py
 	$(BIN)/python benchmarks/option_scoring.py
+	$(BIN)/python benchmarks/many_task_files.py
+	$(BIN)/python benchmarks/many_rows.py
 
 # torch comes first and pinned: any later package would pull its newest build, with CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -43,6 +43,9 @@ Sample = Mapping[str, Any]
 Samples = dict[str, list[Sample]]
 """By task."""
 
+Scores = Sequence[Sequence[float]]
+"""The log-likelihood of each option of each row."""
+
 SHOTS = (0, 5)
 LIMIT = 1e-3
 """Nats between two log-likelihoods of the same option; the harness's are float32 sums."""
@@ -58,7 +61,7 @@ _METHOD = {
     "bounded": False,
     "length": 16,
 }
-_TASK = Task.model_validate(
+TASK = Task.model_validate(
     {
         "name": "agreement",
         "type": "multiple-choice",
@@ -120,7 +123,7 @@ def make_run(folder: Path, family: str) -> Path:
     """The final model of a run whose LoRA and prefix are random and large."""
     base = save_tiny_model(family, folder / "base", **_SIZE)
     settings = ModelSettings(name=str(base), max_length=_POSITIONS)
-    model = TaskModel(load_backbone(settings), [_TASK])
+    model = TaskModel(load_backbone(settings), [TASK])
     ids = torch.arange(8, 72)[None]
     context = AttachContext(seed=0, calibrate=lambda: model.backbone(input_ids=ids))
     method = parse_method(_METHOD)
@@ -132,6 +135,20 @@ def make_run(folder: Path, family: str) -> Path:
                 parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.1)
     save_model(attached, folder / "run" / "model", method)
     return folder / "run"
+
+
+def require_harness() -> None:
+    """Asks for the harness before anything is measured.
+
+    Raises:
+        RunError: It isn't installed.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise RunError(
+            "lm-evaluation-harness is not installed",
+            allowed="the version that the extra `harness` pins",
+            action="pip install 'peml[harness]', best into an environment of its own",
+        )
 
 
 def run_harness(exported: Path, tasks: Path, names: Sequence[str], shots: int) -> Samples:
@@ -146,12 +163,7 @@ def run_harness(exported: Path, tasks: Path, names: Sequence[str], shots: int) -
     Raises:
         RunError: It isn't installed, or it failed.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise RunError(
-            "lm-evaluation-harness is not installed",
-            allowed="the version that the extra `harness` pins",
-            action="pip install 'peml[harness]', best into an environment of its own",
-        )
+    require_harness()
     results = tasks / f"results-{shots}"
     adapter = f"pretrained={exported},peft={exported / 'adapter'},dtype=float32"
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", adapter]
@@ -188,8 +200,8 @@ def ours(model: TaskModel, sample: Sample) -> list[float]:
     pairs = options_of(sample)
     options = [continuation.removeprefix(" ") for _, continuation in pairs]
     row = {"context": pairs[0][0], "options": options, "label": 0}
-    example = TaskRenderer(_TASK).render(row, 0)
-    batch = collate(model.family, [(0, model.family.encode(_TASK, example, "score"))])
+    example = TaskRenderer(TASK).render(row, 0)
+    batch = collate(model.family, [(0, model.family.encode(TASK, example, "score"))])
     if batch.labels is None:
         raise TypeError("a text family's batch has labels")
     end = batch.labels == model.family.tokenizer.eos_token_id
@@ -208,22 +220,26 @@ def compare(model: TaskModel, logged: Samples, shots: int) -> list[Figure]:
         mine, other = [ours(model, sample) for sample in samples], [*map(theirs, samples)]
         with injection.disabled():
             without = [ours(model, sample) for sample in samples]
-        moved = float(sum(_best(a) != _best(b) for a, b in zip(mine, other, strict=True)))
+        moved = float(
+            sum(best_option(a) != best_option(b) for a, b in zip(mine, other, strict=True))
+        )
         name = f"{task.rpartition('_')[2]}, {shots}-shot"
         figures += [
-            at_most(f"{name}: difference", _largest(mine, other), "nats", LIMIT),
+            at_most(f"{name}: difference", largest_difference(mine, other), "nats", LIMIT),
             at_most(f"{name}: other predictions", moved, "rows", 0),
-            Figure(f"{name}: change by the prefix", _largest(mine, without), "nats"),
+            Figure(f"{name}: change by the prefix", largest_difference(mine, without), "nats"),
         ]
     return figures
 
 
-def _largest(some: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> float:
+def largest_difference(some: Scores, others: Scores) -> float:
+    """Between two sides' scores of the same options, in nats."""
     rows = zip(some, others, strict=True)
     return max(abs(a - b) for row in rows for a, b in zip(*row, strict=True))
 
 
-def _best(scores: Sequence[float]) -> int:
+def best_option(scores: Sequence[float]) -> int:
+    """The option that is predicted."""
     return max(range(len(scores)), key=scores.__getitem__)
 
 

@@ -62,3 +62,20 @@ def figures(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
         return list(found)
 
     return read
+
+
+def scored_rows(folder: Path) -> Path:
+    """A HellaSwag row and MMLU subjects, as real ones are laid out."""
+    ending = {"ctx": "the dog sees a fox", "endings": ["and runs", "and", "a", "b c"], "label": "0"}
+    question = {"question": "Where is the ball?", "choices": ["in", "on", "at", "by"], "answer": 1}
+    tables: dict[str, list[Any]] = {
+        "commonsense/hellaswag/validation": [ending, ending | {"ctx": "a man"}]
+    }
+    for subject in ("anatomy", "virology"):
+        tables[f"mmlu/{subject}/dev"] = [question] * 5
+        tables[f"mmlu/{subject}/test"] = [question | {"question": f"{subject}?"}]
+    for name, rows in tables.items():
+        path = folder / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder

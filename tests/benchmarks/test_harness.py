@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peml.errors import RunError
 from peml.export import export_peft, load_model
-from tests.benchmarks.conftest import Script
+from peml.testing import tiny_task_model
+from tests.benchmarks.conftest import Script, scored_rows
 
 
 def by_hand(exported: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -75,3 +76,43 @@ def test_the_harness_agrees(script: Script, capsys: pytest.CaptureFixture[str]) 
     pytest.importorskip("lm_eval")
     script("harness_agreement").main(["--rows", "4"])
     assert "NO" not in capsys.readouterr().out
+
+
+def test_speed_asks_both_sides_the_same(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = script("harness_speed")
+    tiny = tiny_task_model("llama", [speed.TASK], max_position_embeddings=2048)
+    tiny.family.max_length = 2048
+    monkeypatch.setitem(speed.SIDES, "harness", one_by_one)
+    arguments = speed.build_parser().parse_args(
+        ["--source", str(scored_rows(tmp_path)), "--no-memory"]
+    )
+    arguments.rounds = 1
+    for case, options in (("long endings", 4), ("five-shot letters", 4)):
+        questions = speed.CASES[case](arguments)
+        assert {len(given) for _, given in questions} == {options}
+        figures = speed.compare(case, tiny.eval(), arguments)
+        assert figures[0].value > 0
+        assert all(figure.holds for figure in figures[1:])
+    context, letters = questions[0]
+    assert letters == ["A", "B", "C", "D"]
+    assert context.count("Answer: B") == speed.SHOTS
+    assert context.endswith("Answer:")
+
+
+@torch.no_grad()
+def one_by_one(base: Any, questions: Any, _: int) -> list[list[float]]:
+    """The harness's part where it isn't installed: an option at a time."""
+    tokenizer, scores = base.family.tokenizer, []
+    for context, options in questions:
+        front = tokenizer(context).input_ids
+        said = []
+        for option in options:
+            ids = torch.tensor(
+                [front + tokenizer(f" {option}", add_special_tokens=False).input_ids]
+            )
+            found = base.backbone(input_ids=ids).logits.log_softmax(-1)[0, len(front) - 1 : -1]
+            said.append(float(found.gather(1, ids[0, len(front) :, None]).sum()))
+        scores.append(said)
+    return scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -17,7 +16,7 @@ from peml.comparison import load_comparison
 from peml.run.training import attach
 from peml.testing import tiny_task_model
 from peml.tuning import load_study
-from tests.benchmarks.conftest import Script
+from tests.benchmarks.conftest import Script, scored_rows
 
 Figures = Callable[[], list[dict[str, Any]]]
 
@@ -154,23 +153,6 @@ def test_task_memory_measures_in_a_process_of_its_own(script: Script, model: Pat
     assert script("task_memory").in_fresh_process("MTL-LoRA", 4, str(model)) >= 0
 
 
-def _scored_rows(folder: Path) -> Path:
-    """A HellaSwag row and MMLU subjects, as real ones are laid out."""
-    ending = {"ctx": "the dog sees a fox", "endings": ["and runs", "and", "a", "b c"], "label": "0"}
-    question = {"question": "Where is the ball?", "choices": ["in", "on", "at", "by"], "answer": 1}
-    tables: dict[str, list[Any]] = {
-        "commonsense/hellaswag/validation": [ending, ending | {"ctx": "a man"}]
-    }
-    for subject in ("anatomy", "virology"):
-        tables[f"mmlu/{subject}/dev"] = [question] * 5
-        tables[f"mmlu/{subject}/test"] = [question | {"question": f"{subject}?"}]
-    for name, rows in tables.items():
-        path = folder / f"{name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
-
-
 @pytest.mark.parametrize("real", [True, False])
 def test_option_scoring_sets_shared_contexts_against_plain_ones(
     script: Script, tmp_path: Path, figures: Figures, real: bool, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +160,7 @@ def test_option_scoring_sets_shared_contexts_against_plain_ones(
     scoring = script("option_scoring")
     tiny = tiny_task_model("llama", vocab_size=scoring.VOCABULARY).eval()
     monkeypatch.setattr(scoring, "small_llama", lambda: tiny)
-    given = ["--source", str(_scored_rows(tmp_path / "data"))] if real else []
+    given = ["--source", str(scored_rows(tmp_path / "data"))] if real else []
     options = ["--json", str(tmp_path / "figures.json"), "--no-memory", "--clock", "cpu"]
     scoring.main([*options, *given, "--rows", "2", "--rounds", "1", "--tokens", "1024"])
     found = figures()
@@ -190,7 +172,7 @@ def test_option_scoring_sets_shared_contexts_against_plain_ones(
 
 def test_option_scoring_asks_what_the_benchmarks_ask(script: Script, tmp_path: Path) -> None:
     scoring = script("option_scoring")
-    source = _scored_rows(tmp_path)
+    source = scored_rows(tmp_path)
     endings = scoring.long_endings(source, 8)
     assert [len({r.context for r in endings[i : i + 4]}) for i in (0, 4)] == [1, 1]
     assert all(request.option[-1] == scoring.END for request in endings)
@@ -280,3 +262,26 @@ def test_tuning_sets_studies_against_each_other(
     assert len(calls) == 12
     with pytest.raises(SystemExit, match="remove it to measure its time again"):
         tuning.main(["overhead", *options])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_many_rows_measures_memory_while_training_draws(
+    script: Script, tmp_path: Path, figures: Figures
+) -> None:
+    target = str(tmp_path / "figures.json")
+    options = ["--rows", "40", "--steps", "2", "--folder", str(tmp_path)]
+    script("many_rows").main(["--json", target, *options])
+    training, anonymous, peak, seconds = figures()
+    assert training["target"] == "<= 500"
+    assert all(figure["value"] >= 0 for figure in (training, anonymous, peak, seconds))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_many_task_files_loads_and_starts_a_suite(
+    script: Script, tmp_path: Path, figures: Figures
+) -> None:
+    files = script("many_task_files")
+    files.main(["--json", str(tmp_path / "figures.json"), "--few", "1", "--many", "3"])
+    loaded, started, again, _ = figures()
+    assert all(figure["value"] > 0 for figure in (loaded, started, again))
+    assert started["target"] == "<= 5"
