@@ -81,6 +81,19 @@ def test_check_refuses_or_adapts(tmp_path: Path, made: Path, capsys: Capture) ->
     assert Genotype.load(out).found_by["adapted"]
 
 
+def test_a_prompts_genotype_is_checked_against_the_input(tmp_path: Path, capsys: Capture) -> None:
+    model = save_tiny_model("bert", tmp_path / "bert")
+    path = tmp_path / "prompt.json"
+    Genotype.fixed_mlp(PrefixShape.at_input(48), length=5, width=12).save(path)
+    said = peml(capsys, "genotype", "check", path, "--model", model)
+    assert said.code == 2
+    said = peml(capsys, "genotype", "check", path, "--model", model, "--adapt")
+    assert said.code == 0, said
+    assert "head_dim: 48 -> 32" in said.out
+    assert "fits" in said.out
+    assert "input embeddings of 32 channels" in said.out
+
+
 def test_options_that_need_others_say_so(made: Path, capsys: Capture) -> None:
     said = peml(capsys, "genotype", "check", made, "--adapt")
     assert said.code == 2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peml.errors import ModelError
 from peml.methods import AttachContext, AttachedModel, PrefixPart, build_method, parse_method
+from peml.prefix import PrefixSupernet
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 from peml.training import TrainingSettings, build_optimizer
 
@@ -51,7 +52,7 @@ def part(model: AttachedModel) -> PrefixPart:
 
 def first(model: AttachedModel) -> Tensor:
     """Layer 0 of the prefix at its start, (2, kv_heads, length, head_dim)."""
-    return part(model).static_prefix().tensor[0]
+    return part(model).as_numbers().tensor[0]
 
 
 def own_keys(tiny: str) -> list[Tensor]:
@@ -73,7 +74,8 @@ def own_keys(tiny: str) -> list[Tensor]:
 def test_a_text_gives_the_models_own_keys_and_values(kind: str, tiny: str) -> None:
     model = attach(kind, tiny, start="text", text=TEXT)
     if kind == "peml":
-        network: Any = part(model).network
+        network = part(model).network
+        assert isinstance(network, PrefixSupernet)
         part(model).weights = network.one_hot(
             {"cell.0": "linear", "length": "4", "layer.0": "on", "layer.1": "on"}
         )
@@ -83,7 +85,7 @@ def test_a_text_gives_the_models_own_keys_and_values(kind: str, tiny: str) -> No
 
 
 def test_a_text_reaches_encoder_and_decoder() -> None:
-    whole = part(attach("flat", "t5", start="text", text=TEXT)).static_prefix().tensor
+    whole = part(attach("flat", "t5", start="text", text=TEXT)).as_numbers().tensor
     assert all(whole[layer].any() for layer in range(len(whole)))
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from peml.errors import ConfigError, ModelError, RunError
 from peml.injection import check_support
 from peml.models import ModelSettings, load_backbone
-from peml.prefix import Genotype, PrefixShape, adapt, count_network, differences
+from peml.prefix import Genotype, Placement, PrefixShape, adapt, count_network, differences
 from peml.reporting import save_drawing
 
 __all__ = ["genotype_app"]
@@ -112,7 +112,7 @@ def check(
     typer.echo(f"readable, made for {_described(genotype.shape)}")
     if model is None:
         return
-    shape = _shape_of(model)
+    shape = _shape_of(model, genotype.shape.placement)
     if adapted:
         genotype, changes = adapt(genotype, shape)
         for change in changes:
@@ -125,12 +125,18 @@ def check(
 
 
 def _described(shape: PrefixShape) -> str:
+    if shape.placement == "input":
+        return f"input embeddings of {shape.head_dim} channels"
     return f"{shape.layers} layers, {shape.kv_heads} key/value heads of {shape.head_dim} channels"
 
 
-def _shape_of(model: str) -> PrefixShape:
+def _shape_of(model: str, placement: Placement) -> PrefixShape:
+    """Where a model takes a prefix of this placement."""
     # The shortest length, so that no model is refused for having few positions.
-    support = check_support(load_backbone(ModelSettings(name=model, max_length=8)).model)
+    backbone = load_backbone(ModelSettings(name=model, max_length=8)).model
+    if placement == "input":
+        return PrefixShape.at_input(backbone.get_input_embeddings().weight.shape[1])
+    support = check_support(backbone)
     if support.shape is None:
         raise ModelError(
             f"no prefix can be put in front of the attention of {model}: {support.reason}",

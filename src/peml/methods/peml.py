@@ -14,8 +14,9 @@ from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
 from peml.methods.lora import LoraPart, LoraSettings
 from peml.methods.prefix import PrefixPart, attach_network, attach_supernet, attention_shape
+from peml.methods.prefix_place import InputPlace, PrefixPlace
 from peml.methods.shape import ModelShape
-from peml.models import TaskModel
+from peml.models import TaskModel, check_prompt
 from peml.prefix import (
     Genotype,
     PrefixSettings,
@@ -126,18 +127,32 @@ class Peml(Method):
         settings = self.settings
         lora = LoraPart(model.backbone, settings.lora, context.seed)
         rates = {"learning_rate": settings.prefix_learning_rate}
-        injection = attach_prefix(model.backbone)
-        genotype = context.genotype or self._decided(injection.shape, context.seed)
+        place = self._place(model)
+        genotype = context.genotype or self._decided(place.shape, context.seed)
         if genotype is not None:
-            part = attach_network(model, injection, genotype, settings.prefix, context, **rates)
+            part = attach_network(model, place, genotype, settings.prefix, context, **rates)
             search = None
         else:
             rates["architecture_learning_rate"] = settings.architecture_learning_rate
-            part = attach_supernet(model, injection, settings.prefix, context, **rates)
+            part = attach_supernet(model, place, settings.prefix, context, **rates)
             search = PrefixSearch(part, settings.search, context.seed)
         return AttachedModel(
             model, {lora.name: lora, part.name: part}, modules={part.name: part}, search=search
         )
+
+    @property
+    def prompt_length(self) -> int:
+        """The prefix's longest length, where it stands at the input."""
+        if not self.settings.prefix.at_input:
+            return 0
+        path = self.settings.search.genotype
+        return self.settings.prefix.longest if path is None else Genotype.load(path).length
+
+    def _place(self, model: TaskModel) -> PrefixPlace:
+        if not self.settings.prefix.at_input:
+            return attach_prefix(model.backbone)
+        check_prompt(model.family, self.prompt_length)
+        return InputPlace(model)
 
     def search_share(self) -> float:
         """The config's share, or 0 where nothing is searched."""
@@ -176,13 +191,15 @@ class Peml(Method):
         return size.low, size.high
 
     def _size(self, settings: PrefixSettings, shape: ModelShape) -> SizeRange:
-        attention = attention_shape(shape)
-        genotype = self._given(settings, attention)
+        place = (
+            PrefixShape.at_input(shape.hidden_size) if settings.at_input else attention_shape(shape)
+        )
+        genotype = self._given(settings, place)
         if genotype is not None:
             return SizeRange.exactly(count_network(genotype))
-        space = settings.space(attention)
-        size = count_space(space, attention)
-        budget = self.settings.search.held(space, attention)
+        space = settings.space(place)
+        size = count_space(space, place)
+        budget = self.settings.search.held(space, place)
         return size if budget is None else SizeRange(size.low, float(budget.wanted), budget.wanted)
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:

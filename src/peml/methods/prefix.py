@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from peml.errors import ModelError
-from peml.injection import PrefixInjection, attach_prefix
+from peml.injection import attach_prefix
 from peml.methods.base import AttachContext, MethodSettings, ParameterGroup, Part
+from peml.methods.prefix_place import PrefixPlace
 from peml.methods.prefix_start import read_start
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
@@ -135,7 +136,7 @@ class PrefixPart(nn.Module, Part):
 
     def __init__(
         self,
-        injection: PrefixInjection,
+        injection: PrefixPlace,
         network: PrefixSupernet | PrefixNetwork | FlatPrefix,
         settings: PrefixBaseSettings,
         *,
@@ -184,45 +185,58 @@ class PrefixPart(nn.Module, Part):
         """The model without its prefix."""
         return self.injection.disabled()
 
-    def static_prefix(self) -> Prefix:
-        """The prefix as numbers."""
+    def static_prefix(self) -> Prefix | None:
+        """The prefix as numbers; None at the input, where `merge` leaves a static prompt."""
+        return None if self._at_input else self.as_numbers()
+
+    def as_numbers(self) -> Prefix:
+        """The prefix as it stands, without a graph."""
         with torch.no_grad():
             return self.yielded().detached()
+
+    def merge(self) -> None:
+        """At the input, leaves the vectors as the model's prompt."""
+        if self._at_input:
+            self.injection.set(self.as_numbers())
+
+    @property
+    def _at_input(self) -> bool:
+        return self.injection.shape.placement == "input"
 
 
 def attach_supernet(
     model: TaskModel,
-    injection: PrefixInjection,
+    place: PrefixPlace,
     settings: PrefixSettings,
     context: AttachContext,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is still to be found."""
-    shape: PrefixShape = injection.shape
+    shape = place.shape
     space = settings.space(shape)
-    start = read_start(model, injection, settings, space.max_length, context)
+    start = read_start(model, place, settings, space.max_length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         network = PrefixSupernet(space, shape, start)
-    part = PrefixPart(injection, network.to(model.device), settings, **rates)
+    part = PrefixPart(place, network.to(model.device), settings, **rates)
     part.weights = network.uniform_weights()
     return part
 
 
 def attach_network(
     model: TaskModel,
-    injection: PrefixInjection,
+    place: PrefixPlace,
     genotype: Genotype,
     settings: PrefixBaseSettings,
     context: AttachContext,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is known."""
-    start = read_start(model, injection, settings, genotype.length, context)
+    start = read_start(model, place, settings, genotype.length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = PrefixNetwork(genotype, injection.shape, start)
-    return PrefixPart(injection, network.to(model.device), settings, **rates)
+        network = PrefixNetwork(genotype, place.shape, start)
+    return PrefixPart(place, network.to(model.device), settings, **rates)
 
 
 def attach_fixed(

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+import torch
 from torch import Tensor, nn
 
 from peml.methods.base import ParameterGroup, Part
 from peml.models import TaskModel
 
-__all__ = ["PromptPart"]
+__all__ = ["PromptPart", "draw_embeddings", "embed_tokens"]
+
+
+def embed_tokens(model: TaskModel, tokens: Tensor) -> Tensor:
+    """Input embeddings of tokens, (tokens, channels); scaled, where the model scales them."""
+    with torch.no_grad():
+        # Through the module: some models scale their embeddings there.
+        vectors: Tensor = model.backbone.get_input_embeddings()(tokens.to(model.device))
+    return vectors
+
+
+def draw_embeddings(model: TaskModel, length: int, generator: torch.Generator) -> Tensor:
+    """Input embeddings of ordinary tokens, (length, channels), none twice while there are others.
+
+    Args:
+        model: Whose tokens.
+        length: How many.
+        generator: Decides which.
+    """
+    # Some matrices have more rows than there are tokens, for round numbers.
+    rows = model.backbone.get_input_embeddings().weight.shape[0]
+    tokenizer = model.family.tokenizer
+    special = set(tokenizer.all_special_ids)
+    known = [token for token in range(min(rows, len(tokenizer))) if token not in special]
+    order = torch.randperm(len(known), generator=generator)
+    return embed_tokens(model, torch.tensor(known)[order[torch.arange(length) % len(known)]])
 
 
 class PromptPart(nn.Module, Part):

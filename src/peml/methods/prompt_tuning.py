@@ -10,7 +10,7 @@ from torch import Tensor
 
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
-from peml.methods.prompt import PromptPart
+from peml.methods.prompt import PromptPart, draw_embeddings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel, check_prompt
 
@@ -56,20 +56,11 @@ class PromptTuning(Method):
         return AttachedModel(model, {part.name: part}, modules={part.name: part})
 
     def _start(self, model: TaskModel, generator: torch.Generator) -> Tensor:
-        embed, length = model.backbone.get_input_embeddings(), self.settings.length
-        rows, channels = embed.weight.shape
+        length = self.settings.length
         if self.settings.start == "normal":
+            channels = model.backbone.get_input_embeddings().weight.shape[1]
             return torch.randn(length, channels, generator=generator).to(model.device)
-        # Some matrices have more rows than there are tokens, for round numbers.
-        tokenizer = model.family.tokenizer
-        special = set(tokenizer.all_special_ids)
-        known = [token for token in range(min(rows, len(tokenizer))) if token not in special]
-        order = torch.randperm(len(known), generator=generator)
-        drawn = torch.tensor(known)[order[torch.arange(length) % len(known)]]
-        with torch.no_grad():
-            # Through the module: some models scale their embeddings there.
-            vectors: Tensor = embed(drawn.to(model.device))
-        return vectors
+        return draw_embeddings(model, length, generator)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """Length times channels."""

@@ -15,7 +15,7 @@ from peml.prefix.operations import (
     register_operation,
     zero_linear,
 )
-from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+from peml.prefix.prefix import Placement, Prefix, PrefixShape, PrefixStart
 from peml.prefix.settings import PrefixBaseSettings, PrefixSettings, StartKind
 from peml.prefix.size import (
     ExpectedSize,
@@ -38,6 +38,7 @@ __all__ = [
     "Genotype",
     "HeadKind",
     "Operation",
+    "Placement",
     "Prefix",
     "PrefixBaseSettings",
     "PrefixNetwork",

@@ -33,7 +33,8 @@ class OutputHead(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.kv_heads, self.head_dim = layers, shape.kv_heads, shape.head_dim
-        outputs = layers * 2 * shape.kv_heads * shape.head_dim
+        self.parts = shape.parts
+        outputs = layers * shape.parts * shape.kv_heads * shape.head_dim
         self.down = nn.Linear(width, rank, bias=False) if kind == "low-rank" else None
         self.last = nn.Linear(rank if self.down is not None else width, outputs, bias=False)
         nn.init.zeros_(self.last.weight)
@@ -45,10 +46,10 @@ class OutputHead(nn.Module):
             x: Hidden states, (length, width).
 
         Returns:
-            (layers, 2, kv_heads, length, head_dim).
+            (layers, parts, kv_heads, length, head_dim).
         """
         flat: Tensor = self.last(x if self.down is None else self.down(x))
-        split = flat.view(x.shape[0], self.layers, 2, self.kv_heads, self.head_dim)
+        split = flat.view(x.shape[0], self.layers, self.parts, self.kv_heads, self.head_dim)
         return split.permute(1, 2, 3, 0, 4)
 
     @torch.no_grad()
@@ -109,15 +110,16 @@ class PrefixFrame(nn.Module):
 
     def __init__(self, shape: PrefixShape, start: PrefixStart, scale: float, length: int) -> None:
         super().__init__()
-        wanted = (shape.layers, shape.kv_heads, shape.head_dim)
-        if tuple(start.keys.shape) != wanted or tuple(start.radius.shape) != (shape.layers, 2):
+        keys = (shape.layers, shape.kv_heads, shape.head_dim)
+        radii = (shape.layers, shape.parts)
+        if (tuple(start.keys.shape), tuple(start.radius.shape)) != (keys, radii):
             raise ValueError(
                 f"a start with keys {tuple(start.keys.shape)} and radii "
                 f"{tuple(start.radius.shape)} does not fit a prefix of {shape}"
             )
         self.scale = scale
-        keys, radius = start.keys.detach(), start.radius.detach()
-        base = torch.stack([keys, torch.zeros_like(keys)], dim=1)
+        quiet, radius = start.keys.detach(), start.radius.detach()
+        base = torch.stack([quiet, torch.zeros_like(quiet)], dim=1)[:, : shape.parts]
         base = base[:, :, :, None, :]
         self.register_buffer("base", base)
         rows = None if start.rows is None else start.rows.detach()[..., :length, :]

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Prefix", "PrefixShape", "PrefixStart"]
+__all__ = ["Placement", "Prefix", "PrefixShape", "PrefixStart"]
+
+Placement = Literal["attention", "input"]
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixShape:
-    """The attention layers of a model, as far as a prefix needs to know them.
+    """Where a prefix goes: the attention layers of a model, or its input embeddings.
+
+    At the input there is one layer of one head, whose channels are those of an embedding.
 
     Attributes:
         layers: Number of self-attention layers, in call order.
         kv_heads: Key/value heads of each layer (fewer than query heads under GQA).
         head_dim: Channels of one head.
+        placement: ``attention``: keys and values; ``input``: vectors, a prompt.
     """
 
     layers: int
     kv_heads: int
     head_dim: int
+    placement: Placement = "attention"
+
+    @staticmethod
+    def at_input(channels: int) -> PrefixShape:
+        """In front of input embeddings of so many channels."""
+        return PrefixShape(1, 1, channels, "input")
+
+    @property
+    def parts(self) -> int:
+        """Two, keys and values, in front of attention; one, the vectors, at the input."""
+        return 2 if self.placement == "attention" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +50,9 @@ class PrefixStart:
         keys: Quiet keys, (layers, kv_heads, head_dim); every prefix position starts there.
             Values start at zero.
         radius: Largest norm of the learnt correction of one head's key and value,
-            (layers, 2), in units of the model's own keys and values.
-        rows: Where each position starts instead, (layers, 2, kv_heads, positions, head_dim), keys
-            then values; None for quiet keys and zero values at all of them.
+            (layers, parts), in units of the model's own keys and values.
+        rows: Where each position starts instead, (layers, parts, kv_heads, positions, head_dim);
+            None for quiet keys and zero values at all of them.
     """
 
     keys: Tensor
@@ -49,7 +66,8 @@ class PrefixStart:
     def drawn(self, length: int, generator: torch.Generator) -> PrefixStart:
         """Rows from N(0, 1) instead, as PEFT draws a flat prefix."""
         layers, kv_heads, head_dim = self.keys.shape
-        rows = torch.randn(layers, 2, kv_heads, length, head_dim, generator=generator)
+        parts = self.radius.shape[1]
+        rows = torch.randn(layers, parts, kv_heads, length, head_dim, generator=generator)
         return replace(self, rows=rows.to(self.keys))
 
     def at(self, rows: Tensor) -> PrefixStart:
@@ -61,7 +79,7 @@ class PrefixStart:
         """A start at all-zero keys, for tests and for models without measured queries."""
         return PrefixStart(
             keys=torch.zeros(shape.layers, shape.kv_heads, shape.head_dim),
-            radius=torch.full((shape.layers, 2), radius),
+            radius=torch.full((shape.layers, shape.parts), radius),
         )
 
 
@@ -71,7 +89,8 @@ class Prefix:
 
     Attributes:
         tensor: (layers, 2, kv_heads, prefix_length, head_dim), keys then values. Keys are used
-            as they are: after rotation, so nothing rotates them again.
+            as they are: after rotation, so nothing rotates them again. At the input,
+            (1, 1, 1, prefix_length, channels).
         active: Which layers get the prefix at all.
     """
 

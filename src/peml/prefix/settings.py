@@ -8,25 +8,27 @@ from pydantic import Field, field_validator, model_validator
 
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import DEFAULT_OPERATIONS, refuse_unknown
-from peml.prefix.prefix import PrefixShape
+from peml.prefix.prefix import Placement, PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings
 
 __all__ = ["PrefixBaseSettings", "PrefixSettings", "StartKind"]
 
-StartKind = Literal["quiet", "zero", "random", "text"]
+StartKind = Literal["quiet", "vocabulary", "zero", "random", "text"]
 
 
 class PrefixBaseSettings(Settings):
     """What every prefix has: where it starts, and how carefully it is trained."""
 
-    start: StartKind = Field(
-        "quiet",
-        description="Where keys and values start. quiet: keys that real queries hardly look at, "
-        "the model answers as before. zero: keys of zero, which take attention from the tokens "
-        "and shrink what every head says. random: drawn from N(0, 1) as PEFT draws them, far from "
-        "the model's own. text: the model's own keys and values of `text`. With quiet and zero "
-        "the values start at zero, or close to it (flat).",
+    start: StartKind | None = Field(
+        None,
+        description="Where keys and values start; left out, quiet. quiet: keys that real queries "
+        "hardly look at, the model answers as before. zero: keys of zero, which take attention "
+        "from the tokens and shrink what every head says. random: drawn from N(0, 1) "
+        "as PEFT draws them, far from the model's own. text: the model's own keys and values "
+        "of `text`. With quiet and zero "
+        "the values start at zero, or close to it (flat). At the input: vocabulary (left out: "
+        "this), embeddings of tokens drawn with the seed; zero, random, or the text's embeddings.",
     )
     text: str | None = Field(
         None,
@@ -60,7 +62,21 @@ class PrefixBaseSettings(Settings):
     def _text_to_start_at(self) -> PrefixBaseSettings:
         if (self.start == "text") != (self.text is not None):
             raise ValueError("start: text and text belong together: set both or neither")
+        refused = "quiet" if self.at_input else "vocabulary"
+        if self.start == refused:
+            place = "at the input there are no keys" if self.at_input else "tokens are embeddings"
+            raise ValueError(f"start: {refused} is not for this placement: {place}")
         return self
+
+    @property
+    def at_input(self) -> bool:
+        """Whether the prefix stands in front of the input embeddings."""
+        return False
+
+    @property
+    def start_kind(self) -> StartKind:
+        """Where the prefix starts."""
+        return self.start or ("vocabulary" if self.at_input else "quiet")
 
     def group_options(self) -> dict[str, float]:
         """Options of the optimiser's group that differ from the run's."""
@@ -74,6 +90,11 @@ class PrefixSettings(PrefixBaseSettings):
     A field that takes a list is searched when it has two or more entries.
     """
 
+    placement: Placement = Field(
+        "attention",
+        description="attention: keys and values in front of every self-attention layer; input: "
+        "vectors in front of the input embeddings, which serving engines take as they are.",
+    )
     length: int | tuple[int, ...] = Field(
         (8, 16), description="Prefix positions; a list of candidates, or one fixed length."
     )
@@ -84,8 +105,8 @@ class PrefixSettings(PrefixBaseSettings):
     )
     layer_gates: bool = Field(
         True,
-        description="Search which model layers get a prefix. Switch it off to export to plain "
-        "PEFT, whose format has a prefix in every layer.",
+        description="Search which model layers get a prefix (at the input there are none). Switch "
+        "it off to export to plain PEFT, whose format has a prefix in every layer.",
     )
     head: HeadKind | tuple[HeadKind, ...] = Field(
         "full",
@@ -125,6 +146,16 @@ class PrefixSettings(PrefixBaseSettings):
             raise ValueError(f"one or both of full and low-rank, not {list(value)}")
         return value
 
+    @property
+    def at_input(self) -> bool:
+        """Whether the prefix stands in front of the input embeddings."""
+        return self.placement == "input"
+
+    @property
+    def longest(self) -> int:
+        """The longest candidate length."""
+        return self.length if isinstance(self.length, int) else max(self.length)
+
     def space(self, shape: PrefixShape) -> SearchSpace:
         """The decisions these settings leave open for a model of this shape."""
         return SearchSpace(
@@ -132,7 +163,7 @@ class PrefixSettings(PrefixBaseSettings):
             cells=self.cells,
             operations=self.operations,
             lengths=(self.length,) if isinstance(self.length, int) else tuple(sorted(self.length)),
-            layer_gates=self.layer_gates,
+            layer_gates=self.layer_gates and not self.at_input,
             heads=(self.head,) if isinstance(self.head, str) else self.head,
             head_rank=self.head_rank,
             width=self.width,

@@ -172,8 +172,8 @@ class ExpectedSize:
 
 
 def _row(shape: PrefixShape) -> int:
-    """Numbers in the keys and values of one layer and position."""
-    return 2 * shape.kv_heads * shape.head_dim
+    """Numbers in one layer and position."""
+    return shape.parts * shape.kv_heads * shape.head_dim
 
 
 @cache

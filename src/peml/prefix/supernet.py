@@ -175,7 +175,8 @@ class PrefixSupernet(nn.Module):
             ConfigError: If the choices don't fit the space.
         """
         genotype = Genotype.from_choices(self.space, self.shape, choices, found_by)
-        network = PrefixNetwork(genotype, self.shape, self.frame.start())
+        with torch.random.fork_rng(devices=[]):  # its first weights are all replaced
+            network = PrefixNetwork(genotype, self.shape, self.frame.start())
         network.to(self.embeddings.device)
         with torch.no_grad():
             network.embeddings.copy_(self.embeddings[: genotype.length])

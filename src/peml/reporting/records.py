@@ -195,7 +195,13 @@ class GenotypeRecord(Record):
     head: str
     head_rank: int | None = None
     width: int
+    shape: dict[str, Any] = {}
     found_by: Any = None
+
+    @property
+    def at_input(self) -> bool:
+        """Whether the prefix stands in front of the input embeddings."""
+        return self.shape.get("placement") == "input"
 
 
 class StepRecord(Record):
