@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,6 +19,7 @@ from peml.errors import CheckpointError, InjectionError, PemlError, RunError
 from peml.export import export_peft, load_model
 from peml.files import read_json, read_tensors, verify_manifest, write_tensors
 from peml.injection import injection_of
+from peml.models.prompt import build_inputs
 from peml.prefix import Genotype, PrefixShape
 from peml.testing import save_tiny_model
 from tests.export.trained import run_of
@@ -158,6 +161,43 @@ def test_values_are_stored_as_they_are_and_keys_turned(tmp_path: Path) -> None:
     torch.testing.assert_close(theirs[:, :, 0].norm(dim=-1), ours[:, :, 0].norm(dim=-1))
 
 
+_INPUT: dict[str, Any] = {
+    "prefix": {"placement": "input", "length": 4, "width": 8},
+    "search": {"mode": "none"},
+}
+
+
+@pytest.mark.parametrize("base", ["llama", "gpt2", "gemma", "mistral"])
+@pytest.mark.parametrize(
+    ("method", "options"), [("peml", _INPUT), ("prompt-tuning", {"length": 4})]
+)
+def test_a_prompt_is_pefts_prompt_tuning(
+    tmp_path: Path, base: str, method: str, options: dict[str, Any]
+) -> None:
+    """Whatever the positions: with PEFT too, the tokens move up by the prompt's length."""
+    run, out = run_of(base, method, tmp_path, **options), tmp_path / "out"
+    assert export_peft(run, out) == [out, out / "adapter"]
+    config = read_json(out / "adapter" / "adapter_config.json")
+    assert (config["peft_type"], config["num_virtual_tokens"]) == ("PROMPT_TUNING", 4)
+    readme = (out / "README.md").read_text()
+    assert "prompt of 4 vectors" in readme
+    assert "pad rows on the right" in readme
+    ours = load_model(run / "model")
+    ids, mask = inputs()["input_ids"], inputs()["right"]
+    merged = AutoModelForCausalLM.from_pretrained(out)
+    theirs = PeftModel.from_pretrained(merged, out / "adapter").eval()
+    with torch.no_grad():
+        wanted = ours.backbone(
+            **build_inputs(ours.backbone, _batch(ids, mask), ours.prompt.vectors)
+        )
+        plain = AutoModelForCausalLM.from_pretrained(out)(input_ids=ids, attention_mask=mask)
+        found = theirs(input_ids=ids, attention_mask=mask).logits[:, 4:]
+    torch.testing.assert_close(
+        found[mask.bool()], wanted.logits[:, 4:][mask.bool()], atol=1e-5, rtol=1e-5
+    )
+    assert (found - plain.logits)[mask.bool()].abs().max() > 1e-3, "the prompt does nothing"
+
+
 @pytest.mark.parametrize(
     ("base", "method"),
     [("llama", "lora"), ("gpt2", "lora"), ("llama", "full"), ("mistral", "lora")],
@@ -207,7 +247,6 @@ def test_task_routed_methods_go_to_lora(tmp_path: Path) -> None:
         ("bert", "lora+prefix", {}, ("family 'encoder'", "decoder-only", "model/ folder")),
         ("bert", "lora", {}, ("family 'encoder'", "--format lora")),
         ("t5", "lora+prefix", {}, ("family 'seq2seq'", "its encoder", "model/ folder")),
-        ("llama", "prompt-tuning", {}, ("'prompt-tuning' trained a prompt", "model/ folder")),
     ],
 )
 def test_what_is_no_merged_decoder_is_refused(
@@ -235,8 +274,8 @@ def test_a_prefix_that_leaves_layers_out_is_refused(tmp_path: Path) -> None:
     genotype = Genotype.fixed_mlp(PrefixShape(2, 2, 8), length=3, width=4)
     genotype = genotype.model_copy(update={"layers": (True, False)})
     genotype.save(tmp_path / "genotype.json")
-    prefix = {"genotype": str(tmp_path / "genotype.json")}
-    run = run_of("llama", "peml", tmp_path, prefix=prefix)
+    search = {"genotype": str(tmp_path / "genotype.json")}
+    run = run_of("llama", "peml", tmp_path, search=search)
     said = ("layers.1.self_attn has no prefix", "same length", "layer_gates: false")
     _refused(InjectionError, run, tmp_path / "out", said)
 
@@ -253,6 +292,10 @@ def test_tasks_full_folders_and_unfinished_or_altered_runs_are_refused(tmp_path:
     assert (out / "mine.txt").read_text() == "mine"
     (run / "model" / "backbone" / "model.safetensors").write_bytes(b"")
     _refused(CheckpointError, run, tmp_path / "other", ("model.safetensors",))
+
+
+def _batch(ids: Tensor, mask: Tensor) -> Any:
+    return SimpleNamespace(input_ids=ids, attention_mask=mask, token_type_ids=None)
 
 
 def _refused(

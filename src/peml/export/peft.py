@@ -1,17 +1,20 @@
-"""A trained decoder as a plain Transformers model, its prefix as a plain PEFT adapter beside it.
+"""A trained decoder as a plain Transformers model, its prefix or prompt as PEFT's adapter beside.
 
 ::
 
     OUT/
       config.json, model.safetensors, tokenizer.json, ...   the merged model
       adapter/
-        adapter_config.json        prefix tuning, as PEFT saves it
+        adapter_config.json        prefix or prompt tuning, as PEFT saves it
         adapter_model.safetensors
       README.md                    how to load what is here
       manifest.json                checksum of every file
 
 PEFT keeps a prefix in the key/value cache and so moves the tokens' positions by its length; where
 positions are rotary, the stored keys are turned once to make up for it (``injection/rotation.py``).
+A prompt in front of the input embeddings takes positions with PEFT as it does here. But where rows
+are padded on the left, PEFT puts it before the padding, so there it answers as here only without
+padding, or with padding on the right.
 """
 
 from __future__ import annotations
@@ -19,10 +22,10 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from peft import PeftModel, PrefixTuningConfig
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
 from torch import Tensor
 
 from peml.errors import RunError
@@ -46,8 +49,8 @@ _TOLERANCE = 1e-4
 def export_peft(run_or_model: Path, out: Path, task: str | None = None) -> list[Path]:
     """Writes a finished run's model so that Transformers and PEFT alone load it.
 
-    A model without a prefix is the merged model and nothing else. What was written is loaded
-    with the two libraries and compared with the run's model before the folder appears.
+    A model without a prefix or prompt is the merged model and nothing else. What was written is
+    loaded with the two libraries and compared with the run's model before the folder appears.
 
     Args:
         run_or_model: Run folder, or the ``model`` folder of one.
@@ -55,13 +58,13 @@ def export_peft(run_or_model: Path, out: Path, task: str | None = None) -> list[
         task: Refused: there is one model for all tasks.
 
     Returns:
-        The merged model's folder, and the adapter's where there is a prefix.
+        The merged model's folder, and the adapter's where there is a prefix or a prompt.
 
     Raises:
         CheckpointError: There is no finished model, or its files were altered.
         InjectionError: PEFT can't express the prefix (positions, windows, layers without one).
-        RunError: The model is no decoder, can't be merged, holds a prompt, ``out`` holds
-            something, or the exported model answers differently.
+        RunError: The model is no decoder, can't be merged, ``out`` holds something, or the
+            exported model answers differently.
     """
     folder = find_model(run_or_model)
     description = read_json(folder / "peml.json")
@@ -80,30 +83,47 @@ def export_peft(run_or_model: Path, out: Path, task: str | None = None) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Adapter:
-    """A prefix as PEFT's prefix tuning has it.
+    """A prefix as PEFT's prefix tuning has it, or a prompt as its prompt tuning does.
 
     Attributes:
-        embeddings: (prefix_length, layers * 2 * kv_heads * head_dim), keys turned.
-        shape: Of the model's attention.
+        embeddings: (prefix_length, layers * 2 * kv_heads * head_dim), keys turned; a prompt's:
+            (prompt_length, channels).
+        shape: Of the model's attention, or of its input.
     """
 
     embeddings: Tensor
     shape: PrefixShape
 
+    @property
+    def at_input(self) -> bool:
+        """Whether it is a prompt."""
+        return self.shape.placement == "input"
+
+    def __str__(self) -> str:
+        if self.at_input:
+            return f"a prompt of {len(self.embeddings)} vectors"
+        return f"a prefix of {len(self.embeddings)} positions"
+
     def write(self, folder: Path, base_model: str) -> None:
         """Writes what ``PeftModel.from_pretrained`` reads."""
         shape = self.shape
         # All given: what PEFT would take from the model's config does not hold for every model.
-        config = PrefixTuningConfig(
-            task_type="CAUSAL_LM",
-            num_virtual_tokens=len(self.embeddings),
-            num_layers=shape.layers,
-            token_dim=shape.kv_heads * shape.head_dim,
-            num_attention_heads=shape.kv_heads,
-            num_transformer_submodules=1,
-            encoder_hidden_size=shape.kv_heads * shape.head_dim,
-            inference_mode=True,
-            base_model_name_or_path=base_model,
+        # (For a prompt, layers and heads are asked for and not used.)
+        channels = shape.kv_heads * shape.head_dim
+        options: dict[str, Any] = {
+            "task_type": "CAUSAL_LM",
+            "num_virtual_tokens": len(self.embeddings),
+            "num_layers": shape.layers,
+            "token_dim": channels,
+            "num_attention_heads": shape.kv_heads,
+            "num_transformer_submodules": 1,
+            "inference_mode": True,
+            "base_model_name_or_path": base_model,
+        }
+        config = (
+            PromptTuningConfig(**options)
+            if self.at_input
+            else PrefixTuningConfig(encoder_hidden_size=channels, **options)
         )
         config.save_pretrained(folder)
         tensors = {"prompt_embeddings": self.embeddings}
@@ -129,12 +149,6 @@ def _refuse(folder: Path, description: dict[str, Any], task: str | None) -> None
         allowed = "decoder-only models (the family 'causal')"
         if (folder / "lora").is_dir() and not (folder / "prefix.safetensors").is_file():
             action = "export the LoRA by itself: --format lora"
-    elif (folder / "prompt.safetensors").is_file():
-        problem = (
-            f"the method {name!r} trained a prompt in front of the input embeddings, which is "
-            "neither merged weights nor a prefix"
-        )
-        allowed = "merged weights, with or without a prefix"
     elif task is not None:
         problem = f"--task {task}: the merged model and its prefix serve all tasks alike"
         allowed = "no --task with --format peft"
@@ -147,32 +161,46 @@ def _converted(folder: Path) -> tuple[_Adapter | None, dict[str, Tensor], Tensor
     """What the run's model is in PEFT's terms, and what it says to inputs made up for the check.
 
     Returns:
-        The prefix, or None; the inputs; the logits at their tokens (tokens, vocabulary). The model
-        itself is let go, so that only one is in memory at a time.
+        The prefix or prompt, or None; the inputs; the logits at their tokens (tokens, vocabulary).
+        The model itself is let go, so that only one is in memory at a time.
     """
-    model = load_model(folder).backbone.float()
-    inputs = _inputs(model.get_input_embeddings().num_embeddings)
+    loaded = load_model(folder)
+    model, prompt = loaded.backbone.float(), loaded.prompt.vectors
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if prompt is not None:
+        inputs = _inputs(vocabulary, padded="right")
+        adapter = _Adapter(prompt.float(), PrefixShape.at_input(prompt.shape[1]))
+        return adapter, inputs, _logits(model, inputs, prompt)
+    inputs = _inputs(vocabulary, padded="left")
     injection = injection_of(model)
-    adapter = None
-    if injection is not None and injection.prefix is not None:
-        embeddings = peft_prompt_embeddings(injection, injection.prefix)
-        adapter = _Adapter(embeddings, injection.shape)
-    return adapter, inputs, _logits(model, inputs)
+    if injection is None or injection.prefix is None:
+        return None, inputs, _logits(model, inputs)
+    embeddings = peft_prompt_embeddings(injection, injection.prefix)
+    return _Adapter(embeddings, injection.shape), inputs, _logits(model, inputs)
 
 
-def _inputs(vocabulary: int) -> dict[str, Tensor]:
-    """Random tokens, (2, 24), the second row padded on the left."""
+def _inputs(vocabulary: int, padded: Literal["left", "right"]) -> dict[str, Tensor]:
+    """Random tokens, (2, 24), the second row padded on a side."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (2, 24), generator=generator)
     mask = torch.ones_like(ids)
-    mask[1, :7] = 0
+    mask[1, slice(7) if padded == "left" else slice(-7, None)] = 0
     return {"input_ids": ids, "attention_mask": mask}
 
 
 @torch.no_grad()
-def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    logits: Tensor = model(**inputs).logits
-    return logits[inputs["attention_mask"].bool()]
+def _logits(model: Any, inputs: dict[str, Tensor], prompt: Tensor | None = None) -> Tensor:
+    """Logits at the tokens; those of a prompt, which PEFT leaves in front, are cut off."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    given = inputs
+    if prompt is not None:
+        rows = prompt.float().expand(len(ids), -1, -1)
+        given = {
+            "inputs_embeds": torch.cat([rows, model.get_input_embeddings()(ids)], 1),
+            "attention_mask": torch.cat([mask.new_ones(rows.shape[:2]), mask], 1),
+        }
+    logits: Tensor = model(**given).logits[:, -ids.shape[1] :]
+    return logits[mask.bool()]
 
 
 def _verified(
@@ -207,8 +235,8 @@ def _readme(description: dict[str, Any], adapter: _Adapter | None, difference: f
         + (
             "."
             if adapter is None
-            else f", and in `{_ADAPTER}/` a prefix of {len(adapter.embeddings)} positions, as "
-            "PEFT saves it. Without the adapter the model is only half of what was trained."
+            else f", and in `{_ADAPTER}/` {adapter}, as PEFT saves it. Without "
+            "the adapter the model is only half of what was trained."
         ),
         "",
         "```python",
@@ -221,9 +249,13 @@ def _readme(description: dict[str, Any], adapter: _Adapter | None, difference: f
     if adapter is not None:
         lines += [f'model = PeftModel.from_pretrained(model, "FOLDER/{_ADAPTER}")']
     tasks = ", ".join(f"`{task['name']}`" for task in description["tasks"])
+    lines += ["```", ""]
+    if adapter is not None and adapter.at_input:
+        lines += [
+            "PEFT puts a prompt before any padding: pad rows on the right, or not at all.",
+            "",
+        ]
     lines += [
-        "```",
-        "",
         f"Tasks: {tasks}. One model for all of them; nothing has to say which task a text is from.",
         "",
         "Checked when it was written: on two rows of random tokens the logits of the loaded model "
