@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +13,12 @@ import torch
 
 from peml.config import RunConfig
 from peml.errors import RunError
-from peml.execution import ExecutionSettings, Job, make_executor, remote, run_jobs
+from peml.execution import ExecutionSettings, Job, make_executor, remote
 from peml.execution.cluster import RayExecutor
 from peml.run import fit, lock_folder
 from peml.testing.executors import ExecutorSuite
-from tests.execution.quick import quick_run
+from tests.e2e.apart import run_apart
+from tests.execution.quick import drive, quick_run
 
 pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.e2e
@@ -59,9 +57,7 @@ def test_a_killed_driver_leaves_a_folder_to_go_on_with(
 ) -> None:
     """Its local cluster ends with it: nobody is left in the folder, and nothing is lost."""
     folder = tmp_path / "run"
-    script = "import sys; from tests.execution.quick import drive; drive(*sys.argv[1:])"
-    command = [sys.executable, "-c", script, str(toys), str(folder)]
-    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    assert run_apart(drive, str(toys), str(folder)) == -signal.SIGKILL
     _until(lambda: _is_free(folder))
     assert list(folder.glob("checkpoints/step-*"))
     assert not (folder / "results.json").exists()
@@ -83,16 +79,14 @@ def _is_free(folder: Path) -> bool:
         return False
 
 
-def test_a_machine_that_does_not_see_the_folder_says_so(
-    cluster: Any, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_that_does_not_see_the_folder_is_named(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "only here")
-    with (
-        pytest.raises(RunError, match=rf"does not see .*only here.* of {socket.gethostname()}"),
-        make_executor(on(cluster)) as executor,
-    ):
-        run_jobs(executor, [Job("a", tmp_path / "a", config)], lambda job: None, lambda job: None)
-    assert not list(tmp_path.iterdir())
+    executor = RayExecutor(ExecutionSettings(kind="ray"))
+    monkeypatch.setattr(executor._ray, "get", lambda task: "node7")  # what its worker answers
+    with pytest.raises(RunError, match=rf"node7 does not see .* or {tmp_path} of ") as caught:
+        executor._reason_of_death(None, Job("a", tmp_path / "a", config))
+    assert "that all machines of the cluster share" in str(caught.value)
 
 
 def test_a_folder_of_another_disk_is_not_taken_for_the_drivers(
