@@ -106,6 +106,7 @@ def test_trials_do_not_undo_matched_sizes(toys: Path, tmp_path: Path) -> None:
         plan_comparison(load_comparison(path, ["match=parameters", "budget=3500"]))
 
 
+@pytest.mark.e2e
 def test_without_a_working_trial_the_cells_fail_with_the_reason(toys: Path, tmp_path: Path) -> None:
     space = {"training.learning_rate_factor": {"low": 1e6, "high": 2e6, "methods": ["lora"]}}
     path = tuned(toys, tmp_path / "wild.yaml", space=space)

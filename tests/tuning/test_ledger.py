@@ -13,7 +13,7 @@ from rich.console import Console
 
 from peml.errors import RunError
 from peml.tuning import StudyConfig
-from peml.tuning.ledger import Ledger, Spent
+from peml.tuning.ledger import Ledger, Outcome, Spent
 from peml.tuning.settings import StorageSettings
 from peml.tuning.storage import Patience
 from tests.tuning.studies import RATE, made_up
@@ -39,7 +39,7 @@ def test_a_trial_that_was_running_is_taken_up_again_with_its_number_and_values(
     first = open_ledger(config, tmp_path)
     begun = [first.begin() for _ in range(3)]
     assert begun[1] is not None
-    first.settle(begun[1].number, "finished", [0.5], SPENT)
+    first.settle(Outcome(begun[1].number, "finished", SPENT, (0.5,)), Path())
     again = open_ledger(config, tmp_path)
     assert again.unfinished() == [begun[0], begun[2]]
     assert [row.state for row in again.rows()] == ["running", "finished", "running"]
@@ -104,7 +104,7 @@ def test_an_answer_that_got_lost_begins_no_second_trial(
     assert trial is not None
     assert [row.values for row in book.rows()] == [trial.values]
     _lose_answer(monkeypatch, book.study, "tell")
-    book.settle(trial.number, "finished", [0.25], SPENT)
+    book.settle(Outcome(trial.number, "finished", SPENT, (0.25,)), Path())
     assert [row.objectives for row in book.rows()] == [(0.25,)]
 
 
@@ -120,11 +120,11 @@ def test_reports_can_be_repeated_and_prune_what_falls_behind(tmp_path: Path) -> 
             stopped.append(trial.number)
             assert book.report(trial.number, 40, worse)
             assert open_ledger(config, tmp_path).unfinished()[-1].is_stopped
-            book.settle(trial.number, "pruned", (), SPENT)
+            book.settle(Outcome(trial.number, "pruned", SPENT), Path())
         else:
             book.report(trial.number, 40, worse)
             book.report(trial.number, 100, worse)
-            book.settle(trial.number, "finished", [worse], SPENT)
+            book.settle(Outcome(trial.number, "finished", SPENT, (worse,)), Path())
     rows = book.rows()
     assert len(stopped) > 5
     assert [row.number for row in rows if row.state == "pruned"] == stopped

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from peml.tuning import StudyConfig
-from peml.tuning.ledger import Ledger, Spent, Trial
+from peml.tuning.ledger import Ledger, Outcome, Spent, Trial
 from peml.tuning.storage import Patience
 from tests.tuning.studies import made_up
 
@@ -97,7 +97,7 @@ def test_drivers_in_threads_share_a_study(server: Server) -> None:
         while trial := book.begin():
             drawn[driver].append(trial)
             book.report(trial.number, 50, 0.25)
-            book.settle(trial.number, "finished", [trial.number / 10], SPENT)
+            book.settle(Outcome(trial.number, "finished", SPENT, (trial.number / 10,)), Path())
 
     threads = [threading.Thread(target=work, args=(driver,)) for driver in drawn]
     for thread in threads:

@@ -12,7 +12,7 @@ from optuna.samplers import TPESampler
 from rich.console import Console
 
 from peml.tuning import StudyConfig
-from peml.tuning.ledger import Ledger, Spent
+from peml.tuning.ledger import Ledger, Outcome, Spent
 from peml.tuning.sampling import build_pruner, build_sampler
 from peml.tuning.settings import PrunerSettings, SamplerSettings, StorageSettings
 from peml.tuning.storage import Patience
@@ -75,13 +75,26 @@ def test_the_same_study_draws_the_same_trials_whatever_happened_between(tmp_path
             trial = book.begin()
             assert trial is not None
             drawn.append(trial.values)
-            book.settle(trial.number, "finished", [-abs(np.log10(trial.values[RATE]) + 2)], SPENT)
+            book.settle(
+                Outcome(trial.number, "finished", SPENT, (-abs(np.log10(trial.values[RATE]) + 2),)),
+                Path(),
+            )
         assert book.begin() is None
         return drawn
 
     straight = draw(tmp_path / "straight", reopened=False)
     assert draw(tmp_path / "reopened", reopened=True) == straight
     assert len({trial[RATE] for trial in straight}) == 8
+
+
+def test_the_order_in_which_the_space_is_written_does_not_matter(tmp_path: Path) -> None:
+    config = made_up()
+    turned = made_up(space=dict(reversed(config.definition()["space"].items())))
+    drawn = []
+    for number, one in enumerate((config, turned)):
+        (tmp_path / str(number)).mkdir()
+        drawn.append(ledger(one, tmp_path / str(number)).begin())
+    assert drawn[0] == drawn[1]
 
 
 def test_tpe_learns_where_random_search_does_not(tmp_path: Path) -> None:
@@ -92,7 +105,7 @@ def test_tpe_learns_where_random_search_does_not(tmp_path: Path) -> None:
         book, far = ledger(config, folder), []
         while trial := book.begin():
             far.append(abs(np.log10(trial.values[RATE]) + 2))
-            book.settle(trial.number, "finished", [-far[-1]], SPENT)
+            book.settle(Outcome(trial.number, "finished", SPENT, (-far[-1],)), Path())
         return float(np.mean(far[15:]))
 
     tpe, random = (
@@ -107,7 +120,7 @@ def test_a_grid_tries_every_combination_once(tmp_path: Path) -> None:
     book, drawn = ledger(config, tmp_path), []
     while trial := book.begin():
         drawn.append(tuple(trial.values.values()))
-        book.settle(trial.number, "finished", [0.5], SPENT)
+        book.settle(Outcome(trial.number, "finished", SPENT, (0.5,)), Path())
     assert sorted(drawn) == [(e, c) for e in (1, 2, 3) for c in (0.5, 1.0, 1.5)]
 
 

@@ -26,6 +26,19 @@ def tune_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; default: runs/NAME.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time; default: the config's.")
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="Where they run: inline, processes or ray; default: the config's."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster, HOST:PORT or auto; default: one on this machine."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, print the plan of one trial and stop."),
@@ -41,10 +54,13 @@ def tune_command(
 
     Examples:
       peml tune examples/tune-demo.yaml
-      peml tune examples/tune-demo.yaml --set budget.trials=40
+      peml tune examples/tune-demo.yaml --set budget.trials=40 --jobs 4
+      peml tune examples/tune-demo.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml tune examples/tune-demo.yaml --set storage.url=postgresql+psycopg://me@host/studies
     """
-    study = load_study(config, overrides or ())
+    options = {"jobs": jobs, "kind": executor, "address": address}
+    given = [f"execution.{name}={value}" for name, value in options.items() if value is not None]
+    study = load_study(config, [*(overrides or ()), *given])
     console = Console()
     if dry_run:
         print_plan(check_study(study), console)

@@ -131,6 +131,7 @@ def _trial(row: TrialRow, folder: StudyFolder, own: str) -> Content:
         "reason": row.reason,
         # Another driver's run folders are where that driver is.
         "folder": place.relative_to(folder.path).as_posix() if row.driver == own else "",
+        "place": row.place,
     }
 
 
@@ -170,6 +171,7 @@ def _csv(content: Content) -> str:
     for trial in content["trials"]:
         found = [*trial["objectives"], *[None] * len(names)][: len(names)]
         values = [trial["values"].get(path) for path in content["space"]]
-        rest = [trial[key] for key in ("seconds", "tokens", "parameters", "folder", "reason")]
+        rest = [trial[key] for key in ("seconds", "tokens", "parameters")]
+        rest += [trial["folder"] or trial["place"], trial["reason"]]
         writer.writerow([trial["number"], trial["state"], *found, *values, *rest])
     return text.getvalue()

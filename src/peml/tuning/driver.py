@@ -13,7 +13,7 @@ from peml.execution import Executor, Job, make_executor
 from peml.files import read_json
 from peml.run import RunFolder
 from peml.tuning.folder import StudyFolder
-from peml.tuning.ledger import Ledger, Spent, Trial
+from peml.tuning.ledger import Ledger, Outcome, Spent, Trial
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE
 from peml.tuning.settings import StudyConfig
@@ -41,9 +41,7 @@ class Driver:
         self._running: dict[str, Trial] = {}  # by the job's name
         self._before = float(folder.driver()["seconds"])
         self._since = time.monotonic()
-        rows = ledger.rows()
-        self._tokens = sum(row.spent.tokens for row in rows if row.spent)
-        self._worked = any(row.state in ("finished", "pruned") for row in rows)
+        self._worked = any(row.state in ("finished", "pruned") for row in ledger.rows())
         self._reasons: list[str] = []
 
     def executor(self) -> Executor:
@@ -77,10 +75,9 @@ class Driver:
 
     def _next(self) -> Trial | None:
         budget = self._config.budget
-        spent = self._before + time.monotonic() - self._since
-        if budget.hours is not None and spent >= 3600 * budget.hours:
+        if budget.hours is not None and self._seconds() >= 3600 * budget.hours:
             return None
-        if budget.tokens is not None and self._tokens >= budget.tokens:
+        if budget.tokens is not None and self._ledger.tokens() >= budget.tokens:
             return None
         return self._ledger.begin()
 
@@ -120,13 +117,12 @@ class Driver:
         if not all(map(math.isfinite, values)):
             self._fail(number, "its development mean is not a number", spent)
             return
-        self._ledger.settle(number, "finished", values, spent)
-        self._worked = True
         listed = ", ".join(
             f"{OBJECTIVES[name].title} {value:.6g}"
             for name, value in zip(self._config.objectives, values, strict=True)
         )
-        self._note(spent, f"finished {job.name}: {listed}, {spent.seconds:.0f} s")
+        self._settle(Outcome(number, "finished", spent, tuple(values)))
+        self._say(f"finished {job.name}: {listed}, {spent.seconds:.0f} s")
 
     def _end_early(self, job: Job, number: int) -> None:
         """Settles a trial that was pruned or failed."""
@@ -134,13 +130,12 @@ class Driver:
         if failure is not None:
             self._fail(number, failure, spent)
             return
-        self._ledger.settle(number, "pruned", (), spent)
-        self._worked = True
-        self._note(spent, f"stopped  {job.name}: it fell behind, {spent.seconds:.0f} s")
+        self._settle(Outcome(number, "pruned", spent))
+        self._say(f"stopped  {job.name}: it fell behind, {spent.seconds:.0f} s")
 
     def _fail(self, number: int, reason: str, spent: Spent) -> None:
-        self._ledger.settle(number, "failed", (), spent, reason)
-        self._note(spent, f"FAILED   trial {number}: {reason}")
+        self._settle(Outcome(number, "failed", spent, reason=reason))
+        self._say(f"FAILED   trial {number}: {reason}")
         self._reasons.append(f"trial {number}: {reason}")
         if not self._worked and len(self._reasons) >= self._config.failures:
             raise RunError(
@@ -149,10 +144,14 @@ class Driver:
                 "a new folder, or run the same command again to try others",
             )
 
-    def _note(self, spent: Spent, line: str) -> None:
-        self._tokens += spent.tokens
-        self._folder.worked(self._before + time.monotonic() - self._since)
-        self._say(line)
+    def _settle(self, outcome: Outcome) -> None:
+        self._ledger.settle(outcome, self._folder.trial(outcome.number))
+        self._worked = self._worked or outcome.state != "failed"
+        self._folder.worked(self._seconds())
+
+    def _seconds(self) -> float:
+        """How long the driver has worked, all its sessions."""
+        return self._before + time.monotonic() - self._since
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import platform
 import uuid
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from peml.errors import RunError
+from peml.files import disk_errors
 from peml.run import differences
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
 from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import Patience, open_storage, shown_url
 
-__all__ = ["Ledger", "Spent", "State", "Trial", "TrialRow"]
+__all__ = ["Ledger", "Outcome", "Spent", "State", "Trial", "TrialRow"]
+
+ValueT = TypeVar("ValueT")
 
 State = Literal["finished", "pruned", "failed", "running"]
 
@@ -64,6 +67,25 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        number: Of the trial.
+        state: What became of it.
+        spent: Its cost.
+        objectives: Of a finished one, in the order of the study's objectives.
+        reason: Of a failed one.
+    """
+
+    number: int
+    state: Literal["finished", "pruned", "failed"]
+    spent: Spent
+    objectives: tuple[float, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class TrialRow:
     """A line of the table of trials.
 
@@ -77,6 +99,7 @@ class TrialRow:
         reports: Development means by percent of its steps.
         reason: Why it failed.
         driver: Id of the driver that ran it.
+        place: Machine and run folder; empty while it runs.
     """
 
     number: int
@@ -87,6 +110,7 @@ class TrialRow:
     reports: dict[int, float]
     reason: str
     driver: str
+    place: str
 
 
 class Ledger:
@@ -110,8 +134,9 @@ class Ledger:
         self._config = config
         self._driver = driver
         self._patience = patience
-        storage = patience(lambda: open_storage(config.storage, journal))
-        self.study = patience(
+        self._journal = journal
+        storage = self._safely(lambda: open_storage(config.storage, journal))
+        self.study = self._safely(
             lambda: optuna.create_study(
                 study_name=config.name,
                 storage=storage,
@@ -120,7 +145,12 @@ class Ledger:
                 load_if_exists=True,
             )
         )
-        patience(self._check_definition)
+        self._safely(self._check_definition)
+
+    def _safely(self, action: Callable[[], ValueT]) -> ValueT:
+        """Waits for a database that is away; names a journal that can't be written."""
+        with disk_errors(self._journal):
+            return self._patience(action)
 
     def _check_definition(self) -> None:
         new = self._config.definition()
@@ -140,7 +170,7 @@ class Ledger:
 
     def unfinished(self) -> list[Trial]:
         """Trials that an earlier session of this driver left running."""
-        return self._patience(
+        return self._safely(
             lambda: [
                 self._drawn(trial)
                 for trial in self._trials(TrialState.RUNNING)
@@ -151,7 +181,7 @@ class Ledger:
     def begin(self) -> Trial | None:
         """Draws a new trial; None if there are as many as the budget allows."""
         token = uuid.uuid4().hex  # finds the trial again if the answer got lost
-        return self._patience(lambda: self._begin(token))
+        return self._safely(lambda: self._begin(token))
 
     def _begin(self, token: str) -> Trial | None:
         most = self._config.most_trials
@@ -175,7 +205,7 @@ class Ledger:
 
     def report(self, number: int, percent: int, mean: float) -> bool:
         """Notes a development mean; returns whether the trial should be stopped."""
-        return self._patience(lambda: self._report(number, percent, mean))
+        return self._safely(lambda: self._report(number, percent, mean))
 
     def _report(self, number: int, percent: int, mean: float) -> bool:
         found = self._numbered(number)
@@ -190,32 +220,35 @@ class Ledger:
         trial.set_user_attr(_STOPPED, percent)
         return True
 
-    def settle(
-        self,
-        number: int,
-        state: Literal["finished", "pruned", "failed"],
-        objectives: Sequence[float],
-        spent: Spent,
-        reason: str = "",
-    ) -> None:
-        """Ends a trial."""
+    def settle(self, outcome: Outcome, folder: Path) -> None:
+        """Ends a trial.
+
+        Args:
+            outcome: How it ended.
+            folder: Its run folder, which the storage names with this machine.
+        """
 
         def settle() -> None:
-            found = self._numbered(number)
+            found = self._numbered(outcome.number)
             if found.state.is_finished():  # and the answer got lost
                 return
             trial = self._handle(found)
-            trial.set_user_attr("spent", vars(spent))
-            trial.set_user_attr("reason", reason)
-            optuna_state = next(key for key, name in _STATES.items() if name == state)
-            values = list(objectives) if state == "finished" else None
-            self.study.tell(number, values, optuna_state)
+            trial.set_user_attr("spent", vars(outcome.spent))
+            trial.set_user_attr("reason", outcome.reason)
+            trial.set_user_attr("place", f"{platform.node()}:{folder.resolve()}")
+            state = next(key for key, name in _STATES.items() if name == outcome.state)
+            values = list(outcome.objectives) if outcome.state == "finished" else None
+            self.study.tell(outcome.number, values, state)
 
-        self._patience(settle)
+        self._safely(settle)
+
+    def tokens(self) -> int:
+        """Training tokens of all trials that have ended, whoever ran them."""
+        return sum(row.spent.tokens for row in self.rows() if row.spent is not None)
 
     def rows(self) -> list[TrialRow]:
         """The table of trials, in the order of their numbers."""
-        return self._patience(lambda: [self._row(trial) for trial in self._trials()])
+        return self._safely(lambda: [self._row(trial) for trial in self._trials()])
 
     def _row(self, trial: FrozenTrial) -> TrialRow:
         spent: Mapping[str, Any] | None = trial.user_attrs.get("spent")
@@ -232,6 +265,7 @@ class Ledger:
             reports=dict(trial.intermediate_values),
             reason=trial.user_attrs.get("reason", ""),
             driver=trial.user_attrs.get(_DRIVER, ""),
+            place=trial.user_attrs.get("place", ""),
         )
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -252,11 +286,8 @@ class Ledger:
         return optuna.Trial(self.study, trial._trial_id)
 
     def _drawn(self, trial: FrozenTrial) -> Trial:
-        handle = self._handle(trial)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            values = {
-                path: parameter.suggest(handle, path)
-                for path, parameter in self._config.space.items()
-            }
+        handle, space = self._handle(trial), self._config.space
+        # Always in the same order, on which the draws depend and a file's order may not.
+        drawn = {path: space[path].suggest(handle, path) for path in sorted(space)}
+        values = {path: drawn[path] for path in space}
         return Trial(trial.number, values, _STOPPED in trial.user_attrs)

@@ -15,7 +15,6 @@ from rich.console import Console
 from sqlalchemy import make_url
 
 from peml.errors import ConfigError, RunError
-from peml.files import disk_errors
 from peml.tuning.settings import StorageSettings
 
 __all__ = ["Patience", "open_storage", "shown_url"]
@@ -36,9 +35,8 @@ def open_storage(settings: StorageSettings, journal: Path) -> BaseStorage:
         ConfigError: The URL can't be used.
     """
     if settings.url is None:
-        with disk_errors(journal):
-            _mend(journal)
-            return JournalStorage(JournalFileBackend(str(journal)))
+        _mend(journal)
+        return JournalStorage(JournalFileBackend(str(journal)))
     try:
         try:
             return _open_database(settings.url)
