@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from peml.prefix import Genotype, count_network
 from tests.e2e.apart import Moment, fit_apart
 from tests.e2e.toy import METHODS, Row, toy_config
 
@@ -55,6 +56,36 @@ def test_a_text_run_with_accumulation_and_patience_ends_the_same(
         Moment("peml.run.evaluation.write_predictions"),
     ]
     _check_resume(config, tmp_path, moments)
+
+
+_TEXT = "the good dog is on the box and the bad ball is under the man"
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "search"),
+    [
+        ("causal", {"placement": "input", "dropout": 0.3}, {"budget": 600}),
+        ("encoder", {"start": "text", "text": _TEXT, "dropout": 0.3, "warmup": 0.3}, {}),
+    ],
+)
+def test_prompts_texts_budgets_and_dropped_positions_end_the_same(
+    family: str, prefix: Row, search: Row, toys: Path, tmp_path: Path
+) -> None:
+    method = METHODS["peml"] | {"prefix": METHODS["peml"]["prefix"] | prefix, "search": search}
+    config = toy_config(toys, family, method=method, training=_TRAINING)
+    moments = [
+        Moment("peml.run.listener.RunListener.on_step", 8),
+        Moment("peml.training.checkpoints.write_tensors", 2),
+        Moment("peml.run.listener.RunListener.on_step", 6),
+    ]
+    _check_resume(config, tmp_path, moments)
+    genotype = Genotype.load(tmp_path / "whole" / "genotype.json")
+    model = tmp_path / "whole" / "model"
+    if "placement" in prefix:
+        assert count_network(genotype) <= search["budget"]
+        assert (model / "prompt.safetensors").is_file()
+    else:
+        assert (model / "prefix.safetensors").is_file()
 
 
 @pytest.mark.parametrize("strategy", ["uncertainty", "pcgrad"])

@@ -12,7 +12,8 @@ from peml.prefix import SKIP, ExpectedSize, PrefixShape, SearchSpace, count_choi
 
 __all__ = ["Budget"]
 
-_STEPS = 60  # halvings of the bracket: beyond what float64 can tell apart
+_TOLERANCE = 1e-5  # of the budget
+_STEPS = 60
 _FARTHEST = 1e9
 
 
@@ -74,21 +75,30 @@ class Budget:
         }
 
     def _solve(self, rows: Tensor, temperature: float) -> float:
-        """The factor, by bisection: the larger it is, the smaller is the network."""
+        """The factor, by the Illinois method: the larger it is, the smaller is the network."""
 
         def excess(factor: float) -> float:
             weights = ((rows - factor * self._costs) / temperature).softmax(-1)
             return self._size(weights).item() - self.wanted
 
-        low, high = -1.0, 1.0
-        while excess(high) > 0 and high < _FARTHEST:
-            high *= 2
-        while excess(low) < 0 and low > -_FARTHEST:
-            low *= 2
+        at, over = 0.0, excess(0.0)
+        toward = 1.0 if over > 0 else -1.0
+        other, under = toward, excess(toward)
+        while under * over > 0 and abs(other) < _FARTHEST:
+            at, over = other, under
+            other *= 2
+            under = excess(other)
         for _ in range(_STEPS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-        return high
+            if abs(under) <= _TOLERANCE * self.wanted or over == under:
+                break
+            middle = (at * under - other * over) / (under - over)
+            found = excess(middle)
+            if found * under < 0:
+                at, over = other, under
+            else:  # the same end stays: its weight is halved, or it would stay for long
+                over /= 2
+            other, under = middle, found
+        return other
 
     def fitted(self, choices: Mapping[str, str], scores: Mapping[str, Tensor]) -> dict[str, str]:
         """Choices within the budget, as near to the given ones as their scores allow.
