@@ -208,3 +208,14 @@ def test_random_networks_within_a_budget_use_it() -> None:
     sizes = [count_choices(of, SHAPE, budget.sample(generator)) for _ in range(60)]
     assert max(sizes) <= 500
     assert sum(sizes) / len(sizes) > 300
+
+
+def test_a_space_without_decisions_has_the_budget_or_has_not() -> None:
+    of = space(length=2, cells=1, operations=["linear"], head="full", layer_gates=False)
+    size = count_space(of, SHAPE)
+    assert size.low == size.high
+    budget = Budget(of, SHAPE, size.low, 1)
+    assert budget.shift({}, 1.0) == {}
+    assert budget.fitted({}, {}) == {}
+    with pytest.raises(ConfigError, match="largest"):
+        Budget(of, SHAPE, size.low + 1, 1)

@@ -51,7 +51,7 @@ class Budget:
         weights = self._size.pack(even, 0.0).requires_grad_()
         (costs,) = torch.autograd.grad(self._size(weights), weights)
         # The head's options are worth their cost at half the layers; all costs are at most 1.
-        self._costs = costs / costs.abs().max().clamp_min(1.0)
+        self._costs = costs / max(costs.abs().flatten().tolist(), default=1.0)
 
     def expected(self, weights: Mapping[str, Tensor]) -> float:
         """The expected size of a mixture, in parameters."""
