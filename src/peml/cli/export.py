@@ -21,7 +21,7 @@ def export_command(
         typer.Option(
             "--format",
             help="lora: ordinary LoRA adapters for PEFT. peft: the merged decoder, and its "
-            "prefix as PEFT's prefix tuning.",
+            "prefix or prompt as PEFT's.",
         ),
     ],
     task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
@@ -32,8 +32,8 @@ def export_command(
     tasks, or one a task for the methods that tell tasks apart.
 
     `--format peft` makes the merged model that plain Transformers loads, and beside it, where the
-    method trained a prefix, an adapter that plain PEFT puts in front of it. For decoders with
-    rotary positions (Llama, Qwen, Phi, ...).
+    method trained a prefix or a prompt, an adapter that plain PEFT puts in front of it. For
+    decoders; with a prefix, for those with rotary positions (Llama, Qwen, Phi, ...).
 
     Examples:
       peml export runs/mtl-lora adapters --format lora

@@ -25,7 +25,7 @@ class Budget:
 
         p_o ~ exp((logit_o - shift * cost_o) / temperature)
 
-    That is the shifted sigmoid of S3Delta (arXiv 2206.07382, section 3.3) for decisions among more
+    That is the shifted sigmoid of S3Delta (arXiv 2206.07382) for decisions among more
     than two options of unequal cost. Of all distributions with this expected size, it is the one
     nearest to the unshifted in relative entropy (for costs that add up). The shift is a constant to
     the gradient.
@@ -51,7 +51,7 @@ class Budget:
         weights = self._size.pack(even, 0.0).requires_grad_()
         (costs,) = torch.autograd.grad(self._size(weights), weights)
         # The head's options are worth their cost at half the layers; all costs are at most 1.
-        self._costs = costs / max(costs.abs().flatten().tolist(), default=1.0)
+        self._costs = costs / max([1.0, *costs.abs().flatten().tolist()])
 
     def expected(self, weights: Mapping[str, Tensor]) -> float:
         """The expected size of a mixture, in parameters."""
