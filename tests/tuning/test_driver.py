@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import peml
 from peml.config import load_config
 from peml.errors import RunError
 from peml.execution import Executor, Job, Report
@@ -78,8 +79,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeExecutor]:
 
 
 def test_a_study_ends_with_a_config_that_fit_takes(toys: Path, tmp_path: Path) -> None:
-    study = parse_study(toy_study(toys))
-    tuned = tune(study, tmp_path / "study")
+    study = toy_study(toys)
+    tuned = peml.tune(study, tmp_path / "study")
     table = _table(tuned)
     assert [row["state"] for row in table] == ["finished"] * 3
     best = max(table, key=lambda row: float(row["mean"]))
@@ -95,7 +96,7 @@ def test_a_study_ends_with_a_config_that_fit_takes(toys: Path, tmp_path: Path) -
     assert cost["tokens"] == sum(int(row["tokens"]) for row in table)
     run = fit(config, tmp_path / "run")
     assert run.results["cost"]["tuning"] == cost
-    again = tune(study, tmp_path / "study")
+    again = peml.tune(parse_study(study), tmp_path / "study")
     assert _table(again) == table
 
 

@@ -123,7 +123,7 @@ def test_reports_can_be_repeated_and_prune_what_falls_behind(tmp_path: Path) -> 
             book.settle(Outcome(trial.number, "pruned", SPENT), Path())
         else:
             book.report(trial.number, 40, worse)
-            book.report(trial.number, 100, worse)
+            assert not book.report(trial.number, 100, worse - 1)  # nothing would be saved
             book.settle(Outcome(trial.number, "finished", SPENT, (worse,)), Path())
     rows = book.rows()
     assert len(stopped) > 5
