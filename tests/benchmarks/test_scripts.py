@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from peml.cli import main
 from peml.comparison import load_comparison
 from peml.run.training import attach
 from peml.testing import tiny_task_model
@@ -71,6 +72,57 @@ def test_step_time_compares_prefix_and_supernet(
     assert targets["LoRA + prefix / PEFT LoRA, 4 x 8 tokens, fp32"] == "<= 1.05"
     assert targets["LoRA + supernet / PEFT LoRA, 4 x 8 tokens, fp32"] == "<= 1.1"
     assert targets["LoRA + prefix / PEFT LoRA, 4 x 8 tokens, bf16"] is None
+
+
+def test_search_cost_weighs_search_and_training(
+    script: Script, tmp_path: Path, model: Path, source: Path, figures: Figures, monkeypatch: Any
+) -> None:
+    cost = script("search_cost")
+    drawn: list[int] = []
+    original = cost._SameBatch.loss
+
+    def loss(rows: Any, draw: int) -> Any:
+        drawn.append(draw)
+        return original(rows, draw)
+
+    monkeypatch.setattr(cost._SameBatch, "loss", loss)
+    options = _options(tmp_path, model, source)
+    cost.main([*options, "--rows", "4", "--length", "8", "--rounds", "2", "--clock", "cpu"])
+    # Two searches with a held-out batch in one of their two kinds of step, for two batches.
+    assert len(drawn) == 2 * 2 * (2 + 2)
+    found = {figure["name"]: figure for figure in figures()}
+    whole = found["bilevel every 4: search + train / LoRA, 4 x 8 tokens"]
+    assert whole["target"] == "<= 1.35"
+    assert found["single-level: search + train / LoRA, 4 x 8 tokens"]["target"] == "<= 1.15"
+    assert found["sampled path: search / LoRA, 4 x 8 tokens"]["target"] is None
+
+
+def test_search_stability_counts_what_wins(
+    script: Script, tmp_path: Path, model: Path, source: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    stability = script("studies.search_stability")
+    made = []
+
+    def call(arguments: list[str]) -> None:
+        made.append(arguments[-1])
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+
+    monkeypatch.setattr(stability, "call", call)
+    settings = [f"model.name={model}", 'tasks.include=["sst2", "mrpc"]', "training.epochs=1"]
+    settings += ["method.prefix.width=8", "batches.rows=8", "tasks.rows=60"]
+    extra = [word for setting in settings for word in ("--set", setting)]
+    runs = tmp_path / "stability"
+    arguments = ["--source", str(source), "--runs", str(runs), *extra]
+    stability.main([*arguments, "--seeds", "2"])
+    assert made == [str(runs / "seed0"), str(runs / "seed1")]
+    shown = capsys.readouterr().out
+    assert "chosen in how many of 2 runs" in shown
+    assert "(2 runs with scores)" in shown
+    stability.main(["--runs", str(runs), "--collect"])
+    assert capsys.readouterr().out in shown
+    assert len(made) == 2
 
 
 def test_the_timed_prefix_is_in_every_layer(

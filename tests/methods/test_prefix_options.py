@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peml.errors import ModelError
 from peml.methods import AttachContext, AttachedModel, PrefixPart, build_method, parse_method
+from peml.methods.prefix import Mixture
 from peml.prefix import PrefixSupernet
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 from peml.training import TrainingSettings, build_optimizer
@@ -76,9 +77,9 @@ def test_a_text_gives_the_models_own_keys_and_values(kind: str, tiny: str) -> No
     if kind == "peml":
         network = part(model).network
         assert isinstance(network, PrefixSupernet)
-        part(model).weights = network.one_hot(
-            {"cell.0": "linear", "length": "4", "layer.0": "on", "layer.1": "on"}
-        )
+        chosen = {"cell.0": "linear", "length": "4", "layer.0": "on", "layer.1": "on"}
+        weights = network.one_hot(chosen)
+        part(model).mixture = Mixture(weigh=lambda: weights)
     keys, values = own_keys(tiny)
     torch.testing.assert_close(first(model)[0], keys[:, :4], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(first(model)[1], values[:, :4], atol=1e-5, rtol=1e-5)

@@ -44,6 +44,29 @@ def test_a_run_killed_at_every_kind_of_moment_ends_the_same(toys: Path, tmp_path
     assert [json.loads(line)["kind"] for line in log.splitlines()].count("discretise") == 1
 
 
+_SEARCHES: dict[str, Row] = {
+    "bilevel": {"optimise": "bilevel", "every": 2, "relaxation": "gumbel", "freeze_after": 0.3},
+    "sampled": {"relaxation": "sampled-path", "optimise": "bilevel", "order": "lora-first"},
+    "pruning": {"discretise": "pruning", "relaxation": "straight-through", "skip_dropout": 0.3},
+    "perturbation": {"discretise": "perturbation", "cooldown": 0.5, "order": "search-first"},
+}
+
+
+@pytest.mark.parametrize("search", _SEARCHES)
+def test_a_search_of_any_kind_ends_the_same(toys: Path, tmp_path: Path, search: str) -> None:
+    method = METHODS["peml"] | {"lora": _DROPOUT, "search": _SEARCHES[search]}
+    rates = {"learning_rates": {"architecture": 0.05, "heads": 0.02}}
+    training = _TRAINING | rates | {"checkpoint_every": 2}
+    config = toy_config(toys, "encoder", method=method, training=training)
+    moments = [
+        Moment("peml.methods.prefix_search.PrefixSearch.before_step", 9),
+        Moment("peml.methods.prefix_search.PrefixSearch.before_step", 4, after=True),
+        Moment("peml.run.training.Genotype.save"),
+        Moment("peml.run.listener.RunListener.on_step", 3),
+    ]
+    _check_resume(config, tmp_path, moments)
+
+
 def test_a_text_run_with_accumulation_and_patience_ends_the_same(
     toys: Path, tmp_path: Path
 ) -> None:

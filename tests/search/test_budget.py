@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from peml.errors import ConfigError
 from peml.prefix import (
@@ -132,22 +133,26 @@ def supernet() -> PrefixSupernet:
     return PrefixSupernet(space(), SHAPE, PrefixStart.zeros(SHAPE))
 
 
-def controller(relaxation: RelaxationName, budget: int | None) -> SearchController:
-    made = supernet()
-    chosen = SearchSettings(relaxation=relaxation, budget=budget, max_skips=2)
-    return SearchController(made, chosen, 20, 0)
+def controller(
+    relaxation: RelaxationName,
+    budget: int | None,
+    net: PrefixSupernet | None = None,
+    **options: Any,
+) -> SearchController:
+    chosen = SearchSettings(relaxation=relaxation, budget=budget, max_skips=2, **options)
+    return SearchController(net or supernet(), chosen, 20, 0)
 
 
 @pytest.mark.parametrize("wanted", [400, 700])
 def test_a_search_holds_the_budget_in_every_step_and_its_network_keeps_to_it(wanted: int) -> None:
-    held = controller("softmax", wanted)
-    net = held._supernet
+    net = supernet()
+    held = controller("softmax", wanted, net)
     budget = held.settings.held(net.space, SHAPE)
     assert budget is not None
     optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     for step in range(20):
         weights = held.weights(step)
-        if step < 20 - held.cooldown_steps:
+        if step < 20 - held.timetable.cooldown_steps:
             assert budget.expected(weights) == pytest.approx(wanted, rel=1e-3)
         # A loss that wants everything as large as can be.
         loss = -sum(weights[f"layer.{layer}"][0] for layer in range(4)) - weights["length"][1]
@@ -158,17 +163,34 @@ def test_a_search_holds_the_budget_in_every_step_and_its_network_keeps_to_it(wan
     chosen = held.choices().choices
     network = net.discretise(chosen)
     assert sum(parameter.numel() for parameter in network.parameters()) <= wanted
-    free = controller("softmax", None)
-    with torch.no_grad():
-        for mine, its in zip(
-            free._supernet.decisions.values(), net.decisions.values(), strict=True
-        ):
-            mine.logits.copy_(its.logits)
+    free = controller("softmax", None, net)
     assert count_choices(net.space, SHAPE, net.space.complete(free.choices().choices)) > wanted
 
 
-def test_samples_of_a_noisy_search_have_the_budget_in_the_mean() -> None:
-    held = controller("gumbel", 600)
+def test_a_search_that_strikes_options_out_keeps_to_its_budget() -> None:
+    net = supernet()
+    held = controller("softmax", 500, net, discretise="pruning", warmup=0.1, cooldown=0.1)
+    budget = held.settings.held(net.space, SHAPE)
+    assert budget is not None
+    for step in range(20):
+        held.advance(step)
+        if step < 18:
+            assert budget.expected(held.weights(step)) == pytest.approx(500, rel=1e-3)
+    chosen = held.choices().choices
+    assert count_choices(net.space, SHAPE, net.space.complete(chosen)) <= 500
+    lost = held.memory.struck_out
+    assert lost
+    assert all(chosen[name] not in options for name, options in lost.items())
+
+
+def test_a_budget_is_not_held_where_decisions_are_made_one_after_another() -> None:
+    with pytest.raises(ValidationError, match="can't be held by discretise: perturbation"):
+        SearchSettings(budget=500, discretise="perturbation")
+
+
+@pytest.mark.parametrize("relaxation", ["gumbel", "straight-through", "sampled-path"])
+def test_samples_of_a_noisy_search_have_the_budget_in_the_mean(relaxation: RelaxationName) -> None:
+    held = controller(relaxation, 600)
     budget = held.settings.held(space(), SHAPE)
     assert budget is not None
     # Past the anneal the samples are nearly one-hot; only the step's number changes the noise.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peml.search import RelaxationName, gumbel, relax, softmax
+from peml.search import (
+    RELAXATIONS,
+    RelaxationName,
+    gumbel,
+    relax,
+    sampled_path,
+    softmax,
+    straight_through,
+)
 
 LOGITS = torch.tensor([0.5, -1.0, 1.5, 0.0])
 
@@ -44,10 +53,47 @@ def test_gumbel_depends_on_its_generator_only() -> None:
     assert not torch.equal(first, gumbel(LOGITS, 1.0, seeded(4)))
 
 
-def test_gradients_reach_the_logits() -> None:
-    names: tuple[RelaxationName, ...] = ("softmax", "gumbel")
-    for name in names:
+@pytest.mark.parametrize("name", RELAXATIONS)
+def test_gradients_reach_the_logits(name: RelaxationName) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    weights = relax(name, logits, 0.5, seeded(0))
+    weights[weights.argmax()].backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", [name for name in RELAXATIONS if RELAXATIONS[name].one_hot])
+def test_one_hot_weights_are_so_to_the_bit(name: RelaxationName) -> None:
+    weights = relax(name, LOGITS.expand(1000, 4), 0.3, seeded(0))
+    assert torch.equal(weights.sort(-1).values, torch.tensor([0.0, 0, 0, 1]).expand(1000, 4))
+
+
+def test_straight_through_has_the_gradient_of_the_sample_behind_it() -> None:
+    costs = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    gradients = []
+    for relaxation in (straight_through, gumbel):
         logits = LOGITS.clone().requires_grad_()
-        relax(name, logits, 0.5, seeded(0))[0].backward()
-        assert logits.grad is not None
-        assert logits.grad.abs().max() > 0
+        (relaxation(logits, 0.7, seeded(5)) * costs).sum().backward()
+        gradients.append(logits.grad)
+    assert torch.equal(*gradients)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_sampled_path_has_the_gradient_of_the_expected_loss(temperature: float) -> None:
+    """Over draws, although each draw knows the cost of its own option only."""
+    costs = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    wanted = LOGITS.clone().requires_grad_()
+    (softmax(wanted, temperature) * costs).sum().backward()
+    logits = LOGITS.expand(40_000, 4).clone().requires_grad_()
+    weights = sampled_path(logits, temperature, seeded(0))
+    known = torch.where(weights.detach() > 0, costs, torch.nan)  # the others' are never asked for
+    weights[weights > 0].mul(known[weights.detach() > 0]).sum().backward()
+    assert logits.grad is not None
+    assert wanted.grad is not None
+    error = logits.grad.std(0) / 200  # of the mean over so many draws
+    assert torch.all((logits.grad.mean(0) - wanted.grad).abs() < 5 * error + 1e-7)
+
+
+def test_a_sampled_path_is_drawn_with_the_probabilities_of_its_temperature() -> None:
+    weights = sampled_path(LOGITS.expand(20_000, 4), 0.5, seeded(0))
+    assert torch.allclose(weights.mean(0), softmax(LOGITS, 0.5), atol=0.015)

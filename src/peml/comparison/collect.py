@@ -200,7 +200,7 @@ def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
         "seconds": {
             # Discretising belongs to what a search costs.
             "search": cost["seconds"].get("search", 0.0) + cost["seconds"].get("discretise", 0.0),
-            "train": cost["seconds"].get("train", 0.0),
+            "train": sum(cost["seconds"].get(phase, 0.0) for phase in ("before", "train")),
             "evaluate": cost["seconds"].get("evaluate", 0.0),
         },
         "peak_memory_bytes": cost["peak_memory_bytes"],
@@ -247,7 +247,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _seconds(cells: Sequence[Content], choice: Choice) -> Content:
     """Means over the cells, and the sum over the learning-rate grid or the tuning trials."""
     runs = [results for score in choice.grid if (results := score.cell.results()) is not None]
-    phases = ("search", "discretise", "train")
+    phases = ("before", "search", "discretise", "train")
     tuning = sum(run["cost"]["seconds"].get(phase, 0.0) for run in runs for phase in phases)
     return {
         "tuning": tuning + choice.seconds,

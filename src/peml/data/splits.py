@@ -18,7 +18,13 @@ from peml.tasks import Task, TaskType
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["carve_development", "carve_indices", "draw_groups", "draw_indices"]
+__all__ = [
+    "carve_development",
+    "carve_indices",
+    "divide_development",
+    "draw_groups",
+    "draw_indices",
+]
 
 _STRATIFIED = (TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION)
 
@@ -46,15 +52,7 @@ def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, D
         )
     size = round(count * task.development.fraction)
     size = max(1, min(size, task.development.at_most, count - 1))
-    groups = read_groups(train, task)
-    if groups is None:
-        label = task.columns.label
-        labels = (row[label] for row in read_rows(train, [label]))
-        strata = labels if task.type in _STRATIFIED else repeat(None, count)
-        kept, carved = carve_indices(strata, size, seed)
-    else:
-        carved = np.asarray(draw_groups(groups, size, f"development-{seed}"))
-        kept = np.setdiff1d(np.arange(count), carved)
+    kept, carved = _carve(train, task, size, seed)
     if not len(kept):
         raise DataError(
             f"Task {task.name!r}: all {count} train rows are of one group.",
@@ -62,6 +60,40 @@ def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, D
             action="Give more rows, or correct columns.group.",
         )
     return train.select(kept), train.select(carved)
+
+
+def divide_development(
+    development: Dataset, task: Task, share: float, seed: int
+) -> tuple[Dataset, Dataset]:
+    """Takes rows for a search to choose by out of a task's development split.
+
+    As in `carve_development`, labels have their shares and groups of rows stay whole. What can't
+    be divided, because it has fewer than two rows or a single group, stays whole.
+
+    Returns:
+        What remains, and the rows held out.
+    """
+    count = len(development)
+    if count < 2:
+        return development, development.select([])
+    size = max(1, min(round(share * count), count - 1))
+    kept, carved = _carve(development, task, size, seed)
+    if not len(kept):
+        return development, development.select([])
+    return development.select(kept), development.select(carved)
+
+
+def _carve(rows: Dataset, task: Task, size: int, seed: int) -> tuple[Indices, Indices]:
+    """Row numbers of the rest, and of ``size`` rows spread over labels or of whole groups."""
+    count = len(rows)
+    groups = read_groups(rows, task)
+    if groups is None:
+        label = task.columns.label
+        labels = (row[label] for row in read_rows(rows, [label]))
+        strata = labels if task.type in _STRATIFIED else repeat(None, count)
+        return carve_indices(strata, size, seed)
+    carved = np.asarray(draw_groups(groups, size, f"development-{seed}"))
+    return np.setdiff1d(np.arange(count), carved), carved
 
 
 def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices, Indices]:

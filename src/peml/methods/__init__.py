@@ -5,6 +5,7 @@ from peml.methods.adapter import AdapterMethod, AdapterPart, AdapterSettings
 from peml.methods.attached import AttachedModel
 from peml.methods.base import (
     AttachContext,
+    HeldOut,
     Merging,
     Method,
     MethodSettings,
@@ -27,8 +28,9 @@ from peml.methods.lora_prefix import LoraPrefix, LoraPrefixSettings
 from peml.methods.moe_lora import MoeLora, MoeLoraSettings
 from peml.methods.mtl_lora import MtlLora, MtlLoraSettings
 from peml.methods.multilora import MultiLora, MultiLoraSettings
-from peml.methods.peml import Peml, PemlSettings, PrefixSearch
+from peml.methods.peml import Peml, PemlSettings
 from peml.methods.prefix import FixedPrefixSettings, PrefixPart
+from peml.methods.prefix_search import PrefixSearch
 from peml.methods.prefix_tuning import PrefixTuning, PrefixTuningSettings
 from peml.methods.prompt import PromptPart
 from peml.methods.prompt_tuning import PromptTuning, PromptTuningSettings
@@ -62,6 +64,7 @@ __all__ = [
     "FrozenSettings",
     "Full",
     "FullSettings",
+    "HeldOut",
     "LinearShape",
     "Lora",
     "LoraMethodSettings",

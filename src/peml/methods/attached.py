@@ -107,10 +107,12 @@ class AttachedModel(nn.Module):
             for part in self.parts.values()
             for name, value in part.state().items()
         }
+        # A group that rests in a phase has no gradient then, but was or will be trained.
+        trained = {id(parameter) for group in self.groups() for parameter in group.parameters}
         state = {
             name: parameter.detach()
             for name, parameter in self.named_parameters()
-            if parameter.requires_grad
+            if id(parameter) in trained
         }
         state.update({f"added.{name}": value for name, value in self.added.state_dict().items()})
         return state | extra

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttachContext",
+    "HeldOut",
     "Merging",
     "Method",
     "MethodSettings",
@@ -104,18 +105,40 @@ class Part(ABC):
         return None
 
 
+class HeldOut(Protocol):
+    """Rows that a search chooses by: neither trained on nor part of the development metric."""
+
+    def loss(self, draw: int) -> Tensor:
+        """Loss of the ``draw``-th batch, in training mode and with its graph."""
+
+    def measure(self, batches: int) -> float:
+        """Mean loss over so many batches, always the same ones, in evaluation mode."""
+
+
 class Search(Protocol):
     """The decisions of a method that searches; driven once per step by the run.
 
-    It holds no state of its own beyond the model's weights: what it does in a step depends on
-    them, the seed and the step, so a resumed search goes on exactly as it would have.
+    What it does in a step depends on the model's weights, the seed, the step and what
+    `state_dict` gives, so a resumed search goes on exactly as it would have. Steps are counted
+    from the beginning of the search.
     """
 
-    def begin(self, total_steps: int) -> None:
-        """Called once, with the length of the search."""
+    def begin(self, total_steps: int, held_out: HeldOut | None = None) -> None:
+        """Called once, with the length of the search.
+
+        Args:
+            total_steps: Length of the search.
+            held_out: There if the method's `Method.held_out_share` is above 0.
+        """
 
     def before_step(self, step: int) -> None:
-        """Sets the decisions' weights for one training step."""
+        """Sets the decisions' weights for one training step; called once per step, in order.
+
+        A bilevel search puts the decisions' gradient into their ``.grad`` here.
+
+        Raises:
+            TrainingError: The decisions can't be moved any more.
+        """
 
     def before_evaluation(self, step: int) -> None:
         """Sets the decisions' weights to their expectation, without noise."""
@@ -129,6 +152,12 @@ class Search(Protocol):
         Returns:
             The genotype, and the decisions the guard against collapse has changed.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the search remembers, JSON; asked for after `begin`."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up the search of a checkpoint; called after `begin`."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +243,22 @@ class Method(ABC):
     def search_share(self) -> float:
         """Share of the training steps spent searching; 0 where nothing is searched."""
         return 0.0
+
+    def search_start(self) -> float:
+        """Share of the training steps before the search: the phase ``before``."""
+        return 0.0
+
+    def held_out_share(self) -> float:
+        """Share of each task's development rows that the search needs for itself."""
+        return 0.0
+
+    def resting(self, phase: str) -> frozenset[str]:
+        """Names of the parameter groups that don't train in a phase (before, search, train)."""
+        return frozenset()
+
+    def absent(self, phase: str) -> frozenset[str]:
+        """Names of the parts that have no effect in a phase."""
+        return frozenset()
 
     def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
         """Puts back what `Part.kept` kept of a trained model, ready for inference.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,23 +13,23 @@ from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
 from peml.methods.lora import LoraPart, LoraSettings
-from peml.methods.prefix import PrefixPart, attach_network, attach_supernet, attention_shape
+from peml.methods.prefix import attach_network, attach_supernet, attention_shape
 from peml.methods.prefix_place import InputPlace, PrefixPlace
+from peml.methods.prefix_search import PrefixSearch
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel, check_prompt
 from peml.prefix import (
     Genotype,
     PrefixSettings,
     PrefixShape,
-    PrefixSupernet,
     SizeRange,
     count_network,
     count_space,
     load_for,
 )
-from peml.search import SearchController, SearchSettings
+from peml.search import SearchSettings
 
-__all__ = ["Peml", "PemlSettings", "PrefixSearch"]
+__all__ = ["Peml", "PemlSettings"]
 
 
 class PemlSettings(MethodSettings):
@@ -51,67 +51,25 @@ class PemlSettings(MethodSettings):
     )
 
 
-class PrefixSearch:
-    """PrefixNAS in a run: feeds the supernet its weights, then replaces it by the best network.
+_Orders = Mapping[str, Mapping[str, frozenset[str]]]
 
-    Args:
-        part: The prefix, holding a supernet.
-        settings: Relaxation, temperature, guards.
-        seed: Seed of the relaxation's noise.
-    """
+_RESTING: _Orders = {
+    "parallel": {},
+    "search-first": {"search": frozenset({"lora"}), "train": frozenset({"prefix"})},
+    "lora-first": {
+        "before": frozenset({"prefix", "architecture"}),
+        "search": frozenset({"lora"}),
+        "train": frozenset({"lora"}),
+    },
+}
+"""Order of the search: phase: the groups that don't train in it."""
 
-    def __init__(self, part: PrefixPart, settings: SearchSettings, seed: int) -> None:
-        self._part = part
-        self._settings = settings
-        self._seed = seed
-        self._controller: SearchController | None = None
-
-    @property
-    def supernet(self) -> PrefixSupernet:
-        """The supernet, until `discretise`."""
-        assert isinstance(self._part.network, PrefixSupernet)
-        return self._part.network
-
-    @property
-    def controller(self) -> SearchController:
-        """What decides the weights; there from `begin` on."""
-        assert self._controller is not None, "begin() comes first"
-        return self._controller
-
-    def begin(self, total_steps: int) -> None:
-        """Fixes the length of the temperature's schedule."""
-        self._controller = SearchController(self.supernet, self._settings, total_steps, self._seed)
-
-    def before_step(self, step: int) -> None:
-        """Draws the weights of every decision."""
-        self._part.weights = self.controller.weights(step)
-
-    def before_evaluation(self, step: int) -> None:
-        """Weights without noise."""
-        self._part.weights = self.controller.evaluation_weights(step)
-
-    def snapshot(self, step: int) -> dict[str, Any]:
-        """Temperature and weights, for the log."""
-        return {
-            "temperature": self.controller.temperature(step),
-            "weights": self.controller.snapshot(step),
-        }
-
-    def discretise(self, step: int) -> tuple[Genotype, list[str]]:
-        """Takes the best option of every decision and keeps its weights."""
-        chosen = self.controller.choices()
-        found_by: dict[str, Any] = {
-            "by": "search",
-            "relaxation": self._settings.relaxation,
-            "seed": self._seed,
-            "step": step,
-            "guarded": list(chosen.guarded),
-            "weights": self.controller.snapshot(step - 1),
-        }
-        network = self.supernet.discretise(chosen.choices, found_by)
-        self._part.network = network
-        self._part.weights = {}
-        return network.genotype, list(chosen.guarded)
+_ABSENT: _Orders = {
+    "parallel": {},
+    "search-first": {"search": frozenset({"lora"})},
+    "lora-first": {"before": frozenset({"prefix"})},
+}
+"""Order of the search: phase: the parts that have no effect in it."""
 
 
 class Peml(Method):
@@ -158,6 +116,29 @@ class Peml(Method):
         """The config's share, or 0 where nothing is searched."""
         search = self.settings.search
         return search.share if search.searches else 0.0
+
+    def search_start(self) -> float:
+        """Half of what isn't search, where LoRA trains first."""
+        search = self.settings.search
+        first = search.searches and search.order == "lora-first"
+        return (1 - search.share) / 2 if first else 0.0
+
+    def held_out_share(self) -> float:
+        """The config's share, where the search chooses on rows of its own."""
+        search = self.settings.search
+        return search.held_out if search.searches and search.needs_held_out else 0.0
+
+    def resting(self, phase: str) -> frozenset[str]:
+        """By the order of the search; nothing where there is none."""
+        return self._of_order(_RESTING, phase)
+
+    def absent(self, phase: str) -> frozenset[str]:
+        """By the order of the search; nothing where there is none."""
+        return self._of_order(_ABSENT, phase)
+
+    def _of_order(self, orders: _Orders, phase: str) -> frozenset[str]:
+        search = self.settings.search
+        return orders[search.order].get(phase, frozenset()) if search.searches else frozenset()
 
     def _decided(self, shape: PrefixShape, seed: int) -> Genotype | None:
         """The network that the settings give; None where it has to be searched."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from peml.errors import ModelError
+from peml.errors import ModelError, TrainingError
 from peml.injection import attach_prefix
 from peml.methods.base import AttachContext, MethodSettings, ParameterGroup, Part
 from peml.methods.prefix_place import PrefixPlace
@@ -34,6 +35,7 @@ from peml.prefix import (
 __all__ = [
     "RATE_DESCRIPTION",
     "FixedPrefixSettings",
+    "Mixture",
     "PrefixPart",
     "attach_fixed",
     "attach_network",
@@ -120,6 +122,24 @@ def attention_shape(shape: ModelShape) -> PrefixShape:
     return shape.attention
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """How a supernet is mixed until the search says otherwise.
+
+    Attributes:
+        weigh: The decisions' weights. Asked for before every forward pass: with accumulated
+            gradients each pass needs a graph of its own.
+        penalise: What is added to a training step's loss, or None.
+        prune: See `PrefixSupernet.forward`.
+        equal_capacity: See `PrefixSupernet.forward`.
+    """
+
+    weigh: Callable[[], Mapping[str, Tensor]] = dict
+    penalise: Callable[[], Tensor | None] = lambda: None
+    prune: bool | None = None
+    equal_capacity: bool = False
+
+
 class PrefixPart(nn.Module, Part):
     """Yields the prefix once per forward pass and hands it to the attention layers.
 
@@ -146,7 +166,7 @@ class PrefixPart(nn.Module, Part):
         super().__init__()
         self.injection = injection
         self.network = network
-        self.weights: Mapping[str, Tensor] = {}
+        self.mixture = Mixture()
         self._settings = settings
         self._learning_rate = learning_rate
         self._architecture_learning_rate = architecture_learning_rate
@@ -154,7 +174,11 @@ class PrefixPart(nn.Module, Part):
     def yielded(self) -> Prefix:
         """The prefix of the network as it stands."""
         if isinstance(self.network, PrefixSupernet):
-            return self.network(self.weights)
+            return self.network(
+                self.mixture.weigh(),
+                prune=self.mixture.prune,
+                equal_capacity=self.mixture.equal_capacity,
+            )
         return self.network()
 
     def prepare(self) -> None:
@@ -163,6 +187,30 @@ class PrefixPart(nn.Module, Part):
         if self.training and self._settings.dropout:
             prefix = prefix.without_some(self._settings.dropout)
         self.injection.set(prefix)
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """The search's penalty."""
+        return self.mixture.penalise()
+
+    def after_step(self, step: int) -> None:
+        """Makes sure that the decisions are still numbers, before anything of them is saved.
+
+        Raises:
+            TrainingError: They aren't.
+        """
+        if not isinstance(self.network, PrefixSupernet) or not self.network.decisions:
+            return
+        logits = torch.cat([decision.logits for decision in self.network.decisions.values()])
+        if bool(logits.isfinite().all()):
+            return
+        names = [n for n, d in self.network.decisions.items() if not d.logits.isfinite().all()]
+        raise TrainingError(
+            f"the search diverged at step {step + 1}: these decisions are no longer numbers: "
+            f"{', '.join(names)}",
+            allowed="finite logits",
+            action="lower training.learning_rates.architecture in a new run folder; the last "
+            "checkpoint of this run is untouched",
+        )
 
     def groups(self) -> list[ParameterGroup]:
         """`prefix`, and `architecture` while there are decisions."""
@@ -219,7 +267,7 @@ def attach_supernet(
         torch.manual_seed(context.seed)
         network = PrefixSupernet(space, shape, start)
     part = PrefixPart(place, network.to(model.device), settings, **rates)
-    part.weights = network.uniform_weights()
+    part.mixture = Mixture(weigh=network.uniform_weights)
     return part
 
 

@@ -13,11 +13,14 @@ from peml.reporting.report import write_report
 from peml.reporting.results import RunRecord, load_results, load_run
 from peml.reporting.summary import MAJORITY_NOTE
 from peml.reporting.tuning import write_tuning_report
+from peml.reporting.winners import Winners, count_winners
 
 __all__ = [
     "MAJORITY_NOTE",
     "Results",
     "RunRecord",
+    "Winners",
+    "count_winners",
     "draw_figures",
     "load_results",
     "load_run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 from datasets import Dataset
@@ -16,7 +17,6 @@ from peml.data import (
     LoadedTasks,
     TaskData,
     drop_leaked,
-    encode_split,
     find_leakage,
     load_all,
     select_tasks,
@@ -25,11 +25,11 @@ from peml.data.encoding import EncodedSplit
 from peml.data.mapped import read_rows
 from peml.data.mixing import task_weights
 from peml.errors import ConfigError, TrainingError
-from peml.evaluation import GoldSplit, majority_prediction, read_gold
+from peml.evaluation import GoldSplit, majority_prediction
 from peml.methods import Method, build_method
 from peml.models import Family, check_generation, check_task_types, load_family
-from peml.models.families import Purpose
-from peml.tasks import Task, TaskRenderer, TaskType
+from peml.run.encoding import SplitEncoder
+from peml.tasks import Task, TaskRenderer
 from peml.training import Balancing, build_balancing
 
 __all__ = ["Prepared", "Steps", "majority_of", "prepare", "with_config"]
@@ -45,11 +45,22 @@ class Steps:
 
     search: int
     total: int
+    before: int = 0
 
     @property
     def train(self) -> int:
         """Steps after the search."""
-        return self.total - self.search
+        return self.total - self.search - self.before
+
+    def stretches(self) -> dict[str, tuple[int, int]]:
+        """First step and end of each phase, in order; those without steps are left out."""
+        lengths = {"before": self.before, "search": self.search, "train": self.train}
+        ends = accumulate(lengths.values())
+        return {
+            name: (end - length, end)
+            for (name, length), end in zip(lengths.items(), ends, strict=True)
+            if length
+        }
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,8 @@ class Prepared:
         train: Encoded train split of each task.
         development: Split of each task that choices are made on; tasks that are evaluated only
             have none.
+        held_out: Rows of each task taken out of its development split, where the method's search
+            chooses on rows of its own; else nothing.
         watched: Development rows of each task, encoded as in training, whose losses adaptive
             shares follow; empty where shares don't.
         reported: Split of each task that is reported.
@@ -83,6 +96,7 @@ class Prepared:
     tasks: tuple[Task, ...]
     train: list[EncodedSplit]
     development: list[GoldSplit]
+    held_out: list[EncodedSplit]
     watched: list[EncodedSplit]
     reported: list[GoldSplit]
     majority: list[Any]
@@ -97,6 +111,15 @@ class Prepared:
         """The same with no steps: the method has nothing to train on this model."""
         return replace(self, steps=Steps(search=0, total=0))
 
+    def span(self, group: str) -> tuple[int, int]:
+        """First step and end of what a parameter group trains in, which its schedule spans."""
+        own = [
+            stretch
+            for phase, stretch in self.steps.stretches().items()
+            if group not in self.method.resting(phase)
+        ]
+        return (own[0][0], own[-1][1]) if own else (0, self.steps.total)
+
     def _cut(self) -> list[int]:
         """Rows of each task that lost tokens to the length limit."""
         cut = [split.cut for split in self.train]
@@ -106,6 +129,8 @@ class Prepared:
 
     def plan(self, trainable: dict[str, int]) -> dict[str, Any]:
         """The plan as data, for the run folder and ``--dry-run``."""
+        choosing = {split.task_id: len(split.encoded) for split in self.development}
+        held_out = [len(split) for split in self.held_out]
         return {
             "tasks": [
                 {
@@ -113,19 +138,22 @@ class Prepared:
                     "version": task.version,
                     "type": task.type.value,
                     "train": len(train),
-                    "development": len(data.development),
+                    "development": choosing.get(number, 0),
+                    **({"held_out": held_out[number]} if held_out else {}),
                     "reported": len(reported.encoded),
                     "metric": task.metrics[0],
                     "cut": cut,
                     "origin": str(data.origin),
                 }
-                for task, train, reported, cut, data in zip(
-                    self.tasks,
-                    self.train,
-                    self.reported,
-                    self._cut(),
-                    self.loaded.data,
-                    strict=True,
+                for number, (task, train, reported, cut, data) in enumerate(
+                    zip(
+                        self.tasks,
+                        self.train,
+                        self.reported,
+                        self._cut(),
+                        self.loaded.data,
+                        strict=True,
+                    )
                 )
             ],
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.loaded.skipped],
@@ -144,7 +172,11 @@ class Prepared:
             "batches_per_epoch": len(self.stream.plan(0)),
             "padding": self.stream.padding(0),
             "tokens_per_epoch": self.stream.tokens(0),
-            "steps": {"search": self.steps.search, "train": self.steps.train},
+            "steps": {
+                **({"before": self.steps.before} if self.steps.before else {}),
+                "search": self.steps.search,
+                "train": self.steps.train,
+            },
         }
 
 
@@ -168,43 +200,25 @@ def prepare(config: RunConfig) -> Prepared:
         data, counts = drop_leaked(loaded.data)
         loaded, dropped = LoadedTasks(data, loaded.skipped), dict(counts)
 
-    def encode(item: TaskData, split: str, purpose: Purpose) -> EncodedSplit:
-        where = item.origin.reported if split == "reported" else item.origin.train
-        rows, longest = getattr(item, split), config.model.too_long
-        return encode_split(rows, item.task, family, purpose, too_long=longest, where=where)
-
-    train = [encode(item, "train", "train") for item in loaded.data]
-    golds = {
-        split: [
-            read_gold(
-                item.task,
-                number,
-                getattr(item, split),
-                encode(item, split, _scoring_purpose(item.task)),
-            )
-            for number, item in enumerate(loaded.data)
-            if len(getattr(item, split))
-        ]
-        for split in ("development", "reported")
-    }
+    encoder = SplitEncoder(config.model, family)
+    train = [encoder.encode(item, item.train, "train") for item in loaded.data]
+    development, held_out = encoder.divided(loaded.data, method.held_out_share(), _SPLIT_SEED)
     names = [item.task.name for item in loaded.data]
     stream = _build_stream(config, family, train, names)
     watched = []
     if stream.adaptive is not None:
         most = stream.adaptive.settings.rows
-        watched = [
-            encode(replace(item, development=_watched_rows(item, most)), "development", "train")
-            for item in loaded.data
-        ]
+        watched = [encoder.encode(item, _watched_rows(item, most), "train") for item in loaded.data]
     return Prepared(
         config=config,
         method=method,
         family=family,
         tasks=tuple(item.task for item in loaded.data),
         train=train,
-        development=golds["development"],
+        development=development,
+        held_out=held_out,
         watched=watched,
-        reported=golds["reported"],
+        reported=encoder.golds(loaded.data, [item.reported for item in loaded.data]),
         majority=[
             majority_prediction(item.task, _gold(item.task, getattr(item, majority_of(item.train))))
             for item in loaded.data
@@ -270,11 +284,14 @@ def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
     steps = _steps(config, method, prepared.stream)
     names = [task.name for task in prepared.tasks]
     balancing = build_balancing(config.training.balancing, names, config.seed)
-    return replace(prepared, config=config, method=method, balancing=balancing, steps=steps)
-
-
-def _scoring_purpose(task: Task) -> Purpose:
-    return "generate" if task.type is TaskType.GENERATION else "score"
+    prepared = replace(prepared, config=config, method=method, balancing=balancing, steps=steps)
+    if method.held_out_share() or prepared.held_out:
+        encoder = SplitEncoder(config.model, prepared.family)
+        development, held_out = encoder.divided(
+            prepared.loaded.data, method.held_out_share(), _SPLIT_SEED
+        )
+        prepared = replace(prepared, development=development, held_out=held_out)
+    return prepared
 
 
 def _gold(task: Task, rows: Dataset) -> Iterator[Any]:
@@ -292,10 +309,12 @@ def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:
     total = batches // config.training.accumulation
     share = method.search_share()
     search = max(1, round(share * total)) if share else 0
-    if total <= search:
+    before = round(method.search_start() * total)
+    if total <= before + search:
         raise TrainingError(
-            f"{config.training.epochs:g} epochs are only {total} steps, {search} of them search",
+            f"{config.training.epochs:g} epochs are only {total} steps, {before + search} of them "
+            "until the search ends",
             allowed="at least one training step after the search",
             action="raise training.epochs, or lower batches.rows or training.accumulation",
         )
-    return Steps(search=search, total=total)
+    return Steps(search=search, total=total, before=before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from peml.models import Backbone, TaskModel, load_backbone
 from peml.prefix import Genotype
 from peml.run.cost import Cost
 from peml.run.folder import RunFolder
+from peml.run.held_out import HeldOutRows
 from peml.run.listener import (
     MetricsLog,
     OnEvaluation,
@@ -28,6 +29,7 @@ from peml.run.listener import (
 )
 from peml.run.preparation import Prepared
 from peml.training import (
+    SPAN,
     Checkpoint,
     CheckpointStore,
     Evaluation,
@@ -152,8 +154,9 @@ class TrainingSession:
         self.model.added["balancing"] = self.balancing
         self._log_offset = int(state.get("log_offset", 0))
         self._progress = Progress(**state["progress"]) if checkpoint else Progress()
-        rates = self.settings if checkpoint is None else self._remaining_rates()
-        self.optimizer = build_optimizer(self._groups(), rates)
+        self._search_state = state.get("search")
+        self._is_searching = False
+        self.optimizer = self._build_optimizer(remaining=checkpoint is not None)
         if checkpoint is not None:
             self.model.load_trainable_state(checkpoint.trainable)
             load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
@@ -179,9 +182,10 @@ class TrainingSession:
         with closing(log), closing(board), display:
             self._listen(log, board, display)
             if self.model.search is not None:
+                self._train_phase("before")
                 self._search()
                 self._discretise(log, display)
-            self._train()
+            self._train_phase("train")
         if self.settings.keep == "best" and self.prepared.steps.total:
             best = self.store.load_best(self._progress.best_step)
             self.model.load_trainable_state(best)
@@ -201,15 +205,17 @@ class TrainingSession:
         )
 
     def _snapshot(self, step: int) -> dict[str, Any] | None:
-        return None if self.model.search is None else self.model.search.snapshot(step)
+        search = self.model.search
+        if search is None or not self._is_searching:
+            return None
+        return search.snapshot(step - self.prepared.steps.before)
 
     def _reweigh(self) -> None:
         """Lets the shares of the epochs to come follow the development losses."""
         stream = self.prepared.stream
         if stream.adaptive is None:
             return
-        if self.model.search is not None:
-            self.model.search.before_evaluation(max(0, self._progress.step - 1))
+        self._mix_without_noise()
         tokens = self.prepared.config.evaluation.tokens
         losses = mean_losses(self.model, self.prepared.watched, tokens)
         stream.adaptive.adapt(losses)
@@ -242,19 +248,55 @@ class TrainingSession:
         loop.progress = self._progress
         return loop
 
+    def _train_phase(self, name: str) -> None:
+        """A phase in which nothing is searched."""
+        stretch = self.prepared.steps.stretches().get(name)
+        if stretch is not None:
+            self._run_phase(Phase(name, stretch[1], may_stop=name == "train"))
+
     def _search(self) -> None:
-        search = self.model.search
+        search, steps = self.model.search, self.prepared.steps
         assert search is not None
-        search.begin(self.prepared.steps.search)
-        with self.cost.phase("search"):
-            self._loop().run(
-                Phase(
-                    "search",
-                    self.prepared.steps.search,
-                    before_step=search.before_step,
-                    may_stop=False,
-                )
+        held_out = None
+        if self.prepared.held_out:
+            held_out = HeldOutRows(self.prepared, self.model, self.accelerator)
+        search.begin(steps.search, held_out)
+        if self._search_state is not None:
+            search.load_state_dict(self._search_state)
+        self._is_searching = True
+        self._run_phase(
+            Phase(
+                "search",
+                steps.before + steps.search,
+                before_step=lambda step: search.before_step(step - steps.before),
+                may_stop=False,
             )
+        )
+
+    def _run_phase(self, phase: Phase) -> None:
+        """Trains a phase; what rests in it gets no gradient, what is absent has no effect."""
+        method = self.prepared.method
+        with ExitStack() as stack:
+            stack.enter_context(self.cost.phase(phase.name))
+            for name in sorted(method.absent(phase.name)):
+                stack.enter_context(self.model.parts[name].disabled())
+            for group in self.model.groups():
+                rests = group.name in method.resting(phase.name)
+                for parameter in group.parameters:
+                    parameter.requires_grad_(not rests)
+            self._loop().run(phase)
+
+    def _build_optimizer(self, *, remaining: bool) -> torch.optim.Optimizer:
+        """The optimiser, each group's schedule spanning the phases it trains in.
+
+        Args:
+            remaining: Whether groups may be missing that went with the supernet.
+        """
+        rates = self._remaining_rates() if remaining else self.settings
+        optimizer = build_optimizer(self._groups(), rates)
+        for group in optimizer.param_groups:
+            group[SPAN] = self.prepared.span(group.get("name", ""))
+        return optimizer
 
     def _discretise(self, log: MetricsLog, display: ProgressDisplay) -> None:
         """Replaces the supernet, measures the gap, and starts the choice of the best afresh."""
@@ -265,9 +307,9 @@ class TrainingSession:
             last = self.listener.last  # the phase has just ended with an evaluation, or was resumed
             soft = last.tasks if last is not None else self._evaluate()
             moments = optimizer_state(self.optimizer, self.model)
-            self.genotype, guarded = search.discretise(step)
+            self.genotype, guarded = search.discretise(step - self.prepared.steps.before)
             self.model.search = None
-            self.optimizer = build_optimizer(self._groups(), self._remaining_rates())
+            self.optimizer = self._build_optimizer(remaining=True)
             load_optimizer_state(self.optimizer, self.model, moments)
             hard = self._evaluate()
         self.genotype.save(self.folder.genotype)
@@ -298,14 +340,15 @@ class TrainingSession:
         rates = {k: v for k, v in self.settings.learning_rates.items() if k in names}
         return self.settings.model_copy(update={"learning_rates": rates})
 
-    def _train(self) -> None:
-        with self.cost.phase("train"):
-            self._loop().run(Phase("train", self.prepared.steps.total))
+    def _mix_without_noise(self) -> None:
+        """Before the supernet is evaluated."""
+        if self.model.search is not None and self._is_searching:
+            step = self._progress.step - 1 - self.prepared.steps.before
+            self.model.search.before_evaluation(max(0, step))
 
     def _evaluate(self) -> dict[str, float]:
         """The headline metric of every task on its development split."""
-        if self.model.search is not None:
-            self.model.search.before_evaluation(self._progress.step - 1)
+        self._mix_without_noise()
         values = {}
         for split in self.prepared.development:
             metrics, _ = score_split(self.model, split, self.prepared.config.evaluation)
@@ -317,10 +360,15 @@ class TrainingSession:
         if evaluation.phase == "train":
             self.store.save_best(evaluation.step, self.model.trainable_state())
 
+    def _search_memory(self) -> dict[str, Any] | None:
+        search = self.model.search
+        return search.state_dict() if search is not None and self._is_searching else None
+
     def _save(self, phase: str, log: MetricsLog) -> None:
         state = {
             "phase": phase,
             "genotype": self.genotype.model_dump(mode="json") if self.genotype else None,
+            "search": self._search_memory(),
             "progress": dataclasses.asdict(self._progress),
             "stream": self.prepared.stream.state_dict(),
             "log_offset": log.offset(),

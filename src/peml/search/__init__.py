@@ -1,19 +1,37 @@
-"""Relaxations, schedules and the controller of the architecture search."""
+"""Relaxations, schedules, rules and the controller of the architecture search."""
 
 from peml.search.budget import Budget
-from peml.search.controller import Choices, SearchController
-from peml.search.relaxation import RelaxationName, gumbel, relax, softmax
-from peml.search.schedule import TemperatureSchedule
+from peml.search.choosing import Choices
+from peml.search.controller import Measure, SearchController
+from peml.search.relaxation import (
+    RELAXATIONS,
+    Relaxation,
+    RelaxationName,
+    gumbel,
+    relax,
+    sampled_path,
+    softmax,
+    straight_through,
+)
+from peml.search.schedule import PenaltySchedule, TemperatureSchedule
 from peml.search.settings import SearchSettings
+from peml.search.timetable import Timetable
 
 __all__ = [
+    "RELAXATIONS",
     "Budget",
     "Choices",
+    "Measure",
+    "PenaltySchedule",
+    "Relaxation",
     "RelaxationName",
     "SearchController",
     "SearchSettings",
     "TemperatureSchedule",
+    "Timetable",
     "gumbel",
     "relax",
+    "sampled_path",
     "softmax",
+    "straight_through",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,23 +12,21 @@ from torch import Tensor
 
 from peml.errors import CheckpointError
 from peml.prefix import SKIP, Decision, PrefixSupernet
-from peml.search.relaxation import relax, softmax
+from peml.search.choosing import Choices, Memory, choose, may_choose
+from peml.search.penalties import beta_decay, entropy
+from peml.search.relaxation import RELAXATIONS, relax, softmax
+from peml.search.rules import decide, strike_out, watch_leaders
 from peml.search.settings import SearchSettings
+from peml.search.timetable import Timetable
 
-__all__ = ["Choices", "SearchController"]
+__all__ = ["Measure", "SearchController"]
 
+Measure = Callable[[Mapping[str, Tensor]], float]
+"""The held-out loss of the supernet with given weights of its decisions."""
 
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """The outcome of a search.
-
-    Attributes:
-        choices: Decision name to option.
-        guarded: Decisions where a guard overruled the largest logit, in the space's order.
-    """
-
-    choices: dict[str, str]
-    guarded: tuple[str, ...]
+_NOTHING: Mapping[str, Collection[str]] = {}
+_NOISE, _DROPOUT, _LEAD, _ORDER = range(4)
+"""What a step draws random numbers for, each from a generator of its own."""
 
 
 class SearchController:
@@ -35,31 +34,33 @@ class SearchController:
 
     It holds no tensors of its own and moves nothing: the logits are parameters of the supernet
     and have their own optimiser group. Optimised single-level, they get their gradient from the
-    same batch as the weights; a bilevel rule would ask for :meth:`weights` with a held-out
-    batch and is free to do so, because asking changes no state.
+    same batch as the weights. For bilevel optimisation :meth:`weights` gives, for one step, the
+    weights with a gradient for the held-out batch and those without for the training batch.
 
-    Three guards stand against the collapse of all cells to ``skip``:
+    These guards stand against the collapse of all cells to ``skip``:
 
     1. every learnt operation starts by adding zero, so that none is worse than skip at first
        (``peml.prefix.Operation``);
     2. in the warm-up only the weights move;
-    3. at most so many cells may end as skip.
+    3. at most so many cells may end as skip;
+    4. by choice: cells that go without skip in some steps, logits that stop once they are steady,
+       the decay of beta-DARTS, operations compared at equal size of their output.
 
     A single-level softmax search settles into blends (two operations sharing a cell suit the
     loss better than either, and the logits move together as the temperature falls), which
     break when they are discretised. So the search ends with a cool-down: the logits stand, the
-    choices are made, guards included, and the weights are led from the mixture to them. In the
-    last step the supernet *is* the network it is discretised to::
+    choices are made, guards included, and the weights are led from the mixture to them (where a
+    step draws one option, the chosen one ever more often). In the last step the supernet *is* the
+    network it is discretised to; see `Timetable` for a drawing.
 
-        |-- warm-up --|-------- logits move --------|-- cool-down --|
-        T: start        start ----anneal----> end      end
-        hardness: 0     0                              0 ------> 1
+    Rules with a memory (perturbation, pruning, early freeze, scores) need :meth:`advance` once
+    before each step.
 
     Args:
         supernet: The supernet that is searched.
-        settings: Relaxation, temperature, warm-up and guards.
+        settings: Relaxation, temperature, warm-up, rules and guards.
         total_steps: Steps of the search.
-        seed: Seed of the noise.
+        seed: Seed of all draws.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class SearchController:
         if total_steps < 1:
             raise ValueError(f"a search needs at least one step, not {total_steps}")
         self.settings = settings
-        self.total_steps = total_steps
+        self.timetable = Timetable(settings, total_steps)
         self.seed = seed
-        self._supernet = supernet
+        self.memory = Memory()
+        self._relaxation = RELAXATIONS[settings.relaxation]
         self._space = supernet.space
         self._decisions = supernet.decisions
         self._budget = settings.held(self._space, supernet.shape)
@@ -81,85 +83,74 @@ class SearchController:
             self._groups.setdefault(len(decision.options), []).append(decision)
 
     @property
-    def warmup_steps(self) -> int:
-        """Steps at the start in which only the weights move."""
-        return int(self.settings.warmup * self.total_steps)
-
-    @property
-    def cooldown_steps(self) -> int:
-        """Steps at the end in which the mixture is led to the chosen network."""
-        return int(self.settings.cooldown * self.total_steps)
+    def is_sparse(self) -> bool:
+        """Whether weights that are exactly zero should not be computed, gradient or not."""
+        return self._relaxation.one_path or bool(self.memory.struck_out)
 
     def architecture_moves(self, step: int) -> bool:
-        """Whether the logits train in this step (0-based)."""
-        return self.warmup_steps <= step < self.total_steps - self.cooldown_steps
+        """Whether the logits get a gradient in this step (0-based)."""
+        return self.timetable.is_due(step) and not self.memory.frozen
 
     def temperature(self, step: int) -> float:
-        """The temperature of a step: it stands, falls while the logits move, and stands again."""
-        into = step - self.warmup_steps
-        last = self.total_steps - self.cooldown_steps - 1 - self.warmup_steps
-        progress = into / last if last > 0 else float(into >= 0)
-        return self.settings.temperature.at(progress)
+        """The temperature of a step."""
+        return self.timetable.temperature(step)
 
-    def hardness(self, step: int) -> float:
-        """Share of the chosen network in the weights of a step: 0, then up to 1 in the last."""
-        if self.cooldown_steps == 0:
-            return 0.0
-        into = step + 1 - (self.total_steps - self.cooldown_steps)
-        return min(max(into / self.cooldown_steps, 0.0), 1.0)
-
-    def weights(self, step: int) -> dict[str, Tensor]:
+    def weights(self, step: int, *, attached: bool | None = None) -> dict[str, Tensor]:
         """The weights to compute a training step with.
 
-        A pure function of the logits, the seed and the step. Noise comes from a generator
-        seeded by both, so asking twice, in another process, or after a resume gives the same.
-        Where the logits don't move the weights carry no gradient, so the logits' ``.grad``
-        stays None and an optimiser leaves them and its moments alone.
+        A pure function of the logits, the memory, the seed and the step: asking twice, in another
+        process, or after a resume gives the same. Where the weights carry no gradient, the logits'
+        ``.grad`` stays None and an optimiser leaves them and its moments alone.
 
         Args:
             step: Step of the search, 0-based.
+            attached: Whether the logits get a gradient. Default: in a single-level search where
+                they move, in a bilevel one never; ask with True for the held-out batch.
 
         Returns:
             Decision name to weights, (options,), summing to 1.
         """
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
+        if attached is None:
+            attached = self.settings.optimise == "single" and self.architecture_moves(step)
+        generator = self._generator(step, _NOISE)
         temperature = self.temperature(step)
         weights: dict[str, Tensor] = {}
-        held = self._held(temperature)
+        odds = 1.0 if self._relaxation.fixed_odds else temperature
+        held = self._held(self._logits(self._without_skip(step)), odds)
         for decisions in self._groups.values():
             logits = torch.stack([held[decision.name] for decision in decisions])
-            if not self.architecture_moves(step):
-                logits = logits.detach()
+            logits = logits if attached else logits.detach()
             rows = relax(self.settings.relaxation, logits, temperature, generator).unbind()
             weights.update({d.name: row for d, row in zip(decisions, rows, strict=True)})
-        return self._led({name: weights[name] for name in self._decisions}, self.hardness(step))
+        hardness = self.timetable.hardness(step)
+        if self._relaxation.one_hot:  # no blend of two options, but the chosen one ever more often
+            drawn = torch.rand((), generator=self._generator(step, _LEAD)).item()
+            hardness = float(drawn < hardness)
+        return self._led(weights, hardness)
 
-    def evaluation_weights(self, step: int) -> dict[str, Tensor]:
-        """The weights without noise and gradient, to evaluate the soft supernet with."""
-        temperature = self.temperature(step)
-        held = self._held(temperature, evaluated=True)
-        weights = {name: softmax(logits.detach(), temperature) for name, logits in held.items()}
-        return self._led(weights, self.hardness(step))
+    def evaluation_weights(
+        self, step: int, without: Mapping[str, Collection[str]] = _NOTHING
+    ) -> dict[str, Tensor]:
+        """The weights without noise and gradient, to evaluate the soft supernet with.
 
-    def _held(self, temperature: float, *, evaluated: bool = False) -> dict[str, Tensor]:
-        """The logits, shifted to where the expected size is the budget, if there is one.
-
-        Noise makes one-hot samples with the probabilities of the logits at temperature 1; without
-        noise, the weights are the softmax at the temperature of the step.
+        Args:
+            step: Step of the search, 0-based.
+            without: Options to leave out, by decision; the others share their weight.
         """
-        logits: dict[str, Tensor] = {name: dec.logits for name, dec in self._decisions.items()}
-        if self._budget is None or not logits:
-            return logits
-        noisy = self.settings.relaxation == "gumbel" and not evaluated
-        shift = self._budget.shift(logits, 1.0 if noisy else temperature)
-        return {name: row - shift[name] for name, row in logits.items()}
+        temperature = self.temperature(step)
+        held = self._held(self._logits(without), temperature)
+        weights = {name: softmax(logits.detach(), temperature) for name, logits in held.items()}
+        return self._led(weights, self.timetable.hardness(step))
 
-    def _led(self, weights: dict[str, Tensor], hardness: float) -> dict[str, Tensor]:
-        """The weights, led from the mixture (hardness 0) to the chosen network (1)."""
-        if hardness == 0:
-            return weights
-        chosen = self._supernet.one_hot(self.choices().choices)
-        return {name: torch.lerp(row, chosen[name], hardness) for name, row in weights.items()}
+    def penalty(self, step: int) -> Tensor | None:
+        """What is added to the loss that moves the decisions; None where it is nothing."""
+        progress = self.timetable.progress(step)
+        schedules = (self.settings.entropy, self.settings.beta_decay)
+        if not self._decisions or all(schedule.is_off for schedule in schedules):
+            return None
+        logits = list(self._logits().values())
+        sure, decay = (schedule.at(progress) for schedule in schedules)
+        return sure * entropy(logits, self.temperature(step)) + decay * beta_decay(logits)
 
     def snapshot(self, step: int) -> dict[str, dict[str, float]]:
         """Where the search stands, for the log: decision to option to weight, without noise."""
@@ -168,61 +159,152 @@ class SearchController:
             for name, weights in self.evaluation_weights(step).items()
         }
 
-    def choices(self) -> Choices:
-        """The largest logit of each decision, after the guards.
+    def advance(self, step: int, measure: Measure | None = None) -> None:
+        """Brings the memory up to a step; called once before it, nothing else changes it.
 
-        * Of the cells, at most ``max_skips`` end as skip. Where more would, those whose best
-          other option comes closest to skip take it.
-        * With a budget the network has at most so many parameters.
-        * If every layer would be switched off, the one whose ``on`` comes closest stays on.
-
-        Where logits are equal, the earlier option is taken.
+        Args:
+            step: Step of the search, 0-based.
+            measure: Needed where options are scored.
         """
-        held = self._held(self.settings.temperature.end)
-        logits = {name: row.detach().tolist() for name, row in held.items()}
-        choices = {
-            name: dec.options[_largest(logits[name])] for name, dec in self._decisions.items()
+        if self.settings.freeze_after is not None and self.timetable.moves(step):
+            needed = self.settings.freeze_after * self.timetable.total_steps
+            watch_leaders(self.memory, self._decisions, needed)
+        if self.settings.discretise == "pruning":
+            strike_out(self.memory, self._decisions, partial(self.timetable.removals, step))
+        if self.settings.discretise == "perturbation":
+            picks = self.timetable.picks(step, len(self._decisions))
+            self._decide(picks, step, measure)
+        elif step == self.timetable.cooldown_start:  # before the mixture is led anywhere
+            self._score(step - 1, measure)
+
+    def conclude(self, measure: Measure | None = None) -> Choices:
+        """Makes what is left of the decisions, after the last step."""
+        if self.settings.discretise == "perturbation":
+            self._decide(len(self._decisions), self.timetable.total_steps - 1, measure)
+        elif not self.timetable.cooldown_steps:
+            self._score(self.timetable.total_steps - 1, measure)
+        return self.choices()
+
+    def choices(self) -> Choices:
+        """The choices as things stand: what is decided, and the largest logits; see `choose`.
+
+        With a budget the network has at most so many parameters.
+        """
+        held = self._held(self._logits(), self.settings.temperature.end)
+        logits = {
+            name: dict(zip(self._decisions[name].options, row.tolist(), strict=True))
+            for name, row in held.items()
         }
-        changes = self._guard_cells(choices, logits) | self._guard_layers(choices, logits)
-        chosen = choices | changes
-        if self._budget is not None:
-            chosen = self._budget.fitted(chosen, held)
-        guarded = tuple(name for name in self._decisions if chosen[name] != choices[name])
-        return Choices(chosen, guarded)
+        limit = self.settings.skip_limit(self._space.cells)
+        found = choose(self._space, logits, self.memory, limit)
+        if self._budget is None:
+            return found
+        fitted = self._budget.fitted(found.choices, held)
+        changed = {name for name, option in fitted.items() if option != found.choices[name]}
+        guarded = tuple(name for name in fitted if name in {*changed, *found.guarded})
+        return Choices(fitted, guarded)
 
-    def _guard_cells(
-        self, choices: Mapping[str, str], logits: Mapping[str, list[float]]
-    ) -> dict[str, str]:
-        """Other operations for the cells that may not be skip."""
-        rivals: dict[str, tuple[float, str]] = {}  # cell: (lead of skip, best other option)
-        for name in (f"cell.{index}" for index in range(self._space.cells)):
-            if choices.get(name) != SKIP:
-                continue
-            options = dict(zip(self._decisions[name].options, logits[name], strict=True))
-            lead = options.pop(SKIP)
-            best = max(options, key=lambda option: options[option])
-            rivals[name] = (lead - options[best], best)
-        excess = len(rivals) - self.settings.skip_limit(self._space.cells)
-        closest = sorted(rivals, key=lambda name: rivals[name][0])[: max(0, excess)]
-        return {name: rivals[name][1] for name in closest}
+    def _logits(self, without: Mapping[str, Collection[str]] = _NOTHING) -> dict[str, Tensor]:
+        """The logits of every decision, (options,), minus infinity where left out."""
+        rows: dict[str, Tensor] = {}
+        for name, decision in self._decisions.items():
+            out = {*without.get(name, ()), *self.memory.struck_out.get(name, ())}
+            rows[name] = decision.logits
+            if out:
+                mask = torch.tensor([option in out for option in decision.options])
+                rows[name] = rows[name].masked_fill(mask.to(rows[name].device), -torch.inf)
+        return rows
 
-    def _guard_layers(
-        self, choices: Mapping[str, str], logits: Mapping[str, list[float]]
-    ) -> dict[str, str]:
-        """One layer to keep on, where all would be off."""
-        gates = [f"layer.{index}" for index in range(self._space.layers)]
-        if any(choices.get(name, "on") == "on" for name in gates):
+    def _held(self, logits: dict[str, Tensor], temperature: float) -> dict[str, Tensor]:
+        """The logits, shifted to where the expected size is the budget, if there is one.
+
+        Args:
+            logits: Of every decision, (options,).
+            temperature: At which they become the odds of the options.
+        """
+        if self._budget is None or not logits:
+            return logits
+        shift = self._budget.shift(logits, temperature)
+        return {name: row - shift[name] for name, row in logits.items()}
+
+    def _without_skip(self, step: int) -> dict[str, tuple[str, ...]]:
+        """The cells that go without skip in a step."""
+        probability = self.timetable.skip_dropout(step)
+        if probability == 0:
             return {}
+        generator = self._generator(step, _DROPOUT)
+        drawn = torch.rand(len(self._decisions), generator=generator).tolist()
+        return {
+            name: (SKIP,)
+            for name, number in zip(self._decisions, drawn, strict=True)
+            if number < probability and SKIP in self._decisions[name].options
+        }
 
-        def deficit(name: str) -> float:
-            on, off = logits[name]
-            return off - on
+    def _led(self, weights: Mapping[str, Tensor], hardness: float) -> dict[str, Tensor]:
+        """The weights, led from the mixture (hardness 0) to the choices (1); decided is decided."""
+        decided = self.memory.decided
+        chosen: Mapping[str, str] = {}
+        if hardness > 0 and self.settings.discretise != "perturbation":
+            chosen = self.choices().choices
+        led = {}
+        for name in self._decisions:
+            row, share = weights[name], 1.0 if name in decided else hardness
+            option = decided.get(name) or chosen.get(name)
+            led[name] = row if option is None else self._lerp(row, name, option, share)
+        return led
 
-        return {min(gates, key=deficit): "on"}
+    def _lerp(self, row: Tensor, name: str, option: str, share: float) -> Tensor:
+        if share == 0:
+            return row
+        one_hot = torch.zeros_like(row)
+        one_hot[self._decisions[name].options.index(option)] = 1
+        return one_hot if share == 1 else torch.lerp(row, one_hot, share)
+
+    def _decide(self, count: int, step: int, measure: Measure | None) -> None:
+        """Makes decisions in a random order until so many are made."""
+        made = len(self.memory.decided)
+        if count <= made:
+            return
+        generator = self._generator(0, _ORDER)
+        order = torch.randperm(len(self._decisions), generator=generator).tolist()
+        limit = self.settings.skip_limit(self._space.cells)
+        for name in [list(self._decisions)[place] for place in order[made:count]]:
+            allowed = partial(may_choose, self._space, self.memory, name, skip_limit=limit)
+            decide(self.memory, name, self.removal_scores(name, step, measure), allowed)
+
+    def _score(self, step: int, measure: Measure | None) -> None:
+        """Scores all options for the record, where that is asked for."""
+        if self.settings.score_options:
+            for name in self._decisions:
+                self.memory.scores[name] = self.removal_scores(name, step, measure)
+
+    def removal_scores(self, name: str, step: int, measure: Measure | None) -> dict[str, float]:
+        """How much the held-out loss rises when an option is taken out of the supernet.
+
+        What is needed has a high score. The scores don't depend on the rule that chooses.
+
+        Raises:
+            ValueError: There is no held-out loss.
+        """
+        if measure is None:
+            raise ValueError("options are scored by the held-out loss: pass measure")
+        whole = measure(self.evaluation_weights(step))
+        return {
+            option: measure(self.evaluation_weights(step, {name: (option,)})) - whole
+            for option in self._decisions[name].options
+        }
+
+    def _generator(self, step: int, purpose: int) -> torch.Generator:
+        seed = self.seed * 1_000_003 + step + (purpose << 40)
+        return torch.Generator().manual_seed(seed % 2**63)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold beside the supernet's own state; plain numbers."""
-        return {"seed": self.seed, "total_steps": self.total_steps}
+        """What a checkpoint has to hold beside the supernet's own state; plain values."""
+        return {
+            "seed": self.seed,
+            "total_steps": self.timetable.total_steps,
+            "memory": asdict(self.memory),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up the search of a checkpoint.
@@ -230,22 +312,19 @@ class SearchController:
         Raises:
             CheckpointError: If the state is incomplete or of a search of other length.
         """
-        if set(state) != {"seed", "total_steps"}:
+        own, known = self.state_dict(), {field.name for field in fields(Memory)}
+        if set(state) != set(own) or set(state["memory"]) != known:
             raise CheckpointError(
                 f"The state of the search has the fields {', '.join(sorted(state))}.",
-                allowed="seed, total_steps",
-                action="resume from another checkpoint",
+                allowed=f"{', '.join(own)}; memory with {', '.join(sorted(known))}",
+                action="resume with the package version the run was started with",
             )
-        if state["total_steps"] != self.total_steps:
+        if state["total_steps"] != own["total_steps"]:
             raise CheckpointError(
                 f"The checkpoint's search has {state['total_steps']} steps, this one "
-                f"{self.total_steps}: the temperature would jump.",
+                f"{own['total_steps']}: the temperature would jump.",
                 allowed="the config the run was started with",
                 action="resume with the same config, or start a new run",
             )
         self.seed = state["seed"]
-
-
-def _largest(values: list[float]) -> int:
-    """Index of the largest value, the first of equals."""
-    return max(range(len(values)), key=values.__getitem__)
+        self.memory = Memory(**state["memory"])

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["RelaxationName", "gumbel", "relax", "softmax"]
+__all__ = [
+    "RELAXATIONS",
+    "Relaxation",
+    "RelaxationName",
+    "gumbel",
+    "relax",
+    "sampled_path",
+    "softmax",
+    "straight_through",
+]
 
-RelaxationName = Literal["softmax", "gumbel"]
+RelaxationName = Literal["softmax", "gumbel", "straight-through", "sampled-path"]
 
 
 def softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -40,16 +52,97 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     Returns:
         Weights that sum to 1, (..., options).
     """
+    return softmax(logits + _noise(logits, generator), temperature)
+
+
+def straight_through(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """One option, with the gradient of a Gumbel sample (arXiv 1611.01144, section 2.2).
+
+    The value is the sample's largest weight made 1 and the others made 0, exactly; the gradient
+    is the sample's, as if it had been mixed. So every option's output is needed.
+
+    Args:
+        logits: (..., options).
+        temperature: Of the sample behind it.
+        generator: As for `gumbel`.
+
+    Returns:
+        One-hot weights, (..., options).
+    """
+    soft = gumbel(logits, temperature, generator)
+    return _one_hot(soft.argmax(-1), soft) + (soft - soft.detach())
+
+
+def sampled_path(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """One option, with a gradient that needs the output of that option only.
+
+    With ``p = softmax(logits / temperature)``, option k is drawn with probability p_k and weighs
+    ``p_k / stop(p_k)``: exactly 1, with the gradient of ``log p_k``. The others weigh 0 and have
+    no gradient. Let c_k be what the loss changes by per unit of weight k (the gradient at the
+    mixture times option k's output). Then the logits' expected gradient is
+    ``sum over k of p_k c_k grad(log p_k) = sum over k of c_k grad(p_k)``, which is the gradient
+    of ProxylessNAS (arXiv 1812.00332, equation 4). It takes the outputs of all options there; here
+    each comes in as often as it is drawn. GDAS (arXiv 1910.04465) also runs one path, but with the
+    straight-through weight in place of the quotient, which counts p_k twice.
+    The quotient is DiCE's (arXiv 1802.05098, equation 8).
+
+    Args:
+        logits: (..., options).
+        temperature: The lower, the surer the largest logit is drawn.
+        generator: As for `gumbel`.
+
+    Returns:
+        One-hot weights, (..., options).
+    """
+    drawn = (logits.detach() / temperature + _noise(logits, generator)).argmax(-1)
+    probability = softmax(logits, temperature).gather(-1, drawn[..., None])
+    return _one_hot(drawn, logits) * (probability / probability.detach())
+
+
+def _noise(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Gumbel noise in the shape of the logits."""
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
     smallest = torch.finfo(torch.float64).tiny
     noise = -(-uniform.clamp_min(smallest).log()).clamp_min(smallest).log()
-    return softmax(logits + noise.to(device=logits.device, dtype=logits.dtype), temperature)
+    return noise.to(device=logits.device, dtype=logits.dtype)
+
+
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros_like(like).detach().scatter(-1, index[..., None], 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxation:
+    """One way to make decisions soft.
+
+    Attributes:
+        relax: From logits (..., options), temperature and generator to weights (..., options).
+        one_hot: Whether a step's weights are those of one option, so that a mixture is never
+            computed.
+        one_path: Whether, beyond that, only the option drawn has to be computed.
+        fixed_odds: Whether the odds of the options are those of temperature 1 in every step; else
+            they get surer as it falls.
+    """
+
+    relax: Callable[[Tensor, float, torch.Generator], Tensor]
+    one_hot: bool = False
+    one_path: bool = False
+    fixed_odds: bool = False
+
+
+RELAXATIONS: Mapping[RelaxationName, Relaxation] = MappingProxyType(
+    {
+        "softmax": Relaxation(lambda logits, temperature, generator: softmax(logits, temperature)),
+        "gumbel": Relaxation(gumbel, fixed_odds=True),
+        "straight-through": Relaxation(straight_through, one_hot=True, fixed_odds=True),
+        "sampled-path": Relaxation(sampled_path, one_hot=True, one_path=True),
+    }
+)
+"""By the name they have in a config."""
 
 
 def relax(
     name: RelaxationName, logits: Tensor, temperature: float, generator: torch.Generator
 ) -> Tensor:
     """Applies the relaxation of that name; ``softmax`` draws nothing from the generator."""
-    if name == "gumbel":
-        return gumbel(logits, temperature, generator)
-    return softmax(logits, temperature)
+    return RELAXATIONS[name].relax(logits, temperature, generator)

@@ -1,4 +1,4 @@
-"""How the temperature of a relaxation falls."""
+"""What changes in the course of a search: the temperature, and the weights of penalties."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from peml.settings import Settings
 
-__all__ = ["TemperatureSchedule"]
+__all__ = ["PenaltySchedule", "TemperatureSchedule"]
 
 
 class TemperatureSchedule(Settings):
@@ -36,3 +36,20 @@ class TemperatureSchedule(Settings):
         if self.shape == "linear":
             return self.start + progress * (self.end - self.start)
         return float(self.start * (self.end / self.start) ** progress)
+
+
+class PenaltySchedule(Settings):
+    """The weight of a penalty on the logits, linear while the decisions move; 0 is off."""
+
+    start: float = Field(0.0, description="Weight when the decisions begin to move.", ge=0)
+    end: float = Field(0.0, description="Weight when they stop moving.", ge=0)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it never weighs anything."""
+        return self.start == self.end == 0
+
+    def at(self, progress: float) -> float:
+        """The weight at a progress from 0 to 1; what lies outside is clamped."""
+        progress = min(max(progress, 0.0), 1.0)
+        return self.start + progress * (self.end - self.start)

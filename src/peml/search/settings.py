@@ -11,14 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from peml.prefix import PrefixShape, SearchSpace
 from peml.search.budget import Budget
 from peml.search.relaxation import RelaxationName
-from peml.search.schedule import TemperatureSchedule
+from peml.search.schedule import PenaltySchedule, TemperatureSchedule
 from peml.settings import Settings
 
 __all__ = ["SearchSettings"]
 
 
 class SearchSettings(Settings):
-    """How the decisions are made soft, when they move, and how they are guarded."""
+    """How the decisions are made soft, when and by what they move, and how they are guarded."""
 
     mode: Literal["search", "none", "random"] = Field(
         "search",
@@ -43,13 +43,48 @@ class SearchSettings(Settings):
     )
     relaxation: RelaxationName = Field(
         "gumbel",
-        description="How logits become weights: softmax, or gumbel (softmax with noise drawn "
-        "anew in each step, which keeps options from settling into a blend).",
+        description="How logits become weights: softmax; gumbel (softmax with noise drawn anew in "
+        "each step, which keeps options from settling into a blend); straight-through (one option "
+        "drawn, the gradient of a gumbel mixture); sampled-path (one option drawn, and only that "
+        "one computed).",
     )
     temperature: TemperatureSchedule = Field(
         default_factory=TemperatureSchedule,
         description="Annealed from the end of the warm-up to the start of the cool-down.",
     )
+    optimise: Literal["single", "bilevel"] = Field(
+        "single",
+        description="What moves the decisions: single, the training batch that also moves the "
+        "weights; bilevel, rows held out of the development split (first order).",
+    )
+    every: int = Field(4, description="bilevel: steps between moves of the decisions.", ge=1)
+    held_out: float = Field(
+        0.5,
+        description="Share of each task's development rows that bilevel and perturbation choose "
+        "by and options are scored on; they are taken out of the development metric.",
+        gt=0,
+        lt=1,
+    )
+    order: Literal["parallel", "search-first", "lora-first"] = Field(
+        "parallel",
+        description="parallel: LoRA and prefix train together all the time. search-first: the "
+        "prefix is searched without LoRA, then LoRA trains and the prefix stands. lora-first: LoRA "
+        "trains without a prefix for half of the steps that aren't search, then it stands while "
+        "the prefix is searched and trained. As many steps in all.",
+    )
+    discretise: Literal["argmax", "perturbation", "pruning"] = Field(
+        "argmax",
+        description="How options are chosen: argmax, the largest logit; perturbation, decision by "
+        "decision in the cool-down, the option whose removal raises the held-out loss most (best "
+        "with temperature.end near 1, which keeps a mixture to remove from); pruning, the weakest "
+        "option is struck out at intervals while the decisions move.",
+    )
+    score_options: bool = Field(
+        False,
+        description="Score every option by its removal, as perturbation does, whatever the rule; "
+        "the scores go into the genotype and say whether a skip was really best.",
+    )
+    score_batches: int = Field(4, description="Held-out batches that a removal is scored on.", ge=1)
     share: float = Field(
         0.4, description="Share of all training steps that the search takes.", gt=0, lt=1
     )
@@ -72,6 +107,35 @@ class SearchSettings(Settings):
         description="How many cells may end as skip: a number, or a share of the cells (with a "
         "decimal point, rounded down).",
         ge=0,
+    )
+    skip_dropout: float = Field(
+        0.0,
+        description="Probability that a cell goes without skip in a step; it falls to 0 while the "
+        "decisions move.",
+        ge=0,
+        lt=1,
+    )
+    freeze_after: float | None = Field(
+        None,
+        description="Stop moving the decisions once the strongest option of each has been the same "
+        "for this share of the search's steps; default: never.",
+        gt=0,
+        lt=1,
+    )
+    equal_capacity: bool = Field(
+        False,
+        description="Compare operations by what a unit of their output is worth, so that one of "
+        "larger output has no larger gradient on its logit.",
+    )
+    entropy: PenaltySchedule = Field(
+        default_factory=PenaltySchedule,
+        description="Weight of the decisions' mean entropy in the loss that moves them; more makes "
+        "them decide.",
+    )
+    beta_decay: PenaltySchedule = Field(
+        default_factory=PenaltySchedule,
+        description="Weight of beta-DARTS's decay in the loss that moves the decisions; more keeps "
+        "options from running away.",
     )
 
     @field_validator("max_skips")
@@ -102,6 +166,15 @@ class SearchSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _budget_can_be_held(self) -> SearchSettings:
+        if self.budget is not None and self.discretise == "perturbation":
+            raise ValueError(
+                "a budget can't be held by discretise: perturbation, which decides one after "
+                "another; allowed: argmax, pruning"
+            )
+        return self
+
     @property
     def searches(self) -> bool:
         """Whether anything is left to find."""
@@ -116,6 +189,12 @@ class SearchSettings(Settings):
         if self.budget is None:
             return None
         return Budget(space, shape, self.budget, self.skip_limit(space.cells))
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether some choice is made on rows of its own."""
+        scored = self.score_options or self.discretise == "perturbation"
+        return scored or self.optimise == "bilevel"
 
     def search_steps(self, total_steps: int) -> int:
         """Steps of the search phase, of all training steps (at least 1)."""

@@ -9,6 +9,7 @@ from peml.training.checkpoints import (
 )
 from peml.training.loop import Evaluation, Phase, Progress, StepRecord, TrainingLoop
 from peml.training.optimizer import (
+    SPAN,
     build_optimizer,
     learning_rate_factor,
     load_optimizer_state,
@@ -17,6 +18,7 @@ from peml.training.optimizer import (
 from peml.training.settings import TrainingSettings
 
 __all__ = [
+    "SPAN",
     "Balancing",
     "BalancingSettings",
     "Checkpoint",

@@ -196,7 +196,8 @@ class TrainingLoop:
         self.listener.on_step(self._record(phase, loss, norm, rates, tokens))
 
     def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        groups = self.optimizer.param_groups
+        return [p for group in groups for p in group["params"] if p.requires_grad]
 
     def _refuse_bad_numbers(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm) and loss <= self.settings.explode_at:

@@ -13,6 +13,7 @@ from peml.errors import ConfigError, nearest
 from peml.training.settings import TrainingSettings
 
 __all__ = [
+    "SPAN",
     "build_optimizer",
     "learning_rate_factor",
     "load_optimizer_state",
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 CONSTANT = "constant_rate"
+SPAN = "span"
+"""First step and end of a group's training, set on its entry in ``param_groups``."""
 
 
 def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.optim.AdamW:
@@ -85,9 +88,14 @@ def learning_rate_factor(
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings
 ) -> dict[str, float]:
-    """Sets every group's rate for a step and returns them by group."""
+    """Sets every group's rate for a step and returns them by group.
+
+    A group that trains in some phases only has its own `SPAN`, which the schedule spans for it.
+    """
     for group in optimizer.param_groups:
-        factor = learning_rate_factor(step, total, settings, group.get("warmup"))
+        first, last = group.get(SPAN, (0, total))
+        into = min(max(step, first), last) - first
+        factor = learning_rate_factor(into, last - first, settings, group.get("warmup"))
         group["lr"] = group["peak"] * (1.0 if group[CONSTANT] else factor)
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 

@@ -1,0 +1,76 @@
+"""Encodes the splits of a run's tasks, and holds rows out where a search needs its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from peml.data import TaskData, encode_split
+from peml.data.encoding import EncodedSplit
+from peml.data.splits import divide_development
+from peml.errors import TrainingError
+from peml.evaluation import GoldSplit, read_gold
+from peml.models import Family, ModelSettings
+from peml.models.families import Purpose
+from peml.tasks import TaskType
+
+__all__ = ["SplitEncoder"]
+
+
+@dataclass(frozen=True)
+class SplitEncoder:
+    """Turns rows into what a model reads.
+
+    Attributes:
+        settings: Of the model.
+        family: How rows are encoded.
+    """
+
+    settings: ModelSettings
+    family: Family
+
+    def encode(self, item: TaskData, rows: Dataset, purpose: Purpose) -> EncodedSplit:
+        """Rows of a task; messages about them name the file or split they came from."""
+        where = item.origin.reported if rows is item.reported else item.origin.train
+        too_long = self.settings.too_long
+        return encode_split(rows, item.task, self.family, purpose, too_long=too_long, where=where)
+
+    def golds(self, data: Sequence[TaskData], splits: Sequence[Dataset]) -> list[GoldSplit]:
+        """A split of every task that has rows of it, with the right answers."""
+        golds = []
+        for number, (item, rows) in enumerate(zip(data, splits, strict=True)):
+            generates = item.task.type is TaskType.GENERATION
+            if len(rows):
+                encoded = self.encode(item, rows, "generate" if generates else "score")
+                golds.append(read_gold(item.task, number, rows, encoded))
+        return golds
+
+    def divided(
+        self, data: Sequence[TaskData], share: float, seed: int
+    ) -> tuple[list[GoldSplit], list[EncodedSplit]]:
+        """The development splits, and what is held out of them for a search.
+
+        Args:
+            data: All tasks.
+            share: Of each task's development rows; 0 holds nothing out.
+            seed: Of the draw.
+
+        Raises:
+            TrainingError: No task has rows to hold out.
+        """
+        if not share:
+            return self.golds(data, [item.development for item in data]), []
+        parts = [divide_development(item.development, item.task, share, seed) for item in data]
+        if not any(len(rows) for _, rows in parts):
+            raise TrainingError(
+                "the search chooses on held-out development rows, but no task has any to spare",
+                allowed="two development rows or more in some task",
+                action="set method.search.optimise=single and method.search.discretise=argmax, or "
+                "give more rows",
+            )
+        held_out = [
+            self.encode(item, rows, "train") for (_, rows), item in zip(parts, data, strict=True)
+        ]
+        return self.golds(data, [rows for rows, _ in parts]), held_out
