@@ -13,9 +13,10 @@ from rich.console import Console
 
 from peml.errors import RunError
 from peml.tuning import StudyConfig
-from peml.tuning.ledger import Ledger, Outcome, Spent
+from peml.tuning.ledger import Ledger
 from peml.tuning.settings import StorageSettings
 from peml.tuning.storage import Patience
+from peml.tuning.trial import Outcome, Spent
 from tests.tuning.studies import RATE, made_up
 
 SPENT = Spent(2.0, 100, 10)

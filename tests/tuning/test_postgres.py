@@ -17,8 +17,9 @@ import pytest
 from rich.console import Console
 
 from peml.tuning import StudyConfig
-from peml.tuning.ledger import Ledger, Outcome, Spent, Trial
+from peml.tuning.ledger import Ledger
 from peml.tuning.storage import Patience
+from peml.tuning.trial import Outcome, Spent, Trial
 from tests.tuning.studies import made_up
 
 pytestmark = pytest.mark.skipif(

@@ -12,10 +12,11 @@ from optuna.samplers import TPESampler
 from rich.console import Console
 
 from peml.tuning import StudyConfig
-from peml.tuning.ledger import Ledger, Outcome, Spent
+from peml.tuning.ledger import Ledger
 from peml.tuning.sampling import build_pruner, build_sampler
 from peml.tuning.settings import PrunerSettings, SamplerSettings, StorageSettings
 from peml.tuning.storage import Patience
+from peml.tuning.trial import Outcome, Spent
 from tests.tuning.studies import RATE, made_up
 
 SPENT = Spent(1.0, 100, 10)

@@ -14,10 +14,11 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from peml.config import TuningCost, dump_config
 from peml.files import read_json, write_json, write_text
 from peml.tuning.folder import StudyFolder
-from peml.tuning.ledger import Ledger, TrialRow
+from peml.tuning.ledger import Ledger
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.settings import StudyConfig
 from peml.tuning.space import apply_values
+from peml.tuning.trial import TrialRow
 
 __all__ = ["BEST", "collect", "write_results"]
 

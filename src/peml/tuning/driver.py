@@ -13,10 +13,11 @@ from peml.execution import Executor, Job, make_executor
 from peml.files import read_json
 from peml.run import RunFolder
 from peml.tuning.folder import StudyFolder
-from peml.tuning.ledger import Ledger, Outcome, Spent, Trial
+from peml.tuning.ledger import Ledger
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE
 from peml.tuning.settings import StudyConfig
+from peml.tuning.trial import Outcome, Spent, Trial
 
 __all__ = ["Driver"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,12 +18,11 @@ from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
 from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import Patience, open_storage, shown_url
+from peml.tuning.trial import Outcome, Spent, State, Trial, TrialRow
 
-__all__ = ["Ledger", "Outcome", "Spent", "State", "Trial", "TrialRow"]
+__all__ = ["Ledger"]
 
 ValueT = TypeVar("ValueT")
-
-State = Literal["finished", "pruned", "failed", "running"]
 
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "finished",
@@ -34,83 +32,6 @@ _STATES: dict[TrialState, State] = {
 }
 _DEFINITION = "peml:definition"
 _DRIVER, _TOKEN, _SURPLUS, _STOPPED = "driver", "token", "surplus", "stopped"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial that is to run.
-
-    Attributes:
-        number: From 0, in the order of the draws.
-        values: By path into the run config.
-        is_stopped: Whether the pruner has ended it already.
-    """
-
-    number: int
-    values: dict[str, Any]
-    is_stopped: bool = False
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a trial has cost.
-
-    Attributes:
-        seconds: Of its run, all phases.
-        tokens: It has trained on.
-        parameters: That it trained; None if that isn't known.
-    """
-
-    seconds: float
-    tokens: int
-    parameters: int | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended.
-
-    Attributes:
-        number: Of the trial.
-        state: What became of it.
-        spent: Its cost.
-        objectives: Of a finished one, in the order of the study's objectives.
-        reason: Of a failed one.
-    """
-
-    number: int
-    state: Literal["finished", "pruned", "failed"]
-    spent: Spent
-    objectives: tuple[float, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """A line of the table of trials.
-
-    Attributes:
-        number: Of the trial.
-        state: How it stands.
-        objectives: Its values, in the order of the study's objectives; of a pruned trial the
-            last development mean.
-        values: By path into the run config.
-        spent: Its cost; None while it runs.
-        reports: Development means by percent of its steps.
-        reason: Why it failed.
-        driver: Id of the driver that ran it.
-        place: Machine and run folder; empty while it runs.
-    """
-
-    number: int
-    state: State
-    objectives: tuple[float, ...]
-    values: dict[str, Any]
-    spent: Spent | None
-    reports: dict[int, float]
-    reason: str
-    driver: str
-    place: str
 
 
 class Ledger:
