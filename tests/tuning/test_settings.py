@@ -48,6 +48,10 @@ def _problem(**sections: Any) -> str:
         ({"training.epochs": ["many", "few"]}, "training.epochs: "),
         ({"training.warmup": {"low": 0.0, "high": 1.5}}, "training.warmup: "),
         ({"training.schedule": ["linear", "square"]}, "training.schedule: "),
+        (
+            {"method": [{"name": "lora"}, {"name": "dora"}], "method.lora.r": [4, 8]},
+            "space.method.lora.r lies within space.method",
+        ),
         ({"seed": [0, 1]}, "space.seed: all trials share it"),
         ({"tasks.rows": [10, 20]}, "space.tasks.rows: all trials share it"),
         ({"evaluation.split": ["reported", "development"]}, "all trials share it"),

@@ -143,6 +143,10 @@ def first_values(space: Mapping[str, Parameter]) -> dict[str, Any]:
 def apply_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """The run config with other values at some paths.
 
+    Args:
+        base: The run config.
+        values: By path; the paths are known to exist, see `check_space`.
+
     Raises:
         ConfigError: The values don't make a valid config; all problems at once.
     """
@@ -151,9 +155,9 @@ def apply_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
         *parents, last = path.split(".")
         section = raw
         for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"{path}: {parent!r} is a value, not a section")
+            if section.get(parent) is None:  # a section that is left out
+                section[parent] = {}
+            section = section[parent]
         section[last] = copy.deepcopy(value)
     listed = ", ".join(f"{path}={value}" for path, value in values.items())
     return parse_config(raw, f"the run config with {listed}")
@@ -163,10 +167,16 @@ def check_space(base: RunConfig, space: Mapping[str, Parameter]) -> None:
     """Tries every end of every parameter on the run config.
 
     Raises:
-        ConfigError: Paths that don't exist, that the tuner decides itself, or values that the
-            run config refuses; all of them.
+        ConfigError: Paths that don't exist, overlap or are the tuner's to decide, or values that
+            the run config refuses; all of them.
     """
     problems = [problem for path in space if (problem := _path_problem(base, path))]
+    problems += [
+        f"space.{path} lies within space.{other}: give one of them"
+        for path in space
+        for other in space
+        if path.startswith(f"{other}.")
+    ]
     if not problems:
         first = first_values(space)
         tried = [first, *({**first, path: end} for path, p in space.items() for end in p.ends())]
