@@ -46,7 +46,10 @@ def study(arguments: argparse.Namespace, **sections: Any) -> dict[str, Any]:
         "space": SPACE,
         "sampler": {"name": "random", "startup": arguments.startup},
         "budget": {"trials": arguments.trials},
-        "execution": {"kind": "processes", "jobs": arguments.jobs},
+        "execution": {
+            "kind": "processes" if arguments.jobs > 1 else "inline",
+            "jobs": arguments.jobs,
+        },
         **sections,
     }
 
