@@ -82,8 +82,9 @@ def sampled_path(logits: Tensor, temperature: float, generator: torch.Generator)
     mixture times option k's output). Then the logits' expected gradient is
     ``sum over k of p_k c_k grad(log p_k) = sum over k of c_k grad(p_k)``, which is the gradient
     of ProxylessNAS (arXiv 1812.00332, equation 4). It takes the outputs of all options there; here
-    each comes in as often as it is drawn. GDAS (arXiv 1910.04465) also runs one path, but with the
-    straight-through weight in place of the quotient, which counts p_k twice.
+    each comes in as often as it is drawn. GDAS (arXiv 1910.04465) also runs one path, with the
+    straight-through weight in place of the quotient, whose expectation is another: it weighs an
+    option's term by how often the option is drawn.
     The quotient is DiCE's (arXiv 1802.05098, equation 8).
 
     Args:
