@@ -70,6 +70,7 @@ def train_remotely(
     job = Job.unpack(packed)
     if not Path(directory).is_dir() or not appears(lambda: _is_marked(job, token)):
         return socket.gethostname()
+    mark_of(job).unlink(missing_ok=True)  # here, so that a driver that is killed leaves none
     appears(lambda: _is_free(job))  # of a worker whose driver, or whose machine, was just lost
     os.chdir(directory)
     torch.set_num_threads(threads)
