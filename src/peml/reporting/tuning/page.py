@@ -61,7 +61,7 @@ def _describe(study: StudyRecord) -> list[str]:
     said = [f"{finished} of {len(study.trials)} trials finished"]
     said += [f"{pruned} were stopped early"] if pruned else []
     said += [f"{failed} failed"] if failed else []
-    said += [f"{running} have not ended"] if running else []
+    said += [f"{running} {'has' if running == 1 else 'have'} not ended"] if running else []
     sentences = [", ".join(said) + "."]
     front = study.front()
     if not front:
