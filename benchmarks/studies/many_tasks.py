@@ -36,6 +36,11 @@ def spread(values: list[float], sign: str = "") -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
+def mark(values: list[float], majority: float) -> str:
+    """A flag for a mean that is no better than the majority baseline."""
+    return " (m)" if statistics.mean(values) <= majority else ""
+
+
 def task_rows(runs: dict[str, list[Run]]) -> list[str]:
     """One line a task: its suite, both scores, their difference seed by seed, its flag."""
     lines = []
@@ -46,14 +51,12 @@ def task_rows(runs: dict[str, list[Run]]) -> list[str]:
             alone = [run["tasks"][name]["value"] for run in apart]
             joint = [run["tasks"][name]["value"] for run in runs[TOGETHER]]
             gain = [b - a for a, b in zip(alone, joint, strict=True)]
-            low = statistics.mean(joint) <= task["majority"]
             cells = (
                 suite,
                 name,
                 task["metric"],
                 f"{100 * task['majority']:.1f}",
-                spread(alone),
-                spread(joint) + (" (m)" if low else ""),
+                *(spread(found) + mark(found, task["majority"]) for found in (alone, joint)),
                 spread(gain, "+"),
             )
             lines.append(f"| {' | '.join(cells)} |")
@@ -116,7 +119,7 @@ def tables(runs: dict[str, list[Run]]) -> str:
     seeds = len(runs[TOGETHER])
     return "\n".join(
         [
-            f"{seeds} seeds; (m): at or below the majority baseline.",
+            f"Seeds: {seeds}. (m): at or below the majority baseline.",
             "",
             "| suite | task | metric | majority | one adapter a suite | one for all | difference |",
             "|---|---|---|--:|--:|--:|--:|",
