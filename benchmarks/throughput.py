@@ -137,7 +137,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
                 **({"token_type_ids": row["token_type_ids"][0]} if row["token_type_ids"] else {}),
             }
             for task, split in enumerate(prepared.train)
-            for row in split.dataset
+            for row in split.rows
         ]
 
     def __len__(self) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from peml.data.encoding import EncodedSplit
+from peml.data.rows import Rows
 
 
 def encoded_split(
@@ -26,4 +26,4 @@ def encoded_split(
         for row, (length, count) in enumerate(zip(lengths, sequences, strict=True))
     ]
     sizes, counts = np.asarray(lengths), np.asarray(sequences)
-    return EncodedSplit(Dataset.from_list(rows), sizes, counts, sizes * counts, 0)
+    return EncodedSplit(Rows.from_list(rows), sizes, counts, sizes * counts, 0)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import pyarrow as pa
 
+from peml.data.rows import Rows
 from peml.data.sources import TaskData
 from peml.tasks import Task
 
@@ -32,9 +33,9 @@ def task_data(
     reported: Sequence[Row] = (),
     development: Sequence[Row] = (),
 ) -> TaskData:
-    empty = {name: [] for name in task.columns.needed}  # type: dict[str, list[Any]]
+    empty = pa.schema([(name, pa.string()) for name in task.columns.needed]).empty_table()
 
-    def split(rows: Sequence[Row]) -> Dataset:
-        return Dataset.from_list(list(rows)) if rows else Dataset.from_dict(empty)
+    def split(rows: Sequence[Row]) -> Rows:
+        return Rows.from_list(list(rows)) if rows else Rows.of_table(empty)
 
     return TaskData(task, split(train), split(development), split(reported))

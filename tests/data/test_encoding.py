@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from datasets import Dataset
 
 from peml.data import cache_folder, encode_split
+from peml.data.rows import Rows
 from peml.errors import DataError, RunError
 from peml.models.families import CausalFamily, EncoderFamily, Family
 from peml.tasks import SOURCE_ROW, Task
@@ -20,8 +20,8 @@ from tests.tasks.examples import choice, pair, sentiment
 TEXTS = ["the dog", "the film was good and the dog does not mind", "bad", "a fox"]
 
 
-def moods(texts: Sequence[str] = TEXTS) -> Dataset:
-    return Dataset.from_list(
+def moods(texts: Sequence[str] = TEXTS) -> Rows:
+    return Rows.from_list(
         [{"sentence": text, "label": n % 2, SOURCE_ROW: 10 + n} for n, text in enumerate(texts)]
     )
 
@@ -47,17 +47,17 @@ def count_calls(family: Family) -> list[int]:
 def test_columns_describe_what_was_encoded(tmp_path: Path) -> None:
     split = encode_split(moods(), sentiment(), family(), "train", cache=tmp_path)
     ids = [tiny_tokenizer("encoder")(text)["input_ids"] for text in TEXTS]
-    assert [row["input_ids"] for row in split.dataset] == [[row] for row in ids]
-    assert [row["targets"] for row in split.dataset] == [[0.0], [1.0], [0.0], [1.0]]
+    assert [row["input_ids"] for row in split.rows] == [[row] for row in ids]
+    assert [row["targets"] for row in split.rows] == [[0.0], [1.0], [0.0], [1.0]]
     assert split.lengths.tolist() == split.tokens.tolist() == [len(row) for row in ids]
     assert split.sequences.tolist() == [1] * len(TEXTS) == [1] * len(split)
     assert split.cut == 0
 
 
 def test_options_are_sequences_of_one_example(tmp_path: Path) -> None:
-    rows = Dataset.from_list([{"start": "the fox", "options": ["jumps", "is red"], "answer": 1}])
+    rows = Rows.from_list([{"start": "the fox", "options": ["jumps", "is red"], "answer": 1}])
     split = encode_split(rows, choice(), family(), "train", cache=tmp_path)
-    (row,) = split.dataset
+    (row,) = split.rows
     assert row["targets"] == [0.0, 1.0]
     assert split.sequences.tolist() == [2]
     assert split.lengths.tolist() == [max(map(len, row["input_ids"]))]
@@ -81,8 +81,8 @@ def test_second_encoding_reads_the_cache(tmp_path: Path) -> None:
     calls = count_calls(again)
     after = encode_split(moods(), sentiment(), again, "train", cache=tmp_path)
     assert calls == []
-    assert after.dataset.to_list() == before.dataset.to_list()
-    assert after.dataset.cache_files  # memory-mapped, not held in memory
+    assert list(after.rows) == list(before.rows)
+    assert after.rows.is_mapped
 
 
 def test_a_text_that_was_cut_leaves_the_cache_of_later_splits_alone(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def other_end() -> dict[str, Any]:
         lambda: {"family": family(max_length=32)},
         lambda: {"family": family(made=CausalFamily)},
         lambda: {"purpose": "score"},
-        lambda: {"dataset": moods([*TEXTS[:3], "two foxes"])},
+        lambda: {"rows": moods([*TEXTS[:3], "two foxes"])},
     ],
     ids=["template", "tokenizer", "eos", "words", "length", "family", "purpose", "rows"],
 )
@@ -129,7 +129,7 @@ def test_what_decides_the_encoding_makes_the_cache_stale(
     change: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
     made = CausalFamily if change is other_end else EncoderFamily
-    given = {"dataset": moods(), "task": sentiment(), "family": family(made=made)}
+    given: dict[str, Any] = {"rows": moods(), "task": sentiment(), "family": family(made=made)}
     changed = {**given, "purpose": "train"} | change()
     encode_split(**given, purpose="train", cache=tmp_path)
     calls = count_calls(changed["family"])
@@ -167,7 +167,7 @@ def test_refusing_names_the_users_row_and_the_excess(tmp_path: Path) -> None:
 
 
 def test_a_row_that_fails_is_named_and_nothing_is_cached(tmp_path: Path) -> None:
-    rows = Dataset.from_list([{"first": "a", "second": "b", "label": n} for n in (0, 7)])
+    rows = Rows.from_list([{"first": "a", "second": "b", "label": n} for n in (0, 7)])
     with pytest.raises(DataError, match="'same', row 1"):
         encode_split(rows, pair(), family(), "train", cache=tmp_path)
     assert not list(tmp_path.rglob("*.arrow"))
@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*args: Any, **kwargs: Any) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Dataset, "map", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(RunError, match="the disk is full") as caught:
         encode_split(moods(), sentiment(), family(), "train", cache=tmp_path)
     assert str(tmp_path) in str(caught.value)

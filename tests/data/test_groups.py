@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peml.data.fields import flat_row
 from peml.data.groups import gather_groups, read_groups
+from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.sources import load_task_data
 from peml.data.splits import carve_development, draw_groups
@@ -36,15 +37,19 @@ def answers(count: int) -> list[Row]:
     ]
 
 
+def flat(rows: list[Row]) -> Rows:
+    return Rows.from_list([flat_row(row, judged().columns) for row in rows])
+
+
 def test_groups_are_read_from_nested_fields() -> None:
-    rows = Dataset.from_list(answers(3)).flatten()
+    rows = flat(answers(3))
     assert read_groups(rows, judged()) == [(0, 0), (0, 1), (0, 1), (1, 2), (1, 2), (1, 2)]
     assert read_groups(rows, sentiment()) is None
     assert gather_groups(["b", "a", "b"]) == [[0, 2], [1]]
 
 
 def test_a_development_split_holds_whole_groups() -> None:
-    rows = Dataset.from_list(answers(60)).flatten()
+    rows = flat(answers(60))
     train, development = carve_development(rows, judged(), seed=0)
     assert len(train) + len(development) == len(rows)
     assert 9 <= len(development) <= 12  # a tenth of 120, and groups of up to 3
@@ -59,13 +64,13 @@ def test_row_limits_hold_whole_groups(tmp_path: Path, monkeypatch: pytest.Monkey
     limits = TasksSettings(suite="x", source=str(tmp_path), rows=20, evaluation_rows=20)
     data = load_task_data(judged(), limits, 0)
     for split in (data.train, data.reported):
-        counts = Counter(split["idx.question"][:])
+        counts = Counter(split.column("idx.question"))
         assert sum(counts.values()) in (18, 19, 20)
         assert all(count == 1 + question % 3 for question, count in counts.items())
 
 
 def test_rows_of_one_group_cannot_be_split() -> None:
-    rows = Dataset.from_list([{**answers(3)[0], "label": n} for n in (0, 1)]).flatten()
+    rows = flat([{**answers(3)[0], "label": n} for n in (0, 1)])
     with pytest.raises(DataError, match="all 2 train rows are of one group"):
         carve_development(rows, judged(), 0)
 

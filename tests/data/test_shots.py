@@ -26,7 +26,7 @@ def shown(folder: Path, shots: dict[str, Any], **changes: Any) -> Task:
 
 def numbers(task: Task) -> tuple[list[int], list[int]]:
     train, reported, _ = load_source(task)
-    return train[SOURCE_ROW][:], reported[SOURCE_ROW][:]
+    return train.column(SOURCE_ROW)[:], reported.column(SOURCE_ROW)[:]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_loaded_tasks_have_their_shots_written_out(tmp_path: Path) -> None:
     settings = TasksSettings(suite="demo")
     data = load_task_data(shown(tmp_path, {"count": 2}), settings, 0)
     assert len(data.task.shots.examples) == 2
-    carved = (*data.train[SOURCE_ROW], *data.development[SOURCE_ROW])
+    carved = (*data.train.column(SOURCE_ROW), *data.development.column(SOURCE_ROW))
     assert sorted(carved) == [2, 3, 4, 5]
     again = Task.model_validate_json(data.task.model_dump_json())  # as an export keeps it
     assert again == data.task

@@ -35,10 +35,10 @@ def _load(task: Task, source: Path, **settings: Any) -> sources.TaskData:
 def test_jsonl_is_memory_mapped_with_the_needed_columns_and_row_numbers(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     train, reported, origin = load_source(examples.sentiment(), str(tmp_path))
-    assert train.cache_files
+    assert train.is_mapped
     assert set(train.column_names) == {"sentence", "label", SOURCE_ROW}
-    assert train["sentence"][:] == [f"text {n}" for n in range(10)]
-    assert reported[SOURCE_ROW][:] == list(range(10))
+    assert train.column("sentence") == [f"text {n}" for n in range(10)]
+    assert reported.column(SOURCE_ROW) == list(range(10))
     assert str(origin) == str(folder)
 
 
@@ -55,13 +55,13 @@ def test_csv_and_parquet_hold_the_same_rows(
     tmp_path: Path, convert: Callable[[Path, str], None]
 ) -> None:
     folder = _folder(tmp_path)
-    wanted = load_source(examples.sentiment(), str(tmp_path))[0].to_list()
+    wanted = list(load_source(examples.sentiment(), str(tmp_path))[0])
     for name in ("train", "validation"):
         convert(folder, name)
         (folder / f"{name}.jsonl").unlink()
     train = load_source(examples.sentiment(), str(tmp_path))[0]
-    assert train.to_list() == wanted
-    assert train.cache_files
+    assert list(train) == wanted
+    assert train.is_mapped
 
 
 def test_texts_are_not_guessed_to_be_something_else(tmp_path: Path) -> None:
@@ -79,14 +79,14 @@ def test_texts_are_not_guessed_to_be_something_else(tmp_path: Path) -> None:
         (folder / f"{name}.jsonl").unlink()
         (folder / f"{name}.csv").write_text(lines)
     train = load_source(examples.generation(), str(tmp_path))[0]
-    assert train["text"][:] == ["2021-03-03", "NA", "null", "12", " "]
+    assert train.column("text") == ["2021-03-03", "NA", "null", "12", " "]
 
 
 def test_labels_may_be_names_numbers_or_scores(tmp_path: Path) -> None:
     _folder(tmp_path, "mood", [{"sentence": "x", "label": "good"}])
     _folder(tmp_path, "closeness", [{"first": "a", "second": "b", "score": s} for s in (1, 2.5)])
-    assert load_source(examples.sentiment(), str(tmp_path))[0]["label"][:] == ["good"]
-    assert load_source(examples.score(), str(tmp_path))[0]["score"][:] == [1.0, 2.5]
+    assert load_source(examples.sentiment(), str(tmp_path))[0].column("label") == ["good"]
+    assert load_source(examples.score(), str(tmp_path))[0].column("score") == [1.0, 2.5]
 
 
 def test_a_choice_of_lists_is_read(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_field_may_have_another_name_in_a_copy(tmp_path: Path, parquet: bool) 
         _as_parquet(folder, name)
         (folder / f"{name}.jsonl").unlink()
     train = load_source(task, str(tmp_path))[0]
-    assert train.to_list() == [{"sentence": "a", "label": 1, SOURCE_ROW: 0}]
+    assert list(train) == [{"sentence": "a", "label": 1, SOURCE_ROW: 0}]
 
 
 def test_a_folder_may_have_another_name_than_the_task(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_bad_row_is_named_by_its_place_in_the_file_after_carving(tmp_path: Pat
     rows[33]["label"] = 7
     _folder(tmp_path, rows=rows)
     data = _load(examples.sentiment(), tmp_path)
-    bad = data.train if 7 in data.train["label"][:] else data.development
+    bad = data.train if 7 in data.train.column("label") else data.development
     with pytest.raises(DataError, match="the file: Task 'mood', row 33 "):
         check_rows(examples.sentiment(), bad, "the file")
 

@@ -4,10 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.sources import load_task_data
 from peml.data.splits import carve_development, carve_indices, draw_indices
@@ -46,25 +46,25 @@ def test_a_smaller_draw_is_part_of_a_larger(count: int, one: int, two: int, seed
 
 
 def test_another_seed_carves_other_rows() -> None:
-    rows = Dataset.from_list(moods(300))
+    rows = Rows.from_list(moods(300))
     task = examples.sentiment()
-    carved = [carve_development(rows, task, seed)[1]["idx"] for seed in (0, 0, 1)]
-    assert list(carved[0]) == list(carved[1])
-    assert list(carved[0]) != list(carved[2])
+    carved = [carve_development(rows, task, seed)[1].column("idx") for seed in (0, 0, 1)]
+    assert carved[0] == carved[1]
+    assert carved[0] != carved[2]
 
 
 def test_the_size_is_a_share_with_an_upper_bound() -> None:
-    rows = Dataset.from_list(moods(300))
+    rows = Rows.from_list(moods(300))
     task = examples.sentiment(development={"fraction": 0.2, "at_most": 50})
     train, development = carve_development(rows, task, 0)
     assert (len(train), len(development)) == (250, 50)
-    assert Counter(development["label"])[1] in (16, 17)  # a third, as in the whole
+    assert Counter(development.column("label"))[1] in (16, 17)  # a third, as in the whole
     assert len(carve_development(rows.select(range(3)), task, 0)[1]) == 1
 
 
 def test_one_row_can_not_be_split() -> None:
     with pytest.raises(DataError, match="1 train row"):
-        carve_development(Dataset.from_list(moods(1)), examples.sentiment(), 0)
+        carve_development(Rows.from_list(moods(1)), examples.sentiment(), 0)
 
 
 def test_capping_the_train_rows_leaves_the_development_split(
@@ -77,7 +77,11 @@ def test_capping_the_train_rows_leaves_the_development_split(
     def load(rows: int | None) -> tuple[list[str], list[str], int]:
         settings = TasksSettings(suite="x", source=str(tmp_path), rows=rows, evaluation_rows=7)
         data = load_task_data(examples.sentiment(), settings, 0)
-        return data.train["sentence"][:], data.development["sentence"][:], len(data.reported)
+        return (
+            data.train.column("sentence"),
+            data.development.column("sentence"),
+            len(data.reported),
+        )
 
     train, development, reported = load(None)
     some, same_development, _ = load(20)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from datasets import Dataset
 from sklearn import metrics as sk
 
-from peml.data.fields import flat_split
+from peml.data.fields import flat_row
+from peml.data.rows import Rows
 from peml.evaluation import GoldSplit, compute_metrics, majority_prediction, read_gold
 from peml.tasks import Task
 from tests.tasks.benchmark_rows import ROWS, bundled
@@ -18,7 +18,7 @@ NOTHING: Any = None  # gold is read from the raw rows; nothing is tokenised here
 
 def gold_of(suite: str, name: str) -> tuple[Task, GoldSplit]:
     task = bundled(suite).task(name)
-    rows = flat_split(Dataset.from_list(ROWS[suite][name]), task.columns)
+    rows = Rows.from_list([flat_row(row, task.columns) for row in ROWS[suite][name]])
     return task, read_gold(task, 0, rows, NOTHING)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 
 from peml.data import EncodedSplit, encode_split
+from peml.data.rows import Rows
 from peml.evaluation import EvaluationSettings, GoldSplit, predict_split, read_gold, score_split
 from peml.methods import AttachedModel
 from tests.models.tasks import Row, batch_of, tiny_task_model
@@ -44,7 +44,7 @@ def attached(name: str) -> AttachedModel:
 
 def encoded(model: AttachedModel, task_id: int, folder: Path) -> EncodedSplit:
     purpose = "generate" if task_id == 3 else "score"
-    rows = Dataset.from_list(rows_of(task_id))
+    rows = Rows.from_list(rows_of(task_id))
     return encode_split(rows, TASKS[task_id], model.base.family, purpose, cache=folder)
 
 
@@ -117,7 +117,7 @@ def test_metrics_are_of_the_predictions_and_the_ablation_is_around_them(tmp_path
 def test_several_right_texts_are_compared_with_the_text_chosen(tmp_path: Path) -> None:
     task = choice(metrics=["span_em", "span_f1"])
     model = AttachedModel(tiny_task_model("bert", (task,)), {})
-    rows = Dataset.from_list(
+    rows = Rows.from_list(
         [{"start": "a fox", "options": ["red", "blue", "grey"], "answer": right}
          for right in (["red", "grey"], ["blue"])]
     )  # fmt: skip

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 
 from peml.config import load_config
 from peml.data import Origin, TaskData
+from peml.data.rows import Rows
 from peml.errors import ConfigError
 from peml.evaluation import mean_losses
 from peml.run import attach, plan, prepare
@@ -49,23 +49,23 @@ def test_shares_follow_the_mean_training_loss_of_a_few_development_rows(
     model = attach(prepared, torch.device("cpu"), None)
     found = mean_losses(model, prepared.watched, tokens=60)
     for task_id, split in enumerate(prepared.watched):
-        rows = split.dataset[:]
+        rows = split.rows.read(range(len(split)))
         numbers = torch.arange(len(split)).numpy()
         batch = prepared.stream.collate(rows, [task_id] * len(split), numbers)
         assert found[task_id] == pytest.approx(float(model(batch).loss.detach()), rel=1e-5)
 
 
 def test_watched_rows_are_spread_over_the_split() -> None:
-    rows = Dataset.from_list([{"text": "x", "label": n} for n in range(10)])
+    rows = Rows.from_list([{"text": "x", "label": n} for n in range(10)])
     data = TaskData(TINY_TASKS[0], rows, rows, rows, Origin("made up"))
-    assert _watched_rows(data, 4)["label"][:] == [0, 2, 5, 7]
+    assert _watched_rows(data, 4).column("label") == [0, 2, 5, 7]
     assert len(_watched_rows(data, 99)) == 10
     untrained = TaskData(TINY_TASKS[0], rows.select([]), rows, rows, Origin("made up"))
     assert len(_watched_rows(untrained, 4)) == 0
 
 
 def test_a_task_without_development_rows_can_not_be_followed() -> None:
-    rows = Dataset.from_list([{"text": "x", "label": 0}])
+    rows = Rows.from_list([{"text": "x", "label": 0}])
     data = TaskData(TINY_TASKS[0], rows, rows.select([]), rows, Origin("made up"))
     with pytest.raises(ConfigError, match="task 'mood' has no development rows"):
         _watched_rows(data, 4)

@@ -61,11 +61,11 @@ def test_hub_and_folder_give_the_same_examples(
     renderer = TaskRenderer(task)
     wanted = rendered(suite, name)
     assert len(hub[0]) == len(local[0]) == (len(rows) if task.splits.train else 0)
-    for split in (*hub[:2], *local[:2]):
-        if not len(split):
+    for found in (*hub[:2], *local[:2]):
+        if not len(found):
             continue
-        assert [renderer.render(row, index) for index, row in enumerate(split)] == wanted
-        assert check_rows(task, split).labels == [example.label for example in wanted]
+        assert [renderer.render(row, index) for index, row in enumerate(found)] == wanted
+        assert check_rows(task, found).labels == [example.label for example in wanted]
 
 
 @pytest.mark.parametrize(("suite", "name"), TASKS)

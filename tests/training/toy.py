@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
 
 from peml.data import BatchSettings, BatchStream, Collator
 from peml.data.encoding import encode_rows
@@ -53,7 +52,6 @@ def stream(model: TaskModel, count: int = 12, **batches: Any) -> BatchStream:
         encode_rows(examples(task, of_task), task, model.family, "train")
         for task, of_task in zip(TASKS, rows(count), strict=True)
     ]
-    assert isinstance(splits[0].dataset, Dataset)
     settings = BatchSettings.model_validate({"tokens": 4096, "rows": 4} | batches)
     return BatchStream(splits, settings, Collator(model.family.tokenizer.pad_token_id), seed=0)
 

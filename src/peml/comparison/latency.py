@@ -88,11 +88,11 @@ def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, Ta
     a_task = math.ceil(_ROWS / len(splits))
     rows = []
     for split in splits:
-        dataset = split.encoded.dataset
-        count = min(a_task, len(dataset))
-        for row in np.linspace(0, len(dataset) - 1, count).astype(int):
+        encoded = split.encoded.rows
+        count = min(a_task, len(encoded))
+        for row in np.linspace(0, len(encoded) - 1, count).astype(int):
             numbers = np.array([row])
-            batch = collate(dataset[numbers.tolist()], [split.task_id], numbers)
+            batch = collate(encoded.read(numbers), [split.task_id], numbers)
             rows.append((split.task_id, batch.to(device)))
     return rows
 

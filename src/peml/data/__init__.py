@@ -8,10 +8,12 @@ from peml.data.batching import (
     evaluation_batches,
     plan_batches,
 )
-from peml.data.encoding import EncodedSplit, cache_folder, encode_split
+from peml.data.encoding import EncodedSplit, encode_split
 from peml.data.inspection import CheckedRows, check_rows
 from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
+from peml.data.mapped import cache_folder
 from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
+from peml.data.rows import Rows
 from peml.data.settings import TasksSettings, select_tasks
 from peml.data.sources import (
     LoadedTasks,
@@ -34,6 +36,7 @@ __all__ = [
     "LoadedTasks",
     "MixingSettings",
     "Origin",
+    "Rows",
     "SkippedTask",
     "TaskBatch",
     "TaskData",

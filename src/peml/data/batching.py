@@ -277,7 +277,7 @@ class BatchStream:
         columns: dict[str, list[Any]] = {}
         order = np.argsort(tasks, kind="stable")
         for task in np.unique(tasks):
-            fetched = self.splits[task].read(rows[order][tasks[order] == task].tolist())
+            fetched = self.splits[task].rows.read(rows[order][tasks[order] == task])
             for name, values in fetched.items():
                 columns.setdefault(name, []).extend(values)
         return self.collate(columns, tasks[order].tolist(), rows[order])
@@ -308,7 +308,7 @@ def evaluation_batches(
     """All rows of one task's split, longest first, within a token budget."""
     settings = BatchSettings(tokens=tokens, rows=len(split), pool=1)
     for batch in plan_batches(split.lengths, split.sequences, settings, None):
-        yield collate(split.read(batch.tolist()), [task_id] * len(batch), batch)
+        yield collate(split.rows.read(batch), [task_id] * len(batch), batch)
 
 
 def _end_to_end(sizes: Sequence[Sizes]) -> Sizes:

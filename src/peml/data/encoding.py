@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from datasets import Dataset, Features, Value
-from datasets import List as ListOf
-from pyarrow import ArrowInvalid
+import pyarrow as pa
 
-from peml.data.mapped import release_pages, remap
+from peml.data.mapped import cache_folder, in_batches
+from peml.data.rows import Row, Rows
 from peml.errors import DataError, placed
-from peml.files import disk_errors
 from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
-__all__ = ["EncodedSplit", "EncodesExamples", "cache_folder", "encode_rows", "encode_split"]
+__all__ = ["EncodedSplit", "EncodesExamples", "encode_rows", "encode_split"]
 
-_FORMAT = 4  # raised when the encoding of a row changes, so that old caches are not read
-_FEATURES = Features(
+_FORMAT = 5  # raised when the encoding of a row changes, so that old caches are not read
+_SCHEMA = pa.schema(
     {
-        "input_ids": ListOf(ListOf(Value("int32"))),
-        "token_type_ids": ListOf(ListOf(Value("int8"))),
-        "labels": ListOf(ListOf(Value("int32"))),
-        "targets": ListOf(Value("float32")),
-        "length": Value("int32"),
-        "sequences": Value("int32"),
-        "tokens": Value("int32"),
-        "cut": Value("int32"),
+        "input_ids": pa.list_(pa.list_(pa.int32())),
+        "token_type_ids": pa.list_(pa.list_(pa.int8())),
+        "labels": pa.list_(pa.list_(pa.int32())),
+        "targets": pa.list_(pa.float32()),
+        "length": pa.int32(),
+        "sequences": pa.int32(),
+        "tokens": pa.int32(),
+        "cut": pa.int32(),
     }
 )
 
@@ -57,14 +53,14 @@ class EncodedSplit:
     """A tokenised split on disk.
 
     Attributes:
-        dataset: One row an example; token lists nested by sequence.
+        rows: One an example; token lists nested by sequence.
         lengths: Longest sequence of each example in tokens, (examples,).
         sequences: Sequences of each example, (examples,).
         tokens: Input tokens of each example, its sequences together, (examples,).
         cut: Examples that lost tokens to the length limit.
     """
 
-    dataset: Dataset
+    rows: Rows
     lengths: np.ndarray[Any, np.dtype[np.int32]]
     sequences: np.ndarray[Any, np.dtype[np.int32]]
     tokens: np.ndarray[Any, np.dtype[np.int32]]
@@ -73,20 +69,9 @@ class EncodedSplit:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def read(self, rows: Sequence[int]) -> dict[str, list[Any]]:
-        """Columns of some rows; their pages are let go of."""
-        columns: dict[str, list[Any]] = self.dataset[rows]
-        release_pages(self.dataset)
-        return columns
-
-
-def cache_folder() -> Path:
-    """Where tokenised data is kept: ``PEML_CACHE``, or ``~/.cache/peml``."""
-    return Path(os.environ.get("PEML_CACHE", Path.home() / ".cache" / "peml"))
-
 
 def encode_split(
-    dataset: Dataset,
+    rows: Rows,
     task: Task,
     family: EncodesExamples,
     purpose: str,
@@ -100,57 +85,31 @@ def encode_split(
     The cache is keyed by the rows, the task, the tokenizer and the length limit.
 
     Args:
-        dataset: Raw rows.
+        rows: Raw rows.
         task: How to read them.
         family: Whose inputs to make.
         purpose: ``train``, ``score`` or ``generate``.
         too_long: ``cut`` or ``refuse`` rows longer than the family's limit.
         cache: Folder for the cached files; default `cache_folder()`.
-        where: What to call the rows in messages, such as a file.
+        where: What to call them in messages, such as a file.
 
     Raises:
         DataError: A row can't be rendered or tokenised, or is too long and must not be cut.
     """
-    if not len(dataset):  # the library leaves the columns of an empty split as they are
-        return _split(Dataset.from_dict({name: [] for name in _FEATURES}, features=_FEATURES))
-    key = _fingerprint(dataset, task, family, purpose)
-    folder = (cache or cache_folder()) / "encoded"
-    path = folder / f"{task.name}-{key}.arrow"
-    with disk_errors(folder), _readable(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        encoded = dataset.map(
-            _encoder(dataset, task, family, purpose, where),
-            with_indices=True,
-            batched=True,
-            remove_columns=dataset.column_names,
-            features=_FEATURES,
-            cache_file_name=str(path),
-            load_from_cache_file=True,
-            new_fingerprint=key,
-            desc=f"encoding {task.name}",
-        )
-    split = _split(remap(encoded))
+    key = _key(rows, task, family, purpose)
+    path = (cache or cache_folder()) / "encoded" / f"{task.name}-{key}.arrow"
+    batches = in_batches(_encode(rows, task, family, purpose, where), _SCHEMA)
+    split = _split(Rows.cached(path, key, _SCHEMA, batches))
     if too_long == "refuse" and split.cut:
-        cut = np.asarray(split.dataset.with_format("numpy")["cut"][:])
+        cut = split.rows.array("cut")
         row = int(cut.argmax())
-        with placed(where), placed(_spell_row(task, dataset[row].get(SOURCE_ROW, row))):
+        with placed(where), placed(_spell_row(task, rows[row].get(SOURCE_ROW, row))):
             raise DataError(
                 f"the text is {cut[row]} tokens longer than the limit.",
                 allowed=f"at most {family.max_length} tokens (model.max_length)",
                 action="raise model.max_length, shorten the row, or set model.too_long: cut",
             )
     return split
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ArrowInvalid as error:
-        raise DataError(
-            f"the cached file {path} is damaged: {error}",
-            action="delete it; it will be made again",
-        ) from error
 
 
 def encode_rows(
@@ -165,35 +124,26 @@ def encode_rows(
     for example in examples:
         with placed(_spell_row(task, example.index)):
             rows.append(_columns(family.encode(task, example, purpose)))
-    return _split(Dataset.from_list(rows, features=_FEATURES))
+    return _split(Rows.of_table(pa.Table.from_pylist(rows, schema=_SCHEMA)))
 
 
 def _spell_row(task: Task, number: int) -> str:
     return f"Task {task.name!r}, row {number} (from 0)"
 
 
-def _encoder(
-    dataset: Dataset, task: Task, family: EncodesExamples, purpose: str, where: str
-) -> Callable[[Mapping[str, list[Any]], list[int]], dict[str, list[Any]]]:
+def _encode(
+    rows: Rows, task: Task, family: EncodesExamples, purpose: str, where: str
+) -> Iterator[Row]:
     renderer = TaskRenderer(task)
-
-    def encode(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        columns: dict[str, list[Any]] = {name: [] for name in _FEATURES}
-        for index, *values in zip(indices, *batch.values(), strict=True):
-            row = dict(zip(batch, values, strict=True))
-            with placed(where):
-                example = renderer.render(row, index)
-                with placed(_spell_row(task, row.get(SOURCE_ROW, index))):
-                    encoded = _columns(family.encode(task, example, purpose))
-            for name, value in encoded.items():
-                columns[name].append(value)
-        release_pages(dataset)
-        return columns
-
-    return encode
+    for index, row in enumerate(rows):
+        with placed(where):
+            example = renderer.render(row, index)
+            with placed(_spell_row(task, row.get(SOURCE_ROW, index))):
+                encoded = _columns(family.encode(task, example, purpose))
+        yield encoded
 
 
-def _columns(sequences: Sequence[Any]) -> dict[str, Any]:
+def _columns(sequences: Sequence[Any]) -> Row:
     """An example's sequences as one row of an encoded split."""
     return {
         "input_ids": [s.input_ids for s in sequences],
@@ -207,19 +157,15 @@ def _columns(sequences: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _split(encoded: Dataset) -> EncodedSplit:
-    # Of a fresh table, read as it is: the library's own way costs some milliseconds a column.
-    length, sequences, tokens, cut = (
-        encoded.data.column(name).to_numpy() for name in ("length", "sequences", "tokens", "cut")
-    )
-    release_pages(encoded)
-    return EncodedSplit(encoded, length, sequences, tokens, int((cut > 0).sum()))
+def _split(rows: Rows) -> EncodedSplit:
+    length, sequences, tokens, cut = map(rows.array, ("length", "sequences", "tokens", "cut"))
+    return EncodedSplit(rows, length, sequences, tokens, int((cut > 0).sum()))
 
 
-def _fingerprint(dataset: Dataset, task: Task, family: EncodesExamples, purpose: str) -> str:
+def _key(rows: Rows, task: Task, family: EncodesExamples, purpose: str) -> str:
     parts = [
         str(_FORMAT),
-        str(dataset._fingerprint),
+        rows.key,
         task.model_dump_json(exclude={"source", "development", "metrics", "description"}),
         str(family.name),
         family.tokenizer_rules,

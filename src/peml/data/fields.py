@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from datasets import Dataset, List, Value
+import pyarrow as pa
 
 from peml.tasks import Columns, Task, TaskType
 
-__all__ = ["KINDS", "Kind", "flat_row", "flat_split", "kind_of", "label_kind", "named_kinds"]
+__all__ = ["KINDS", "Kind", "flat_row", "flat_table", "kind_of", "label_kind", "named_kinds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Kind:
     """What a field holds.
 
     Attributes:
-        feature: Its type in Arrow.
+        type: Its type in Arrow.
         accepts: Whether a value is of the kind.
         allowed: The kind in words.
     """
 
-    feature: Value | List
+    type: pa.DataType
     accepts: Callable[[Any], bool]
     allowed: str
 
@@ -52,11 +52,11 @@ def _is_texts(value: Any) -> bool:
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "text": Kind(Value("string"), _is_text, "a text"),
-        "texts": Kind(List(Value("string")), _is_texts, "a list of texts"),
-        "whole": Kind(Value("int64"), _is_whole, "a whole number, as in the first row"),
-        "number": Kind(Value("float64"), _is_number, "a number"),
-        "boolean": Kind(Value("bool"), _is_boolean, "true or false, as in the first row"),
+        "text": Kind(pa.string(), _is_text, "a text"),
+        "texts": Kind(pa.list_(pa.string()), _is_texts, "a list of texts"),
+        "whole": Kind(pa.int64(), _is_whole, "a whole number, as in the first row"),
+        "number": Kind(pa.float64(), _is_number, "a number"),
+        "boolean": Kind(pa.bool_(), _is_boolean, "true or false, as in the first row"),
     }
 )
 """The kinds by name, each a field's for all rows of a file."""
@@ -117,10 +117,12 @@ def _renamed(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
     return row
 
 
-def flat_split(split: Dataset, columns: Columns) -> Dataset:
-    """A split of the hub or of a Parquet file with the same names as :func:`flat_row` gives."""
-    split = split.flatten()
+def flat_table(table: pa.Table, columns: Columns) -> pa.Table:
+    """A table of the hub or of a Parquet file with the same names as :func:`flat_row` gives."""
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        table = table.flatten()
+    names = table.column_names
     for name, alias in columns.aliases.items():
-        if name not in split.column_names and alias in split.column_names:
-            split = split.rename_column(alias, name)
-    return split
+        if name not in names and alias in names:
+            names[names.index(alias)] = name
+    return table.rename_columns(names)

@@ -1,4 +1,4 @@
-"""Reading files of rows into memory-mapped Arrow.
+"""Reading files of rows into Arrow files that are mapped.
 
 Columns are typed by what the task says they are, not by guessing: no text that looks like a
 date, a number or "NA" turns into something else.
@@ -13,71 +13,84 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Value
-from datasets.exceptions import DatasetGenerationError
-from datasets.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile, read_schema
 
-from peml.data.encoding import cache_folder
-from peml.data.fields import KINDS, flat_row, flat_split, kind_of, label_kind, named_kinds
+from peml.data.fields import KINDS, flat_row, flat_table, kind_of, label_kind, named_kinds
 from peml.data.lines import check_file, is_csv, read_rows, unreadable
-from peml.data.mapped import remap
+from peml.data.mapped import BATCH, cache_folder, in_batches
+from peml.data.rows import Rows
 from peml.errors import DataError, nearest
 from peml.tasks import SOURCE_ROW, Columns, Task
 
-__all__ = ["SUFFIXES", "check_columns", "read_file"]
+__all__ = ["SUFFIXES", "needed_rows", "read_file"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
 
 _ANY_KIND = "a text, a number, true or false, or a list of texts"
-_FORMAT = 2  # raised when what is written to the Arrow cache changes
+_NUMBER = pa.field(SOURCE_ROW, pa.int64())
+_FORMAT = 3  # raised when what is written to the Arrow cache changes
 
 
-def read_file(path: Path, task: Task) -> Dataset:
+def read_file(path: Path, task: Task) -> Rows:
     """Reads the columns a task needs from one file, and adds each row's number.
 
-    The result is memory-mapped; Arrow files are kept in the project's cache, by the file's content.
+    The result is mapped; Arrow files are kept in the project's cache, by the file's content.
 
     Raises:
         DataError: The file can't be parsed, is empty, lacks a column, or holds a value of
             another kind. The message names file, line and field.
     """
     check_file(path)
+    with _reading(path), path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
     if path.suffix == ".parquet":
-        return _read_parquet(path, task)
+        schema, batches = _open_parquet(path, task)
+    else:
+        kinds = _field_kinds(path, task)
+        schema = pa.schema([*((n, KINDS[k].type) for n, k in kinds.items()), _NUMBER])
+        batches = _typed_batches(path, task.columns, kinds, schema)
+    columns = task.columns.model_dump_json()
+    said = (_FORMAT, path.suffix, content, columns, schema.to_string(), task.labels)
+    key = hashlib.sha256(repr(said).encode()).hexdigest()
+    return Rows.cached(cache_folder() / "rows" / f"{key[:32]}.arrow", key, schema, batches)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
+        yield
+    except (OSError, OverflowError, ValueError, pa.ArrowException) as error:
         raise unreadable(path, error) from error
-    columns, kinds = task.columns, _field_kinds(path, task)
-    key = (_FORMAT, path.suffix, content, columns.model_dump_json(), kinds, task.labels)
-    try:
-        with _quietly():
-            rows = Dataset.from_generator(
-                _typed_rows,
-                features=_features(kinds),
-                cache_dir=str(cache_folder() / "rows"),
-                gen_kwargs={"path": path, "columns": columns, "kinds": kinds},
-                fingerprint=hashlib.sha256(repr(key).encode()).hexdigest()[:32],
-            )
-            return remap(rows)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise unreadable(path, error.__cause__ or error) from error
 
 
-def check_columns(task: Task, found: list[str], where: str) -> None:
-    """Refuses a split that lacks a column the task needs.
+def needed_rows(rows: Rows, task: Task, where: str) -> Rows:
+    """The columns that a task needs of a split, with each row's number.
 
     Raises:
-        DataError: Every missing column is listed with the nearest one that is there.
+        DataError: A column is missing, or holds what only its library can read.
     """
+    table = _needed_columns(rows.table, task, where)
+    numbers = pa.array(np.arange(len(table)))
+    return Rows.of_table(table.append_column(_NUMBER, numbers), rows.key)
+
+
+def _needed_columns(table: pa.Table, task: Task, where: str) -> pa.Table:
+    table = flat_table(table, task.columns)
+    _check_columns(task, table.column_names, where)
+    table = table.select(list(task.columns.needed))
+    for field in table.schema:
+        if isinstance(field.type, pa.BaseExtensionType):
+            raise DataError(
+                f"Task {task.name!r}: {where} has {field.type} in the column {field.name!r}.",
+                allowed=f"{_ANY_KIND} in every row",
+                action="Give the rows as JSONL, or correct the task's columns.",
+            )
+    return table
+
+
+def _check_columns(task: Task, found: list[str], where: str) -> None:
     absent = [name for name in task.columns.needed if name not in found]
     if absent:
         listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
@@ -88,18 +101,13 @@ def check_columns(task: Task, found: list[str], where: str) -> None:
         )
 
 
-def _features(kinds: dict[str, str]) -> Features:
-    fields: dict[str, Any] = {name: KINDS[kind].feature for name, kind in kinds.items()}
-    return Features({**fields, SOURCE_ROW: Value("int64")})
-
-
 def _field_kinds(path: Path, task: Task) -> dict[str, str]:
     """The kind of each field the task needs: told by the task, or else by the first row."""
     first = next(iter(_rows(path, task.columns)), None)
-    if first is None:  # asked first, since the library can't hold a split without rows
+    if first is None:
         raise DataError(f"{path} has no rows.", allowed="one row or more", action="Check the file.")
     line, row = first
-    check_columns(task, list(row), str(path))
+    _check_columns(task, list(row), str(path))
     label = task.columns.label
     value = row[label]
     if is_csv(path) and value not in task.labels and label_kind(task, 0) == "whole":
@@ -128,6 +136,13 @@ def _rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     return ((line, flat_row(row, columns)) for line, row in read_rows(path))
 
 
+def _typed_batches(
+    path: Path, columns: Columns, kinds: dict[str, str], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    with _reading(path):
+        yield from in_batches(_typed_rows(path, columns, kinds), schema)
+
+
 def _typed_rows(path: Path, columns: Columns, kinds: dict[str, str]) -> Iterator[dict[str, Any]]:
     for index, (line, row) in enumerate(_rows(path, columns)):
         absent = [name for name in columns.needed if name not in row]
@@ -152,31 +167,21 @@ def _typed(path: Path, line: int, name: str, value: Any, kind: str) -> Any:
     return value
 
 
-def _read_parquet(path: Path, task: Task) -> Dataset:
-    try:
-        with _quietly():
-            table = Dataset.from_parquet(str(path), cache_dir=str(cache_folder() / "rows"))
-    except DatasetGenerationError as error:
-        raise unreadable(path, error.__cause__ or error) from error
-    except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
-        raise unreadable(path, error) from error
-    table = flat_split(table, task.columns)
-    check_columns(task, table.column_names, str(path))
-    table = table.select_columns(list(task.columns.needed))
-    return table.add_column(SOURCE_ROW, np.arange(len(table)))
+def _open_parquet(path: Path, task: Task) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    with _reading(path):
+        found = read_schema(path)
+    needed = _needed_columns(found.empty_table(), task, str(path)).schema.append(_NUMBER)
+    return needed.remove_metadata(), _parquet_batches(path, task)
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the library's progress bars, which would break into the project's own output."""
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+def _parquet_batches(path: Path, task: Task) -> Iterator[pa.RecordBatch]:
+    first = 0
+    with _reading(path), ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH):
+            table = _needed_columns(pa.Table.from_batches([batch]), task, str(path))
+            numbers = pa.array(np.arange(first, first + len(table)))
+            first += len(table)
+            yield from table.append_column(_NUMBER, numbers).to_batches()
 
 
 def _wrong_kind(path: Path, line: int, field: str, value: Any, allowed: str) -> DataError:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from datasets import Dataset
-
+from peml.data.rows import Rows
 from peml.tasks import Task
 
 __all__ = ["gather_groups", "read_groups"]
 
 
-def read_groups(rows: Dataset, task: Task) -> list[Hashable] | None:
+def read_groups(rows: Rows, task: Task) -> list[Hashable] | None:
     """The group of each row, the values of ``columns.group``; None where the task has no groups."""
     if not task.columns.group:
         return None
-    return list(zip(*(rows[name][:] for name in task.columns.group), strict=True))
+    return list(zip(*(rows.column(name) for name in task.columns.group), strict=True))
 
 
 def gather_groups(groups: Sequence[Hashable]) -> list[list[int]]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from peml.data.encoding import EncodesExamples, encode_split
+from peml.data.rows import Rows
 from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import placed
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
@@ -97,12 +97,12 @@ def inspect_task(
     )
 
 
-def check_rows(task: Task, dataset: Dataset, where: str = "") -> CheckedRows:
+def check_rows(task: Task, rows: Rows, where: str = "") -> CheckedRows:
     """Renders every row, and reports the first that can't be.
 
     Args:
         task: The task.
-        dataset: Rows as loaded.
+        rows: As loaded.
         where: What to call the rows in the message, such as a file.
 
     Raises:
@@ -111,7 +111,7 @@ def check_rows(task: Task, dataset: Dataset, where: str = "") -> CheckedRows:
     renderer = TaskRenderer(task)
     labels, repeated, empty = [], [], []
     with placed(where):
-        for index, row in enumerate(dataset):
+        for index, row in enumerate(rows):
             example = renderer.render(row, index)
             labels.append(example.label)
             if len(set(example.options)) < len(example.options):

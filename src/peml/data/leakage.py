@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from datasets import Dataset
 
-from peml.data.mapped import read_rows
+from peml.data.rows import Rows
 from peml.data.sources import TaskData
 from peml.errors import DataError
 from peml.tasks import Task
@@ -28,7 +27,7 @@ _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text 
 _UNMARKED = str.maketrans("", "", ".,;:!?\"'`()[]\u2026\u201c\u201d\u2018\u2019\u2013\u2014")
 
 _SPLITS = ("reported", "development")
-_Keys = Callable[[Dataset, Task], Iterator[Sequence[bytes]]]
+_Keys = Callable[[Rows, Task], Iterator[Sequence[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +157,20 @@ def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping
     return tuple(cleaned), dropped
 
 
-def input_keys(rows: Dataset, task: Task) -> Iterator[bytes]:
+def input_keys(rows: Rows, task: Task) -> Iterator[bytes]:
     """A 16-byte key of each row's input columns together, in the order of the rows."""
     for texts in _inputs(rows, task):
         yield _key("\x1f".join(sorted(texts)))
 
 
-def _text_keys(rows: Dataset, task: Task) -> Iterator[list[bytes]]:
+def _text_keys(rows: Rows, task: Task) -> Iterator[list[bytes]]:
     """Keys of each row's inputs by themselves, short ones left out."""
     for texts in _inputs(rows, task):
         yield [_key(text) for text in texts if len(text) >= _LEAST_TEXT]
 
 
-def _inputs(rows: Dataset, task: Task) -> Iterator[list[str]]:
-    for row in read_rows(rows, task.columns.inputs):
+def _inputs(rows: Rows, task: Task) -> Iterator[list[str]]:
+    for row in rows.iterate(task.columns.inputs):
         yield [_normalise(str(text)) for text in row.values()]
 
 

@@ -1,4 +1,4 @@
-"""Arrow files that are read page by page, and whose pages are let go of again.
+"""Arrow files that are written in one step, and mapped so that their pages can be let go of.
 
 A mapped file costs no memory of its own, but every page that was touched counts as the process's
 until it is released, and a run touches all of them in time. The pages stay in the system's cache,
@@ -7,87 +7,96 @@ so reading them again is cheap.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
-from collections.abc import Iterator, Sequence
-from itertools import chain
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
-from datasets import Dataset
-from datasets.table import ConcatenationTable, MemoryMappedTable, concat_tables
 
-__all__ = ["read_rows", "release_pages", "remap"]
+from peml.errors import DataError
+from peml.files import disk_errors
 
-_BATCH = 1000
+__all__ = ["BATCH", "Pages", "cache_folder", "in_batches", "map_table", "write_table"]
+
+BATCH = 1000
+"""Rows that are read or written at once."""
 
 
-class _Pages:
-    """One file's mapping, shared by the copies of its table."""
+def cache_folder() -> Path:
+    """Where rows and tokenised rows are kept: ``PEML_CACHE``, or ``~/.cache/peml``."""
+    return Path(os.environ.get("PEML_CACHE", Path.home() / ".cache" / "peml"))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+class Pages:
+    """A file's mapping. No file stays open for it: a run may map thousands."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Pages:
-        return self
+        with pa.memory_map(str(path)) as file:
+            self.content: pa.Buffer = file.read_buffer()
 
     def release(self) -> None:
+        """Lets go of what was read; it is read anew when it is wanted."""
         if hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
-            self.content.madvise(mmap.MADV_DONTNEED)
+            _libc().madvise(
+                ctypes.c_void_p(self.content.address),
+                ctypes.c_size_t(self.content.size),
+                mmap.MADV_DONTNEED,
+            )
 
 
-class _MappedTable(MemoryMappedTable):
-    """The library's table, on a mapping that is ours."""
+def map_table(path: Path) -> tuple[pa.Table, Pages]:
+    """Opens a file that :func:`write_table` wrote.
 
-    pages: _Pages | None = None
-
-    @classmethod
-    def over(cls, path: Path) -> _MappedTable:
-        pages = _Pages(path)
-        table = cls(pa.ipc.open_stream(pa.py_buffer(pages.content)).read_all(), str(path))
-        table.pages = pages
-        return table
-
-    def replace_schema_metadata(self, *args: Any, **kwargs: Any) -> _MappedTable:
-        """A `Dataset` writes its features into the table it is given; the pages are the same."""
-        changed = super().replace_schema_metadata(*args, **kwargs)
-        table = _MappedTable(changed.table, changed.path, changed.replays)
-        table.pages = self.pages
-        return table
-
-
-def remap(dataset: Dataset) -> Dataset:
-    """The same rows, with pages that `release_pages` can let go of.
-
-    Args:
-        dataset: All rows of Arrow files in their order; what lies in memory stays as it is.
+    Raises:
+        DataError: It is not the file that was written.
     """
-    tables = [_MappedTable.over(Path(file["filename"])) for file in dataset.cache_files]
-    if not tables:
-        return dataset
-    table = concat_tables(tables) if len(tables) > 1 else tables[0]
-    return Dataset(table, info=dataset.info, fingerprint=dataset._fingerprint)
+    pages = Pages(path)
+    try:
+        table = pa.ipc.open_stream(pages.content).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"the cached file {path} is damaged: {error}",
+            action="delete it; it will be made again",
+        ) from error
+    pages.release()
+    return table, pages
 
 
-def release_pages(dataset: Dataset) -> None:
-    """Lets go of what was read of a dataset's files, where `remap` mapped them."""
-    table = dataset.data
-    blocks = table.blocks if isinstance(table, ConcatenationTable) else [[table]]
-    for block in chain.from_iterable(blocks):
-        if isinstance(block, _MappedTable) and block.pages is not None:
-            block.pages.release()
+def in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows as :func:`write_table` wants them; no more than a batch of them is held."""
+    coming = iter(rows)
+    while held := list(islice(coming, BATCH)):
+        yield pa.RecordBatch.from_pylist(held, schema=schema)
 
 
-def read_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows in their order, some at a time; nothing of them stays in memory.
+def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Writes a file of rows, a batch at a time; it is there when all of it is.
 
-    Args:
-        dataset: Where they are.
-        columns: What to read of them; default: all.
+    Processes that write the same file at once don't disturb each other: the last one stays, and
+    who has mapped an earlier one keeps it.
+
+    Raises:
+        RunError: The disk is full, or may not be written to.
     """
-    chosen = dataset if columns is None else dataset.select_columns(list(columns))
-    for batch in chosen.iter(batch_size=_BATCH):
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values, strict=True))
-        release_pages(dataset)
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+                for batch in batches:
+                    stream.write_batch(batch)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise

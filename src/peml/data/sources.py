@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import DatasetDict, load_dataset
 
-from peml.data.fields import flat_split
-from peml.data.files import SUFFIXES, check_columns, read_file
+from peml.data.files import SUFFIXES, needed_rows, read_file
 from peml.data.groups import read_groups
+from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.splits import carve_development, draw_groups, draw_indices
 from peml.errors import DataError, nearest
-from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer, generate
+from peml.tasks import Shots, Task, TaskRenderer, generate
 
 __all__ = [
     "LoadedTasks",
@@ -71,9 +70,9 @@ class TaskData:
     """
 
     task: Task
-    train: Dataset
-    development: Dataset
-    reported: Dataset
+    train: Rows
+    development: Rows
+    reported: Rows
     origin: Origin = Origin()
 
 
@@ -154,7 +153,7 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
 
 def load_source(
     task: Task, folder: str | None = None, *, or_hub: bool = False
-) -> tuple[Dataset, Dataset, Origin]:
+) -> tuple[Rows, Rows, Origin]:
     """Loads a task's train and reported split, and says where they came from.
 
     They are whole but for the rows that serve as shots. The train split of a task that is
@@ -226,7 +225,7 @@ def _shots_split(task: Task) -> str | None:
 class _Found(NamedTuple):
     """Rows, the file or split they are in, and the split's name."""
 
-    rows: Dataset
+    rows: Rows
     place: str
     split: str
 
@@ -257,15 +256,15 @@ def _open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[_Read
     if task.source.generated is not None:
         name = task.source.generated
         splits = generate(name, task.name)
-        generated = DatasetDict({key: Dataset.from_list(rows) for key, rows in splits.items()})
+        generated = {key: Rows.from_list(rows) for key, rows in splits.items()}
         origin = f"generated: {name}"
-        return lambda names: _from_dict(task, generated, names, origin), origin
+        return lambda names: _from_splits(task, generated, names, origin), origin
     hub = _from_hub(task)
     origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
-    return lambda names: _from_dict(task, hub, names, origin), origin
+    return lambda names: _from_splits(task, hub, names, origin), origin
 
 
-def _draw(split: Dataset, task: Task, most: int | None, seed: int) -> Dataset:
+def _draw(split: Rows, task: Task, most: int | None, seed: int) -> Rows:
     if most is None or most >= len(split):
         return split
     groups = read_groups(split, task)
@@ -323,7 +322,9 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> _Found:
     )
 
 
-def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...], origin: str) -> _Found:
+def _from_splits(
+    task: Task, splits: Mapping[str, Rows], names: tuple[str, ...], origin: str
+) -> _Found:
     name = next((name for name in names if name in splits), None)
     if name is None:
         raise DataError(
@@ -333,14 +334,18 @@ def _from_dict(task: Task, splits: DatasetDict, names: tuple[str, ...], origin: 
             action="Name the split in the task's splits.",
         )
     place = f"split {name!r}"
-    split = flat_split(splits[name], task.columns)
-    check_columns(task, split.column_names, place)
-    split = _not_empty(task, split.select_columns(list(task.columns.needed)), place)
-    rows = split.add_column(SOURCE_ROW, np.arange(len(split)))
-    return _Found(rows, f"{place} of {origin}", name)
+    split = _not_empty(task, needed_rows(splits[name], task, place), place)
+    return _Found(split, f"{place} of {origin}", name)
 
 
-def _from_hub(task: Task) -> DatasetDict:
+def _from_hub(task: Task) -> dict[str, Rows]:
+    return {
+        name: Rows.of_table(split.with_format("arrow")[:], split._fingerprint)
+        for name, split in _load_hub(task).items()
+    }
+
+
+def _load_hub(task: Task) -> DatasetDict:
     try:
         loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
     except Exception as error:  # the hub client raises dozens of kinds; all mean "not loaded"
@@ -353,7 +358,7 @@ def _from_hub(task: Task) -> DatasetDict:
     return loaded
 
 
-def _not_empty(task: Task, split: Dataset, where: str) -> Dataset:
+def _not_empty(task: Task, split: Rows, where: str) -> Rows:
     if len(split) == 0:
         raise DataError(
             f"Task {task.name!r}: {where} has no rows.",

@@ -9,10 +9,9 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from peml.data.groups import gather_groups, read_groups
-from peml.data.mapped import read_rows
+from peml.data.rows import Rows
 from peml.errors import DataError
 from peml.tasks import Task, TaskType
 
@@ -29,7 +28,7 @@ __all__ = [
 _STRATIFIED = (TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION)
 
 
-def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, Dataset]:
+def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:
     """Splits a task's train rows into train and development.
 
     The development split stands in for the reported split wherever something is chosen. Its size
@@ -62,9 +61,7 @@ def carve_development(train: Dataset, task: Task, seed: int) -> tuple[Dataset, D
     return train.select(kept), train.select(carved)
 
 
-def divide_development(
-    development: Dataset, task: Task, share: float, seed: int
-) -> tuple[Dataset, Dataset]:
+def divide_development(development: Rows, task: Task, share: float, seed: int) -> tuple[Rows, Rows]:
     """Takes rows for a search to choose by out of a task's development split.
 
     As in `carve_development`, labels have their shares and groups of rows stay whole. What can't
@@ -83,13 +80,13 @@ def divide_development(
     return development.select(kept), development.select(carved)
 
 
-def _carve(rows: Dataset, task: Task, size: int, seed: int) -> tuple[Indices, Indices]:
+def _carve(rows: Rows, task: Task, size: int, seed: int) -> tuple[Indices, Indices]:
     """Row numbers of the rest, and of ``size`` rows spread over labels or of whole groups."""
     count = len(rows)
     groups = read_groups(rows, task)
     if groups is None:
         label = task.columns.label
-        labels = (row[label] for row in read_rows(rows, [label]))
+        labels = (row[label] for row in rows.iterate([label]))
         strata = labels if task.type in _STRATIFIED else repeat(None, count)
         return carve_indices(strata, size, seed)
     carved = np.asarray(draw_groups(groups, size, f"development-{seed}"))

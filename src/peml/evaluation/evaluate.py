@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from datasets import Dataset
 
 from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
 from peml.data.groups import read_groups
-from peml.data.mapped import read_rows
+from peml.data.rows import Rows
 from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring import score_options
 from peml.evaluation.settings import EvaluationSettings
@@ -57,7 +56,7 @@ class GoldSplit:
     options: Sequence[Sequence[str]] | None = None
 
 
-def read_gold(task: Task, task_id: int, rows: Dataset, encoded: EncodedSplit) -> GoldSplit:
+def read_gold(task: Task, task_id: int, rows: Rows, encoded: EncodedSplit) -> GoldSplit:
     """Reads the right answers of a split from its raw rows.
 
     Args:
@@ -67,7 +66,7 @@ def read_gold(task: Task, task_id: int, rows: Dataset, encoded: EncodedSplit) ->
         encoded: The same rows, tokenised.
     """
     renderer = TaskRenderer(task)
-    examples = [renderer.render(row, number) for number, row in enumerate(read_rows(rows))]
+    examples = [renderer.render(row, number) for number, row in enumerate(rows)]
     return GoldSplit(
         task_id=task_id,
         encoded=encoded,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets import Dataset
-
 from peml.data import TaskData, encode_split
 from peml.data.encoding import EncodedSplit
+from peml.data.rows import Rows
 from peml.data.splits import divide_development
 from peml.errors import TrainingError
 from peml.evaluation import GoldSplit, read_gold
@@ -31,13 +30,13 @@ class SplitEncoder:
     settings: ModelSettings
     family: Family
 
-    def encode(self, item: TaskData, rows: Dataset, purpose: Purpose) -> EncodedSplit:
+    def encode(self, item: TaskData, rows: Rows, purpose: Purpose) -> EncodedSplit:
         """Rows of a task; messages about them name the file or split they came from."""
         where = item.origin.reported if rows is item.reported else item.origin.train
         too_long = self.settings.too_long
         return encode_split(rows, item.task, self.family, purpose, too_long=too_long, where=where)
 
-    def golds(self, data: Sequence[TaskData], splits: Sequence[Dataset]) -> list[GoldSplit]:
+    def golds(self, data: Sequence[TaskData], splits: Sequence[Rows]) -> list[GoldSplit]:
         """A split of every task that has rows of it, with the right answers."""
         golds = []
         for number, (item, rows) in enumerate(zip(data, splits, strict=True)):

@@ -87,7 +87,7 @@ def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> KeptPredic
             group=task.group,
             average=task.average,
         ),
-        rows=list((data.reported if scored == "reported" else data.development)[SOURCE_ROW]),
+        rows=(data.reported if scored == "reported" else data.development).column(SOURCE_ROW),
         gold=split.gold,
         predicted=said.predicted,
         scores=said.scores,

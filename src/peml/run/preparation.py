@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
 
-from datasets import Dataset
-
 from peml.config import RunConfig
 from peml.data import (
     BatchStream,
@@ -22,8 +20,8 @@ from peml.data import (
     select_tasks,
 )
 from peml.data.encoding import EncodedSplit
-from peml.data.mapped import read_rows
 from peml.data.mixing import task_weights
+from peml.data.rows import Rows
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction
 from peml.methods import Method, build_method
@@ -254,7 +252,7 @@ def majority_of(train: Sized) -> Literal["train", "reported"]:
     return "train" if len(train) else "reported"
 
 
-def _watched_rows(item: TaskData, most: int) -> Dataset:
+def _watched_rows(item: TaskData, most: int) -> Rows:
     """At most so many development rows, spread over the split; none of a task without train rows.
 
     Raises:
@@ -294,9 +292,9 @@ def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
     return prepared
 
 
-def _gold(task: Task, rows: Dataset) -> Iterator[Any]:
+def _gold(task: Task, rows: Rows) -> Iterator[Any]:
     renderer = TaskRenderer(task)
-    return (renderer.gold(row, number) for number, row in enumerate(read_rows(rows)))
+    return (renderer.gold(row, number) for number, row in enumerate(rows))
 
 
 def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:

@@ -96,7 +96,7 @@ class Predictor:
         return [
             _read(definition, example.options, value, scores, cut)
             for example, value, scores, cut in zip(
-                examples, said.predicted, said.scores, split.dataset["cut"], strict=True
+                examples, said.predicted, said.scores, split.rows.column("cut"), strict=True
             )
         ]
 

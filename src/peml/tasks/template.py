@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
@@ -30,8 +31,27 @@ def join_answer(prompt: str, answer: str) -> str:
     return answer if prompt.endswith((" ", "\n")) else f" {answer}"
 
 
+def _sandbox() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
+    # lipsum, cycler and the like have no place in a prompt and are a way around the sandbox
+    environment.globals.clear()
+    return environment
+
+
+_SANDBOX = _sandbox()
+
+
+@lru_cache(maxsize=4096)  # some 4 KB each; a renderer is made for every split
+def _read_template(source: str) -> tuple[Template, frozenset[str]]:
+    """A template, and the names that it refers to."""
+    parsed = _SANDBOX.parse(source)
+    return _SANDBOX.from_string(parsed), frozenset(meta.find_undeclared_variables(parsed))
+
+
 class TaskRenderer:
-    """Renders the rows of one task. Made once per task; templates are compiled here.
+    """Renders the rows of one task; templates are compiled here.
 
     Templates are Jinja2, run in a sandbox without globals: they see the task's input and option
     columns and ``options`` (the list of texts to choose from), and nothing of Python. The label
@@ -48,11 +68,6 @@ class TaskRenderer:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self._environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
-        )
-        # lipsum, cycler and the like have no place in a prompt and are a way around the sandbox
-        self._environment.globals.clear()
         columns = task.columns
         self._visible = (*columns.inputs, *columns.options, *columns.extra)
         self._prompt = self._compile("template", task.template)
@@ -143,7 +158,7 @@ class TaskRenderer:
     def _compile(self, field: str, source: str) -> Template:
         where = f"Task {self.task.name!r}, {field}"
         try:
-            names = meta.find_undeclared_variables(self._environment.parse(source))
+            template, names = _read_template(source)
         except TemplateSyntaxError as error:
             raise TaskError(
                 f"{where}: {error.message} (line {error.lineno} of the template).",
@@ -164,7 +179,7 @@ class TaskRenderer:
                     allowed=", ".join((*self._visible, *own)),
                     action="Correct the name, or add the column to columns.inputs.",
                 )
-        return self._environment.from_string(source)
+        return template
 
     def _options_of_every_row(self) -> tuple[str, ...]:
         if self.task.type is TaskType.REGRESSION and self.task.scale is not None:

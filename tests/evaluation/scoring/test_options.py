@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 
 from peml.data import EncodedSplit, encode_split
+from peml.data.rows import Rows
 from peml.errors import DataError
 from peml.evaluation import EvaluationSettings, Predictions, predict_split
 from peml.evaluation.scoring import Request, ScoringSettings, score_alone
@@ -34,7 +34,7 @@ def model(name: str) -> AttachedModel:
 
 
 def encoded(base: TaskModel, task_id: int, folder: Path) -> EncodedSplit:
-    rows = Dataset.from_list(SCORES if task_id else ROWS)
+    rows = Rows.from_list(SCORES if task_id else ROWS)
     return encode_split(rows, TASKS[task_id], base.family, "score", cache=folder)
 
 
@@ -133,7 +133,7 @@ def test_a_long_context_is_cut_on_the_left_and_its_options_are_whole(tmp_path: P
     attached = model("llama")
     base = attached.base
     long = [dict(row, start="the quick brown fox " * 40 + row["start"]) for row in ROWS]
-    split = encode_split(Dataset.from_list(long), TASKS[0], base.family, "score", cache=tmp_path)
+    split = encode_split(Rows.from_list(long), TASKS[0], base.family, "score", cache=tmp_path)
     assert split.cut == len(ROWS)
     found = predict_split(attached, split, 0, EvaluationSettings())
     tokenizer = base.family.tokenizer

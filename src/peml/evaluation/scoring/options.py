@@ -79,7 +79,7 @@ def score_options(
         kind = "none"
     elsewhere = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
     for rows in _windows(split, tokens):
-        fetched = split.read(rows.tolist())
+        fetched = split.rows.read(rows)
         options = [
             _requests(base, ids, labels, task_id, end=settings.end)
             for ids, labels in zip(fetched["input_ids"], fetched["labels"], strict=True)
