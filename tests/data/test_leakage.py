@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,8 +188,8 @@ def test_the_known_overlap_of_mrpc_and_stsb_is_found(
         load_task_data(load_suite("glue").task(name), chosen, 0) for name in ("mrpc", "stsb")
     )
     for trained, reported, expected in ((mrpc, stsb, 66), (stsb, mrpc, 45)):
-        whole = concatenate_datasets([trained.train, trained.development])
-        keys = set(input_keys(whole, trained.task))
+        whole = (trained.train, trained.development)
+        keys = {key for rows in whole for key in input_keys(rows, trained.task)}
         found = sum(key in keys for key in input_keys(reported.reported, reported.task))
         assert found == expected
 

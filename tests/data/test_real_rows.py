@@ -10,6 +10,7 @@ import pytest
 from peml.data.inspection import inspect_task
 from peml.data.sources import TaskMissingError
 from peml.evaluation import compute_metrics, majority_prediction, read_gold
+from peml.tasks import TaskRenderer
 from tests.tasks.benchmark_rows import ROWS, bundled
 
 DATA = os.environ.get("PEML_DATA")
@@ -34,6 +35,8 @@ def test_every_row_renders_and_the_constant_guess_is_scored(
             continue
         rows = data.reported.select(range(min(200, len(data.reported))))
         split = read_gold(task, 0, rows, encoded=None)  # type: ignore[arg-type]  # never looked at
+        renderer = TaskRenderer(task)
+        assert [renderer.gold(row, number) for number, row in enumerate(rows)] == split.gold
         guess = majority_prediction(task, split.gold)
         metrics = compute_metrics(task, split.gold, [guess] * len(rows), split.groups)
         assert all(0 <= value < 1 for value in metrics.values()), task.name

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
-from peml.data import sources
+from peml.data import files, sources
 from peml.data.inspection import check_rows
 from peml.data.settings import TasksSettings
 from peml.data.sources import TaskMissingError, load_all, load_source, load_task_data
@@ -32,10 +32,9 @@ def _load(task: Task, source: Path, **settings: Any) -> sources.TaskData:
     return load_task_data(task, TasksSettings(suite="x", source=str(source), **settings), 0)
 
 
-def test_jsonl_is_memory_mapped_with_the_needed_columns_and_row_numbers(tmp_path: Path) -> None:
+def test_rows_have_the_needed_columns_and_their_numbers(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     train, reported, origin = load_source(examples.sentiment(), str(tmp_path))
-    assert train.is_mapped
     assert set(train.column_names) == {"sentence", "label", SOURCE_ROW}
     assert train.column("sentence") == [f"text {n}" for n in range(10)]
     assert reported.column(SOURCE_ROW) == list(range(10))
@@ -61,7 +60,27 @@ def test_csv_and_parquet_hold_the_same_rows(
         (folder / f"{name}.jsonl").unlink()
     train = load_source(examples.sentiment(), str(tmp_path))[0]
     assert list(train) == wanted
-    assert train.is_mapped
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_file_of_any_size_but_a_small_one_is_mapped(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path, rows=moods(5000))
+    assert (folder / "train.jsonl").stat().st_size > 2**16
+    convert = {"csv": _as_csv, "parquet": _as_parquet}.get(suffix)
+    for name in ("train", "validation") if convert is not None else ():
+        convert(folder, name)
+        (folder / f"{name}.jsonl").unlink()
+    large = load_source(examples.sentiment(), str(tmp_path))[0]
+    assert large.is_mapped
+    assert large.column("sentence") == [row["sentence"] for row in moods(5000)]
+    assert large.column(SOURCE_ROW) == list(range(5000))
+    monkeypatch.setattr(files, "_SMALL", 2**30)
+    held = load_source(examples.sentiment(), str(tmp_path))[0]
+    assert held.is_mapped is (suffix == "parquet")
+    assert list(held) == list(large)
+    assert held.key == large.key
 
 
 def test_texts_are_not_guessed_to_be_something_else(tmp_path: Path) -> None:

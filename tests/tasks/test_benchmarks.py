@@ -69,6 +69,15 @@ def test_hub_and_folder_give_the_same_examples(
 
 
 @pytest.mark.parametrize(("suite", "name"), TASKS)
+def test_gold_by_itself_is_that_of_the_rendered_row(suite: str, name: str) -> None:
+    renderer = TaskRenderer(bundled(suite).task(name))
+    alone = [renderer.gold(row, index) for index, row in enumerate(ROWS[suite][name])]
+    whole = [example.gold for example in rendered(suite, name)]
+    assert alone == whole
+    assert [*map(type, alone)] == [*map(type, whole)]
+
+
+@pytest.mark.parametrize(("suite", "name"), TASKS)
 def test_every_template_renders(suite: str, name: str) -> None:
     for example in rendered(suite, name):
         for text in (example.prompt, *example.segments):

@@ -22,6 +22,8 @@ def test_every_row_renders_and_majority_is_chance(task: Task) -> None:
     renderer = TaskRenderer(task)
     for rows in generate("demo", task.name).values():
         examples = [renderer.render(row, index) for index, row in enumerate(rows)]
+        gold = [renderer.gold(row, index) for index, row in enumerate(rows)]
+        assert gold == [example.gold for example in examples]
         if task.type is not TaskType.GENERATION:
             options = len(examples[0].options)
             commonest = Counter(example.label for example in examples).most_common(1)[0][1]

@@ -127,6 +127,24 @@ def test_generation_has_no_options_and_its_label_is_the_target() -> None:
     assert (example.options, example.label) == ((), "10")
 
 
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        (examples.sentiment(), {"sentence": "x", "label": 7}),
+        (examples.sentiment(), {"sentence": "x", SOURCE_ROW: 5}),
+        (examples.choice(), {"start": "x", "options": ["a"], "answer": 0}),
+        (examples.choice(metrics=["span_em"]), {"start": "x", "options": ["a", "b"], "answer": []}),
+    ],
+)
+def test_gold_is_refused_in_the_words_of_the_whole_row(task: Task, row: dict[str, Any]) -> None:
+    renderer, said = TaskRenderer(task), []
+    for read in (renderer.gold, renderer.render):
+        with pytest.raises(DataError) as caught:
+            read(row, 3)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize("label", [0, False, "bad"])
 def test_accepted_class_labels(label: object) -> None:
     row = {"sentence": "x", "label": label}

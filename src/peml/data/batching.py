@@ -8,6 +8,7 @@ what they were in each epoch is part of the state.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -20,6 +21,7 @@ from torch import Tensor
 from peml.data.batch import TaskBatch
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import Indices, MixingSettings, draw_rows, rows_per_epoch
+from peml.data.rows import index_type
 from peml.errors import CheckpointError
 from peml.settings import Settings
 
@@ -83,7 +85,7 @@ class Collator:
             targets=torch.tensor([t for example in rows["targets"] for t in example]),
             task_ids=torch.tensor(task_ids).repeat_interleave(counts),
             groups=torch.arange(len(counts)).repeat_interleave(counts),
-            rows=torch.from_numpy(numbers.copy()),
+            rows=torch.from_numpy(numbers.astype(np.int64)),
             labels=labels,
             token_type_ids=types,
         )
@@ -99,9 +101,48 @@ class Collator:
         return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
 
 
+class Batches(Sequence[Indices]):
+    """Numbers cut into batches and held end to end, two arrays whatever the number of batches.
+
+    Args:
+        numbers: Of the examples, batch after batch, (examples,).
+        bounds: Where each batch begins among them, and where the last ends, (batches + 1,).
+    """
+
+    def __init__(self, numbers: Indices, bounds: Indices) -> None:
+        self.numbers = numbers
+        self.bounds = bounds
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Indices: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Indices]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        return self.numbers[self.bounds[number] : self.bounds[number + 1]]
+
+    def of(self, values: Indices) -> Batches:
+        """The same batches with a value of each example in place of its number."""
+        return Batches(values[self.numbers], self.bounds)
+
+    def shuffled(self, rng: np.random.Generator) -> Batches:
+        """The same batches in another order."""
+        turn = rng.permutation(len(self))
+        sizes = np.diff(self.bounds)[turn]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        moved = (self.bounds[turn] - bounds[:-1]).astype(self.numbers.dtype)
+        places = np.arange(len(self.numbers), dtype=self.numbers.dtype) + np.repeat(moved, sizes)
+        return Batches(self.numbers[places], bounds)
+
+
 def plan_batches(
     lengths: Sizes, sequences: Sizes, settings: BatchSettings, rng: np.random.Generator | None
-) -> list[Indices]:
+) -> Batches:
     """Cuts examples into batches within the budget.
 
     Examples are taken in pools in the given order; each pool is sorted by length and cut from
@@ -113,58 +154,52 @@ def plan_batches(
         settings: Budget; an example that exceeds it alone is a batch of its own.
         rng: Shuffles the batches.
     """
-    batches: list[Indices] = []
+    order = np.empty(len(lengths), dtype=index_type(len(lengths)))
+    bounds = array("q")
     pool_rows = settings.pool * settings.rows
     for start in range(0, len(lengths), pool_rows):
-        pool = np.arange(start, min(start + pool_rows, len(lengths)))
-        order = pool[np.argsort(-lengths[pool], kind="stable")]
-        batches.extend(_cut(order, lengths, sequences, settings))
-    if rng is not None:
-        batches = [batches[i] for i in rng.permutation(len(batches))]
-    return batches
+        pool = order[start : start + pool_rows]
+        pool[:] = start + np.argsort(-lengths[start : start + pool_rows], kind="stable")
+        cut = _cut(lengths[pool].tolist(), sequences[pool].tolist(), settings)
+        bounds.extend(start + first for first in cut)
+    bounds.append(len(order))
+    batches = Batches(order, np.frombuffer(bounds, dtype=np.int64))
+    return batches if rng is None else batches.shuffled(rng)
 
 
-def _cut(
-    order: Indices, lengths: Sizes, sequences: Sizes, settings: BatchSettings
-) -> Iterator[Indices]:
-    first, held = 0, 0
-    for position, example in enumerate(order):
-        width = int(lengths[order[first]])
-        over = (held + int(sequences[example])) * width > settings.tokens
+def _cut(lengths: list[int], sequences: list[int], settings: BatchSettings) -> Iterator[int]:
+    """Where batches begin among examples of which the longest come first."""
+    first = held = 0
+    yield first
+    for position, count in enumerate(sequences):
+        over = (held + count) * lengths[first] > settings.tokens
         if position > first and (over or position - first >= settings.rows):
-            yield order[first:position]
+            yield position
             first, held = position, 0
-        held += int(sequences[example])
-    yield order[first:]
+        held += count
 
 
 class BatchPlan(Sequence[tuple[Indices, Indices]]):
-    """The batches of an epoch, each (task ids, row numbers), held end to end.
+    """The batches of an epoch, each (task ids, row numbers).
 
     Args:
-        tasks: Task of each example of the epoch, (examples,).
-        rows: Its row number, (examples,).
-        batches: The examples of each batch.
+        tasks: Task of each example, in batches.
+        rows: Its row number, in the same batches.
     """
 
-    def __init__(self, tasks: Indices, rows: Indices, batches: Sequence[Indices]) -> None:
-        order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
-        self._tasks, self._rows = tasks[order], rows[order]
-        self._ends = np.cumsum([0, *map(len, batches)])
+    def __init__(self, tasks: Batches, rows: Batches) -> None:
+        self._tasks, self._rows = tasks, rows
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> tuple[Indices, Indices]: ...
     @overload
     def __getitem__(self, index: slice) -> list[tuple[Indices, Indices]]: ...
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        held = slice(self._ends[number], self._ends[number + 1])
-        return self._tasks[held], self._rows[held]
+        held = self._tasks[index], self._rows[index]
+        return list(zip(*held, strict=True)) if isinstance(index, slice) else held
 
 
 class BatchStream:
@@ -235,14 +270,18 @@ class BatchStream:
             draw_rows(task, len(split), sum(past[task] for past in earlier), count, self.seed)
             for task, (split, count) in enumerate(zip(self.splits, self.counts(epoch), strict=True))
         ]
-        tasks = np.repeat(np.arange(len(drawn)), [len(rows) for rows in drawn])
+        numbers = np.arange(len(drawn), dtype=index_type(len(drawn)))
+        tasks = np.repeat(numbers, [len(rows) for rows in drawn])
         rows = np.concatenate(drawn)
+        del drawn  # with millions of rows, every array of an epoch counts
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(rows))
+        order = np.arange(len(rows), dtype=index_type(len(rows)))
+        rng.shuffle(order)
         tasks, rows = tasks[order], rows[order]
+        del order
         lengths = self._of("lengths", tasks, rows)
         batches = plan_batches(lengths, self._of("sequences", tasks, rows), self.settings, rng)
-        return BatchPlan(tasks, rows, batches)
+        return BatchPlan(batches.of(tasks), batches.of(rows))
 
     def _of(self, what: str, tasks: Indices, rows: Indices) -> Sizes:
         """``lengths``, ``sequences`` or ``tokens`` of examples of many tasks, (examples,)."""

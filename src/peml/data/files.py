@@ -30,13 +30,15 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 _ANY_KIND = "a text, a number, true or false, or a list of texts"
 _NUMBER = pa.field(SOURCE_ROW, pa.int64())
+_SMALL = 2**16  # bytes of a file whose rows are held in memory: a file in the cache would be dearer
 _FORMAT = 3  # raised when what is written to the Arrow cache changes
 
 
 def read_file(path: Path, task: Task) -> Rows:
     """Reads the columns a task needs from one file, and adds each row's number.
 
-    The result is mapped; Arrow files are kept in the project's cache, by the file's content.
+    The result is mapped; Arrow files are kept in the project's cache, by the file's content. The
+    rows of a text file of 64 KiB or less are held in memory.
 
     Raises:
         DataError: The file can't be parsed, is empty, lacks a column, or holds a value of
@@ -54,6 +56,8 @@ def read_file(path: Path, task: Task) -> Rows:
     columns = task.columns.model_dump_json()
     said = (_FORMAT, path.suffix, content, columns, schema.to_string(), task.labels)
     key = hashlib.sha256(repr(said).encode()).hexdigest()
+    if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
+        return Rows.of_table(pa.Table.from_batches(batches, schema), key)
     return Rows.cached(cache_folder() / "rows" / f"{key[:32]}.arrow", key, schema, batches)
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from pydantic import Field
 
 from peml.data.adaptive import AdaptiveSettings, AdaptiveShares
+from peml.data.rows import index_type
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
 
 __all__ = ["MixingSettings", "draw_rows", "rows_per_epoch", "task_weights"]
 
-Indices = np.ndarray[Any, np.dtype[np.int64]]
+Indices = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 
 class MixingSettings(Settings):
@@ -138,10 +139,15 @@ def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Ind
         count: Rows to draw.
         seed: The run's.
     """
+    kind = index_type(size)
     if count == 0:
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=kind)
     last = first + count
     rounds = range(first // size, (last - 1) // size + 1)
-    laps = [np.random.default_rng((seed, task_id, lap)).permutation(size) for lap in rounds]
+    laps = []
+    for lap in rounds:
+        rows = np.arange(size, dtype=kind)
+        np.random.default_rng((seed, task_id, lap)).shuffle(rows)
+        laps.append(rows)
     offset = first - rounds.start * size
     return np.concatenate(laps)[offset : offset + count]

@@ -17,10 +17,15 @@ import pyarrow as pa
 
 from peml.data.mapped import BATCH, Pages, map_table, write_table
 
-__all__ = ["Row", "Rows"]
+__all__ = ["Row", "Rows", "index_type"]
 
 Row = dict[str, Any]
 Indices = np.ndarray[Any, Any]
+
+
+def index_type(count: int) -> np.dtype[Any]:
+    """The type of a position among so many rows: half as large where that is enough."""
+    return np.dtype(np.int32 if count <= np.iinfo(np.int32).max else np.int64)
 
 
 class _Stored:
@@ -161,9 +166,8 @@ class Rows:
         return Rows(self._stored, key, numbers)
 
     def _numbers_at(self, positions: Sequence[int] | Indices) -> Indices:
-        """Row numbers in the table; half as large as a position where that is enough."""
-        small = self._stored.table.num_rows <= np.iinfo(np.int32).max
-        chosen: Indices = np.asarray(positions, dtype=np.int32 if small else np.int64)
+        """Row numbers in the table."""
+        chosen: Indices = np.asarray(positions, dtype=index_type(self._stored.table.num_rows))
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise IndexError(f"there are {len(self)} rows")
         return chosen if self._numbers is None else self._numbers[chosen]
