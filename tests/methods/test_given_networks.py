@@ -129,7 +129,7 @@ def test_a_budget_binds_the_random_network_and_the_plan() -> None:
 @pytest.mark.parametrize("mode", ["search", "random"])
 def test_a_budget_out_of_reach_is_refused_when_planned_and_when_attached(mode: str) -> None:
     method = build_method(parse_method(section(mode=mode, budget=20)))
-    with pytest.raises(ConfigError, match="smallest prefix network"):
+    with pytest.raises(ConfigError, match="smallest member"):
         method.count_parameters(read_shape(tiny_task_model("bert", TINY_TASKS)))
-    with pytest.raises(ConfigError, match="smallest prefix network"):
+    with pytest.raises(ConfigError, match="smallest member"):
         attach(mode=mode, budget=20)

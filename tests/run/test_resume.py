@@ -48,13 +48,16 @@ _SEARCHES: dict[str, Row] = {
     "bilevel": {"optimise": "bilevel", "every": 2, "relaxation": "gumbel", "freeze_after": 0.3},
     "sampled": {"relaxation": "sampled-path", "optimise": "bilevel", "order": "lora-first"},
     "pruning": {"discretise": "pruning", "relaxation": "straight-through", "skip_dropout": 0.3},
+    "ranks": {"lora_ranks": [1, 2, 4], "budget": 2500},
     "perturbation": {"discretise": "perturbation", "cooldown": 0.5, "order": "search-first"},
 }
 
 
 @pytest.mark.parametrize("search", _SEARCHES)
 def test_a_search_of_any_kind_ends_the_same(toys: Path, tmp_path: Path, search: str) -> None:
-    method = METHODS["peml"] | {"lora": _DROPOUT, "search": _SEARCHES[search]}
+    chosen = dict(_SEARCHES[search])
+    ranks = chosen.pop("lora_ranks", [])
+    method = METHODS["peml"] | {"lora": _DROPOUT, "lora_ranks": ranks, "search": chosen}
     rates = {"learning_rates": {"architecture": 0.05, "heads": 0.02}}
     training = _TRAINING | rates | {"checkpoint_every": 2}
     config = toy_config(toys, "encoder", method=method, training=training)

@@ -211,7 +211,7 @@ def test_a_budget_out_of_reach_names_the_member_at_the_end() -> None:
     message = str(refused.value)
     assert "smallest" in message
     assert f"has {size.low}: cells skip, skip; length 2; 1 of 4 layers; low-rank head" in message
-    with pytest.raises(ConfigError, match="largest prefix network of the search space has"):
+    with pytest.raises(ConfigError, match="largest member of the search space has"):
         Budget(of, SHAPE, size.high + 1, 2)
     Budget(of, SHAPE, size.low, 2)
     with pytest.raises(ConfigError, match="cells linear, linear"):

@@ -53,6 +53,7 @@ def show(source: _Source) -> None:
         ("width", str(genotype.width)),
         ("radius", f"{genotype.radius:g}"),
         ("made for", _described(genotype.shape)),
+        *((f"LoRA rank: {group}", str(rank)) for group, rank in genotype.ranks.items()),
         ("parameters", f"{count_network(genotype):,}"),
         *((f"found: {key}", str(value)) for key, value in genotype.found_by.items()),
     ):

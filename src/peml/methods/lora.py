@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from torch import Tensor, nn
@@ -120,6 +120,21 @@ class LoraPart(Part):
         for parameter in self._parameters.values():
             # The adapter trains in float32 whatever the frozen weights are stored in.
             parameter.data = parameter.data.float()
+
+    def layers(self) -> dict[str, LoraLayer]:
+        """PEFT's layers by their path in the model."""
+        named = self._tuner.model.named_modules()
+        return {path: module for path, module in named if isinstance(module, LoraLayer)}
+
+    def cut(self, path: str, layer: LoraLayer, rank: int) -> None:
+        """Keeps the first rows of A and columns of B in a linear layer; the scale stays."""
+        first, last = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+        first.weight.data = first.weight.data[:rank].clone()
+        last.weight.data = last.weight.data[:, :rank].clone()
+        first.out_features = last.in_features = rank
+        scale, config = layer.scaling[ADAPTER], self._tuner.peft_config[ADAPTER]
+        layer.r[ADAPTER], layer.lora_alpha[ADAPTER] = rank, scale * rank
+        config.rank_pattern[path], config.alpha_pattern[path] = rank, scale * rank
 
     def build_config(self) -> LoraConfig:
         """PEFT's config of the layers."""

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
 from peml.methods.lora import LoraPart, LoraSettings
+from peml.methods.lora_ranks import LoraRanks, count_lora, rank_groups, with_ranks
 from peml.methods.prefix import attach_network, attach_supernet, attention_shape
 from peml.methods.prefix_place import InputPlace, PrefixPlace
 from peml.methods.prefix_search import PrefixSearch
-from peml.methods.shape import ModelShape
+from peml.methods.shape import LinearShape, ModelShape, nearest_size, read_linears, select_linears
 from peml.models import TaskModel, check_prompt
 from peml.prefix import (
     Genotype,
     PrefixSettings,
     PrefixShape,
+    SearchSpace,
     SizeRange,
     count_network,
+    count_ranks,
     count_space,
     load_for,
 )
@@ -40,6 +44,13 @@ class PemlSettings(MethodSettings):
     prefix: PrefixSettings = Field(
         default_factory=lambda: PrefixSettings(), description="The prefix and its search space."
     )
+    lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="Candidate ranks of the LoRA, searched with the prefix for each group of "
+        "modules (the same layer of every block) in place of lora.r; lora.alpha / lora.r stays the "
+        "scale. More rank never hurts the loss, so give search.budget too, which then counts LoRA "
+        "and prefix.",
+    )
     search: SearchSettings = Field(
         default_factory=lambda: SearchSettings(), description="How the network is searched."
     )
@@ -49,6 +60,18 @@ class PemlSettings(MethodSettings):
     architecture_learning_rate: float = Field(
         3e-2, description="Default rate of the group `architecture`.", gt=0
     )
+
+    @model_validator(mode="after")
+    def _ranks_to_search(self) -> PemlSettings:
+        if len(set(self.lora_ranks)) != len(self.lora_ranks):
+            raise ValueError(f"lora_ranks: a rank stands twice in {list(self.lora_ranks)}")
+        search = self.search
+        if self.lora_ranks and (search.mode == "none" or search.genotype is not None):
+            raise ValueError(
+                "lora_ranks are searched or drawn, but search.mode none and search.genotype decide "
+                "nothing: leave lora_ranks out (a genotype may hold ranks of its own)"
+            )
+        return self
 
 
 _Orders = Mapping[str, Mapping[str, frozenset[str]]]
@@ -83,17 +106,22 @@ class Peml(Method):
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds LoRA and prefix; the search is there unless the genotype is known."""
         settings = self.settings
-        lora = LoraPart(model.backbone, settings.lora, context.seed)
         rates = {"learning_rate": settings.prefix_learning_rate}
         place = self._place(model)
-        genotype = context.genotype or self._decided(place.shape, context.seed)
+        space = self._space(settings.prefix, place.shape, read_linears(model.backbone))
+        genotype = context.genotype or self._decided(space, place.shape, context.seed)
+        candidates = settings.lora_ranks if genotype is None else tuple(genotype.ranks.values())
+        lora = LoraPart(model.backbone, with_ranks(settings.lora, candidates), context.seed)
+        ranks = LoraRanks(lora)
         if genotype is not None:
+            if genotype.ranks:
+                ranks.cut(genotype.ranks)
             part = attach_network(model, place, genotype, settings.prefix, context, **rates)
             search = None
         else:
             rates["architecture_learning_rate"] = settings.architecture_learning_rate
-            part = attach_supernet(model, place, settings.prefix, context, **rates)
-            search = PrefixSearch(part, settings.search, context.seed)
+            part = attach_supernet(model, place, space, settings.prefix, context, **rates)
+            search = PrefixSearch(part, ranks, settings.search, context.seed)
         return AttachedModel(
             model, {lora.name: lora, part.name: part}, modules={part.name: part}, search=search
         )
@@ -140,10 +168,19 @@ class Peml(Method):
         search = self.settings.search
         return orders[search.order].get(phase, frozenset()) if search.searches else frozenset()
 
-    def _decided(self, shape: PrefixShape, seed: int) -> Genotype | None:
+    def _space(
+        self, prefix: PrefixSettings, shape: PrefixShape, linears: Sequence[LinearShape]
+    ) -> SearchSpace:
+        """What is left to the search, the LoRA's ranks included where they are."""
+        space, ranks = prefix.space(shape), self.settings.lora_ranks
+        if not ranks:
+            return space
+        layers = select_linears(linears, self.settings.lora.target_modules)
+        return replace(space, ranks=rank_groups(layers, ranks))
+
+    def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
         """The network that the settings give; None where it has to be searched."""
         search, prefix = self.settings.search, self.settings.prefix
-        space = prefix.space(shape)
         budget = search.held(space, shape)
         if search.mode != "random":
             return self._given(prefix, shape)
@@ -159,29 +196,40 @@ class Peml(Method):
         return prefix.fixed(shape) if search.mode == "none" else None
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The LoRA's, and the decided network's: the mean over the search space before a search."""
-        return {
-            "lora": self.settings.lora.count_parameters(shape),
-            "prefix": round(self._size(self.settings.prefix, shape).mean),
-        }
+        """The LoRA's, and the decided network's: the mean over the search space before a search.
+
+        With a budget over both, its shares are those they have of that mean.
+        """
+        lora, prefix = self._sizes(self.settings.prefix, shape)
+        return {"lora": round(lora.mean), "prefix": round(prefix.mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
         """With the smallest and with the largest network of the search space."""
-        size = self._size(self.settings.prefix, shape)
-        size = size.shifted(self.settings.lora.count_parameters(shape))
-        return size.low, size.high
+        lora, prefix = self._sizes(self.settings.prefix, shape)
+        return lora.low + prefix.low, lora.high + prefix.high
 
-    def _size(self, settings: PrefixSettings, shape: ModelShape) -> SizeRange:
+    def _sizes(self, settings: PrefixSettings, shape: ModelShape) -> tuple[SizeRange, SizeRange]:
+        """Of the LoRA and of the prefix network."""
         place = (
             PrefixShape.at_input(shape.hidden_size) if settings.at_input else attention_shape(shape)
         )
+        lora = SizeRange.exactly(self.settings.lora.count_parameters(shape))
         genotype = self._given(settings, place)
         if genotype is not None:
-            return SizeRange.exactly(count_network(genotype))
-        space = settings.space(place)
-        size = count_space(space, place)
+            if genotype.ranks:
+                layers = shape.targets(self.settings.lora.target_modules)
+                lora = SizeRange.exactly(count_lora(layers, genotype.ranks))
+            return lora, SizeRange.exactly(count_network(genotype))
+        space = self._space(settings, place, shape.linears)
+        prefix = count_space(replace(space, ranks=()), place)
         budget = self.settings.search.held(space, place)
-        return size if budget is None else SizeRange(size.low, float(budget.wanted), budget.wanted)
+        if not space.ranks:
+            return lora, prefix if budget is None else prefix.within(budget.wanted)
+        lora = count_ranks(space.ranks)
+        if budget is None:
+            return lora, prefix
+        share = budget.wanted * lora.mean / (lora.mean + prefix.mean)
+        return lora.within(share), prefix.within(budget.wanted - share)
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
         """Another rank of the LoRA, and a smaller prefix where its size is too uncertain.
@@ -190,12 +238,33 @@ class Peml(Method):
         every network of the space leaves the sum within 5 % of the budget. Else it gets a
         low-rank head, of the highest rank with which that holds: the head is what differs most
         between networks, since it grows with every layer that is switched on. Where no rank is
-        low enough, the cells' width is halved.
+        low enough, the cells' width is halved. Where the LoRA's ranks are searched, the
+        candidates are scaled until the mean is near, and the search keeps to the budget.
         """
         settings = self.settings
-        sized = ((p, self._size(p, shape)) for p in self._smaller_prefixes())
+        if settings.lora_ranks:
+            return self._with_ranks_for(shape, budget)
+        sized = ((p, self._sizes(p, shape)[1]) for p in self._smaller_prefixes())
         prefix, lora = fit_beside_lora(sized, settings.lora, shape, budget)
         return settings.model_copy(update={"lora": lora, "prefix": prefix})
+
+    def _with_ranks_for(self, shape: ModelShape, budget: int) -> PemlSettings:
+        settings = self.settings
+        top = max(settings.lora_ranks)
+        search = settings.search.model_copy(update={"budget": None})
+
+        def scaled(size: int) -> PemlSettings:
+            ranks = sorted({max(1, round(rank * size / top)) for rank in settings.lora_ranks})
+            return settings.model_copy(update={"lora_ranks": tuple(ranks), "search": search})
+
+        def count(size: int) -> int:
+            return sum(Peml(scaled(size)).count_parameters(shape).values())
+
+        found = scaled(nearest_size(count, budget))
+        low, high = Peml(found).parameter_range(shape)
+        if low < budget < high:
+            search = search.model_copy(update={"budget": budget})
+        return found.model_copy(update={"search": search})
 
     def _smaller_prefixes(self) -> Iterator[PrefixSettings]:
         prefix = self.settings.prefix

@@ -28,6 +28,7 @@ from peml.prefix import (
     PrefixSettings,
     PrefixShape,
     PrefixSupernet,
+    SearchSpace,
     count_flat,
     count_network,
 )
@@ -255,17 +256,16 @@ class PrefixPart(nn.Module, Part):
 def attach_supernet(
     model: TaskModel,
     place: PrefixPlace,
+    space: SearchSpace,
     settings: PrefixSettings,
     context: AttachContext,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is still to be found."""
-    shape = place.shape
-    space = settings.space(shape)
     start = read_start(model, place, settings, space.max_length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = PrefixSupernet(space, shape, start)
+        network = PrefixSupernet(space, place.shape, start)
     part = PrefixPart(place, network.to(model.device), settings, **rates)
     part.mixture = Mixture(weigh=network.uniform_weights)
     return part

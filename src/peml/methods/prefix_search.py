@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,14 @@ from torch import Tensor
 
 from peml.errors import TrainingError
 from peml.methods.base import HeldOut
+from peml.methods.lora_ranks import LoraRanks
 from peml.methods.prefix import Mixture, PrefixPart
 from peml.prefix import Genotype, PrefixSupernet
 from peml.search import SearchController, SearchSettings
 
 __all__ = ["PrefixSearch"]
+
+_Weigh = Callable[[], Mapping[str, Tensor]]
 
 
 class PrefixSearch:
@@ -23,12 +26,17 @@ class PrefixSearch:
 
     Args:
         part: The prefix, holding a supernet.
+        ranks: The LoRA's ranks, where the supernet's space holds them.
         settings: Relaxation, temperature, rules, guards.
         seed: Seed of all draws.
     """
 
-    def __init__(self, part: PrefixPart, settings: SearchSettings, seed: int) -> None:
+    def __init__(
+        self, part: PrefixPart, ranks: LoraRanks, settings: SearchSettings, seed: int
+    ) -> None:
         self._part = part
+        self._ranks = ranks
+        ranks.soften(self.supernet.space.ranks)
         self._settings = settings
         self._seed = seed
         self._controller: SearchController | None = None
@@ -62,13 +70,19 @@ class PrefixSearch:
             self._move_by_held_out(step)
         self._mix(partial(controller.weights, step), step, penalised=moves and not bilevel)
 
-    def _mix(self, weigh: Any, step: int, *, penalised: bool = False) -> None:
+    def _mix(self, weigh: _Weigh, step: int, *, penalised: bool = False) -> None:
         self._part.mixture = Mixture(
-            weigh=weigh,
+            weigh=partial(self._weighed, weigh),
             penalise=partial(self.controller.penalty, step) if penalised else lambda: None,
             prune=self.controller.is_sparse or None,
             equal_capacity=self._settings.equal_capacity,
         )
+
+    def _weighed(self, weigh: _Weigh) -> Mapping[str, Tensor]:
+        """One draw of the decisions' weights, for prefix and LoRA alike."""
+        weights = weigh()
+        self._ranks.mix(weights)
+        return weights
 
     def _move_by_held_out(self, step: int) -> None:
         """First-order DARTS (arXiv 1806.09055, equation 7 with xi = 0): alpha's gradient alone.
@@ -99,7 +113,7 @@ class PrefixSearch:
     @torch.no_grad()
     def _measure(self, weights: Mapping[str, Tensor]) -> float:
         """Held-out loss of the supernet with given weights."""
-        self._part.mixture = Mixture(weigh=lambda: weights)
+        self._part.mixture = Mixture(weigh=partial(self._weighed, lambda: weights))
         return self._rows.measure(self._settings.score_batches)
 
     def before_evaluation(self, step: int) -> None:
@@ -132,6 +146,8 @@ class PrefixSearch:
         network = self.supernet.discretise(chosen.choices, found_by)
         self._part.network = network
         self._part.mixture = Mixture()
+        if network.genotype.ranks:
+            self._ranks.cut(network.genotype.ranks)
         return network.genotype, list(chosen.guarded)
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from peml.prefix.size import (
     count_choices,
     count_flat,
     count_network,
+    count_ranks,
     count_space,
 )
-from peml.prefix.space import HeadKind, SearchSpace
+from peml.prefix.space import HeadKind, RankGroup, SearchSpace
 from peml.prefix.supernet import PrefixSupernet
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "PrefixShape",
     "PrefixStart",
     "PrefixSupernet",
+    "RankGroup",
     "SearchSpace",
     "SizeRange",
     "StartKind",
@@ -54,6 +56,7 @@ __all__ = [
     "count_choices",
     "count_flat",
     "count_network",
+    "count_ranks",
     "count_space",
     "differences",
     "list_operations",

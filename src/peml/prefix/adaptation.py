@@ -88,6 +88,7 @@ def _fields(genotype: Genotype) -> dict[str, str]:
         "kv_heads": str(genotype.shape.kv_heads),
         "head_dim": str(genotype.shape.head_dim),
         "placement": genotype.shape.placement,
+        **{f"rank.{group}": str(rank) for group, rank in genotype.ranks.items()},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
@@ -22,7 +23,7 @@ GENOTYPE_FORMAT = 1
 
 
 class Genotype(Settings):
-    """What a prefix network is made of; its weights are not part of it."""
+    """What a prefix network, and where it was searched the LoRA, is made of; without weights."""
 
     format: int = Field(GENOTYPE_FORMAT, description="Version of this file's format.")
     cells: tuple[str, ...] = Field(description="Operation of each cell.", min_length=1)
@@ -35,6 +36,10 @@ class Genotype(Settings):
         description="Largest correction, in units of the model's own keys and values.", gt=0
     )
     shape: PrefixShape = Field(description="The attention layers it was made for.")
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="The LoRA's rank in each group of modules; empty where it is not part of it.",
+    )
     found_by: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="How it was found: relaxation, seed, probabilities, what the guard changed.",
@@ -100,6 +105,7 @@ class Genotype(Settings):
             width=space.width,
             radius=space.radius,
             shape=shape,
+            ranks={group.name: int(complete[group.decision]) for group in space.ranks},
             found_by=dict(found_by or {}),
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import SKIP, make_operation
 from peml.prefix.prefix import PrefixShape
-from peml.prefix.space import HeadKind, SearchSpace
+from peml.prefix.space import HeadKind, RankGroup, SearchSpace
 
 __all__ = [
     "ExpectedSize",
@@ -20,6 +20,7 @@ __all__ = [
     "count_choices",
     "count_flat",
     "count_network",
+    "count_ranks",
     "count_space",
 ]
 
@@ -47,6 +48,10 @@ class SizeRange:
         """With so many parameters more."""
         return SizeRange(self.low + count, self.mean + count, self.high + count)
 
+    def within(self, budget: float) -> SizeRange:
+        """Where the mean is held at a budget, and nothing may be larger."""
+        return SizeRange(self.low, float(budget), round(budget))
+
     def distance(self, budget: int) -> float:
         """How far the network farthest from a budget lies from it."""
         return max(budget - self.low, self.high - budget)
@@ -66,17 +71,18 @@ def count_network(genotype: Genotype) -> int:
 
 
 def count_choices(space: SearchSpace, shape: PrefixShape, choices: Mapping[str, str]) -> int:
-    """Parameters of the network of one option for every name of the space."""
+    """Parameters of one option for every name of the space, the LoRA's among them if searched."""
     width = space.width
     cells = sum(_count_cell(choices[f"cell.{cell}"], width) for cell in range(space.cells))
     layers = sum(choices[f"layer.{layer}"] == "on" for layer in range(space.layers))
     kind = next(kind for kind in space.heads if kind == choices["head"])
     head = _count_head(kind, width, space.head_rank, layers, _row(shape))
-    return int(choices["length"]) * width + cells + 2 * width + int(head)
+    prefix = int(choices["length"]) * width + cells + 2 * width + int(head)
+    return prefix + sum(group.cost * int(choices[group.decision]) for group in space.ranks)
 
 
 def count_space(space: SearchSpace, shape: PrefixShape) -> SizeRange:
-    """Parameters of the networks of a search space.
+    """Parameters of the networks of a search space, with the LoRA's where its ranks are searched.
 
     The decisions are independent, so the mean is a sum of their means; only that not all layers
     may be off ties the gates together: of L layers ``(L / 2) / (1 - 2^-L)`` are on in the mean.
@@ -96,10 +102,20 @@ def count_space(space: SearchSpace, shape: PrefixShape) -> SizeRange:
         for count in active
     ]
     lengths = space.lengths
+    lora = count_ranks(space.ranks)
     return SizeRange(
-        low=int(total(min(lengths), min(cells), heads[0], 0)),
-        mean=total(sum(lengths) / len(lengths), sum(cells) / len(cells), heads[1], 1),
-        high=int(total(max(lengths), max(cells), heads[2], 2)),
+        low=lora.low + int(total(min(lengths), min(cells), heads[0], 0)),
+        mean=lora.mean + total(sum(lengths) / len(lengths), sum(cells) / len(cells), heads[1], 1),
+        high=lora.high + int(total(max(lengths), max(cells), heads[2], 2)),
+    )
+
+
+def count_ranks(groups: Sequence[RankGroup]) -> SizeRange:
+    """Parameters of a LoRA whose ranks are searched."""
+    return SizeRange(
+        low=sum(group.cost * group.ranks[0] for group in groups),
+        mean=sum(group.cost * sum(group.ranks) / len(group.ranks) for group in groups),
+        high=sum(group.cost * group.ranks[-1] for group in groups),
     )
 
 
@@ -129,6 +145,7 @@ class ExpectedSize:
             for c in range(space.cells)
         }
         costs["length"] = [width * length for length in space.lengths]
+        costs |= {g.decision: [g.cost * rank for rank in g.ranks] for g in space.ranks}
         self._fixed = float(2 * width)
         self._additive = torch.zeros(len(self.decisions), self._options, dtype=torch.float64)
         for name, values in costs.items():

@@ -1,4 +1,4 @@
-"""The search space: every decision about a prefix network, by name."""
+"""The search space: every decision about a prefix network and the LoRA beside it, by name."""
 
 from __future__ import annotations
 
@@ -10,18 +10,38 @@ import torch
 
 from peml.errors import ConfigError, nearest
 
-__all__ = ["HeadKind", "SearchSpace"]
+__all__ = ["HeadKind", "RankGroup", "SearchSpace"]
 
 HeadKind = Literal["full", "low-rank"]
 
 
 @dataclass(frozen=True, slots=True)
+class RankGroup:
+    """Linear layers of a model whose LoRA gets one rank.
+
+    Attributes:
+        name: The layers' path, ``*`` for their numbers: ``encoder.layer.*.attention.self.query``.
+        ranks: Candidates, ascending.
+        cost: Parameters that one rank takes over all layers of the group.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    cost: int
+
+    @property
+    def decision(self) -> str:
+        """The decision's name."""
+        return f"rank.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What a prefix network can be.
+    """What a prefix network can be, and on request the ranks of the LoRA beside it.
 
     The decisions are ``cell.0``, ``cell.1``, ... (which operation), ``length`` (how many
-    positions), ``layer.0``, ``layer.1``, ... (``on`` or ``off``) and ``head`` (``full`` or
-    ``low-rank``). What has only one option is not a decision.
+    positions), ``layer.0``, ``layer.1``, ... (``on`` or ``off``), ``head`` (``full`` or
+    ``low-rank``) and ``rank.{group}``. What has only one option is not a decision.
 
     Attributes:
         layers: Self-attention layers of the model.
@@ -33,6 +53,7 @@ class SearchSpace:
         head_rank: Rank of the low-rank head.
         width: Channels of the network.
         radius: Largest correction, relative to the start's radii.
+        ranks: Groups of linear layers whose LoRA's rank is searched.
     """
 
     layers: int
@@ -44,6 +65,7 @@ class SearchSpace:
     head_rank: int
     width: int
     radius: float
+    ranks: tuple[RankGroup, ...] = ()
 
     @property
     def max_length(self) -> int:
@@ -58,6 +80,7 @@ class SearchSpace:
             "length": tuple(str(length) for length in self.lengths),
             **{f"layer.{layer}": on_off for layer in range(self.layers)},
             "head": tuple(self.heads),
+            **{group.decision: tuple(map(str, group.ranks)) for group in self.ranks},
         }
 
     def decisions(self) -> dict[str, tuple[str, ...]]:

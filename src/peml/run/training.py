@@ -394,4 +394,5 @@ def _mean(values: dict[str, float]) -> float:
 def _choices(genotype: Genotype) -> dict[str, str]:
     cells = {f"cell.{number}": name for number, name in enumerate(genotype.cells)}
     layers = {f"layer.{number}": "on" if on else "off" for number, on in enumerate(genotype.layers)}
-    return {**cells, "length": str(genotype.length), **layers, "head": genotype.head}
+    ranks = {f"rank.{group}": str(rank) for group, rank in genotype.ranks.items()}
+    return {**cells, "length": str(genotype.length), **layers, "head": genotype.head, **ranks}

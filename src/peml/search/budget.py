@@ -33,7 +33,7 @@ class Budget:
     Args:
         space: The search space.
         shape: Attention layers of the model.
-        wanted: Parameters of the prefix network.
+        wanted: Parameters of the prefix network, and of the LoRA where the space holds its ranks.
         skips: How many cells may end as skip.
 
     Raises:
@@ -199,18 +199,20 @@ class Budget:
             ("smallest", smallest, low) if self.wanted < low else ("largest", largest, high)
         )
         raise ConfigError(
-            f"method.search.budget is {self.wanted:,} parameters, but the {name} prefix network of "
-            f"the search space has {size:,}: {_described(member)}",
+            f"method.search.budget is {self.wanted:,} parameters, but the {name} member of the "
+            f"search space has {size:,}: {_described(member)}",
             allowed=f"{low:,} to {high:,}",
             action="change the budget, or the space (method.prefix: width, length, operations, "
-            "head, head_rank, layer_gates; method.search.max_skips)",
+            "head, head_rank, layer_gates; method.lora_ranks; method.search.max_skips)",
         )
 
 
 def _described(choices: Mapping[str, str]) -> str:
     cells = [option for name, option in choices.items() if name.startswith("cell.")]
     layers = [option for name, option in choices.items() if name.startswith("layer.")]
+    ranks = [option for name, option in choices.items() if name.startswith("rank.")]
     return (
         f"cells {', '.join(cells)}; length {choices['length']}; {layers.count('on')} of "
         f"{len(layers)} layers; {choices['head']} head"
+        + (f"; LoRA ranks {', '.join(ranks)}" if ranks else "")
     )

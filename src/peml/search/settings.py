@@ -36,9 +36,9 @@ class SearchSettings(Settings):
     )
     budget: int | None = Field(
         None,
-        description="Trainable parameters of the prefix network (LoRA and heads apart): the "
-        "expected number is held there in every step of the search, and the network found, or "
-        "drawn, has at most so many. Left out, the size is free.",
+        description="Trainable parameters of the prefix network (heads apart, and the LoRA unless "
+        "its ranks are searched): the expected number is held there in every step of the search, "
+        "and the network found, or drawn, has at most so many. Left out, the size is free.",
         ge=1,
     )
     relaxation: RelaxationName = Field(

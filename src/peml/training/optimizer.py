@@ -116,19 +116,28 @@ def load_optimizer_state(
     """Puts saved moments back; parameters without saved moments start afresh.
 
     This also carries the moments of what stays (LoRA, heads) over to a new optimiser after the
-    discretisation.
+    discretisation. Where a parameter was cut to its first rows or columns, so are its moments.
     """
     saved: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         name, _, moment = key.rpartition("/")
         saved.setdefault(name, {})[moment] = value
     for name, parameter in model.named_parameters():
-        moments = saved.get(name)
+        moments = _cut(saved.get(name, {}), parameter)
         if moments and parameter.requires_grad and _fits(moments, parameter):
             # The fused optimiser wants the step counter on the parameter's device as well.
             optimizer.state[parameter] = {
                 key: value.clone().to(parameter.device) for key, value in moments.items()
             }
+
+
+def _cut(moments: Mapping[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
+    """The part of the moments that is the parameter's, where it is nested in what it was."""
+    part = tuple(slice(size) for size in parameter.shape)
+    return {
+        key: value[part] if value.dim() == parameter.dim() else value
+        for key, value in moments.items()
+    }
 
 
 def _fits(moments: Mapping[str, Tensor], parameter: Tensor) -> bool:
