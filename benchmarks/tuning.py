@@ -43,7 +43,11 @@ def study(arguments: argparse.Namespace, **sections: Any) -> dict[str, Any]:
             "model": {"name": arguments.model, "max_length": 64},
             "tasks": {**tasks, "rows": rows, "evaluation_rows": 8, "development_rows": rows // 2},
             "batches": {"tokens": 2048, "rows": 16},
-            "training": {"epochs": arguments.epochs, "evaluate_every": arguments.evaluate_every},
+            "training": {
+                "epochs": arguments.epochs,
+                "evaluate_every": arguments.evaluate_every,
+                "precision": arguments.precision,
+            },
         },
         "space": SPACE,
         "sampler": {"name": "random", "startup": arguments.startup},
@@ -205,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="studies of a sampler")
     parser.add_argument("--rows", type=int, default=200, help="train rows a task")
     parser.add_argument("--epochs", type=float, default=3, help="epochs of every trial")
+    parser.add_argument("--precision", default="fp32", help="of every trial")
     parser.add_argument("--evaluate-every", type=int, default=30, help="steps, for the pruner")
     parser.add_argument("--least", type=float, default=0.3, help="share before a trial is stopped")
     parser.add_argument("--jobs", type=int, default=2, help="trials at a time, where untimed")

@@ -65,6 +65,17 @@ def test_without_matching_methods_run_as_configured() -> None:
     assert sized.size == "r=20, alpha=20"
 
 
+def test_a_method_may_keep_its_own_size() -> None:
+    methods = METHODS | {"small": {"name": "lora", "lora": {"r": 3}}}
+    chosen = config(methods, reference="lora", unmatched=["small"])
+    _, found = match_methods(chosen, {"glue": SHAPE})
+    small = found["glue"]["small"]
+    assert (small.parameters, small.off_budget) == (lora(3), None)
+    assert found["glue"]["lora"].off_budget == 0
+    with pytest.raises(ConfigError, match=r"no method of this label. Did you mean 'small'"):
+        config(methods, unmatched=["smal"])
+
+
 def test_a_method_without_a_size_is_unmatched() -> None:
     _, found = match_methods(config(METHODS | {"full": None}), {"glue": SHAPE})
     sized = found["glue"]["full"]

@@ -183,8 +183,8 @@ def test_peft_reads_a_lora_of_many_ranks(tmp_path: Path) -> None:
     for path, layer in lora(model).layers().items():
         loaded = read[f"base_model.model.{path}"]
         assert torch.equal(
-            loaded.get_delta_weight(ADAPTER),  # type: ignore[operator]
-            layer.get_delta_weight(ADAPTER),  # type: ignore[operator]
+            loaded.get_delta_weight(ADAPTER),
+            layer.get_delta_weight(ADAPTER),
         ), path
 
 

@@ -141,7 +141,8 @@ def _match(
     for suite, shape in shapes.items():
         for label, settings in config.methods.items():
             try:
-                sized = _sized(build_method(settings), settings, shape, budget)
+                wanted = None if label in config.unmatched else budget
+                sized = _sized(build_method(settings), settings, shape, wanted)
             except PemlError as error:
                 problems.append(f"{suite}, {label}: {error.problem}")
                 continue

@@ -161,6 +161,10 @@ class ComparisonConfig(Settings):
     reference: str | None = Field(
         None, description="Label of the method that sets the budget; default: the first."
     )
+    unmatched: tuple[str, ...] = Field(
+        (),
+        description="Labels of the methods that keep their own size when the others are matched.",
+    )
     focus: str | None = Field(
         None,
         description="Label of the method that is not a baseline; default: peml, else the last.",
@@ -201,6 +205,13 @@ class ComparisonConfig(Settings):
                 f"Valid: {', '.join(methods)}."
             )
         return label
+
+    @field_validator("unmatched")
+    @classmethod
+    def _known_labels(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for label in labels:
+            cls._known_label(label, info)
+        return labels
 
     @field_validator("tuning")
     @classmethod

@@ -45,6 +45,9 @@ def describe_methods(comparison: ComparisonRecord) -> list[str]:
         ]
         if off:
             sentences.append(f"Outside the budget: {join_names(off)}.")
+        own = [method.label for method in comparison.methods if method.off_budget is None]
+        if own:
+            sentences.append(f"Left at their own size: {join_names(own)}.")
     needing = [method.label for method in comparison.methods if method.needs_task_id]
     if needing:
         need = "needs" if len(needing) == 1 else "need"
