@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from peml.comparison import ComparisonConfig, parse_comparison
 from peml.comparison.matching import TOLERANCE, Matching, match_methods
 from peml.errors import ConfigError
 from peml.methods import LinearShape, ModelShape
+from peml.prefix import PrefixShape
 
 # 12 layers with two linear ones each, as far as counting goes.
 SHAPE = ModelShape(
@@ -63,6 +65,13 @@ def test_without_matching_methods_run_as_configured() -> None:
     sized = found["glue"]["lora"]
     assert (sized.parameters, sized.off_budget) == (lora(20), None)
     assert sized.size == "r=20, alpha=20"
+
+
+def test_a_size_names_what_the_budget_changes_and_nothing_else() -> None:
+    shape = replace(SHAPE, attention=PrefixShape(12, 4, 16))
+    _, found = match_methods(config({"peml": {}, "lora": {}}, reference="peml"), {"glue": shape})
+    names = [part.partition("=")[0] for part in found["glue"]["peml"].size.split(", ")]
+    assert {"r", "alpha"} <= set(names) <= {"r", "alpha", "width", "head", "head_rank"}
 
 
 def test_a_method_may_keep_its_own_size() -> None:

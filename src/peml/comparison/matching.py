@@ -194,9 +194,9 @@ def _describe_size(
     others = [method.resized(shape, budget) for budget in (2 * parameters, parameters // 2 + 1)]
     changed = [dict(_leaves(other.model_dump(mode="json"))) for other in others if other]
     changing = {
-        name: value
-        for name, value in _leaves(settings.model_dump(mode="json"))
-        if any(other.get(name) != value for other in changed)
+        path.rpartition(".")[2]: value
+        for path, value in _leaves(settings.model_dump(mode="json"))
+        if any(other.get(path) != value for other in changed)
     }
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, (int, float)) else f"{name}={value}"
@@ -204,13 +204,13 @@ def _describe_size(
     )
 
 
-def _leaves(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every value of a nested mapping, by its own key."""
+def _leaves(section: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested mapping, by its path."""
     for name, value in section.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value)
+            yield from _leaves(value, f"{before}{name}.")
         else:
-            yield name, value
+            yield f"{before}{name}", value
 
 
 def _twins(suite: str, methods: Mapping[str, Sized]) -> list[str]:
