@@ -65,6 +65,10 @@ _ORDERS: dict[str, dict[str, set[str]]] = {
         "search": {"lora", "prefix", "logits", "heads"},
         "train": {"lora", "prefix", "heads"},
     },
+    "prefix-first": {
+        "search": {"prefix", "logits", "heads"},
+        "train": {"lora", "prefix", "heads"},
+    },
     "search-first": {"search": {"prefix", "logits", "heads"}, "train": {"lora", "heads"}},
     "lora-first": {
         "before": {"lora", "heads"},
@@ -87,17 +91,17 @@ def test_an_order_trains_what_it_says_and_as_many_steps(
     assert set(steps) == set(_ORDERS[order])
     before = [kinds for phase, _, kinds in _weights(run.folder) if phase == "search"]
     is_zero = [not value.any() for name, value in before[-1]["lora"].items() if "lora_B" in name]
-    assert all(is_zero) == (order == "search-first")
+    assert all(is_zero) == (order in {"prefix-first", "search-first"})
 
 
-@pytest.mark.parametrize("order", ["search-first", "lora-first"])
+@pytest.mark.parametrize("order", ["prefix-first", "search-first", "lora-first"])
 def test_a_schedule_spans_the_phases_its_group_trains_in(
     toys: Path, tmp_path: Path, order: str
 ) -> None:
     run = fit(_config(toys, order=order), tmp_path / "run")
     steps = run.results["cost"]["steps"]
     rates = [line["learning_rates"]["lora"] for line in _log(run.folder, "step")]
-    start = steps["search"] if order == "search-first" else 0
+    start = 0 if order == "lora-first" else steps["search"]
     end = steps["before"] if order == "lora-first" else len(rates)
     assert rates[start] == pytest.approx(0.01)
     assert rates[end - 1] < 0.4 * rates[start]

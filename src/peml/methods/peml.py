@@ -71,6 +71,11 @@ class PemlSettings(MethodSettings):
                 "lora_ranks are searched or drawn, but search.mode none and search.genotype decide "
                 "nothing: leave lora_ranks out (a genotype may hold ranks of its own)"
             )
+        if self.lora_ranks and "lora" in _ABSENT[search.order].get("search", ()):
+            raise ValueError(
+                f"lora_ranks can't be searched with search.order {search.order}, whose search runs "
+                "without LoRA; allowed: parallel, lora-first"
+            )
         return self
 
 
@@ -78,6 +83,7 @@ _Orders = Mapping[str, Mapping[str, frozenset[str]]]
 
 _RESTING: _Orders = {
     "parallel": {},
+    "prefix-first": {"search": frozenset({"lora"})},
     "search-first": {"search": frozenset({"lora"}), "train": frozenset({"prefix"})},
     "lora-first": {
         "before": frozenset({"prefix", "architecture"}),
@@ -89,6 +95,7 @@ _RESTING: _Orders = {
 
 _ABSENT: _Orders = {
     "parallel": {},
+    "prefix-first": {"search": frozenset({"lora"})},
     "search-first": {"search": frozenset({"lora"})},
     "lora-first": {"before": frozenset({"prefix"})},
 }

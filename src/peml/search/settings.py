@@ -65,9 +65,10 @@ class SearchSettings(Settings):
         gt=0,
         lt=1,
     )
-    order: Literal["parallel", "search-first", "lora-first"] = Field(
+    order: Literal["parallel", "prefix-first", "search-first", "lora-first"] = Field(
         "parallel",
-        description="parallel: LoRA and prefix train together all the time. search-first: the "
+        description="parallel: LoRA and prefix train together all the time. prefix-first: the "
+        "prefix is searched without LoRA, then both train together. search-first: the "
         "prefix is searched without LoRA, then LoRA trains and the prefix stands. lora-first: LoRA "
         "trains without a prefix for half of the steps that aren't search, then it stands while "
         "the prefix is searched and trained. As many steps in all.",
