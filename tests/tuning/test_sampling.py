@@ -34,6 +34,8 @@ def test_tpe_is_given_everything_that_optunas_versions_differ_in(
     monkeypatch.setattr("peml.tuning.sampling.TPESampler", lambda **kwargs: given.update(kwargs))
     build_sampler(SamplerSettings(), {}, 0)
     assert given.pop("seed") != 0
+    good = given.pop("gamma")
+    assert [good(trials) for trials in (1, 8, 12, 1000)] == [1, 2, 3, 25]
     assert given == {
         "n_startup_trials": 10,
         "n_ei_candidates": 24,

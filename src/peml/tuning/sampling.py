@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ __all__ = ["WHOLE", "build_pruner", "build_sampler"]
 
 WHOLE = 100
 """A whole run, in the unit a pruner counts in: percent of the run's steps."""
+
+_MOST_GOOD = 25  # as in Optuna
 
 
 class _Grid(GridSampler):
@@ -55,6 +58,7 @@ def build_sampler(
         seed=seed,
         n_startup_trials=settings.startup,
         n_ei_candidates=settings.candidates,
+        gamma=lambda trials: min(math.ceil(settings.quantile * trials), _MOST_GOOD),
         multivariate=settings.multivariate,
         group=False,
         constant_liar=settings.constant_liar,
