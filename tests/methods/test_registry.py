@@ -114,7 +114,8 @@ def test_a_name_that_is_taken_is_refused(registered: list[EntryPoint]) -> None:
 def test_without_third_parties_there_are_our_own(registered: list[EntryPoint]) -> None:
     assert set(list_methods()) == {
         *("adalora", "c-poly", "dora", "frozen", "full", "lora", "lora+prefix", "moe-lora"),
-        *("mtl-lora", "multilora", "peml", "prefix-tuning", "prompt-tuning", "rslora"),
+        *("mtl-lora", "multilora", "peml", "rslora"),
+        *("prefix-nas", "prefix-tuning", "prompt-tuning"),
     }
 
 

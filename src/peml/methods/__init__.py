@@ -30,6 +30,7 @@ from peml.methods.mtl_lora import MtlLora, MtlLoraSettings
 from peml.methods.multilora import MultiLora, MultiLoraSettings
 from peml.methods.peml import Peml, PemlSettings
 from peml.methods.prefix import FixedPrefixSettings, PrefixPart
+from peml.methods.prefix_nas import PrefixNas, PrefixNasSettings
 from peml.methods.prefix_search import PrefixSearch
 from peml.methods.prefix_tuning import PrefixTuning, PrefixTuningSettings
 from peml.methods.prompt import PromptPart
@@ -87,6 +88,8 @@ __all__ = [
     "Part",
     "Peml",
     "PemlSettings",
+    "PrefixNas",
+    "PrefixNasSettings",
     "PrefixPart",
     "PrefixSearch",
     "PrefixTuning",

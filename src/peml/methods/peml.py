@@ -6,59 +6,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 
-from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
-from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
 from peml.methods.lora import LoraPart, LoraSettings
 from peml.methods.lora_ranks import LoraRanks, count_lora, rank_groups, with_ranks
-from peml.methods.prefix import attach_network, attach_supernet, attention_shape
-from peml.methods.prefix_place import InputPlace, PrefixPlace
 from peml.methods.prefix_search import PrefixSearch
+from peml.methods.searched import SearchedPrefix, SearchedPrefixSettings
 from peml.methods.shape import LinearShape, ModelShape, nearest_size, read_linears, select_linears
-from peml.models import TaskModel, check_prompt
+from peml.models import TaskModel
 from peml.prefix import (
-    Genotype,
     PrefixSettings,
     PrefixShape,
     SearchSpace,
     SizeRange,
-    count_network,
     count_ranks,
     count_space,
-    load_for,
 )
-from peml.search import SearchSettings
 
 __all__ = ["Peml", "PemlSettings"]
 
 
-class PemlSettings(MethodSettings):
+class PemlSettings(SearchedPrefixSettings):
     """LoRA and a searched prefix."""
 
     name: Literal["peml"] = "peml"
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
-    prefix: PrefixSettings = Field(
-        default_factory=lambda: PrefixSettings(), description="The prefix and its search space."
-    )
     lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (),
         description="Candidate ranks of the LoRA, searched with the prefix for each group of "
         "modules (the same layer of every block) in place of lora.r; lora.alpha / lora.r stays the "
         "scale. More rank never hurts the loss, so give search.budget too, which then counts LoRA "
         "and prefix.",
-    )
-    search: SearchSettings = Field(
-        default_factory=lambda: SearchSettings(), description="How the network is searched."
-    )
-    prefix_learning_rate: float = Field(
-        1e-3, description="Default rate of the group `prefix`.", gt=0
-    )
-    architecture_learning_rate: float = Field(
-        3e-2, description="Default rate of the group `architecture`.", gt=0
     )
 
     @model_validator(mode="after")
@@ -102,66 +83,38 @@ _ABSENT: _Orders = {
 """Order of the search: phase: the parts that have no effect in it."""
 
 
-class Peml(Method):
+class Peml(SearchedPrefix):
     """LoRA on all linear layers, a searched prefix in front of every self-attention layer."""
 
     settings_type: ClassVar[type[MethodSettings]] = PemlSettings
 
     def __init__(self, settings: PemlSettings) -> None:
-        self.settings = settings
+        self.settings: PemlSettings = settings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds LoRA and prefix; the search is there unless the genotype is known."""
         settings = self.settings
-        rates = {"learning_rate": settings.prefix_learning_rate}
         place = self._place(model)
         space = self._space(settings.prefix, place.shape, read_linears(model.backbone))
         genotype = context.genotype or self._decided(space, place.shape, context.seed)
         candidates = settings.lora_ranks if genotype is None else tuple(genotype.ranks.values())
         lora = LoraPart(model.backbone, with_ranks(settings.lora, candidates), context.seed)
         ranks = LoraRanks(lora)
-        if genotype is not None:
-            if genotype.ranks:
-                ranks.cut(genotype.ranks)
-            part = attach_network(model, place, genotype, settings.prefix, context, **rates)
-            search = None
-        else:
-            rates["architecture_learning_rate"] = settings.architecture_learning_rate
-            part = attach_supernet(model, place, space, settings.prefix, context, **rates)
+        if genotype is not None and genotype.ranks:
+            ranks.cut(genotype.ranks)
+        part = self._attach_prefix(model, place, space, genotype, context)
+        search = None
+        if genotype is None:
             search = PrefixSearch(part, ranks, settings.search, context.seed)
         return AttachedModel(
             model, {lora.name: lora, part.name: part}, modules={part.name: part}, search=search
         )
-
-    @property
-    def prompt_length(self) -> int:
-        """The prefix's longest length, where it stands at the input."""
-        if not self.settings.prefix.at_input:
-            return 0
-        path = self.settings.search.genotype
-        return self.settings.prefix.longest if path is None else Genotype.load(path).length
-
-    def _place(self, model: TaskModel) -> PrefixPlace:
-        if not self.settings.prefix.at_input:
-            return attach_prefix(model.backbone)
-        check_prompt(model.family, self.prompt_length)
-        return InputPlace(model)
-
-    def search_share(self) -> float:
-        """The config's share, or 0 where nothing is searched."""
-        search = self.settings.search
-        return search.share if search.searches else 0.0
 
     def search_start(self) -> float:
         """Half of what isn't search, where LoRA trains first."""
         search = self.settings.search
         first = search.searches and search.order == "lora-first"
         return (1 - search.share) / 2 if first else 0.0
-
-    def held_out_share(self) -> float:
-        """The config's share, where the search chooses on rows of its own."""
-        search = self.settings.search
-        return search.held_out if search.searches and search.needs_held_out else 0.0
 
     def resting(self, phase: str) -> frozenset[str]:
         """By the order of the search; nothing where there is none."""
@@ -185,23 +138,6 @@ class Peml(Method):
         layers = select_linears(linears, self.settings.lora.target_modules)
         return replace(space, ranks=rank_groups(layers, ranks))
 
-    def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
-        """The network that the settings give; None where it has to be searched."""
-        search, prefix = self.settings.search, self.settings.prefix
-        budget = search.held(space, shape)
-        if search.mode != "random":
-            return self._given(prefix, shape)
-        generator = torch.Generator().manual_seed(seed)
-        choices = space.sample(generator) if budget is None else budget.sample(generator)
-        return Genotype.from_choices(space, shape, choices, {"by": "random", "seed": seed})
-
-    def _given(self, prefix: PrefixSettings, shape: PrefixShape) -> Genotype | None:
-        """The network that doesn't depend on a run's seed, if there is one."""
-        search = self.settings.search
-        if search.genotype is not None:
-            return load_for(search.genotype, shape, adapted=search.adapt)
-        return prefix.fixed(shape) if search.mode == "none" else None
-
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The LoRA's, and the decided network's: the mean over the search space before a search.
 
@@ -217,21 +153,17 @@ class Peml(Method):
 
     def _sizes(self, settings: PrefixSettings, shape: ModelShape) -> tuple[SizeRange, SizeRange]:
         """Of the LoRA and of the prefix network."""
-        place = (
-            PrefixShape.at_input(shape.hidden_size) if settings.at_input else attention_shape(shape)
-        )
+        place = self._shape(settings, shape)
         lora = SizeRange.exactly(self.settings.lora.count_parameters(shape))
         genotype = self._given(settings, place)
-        if genotype is not None:
-            if genotype.ranks:
-                layers = shape.targets(self.settings.lora.target_modules)
-                lora = SizeRange.exactly(count_lora(layers, genotype.ranks))
-            return lora, SizeRange.exactly(count_network(genotype))
+        if genotype is not None and genotype.ranks:
+            layers = shape.targets(self.settings.lora.target_modules)
+            lora = SizeRange.exactly(count_lora(layers, genotype.ranks))
+        if not self.settings.lora_ranks:
+            return lora, self._prefix_size(settings, place)
         space = self._space(settings, place, shape.linears)
         prefix = count_space(replace(space, ranks=()), place)
         budget = self.settings.search.held(space, place)
-        if not space.ranks:
-            return lora, prefix if budget is None else prefix.within(budget.wanted)
         lora = count_ranks(space.ranks)
         if budget is None:
             return lora, prefix

@@ -26,17 +26,18 @@ class PrefixSearch:
 
     Args:
         part: The prefix, holding a supernet.
-        ranks: The LoRA's ranks, where the supernet's space holds them.
+        ranks: The LoRA's ranks, which the supernet's space may hold; None without a LoRA.
         settings: Relaxation, temperature, rules, guards.
         seed: Seed of all draws.
     """
 
     def __init__(
-        self, part: PrefixPart, ranks: LoraRanks, settings: SearchSettings, seed: int
+        self, part: PrefixPart, ranks: LoraRanks | None, settings: SearchSettings, seed: int
     ) -> None:
         self._part = part
         self._ranks = ranks
-        ranks.soften(self.supernet.space.ranks)
+        if ranks is not None:
+            ranks.soften(self.supernet.space.ranks)
         self._settings = settings
         self._seed = seed
         self._controller: SearchController | None = None
@@ -81,7 +82,8 @@ class PrefixSearch:
     def _weighed(self, weigh: _Weigh) -> Mapping[str, Tensor]:
         """One draw of the decisions' weights, for prefix and LoRA alike."""
         weights = weigh()
-        self._ranks.mix(weights)
+        if self._ranks is not None:
+            self._ranks.mix(weights)
         return weights
 
     def _move_by_held_out(self, step: int) -> None:
@@ -146,7 +148,7 @@ class PrefixSearch:
         network = self.supernet.discretise(chosen.choices, found_by)
         self._part.network = network
         self._part.mixture = Mixture()
-        if network.genotype.ranks:
+        if self._ranks is not None and network.genotype.ranks:
             self._ranks.cut(network.genotype.ranks)
         return network.genotype, list(chosen.guarded)
 

@@ -22,6 +22,7 @@ from peml.methods.moe_lora import MoeLora
 from peml.methods.mtl_lora import MtlLora
 from peml.methods.multilora import MultiLora
 from peml.methods.peml import Peml
+from peml.methods.prefix_nas import PrefixNas
 from peml.methods.prefix_tuning import PrefixTuning
 from peml.methods.prompt_tuning import PromptTuning
 from peml.methods.rslora import RsLora
@@ -43,6 +44,7 @@ _BUILT_IN: tuple[type[Method], ...] = (
     MtlLora,
     MultiLora,
     Peml,
+    PrefixNas,
     PrefixTuning,
     PromptTuning,
     RsLora,

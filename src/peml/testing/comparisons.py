@@ -33,6 +33,7 @@ _METHODS: dict[str, tuple[str, float, float, float, float]] = {
     "rslora": ("once", -0.002, 0.0, 300.0, 4.1),
     "dora": ("once", 0.002, 0.0, 511.0, 4.1),
     "adalora": ("once", -0.012, 0.0, 377.0, 4.1),
+    "prefix-nas": ("once", -0.07, 97.0, 150.0, 4.3),
     "prefix-tuning": ("once", -0.08, 0.0, 240.0, 4.3),
     "prompt-tuning": ("once", -0.13, 0.0, 250.0, 4.5),
     "full": ("once", 0.01, 0.0, 640.0, 4.1),
@@ -57,7 +58,7 @@ def write_example_comparison(
 
     Args:
         folder: Made if it is missing.
-        methods: How many of the 14 methods; PEML, the one in focus, comes seventh.
+        methods: How many of the 15 methods; PEML, the one in focus, comes seventh.
         tasks: How many tasks; more than eight repeat them under other names.
         trouble: One cell of ``c-poly`` failed, one of ``multilora`` is missing, and ``moe-lora``
             ended at the majority baseline on the last task.

@@ -1,0 +1,98 @@
+"""PrefixNAS by itself: a searched prefix and nothing beside it (arXiv 2605.14055)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from peml.errors import ConfigError
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, MethodSettings
+from peml.methods.prefix_search import PrefixSearch
+from peml.methods.searched import SearchedPrefix, SearchedPrefixSettings
+from peml.methods.shape import ModelShape, nearest_size
+from peml.models import TaskModel
+from peml.prefix import Genotype, PrefixShape, SearchSpace
+
+__all__ = ["PrefixNas", "PrefixNasSettings"]
+
+
+class PrefixNasSettings(SearchedPrefixSettings):
+    """A searched prefix alone: what the search is worth where no LoRA learns beside it."""
+
+    name: Literal["prefix-nas"] = "prefix-nas"
+
+    @model_validator(mode="after")
+    def _nothing_to_order(self) -> PrefixNasSettings:
+        if self.search.order != "parallel":
+            raise ValueError(
+                f"search.order {self.search.order} orders LoRA and prefix, and prefix-nas has no "
+                "LoRA: leave order out, or choose method peml"
+            )
+        return self
+
+
+class PrefixNas(SearchedPrefix):
+    """A searched prefix in front of every self-attention layer, or of the input."""
+
+    settings_type: ClassVar[type[MethodSettings]] = PrefixNasSettings
+
+    def __init__(self, settings: PrefixNasSettings) -> None:
+        self.settings: PrefixNasSettings = settings
+
+    def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
+        """Adds the prefix; the search is there unless the genotype is known."""
+        place = self._place(model)
+        space = self.settings.prefix.space(place.shape)
+        genotype = context.genotype or self._decided(space, place.shape, context.seed)
+        part = self._attach_prefix(model, place, space, genotype, context)
+        search = None
+        if genotype is None:
+            search = PrefixSearch(part, None, self.settings.search, context.seed)
+        return AttachedModel(model, {part.name: part}, modules={part.name: part}, search=search)
+
+    def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
+        genotype = super()._decided(space, shape, seed)
+        if genotype is not None and genotype.ranks:
+            raise ConfigError(
+                f"The genotype {self.settings.search.genotype} holds LoRA ranks, and prefix-nas "
+                "has no LoRA",
+                allowed="a genotype without ranks",
+                action="choose method peml, or empty `ranks` in the genotype",
+            )
+        return genotype
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The decided network's: the mean over the search space before a search."""
+        prefix = self.settings.prefix
+        return {"prefix": round(self._prefix_size(prefix, self._shape(prefix, shape)).mean)}
+
+    def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
+        """With the smallest and with the largest network of the search space."""
+        size = self._prefix_size(self.settings.prefix, self._shape(self.settings.prefix, shape))
+        return size.low, size.high
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
+        """Another width of the cells, and a search held to the budget.
+
+        A given genotype has its size already.
+        """
+        settings = self.settings
+        if settings.search.genotype is not None:
+            return None
+        free = settings.search.model_copy(update={"budget": None})
+
+        def at(width: int) -> PrefixNasSettings:
+            prefix = settings.prefix.model_copy(update={"width": width})
+            return settings.model_copy(update={"prefix": prefix, "search": free})
+
+        def count(width: int) -> int:
+            return PrefixNas(at(width)).count_parameters(shape)["prefix"]
+
+        found = at(nearest_size(count, budget))
+        low, high = PrefixNas(found).parameter_range(shape)
+        if low < budget < high:
+            search = free.model_copy(update={"budget": budget})
+            return found.model_copy(update={"search": search})
+        return found
