@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
 from peml.comparison import compare, load_comparison, plan
 
 __all__ = ["compare_command"]
@@ -16,26 +17,11 @@ __all__ = ["compare_command"]
 
 def compare_command(
     config: Annotated[Path, typer.Argument(help="Config file, such as examples/compare.yaml.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value, any number of times."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; default: runs/NAME.")
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; default: the config's `jobs`.")
-    ] = None,
-    executor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND", help="Where they run: inline, processes or ray; default: the config's."
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="The Ray cluster, HOST:PORT or auto; default: one on this machine."),
-    ] = None,
+    overrides: SetOption = None,
+    output: OutputOption = None,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = None,
+    address: AddressOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")
     ] = False,

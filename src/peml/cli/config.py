@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from peml.cli.options import SetOption
 from peml.config import config_type, dump_config, load_config
 
 __all__ = ["config_app"]
@@ -24,9 +25,7 @@ def schema() -> None:
 @config_app.command("show")
 def show(
     config: Annotated[Path, typer.Argument(help="Config file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Check a config file and print it with every default filled in."""
     typer.echo(dump_config(load_config(config, overrides or ())), nl=False)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from peml.cli.options import OutputOption, SetOption
 from peml.config import load_config
 from peml.reporting import MAJORITY_NOTE
 from peml.run import fit, plan
@@ -21,13 +22,8 @@ _MARKS = {"train": "", "reported": "*"}
 
 def fit_command(
     config: Annotated[Path, typer.Argument(help="Config file, for example examples/demo.yaml.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value, any number of times."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Run folder; default: runs/NAME.")
-    ] = None,
+    overrides: SetOption = None,
+    output: OutputOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")
     ] = False,

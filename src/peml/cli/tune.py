@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peml.cli.fit import print_plan
+from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
 from peml.tuning import StudyConfig, Tuned, check_study, load_study, tune
 
 __all__ = ["tune_command"]
@@ -19,26 +20,11 @@ _SHOWN = 5
 
 def tune_command(
     config: Annotated[Path, typer.Argument(help="Config file, such as examples/tune-demo.yaml.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value, any number of times."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; default: runs/NAME.")
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time; default: the config's.")
-    ] = None,
-    executor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND", help="Where they run: inline, processes or ray; default: the config's."
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="The Ray cluster, HOST:PORT or auto; default: one on this machine."),
-    ] = None,
+    overrides: SetOption = None,
+    output: OutputOption = None,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = None,
+    address: AddressOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, print the plan of one trial and stop."),
