@@ -14,6 +14,7 @@ from peml.methods import (
     AttachContext,
     AttachedModel,
     ModelShape,
+    PemlSettings,
     PrefixNasSettings,
     build_method,
     parse_method,
@@ -118,6 +119,14 @@ def test_a_genotypes_size_is_given(tmp_path: Path) -> None:
 def size_of(model: AttachedModel) -> int:
     (prefix, _) = model.groups()
     return sum(parameter.numel() for parameter in prefix.parameters)
+
+
+def test_it_learns_faster_and_starts_louder_than_beside_a_lora() -> None:
+    alone, beside = PrefixNasSettings(), PemlSettings()
+    assert alone.prefix_learning_rate > beside.prefix_learning_rate
+    assert alone.prefix.quietness < beside.prefix.quietness
+    partly = PrefixNasSettings.model_validate({"prefix": {"cells": 1}})
+    assert partly.prefix.quietness == alone.prefix.quietness
 
 
 def test_an_order_of_lora_and_prefix_is_refused() -> None:

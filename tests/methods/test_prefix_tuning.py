@@ -157,14 +157,24 @@ def test_the_rate_is_the_settings() -> None:
     assert heads.name == "heads"
 
 
-@pytest.mark.parametrize("name", ["prefix-tuning", "lora+prefix"])
-def test_without_a_rate_a_flat_prefix_gets_a_larger_one_than_an_mlp(name: str) -> None:
-    rates = {
-        network: {g.name: g.learning_rate for g in attach(name=name, network=network).groups()}
-        for network in ("mlp", "flat")
-    }
-    assert rates["mlp"]["prefix"] == 1e-3  # what lora+prefix has always had
-    assert rates["flat"]["prefix"] >= 50 * rates["mlp"]["prefix"]
+@pytest.mark.parametrize(
+    ("name", "network", "rate"),
+    [
+        ("lora+prefix", "mlp", 1e-3),
+        ("lora+prefix", "flat", 0.1),
+        ("prefix-tuning", "mlp", 2e-2),
+        ("prefix-tuning", "flat", 0.2),
+    ],
+)
+def test_the_default_rate_is_that_of_the_network_and_its_company(
+    name: str, network: str, rate: float
+) -> None:
+    groups = {g.name: g.learning_rate for g in attach(name=name, network=network).groups()}
+    assert groups["prefix"] == rate
+
+
+def test_a_prefix_alone_starts_louder_than_one_beside_a_lora() -> None:
+    assert PrefixTuningSettings().quietness < LoraPrefixSettings().quietness
 
 
 def test_configs_of_before_still_work() -> None:

@@ -11,7 +11,7 @@ from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
 from peml.methods.lora import LoraPart, LoraSettings
-from peml.methods.prefix import RATE_DESCRIPTION, FixedPrefixSettings, attach_fixed
+from peml.methods.prefix import FixedPrefixSettings, attach_fixed
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 from peml.prefix import SizeRange
@@ -24,7 +24,12 @@ class LoraPrefixSettings(FixedPrefixSettings):
 
     name: Literal["lora+prefix"] = "lora+prefix"
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
-    prefix_learning_rate: float | None = Field(None, description=RATE_DESCRIPTION, gt=0)
+    prefix_learning_rate: float | None = Field(
+        None,
+        description="Default rate of the group `prefix`; left out, 1e-3 for an MLP and 0.1 for a "
+        "flat prefix, whose rows need larger steps.",
+        gt=0,
+    )
 
     def smaller_prefixes(self) -> Iterator[LoraPrefixSettings]:
         """These settings, then ever smaller prefixes: shorter, or with a head of ever lower rank.

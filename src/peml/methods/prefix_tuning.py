@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
-from peml.methods.prefix import RATE_DESCRIPTION, FixedPrefixSettings, attach_fixed
+from peml.methods.prefix import FixedPrefixSettings, attach_fixed
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
 
@@ -19,7 +20,19 @@ class PrefixTuningSettings(FixedPrefixSettings):
     """A prefix alone, from a two-layer MLP or flat, the same for all tasks."""
 
     name: Literal["prefix-tuning"] = "prefix-tuning"
-    learning_rate: float | None = Field(None, description=RATE_DESCRIPTION, gt=0)
+    # Where nothing else learns, it pays to be heard early: see prefix_nas.py.
+    rates: ClassVar[Mapping[str, float]] = {"mlp": 2e-2, "flat": 0.2}
+    quietness: float = Field(
+        1.0,
+        description="As for other prefixes, but louder by default: no LoRA learns in its place.",
+        ge=0,
+    )
+    learning_rate: float | None = Field(
+        None,
+        description="Default rate of the group `prefix`; left out, 2e-2 for an MLP and 0.2 for a "
+        "flat prefix, whose rows need larger steps.",
+        gt=0,
+    )
 
 
 class PrefixTuning(Method):
