@@ -105,6 +105,15 @@ def test_a_budget_is_met_by_width_and_held_by_the_search(mode: str, budget: int)
     assert count == pytest.approx(budget, rel=0.05)
 
 
+def test_a_rule_that_cant_hold_a_budget_is_resized_by_width_alone() -> None:
+    settings = PrefixNasSettings.model_validate({"search": {"discretise": "perturbation"}})
+    resized = build_method(settings).resized(_MINILM, 250_000)
+    assert isinstance(resized, PrefixNasSettings)
+    assert parse_method(resized.model_dump(mode="json")) == resized
+    (count,) = build_method(resized).count_parameters(_MINILM).values()
+    assert count == pytest.approx(250_000, rel=0.05)
+
+
 def test_a_genotypes_size_is_given(tmp_path: Path) -> None:
     model = attach(search={"mode": "random"})
     genotype = model.genotype()

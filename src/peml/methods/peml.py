@@ -202,7 +202,7 @@ class Peml(SearchedPrefix):
         found = scaled(nearest_size(count, budget))
         low, high = Peml(found).parameter_range(shape)
         if low < budget < high:
-            search = search.model_copy(update={"budget": budget})
+            search = search.held_to(budget)
         return found.model_copy(update={"search": search})
 
     def _smaller_prefixes(self) -> Iterator[PrefixSettings]:

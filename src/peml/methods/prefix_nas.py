@@ -13,7 +13,7 @@ from peml.methods.prefix_search import PrefixSearch
 from peml.methods.searched import SearchedPrefix, SearchedPrefixSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
-from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace
+from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange
 
 __all__ = ["PrefixNas", "PrefixNasSettings"]
 
@@ -84,13 +84,16 @@ class PrefixNas(SearchedPrefix):
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The decided network's: the mean over the search space before a search."""
-        prefix = self.settings.prefix
-        return {"prefix": round(self._prefix_size(prefix, self._shape(prefix, shape)).mean)}
+        return {"prefix": round(self._size(shape).mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
         """With the smallest and with the largest network of the search space."""
-        size = self._prefix_size(self.settings.prefix, self._shape(self.settings.prefix, shape))
+        size = self._size(shape)
         return size.low, size.high
+
+    def _size(self, shape: ModelShape) -> SizeRange:
+        prefix = self.settings.prefix
+        return self._prefix_size(prefix, self._shape(prefix, shape))
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
         """Another width of the cells, and a search held to the budget.
@@ -112,6 +115,5 @@ class PrefixNas(SearchedPrefix):
         found = at(nearest_size(count, budget))
         low, high = PrefixNas(found).parameter_range(shape)
         if low < budget < high:
-            search = free.model_copy(update={"budget": budget})
-            return found.model_copy(update={"search": search})
+            return found.model_copy(update={"search": free.held_to(budget)})
         return found

@@ -169,12 +169,20 @@ class SearchSettings(Settings):
 
     @model_validator(mode="after")
     def _budget_can_be_held(self) -> SearchSettings:
-        if self.budget is not None and self.discretise == "perturbation":
+        if self.budget is not None and not self._holds_budgets:
             raise ValueError(
                 "a budget can't be held by discretise: perturbation, which decides one after "
                 "another; allowed: argmax, pruning"
             )
         return self
+
+    @property
+    def _holds_budgets(self) -> bool:
+        return self.discretise != "perturbation"
+
+    def held_to(self, budget: int) -> SearchSettings:
+        """The same search held to a budget; as it is where its rule can't hold one."""
+        return self.model_copy(update={"budget": budget}) if self._holds_budgets else self
 
     @property
     def searches(self) -> bool:
