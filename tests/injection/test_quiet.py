@@ -53,6 +53,19 @@ def test_keys_are_the_least_squares_answer_to_real_queries() -> None:
             assert logits.std(correction=0).item() == pytest.approx(spread, abs=1e-4)
 
 
+def test_a_loud_start_knows_keys_as_good_as_absent() -> None:
+    model, ids = tiny_llama(), token_ids(4, 16)
+    injection = attach_prefix(model)
+
+    def measure(quietness: float) -> PrefixStart:
+        return measure_start(injection, lambda: model(input_ids=ids), quietness=quietness)
+
+    loud, silent = measure(1.0), measure(8.0)
+    assert loud.silent is not None
+    assert torch.equal(loud.silent, silent.keys)
+    assert silent.silent is measure(12.0).silent is None
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_padding_is_left_out(family: str, attention: str) -> None:

@@ -87,6 +87,15 @@ def test_the_search_leaves_the_network_that_it_names() -> None:
     assert [group.name for group in model.groups()] == ["prefix", "heads"]
 
 
+def test_where_nothing_pulls_the_larger_options_stay() -> None:
+    model = attach(search={"lead": 1.0})
+    assert model.search is not None
+    model.search.begin(1)
+    genotype, _ = model.search.discretise(1)
+    assert all(genotype.layers)
+    assert genotype.length == 4
+
+
 @pytest.mark.parametrize("mode", ["none", "random"])
 def test_a_network_nobody_searched_is_there_at_once(mode: str) -> None:
     model = attach(search={"mode": mode})

@@ -52,7 +52,12 @@ def part(model: AttachedModel) -> PrefixPart:
 
 
 def first(model: AttachedModel) -> Tensor:
-    """Layer 0 of the prefix at its start, (2, kv_heads, length, head_dim)."""
+    """Layer 0 of the whole prefix at its start, (2, kv_heads, length, head_dim)."""
+    network = part(model).network
+    if isinstance(network, PrefixSupernet):
+        chosen = {"cell.0": "linear", "length": "4", "layer.0": "on", "layer.1": "on"}
+        weights = network.one_hot(chosen)
+        part(model).mixture = Mixture(weigh=lambda: weights)
     return part(model).as_numbers().tensor[0]
 
 
@@ -74,12 +79,6 @@ def own_keys(tiny: str) -> list[Tensor]:
 @pytest.mark.parametrize("kind", _METHODS)
 def test_a_text_gives_the_models_own_keys_and_values(kind: str, tiny: str) -> None:
     model = attach(kind, tiny, start="text", text=TEXT)
-    if kind == "peml":
-        network = part(model).network
-        assert isinstance(network, PrefixSupernet)
-        chosen = {"cell.0": "linear", "length": "4", "layer.0": "on", "layer.1": "on"}
-        weights = network.one_hot(chosen)
-        part(model).mixture = Mixture(weigh=lambda: weights)
     keys, values = own_keys(tiny)
     torch.testing.assert_close(first(model)[0], keys[:, :4], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(first(model)[1], values[:, :4], atol=1e-5, rtol=1e-5)

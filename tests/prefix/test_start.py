@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,40 @@ def test_rows_fade_to_quiet_keys_with_their_layer_and_position() -> None:
     torch.testing.assert_close(whole[:, 0, :, 2:], keys.expand(-1, -1, 3, -1))
     torch.testing.assert_close(whole[1, 0], keys[1].expand(-1, 5, -1))
     assert not whole[:, 1, :, 2:].any()
+
+
+def loud() -> PrefixStart:
+    start = quiet()
+    return replace(start, keys=start.keys / 4, silent=2 * start.keys)
+
+
+def test_a_loud_start_is_where_a_network_starts_and_silence_where_its_layers_go_out() -> None:
+    genotype = Genotype.fixed_mlp(SHAPE, length=5, width=8)
+    start = PrefixNetwork(genotype, SHAPE, loud())().tensor
+    torch.testing.assert_close(start[:, 0], (quiet().keys / 4)[:, :, None].expand(-1, -1, 5, -1))
+    assert not start[:, 1].any()
+
+    made = supernet(loud())
+    weights = made.one_hot(choices("2", layer1="off"))
+    whole = made(weights, prune=False).tensor
+    silence = 2 * quiet().keys[:, :, None]
+    torch.testing.assert_close(whole[:, 0, :, 2:], silence.expand(-1, -1, 3, -1))
+    torch.testing.assert_close(whole[1, 0], silence[1].expand(-1, 5, -1))
+    half = {**weights, "layer.1": torch.tensor([0.5, 0.5])}
+    on = made(made.one_hot(choices("2")), prune=False).tensor[1, :, :, 0]
+    torch.testing.assert_close(
+        made(half, prune=False).tensor[1, :, :, 0], (on + whole[1, :, :, 0]) / 2
+    )
+
+
+def test_the_discretised_network_has_the_loud_start() -> None:
+    made = supernet(loud())
+    chosen = choices("5", layer1="off")
+    network = made.discretise(chosen)
+    torch.testing.assert_close(network().tensor[::2], made(made.one_hot(chosen)).tensor[::2])
+    fresh = PrefixNetwork(network.genotype, SHAPE, loud())
+    fresh.load_state_dict(network.state_dict())
+    assert torch.equal(fresh().tensor, network().tensor)
 
 
 def test_training_moves_away_from_the_rows() -> None:

@@ -90,6 +90,20 @@ def test_a_fresh_prefix_is_exactly_its_start(weights: str) -> None:
     assert torch.equal(prefix.tensor[:, 1], torch.zeros_like(keys))
 
 
+def test_larger_options_start_ahead_by_the_lead() -> None:
+    torch.manual_seed(0)
+    space = PrefixSettings(length=(3, 5, 8), width=12, head=("low-rank", "full")).space(SHAPE)
+    logits = {
+        name: decision.logits.tolist()
+        for name, decision in PrefixSupernet(space, SHAPE, start_for(), 2.0).decisions.items()
+    }
+    assert logits["layer.0"] == logits["layer.2"] == [2.0, 0.0]
+    assert logits["length"] == pytest.approx([0.0, 0.8, 2.0])
+    assert logits["head"] == [0.0, 2.0]
+    assert not any(logits["cell.0"])
+    assert not any(value for d in make().decisions.values() for value in d.logits.tolist())
+
+
 def test_parameters_split_into_architecture_and_weights() -> None:
     supernet = make()
     architecture, weights = supernet.architecture_parameters(), supernet.weight_parameters()

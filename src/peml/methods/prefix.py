@@ -253,13 +253,15 @@ def attach_supernet(
     space: SearchSpace,
     settings: PrefixSettings,
     context: AttachContext,
+    *,
+    lead: float,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is still to be found."""
     start = read_start(model, place, settings, space.max_length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = PrefixSupernet(space, place.shape, start)
+        network = PrefixSupernet(space, place.shape, start, lead)
     part = PrefixPart(place, network.to(model.device), settings, **rates)
     part.mixture = Mixture(weigh=network.uniform_weights)
     return part

@@ -98,7 +98,8 @@ class SearchedPrefix(Method):
         if genotype is not None:
             return attach_network(model, place, genotype, settings.prefix, context, **rates)
         rates["architecture_learning_rate"] = settings.architecture_learning_rate
-        return attach_supernet(model, place, space, settings.prefix, context, **rates)
+        lead = settings.search.lead
+        return attach_supernet(model, place, space, settings.prefix, context, lead=lead, **rates)
 
     def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
         """The network that the settings give; None where it has to be searched."""

@@ -17,19 +17,21 @@ class Decision(nn.Module):
     Args:
         name: Name of the decision in its search space, such as ``cell.0``.
         options: The options' names, two or more. With one there is nothing to decide.
+        logits: Where the logits start; None: at zero, no option is preferred.
 
     Attributes:
-        logits: Architecture parameters alpha, (options,). All start at zero: no option is
-            preferred.
+        logits: Architecture parameters alpha, (options,).
     """
 
-    def __init__(self, name: str, options: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, options: tuple[str, ...], logits: tuple[float, ...] | None = None
+    ) -> None:
         super().__init__()
         if len(options) < 2 or len(set(options)) != len(options):
             raise ValueError(f"decision {name!r} needs two or more different options: {options}")
         self.name = name
         self.options = options
-        self.logits = nn.Parameter(torch.zeros(len(options)))
+        self.logits = nn.Parameter(torch.tensor(logits or (0.0,) * len(options)))
 
     def extra_repr(self) -> str:
         """Name and options, for ``print(supernet)``."""

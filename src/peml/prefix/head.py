@@ -98,9 +98,9 @@ class PrefixFrame(nn.Module):
         length: Positions of the prefix, the longest where it is searched.
 
     Attributes:
-        base: Quiet keys and zero values, (layers, 2, kv_heads, 1, head_dim).
-        offset: What the start's rows add to that, (layers, 2, kv_heads, positions, head_dim), or
-            None.
+        base: Silent keys (quiet ones where the start has none) and zero values,
+            (layers, 2, kv_heads, 1, head_dim): a position that is as good as absent.
+        offset: From there to the start, (layers, 2, kv_heads, positions or 1, head_dim), or None.
         radius: The start's radii, (layers, 2, 1, 1, 1).
     """
 
@@ -117,22 +117,29 @@ class PrefixFrame(nn.Module):
                 f"a start with keys {tuple(start.keys.shape)} and radii "
                 f"{tuple(start.radius.shape)} does not fit a prefix of {shape}"
             )
-        self.scale = scale
-        quiet, radius = start.keys.detach(), start.radius.detach()
-        base = torch.stack([quiet, torch.zeros_like(quiet)], dim=1)[:, : shape.parts]
-        base = base[:, :, :, None, :]
+        self.scale, self.parts = scale, shape.parts
+        radius = start.radius.detach()
+        quiet = self._position(start.keys)
+        base = quiet if start.silent is None else self._position(start.silent)
+        rows = start.rows
+        if rows is None and start.silent is not None:
+            rows = quiet
         self.register_buffer("base", base)
-        rows = None if start.rows is None else start.rows.detach()[..., :length, :]
-        self.register_buffer("offset", None if rows is None else rows - base)
+        self.register_buffer("offset", None if rows is None else rows[..., :length, :] - base)
         self.register_buffer("radius", radius.clone()[:, :, None, None, None])
 
+    def _position(self, keys: Tensor) -> Tensor:
+        """A position of these keys and zero values, (layers, parts, kv_heads, 1, head_dim)."""
+        keys = keys.detach()
+        return torch.stack([keys, torch.zeros_like(keys)], dim=1)[:, : self.parts, :, None, :]
+
     def start(self) -> PrefixStart:
-        """The start this frame was made from."""
+        """A start that makes the same frame."""
         rows = None if self.offset is None else self.base + self.offset
         return PrefixStart(self.base[:, 0, :, 0], self.radius[:, :, 0, 0, 0], rows)
 
     def moved(self, correction: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """How far keys and values are from the quiet ones: start, and bounded correction.
+        """How far keys and values are from the silent ones: start, and bounded correction.
 
         Args:
             correction: Raw, (layers, 2, kv_heads, length, head_dim).

@@ -53,11 +53,14 @@ class PrefixStart:
             (layers, parts), in units of the model's own keys and values.
         rows: Where each position starts instead, (layers, parts, kv_heads, positions, head_dim);
             None for quiet keys and zero values at all of them.
+        silent: Keys as good as absent, (layers, kv_heads, head_dim), to which a search leads what
+            it switches off; None where the quiet keys are quiet enough.
     """
 
     keys: Tensor
     radius: Tensor
     rows: Tensor | None = None
+    silent: Tensor | None = None
 
     def zeroed(self) -> PrefixStart:
         """Keys of zero instead."""

@@ -87,6 +87,15 @@ class SearchSpace:
         """The names that have something to decide, with their options, in order."""
         return {name: options for name, options in self.options().items() if len(options) > 1}
 
+    def sizes(self) -> dict[str, tuple[float, ...]]:
+        """How large the options of each decision of size are, from 0 (smallest) to 1 (largest)."""
+        return {
+            "length": _between(self.lengths),
+            **{f"layer.{layer}": (1.0, 0.0) for layer in range(self.layers)},
+            "head": tuple(float(kind == "full") for kind in self.heads),
+            **{group.decision: _between(group.ranks) for group in self.ranks},
+        }
+
     def complete(self, choices: Mapping[str, str]) -> dict[str, str]:
         """Checks choices and adds what is fixed.
 
@@ -137,3 +146,9 @@ class SearchSpace:
         if all(choices[f"layer.{i}"] == "off" for i in range(self.layers)):
             choices[f"layer.{draw(self.layers)}"] = "on"
         return choices
+
+
+def _between(values: tuple[int, ...]) -> tuple[float, ...]:
+    """Where each value lies between the smallest and the largest."""
+    low, reach = min(values), max(values) - min(values)
+    return tuple((value - low) / reach if reach else 1.0 for value in values)

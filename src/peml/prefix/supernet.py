@@ -39,8 +39,10 @@ class PrefixSupernet(nn.Module):
     * length: position ``p`` has presence ``m_p``, the summed weight of the lengths beyond it;
     * layer: ``g``, the weight of ``on``;
     * head: the weighted sum of the heads' outputs;
-    * together: ``key = quiet key + g m correction``, ``value = g m correction``, where a start
-      at other rows counts as a part of the correction.
+    * together: ``key = silent key + g m (start - silent key + correction)`` and
+      ``value = g m (start + correction)``. What weighs nothing is as good as absent, whatever the
+      start's loudness; a key that the gate left at a loud start would take attention until the
+      network is decided, and then be gone.
 
     At one-hot weights it equals the network :meth:`discretise` returns.
 
@@ -48,6 +50,8 @@ class PrefixSupernet(nn.Module):
         space: The decisions.
         shape: Attention layers of the model.
         start: Quiet keys and radii, measured on the model.
+        lead: Where the logit of the largest option of a decision of size starts; the smallest
+            starts at 0, and what lies between in proportion.
 
     Attributes:
         decisions: Name to decision, in the space's order; they hold the logits.
@@ -55,15 +59,19 @@ class PrefixSupernet(nn.Module):
     Weights start from torch's global generator, as in any ``nn.Module``.
     """
 
-    def __init__(self, space: SearchSpace, shape: PrefixShape, start: PrefixStart) -> None:
+    def __init__(
+        self, space: SearchSpace, shape: PrefixShape, start: PrefixStart, lead: float = 0.0
+    ) -> None:
         super().__init__()
         if space.layers != shape.layers:
             raise ValueError(f"a space over {space.layers} layers does not fit {shape}")
         self.space = space
         self.shape = shape
+        sizes = space.sizes()
         # Module names can't hold the dots of decision names.
         self._decisions = nn.ModuleList(
-            Decision(name, options) for name, options in space.decisions().items()
+            Decision(name, options, tuple(lead * size for size in sizes.get(name, ())))
+            for name, options in space.decisions().items()
         )
         self.embeddings = nn.Parameter(torch.randn(space.max_length, space.width))
         self.cells = nn.ModuleList(

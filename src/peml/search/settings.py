@@ -41,6 +41,13 @@ class SearchSettings(Settings):
         "and the network found, or drawn, has at most so many. Left out, the size is free.",
         ge=1,
     )
+    lead: float = Field(
+        0.0,
+        description="How far the larger option of every decision of size (a layer on, the longest "
+        "length, the full head, the largest rank) is ahead at the start, as a logit: a layer or a "
+        "position goes only where something keeps pulling it out. 0: no option is preferred.",
+        ge=0,
+    )
     relaxation: RelaxationName = Field(
         "gumbel",
         description="How logits become weights: softmax; gumbel (softmax with noise drawn anew in "
