@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import exp
 from statistics import fmean
 from typing import Any
 
@@ -72,16 +73,23 @@ def test_a_space_is_as_large_as_all_its_networks(changes: dict[str, Any]) -> Non
         "radius": 1.0,
     }
     space = SearchSpace(**(fields | changes))
-    options = space.options()
-    sizes = []
+    options, larger = space.options(), space.sizes()
+    sizes, weights = [], []
     for choices in product(*options.values()):
         chosen = dict(zip(options, choices, strict=True))
         if any(chosen[f"layer.{layer}"] == "on" for layer in range(SHAPE.layers)):
             sizes.append(built(Genotype.from_choices(space, SHAPE, chosen)))
             assert count_choices(space, SHAPE, chosen) == sizes[-1]
-    counted = count_space(space, SHAPE)
-    assert (counted.low, counted.high) == (min(sizes), max(sizes))
+            leads = [
+                1.5 * larger[name][options[name].index(option)]
+                for name, option in chosen.items()
+                if name in larger
+            ]
+            weights.append(exp(sum(leads)))
+    counted, ahead = count_space(space, SHAPE), count_space(space, SHAPE, lead=1.5)
+    assert (counted.low, counted.high) == (ahead.low, ahead.high) == (min(sizes), max(sizes))
     assert counted.mean == pytest.approx(fmean(sizes))
+    assert ahead.mean == pytest.approx(fmean(sizes, weights))
 
 
 def test_counting_draws_no_random_number() -> None:

@@ -22,7 +22,6 @@ from peml.prefix import (
     PrefixShape,
     SearchSpace,
     SizeRange,
-    count_ranks,
     count_space,
 )
 
@@ -162,9 +161,10 @@ class Peml(SearchedPrefix):
         if not self.settings.lora_ranks:
             return lora, self._prefix_size(settings, place)
         space = self._space(settings, place, shape.linears)
-        prefix = count_space(replace(space, ranks=()), place)
-        budget = self.settings.search.held(space, place)
-        lora = count_ranks(space.ranks)
+        search = self.settings.search
+        prefix = count_space(replace(space, ranks=()), place, search.lead)
+        lora = count_space(space, place, search.lead).without(prefix)
+        budget = search.held(space, place)
         if budget is None:
             return lora, prefix
         share = budget.wanted * lora.mean / (lora.mean + prefix.mean)

@@ -124,5 +124,6 @@ class SearchedPrefix(Method):
         if genotype is not None:
             return SizeRange.exactly(count_network(genotype))
         space = settings.space(shape)
-        size, budget = count_space(space, shape), self.settings.search.held(space, shape)
+        search = self.settings.search
+        size, budget = count_space(space, shape, search.lead), search.held(space, shape)
         return size if budget is None else size.within(budget.wanted)

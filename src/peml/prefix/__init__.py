@@ -23,7 +23,6 @@ from peml.prefix.size import (
     count_choices,
     count_flat,
     count_network,
-    count_ranks,
     count_space,
 )
 from peml.prefix.space import HeadKind, RankGroup, SearchSpace
@@ -56,7 +55,6 @@ __all__ = [
     "count_choices",
     "count_flat",
     "count_network",
-    "count_ranks",
     "count_space",
     "differences",
     "list_operations",

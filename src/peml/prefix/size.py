@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import SKIP, make_operation
 from peml.prefix.prefix import PrefixShape
-from peml.prefix.space import HeadKind, RankGroup, SearchSpace
+from peml.prefix.space import HeadKind, SearchSpace
 
 __all__ = [
     "ExpectedSize",
@@ -20,7 +20,6 @@ __all__ = [
     "count_choices",
     "count_flat",
     "count_network",
-    "count_ranks",
     "count_space",
 ]
 
@@ -31,7 +30,7 @@ class SizeRange:
 
     Attributes:
         low: Fewest of any network.
-        mean: Mean over all networks, each as likely as any other.
+        mean: Mean over all networks, as likely as they are when a search begins.
         high: Most of any network.
     """
 
@@ -47,6 +46,10 @@ class SizeRange:
     def shifted(self, count: int) -> SizeRange:
         """With so many parameters more."""
         return SizeRange(self.low + count, self.mean + count, self.high + count)
+
+    def without(self, other: SizeRange) -> SizeRange:
+        """What is left where another is a part of this."""
+        return SizeRange(self.low - other.low, self.mean - other.mean, self.high - other.high)
 
     def within(self, budget: float) -> SizeRange:
         """Where the mean is held at a budget, and nothing may be larger."""
@@ -81,42 +84,45 @@ def count_choices(space: SearchSpace, shape: PrefixShape, choices: Mapping[str, 
     return prefix + sum(group.cost * int(choices[group.decision]) for group in space.ranks)
 
 
-def count_space(space: SearchSpace, shape: PrefixShape) -> SizeRange:
+def count_space(space: SearchSpace, shape: PrefixShape, lead: float = 0.0) -> SizeRange:
     """Parameters of the networks of a search space, with the LoRA's where its ranks are searched.
 
-    The decisions are independent, so the mean is a sum of their means; only that not all layers
-    may be off ties the gates together: of L layers ``(L / 2) / (1 - 2^-L)`` are on in the mean.
+    Args:
+        space: The search space.
+        shape: Attention layers of the model.
+        lead: Of the largest option of every decision of size, as a logit; see `PrefixSupernet`.
     """
-    width, layers, row = space.width, space.layers, _row(shape)
-    cells = [_count_cell(name, width) for name in space.operations]
-    active = (1, layers / 2 / (1 - 2.0**-layers), layers)
-    if not space.layer_gates:
-        active = (layers, float(layers), layers)
+    cells = [_count_cell(name, space.width) for name in space.operations]
 
-    def total(length: float, cell: float, heads: Sequence[float], kind: int) -> float:
-        head = (min(heads), sum(heads) / len(heads), max(heads))[kind]
-        return length * width + space.cells * cell + 2 * width + head
+    def extreme(pick: Callable[[Iterable[float]], float], layers: int) -> int:
+        heads = [
+            _count_head(kind, space.width, space.head_rank, layers, _row(shape))
+            for kind in space.heads
+        ]
+        network = (pick(space.lengths) + 2) * space.width + space.cells * pick(cells) + pick(heads)
+        return int(network + sum(group.cost * pick(group.ranks) for group in space.ranks))
 
-    heads = [
-        [_count_head(kind, width, space.head_rank, count, row) for kind in space.heads]
-        for count in active
-    ]
-    lengths = space.lengths
-    lora = count_ranks(space.ranks)
     return SizeRange(
-        low=lora.low + int(total(min(lengths), min(cells), heads[0], 0)),
-        mean=lora.mean + total(sum(lengths) / len(lengths), sum(cells) / len(cells), heads[1], 1),
-        high=lora.high + int(total(max(lengths), max(cells), heads[2], 2)),
+        low=extreme(min, 1 if space.layer_gates else space.layers),
+        mean=_mean(space, shape, lead),
+        high=extreme(max, space.layers),
     )
 
 
-def count_ranks(groups: Sequence[RankGroup]) -> SizeRange:
-    """Parameters of a LoRA whose ranks are searched."""
-    return SizeRange(
-        low=sum(group.cost * group.ranks[0] for group in groups),
-        mean=sum(group.cost * sum(group.ranks) / len(group.ranks) for group in groups),
-        high=sum(group.cost * group.ranks[-1] for group in groups),
-    )
+def _mean(space: SearchSpace, shape: PrefixShape, lead: float) -> float:
+    """Of all networks, each as likely as its options' leads make it.
+
+    The decisions are independent; only that not all layers may be off ties the gates together: of
+    L layers, each on with probability p, ``L p / (1 - (1 - p)^L)`` are on in the mean.
+    """
+    size, sizes = ExpectedSize(space, shape), space.sizes()
+    odds = {}
+    for name, options in size.decisions.items():
+        relative = torch.tensor(sizes.get(name, (0.0,) * len(options)), dtype=torch.float64)
+        odds[name] = (lead * relative).softmax(-1)
+        if name.startswith("layer."):
+            odds[name] = odds[name] / (1 - odds[name][1] ** space.layers)
+    return size(size.pack(odds, 0.0)).item()
 
 
 class ExpectedSize:
