@@ -42,7 +42,7 @@ class SearchSettings(Settings):
         ge=1,
     )
     lead: float = Field(
-        0.0,
+        3.0,
         description="How far the larger option of every decision of size (a layer on, the longest "
         "length, the full head, the largest rank) is ahead at the start, as a logit: a layer or a "
         "position goes only where something keeps pulling it out. 0: no option is preferred.",
