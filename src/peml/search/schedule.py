@@ -15,12 +15,7 @@ class TemperatureSchedule(Settings):
     """The temperature from the first to the last step in which the decisions move."""
 
     start: float = Field(1.0, description="Temperature until the warm-up ends.", gt=0)
-    end: float = Field(
-        0.5,
-        description="Temperature of the last step. Where noise is drawn, a lower one makes the "
-        "noise larger, and the decisions follow it.",
-        gt=0,
-    )
+    end: float = Field(0.1, description="Temperature of the last step.", gt=0)
     shape: Literal["exponential", "linear"] = Field(
         "exponential", description="How it falls in between."
     )
