@@ -110,6 +110,22 @@ def test_a_failed_cell_runs_again_when_told_to(toys: Path, finished: Path, tmp_p
 
 
 @pytest.mark.e2e
+def test_seeds_can_be_added_and_nothing_runs_twice(
+    toys: Path, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/results.json")}
+    grown = compare(load_comparison(config(toys, seeds=[0, 1, 5])), folder)
+    assert len(row(grown, "lora")["cells"]) == 3
+    assert len(scores(grown)) == 6
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    compare(load_comparison(config(toys, seeds=[0, 1, 5])), folder, report_only=True)
+    with pytest.raises(PemlError, match=r"seeds was \[0, 1, 5\] and is \[0, 1\]"):
+        compare(load_comparison(config(toys)), folder)
+
+
+@pytest.mark.e2e
 def test_a_killed_comparison_goes_on_and_comes_to_the_same(
     toys: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -64,16 +64,18 @@ class ComparisonFolder:
         """
         existing = self.path / _CONFIG
         if existing.is_file():
-            # Where its runs execute, and how many at a time, does not make it another comparison.
-            old, new = (
-                one.model_dump(mode="json", exclude={"jobs", "execution"})
-                for one in (load_comparison(existing), config)
-            )
+            # Where its runs execute, and how many at a time, does not make it another comparison,
+            # nor do further seeds.
+            before = load_comparison(existing)
+            ignored = {"jobs", "execution"}
+            if config.seeds[: len(before.seeds)] == before.seeds:
+                ignored.add("seeds")
+            old, new = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
             changed = differences(old, new)
             if changed:
                 raise RunError(
                     f"{self.path} holds another comparison: {changed}",
-                    allowed="the config the comparison was started with",
+                    allowed="the config the comparison was started with, and seeds added to it",
                     action="choose another --output, or undo the change; nothing was changed",
                 )
             return True
@@ -91,7 +93,11 @@ class ComparisonFolder:
     def create(self, config: ComparisonConfig, matching: dict[str, Any]) -> None:
         """Makes the folder of a comparison that starts."""
         write_json(self.matching, matching)
-        write_text(self.path / _CONFIG, dump_config(config))  # last: it makes it a comparison
+        self.keep(config)  # last: it makes it a comparison
+
+    def keep(self, config: ComparisonConfig) -> None:
+        """Writes the config, at the start and where seeds were added."""
+        write_text(self.path / _CONFIG, dump_config(config))
 
     def locked(self) -> AbstractContextManager[None]:
         """Keeps other processes out while this one works."""

@@ -70,7 +70,8 @@ def compare(
 
     Args:
         config: What is compared.
-        output: The folder; an existing one of the same config is gone on with.
+        output: The folder; an existing one of the same config is gone on with, also where seeds
+            were added to it.
         console: Where progress is shown; default: nowhere.
         retry_failed: Run the cells that failed again.
         report_only: Run nothing: report what is there, and what is missing.
@@ -88,6 +89,7 @@ def compare(
     print_plan(config, matching, console)
     with folder.locked():
         if not report_only:
+            folder.keep(config)
             _run(config, matching, folder, console, retry_failed=retry_failed)
         choices = _choices(config, matching, output)
         content = collect(config, matching, choices, output)
