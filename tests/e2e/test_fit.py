@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def test_what_should_have_moved_moved(runs: Runs, family: str, method: str) -> N
         assert not torch.equal(after["base.heads.weight"], before["base.heads.weight"])
     if method != "lora":
         tensor = load_file(folder / "model" / "prefix.safetensors")["prefix"]
-        start = after["added.prefix.network.frame.base"]
+        frame = "added.prefix.network.frame"
+        start = after[f"{frame}.base"] + after[f"{frame}.offset"]
         active = _read(folder, "genotype.json")["layers"]
         moved = (tensor - start)[active].abs().amax(dim=(2, 3, 4))
         assert (moved > 0).all()  # keys and values of every layer that has a prefix
@@ -139,15 +141,21 @@ def test_what_should_have_moved_moved(runs: Runs, family: str, method: str) -> N
 def test_decisions_move_once_the_warm_up_is_over(runs: Runs, family: str) -> None:
     folder = runs(family, "peml")
     config = RunFolder(folder).config()
-    search = _read(folder, "plan.json")["steps"]["search"]
-    warmup = int(config.method.model_dump()["search"]["warmup"] * search)
-    for line in _log(folder, "decisions"):
-        even = [
-            value == pytest.approx(1 / len(weights), abs=1e-6)
-            for weights in line["weights"].values()
-            for value in weights.values()
+    steps = _read(folder, "plan.json")["steps"]["search"]
+    search = config.method.model_dump()["search"]
+    lines = list(_log(folder, "decisions"))
+    start = lines[0]["weights"]
+    assert start["cell.0"] == pytest.approx(
+        dict.fromkeys(start["cell.0"], 1 / len(start["cell.0"]))
+    )
+    assert start["layer.0"]["on"] == pytest.approx(1 / (1 + exp(-search["lead"])), abs=1e-6)
+    for line in lines:
+        stayed = [
+            value == pytest.approx(start[name][option], abs=1e-6)
+            for name, weights in line["weights"].items()
+            for option, value in weights.items()
         ]
-        assert all(even) == (line["step"] <= warmup)
+        assert all(stayed) == (line["step"] <= int(search["warmup"] * steps))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
