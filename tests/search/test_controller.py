@@ -287,7 +287,7 @@ def test_settings_say_how_long_and_how_many() -> None:
     "options",
     [
         {"relaxation": "soft"}, {"share": 0}, {"share": 1}, {"warmup": 1},
-        {"warmup": 0.5, "cooldown": 0.5}, {"max_skips": -1},
+        {"warmup": 0.5, "cooldown": 0.5}, {"max_skips": -1}, {"lead": -1}, {"lead": float("inf")},
         {"max_skips": 1.5}, {"temperature": {"start": 0.1, "end": 1}}, {"temperature": {"end": 0}},
     ],
 )  # fmt: skip

@@ -24,9 +24,9 @@ __all__ = ["StartMeasurement", "measure_quiet_keys", "measure_start"]
 # the queries leave directions undetermined.
 _RIDGE = 1e-3
 
-SILENT = 8.0
-"""The quietness that is as good as absence: on MiniLM 16 such positions move the hidden states by
-0.15 % (benchmarks/quiet_start.py)."""
+# The quietness that is as good as absence: on MiniLM 16 such positions move the hidden states by
+# 0.15 % (benchmarks/quiet_start.py).
+_SILENT = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ def measure_quiet_keys(
             action="pass a function that calls the attached model on real rows",
         )
     solved = [layer.solve(quietness) for layer in layers]
-    loud = quietness < SILENT
-    silent_keys = [layer.solve(SILENT)[0] for layer in layers] if loud else None
+    loud = quietness < _SILENT
+    silent_keys = [layer.solve(_SILENT)[0] for layer in layers] if loud else None
     norms = torch.tensor([layer.median_norms() for layer in layers])
     return StartMeasurement(
         start=PrefixStart(

@@ -47,6 +47,7 @@ class SearchSettings(Settings):
         "length, the full head, the largest rank) is ahead at the start, as a logit: a layer or a "
         "position goes only where something keeps pulling it out. 0: no option is preferred.",
         ge=0,
+        allow_inf_nan=False,
     )
     relaxation: RelaxationName = Field(
         "gumbel",
