@@ -161,6 +161,20 @@ def test_a_budget_counts_lora_and_prefix() -> None:
     assert len(sizes) == 3
 
 
+def test_the_lead_of_larger_ranks_counts_in_the_size_to_expect() -> None:
+    shape = read_shape(tiny_task_model("bert", TINY_TASKS))
+
+    def mean_rank(lead: float) -> float:
+        counted = method_of(search={"lead": lead}).count_parameters(shape)
+        whole = method_of(lora_ranks=[1, 1000]).parameter_range(shape)
+        thousand = method_of(lora_ranks=[1000, 1001]).parameter_range(shape)
+        return counted["lora"] / (thousand[0] - whole[0]) * 999
+
+    assert mean_rank(0.0) == pytest.approx(sum(RANKS) / 3, abs=0.01)
+    odds = torch.tensor([0.0, 1.0, 3.0]).softmax(0)  # a lead of 3, a third of it for rank 2
+    assert mean_rank(3.0) == pytest.approx((odds * torch.tensor(RANKS)).sum().item(), abs=0.01)
+
+
 def test_matching_searches_within_the_budget() -> None:
     shape = read_shape(tiny_task_model("bert", TINY_TASKS))
     settings = method_of().resized(shape, 2800)

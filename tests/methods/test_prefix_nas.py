@@ -20,7 +20,7 @@ from peml.methods import (
     parse_method,
     read_shape,
 )
-from peml.prefix import Genotype, PrefixShape
+from peml.prefix import ExpectedSize, Genotype, PrefixShape, PrefixStart, PrefixSupernet
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 
@@ -112,6 +112,19 @@ def test_a_budget_is_met_by_width_and_held_by_the_search(mode: str, budget: int)
     assert resized.search.budget == (None if mode == "none" else budget)
     (count,) = build_method(resized).count_parameters(_MINILM).values()
     assert count == pytest.approx(budget, rel=0.05)
+
+
+@pytest.mark.parametrize("lead", [0.0, 3.0])
+def test_the_size_to_expect_is_that_of_the_odds_a_search_starts_with(lead: float) -> None:
+    settings = PrefixNasSettings.model_validate({"search": {"lead": lead}})
+    assert _MINILM.attention is not None
+    space = settings.prefix.space(_MINILM.attention)
+    supernet = PrefixSupernet(space, _MINILM.attention, PrefixStart.zeros(_MINILM.attention), lead)
+    size = ExpectedSize(space, _MINILM.attention)
+    odds = {name: decision.logits.softmax(-1) for name, decision in supernet.decisions.items()}
+    (count,) = build_method(settings).count_parameters(_MINILM).values()
+    # Not all layers may be off, which the odds leave out: up to 1.6 % with six of them.
+    assert count == pytest.approx(size(size.pack(odds, 0.0)).item(), rel=0.02)
 
 
 def test_a_rule_that_cant_hold_a_budget_is_resized_by_width_alone() -> None:
