@@ -196,7 +196,7 @@ def _describe_size(
     changing = {
         path.rpartition(".")[2]: value
         for path, value in _leaves(settings.model_dump(mode="json"))
-        if any(other.get(path) != value for other in changed)
+        if value is not None and any(other.get(path) != value for other in changed)
     }
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, (int, float)) else f"{name}={value}"
