@@ -74,6 +74,14 @@ def test_a_size_names_what_the_budget_changes_and_nothing_else() -> None:
     assert {"r", "alpha"} <= set(names) <= {"r", "alpha", "width", "head", "head_rank"}
 
 
+def test_a_size_leaves_out_what_is_not_set() -> None:
+    shape = replace(SHAPE, attention=PrefixShape(12, 4, 16))
+    chosen = config({"prefix-nas": {}, "lora": {}}, match="none")
+    _, found = match_methods(chosen, {"glue": shape})
+    assert "width=" in found["glue"]["prefix-nas"].size
+    assert "None" not in found["glue"]["prefix-nas"].size
+
+
 def test_a_method_may_keep_its_own_size() -> None:
     methods = METHODS | {"small": {"name": "lora", "lora": {"r": 3}}}
     chosen = config(methods, reference="lora", unmatched=["small"])
