@@ -68,6 +68,18 @@ def test_what_is_quoted_or_escaped_stays_in_the_text(tmp_path: Path) -> None:
     assert _train(tmp_path, "train.jsonl", content) == [("a\0\r", 0), ("line\u2028\x85sep", 1)]
 
 
+def test_a_field_may_be_of_any_length(tmp_path: Path) -> None:
+    text = "word " * 60_000
+    found = _train(tmp_path, "train.csv", f"sentence,label\n{text},1\nb,0\n".encode())
+    assert found == [(text, 1), ("b", 0)]
+
+
+def test_what_is_wrong_with_a_field_that_no_task_reads_does_not_matter(tmp_path: Path) -> None:
+    content = rb'{"sentence": "caf\u00e9", "label": 0, "id": 99999999999999999999, "x": NaN}'
+    content += b"\n" + rb'{"sentence": "b", "label": 1, "y": ["\ud83d"]}'
+    assert _train(tmp_path, "train.jsonl", content) == [("caf\u00e9", 0), ("b", 1)]
+
+
 _REFUSED: dict[str, tuple[str, bytes, str, str]] = {
     "latin-1": (
         "train.jsonl",
@@ -95,6 +107,69 @@ _REFUSED: dict[str, tuple[str, bytes, str, str]] = {
     ),
     "return in a field": ("train.csv", _CSV + b"a\rb,0\n", "line 4 is not valid CSV", "quote"),
     "column twice": ("train.csv", b"label," + _CSV, "the column 'label' is there twice", "Correct"),
+    "column twice, jsonl": (
+        "train.jsonl",
+        _ROWS + b'{"sentence": "a", "sentence": "b", "label": 0}\n',
+        "line 3: the column 'sentence' is there twice",
+        "Correct",
+    ),
+    "column twice, in an object": (
+        "train.jsonl",
+        _ROWS + b'{"sentence": "a", "meta": {"x": 1, "x": 2}, "label": 0}\n',
+        "line 3: the column 'x' is there twice",
+        "Correct",
+    ),
+    "column twice, with a dot": (
+        "train.jsonl",
+        _ROWS + b'{"sentence": "a", "meta": {"x": 1}, "meta.x": 1, "label": 0}\n',
+        "line 3: the column 'meta.x' is there twice",
+        "Correct",
+    ),
+    "latin-1, field": (
+        "train.jsonl",
+        b'{"sentence": "caf\xe9", "label": 0}\n',
+        "line 1 is not UTF-8: byte 0xe9 after '{\"sentence\": \"caf' (field 'sentence')",
+        "latin1",
+    ),
+    "latin-1, field, csv": (
+        "train.csv",
+        _CSV + b'"a\n\xe9\nb",1\n',
+        "line 5 is not UTF-8: byte 0xe9 after '' (field 'sentence')",
+        "latin1",
+    ),
+    "latin-1, header": ("train.csv", b"caf\xe9," + _CSV, "line 1 is not UTF-8", "latin1"),
+    "half a character": (
+        "train.jsonl",
+        _ROWS + rb'{"sentence": "so \ud83d", "label": 0}',
+        "line 3, field 'sentence': the text holds half a character, \\ud83d (a lone surrogate), "
+        "after 'so '",
+        "Correct",
+    ),
+    "too large": (
+        "train.jsonl",
+        _ROWS + b'{"sentence": "a", "label": 9223372036854775808}',
+        "line 3, field 'label': 9223372036854775808 needs more than 64 bits",
+        "Correct",
+    ),
+    "far too large": (
+        "train.jsonl",
+        b'{"sentence": "a", "label": -' + b"1" * 9999 + b"}\n",
+        "line 1, field 'label': -111111111111111111111111111111111111111... (10000 characters)",
+        "Correct",
+    ),
+    "no number": (
+        "train.jsonl",
+        _ROWS + b'{"sentence": "a", "label": NaN}',
+        "line 3, field 'label': NaN is not a number in JSON",
+        "Correct",
+    ),
+    "endless": (
+        "train.jsonl",
+        _ROWS + b'{"sentence": "a", "label": 1e999}',
+        "line 3, field 'label': inf is not a finite number",
+        "Correct",
+    ),
+    "too deep": ("train.jsonl", _ROWS + b'{"a": ' * 99999, "line 3: it is nested too", "Correct"),
     "hidden gzip": ("train.jsonl", gzip.compress(_ROWS), "gzip", "Name it train.jsonl.gz"),
     "hidden gzip, csv": ("train.csv", gzip.compress(_CSV), "gzip", "Name it train.csv.gz"),
     "cut gzip": ("train.jsonl.gz", gzip.compress(_ROWS * 99)[:-20], "can't be read", "again"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,16 @@ import pyarrow as pa
 
 from peml.tasks import Columns, Task, TaskType
 
-__all__ = ["KINDS", "Kind", "flat_row", "flat_table", "kind_of", "label_kind", "named_kinds"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "flat_row",
+    "flat_table",
+    "kind_of",
+    "label_kind",
+    "named_kinds",
+    "refuse_repeated",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +106,30 @@ def label_kind(task: Task, value: Any) -> str | None:
 
 
 def flat_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
-    """A row with nested objects spelled with dots (``idx.question``) and aliases resolved."""
-    return _renamed(dict(_flat(row, "")), columns)
+    """A row with nested objects spelled with dots (``idx.question``) and aliases resolved.
+
+    Raises:
+        ValueError: A name is there twice, in an object and spelled out.
+    """
+    fields = _flat(row, "")
+    flat = dict(fields)
+    if len(flat) < len(fields):
+        refuse_repeated([name for name, _ in fields])
+    return _renamed(flat, columns)
+
+
+def refuse_repeated(names: Sequence[str]) -> None:
+    """Refuses fields of one name.
+
+    Raises:
+        ValueError: Names the first that is there twice.
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"the column {repeated[0]!r} is there twice"
+            + (" (an object's field and a dotted name are one)" if "." in repeated[0] else "")
+        )
 
 
 def _flat(row: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:

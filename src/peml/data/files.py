@@ -19,11 +19,12 @@ from pyarrow.parquet import ParquetFile, read_schema
 from peml.data.fields import KINDS, flat_row, flat_table, kind_of, label_kind, named_kinds
 from peml.data.lines import check_file, is_csv, read_rows, unreadable
 from peml.data.mapped import BATCH, cache_folder, in_batches
+from peml.data.plain import why_unusable
 from peml.data.rows import Rows
 from peml.errors import DataError, nearest
 from peml.tasks import SOURCE_ROW, Columns, Task
 
-__all__ = ["SUFFIXES", "needed_rows", "read_file"]
+__all__ = ["SUFFIXES", "flat_rows", "needed_rows", "read_file"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
@@ -107,7 +108,7 @@ def _check_columns(task: Task, found: list[str], where: str) -> None:
 
 def _field_kinds(path: Path, task: Task) -> dict[str, str]:
     """The kind of each field the task needs: told by the task, or else by the first row."""
-    first = next(iter(_rows(path, task.columns)), None)
+    first = next(iter(flat_rows(path, task.columns)), None)
     if first is None:
         raise DataError(f"{path} has no rows.", allowed="one row or more", action="Check the file.")
     line, row = first
@@ -135,9 +136,31 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, str) and value.strip().removeprefix("-").isdecimal()
 
 
-def _rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and flat content of each row."""
-    return ((line, flat_row(row, columns)) for line, row in read_rows(path))
+def flat_rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and flat content of each row of a JSONL or CSV file.
+
+    Raises:
+        DataError: A line is no row, or one of the fields in ``columns`` holds what can't be kept.
+            The message names file, line and field.
+    """
+    for line, row in read_rows(path):
+        try:
+            flat = flat_row(row, columns)
+        except (RecursionError, ValueError) as error:
+            raise DataError(
+                f"{path}, line {line}: {error}.",
+                allowed="each column once in a row, and objects in objects some levels deep",
+                action="Correct the line.",
+            ) from error
+        for name in columns.needed:
+            problem = why_unusable(flat.get(name))
+            if problem:
+                raise DataError(
+                    f"{path}, line {line}, field {name!r}: {problem}.",
+                    allowed="texts of whole characters, finite numbers, integers of 64 bits",
+                    action="Correct the line.",
+                )
+        yield line, flat
 
 
 def _typed_batches(
@@ -148,7 +171,7 @@ def _typed_batches(
 
 
 def _typed_rows(path: Path, columns: Columns, kinds: dict[str, str]) -> Iterator[dict[str, Any]]:
-    for index, (line, row) in enumerate(_rows(path, columns)):
+    for index, (line, row) in enumerate(flat_rows(path, columns)):
         absent = [name for name in columns.needed if name not in row]
         if absent:
             raise DataError(

@@ -9,18 +9,20 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from peml.data.plain import read_json_row, why_unusable
 from peml.errors import DataError
 
 __all__ = ["check_file", "is_csv", "read_rows", "unreadable"]
 
 _GZIP = ".gz"
 _GZIP_MARK = b"\x1f\x8b"
+_LONGEST_FIELD = 2**31 - 1  # characters; what fits a C long on every system
 
 
 def is_csv(path: Path) -> bool:
@@ -100,22 +102,33 @@ def _without_mark(path: Path, line: bytes) -> bytes:
 
 
 def _text(path: Path, number: int, line: bytes) -> str:
+    """A line's text; bytes that aren't UTF-8 become lone surrogates, which no UTF-8 holds."""
     if b"\0" in line:
         raise DataError(
             f"{path}, line {number} holds a zero byte.",
             allowed="UTF-8 text",
             action="Convert the file if it is UTF-16; write it again if it was cut off.",
         )
+    return line.decode(errors="surrogateescape")
+
+
+def _check_utf8(path: Path, number: int, line: bytes, field: str = "") -> None:
     try:
-        return line.decode()
+        line.decode()
     except UnicodeDecodeError as error:
+        place = f" (field {field!r})" if field else ""
         raise DataError(
             f"{path}, line {number} is not UTF-8: byte 0x{line[error.start]:02x} after "
-            f"{line[max(0, error.start - 20) : error.start].decode(errors='replace')!r}.",
+            f"{line[max(0, error.start - 20) : error.start].decode(errors='replace')!r}{place}.",
             allowed="UTF-8",
             action="Convert the file (iconv -f latin1 -t utf-8, if it is Latin-1), or correct the "
             "line.",
         ) from error
+
+
+def _marked_field(fields: Mapping[str, Any]) -> str:
+    """The first field with a byte that :func:`_text` could not read."""
+    return next((name for name, value in fields.items() if why_unusable(value)), "")
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -135,32 +148,42 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json(path: Path, number: int, line: bytes) -> Any:
     text = _text(path, number, line)
     try:
-        return json.loads(text)
+        row = read_json_row(text)
     except ValueError as error:
+        _check_utf8(path, number, line)
         action = "Correct the line, or write the file again."
         if "\r" in text.rstrip("\r\n"):
             action = "Carriage returns don't end a line; convert the file to line feeds."
+        said = " is not valid JSON:" if isinstance(error, JSONDecodeError) else ":"
         raise DataError(
-            f"{path}, line {number} is not valid JSON: {error}.",
-            allowed="one JSON object a line, UTF-8",
+            f"{path}, line {number}{said} {error}.",
+            allowed="one JSON object a line, UTF-8, each field once",
             action=action,
         ) from error
+    _check_utf8(path, number, line, _marked_field(row) if isinstance(row, dict) else "")
+    return row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(_csv_lines(path), strict=True)
+    _allow_long_fields()
+    lines = _CsvLines(path)
+    reader = csv.reader(lines, strict=True)
     names: list[str] | None = None
     try:
         for fields in reader:
             if not fields:
                 continue
             if names is None:
+                lines.check({})
                 names = _header(fields)
             elif len(fields) != len(names):
                 raise csv.Error(f"{len(names)} fields expected, {len(fields)} found")
             else:
-                yield reader.line_num, dict(zip(names, fields, strict=True))
+                row = dict(zip(names, fields, strict=True))
+                lines.check(row)
+                yield reader.line_num, row
     except csv.Error as error:
+        lines.check({})
         raise DataError(
             f"{path}, line {reader.line_num} is not valid CSV: {error}.",
             allowed="a header line, then one row a line with as many fields, UTF-8",
@@ -168,10 +191,43 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ) from error
 
 
-def _csv_lines(path: Path) -> Iterator[str]:
-    """Lines as CSV counts them: a lone carriage return ends one as well."""
-    pieces = (line for piece in _lines(path) for line in piece.splitlines(keepends=True))
-    return (_text(path, number, line) for number, line in enumerate(pieces, start=1))
+def _allow_long_fields() -> None:
+    """Lifts the csv module's limit of 131,072 characters a field, which is the whole process's.
+
+    It is only ever raised: put back after a file, it would cut off one that is read beside it.
+    """
+    if csv.field_size_limit() < _LONGEST_FIELD:
+        csv.field_size_limit(_LONGEST_FIELD)
+
+
+class _CsvLines:
+    """Lines as CSV counts them (a lone carriage return ends one as well), and which is not UTF-8.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bad: tuple[int, bytes] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        pieces = (line for piece in _lines(self._path) for line in piece.splitlines(keepends=True))
+        for number, line in enumerate(pieces, start=1):
+            text = _text(self._path, number, line)
+            if self._bad is None and not text.isascii() and why_unusable(text):
+                self._bad = (number, line)
+            yield text
+
+    def check(self, row: Mapping[str, str]) -> None:
+        """Refuses the row that was read last if one of its lines is not UTF-8.
+
+        Raises:
+            DataError: With the line, and the field where the row is one.
+        """
+        if self._bad is not None:
+            number, line = self._bad
+            _check_utf8(self._path, number, line, _marked_field(row))
 
 
 def _header(fields: list[str]) -> list[str]:

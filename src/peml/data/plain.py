@@ -1,0 +1,101 @@
+"""What a value of a file must be to mean the same everywhere: no half characters, no lost digits.
+
+JSON allows a key twice (the last one counts) and whole numbers of any length, and Python reads NaN
+and halves of characters as well. None of these can be kept as they are, so they are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Unusable", "read_json_row", "why_unusable"]
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_MOST_DIGITS = 20  # of a whole number of 64 bits, its sign included; Python refuses 4,300 and more
+_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Stands for a number that JSON holds and that has no value here.
+
+    Attributes:
+        text: As it was written.
+        problem: What is wrong with it.
+    """
+
+    text: str
+    problem: str
+
+
+def read_json_row(text: str) -> Any:
+    """Reads JSON; numbers that can't be kept become :class:`Unusable`.
+
+    Raises:
+        ValueError: It is not JSON, nested too deeply, or an object holds a key twice.
+    """
+    try:
+        return _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def why_unusable(value: Any) -> str:
+    """What is wrong with a value of a row; empty where nothing is."""
+    if isinstance(value, str):
+        return _half_character(value)
+    if isinstance(value, Unusable):
+        return f"{_short(value.text)} {value.problem}"
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{value} is not a finite number"
+    if isinstance(value, int):
+        return "" if _LEAST <= value <= _MOST else f"{value} {_TOO_LARGE}"
+    if isinstance(value, list):
+        return next(filter(None, map(why_unusable, value)), "")
+    if isinstance(value, dict):
+        return next(filter(None, map(why_unusable, (*value, *value.values()))), "")
+    return ""
+
+
+def _half_character(text: str) -> str:
+    if text.isascii():
+        return ""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        before = text[max(0, error.start - _SHOWN // 2) : error.start]
+        return (
+            f"the text holds half a character, \\u{ord(text[error.start]):04x} (a lone surrogate), "
+            f"after {before!r}"
+        )
+    return ""
+
+
+_TOO_LARGE = "needs more than 64 bits"
+
+
+def _whole(text: str) -> int | Unusable:
+    return int(text) if len(text) <= _MOST_DIGITS else Unusable(text, _TOO_LARGE)
+
+
+def _constant(text: str) -> Unusable:
+    return Unusable(text, "is not a number in JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the column {repeated!r} is there twice")
+    return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole, parse_constant=_constant)
