@@ -74,7 +74,7 @@ def test_labels_may_call_the_options_by_keys(keys: Any, answer: str) -> None:
     flat = {"start": "Go", "options.text": ["left", "right"], "options.key": ["A", "B"]}
     for row in (nested, {**flat, "answer": answer}):
         assert renderer.render(row, 0).label == 1
-    for wrong in ("right", 1, "C"):
+    for wrong in ("right", 3, "C"):
         with pytest.raises(DataError, match=r"'answer'.*not the key"):
             renderer.render(nested | {"answer": wrong}, 0)
 
@@ -163,7 +163,7 @@ _BAD_ROWS: list[tuple[Task, dict[str, Any], str]] = [
     (examples.sentiment(), {"sentence": "x", "label": 1.0}, "label"),
     (examples.sentiment(labels=["a", "b", "c"]), {"sentence": "x", "label": True}, "label"),
     (examples.sentiment(), {"sentence": "x", "label": "goood"}, "label"),
-    (examples.sentiment(), {"sentence": "x", "label": "0"}, "label"),
+    (examples.sentiment(), {"sentence": "x", "label": "2"}, "label"),
     (examples.sentiment(), {"sentence": None, "label": 1}, "sentence"),
     (examples.sentiment(), {"sentence": 12, "label": 1}, "sentence"),
     (examples.sentiment(), {"sentense": "x", "label": 1}, "sentence"),
@@ -272,3 +272,97 @@ def test_any_text_is_rendered_as_it_is(text: str) -> None:
     )
     assert example.prompt == text
     assert example.segments == (text,)
+
+
+def test_names_come_before_indices_and_what_could_be_either_is_refused() -> None:
+    digits = TaskRenderer(examples.sentiment(labels=["1", "0"]))
+    with pytest.raises(DataError) as caught:
+        digits.render({"sentence": "x", "label": 1}, 0)
+    said = "1 is ambiguous: it is the name of label 0 and the index of label 1 '0'"
+    assert said in caught.value.problem
+    assert "columns.kinds: {label: text}" in caught.value.problem
+    plain = TaskRenderer(examples.sentiment())
+    for value, label in (("1", 1), ("true", 1), ("False", 0)):
+        assert plain.render({"sentence": "x", "label": value}, 0).label == label
+
+
+@pytest.mark.parametrize(("kind", "label"), [("text", 0), ("number", 1)])
+def test_a_definition_says_what_a_digit_means(kind: str, label: int) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "kinds": {"label": kind}}
+    renderer = TaskRenderer(examples.sentiment(labels=["1", "0"], columns=columns))
+    for value in (1, "1"):
+        assert renderer.render({"sentence": "x", "label": value}, 0).label == label
+    columns = {"inputs": ["start"], "choices": "options", "label": "answer"}
+    columns["kinds"] = {"answer": kind}
+    row = {"start": "Go", "options": ["1", "2"], "answer": 1}
+    assert TaskRenderer(examples.choice(columns=columns)).render(row, 0).label == label
+
+
+_COLUMNS = {"inputs": ["sentence"], "label": "label", "extra": ["n"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": {**_COLUMNS, "kinds": {"sentence": "text"}}}, "is a text anyway"),
+        ({"columns": {**_COLUMNS, "kinds": {"lab": "number"}}}, "no field 'lab'. Did you mean"),
+        ({"columns": {**_COLUMNS, "kinds": {"label": "boolean"}}}, "is a text or a number"),
+        ({"labels": ["caf\u00e9", "cafe\u0301"]}, r"U\+00E9.*are the same letters"),
+    ],
+)
+def test_a_definition_that_leaves_labels_unclear_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        examples.sentiment(**change)
+
+
+def test_the_text_of_an_option_comes_before_its_index() -> None:
+    renderer = TaskRenderer(examples.choice())
+    row = {"start": "Go", "options": ["2", "0", "1"]}
+    assert renderer.render(row | {"answer": "1"}, 0).label == 2
+    assert renderer.render(row | {"options": ["a", "b"], "answer": "1"}, 0).label == 1
+    assert renderer.render(row | {"options": ["7", "8"], "answer": 8}, 0).label == 1
+    assert renderer.render(row | {"options": ["no", "true"], "answer": True}, 0).label == 1
+    with pytest.raises(DataError, match="text of option 2 and the index of option 1 '0'"):
+        renderer.render(row | {"answer": 1}, 0)
+
+
+def test_letters_match_in_either_unicode_form_and_look_alikes_are_told_apart() -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    task = examples.sentiment(labels=["bar", composed])
+    assert TaskRenderer(task).render({"sentence": "x", "label": apart}, 0).label == 1
+    renderer = TaskRenderer(examples.choice())
+    row = {"start": "Go", "options": ["bar", apart], "answer": composed}
+    assert renderer.render(row, 0).label == 1
+    with pytest.raises(DataError, match=r"U\+0067 U\+043E .* is not 'good' \(U\+0067 U\+006F"):
+        TaskRenderer(examples.sentiment()).render({"sentence": "x", "label": "g\u043eod"}, 0)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("{{ note }}", ""),
+        ("{{ 'Note: ' ~ note }}{{ note | upper }}", "Note: "),
+        ("{{ [note, note] | join('-') }}", "-"),
+        ("{% if note %}yes{% else %}no{% endif %}", "no"),
+        ("{% if note is none %}none{% endif %}", "none"),
+        ("{{ note == none }}", "True"),
+        ("{{ note | default('?', true) }}", "?"),
+    ],
+)
+def test_a_further_column_without_a_value_is_none_and_prints_as_nothing(
+    template: str, prompt: str
+) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "extra": ["note"]}
+    renderer = TaskRenderer(examples.sentiment(columns=columns, template=template))
+    assert renderer.render({"sentence": "x", "note": None, "label": 0}, 0).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2, "2"), (2.0, "2"), (2.5, "2.5"), (True, "True"), (1e20, "1e+20")]
+)
+def test_numbers_have_one_spelling(value: object, text: str) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "extra": ["n"]}
+    renderer = TaskRenderer(examples.sentiment(columns=columns, template="{{ n }}{{ ' ' ~ n }}"))
+    assert renderer.render({"sentence": "x", "n": value, "label": 0}, 0).prompt == f"{text} {text}"

@@ -1,12 +1,12 @@
 """Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
 
+from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
 from peml.tasks.kinds import METRICS, Averaging, Normalisation, TaskType
 from peml.tasks.label import read_label, right_option
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
 from peml.tasks.task import (
-    Columns,
     DevelopmentSplit,
     Scale,
     Shots,
@@ -23,6 +23,7 @@ __all__ = [
     "Columns",
     "DevelopmentSplit",
     "Example",
+    "FieldKind",
     "Normalisation",
     "Scale",
     "Shots",

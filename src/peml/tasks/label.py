@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from peml.tasks.classes import read_class, settle_class
+from peml.tasks.columns import FieldKind
 from peml.tasks.example import Example
 from peml.tasks.kinds import TaskType
+from peml.tasks.matching import (
+    describe_mismatch,
+    find_names,
+    read_boolean,
+    read_integer,
+    spell_number,
+)
 from peml.tasks.task import Scale, Task
 
 __all__ = ["read_label", "right_option"]
@@ -17,12 +26,12 @@ def read_label(
 ) -> int | float | str:
     """Returns the label of a row in the form :class:`~peml.tasks.Example` holds it.
 
-    Accepted are, for classification, an index, a label name, or a bool when there are two
-    labels; where a row brings its choices an index or the text of one option, one of the keys
+    Accepted are, for classification, a label name, an index, or a bool when there are two
+    labels; where a row brings its choices the text of one option or an index, one of the keys
     where there are keys, or a list of the texts of all right options, of which the first counts
     as the label; for regression a number within the scale; for generation a text or a number,
-    which is spelled out. Nothing is guessed: "A" or "1" name an option only if they are its text
-    or its key.
+    which is spelled out. Names, texts and keys come before indices. Nothing is guessed: an integer
+    that is the name of one label or option and the index of another is refused.
 
     Args:
         task: The task the row belongs to.
@@ -37,9 +46,11 @@ def read_label(
         return _target(value)
     if task.scale is not None:
         return _score(task.scale, value)
-    if task.columns.choices is not None:
-        return _key(value, keys) if keys else _choice(value, options)
-    return _class(task.labels, value)
+    if task.columns.choices is None:
+        return settle_class(task, value, read_class(task, value))
+    if keys:
+        return _key(value, keys)
+    return _choice(value, options, task.columns.kinds.get(task.columns.label))
 
 
 def right_option(task: Task, example: Example) -> int:
@@ -54,7 +65,7 @@ def _target(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return str(int(value)) if value == int(value) else str(value)
+        return str(spell_number(value))
     raise ValueError(f"{value!r} is not a target text or a number")
 
 
@@ -66,33 +77,57 @@ def _score(scale: Scale, value: Any) -> float:
 
 
 def _key(value: Any, keys: tuple[str, ...]) -> int:
-    if isinstance(value, str) and keys.count(value) == 1:
-        return keys.index(value)
-    raise ValueError(f"{value!r} is not the key of one option; the keys are {', '.join(keys)}")
-
-
-def _choice(value: Any, options: tuple[str, ...]) -> int:
-    if isinstance(value, (list, tuple)):
-        if value and all(text in options for text in value):
-            return options.index(value[0])
-        raise ValueError(f"{value!r} are not the texts of right options")
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
-        return value
-    if isinstance(value, str) and options.count(value) == 1:
-        return options.index(value)
+    found = _named(value, keys)
+    if len(found) == 1:
+        return found[0]
     raise ValueError(
-        f"{value!r} is neither an index from 0 to {len(options) - 1} nor the text of one option"
+        f"{value!r} is not the key of one option; the keys are {', '.join(keys)}"
+        f"{_near(value, keys)}"
     )
 
 
-def _class(labels: tuple[str, ...], value: Any) -> int:
-    if isinstance(value, bool):
-        if len(labels) == 2:
-            return int(value)
-    elif isinstance(value, int):
-        if 0 <= value < len(labels):
-            return value
-    elif isinstance(value, str) and value in labels:
-        return labels.index(value)
-    listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(labels))
-    raise ValueError(f"{value!r} is not a label; the labels are {listed}")
+def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int:
+    if isinstance(value, (list, tuple)):
+        found = [find_names(text, options)[:1] for text in value if isinstance(text, str)]
+        if value and len(found) == len(value) and all(found):
+            return found[0][0]
+        raise ValueError(f"{value!r} are not the texts of right options")
+    by_text = [] if kind == "number" else _named(value, options)
+    index = None if kind == "text" else _index(value, len(options))
+    if isinstance(value, str) and by_text:
+        index = None
+    meant = {*by_text} if index is None else {*by_text, index}
+    if len(meant) == 1:
+        return meant.pop()
+    if meant and index is not None:
+        raise ValueError(
+            f"{value!r} is ambiguous: it is the text of option {by_text[0]} and the index of "
+            f"option {index} {options[index]!r}; say columns.kinds: text or number of the label"
+        )
+    raise ValueError(
+        f"{value!r} is neither an index from 0 to {len(options) - 1} nor the text of one option"
+        f"{_near(value, options)}"
+    )
+
+
+def _named(value: Any, names: tuple[str, ...]) -> list[int]:
+    """The places of the names that a text, an integer or a boolean spells."""
+    if not isinstance(value, (str, int)):
+        return []
+    found = [] if isinstance(value, bool) else find_names(str(value), names)
+    said = value if isinstance(value, bool) else read_boolean(str(value))
+    if found or said is None:
+        return found
+    return find_names(str(said), names) or find_names(str(said).lower(), names)
+
+
+def _index(value: Any, count: int) -> int | None:
+    number = read_integer(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int):
+        return None
+    return number if 0 <= number < count else None
+
+
+def _near(value: Any, names: tuple[str, ...]) -> str:
+    near = describe_mismatch(value, names) if isinstance(value, str) else ""
+    return f"; {near}" if near else ""

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from peml.errors import nearest
 from peml.settings import Settings
+from peml.tasks.columns import Columns
 from peml.tasks.kinds import (
     BINARY,
     CLASSIFICATION,
@@ -19,9 +20,9 @@ from peml.tasks.kinds import (
     Normalisation,
     TaskType,
 )
+from peml.tasks.matching import find_twins
 
 __all__ = [
-    "Columns",
     "DevelopmentSplit",
     "Scale",
     "Shots",
@@ -85,50 +86,6 @@ class Splits(Settings):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
-
-
-class Columns(Settings):
-    """Which fields of a row mean what. A dot reaches into an object: ``choices.text``."""
-
-    inputs: tuple[str, ...] = Field(description="Text fields of the input, in order.", min_length=1)
-    label: str = Field(description="Field with the label, score, right option or target text.")
-    choices: str | tuple[str, ...] | None = Field(
-        None,
-        description="Multiple choice: the field with a list of options, or one field an option.",
-    )
-    keys: str | tuple[str, ...] | None = Field(
-        None,
-        description="Multiple choice: what the label calls each option, where it isn't the index "
-        "from 0 or the text: the names in order, or the field with a list of them.",
-    )
-    extra: tuple[str, ...] = Field(
-        (),
-        description="Further fields that templates may use: texts, numbers or lists of texts. They "
-        "aren't segments, and don't count when rows are compared.",
-    )
-    group: tuple[str, ...] = Field(
-        (),
-        description="Fields whose values together name the group a row belongs to, such as the "
-        "question of an answer. Groups are kept whole in draws.",
-    )
-    aliases: dict[str, str] = Field(
-        default_factory=dict,
-        description="Other names of fields: {NAME: OTHER} reads OTHER where there is no NAME.",
-    )
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The fields that hold the options: none, one with a list, or one an option."""
-        if self.choices is None:
-            return ()
-        return (self.choices,) if isinstance(self.choices, str) else self.choices
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """Every field of a row that the task reads, each once, the label last."""
-        keys = (self.keys,) if isinstance(self.keys, str) else ()
-        fields = (*self.inputs, *self.options, *keys, *self.extra, *self.group, self.label)
-        return tuple(dict.fromkeys(fields))
 
 
 class Scale(Settings):
@@ -281,6 +238,7 @@ class Task(Settings):
             problems.append(f"labels: a {self.type} task has none")
         if len(set(self.labels)) != len(self.labels):
             problems.append("labels: a name is given twice")
+        problems += [f"labels: {twins}" for twins in find_twins(self.labels)]
         if self.label_words is not None and len(self.label_words) != len(self.labels):
             problems.append(
                 f"label_words: {len(self.label_words)} given for {len(self.labels)} labels"
@@ -305,7 +263,22 @@ class Task(Settings):
             problems.append("segments: one or two templates")
         if self.segments is None and len(self.columns.inputs) > 2:
             problems.append("segments: give one or two templates when there are over two inputs")
-        return problems
+        return problems + self._kind_problems()
+
+    def _kind_problems(self) -> list[str]:
+        kind = self.columns.kinds.get(self.columns.label)
+        if kind is None:
+            return []
+        if kind == "number" and self.columns.keys is not None:
+            return [
+                "columns.kinds: a label that is an index needs no columns.keys, so give one of both"
+            ]
+        if self.type is TaskType.REGRESSION and kind != "number":
+            return [f"columns.kinds: the label of a regression is a number, not a {kind}"]
+        valued = self.type is TaskType.REGRESSION or self.target is not None
+        if kind == "boolean" and not valued:
+            return [f"columns.kinds: the label of a {self.type} task is a text or a number"]
+        return []
 
     def _choice_problems(self) -> list[str]:
         problems = []

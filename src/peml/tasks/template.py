@@ -13,6 +13,8 @@ from peml.errors import DataError, TaskError, nearest
 from peml.tasks.example import Example
 from peml.tasks.kinds import TaskType
 from peml.tasks.label import read_label, right_option
+from peml.tasks.matching import find_names, spell_number
+from peml.tasks.null import NULL, Null
 from peml.tasks.task import Shots, Task
 
 __all__ = ["SOURCE_ROW", "TaskRenderer", "join_answer"]
@@ -31,10 +33,21 @@ def join_answer(prompt: str, answer: str) -> str:
     return answer if prompt.endswith((" ", "\n")) else f" {answer}"
 
 
+def _for_template(value: Any) -> Any:
+    """A value as templates see and print it: whole numbers without a point, nothing for None."""
+    if isinstance(value, float):
+        return spell_number(value)
+    return NULL if value is None else value
+
+
 def _sandbox() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        finalize=_for_template,
     )
+    environment.tests["none"] = lambda value: value is None or isinstance(value, Null)
     # lipsum, cycler and the like have no place in a prompt and are a way around the sandbox
     environment.globals.clear()
     return environment
@@ -55,7 +68,9 @@ class TaskRenderer:
 
     Templates are Jinja2, run in a sandbox without globals: they see the task's input and option
     columns and ``options`` (the list of texts to choose from), and nothing of Python. The label
-    column is out of reach for all but ``target``, so a prompt can't give the answer away.
+    column is out of reach for all but ``target``, so a prompt can't give the answer away. A further
+    column that has no value in a row is none, and prints as nothing; numbers that are whole are
+    integers.
 
     A prompt is the task's header, its shots and the row's template, a blank line between each.
 
@@ -222,7 +237,8 @@ class TaskRenderer:
 
     def _further_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
         columns = self.task.columns
-        return {name: self._value(row, name) for name in (*columns.options, *columns.extra)}
+        fields = (*columns.options, *columns.extra)
+        return {name: _for_template(self._value(row, name)) for name in fields}
 
     def _spell_options(
         self, choices: tuple[str, ...], variables: dict[str, Any]
@@ -267,10 +283,10 @@ class TaskRenderer:
         if self._target is None:
             return self._answer(row, choices)
         name = self.task.columns.label
-        own = {"label": self._value(row, name)}
+        own = {"label": _for_template(self._value(row, name))}
         if choices:
             own["index"] = self._answer(row, choices)
-        elif own["label"] is None:
+        elif own["label"] is NULL:
             raise _RowError(name, "there is no label", "a label")
         return self._fill("target", self._target, {**variables, **own})
 
@@ -297,7 +313,7 @@ class TaskRenderer:
             return ()
         value = self._value(row, self.task.columns.label)
         if isinstance(value, (list, tuple)):
-            return tuple(value)
+            return tuple(choices[find_names(text, choices)[0]] for text in value)
         return (choices[int(self._answer(row, choices))],)
 
     def _placeholder(self) -> int | float | str:

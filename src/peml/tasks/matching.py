@@ -1,0 +1,91 @@
+"""Finding what a value names among labels, options or keys, and spelling values in one way."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+__all__ = [
+    "describe_mismatch",
+    "find_loosely",
+    "find_names",
+    "find_twins",
+    "read_boolean",
+    "read_integer",
+    "spell_number",
+]
+
+_LARGEST = 2**53  # up to here a float holds every whole number
+_BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
+_SHOWN = 24  # code points of a text in a message
+
+
+def find_names(text: str, names: Sequence[str]) -> list[int]:
+    """The places of the names that a text is, letters with accents in either Unicode form."""
+    exact = [place for place, name in enumerate(names) if name == text]
+    if exact:
+        return exact
+    composed = _composed(text)
+    return [place for place, name in enumerate(names) if _composed(name) == composed]
+
+
+def find_loosely(text: str, names: Sequence[str]) -> int | None:
+    """The one name's place that a text is, or else is in lower case, with spaces for - and _."""
+    found = find_names(text, names) or find_names(_loose(text), [_loose(n) for n in names])
+    return found[0] if len(found) == 1 else None
+
+
+def find_twins(names: Sequence[str]) -> Iterator[str]:
+    """Says which names differ only in how Unicode spells them."""
+    seen: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        twin = seen.setdefault(_composed(name), name)
+        if twin != name:
+            yield f"{_code_points(twin)} and {_code_points(name)} are the same letters"
+
+
+def read_integer(text: str) -> int | None:
+    """The integer that a text spells as a program would, spaces around it aside."""
+    bare = text.strip()
+    return int(bare) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", bare) else None
+
+
+def read_boolean(text: str) -> bool | None:
+    """What True, true, False or false say."""
+    return _BOOLEANS.get(text)
+
+
+def spell_number(value: int | float) -> int | float:
+    """A number as templates and targets see it: 2.0 is 2, whatever file it comes from."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST:
+        return int(value)
+    return value
+
+
+def describe_mismatch(text: str, names: Sequence[str]) -> str:
+    """What a text that is none of the names may have been meant to be; empty if nothing is near.
+
+    Where letters can look alike, their code points are shown.
+    """
+    near = difflib.get_close_matches(_loose(text), [_loose(name) for name in names], n=1)
+    if not near:
+        return "" if text.isascii() else _code_points(text)
+    name = next(name for name in names if _loose(name) == near[0])
+    if text.isascii() and name.isascii():
+        return f"did you mean {name!r}?"
+    return f"did you mean {name!r}? {_code_points(text)} is not {_code_points(name)}"
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _loose(text: str) -> str:
+    return _composed(" ".join(text.replace("-", " ").replace("_", " ").split()).casefold())
+
+
+def _code_points(text: str) -> str:
+    points = [f"U+{ord(letter):04X}" for letter in text[:_SHOWN]]
+    return f"{text!r} ({' '.join(points)}{' ...' if len(text) > _SHOWN else ''})"
