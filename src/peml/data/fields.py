@@ -17,7 +17,6 @@ __all__ = [
     "KINDS",
     "Kind",
     "flat_row",
-    "flat_table",
     "kind_of",
     "label_kind",
     "named_kinds",
@@ -147,14 +146,3 @@ def _renamed(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
         if name not in row and alias in row:
             row[name] = row[alias]
     return row
-
-
-def flat_table(table: pa.Table, columns: Columns) -> pa.Table:
-    """A table of the hub or of a Parquet file with the same names as :func:`flat_row` gives."""
-    while any(pa.types.is_struct(field.type) for field in table.schema):
-        table = table.flatten()
-    names = table.column_names
-    for name, alias in columns.aliases.items():
-        if name not in names and alias in names:
-            names[names.index(alias)] = name
-    return table.rename_columns(names)

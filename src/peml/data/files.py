@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile, read_schema
 
-from peml.data.fields import KINDS, flat_row, flat_table, kind_of, label_kind, named_kinds
+from peml.data.fields import KINDS, flat_row, kind_of, label_kind, named_kinds
 from peml.data.lines import check_file, is_csv, read_rows, unreadable
 from peml.data.mapped import BATCH, cache_folder, in_batches
 from peml.data.plain import why_unusable
 from peml.data.rows import Rows
+from peml.data.tables import check_columns, content_key, find_columns, needed_table
 from peml.errors import DataError, nearest
 from peml.tasks import SOURCE_ROW, Columns, Task
 
@@ -32,7 +33,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 _ANY_KIND = "a text, a number, true or false, or a list of texts"
 _NUMBER = pa.field(SOURCE_ROW, pa.int64())
 _SMALL = 2**16  # bytes of a file whose rows are held in memory: a file in the cache would be dearer
-_FORMAT = 3  # raised when what is written to the Arrow cache changes
+_FORMAT = 4  # raised when what is written to the Arrow cache changes
 
 
 def read_file(path: Path, task: Task) -> Rows:
@@ -76,34 +77,9 @@ def needed_rows(rows: Rows, task: Task, where: str) -> Rows:
     Raises:
         DataError: A column is missing, or holds what only its library can read.
     """
-    table = _needed_columns(rows.table, task, where)
+    table = needed_table(rows.table, task, where)
     numbers = pa.array(np.arange(len(table)))
-    return Rows.of_table(table.append_column(_NUMBER, numbers), rows.key)
-
-
-def _needed_columns(table: pa.Table, task: Task, where: str) -> pa.Table:
-    table = flat_table(table, task.columns)
-    _check_columns(task, table.column_names, where)
-    table = table.select(list(task.columns.needed))
-    for field in table.schema:
-        if isinstance(field.type, pa.BaseExtensionType):
-            raise DataError(
-                f"Task {task.name!r}: {where} has {field.type} in the column {field.name!r}.",
-                allowed=f"{_ANY_KIND} in every row",
-                action="Give the rows as JSONL, or correct the task's columns.",
-            )
-    return table
-
-
-def _check_columns(task: Task, found: list[str], where: str) -> None:
-    absent = [name for name in task.columns.needed if name not in found]
-    if absent:
-        listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
-        raise DataError(
-            f"Task {task.name!r}: {where} lacks {_plural('column', absent)} {listed}",
-            allowed=f"the columns there are: {', '.join(found)}",
-            action="Correct the task's columns, or the data.",
-        )
+    return Rows.of_table(table.append_column(_NUMBER, numbers), content_key(table))
 
 
 def _field_kinds(path: Path, task: Task) -> dict[str, str]:
@@ -112,7 +88,7 @@ def _field_kinds(path: Path, task: Task) -> dict[str, str]:
     if first is None:
         raise DataError(f"{path} has no rows.", allowed="one row or more", action="Check the file.")
     line, row = first
-    _check_columns(task, list(row), str(path))
+    check_columns(task, list(row), str(path))
     label = task.columns.label
     value = row[label]
     if is_csv(path) and value not in task.labels and label_kind(task, 0) == "whole":
@@ -197,18 +173,37 @@ def _typed(path: Path, line: int, name: str, value: Any, kind: str) -> Any:
 def _open_parquet(path: Path, task: Task) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     with _reading(path):
         found = read_schema(path)
-    needed = _needed_columns(found.empty_table(), task, str(path)).schema.append(_NUMBER)
-    return needed.remove_metadata(), _parquet_batches(path, task)
+        needed = needed_table(found.empty_table(), task, str(path)).schema.append(_NUMBER)
+    return needed, _parquet_batches(path, task)
 
 
 def _parquet_batches(path: Path, task: Task) -> Iterator[pa.RecordBatch]:
     first = 0
     with _reading(path), ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH):
-            table = _needed_columns(pa.Table.from_batches([batch]), task, str(path))
+        sources = find_columns(file.schema_arrow, task, str(path))
+        for batch in _read_batches(path, file, list(sources.values())):
+            table = needed_table(pa.Table.from_batches([batch]), task, str(path), first)
             numbers = pa.array(np.arange(first, first + len(table)))
             first += len(table)
             yield from table.append_column(_NUMBER, numbers).to_batches()
+
+
+def _read_batches(path: Path, file: ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(batch_size=BATCH, columns=columns)
+    except pa.ArrowInvalid as error:  # a text column with a dictionary is checked while it is read
+        for name in columns:
+            row = 0
+            try:
+                for _ in file.iter_batches(batch_size=1, columns=[name]):
+                    row += 1
+            except pa.ArrowInvalid as cause:
+                raise DataError(
+                    f"{path}, row {row} (from 0), field {name!r}: {cause}.",
+                    allowed="texts in UTF-8",
+                    action="Correct the row.",
+                ) from error
+        raise
 
 
 def _wrong_kind(path: Path, line: int, field: str, value: Any, allowed: str) -> DataError:
@@ -217,7 +212,3 @@ def _wrong_kind(path: Path, line: int, field: str, value: Any, allowed: str) -> 
         allowed=allowed,
         action="Correct the line.",
     )
-
-
-def _plural(noun: str, items: list[str]) -> str:
-    return noun if len(items) == 1 else f"{noun}s"

@@ -333,14 +333,14 @@ def _from_splits(
             allowed=", ".join(splits),
             action="Name the split in the task's splits.",
         )
-    place = f"split {name!r}"
+    place = f"split {name!r} of {origin}"
     split = _not_empty(task, needed_rows(splits[name], task, place), place)
-    return _Found(split, f"{place} of {origin}", name)
+    return _Found(split, place, name)
 
 
 def _from_hub(task: Task) -> dict[str, Rows]:
     return {
-        name: Rows.of_table(split.with_format("arrow")[:], split._fingerprint)
+        name: Rows.of_table(split.with_format("arrow")[:])
         for name, split in _load_hub(task).items()
     }
 

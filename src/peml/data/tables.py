@@ -1,0 +1,189 @@
+"""The columns a task needs of a table, from Parquet or the hub, each as its one plain type.
+
+Parquet knows many more types than a task can read. Those with one plain meaning are turned into it
+(every kind of text column, lists of texts, integers, floats); the rest are refused by the column's
+name. A value that has no meaning here is refused by its row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from peml.data.fields import refuse_repeated
+from peml.data.mapped import BATCH
+from peml.data.plain import why_unusable
+from peml.errors import DataError, nearest
+from peml.tasks import Task
+
+__all__ = ["check_columns", "content_key", "find_columns", "needed_table"]
+
+_TEXTS = pa.list_(pa.string())
+
+
+def find_columns(schema: pa.Schema, task: Task, where: str) -> dict[str, str]:
+    """Which column of a table is read for each field that a task needs.
+
+    Args:
+        schema: The table's; fields of its structs are found by dotted names.
+        task: What needs them.
+        where: The file or split, for messages.
+
+    Raises:
+        DataError: A column is missing, or is there twice.
+    """
+    found = [name for field in schema for name in _flat_names(field)]
+    aliases = {n: other for n, other in task.columns.aliases.items() if n not in found}
+    sources = {n: aliases.get(n, n) for n in task.columns.needed}
+    check_columns(task, [*found, *(n for n, other in aliases.items() if other in found)], where)
+    read = set(sources.values())
+    try:
+        refuse_repeated([name for name in found if name in read])
+    except ValueError as error:
+        raise DataError(
+            f"Task {task.name!r}: {where}: {error}.",
+            allowed="each column once",
+            action="Rename one of the two, or leave one out.",
+        ) from error
+    return sources
+
+
+def check_columns(task: Task, found: Sequence[str], where: str) -> None:
+    """Refuses rows that lack a column.
+
+    Raises:
+        DataError: Names the missing ones.
+    """
+    absent = [name for name in task.columns.needed if name not in found]
+    if absent:
+        listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
+        raise DataError(
+            f"Task {task.name!r}: {where} lacks {_plural('column', absent)} {listed}",
+            allowed=f"the columns there are: {', '.join(dict.fromkeys(found))}",
+            action="Correct the task's columns, or the data.",
+        )
+
+
+def needed_table(table: pa.Table, task: Task, where: str, first: int = 0) -> pa.Table:
+    """The columns that a task needs, under its own names, as texts, numbers, booleans or lists.
+
+    Args:
+        table: As it was read.
+        task: What needs them.
+        where: The file or split, for messages.
+        first: Number of the table's first row there.
+
+    Raises:
+        DataError: A column is missing, is there twice or is of another type, or one of its values
+            can't be kept.
+    """
+    sources = find_columns(table.schema, task, where)
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        table = table.flatten()
+    columns = {}
+    for name, source in sources.items():
+        column = table.column(source)
+        wanted = _plain_type(column.type)
+        if wanted is None:
+            raise DataError(
+                f"Task {task.name!r}: {where} has {column.type} in the column {source!r}.",
+                allowed="a text, a number, true or false, or a list of texts in every row",
+                action="Write the column as one of these, or correct the task's columns.",
+            )
+        columns[name] = _plain(column, wanted, where, source, first)
+    return pa.table(columns)
+
+
+def content_key(table: pa.Table) -> str:
+    """A checksum of what a table holds, however it was read."""
+    found = hashlib.sha256(table.schema.remove_metadata().to_string().encode())
+    for batch in table.combine_chunks().to_batches(max_chunksize=BATCH):
+        found.update(batch.serialize())
+    return found.hexdigest()
+
+
+def _flat_names(field: pa.Field) -> list[str]:
+    if not pa.types.is_struct(field.type):
+        return [field.name]
+    inner = [name for child in field.type.fields for name in _flat_names(child)]
+    return [f"{field.name}.{name}" for name in inner]
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType | None:
+    """What a column's type stands for here; None where that would be a guess."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return None
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if _is_text(kind) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    if pa.types.is_boolean(kind):
+        return kind
+    listed = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    is_texts = any(is_kind(kind) for is_kind in listed) and _plain_type(kind.value_type)
+    return _TEXTS if is_texts == pa.string() else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _plain(
+    column: pa.ChunkedArray, wanted: pa.DataType, where: str, name: str, first: int
+) -> pa.ChunkedArray:
+    plain = []
+    for chunk in column.chunks:
+        try:
+            chunk.validate(full=True)  # Parquet's readers take any bytes for a text
+            if pa.types.is_floating(wanted) and pc.any(pc.invert(pc.is_finite(chunk))).as_py():
+                raise _bad_value(chunk, where, name, first)
+            plain.append(_cast(chunk, wanted))
+        except pa.ArrowInvalid as error:
+            raise _bad_value(chunk, where, name, first) from error
+        first += len(chunk)
+    return pa.chunked_array(plain, wanted)
+
+
+def _cast(chunk: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_list_view(chunk.type) or pa.types.is_large_list_view(chunk.type):
+        return pa.array(chunk.to_pylist(), wanted)  # Arrow's own cast of these is broken
+    return chunk.cast(wanted)
+
+
+def _bad_value(chunk: pa.Array, where: str, name: str, first: int) -> DataError:
+    problems = ((row, _problem(value)) for row, value in enumerate(chunk, start=first))
+    row, problem = next(((r, p) for r, p in problems if p), (first, "the values are damaged"))
+    return DataError(
+        f"{where}, row {row} (from 0), field {name!r}: {problem}.",
+        allowed="texts in UTF-8, finite numbers, integers of 64 bits",
+        action="Correct the row.",
+    )
+
+
+def _problem(value: pa.Scalar) -> str:
+    try:
+        return why_unusable(value.as_py())
+    except UnicodeDecodeError as error:
+        before = error.object[max(0, error.start - 20) : error.start]
+        return (
+            f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} after "
+            f"{before.decode(errors='replace')!r}"
+        )
+
+
+def _plural(noun: str, items: Sequence[str]) -> str:
+    return noun if len(items) == 1 else f"{noun}s"
