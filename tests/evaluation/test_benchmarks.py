@@ -11,15 +11,17 @@ from peml.data.fields import flat_row
 from peml.data.rows import Rows
 from peml.evaluation import GoldSplit, compute_metrics, majority_prediction, read_gold
 from peml.tasks import Task
+from peml.testing.tasks import tiny_family
 from tests.tasks.benchmark_rows import ROWS, bundled
 
 NOTHING: Any = None  # gold is read from the raw rows; nothing is tokenised here
+SPELLING = tiny_family("t5").spelling
 
 
 def gold_of(suite: str, name: str) -> tuple[Task, GoldSplit]:
     task = bundled(suite).task(name)
     rows = Rows.from_list([flat_row(row, task.columns) for row in ROWS[suite][name]])
-    return task, read_gold(task, 0, rows, NOTHING)
+    return task, read_gold(task, 0, rows, NOTHING, SPELLING)
 
 
 CASES: list[tuple[str, str, list[Any], dict[str, float]]] = [

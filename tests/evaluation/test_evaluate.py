@@ -122,7 +122,7 @@ def test_several_right_texts_are_compared_with_the_text_chosen(tmp_path: Path) -
          for right in (["red", "grey"], ["blue"])]
     )  # fmt: skip
     encoded_rows = encode_split(rows, task, model.base.family, "score", cache=tmp_path)
-    split = read_gold(task, 0, rows, encoded_rows)
+    split = read_gold(task, 0, rows, encoded_rows, model.base.family.spelling)
     assert split.gold == [("red", "grey"), ("blue",)]
     chosen = predict_split(model, encoded_rows, 0, EvaluationSettings()).predicted[0]
     metrics, found = score_split(model, split, EvaluationSettings())

@@ -35,7 +35,7 @@ def made(name: str, in_front: str) -> tuple[TaskModel, list[Any]]:
 
 def together(model: TaskModel, encoded: list[Any], **options: Any) -> list[str]:
     batch = collate(model.family, encoded, left=model.family.name == "causal")
-    return model.generate(batch, max_new_tokens=8, **options)
+    return [str(text) for text in model.generate(batch, max_new_tokens=8, **options)]
 
 
 def pieces(texts: list[str]) -> list[str]:
@@ -82,17 +82,18 @@ def test_a_batch_ends_when_its_last_row_has_stopped(name: str) -> None:
 
 
 def test_what_begins_in_the_prompt_is_no_stop_string() -> None:
-    tokenizer = tiny_family("llama").tokenizer
+    spelling = tiny_family("llama").spelling
+    tokenizer = spelling.tokenizer
     ids = torch.tensor([tokenizer("the dog the fox", add_special_tokens=False)["input_ids"]])
     whole = tokenizer.decode(ids[0])
     given = 2
     seam = tokenizer.decode(ids[0, given - 1 : given + 1])
     assert seam in whole
-    (criterion,) = stopping_criteria(tokenizer, [seam], given)
+    (criterion,) = stopping_criteria(spelling, [seam], given)
     assert not criterion(ids, None).any()
-    (criterion,) = stopping_criteria(tokenizer, [seam], 0)
+    (criterion,) = stopping_criteria(spelling, [seam], 0)
     assert criterion(ids, None).all()
-    assert not stopping_criteria(tokenizer, [], 0)
+    assert not stopping_criteria(spelling, [], 0)
 
 
 def test_a_tasks_own_limit_has_to_fit_as_well() -> None:

@@ -12,6 +12,7 @@ from peml.evaluation.evaluate import (
     predict_split,
     read_gold,
     score_split,
+    spell_gold,
 )
 from peml.evaluation.losses import mean_losses
 from peml.evaluation.metrics import (
@@ -29,6 +30,7 @@ from peml.evaluation.predictions import (
     first_mismatch,
     predictions_path,
     read_predictions,
+    same_answer,
     write_predictions,
 )
 from peml.evaluation.scores import GroupScores, RunScores, TaskScores, score_run
@@ -75,8 +77,10 @@ __all__ = [
     "predictions_path",
     "read_gold",
     "read_predictions",
+    "same_answer",
     "score_run",
     "score_split",
+    "spell_gold",
     "weighted_mean",
     "write_predictions",
 ]

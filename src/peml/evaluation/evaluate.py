@@ -13,13 +13,14 @@ from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
 from peml.data.groups import read_groups
 from peml.data.rows import Rows
+from peml.errors import placed
 from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring import score_options
 from peml.evaluation.settings import EvaluationSettings
-from peml.models import TaskModel, TextFamily
-from peml.tasks import Task, TaskRenderer, TaskType
+from peml.models import Spelling, TaskModel, TextFamily, not_finite
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
-__all__ = ["GoldSplit", "Predictions", "predict_split", "read_gold", "score_split"]
+__all__ = ["GoldSplit", "Predictions", "predict_split", "read_gold", "score_split", "spell_gold"]
 
 
 class Evaluable(Protocol):
@@ -47,6 +48,7 @@ class GoldSplit:
         gold: Option index, score, text or tuple of right texts of each row.
         groups: The group of each row, where the task's rows belong to groups.
         options: The texts to choose from in each row, where texts are compared, not indices.
+        numbers: Number of each row in its source, for messages; None: from 0.
     """
 
     task_id: int
@@ -54,9 +56,12 @@ class GoldSplit:
     gold: Sequence[Any]
     groups: Sequence[Hashable] | None = None
     options: Sequence[Sequence[str]] | None = None
+    numbers: Sequence[int] | None = None
 
 
-def read_gold(task: Task, task_id: int, rows: Rows, encoded: EncodedSplit) -> GoldSplit:
+def read_gold(
+    task: Task, task_id: int, rows: Rows, encoded: EncodedSplit, spelling: Spelling
+) -> GoldSplit:
     """Reads the right answers of a split from its raw rows.
 
     Args:
@@ -64,16 +69,32 @@ def read_gold(task: Task, task_id: int, rows: Rows, encoded: EncodedSplit) -> Go
         task_id: Its index.
         rows: The raw rows.
         encoded: The same rows, tokenised.
+        spelling: How the model spells a text that is to be generated.
     """
     renderer = TaskRenderer(task)
     examples = [renderer.render(row, number) for number, row in enumerate(rows)]
+    numbers = [row.get(SOURCE_ROW, number) for number, row in enumerate(rows)]
+    gold = []
+    for number, example in zip(numbers, examples, strict=True):
+        with placed(f"Task {task.name!r}, row {number} (from 0)"):
+            gold.append(spell_gold(task, example.gold, spelling))
     return GoldSplit(
         task_id=task_id,
         encoded=encoded,
-        gold=[example.gold for example in examples],
+        gold=gold,
         groups=read_groups(rows, task),
         options=[example.options for example in examples] if task.answers_in_text else None,
+        numbers=numbers,
     )
+
+
+def spell_gold(task: Task, gold: Any, spelling: Spelling) -> Any:
+    """A right answer as predictions are compared with it: a text as the model spells it.
+
+    Raises:
+        DataError: No prediction could ever equal it.
+    """
+    return spelling.respell(gold) if task.type is TaskType.GENERATION else gold
 
 
 @dataclass(frozen=True)
@@ -89,9 +110,38 @@ class Predictions:
     scores: list[list[float]]
 
 
+class _Answers:
+    """Collects a model's answers, and the rows on which they are no numbers."""
+
+    def __init__(self, task: Task, rows: int) -> None:
+        self._task = task
+        self.predicted: list[Any] = [None] * rows
+        self.scores: list[list[float]] = [[] for _ in range(rows)]
+        self.bad: list[int] = []
+
+    def text(self, row: int, text: str | None) -> None:
+        """What was generated."""
+        self.predicted[row] = text
+        if text is None:
+            self.bad.append(row)
+
+    def score(self, row: int, answer: torch.Tensor) -> None:
+        """A regression's score, (), or the scores of a row's own options, (options,)."""
+        if not answer.isfinite().all():
+            self.bad.append(row)
+        elif self._task.type is TaskType.REGRESSION:
+            self.predicted[row] = float(answer)
+        else:
+            self.predicted[row], self.scores[row] = int(answer.argmax()), answer.tolist()
+
+
 @torch.no_grad()
 def predict_split(
-    model: Evaluable, split: EncodedSplit, task_id: int, settings: EvaluationSettings
+    model: Evaluable,
+    split: EncodedSplit,
+    task_id: int,
+    settings: EvaluationSettings,
+    numbers: Sequence[int] | None = None,
 ) -> Predictions:
     """Predicts every row of an encoded split.
 
@@ -100,44 +150,66 @@ def predict_split(
         split: Rows encoded for scoring, or for generation where the task generates.
         task_id: Index of the task.
         settings: Batch size, what an option's score is, the longest generated text.
+        numbers: What the rows are called in messages; default: from 0.
+
+    Raises:
+        ModelError: The model's scores of a row, or the logits of a text, are NaN or infinite.
     """
     base = model.base
     task = base.tasks[task_id]
-    generates = task.type is TaskType.GENERATION
-    collate = Collator(base.family.tokenizer.pad_token_id, left=generates and _is_causal(base))
-    predicted: list[Any] = [None] * len(split)
-    scores: list[list[float]] = [[] for _ in range(len(split))]
+    answers = _Answers(task, len(split))
     model.eval()
     with model.prepared():
-        if isinstance(base.family, TextFamily) and not generates:
+        if task.type is TaskType.GENERATION:
+            _generate(base, split, task_id, settings, answers)
+        elif isinstance(base.family, TextFamily):
             options = score_options(base, split, task_id, settings.scoring, settings.tokens)
             for row, found in options:
-                answer = base.family.answer(found[None], task)[0]
-                predicted[row], scores[row] = _read(task, answer)
-            return Predictions(predicted, scores)
-        for batch in evaluation_batches(split, task_id, settings.tokens, collate):
-            moved = batch.to(base.device)
-            rows = batch.rows.tolist()
-            if generates:
-                longest = settings.longest(task)
-                texts = base.generate(moved, max_new_tokens=longest, stop=task.stop)
-                for row, text in zip(rows, texts, strict=True):
-                    predicted[row] = text
-                continue
-            answers = base.predict(model(moved), moved, task_id).float().cpu()
-            for row, answer in zip(rows, answers, strict=True):
-                predicted[row], scores[row] = _read(task, answer)
-    return Predictions(predicted, scores)
+                answers.score(row, base.family.answer(found[None], task)[0])
+        else:
+            _score_heads(model, split, task_id, settings, answers)
+    if answers.bad:
+        rows = sorted(answers.bad if numbers is None else (numbers[row] for row in answers.bad))
+        what = "logits" if task.type is TaskType.GENERATION else "scores"
+        raise not_finite(what, task.name, rows, base.settings)
+    return Predictions(answers.predicted, answers.scores)
 
 
-def _is_causal(base: TaskModel) -> bool:
-    return not base.backbone.config.is_encoder_decoder
+def _generate(
+    base: TaskModel,
+    split: EncodedSplit,
+    task_id: int,
+    settings: EvaluationSettings,
+    answers: _Answers,
+) -> None:
+    task = base.tasks[task_id]
+    decoder = not base.backbone.config.is_encoder_decoder
+    collate = Collator(base.family.tokenizer.pad_token_id, left=decoder)
+    for batch in evaluation_batches(split, task_id, settings.tokens, collate):
+        texts = base.generate(
+            batch.to(base.device), max_new_tokens=settings.longest(task), stop=task.stop
+        )
+        for row, text in zip(batch.rows.tolist(), texts, strict=True):
+            answers.text(row, text)
 
 
-def _read(task: Task, answer: torch.Tensor) -> tuple[Any, list[float]]:
-    if task.type is TaskType.REGRESSION:
-        return float(answer), []
-    return int(answer.argmax()), answer[answer.isfinite()].tolist()
+def _score_heads(
+    model: Evaluable,
+    split: EncodedSplit,
+    task_id: int,
+    settings: EvaluationSettings,
+    answers: _Answers,
+) -> None:
+    """An encoder's heads; rows with fewer options than others of a batch are padded."""
+    base = model.base
+    choice = base.tasks[task_id].type is TaskType.MULTIPLE_CHOICE
+    collate = Collator(base.family.tokenizer.pad_token_id)
+    for batch in evaluation_batches(split, task_id, settings.tokens, collate):
+        moved = batch.to(base.device)
+        found = base.predict(model(moved), moved, task_id).float().cpu()
+        options = torch.bincount(batch.groups, minlength=batch.examples).tolist()
+        for row, answer, own in zip(batch.rows.tolist(), found, options, strict=True):
+            answers.score(row, answer[:own] if choice else answer)
 
 
 def score_split(
@@ -155,7 +227,7 @@ def score_split(
         context: Entered around the predictions (an ablation).
     """
     with context or nullcontext():
-        predictions = predict_split(model, split.encoded, split.task_id, settings)
+        predictions = predict_split(model, split.encoded, split.task_id, settings, split.numbers)
     if split.options is not None:
         chosen = zip(split.options, predictions.predicted, strict=True)
         predictions = replace(predictions, predicted=[texts[index] for texts, index in chosen])

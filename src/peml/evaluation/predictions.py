@@ -31,6 +31,7 @@ __all__ = [
     "first_mismatch",
     "predictions_path",
     "read_predictions",
+    "same_answer",
     "write_predictions",
 ]
 
@@ -112,7 +113,8 @@ class KeptPredictions:
     Attributes:
         task: Which task.
         rows: Number of each row in its source split, from 0.
-        gold: Right answers; a tuple of texts where several are right.
+        gold: Right answers; a tuple of texts where several are right. A text with special tokens
+            has the spaces that the model's tokenizer gives back.
         predicted: The model's.
         scores: Of each row's options; a row has none where the task has no options.
         groups: Which rows belong together; None where a task has no groups.
@@ -148,7 +150,7 @@ def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
     for row, gold, other_row, other_gold in pairs:
         if row != other_row:
             return f"where the first has row {row}, the second has row {other_row}"
-        if gold != other_gold:
+        if not same_answer(gold, other_gold):
             return (
                 f"the answer of row {row} is {one.task.spell(gold)!r} in the first and "
                 f"{other.task.spell(other_gold)!r} in the second"
@@ -161,6 +163,13 @@ def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
         f"{len(one.rows)} rows in the first and {len(other.rows)} in the second; "
         f"row {longer.rows[shared]} is in the {which} alone"
     )
+
+
+def same_answer(one: Any, other: Any) -> bool:
+    """Whether two right answers are the same; models differ in the spaces of a text they learn."""
+    if isinstance(one, str) and isinstance(other, str):
+        return "".join(one.split()) == "".join(other.split())
+    return bool(one == other)
 
 
 def predictions_path(run: Path, task: str) -> Path:

@@ -7,6 +7,7 @@ from peml.models.families import (
     Family,
     ModelOutput,
     Purpose,
+    Spelling,
     TextFamily,
 )
 from peml.models.loading import (
@@ -18,6 +19,7 @@ from peml.models.loading import (
     load_backbone,
     load_family,
 )
+from peml.models.numbers import not_finite, not_finite_advice
 from peml.models.prompt import InputPrompt
 from peml.models.settings import ModelSettings
 from peml.models.task_model import TaskModel
@@ -31,6 +33,7 @@ __all__ = [
     "ModelOutput",
     "ModelSettings",
     "Purpose",
+    "Spelling",
     "TaskModel",
     "TextFamily",
     "check_generation",
@@ -40,4 +43,6 @@ __all__ = [
     "embedded_minilm",
     "load_backbone",
     "load_family",
+    "not_finite",
+    "not_finite_advice",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from peml.errors import ModelError
 from peml.models.embedded import MINILM, embedded_minilm
 from peml.models.families import FAMILIES, Family, TextFamily
+from peml.models.families.decoding import own_generation
+from peml.models.families.spelling import declared_ends
 from peml.models.settings import ModelSettings
 from peml.tasks import Task, TaskType
 
@@ -134,8 +138,36 @@ def load_family(settings: ModelSettings) -> Family:
             action="lower model.max_length",
         )
     return FAMILIES[name](
-        tokenizer, max_length=settings.max_length, pooling=settings.pooling, positions=positions
+        tokenizer,
+        max_length=settings.max_length,
+        pooling=settings.pooling,
+        positions=positions,
+        ends=declared_ends(tokenizer, _end_tokens(settings, config)),
     )
+
+
+def _end_tokens(settings: ModelSettings, config: Any) -> Any:
+    """``eos_token_id`` of the model's ``generation_config.json``, or of its config without one.
+
+    Nothing else of that file is used: answers are decoded greedily, whatever it says.
+    """
+    name = "generation_config.json"
+    path = cached_file(
+        _location(settings.name),
+        name,
+        revision=settings.revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return config.eos_token_id
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{name} of model {settings.name!r} is no JSON object: {error}",
+            action="correct or delete the file",
+        ) from error
 
 
 def _positions(config: Any) -> int | None:
@@ -154,6 +186,10 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
         ModelError: The model can't be found or read.
     """
     family = family or load_family(settings)
+    own: dict[str, Any] = {}
+    if isinstance(family, TextFamily):
+        config = _from_pretrained(AutoConfig, settings, "config")
+        own["generation_config"] = own_generation(family.spelling, config)
     with _without_load_report():
         model, report = _from_pretrained(
             family.auto_class,
@@ -164,6 +200,7 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with a message that names one
+            **own,
         )
     of_other_shape = [key for key, *_ in report["mismatched_keys"]]
     _refuse_missing_weights(settings.name, [*report["missing_keys"], *of_other_shape])

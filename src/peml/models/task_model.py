@@ -55,8 +55,8 @@ class TaskModel(nn.Module):
 
     def generate(
         self, batch: TaskBatch, *, max_new_tokens: int, stop: Sequence[str] = ()
-    ) -> list[str]:
-        """Generated texts of a batch of prompts.
+    ) -> list[str | None]:
+        """Generated texts of a batch of prompts; None where the model's logits are no numbers.
 
         Args:
             batch: Prompts; a decoder's are padded on the left.

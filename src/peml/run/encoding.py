@@ -43,7 +43,7 @@ class SplitEncoder:
             generates = item.task.type is TaskType.GENERATION
             if len(rows):
                 encoded = self.encode(item, rows, "generate" if generates else "score")
-                golds.append(read_gold(item.task, number, rows, encoded))
+                golds.append(read_gold(item.task, number, rows, encoded, self.family.spelling))
         return golds
 
     def divided(

@@ -10,7 +10,7 @@ from pathlib import Path
 from peml.data import select_tasks
 from peml.data.sources import load_source
 from peml.errors import CheckpointError, DataError, RunError, nearest
-from peml.evaluation import KeptPredictions, predictions_path, read_predictions
+from peml.evaluation import KeptPredictions, predictions_path, read_predictions, same_answer
 from peml.reporting import Results, load_results
 from peml.run.folder import RunFolder
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
@@ -127,7 +127,7 @@ def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict
     for row in rows:
         place = row - first
         example = renderer.render(split[place], row) if 0 <= place < len(split) else None
-        if example is None or example.gold != gold[row]:
+        if example is None or not same_answer(example.gold, gold[row]):
             raise DataError(
                 f"Task {task.name!r}: row {row} of {origin} is not what it was when the run was "
                 "scored",

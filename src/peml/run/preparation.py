@@ -23,9 +23,9 @@ from peml.data.encoding import EncodedSplit
 from peml.data.mixing import task_weights
 from peml.data.rows import Rows
 from peml.errors import ConfigError, TrainingError
-from peml.evaluation import GoldSplit, majority_prediction
+from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method
-from peml.models import Family, check_generation, check_task_types, load_family
+from peml.models import Family, Spelling, check_generation, check_task_types, load_family
 from peml.run.encoding import SplitEncoder
 from peml.tasks import Task, TaskRenderer
 from peml.training import Balancing, build_balancing
@@ -218,7 +218,9 @@ def prepare(config: RunConfig) -> Prepared:
         watched=watched,
         reported=encoder.golds(loaded.data, [item.reported for item in loaded.data]),
         majority=[
-            majority_prediction(item.task, _gold(item.task, getattr(item, majority_of(item.train))))
+            majority_prediction(
+                item.task, _gold(item.task, getattr(item, majority_of(item.train)), family.spelling)
+            )
             for item in loaded.data
         ],
         stream=stream,
@@ -292,9 +294,10 @@ def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
     return prepared
 
 
-def _gold(task: Task, rows: Rows) -> Iterator[Any]:
+def _gold(task: Task, rows: Rows, spelling: Spelling) -> Iterator[Any]:
     renderer = TaskRenderer(task)
-    return (renderer.gold(row, number) for number, row in enumerate(rows))
+    golds = (renderer.gold(row, number) for number, row in enumerate(rows))
+    return (spell_gold(task, gold, spelling) for gold in golds)
 
 
 def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:

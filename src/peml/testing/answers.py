@@ -53,7 +53,7 @@ def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4
     base = model.base
     batch = batch_of(base, [row], "generate")
     base.routing.set(batch.task_ids, (batch.attention_mask,))
-    backbone, tokenizer = base.backbone, base.family.tokenizer
+    backbone = base.backbone
     separate = backbone.config.is_encoder_decoder
     ids = batch.input_ids
     said = ids.new_full((1, 1), backbone.config.decoder_start_token_id) if separate else ids
@@ -66,7 +66,6 @@ def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4
             inputs["decoder_input_ids"] = said
         logits = backbone(**inputs, use_cache=False).logits
         said = torch.cat([said, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
-        if said[0, -1] == tokenizer.eos_token_id:
+        if said[0, -1] in base.family.spelling.ends:
             break
-    text: str = tokenizer.batch_decode(said[:, start:], skip_special_tokens=True)[0]
-    return text.strip()
+    return base.family.spelling.read(said[0, start:].tolist()).strip()

@@ -153,13 +153,15 @@ def test_a_long_context_is_cut_on_the_left_and_its_options_are_whole(tmp_path: P
 def test_a_first_token_without_a_likelihood_does_not_count() -> None:
     """Nothing comes before it, so it is no part of the sum that is divided."""
     requests = [Request((), (5, 6, 2), 0), Request((4,), (5, 6, 2), 0)]
-    found = normalise(torch.tensor([-6.0, -6.0]), requests, "tokens", tokenizer=None)
+    found = normalise(
+        torch.tensor([-6.0, -6.0]), requests, "tokens", model("llama").base.family.spelling
+    )
     assert found.tolist() == [-3.0, -2.0]
 
 
 def test_what_has_no_text_is_not_divided_by_its_bytes() -> None:
-    tokenizer = model("llama").base.family.tokenizer
+    spelling = model("llama").base.family.spelling
     with pytest.raises(DataError, match="no text to divide by") as caught:
-        normalise(torch.zeros(1), [Request((5,), (2,), 0)], "bytes", tokenizer)
+        normalise(torch.zeros(1), [Request((5,), (2,), 0)], "bytes", spelling)
     assert caught.value.allowed
     assert caught.value.action

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from peml.errors import DataError
 from peml.evaluation.scoring.requests import Request
+from peml.models import Spelling
 from peml.tasks import Normalisation
 
 __all__ = ["normalise"]
@@ -19,7 +19,7 @@ def normalise(
     likelihoods: Tensor,
     requests: Sequence[Request],
     kind: Normalisation,
-    tokenizer: Any,
+    spelling: Spelling,
     unconditional: Tensor | None = None,
 ) -> Tensor:
     """Scores of options, (requests,).
@@ -28,7 +28,7 @@ def normalise(
         likelihoods: Log-likelihoods, (requests,).
         requests: The options.
         kind: What they are divided by, or lessened by.
-        tokenizer: Spells the options, whose bytes in UTF-8 are counted without special tokens and
+        spelling: Spells the options, whose bytes in UTF-8 are counted without the end of text and
             without spaces around them.
         unconditional: For ``pmi``: log-likelihoods of the options after the unconditional prompt.
 
@@ -45,12 +45,12 @@ def normalise(
         # Without a context the first token has no likelihood.
         sizes = [len(r.option) - (not r.context) for r in requests]
     else:
-        sizes = [_bytes(request, tokenizer) for request in requests]
+        sizes = [_bytes(request, spelling) for request in requests]
     return likelihoods / torch.tensor(sizes).to(likelihoods)
 
 
-def _bytes(request: Request, tokenizer: Any) -> int:
-    text = tokenizer.decode(list(request.option), skip_special_tokens=True).strip()
+def _bytes(request: Request, spelling: Spelling) -> int:
+    text = spelling.read(request.option).strip()
     if not text:
         raise DataError(
             f"the option of the tokens {list(request.option)} has no text to divide by",

@@ -90,7 +90,7 @@ def score_options(
             asked += [Request(elsewhere, request.option, task_id) for request in requests]
         likelihoods = score_requests(base, asked, tokens, share=settings.share)
         after, before = likelihoods[: len(requests)], likelihoods[len(requests) :]
-        scores = normalise(after, requests, kind, base.family.tokenizer, before)
+        scores = normalise(after, requests, kind, base.family.spelling, before)
         yield from zip(rows.tolist(), scores.split([len(row) for row in options]), strict=True)
 
 

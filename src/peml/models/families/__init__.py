@@ -2,6 +2,7 @@
 
 from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose
 from peml.models.families.encoder import EncoderFamily
+from peml.models.families.spelling import Spelling
 from peml.models.families.text import CausalFamily, Seq2SeqFamily, TextFamily
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ModelOutput",
     "Purpose",
     "Seq2SeqFamily",
+    "Spelling",
     "TextFamily",
 ]
 

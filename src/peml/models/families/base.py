@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
 from peml.errors import DataError
+from peml.models.families.spelling import Spelling
 from peml.tasks import Example, Task, TaskType
 
 __all__ = [
@@ -77,9 +78,16 @@ class Family(ABC):
     auto_class: ClassVar[Any]
 
     def __init__(
-        self, tokenizer: Any, *, max_length: int, pooling: str, positions: int | None = None
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        pooling: str,
+        positions: int | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
+        self.spelling = Spelling(tokenizer, ends)
         self.max_length = max_length
         self.pooling = pooling
         self.positions = positions
@@ -152,8 +160,12 @@ class Family(ABC):
         *,
         max_new_tokens: int,
         stop: Sequence[str] = (),
-    ) -> list[str]:
-        """Decodes greedily, up to the first stop string; only families with a text output can."""
+    ) -> list[str | None]:
+        """Decodes greedily, up to the first stop string; only families with a text output can.
+
+        Returns:
+            A text a row; None where the model's logits are no numbers.
+        """
         raise NotImplementedError(f"the family {self.name!r} does not generate text")
 
 

@@ -21,7 +21,7 @@ from peml.models.families.base import (
     pad_groups,
     refuse_no_tokens,
 )
-from peml.models.families.stopping import read_texts, stopping_criteria
+from peml.models.families.decoding import decode
 from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType, join_answer, right_option
 
@@ -46,6 +46,7 @@ class TextFamily(Family):
         if purpose == "generate":
             return [self._prompt(example.prompt)]
         if task.type is TaskType.GENERATION:
+            self.spelling.refuse_frame(str(example.label))
             return self._text(example.prompt, str(example.label))
         right = right_option(task, example)
         chosen = [right] if purpose == "train" else range(len(example.options))
@@ -199,21 +200,12 @@ class CausalFamily(TextFamily):
         *,
         max_new_tokens: int,
         stop: Sequence[str] = (),
-    ) -> list[str]:
+    ) -> list[str | None]:
         """Greedy continuation of left-padded inputs."""
         inputs = build_inputs(model, batch, prompt, padded_left=True)
         # Given embeddings, Transformers answers with the new tokens alone.
         given = batch.input_ids.shape[1] if prompt is None else 0
-        tokens = model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            stopping_criteria=stopping_criteria(self.tokenizer, stop, given),
-        )
-        return read_texts(self.tokenizer, tokens[:, given:], stop)
+        return decode(model, inputs, given, self.spelling, max_new_tokens=max_new_tokens, stop=stop)
 
 
 class Seq2SeqFamily(TextFamily):
@@ -271,16 +263,10 @@ class Seq2SeqFamily(TextFamily):
         *,
         max_new_tokens: int,
         stop: Sequence[str] = (),
-    ) -> list[str]:
-        """Greedy decoding."""
-        tokens = model.generate(
-            **build_inputs(model, batch, prompt),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            stopping_criteria=stopping_criteria(self.tokenizer, stop, 0),
-        )
-        return read_texts(self.tokenizer, tokens, stop)
+    ) -> list[str | None]:
+        """Greedy decoding, after the decoder's start token."""
+        inputs = build_inputs(model, batch, prompt)
+        return decode(model, inputs, 1, self.spelling, max_new_tokens=max_new_tokens, stop=stop)
 
 
 def _joined(context: list[int], answer: list[int], target: float, cut: int) -> EncodedSequence:

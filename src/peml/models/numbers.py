@@ -1,0 +1,47 @@
+"""What to say where a model answers with something that is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peml.errors import ModelError
+from peml.models.settings import ModelSettings
+
+__all__ = ["not_finite", "not_finite_advice"]
+
+_SHOWN = 5
+
+
+def not_finite_advice(settings: ModelSettings) -> str:
+    """What to do about NaN or infinity in a model's answers.
+
+    Args:
+        settings: How the model is loaded.
+    """
+    if settings.dtype == "float16":
+        return (
+            "set model.dtype to bfloat16 or float32 in a new run: float16 overflows above 65504, "
+            "as many models' activations do"
+        )
+    return (
+        f"model.dtype is {settings.dtype}, whose range is wide enough: look for NaN in the base "
+        "model's own weights, and for learning rates that were too high"
+    )
+
+
+def not_finite(what: str, task: str, rows: Sequence[int], settings: ModelSettings) -> ModelError:
+    """The error for rows whose answers are no numbers.
+
+    Args:
+        what: What of the model is not finite.
+        task: Name of the task.
+        rows: Numbers of the rows, one or more.
+        settings: How the model is loaded.
+    """
+    named = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
+    count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+    return ModelError(
+        f"Task {task!r}: the model's {what} are NaN or infinite on {count} (from 0): {named}",
+        allowed="finite numbers: NaN is no answer",
+        action=not_finite_advice(settings),
+    )
