@@ -203,6 +203,8 @@ def test_a_tokenizer_without_padding_uses_its_end(tmp_path: Path) -> None:
     assert family.tokenizer.pad_token_id == tokenizer.eos_token_id
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="no padding and no end-of-text"):
         load_family(settings(tmp_path))
 

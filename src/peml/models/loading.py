@@ -26,6 +26,8 @@ from peml.models.families import FAMILIES, Family, TextFamily
 from peml.models.families.decoding import own_generation
 from peml.models.families.spelling import declared_ends
 from peml.models.settings import ModelSettings
+from peml.models.source import GRANT, check_source, read_source, read_vocabulary
+from peml.models.vocabulary import check_end, check_vocabulary, fit_tokenizer
 from peml.tasks import Task, TaskType
 
 __all__ = [
@@ -87,7 +89,7 @@ def _from_pretrained(loader: Any, settings: ModelSettings, what: str, **options:
         if "attn_implementation" in str(error):
             action = "set model.attention: eager"
         if "trust_remote_code" in str(error):
-            action = "read that repository's code, then set model.trust_remote_code: true"
+            action = f"read that repository's code, then {GRANT}"
         raise ModelError(
             f"the {what} of model {settings.name!r} can't be loaded: {reason}", action=action
         ) from error
@@ -118,17 +120,22 @@ def detect_family(config: Any) -> str:
 
 
 def load_family(settings: ModelSettings) -> Family:
-    """Reads config and tokenizer only: enough to check and encode tasks."""
+    """Reads config and tokenizer only: enough to check and encode tasks.
+
+    Raises:
+        ModelError: They can't be found or read, bring code, an adapter or names of files elsewhere,
+            or don't go together.
+    """
+    location, revision = _location(settings.name), settings.revision
+    check_source(settings.name, location, revision, trusted=settings.trust_remote_code)
     config = _from_pretrained(AutoConfig, settings, "config")
     name = settings.family if settings.family != "auto" else detect_family(config)
     tokenizer = _from_pretrained(AutoTokenizer, settings, "tokenizer")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
-        raise ModelError(
-            f"the tokenizer of model {settings.name!r} has no padding and no end-of-text token",
-            action="add one to the tokenizer and save it beside the model",
-        )
+    if not settings.trust_remote_code:
+        tokenizer.init_kwargs.pop("auto_map", None)  # or it would be saved with the model
+    fit_tokenizer(tokenizer, config, read_source(location, "config.json", revision), settings.name)
+    if issubclass(FAMILIES[name], TextFamily):
+        check_end(tokenizer, settings.name, read_vocabulary(location, revision))
     positions = _positions(config)
     if positions is not None and settings.max_length > positions:
         raise ModelError(
@@ -204,6 +211,11 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
         )
     of_other_shape = [key for key, *_ in report["mismatched_keys"]]
     _refuse_missing_weights(settings.name, [*report["missing_keys"], *of_other_shape])
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if rows is not None:
+        check_vocabulary(family.tokenizer, rows, settings.name)
+    if not settings.trust_remote_code and hasattr(model.config, "auto_map"):
+        del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
     if isinstance(getattr(model, "pooler", None), nn.Module):
         # A head sees token states; the pretraining task's pooler would be computed for nothing.
         model.pooler = None

@@ -1,0 +1,175 @@
+"""What a model's files say before anything in them is used: adapters, code, ways out of the folder.
+
+Transformers applies an adapter that it finds beside the weights, follows file names in JSON files
+wherever they lead, and tells only late that a model needs code of its own. Here that is refused
+while nothing but JSON has been read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import cached_file, find_adapter_config_file
+
+from peml.errors import ModelError
+
+__all__ = ["GRANT", "check_source", "read_source", "read_vocabulary"]
+
+GRANT = "set model.trust_remote_code: true in your own config, or give --trust-remote-code"
+"""How a caller lets a model's own code run."""
+
+_CONFIG = "config.json"
+_TOKENIZER = "tokenizer.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_INDEX = "model.safetensors.index.json"
+
+
+def read_source(location: str, file: str, revision: str | None) -> dict[str, Any]:
+    """A JSON file of a local folder or hub repository; empty where there is none to be had.
+
+    Args:
+        location: The folder, or the repository's id.
+        file: Its name.
+        revision: Of the repository.
+    """
+    try:
+        content = json.loads(_read_text(location, file, revision))
+    except (ValueError, RecursionError):  # loading says what is wrong
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_vocabulary(location: str, revision: str | None) -> str:
+    """The files that define a tokenizer's tokens, or an empty text where it has no such file."""
+    tokens = _read_text(location, _TOKENIZER, revision)
+    if not tokens:
+        return ""
+    added = read_source(location, _TOKENIZER_CONFIG, revision).get("added_tokens_decoder")
+    legacy = _read_text(location, "added_tokens.json", revision)
+    return f"{tokens}{json.dumps(added)}{legacy}"
+
+
+def _read_text(location: str, file: str, revision: str | None) -> str:
+    """A file of a folder or repository; empty where there is none to be had."""
+    path: Path | None = Path(location, file)
+    try:
+        if not Path(location).is_dir():
+            found = cached_file(
+                location,
+                file,
+                revision=revision,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+            path = None if found is None else Path(found)
+        return "" if path is None else path.read_text(encoding="utf-8")
+    except (OSError, ValueError):  # no such repository or file, no text: loading says so
+        return ""
+
+
+def check_source(name: str, location: str, revision: str | None, *, trusted: bool) -> None:
+    """Refuses a model that brings an adapter, code, or names of files elsewhere.
+
+    Args:
+        name: As the user gave it, for messages.
+        location: Its folder, or the repository's id.
+        revision: Of the repository.
+        trusted: Whether the caller allows its code to run.
+
+    Raises:
+        ModelError: It does.
+    """
+    _refuse_adapter(name, location, revision)
+    if not Path(location).is_dir():
+        return  # Transformers runs no code of a repository's and leaves none without a grant
+    config = read_source(location, _CONFIG, None)
+    tokenizer = read_source(location, _TOKENIZER_CONFIG, None)
+    if not trusted:
+        _refuse_code(name, {_CONFIG: config, _TOKENIZER_CONFIG: tokenizer})
+    for file, field, value in _named_files(location, config, tokenizer):
+        if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
+            raise ModelError(
+                f"{file} of model {name!r} names the file {value!r} ({field})",
+                allowed="names of files in the same folder",
+                action=f"correct {file}, or get the model from its source again",
+            )
+    if tokenizer.get("init_inputs"):
+        raise ModelError(
+            f"{_TOKENIZER_CONFIG} of model {name!r} passes {tokenizer['init_inputs']!r} to the "
+            "tokenizer (init_inputs), which may name files elsewhere",
+            allowed="no init_inputs",
+            action=f"remove init_inputs from {_TOKENIZER_CONFIG}",
+        )
+
+
+def _refuse_adapter(name: str, location: str, revision: str | None) -> None:
+    try:
+        found = find_adapter_config_file(location, revision=revision)
+    except (OSError, ValueError):  # no such repository: loading says so
+        return
+    if found is None:
+        return
+    try:
+        adapter = json.loads(Path(found).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        adapter = {}
+    kind, base = (
+        adapter.get(key) if isinstance(adapter, dict) else None
+        for key in ("peft_type", "base_model_name_or_path")
+    )
+    kind = f"a {kind} adapter" if isinstance(kind, str) else "an adapter"
+    if read_source(location, _CONFIG, revision):
+        raise ModelError(
+            f"model {name!r} holds {kind} beside its weights (adapter_config.json), which "
+            "Transformers would apply to them unasked",
+            allowed="a model without an adapter beside it",
+            action="remove the adapter_* files if the weights have it merged already; if not, "
+            "merge it with PEFT's merge_and_unload and save the result in a folder of its own",
+        )
+    of = f" of {base!r}" if isinstance(base, str) else ""
+    raise ModelError(
+        f"model {name!r} is {kind}{of}, not a model",
+        allowed="a whole model, its adapters merged",
+        action=f"load {base if of else 'its base model'!r} and the adapter with PEFT, call "
+        "merge_and_unload, save model and tokenizer with save_pretrained, and give that folder",
+    )
+
+
+def _refuse_code(name: str, files: dict[str, dict[str, Any]]) -> None:
+    asking = [file for file, content in files.items() if content.get("auto_map")]
+    if not asking:
+        return
+    kind = files[_CONFIG].get("model_type")
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING_NAMES
+    alternative = (
+        f"; Transformers knows models of type {kind!r} by itself: remove auto_map to use its code"
+        if known
+        else ""
+    )
+    raise ModelError(
+        f"{' and '.join(asking)} of model {name!r} ask for Python code that comes with the model "
+        "(auto_map)",
+        allowed="models that Transformers knows, or your word that the code may run",
+        action=f"read that code, then {GRANT}{alternative}",
+    )
+
+
+def _named_files(
+    location: str, config: dict[str, Any], tokenizer: dict[str, Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """Files that Transformers opens because a JSON file says so: where, the field, the name."""
+    index = read_source(location, _INDEX, None).get("weight_map")
+    for value in index.values() if isinstance(index, dict) else ():
+        yield _INDEX, "weight_map", value
+    for file, content, field in (
+        (_CONFIG, config, "configuration_files"),
+        (_TOKENIZER_CONFIG, tokenizer, "fast_tokenizer_files"),
+    ):
+        value = content.get(field)
+        for each in value if isinstance(value, list) else [value] if value else ():
+            yield file, field, each
