@@ -11,7 +11,6 @@ from rich.console import Console
 
 from peml.data.lines import read_rows
 from peml.errors import placed
-from peml.evaluation import EvaluationSettings
 from peml.files import write_text
 from peml.serving import load
 
@@ -30,21 +29,28 @@ def predict_command(
     output_file: Annotated[
         Path, typer.Option("--output", "-o", help="JSON lines: row, prediction, scores.")
     ],
-    tokens: Annotated[int, typer.Option(min=16, help="Most tokens of a batch.")] = 8192,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=16, help="Most tokens of a batch; default: the run's own."),
+    ] = None,
 ) -> None:
-    """Predict rows of one task with a finished run's model.
+    """Predict rows of one task with a finished run's model, scored as the run was evaluated.
 
     Example:
       peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
     """
     rows = [row for _, row in read_rows(input_file)]
     model = load(run)
+    settings = model.evaluation
+    if tokens is not None:
+        settings = settings.model_copy(update={"tokens": tokens})
     with placed(str(input_file)):
-        answers = model.predict(task, rows, EvaluationSettings(tokens=tokens))
+        answers = model.predict(task, rows, settings)
     lines = [
         json.dumps(
             {"row": number, "prediction": answer.value, "scores": answer.scores},
             ensure_ascii=False,
+            allow_nan=False,
         )
         for number, answer in enumerate(answers)
     ]

@@ -9,13 +9,15 @@
       prompt.safetensors   vectors in front of the input embeddings, where there is a prompt
       adapter.safetensors  what the method can't merge, where it can't
       heads.safetensors    the encoder's heads
-      peml.json            format, family, settings, tasks
+      peml.json            format, family, settings, tasks, how answers are scored and generated
       manifest.json        checksum of every file, written last
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,19 +37,26 @@ from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.prefix import Prefix
 from peml.tasks import Task
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "read_evaluation", "save_model"]
 
-_FORMAT = 1
+_FORMAT = 2
 _ACTION = "restore the file, or export the model again from its run"
 
 
-def save_model(model: AttachedModel, folder: Path, method: MethodSettings) -> None:
+def save_model(
+    model: AttachedModel,
+    folder: Path,
+    method: MethodSettings,
+    evaluation: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Merges a trained model and writes it; the model can't be trained afterwards.
 
     Args:
         model: Trained; its LoRA is folded into the weights here.
         folder: Becomes the model's folder in one step.
         method: How it was trained; restores what can't be merged.
+        evaluation: Settings of the run's evaluation, which predictions repeat; default: the
+            project's own.
     """
     base = model.base
     with atomic_folder(folder) as partial:
@@ -73,6 +82,7 @@ def save_model(model: AttachedModel, folder: Path, method: MethodSettings) -> No
                 "method": method.model_dump(mode="json"),
                 "model": {**settings, "family": base.family.name, "revision": None},
                 "prefix_active": None if prefix is None else list(prefix.active),
+                "evaluation": dict(evaluation),
                 "tasks": [task.model_dump(mode="json") for task in base.tasks],
             },
         )
@@ -109,6 +119,12 @@ def load_model(folder: Path, device: torch.device | None = None) -> TaskModel:
         method = build_method(parse_method(description["method"]))
         method.restore(model, read_tensors(folder / "adapter.safetensors"))
     return model.to(device or torch.device("cpu")).eval()
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Settings of the evaluation that a model which `load_model` has loaded was saved with."""
+    evaluation: dict[str, Any] = read_json(folder / "peml.json")["evaluation"]
+    return evaluation
 
 
 def _attach_static_prefix(model: TaskModel, folder: Path, description: dict[str, Any]) -> None:

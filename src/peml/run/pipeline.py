@@ -101,7 +101,8 @@ def _run_phases(session: TrainingSession, folder: RunFolder) -> dict[str, Any]:
     tasks = evaluate_run(prepared, model, folder, session.cost)
     if prepared.config.export:
         with session.cost.phase("export"):
-            save_model(model, folder.model, prepared.config.method)
+            evaluation = prepared.config.evaluation.model_dump(mode="json")
+            save_model(model, folder.model, prepared.config.method, evaluation)
     searched = read_json(folder.path / "plan.json")["trainable_parameters"]
     results = _results(prepared, tasks, session.cost, counts, searched)
     folder.write(_RESULTS, results)

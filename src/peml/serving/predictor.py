@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from peml.data import TaskBatch
 from peml.data.encoding import encode_rows
-from peml.errors import TaskError, nearest
+from peml.errors import CheckpointError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
-from peml.export import find_model, load_model
+from peml.export import find_model, load_model, read_evaluation
 from peml.models import ModelOutput, TaskModel
 from peml.tasks import Task, TaskRenderer, TaskType
 
@@ -27,8 +28,8 @@ class Prediction:
 
     Attributes:
         value: Label name, option text, score, or generated text.
-        scores: Probability of each label or option; empty for scores and generated texts. An option
-            that is there twice counts once.
+        scores: Probability of each label or option, the softmax of their scores; empty for scores
+            and generated texts. An option that is there twice counts once.
         cut: Tokens the row lost to the model's length limit.
     """
 
@@ -42,10 +43,12 @@ class Predictor:
 
     Args:
         model: The model, in evaluation mode.
+        evaluation: How answers are scored and generated; default: the project's own settings.
     """
 
-    def __init__(self, model: TaskModel) -> None:
+    def __init__(self, model: TaskModel, evaluation: EvaluationSettings | None = None) -> None:
         self.base = model
+        self.evaluation = evaluation or EvaluationSettings()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -78,7 +81,8 @@ class Predictor:
         Args:
             task: Name of a task the model was trained on.
             rows: Rows with the task's input columns; a label column is not needed.
-            settings: Batch size and the longest generated text.
+            settings: Batch size, what an option's score is, the longest generated text; default:
+                `evaluation`, as the run that trained the model was evaluated.
 
         Raises:
             TaskError: The model has no such task.
@@ -92,7 +96,7 @@ class Predictor:
         examples = [renderer.render(row, number, labelled=False) for number, row in enumerate(rows)]
         purpose = "generate" if definition.type is TaskType.GENERATION else "score"
         split = encode_rows(examples, definition, self.base.family, purpose)
-        said = predict_split(self, split, task_id, settings or EvaluationSettings())
+        said = predict_split(self, split, task_id, settings or self.evaluation)
         return [
             _read(definition, example.options, value, scores, cut)
             for example, value, scores, cut in zip(
@@ -117,8 +121,10 @@ def _read(
     if not scores:
         return Prediction(value, {}, cut)
     names = options if task.type is TaskType.MULTIPLE_CHOICE else task.labels
-    distinct = dict(zip(names, scores, strict=True))
-    probabilities = torch.tensor(list(distinct.values())).softmax(0).tolist()
+    distinct: dict[str, float] = {}
+    for name, score in zip(names, scores, strict=True):
+        distinct[name] = max(score, distinct.get(name, score))
+    probabilities = torch.tensor(list(distinct.values()), dtype=torch.float64).softmax(0).tolist()
     return Prediction(names[value], dict(zip(distinct, probabilities, strict=True)), cut)
 
 
@@ -132,4 +138,14 @@ def load(path: Path | str, device: torch.device | None = None) -> Predictor:
     Raises:
         CheckpointError: There is no finished model, or its files were altered.
     """
-    return Predictor(load_model(find_model(Path(path)), device))
+    folder = find_model(Path(path))
+    model = load_model(folder, device)
+    try:
+        evaluation = EvaluationSettings.model_validate(read_evaluation(folder))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{folder / 'peml.json'} holds evaluation settings that can't be used: "
+            f"{error.errors()[0]['msg']}",
+            action="restore the file, or load it with the version of peml that wrote it",
+        ) from error
+    return Predictor(model, evaluation)
