@@ -54,6 +54,15 @@ def test_columns_describe_what_was_encoded(tmp_path: Path) -> None:
     assert split.cut == 0
 
 
+def test_a_rows_loss_counts_what_its_label_does(tmp_path: Path) -> None:
+    plain = encode_split(moods(), sentiment(), family(), "train", cache=tmp_path)
+    weighed = encode_split(
+        moods(), sentiment(), family(), "train", weights={1: 3.0}, cache=tmp_path
+    )
+    assert plain.rows.column("weight") == [1.0] * 4
+    assert weighed.rows.column("weight") == [1.0, 3.0, 1.0, 3.0]
+
+
 def test_options_are_sequences_of_one_example(tmp_path: Path) -> None:
     rows = Rows.from_list([{"start": "the fox", "options": ["jumps", "is red"], "answer": 1}])
     split = encode_split(rows, choice(), family(), "train", cache=tmp_path)

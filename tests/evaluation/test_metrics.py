@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from peml.evaluation import GROUP_SCORES, METRICS, compute_metrics, majority_prediction
+from peml.evaluation import (
+    GROUP_SCORES,
+    METRICS,
+    compute_metrics,
+    describe_classes,
+    majority_prediction,
+    score_constant,
+)
 from peml.tasks import METRICS as DECLARED
 from peml.tasks import Task
 from tests.tasks.examples import choice, generation, score, sentiment
@@ -35,6 +42,19 @@ PREDICTED = [
         ("spearman", [1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 99.0], 1 - 6 * 2 / (4 * 15)),
         ("pearson", [1.0, 2.0, 3.0], [3.0, 2.0, 1.0], -1.0),
         ("exact_match", ["The  cat", "a dog"], ["the cat ", "a fox"], 0.5),
+        ("mae", [1.0, 2.0, 4.0], [1.5, 2.0, 1.0], 3.5 / 3),
+        ("rmse", [1.0, 2.0, 4.0], [1.5, 2.0, 1.0], ((0.25 + 9) / 3) ** 0.5),
+        ("r2", [1.0, 2.0, 3.0], [1.0, 2.0, 4.0], 1 - 1 / 2),
+        ("r2", [1.0, 2.0, 3.0], [2.0, 2.0, 2.0], 0.0),
+        # Of the four pairs of a positive and a negative two are in order, one is a tie.
+        ("auroc", [1, 0, 1, 0], [2.0, 1.0, 0.5, 0.5], 2.5 / 4),
+        ("auroc", [1, 1], [0.1, 0.2], 0.5),
+        ("average_precision", [1, 0, 1, 0], [4.0, 3.0, 2.0, 1.0], (1 + 2 / 3) / 2),
+        ("average_precision", [0, 0], [0.1, 0.2], 0.0),
+        # Precisions of 1 to 4 words: 4/5, 2/4, 1/3 and, smoothed as by sacrebleu, 1/4.
+        ("bleu", ["a b c d e"], ["a b c f e"], (4 / 5 * 2 / 4 * 1 / 3 * 1 / 4) ** 0.25),
+        ("bleu", ["one two three four"], ["one two three four"], 1.0),
+        ("chrf", ["the cat"], ["the cat"], 1.0),
         # Longest common subsequence 3 of 4 and 3 words: precision 1, recall 3/4.
         ("rouge_l", ["the red cat sleeps"], ["the cat sleeps"], 2 * 0.75 / 1.75),
     ],
@@ -73,6 +93,33 @@ def test_the_headline_comes_first() -> None:
     found = compute_metrics(task, GOLD, PREDICTED)
     assert list(found) == ["f1", "accuracy", "matthews"]
     assert found["f1"] == pytest.approx(0.75)
+
+
+def test_label_one_is_ranked_by_how_much_higher_it_is_scored() -> None:
+    task = sentiment(metrics=["accuracy", "auroc", "average_precision"])
+    scores = [[0.0, 9.0], [100.0, 101.0], [5.0, 4.0], [3.0, 0.0]]
+    found = compute_metrics(task, [1, 0, 1, 0], [1, 1, 0, 0], scores=scores)
+    assert found["auroc"] == 3 / 4
+    assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_every_metric_has_the_constant_that_is_best_for_it() -> None:
+    task = sentiment(metrics=["accuracy", "f1", "auroc", "average_precision", "matthews"])
+    gold = [0, 0, 0, 1]
+    found = score_constant(task, gold, majority_prediction(task, gold))
+    assert found == {
+        "accuracy": 3 / 4,
+        "f1": pytest.approx(2 * 1 / (4 + 1)),  # of label 1; label 0 everywhere would have 0
+        "auroc": 0.5,
+        "average_precision": 1 / 4,
+        "matthews": 0.0,
+    }
+
+
+def test_classes_are_described_by_right_and_predicted_label() -> None:
+    found = describe_classes(("no", "yes", "maybe"), [0, 0, 1, 1], [0, 1, 1, 1])
+    assert found["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert found["f1"] == pytest.approx([2 / 3, 4 / 5, 0.0])
 
 
 def test_rows_of_different_number_are_refused() -> None:

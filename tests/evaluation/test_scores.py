@@ -33,10 +33,20 @@ def test_every_metric_has_its_value_interval_and_baseline() -> None:
         assert interval.low < interval.value < interval.high
 
 
-def test_the_interval_of_an_accuracy_is_the_binomials() -> None:
-    interval = score_run({"a": accuracy_run(400, 320)}, resamples=5000).overall.mean
-    low, high = stats.binom.ppf([0.025, 0.975], 400, 0.8) / 400
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.006)
+def test_the_interval_of_an_accuracy_is_wilsons() -> None:
+    interval = score_run({"a": accuracy_run(400, 320)}).overall.mean
+    z, p, n = stats.norm.ppf(0.975), 0.8, 400
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert (interval.low, interval.high) == pytest.approx((middle - half, middle + half))
+
+
+@pytest.mark.parametrize("hits", [0, 120])
+def test_all_right_or_all_wrong_is_not_certain(hits: int) -> None:
+    found = score_run({n: accuracy_run(120, hits, n) for n in ("a", "b")})
+    for interval in (found.overall.mean, found.tasks["a"].metrics["accuracy"]):
+        assert 0.01 < interval.high - interval.low < 0.04
+        assert interval.low <= interval.value == hits / 120 <= interval.high
 
 
 def test_scipys_bootstrap_agrees() -> None:
@@ -58,10 +68,11 @@ def test_scipys_bootstrap_agrees() -> None:
 
 def test_the_mean_is_of_headlines_and_its_interval_of_independent_tasks() -> None:
     tasks = {name: accuracy_run(100, hits, name) for name, hits in {"a": 60, "b": 90}.items()}
-    found = score_run({**tasks, "mood": kept()}, resamples=4000)
-    assert found.overall.mean.value == pytest.approx((0.6 + 0.9 + 0.75) / 3)
-    assert found.overall.majority_mean == pytest.approx((1 + 1 + 0.5) / 3)
-    deviations = [math.sqrt(p * (1 - p) / n) for p, n in ((0.6, 100), (0.9, 100), (0.75, 4))]
+    tasks["c"] = accuracy_run(50, 25, "c")
+    found = score_run(tasks)
+    assert found.overall.mean.value == pytest.approx((0.6 + 0.9 + 0.5) / 3)
+    assert found.overall.majority_mean == pytest.approx(1)
+    deviations = [math.sqrt(p * (1 - p) / n) for p, n in ((0.6, 100), (0.9, 100), (0.5, 50))]
     deviation = math.sqrt(sum(d**2 for d in deviations)) / 3
     assert (found.overall.mean.high - found.overall.mean.low) / 3.92 == pytest.approx(
         deviation, rel=0.1
@@ -69,7 +80,8 @@ def test_the_mean_is_of_headlines_and_its_interval_of_independent_tasks() -> Non
 
 
 def test_a_tasks_interval_does_not_depend_on_the_others() -> None:
-    task = accuracy_run(50, 30, "b")
+    gold, good, _ = answers("pearson", 50, 3)
+    task = scored("pearson", gold, good, "b")
     alone = score_run({"b": task}).tasks["b"]
     assert score_run({"a": accuracy_run(40, 20), "b": task}).tasks["b"] == alone
     assert score_run({"b": task}, seed=1).tasks["b"] != alone

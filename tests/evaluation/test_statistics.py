@@ -17,22 +17,28 @@ from peml.evaluation import (
     compute_metrics,
     paired_difference,
 )
-from peml.evaluation.statistics import _SCORERS, _draw
+from peml.evaluation.scorers import _SCORERS
+from peml.evaluation.statistics import _draw
+from peml.tasks import OF_SCORES
 from tests.tasks.examples import sentiment
 
 WORDS = ("a red cat", "the cat", "a dog runs 7", "red 7", "the dog 8")
 OPTIONS = ("answer1", "it is answer2", "answer1, not answer2", "answer3")
-TEXT_METRICS = ("rouge", "exact_match", "span", "number_match")
+TEXT_METRICS = ("rouge", "exact_match", "span", "number_match", "bleu", "chrf")
 
 
 def answers(metric: str, rows: int, seed: int) -> tuple[list[Any], list[Any], list[Any]]:
     """Right answers, and those of a good and of a bad method."""
     random = np.random.default_rng(seed)
-    if metric in ("pearson", "spearman"):
+    if metric in ("pearson", "spearman", "r2", "rmse", "mae"):
         truth = np.round(random.normal(size=rows), 1)  # with ties
         noise = random.normal(size=(2, rows))
         good, bad = truth + 0.5 * noise[0], np.round(truth + 2 * noise[1], 1)
         return truth.tolist(), good.tolist(), bad.tolist()
+    if metric in OF_SCORES:
+        classes = random.integers(0, 2, rows)
+        ranks = classes + np.round(random.normal(size=(2, rows)), 1) * [[0.5], [3]]  # with ties
+        return classes.tolist(), ranks[0].tolist(), ranks[1].tolist()
     options: Sequence[Any] = [0, 1] if metric in ("f1", "f1a") else range(4)
     options = WORDS if metric.startswith(TEXT_METRICS) else options
     options = OPTIONS if metric == "option_match" else options
@@ -56,7 +62,10 @@ def test_weighted_sums_equal_the_metric_of_rows_really_drawn(metric: str) -> Non
             assert score == pytest.approx(slow, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", ["matthews", "macro_f1", "f1", "pearson", "spearman"])
+@pytest.mark.parametrize(
+    "metric",
+    ["matthews", "macro_f1", "f1", "pearson", "spearman", "r2", "auroc", "average_precision"],
+)
 def test_a_resample_without_variety_counts_as_the_metric_does(metric: str) -> None:
     gold, said = [1, 1, 0, 1], [1, 0, 1, 1]
     found = _SCORERS[metric](metric, gold, [said, [1] * 4])

@@ -16,7 +16,7 @@ from peml.comparison.matching import Matching, match_methods
 from peml.comparison.settings import ComparisonConfig
 from peml.comparison.trials import check_sizes, check_spaces, first_trials
 from peml.errors import ConfigError, PemlError
-from peml.evaluation import compute_metrics
+from peml.evaluation import score_constant
 from peml.methods import ModelShape, build_method, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.run import Prepared, attach, majority_of, prepare, with_config
@@ -91,9 +91,7 @@ def _describe_tasks(prepared: Prepared) -> list[dict[str, Any]]:
     for task, train, reported, guess in zip(
         prepared.tasks, prepared.train, prepared.reported, prepared.majority, strict=True
     ):
-        constant = compute_metrics(
-            task, reported.gold, [guess] * len(reported.gold), reported.groups
-        )
+        constant = score_constant(task, reported.gold, guess, reported.groups)
         described.append(
             {
                 "name": task.name,

@@ -27,6 +27,7 @@ class TaskBatch:
         rows: Row number of each example in its encoded split, (examples,).
         labels: Target token ids, -100 where not scored, (sequences, target_length), or None.
         token_type_ids: Segment ids, (sequences, length), or None.
+        weights: What each example's loss counts, (examples,) float32, or None: all the same.
     """
 
     input_ids: Tensor
@@ -37,6 +38,7 @@ class TaskBatch:
     rows: Tensor
     labels: Tensor | None = None
     token_type_ids: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def examples(self) -> int:

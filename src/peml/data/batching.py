@@ -79,6 +79,7 @@ class Collator:
         ids, mask = self._pad(rows["input_ids"], self.pad_token_id)
         labels = self._pad(rows["labels"], -100)[0] if any(rows["labels"]) else None
         types = self._pad(rows["token_type_ids"], 0)[0] if any(rows["token_type_ids"]) else None
+        weights = rows.get("weight", [])
         return TaskBatch(
             input_ids=ids,
             attention_mask=mask,
@@ -88,6 +89,7 @@ class Collator:
             rows=torch.from_numpy(numbers.astype(np.int64)),
             labels=labels,
             token_type_ids=types,
+            weights=torch.tensor(weights) if set(weights) - {1.0} else None,
         )
 
     def _pad(self, nested: list[list[list[int]]], fill: int) -> tuple[Tensor, Tensor]:

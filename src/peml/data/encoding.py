@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -18,7 +19,7 @@ from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 __all__ = ["EncodedSplit", "EncodesExamples", "encode_rows", "encode_split"]
 
-_FORMAT = 5  # raised when the encoding of a row changes, so that old caches are not read
+_FORMAT = 6  # raised when the encoding of a row changes, so that old caches are not read
 _SCHEMA = pa.schema(
     {
         "input_ids": pa.list_(pa.list_(pa.int32())),
@@ -29,6 +30,7 @@ _SCHEMA = pa.schema(
         "sequences": pa.int32(),
         "tokens": pa.int32(),
         "cut": pa.int32(),
+        "weight": pa.float32(),
     }
 )
 
@@ -77,6 +79,7 @@ def encode_split(
     purpose: str,
     *,
     too_long: str = "cut",
+    weights: Mapping[int, float] | None = None,
     cache: Path | None = None,
     where: str = "",
 ) -> EncodedSplit:
@@ -89,6 +92,7 @@ def encode_split(
         task: How to read them.
         family: Whose inputs to make.
         purpose: ``train``, ``score`` or ``generate``.
+        weights: What the loss of a row counts, by its label; others count 1.
         too_long: ``cut`` or ``refuse`` rows longer than the family's limit.
         cache: Folder for the cached files; default `cache_folder()`.
         where: What to call them in messages, such as a file.
@@ -96,9 +100,9 @@ def encode_split(
     Raises:
         DataError: A row can't be rendered or tokenised, or is too long and must not be cut.
     """
-    key = _key(rows, task, family, purpose)
+    key = _key(rows, task, family, purpose, weights)
     path = (cache or cache_folder()) / "encoded" / f"{task.name}-{key}.arrow"
-    batches = in_batches(_encode(rows, task, family, purpose, where), _SCHEMA)
+    batches = in_batches(_encode(rows, task, family, purpose, where, weights or {}), _SCHEMA)
     split = _split(Rows.cached(path, key, _SCHEMA, batches))
     if too_long == "refuse" and split.cut:
         cut = split.rows.array("cut")
@@ -132,7 +136,12 @@ def _spell_row(task: Task, number: int) -> str:
 
 
 def _encode(
-    rows: Rows, task: Task, family: EncodesExamples, purpose: str, where: str
+    rows: Rows,
+    task: Task,
+    family: EncodesExamples,
+    purpose: str,
+    where: str,
+    weights: Mapping[int, float],
 ) -> Iterator[Row]:
     renderer = TaskRenderer(task)
     for index, row in enumerate(rows):
@@ -140,6 +149,8 @@ def _encode(
             example = renderer.render(row, index)
             with placed(_spell_row(task, row.get(SOURCE_ROW, index))):
                 encoded = _columns(family.encode(task, example, purpose))
+        if weights:
+            encoded["weight"] = weights.get(int(example.label), 1.0)
         yield encoded
 
 
@@ -154,6 +165,7 @@ def _columns(sequences: Sequence[Any]) -> Row:
         "sequences": len(sequences),
         "tokens": sum(len(s.input_ids) for s in sequences),
         "cut": max(s.cut for s in sequences),
+        "weight": 1.0,
     }
 
 
@@ -162,7 +174,13 @@ def _split(rows: Rows) -> EncodedSplit:
     return EncodedSplit(rows, length, sequences, tokens, int((cut > 0).sum()))
 
 
-def _key(rows: Rows, task: Task, family: EncodesExamples, purpose: str) -> str:
+def _key(
+    rows: Rows,
+    task: Task,
+    family: EncodesExamples,
+    purpose: str,
+    weights: Mapping[int, float] | None,
+) -> str:
     parts = [
         str(_FORMAT),
         rows.key,
@@ -171,5 +189,6 @@ def _key(rows: Rows, task: Task, family: EncodesExamples, purpose: str) -> str:
         family.tokenizer_rules,
         str(family.max_length),
         purpose,
+        json.dumps(weights),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -20,7 +20,9 @@ from peml.evaluation.metrics import (
     METRICS,
     ROW_SCORES,
     compute_metrics,
+    describe_classes,
     majority_prediction,
+    score_constant,
 )
 from peml.evaluation.mistakes import Mistake, find_mistakes
 from peml.evaluation.pairing import Contrast, RunContrast, TaskContrast, contrast_runs
@@ -33,7 +35,14 @@ from peml.evaluation.predictions import (
     same_answer,
     write_predictions,
 )
-from peml.evaluation.scores import GroupScores, RunScores, TaskScores, score_run
+from peml.evaluation.scores import (
+    GroupScores,
+    RunScores,
+    TaskScores,
+    mean_interval,
+    score_interval,
+    score_run,
+)
 from peml.evaluation.settings import EvaluationSettings
 from peml.evaluation.statistics import (
     Interval,
@@ -66,10 +75,12 @@ __all__ = [
     "common_average",
     "compute_metrics",
     "contrast_runs",
+    "describe_classes",
     "find_mistakes",
     "first_mismatch",
     "gather_groups",
     "majority_prediction",
+    "mean_interval",
     "mean_losses",
     "mean_weights",
     "paired_difference",
@@ -78,6 +89,8 @@ __all__ = [
     "read_gold",
     "read_predictions",
     "same_answer",
+    "score_constant",
+    "score_interval",
     "score_run",
     "score_split",
     "spell_gold",

@@ -232,5 +232,7 @@ def score_split(
         chosen = zip(split.options, predictions.predicted, strict=True)
         predictions = replace(predictions, predicted=[texts[index] for texts, index in chosen])
     task = model.base.tasks[split.task_id]
-    metrics = compute_metrics(task, split.gold, predictions.predicted, split.groups)
+    metrics = compute_metrics(
+        task, split.gold, predictions.predicted, split.groups, predictions.scores
+    )
     return metrics, predictions

@@ -8,13 +8,25 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from sacrebleu.metrics import BLEU, CHRF
 from scipy import stats
 from sklearn import metrics as sk
 
 from peml.evaluation.texts import number_hit, option_hit, rouge, span_em, span_f1
-from peml.tasks import Task, TaskType
+from peml.tasks import OF_SCORES, Task, TaskType
 
-__all__ = ["GROUP_SCORES", "METRICS", "ROW_SCORES", "compute_metrics", "majority_prediction"]
+__all__ = [
+    "CORPUS_METRICS",
+    "GROUP_SCORES",
+    "METRICS",
+    "PROPORTIONS",
+    "ROW_SCORES",
+    "compute_metrics",
+    "describe_classes",
+    "majority_prediction",
+    "margins",
+    "score_constant",
+]
 
 Values = Sequence[Any]
 
@@ -57,6 +69,48 @@ def _correlation(measure: Callable[..., Any]) -> Callable[[Values, Values], floa
     return correlate
 
 
+def _absolute_errors(gold: Values, predicted: Values) -> list[float]:
+    return [abs(float(g) - float(p)) for g, p in zip(gold, predicted, strict=True)]
+
+
+def _rmse(gold: Values, predicted: Values) -> float:
+    return float(sk.root_mean_squared_error(gold, predicted))
+
+
+def _r2(gold: Values, predicted: Values) -> float:
+    # Of a single row nothing varies, and scikit-learn gives NaN.
+    return float(sk.r2_score(gold, predicted)) if len(gold) > 1 else 0.0
+
+
+def _auroc(gold: Values, predicted: Values) -> float:
+    # With one class alone there is nothing to tell apart; scikit-learn gives NaN.
+    return float(sk.roc_auc_score(gold, predicted)) if len(set(gold)) > 1 else 0.5
+
+
+def _average_precision(gold: Values, predicted: Values) -> float:
+    # Without a positive row there is no precision; scikit-learn gives 0 with a warning.
+    return float(sk.average_precision_score(gold, predicted)) if 1 in gold else 0.0
+
+
+def margins(scores: Sequence[Sequence[float]]) -> list[float]:
+    """How much higher label 1 is scored than label 0 in each row, as kept predictions hold it.
+
+    Args:
+        scores: Both labels' scores, one pair a row.
+    """
+    pairs = np.asarray(scores, np.float32).reshape(len(scores), 2).astype(np.float64)
+    differences: list[float] = (pairs[:, 1] - pairs[:, 0]).tolist()
+    return differences
+
+
+def _corpus(name: str) -> Callable[[Values, Values], float]:
+    def score(gold: Values, predicted: Values) -> float:
+        found = CORPUS_METRICS[name]().corpus_score(list(predicted), [list(gold)])
+        return float(found.score) / 100
+
+    return score
+
+
 def _exact_hits(gold: Values, predicted: Values) -> list[float]:
     return _hits([_plain(g) for g in gold], [_plain(p) for p in predicted])
 
@@ -85,6 +139,7 @@ def _mean_of(
 ROW_SCORES: dict[str, Callable[[Values, Values], list[float]]] = {
     "accuracy": _hits,
     "exact_match": _exact_hits,
+    "mae": _absolute_errors,
     "number_match": _each(number_hit),
     "option_match": _each(option_hit),
     "rouge_1": rouge("rouge1"),
@@ -95,15 +150,29 @@ ROW_SCORES: dict[str, Callable[[Values, Values], list[float]]] = {
 }
 """The metrics that are a mean over rows: what each row scores."""
 
+PROPORTIONS = frozenset(
+    {"accuracy", "em", "exact_match", "number_match", "option_match", "span_em"}
+)
+"""The metrics that count right rows, or right groups of rows."""
+
+CORPUS_METRICS: dict[str, Callable[[], Any]] = {"bleu": lambda: BLEU(force=True), "chrf": CHRF}
+"""The metrics of sacrebleu that are over all texts together: what computes each."""
+
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     **{name: _mean_of(rows) for name, rows in ROW_SCORES.items()},
+    **{name: _corpus(name) for name in CORPUS_METRICS},
+    "auroc": _auroc,
+    "average_precision": _average_precision,
     "f1": _f1,
     "f1a": _f1,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _correlation(stats.pearsonr),
+    "r2": _r2,
+    "rmse": _rmse,
     "spearman": _correlation(stats.spearmanr),
 }
+"""What each metric makes of right answers and predictions; of those of scores, see `margins`."""
 
 
 GROUP_SCORES: dict[str, Callable[[Values, Values, Sequence[Hashable]], list[float]]] = {
@@ -113,7 +182,11 @@ GROUP_SCORES: dict[str, Callable[[Values, Values, Sequence[Hashable]], list[floa
 
 
 def compute_metrics(
-    task: Task | Scored, gold: Values, predicted: Values, groups: Sequence[Hashable] | None = None
+    task: Task | Scored,
+    gold: Values,
+    predicted: Values,
+    groups: Sequence[Hashable] | None = None,
+    scores: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, float]:
     """All metrics of a task, headline first.
 
@@ -122,13 +195,53 @@ def compute_metrics(
         gold: Option indices, scores or texts.
         predicted: The same, as predicted.
         groups: The group of each row; needed where a metric is over groups.
+        scores: Of each row's options; needed where a metric ranks rows by them.
     """
-    return {
-        name: float(np.mean(GROUP_SCORES[name](gold, predicted, groups or ())))
-        if name in GROUP_SCORES
-        else METRICS[name](gold, predicted)
-        for name in task.metrics
-    }
+    said = {name: margins(scores or ()) for name in task.metrics if name in OF_SCORES}
+    return {name: _score(name, gold, said.get(name, predicted), groups) for name in task.metrics}
+
+
+def score_constant(
+    task: Task | Scored, gold: Values, majority: Any, groups: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """What the best constant answer scores, by metric.
+
+    It is the most frequent answer, but label 1 for its F1, and the same score for every row where
+    a metric ranks rows.
+
+    Args:
+        task: Names the metrics.
+        gold: Option indices, scores or texts.
+        majority: What `majority_prediction` gives.
+        groups: The group of each row; needed where a metric is over groups.
+    """
+    best = dict.fromkeys(task.metrics, majority) | dict.fromkeys(OF_SCORES, 0.0)
+    best |= dict.fromkeys(("f1", "f1a"), 1)
+    return {n: _score(n, gold, [best[n]] * len(gold), groups) for n in task.metrics}
+
+
+def _score(name: str, gold: Values, said: Values, groups: Sequence[Hashable] | None) -> float:
+    if name in GROUP_SCORES:
+        return float(np.mean(GROUP_SCORES[name](gold, said, groups or ())))
+    return METRICS[name](gold, said)
+
+
+def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> dict[str, Any]:
+    """How a classification went label by label, as JSON.
+
+    Args:
+        labels: Label names in index order.
+        gold: Right labels by index.
+        predicted: Predicted ones.
+
+    Returns:
+        ``labels``; ``f1``, each label's; ``confusion``, how often each right label (first index)
+        was answered with each label (second index).
+    """
+    numbers = range(len(labels))
+    f1 = sk.f1_score(gold, predicted, labels=numbers, average=None, zero_division=0.0)
+    confusion = sk.confusion_matrix(gold, predicted, labels=numbers)
+    return {"labels": list(labels), "f1": f1.tolist(), "confusion": confusion.tolist()}
 
 
 def majority_prediction(task: Task, gold: Iterable[Any]) -> Any:

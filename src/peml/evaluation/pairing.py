@@ -98,8 +98,9 @@ def contrast_runs(
     weights = mean_weights([each.task.average for each in kept], [len(each.rows) for each in kept])
     intervals = paired_difference(
         {
-            name: PairedTask(one.task.metrics[0], one.gold, [one.predicted], [two.predicted])
+            name: PairedTask(metric, one.gold, [one.said(metric)], [two.said(metric)])
             for name, (one, two) in _pairs(first, second)
+            for metric in one.task.metrics[:1]
         },
         weights,
         resamples=resamples,
@@ -107,9 +108,10 @@ def contrast_runs(
     )
     tasks, draws = {}, []
     for name, (one, two) in _pairs(first, second):
-        sides = (one.predicted, two.predicted)
+        metric = one.task.metrics[0]
+        sides = (one.said(metric), two.said(metric))
         random = task_random(seed, name, _PERMUTE)
-        draws.append(permuted_differences(one.task.metrics[0], one.gold, *sides, resamples, random))
+        draws.append(permuted_differences(metric, one.gold, *sides, resamples, random))
         tasks[name] = _contrast(one, two, intervals.tasks[name], draws[-1])
     p_value, test = _tested(intervals.mean, weights @ np.array(draws))
     if len(tasks) == 1:  # its mean is the task, whose test may be exact

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -21,9 +21,15 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peml.errors import CheckpointError, nearest
-from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics
+from peml.evaluation.metrics import (
+    GROUP_SCORES,
+    METRICS,
+    compute_metrics,
+    margins,
+    score_constant,
+)
 from peml.files import write_bytes
-from peml.tasks import Averaging, TaskType
+from peml.tasks import OF_SCORES, Averaging, TaskType
 
 __all__ = [
     "KeptPredictions",
@@ -133,11 +139,15 @@ class KeptPredictions:
 
     def metrics(self) -> dict[str, float]:
         """All metrics of the task, headline first."""
-        return compute_metrics(self.task, self.gold, self.predicted, self.groups)
+        return compute_metrics(self.task, self.gold, self.predicted, self.groups, self.scores)
+
+    def said(self, metric: str) -> Sequence[Any]:
+        """What a metric compares with the right answers: predictions, or how rows are ranked."""
+        return margins(self.scores) if metric in OF_SCORES else self.predicted
 
     def majority(self) -> dict[str, float]:
-        """What the best constant guess scores."""
-        return replace(self, predicted=[self.task.majority] * len(self.gold)).metrics()
+        """What the best constant guess scores, by metric."""
+        return score_constant(self.task, self.gold, self.task.majority, self.groups)
 
 
 def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from peml.evaluation.metrics import ROW_SCORES
-from peml.evaluation.statistics import standardised, weighted_scorer
+from peml.evaluation.scorers import standardised, weighted_scorer
 
 __all__ = [
     "Discordant",
@@ -69,7 +69,7 @@ def permuted_differences(
 
     Where the metric doesn't see the scale of predictions, they are brought to one scale first.
     The two runs' rows are laid end to end. A permuted run is then a choice of one of the two
-    halves for each row, so it is a matter of row weights (2 or 0, as they add up to all rows).
+    halves for each row, so it is a matter of how often each row counts (once or not at all).
 
     Args:
         metric: Name of the metric.
@@ -85,8 +85,8 @@ def permuted_differences(
     found = []
     for start in range(0, permutations, size):
         shape = (min(size, permutations - start), len(gold))
-        swapped = 2.0 * random.integers(0, 2, shape)
-        kept = 2.0 - swapped
+        swapped = random.integers(0, 2, shape).astype(np.float64)
+        kept = 1.0 - swapped
         one, two = (
             score(np.concatenate(halves, axis=1))[:, 0]
             for halves in ((kept, swapped), (swapped, kept))

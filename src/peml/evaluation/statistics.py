@@ -1,13 +1,12 @@
 """Intervals of scores and of differences between two methods, by bootstrap.
 
-A resample draws rows with replacement. Held as how often each row was drawn, (resamples, rows), it
-turns every metric into arithmetic on weighted sums, so that thousands of resamples take seconds.
+A resample draws rows with replacement.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peml.errors import DataError, nearest
-from peml.evaluation.metrics import METRICS, ROW_SCORES
+from peml.evaluation.metrics import METRICS
+from peml.evaluation.scorers import weighted_scorer
 
 __all__ = [
     "Interval",
@@ -25,15 +25,11 @@ __all__ = [
     "paired_difference",
     "percentile_interval",
     "resample",
-    "standardised",
     "task_random",
-    "weighted_scorer",
 ]
 
 Array = NDArray[np.float64]
 Values = Sequence[Any]
-# How often each row was drawn (resamples, rows) -> the metric of each run (resamples, runs).
-Scorer = Callable[[Array], Array]
 
 _BOUNDS = (2.5, 97.5)  # percent: a 95 % interval
 _COUNTS_AT_ONCE = 1_000_000  # rows times resamples held at a time; 8 MB an array
@@ -204,122 +200,3 @@ def resample(
     return np.concatenate(
         [score(_draw(random, min(size, resamples - start), len(gold))) for start in done]
     )
-
-
-def weighted_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    """A metric as a function of how often each row counts.
-
-    The counts of a resample, (resamples, rows), have to add up to the number of rows.
-    """
-    return _SCORERS[metric](metric, gold, runs)
-
-
-def _row_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    scores = np.array([ROW_SCORES[metric](gold, run) for run in runs]).T  # (rows, runs)
-    return lambda counts: counts @ scores / len(gold)
-
-
-def _label_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    """F1 and Matthews' correlation, from how often each label is right, predicted and hit."""
-    answers = np.array([gold, *runs])  # (1 + runs, rows)
-    labels = [1] if metric in ("f1", "f1a") else np.unique(answers)
-    measure = _matthews if metric == "matthews" else _mean_f1
-
-    def score(counts: Array) -> Array:
-        sums = np.empty((len(labels), len(counts), 1 + 2 * len(runs)))
-        for label, at in zip(labels, sums, strict=True):  # never all labels' columns at once
-            is_label = answers == label
-            columns = np.concatenate([is_label, is_label[1:] & is_label[0]])
-            at[...] = counts @ columns.T.astype(np.float64)
-        right, said, hits = np.split(sums, [1, 1 + len(runs)], axis=2)
-        return measure(right, said, hits)
-
-    return score
-
-
-def _mean_f1(right: Array, said: Array, hits: Array) -> Array:
-    """Mean over the labels that a resample holds, in truth or prediction, as scikit-learn's."""
-    met = right + said
-    each = np.divide(2 * hits, met, out=np.zeros_like(met), where=met > 0)
-    present = (met > 0).sum(axis=0)
-    total: Array = each.sum(axis=0)
-    return np.divide(total, present, out=np.zeros_like(total), where=present > 0)
-
-
-def _matthews(right: Array, said: Array, hits: Array) -> Array:
-    """For any number of labels (Gorodkin 2004); 0 for a constant answer."""
-    rows = right.sum(axis=0)
-    covariance: Array = hits.sum(axis=0) * rows - (right * said).sum(axis=0)
-    spread = np.sqrt((rows**2 - (right**2).sum(axis=0)) * (rows**2 - (said**2).sum(axis=0)))
-    return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
-
-
-def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    truth, *said = (standardised(values) for values in (gold, *runs))
-    predicted = np.stack(said)  # (runs, rows)
-    columns = np.concatenate([[truth, truth**2], predicted, predicted**2, predicted * truth]).T
-    parts = np.cumsum([1, 1, len(runs), len(runs)])
-
-    def score(counts: Array) -> Array:
-        x, xx, y, yy, xy = np.split(counts @ columns / len(gold), parts, axis=1)
-        return _correlation(xy - x * y, xx - x**2, yy - y**2)
-
-    return score
-
-
-def standardised(values: Values) -> Array:
-    """Mean 0, variance 1: no digits are lost in sums of squares, and "constant" has a meaning."""
-    numbers = np.asarray(values, np.float64)
-    if np.ptp(numbers) == 0:
-        return np.zeros_like(numbers)
-    centered = numbers - numbers.mean()
-    scaled: Array = centered / centered.std()
-    return scaled
-
-
-def _correlation(covariance: Array, first: Array, second: Array) -> Array:
-    """0 where a variance is 0 up to rounding: a constant has no correlation with anything."""
-    constant = (first < 1e-12) | (second < 1e-12)
-    product = np.where(constant, 1.0, first * second)
-    return np.where(constant, 0.0, covariance / np.sqrt(product))
-
-
-def _spearman_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    groups = [
-        np.unique(np.asarray(values, np.float64), return_inverse=True)[1]
-        for values in (gold, *runs)
-    ]
-    rows = len(gold)
-
-    def ranks(counts: Array, group: NDArray[np.intp]) -> Array:
-        """Mean ranks within each resample, less their mean, over the number of rows."""
-        order = np.argsort(group, kind="stable")
-        starts = np.searchsorted(group[order], np.arange(group.max() + 1))
-        sizes = np.add.reduceat(counts[:, order], starts, axis=1)  # of ties
-        middle = np.cumsum(sizes, axis=1) - sizes / 2 - rows / 2
-        centered: Array = middle[:, group] / rows
-        return centered
-
-    def score(counts: Array) -> Array:
-        truth = ranks(counts, groups[0])
-        spread = np.einsum("br,br,br->b", counts, truth, truth) / rows
-        columns = []
-        for group in groups[1:]:
-            said = ranks(counts, group)
-            together = np.einsum("br,br,br->b", counts, truth, said) / rows
-            own = np.einsum("br,br,br->b", counts, said, said) / rows
-            columns.append(_correlation(together, spread, own))
-        return np.stack(columns, axis=1)
-
-    return score
-
-
-_SCORERS: dict[str, Callable[[str, Values, Sequence[Values]], Scorer]] = {
-    **dict.fromkeys(ROW_SCORES, _row_scorer),
-    "f1": _label_scorer,
-    "f1a": _label_scorer,
-    "macro_f1": _label_scorer,
-    "matthews": _label_scorer,
-    "pearson": _pearson_scorer,
-    "spearman": _spearman_scorer,
-}

@@ -46,7 +46,8 @@ class TaskModel(nn.Module):
     def forward(self, batch: TaskBatch) -> ModelOutput:
         """Losses and scores of a batch that may mix tasks."""
         self._route(batch)
-        return self.family.forward(self.backbone, self.heads, batch, self.prompt.vectors)
+        output = self.family.forward(self.backbone, self.heads, batch, self.prompt.vectors)
+        return output if batch.weights is None else output.weighted(batch.weights)
 
     def predict(self, output: ModelOutput, batch: TaskBatch, task_id: int) -> Tensor:
         """Option scores, (examples, options), or regression scores, (examples,), of one task."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
+
 from peml.data import TaskData, encode_split
 from peml.data.encoding import EncodedSplit
 from peml.data.rows import Rows
@@ -13,7 +16,7 @@ from peml.errors import TrainingError
 from peml.evaluation import GoldSplit, read_gold
 from peml.models import Family, ModelSettings
 from peml.models.families import Purpose
-from peml.tasks import TaskType
+from peml.tasks import TaskRenderer, TaskType
 
 __all__ = ["SplitEncoder"]
 
@@ -32,9 +35,15 @@ class SplitEncoder:
 
     def encode(self, item: TaskData, rows: Rows, purpose: Purpose) -> EncodedSplit:
         """Rows of a task; messages about them name the file or split they came from."""
-        where = item.origin.reported if rows is item.reported else item.origin.train
-        too_long = self.settings.too_long
-        return encode_split(rows, item.task, self.family, purpose, too_long=too_long, where=where)
+        return encode_split(
+            rows,
+            item.task,
+            self.family,
+            purpose,
+            too_long=self.settings.too_long,
+            weights=_class_weights(item) if purpose == "train" else None,
+            where=item.origin.reported if rows is item.reported else item.origin.train,
+        )
 
     def golds(self, data: Sequence[TaskData], splits: Sequence[Rows]) -> list[GoldSplit]:
         """A split of every task that has rows of it, with the right answers."""
@@ -73,3 +82,14 @@ class SplitEncoder:
             self.encode(item, rows, "train") for (_, rows), item in zip(parts, data, strict=True)
         ]
         return self.golds(data, [rows for rows, _ in parts]), held_out
+
+
+def _class_weights(item: TaskData) -> dict[int, float] | None:
+    """What the loss of a train row counts by its label; None where all count the same."""
+    if item.task.weights is None or not len(item.train):
+        return None
+    renderer = TaskRenderer(item.task)
+    gold = np.fromiter((renderer.gold(row, n) for n, row in enumerate(item.train)), np.int64)
+    labels = np.unique(gold)
+    weights = compute_class_weight(item.task.weights, classes=labels, y=gold)
+    return dict(zip(labels.tolist(), weights.tolist(), strict=True))

@@ -11,7 +11,8 @@ from peml.evaluation import (
     KeptPredictions,
     KeptTask,
     Predictions,
-    compute_metrics,
+    describe_classes,
+    score_interval,
     score_split,
     write_predictions,
 )
@@ -53,16 +54,21 @@ def _evaluate_task(
     settings = prepared.config.evaluation
     headline = task.metrics[0]
     metrics, said = score_split(model, split, settings)
-    write_predictions(folder.path, _kept(prepared, split, said))
-    constant = [prepared.majority[split.task_id]] * len(split.gold)
+    kept = _kept(prepared, split, said)
+    write_predictions(folder.path, kept)
+    interval = score_interval(kept, headline)
     result = {
         "metric": headline,
         "value": metrics[headline],
+        "low": interval.low,
+        "high": interval.high,
         "all": metrics,
-        "majority": compute_metrics(task, split.gold, constant, split.groups)[headline],
+        "majority": kept.majority()[headline],
         "majority_of": majority_of(prepared.train[split.task_id]),
         "rows": len(split.gold),
     }
+    if task.labels:
+        result["classes"] = describe_classes(task.labels, kept.gold, kept.predicted)
     if settings.ablations:
         for name, off in model.ablations().items():
             result[name] = score_split(model, split, settings, off())[0][headline]

@@ -11,7 +11,14 @@ import torch
 from rich.console import Console
 
 from peml.config import RunConfig
-from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
+from peml.evaluation import (
+    Interval,
+    common_average,
+    gather_groups,
+    mean_interval,
+    mean_weights,
+    weighted_mean,
+)
 from peml.export import save_model
 from peml.files import read_json
 from peml.reporting import write_report
@@ -157,8 +164,12 @@ def _means(results: dict[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
         return weighted_mean([each[key] for each in found], weights)
 
     ablations = [key for key in found[0] if key.endswith("_off")]
+    intervals = [Interval(each["value"], each["low"], each["high"]) for each in found]
+    interval = mean_interval(intervals, weights)
     return {
         "mean": mean("value"),
+        "low": interval.low,
+        "high": interval.high,
         "majority_mean": mean("majority"),
         "ablation_means": {key: mean(key) for key in ablations},
     }

@@ -3,7 +3,7 @@
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
-from peml.tasks.kinds import METRICS, Averaging, Normalisation, TaskType
+from peml.tasks.kinds import LOWER_IS_BETTER, METRICS, OF_SCORES, Averaging, Normalisation, TaskType
 from peml.tasks.label import read_label, right_option
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
 from peml.tasks.task import (
@@ -17,7 +17,9 @@ from peml.tasks.task import (
 from peml.tasks.template import SOURCE_ROW, TaskRenderer, join_answer
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "METRICS",
+    "OF_SCORES",
     "SOURCE_ROW",
     "Averaging",
     "Columns",

@@ -10,7 +10,9 @@ from typing import Literal
 __all__ = [
     "BINARY",
     "CLASSIFICATION",
+    "LOWER_IS_BETTER",
     "METRICS",
+    "OF_SCORES",
     "OF_TEXTS",
     "OVER_GROUPS",
     "Averaging",
@@ -43,15 +45,22 @@ _GENERATION = frozenset({TaskType.GENERATION})
 METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
     {
         "accuracy": _CHOICE,
+        "auroc": CLASSIFICATION,
+        "average_precision": CLASSIFICATION,
+        "bleu": _GENERATION,
+        "chrf": _GENERATION,
         "em": CLASSIFICATION,
         "exact_match": _GENERATION,
         "f1": CLASSIFICATION,
         "f1a": CLASSIFICATION,
         "macro_f1": CLASSIFICATION,
+        "mae": _REGRESSION,
         "matthews": CLASSIFICATION,
         "number_match": _GENERATION,
         "option_match": _GENERATION,
         "pearson": _REGRESSION,
+        "r2": _REGRESSION,
+        "rmse": _REGRESSION,
         "rouge_1": _GENERATION,
         "rouge_2": _GENERATION,
         "rouge_l": _GENERATION,
@@ -60,13 +69,22 @@ METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
         "spearman": _REGRESSION,
     }
 )
-"""Metric names, and the task types each one can score. ``f1`` and ``f1a`` need exactly two labels.
+"""Metric names, and the task types each one can score.
 
 ``f1a`` is MultiRC's name for F1 over all answers; ``em`` is the share of groups of rows
 (``columns.group``) that are right in every row. ``span_em`` and ``span_f1`` compare texts, and take
-the best of several right ones.
+the best of several right ones. ``auroc`` and ``average_precision`` rank rows by the score of label
+1; ``bleu`` and ``chrf`` are sacrebleu's, over all texts together, divided by 100.
 """
 
-BINARY = frozenset({"f1", "f1a"})
+OF_SCORES = frozenset({"auroc", "average_precision"})
+"""Metrics of how rows are ranked by their scores, not of the answers."""
+
+BINARY = frozenset({"f1", "f1a"}) | OF_SCORES
+"""Metrics that need exactly two labels, of which the second is the positive one."""
+
 OVER_GROUPS = frozenset({"em"})
 OF_TEXTS = frozenset({"span_em", "span_f1"})
+
+LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+"""Metrics that can't be a headline: a mean over tasks, and whatever chooses, wants the highest."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from peml.tasks.columns import Columns
 from peml.tasks.kinds import (
     BINARY,
     CLASSIFICATION,
+    LOWER_IS_BETTER,
     METRICS,
     OF_TEXTS,
     OVER_GROUPS,
@@ -195,6 +196,11 @@ class Task(Settings):
     )
     scale: Scale | None = Field(None, description="Regression: range of the scores.")
     metrics: tuple[str, ...] = Field(description="Metrics, headline first.", min_length=1)
+    weights: Literal["balanced"] | None = Field(
+        None,
+        description="Classification: `balanced` makes the loss of a training row count more where "
+        "its label is rare: rows / (labels * rows of the label). Default: all count the same.",
+    )
     average: Averaging = Field(
         "tasks",
         description="What counts alike in a mean over tasks: each task or, where all tasks of the "
@@ -236,6 +242,8 @@ class Task(Settings):
             problems.append("labels: a classification task needs two or more")
         if self.type not in CLASSIFICATION and self.labels:
             problems.append(f"labels: a {self.type} task has none")
+        if self.type not in CLASSIFICATION and self.weights is not None:
+            problems.append(f"weights: a {self.type} task has no labels to balance")
         if len(set(self.labels)) != len(self.labels):
             problems.append("labels: a name is given twice")
         problems += [f"labels: {twins}" for twins in find_twins(self.labels)]
@@ -315,16 +323,24 @@ class Task(Settings):
 
     def _metric_problems(self) -> list[str]:
         problems = []
+        usable = ", ".join(name for name in METRICS if self.type in METRICS[name])
         for name in self.metrics:
             if name not in METRICS:
-                problems.append(f"metrics: {name!r} is not known.{nearest(name, METRICS)}")
+                close = nearest(name, METRICS)
+                problems.append(
+                    f"metrics: {name!r} is not known.{close} A {self.type} task can use {usable}"
+                )
             elif self.type not in METRICS[name]:
-                usable = ", ".join(sorted(key for key in METRICS if self.type in METRICS[key]))
                 problems.append(f"metrics: {name!r} can't score {self.type}; use {usable}")
             elif name in BINARY and len(self.labels) > 2:
                 problems.append(f"metrics: {name!r} needs exactly two labels; use macro_f1")
             elif name in OVER_GROUPS and not self.columns.group:
                 problems.append(f"metrics: {name!r} is over groups of rows; give columns.group")
+        if self.metrics[0] in LOWER_IS_BETTER:
+            problems.append(
+                f"metrics: {self.metrics[0]!r} can't come first: lower is better, and the headline "
+                "is what runs are chosen by; put r2, pearson or spearman first"
+            )
         if self.metrics[0] in OVER_GROUPS:
             problems.append(
                 f"metrics: {self.metrics[0]!r} can't come first; intervals of the headline draw "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -64,6 +64,11 @@ class ModelOutput:
     losses: Tensor
     scores: Tensor
     auxiliary: Tensor | None = None
+
+    def weighted(self, weights: Tensor) -> ModelOutput:
+        """The same with each example's loss times its weight, (examples,)."""
+        losses = self.losses * weights
+        return replace(self, loss=losses.mean(), losses=losses)
 
 
 class Family(ABC):

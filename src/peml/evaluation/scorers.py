@@ -1,0 +1,220 @@
+"""Each metric as a function of how often each row counts, for resampling.
+
+Held as how often each row was drawn, (resamples, rows), a resample turns every metric into
+arithmetic on weighted sums, so that thousands of resamples take seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peml.evaluation.metrics import CORPUS_METRICS, ROW_SCORES
+
+__all__ = ["Scorer", "standardised", "weighted_scorer"]
+
+Array = NDArray[np.float64]
+Values = Sequence[Any]
+Scorer = Callable[[Array], Array]
+"""How often each row was drawn, (resamples, rows) -> the metric of each run, (resamples, runs)."""
+
+
+def weighted_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    """A metric as a function of how often each row counts.
+
+    Every resample, (resamples, rows), has to count the same number of rows.
+    """
+    return _SCORERS[metric](metric, gold, runs)
+
+
+def _row_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    scores = np.array([ROW_SCORES[metric](gold, run) for run in runs]).T  # (rows, runs)
+    return lambda counts: counts @ scores / counts[0].sum()
+
+
+def _label_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    """F1 and Matthews' correlation, from how often each label is right, predicted and hit."""
+    answers = np.array([gold, *runs])  # (1 + runs, rows)
+    labels = [1] if metric in ("f1", "f1a") else np.unique(answers)
+    measure = _matthews if metric == "matthews" else _mean_f1
+
+    def score(counts: Array) -> Array:
+        sums = np.empty((len(labels), len(counts), 1 + 2 * len(runs)))
+        for label, at in zip(labels, sums, strict=True):  # never all labels' columns at once
+            is_label = answers == label
+            columns = np.concatenate([is_label, is_label[1:] & is_label[0]])
+            at[...] = counts @ columns.T.astype(np.float64)
+        right, said, hits = np.split(sums, [1, 1 + len(runs)], axis=2)
+        return measure(right, said, hits)
+
+    return score
+
+
+def _mean_f1(right: Array, said: Array, hits: Array) -> Array:
+    """Mean over the labels that a resample holds, in truth or prediction, as scikit-learn's."""
+    met = right + said
+    each = np.divide(2 * hits, met, out=np.zeros_like(met), where=met > 0)
+    present = (met > 0).sum(axis=0)
+    total: Array = each.sum(axis=0)
+    return np.divide(total, present, out=np.zeros_like(total), where=present > 0)
+
+
+def _matthews(right: Array, said: Array, hits: Array) -> Array:
+    """For any number of labels (Gorodkin 2004); 0 for a constant answer."""
+    rows = right.sum(axis=0)
+    covariance: Array = hits.sum(axis=0) * rows - (right * said).sum(axis=0)
+    spread = np.sqrt((rows**2 - (right**2).sum(axis=0)) * (rows**2 - (said**2).sum(axis=0)))
+    return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+
+
+def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    truth, *said = (standardised(values) for values in (gold, *runs))
+    predicted = np.stack(said)  # (runs, rows)
+    columns = np.concatenate([[truth, truth**2], predicted, predicted**2, predicted * truth]).T
+    parts = np.cumsum([1, 1, len(runs), len(runs)])
+
+    def score(counts: Array) -> Array:
+        x, xx, y, yy, xy = np.split(counts @ columns / counts[0].sum(), parts, axis=1)
+        return _correlation(xy - x * y, xx - x**2, yy - y**2)
+
+    return score
+
+
+def standardised(values: Values) -> Array:
+    """Mean 0, variance 1: no digits are lost in sums of squares, and "constant" has a meaning."""
+    numbers = np.asarray(values, np.float64)
+    if np.ptp(numbers) == 0:
+        return np.zeros_like(numbers)
+    centered = numbers - numbers.mean()
+    scaled: Array = centered / centered.std()
+    return scaled
+
+
+def _correlation(covariance: Array, first: Array, second: Array) -> Array:
+    """0 where a variance is 0 up to rounding: a constant has no correlation with anything."""
+    constant = (first < 1e-12) | (second < 1e-12)
+    product = np.where(constant, 1.0, first * second)
+    return np.where(constant, 0.0, covariance / np.sqrt(product))
+
+
+def _spearman_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    groups = [
+        np.unique(np.asarray(values, np.float64), return_inverse=True)[1]
+        for values in (gold, *runs)
+    ]
+
+    def ranks(counts: Array, group: NDArray[np.intp]) -> Array:
+        """Mean ranks within each resample, less their mean, over the number of rows."""
+        order = np.argsort(group, kind="stable")
+        starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+        sizes = np.add.reduceat(counts[:, order], starts, axis=1)  # of ties
+        rows = counts[0].sum()
+        middle = np.cumsum(sizes, axis=1) - sizes / 2 - rows / 2
+        centered: Array = middle[:, group] / rows
+        return centered
+
+    def score(counts: Array) -> Array:
+        rows = counts[0].sum()
+        truth = ranks(counts, groups[0])
+        spread = np.einsum("br,br,br->b", counts, truth, truth) / rows
+        columns = []
+        for group in groups[1:]:
+            said = ranks(counts, group)
+            together = np.einsum("br,br,br->b", counts, truth, said) / rows
+            own = np.einsum("br,br,br->b", counts, said, said) / rows
+            columns.append(_correlation(together, spread, own))
+        return np.stack(columns, axis=1)
+
+    return score
+
+
+def _error_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    """Root mean squared error, and R2."""
+    truth = np.asarray(gold, np.float64)
+    squares = np.stack([(np.asarray(run, np.float64) - truth) ** 2 for run in runs], axis=1)
+    if metric == "rmse":
+        return lambda counts: np.sqrt(counts @ squares / counts[0].sum())
+    centered = truth - truth.mean()
+
+    def r2(counts: Array) -> Array:
+        spread = (counts @ centered**2 - (counts @ centered) ** 2 / counts[0].sum())[:, None]
+        wrong: Array = counts @ squares
+        some = spread > 1e-12
+        # As scikit-learn has it where nothing varies: 1 if all is right, else 0.
+        return np.where(some, 1 - wrong / np.where(some, spread, 1.0), (wrong == 0).astype(float))
+
+    return r2
+
+
+def _ranking_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    """Area under the ROC curve, and average precision, from margins."""
+    positive = np.asarray(gold, np.float64)
+    measure = _auroc if metric == "auroc" else _average_precision
+    ranked = []
+    for run in runs:
+        values = np.asarray(run, np.float64)
+        order = np.argsort(-values, kind="stable")
+        first = np.flatnonzero(np.diff(values[order], prepend=np.inf))  # of each group of ties
+        ranked.append((order, first))
+
+    def score(counts: Array) -> Array:
+        columns = []
+        for order, first in ranked:
+            weights = counts[:, order]
+            hits = np.add.reduceat(weights * positive[order], first, axis=1)
+            columns.append(measure(hits, np.add.reduceat(weights, first, axis=1) - hits))
+        return np.stack(columns, axis=1)
+
+    return score
+
+
+def _auroc(hits: Array, others: Array) -> Array:
+    """From positives and negatives at each score, highest first, (resamples, scores)."""
+    above = np.cumsum(hits, axis=1) - hits / 2  # a tie counts half
+    pairs = hits.sum(axis=1) * others.sum(axis=1)
+    won = (above * others).sum(axis=1)
+    return np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
+
+
+def _average_precision(hits: Array, others: Array) -> Array:
+    found, met = np.cumsum(hits, axis=1), np.cumsum(hits + others, axis=1)
+    precision = np.divide(found, met, out=np.zeros_like(found), where=met > 0)
+    total, every = (precision * hits).sum(axis=1), hits.sum(axis=1)
+    return np.divide(total, every, out=np.zeros_like(total), where=every > 0)
+
+
+def _corpus_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
+    """BLEU and chrF, from the counts that sacrebleu makes of each row."""
+    measures = [CORPUS_METRICS[metric]() for _ in runs]
+    rows = [
+        np.asarray(measure._extract_corpus_statistics(list(run), [list(gold)]), np.float64)
+        for measure, run in zip(measures, runs, strict=True)
+    ]
+
+    def score(counts: Array) -> Array:
+        columns = [
+            [measure._compute_score_from_stats(each.tolist()).score / 100 for each in counts @ own]
+            for measure, own in zip(measures, rows, strict=True)
+        ]
+        return np.array(columns).T
+
+    return score
+
+
+_SCORERS: dict[str, Callable[[str, Values, Sequence[Values]], Scorer]] = {
+    **dict.fromkeys(ROW_SCORES, _row_scorer),
+    **dict.fromkeys(CORPUS_METRICS, _corpus_scorer),
+    "auroc": _ranking_scorer,
+    "average_precision": _ranking_scorer,
+    "f1": _label_scorer,
+    "f1a": _label_scorer,
+    "macro_f1": _label_scorer,
+    "matthews": _label_scorer,
+    "pearson": _pearson_scorer,
+    "r2": _error_scorer,
+    "rmse": _error_scorer,
+    "spearman": _spearman_scorer,
+}
