@@ -151,7 +151,7 @@ def test_cost_shows_every_mean_and_marks_the_flagged(tmp_path: Path) -> None:
     for axes, read, scale in ((left, lambda r: r.run_seconds, 60.0),
                               (right, lambda r: r.trainable_parameters, 1.0)):  # fmt: skip
         drawn = [c.lines[0].get_xydata()[0].tolist() for c in axes.containers]  # type: ignore[attr-defined]
-        assert drawn == [[read(row) / scale, 100 * (row.mean or 0)] for row in suite.rows]
+        assert drawn == [[read(row) / scale, row.mean or 0] for row in suite.rows]
     hollow = [c.lines[0].get_markerfacecolor() == "#ffffff" for c in left.containers]  # type: ignore[attr-defined]
     assert [row.label for row, is_hollow in zip(suite.rows, hollow, strict=True) if is_hollow] == [
         "multilora", "c-poly", "moe-lora"
@@ -170,9 +170,9 @@ def test_the_majority_is_a_line_at_its_height_where_it_fits(tmp_path: Path) -> N
 
     near, far = at(0.66), at(0.1)
     line = draw_cost(near, near.suites[0]).axes[0].lines[-1]
-    assert np.asarray(line.get_ydata()).tolist() == [66.0, 66.0]
+    assert np.asarray(line.get_ydata()).tolist() == [0.66, 0.66]
     assert any(
-        "majority 10.0, off the scale" in t for t in all_texts(draw_cost(far, far.suites[0]))
+        "majority 0.100, off the scale" in t for t in all_texts(draw_cost(far, far.suites[0]))
     )
 
 
@@ -187,9 +187,9 @@ def test_differences_have_a_panel_a_method_and_keep_to_the_scale(tmp_path: Path)
     assert titles == [
         "lora", "mtl-lora", "multilora (flagged)", "c-poly (flagged)", "moe-lora (flagged)", "peml"
     ]  # fmt: skip
-    assert "\u221240.0" in [text.get_text() for text in figure.axes[4].texts]
+    assert "\u22120.400" in [text.get_text() for text in figure.axes[4].texts]
     low, high = figure.axes[4].get_xlim()
-    assert -low == high < 10
+    assert -low == high < 0.1
     peml = suite.row("peml")
     assert peml is not None
     assert peml.difference is not None
@@ -199,7 +199,7 @@ def test_differences_have_a_panel_a_method_and_keep_to_the_scale(tmp_path: Path)
         if len(line.get_xdata()) == 1  # type: ignore[arg-type]
     }
     values = [peml.difference.value, *(d.value for d in peml.difference.tasks.values())]
-    assert [marks[place] for place in range(9)] == pytest.approx([100 * (v or 0) for v in values])
+    assert [marks[place] for place in range(9)] == pytest.approx([v or 0 for v in values])
 
 
 def test_ranks_share_ties_and_put_what_failed_last(tmp_path: Path) -> None:

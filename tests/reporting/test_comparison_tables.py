@@ -19,7 +19,7 @@ from peml.reporting.comparison.summary import (
     describe_trouble,
 )
 from peml.reporting.comparison.tables import Cell, Table, cost_table, score_table
-from peml.reporting.comparison.text import interval, points, seconds, share, signed, size
+from peml.reporting.comparison.text import interval, score, seconds, share, signed, size
 from peml.testing import write_example_comparison
 from tests.reporting.pages import markdown_tables
 
@@ -50,12 +50,12 @@ def row_of(data: dict[str, Any], label: str) -> dict[str, Any]:
 
 
 def test_numbers_are_short_and_say_what_is_missing() -> None:
-    assert points(0.8836, 0.0031) == "88.4 \u00b1 0.3"
-    assert points(None) == "\u2013"
+    assert score(0.8836, 0.0031) == "0.884 \u00b1 0.003"
+    assert score(None) == "\u2013"
     assert [signed(v) for v in (0.012, -0.012, 0.0002, -0.0002)] == [
-        "+1.2", "\u22121.2", "0.0", "0.0"
+        "+0.012", "\u22120.012", "0.000", "0.000"
     ]  # fmt: skip
-    assert interval(-0.01, 0.02) == "[\u22121.0, +2.0]"
+    assert interval(-0.01, 0.02) == "[\u22120.010, +0.020]"
     assert interval(None, 0.02) == ""
     assert [seconds(v) for v in (0.0, 12.34, 182.0, 7260.0)] == [
         "0 s", "12.3 s", "3 min 02 s", "2 h 01 min"
@@ -80,9 +80,9 @@ def test_groups_have_columns_of_their_own(tmp_path: Path) -> None:
     labels = [row.label for row in comparison.suites[0].rows]
     pairs = column(table, "pairs")
     assert pairs[labels[0]] == Cell("\u2013")
-    assert pairs[labels[1]] == Cell("51.0", "\u00b1 1.0")
+    assert pairs[labels[1]] == Cell("0.510", "\u00b1 0.010")
     assert pairs[labels[-1]].is_best
-    assert pairs["majority"].text == "40.0"
+    assert pairs["majority"].text == "0.400"
     assert all(len(row) == len(table.columns) for row in table.all_rows())
     read = list(csv.DictReader(io.StringIO(to_csv(comparison, comparison.suites[0]))))
     assert [row["group_pairs_mean"] for row in read[:2]] == ["", "0.51"]
@@ -95,9 +95,9 @@ def test_a_row_holds_the_means_the_difference_and_the_task_id(tmp_path: Path) ->
     row = comparison.suites[0].row("lora")
     assert row is not None
     assert row.difference is not None
-    assert column(table, "mean")["lora"].text == points(row.mean)
+    assert column(table, "mean")["lora"].text == score(row.mean)
     assert column(table, "cola")["lora"] == Cell(
-        points(row.tasks["cola"].mean), f"\u00b1 {100 * (row.tasks['cola'].deviation or 0):.1f}"
+        score(row.tasks["cola"].mean), f"\u00b1 {row.tasks['cola'].deviation or 0:.3f}"
     )
     gap = column(table, "difference")
     assert gap["lora"] == Cell(
@@ -109,7 +109,7 @@ def test_a_row_holds_the_means_the_difference_and_the_task_id(tmp_path: Path) ->
     }  # fmt: skip
     assert table.last is not None
     assert table.last[0].text == "majority"
-    assert column(table, "sst2")["majority"].text == "50.9"
+    assert column(table, "sst2")["majority"].text == "0.509"
 
 
 def test_only_the_highest_that_nothing_flags_is_bold(tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     for row in suite.rows:
         read = rows[row.label]
         assert float(read["mean"]) == row.mean
-        for task, score in row.tasks.items():
-            assert float(read[f"{task}_mean"]) == score.mean
-            assert float(read[f"{task}_deviation"]) == score.deviation
+        for task, found in row.tasks.items():
+            assert float(read[f"{task}_mean"]) == found.mean
+            assert float(read[f"{task}_deviation"]) == found.deviation
         assert int(read["seeds"]) == row.finished
         if row.difference is None:
             assert read["difference"] == read["cola_difference_low"] == ""
@@ -254,11 +254,11 @@ def set_difference(value: float, low: float | None, high: float | None) -> Chang
 @pytest.mark.parametrize(
     ("difference", "words"),
     [
-        ((0.012, 0.004, 0.02), r"peml is 1.2 points above lora\+prefix.*\[\+0.4, \+2.0\] excludes"),
-        ((0.012, -0.004, 0.02), r"peml is 1.2 points above.*includes zero, so it may be chance"),
-        ((-0.03, -0.05, -0.01), r"peml is 3.0 points below lora\+prefix.*excludes zero"),
+        ((0.012, 0.004, 0.02), r"peml is 0.012 above lora\+prefix.*\[\+0.004, \+0.020\] excludes"),
+        ((0.012, -0.004, 0.02), r"peml is 0.012 above.*includes zero, so it may be chance"),
+        ((-0.03, -0.05, -0.01), r"peml is 0.030 below lora\+prefix.*excludes zero"),
         ((0.0001, -0.01, 0.01), r"peml is level with lora\+prefix"),
-        ((0.012, None, None), r"1.2 points above.*; no interval was computed"),
+        ((0.012, None, None), r"0.012 above.*; no interval was computed"),
     ],
 )
 def test_the_summary_says_what_the_method_in_focus_gains(
@@ -276,9 +276,22 @@ def test_the_summary_calls_nothing_clear_after_one_seed(tmp_path: Path) -> None:
 
     comparison = example(tmp_path, change)
     text = " ".join(describe_suite(comparison, comparison.suites[0]))
-    assert "[+2.0, +4.0] is of one seed" in text
+    assert "[+0.020, +0.040] is of one seed" in text
     assert "clear" not in text.partition("best of the other methods")[2].partition(" is of one")[0]
     assert "clearly" not in text
+
+
+@pytest.mark.parametrize(("seeds", "is_cautious"), [(4, True), (5, False)])
+def test_the_summary_is_cautious_below_five_seeds(
+    tmp_path: Path, seeds: int, is_cautious: bool
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        for row in data["suites"][0]["rows"]:
+            row["cells"] = [row["cells"][0] | {"seed": seed} for seed in range(seeds)]
+
+    comparison = example(tmp_path, change, trouble=False)
+    said = " ".join(describe_trouble(comparison.suites[0]))
+    assert (f"Caution: only {seeds} seeds" in said) is is_cautious
 
 
 def test_the_summary_names_clear_tasks(tmp_path: Path) -> None:
@@ -297,7 +310,7 @@ def test_the_summary_names_clear_tasks(tmp_path: Path) -> None:
 def test_the_summary_is_honest_when_a_baseline_wins(tmp_path: Path) -> None:
     comparison = example(tmp_path, lambda data: row_of(data, "lora").update(mean=0.9))
     assert describe_suite(comparison, comparison.suites[0])[0].startswith(
-        "On glue, lora has the highest mean over 8 tasks: 90.0"
+        "On glue, lora has the highest mean over 8 tasks: 0.900"
     )
 
 

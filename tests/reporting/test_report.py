@@ -41,20 +41,20 @@ def test_the_task_table_shows_the_results(searched: Path, searched_html: str) ->
     assert [row[0] for row in rows] == list(tasks)
     for row in rows:
         task = tasks[row[0]]
-        assert row[2] == f"{task['value']:.3f}"
+        assert row[2] == f"{task['value']:.3f}[{task['low']:.3f}, {task['high']:.3f}]"
         assert row[3] == f"{task['majority']:.3f}"
         assert row[4].startswith(f"{task['prefix_off']:.3f}")
         assert row[5].startswith(f"{task['lora_off']:.3f}")
         assert row[6] == f"{task['rows']:,}"
     values = [task["value"] for task in tasks.values()]
-    assert mean[2] == f"{sum(values) / len(values):.3f}"
+    assert mean[2].startswith(f"{sum(values) / len(values):.3f}[")
     assert {row[0]: row[-1] for row in rows if row[-1]} == {"wnli": "at or below majority"}
 
 
 def test_the_page_has_every_section_and_figure(searched_html: str) -> None:
     page = parse_page(searched_html)
     assert section_names(page) == [
-        "tasks", "cost", "training", "network", "search", "data", "settings"
+        "tasks", "classes", "cost", "training", "network", "search", "data", "settings"
     ]  # fmt: skip
     assert [svg.get("id") for svg in page.iter(f"{SVG}svg")] == [
         "fig-scores", "fig-validation", "fig-loss", "fig-mixture",
@@ -107,7 +107,7 @@ def test_a_run_without_search_has_no_empty_boxes(plain: Path) -> None:
     run = load_run(plain)
     html = render_html(run)
     page = parse_page(html)
-    assert section_names(page) == ["tasks", "cost", "training", "data", "settings"]
+    assert section_names(page) == ["tasks", "classes", "cost", "training", "data", "settings"]
     assert table_rows(page, "task-table")[0] == [
         "task", "metric", "score", "majority", "LoRA off", "rows", "note"
     ]  # fmt: skip
@@ -132,8 +132,8 @@ def test_a_fixed_prefix_shows_its_network_without_a_search(searched: Path) -> No
 
 def test_a_diverged_task_is_shown_as_such(searched: Path, edit: Edit) -> None:
     def diverge(results: Any) -> None:
-        results["tasks"]["rte"]["value"] = math.nan
-        results["mean"] = math.nan
+        results["tasks"]["rte"] |= {"value": math.nan, "low": None, "high": None}
+        results |= {"mean": math.nan, "low": None, "high": None}
 
     edit(searched / "results.json", diverge)
     path = searched / "metrics.jsonl"
@@ -164,12 +164,38 @@ def test_markdown_tables_parse_and_hold_the_results(searched: Path) -> None:
     (searched / "results.json").write_text(json.dumps(results), encoding="utf-8")
     tables = markdown_tables(render_markdown(load_run(searched)))
     rows = {row[0]: row for row in tables[0]}
-    assert rows[edit_name][2] == "0.614"
+    assert rows[edit_name][2].startswith("0.614 [")
     assert rows["cola"][4] == "0.312 (\u22120.026)"
     assert rows["wnli"][-1] == "at or below majority"
     assert {table[0][0] for table in tables} == {
-        "task", "phase", "", "decision", "evaluated task"
+        "task", "right", "phase", "", "decision", "evaluated task"
     }  # fmt: skip
+
+
+def test_each_class_has_its_f1_and_what_it_was_taken_for(
+    searched: Path, searched_html: str
+) -> None:
+    (table,) = (
+        t for t in markdown_tables(render_markdown(load_run(searched))) if t[0][0] == "right"
+    )
+    assert table[0] == ["right", "rows", "F1", "negative", "positive"]
+    assert table[-2:] == [
+        ["negative", "428", "0.875", "370", "58"],
+        ["positive", "444", "0.885", "47", "397"],
+    ]
+    page = text_of(parse_page(searched_html))
+    assert "negative4280.87537058" in page.replace(" ", "")
+
+
+def test_a_run_without_intervals_or_classes_has_none(plain: Path, edit: Edit) -> None:
+    def strip(results: Any) -> None:
+        for each in (results, *results["tasks"].values()):
+            each.pop("low"), each.pop("high"), each.pop("classes", None)
+
+    edit(plain / "results.json", strip)
+    for page in (render_html(load_run(plain)), render_markdown(load_run(plain))):
+        assert "95 % interval" not in page
+        assert "Classes" not in page
 
 
 def test_means_of_groups_stand_above_the_mean(searched: Path, edit: Edit) -> None:
@@ -235,7 +261,7 @@ def test_the_best_step_is_of_the_last_phase(searched: Path) -> None:
         if line["kind"] == "development" and line["step"] in (100, 300):
             line["mean"] = 0.99 if line["phase"] == "search" else 0.98
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    rows = {row[0]: row for row in markdown_tables(render_markdown(load_run(searched)))[2]}
+    rows = {row[0]: row for row in markdown_tables(render_markdown(load_run(searched)))[3]}
     assert rows["best"] == ["best", "300", "0.980"]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from peml.cli.options import OutputOption, SetOption
 from peml.config import load_config
-from peml.reporting import MAJORITY_NOTE
+from peml.reporting import MAJORITY_NOTE, memory
 from peml.run import fit, plan
 
 __all__ = ["fit_command"]
@@ -105,7 +105,7 @@ def print_results(results: dict[str, Any], console: Console) -> None:
     cost = results["cost"]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in cost["seconds"].items())
     console.print(
-        f"{seconds}; peak memory {cost['peak_memory_bytes'] / 2**20:,.0f} MiB; "
+        f"{seconds}; peak memory {memory(cost['peak_memory_bytes'])}; "
         f"{cost['total_trainable_parameters']:,} trainable parameters",
         highlight=False,
     )

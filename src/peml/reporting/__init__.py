@@ -13,6 +13,7 @@ from peml.reporting.report import write_report
 from peml.reporting.results import RunRecord, load_results, load_run
 from peml.reporting.summary import MAJORITY_NOTE
 from peml.reporting.tuning import write_tuning_report
+from peml.reporting.units import memory
 from peml.reporting.winners import Winners, count_winners
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "draw_figures",
     "load_results",
     "load_run",
+    "memory",
     "save_drawing",
     "save_figures",
     "write_comparison_report",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = [
+    "Classes",
     "Cost",
     "DecisionsRecord",
     "DevelopmentRecord",
@@ -60,20 +61,38 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class Classes(Record):
+    """How a classification went: each label's F1, and counts by (right, predicted) label."""
+
+    labels: list[str]
+    f1: list[float]
+    confusion: list[list[int]]
+
+    @property
+    def support(self) -> list[int]:
+        """Number of rows of each label."""
+        return [sum(row) for row in self.confusion]
+
+
 class TaskResult(Record):
     """One task's line in ``results.json``; scores as fractions, on the reported split.
 
+    ``low`` and ``high`` bound the value's 95 % interval over rows; runs of before have none.
+    ``classes`` tells a classification label by label.
     ``without`` holds the keys that end in ``_off``: the score with a part switched off, by the
     part's name.
     """
 
     metric: str
     value: Score
+    low: float | None = None
+    high: float | None = None
     all: dict[str, Score] = {}
     majority: Score | None = None
     majority_of: str = "train"
     without: dict[str, Score] = {}
     rows: int
+    classes: Classes | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -109,6 +128,8 @@ class Means(Record):
     """Means over tasks; ``ablation_means`` is by the name of the part switched off."""
 
     mean: Score
+    low: float | None = None
+    high: float | None = None
     majority_mean: Score | None = None
     ablation_means: Annotated[dict[str, Score], BeforeValidator(_by_part)] = {}
 

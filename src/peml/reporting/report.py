@@ -14,9 +14,11 @@ from peml.files import write_text
 from peml.reporting.decisions import gate_names, tabulate_decisions
 from peml.reporting.environment import template_environment
 from peml.reporting.figures import draw_figures
+from peml.reporting.records import Means, TaskResult
 from peml.reporting.results import RunRecord, load_run
 from peml.reporting.style import PALETTE, to_svg
 from peml.reporting.summary import part_title, summarise
+from peml.reporting.units import memory
 
 __all__ = ["render_html", "render_markdown", "write_report"]
 
@@ -83,6 +85,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "score": _score,
         "change": _change,
+        "bounds": _bounds,
         "duration": _duration,
         "memory": _memory,
         "part": part_title,
@@ -95,6 +98,13 @@ def _score(value: float | None) -> str:
     if value is None:
         return "\u2013"
     return f"{value:.3f}" if math.isfinite(value) else "not finite"
+
+
+def _bounds(found: TaskResult | Means) -> str:
+    """The 95 % interval of a score; empty where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"[{found.low:.3f}, {found.high:.3f}]"
 
 
 def _change(value: float | None, reference: float) -> str:
@@ -117,6 +127,4 @@ def _duration(seconds: float) -> str:
 
 
 def _memory(size: int | None) -> str:
-    if size is None:
-        return "not measured"
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    return "not measured" if size is None else memory(size)

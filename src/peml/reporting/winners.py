@@ -59,14 +59,15 @@ class Winners:
             if name not in cells:
                 shares = ", ".join(f"{option} {count}" for option, count in options.most_common())
                 lines.append(f"| {name} | {shares} |")
-        gaps = [100 * gap for gap in self.gaps if gap is not None]
+        gaps = [gap for gap in self.gaps if gap is not None]
         lines += [
             "",
             f"* every cell skip: {', '.join(self.collapsed) or 'in no run'}",
             f"* skips that were not the best by their scores ({self.scored} runs with scores): "
             f"{', '.join(self.unwarranted) or 'none'}",
             f"* overruled by a guard: {_counts(self.guarded)}",
-            f"* change by discretisation, points: {', '.join(f'{gap:+.2f}' for gap in gaps)}",
+            "* change of the development mean by discretisation: "
+            f"{', '.join(f'{gap:+.4f}' for gap in gaps)}",
         ]
         return "\n".join(lines) + "\n"
 

@@ -35,7 +35,7 @@ __all__ = [
 
 _MARKERS = "os^DvPX<>ph*"
 _PANELS_A_ROW = 4
-_LEAST_SPAN = 1.0  # points; less would blow up differences that don't matter
+_LEAST_SPAN = 0.01  # less would blow up differences that don't matter
 _DASHED: dict[str, Any] = {"color": color("soft"), "linewidth": 1, "linestyle": (0, (3, 2))}
 _SCALE = 3.0  # the axis of differences, over the median end of an interval
 _LOG_FROM = 8.0  # largest over smallest, from where an axis is logarithmic
@@ -85,8 +85,8 @@ def draw_cost(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
                 shown.append(x / scale)
                 axes.errorbar(
                     x / scale,
-                    100 * row.mean,
-                    yerr=None if row.deviation is None else 100 * row.deviation,
+                    row.mean,
+                    yerr=row.deviation,
                     elinewidth=1.2,
                     **_look(index, _is_flagged(row)),
                 )
@@ -94,7 +94,7 @@ def draw_cost(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
             clean_axes(axes)
             axes.grid(axis="x", color=color("line"), linewidth=0.6, alpha=0.7)
             _scale(axes, shown)
-        left.set_ylabel("mean score, points")
+        left.set_ylabel("mean score")
         _draw_majority([left, right], suite)
         _name_methods(figure, suite, majority=suite.majority_mean is not None)
         _sign(figure, comparison, suite)
@@ -105,10 +105,10 @@ def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
     """A line; where it lies far below every method, at the edge, so that these stay apart."""
     if suite.majority_mean is None:
         return
-    means = [100 * row.mean for row in suite.ranked() if row.mean is not None]
+    means = [row.mean for row in suite.ranked() if row.mean is not None]
     low, high = panels[0].get_ylim()
     span = max(high - low, _LEAST_SPAN)
-    majority = 100 * suite.majority_mean
+    majority = suite.majority_mean
     if majority >= min(means) - span:
         for axes in panels:
             axes.axhline(majority, **_DASHED)
@@ -117,7 +117,7 @@ def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
     for axes in panels:
         axes.axhline(low - 0.09 * span, **_DASHED)
     panels[0].annotate(
-        f"majority {majority:.1f}, off the scale",
+        f"majority {majority:.3f}, off the scale",
         (0.02, low - 0.09 * span),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
@@ -161,7 +161,7 @@ def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure
             axes.tick_params(labelbottom=last_of_column)
             clean_axes(axes, grid="x")
             if last_of_column:
-                axes.set_xlabel(f"points over {suite.best_baseline}")
+                axes.set_xlabel(f"difference to {suite.best_baseline}")
         _sign(figure, comparison, suite)
         return figure
 
@@ -256,21 +256,21 @@ def _look(index: int, flagged: bool) -> dict[str, Any]:
 
 
 def _limit(pairs: Sequence[IntervalRecord]) -> float:
-    """Half the width of the axis of differences, in points.
+    """Half the width of the axis of differences.
 
     What ordinary intervals need; a method that collapsed must not press all others onto zero.
     """
     ends = [abs(end) for pair in pairs for end in (pair.value, pair.low, pair.high)
             if end is not None]  # fmt: skip
-    return max(_LEAST_SPAN, 100 * _SCALE * float(np.median(ends)))
+    return max(_LEAST_SPAN, _SCALE * float(np.median(ends)))
 
 
 def _interval(
     axes: Axes, place: int, found: IntervalRecord, limit: float, look: dict[str, Any]
 ) -> None:
-    value = 100 * (found.value or 0.0)
+    value = found.value or 0.0
     if found.low is not None and found.high is not None:
-        low, high = np.clip([100 * found.low, 100 * found.high], -limit, limit)
+        low, high = np.clip([found.low, found.high], -limit, limit)
         axes.plot([low, high], [place, place], color=look["color"], linewidth=1.4)
     if abs(value) <= limit:
         axes.plot(value, place, **{**look, "markersize": 5.5})

@@ -17,7 +17,7 @@ from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
 from peml.reporting.comparison.records import ComparisonRecord, SuiteRecord, load_comparison
 from peml.reporting.comparison.summary import describe_methods, describe_suite, describe_trouble
 from peml.reporting.comparison.tables import Table, cost_table, score_table
-from peml.reporting.comparison.text import interval, points, seconds, share, signed, size
+from peml.reporting.comparison.text import interval, score, seconds, share, signed, size
 from peml.reporting.environment import template_environment
 from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
 
@@ -86,7 +86,7 @@ def _views(comparison: ComparisonRecord) -> list[_SuiteView]:
 
 def _write_tables(comparison: ComparisonRecord, view: _SuiteView, folder: Path) -> None:
     name = view.record.name
-    scores = "Scores in points, mean and standard deviation over seeds"
+    scores = "Scores, mean and standard deviation over seeds"
     write_text(
         folder / f"{name}.md",
         f"{scores}.\n\n{to_markdown(view.scores)}\nCosts.\n\n{to_markdown(view.costs)}",
@@ -134,7 +134,7 @@ def _context(comparison: ComparisonRecord, views: list[_SuiteView]) -> dict[str,
 def _environment() -> Environment:
     environment = template_environment()
     environment.filters |= {
-        "points": points,
+        "score": score,
         "signed": signed,
         "interval": interval,
         "seconds": seconds,

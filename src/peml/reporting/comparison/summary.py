@@ -10,13 +10,15 @@ from peml.reporting.comparison.records import (
     RowRecord,
     SuiteRecord,
 )
-from peml.reporting.comparison.text import interval, points, share
+from peml.reporting.comparison.text import interval, score, share
 from peml.reporting.summary import join_names
 
-__all__ = ["describe_methods", "describe_suite", "describe_trouble"]
+__all__ = ["ENOUGH_SEEDS", "describe_methods", "describe_suite", "describe_trouble"]
 
 
 _NAMES_SHOWN = 6
+ENOUGH_SEEDS = 5
+"""Fewer finished seeds of a method come with a caution."""
 
 
 def describe_suite(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str]:
@@ -26,7 +28,7 @@ def describe_suite(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str
 
 def describe_trouble(suite: SuiteRecord) -> list[str]:
     """What to know before believing a suite's table: flags, lost runs, tuning cut short."""
-    return [*_flags(suite), *_lost_cells(suite), *_grid_ends(suite)]
+    return [*_few_seeds(suite), *_flags(suite), *_lost_cells(suite), *_grid_ends(suite)]
 
 
 def describe_methods(comparison: ComparisonRecord) -> list[str]:
@@ -70,10 +72,10 @@ def _ranking(suite: SuiteRecord) -> list[str]:
     flagged = ", flagged below" if top.flagged else ""
     sentence = (
         f"On {suite.name}, {top.label} has the highest mean over {over}: "
-        f"{points(top.mean, top.deviation)} points ({seeds}{flagged})"
+        f"{score(top.mean, top.deviation)} ({seeds}{flagged})"
     )
     if suite.majority_mean is not None:
-        sentence += f"; the majority baseline reaches {points(suite.majority_mean)}"
+        sentence += f"; the majority baseline reaches {score(suite.majority_mean)}"
     return [sentence + "."]
 
 
@@ -88,7 +90,7 @@ def _focus(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str]:
     # Over common seeds, where that was measured; else the difference of the two means.
     gap = found.value if found and found.value is not None else focus.mean - base.mean
     side = "above" if gap > 0 else "below"
-    by = f"{points(abs(gap))} points {side}" if points(abs(gap)) != "0.0" else "level with"
+    by = f"{score(abs(gap))} {side}" if score(abs(gap)) != "0.000" else "level with"
     sentence = f"{focus.label} is {by} {base.label}, the best of the other methods"
     if found is None or found.low is None:
         return [f"{sentence}; no interval was computed for it."]
@@ -120,14 +122,26 @@ def _tasks(label: str, tasks: dict[str, IntervalRecord]) -> list[str]:
     return [f"Task by task {label} is {' and '.join(parts)}{left}."]
 
 
+def _few_seeds(suite: SuiteRecord) -> list[str]:
+    finished = [row.finished for row in suite.rows if row.finished]
+    if not finished or min(finished) >= ENOUGH_SEEDS:
+        return []
+    count = min(finished)
+    return [
+        f"Caution: only {count} {'seed' if count == 1 else 'seeds'}. With fewer than "
+        f"{ENOUGH_SEEDS} the intervals come out too narrow, and a difference of one or two "
+        "hundredths may go away with more."
+    ]
+
+
 def _flags(suite: SuiteRecord) -> list[str]:
     """Every flag once, with the methods and tasks that carry it."""
     carriers: dict[str, dict[str, list[str]]] = {}
     for row in suite.rows:
         for flag in row.flags:
             carriers.setdefault(flag, {}).setdefault(row.label, [])
-        for task, score in row.tasks.items():
-            for flag in score.flags:
+        for task, found in row.tasks.items():
+            for flag in found.flags:
                 carriers.setdefault(flag, {}).setdefault(row.label, []).append(task)
     sentences = []
     for flag, by in carriers.items():

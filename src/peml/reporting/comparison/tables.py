@@ -10,8 +10,8 @@ from peml.reporting.comparison.text import (
     NOTHING,
     interval,
     plus_minus,
-    points,
     ratio,
+    score,
     seconds,
     signed,
     size,
@@ -104,7 +104,7 @@ class Table:
 
 
 def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
-    """Scores in points: the mean over tasks, the difference to the best baseline, each task."""
+    """Scores: the mean over tasks, the difference to the best baseline, each task."""
     notes = Notes()
     columns = [
         Column("method", is_number=False),
@@ -122,7 +122,7 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     }  # fmt: skip
     rows = []
     for row in suite.rows:
-        mean = points(row.mean)
+        mean = score(row.mean)
         cells = [
             Cell(row.label, _missing(row.finished, len(row.cells)), notes.mark(row.flags)),
             Cell(
@@ -136,11 +136,11 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
         cells += [_group(row, suite, name) for name in suite.groups]
         cells += [_score(row, task.name, best[task.name], notes) for task in suite.tasks]
         rows.append(cells)
-    last = [Cell("majority"), Cell(points(suite.majority_mean)), Cell(NOTHING), Cell("no")]
-    last += [Cell(points(group.majority_mean)) for group in suite.groups.values()]
+    last = [Cell("majority"), Cell(score(suite.majority_mean)), Cell(NOTHING), Cell("no")]
+    last += [Cell(score(group.majority_mean)) for group in suite.groups.values()]
     last += [
         Cell(
-            points(task.majority),
+            score(task.majority),
             marks=notes.mark([MAJORITY_NOTE] if task.majority_of == "reported" else []),
         )
         for task in suite.tasks
@@ -192,23 +192,23 @@ def _group(row: RowRecord, suite: SuiteRecord, name: str) -> Cell:
     if means.get(row.label) is None:
         return Cell(NOTHING)
     own = row.groups[name]
-    shown = points(own.mean)
+    shown = score(own.mean)
     is_best = shown == _shown_best(means.values()) and not row.flagged
     return Cell(shown, plus_minus(own.deviation), is_best=is_best)
 
 
 def _score(row: RowRecord, task: str, best: str, notes: Notes) -> Cell:
-    score = row.tasks.get(task)
-    if score is None:
+    found = row.tasks.get(task)
+    if found is None:
         return Cell(NOTHING)
     # The row already says how many of its cells finished.
-    lost = "" if score.seeds == row.finished else _missing(score.seeds, len(row.cells))
-    spread = plus_minus(score.deviation)
+    lost = "" if found.seeds == row.finished else _missing(found.seeds, len(row.cells))
+    spread = plus_minus(found.deviation)
     return Cell(
-        points(score.mean),
+        score(found.mean),
         f"{spread}, {lost}" if spread and lost else spread or lost,
-        notes.mark(score.flags),
-        is_best=points(score.mean) == best and not score.flags and not row.flagged,
+        notes.mark(found.flags),
+        is_best=score(found.mean) == best and not found.flags and not row.flagged,
     )
 
 
@@ -223,7 +223,7 @@ def _difference(row: RowRecord, suite: SuiteRecord) -> Cell:
 def _shown_best(values: Iterable[float | None]) -> str:
     """The highest as it is shown, so that what looks equal is marked alike."""
     known = [value for value in values if value is not None]
-    return points(max(known)) if known else "none"
+    return score(max(known)) if known else "none"
 
 
 def _missing(finished: int, wanted: int) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from peml.reporting.units import memory
+
 __all__ = [
     "NOTHING",
     "interval",
     "plus_minus",
-    "points",
     "ratio",
+    "score",
     "seconds",
     "share",
     "signed",
@@ -18,28 +20,28 @@ NOTHING = "\u2013"
 """Stands where there is no number."""
 
 
-def points(value: float | None, deviation: float | None = None) -> str:
-    """A score in points, with the standard deviation over seeds where there is one."""
+def score(value: float | None, deviation: float | None = None) -> str:
+    """A score from 0 to 1, with the standard deviation over seeds where there is one."""
     if value is None:
         return NOTHING
-    shown = _minus(f"{100 * value:.1f}")
+    shown = _minus(f"{value:.3f}")
     return f"{shown} {plus_minus(deviation)}" if deviation is not None else shown
 
 
 def plus_minus(deviation: float | None) -> str:
-    """A standard deviation in points; empty where there is none (a single seed)."""
-    return "" if deviation is None else f"\u00b1 {100 * deviation:.1f}"
+    """A standard deviation of scores; empty where there is none (a single seed)."""
+    return "" if deviation is None else f"\u00b1 {deviation:.3f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference in points, with its sign."""
+    """A difference of scores, with its sign."""
     if value is None:
         return NOTHING
-    return _minus(f"{100 * value:+.1f}")
+    return _minus(f"{value:+.3f}")
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """An interval in points; empty where there is none."""
+    """An interval of differences; empty where there is none."""
     return "" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
 
 
@@ -63,9 +65,7 @@ def share(value: float | None) -> str:
 
 def size(value: float | None) -> str:
     """Bytes, as MiB or GiB."""
-    if value is None:
-        return NOTHING
-    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+    return NOTHING if value is None else memory(value)
 
 
 def ratio(value: float | None, reference: float | None) -> str:

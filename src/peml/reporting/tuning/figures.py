@@ -45,7 +45,7 @@ def draw_history(study: StudyRecord) -> Figure:
                 continue
             axes.plot(
                 [trial.number for trial in points],
-                [100 * (trial.mean or 0.0) for trial in points],
+                [trial.mean or 0.0 for trial in points],
                 label=f"{state} ({len(points)})",
                 **look,
             )
@@ -61,7 +61,7 @@ def draw_history(study: StudyRecord) -> Figure:
                 label=f"failed ({len(failed)})",
             )
         axes.set_xlabel("trial")
-        axes.set_ylabel("development mean, points")
+        axes.set_ylabel("development mean")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         clean_axes(axes)
         figure.legend(loc="outside right upper", frameon=False, handletextpad=0.3)
@@ -87,7 +87,7 @@ def _step_of_best(axes: Axes, study: StudyRecord) -> None:
     places: list[int] = []
     best: list[float] = []
     for trial in finished:
-        so_far = max(100 * (trial.mean or 0.0), best[-1] if best else -math.inf)
+        so_far = max(trial.mean or 0.0, best[-1] if best else -math.inf)
         places.append(trial.number)
         best.append(so_far)
     places.append(study.trials[-1].number)
@@ -133,13 +133,13 @@ def draw_front(study: StudyRecord) -> Figure:
         ):
             axes.plot(
                 [trial.objectives[1] or 0.0 for trial in trials],
-                [100 * (trial.mean or 0.0) for trial in trials],
+                [trial.mean or 0.0 for trial in trials],
                 label="Pareto front" if trials is front else "other trials",
                 **look,
             )
         axes.step(
             [trial.objectives[1] or 0.0 for trial in front],
-            [100 * (trial.mean or 0.0) for trial in front],
+            [trial.mean or 0.0 for trial in front],
             where="pre",
             color=color("warm"),
             linewidth=1.2,
@@ -147,7 +147,7 @@ def draw_front(study: StudyRecord) -> Figure:
         for trial in front:
             axes.annotate(
                 str(trial.number),
-                (trial.objectives[1] or 0.0, 100 * (trial.mean or 0.0)),
+                (trial.objectives[1] or 0.0, trial.mean or 0.0),
                 xytext=(4, 4),
                 textcoords="offset points",
                 fontsize=8,
@@ -155,7 +155,7 @@ def draw_front(study: StudyRecord) -> Figure:
         limit_means(axes, [*rest, *front], always=front)
         axes.set_xlabel(second.title)
         axes.xaxis.set_major_formatter(FuncFormatter(_count))
-        axes.set_ylabel("development mean, points")
+        axes.set_ylabel("development mean")
         clean_axes(axes)
         figure.legend(loc="outside right upper", frameon=False, handletextpad=0.3)
         return figure

@@ -10,7 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from peml.files import disk_errors, write_text
-from peml.reporting.comparison.text import points, seconds
+from peml.reporting.comparison.text import score, seconds
 from peml.reporting.environment import template_environment
 from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
 from peml.reporting.tuning.figures import draw_study
@@ -69,14 +69,14 @@ def _describe(study: StudyRecord) -> list[str]:
     best = front[0]
     if len(study.objectives) == 1:
         sentences.append(
-            f"Trial {best.number} has the highest development mean, {points(best.mean)} points; "
+            f"Trial {best.number} has the highest development mean, {score(best.mean)}; "
             "best.yaml is its config."
         )
     else:
         sentences.append(
             f"{len(front)} trials are on the Pareto front of development mean and "
             f"{study.objectives[1].title}; best.yaml is the one with the highest mean, trial "
-            f"{best.number} ({points(best.mean)} points), front/ holds all of them."
+            f"{best.number} ({score(best.mean)}), front/ holds all of them."
         )
     if study.importance:
         path, share = next(iter(study.importance.items()))
@@ -87,7 +87,7 @@ def _describe(study: StudyRecord) -> list[str]:
 def _environment() -> Environment:
     environment = template_environment()
     environment.filters |= {
-        "points": points,
+        "score": score,
         "seconds": seconds,
         "value": _value,
         "link": lambda folder: f"{quote(folder)}/report.html",

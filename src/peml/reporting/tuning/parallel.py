@@ -26,7 +26,7 @@ def draw_parallel(study: StudyRecord) -> Figure:
         figure = new_figure(4.2)
         axes = figure.subplots()
         columns = [Scale(study, path, trials) for path in paths]
-        means = [100 * (trial.mean or 0.0) for trial in trials]
+        means = [trial.mean or 0.0 for trial in trials]
         low = readable_low(means)
         span = max(means[-1] - low, 1e-9)
         for rank, trial in enumerate(trials):
@@ -44,7 +44,7 @@ def draw_parallel(study: StudyRecord) -> Figure:
         for place, column in enumerate(columns):
             _draw_axis(axes, place, column.ticks())
         less = "\u2264 " if means[0] < low else ""
-        _draw_axis(axes, len(columns), [(0.0, f"{less}{low:.1f}"), (1.0, f"{low + span:.1f}")])
+        _draw_axis(axes, len(columns), [(0.0, f"{less}{low:.3f}"), (1.0, f"{low + span:.3f}")])
         titles = [*("\n.".join(path.rsplit(".", 1)) for path in paths), "development\nmean"]
         axes.set_xticks(range(len(titles)), titles, color=color("ink"), fontsize=8)
         axes.set_yticks([])

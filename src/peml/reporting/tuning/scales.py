@@ -19,14 +19,14 @@ def readable_low(values: Sequence[float]) -> float:
     """The lowest value to show: all of them, unless a few collapsed far below the rest."""
     ordered = sorted(values)
     middle = ordered[int(_HIDDEN_SHARE * len(ordered))]
-    span = max(ordered[-1] - middle, 1.0)
+    span = max(ordered[-1] - middle, 0.01)
     return next(value for value in ordered if value >= middle - 2 * span)
 
 
 def limit_means(
     axes: Axes, trials: Sequence[TrialRecord], always: Sequence[TrialRecord] = ()
 ) -> float:
-    """Sets the limits of an axis of means in points, and says how many trials lie below it.
+    """Sets the limits of an axis of means, and says how many trials lie below it.
 
     Args:
         axes: The axes.
@@ -36,9 +36,9 @@ def limit_means(
     Returns:
         A place just below the lowest mean that is shown.
     """
-    means = [100 * (trial.mean or 0.0) for trial in trials]
-    low = min([readable_low(means), *(100 * (trial.mean or 0.0) for trial in always)])
-    space = 0.06 * max(max(means) - low, 1.0)
+    means = [trial.mean or 0.0 for trial in trials]
+    low = min([readable_low(means), *(trial.mean or 0.0 for trial in always)])
+    space = 0.06 * max(max(means) - low, 0.01)
     axes.set_ylim(low - 2 * space, max(means) + space)
     below = sum(mean < low - 2 * space for mean in means)
     if below:
