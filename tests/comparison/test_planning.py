@@ -11,7 +11,7 @@ import yaml
 from peml.comparison import parse_comparison, planning
 from peml.comparison.planning import plan_comparison
 from peml.methods import AttachedModel
-from peml.methods.shape import find_linears
+from peml.methods.targets import find_linears
 from peml.run import attach
 from tests.comparison.quick import ADAPTER, comparison_file
 from tests.e2e.toy import METHODS

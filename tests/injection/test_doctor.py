@@ -45,6 +45,18 @@ def test_why_peft_export_is_impossible(family: str, reason: str) -> None:
     assert reason in found["prefix export to PEFT"].reason
 
 
+def test_what_low_rank_updates_cannot_be_put_on_is_said() -> None:
+    names = {"tied layers", "fused experts"}
+    assert not names & _by_name("llama").keys()
+    found = _by_name("qwen2-moe")
+    assert found["LoRA merging"].reason == "17 linear layers"
+    assert found["fused experts"].value == "4"
+    assert "layers.0.mlp.experts.gate_up_proj" in found["fused experts"].reason
+    tied = _by_name("t5")["tied layers"]
+    assert tied.value == "4"
+    assert "shared, encoder.embed_tokens, decoder.embed_tokens, lm_head" in tied.reason
+
+
 def test_frequencies_that_change_with_the_text_are_seen() -> None:
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     findings = diagnose(tiny_model("llama", rope_parameters=rope))

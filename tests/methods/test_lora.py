@@ -160,7 +160,7 @@ def test_saved_it_loads_with_peft_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["nothing", ("nothing", "here"), "("])
 def test_layers_the_model_does_not_have_are_one_clear_message(target: Any) -> None:
-    with pytest.raises(ModelError, match="LoRA can't be attached") as caught:
+    with pytest.raises(ModelError, match=r"no linear layer|no regular expression") as caught:
         attach("bert", target_modules=target)
     assert "method.lora.target_modules" in str(caught.value)
 

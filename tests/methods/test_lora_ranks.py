@@ -16,7 +16,8 @@ from peml.methods import AttachContext, AttachedModel, Method, build_method, par
 from peml.methods.lora import ADAPTER, LoraPart
 from peml.methods.lora_ranks import rank_groups
 from peml.methods.prefix import PrefixPart
-from peml.methods.shape import LinearShape, read_shape
+from peml.methods.shape import read_shape
+from peml.methods.targets import LinearShape
 from peml.prefix import Genotype, PrefixSupernet
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model

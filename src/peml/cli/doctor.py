@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Literal
@@ -11,11 +12,11 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from transformers import PreTrainedModel
 
 from peml.errors import InjectionError, ModelError
 from peml.injection import AttentionSite, Support, check_support, rotate_keys
+from peml.methods import Layers, read_layers
 from peml.models import Backbone, ModelSettings, load_backbone
 
 __all__ = ["Finding", "diagnose", "doctor"]
@@ -79,7 +80,7 @@ def diagnose(model: PreTrainedModel) -> list[Finding]:
 
     Never raises for a model that isn't supported: the reason is in the findings.
     """
-    support = check_support(model)
+    support, layers = check_support(model), read_layers(model)
     own = [site for site in support.sites if site.kind == "self"]
     return [
         *_versions(),
@@ -93,7 +94,8 @@ def diagnose(model: PreTrainedModel) -> list[Finding]:
             f"{support.reason}; {support.action}" if support.reason else "",
         ),
         _checkpointing(model),
-        _merging(model),
+        _merging(model, layers),
+        *_without_lora(layers),
         _export_to_peft(model, support, own),
     ]
 
@@ -146,15 +148,26 @@ def _checkpointing(model: PreTrainedModel) -> Finding:
     )
 
 
-def _merging(model: PreTrainedModel) -> Finding:
+def _merging(model: PreTrainedModel, layers: Layers) -> Finding:
     quantized = getattr(model.config, "quantization_config", None)
-    linear = sum(isinstance(module, nn.Linear) for module in model.modules())
-    linear += sum(type(module).__name__ == "Conv1D" for module in model.modules())
     if quantized is not None:
         return Finding("LoRA merging", "no", "no", "its weights are quantized")
-    if not linear:
+    linears = [layer for layer in layers.linears if layer.kind != "embedding"]
+    if not linears:
         return Finding("LoRA merging", "no", "no", "it has no linear layers for LoRA")
-    return Finding("LoRA merging", "exact", "yes", f"{linear} linear layers")
+    return Finding("LoRA merging", "exact", "yes", f"{len(linears)} linear layers")
+
+
+def _without_lora(layers: Layers) -> Iterator[Finding]:
+    """What a low-rank update can't be put on, where there is such."""
+    tied = [layer for layer in layers.linears if layer.tied]
+    if tied:
+        names = ", ".join(layer.name for layer in tied)
+        reason = f"{names} use one weight; target_modules can't name them"
+        yield Finding("tied layers", str(len(tied)), reason=reason)
+    if layers.fused:
+        reason = f"{layers.fused[0]} and the like hold several matrices; all-linear leaves them out"
+        yield Finding("fused experts", str(len(layers.fused)), reason=reason)
 
 
 def _export_to_peft(model: PreTrainedModel, support: Support, own: list[AttentionSite]) -> Finding:

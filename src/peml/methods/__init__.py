@@ -14,6 +14,7 @@ from peml.methods.base import (
     Search,
 )
 from peml.methods.c_poly import CPoly, CPolySettings
+from peml.methods.counting import check_count
 from peml.methods.dora import Dora, DoraMethodSettings, DoraPart, DoraSettings
 from peml.methods.frozen import Frozen, FrozenSettings
 from peml.methods.full import Full, FullSettings
@@ -42,7 +43,8 @@ from peml.methods.registry import (
     parse_method,
 )
 from peml.methods.rslora import RsLora, RsLoraMethodSettings, RsLoraSettings
-from peml.methods.shape import LinearShape, ModelShape, nearest_size, read_shape
+from peml.methods.shape import ModelShape, nearest_size, read_shape
+from peml.methods.targets import Layers, LinearShape, read_layers
 
 __all__ = [
     "AdaLora",
@@ -66,6 +68,7 @@ __all__ = [
     "Full",
     "FullSettings",
     "HeldOut",
+    "Layers",
     "LinearShape",
     "Lora",
     "LoraMethodSettings",
@@ -102,9 +105,11 @@ __all__ = [
     "RsLoraSettings",
     "Search",
     "build_method",
+    "check_count",
     "list_methods",
     "method_settings_types",
     "nearest_size",
     "parse_method",
+    "read_layers",
     "read_shape",
 ]

@@ -57,7 +57,7 @@ class AdaLoraSettings(LowRankSettings):
 
     def count_parameters(self, shape: ModelShape) -> int:
         """Closed form: init_r (d_in + d_out + 1) for each layer, all of which train."""
-        layers = shape.targets(self.target_modules)
+        layers = self.targets(shape.layers)
         return sum(self.init_r * (layer.d_in + layer.d_out + 1) for layer in layers)
 
     def resized(self, shape: ModelShape, budget: int) -> Self:

@@ -18,14 +18,8 @@ from peml.errors import CheckpointError
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
 from peml.methods.peft_format import Factors, write_peft_lora
-from peml.methods.shape import (
-    LinearShape,
-    ModelShape,
-    find_linears,
-    nearest_size,
-    read_linears,
-    select_linears,
-)
+from peml.methods.shape import ModelShape, nearest_size
+from peml.methods.targets import Layers, LinearShape, find_linears, read_layers
 from peml.models import TaskModel
 
 __all__ = ["AdapterMethod", "AdapterPart", "AdapterSettings"]
@@ -46,6 +40,14 @@ class AdapterSettings(MethodSettings):
     def scale(self) -> float:
         """What the update is multiplied with."""
         return self.alpha / self.r
+
+    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
+        """The layers that get an update.
+
+        Raises:
+            ModelError: See `Layers.select`.
+        """
+        return layers.select(self.target_modules, setting="method.target_modules")
 
 
 class AdapterPart(Part):
@@ -211,7 +213,7 @@ class AdapterMethod(Method):
         model.requires_grad_(False)
 
     def _place(self, model: TaskModel) -> AdapterPart:
-        layers = select_linears(read_linears(model.backbone), self.settings.target_modules)
+        layers = self.settings.targets(read_layers(model.backbone))
         rates = {"adapter": self.settings.learning_rate}
         if self.fast_group is not None:
             rates[self.fast_group[0]] = getattr(self.settings, self.fast_group[1])
@@ -225,12 +227,12 @@ class AdapterMethod(Method):
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """`count_at` the settings' rank."""
-        layers = shape.targets(self.settings.target_modules)
+        layers = self.settings.targets(shape.layers)
         return self.count_at(self.settings.r, layers, shape.tasks)
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
         """Another rank; alpha / r stays."""
-        layers = shape.targets(self.settings.target_modules)
+        layers = self.settings.targets(shape.layers)
 
         def count(r: int) -> int:
             return sum(self.count_at(r, layers, shape.tasks).values())

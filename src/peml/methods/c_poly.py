@@ -9,7 +9,7 @@ from pydantic import Field
 from peml.adapters import CPolyDelta, Delta, TaskRouting
 from peml.methods.adapter import AdapterMethod, AdapterSettings
 from peml.methods.base import Merging, MethodSettings
-from peml.methods.shape import LinearShape
+from peml.methods.targets import LinearShape
 
 __all__ = ["CPoly", "CPolySettings"]
 

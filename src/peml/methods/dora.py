@@ -19,6 +19,7 @@ class DoraSettings(LoraSettings):
     """Low-rank updates of the direction, and a magnitude for each output."""
 
     peft_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
+    embeddings: ClassVar[bool] = False
 
     learning_rate: float = Field(
         5e-4, description="Default rate of the groups `lora` and `magnitude`.", gt=0
@@ -26,7 +27,7 @@ class DoraSettings(LoraSettings):
 
     def count_magnitudes(self, shape: ModelShape) -> int:
         """Closed form: d_out for each layer."""
-        return sum(layer.d_out for layer in shape.targets(self.target_modules))
+        return sum(layer.d_out for layer in self.targets(shape.layers))
 
     def resized(self, shape: ModelShape, budget: int) -> Self:
         """The rank nearest to what the magnitudes leave of a budget."""

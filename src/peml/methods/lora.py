@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -21,6 +20,7 @@ from peml.files import write_tensors
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
 from peml.methods.shape import ModelShape, nearest_size
+from peml.methods.targets import Layers, LinearShape, read_layers
 from peml.models import TaskModel
 from peml.settings import Settings
 
@@ -42,9 +42,11 @@ class LowRankSettings(Settings):
 
     Attributes:
         peft_options: What makes a method of PEFT's ``LoraConfig``.
+        embeddings: Whether the method can adapt an embedding.
     """
 
     peft_options: ClassVar[Mapping[str, Any]] = {}
+    embeddings: ClassVar[bool] = False
 
     alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
     dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
@@ -52,6 +54,18 @@ class LowRankSettings(Settings):
         "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
     )
     learning_rate: float = Field(5e-4, description="Default rate of the group `lora`.", gt=0)
+
+    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
+        """The layers that get an update.
+
+        Raises:
+            ModelError: See `Layers.select`.
+        """
+        return layers.select(
+            self.target_modules,
+            setting="method.lora.target_modules",
+            embeddings=self.embeddings,
+        )
 
     @abstractmethod
     def count_parameters(self, shape: ModelShape) -> int:
@@ -65,11 +79,13 @@ class LowRankSettings(Settings):
 class LoraSettings(LowRankSettings):
     """Low-rank updates of the model's linear layers."""
 
+    embeddings: ClassVar[bool] = True
+
     r: int = Field(8, description="Rank.", ge=1)
 
     def count_parameters(self, shape: ModelShape) -> int:
         """Closed form: r (d_in + d_out) for each layer."""
-        layers = shape.targets(self.target_modules)
+        layers = self.targets(shape.layers)
         return sum(self.r * (layer.d_in + layer.d_out) for layer in layers)
 
     def resized(self, shape: ModelShape, budget: int) -> Self:
@@ -88,6 +104,22 @@ class LoraMethodSettings(MethodSettings):
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
 
 
+def _exactly_on(paths: Set[str], tuner_type: type[LoraModel]) -> type[LoraModel]:
+    """A tuner that works on these layers, whatever else PEFT would make of their names.
+
+    For mixtures of experts PEFT rewrites ``target_modules`` first: it adds the experts, and takes
+    dense layers that share a name with them out.
+    """
+
+    class ExactTuner(tuner_type):
+        def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
+            peft_config.target_modules = set(paths)
+            peft_config.target_parameters = None
+            return peft_config
+
+    return ExactTuner
+
+
 class LoraPart(Part):
     """PEFT's LoRA layers inside a model.
 
@@ -103,16 +135,24 @@ class LoraPart(Part):
 
     def __init__(self, model: Any, settings: LowRankSettings, seed: int) -> None:
         self.settings = settings
+        targets = {layer.name for layer in settings.targets(read_layers(model))}
         config = self.build_config()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             try:
-                self._tuner = self.tuner_type(model, config, ADAPTER)
-            except (ValueError, re.error) as error:
+                self._tuner = _exactly_on(targets, self.tuner_type)(model, config, ADAPTER)
+            except ValueError as error:
                 raise ModelError(
                     f"LoRA can't be attached: {error}",
-                    action="set method.lora.target_modules to names of this model's layers",
+                    action="leave the layer out of method.lora.target_modules",
                 ) from error
+        attached = set(self.layers())
+        if attached != targets:
+            raise ModelError(
+                "LoRA was attached to other layers than asked for: "
+                f"{', '.join(sorted(attached ^ targets))}",
+                action="leave these layers out of method.lora.target_modules",
+            )
         self._layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
         self._parameters: dict[str, nn.Parameter] = {
             name: p for name, p in model.named_parameters() if ".lora_" in name and ADAPTER in name
@@ -143,11 +183,10 @@ class LoraPart(Part):
 
     def common_options(self) -> dict[str, Any]:
         """What the configs of the whole family say in the same words."""
-        target = self.settings.target_modules
         return {
             "lora_alpha": self.settings.alpha,
             "lora_dropout": self.settings.dropout,
-            "target_modules": target if isinstance(target, str) else list(target),
+            "target_modules": [],  # see `_exactly_on`
             **self.settings.peft_options,
         }
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from peml.errors import ConfigError
+from peml.errors import ConfigError, ModelError
 from peml.methods.lora import ADAPTER, LoraPart, LoraSettings
-from peml.methods.shape import LinearShape
+from peml.methods.targets import LinearShape
 from peml.prefix import RankGroup
 
 __all__ = ["LoraRanks", "count_lora", "rank_groups", "with_ranks"]
@@ -29,18 +29,33 @@ def rank_groups(linears: Sequence[LinearShape], ranks: Sequence[int]) -> tuple[R
     costs: dict[str, int] = {}
     for layer in linears:
         name = _group(layer.name)
-        costs[name] = costs.get(name, 0) + layer.d_in + layer.d_out
+        costs[name] = costs.get(name, 0) + _cost(layer)
     return tuple(RankGroup(name, tuple(sorted(ranks)), cost) for name, cost in costs.items())
 
 
 def count_lora(linears: Sequence[LinearShape], ranks: Mapping[str, int]) -> int:
     """Parameters of a LoRA with a rank for each group; groups without one have none."""
-    return sum(ranks.get(_group(one.name), 0) * (one.d_in + one.d_out) for one in linears)
+    return sum(ranks.get(_group(one.name), 0) * _cost(one) for one in linears)
 
 
 def with_ranks(settings: LoraSettings, ranks: Sequence[int]) -> LoraSettings:
     """The LoRA that holds all of these ranks: the largest of them. alpha / r stays."""
     return settings.at_rank(max(ranks)) if ranks else settings
+
+
+def _cost(layer: LinearShape) -> int:
+    """Parameters of an update of rank 1."""
+    if layer.kind == "embedding":
+        _refuse_embedding(layer.name)
+    return layer.d_in + layer.d_out
+
+
+def _refuse_embedding(path: str) -> NoReturn:
+    raise ModelError(
+        f"a LoRA on {path}, an embedding, has one rank, method.lora.r; it can't be searched",
+        allowed="linear layers, where ranks are searched or given by a genotype",
+        action="leave it out of method.lora.target_modules, or leave the ranks out",
+    )
 
 
 def _group(path: str) -> str:
@@ -105,4 +120,6 @@ class LoraRanks:
         self._groups, self._hooks, self._masks = (), [], {}
         for name, rank in ranks.items():
             for path, layer in self._layers[name].items():
+                if ADAPTER not in layer.lora_A:
+                    _refuse_embedding(path)
                 self._part.cut(path, layer, rank)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from peml.adapters import Delta, TaskGate, TaskMoeDelta, TaskRouting, TokenMoeDelta
 from peml.methods.adapter import AdapterMethod, AdapterSettings
 from peml.methods.base import Merging, MethodSettings
-from peml.methods.shape import LinearShape
+from peml.methods.targets import LinearShape
 
 __all__ = ["MoeLora", "MoeLoraSettings"]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from peml.adapters import Delta, MultiLoraDelta, TaskRouting
 from peml.methods.adapter import AdapterMethod, AdapterSettings
 from peml.methods.base import MethodSettings
-from peml.methods.shape import LinearShape
+from peml.methods.targets import LinearShape
 
 __all__ = ["MultiLora", "MultiLoraSettings"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -15,7 +15,8 @@ from peml.methods.lora import LoraPart, LoraSettings
 from peml.methods.lora_ranks import LoraRanks, count_lora, rank_groups, with_ranks
 from peml.methods.prefix_search import PrefixSearch
 from peml.methods.searched import SearchedPrefix, SearchedPrefixSettings
-from peml.methods.shape import LinearShape, ModelShape, nearest_size, read_linears, select_linears
+from peml.methods.shape import ModelShape, nearest_size
+from peml.methods.targets import Layers, read_layers
 from peml.models import TaskModel
 from peml.prefix import (
     PrefixSettings,
@@ -94,7 +95,7 @@ class Peml(SearchedPrefix):
         """Adds LoRA and prefix; the search is there unless the genotype is known."""
         settings = self.settings
         place = self._place(model)
-        space = self._space(settings.prefix, place.shape, read_linears(model.backbone))
+        space = self._space(settings.prefix, place.shape, read_layers(model.backbone))
         genotype = context.genotype or self._decided(space, place.shape, context.seed)
         candidates = settings.lora_ranks if genotype is None else tuple(genotype.ranks.values())
         lora = LoraPart(model.backbone, with_ranks(settings.lora, candidates), context.seed)
@@ -127,15 +128,12 @@ class Peml(SearchedPrefix):
         search = self.settings.search
         return orders[search.order].get(phase, frozenset()) if search.searches else frozenset()
 
-    def _space(
-        self, prefix: PrefixSettings, shape: PrefixShape, linears: Sequence[LinearShape]
-    ) -> SearchSpace:
+    def _space(self, prefix: PrefixSettings, shape: PrefixShape, layers: Layers) -> SearchSpace:
         """What is left to the search, the LoRA's ranks included where they are."""
         space, ranks = prefix.space(shape), self.settings.lora_ranks
         if not ranks:
             return space
-        layers = select_linears(linears, self.settings.lora.target_modules)
-        return replace(space, ranks=rank_groups(layers, ranks))
+        return replace(space, ranks=rank_groups(self.settings.lora.targets(layers), ranks))
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The LoRA's, and the decided network's: the mean over the search space before a search.
@@ -156,18 +154,18 @@ class Peml(SearchedPrefix):
         lora = SizeRange.exactly(self.settings.lora.count_parameters(shape))
         genotype = self._given(settings, place)
         if genotype is not None and genotype.ranks:
-            layers = shape.targets(self.settings.lora.target_modules)
+            layers = self.settings.lora.targets(shape.layers)
             lora = SizeRange.exactly(count_lora(layers, genotype.ranks))
         if not self.settings.lora_ranks:
             return lora, self._prefix_size(settings, place)
-        space = self._space(settings, place, shape.linears)
+        space = self._space(settings, place, shape.layers)
         search = self.settings.search
         prefix = count_space(replace(space, ranks=()), place, search.lead)
         lora = count_space(space, place, search.lead).without(prefix)
         budget = search.held(space, place)
         if budget is None:
             return lora, prefix
-        share = budget.wanted * lora.mean / (lora.mean + prefix.mean)
+        share = round(budget.wanted * lora.mean / (lora.mean + prefix.mean))
         return lora.within(share), prefix.within(budget.wanted - share)
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:

@@ -14,7 +14,7 @@ from tensorboardX import SummaryWriter
 
 from peml.errors import TrainingError
 from peml.evaluation import mean_losses, score_split
-from peml.methods import AttachContext, AttachedModel
+from peml.methods import AttachContext, AttachedModel, check_count, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.prefix import Genotype
 from peml.run.cost import Cost
@@ -82,11 +82,13 @@ def attach(
         backbone: The frozen model, which is changed in place; default: it is loaded.
 
     Raises:
+        ModelError: The method doesn't fit the model, or trains more or less than it announces.
         TrainingError: There is something to train, and no row to train it on.
     """
     config = prepared.config
     backbone = backbone or load_backbone(config.model, prepared.family)
     model = TaskModel(backbone, prepared.tasks, seed=config.seed).to(device)
+    shape = read_shape(model)
 
     def calibrate() -> None:
         model.eval()
@@ -102,6 +104,7 @@ def attach(
         total_steps=prepared.steps.total,
     )
     attached = prepared.method.attach(model, context).to(device)
+    check_count(prepared.method, shape, attached)
     if attached.groups() and not prepared.steps.total:
         raise _nothing_to_train_on()
     return attached

@@ -81,6 +81,24 @@ _DECODER = {
     "max_position_embeddings": 256,
     "initializer_range": 0.2,
 }
+# The experts of a layer are one parameter; a shared expert and dense layers are linear layers.
+_MIXTURE = {**_DECODER, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_DEEPSEEK = {
+    **_DECODER,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
 _T5 = {
     **_COMMON,
     "d_model": 32,
@@ -115,6 +133,7 @@ TINY_FAMILIES: dict[str, _Family] = {
     "bert": _Family("Bert", "encoder", _ENCODER),
     "bloom": _Family("Bloom", "causal", {**_COMMON, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "deberta-v2": _Family("DebertaV2", "encoder", _ENCODER),
+    "deepseek-v3": _Family("DeepseekV3", "causal", _DEEPSEEK),
     "distilbert": _Family(
         "DistilBert",
         "encoder",
@@ -146,6 +165,10 @@ TINY_FAMILIES: dict[str, _Family] = {
         "Mamba", "causal", {**_COMMON, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
     ),
     "mistral": _Family("Mistral", "causal", {**_DECODER, "sliding_window": 6}),
+    "mixtral": _Family(
+        "Mixtral", "causal", {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}
+    ),
+    "olmoe": _Family("Olmoe", "causal", _MIXTURE),
     "opt": _Family(
         "OPT",
         "causal",
@@ -156,7 +179,9 @@ TINY_FAMILIES: dict[str, _Family] = {
     "phi": _Family("Phi", "causal", _DECODER),
     "phi3": _Family("Phi3", "causal", {**_DECODER, "partial_rotary_factor": 0.5}),
     "qwen2": _Family("Qwen2", "causal", _DECODER),
+    "qwen2-moe": _Family("Qwen2Moe", "causal", {**_MIXTURE, "shared_expert_intermediate_size": 24}),
     "qwen3": _Family("Qwen3", "causal", {**_DECODER, "head_dim": 16}),
+    "qwen3-moe": _Family("Qwen3Moe", "causal", {**_MIXTURE, "head_dim": 8}),
     "roberta": _Family("Roberta", "encoder", _ENCODER),
     "smollm3": _Family("SmolLM3", "causal", {**_DECODER, "no_rope_layers": [1, 0]}),
     "t5": _Family("T5", "seq2seq", _T5),
