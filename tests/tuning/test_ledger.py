@@ -120,7 +120,7 @@ def test_reports_can_be_repeated_and_prune_what_falls_behind(tmp_path: Path) -> 
         if book.report(trial.number, 40, worse):
             stopped.append(trial.number)
             assert book.report(trial.number, 40, worse)
-            assert open_ledger(config, tmp_path).unfinished()[-1].is_stopped
+            assert open_ledger(config, tmp_path).report(trial.number, 40, worse)
             book.settle(Outcome(trial.number, "pruned", SPENT), Path())
         else:
             book.report(trial.number, 40, worse)

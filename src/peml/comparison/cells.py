@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peml.comparison.settings import ComparisonConfig, load_comparison
 from peml.config import RunConfig, dump_config
-from peml.errors import RunError
 from peml.execution import Job
 from peml.files import write_json, write_text
 from peml.methods import MethodSettings
-from peml.run import differences, lock_folder
+from peml.run import WorkFolder, differences
 from peml.tuning import apply_values
 
 __all__ = ["Cell", "ComparisonFolder", "cells_of", "grid_of"]
@@ -41,54 +39,29 @@ class Cell(Job):
     key: float
 
 
-class ComparisonFolder:
-    """A comparison's files.
+class ComparisonFolder(WorkFolder[ComparisonConfig]):
+    """A comparison's files."""
 
-    Args:
-        path: The folder; made by `create`, not here.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    noun, command = "comparison folder", "peml compare"
+    held = "another comparison"
+    unchanged = "the config the comparison was started with, and seeds added to it"
+    config_file, before_config = _CONFIG, _MATCHING
 
     @property
     def matching(self) -> Path:
         """What size was chosen for each method."""
         return self.path / _MATCHING
 
-    def holds(self, config: ComparisonConfig) -> bool:
-        """Whether this comparison was started here; False for a new or empty folder.
-
-        Raises:
-            RunError: The folder holds something else, or another comparison.
-        """
-        existing = self.path / _CONFIG
-        if existing.is_file():
-            # Where its runs execute, and how many at a time, does not make it another comparison,
-            # nor do further seeds.
-            before = load_comparison(existing)
-            ignored = {"jobs", "execution"}
-            if config.seeds[: len(before.seeds)] == before.seeds:
-                ignored.add("seeds")
-            old, new = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
-            changed = differences(old, new)
-            if changed:
-                raise RunError(
-                    f"{self.path} holds another comparison: {changed}",
-                    allowed="the config the comparison was started with, and seeds added to it",
-                    action="choose another --output, or undo the change; nothing was changed",
-                )
-            return True
-        own = {_MATCHING, f".{_MATCHING}.partial", f".{_CONFIG}.partial"}
-        if self.path.exists() and not (
-            self.path.is_dir() and all(file.name in own for file in self.path.iterdir())
-        ):
-            raise RunError(
-                f"{self.path} exists and is no comparison folder",
-                allowed="a new folder, or one that an earlier `peml compare` made",
-                action="choose another --output; nothing was changed",
-            )
-        return False
+    def _changed(self, config: ComparisonConfig) -> str:
+        # Where its runs execute, and how many at a time, does not make it another comparison, nor
+        # do further seeds.
+        before = load_comparison(self.path / _CONFIG)
+        ignored = {"jobs", "execution"}
+        if config.seeds[: len(before.seeds)] == before.seeds:
+            ignored.add("seeds")
+        return differences(
+            *(one.model_dump(mode="json", exclude=ignored) for one in (before, config))
+        )
 
     def create(self, config: ComparisonConfig, matching: dict[str, Any]) -> None:
         """Makes the folder of a comparison that starts."""
@@ -98,10 +71,6 @@ class ComparisonFolder:
     def keep(self, config: ComparisonConfig) -> None:
         """Writes the config, at the start and where seeds were added."""
         write_text(self.path / _CONFIG, dump_config(config))
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Keeps other processes out while this one works."""
-        return lock_folder(self.path)
 
 
 def cells_of(

@@ -82,12 +82,12 @@ def compare(
     """
     console = console or Console(quiet=True)
     folder = ComparisonFolder(output)
-    matching = _matching(folder, config)
-    if matching is None:
-        matching = plan_comparison(config)
-        folder.create(config, matching.as_dict())
-    print_plan(config, matching, console)
     with folder.locked():
+        matching = _matching(folder, config)
+        if matching is None:
+            matching = plan_comparison(config)
+            folder.create(config, matching.as_dict())
+        print_plan(config, matching, console)
         if not report_only:
             folder.keep(config)
             _run(config, matching, folder, console, retry_failed=retry_failed)

@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 
-from peml.errors import RunError
 from peml.execution.job import Job
 from peml.execution.work import print_to, work
-from peml.run import lock_folder
 
 __all__ = ["appears", "mark_of", "train_remotely"]
 
@@ -29,17 +27,6 @@ def mark_of(job: Job) -> Path:
 def _is_marked(job: Job, token: str) -> bool:
     mark = mark_of(job)
     return mark.is_file() and mark.read_text(encoding="utf-8") == token
-
-
-def _is_free(job: Job) -> bool:
-    """Whether nobody is at work in the folder."""
-    if not job.folder.is_dir():
-        return True
-    try:
-        with lock_folder(job.folder):
-            return True
-    except RunError:
-        return False
 
 
 def appears(seen: Callable[[], bool]) -> bool:
@@ -71,7 +58,6 @@ def train_remotely(
     if not Path(directory).is_dir() or not appears(lambda: _is_marked(job, token)):
         return socket.gethostname()
     mark_of(job).unlink(missing_ok=True)  # here, so that a driver that is killed leaves none
-    appears(lambda: _is_free(job))  # of a worker whose driver, or whose machine, was just lost
     os.chdir(directory)
     torch.set_num_threads(threads)
     print_to(job.log)

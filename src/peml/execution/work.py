@@ -15,6 +15,8 @@ from peml.training import Evaluation
 
 __all__ = ["print_to", "work"]
 
+_PATIENCE = 60.0  # seconds for a worker to end whose driver, or whose machine, was just lost
+
 
 def print_to(log: Path) -> None:
     """Sends everything that this process prints to a file from now on."""
@@ -37,7 +39,7 @@ def work(job: Job, stops: Callable[[int, float], bool] | None = None) -> None:
         return stops is not None and stops(evaluation.step, evaluation.mean)
 
     try:
-        fit(job.config, job.folder, on_evaluation=on_evaluation)
+        fit(job.config, job.folder, on_evaluation=on_evaluation, wait=_PATIENCE)
     except RunStopped as stopped:
         job.prune(stopped.evaluation.step, stopped.evaluation.mean)
     except Exception as error:

@@ -1,11 +1,12 @@
 """A run: its folder, its phases, from a config to a finished model."""
 
 from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
-from peml.run.folder import RunFolder, differences, lock_folder
+from peml.run.folder import RunFolder, differences
 from peml.run.listener import OnEvaluation, RunStopped
 from peml.run.pipeline import Run, fit, plan
 from peml.run.preparation import Prepared, majority_of, prepare, with_config
 from peml.run.training import attach
+from peml.run.work_folder import WorkFolder, lock_folder
 
 __all__ = [
     "FinishedRun",
@@ -15,6 +16,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "RunStopped",
+    "WorkFolder",
     "attach",
     "differences",
     "fit",

@@ -1,13 +1,11 @@
-"""The run folder: what is in it, who may write to it."""
+"""The run folder: what is in it."""
 
 from __future__ import annotations
 
-import fcntl
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ import torch
 
 from peml.config import RunConfig, dump_config, load_config
 from peml.errors import RunError
-from peml.files import disk_errors, read_json, write_json, write_text
+from peml.files import read_json, write_json, write_text
+from peml.run.work_folder import WorkFolder
 
-__all__ = ["RunFolder", "differences", "lock_folder"]
+__all__ = ["RunFolder", "differences"]
 
 _PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 _CONFIG = "config.yaml"
@@ -27,15 +26,13 @@ _PLAN = "plan.json"
 _RESULTS = "results.json"
 
 
-class RunFolder:
-    """One run's files.
+class RunFolder(WorkFolder[RunConfig]):
+    """One run's files."""
 
-    Args:
-        path: The folder; made by `create`, not here.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    noun, command = "run folder", "peml fit"
+    held = "a run of another config"
+    unchanged = "the config the run was started with"
+    config_file, before_config = _CONFIG, _ENVIRONMENT
 
     @property
     def checkpoints(self) -> Path:
@@ -53,11 +50,6 @@ class RunFolder:
         return self.path / "genotype.json"
 
     @property
-    def is_started(self) -> bool:
-        """Whether a run was started here."""
-        return (self.path / _CONFIG).is_file()
-
-    @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do: results and report are there."""
         return (self.path / _RESULTS).is_file() and (self.path / "report.html").is_file()
@@ -66,29 +58,6 @@ class RunFolder:
     def metrics(self) -> Path:
         """The log, one JSON object a line."""
         return self.path / "metrics.jsonl"
-
-    def holds(self, config: RunConfig) -> bool:
-        """Whether the run of this config was started here; False for a new or empty folder.
-
-        Raises:
-            RunError: The folder holds something else, or a run of another config.
-        """
-        existing = self.path / _CONFIG
-        if existing.is_file():
-            self._check_same(load_config(existing), config)
-            return True
-        if self.path.exists() and not self._is_empty():
-            raise RunError(
-                f"{self.path} exists and is no run folder",
-                allowed="a new folder, or one that an earlier `peml fit` made",
-                action="choose another --output; nothing was changed",
-            )
-        return False
-
-    def _is_empty(self) -> bool:
-        """Whether nothing is in the folder but what a `create` that was killed may leave."""
-        own = {_ENVIRONMENT, f".{_ENVIRONMENT}.partial", f".{_CONFIG}.partial"}
-        return self.path.is_dir() and all(file.name in own for file in self.path.iterdir())
 
     def create(self, config: RunConfig) -> None:
         """Makes the folder, unless the run of this config was started in it before.
@@ -101,17 +70,12 @@ class RunFolder:
         write_json(self.path / _ENVIRONMENT, _environment())
         write_text(self.path / _CONFIG, dump_config(config))  # last: it makes it a run folder
 
-    def _check_same(self, before: RunConfig, now: RunConfig) -> None:
+    def _changed(self, config: RunConfig) -> str:
         # Where a run is written does not make it another run.
-        old = before.model_dump(mode="json", exclude={"output"})
-        new = now.model_dump(mode="json", exclude={"output"})
-        changed = differences(old, new)
-        if changed:
-            raise RunError(
-                f"{self.path} holds a run of another config: {changed}",
-                allowed="the config the run was started with",
-                action="choose another --output, or undo the change; nothing was changed",
-            )
+        before = load_config(self.path / _CONFIG)
+        return differences(
+            *(one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
+        )
 
     def check_plan(self, planned: dict[str, Any]) -> None:
         """Keeps the plan of a run that starts; refuses to go on with data that changed since.
@@ -141,10 +105,6 @@ class RunFolder:
             )
         return load_config(path)
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Keeps other processes out while this one writes, see `lock_folder`."""
-        return lock_folder(self.path)
-
     def read(self, name: str) -> Any:
         """A JSON file of the folder, or None where it isn't there yet."""
         path = self.path / name
@@ -153,26 +113,6 @@ class RunFolder:
     def write(self, name: str, value: Any) -> None:
         """Replaces a JSON file of the folder in one step."""
         write_json(self.path / name, value)
-
-
-@contextmanager
-def lock_folder(path: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder; a killed one's lock is gone with it.
-
-    Raises:
-        RunError: Another process is at work in the folder.
-    """
-    with disk_errors(path):
-        file = (path / ".lock").open("a")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"another process is working in {path}",
-                action="wait for it, or choose another --output",
-            ) from error
-        yield
 
 
 def differences(old: Any, new: Any) -> str:

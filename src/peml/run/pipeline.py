@@ -67,6 +67,7 @@ def fit(
     console: Console | None = None,
     *,
     on_evaluation: OnEvaluation = never_stops,
+    wait: float = 0.0,
 ) -> Run:
     """Runs all phases that the run folder doesn't have yet.
 
@@ -76,6 +77,7 @@ def fit(
         console: Where progress is shown; default: nowhere.
         on_evaluation: Told of every development evaluation; True stops the run there. An
             evaluation whose checkpoint was lost to a kill is told again by the next session.
+        wait: Seconds to wait for another process that is at work in the folder.
 
     Raises:
         PemlError: Something is wrong with config, data, model or folder, or training diverged.
@@ -83,18 +85,14 @@ def fit(
     """
     console = console or Console(quiet=True)
     folder = RunFolder(output)
-    session = None
-    if not folder.holds(config):
-        # What can't work leaves no folder behind: the method is attached before it is made.
-        session = TrainingSession(prepare(config), folder, console, on_evaluation)
-        folder.create(config)
-    if folder.is_finished:
-        console.print(f"{output} is finished: nothing to do", markup=False)
-        return Run(output, folder.read(_RESULTS))
-    with folder.locked():
+    with folder.locked(wait):
+        if folder.holds(config) and folder.is_finished:
+            console.print(f"{output} is finished: nothing to do", markup=False)
+            return Run(output, folder.read(_RESULTS))
         results = folder.read(_RESULTS)
         if results is None:
-            session = session or TrainingSession(prepare(config), folder, console, on_evaluation)
+            session = TrainingSession(prepare(config), folder, console, on_evaluation)
+            folder.create(config)  # what can't work leaves no folder behind
             results = _run_phases(session, folder)
         write_report(output)
     return Run(output, results)

@@ -90,7 +90,7 @@ class Driver:
             return
         job = Job(f"trial {trial.number}", self._folder.trial(trial.number), config)
         self._running[job.name] = trial
-        if trial.is_stopped or job.is_settled:  # a killed session had come this far
+        if job.is_settled:  # a killed session had come this far
             RunFolder(job.folder).holds(config)  # refuses another study's trial of this number
             self._end(job)
             return

@@ -211,4 +211,4 @@ class Ledger:
         # Always in the same order, on which the draws depend and a file's order may not.
         drawn = {path: space[path].suggest(handle, path) for path in sorted(space)}
         values = {path: drawn[path] for path in space}
-        return Trial(trial.number, values, _STOPPED in trial.user_attrs)
+        return Trial(trial.number, values)

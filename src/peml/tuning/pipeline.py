@@ -78,16 +78,16 @@ def tune(
     """
     console = console or Console(quiet=True)
     folder = StudyFolder(output)
-    if not folder.holds(config):
-        if report_only:
-            raise RunError(
-                f"{output} holds no study to report",
-                allowed="the folder of a study that was started",
-                action="check the path, or run the same command without --report",
-            )
-        check_study(config)
-        folder.create(config)
     with folder.locked():
+        if not folder.holds(config):
+            if report_only:
+                raise RunError(
+                    f"{output} holds no study to report",
+                    allowed="the folder of a study that was started",
+                    action="check the path, or run the same command without --report",
+                )
+            check_study(config)
+            folder.create(config)
         patience = Patience(config.storage, console)
         ledger = Ledger(config, folder.journal, str(folder.driver()["id"]), patience)
         if not report_only:

@@ -17,12 +17,10 @@ class Trial:
     Attributes:
         number: From 0, in the order of the draws.
         values: By path into the run config.
-        is_stopped: Whether the pruner has ended it already.
     """
 
     number: int
     values: dict[str, Any]
-    is_stopped: bool = False
 
 
 @dataclass(frozen=True)
