@@ -244,3 +244,39 @@ def test_runs_that_do_not_pair_up_are_refused(
 def test_a_shared_task_is_offered() -> None:
     with pytest.raises(DataError, match=r"--task: a$"):
         contrast_runs({"a": ONE, "b": ONE}, {"a": ONE, "c": ONE})
+
+
+def test_the_p_value_of_a_mean_over_rows_weighs_tasks_by_their_rows() -> None:
+    """A clear difference on a tiny task says little about a mean that counts rows alike."""
+    large, small = [1] * 400, [1] * 12
+    runs: list[dict[str, KeptPredictions]] = []
+    for shift, hits in ((0, 12), (3, 2)):
+        said = [int(n % 3 != shift % 3) for n in range(400)]
+        made = {
+            "large": kept("accuracy", large, said, "large"),
+            "small": kept("accuracy", small, [1] * hits + [0] * (12 - hits), "small"),
+        }
+        runs.append(
+            {
+                name: replace(each, task=each.task.model_copy(update={"average": "rows"}))
+                for name, each in made.items()
+            }
+        )
+    # the large task's answers differ on many rows, and neither run is better on it
+    other = runs[1]["large"]
+    runs[1]["large"] = replace(other, predicted=[*other.predicted[200:], *other.predicted[:200]])
+    found = contrast_runs(*runs, resamples=4000).mean
+    random = np.random.default_rng(5)
+    gaps = [
+        np.array(one.predicted) - np.array(two.predicted)
+        for one, two in zip(runs[0].values(), runs[1].values(), strict=True)
+    ]
+    signs = [1 - 2 * random.integers(0, 2, (4000, len(gap))) for gap in gaps]
+    draws = sum(sign @ gap for sign, gap in zip(signs, gaps, strict=True)) / 412
+    slow = tail_share(sum(gap.sum() for gap in gaps) / 412, draws)
+    assert found.p_value == pytest.approx(slow, abs=0.03)
+    alike = [
+        {n: replace(e, task=e.task.model_copy(update={"average": "tasks"})) for n, e in run.items()}
+        for run in runs
+    ]
+    assert contrast_runs(*alike, resamples=4000).mean.p_value < slow / 3

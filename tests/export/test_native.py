@@ -15,6 +15,8 @@ from peml.data import TaskBatch
 from peml.errors import CheckpointError
 from peml.export import load_model, save_model
 from peml.methods import AttachedModel
+from peml.methods.prefix import PrefixPart
+from peml.prefix import Prefix
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach
 from tests.e2e.toy import FAMILIES, toy_config
@@ -61,6 +63,29 @@ def test_merged_and_loaded_the_model_says_the_same(
     for before, after, untrained in zip(trained, loaded, plain, strict=True):
         torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
         assert (before - untrained).abs().max() > 1e-2  # there was something to lose
+
+
+def test_a_layer_without_prefix_has_none_after_loading(toys: Path, tmp_path: Path) -> None:
+    method = {"name": "lora+prefix", "lora": {"r": 4}, "length": 4, "width": 8}
+    prepared = prepare(load_config(toy_config(toys, "causal", method)))
+    batches = _batches(prepared)
+    model = _disturbed(prepared)
+    part = model.parts["prefix"]
+    assert isinstance(part, PrefixPart)
+    yielded = part.yielded
+
+    def without_first() -> Prefix:
+        prefix = yielded()
+        return Prefix(prefix.tensor, (False, *prefix.active[1:]))
+
+    whole = _scores(model, batches)
+    part.yielded = without_first  # type: ignore[method-assign]
+    trained = _scores(model, batches)
+    save_model(model, tmp_path / "model", prepared.config.method)
+    loaded = _scores(load_model(tmp_path / "model"), batches)
+    for before, after, other in zip(trained, loaded, whole, strict=True):
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+        assert (before - other).abs().max() > 1e-3
 
 
 def test_the_weights_that_lora_leaves_alone_are_the_base_models(toys: Path, saved: Path) -> None:

@@ -52,6 +52,19 @@ def test_draws_only_what_there_is(plain: Path, tmp_path: Path) -> None:
     assert names == ["scores", "validation", "loss", "mixture"]
 
 
+def test_the_loss_has_a_centered_running_mean(searched: Path) -> None:
+    run = load_run(searched)
+    losses = [record.loss for record in run.history.steps]
+    mean = draw_loss(run).axes[0].lines[1]
+    half = len(losses) // 50
+    assert half > 1
+    slow = [
+        np.mean(losses[max(0, place - half) : place + half + 1]) for place in range(len(losses))
+    ]
+    np.testing.assert_allclose(np.asarray(mean.get_ydata(), float), slow)
+    assert np.asarray(mean.get_xdata()).tolist() == [record.step for record in run.history.steps]
+
+
 def test_the_mixture_counts_what_the_log_says_was_drawn(searched: Path) -> None:
     run = load_run(searched)
     tasks = run.plan.tasks

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
+
+import pytest
 
 from peml.run.cost import Cost, peak_memory
 
 
-def test_seconds_steps_and_tokens_go_on_from_the_checkpoint() -> None:
+def test_seconds_steps_and_tokens_go_on_from_the_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("peml.run.cost.time.monotonic", lambda: clock[0])
     first = Cost()
     with first.phase("train"):
-        time.sleep(0.02)
+        clock[0] += 2
         first.count_step("train", 100)
         saved = first.as_dict()  # a checkpoint in the middle of a phase
-        time.sleep(0.02)  # thrown away by a kill
+        clock[0] += 3  # thrown away by a kill
     second = Cost(saved)
+    clock[0] += 50  # between the sessions
     with second.phase("train"):
-        time.sleep(0.02)
+        clock[0] += 4
         second.count_step("train", 50)
     total = second.as_dict()
     assert total["steps"] == {"train": 2}
     assert total["tokens"] == {"train": 150}
-    assert total["seconds"]["train"] >= saved["seconds"]["train"] + 0.02
-    assert saved["seconds"]["train"] < 0.04 <= first.as_dict()["seconds"]["train"]
+    assert saved["seconds"] == {"train": 2}
+    assert first.as_dict()["seconds"] == {"train": 5}
+    assert total["seconds"] == {"train": 6}
 
 
 def test_peak_memory_never_falls() -> None:

@@ -50,6 +50,15 @@ def train(net: Net, optimizer: torch.optim.Optimizer, steps: range) -> None:
         optimizer.zero_grad()
 
 
+def test_the_common_factor_and_the_schedule_leave_constant_groups_alone() -> None:
+    changed = settings(learning_rate_factor=4.0, schedule="linear", warmup=0.5)
+    optimizer = build_optimizer(Net().groups(), changed)
+    assert [group["lr"] for group in optimizer.param_groups] == [4e-2, 3e-2]
+    rates = [set_learning_rates(optimizer, step, 10, changed) for step in range(10)]
+    assert {rate["architecture"] for rate in rates} == {3e-2}
+    assert len({rate["lora"] for rate in rates}) > 3
+
+
 def test_groups_keep_their_own_options() -> None:
     optimizer = build_optimizer(Net().groups(), settings(weight_decay=0.1))
     lora, architecture = optimizer.param_groups
