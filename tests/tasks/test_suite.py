@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from peml.errors import TaskError
-from peml.tasks import TaskType, list_suites, load_suite, load_task_file
+from peml.tasks import Task, TaskType, list_suites, load_suite, load_task_file
+from tests.tasks import examples
 from tests.tasks.examples import sentiment_fields
 
 CHOICE = {
@@ -185,6 +188,44 @@ def test_a_definition_that_makes_no_sense_is_refused(
     with pytest.raises(TaskError) as error:
         load_task_file(_write(tmp_path / "mood.yaml", sentiment_fields() | changes))
     assert message in error.value.problem
+
+
+_SETTINGS: dict[str, tuple[Any, str]] = {
+    "labels": (["a", "b"], "classification pair-classification"),
+    "label_words": (["a", "b"], "classification pair-classification"),
+    "scale": ({"low": 0, "high": 1, "step": 1}, "regression"),
+    "option": ("({{ option }})", "multiple-choice"),
+    "target": ("{{ label }}", "generation"),
+    "stop": (["\n"], "generation"),
+    "max_new_tokens": (5, "generation"),
+    "normalisation": ("none", "classification pair-classification multiple-choice"),
+    "segments": (["x"], "classification pair-classification regression multiple-choice"),
+    "weights": ("balanced", "classification pair-classification"),
+    "columns.choices": ("listed", "multiple-choice generation"),
+    "columns.keys": (["a", "b"], "multiple-choice generation"),
+}
+_MAKERS = (examples.sentiment, examples.pair, examples.score, examples.choice, examples.generation)
+
+
+@pytest.mark.parametrize("make", _MAKERS)
+def test_settings_of_other_types_of_task_are_refused_all_at_once(make: Callable[..., Task]) -> None:
+    task = make()
+    fields = task.model_dump(mode="json", exclude_defaults=True)
+    foreign = {n: v for n, (v, types) in _SETTINGS.items() if task.type not in types.split()}
+    columns = {n.removeprefix("columns."): v for n, v in foreign.items() if "." in n}
+    given = {n: v for n, v in foreign.items() if "." not in n}
+    with pytest.raises(ValidationError) as caught:
+        Task.model_validate(fields | given | {"columns": fields["columns"] | columns})
+    said = str(caught.value)
+    for name in foreign:
+        assert f"{name}: a {task.type} task " in said
+    for name in _SETTINGS.keys() - foreign.keys():
+        assert f"{name}: a " not in said
+
+
+def test_a_generation_may_have_many_inputs() -> None:
+    columns = {"inputs": ["a", "b", "c"], "label": "target"}
+    assert examples.generation(columns=columns, template="{{ a }}").segments is None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 __all__ = [
+    "BELONGING",
     "BINARY",
     "CLASSIFICATION",
     "LOWER_IS_BETTER",
@@ -83,6 +84,25 @@ OF_SCORES = frozenset({"auroc", "average_precision"})
 BINARY = frozenset({"f1", "f1a"}) | OF_SCORES
 """Metrics that need exactly two labels, of which the second is the positive one."""
 
+_CHOOSING = frozenset({TaskType.MULTIPLE_CHOICE, TaskType.GENERATION})
+
+BELONGING: Mapping[str, tuple[frozenset[TaskType], str]] = MappingProxyType(
+    {
+        "columns.choices": (_CHOOSING, "has none"),
+        "columns.keys": (_CHOOSING, "has none"),
+        "label_words": (CLASSIFICATION, "has none"),
+        "labels": (CLASSIFICATION, "has none"),
+        "max_new_tokens": (_GENERATION, "generates nothing"),
+        "normalisation": (_CHOICE, "compares no options"),
+        "option": (frozenset({TaskType.MULTIPLE_CHOICE}), "has none"),
+        "scale": (_REGRESSION, "has none"),
+        "segments": (frozenset(TaskType) - _GENERATION, "is for no encoder"),
+        "stop": (_GENERATION, "generates nothing"),
+        "target": (_GENERATION, "generates nothing"),
+        "weights": (CLASSIFICATION, "has no labels to balance"),
+    }
+)
+"""Settings of a task that only some types have: the types, and what to say of the others."""
 OVER_GROUPS = frozenset({"em"})
 OF_TEXTS = frozenset({"span_em", "span_f1"})
 

@@ -11,6 +11,7 @@ from peml.errors import nearest
 from peml.settings import Settings
 from peml.tasks.columns import Columns
 from peml.tasks.kinds import (
+    BELONGING,
     BINARY,
     CLASSIFICATION,
     LOWER_IS_BETTER,
@@ -226,31 +227,36 @@ class Task(Settings):
     @model_validator(mode="after")
     def _fits_its_type(self) -> Task:
         problems = [
+            *self._foreign_problems(),
             *self._label_problems(),
             *self._column_problems(),
             *self._choice_problems(),
             *self._metric_problems(),
-            *self._generation_problems(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
+    def _foreign_problems(self) -> list[str]:
+        """Settings that belong to another type of task."""
+        problems = []
+        for name, (types, why) in BELONGING.items():
+            owner: Settings = self.columns if name.startswith("columns.") else self
+            given = getattr(owner, name.removeprefix("columns."))
+            if given not in (None, ()) and self.type not in types:
+                problems.append(f"{name}: a {self.type} task {why}")
+        return problems
+
     def _label_problems(self) -> list[str]:
         problems = []
         if self.type in CLASSIFICATION and len(self.labels) < 2:
             problems.append("labels: a classification task needs two or more")
-        if self.type not in CLASSIFICATION and self.labels:
-            problems.append(f"labels: a {self.type} task has none")
-        if self.type not in CLASSIFICATION and self.weights is not None:
-            problems.append(f"weights: a {self.type} task has no labels to balance")
         if len(set(self.labels)) != len(self.labels):
             problems.append("labels: a name is given twice")
         problems += [f"labels: {twins}" for twins in find_twins(self.labels)]
-        if self.label_words is not None and len(self.label_words) != len(self.labels):
-            problems.append(
-                f"label_words: {len(self.label_words)} given for {len(self.labels)} labels"
-            )
+        words = self.label_words
+        if words is not None and self.labels and len(words) != len(self.labels):
+            problems.append(f"label_words: {len(words)} given for {len(self.labels)} labels")
         for field, texts in (("labels", self.labels), ("label_words", self.label_words or ())):
             if not all(text.strip() for text in texts):
                 problems.append(f"{field}: a text is empty")
@@ -269,7 +275,8 @@ class Task(Settings):
             problems.append(f"columns.label: {self.columns.label!r} is an input too")
         if self.segments is not None and len(self.segments) not in (1, 2):
             problems.append("segments: one or two templates")
-        if self.segments is None and len(self.columns.inputs) > 2:
+        encoded = self.type is not TaskType.GENERATION
+        if self.segments is None and len(self.columns.inputs) > 2 and encoded:
             problems.append("segments: give one or two templates when there are over two inputs")
         return problems + self._kind_problems()
 
@@ -296,30 +303,11 @@ class Task(Settings):
             problems.append("columns.choices: a multiple choice task needs it")
         if self.type is TaskType.GENERATION and columns.choices is not None and not self.target:
             problems.append("target: say how the right one of columns.choices is answered")
-        given = [name for name in ("choices", "keys") if getattr(columns, name) is not None]
-        if not is_choice and self.type is not TaskType.GENERATION:
-            problems += [f"columns.{name}: a {self.type} task has none" for name in given]
-        elif given == ["keys"]:
+        if columns.keys is not None and columns.choices is None:
             problems.append("columns.keys: there are no columns.choices that they name")
-        if not is_choice and self.option is not None:
-            problems.append(f"option: a {self.type} task has none")
         if isinstance(columns.choices, tuple) and len(columns.choices) < 2:
             problems.append("columns.choices: one field with a list, or two fields or more")
         return problems
-
-    def _generation_problems(self) -> list[str]:
-        problems = []
-        if self.normalisation and self.type in (TaskType.GENERATION, TaskType.REGRESSION):
-            problems.append(f"normalisation: a {self.type} task compares no options")
-        if self.type is TaskType.GENERATION:
-            return problems
-        given = {
-            "target": self.target,
-            "stop": self.stop,
-            "max_new_tokens": self.max_new_tokens,
-        }
-        generating = [name for name, value in given.items() if value]
-        return problems + [f"{name}: a {self.type} task generates nothing" for name in generating]
 
     def _metric_problems(self) -> list[str]:
         problems = []
