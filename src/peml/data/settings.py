@@ -31,7 +31,8 @@ class TasksSettings(Settings):
     source: str | None = Field(
         None,
         description="Folder with one folder a task ({train,validation}.jsonl, .csv or .parquet), "
-        "or with a folder a suite that holds them; read instead of the tasks' own sources.",
+        "or with a folder a suite that holds them; hyphen and underscore are alike in their names. "
+        "Read instead of the tasks' own sources.",
     )
     missing: Literal["refuse", "skip", "hub"] = Field(
         "refuse",

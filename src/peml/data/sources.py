@@ -12,6 +12,7 @@ from typing import NamedTuple
 from datasets import DatasetDict, load_dataset
 
 from peml.data.files import SUFFIXES, needed_rows, read_file
+from peml.data.folders import TaskMissingError, find_folder, listing
 from peml.data.groups import read_groups
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
@@ -30,10 +31,6 @@ __all__ = [
     "load_source",
     "load_task_data",
 ]
-
-
-class TaskMissingError(DataError):
-    """A task has no data where it was looked for; the one error ``tasks.missing`` can skip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,8 @@ def load_source(
 
     Args:
         task: The task.
-        folder: Folder with one folder a task, read instead of the task's own source.
+        folder: Folder with one folder a task, or with a folder a suite that holds these; read
+            instead of the task's own source.
         or_hub: Whether a task that isn't in the folder is loaded from the hub, if it is there.
 
     Raises:
@@ -247,7 +245,7 @@ def _open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[_Read
     if folder is not None or task.source.path is not None:
         try:
             with _permission(task):
-                place = _task_folder(task, folder)
+                place = find_folder(task, folder)
         except TaskMissingError:
             if or_hub and task.source.hub is not None:
                 return _open_source(task, None, or_hub=False)
@@ -285,27 +283,6 @@ def _permission(task: Task) -> Iterator[None]:
         ) from error
 
 
-def _task_folder(task: Task, source: str | None) -> Path:
-    """The folder with a task's files; its own source may be that folder or the one above."""
-    root = Path(source if source is not None else task.source.path or "")
-    places = [root / name for name in (task.name, *task.source.folders)]
-    folder = next((place for place in places if place.is_dir()), places[0])
-    if source is None and not folder.is_dir():
-        folder = root
-    if not folder.is_dir():
-        found = _listing(root)
-        raise TaskMissingError(
-            f"Task {task.name!r}: there is no folder {str(folder)!r}."
-            f"{nearest(task.name, found) if root.is_dir() else ''}",
-            allowed=f"one of {', '.join(found)} (what {root} holds)"
-            if found
-            else f"a folder of task folders; {root} is missing or empty",
-            action="Correct tasks.source, leave the task out with tasks.exclude, or set "
-            "tasks.missing to skip or hub.",
-        )
-    return folder
-
-
 def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> _Found:
     with _permission(task):
         for name in names:
@@ -314,7 +291,7 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> _Found:
                 if os.path.lexists(path):  # a link that leads nowhere is refused by its name
                     rows = _not_empty(task, read_file(path, task), str(path))
                     return _Found(rows, str(path), name)
-        found = _listing(folder)
+        found = listing(folder)
     raise DataError(
         f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
         allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
@@ -366,7 +343,3 @@ def _not_empty(task: Task, split: Rows, where: str) -> Rows:
             action="Check how the data was written.",
         )
     return split
-
-
-def _listing(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []

@@ -103,7 +103,7 @@ def join_suites(suites: Sequence[Suite]) -> tuple[Task, ...]:
     """The tasks of several suites, to be trained and reported together.
 
     A name that several suites give to a task becomes SUITE-TASK in each of them. A task without a
-    group belongs to one named as its suite, and is also found in the folder SUITE/TASK of a source.
+    group belongs to one named as its suite.
     """
     counts = Counter(task.name for suite in suites for task in suite.tasks)
     return tuple(
@@ -114,14 +114,8 @@ def join_suites(suites: Sequence[Suite]) -> tuple[Task, ...]:
 
 
 def _in_suite(task: Task, suite: str, *, renamed: bool) -> Task:
-    below = tuple(f"{suite}/{name}" for name in (task.name, *task.source.folders))
-    return task.model_copy(
-        update={
-            "name": f"{suite}-{task.name}" if renamed else task.name,
-            "group": task.group or suite,
-            "source": task.source.model_copy(update={"folder": (*below, *task.source.folders)}),
-        }
-    )
+    name = f"{suite}-{task.name}" if renamed else task.name
+    return task.model_copy(update={"name": name, "group": task.group or suite})
 
 
 def load_task_file(path: str | Path) -> Task:
@@ -157,10 +151,14 @@ def _read_suite(file: Path | Traversable, folder: Path | None) -> Suite:
         raise _invalid(file, [_with_name(line, entries) for line in problems]) from error
     for task in suite.tasks:
         TaskRenderer(task)
-    if suite.average is None:
-        return suite
-    tasks = (task.model_copy(update={"average": suite.average}) for task in suite.tasks)
-    return suite.model_copy(update={"tasks": tuple(tasks)})
+    return suite.model_copy(update={"tasks": tuple(_told(task, suite) for task in suite.tasks)})
+
+
+def _told(task: Task, suite: Suite) -> Task:
+    """A task that knows what its suite says of it."""
+    source = task.source.model_copy(update={"suite": task.source.suite or suite.name})
+    average = suite.average or task.average
+    return task.model_copy(update={"source": source, "average": average})
 
 
 def _expand_families(file: Path | Traversable, entries: list[Any]) -> list[Any]:

@@ -58,6 +58,11 @@ class Source(Settings):
         description="Name of the task's folder in a local source, where there is none of the "
         "task's own name; of several, the first that is there.",
     )
+    suite: str | None = Field(
+        None,
+        description="Name of the folder in a local source that may hold the task's; set to the "
+        "suite's name where the task is one of a suite.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:

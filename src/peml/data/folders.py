@@ -1,0 +1,125 @@
+"""Finding a task's folder in a local source: beside the other tasks', or in its suite's folder.
+
+::
+
+    DATA/sst2/train.jsonl        a folder a task
+    DATA/glue/sst2/train.jsonl   a folder a suite, which holds them
+
+Hyphen and underscore are alike in the names of both. A task that is found in two places is refused:
+nobody can tell which rows are meant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from peml.data.files import SUFFIXES
+from peml.errors import DataError, nearest
+from peml.tasks import Task
+
+__all__ = ["TaskMissingError", "find_folder", "listing"]
+
+_MOST_MARKS = 8  # hyphens and underscores in a name that are all tried as the other one
+
+
+class TaskMissingError(DataError):
+    """A task has no data where it was looked for; the one error ``tasks.missing`` can skip."""
+
+
+def find_folder(task: Task, source: str | None) -> Path:
+    """The folder with a task's files.
+
+    Args:
+        task: The task. Its own name comes before its ``source.folder``.
+        source: Folder that holds the tasks'; default: the task's own ``source.path``, which may
+            be the task's folder itself as well.
+
+    Raises:
+        TaskMissingError: There is none.
+        DataError: There are two.
+    """
+    root = Path(source if source is not None else task.source.path or "")
+    itself = [root] if source is None else []
+    empty: list[Path] = []
+    for names in (_own_names(task), *((name,) for name in task.source.folders)):
+        places = [*_places(root, task.source.suite, names), *itself]
+        found = _distinct(place for place in places if _holds(place, task))
+        if len(found) > 1:
+            raise DataError(
+                f"Task {task.name!r} is in {len(found)} folders: {', '.join(map(str, found))}.",
+                allowed="one folder that holds its files (hyphen and underscore are alike)",
+                action="Take the others away, or name the folder that is meant in tasks.source.",
+            )
+        if found:
+            return found[0]
+        empty += [place for place in places if place.is_dir()]
+        itself = []
+    if empty:  # says which files it lacks when they are read
+        return empty[0]
+    raise _missing(task, root)
+
+
+def listing(folder: Path) -> list[str]:
+    """Names of what a folder holds, sorted; nothing where it is none."""
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def _own_names(task: Task) -> tuple[str, ...]:
+    """The task's name, and without the suite's before it, which tells it from another's."""
+    short = task.name.removeprefix(f"{task.source.suite}-")
+    return tuple(dict.fromkeys((task.name, short)))
+
+
+def _places(root: Path, suite: str | None, names: tuple[str, ...]) -> Iterator[Path]:
+    for name in _spellings(names[0]):
+        yield root / name
+    for above in () if suite is None else _spellings(suite):
+        for name in names if (root / above).is_dir() else ():
+            yield from (root / above / spelt for spelt in _spellings(name))
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """A name as it is, then with any of its hyphens and underscores as the other one."""
+    yield name
+    pieces = re.split("[-_]", name)
+    if len(pieces) - 1 <= _MOST_MARKS:
+        for marks in product("-_", repeat=len(pieces) - 1):
+            spelt = "".join(a + b for a, b in zip(pieces, (*marks, ""), strict=True))
+            if spelt != name:
+                yield spelt
+
+
+def _holds(folder: Path, task: Task) -> bool:
+    """Whether a file of one of the task's splits is in a folder."""
+    splits = {task.splits.train, task.shots.split, *task.splits.reported} - {None}
+    return folder.is_dir() and any(
+        os.path.lexists(folder / f"{split}{suffix}") for split in splits for suffix in SUFFIXES
+    )
+
+
+def _distinct(places: Iterator[Path]) -> list[Path]:
+    """The folders, each once, however many names lead to it."""
+    found: dict[Path, Path] = {}
+    for place in places:
+        found.setdefault(place.resolve(), place)
+    return list(found.values())
+
+
+def _missing(task: Task, root: Path) -> TaskMissingError:
+    found = listing(root)
+    looked = [root / task.name]
+    if task.source.suite is not None:
+        looked.append(root / task.source.suite / _own_names(task)[-1])
+    return TaskMissingError(
+        f"Task {task.name!r}: there is no folder {' or '.join(repr(str(p)) for p in looked)}."
+        f"{nearest(task.name, found) if root.is_dir() else ''}",
+        allowed=f"one of {', '.join(found)} (what {root} holds)"
+        if found
+        else f"a folder of task folders; {root} is missing or empty",
+        action="Correct tasks.source, leave the task out with tasks.exclude, or set "
+        "tasks.missing to skip or hub.",
+    )
