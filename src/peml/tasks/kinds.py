@@ -103,6 +103,7 @@ BELONGING: Mapping[str, tuple[frozenset[TaskType], str]] = MappingProxyType(
     }
 )
 """Settings of a task that only some types have: the types, and what to say of the others."""
+
 OVER_GROUPS = frozenset({"em"})
 OF_TEXTS = frozenset({"span_em", "span_f1"})
 
