@@ -26,4 +26,4 @@ def encoded_split(
         for row, (length, count) in enumerate(zip(lengths, sequences, strict=True))
     ]
     sizes, counts = np.asarray(lengths), np.asarray(sequences)
-    return EncodedSplit(Rows.from_list(rows), sizes, counts, sizes * counts, 0)
+    return EncodedSplit(Rows.from_list(rows), sizes, counts, sizes * counts, 0, counts < 0)

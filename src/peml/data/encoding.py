@@ -19,7 +19,7 @@ from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 __all__ = ["EncodedSplit", "EncodesExamples", "encode_rows", "encode_split"]
 
-_FORMAT = 6  # raised when the encoding of a row changes, so that old caches are not read
+_FORMAT = 7  # raised when the encoding of a row changes, so that old caches are not read
 _SCHEMA = pa.schema(
     {
         "input_ids": pa.list_(pa.list_(pa.int32())),
@@ -31,6 +31,8 @@ _SCHEMA = pa.schema(
         "tokens": pa.int32(),
         "cut": pa.int32(),
         "weight": pa.float32(),
+        "altered": pa.bool_(),
+        "gap": pa.string(),
     }
 )
 
@@ -49,6 +51,9 @@ class EncodesExamples(Protocol):
     def encode(self, task: Task, example: Example, purpose: Any) -> Sequence[Any]:
         """Sequences of one example."""
 
+    def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
+        """An answer that is another text once it is tokens, and that text."""
+
 
 @dataclass(frozen=True)
 class EncodedSplit:
@@ -60,6 +65,7 @@ class EncodedSplit:
         sequences: Sequences of each example, (examples,).
         tokens: Input tokens of each example, its sequences together, (examples,).
         cut: Examples that lost tokens to the length limit.
+        altered: Whether a target of an example is not what its tokens stand for, (examples,).
     """
 
     rows: Rows
@@ -67,6 +73,7 @@ class EncodedSplit:
     sequences: np.ndarray[Any, np.dtype[np.int32]]
     tokens: np.ndarray[Any, np.dtype[np.int32]]
     cut: int
+    altered: np.ndarray[Any, np.dtype[np.bool_]]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -166,12 +173,15 @@ def _columns(sequences: Sequence[Any]) -> Row:
         "tokens": sum(len(s.input_ids) for s in sequences),
         "cut": max(s.cut for s in sequences),
         "weight": 1.0,
+        "altered": any(s.altered for s in sequences),
+        "gap": sequences[0].gap,
     }
 
 
 def _split(rows: Rows) -> EncodedSplit:
     length, sequences, tokens, cut = map(rows.array, ("length", "sequences", "tokens", "cut"))
-    return EncodedSplit(rows, length, sequences, tokens, int((cut > 0).sum()))
+    altered = rows.array("altered")
+    return EncodedSplit(rows, length, sequences, tokens, int((cut > 0).sum()), altered)
 
 
 def _key(

@@ -89,11 +89,14 @@ def inspect_task(
     trained = check_rows(task, train, origin.train)
     said = check_rows(task, reported, origin.reported)
     data = TaskData(task, train, train.select([]), reported, origin)
+    notes = [*_notes(trained, origin.train), *_notes(said, origin.reported)]
+    if family is not None:
+        notes += _altered(data, family)
     return TaskInspection(
         data=data,
         labels=trained.labels or said.labels,
         tokens=None if family is None else _token_lengths(data, family),
-        notes=(*_notes(trained, origin.train), *_notes(said, origin.reported)),
+        notes=tuple(notes),
     )
 
 
@@ -127,8 +130,32 @@ def _notes(rows: CheckedRows, where: str) -> Iterator[str]:
         (rows.empty, "an empty right answer"),
     ):
         if found:
-            have = "1 row has" if len(found) == 1 else f"{len(found):,} rows have"
-            yield f"{where}: {have} {what} (the first is row {found[0]}, from 0)"
+            yield f"{where}: {_have(len(found))} {what} (the first is row {found[0]}, from 0)"
+
+
+def _have(rows: int) -> str:
+    return "1 row has" if rows == 1 else f"{rows:,} rows have"
+
+
+def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
+    """Notes on answers that no model with this tokenizer can learn, or give, as they are."""
+    task = data.task
+    asked = "train" if task.type is TaskType.GENERATION else "score"
+    for rows, purpose, where in (
+        (data.train, "train", data.origin.train),
+        (data.reported, asked, data.origin.reported),
+    ):
+        altered = encode_split(rows, task, family, purpose, where=where).altered
+        if not altered.any():
+            continue
+        first = int(altered.argmax())
+        row = rows[first]
+        found = family.altered_target(task, TaskRenderer(task).render(row, first))
+        example = "" if found is None else f": {found[0]!r} becomes {found[1]!r}"
+        yield (
+            f"{where}: {_have(int(altered.sum()))} an answer that the model's tokenizer doesn't "
+            f"give back (the first is row {row.get(SOURCE_ROW, first)}, from 0{example})"
+        )
 
 
 def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:

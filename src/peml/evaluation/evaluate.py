@@ -185,11 +185,16 @@ def _generate(
     task = base.tasks[task_id]
     decoder = not base.backbone.config.is_encoder_decoder
     collate = Collator(base.family.tokenizer.pad_token_id, left=decoder)
+    gaps = split.rows.column("gap")
     for batch in evaluation_batches(split, task_id, settings.tokens, collate):
+        rows = batch.rows.tolist()
         texts = base.generate(
-            batch.to(base.device), max_new_tokens=settings.longest(task), stop=task.stop
+            batch.to(base.device),
+            max_new_tokens=settings.longest(task),
+            stop=task.stop,
+            gaps=[gaps[row] for row in rows],
         )
-        for row, text in zip(batch.rows.tolist(), texts, strict=True):
+        for row, text in zip(rows, texts, strict=True):
             answers.text(row, text)
 
 

@@ -55,7 +55,12 @@ class TaskModel(nn.Module):
         return self.family.predict(output, self.heads, batch, task, task_id)
 
     def generate(
-        self, batch: TaskBatch, *, max_new_tokens: int, stop: Sequence[str] = ()
+        self,
+        batch: TaskBatch,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        gaps: Sequence[str] = (),
     ) -> list[str | None]:
         """Generated texts of a batch of prompts; None where the model's logits are no numbers.
 
@@ -63,10 +68,16 @@ class TaskModel(nn.Module):
             batch: Prompts; a decoder's are padded on the left.
             max_new_tokens: Longest text in tokens.
             stop: A text ends before the first of these.
+            gaps: White space that stood at the end of each prompt (`EncodedSequence.gap`).
         """
         self._route(batch)
         return self.family.generate(
-            self.backbone, batch, self.prompt.vectors, max_new_tokens=max_new_tokens, stop=stop
+            self.backbone,
+            batch,
+            self.prompt.vectors,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            gaps=gaps,
         )
 
     def _route(self, batch: TaskBatch) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "ModelOutput",
     "Purpose",
     "pad_groups",
+    "refuse_equal_tokens",
     "refuse_no_tokens",
 ]
 
@@ -39,6 +40,8 @@ class EncodedSequence:
         labels: Target token ids, -100 where not scored, or None.
         token_type_ids: Segment ids, or None.
         cut: Tokens that were dropped because the text was too long.
+        altered: Whether the tokenizer doesn't give the target's text back from its tokens.
+        gap: White space between a prompt and what is to be generated, which is not in the prompt.
     """
 
     input_ids: list[int]
@@ -46,6 +49,8 @@ class EncodedSequence:
     labels: list[int] | None = None
     token_type_ids: list[int] | None = None
     cut: int = 0
+    altered: bool = False
+    gap: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,13 @@ class Family(ABC):
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """Tokenises one example for training, for scoring its options, or for generation."""
 
+    def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
+        """An answer that is another text once it is tokens, and that text; None: there is none.
+
+        Called for an example to be shown, after `EncodedSequence.altered` has counted them.
+        """
+        return None
+
     @abstractmethod
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
@@ -165,8 +177,18 @@ class Family(ABC):
         *,
         max_new_tokens: int,
         stop: Sequence[str] = (),
+        gaps: Sequence[str] = (),
     ) -> list[str | None]:
         """Decodes greedily, up to the first stop string; only families with a text output can.
+
+        Args:
+            model: The backbone.
+            batch: Prompts; a decoder's are padded on the left.
+            prompt: Vectors in front of the input embeddings, (prompt_length, channels).
+            max_new_tokens: Longest text in tokens.
+            stop: A text ends before the first of these.
+            gaps: White space that stood at the end of each prompt and is left to the model to
+                write (`EncodedSequence.gap`); no stop string begins in it.
 
         Returns:
             A text a row; None where the model's logits are no numbers.
@@ -199,3 +221,30 @@ def refuse_no_tokens(number: int, option: str) -> NoReturn:
         allowed="options that the tokenizer makes tokens of",
         action="correct the row, or leave it out",
     )
+
+
+def refuse_equal_tokens(
+    options: Sequence[str], tokens: Sequence[Sequence[int]], tokenizer: Any
+) -> None:
+    """Refuses options of a row that differ as texts and not as tokens: they would always tie.
+
+    Args:
+        options: Their texts.
+        tokens: Their tokens.
+        tokenizer: Spells the tokens in the message.
+
+    Raises:
+        DataError: Two of them have the same tokens.
+    """
+    known: dict[tuple[int, ...], int] = {}
+    for number, ids in enumerate(tokens):
+        other = known.setdefault(tuple(ids), number)
+        if options[other] != options[number]:
+            spelled = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(ids))))
+            raise DataError(
+                f"options {other} and {number} (from 0), {options[other]!r} and "
+                f"{options[number]!r}, are the same to the model's tokenizer: {spelled}.",
+                allowed="options (or label words) that the tokenizer tells apart",
+                action="spell one of them differently (label_words, or the row), or choose a "
+                "model whose tokenizer tells them apart",
+            )

@@ -44,6 +44,7 @@ def decode(
     *,
     max_new_tokens: int,
     stop: Sequence[str],
+    gaps: Sequence[str] = (),
 ) -> list[str | None]:
     """Decodes greedily, up to an end token or the first stop string.
 
@@ -54,6 +55,7 @@ def decode(
         spelling: Reads answers.
         max_new_tokens: Longest text in tokens.
         stop: A text ends before the first of these.
+        gaps: White space of each row's prompt that its text may begin with; none: no such space.
 
     Returns:
         A text a row; None where the model gave no numbers to decide by.
@@ -66,9 +68,11 @@ def decode(
         **inputs,
         generation_config=own,
         logits_processor=LogitsProcessorList([watch]),
-        stopping_criteria=stopping_criteria(reading, stop, given),
+        stopping_criteria=stopping_criteria(reading, stop, given, gaps),
     )
-    texts = [cut_text(reading.read(row), stop) for row in tokens[:, given:].tolist()]
+    said = [reading.read(row) for row in tokens[:, given:].tolist()]
+    spaces = gaps or [""] * len(said)
+    texts = [cut_text(text, stop, gap) for text, gap in zip(said, spaces, strict=True)]
     return [None if bad else text for bad, text in zip(watch.bad.tolist(), texts, strict=True)]
 
 

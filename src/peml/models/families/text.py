@@ -19,11 +19,20 @@ from peml.models.families.base import (
     ModelOutput,
     Purpose,
     pad_groups,
+    refuse_equal_tokens,
     refuse_no_tokens,
 )
 from peml.models.families.decoding import decode
+from peml.models.families.seam import (
+    Seam,
+    find_frame,
+    is_altered,
+    read_back,
+    start_token,
+    trailing_space,
+)
 from peml.models.prompt import build_inputs, cut_prompt
-from peml.tasks import Example, Task, TaskType, join_answer, right_option
+from peml.tasks import Example, Task, TaskType, right_option
 
 __all__ = ["CausalFamily", "Seq2SeqFamily", "TextFamily"]
 
@@ -41,29 +50,64 @@ class TextFamily(Family):
 
     task_types: ClassVar[frozenset[TaskType]] = frozenset(TaskType)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._told_apart: object = None  # the options and the seam that were compared last
+
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """One sequence (train, generate), or one an option (score)."""
         if purpose == "generate":
             return [self._prompt(example.prompt)]
         if task.type is TaskType.GENERATION:
             self.spelling.refuse_frame(str(example.label))
-            return self._text(example.prompt, str(example.label))
+            return [self._text(example.prompt, str(example.label))]
         right = right_option(task, example)
-        chosen = [right] if purpose == "train" else range(len(example.options))
+        chosen = [right] if purpose == "train" else list(range(len(example.options)))
         return self._options(example, chosen, right)
 
     @abstractmethod
     def _prompt(self, prompt: str) -> EncodedSequence: ...
 
     @abstractmethod
-    def _text(self, prompt: str, target: str) -> list[EncodedSequence]:
+    def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """Tokens of a prompt, and those of answers to it, not cut and not closed."""
+
+    @abstractmethod
+    def _text(self, prompt: str, target: str) -> EncodedSequence:
         """A prompt and what is to be generated; either is cut where it is too long."""
 
     @abstractmethod
-    def _options(
-        self, example: Example, chosen: Sequence[int], right: int
-    ) -> list[EncodedSequence]:
-        """Some of a row's options after its prompt, whole unless one alone is too long."""
+    def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
+        """Answers after their prompt, whole unless one alone is too long."""
+
+    def _options(self, example: Example, chosen: list[int], right: int) -> list[EncodedSequence]:
+        """Some of a row's options after its prompt; the others are compared with them once."""
+        seam = (example.options, trailing_space(example.prompt))
+        asked = chosen if seam == self._told_apart else list(range(len(example.options)))
+        texts = [example.options[number] for number in asked]
+        context, answers = self._split(example.prompt, texts)
+        spelled = [read_back(self.tokenizer, answer) for answer in answers]
+        for number, text, said in zip(asked, texts, spelled, strict=True):
+            if not said.strip():
+                refuse_no_tokens(number, text)
+        refuse_equal_tokens(texts, answers, self.tokenizer)
+        self._told_apart = seam
+        places = [asked.index(number) for number in chosen]
+        sequences = self._fit_options(context, [self._close(answers[place]) for place in places])
+        return [
+            replace(
+                sequence,
+                target=float(number == right),
+                altered=is_altered(texts[place], spelled[place]),
+            )
+            for sequence, number, place in zip(sequences, chosen, places, strict=True)
+        ]
+
+    def _close(self, answer: list[int]) -> list[int]:
+        return [*answer, self.tokenizer.eos_token_id]
+
+    def _is_altered(self, target: str, answer: list[int]) -> bool:
+        return is_altered(target, read_back(self.tokenizer, answer))
 
     def _fit(self, ids: list[int], room: int) -> list[int]:
         """A prompt that is too long keeps its start token, and its end: the question is there."""
@@ -72,16 +116,13 @@ class TextFamily(Family):
         start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
         return start + ids[len(ids) - room + len(start) :]
 
-    def _refuse_nothing(self, number: int, option: str, target: list[int]) -> None:
-        """Refuses an option without tokens of its own: there is the gap before it, and the end."""
-        text = [token for token in target if token != self.tokenizer.eos_token_id]
-        if text in ([], self._gap):
-            refuse_no_tokens(number, option)
-
-    @cached_property
-    def _gap(self) -> list[int]:
-        gap: list[int] = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
-        return gap
+    def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
+        """The first text of an example to be answered with that its tokens don't stand for."""
+        generates = task.type is TaskType.GENERATION
+        texts = [str(example.label)] if generates else list(example.options)
+        _, answers = self._split(example.prompt, texts)
+        pairs = [(t, read_back(self.tokenizer, a)) for t, a in zip(texts, answers, strict=True)]
+        return next((pair for pair in pairs if is_altered(*pair)), None)
 
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
@@ -141,44 +182,35 @@ class CausalFamily(TextFamily):
     name: ClassVar[str] = "causal"
     auto_class: ClassVar[Any] = AutoModelForCausalLM
 
+    @cached_property
+    def _seam(self) -> Seam:
+        return Seam(self.tokenizer)
+
     def _prompt(self, prompt: str) -> EncodedSequence:
-        ids = self._prompt_ids(prompt)
+        ids = self._seam.context(prompt)
         kept = self._fit(ids, self.max_length)
-        return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept))
+        return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept), gap=trailing_space(prompt))
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
-        eos = self.tokenizer.eos_token_id
-        return ids[:-1] if ids and ids[-1] == eos else ids  # some tokenizers close every text
+    def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        return self._seam.split(prompt, answers)
 
-    def _text(self, prompt: str, target: str) -> list[EncodedSequence]:
-        ids, wanted = self._prompt_ids(prompt), self._target_ids(prompt, target)
+    def _text(self, prompt: str, target: str) -> EncodedSequence:
+        ids, (answer,) = self._seam.split(prompt, [target])
+        wanted = self._close(answer)
         # The target comes first, but a very long one leaves the prompt a quarter of the room.
-        answer = wanted[: self.max_length - min(len(ids), self.max_length // 4)]
-        kept = self._fit(ids, self.max_length - len(answer))
-        return [_joined(kept, answer, 1.0, len(ids) + len(wanted) - len(kept) - len(answer))]
+        kept_answer = wanted[: self.max_length - min(len(ids), self.max_length // 4)]
+        kept = self._fit(ids, self.max_length - len(kept_answer))
+        cut = len(ids) + len(wanted) - len(kept) - len(kept_answer)
+        joined = _joined(kept, kept_answer, cut)
+        return replace(joined, altered=self._is_altered(target, answer))
 
-    def _options(
-        self, example: Example, chosen: Sequence[int], right: int
-    ) -> list[EncodedSequence]:
-        ids = self._prompt_ids(example.prompt)
-        answers = [self._target_ids(example.prompt, example.options[each]) for each in chosen]
-        for number, answer in zip(chosen, answers, strict=True):
-            self._refuse_nothing(number, example.options[number], answer)
+    def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
         # Options are compared after the same context: what the longest leaves of it, a token or
         # more.
-        most = self.max_length - min(len(ids), 1)
-        kept = self._fit(ids, self.max_length - min(most, max(map(len, answers))))
-        lost = len(ids) - len(kept)
-        return [
-            _joined(kept, answer[:most], float(number == right), lost + max(0, len(answer) - most))
-            for number, answer in zip(chosen, answers, strict=True)
-        ]
-
-    def _target_ids(self, prompt: str, target: str) -> list[int]:
-        text = join_answer(prompt, target)
-        wanted = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*wanted, self.tokenizer.eos_token_id]
+        most = self.max_length - 1
+        kept = self._fit(context, self.max_length - min(most, max(map(len, answers))))
+        lost = len(context) - len(kept)
+        return [_joined(kept, each[:most], lost + max(0, len(each) - most)) for each in answers]
 
     def _token_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
@@ -200,12 +232,21 @@ class CausalFamily(TextFamily):
         *,
         max_new_tokens: int,
         stop: Sequence[str] = (),
+        gaps: Sequence[str] = (),
     ) -> list[str | None]:
         """Greedy continuation of left-padded inputs."""
         inputs = build_inputs(model, batch, prompt, padded_left=True)
         # Given embeddings, Transformers answers with the new tokens alone.
         given = batch.input_ids.shape[1] if prompt is None else 0
-        return decode(model, inputs, given, self.spelling, max_new_tokens=max_new_tokens, stop=stop)
+        return decode(
+            model,
+            inputs,
+            given,
+            self.spelling,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            gaps=gaps,
+        )
 
 
 class Seq2SeqFamily(TextFamily):
@@ -215,35 +256,42 @@ class Seq2SeqFamily(TextFamily):
     auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
 
     def _prompt(self, prompt: str) -> EncodedSequence:
-        ids = self.tokenizer(prompt, verbose=False)["input_ids"]
+        return self._source(self._source_ids(prompt))
+
+    def _source(self, ids: list[int]) -> EncodedSequence:
         kept = self._fit(ids, self.max_length)
         return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept))
 
-    def _text(self, prompt: str, target: str) -> list[EncodedSequence]:
-        source, wanted = self._prompt(prompt), self._target_ids(target)
-        kept = wanted[: self.max_length]
-        cut = source.cut + len(wanted) - len(kept)
-        return [replace(source, labels=kept, cut=cut)]
+    def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """A target is a text of its own here: it has a decoder to itself."""
+        found = self.tokenizer(text_target=list(answers), add_special_tokens=False, verbose=False)
+        return self._source_ids(prompt), found["input_ids"]
 
-    def _options(
-        self, example: Example, chosen: Sequence[int], right: int
-    ) -> list[EncodedSequence]:
-        source = self._prompt(example.prompt)
-        sequences = []
-        for number in chosen:
-            answer = self._target_ids(example.options[number])
-            self._refuse_nothing(number, example.options[number], answer)
-            kept = answer[: self.max_length]
-            cut = source.cut + len(answer) - len(kept)
-            target = float(number == right)
-            sequences.append(replace(source, labels=kept, target=target, cut=cut))
-        return sequences
+    def _source_ids(self, prompt: str) -> list[int]:
+        ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
+        return ids or [start_token(self.tokenizer)]
 
-    def _target_ids(self, target: str) -> list[int]:
-        wanted: list[int] = self.tokenizer(text_target=target, verbose=False)["input_ids"]
-        eos = self.tokenizer.eos_token_id
-        closed = eos is None or (wanted and wanted[-1] == eos)
-        return wanted if closed else [*wanted, eos]
+    @cached_property
+    def _target_frame(self) -> tuple[list[int], list[int]]:
+        return find_frame(self.tokenizer, "text_target")
+
+    def _close(self, answer: list[int]) -> list[int]:
+        start, end = self._target_frame
+        closed = [*start, *answer, *end]
+        return closed if end[-1:] == [self.tokenizer.eos_token_id] else super()._close(closed)
+
+    def _text(self, prompt: str, target: str) -> EncodedSequence:
+        ids, (answer,) = self._split(prompt, [target])
+        sequence = self._targeted(self._source(ids), self._close(answer))
+        return replace(sequence, altered=self._is_altered(target, answer))
+
+    def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
+        source = self._source(context)
+        return [self._targeted(source, answer) for answer in answers]
+
+    def _targeted(self, source: EncodedSequence, answer: list[int]) -> EncodedSequence:
+        kept = answer[: self.max_length]
+        return replace(source, labels=kept, cut=source.cut + len(answer) - len(kept))
 
     def _token_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
@@ -263,12 +311,13 @@ class Seq2SeqFamily(TextFamily):
         *,
         max_new_tokens: int,
         stop: Sequence[str] = (),
+        gaps: Sequence[str] = (),
     ) -> list[str | None]:
-        """Greedy decoding, after the decoder's start token."""
+        """Greedy decoding, after the decoder's start token; prompts keep their white space."""
         inputs = build_inputs(model, batch, prompt)
         return decode(model, inputs, 1, self.spelling, max_new_tokens=max_new_tokens, stop=stop)
 
 
-def _joined(context: list[int], answer: list[int], target: float, cut: int) -> EncodedSequence:
+def _joined(context: list[int], answer: list[int], cut: int) -> EncodedSequence:
     labels = [_IGNORED] * len(context) + answer
-    return EncodedSequence(context + answer, target, labels=labels, cut=cut)
+    return EncodedSequence(context + answer, 1.0, labels=labels, cut=cut)
