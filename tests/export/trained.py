@@ -8,11 +8,17 @@ from typing import Any
 import torch
 
 from peml.export import save_model
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.methods import (
+    AttachContext,
+    AttachedModel,
+    MethodSettings,
+    build_method,
+    parse_method,
+)
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing import TINY_TASKS, batch_of, save_tiny_model
 
-__all__ = ["attach", "run_of"]
+__all__ = ["attach", "run_of", "settings_of"]
 
 _SMALL: dict[str, dict[str, Any]] = {
     "lora": {"lora": {"r": 2}},
@@ -28,6 +34,11 @@ _SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+def settings_of(method: str, **options: Any) -> MethodSettings:
+    """The method's section, small."""
+    return parse_method({"name": method, **_SMALL[method], **options})
+
+
 def attach(
     base: str, method: str, folder: Path, *, dtype: Any = "float32", **options: Any
 ) -> AttachedModel:
@@ -37,7 +48,7 @@ def attach(
         save_tiny_model(base, name)
     loaded = load_backbone(ModelSettings(name=str(name), max_length=64, dtype=dtype))
     model = TaskModel(loaded, TINY_TASKS)
-    settings = parse_method({"name": method, **_SMALL[method], **options})
+    settings = settings_of(method, **options)
     context = AttachContext(seed=0, calibrate=lambda: model(batch_of(model)), total_steps=9)
     attached = build_method(settings).attach(model, context).eval()
     noise = torch.Generator().manual_seed(1)
@@ -51,6 +62,6 @@ def attach(
 def run_of(base: str, method: str, folder: Path, *, dtype: Any = "float32", **options: Any) -> Path:
     """What a finished run leaves, as far as an export reads it."""
     run = folder / f"run-{base}-{method}"
-    settings = parse_method({"name": method, **_SMALL[method], **options})
+    settings = settings_of(method, **options)
     save_model(attach(base, method, folder, dtype=dtype, **options), run / "model", settings)
     return run

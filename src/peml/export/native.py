@@ -15,14 +15,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from peml.data import TaskBatch
 from peml.errors import CheckpointError
+from peml.export.agreement import Agreement, answers, check_agreement
 from peml.files import (
     atomic_folder,
     read_json,
@@ -48,7 +50,8 @@ def save_model(
     folder: Path,
     method: MethodSettings,
     evaluation: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
+    probes: Sequence[TaskBatch] = (),
+) -> Agreement | None:
     """Merges a trained model and writes it; the model can't be trained afterwards.
 
     Args:
@@ -57,8 +60,18 @@ def save_model(
         method: How it was trained; restores what can't be merged.
         evaluation: Settings of the run's evaluation, which predictions repeat; default: the
             project's own.
+        probes: Rows that the trained model and the one read back from disk have to answer alike,
+            each batch of one task. With them the model given is let go after it is written, so
+            that there is only one in memory.
+
+    Returns:
+        How near the two models are; None without probes.
+
+    Raises:
+        RunError: They answer otherwise. There is no folder then.
     """
-    base = model.base
+    base, device = model.base, model.base.device
+    trained = answers(model, probes)
     with atomic_folder(folder) as partial:
         model.save_parts(partial)
         kept = {name: value.clone() for name, value in model.kept().items()}
@@ -86,6 +99,11 @@ def save_model(
                 "tasks": [task.model_dump(mode="json") for task in base.tasks],
             },
         )
+        if not probes:
+            return None
+        model.to("meta")
+        saved = _load(partial, device)
+        return check_agreement(trained, answers(saved, probes), probes, saved)
 
 
 def load_model(folder: Path, device: torch.device | None = None) -> TaskModel:
@@ -99,6 +117,10 @@ def load_model(folder: Path, device: torch.device | None = None) -> TaskModel:
         CheckpointError: A file is missing or altered, or the format is a newer one.
     """
     verify_manifest(folder, _ACTION)
+    return _load(folder, device)
+
+
+def _load(folder: Path, device: torch.device | None) -> TaskModel:
     description = read_json(folder / "peml.json")
     if description["format"] != _FORMAT:
         raise CheckpointError(

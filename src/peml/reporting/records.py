@@ -140,6 +140,23 @@ class GroupMeans(Means):
     tasks: list[str]
 
 
+class SavedModel(Record):
+    """How near the saved model's scores are to the trained one's, on so many reported rows."""
+
+    rows: int
+    largest_difference: float
+    tolerance: float
+
+    @property
+    def sentence(self) -> str:
+        """The same, for reports."""
+        return (
+            f"The saved model, read back from disk, answers {self.rows:,} rows as the trained one "
+            f"did: scores differ by at most {self.largest_difference:.0e} x (1 + the score); "
+            f"{self.tolerance:g} would be accepted."
+        )
+
+
 class Results(Means):
     """``results.json``: what evaluation found on the reported split.
 
@@ -156,6 +173,7 @@ class Results(Means):
     groups: dict[str, GroupMeans] = {}
     merging: str | None = None
     needs_task_id: bool = False
+    export: SavedModel | None = None
     cost: Cost
 
 

@@ -27,6 +27,7 @@ from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
+from peml.run.probes import probe_batches
 from peml.run.training import TrainingSession, attach
 from peml.tasks import Task
 from peml.training import build_optimizer
@@ -104,12 +105,16 @@ def _run_phases(session: TrainingSession, folder: RunFolder) -> dict[str, Any]:
     model = session.run()
     counts = session.trainable_parameters()
     tasks = evaluate_run(prepared, model, folder, session.cost)
+    agreement = None
     if prepared.config.export:
         with session.cost.phase("export"):
             evaluation = prepared.config.evaluation.model_dump(mode="json")
-            save_model(model, folder.model, prepared.config.method, evaluation)
+            probes = probe_batches(prepared)
+            method = prepared.config.method
+            agreement = save_model(model, folder.model, method, evaluation, probes)
     searched = read_json(folder.path / "plan.json")["trainable_parameters"]
     results = _results(prepared, tasks, session.cost, counts, searched)
+    results["export"] = None if agreement is None else agreement.as_dict()
     folder.write(_RESULTS, results)
     return results
 

@@ -1,0 +1,42 @@
+"""A few real rows of each task, that a saved model is tried on before it appears."""
+
+from __future__ import annotations
+
+from peml.data import Collator, TaskBatch
+from peml.data.batching import evaluation_batches
+from peml.data.encoding import encode_rows
+from peml.run.preparation import Prepared
+from peml.tasks import TaskRenderer, TaskType
+
+__all__ = ["probe_batches"]
+
+_ROWS_OF_A_TASK = 8
+_ROWS = 64
+
+
+def probe_batches(prepared: Prepared) -> list[TaskBatch]:
+    """Reported rows spread over each task, at most 8 a task and 64 in all.
+
+    Where there are more than 64 tasks, 64 spread over them. A batch is of one task.
+    """
+    data = prepared.loaded.data
+    chosen = _spread(len(data), _ROWS)
+    each = min(_ROWS_OF_A_TASK, _ROWS // len(chosen))
+    collate = Collator(prepared.family.tokenizer.pad_token_id)
+    batches: list[TaskBatch] = []
+    for task_id in chosen:
+        task, rows = data[task_id].task, data[task_id].reported
+        # A text to be generated is scored like an option: it is what the model was trained to say.
+        purpose = "train" if task.type is TaskType.GENERATION else "score"
+        renderer = TaskRenderer(task)
+        examples = [renderer.render(rows[place], place) for place in _spread(len(rows), each)]
+        split = encode_rows(examples, task, prepared.family, purpose)
+        tokens = prepared.config.evaluation.tokens
+        batches += evaluation_batches(split, task_id, tokens, collate)
+    return batches
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many numbers below ``count``, from its beginning to its end."""
+    kept = min(count, most)
+    return [number * count // kept for number in range(kept)]
