@@ -189,8 +189,12 @@ def test_predict_reads_what_training_reads(runs: Runs, tmp_path: Path, capsys: C
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"options": ["good", ""]}, ("row 1 (from 0), field 'options': option 1", "is empty")),
-        ({"start": 3}, ("row 1 (from 0), field 'start': 3 is not a text",)),
+        (
+            {"options": ["good", ""]},
+            (": Task 'ending', row 1 (from 0), field 'options': option 1", "is empty"),
+        ),
+        ({"start": 3}, (", line 2, field 'start': 3 is not a text",)),
+        ({"start": None}, (", line 2, field 'start': null",)),
     ],
 )
 def test_predict_names_file_and_row(
@@ -200,7 +204,7 @@ def test_predict_names_file_and_row(
     write_rows(path, [_ROW, _ROW | change])
     code, _, error = _predict(capsys, runs("encoder", "lora"), path)
     assert code == 2
-    assert f"error: {path}: Task 'ending', " in error
+    assert f"error: {path}{words[0]}" in error
     for word in words:
         assert word in error
     assert not (tmp_path / "answers.jsonl").exists()
@@ -210,8 +214,8 @@ def test_predict_names_file_and_row(
     ("content", "words"),
     [
         (None, "is a folder, not a file"),
-        (b"{}\n\xe9\n", "line 2 is not UTF-8"),
-        (b'{"start": 1}\n{"start"\n', "line 2 is not valid JSON"),
+        (json.dumps(_ROW).encode() + b"\n\xe9\n", "line 2 is not UTF-8"),
+        (json.dumps(_ROW).encode() + b'\n{"start"\n', "line 2 is not valid JSON"),
     ],
 )
 def test_predict_names_file_and_line(

@@ -20,6 +20,7 @@ from peml.errors import DataError
 from tests.data.rows import moods, write_jsonl
 from tests.tasks import examples
 
+_LABELS = ["bad", "good"]
 _ROWS = b'{"sentence": "caf\xc3\xa9", "label": 0}\n{"sentence": "b", "label": 1}\n'
 _CSV = b"sentence,label\ncaf\xc3\xa9,0\nb,1\n"
 
@@ -35,7 +36,7 @@ def _train(folder: Path, name: str, content: bytes) -> list[tuple[str, int]]:
     (folder / "mood" / name).write_bytes(content)
     data = load_task_data(examples.sentiment(), TasksSettings(suite="x", source=str(folder)), 0)
     rows = sorted([*data.train, *data.development], key=lambda row: str(row["_source_row"]))
-    return [(row["sentence"], row["label"]) for row in rows]
+    return [(row["sentence"], _LABELS.index(row["label"])) for row in rows]
 
 
 _READ: dict[str, tuple[str, bytes]] = {

@@ -23,7 +23,7 @@ def _content(count: int = COUNT) -> Iterator[Row]:
 
 
 def _mapped(path: Path, count: int = COUNT) -> Rows:
-    return Rows.cached(path, "key", SCHEMA, in_batches(_content(count), SCHEMA))
+    return Rows.cached(path, "key", lambda: (SCHEMA, in_batches(_content(count), SCHEMA)))
 
 
 def _resident(path: Path) -> int:
@@ -92,7 +92,7 @@ def test_two_that_write_one_file_at_once_both_have_it(tmp_path: Path) -> None:
                 assert list(_mapped(path)) == list(_content())
             yield row
 
-    first = Rows.cached(path, "key", SCHEMA, in_batches(interrupted(), SCHEMA))
+    first = Rows.cached(path, "key", lambda: (SCHEMA, in_batches(interrupted(), SCHEMA)))
     assert list(first) == list(_content()) == list(_mapped(path))
     assert [found.name for found in tmp_path.iterdir()] == ["rows.arrow"]
 

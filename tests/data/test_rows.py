@@ -84,5 +84,5 @@ def test_a_key_says_which_rows_they_are(tmp_path: Path) -> None:
     assert len({rows.key, some.key, rows.select([2, 1]).key, some.select([0]).key}) == 4
     path = tmp_path / "x.arrow"
     schema = pa.schema({"number": pa.int64()})
-    assert Rows.cached(path, "ours", schema, []).key == "ours"
-    assert list(Rows.cached(path, "ours", schema, [])) == []
+    assert Rows.cached(path, "ours", lambda: (schema, [])).key == "ours"
+    assert list(Rows.cached(path, "ours", lambda: (schema, []))) == []

@@ -81,7 +81,7 @@ def test_numbers_of_any_width_are_whole_numbers_or_floats(tmp_path: Path) -> Non
     table = _table(pa.array(["a", "b"]), n=small, share=half, yes=pa.array([True, None]))
     rows = read_file(_write(tmp_path / "x.parquet", table), _extra("n", "share", "yes"))
     assert rows[0] == {
-        "sentence": "a", "label": 0, "n": 1, "share": 0.5, "yes": True, SOURCE_ROW: 0
+        "sentence": "a", "label": "bad", "n": 1, "share": 0.5, "yes": True, SOURCE_ROW: 0
     }  # fmt: skip
     assert rows[1]["share"] is None
 

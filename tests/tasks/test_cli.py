@@ -78,7 +78,7 @@ def test_check_fails_on_a_bad_row_and_names_it(tmp_path: Path) -> None:
     _write_rows(tmp_path / "data", [{"sentence": "a", "label": 0}, {"sentence": "b", "label": 9}])
     file = tmp_path / "mood.yaml"
     file.write_text(yaml.safe_dump(sentiment_fields()))
-    with pytest.raises(DataError, match=r"row 1 .*'label': 9 is not a label"):
+    with pytest.raises(DataError, match=r"line 2.*'label': 9 is not a label"):
         _run("check", str(file))
 
 

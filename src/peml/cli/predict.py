@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from peml.data.lines import read_rows
+from peml.data.files import read_unlabelled
+from peml.data.lines import check_file
 from peml.errors import placed
 from peml.files import write_text
 from peml.serving import load
@@ -23,7 +24,7 @@ def predict_command(
     input_file: Annotated[
         Path,
         typer.Option(
-            "--input", "-i", help="JSONL or CSV with the task's input columns, or gzip of it."
+            "--input", "-i", help="JSONL, CSV (or gzip of it) or Parquet with the task's columns."
         ),
     ],
     output_file: Annotated[
@@ -39,8 +40,9 @@ def predict_command(
     Example:
       peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
     """
-    rows = [row for _, row in read_rows(input_file)]
+    check_file(input_file)
     model = load(run)
+    rows = list(read_unlabelled(input_file, model.task(task)))
     settings = model.evaluation
     if tokens is not None:
         settings = settings.model_copy(update={"tokens": tokens})

@@ -110,7 +110,7 @@ def encode_split(
     key = _key(rows, task, family, purpose, weights)
     path = (cache or cache_folder()) / "encoded" / f"{task.name}-{key}.arrow"
     batches = in_batches(_encode(rows, task, family, purpose, where, weights or {}), _SCHEMA)
-    split = _split(Rows.cached(path, key, _SCHEMA, batches))
+    split = _split(Rows.cached(path, key, lambda: (_SCHEMA, batches)))
     if too_long == "refuse" and split.cut:
         cut = split.rows.array("cut")
         row = int(cut.argmax())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +81,21 @@ class Rows:
 
     @classmethod
     def cached(
-        cls, path: Path, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+        cls, path: Path, key: str, make: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch]]]
     ) -> Rows:
         """Rows mapped from a file, which is written first where it is not there.
 
         Args:
             path: The file.
             key: Of its rows.
-            schema: Their columns.
-            batches: The rows, asked for only where the file has to be written.
+            make: Gives their columns and the rows, where the file has to be written.
 
         Raises:
             DataError: The file is damaged.
             RunError: It can't be written.
         """
         if not path.exists():
-            write_table(path, schema, batches)
+            write_table(path, *make())
         return cls(_Stored(*map_table(path)), key)
 
     @property

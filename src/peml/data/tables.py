@@ -16,19 +16,23 @@ import pyarrow.compute as pc
 from peml.data.fields import refuse_repeated
 from peml.data.mapped import BATCH
 from peml.data.plain import why_unusable
-from peml.errors import DataError, nearest
+from peml.data.task_columns import check_columns
+from peml.errors import DataError
 from peml.tasks import Task
 
-__all__ = ["check_columns", "content_key", "find_columns", "needed_table"]
+__all__ = ["content_key", "find_columns", "needed_table"]
 
 _TEXTS = pa.list_(pa.string())
 
 
-def find_columns(schema: pa.Schema, task: Task, where: str) -> dict[str, str]:
+def find_columns(
+    schema: pa.Schema, fields: Sequence[str], task: Task, where: str
+) -> dict[str, str]:
     """Which column of a table is read for each field that a task needs.
 
     Args:
         schema: The table's; fields of its structs are found by dotted names.
+        fields: The fields.
         task: What needs them.
         where: The file or split, for messages.
 
@@ -37,8 +41,10 @@ def find_columns(schema: pa.Schema, task: Task, where: str) -> dict[str, str]:
     """
     found = [name for field in schema for name in _flat_names(field)]
     aliases = {n: other for n, other in task.columns.aliases.items() if n not in found}
-    sources = {n: aliases.get(n, n) for n in task.columns.needed}
-    check_columns(task, [*found, *(n for n, other in aliases.items() if other in found)], where)
+    sources = {n: aliases.get(n, n) for n in fields}
+    check_columns(
+        task, fields, [*found, *(n for n, other in aliases.items() if other in found)], where
+    )
     read = set(sources.values())
     try:
         refuse_repeated([name for name in found if name in read])
@@ -51,27 +57,14 @@ def find_columns(schema: pa.Schema, task: Task, where: str) -> dict[str, str]:
     return sources
 
 
-def check_columns(task: Task, found: Sequence[str], where: str) -> None:
-    """Refuses rows that lack a column.
-
-    Raises:
-        DataError: Names the missing ones.
-    """
-    absent = [name for name in task.columns.needed if name not in found]
-    if absent:
-        listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
-        raise DataError(
-            f"Task {task.name!r}: {where} lacks {_plural('column', absent)} {listed}",
-            allowed=f"the columns there are: {', '.join(dict.fromkeys(found))}",
-            action="Correct the task's columns, or the data.",
-        )
-
-
-def needed_table(table: pa.Table, task: Task, where: str, first: int = 0) -> pa.Table:
+def needed_table(
+    table: pa.Table, fields: Sequence[str], task: Task, where: str, first: int = 0
+) -> pa.Table:
     """The columns that a task needs, under its own names, as texts, numbers, booleans or lists.
 
     Args:
         table: As it was read.
+        fields: The columns.
         task: What needs them.
         where: The file or split, for messages.
         first: Number of the table's first row there.
@@ -80,7 +73,7 @@ def needed_table(table: pa.Table, task: Task, where: str, first: int = 0) -> pa.
         DataError: A column is missing, is there twice or is of another type, or one of its values
             can't be kept.
     """
-    sources = find_columns(table.schema, task, where)
+    sources = find_columns(table.schema, fields, task, where)
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     columns = {}
@@ -183,7 +176,3 @@ def _problem(value: pa.Scalar) -> str:
             f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} after "
             f"{before.decode(errors='replace')!r}"
         )
-
-
-def _plural(noun: str, items: Sequence[str]) -> str:
-    return noun if len(items) == 1 else f"{noun}s"

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from peml.data import TaskBatch
 from peml.data.encoding import encode_rows
+from peml.data.task_columns import read_list
 from peml.errors import CheckpointError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_model, read_evaluation
@@ -55,6 +56,14 @@ class Predictor:
         """The tasks it was trained on."""
         return self.base.tasks
 
+    def task(self, name: str) -> Task:
+        """One of its tasks.
+
+        Raises:
+            TaskError: The model has no such task.
+        """
+        return self.tasks[self._task_id(name)]
+
     def __call__(self, batch: TaskBatch) -> ModelOutput:
         """One forward pass."""
         output: ModelOutput = self.base(batch)
@@ -80,7 +89,7 @@ class Predictor:
 
         Args:
             task: Name of a task the model was trained on.
-            rows: Rows with the task's input columns; a label column is not needed.
+            rows: Rows with the task's input columns, read as files are; no label is needed.
             settings: Batch size, what an option's score is, the longest generated text; default:
                 `evaluation`, as the run that trained the model was evaluated.
 
@@ -93,7 +102,8 @@ class Predictor:
             return []
         definition = self.tasks[task_id]
         renderer = TaskRenderer(definition)
-        examples = [renderer.render(row, number, labelled=False) for number, row in enumerate(rows)]
+        read = enumerate(read_list(rows, definition))
+        examples = [renderer.render(row, number, labelled=False) for number, row in read]
         purpose = "generate" if definition.type is TaskType.GENERATION else "score"
         split = encode_rows(examples, definition, self.base.family, purpose)
         said = predict_split(self, split, task_id, settings or self.evaluation)

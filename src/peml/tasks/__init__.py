@@ -1,10 +1,12 @@
 """Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
 
+from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
 from peml.tasks.kinds import LOWER_IS_BETTER, METRICS, OF_SCORES, Averaging, Normalisation, TaskType
 from peml.tasks.label import read_label, right_option
+from peml.tasks.matching import find_loosely, read_boolean, spell_number
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
 from peml.tasks.task import (
     DevelopmentSplit,
@@ -22,6 +24,7 @@ __all__ = [
     "OF_SCORES",
     "SOURCE_ROW",
     "Averaging",
+    "ClassReading",
     "Columns",
     "DevelopmentSplit",
     "Example",
@@ -35,12 +38,17 @@ __all__ = [
     "Task",
     "TaskRenderer",
     "TaskType",
+    "explain_ambiguity",
+    "find_loosely",
     "generate",
     "join_answer",
     "join_suites",
     "list_suites",
     "load_suite",
     "load_task_file",
+    "read_boolean",
+    "read_class",
     "read_label",
     "right_option",
+    "spell_number",
 ]

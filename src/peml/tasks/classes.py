@@ -16,13 +16,10 @@ class ClassReading(NamedTuple):
     Attributes:
         by_name: The label that it names, if it does.
         by_index: The label whose index it is, if it is one.
-        is_number: Whether it is an integer or spelled as one. All numbers of a column are read in
-            one way: as names, or as indices.
     """
 
     by_name: int | None
     by_index: int | None
-    is_number: bool
 
 
 def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
@@ -43,14 +40,14 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
     number = _integer(value)
     if number is None:
         place = None if kind == "number" else _named(task, value)
-        reading = ClassReading(place, None, is_number=False)
+        reading = ClassReading(place, None)
     else:
         is_text = isinstance(value, str)
         named = None if kind == "number" else _place_of(str(value), task.labels)
         index = number if kind != "text" and 0 <= number < len(task.labels) else None
         if is_text and typed and named is not None:
             index = None
-        reading = ClassReading(named, index, is_number=True)
+        reading = ClassReading(named, index)
     if reading.by_name is None and reading.by_index is None:
         raise ValueError(_refusal(task, value))
     return reading

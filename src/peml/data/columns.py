@@ -1,0 +1,215 @@
+"""One column, read in one form, whatever file, data set or list of rows it comes from.
+
+A column is seen whole before a value of it is read: no single row decides what it holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from peml.data.kinds import ARROW_TYPES, Parse, kind_of, parse_any, parse_option, parse_text
+from peml.tasks import ClassReading, Task, explain_ambiguity, find_loosely, read_class
+
+__all__ = ["ClassColumn", "Column", "ColumnError"]
+
+_KEEPING = (parse_any, parse_text, parse_option)
+_LARGEST = 2**53  # up to here a float holds every whole number
+
+
+class ColumnError(ValueError):
+    """What is wrong with a column, found once it was seen whole.
+
+    Args:
+        problem: What is wrong.
+        place: The row to show.
+    """
+
+    def __init__(self, problem: str, place: str) -> None:
+        super().__init__(problem)
+        self.place = place
+
+
+class Column:
+    """Values of one kind, told by all rows.
+
+    Args:
+        parse: Reads a value.
+        allowed: What it may be, in words.
+        optional: Whether a row may have none.
+    """
+
+    def __init__(self, parse: Parse, allowed: str, *, optional: bool = False) -> None:
+        self.allowed = allowed
+        self.optional = optional
+        self._parse = parse
+        self._kinds: dict[str, str] = {}  # and where each was met first
+        self._large = ""
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """How it is kept, once it was seen whole."""
+        kinds = set(self._kinds)
+        return ARROW_TYPES["number" if len(kinds) > 1 else kinds.pop() if kinds else "text"]
+
+    def see(self, value: Any, place: str) -> None:
+        """Takes note of a row's value.
+
+        Raises:
+            ValueError: It is of no kind, or of another than the rows before.
+        """
+        parsed = self.read(value)
+        if parsed is None:
+            if not self.optional:
+                raise ValueError("null, and every row needs a value")
+            return
+        kind = kind_of(parsed)
+        if kind is None:
+            raise ValueError(f"{value!r} can't be used")
+        if kind not in self._kinds:
+            self._add(kind, value, place)
+        if kind == "integer" and abs(parsed) > _LARGEST:
+            self._large = self._large or place
+
+    def finish(self) -> None:
+        """Decides how the column is read; called when all rows were seen.
+
+        Raises:
+            ColumnError: It can't be read in one way.
+        """
+        if self._large and "number" in self._kinds:
+            raise ColumnError(
+                f"the integer is too large to stand beside fractions ({self._kinds['number']})",
+                self._large,
+            )
+
+    def read(self, value: Any) -> Any:
+        """A value in the column's form."""
+        return None if value is None else self._parse(value)
+
+    def passes(self, kind: pa.DataType) -> bool:
+        """Whether values of an Arrow type are kept as they are."""
+        return self._parse in _KEEPING and bool(kind == self.arrow_type)
+
+    def keeps_texts(self) -> bool:
+        """Whether each text is kept as it is, so that one tells of all."""
+        return self._parse in _KEEPING
+
+    def _add(self, kind: str, value: Any, place: str) -> None:
+        for other, where in self._kinds.items():
+            if {kind, other} != {"integer", "number"}:
+                raise ValueError(f"{value!r} is {_a(kind)}, and {where} holds {_a(other)}")
+        self._kinds[kind] = place
+
+
+class _Met(NamedTuple):
+    """A label as it stands in a column, and where."""
+
+    value: Any
+    reading: ClassReading
+    place: str
+
+
+class ClassColumn(Column):
+    """Class labels, kept as the labels' names.
+
+    A column holds names or indices, not both; digits that could be either are read as what all rows
+    allow.
+
+    Args:
+        task: A classification.
+        typed: Whether the source tells texts from numbers.
+        stored: The names that the source has for integers.
+    """
+
+    def __init__(self, task: Task, *, typed: bool, stored: tuple[str, ...] | None) -> None:
+        super().__init__(self._label, "names of labels, or their indices")
+        self._task = task
+        self._typed = typed
+        self._stored = stored
+        self._readings: dict[tuple[type, Any], ClassReading] = {}
+        self._labels: dict[tuple[type, Any], str] = {}
+        self._nameless: _Met | None = None  # the first of each
+        self._indexless: _Met | None = None
+        self._differing: _Met | None = None
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Texts."""
+        return ARROW_TYPES["text"]
+
+    def see(self, value: Any, place: str) -> None:
+        """Takes note of a row's label.
+
+        Raises:
+            ValueError: It is no label of the task.
+        """
+        if value is None:
+            raise ValueError("null, and every row needs a label")
+        if isinstance(value, (str, int)) and (type(value), value) in self._readings:
+            return
+        reading = self._reading(value)
+        self._readings[type(value), value] = reading
+        met = _Met(value, reading, place)
+        if reading.by_name is None:
+            self._nameless = self._nameless or met
+        elif reading.by_index is None:
+            self._indexless = self._indexless or met
+        elif reading.by_name != reading.by_index:
+            self._differing = self._differing or met
+
+    def finish(self) -> None:
+        """Decides whether numbers are names or indices.
+
+        Raises:
+            ColumnError: They could be either, or are neither all names nor all indices.
+        """
+        named, indexed = self._indexless, self._nameless
+        if named and indexed:
+            raise ColumnError(
+                f"{indexed.value!r} can only be the index of a label, and {named.value!r} "
+                f"({named.place}) only the name of one",
+                indexed.place,
+            )
+        if self._differing and not named and not indexed:
+            value, reading, place = self._differing
+            raise ColumnError(explain_ambiguity(self._task, value, reading), place)
+        for met, reading in self._readings.items():
+            label = reading.by_name if self._nameless is None else reading.by_index
+            if label is not None:  # it never is
+                self._labels[met] = self._task.labels[label]
+
+    def _label(self, value: Any) -> str:
+        return self._labels[type(value), value]
+
+    def _reading(self, value: Any) -> ClassReading:
+        told = self._task.columns.kinds.get(self._task.columns.label)
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if self._stored is None or told == "number" or not is_integer:
+            return read_class(self._task, value, typed=self._typed)
+        if not 0 <= value < len(self._stored):
+            raise ValueError(
+                f"{value} is none of the {len(self._stored)} labels stored beside the column"
+                + (": it marks rows without a label" if value == -1 else "")
+            )
+        name, labels = self._stored[value], self._task.labels
+        place = find_loosely(name, labels)
+        if place is not None:
+            return ClassReading(place, None)
+        try:
+            return read_class(self._task, name)
+        except ValueError as error:
+            raise ValueError(
+                f"{value} is stored as {name!r}, which is no label of the task; stored are "
+                f"{_in_order(self._stored)}, the task's labels are {_in_order(labels)}"
+            ) from error
+
+
+def _in_order(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
+
+
+def _a(kind: str) -> str:
+    articles = {"text": "a text", "integer": "a number", "number": "a number"}
+    return articles.get(kind, kind)

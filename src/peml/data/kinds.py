@@ -1,0 +1,114 @@
+"""The kinds of values that a field may hold, and reading a value as one that a task asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+
+from peml.tasks import FieldKind, read_boolean, spell_number
+
+__all__ = ["ANY_KIND", "ARROW_TYPES", "Parse", "kind_of", "parse_any", "parse_text", "parser"]
+
+ANY_KIND = "a text, a number, true or false, or a list of texts"
+
+ARROW_TYPES: Mapping[str, pa.DataType] = MappingProxyType(
+    {
+        "text": pa.string(),
+        "a list of texts": pa.list_(pa.string()),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "true or false": pa.bool_(),
+    }
+)
+"""The kinds by name, and how each is kept in Arrow."""
+
+Parse = Callable[[Any], Any]
+"""Turns a value of a file into the one that is kept; raises ValueError where it can't."""
+
+
+def kind_of(value: Any) -> str | None:
+    """The name of a value's kind; None where it has none."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "number" if math.isfinite(value) else None
+    if isinstance(value, str):
+        return "text"
+    is_texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return "a list of texts" if is_texts else None
+
+
+def parse_any(value: Any) -> Any:
+    """A value of any kind, as it is."""
+    if kind_of(value) is None:
+        raise ValueError(f"{value!r} is not {ANY_KIND}")
+    return value
+
+
+def parse_text(value: Any) -> str:
+    """A text, as it is."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def parse_option(value: Any) -> str:
+    """A text, or a number as it is spelled."""
+    return parse_text(str(spell_number(value)) if _is_number(value) else value)
+
+
+def parse_options(value: Any) -> list[str]:
+    """A list of texts, or of numbers as they are spelled."""
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not a list of texts")
+    return [parse_option(item) for item in value]
+
+
+def parse_number(value: Any) -> int | float:
+    """A finite number."""
+    if not _is_number(value):
+        raise ValueError(f"{value!r} is not a number")
+    return spell_number(value)
+
+
+def parse_spelled_number(value: Any) -> int | float:
+    """A finite number, or a text that spells one."""
+    if not isinstance(value, str):
+        return parse_number(value)
+    try:
+        number = float(value) if "_" not in value else math.nan
+        exact = int(value) if number.is_integer() and value.strip("+- ").isdecimal() else number
+    except ValueError:
+        exact = math.nan
+    if not math.isfinite(exact):
+        raise ValueError(f"{value!r} is not a number")
+    return spell_number(exact)
+
+
+def parse_boolean(value: Any) -> bool:
+    """True or False, or a text that says so."""
+    said = read_boolean(value) if isinstance(value, str) else value
+    if not isinstance(said, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return said
+
+
+def parser(kind: FieldKind | None) -> Parse:
+    """What reads the values of a field whose kind a task tells, or leaves open."""
+    return parse_any if kind is None else _TOLD[kind]
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+_TOLD: Mapping[FieldKind, Parse] = MappingProxyType(
+    {"text": parse_option, "number": parse_spelled_number, "boolean": parse_boolean}
+)

@@ -1,0 +1,106 @@
+"""Names that a data set has for the integers of a label column (``ClassLabel`` of `datasets`).
+
+Parquet files and data sets of the hub bring them along. An integer then means what its name says,
+which a task's own order of labels may contradict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from peml.data.kinds import Parse
+from peml.errors import DataError
+from peml.tasks import Columns, Task, find_loosely
+
+__all__ = ["naming", "stored_names"]
+
+_KEY = b"huggingface"
+
+
+def stored_names(schema: pa.Schema, columns: Columns, where: str) -> tuple[str, ...] | None:
+    """The names stored for a task's label column, in the order of their integers; None without.
+
+    Args:
+        schema: Of a Parquet file, or of a data set of the hub.
+        columns: The task's.
+        where: The file or split, for messages.
+
+    Raises:
+        DataError: What is stored can't be read.
+    """
+    metadata = schema.metadata or {}
+    if _KEY not in metadata:
+        return None
+    try:
+        features = json.loads(metadata[_KEY])["info"]["features"]
+        for name in (columns.label, columns.aliases.get(columns.label)):
+            feature = None if name is None else _find(features, name)
+            if feature is not None:
+                is_class = isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+                return tuple(map(str, feature["names"])) if is_class else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{where}: the features stored in the schema can't be read: "
+            f"{type(error).__name__}: {error}.",
+            allowed="features as the library datasets writes them",
+            action="Write the file again.",
+        ) from error
+    return None
+
+
+def _find(features: Mapping[str, Any], name: str) -> Any:
+    """A feature by its name, dotted in an object; None where there is none."""
+    if name in features:
+        return features[name]
+    first, dot, rest = name.partition(".")
+    inner = features.get(first)
+    return _find(inner, rest) if dot and isinstance(inner, dict) else None
+
+
+def naming(task: Task, names: tuple[str, ...], parse: Parse) -> Parse:
+    """Reads integers that mean an option of a row by the names stored for them.
+
+    A name is a key where the task has keys, or the field of an option; where the names are in
+    ascending order (A, B, C or 0, 1, 2), the integer is the option's index.
+
+    Args:
+        task: A task whose rows bring their options.
+        names: As stored.
+        parse: Reads what is no integer.
+    """
+    columns = task.columns
+    order = _order(columns, names)
+
+    def read(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return parse(value)
+        if not 0 <= value < len(names):
+            raise ValueError(
+                f"{value} is none of the {len(names)} options stored beside the column"
+                + (": it marks rows without a label" if value == -1 else "")
+            )
+        if columns.keys is not None:
+            return names[value]
+        if order is None:
+            raise ValueError(
+                f"{value} is stored as {names[value]!r}, and the order of the stored names "
+                f"({', '.join(names)}) is not the options'; name the options in columns.keys, or "
+                f"say columns.kinds: {{{columns.label}: number}} where it is the index"
+            )
+        return order[value]
+
+    return read
+
+
+def _order(columns: Columns, names: tuple[str, ...]) -> list[int] | None:
+    """The option that each name stands for; None where it can't be told."""
+    if isinstance(columns.choices, tuple):
+        found = [find_loosely(name, columns.choices) for name in names]
+        if None not in found:
+            return [place for place in found if place is not None]
+    by_length = sorted(names, key=lambda name: (len(name), name))
+    return list(range(len(names))) if list(names) == by_length else None

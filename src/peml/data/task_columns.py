@@ -1,0 +1,252 @@
+"""The columns that a task needs, each in one form, from rows or tables of any source.
+
+Files, data sets of the hub and lists of rows, for training and for prediction, all pass here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from peml.data.columns import ClassColumn, Column, ColumnError
+from peml.data.fields import flat_row
+from peml.data.kinds import (
+    ANY_KIND,
+    Parse,
+    parse_any,
+    parse_number,
+    parse_option,
+    parse_options,
+    parse_spelled_number,
+    parse_text,
+    parser,
+)
+from peml.data.plain import why_unusable
+from peml.data.stored_names import naming
+from peml.errors import DataError, nearest
+from peml.tasks import Task, TaskType, read_label
+
+__all__ = ["TaskColumns", "check_columns", "needed_fields", "read_list"]
+
+_TEXT = "a text"
+_TEXTS = "a list of texts"
+
+
+def needed_fields(task: Task, *, labelled: bool = True) -> tuple[str, ...]:
+    """Every field that a task reads of a row: all, or those that a prediction takes."""
+    columns = task.columns
+    if labelled:
+        return columns.needed
+    return tuple(dict.fromkeys((*columns.inputs, *columns.options, *columns.extra)))
+
+
+class TaskColumns:
+    """Reads rows twice: all are seen, and then read in the form that all of them allow.
+
+    Args:
+        task: What needs the columns.
+        where: File or split, for messages.
+        labelled: Whether the rows have labels; those to predict need none.
+        typed: Whether the source tells texts from numbers and nulls; CSV doesn't.
+        stored: Names that the source has for the integers of the label column.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        where: str,
+        *,
+        labelled: bool = True,
+        typed: bool = True,
+        stored: tuple[str, ...] | None = None,
+    ) -> None:
+        self._task = task
+        self._where = where
+        self._columns = {
+            name: _column(task, name, typed=typed, stored=stored)
+            for name in needed_fields(task, labelled=labelled)
+        }
+        self._unmet = {name for name, column in self._columns.items() if column.optional}
+        self._found: dict[str, None] = {}
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns as they are kept, once all rows were seen."""
+        return pa.schema([(name, column.arrow_type) for name, column in self._columns.items()])
+
+    def see(self, row: Mapping[str, Any], place: str) -> None:
+        """Takes note of a row.
+
+        Args:
+            row: Its fields, objects in it spelled with dots.
+            place: How to call it.
+
+        Raises:
+            DataError: A field is missing, or holds what it can't.
+        """
+        if not self._found:
+            needed = [name for name, column in self._columns.items() if not column.optional]
+            check_columns(self._task, needed, list(row), self._where)
+        if self._unmet or not self._found:
+            self._found.update(dict.fromkeys(row))
+            self._unmet.difference_update(row)
+        for name, column in self._columns.items():
+            with self._placed(place, name):
+                if name not in row and not column.optional:
+                    raise ValueError(f"the row has none.{nearest(name, row)}".removesuffix("."))
+                if problem := why_unusable(row.get(name)):
+                    raise ValueError(problem)
+                column.see(row.get(name), place)
+
+    def see_table(self, table: pa.Table, first: int) -> None:
+        """Takes note of a table's rows; it has all columns, as plain types.
+
+        Args:
+            table: Some rows.
+            first: Number of the first of them in the source, from 0.
+
+        Raises:
+            DataError: A field holds what it can't.
+        """
+        self._unmet.clear()
+        for name, column in self._columns.items():
+            values = table.column(name)
+            whole = column.optional or not values.null_count
+            if pa.types.is_string(values.type) and column.keeps_texts() and whole:
+                if values.null_count < len(values):
+                    column.see("", _row(first))
+                continue
+            for number, value in enumerate(values.to_pylist(), start=first):
+                with self._placed(_row(number), name):
+                    column.see(value, _row(number))
+
+    def finish(self) -> None:
+        """Decides how the columns are read; called when all rows were seen.
+
+        Raises:
+            DataError: A column is in no row, or can't be read in one way.
+        """
+        check_columns(self._task, sorted(self._unmet), list(self._found), self._where)
+        for name, column in self._columns.items():
+            try:
+                column.finish()
+            except ColumnError as error:
+                raise self._error(error.place, name, error) from error
+
+    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row that was seen, in the form of its columns."""
+        return {name: column.read(row.get(name)) for name, column in self._columns.items()}
+
+    def read_table(self, table: pa.Table) -> pa.Table:
+        """Rows that were seen, in the form of their columns."""
+        columns = []
+        for name, column in self._columns.items():
+            values = table.column(name)
+            if not column.passes(values.type):
+                read = [column.read(value) for value in values.to_pylist()]
+                values = pa.chunked_array([pa.array(read, column.arrow_type)])
+            columns.append(values)
+        return pa.table(columns, schema=self.schema)
+
+    @contextmanager
+    def _placed(self, place: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise self._error(place, name, error) from error
+
+    def _error(self, place: str, name: str, error: ValueError) -> DataError:
+        place = f"{self._where}, {place}" if self._where else place
+        return DataError(
+            f"{place}, field {name!r}: {error}.",
+            allowed=f"{self._columns[name].allowed}, of one kind in all rows",
+            action="Correct the row, or the task's definition.",
+        )
+
+
+def read_list(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """Rows to predict, in the form that files are read in; they need no labels.
+
+    Raises:
+        DataError: A field is missing, or holds what it can't. The message names row and field.
+    """
+    columns = TaskColumns(task, "", labelled=False)
+    flat = []
+    for number, row in enumerate(rows):
+        try:
+            flat.append(flat_row(row, task.columns))
+        except (RecursionError, ValueError) as error:
+            raise DataError(
+                f"{_row(number)}: {error}.",
+                allowed="each column once in a row, and objects in objects some levels deep",
+                action="Correct the row.",
+            ) from error
+        columns.see(flat[-1], _row(number))
+    columns.finish()
+    return [columns.read(row) for row in flat]
+
+
+def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where: str) -> None:
+    """Refuses rows that lack a column.
+
+    Raises:
+        DataError: Names the missing ones.
+    """
+    absent = [name for name in needed if name not in found]
+    if absent:
+        listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
+        raise DataError(
+            f"Task {task.name!r}: {where} lacks {_plural('column', absent)} {listed}",
+            allowed=f"the columns there are: {', '.join(dict.fromkeys(found))}",
+            action="Correct the task's columns, or the data; a field without a value may be null.",
+        )
+
+
+def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | None) -> Column:
+    columns = task.columns
+    if name in columns.inputs:
+        return Column(parse_text, _TEXT)
+    if name in columns.options:
+        if isinstance(columns.choices, str):
+            return Column(parse_options, _TEXTS)
+        return Column(parse_option, _TEXT)
+    if name == columns.keys:
+        return Column(parse_options, _TEXTS)
+    if name == columns.label:
+        return _label_column(task, typed=typed, stored=stored)
+    if name in columns.group:
+        return Column(parser(columns.kinds.get(name)), ANY_KIND)
+    parse = parser(columns.kinds.get(name))
+    return Column(parse if typed else _none_if_empty(parse), ANY_KIND, optional=True)
+
+
+def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) -> Column:
+    if task.labels:
+        return ClassColumn(task, typed=typed, stored=stored)
+    told = task.columns.kinds.get(task.columns.label)
+    if task.type is TaskType.REGRESSION:
+        spelled = not typed or told is not None
+        return Column(parse_spelled_number if spelled else parse_number, "a number")
+    if task.columns.choices is not None:
+        named = stored is not None and told is None
+        parse = naming(task, stored or (), parse_any) if named else parser(told)
+        return Column(parse, "the text, key or index of an option, or a list of texts")
+    if task.target is not None or told is not None:
+        return Column(parser(told), ANY_KIND)
+    return Column(lambda value: read_label(task, value, ()), "a text or a number")
+
+
+def _none_if_empty(parse: Parse) -> Parse:
+    """Reads an empty cell as no value."""
+    return lambda value: None if value == "" else parse(value)
+
+
+def _row(number: int) -> str:
+    return f"row {number} (from 0)"
+
+
+def _plural(noun: str, items: Sequence[str]) -> str:
+    return noun if len(items) == 1 else f"{noun}s"
