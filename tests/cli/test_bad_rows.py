@@ -57,7 +57,7 @@ def test_a_bad_row_is_named_by_check_and_by_fit(
     config = [toy_config(toys, family, "lora") for family in ("encoder", "causal")]
     override = f"tasks.suite={suite}"
     for command in (
-        ("tasks", "check", suite),
+        ("tasks", "check", suite, "--allow-leakage"),
         *(("fit", one, "--dry-run", "--set", override) for one in config),
     ):
         said = peml(capsys, *command)
@@ -78,7 +78,7 @@ def test_a_label_text_is_one_of_the_options(
     for split in _SPLITS:
         rows = [{"start": "it is", "options": ["good", "bad"], "answer": label} for label in labels]
         write_rows(tmp_path / "data" / "ending" / f"{split}.jsonl", rows * 8)
-    said = peml(capsys, "tasks", "check", suite)
+    said = peml(capsys, "tasks", "check", suite, "--allow-leakage")
     assert said.code == (0 if "bad" in labels else 2)
     if said.code:
         assert "train.jsonl: Task 'ending', row 0 (from 0), field 'answer': 'sad'" in said.error
@@ -123,7 +123,7 @@ def test_repeated_options_and_empty_answers_are_told(
     suite = write_suite(tmp_path)
     twice = _change(tmp_path, "train", options=["good", "good"], answer=1)
     empty = _change(tmp_path, "validation", "rewrite", 5, target="")
-    said = peml(capsys, "tasks", "check", suite)
+    said = peml(capsys, "tasks", "check", suite, "--allow-leakage")
     assert said.code == 0
     told = " ".join(said.out.split())
     assert f"{twice}: 1 row has an option twice, only one of which can be right" in told

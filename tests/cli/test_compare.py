@@ -27,6 +27,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
         assert word in said.out
     assert "4 cells of 18 steps on toy" in said.out
     assert "learning-rate grid: 4 runs of 1 epochs, factors 0.5, 1" in said.out
+    assert "of mood's reported split are also in its train split" in " ".join(said.out.split())
     assert not list(tmp_path.rglob("*"))
 
 
@@ -75,6 +76,7 @@ def test_the_exit_code_says_whether_every_cell_finished(
     assert said.code == 0
     assert "started  toy, lora, seed0" in said.out
     assert "(1/1)" in said.out
+    assert "! lora: the mean holds scores of rows that were trained on: mood, same" in said.out
     assert "Report: " in said.out
     assert "missing" not in said.out
 

@@ -58,6 +58,9 @@ def test_the_scores_are_those_of_the_results(run: Path, tmp_path: Path, capsys: 
     before = content(run)
     said = peml(capsys, "evaluate", run, "--json", tmp_path / "out.json")
     assert said.code == 0, said
+    told = json.loads((tmp_path / "out.json").read_text())["cautions"][str(run)]
+    assert any("of mood's reported split are also in its train split" in text for text in told)
+    assert f"! {told[0]}" in " ".join(said.out.split())
     assert content(run) == before
     results = json.loads((run / "results.json").read_text())
     found = json.loads((tmp_path / "out.json").read_text())

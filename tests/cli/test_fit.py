@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from peml.run import RunFolder
+from peml.config import load_config
+from peml.run import RunFolder, RunStopped, fit
 from tests.cli.commands import content, peml
 from tests.e2e.toy import toy_config
 
@@ -26,6 +28,39 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert "steps: search 14, train 22" in said.out
     assert "lora 3,328, prefix" in said.out
     assert not list(tmp_path.rglob("*"))
+
+
+def test_a_dry_run_tells_of_rows_that_make_scores_wrong(toys: Path, capsys: Capture) -> None:
+    config = toy_config(toys, model={"max_length": 8})
+    said = " ".join(peml(capsys, "fit", config, "--dry-run").out.split())
+    assert "of 10 rows of mood's reported split are also in its train split: its score is" in said
+    assert re.search(r"! \d+ rows of ending, \d+ of its 10 reported ones, are cut", said)
+
+
+@pytest.mark.e2e
+def test_a_run_on_its_own_test_rows_says_so_at_start_end_and_in_the_report(
+    toys: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    tasks = {"include": ["mood"], "exclude": []}
+    config = toy_config(toys, method="lora", tasks=tasks, training={"epochs": 1})
+    told = r"! (\d+ of 10 rows of mood's reported split are also in its train split: its score is)"
+    with pytest.raises(RunStopped):
+        fit(load_config(config), tmp_path / "run", on_evaluation=lambda _: True)
+    resumed = peml(capsys, "fit", config, "--output", tmp_path / "run").out
+    assert "going on after step" in resumed
+    assert "batches an epoch" not in resumed
+    assert len(re.findall(told, resumed)) == 2
+    assert resumed.index("! ") < resumed.index("peak memory") < resumed.rindex("! ")
+    sentence = re.findall(told, resumed)[0]
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "run" / name).read_text(encoding="utf-8").replace("&#39;", "'")
+        assert 0 < text.index(sentence) < text.index("reaches a mean of")
+
+    new = peml(capsys, "fit", config, "--output", tmp_path / "new").out
+    assert new.index("batches an epoch") < new.index("! ") < new.index("development mean")
+    assert new.rindex("! ") > new.index("peak memory")
+    assert len(re.findall(told, new)) == 2
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(toys: Path, capsys: Capture) -> None:

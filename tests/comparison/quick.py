@@ -44,6 +44,7 @@ def finish(
     *,
     majority: float = 0.5,
     seconds: dict[str, float] | None = None,
+    plan: dict[str, Any] | None = None,
 ) -> None:
     """Writes what a finished run leaves behind, as far as a comparison reads it.
 
@@ -53,6 +54,7 @@ def finish(
         values: The score of each task.
         majority: Mean of the majority baselines.
         seconds: By phase.
+        plan: What its ``plan.json`` says beside the tasks.
     """
     cell.mkdir(parents=True, exist_ok=True)
     for name, (gold, predicted) in tasks.items():
@@ -74,4 +76,10 @@ def finish(
         },
     }
     (cell / "results.json").write_text(json.dumps(results))
+    splits = {"train": 50, "development": 5, "reported": 20}
+    planned = [
+        {"name": name, "type": "classification", "metric": "accuracy", "cut": 0} | splits
+        for name in tasks
+    ]
+    (cell / "plan.json").write_text(json.dumps({"tasks": planned, **(plan or {})}))
     (cell / "report.html").write_text("")

@@ -93,6 +93,7 @@ def test_means_and_deviations_are_over_the_seeds(tmp_path: Path) -> None:
         "deviation": pytest.approx(0.05),
         "seeds": 3,
         "flags": [],
+        "notes": [],
     }
     assert [c["mean"] for c in lora["cells"]] == pytest.approx(means)
     assert lora["cells"][1]["folder"] == "cells/glue/lora-seed1"
@@ -141,6 +142,34 @@ def test_differences_are_to_the_best_method_that_is_not_the_focus(tmp_path: Path
     assert row(content, "lora")["difference"]["value"] < 0
     other = collected(tmp_path, config(focus="lora"))
     assert other["suites"][0]["best_baseline"] == "peml"
+
+
+def test_rows_that_were_trained_on_flag_task_row_and_cell(tmp_path: Path) -> None:
+    leak = {"evaluation": "mood", "split": "reported", "train": "mood", "rows": 12}
+    skipped = [{"name": "far", "reason": "no data"}]
+    for label in ("lora", "mtl-lora"):
+        for seed in range(3):
+            plan = {"leakage": [leak], "skipped": skipped} if label == "lora" else {}
+            run(cell(tmp_path, label, seed), (14, 12), plan=plan)
+    content = collected(tmp_path, config(methods={"lora": None, "mtl-lora": None}))
+    lora, other = row(content, "lora"), row(content, "mtl-lora")
+    said = "12 of 20 rows of mood's reported split are also in its train split: its score is too "
+    said += "high."
+    assert lora["tasks"]["mood"]["flags"] == [said]
+    assert lora["flags"] == ["the mean holds scores of rows that were trained on: mood"]
+    assert lora["notes"] == ["far is left out: no data."]
+    assert [c["flags"] for c in lora["cells"]] == [[said]] * 3
+    assert lora["tasks"]["same"]["flags"] == other["tasks"]["mood"]["flags"] == other["flags"] == []
+
+
+def test_rows_taken_out_of_training_speak_against_no_score(tmp_path: Path) -> None:
+    leak = {"evaluation": "mood", "split": "reported", "train": "mood", "rows": 12}
+    for seed in range(3):
+        plan = {"leakage": [leak], "leakage_action": "drop"}
+        run(cell(tmp_path, "lora", seed), (14, 12), plan=plan)
+    lora = row(collected(tmp_path, config(methods={"lora": None})), "lora")
+    assert lora["flags"] == lora["tasks"]["mood"]["flags"] == []
+    assert "dropped from training" in lora["tasks"]["mood"]["notes"][0]
 
 
 def test_a_failed_cell_is_told_and_never_averaged_in(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_the_report_says_it_in_words() -> None:
     data = task_data(examples.pair(), train=[_pair("a", "b")], reported=[_pair("a", "b")] * 2)
     report = find_leakage([data])
     assert str(report.leaks[0]) == "2 of 2 reported rows of same are in the train rows of same"
+    assert (report.leaks[0].anywhere, report.leaks[0].share) == (2, 1.0)
     assert (report.rows(), report.rows("reported"), report.rows("development")) == (2, 2, 0)
 
 

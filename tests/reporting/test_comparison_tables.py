@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 
 from peml.errors import RunError
-from peml.reporting.comparison import ComparisonRecord, load_comparison
+from peml.reporting.comparison import (
+    ComparisonRecord,
+    load_comparison,
+    render_comparison_html,
+)
 from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
 from peml.reporting.comparison.summary import (
+    describe_flags,
     describe_methods,
     describe_suite,
     describe_trouble,
@@ -151,6 +156,29 @@ def test_lost_seeds_and_flags_stand_at_the_number(tmp_path: Path) -> None:
     assert [notes[mark] for mark in flagged.marks] == ["at or below the majority baseline"]
     assert names["c-poly"].marks == names["multilora"].marks  # one note for the same words
     assert notes[names["c-poly"].marks[0]] == "1 of 3 cells left out of the means"
+
+
+def test_flags_and_notes_stand_in_every_form_and_only_flags_cost_the_bold(tmp_path: Path) -> None:
+    def mark(data: dict[str, Any]) -> None:
+        for row in data["suites"][0]["rows"]:
+            row["tasks"]["sst2"]["flags"].append("12 of 872 rows of sst2 leak.")
+            row["tasks"]["stsb"]["notes"] = ["3 rows of stsb are cut."]
+            row["notes"] = ["far is left out."]
+
+    comparison = example(tmp_path, mark, trouble=False)
+    suite, table = comparison.suites[0], scores(comparison)
+    assert not any(cell.is_best for cell in column(table, "sst2").values())
+    assert any(cell.is_best for cell in column(table, "stsb").values())
+    assert any(cell.is_best for cell in column(table, "mean").values())
+    page = render_comparison_html(comparison)
+    for text in ("12 of 872 rows of sst2 leak.", "3 rows of stsb are cut.", "far is left out."):
+        for shown in (to_markdown(table), to_latex(table, "x"), to_csv(comparison, suite), page):
+            assert text in shown
+    assert describe_flags(suite) == [
+        "every method: far is left out.",
+        "every method (sst2): 12 of 872 rows of sst2 leak.",
+        "every method (stsb): 3 rows of stsb are cut.",
+    ]
 
 
 def test_a_method_without_any_result_is_shown_and_not_averaged(tmp_path: Path) -> None:

@@ -77,9 +77,24 @@ def test_the_page_tells_cost_gap_leakage_and_skipped_tasks(searched_html: str) -
     assert "dropped from training" in text
     assert "Train rows dropped for it: mrpc 118, stsb 7." in text
     assert "qnli: 3 texts were cut to the model's length." in text
+    told = text.index("stsb's reported split were also in mrpc's train split: dropped")
+    assert told < text.index("reaches a mean of")
+    assert "rows trained on" not in text
     assert "Skipped: headlines, because an encoder can't generate text." in text
     assert "name: peml" in text
     assert "0123abc" in text
+
+
+def test_rows_that_were_trained_on_are_the_first_thing_said(plain: Path, edit: Edit) -> None:
+    edit(plain / "plan.json", lambda plan: plan.update(leakage_action="report"))
+    run = load_run(plain)
+    page, markdown = parse_page(render_html(run)), render_markdown(run)
+    said = "118 of 1,500 rows of stsb's reported split are also in mrpc's train split: its score"
+    for text in (text_of(page), markdown):
+        assert 0 < text.index(said) < text.index("headlines is left out") < text.index("reaches a")
+    for rows in (table_rows(page, "task-table"), markdown_tables(markdown)[0]):
+        marked = [row[0] for row in rows if row[-1].endswith("rows trained on")]
+        assert marked == ["stsb"]
 
 
 def test_the_page_asks_for_nothing_outside_itself(searched_html: str) -> None:

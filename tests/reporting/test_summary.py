@@ -68,7 +68,6 @@ def test_the_paragraph_says_who_gains_from_what() -> None:
                 b=task(0.7, prefix_off=0.8, lora_off=0.6),
                 c=task(0.45, prefix_off=0.45, lora_off=0.2),
             ),
-            skipped=["d"],
         ).sentences
     )
     assert "mean of 0.650 over 3 tasks" in text
@@ -77,7 +76,6 @@ def test_the_paragraph_says_who_gains_from_what() -> None:
     assert "The prefix clearly hurts b." in text
     assert "LoRA clearly helps every task." in text
     assert "c is at or below the majority baseline." in text
-    assert "Skipped: d." in text
 
 
 def test_a_part_that_was_not_measured_is_not_mentioned() -> None:

@@ -22,9 +22,9 @@ def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def _run(*arguments: str) -> str:
+def _run(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(tasks_app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
+    assert result.exit_code == code, result.output
     return result.output
 
 
@@ -70,7 +70,7 @@ def test_check_counts_rows_and_labels(tmp_path: Path) -> None:
     _write_rows(tmp_path / "data", [*rows, {"sentence": "c", "label": 1}])
     file = tmp_path / "mood.yaml"
     file.write_text(yaml.safe_dump(sentiment_fields()))
-    output = _run("check", str(file))
+    output = _run("check", str(file), "--allow-leakage")
     assert "bad: 2, good: 3" in output
 
 
@@ -120,9 +120,36 @@ def _similar_tasks(folder: Path) -> Path:
 
 
 def test_check_finds_leakage_between_tasks(tmp_path: Path) -> None:
-    output = _run("check", str(_similar_tasks(tmp_path)))
+    output = _run("check", str(_similar_tasks(tmp_path)), code=1)
     assert output.count("Leakage:") == 1
     assert "1 of 3 reported rows of two are in the train rows of one." in output
+    assert "! 1 of 3 reported rows of two (33.3%) are train rows, more than" in output
+    assert "pass --allow-leakage here" in output
+
+
+def test_check_bears_leakage_up_to_a_share_or_at_all(tmp_path: Path) -> None:
+    file = str(_similar_tasks(tmp_path))
+    for options in (["--max-leakage", "0.34"], ["--allow-leakage"]):
+        output = _run("check", file, *options)
+        assert "Leakage: 1 of 3 reported rows of two" in output
+        assert "!" not in output
+    _run("check", file, "--max-leakage", "0.33", code=1)
+
+
+def test_check_counts_a_row_that_leaks_into_two_tasks_once(tmp_path: Path) -> None:
+    """Half of its rows are in either train split, so half of them are anywhere, not all."""
+    file = str(_similar_tasks(tmp_path))
+    _write_rows(
+        tmp_path / "both", [{"sentence": "the dog", "label": 0}, {"sentence": "a", "label": 0}]
+    )
+    for name in ("one", "two"):
+        (tmp_path / "data" / name / "train.jsonl").write_text(
+            json.dumps({"sentence": "the dog", "label": 0})
+        )
+    (tmp_path / "both" / "validation.jsonl").rename(tmp_path / "data" / "two" / "validation.jsonl")
+    output = _run("check", file, "--max-leakage", "0.5")
+    assert output.count("Leakage: 1 of 2 reported rows of two") == 2
+    _run("check", file, "--max-leakage", "0.49", code=1)
 
 
 def test_check_counts_tokens_and_rows_that_would_be_cut(tmp_path: Path) -> None:
@@ -132,7 +159,7 @@ def test_check_counts_tokens_and_rows_that_would_be_cut(tmp_path: Path) -> None:
     lengths = sorted(len(tokenizer(text)["input_ids"]) for text in texts)
     most = max(8, lengths[2])
     assert lengths[3] > most
-    arguments = ("--model", str(model), "--max-length", str(most))
+    arguments = ("--model", str(model), "--max-length", str(most), "--allow-leakage")
     output = _run("check", str(_similar_tasks(tmp_path)), *arguments)
     line = next(line for line in output.splitlines() if " one " in line)
     # of four rows the median, rounded up, is the third; the longest is cut

@@ -11,6 +11,9 @@ from rich.table import Table
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
 from peml.comparison import compare, load_comparison, plan
+from peml.reporting.comparison import describe_flags
+from peml.reporting.comparison import load_comparison as load_comparison_record
+from peml.run import print_warnings
 
 __all__ = ["compare_command"]
 
@@ -51,8 +54,11 @@ def compare_command(
         plan(settings, folder, console)
         return
     comparison = compare(settings, folder, console, retry_failed=retry_failed, report_only=report)
-    for suite in comparison.content["suites"]:
+    for suite, record in zip(
+        comparison.content["suites"], load_comparison_record(folder).suites, strict=True
+    ):
         _print_suite(suite, console)
+        print_warnings(describe_flags(record), console)
     for cell in comparison.unfinished:
         line = f"{cell['status']}: {cell['folder']}: {cell['reason']}".rstrip(": ")
         console.print(line, style="yellow", markup=False, soft_wrap=True)

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from peml.cli.options import OutputOption, SetOption
 from peml.config import load_config
-from peml.reporting import MAJORITY_NOTE, memory
-from peml.run import fit, plan
+from peml.reporting import MAJORITY_NOTE, load_plan, memory
+from peml.run import fit, plan, print_cautions, print_plan
 
 __all__ = ["fit_command"]
 
@@ -43,38 +43,9 @@ def fit_command(
     folder = output or Path(settings.output or f"runs/{config.stem}")
     run = fit(settings, folder, console)
     print_results(run.results, console)
+    print_cautions(load_plan(folder), console)
     places = f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}"
     console.print(places, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_plan(planned: dict[str, Any], console: Console) -> None:
-    """Shows what a run would do."""
-    table = Table(title="Tasks")
-    for heading in ("task", "type", "metric"):
-        table.add_column(heading)
-    for heading in ("train", "development", "reported", "cut"):
-        table.add_column(heading, justify="right")
-    for task in planned["tasks"]:
-        counts = (f"{task[key]:,}" for key in ("train", "development", "reported", "cut"))
-        table.add_row(task["name"], task["type"], task["metric"], *counts)
-    console.print(table)
-    for skipped in planned["skipped"]:
-        console.print(f"[yellow]left out:[/] {skipped['name']}: {escape(skipped['reason'])}")
-    for leak in planned["leakage"]:
-        console.print(
-            f"[yellow]leakage:[/] {leak['rows']} {leak['split']} rows of {leak['evaluation']} "
-            f"are in the train rows of {leak['train']} (action: {planned['leakage_action']})"
-        )
-    console.print(
-        f"batches an epoch: {planned['batches_per_epoch']:,}, "
-        f"{planned['tokens_per_epoch']:,} tokens, {planned['padding']:.1%} padding"
-    )
-    groups = planned["trainable_parameters"]
-    listed = ", ".join(f"{name} {count:,}" for name, count in groups.items())
-    console.print(f"trainable parameters: {sum(groups.values()):,} ({listed})")
-    console.print(
-        "steps: " + ", ".join(f"{name} {count:,}" for name, count in planned["steps"].items())
-    )
 
 
 def _majority_of(task: dict[str, Any]) -> str:

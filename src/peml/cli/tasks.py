@@ -15,10 +15,11 @@ from rich.panel import Panel
 from rich.table import Table
 
 from peml.data.inspection import TaskInspection, inspect_task
-from peml.data.leakage import find_leakage
+from peml.data.leakage import Leak, find_leakage
 from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import PemlError, TaskError, nearest
 from peml.models import ModelSettings, load_family
+from peml.run import print_warnings
 from peml.tasks import (
     Example,
     Suite,
@@ -95,10 +96,23 @@ def check_file(
     max_length: Annotated[
         int, typer.Option(help="Longest input of the model in tokens.", min=8)
     ] = 128,
+    max_leakage: Annotated[
+        float,
+        typer.Option(
+            help="Share of a task's reported rows that may be train rows, of itself or of another "
+            "task of the file.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.01,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Count such rows, however many there are.")
+    ] = False,
 ) -> None:
     """Validate a task or suite, and every row it leads to: counts, labels, lengths, leakage.
 
-    Rows of the hub are loaded with --hub only.
+    Rows of the hub are loaded with --hub only. The exit code is 2 when a task can't be used, and 1
+    when more of a task's reported rows are train rows than --max-leakage.
     """
     console = Console()
     tasks = _read_tasks(file)
@@ -130,6 +144,26 @@ def check_file(
     for leak in (*leakage.leaks, *leakage.texts):
         console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.", highlight=False)
     _raise_problems(file, problems, len(tasks))
+    if not allow_leakage:
+        _refuse_leakage(leakage.leaks, max_leakage, console)
+
+
+def _refuse_leakage(leaks: Sequence[Leak], most: float, console: Console) -> None:
+    """Ends the command with 1 where too many of a task's reported rows are train rows."""
+    leaking = {leak.evaluation_task: leak for leak in leaks if leak.share > most}
+    texts = [
+        f"{leak.anywhere} of {leak.evaluation_rows} reported rows of {name} ({leak.share:.1%}) are "
+        f"train rows, more than --max-leakage {most:g}: its score would be too high."
+        for name, leak in leaking.items()
+    ]
+    print_warnings(texts, console)
+    if leaking:
+        console.print(
+            "Correct the files. Or leave such rows out of training (tasks.leakage: drop in the "
+            "run's config), and pass --allow-leakage here.",
+            highlight=False,
+        )
+        raise typer.Exit(1)
 
 
 def _read_tasks(file: str) -> tuple[Task, ...]:

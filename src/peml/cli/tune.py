@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from peml.cli.fit import print_plan
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
+from peml.run import print_plan
 from peml.tuning import StudyConfig, Tuned, check_study, load_study, tune
 
 __all__ = ["tune_command"]

@@ -27,10 +27,12 @@ from peml.evaluation import (
 )
 from peml.files import read_json
 from peml.methods import build_method
+from peml.reporting import Caution, Kind, list_cautions, load_plan
 
 __all__ = ["collect"]
 
 _AT_MAJORITY = "at or below the majority baseline"
+_TRAINED_ON = "the mean holds scores of rows that were trained on"
 
 Content = dict[str, Any]
 
@@ -111,13 +113,14 @@ def _method(label: str, matching: Matching) -> Content:
 
 def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder: Path) -> Content:
     """A method on a suite."""
+    cautions = _cautions(cells)
     found = [_cell(cell, tasks, folder) for cell in cells]
     averaged = [cell for cell in found if cell["mean"] is not None]
     means = [cell["mean"] for cell in averaged]
     return {
         "label": cells[0].label,
         "cells": found,
-        "tasks": {task["name"]: _task(task, averaged) for task in tasks},
+        "tasks": {task["name"]: _task(task, averaged, cautions) for task in tasks},
         "groups": {
             group: _spread([_group_mean(own, cell["tasks"]) for cell in averaged])
             for group, own in _groups(tasks).items()
@@ -139,8 +142,15 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
         ],
         "trials": choice.trials,
         "tuned": dict(choice.values),
-        "flags": _row_flags(found),
+        "flags": _row_flags(found, cautions),
+        "notes": [c.text for c in cautions if c.kind is Kind.SKIPPED],
     }
+
+
+def _cautions(cells: Sequence[Cell]) -> list[Caution]:
+    """What to know of the data behind a row's finished cells, each thing once."""
+    plans = [load_plan(cell.folder) for cell in cells if cell.is_finished]
+    return list(dict.fromkeys(caution for plan in plans for caution in list_cautions(plan)))
 
 
 def _groups(tasks: Sequence[Content]) -> dict[str, list[Content]]:
@@ -190,6 +200,8 @@ def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
     flags = [f"{name} is not a number" for name, value in values.items() if value is None]
     if mean is not None and mean <= results["majority_mean"]:
         flags.append(_AT_MAJORITY)
+    cautions = list_cautions(load_plan(cell.folder))
+    flags += [caution.text for caution in cautions if caution.kind is Kind.INFLATED]
     return {
         **content,
         "status": "finished",
@@ -208,21 +220,24 @@ def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
     }
 
 
-def _task(task: Content, cells: Sequence[Content]) -> Content:
+def _task(task: Content, cells: Sequence[Content], cautions: Sequence[Caution]) -> Content:
     """A method on a task, over the seeds that count."""
     values = {cell["seed"]: cell["tasks"][task["name"]] for cell in cells}
     at_majority = [seed for seed, value in values.items() if value <= task["majority"]]
     flags = [f"{_AT_MAJORITY}: {_seeds(at_majority)}"] if at_majority else []
+    own = [caution for caution in cautions if caution.task == task["name"]]
+    flags += [caution.text for caution in own if caution.kind is Kind.INFLATED]
     numbers = list(values.values())
     return {
         "mean": _mean(numbers),
         "deviation": _deviation(numbers),
         "seeds": len(numbers),
         "flags": flags,
+        "notes": [c.text for c in own if c.kind in (Kind.CHOICE, Kind.CUT, Kind.DROPPED)],
     }
 
 
-def _row_flags(cells: Sequence[Content]) -> list[str]:
+def _row_flags(cells: Sequence[Content], cautions: Sequence[Caution]) -> list[str]:
     """What has to be said beside the row's mean."""
     groups = {
         "failed": [c["seed"] for c in cells if c["status"] == "failed"],
@@ -237,7 +252,9 @@ def _row_flags(cells: Sequence[Content]) -> list[str]:
         if seeds
     ]
     low = [cell["seed"] for cell in cells if _AT_MAJORITY in cell["flags"]]
-    return flags + ([f"{_AT_MAJORITY}: {_seeds(low)}"] if low else [])
+    flags += [f"{_AT_MAJORITY}: {_seeds(low)}"] if low else []
+    inflated = {caution.task: None for caution in cautions if caution.kind is Kind.INFLATED}
+    return flags + ([f"{_TRAINED_ON}: {', '.join(inflated)}"] if inflated else [])
 
 
 def _seeds(seeds: Sequence[int]) -> str:

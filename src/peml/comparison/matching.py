@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peml.comparison.settings import ComparisonConfig
@@ -59,12 +59,14 @@ class Matching:
         steps: Optimiser steps of a cell of the first seed, by suite.
         tasks: What the report says of each task, by suite: name, type, version, metric, rows
             trained on and reported, value of the best constant guess.
+        cautions: What to know of each suite's rows before the runs start, in sentences.
     """
 
     budget: int | None
     suites: dict[str, dict[str, Sized]]
     steps: dict[str, int]
     tasks: dict[str, list[dict[str, Any]]]
+    cautions: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, dict[str, MethodSettings]]:
@@ -82,6 +84,7 @@ class Matching:
             "tolerance": TOLERANCE,
             "steps": self.steps,
             "tasks": self.tasks,
+            "cautions": self.cautions,
             "suites": {
                 suite: {label: sized.as_dict() for label, sized in methods.items()}
                 for suite, methods in self.suites.items()
@@ -95,7 +98,8 @@ class Matching:
             suite: {label: Sized.from_dict(sized) for label, sized in methods.items()}
             for suite, methods in saved["suites"].items()
         }
-        return cls(saved["budget"], suites, saved["steps"], saved["tasks"])
+        cautions = saved.get("cautions", {})  # folders of before don't say
+        return cls(saved["budget"], suites, saved["steps"], saved["tasks"], cautions)
 
 
 def match_methods(

@@ -19,7 +19,8 @@ from peml.errors import ConfigError, PemlError
 from peml.evaluation import score_constant
 from peml.methods import ModelShape, build_method, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
-from peml.run import Prepared, attach, majority_of, prepare, with_config
+from peml.reporting import Plan, tell_cautions
+from peml.run import Prepared, attach, majority_of, prepare, print_warnings, with_config
 from peml.training import build_optimizer
 
 __all__ = ["plan_comparison", "print_plan"]
@@ -40,7 +41,10 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     budget, sized = match_methods(config, shapes)
     steps = {suite: data.steps.total for suite, data in prepared.items()}
     tasks = {suite: _describe_tasks(data) for suite, data in prepared.items()}
-    matching = Matching(budget, sized, steps, tasks)
+    cautions = {
+        suite: tell_cautions(Plan.model_validate(data.plan({}))) for suite, data in prepared.items()
+    }
+    matching = Matching(budget, sized, steps, tasks, cautions)
     check_sizes(config, matching.settings, shapes)
     nothing: dict[tuple[str, str], dict[str, Any]] = {
         (suite, label): {} for suite in config.suites for label in config.methods
@@ -133,6 +137,30 @@ def _copied(backbone: Backbone) -> Backbone:
 
 def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -> None:
     """Shows the methods with their sizes, and how many runs there will be."""
+    _print_methods(matching, console)
+    cells = len(config.suites) * len(config.methods) * len(config.seeds)
+    steps = ", ".join(f"{count:,} steps on {suite}" for suite, count in matching.steps.items())
+    console.print(f"{cells} cells of {steps}", highlight=False)
+    grid = len(grid_of(config, Path(), matching.settings))
+    if config.tuning is not None and grid:
+        factors = ", ".join(f"{factor:g}" for factor in config.tuning.factors)
+        console.print(
+            f"learning-rate grid: {grid} runs of {config.tuning.epochs:g} epochs, "
+            f"factors {factors}",
+            highlight=False,
+        )
+    if config.tuning is not None and config.tuning.trials is not None:
+        console.print(
+            f"tuning: {config.tuning.trials} trials of {config.tuning.epochs:g} epochs for each "
+            "method and suite",
+            highlight=False,
+        )
+    for suite, texts in matching.cautions.items():
+        several = len(config.suites) > 1
+        print_warnings([f"{suite}: {text}" if several else text for text in texts], console)
+
+
+def _print_methods(matching: Matching, console: Console) -> None:
     for suite, methods in matching.suites.items():
         table = Table(title=f"Methods on {suite}")
         for heading in ("label", "method", "size"):
@@ -152,20 +180,3 @@ def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -
         console.print(table)
     if matching.budget is not None:
         console.print(f"budget: {matching.budget:,} trainable parameters, heads left out")
-    cells = len(config.suites) * len(config.methods) * len(config.seeds)
-    steps = ", ".join(f"{count:,} steps on {suite}" for suite, count in matching.steps.items())
-    console.print(f"{cells} cells of {steps}", highlight=False)
-    grid = len(grid_of(config, Path(), matching.settings))
-    if config.tuning is not None and grid:
-        factors = ", ".join(f"{factor:g}" for factor in config.tuning.factors)
-        console.print(
-            f"learning-rate grid: {grid} runs of {config.tuning.epochs:g} epochs, "
-            f"factors {factors}",
-            highlight=False,
-        )
-    if config.tuning is not None and config.tuning.trials is not None:
-        console.print(
-            f"tuning: {config.tuning.trials} trials of {config.tuning.epochs:g} epochs for each "
-            "method and suite",
-            highlight=False,
-        )

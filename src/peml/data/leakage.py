@@ -40,6 +40,7 @@ class Leak:
         train_task: Task in whose training split they are.
         rows: Number of evaluation rows found.
         evaluation_rows: Number of rows of the evaluation split.
+        anywhere: Number of its rows that are in any task's training split.
         whole: Whether all inputs of the rows were found together, or one of them in other company.
     """
 
@@ -48,7 +49,13 @@ class Leak:
     train_task: str
     rows: int
     evaluation_rows: int
+    anywhere: int
     whole: bool = True
+
+    @property
+    def share(self) -> float:
+        """Of the evaluation split, the rows that are in any task's training split."""
+        return self.anywhere / self.evaluation_rows
 
     def __str__(self) -> str:
         are = "are in" if self.whole else "share a text with"
@@ -115,13 +122,17 @@ def _shared(data: Sequence[TaskData], keys: _Keys) -> _Pairs:
 
 def _leaks(data: Sequence[TaskData], pairs: _Pairs, *, whole: bool = True) -> tuple[Leak, ...]:
     """In the order of the tasks, reported rows first."""
+    anywhere: dict[_Split, set[int]] = defaultdict(set)
+    for (split, _), shared in pairs.items():
+        anywhere[split] |= shared
     leaks = []
     for pair in sorted(pairs, key=lambda p: (p[0][0], _SPLITS.index(p[0][1]), p[1])):
-        (number, split), trained = pair
-        item, rows = data[number], len(pairs[pair])
+        place, trained = pair
+        item, rows = data[place[0]], len(pairs[pair])
         if rows:
-            names, total = (item.task.name, data[trained].task.name), len(getattr(item, split))
-            leaks.append(Leak(names[0], split, names[1], rows, total, whole))
+            names = item.task.name, place[1], data[trained].task.name
+            total = len(getattr(item, place[1]))
+            leaks.append(Leak(*names, rows, total, len(anywhere[place]), whole))
     return tuple(leaks)
 
 

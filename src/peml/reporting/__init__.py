@@ -5,12 +5,13 @@ Reads such folders only.
 
 from __future__ import annotations
 
+from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
 from peml.reporting.comparison import write_comparison_report
 from peml.reporting.diagram import save_drawing
 from peml.reporting.figures import draw_figures, save_figures
-from peml.reporting.records import Results
+from peml.reporting.records import Plan, Results
 from peml.reporting.report import write_report
-from peml.reporting.results import RunRecord, load_results, load_run
+from peml.reporting.results import RunRecord, load_plan, load_results, load_run
 from peml.reporting.summary import MAJORITY_NOTE
 from peml.reporting.tuning import write_tuning_report
 from peml.reporting.units import memory
@@ -18,16 +19,22 @@ from peml.reporting.winners import Winners, count_winners
 
 __all__ = [
     "MAJORITY_NOTE",
+    "Caution",
+    "Kind",
+    "Plan",
     "Results",
     "RunRecord",
     "Winners",
     "count_winners",
     "draw_figures",
+    "list_cautions",
+    "load_plan",
     "load_results",
     "load_run",
     "memory",
     "save_drawing",
     "save_figures",
+    "tell_cautions",
     "write_comparison_report",
     "write_report",
     "write_tuning_report",

@@ -186,7 +186,8 @@ class PlannedTask(Record):
     development: int
     reported: int
     metric: str
-    cut: int = 0  # texts longer than the model allows
+    cut: int = 0  # rows longer than the model allows
+    cut_reported: int | None = None  # those of them that are reported; older plans don't say
 
 
 class SkippedTask(Record):
@@ -203,6 +204,8 @@ class LeakageEntry(Record):
     split: str
     train: str
     rows: int
+    evaluation_rows: int | None = None  # of the whole split; older plans don't say
+    anywhere: int | None = None  # rows that are in any training split; likewise
 
 
 class Plan(Record):
@@ -213,7 +216,14 @@ class Plan(Record):
     leakage: list[LeakageEntry] = []
     leakage_action: str = "report"
     leakage_dropped: dict[str, int] = {}
+    max_length: int | None = None
     padding: float | None = None
+    steps: dict[str, int] = {}
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; plans that don't say so are of runs that train."""
+        return not self.steps or any(self.steps.values())
 
 
 class Environment(Record):

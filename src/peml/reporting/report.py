@@ -11,6 +11,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from peml.files import write_text
+from peml.reporting.cautions import Kind, list_cautions, tell_cautions
 from peml.reporting.decisions import gate_names, tabulate_decisions
 from peml.reporting.environment import template_environment
 from peml.reporting.figures import draw_figures
@@ -64,7 +65,9 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "run": run,
         "results": run.results,
         "plan": run.plan,
-        "summary": summarise(run.results, [task.name for task in run.plan.skipped]),
+        "cautions": tell_cautions(run.plan),
+        "trained_on": {c.task for c in list_cautions(run.plan) if c.kind is Kind.INFLATED},
+        "summary": summarise(run.results),
         "phases": phases,
         "seconds": sum(cost.seconds.values()),
         "decisions": tabulate_decisions(history),

@@ -22,7 +22,7 @@ from peml.reporting.records import (
     StepRecord,
 )
 
-__all__ = ["History", "RunRecord", "load_history", "load_results", "load_run"]
+__all__ = ["History", "RunRecord", "load_history", "load_plan", "load_results", "load_run"]
 
 _READER = Reader("peml fit", "run")
 
@@ -103,7 +103,7 @@ def load_run(folder: Path) -> RunRecord:
         evaluated=datetime.fromtimestamp((folder / "results.json").stat().st_mtime, UTC),
         config=_READER.text(folder / "config.yaml"),
         environment=_READER.read(folder / "environment.json", Environment),
-        plan=_READER.read(folder / "plan.json", Plan),
+        plan=load_plan(folder),
         results=results,
         history=load_history(folder),
         genotype=_READER.read(genotype, GenotypeRecord) if genotype.exists() else None,
@@ -117,6 +117,15 @@ def load_results(folder: Path) -> Results:
         RunError: It is missing, malformed or of another format.
     """
     return _READER.read(folder / "results.json", Results, version=1)
+
+
+def load_plan(folder: Path) -> Plan:
+    """Reads ``plan.json``.
+
+    Raises:
+        RunError: It is missing or malformed.
+    """
+    return _READER.read(folder / "plan.json", Plan)
 
 
 def load_history(folder: Path) -> History:

@@ -77,13 +77,8 @@ def noise(rows: int) -> float:
     return 0.5 / math.sqrt(max(rows, 1))
 
 
-def summarise(results: Results, skipped: Sequence[str] = ()) -> Summary:
-    """Says in plain words what ``results.json`` holds.
-
-    Args:
-        results: What evaluation found.
-        skipped: Names of tasks the run left out.
-    """
+def summarise(results: Results) -> Summary:
+    """Says in plain words what ``results.json`` holds."""
     rows = [TaskRow(n, t, _flag(t), _effects(t)) for n, t in results.tasks.items()]
     parts = list(dict.fromkeys(part for row in rows for part in row.effects))
     sentences = [_headline(results)]
@@ -101,8 +96,6 @@ def summarise(results: Results, skipped: Sequence[str] = ()) -> Summary:
     if diverged:
         has = "has" if len(diverged) == 1 else "have"
         sentences.append(f"{join_names(diverged)} {has} no finite score: training diverged there.")
-    if skipped:
-        sentences.append(f"Skipped: {join_names(skipped)}.")
     is_marked = any(task.majority_of == "reported" for task in results.tasks.values())
     return Summary(rows, sentences, parts, MAJORITY_NOTE if is_marked else "")
 

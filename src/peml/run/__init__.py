@@ -1,5 +1,6 @@
 """A run: its folder, its phases, from a config to a finished model."""
 
+from peml.run.announcement import print_cautions, print_plan, print_warnings
 from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
 from peml.run.folder import RunFolder, differences
 from peml.run.listener import OnEvaluation, RunStopped
@@ -25,6 +26,9 @@ __all__ = [
     "majority_of",
     "plan",
     "prepare",
+    "print_cautions",
+    "print_plan",
+    "print_warnings",
     "read_texts",
     "with_config",
 ]

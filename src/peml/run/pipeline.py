@@ -22,6 +22,7 @@ from peml.evaluation import (
 from peml.export import save_model
 from peml.files import read_json
 from peml.reporting import write_report
+from peml.run.announcement import print_plan
 from peml.run.cost import Cost
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
@@ -101,7 +102,10 @@ def fit(
 
 def _run_phases(session: TrainingSession, folder: RunFolder) -> dict[str, Any]:
     prepared = session.prepared
-    folder.check_plan(prepared.plan(session.trainable_parameters()))
+    planned = prepared.plan(session.trainable_parameters())
+    is_new = folder.read("plan.json") is None
+    folder.check_plan(planned)
+    print_plan(planned, session.console, done=None if is_new else session.steps_done)
     model = session.run()
     counts = session.trainable_parameters()
     tasks = evaluate_run(prepared, model, folder, session.cost)

@@ -118,11 +118,14 @@ class Prepared:
         ]
         return (own[0][0], own[-1][1]) if own else (0, self.steps.total)
 
-    def _cut(self) -> list[int]:
-        """Rows of each task that lost tokens to the length limit."""
-        cut = [split.cut for split in self.train]
-        for split in (*self.development, *self.reported):
-            cut[split.task_id] += split.encoded.cut
+    def _cut(self) -> list[dict[str, int]]:
+        """Rows of each task that lose tokens to the length limit: all, and the reported ones."""
+        cut = [{"cut": split.cut, "cut_reported": 0} for split in self.train]
+        for split in self.development:
+            cut[split.task_id]["cut"] += split.encoded.cut
+        for split in self.reported:
+            cut[split.task_id]["cut"] += split.encoded.cut
+            cut[split.task_id]["cut_reported"] = split.encoded.cut
         return cut
 
     def plan(self, trainable: dict[str, int]) -> dict[str, Any]:
@@ -140,7 +143,7 @@ class Prepared:
                     **({"held_out": held_out[number]} if held_out else {}),
                     "reported": len(reported.encoded),
                     "metric": task.metrics[0],
-                    "cut": cut,
+                    **cut,
                     "origin": str(data.origin),
                 }
                 for number, (task, train, reported, cut, data) in enumerate(
@@ -161,11 +164,14 @@ class Prepared:
                     "split": leak.split,
                     "train": leak.train_task,
                     "rows": leak.rows,
+                    "evaluation_rows": leak.evaluation_rows,
+                    "anywhere": leak.anywhere,
                 }
                 for leak in self.leakage.leaks
             ],
             "leakage_action": self.config.tasks.leakage,
             "leakage_dropped": self.dropped,
+            "max_length": self.config.model.max_length,
             "trainable_parameters": trainable,
             "batches_per_epoch": len(self.stream.plan(0)),
             "padding": self.stream.padding(0),

@@ -166,6 +166,11 @@ class TrainingSession:
             prepared.stream.load_state_dict(state["stream"])
             load_random_state(checkpoint.extra)
 
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps that the last checkpoint has behind it."""
+        return self._progress.step
+
     def trainable_parameters(self) -> dict[str, int]:
         """Numbers of trainable parameters by group."""
         return {

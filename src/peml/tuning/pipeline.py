@@ -12,7 +12,7 @@ from rich.console import Console
 from peml import run
 from peml.errors import RunError
 from peml.execution import Executor
-from peml.reporting import write_tuning_report
+from peml.reporting import Plan, write_tuning_report
 from peml.tuning.collect import BEST, collect, write_results
 from peml.tuning.driver import Driver
 from peml.tuning.folder import StudyFolder
@@ -86,7 +86,7 @@ def tune(
                     allowed="the folder of a study that was started",
                     action="check the path, or run the same command without --report",
                 )
-            check_study(config)
+            run.print_cautions(Plan.model_validate(check_study(config)), console)
             folder.create(config)
         patience = Patience(config.storage, console)
         ledger = Ledger(config, folder.journal, str(folder.driver()["id"]), patience)

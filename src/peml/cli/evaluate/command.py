@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +15,8 @@ from peml.cli.evaluate.runs import show_runs
 from peml.cli.evaluate.scores import show_scores
 from peml.errors import RunError
 from peml.files import write_json
-from peml.run import load_finished
+from peml.reporting import load_plan, tell_cautions
+from peml.run import load_finished, print_warnings
 
 __all__ = ["evaluate_command"]
 
@@ -70,9 +71,17 @@ def evaluate_command(
         content = {"format": 1, **show_runs([first, *others], draws, console)}
     else:
         content |= show_scores(first, draws, console)
+    _tell(runs, task, content, console)
     if json_file is not None:
         write_json(json_file, finite(content))
         console.print(f"JSON: {json_file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: Console) -> None:
+    """What to know of the rows that the runs were trained and scored on, by run."""
+    content["cautions"] = {str(run): tell_cautions(load_plan(run), task) for run in runs}
+    for run, texts in content["cautions"].items():
+        print_warnings([f"{run}: {text}" if len(runs) > 1 else text for text in texts], console)
 
 
 def _check_use(

@@ -8,9 +8,11 @@ from peml.reporting.comparison.page import (
     write_comparison_report,
 )
 from peml.reporting.comparison.records import ComparisonRecord, load_comparison
+from peml.reporting.comparison.summary import describe_flags
 
 __all__ = [
     "ComparisonRecord",
+    "describe_flags",
     "load_comparison",
     "render_comparison_html",
     "render_comparison_markdown",

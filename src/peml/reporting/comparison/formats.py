@@ -95,7 +95,7 @@ def to_csv(comparison: ComparisonRecord, suite: SuiteRecord) -> str:
 def _csv_method(comparison: ComparisonRecord, suite: SuiteRecord, index: int) -> dict[str, object]:
     row, first = suite.rows[index], suite.rows[0]
     method = comparison.method(row.label)
-    flags = list(row.flags)
+    flags = [*row.flags, *row.notes]
     groups: dict[str, object] = {}
     for name in suite.groups:
         means = row.groups.get(name)
@@ -109,7 +109,7 @@ def _csv_method(comparison: ComparisonRecord, suite: SuiteRecord, index: int) ->
         tasks[f"{task.name}_seeds"] = score.seeds if score else 0
         found = row.difference.tasks.get(task.name) if row.difference else None
         tasks |= _csv_interval(f"{task.name}_difference", found)
-        flags += [f"{task.name}: {flag}" for flag in (score.flags if score else [])]
+        flags += [f"{task.name}: {f}" for f in ([*score.flags, *score.notes] if score else [])]
     return {
         "label": row.label,
         "method": method.method,

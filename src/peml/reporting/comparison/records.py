@@ -86,12 +86,16 @@ class CellRecord(Record):
 
 
 class TaskScore(Record):
-    """A method on a task, over the seeds that finished."""
+    """A method on a task, over the seeds that finished.
+
+    Flags are what speaks against the score, notes what else there is to know.
+    """
 
     mean: Number = None
     deviation: Number = None
     seeds: int
     flags: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
 
 class GroupRecord(Record):
@@ -139,7 +143,7 @@ class GridPoint(Record):
 
 
 class RowRecord(Record):
-    """A method on a suite: means over its finished cells."""
+    """A method on a suite: means over its finished cells; flags and notes as `TaskScore` has."""
 
     label: str
     cells: list[CellRecord]
@@ -157,6 +161,7 @@ class RowRecord(Record):
     trials: int = 0
     tuned: dict[str, Any] = Field(default_factory=dict)
     flags: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
     @property
     def finished(self) -> int:

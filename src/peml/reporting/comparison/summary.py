@@ -13,7 +13,13 @@ from peml.reporting.comparison.records import (
 from peml.reporting.comparison.text import interval, score, share
 from peml.reporting.summary import join_names
 
-__all__ = ["ENOUGH_SEEDS", "describe_methods", "describe_suite", "describe_trouble"]
+__all__ = [
+    "ENOUGH_SEEDS",
+    "describe_flags",
+    "describe_methods",
+    "describe_suite",
+    "describe_trouble",
+]
 
 
 _NAMES_SHOWN = 6
@@ -28,7 +34,7 @@ def describe_suite(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str
 
 def describe_trouble(suite: SuiteRecord) -> list[str]:
     """What to know before believing a suite's table: flags, lost runs, tuning cut short."""
-    return [*_few_seeds(suite), *_flags(suite), *_lost_cells(suite), *_grid_ends(suite)]
+    return [*_few_seeds(suite), *describe_flags(suite), *_lost_cells(suite), *_grid_ends(suite)]
 
 
 def describe_methods(comparison: ComparisonRecord) -> list[str]:
@@ -134,18 +140,21 @@ def _few_seeds(suite: SuiteRecord) -> list[str]:
     ]
 
 
-def _flags(suite: SuiteRecord) -> list[str]:
-    """Every flag once, with the methods and tasks that carry it."""
+def describe_flags(suite: SuiteRecord) -> list[str]:
+    """Every flag and note once, with the methods and tasks that carry it."""
     carriers: dict[str, dict[str, list[str]]] = {}
     for row in suite.rows:
-        for flag in row.flags:
+        for flag in (*row.flags, *row.notes):
             carriers.setdefault(flag, {}).setdefault(row.label, [])
         for task, found in row.tasks.items():
-            for flag in found.flags:
+            for flag in (*found.flags, *found.notes):
                 carriers.setdefault(flag, {}).setdefault(row.label, []).append(task)
     sentences = []
     for flag, by in carriers.items():
         named = [f"{label} ({_few(tasks)})" if tasks else label for label, tasks in by.items()]
+        tasks = next(iter(by.values()))
+        if len(by) == len(suite.rows) > 1 and all(other == tasks for other in by.values()):
+            named = [f"every method ({_few(tasks)})" if tasks else "every method"]
         sentences.append(f"{'; '.join(named)}: {flag.rstrip('.')}.")
     return sentences
 

@@ -44,7 +44,7 @@ class Cell:
         text: What it shows.
         below: A second line: a deviation, an interval, how many seeds there are.
         marks: Letters of its footnotes.
-        is_best: Whether it is the highest of its column and has no footnote.
+        is_best: Whether it is the highest of its column and nothing speaks against it.
     """
 
     text: str
@@ -124,7 +124,11 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     for row in suite.rows:
         mean = score(row.mean)
         cells = [
-            Cell(row.label, _missing(row.finished, len(row.cells)), notes.mark(row.flags)),
+            Cell(
+                row.label,
+                _missing(row.finished, len(row.cells)),
+                notes.mark([*row.flags, *row.notes]),
+            ),
             Cell(
                 mean,
                 plus_minus(row.deviation),
@@ -207,7 +211,7 @@ def _score(row: RowRecord, task: str, best: str, notes: Notes) -> Cell:
     return Cell(
         score(found.mean),
         f"{spread}, {lost}" if spread and lost else spread or lost,
-        notes.mark(found.flags),
+        notes.mark([*found.flags, *found.notes]),
         is_best=score(found.mean) == best and not found.flags and not row.flagged,
     )
 

@@ -1,0 +1,149 @@
+"""What to know before believing a run's scores: leaked, cut and left-out rows, in words.
+
+The same words stand at the start of a run, under its table, above its report and in the tables
+of comparisons. They are made of ``plan.json`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from peml.reporting.records import LeakageEntry, Plan, PlannedTask
+from peml.reporting.summary import join_names
+
+__all__ = ["Caution", "Kind", "list_cautions", "tell_cautions"]
+
+_SHOWN = 4  # sentences of a kind
+_NAMED = 8
+_REPORTED = "reported"
+
+
+class Kind(StrEnum):
+    """What a caution is about."""
+
+    INFLATED = "inflated"
+    """Evaluation rows were trained on: the score that is shown is too high."""
+    CHOICE = "choice"
+    """Development rows were trained on: what was chosen by them is less sure."""
+    DROPPED = "dropped"
+    """Such rows were found, and taken out of training."""
+    CUT = "cut"
+    """Rows were longer than the model takes."""
+    SKIPPED = "skipped"
+    """A task was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """One thing to know.
+
+    Attributes:
+        kind: What it is about.
+        task: The task whose score it touches.
+        text: A sentence.
+    """
+
+    kind: Kind
+    task: str
+    text: str
+
+
+def list_cautions(plan: Plan) -> list[Caution]:
+    """Everything there is to know, what makes scores wrong first.
+
+    Leaked rows are none where nothing is trained.
+    """
+    tasks = {task.name: task for task in plan.tasks}
+    leaks = _leaks(plan, tasks) if plan.trains else []
+    cut = [
+        Caution(Kind.CUT, task.name, _cut(task, plan.max_length)) for task in plan.tasks if task.cut
+    ]
+    skipped = [
+        Caution(Kind.SKIPPED, task.name, f"{task.name} is left out: {task.reason.rstrip('.')}.")
+        for task in plan.skipped
+    ]
+    return [*leaks, *cut, *skipped]
+
+
+def tell_cautions(plan: Plan, task: str | None = None) -> list[str]:
+    """The sentences, but not a page of them: of each kind a few, then the other tasks' names.
+
+    Args:
+        plan: The run's plan.
+        task: Tell of this task alone.
+    """
+    cautions = [one for one in list_cautions(plan) if task in (None, one.task)]
+    told = []
+    for kind in dict.fromkeys(caution.kind for caution in cautions):
+        own = [caution for caution in cautions if caution.kind is kind]
+        rest = own[_SHOWN:]
+        if len(rest) <= 1:  # one more takes no more room than its name
+            told += [caution.text for caution in own]
+            continue
+        names = [caution.task for caution in rest]
+        if len(names) > _NAMED:
+            names = [*names[:_NAMED], f"{len(names) - _NAMED:,} more"]
+        told += [caution.text for caution in own[:_SHOWN]]
+        told.append(f"The same goes for {join_names(names)} (plan.json has the numbers).")
+    return told
+
+
+def _leaks(plan: Plan, tasks: dict[str, PlannedTask]) -> list[Caution]:
+    """One for each evaluation split, reported ones first."""
+    splits: dict[tuple[str, str], list[LeakageEntry]] = {}
+    for entry in sorted(plan.leakage, key=lambda entry: entry.split != _REPORTED):
+        splits.setdefault((entry.evaluation, entry.split), []).append(entry)
+    dropped = plan.leakage_action == "drop"
+    cautions = []
+    for (name, split), entries in splits.items():
+        kind = Kind.INFLATED if split == _REPORTED else Kind.CHOICE
+        text = _leaked(entries, tasks.get(name), dropped=dropped)
+        cautions.append(Caution(Kind.DROPPED if dropped else kind, name, text))
+    return sorted(cautions, key=lambda caution: caution.kind is Kind.DROPPED)
+
+
+def _leaked(entries: Sequence[LeakageEntry], task: PlannedTask | None, *, dropped: bool) -> str:
+    first, total = entries[0], _rows_of(entries[0], task)
+    # Older plans don't say how many rows the training splits have found together.
+    found = first.anywhere or max(entry.rows for entry in entries)
+    of = "" if total is None else f" of {total:,}"
+    rows = "row" if total is None and found == 1 else "rows"
+    are = ("was" if dropped else "is") if found == 1 else ("were" if dropped else "are")
+    count = (
+        f"{found:,}{of} {rows} of {first.evaluation}'s {first.split} split {are} also in "
+        f"{_train_splits(entries)}"
+    )
+    if dropped:
+        return f"{count}: dropped from training (tasks.leakage: drop)."
+    own = any(entry.train == entry.evaluation for entry in entries)
+    if first.split == _REPORTED:
+        return f"{count}: its score {'is' if own else 'may be'} too high."
+    return f"{count}: its development score is too high, and what is chosen by it less sure."
+
+
+def _train_splits(entries: Sequence[LeakageEntry]) -> str:
+    if len(entries) > 1:
+        listed = join_names([f"{entry.train} ({entry.rows:,})" for entry in entries])
+        return f"the train splits of {listed}"
+    entry = entries[0]
+    owner = "its" if entry.train == entry.evaluation else f"{entry.train}'s"
+    return f"{owner} train split"
+
+
+def _rows_of(entry: LeakageEntry, task: PlannedTask | None) -> int | None:
+    if entry.evaluation_rows is not None or task is None:
+        return entry.evaluation_rows
+    return task.reported if entry.split == _REPORTED else task.development
+
+
+def _cut(task: PlannedTask, max_length: int | None) -> str:
+    reported = task.cut_reported
+    of = f", {reported:,} of its {task.reported:,} reported ones," if reported is not None else ""
+    rows, are = ("row", "is") if task.cut == 1 else ("rows", "are")
+    limit = f" ({max_length} tokens)" if max_length is not None else ""
+    return (
+        f"{task.cut:,} {rows} of {task.name}{of} {are} cut to model.max_length{limit}: "
+        "the model doesn't see the rest."
+    )

@@ -1,0 +1,71 @@
+"""What a run says on the terminal before it starts, and what to know of its scores at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from peml.reporting import Plan, tell_cautions
+
+__all__ = ["print_cautions", "print_plan", "print_warnings"]
+
+_COUNTS = ("train", "development", "reported", "cut")
+
+
+def print_plan(planned: dict[str, Any], console: Console, *, done: int | None = None) -> None:
+    """Shows what a run will do, and what to know of its data.
+
+    Args:
+        planned: ``plan.json``.
+        console: Where.
+        done: Steps that an earlier session has done; the plan is then cut to where it goes on.
+            None for a run that starts.
+    """
+    if done is None:
+        console.print(_tasks(planned))
+        _print_size(planned, console)
+    else:
+        total = sum(planned["steps"].values())
+        console.print(f"going on after step {done:,} of {total:,}", highlight=False)
+    print_cautions(Plan.model_validate(planned), console)
+
+
+def print_cautions(plan: Plan, console: Console) -> None:
+    """Shows leaked, cut and left-out rows."""
+    print_warnings(tell_cautions(plan), console)
+
+
+def print_warnings(texts: Iterable[str], console: Console) -> None:
+    """Shows sentences, a yellow line each."""
+    for text in texts:
+        console.print(f"! {text}", style="yellow", highlight=False, markup=False)
+
+
+def _tasks(planned: dict[str, Any]) -> Table:
+    """A line a task; the demo's fit into 80 columns."""
+    table = Table()
+    for heading in ("task", "type", "metric"):
+        table.add_column(heading, overflow="fold")
+    for heading in _COUNTS:
+        table.add_column("dev." if heading == "development" else heading, justify="right")
+    for task in planned["tasks"]:
+        counts = (f"{task[key]:,}" for key in _COUNTS)
+        table.add_row(task["name"], task["type"], task["metric"], *counts)
+    return table
+
+
+def _print_size(planned: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"batches an epoch: {planned['batches_per_epoch']:,}, "
+        f"{planned['tokens_per_epoch']:,} tokens, {planned['padding']:.1%} padding",
+        highlight=False,
+    )
+    groups = planned["trainable_parameters"]
+    listed = ", ".join(f"{name} {count:,}" for name, count in groups.items())
+    shown = f" ({listed})" if listed else ""
+    console.print(f"trainable parameters: {sum(groups.values()):,}{shown}", highlight=False)
+    steps = ", ".join(f"{name} {count:,}" for name, count in planned["steps"].items())
+    console.print(f"steps: {steps}", highlight=False)
