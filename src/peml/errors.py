@@ -7,6 +7,7 @@ allowed, and what to do next. The command line prints them without a traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,25 @@ __all__ = [
     "TrainingError",
     "nearest",
     "placed",
+    "without_passwords",
 ]
+
+# A database's URL, a misspelt one as well: its scheme, what stands before the last @ that can
+# belong to it, host and name, the query.
+_DATABASE_URL = re.compile(
+    r"(\b(?!https?:|ftp:|file:|sqlite)[a-z][a-z0-9+.-]*://"
+    r"|\b(?:postgres|postgresql|mysql|mariadb|oracle|mssql)(?:\+\w+)?\s?(?::/?(?!/)|//))"
+    r"((?:(?!://)[^\n])*@)?([^\s'\"?]*)(\?[^\s'\"]*)?",
+    re.IGNORECASE,
+)
+_PLAIN_USER = re.compile(r"[\w.-]*(:\*\*\*)?@")
+_PLAIN_PLACE = re.compile(r"([\w.-]*|\[[\da-f:.]*\])(:\d+)?(/[\w./~+-]*)?[,.;:)]*")
+_ASSIGNED = re.compile(r"\b(password|passwd|pwd|sslpassword)=[^&\s'\"]+", re.IGNORECASE)
+# What a query may say aloud; a driver may take a password under many names.
+_OPEN_QUERY = frozenset(
+    ["application_name", "charset", "connect_timeout", "dbname", "host", "passfile", "port"]
+) | {"service", "sslcert", "sslkey", "sslmode", "sslrootcert", "target_session_attrs", "user"}
+_HIDDEN = "***"
 
 
 class PemlError(Exception):
@@ -35,6 +54,8 @@ class PemlError(Exception):
     """
 
     def __init__(self, problem: str, *, allowed: str = "", action: str = "") -> None:
+        # Messages show the value that was wrong, whatever was written there.
+        problem, allowed, action = map(without_passwords, (problem, allowed, action))
         self.problem = problem
         self.allowed = allowed
         self.action = action
@@ -72,6 +93,28 @@ class CheckpointError(PemlError):
 
 class RunError(PemlError):
     """A run folder can't be used as asked."""
+
+
+def without_passwords(text: str) -> str:
+    """A text with all that may be a password in a database's URL replaced by ``***``."""
+    return _ASSIGNED.sub(rf"\1={_HIDDEN}", _DATABASE_URL.sub(_without_password, text))
+
+
+def _without_password(url: re.Match[str]) -> str:
+    scheme, user, place, query = (part or "" for part in url.groups())
+    if user and not _PLAIN_USER.fullmatch(user):
+        user = f"{_name_of(user)}{_HIDDEN}@"
+    if not _PLAIN_PLACE.fullmatch(place):
+        place = _HIDDEN
+    pairs = [pair.partition("=") for pair in query[1:].split("&")] if query else []
+    shown = [f"{key}={value if key in _OPEN_QUERY else _HIDDEN}" for key, _, value in pairs]
+    return f"{scheme}{user}{place}{'?' if query else ''}{'&'.join(shown)}"
+
+
+def _name_of(user: str) -> str:
+    """The user's name and the colon behind it, if it is told apart from the password for sure."""
+    name, colon, _ = user.partition(":")
+    return f"{name}:" if colon and re.fullmatch(r"[\w.-]+", name) and user.count("@") == 1 else ""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

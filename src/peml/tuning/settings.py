@@ -78,6 +78,7 @@ class StorageSettings(Settings):
         None,
         description="Database to share, such as postgresql+psycopg://user@host/name; default: a "
         "journal file in the study's folder.",
+        repr=False,  # it may hold a password
     )
     wait: float = Field(
         600.0, description="Seconds to wait for a database that is away before giving up.", ge=0

@@ -12,9 +12,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
-from peml.errors import ConfigError, RunError
+from peml.errors import ConfigError, RunError, without_passwords
 from peml.tuning.settings import StorageSettings
 
 __all__ = ["Patience", "open_storage", "shown_url"]
@@ -22,6 +22,8 @@ __all__ = ["Patience", "open_storage", "shown_url"]
 ValueT = TypeVar("ValueT")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds
+
+_ALLOWED = "such as postgresql+psycopg://user@host/name or sqlite:///study.db"
 
 
 def open_storage(settings: StorageSettings, journal: Path) -> BaseStorage:
@@ -37,6 +39,13 @@ def open_storage(settings: StorageSettings, journal: Path) -> BaseStorage:
     if settings.url is None:
         _mend(journal)
         return JournalStorage(JournalFileBackend(str(journal)))
+    if _parsed(settings.url) is None:
+        raise ConfigError(
+            "storage.url is no database's URL; it is not shown, since a password may be in it",
+            allowed=_ALLOWED,
+            action="correct it (write @, /, :, # and ? in a password as %40, %2F, %3A, %23 and "
+            "%3F), or leave it out for a journal file",
+        )
     try:
         try:
             return _open_database(settings.url)
@@ -52,8 +61,8 @@ def open_storage(settings: StorageSettings, journal: Path) -> BaseStorage:
         ) from error
     except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError) as error:
         raise ConfigError(
-            f"storage.url is no database's URL: {error}",
-            allowed="such as postgresql+psycopg://user@host/name or sqlite:///study.db",
+            f"storage.url is no database's URL: there is no driver for {shown_url(settings.url)}",
+            allowed=_ALLOWED,
             action="correct it, or leave it out for a journal file",
         ) from error
 
@@ -64,11 +73,37 @@ def _open_database(url: str) -> RDBStorage:
 
 
 def shown_url(url: str) -> str:
-    """The URL without its password."""
+    """The URL without anything that may be a password: what is said and kept of it."""
+    return "the database" if _parsed(url) is None else without_passwords(url)
+
+
+def _parsed(url: str) -> URL | None:
+    """The URL's parts; None where it is none, or where a password may have slipped into another.
+
+    A reserved character that a password holds as it is ends up in the host, the port or the name.
+    """
     try:
-        return make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "the database"
+        parsed = make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return None
+    if parsed.drivername.startswith("sqlite"):  # a file's name, and no password
+        return parsed
+    elsewhere = f"{parsed.host or ''}{parsed.database or ''}"
+    if any(sign in elsewhere for sign in "@:;=#&?") and "[" not in url:
+        return None
+    return None if ":" in (parsed.username or "") else parsed
+
+
+def _hide(url: str | None, text: str) -> str:
+    """What a driver said, without its URL's password and other values of the query."""
+    parsed = None if url is None else _parsed(url)
+    if parsed is None:
+        return text
+    secrets = [parsed.password, *parsed.query.values()]
+    for secret in secrets:
+        for part in (secret,) if isinstance(secret, str) else secret or ():
+            text = text.replace(part, "***") if part else text
+    return text
 
 
 def _mend(journal: Path) -> None:
@@ -110,6 +145,7 @@ class Patience:
                 if reason is None:
                     raise
                 left = self._settings.wait - (time.monotonic() - since)
+                reason = _hide(self._settings.url, reason)
                 self._refuse_or_announce(reason, left, first=pause == _FIRST_PAUSE)
             time.sleep(min(pause, max(left, 0.0)))
             pause = min(2 * pause, _LONGEST_PAUSE)
