@@ -84,7 +84,8 @@ def test_the_balance_loss_counts_real_tokens(top_k: int, lengths: list[int], mas
     """E sum_i f_i P_i: share of the choices times mean probability, padding left out."""
     mask = torch.tensor([[float(i < n) for i in range(4)] for n in lengths])
     routed = TaskRouting(TASKS)
-    routed.set(torch.zeros(len(lengths), dtype=torch.long), (mask,) if masked else ())
+    ids = torch.zeros(len(lengths), dtype=torch.long)
+    routed.set(ids, inputs=mask if masked else None)
     delta = moved(token_routed(routed, top_k)).train()
     x = inputs(len(lengths), 4)
     delta(x)

@@ -61,15 +61,20 @@ def test_one_task_serves_batches_of_any_size() -> None:
         routing.one_task(3, torch.device("cpu"))
 
 
-def test_the_mask_is_the_one_of_this_shape() -> None:
+@pytest.mark.parametrize("length", [3, 5])
+def test_the_mask_is_the_one_that_is_meant_whatever_its_shape(length: int) -> None:
     routing = TaskRouting(1)
-    inputs, targets = torch.ones(2, 5), torch.zeros(2, 3)
-    routing.set(torch.tensor([0, 0]), (inputs, targets))
-    assert routing.mask(2, 5) is inputs
-    assert routing.mask(2, 3) is targets
-    assert routing.mask(4, 5) is None
+    inputs, targets = torch.ones(2, 5), torch.zeros(2, length)
+    routing.set(torch.tensor([0, 0]), inputs=inputs, targets=targets)
+    torch.testing.assert_close(routing.mask("inputs", 2, 5), inputs)
+    torch.testing.assert_close(routing.mask("targets", 2, length), targets)
+    torch.testing.assert_close(routing.mask("inputs", 10, 1), inputs.reshape(10, 1))
+    with pytest.raises(TaskError, match="sees 4 x 5 tokens, and the batch's inputs are 2 x 5"):
+        routing.mask("inputs", 4, 5)
+    routing.set(torch.tensor([0, 0]), inputs=inputs)
+    assert routing.mask("targets", 2, 5) is None
     routing.set(torch.tensor([0, 0]))
-    assert routing.mask(2, 5) is None
+    assert routing.mask("inputs", 2, 5) is None
 
 
 def _delta(**options: float) -> MultiLoraDelta:

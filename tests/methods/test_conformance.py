@@ -163,8 +163,8 @@ def _of_batch(routing: TaskRouting, count: int) -> torch.Tensor:
     return _ROWS(routing, count)[:1].expand(count)
 
 
-def _unchecked(routing: TaskRouting, ids: torch.Tensor, masks: Any = ()) -> None:
-    _SET(routing, ids.clamp(0, routing.tasks - 1), masks)
+def _unchecked(routing: TaskRouting, ids: torch.Tensor, **masks: Any) -> None:
+    _SET(routing, ids.clamp(0, routing.tasks - 1), **masks)
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from peml.adapters import TaskMoeDelta, TokenMoeDelta
+from peml.adapters import AdaptedLinear, TaskMoeDelta, TokenMoeDelta
+from peml.data import TaskBatch
 from peml.methods import AttachContext, AttachedModel, MoeLora, MoeLoraSettings
 from peml.testing import batch_of, tiny_task_model
 from tests.methods.published import LLAMA_ATTENTION, millions
@@ -72,7 +75,7 @@ def test_padding_does_not_change_the_balance_loss() -> None:
     for chosen in (rows[1:], rows):
         batch = batch_of(model.base, chosen)
         ids, mask = batch.input_ids[-1:], batch.attention_mask[-1:]
-        model.base.routing.set(batch.task_ids[-1:], (mask,))
+        model.base.routing.set(batch.task_ids[-1:], inputs=mask)
         model.base.backbone(input_ids=ids, attention_mask=mask)
         part = model.parts["adapter"].auxiliary_loss()
         assert part is not None
@@ -97,3 +100,35 @@ def test_merging_follows_from_the_routing(routing: str, how: str, needs: bool, r
     method = MoeLora(MoeLoraSettings.model_validate({"routing": routing}))
     assert (method.merging.how, method.needs_task_id) == (how, needs)
     assert reason in method.merging.reason
+
+
+@pytest.mark.parametrize("base", ["t5", "bart"])
+def test_inputs_and_targets_of_one_shape_are_told_apart(base: str) -> None:
+    """One row, padded to one length on both sides: no layer's balance changes."""
+    attached = attach(base, routing="token", experts=4, r=4).train()
+    modules: list[Any] = list(attached.modules())
+    for module in modules:
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    backbone = attached.base.backbone
+    layers: dict[str, Any] = {
+        n: m.delta for n, m in backbone.named_modules() if isinstance(m, AdaptedLinear)
+    }
+    read = {name for name in layers if layers[name].side == "inputs" and "decoder." in name}
+    assert all("EncDec" in name or "encoder_attn" in name for name in read)
+    assert {name.rpartition(".")[2][0] for name in read} == {"k", "v"}
+    assert {d.side for name, d in layers.items() if name.startswith("encoder")} <= {"inputs"}
+
+    def balances(inputs: int, targets: int) -> dict[str, torch.Tensor]:
+        """Of four real tokens and three real targets, padded to these lengths."""
+        ids = torch.full((1, inputs), attached.base.family.tokenizer.pad_token_id)
+        labels = torch.full((1, targets), -100)
+        ids[0, :4], labels[0, :3] = torch.tensor([9, 8, 7, 2]), torch.tensor([11, 12, 2])
+        one = torch.zeros(1, dtype=torch.long)
+        mask = (torch.arange(inputs) < 4).long()[None]
+        attached(TaskBatch(ids, mask, torch.ones(1), one, one, one, labels))
+        return {name: layer.auxiliary_loss().detach() for name, layer in layers.items()}
+
+    alone, padded = balances(4, 3), balances(6, 6)
+    for name, value in alone.items():
+        torch.testing.assert_close(padded[name], value)

@@ -198,7 +198,7 @@ def test_routed_layers_know_which_positions_are_real() -> None:
     prompted.prompt.set(embedded(prompted))
     prompted(rows)
     sequences, length = rows.input_ids.shape
-    mask = prompted.routing.mask(sequences, length + len(IDS))
+    mask = prompted.routing.mask("inputs", sequences, length + len(IDS))
     assert mask is not None
     assert mask[:, : len(IDS)].all()
     assert torch.equal(mask[:, len(IDS) :], rows.attention_mask)

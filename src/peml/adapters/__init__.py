@@ -5,7 +5,7 @@ from peml.adapters.delta import AdaptedLinear, Delta
 from peml.adapters.moe_lora import TaskGate, TaskMoeDelta, TokenMoeDelta
 from peml.adapters.mtl_lora import MtlLoraDelta
 from peml.adapters.multilora import MultiLoraDelta
-from peml.adapters.routing import TaskRouting
+from peml.adapters.routing import Side, TaskRouting
 
 __all__ = [
     "AdaptedLinear",
@@ -13,6 +13,7 @@ __all__ = [
     "Delta",
     "MtlLoraDelta",
     "MultiLoraDelta",
+    "Side",
     "TaskGate",
     "TaskMoeDelta",
     "TaskRouting",

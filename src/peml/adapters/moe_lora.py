@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peml.adapters.delta import Delta, low_rank_start
-from peml.adapters.routing import TaskRouting
+from peml.adapters.routing import Side, TaskRouting
 
 __all__ = ["TaskGate", "TaskMoeDelta", "TokenMoeDelta"]
 
@@ -112,6 +112,7 @@ class TokenMoeDelta(_MoeDelta):
         dropout: Dropout on the input.
         experts: Number of experts.
         top_k: Experts in use for a token; their weights are normalised.
+        side: Whose tokens the layer sees.
     """
 
     fast: ClassVar[tuple[str, ...]] = ("router",)
@@ -127,9 +128,10 @@ class TokenMoeDelta(_MoeDelta):
         dropout: float,
         experts: int,
         top_k: int,
+        side: Side = "inputs",
     ) -> None:
         super().__init__(d_in, d_out, r=r, scale=scale, dropout=dropout, experts=experts)
-        self.routing, self.top_k = routing, top_k
+        self.routing, self.top_k, self.side = routing, top_k, side
         self.router = nn.Parameter(torch.randn(experts, d_in) * 0.02)
         self._balance: Tensor | None = None
 
@@ -147,7 +149,7 @@ class TokenMoeDelta(_MoeDelta):
         return self._mixed(x, kept / kept.sum(-1, keepdim=True))
 
     def _load(self, shares: Tensor, used: Tensor) -> Tensor:
-        mask = self.routing.mask(*shares.shape[:2])
+        mask = self.routing.mask(self.side, *shares.shape[:2])
         if mask is None:
             mask = shares.new_ones(shares.shape[:2])
         weights = mask.to(shares.dtype) / mask.sum()

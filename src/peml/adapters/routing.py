@@ -1,17 +1,22 @@
-"""Which task each row of a batch belongs to: one object per model, read by its routed layers."""
+"""Tasks and real tokens of the batch at hand: one object per model, read by its routed layers."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from peml.errors import TaskError
 
-__all__ = ["TaskRouting"]
+__all__ = ["Side", "TaskRouting"]
+
+Side = Literal["inputs", "targets"]
+"""Whose tokens a layer sees: the inputs', or those an encoder-decoder is to say."""
 
 
 class TaskRouting:
-    """The task ids of the batch at hand.
+    """The task ids of the batch at hand, and which of its tokens are real.
 
     Held by the model and shared by reference with every layer that routes. It is set before a
     forward pass and stays until the next one, so that layers recomputed in the backward pass
@@ -24,14 +29,17 @@ class TaskRouting:
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
         self._ids: Tensor | None = None
-        self._masks: tuple[Tensor, ...] = ()
+        self._masks: dict[Side, Tensor | None] = {}
 
-    def set(self, task_ids: Tensor, masks: tuple[Tensor, ...] = ()) -> None:
+    def set(
+        self, task_ids: Tensor, *, inputs: Tensor | None = None, targets: Tensor | None = None
+    ) -> None:
         """Fixes the tasks of the coming forward pass.
 
         Args:
             task_ids: (sequences,), each in 0..tasks-1.
-            masks: 1 for real tokens, each (sequences, length): the inputs', the targets'.
+            inputs: 1 for real tokens, (sequences, length); None: all are.
+            targets: The same of an encoder-decoder's targets, (sequences, target_length).
 
         Raises:
             TaskError: An id is not one of the tasks'.
@@ -43,7 +51,7 @@ class TaskRouting:
                 allowed=f"0 to {self.tasks - 1}, the tasks the model was attached for",
                 action="give each row the index of its task",
             )
-        self._ids, self._masks = task_ids, masks
+        self._ids, self._masks = task_ids, {"inputs": inputs, "targets": targets}
 
     def rows(self, count: int) -> Tensor:
         """The task id of each of ``count`` rows, (count,).
@@ -65,10 +73,30 @@ class TaskRouting:
             )
         return self._ids if copies == 1 else self._ids.repeat_interleave(copies)
 
-    def mask(self, rows: int, length: int) -> Tensor | None:
-        """1 for real tokens, (rows, length), of the inputs or targets that have this shape."""
-        fitting = (m for m in self._masks if tuple(m.shape) == (rows, length))
-        return next(fitting, None)
+    def mask(self, side: Side, rows: int, length: int) -> Tensor | None:
+        """1 for real tokens, (rows, length), or None where all are.
+
+        A layer may see the tokens of flattened sequences.
+
+        Args:
+            side: Whose tokens the layer sees.
+            rows: Rows it sees.
+            length: Length of a row.
+
+        Raises:
+            TaskError: The batch has another number of tokens on this side.
+        """
+        mask = self._masks.get(side)
+        if mask is None:
+            return None
+        if mask.numel() != rows * length:
+            raise TaskError(
+                f"a routed layer sees {rows} x {length} tokens, and the batch's {side} are "
+                f"{' x '.join(map(str, mask.shape))}",
+                allowed="as many tokens as the batch has",
+                action="leave the layer out with target_modules",
+            )
+        return mask.reshape(rows, length)
 
     def one_task(self, task_id: int, device: torch.device) -> None:
         """Fixes one task for batches of any size, as `rows` multiplies it."""

@@ -4,7 +4,7 @@
 """
 
 from peml.injection.inject import PrefixInjection, attach_prefix, injection_of
-from peml.injection.probe import AttentionSite, probe
+from peml.injection.probe import AttentionSite, probe, probe_decoder_side
 from peml.injection.quiet import StartMeasurement, measure_quiet_keys, measure_start
 from peml.injection.rotation import (
     find_rotary,
@@ -29,6 +29,7 @@ __all__ = [
     "peft_layout",
     "peft_prompt_embeddings",
     "probe",
+    "probe_decoder_side",
     "read_rows",
     "rotate_keys",
 ]

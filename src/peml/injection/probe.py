@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,14 @@ from peml.injection.attention import (
     set_slot,
 )
 
-__all__ = ["AttentionSite", "implementation_of", "probe", "switch_implementation", "unwrap"]
+__all__ = [
+    "AttentionSite",
+    "implementation_of",
+    "probe",
+    "probe_decoder_side",
+    "switch_implementation",
+    "unwrap",
+]
 
 # Different lengths, so that cross-attention shows: its keys are the encoder's.
 _TOKENS = 7
@@ -116,16 +124,8 @@ def probe(model: nn.Module) -> list[AttentionSite]:
             action="use another base model; adapters of the weights (LoRA) still work on this one",
         )
     # Without the head: some heads want an end token, or labels, or equal lengths.
-    body = inner.base_model
-    with _recording(inner, base) as recorder, torch.no_grad():
-        try:
-            body(**_tiny_inputs(body))
-        except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
-            raise InjectionError(
-                f"{type(inner).__name__} can't be run on a few token ids: {error}",
-                allowed="a text model on a real device, called with input_ids",
-                action="load its weights, or pass the text part of the model",
-            ) from error
+    with _recording(inner, base) as recorder:
+        _run(inner.base_model)
     if not recorder.sites:
         raise InjectionError(
             f"{type(inner).__name__} made no attention call",
@@ -133,6 +133,55 @@ def probe(model: nn.Module) -> list[AttentionSite]:
             action="use another base model; a prefix of keys and values needs attention layers",
         )
     return list(recorder.sites.values())
+
+
+def probe_decoder_side(model: nn.Module, paths: Iterable[str]) -> frozenset[str]:
+    """Which modules work on the decoder's tokens in an encoder-decoder; none in other models.
+
+    A decoder's cross-attention reads both sides, so where a module stands doesn't tell. One tiny
+    forward pass with a shorter decoder side does.
+
+    Args:
+        model: A Transformers model.
+        paths: Modules whose input is (..., length, channels). What isn't part of the body, as the
+            output layer, follows the decoder.
+
+    Raises:
+        InjectionError: The model can't be run on a few token ids.
+    """
+    inner = unwrap(model)
+    if not inner.config.is_encoder_decoder:
+        return frozenset()
+    lengths: dict[str, int] = {}
+
+    def note(path: str, module: nn.Module, inputs: Any) -> None:
+        lengths[path] = inputs[0].numel() // inputs[0].shape[-1]
+
+    paths = list(paths)
+    modules = [(path, inner.get_submodule(path)) for path in paths]
+    hooks = [module.register_forward_pre_hook(partial(note, path)) for path, module in modules]
+    training = [module for module in inner.modules() if module.training]
+    inner.eval()
+    try:
+        _run(inner.base_model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return frozenset(path for path in paths if lengths.get(path, _DECODER_TOKENS) != _TOKENS)
+
+
+@torch.no_grad()
+def _run(body: PreTrainedModel) -> None:
+    try:
+        body(**_tiny_inputs(body))
+    except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
+        raise InjectionError(
+            f"{type(body).__name__} can't be run on a few token ids: {error}",
+            allowed="a text model on a real device, called with input_ids",
+            action="load its weights, or pass the text part of the model",
+        ) from error
 
 
 def switch_implementation(model: PreTrainedModel, name: str) -> None:

@@ -19,7 +19,7 @@ from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
 from peml.methods.peft_format import Factors, write_peft_lora
 from peml.methods.shape import ModelShape, nearest_size
-from peml.methods.targets import Layers, LinearShape, find_linears, read_layers
+from peml.methods.targets import Layers, LinearShape, find_linears, read_layers, with_sides
 from peml.models import TaskModel
 
 __all__ = ["AdapterMethod", "AdapterPart", "AdapterSettings"]
@@ -214,6 +214,7 @@ class AdapterMethod(Method):
 
     def _place(self, model: TaskModel) -> AdapterPart:
         layers = self.settings.targets(read_layers(model.backbone))
+        layers = with_sides(model.backbone, layers)
         rates = {"adapter": self.settings.learning_rate}
         if self.fast_group is not None:
             rates[self.fast_group[0]] = getattr(self.settings, self.fast_group[1])

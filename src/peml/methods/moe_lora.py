@@ -68,7 +68,12 @@ class MoeLora(AdapterMethod):
         if settings.routing == "token":
             return {
                 layer.name: TokenMoeDelta(
-                    layer.d_in, layer.d_out, routing, top_k=settings.top_k, **common
+                    layer.d_in,
+                    layer.d_out,
+                    routing,
+                    top_k=settings.top_k,
+                    side=layer.side,
+                    **common,
                 )
                 for layer in layers
             }

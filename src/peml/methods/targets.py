@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from peml.adapters import Side
 from peml.errors import ModelError, nearest
+from peml.injection import probe_decoder_side
 
-__all__ = ["ALL_LINEAR", "Layers", "LinearShape", "find_linears", "read_layers"]
+__all__ = ["ALL_LINEAR", "Layers", "LinearShape", "find_linears", "read_layers", "with_sides"]
 
 ALL_LINEAR = "all-linear"
 
@@ -31,6 +33,7 @@ class LinearShape:
         d_out: Outputs.
         kind: ``linear``; ``output``: the linear layer that makes the logits; or ``embedding``.
         tied: Paths of the other layers that use the same weight.
+        side: Whose tokens it sees; known where a method attaches.
     """
 
     name: str
@@ -38,6 +41,7 @@ class LinearShape:
     d_out: int
     kind: Literal["linear", "output", "embedding"] = "linear"
     tied: tuple[str, ...] = ()
+    side: Side = "inputs"
 
 
 @dataclass(frozen=True)
@@ -253,3 +257,15 @@ def _places(backbone: nn.Module) -> dict[int, list[str]]:
 
 def _memory(parameter: Tensor) -> int:
     return id(parameter) if parameter.is_meta else parameter.data_ptr()
+
+
+def with_sides(backbone: nn.Module, layers: Sequence[LinearShape]) -> tuple[LinearShape, ...]:
+    """The layers with whose tokens they see, for which an encoder-decoder is run once.
+
+    Raises:
+        InjectionError: It can't be run on a few token ids.
+    """
+    decoders = probe_decoder_side(backbone, [layer.name for layer in layers])
+    return tuple(
+        replace(layer, side="targets" if layer.name in decoders else "inputs") for layer in layers
+    )

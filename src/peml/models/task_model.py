@@ -85,7 +85,7 @@ class TaskModel(nn.Module):
         mask, prompt = batch.attention_mask, self.prompt.vectors
         if prompt is not None:
             mask = torch.cat([mask.new_ones(len(mask), len(prompt)), mask], 1)
-        masks: tuple[Tensor, ...] = (mask,)
-        if batch.labels is not None:
-            masks = (*masks, (batch.labels >= 0).to(batch.attention_mask.dtype))
-        self.routing.set(batch.task_ids, masks)
+        targets = None
+        if self.backbone.config.is_encoder_decoder and batch.labels is not None:
+            targets = (batch.labels >= 0).to(mask.dtype)
+        self.routing.set(batch.task_ids, inputs=mask, targets=targets)

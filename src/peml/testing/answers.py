@@ -52,7 +52,7 @@ def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4
     """Greedy decoding of one row with a full forward pass a token: no cache, no padding."""
     base = model.base
     batch = batch_of(base, [row], "generate")
-    base.routing.set(batch.task_ids, (batch.attention_mask,))
+    base.routing.set(batch.task_ids, inputs=batch.attention_mask)
     backbone = base.backbone
     separate = backbone.config.is_encoder_decoder
     ids = batch.input_ids
