@@ -27,6 +27,12 @@ def results(**tasks: TaskResult) -> Results:
     )
 
 
+def test_what_there_is_to_know_about_a_score_is_said_once() -> None:
+    noted = task(0.8).model_copy(update={"notes": ["options are scored one by one"]})
+    said = summarise(results(a=noted, b=task(0.7), c=noted)).sentences
+    assert [s for s in said if "one by one" in s] == ["a and c: options are scored one by one."]
+
+
 def test_noise_is_the_largest_standard_error_of_an_accuracy() -> None:
     assert noise(400) == pytest.approx(math.sqrt(0.5 * 0.5 / 400))
 

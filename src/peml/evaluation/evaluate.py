@@ -104,10 +104,12 @@ class Predictions:
     Attributes:
         predicted: Option index, score or text of each row.
         scores: Scores of the options of each row; a regression's or a text's is empty.
+        notes: What to know about how they were computed, such as that contexts were not shared.
     """
 
     predicted: list[Any]
     scores: list[list[float]]
+    notes: tuple[str, ...] = ()
 
 
 class _Answers:
@@ -158,12 +160,13 @@ def predict_split(
     base = model.base
     task = base.tasks[task_id]
     answers = _Answers(task, len(split))
+    notes: set[str] = set()
     model.eval()
     with model.prepared():
         if task.type is TaskType.GENERATION:
             _generate(base, split, task_id, settings, answers)
         elif isinstance(base.family, TextFamily):
-            options = score_options(base, split, task_id, settings.scoring, settings.tokens)
+            options = score_options(base, split, task_id, settings.scoring, settings.tokens, notes)
             for row, found in options:
                 answers.score(row, base.family.answer(found[None], task)[0])
         else:
@@ -172,7 +175,7 @@ def predict_split(
         rows = sorted(answers.bad if numbers is None else (numbers[row] for row in answers.bad))
         what = "logits" if task.type is TaskType.GENERATION else "scores"
         raise not_finite(what, task.name, rows, base.settings)
-    return Predictions(answers.predicted, answers.scores)
+    return Predictions(answers.predicted, answers.scores, tuple(sorted(notes)))
 
 
 def _generate(

@@ -78,7 +78,8 @@ class TaskResult(Record):
     """One task's line in ``results.json``; scores as fractions, on the reported split.
 
     ``low`` and ``high`` bound the value's 95 % interval over rows; runs of before have none.
-    ``classes`` tells a classification label by label.
+    ``classes`` tells a classification label by label; ``notes`` say what to know about how a
+    task was scored.
     ``without`` holds the keys that end in ``_off``: the score with a part switched off, by the
     part's name.
     """
@@ -93,6 +94,7 @@ class TaskResult(Record):
     without: dict[str, Score] = {}
     rows: int
     classes: Classes | None = None
+    notes: list[str] = []
 
     @model_validator(mode="before")
     @classmethod

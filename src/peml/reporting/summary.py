@@ -96,6 +96,9 @@ def summarise(results: Results) -> Summary:
     if diverged:
         has = "has" if len(diverged) == 1 else "have"
         sentences.append(f"{join_names(diverged)} {has} no finite score: training diverged there.")
+    for note in dict.fromkeys(note for row in rows for note in row.result.notes):
+        named = join_names([row.name for row in rows if note in row.result.notes])
+        sentences.append(f"{named}: {note}.")
     is_marked = any(task.majority_of == "reported" for task in results.tasks.values())
     return Summary(rows, sentences, parts, MAJORITY_NOTE if is_marked else "")
 

@@ -67,6 +67,8 @@ def _evaluate_task(
         "majority_of": majority_of(prepared.train[split.task_id]),
         "rows": len(split.gold),
     }
+    if said.notes:
+        result["notes"] = list(said.notes)
     if task.labels:
         result["classes"] = describe_classes(task.labels, kept.gold, kept.predicted)
     if settings.ablations:

@@ -195,23 +195,41 @@ def test_a_window_that_is_too_short_is_scored_alone() -> None:
     torch.testing.assert_close(found, alone(wide, requests), atol=1e-4, rtol=0)
 
 
+def _ignores_trees(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    mask = kwargs["attention_mask"]
+    return args, kwargs | {"attention_mask": None if mask.dim() == 4 else mask}
+
+
+def _forgets_positions(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    places = kwargs.get("position_ids")
+    return args, kwargs | {"position_ids": None if places is None else places * 0}
+
+
 def test_a_model_that_ignores_the_mask_is_found_out() -> None:
     base = attached("llama", "nothing")
     requests = few_shot()
     expected = alone(base, requests)
-
-    def without_trees(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        mask = kwargs["attention_mask"]
-        return args, kwargs | {"attention_mask": None if mask.dim() == 4 else mask}
-
-    base.backbone.register_forward_pre_hook(without_trees, with_kwargs=True)
+    base.backbone.register_forward_pre_hook(_ignores_trees, with_kwargs=True)
     assert (score_trees(base, requests, 400) - expected).abs().max() > 0.1
     why = sharing_problem(base, 40)
     assert why is not None
     assert "differ by" in why
     with pytest.warns(UserWarning, match="differ by"):
-        found = score_requests(base, requests, 400)
+        found = score_requests(base, requests, 400, notes=(notes := set()))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert notes == {f"options are scored one by one, which is slower: {why}"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mistake", [None, _ignores_trees, _forgets_positions])
+@pytest.mark.parametrize("what", ["nothing", "prefix"])
+def test_rounding_is_told_from_mistakes(what: str, mistake: Any, dtype: torch.dtype) -> None:
+    base = tiny_task_model("llama", num_hidden_layers=8, initializer_range=0.5).to(dtype).eval()
+    if what == "prefix":
+        with_random_prefix(attach_prefix(base.backbone))
+    if mistake is not None:
+        base.backbone.register_forward_pre_hook(mistake, with_kwargs=True)
+    assert (sharing_problem(base, 40) is None) is (mistake is None)
 
 
 def test_models_without_positions_or_a_cache_are_scored_alone() -> None:

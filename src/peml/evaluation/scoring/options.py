@@ -28,7 +28,12 @@ _BATCHES_AT_ONCE = 64
 
 
 def score_requests(
-    base: TaskModel, requests: Sequence[Request], tokens: int, *, share: bool = True
+    base: TaskModel,
+    requests: Sequence[Request],
+    tokens: int,
+    *,
+    share: bool = True,
+    notes: set[str] | None = None,
 ) -> Tensor:
     """Log-likelihoods of options after their contexts, (requests,) float64; tasks may be mixed.
 
@@ -37,6 +42,7 @@ def score_requests(
         requests: What to score.
         tokens: Most tokens of a batch, padding and cached tokens included.
         share: Compute common beginnings (or inputs of an encoder) once where the model can.
+        notes: Gets the reason, where the model can't; a warning says it too.
 
     Raises:
         DataError: An option has no tokens to score.
@@ -56,13 +62,21 @@ def score_requests(
     longest = max(len(request.context) + len(request.option) for request in requests)
     problem = sharing_problem(base, longest)
     if problem is not None:
-        warnings.warn(f"options are scored one by one, which is slower: {problem}", stacklevel=2)
+        note = f"options are scored one by one, which is slower: {problem}"
+        warnings.warn(note, stacklevel=2)
+        if notes is not None:
+            notes.add(note)
         return score_alone(base, requests, tokens)
     return score_trees(base, requests, tokens)
 
 
 def score_options(
-    base: TaskModel, split: EncodedSplit, task_id: int, settings: ScoringSettings, tokens: int
+    base: TaskModel,
+    split: EncodedSplit,
+    task_id: int,
+    settings: ScoringSettings,
+    tokens: int,
+    notes: set[str] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Row numbers, and the scores of their options (options,), of a split encoded for scoring.
 
@@ -72,6 +86,7 @@ def score_options(
         task_id: Index of the task.
         settings: What a score is.
         tokens: Most tokens of a batch.
+        notes: As for `score_requests`.
     """
     task = base.tasks[task_id]
     kind = task.normalisation or settings.normalisation
@@ -88,7 +103,7 @@ def score_options(
         asked = list(requests)
         if kind == "pmi":
             asked += [Request(elsewhere, request.option, task_id) for request in requests]
-        likelihoods = score_requests(base, asked, tokens, share=settings.share)
+        likelihoods = score_requests(base, asked, tokens, share=settings.share, notes=notes)
         after, before = likelihoods[: len(requests)], likelihoods[len(requests) :]
         scores = normalise(after, requests, kind, base.family.spelling, before)
         yield from zip(rows.tolist(), scores.split([len(row) for row in options]), strict=True)
