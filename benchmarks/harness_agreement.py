@@ -5,15 +5,15 @@ by the harness in a process of its own, through its Hugging Face backend, on tas
 Every option's log-likelihood is then compared with the run's model's, row by row.
 
     pip install 'peml[harness]'
-    python benchmarks/harness_agreement.py [--family NAME] [--rows N] [--json FILE]
+    python benchmarks/harness_agreement.py [--family NAME | --model FOLDER] [--dtype bfloat16]
+        [--rows N] [--json FILE]
 
-Our families score an option with its end token, the harness without one; the end token is left out
-of the comparison.
+Our options share their contexts, as in a run's evaluation. Our families score an option with its
+end token, the harness without one; the end token is left out of the comparison.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -29,13 +29,13 @@ import torch
 from common import Figure, at_most, plain_parser, report
 
 from peml.errors import RunError
+from peml.evaluation.scoring import Request, score_requests, sharing_problem
 from peml.export import export_peft, load_model, save_model
 from peml.injection import injection_of
 from peml.methods import AttachContext, build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.tasks import Task, TaskRenderer
 from peml.testing import SENTENCES, TINY_FAMILIES, save_tiny_model
-from peml.testing.tasks import collate
 
 Row = dict[str, Any]
 Sample = Mapping[str, Any]
@@ -52,6 +52,7 @@ LIMIT = 1e-3
 
 # Room for five shots of long options.
 _POSITIONS = 2048
+_BATCH_TOKENS = 4096
 _SIZE: dict[str, Any] = {"num_hidden_layers": 4, "max_position_embeddings": _POSITIONS}
 _METHOD = {
     "name": "lora+prefix",
@@ -119,10 +120,21 @@ def write_tasks(folder: Path, rows: int) -> list[str]:
     return names
 
 
-def make_run(folder: Path, family: str) -> Path:
-    """The final model of a run whose LoRA and prefix are random and large."""
-    base = save_tiny_model(family, folder / "base", **_SIZE)
-    settings = ModelSettings(name=str(base), max_length=_POSITIONS)
+def make_run(
+    folder: Path, family: str, *, base: Path | None = None, dtype: str = "float32"
+) -> Path:
+    """The final model of a run whose LoRA and prefix are random and large.
+
+    Args:
+        folder: Where the run goes.
+        family: Of the tiny model.
+        base: A model to use instead, which keeps more of what it knows.
+        dtype: Of the frozen weights.
+    """
+    name = base or save_tiny_model(family, folder / "base", **_SIZE)
+    settings = ModelSettings.model_validate(
+        {"name": str(name), "max_length": _POSITIONS, "dtype": dtype}
+    )
     model = TaskModel(load_backbone(settings), [TASK])
     ids = torch.arange(8, 72)[None]
     context = AttachContext(seed=0, calibrate=lambda: model.backbone(input_ids=ids))
@@ -132,7 +144,8 @@ def make_run(folder: Path, family: str) -> Path:
     with torch.no_grad():
         for group in attached.groups():
             for parameter in group.parameters:
-                parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.1)
+                random = torch.randn(parameter.shape, generator=noise).to(parameter)
+                parameter.add_(random, alpha=0.1 if base is None else 0.01)
     save_model(attached, folder / "run" / "model", method)
     return folder / "run"
 
@@ -151,7 +164,9 @@ def require_harness() -> None:
         )
 
 
-def run_harness(exported: Path, tasks: Path, names: Sequence[str], shots: int) -> Samples:
+def run_harness(
+    exported: Path, tasks: Path, names: Sequence[str], shots: int, dtype: str = "float32"
+) -> Samples:
     """What the harness logs of every row of every task.
 
     Args:
@@ -159,13 +174,14 @@ def run_harness(exported: Path, tasks: Path, names: Sequence[str], shots: int) -
         tasks: The folder of the task files; results go there as well.
         names: The tasks.
         shots: Solved examples in front of every question.
+        dtype: Of the weights.
 
     Raises:
         RunError: It isn't installed, or it failed.
     """
     require_harness()
     results = tasks / f"results-{shots}"
-    adapter = f"pretrained={exported},peft={exported / 'adapter'},dtype=float32"
+    adapter = f"pretrained={exported},peft={exported / 'adapter'},dtype={dtype}"
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", adapter]
     command += ["--tasks", ",".join(names), "--include_path", str(tasks), "--device", "cpu"]
     command += ["--num_fewshot", str(shots), "--batch_size", "8"]
@@ -194,20 +210,20 @@ def theirs(sample: Sample) -> list[float]:
     return [float(likelihood) for likelihood, _ in sample["filtered_resps"]]
 
 
-@torch.no_grad()
-def ours(model: TaskModel, sample: Sample) -> list[float]:
-    """The run's model's log-likelihood of each option, end tokens left out."""
-    pairs = options_of(sample)
-    options = [continuation.removeprefix(" ") for _, continuation in pairs]
-    row = {"context": pairs[0][0], "options": options, "label": 0}
-    example = TaskRenderer(TASK).render(row, 0)
-    batch = collate(model.family, [(0, model.family.encode(TASK, example, "score"))])
-    if batch.labels is None:
-        raise TypeError("a text family's batch has labels")
-    end = batch.labels == model.family.tokenizer.eos_token_id
-    scored = dataclasses.replace(batch, labels=batch.labels.masked_fill(end, -100))
-    scores: list[float] = model(scored).scores.tolist()
-    return scores
+def ours(model: TaskModel, samples: Sequence[Sample]) -> list[list[float]]:
+    """The run's model's log-likelihood of each option of each row, end tokens left out."""
+    requests: list[Request] = []
+    for sample in samples:
+        pairs = options_of(sample)
+        options = [continuation.removeprefix(" ") for _, continuation in pairs]
+        row = {"context": pairs[0][0], "options": options, "label": 0}
+        example = TaskRenderer(TASK).render(row, 0)
+        for sequence in model.family.encode(TASK, example, "score"):
+            option = [token for token in sequence.labels or () if token != -100]
+            context = sequence.input_ids[: len(sequence.input_ids) - len(option)]
+            requests.append(Request(tuple(context), tuple(option[:-1]), 0))
+    scores = iter(score_requests(model, requests, _BATCH_TOKENS).tolist())
+    return [[next(scores) for _ in options_of(sample)] for sample in samples]
 
 
 def compare(model: TaskModel, logged: Samples, shots: int) -> list[Figure]:
@@ -215,21 +231,28 @@ def compare(model: TaskModel, logged: Samples, shots: int) -> list[Figure]:
     injection = injection_of(model.backbone)
     if injection is None:
         raise TypeError("the run's model has no prefix")
-    figures = []
+    exact = model.backbone.dtype == torch.float32
+    shares = sharing_problem(model, _POSITIONS) is None
+    figures = [Figure(f"{shots}-shot: contexts shared (1: yes)", float(shares), "")]
     for task, samples in logged.items():
-        mine, other = [ours(model, sample) for sample in samples], [*map(theirs, samples)]
+        mine, other = ours(model, samples), [*map(theirs, samples)]
         with injection.disabled():
-            without = [ours(model, sample) for sample in samples]
+            without = ours(model, samples)
         moved = float(
             sum(best_option(a) != best_option(b) for a, b in zip(mine, other, strict=True))
         )
         name = f"{task.rpartition('_')[2]}, {shots}-shot"
         figures += [
-            at_most(f"{name}: difference", largest_difference(mine, other), "nats", LIMIT),
-            at_most(f"{name}: other predictions", moved, "rows", 0),
+            _limited(f"{name}: difference", largest_difference(mine, other), "nats", LIMIT, exact),
+            _limited(f"{name}: other predictions", moved, "rows", 0, exact),
             Figure(f"{name}: change by the prefix", largest_difference(mine, without), "nats"),
         ]
     return figures
+
+
+def _limited(name: str, value: float, unit: str, limit: float, exact: bool) -> Figure:
+    """A figure with its limit, which holds in float32; a coarser type is reported as it is."""
+    return at_most(name, value, unit, limit) if exact else Figure(name, value, unit)
 
 
 def largest_difference(some: Scores, others: Scores) -> float:
@@ -247,20 +270,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exports, runs the harness and prints the table."""
     parser = plain_parser(__doc__)
     parser.add_argument("--family", default="llama", choices=sorted(TINY_FAMILIES))
+    parser.add_argument("--model", type=Path, help="folder of a decoder, instead of --family")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rows", type=int, default=50, help="rows of each task")
     parsed = parser.parse_args(arguments)
     figures = []
     with TemporaryDirectory() as name:
         folder = Path(name)
-        run = make_run(folder, parsed.family)
+        run = make_run(folder, parsed.family, base=parsed.model, dtype=parsed.dtype)
         out, _ = export_peft(run, folder / "out")
         model = load_model(run / "model")
         tasks = folder / "tasks"
         tasks.mkdir()
         names = write_tasks(tasks, parsed.rows)
         for shots in SHOTS:
-            figures += compare(model, run_harness(out, tasks, names, shots), shots)
-    report(f"Harness against peml, a tiny {parsed.family}, {parsed.rows} rows", figures, parsed)
+            logged = run_harness(out, tasks, names, shots, parsed.dtype)
+            figures += compare(model, logged, shots)
+    what = f"a tiny {parsed.family}" if parsed.model is None else parsed.model.name
+    report(f"Harness against peml, {what}, {parsed.dtype}, {parsed.rows} rows", figures, parsed)
 
 
 if __name__ == "__main__":

@@ -214,8 +214,9 @@ def test_a_model_that_ignores_the_mask_is_found_out() -> None:
     why = sharing_problem(base, 40)
     assert why is not None
     assert "differ by" in why
+    notes: set[str] = set()
     with pytest.warns(UserWarning, match="differ by"):
-        found = score_requests(base, requests, 400, notes=(notes := set()))
+        found = score_requests(base, requests, 400, notes=notes)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert notes == {f"options are scored one by one, which is slower: {why}"}
 
