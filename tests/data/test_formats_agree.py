@@ -1,0 +1,380 @@
+"""The same rows give the same examples from every format, in training and in prediction."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from peml.data import sources
+from peml.data.files import read_unlabelled
+from peml.data.inspection import check_rows
+from peml.data.sources import load_source
+from peml.data.task_columns import read_list
+from peml.errors import DataError
+from peml.tasks import Example, Source, Task, TaskRenderer
+from tests.data.rows import Row, write_jsonl
+from tests.tasks import examples
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+
+
+def _noted(**changes: Any) -> Task:
+    columns = {
+        "inputs": ["sentence"],
+        "extra": ["note", "code", "size", "sure"],
+        "kinds": {"size": "number"},
+        "label": "label",
+    }
+    template = (
+        "{{ sentence }}{% if note %} ({{ note }}){% endif %} {{ code ~ ' ' ~ size }} {{ sure }}"
+        "{{ ' big' if size and size > 2 }}{{ note ~ '!' }}"
+    )
+    return examples.sentiment(columns=columns, template=template, **changes)
+
+
+def _rows(labels: list[Any]) -> list[Row]:
+    said = [
+        {"note": None, "code": "0001", "size": 1, "sure": "yes"},
+        {"note": "late", "code": "12", "size": 2, "sure": None},
+        {"note": None, "code": "1e3", "size": 3.5, "sure": "NA"},
+    ]
+    texts = ["a", "", "2"]
+    return [
+        {"sentence": text, **row, "label": label}
+        for text, row, label in zip(texts, said, labels, strict=True)
+    ]
+
+
+def _choices(answers: list[Any]) -> list[Row]:
+    return [{"start": "Go", "a": "7", "b": "1", "c": "9", "answer": answer} for answer in answers]
+
+
+_OPTIONS = ["a", "b", "c"]
+_KEYED = {"inputs": ["start"], "choices": _OPTIONS, "keys": ["1", "2", "3"], "label": "answer"}
+_INDEXED = {
+    "inputs": ["start"],
+    "choices": _OPTIONS,
+    "label": "answer",
+    "kinds": {"answer": "number"},
+}
+_SPELLED = {"inputs": ["text"], "label": "target", "kinds": {"target": "number"}}
+
+_CASES: dict[str, tuple[Task, list[Row], list[Any]]] = {
+    "names": (_noted(), _rows(["good", "bad", "good"]), [1, 0, 1]),
+    "indices": (_noted(), _rows([1, 0, 1]), [1, 0, 1]),
+    "true and false": (_noted(), _rows([True, False, True]), [1, 0, 1]),
+    "digits that are names": (
+        _noted(labels=["1", "2", "3"]),
+        _rows([1, 2, 3]),
+        [0, 1, 2],
+    ),
+    "names and indices alike": (_noted(labels=["0", "1", "2"]), _rows([1, 2, 0]), [1, 2, 0]),
+    "digits that are said to be names": (
+        examples.sentiment(
+            labels=["2", "0", "1"],
+            columns={"inputs": ["sentence"], "label": "label", "kinds": {"label": "text"}},
+        ),
+        _rows([1, 2, 0]),
+        [2, 0, 1],
+    ),
+    "letters apart": (
+        _noted(labels=["caf\u00e9", "bar"]),
+        _rows(["cafe\u0301", "bar", "caf\u00e9"]),
+        [0, 1, 0],
+    ),
+    "texts of options": (examples.choice(_OPTIONS), _choices(["7", "9", "1"]), [0, 2, 1]),
+    "indices of options": (examples.choice(columns=_INDEXED), _choices([1, 2, 0]), [1, 2, 0]),
+    "keys": (examples.choice(columns=_KEYED), _choices([1, 2, 3]), [0, 1, 2]),
+    "keys as texts": (examples.choice(columns=_KEYED), _choices(["1", "2", "3"]), [0, 1, 2]),
+    "options that are numbers": (
+        examples.choice(_OPTIONS),
+        [{"start": "Go", "a": 7, "b": 8.5, "c": 9, "answer": "8.5"}] * 2,
+        [1, 1],
+    ),
+    "scores": (
+        examples.score(),
+        [{"first": "a", "second": "b", "score": score} for score in (1, 2, 3.5)],
+        [1.0, 2.0, 3.5],
+    ),
+    "targets": (
+        examples.generation(columns=_SPELLED),
+        [{"text": "a", "target": target} for target in (1, 2.0, 3.5)],
+        ["1", "2", "3.5"],
+    ),
+}
+
+
+def _jsonl(path: Path, rows: list[Row]) -> Path:
+    return write_jsonl(path.with_suffix(".jsonl"), rows)
+
+
+def _sparse_jsonl(path: Path, rows: list[Row]) -> Path:
+    """What is null is left out."""
+    return _jsonl(path, [{k: v for k, v in row.items() if v is not None} for row in rows])
+
+
+def _csv(path: Path, rows: list[Row]) -> Path:
+    path = path.with_suffix(".csv")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _parquet(path: Path, rows: list[Row]) -> Path:
+    path = path.with_suffix(".parquet")
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+    return path
+
+
+_WRITERS: dict[str, Callable[[Path, list[Row]], Path]] = {
+    "jsonl": _jsonl,
+    "sparse jsonl": _sparse_jsonl,
+    "csv": _csv,
+    "parquet": _parquet,
+}
+
+
+def _examples(task: Task, folder: str | None) -> list[list[Example]]:
+    renderer = TaskRenderer(task)
+    return [
+        [renderer.render(row, number) for number, row in enumerate(split)]
+        for split in load_source(task, folder)[:2]
+    ]
+
+
+def _write(folder: Path, write: Callable[[Path, list[Row]], Path], rows: list[Row]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "validation", rows)
+    return write(folder / "train", rows)
+
+
+@pytest.mark.parametrize("case", _CASES)
+@pytest.mark.parametrize("form", _WRITERS)
+def test_the_same_rows_are_the_same_examples(tmp_path: Path, form: str, case: str) -> None:
+    task, rows, labels = _CASES[case]
+    _write(tmp_path / "plain" / task.name, _jsonl, rows)
+    wanted = _examples(task, str(tmp_path / "plain"))
+    file = _write(tmp_path / "form" / task.name, _WRITERS[form], rows)
+    found = _examples(task, str(tmp_path / "form"))
+    assert found == wanted
+    assert [example.label for example in found[0]] == labels
+    assert [type(example.label) for example in found[0]] == [type(label) for label in labels]
+    prompts = [example.prompt for example in found[0]]
+    assert not any("None" in prompt for prompt in prompts)
+    given = [{k: v for k, v in row.items() if k != task.columns.label} for row in rows]
+    for unlabelled in (read_unlabelled(file, task), read_list(given, task)):
+        renderer = TaskRenderer(task)
+        said = [renderer.render(row, n, labelled=False) for n, row in enumerate(unlabelled)]
+        assert [example.prompt for example in said] == prompts
+        assert [example.options for example in said] == [e.options for e in found[0]]
+
+
+def test_what_a_prompt_of_these_rows_says() -> None:
+    task, rows, _ = _CASES["names"]
+    prompts = [
+        TaskRenderer(task).render(row, number, labelled=False).prompt
+        for number, row in enumerate(read_list(rows, task))
+    ]
+    assert prompts == ["a 0001 1 yes!", " (late) 12 2 late!", "2 1e3 3.5 NA big!"]
+
+
+_STORED = ["pos-itive", "Neg ative"]
+"""Of a source that orders the labels otherwise than the task, and spells them otherwise."""
+
+
+def _with_names(rows: list[Row], names: list[str]) -> Dataset:
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=names)})
+    return Dataset.from_list(rows, features=features)
+
+
+def _feel() -> Task:
+    return examples.sentiment(labels=["neg_ative", "pos_itive"])
+
+
+def _hub(monkeypatch: pytest.MonkeyPatch, data: Dataset, task: Task) -> Task:
+    splits = DatasetDict({"train": data, "validation": data})
+    monkeypatch.setattr(sources, "load_dataset", lambda *_, **__: splits)
+    return task.model_copy(update={"source": Source(hub="x/y")})
+
+
+def _to_parquet(folder: Path, data: Dataset, task: Task) -> str:
+    (folder / task.name).mkdir(parents=True)
+    for split in ("train", "validation"):
+        data.to_parquet(folder / task.name / f"{split}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("source", ["parquet", "hub"])
+def test_integers_mean_the_names_that_are_stored_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    rows = [{"sentence": text, "label": label} for text, label in (("a", 0), ("b", 1))]
+    for names, labels in ((_STORED, [1, 0]), (["1", "0"], [1, 0]), (["False", "True"], [0, 1])):
+        data = _with_names(rows, names)
+        if source == "hub":
+            found = _examples(_hub(monkeypatch, data, _feel()), None)
+        else:
+            found = _examples(_feel(), _to_parquet(tmp_path / names[0], data, _feel()))
+        assert [[example.label for example in split] for split in found] == [labels] * 2
+
+
+def test_names_that_are_no_labels_are_refused_and_both_orders_shown(tmp_path: Path) -> None:
+    rows: list[Row] = [{"sentence": "a", "label": 1}]
+    folder = _to_parquet(tmp_path, _with_names(rows, ["poor", "fine"]), examples.sentiment())
+    with pytest.raises(DataError) as caught:
+        load_source(examples.sentiment(), folder)
+    said = (
+        "train.parquet, row 0 (from 0), field 'label': 1 is stored as 'fine', which is no label of "
+        "the task; stored are 0 'poor', 1 'fine', the task's labels are 0 'bad', 1 'good'"
+    )
+    assert said in caught.value.problem
+    columns = {"inputs": ["sentence"], "label": "label", "kinds": {"label": "number"}}
+    task = examples.sentiment(columns=columns)
+    assert load_source(task, folder)[0].column("label") == ["good"]
+
+
+def test_a_row_without_a_label_is_said_to_be_one(tmp_path: Path) -> None:
+    data = _with_names([{"sentence": "a", "label": -1}], ["bad", "good"])
+    folder = _to_parquet(tmp_path, data, examples.sentiment())
+    with pytest.raises(DataError, match=r"row 0 .*-1 is none of the 2.*rows without a label"):
+        load_source(examples.sentiment(), folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "labels"),
+    [
+        (["A", "B"], {}, [1, 0]),
+        (["0", "1"], {}, [1, 0]),
+        (["q", "p"], {}, [0, 1]),  # the fields of the options
+        (["B", "A"], {"keys": ["A", "B"]}, [0, 1]),
+        (["B", "A"], {"kinds": {"answer": "number"}}, [1, 0]),
+    ],
+)
+def test_stored_names_may_be_those_of_options(
+    tmp_path: Path, names: list[str], columns: Any, labels: list[int]
+) -> None:
+    task = examples.choice(
+        columns={"inputs": ["start"], "choices": ["p", "q"], "label": "answer", **columns}
+    )
+    folder = _choices_to_parquet(tmp_path, names, task)
+    assert [example.label for example in _examples(task, folder)[0]] == labels
+
+
+def test_stored_names_in_an_order_that_no_option_has_are_refused(tmp_path: Path) -> None:
+    task = examples.choice(["p", "q"])
+    folder = _choices_to_parquet(tmp_path, ["second", "first"], task)
+    with pytest.raises(DataError, match=r"stored as 'first', and the order.*second, first"):
+        load_source(task, folder)
+
+
+def _choices_to_parquet(folder: Path, names: list[str], task: Task) -> str:
+    texts = {name: Value("string") for name in ("start", "p", "q")}
+    rows = [{"start": "a", "p": "x", "q": "y", "answer": number} for number in (1, 0)]
+    features = Features({**texts, "answer": ClassLabel(names=names)})
+    return _to_parquet(folder, Dataset.from_list(rows, features=features), task)
+
+
+def test_labels_of_a_pandas_category_are_its_texts(tmp_path: Path) -> None:
+    labels = pa.array(["good", "bad"]).dictionary_encode()
+    table = pa.table({"sentence": ["a", "b"], "label": labels})
+    (tmp_path / "mood").mkdir()
+    for split in ("train", "validation"):
+        pq.write_table(table, tmp_path / "mood" / f"{split}.parquet")
+    found = _examples(examples.sentiment(), str(tmp_path))[0]
+    assert [example.label for example in found] == [1, 0]
+
+
+_AMBIGUOUS = "is ambiguous: it is the name of label 1 and the index of label 0 '1'"
+_DIGITS = ["1", "0"]
+
+_REFUSED: dict[str, tuple[Task, list[Row], str, str]] = {
+    "could be either": (
+        examples.sentiment(labels=_DIGITS),
+        [{"sentence": "a", "label": label} for label in (0, 1)],
+        "label",
+        _AMBIGUOUS,
+    ),
+    "neither all names nor all indices": (
+        examples.sentiment(labels=["1", "2"]),
+        [{"sentence": "a", "label": label} for label in (1, 2, 0)],
+        "label",
+        "0' can only be the index|0 can only be the index",
+    ),
+    "names among indices": (
+        examples.sentiment(),
+        [{"sentence": "a", "label": label} for label in ("0", "good")],
+        "label",
+        "can only be the index of a label, and 'good'",
+    ),
+    "no input": (_noted(), [{**_rows([1, 1, 1])[0], "sentence": None}] * 2, "sentence", "null"),
+    "no label": (_noted(), _rows([1, 0, None]), "label", "null|'' is not a label"),
+    "no option": (
+        examples.choice(_OPTIONS),
+        [{**_choices(["7"])[0], "b": None}],
+        "b",
+        "null|option 1",
+    ),
+    "a score that is none": (
+        examples.score(),
+        [{"first": "a", "second": "b", "score": "high"}],
+        "score",
+        "'high' is not a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_these_rows_are_refused_in_every_format(tmp_path: Path, form: str, case: str) -> None:
+    task, rows, field, problem = _REFUSED[case]
+    if case == "no input" and form == "csv":
+        pytest.skip("an empty cell is an empty text")
+    file = _write(tmp_path / task.name, _WRITERS[form], rows)
+    with pytest.raises(DataError, match=problem) as caught:
+        check_rows(task, load_source(task, str(tmp_path))[0], str(file))
+    assert str(file) in caught.value.problem
+    assert field in caught.value.problem.partition("field ")[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1, "1"], "line 2, field 'n': '1' is a text, and line 1 holds a number"),
+        ([1.5, True], "line 2, field 'n': True is true or false, and line 1 holds a number"),
+        ([1.5, 2, 2**53 + 1], r"line 3, field 'n': the integer is too large .*\(line 1\)"),
+    ],
+)
+def test_a_column_is_of_one_kind(tmp_path: Path, values: list[Any], message: str) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "extra": ["n"]}
+    rows = [{"sentence": "a", "label": 0, "n": value} for value in values]
+    _write(tmp_path / "mood", _jsonl, rows)
+    with pytest.raises(DataError, match=message):
+        load_source(examples.sentiment(columns=columns), str(tmp_path))
+
+
+@pytest.mark.parametrize("form", _WRITERS)
+def test_a_field_that_no_row_has_is_refused_with_its_neighbour(tmp_path: Path, form: str) -> None:
+    rows = [
+        {k: v for k, v in row.items() if k != "note"} | {"notes": "x"} for row in _rows([1] * 3)
+    ]
+    file = _write(tmp_path / "mood", _WRITERS[form], rows)
+    for read in (
+        lambda: load_source(_noted(), str(tmp_path)),
+        lambda: read_unlabelled(file, _noted()),
+    ):
+        with pytest.raises(DataError, match=r"lacks column 'note'\. Did you mean 'notes'"):
+            read()
+    with pytest.raises(DataError, match=r"'note'\. Did you mean 'notes'"):
+        read_list(rows, _noted())
