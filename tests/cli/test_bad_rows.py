@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -182,8 +184,13 @@ def test_predict_reads_what_training_reads(runs: Runs, tmp_path: Path, capsys: C
         assert list(answer["scores"]) == ["good", "bad"]
         assert sum(answer["scores"].values()) == pytest.approx(1)
         assert max(answer["scores"], key=answer["scores"].__getitem__) == answer["prediction"]
+    said = []
     (tmp_path / "rows.csv").write_text("sentence\nit is bad\n")
-    assert _predict(capsys, run, tmp_path / "rows.csv", "mood")[0] == 0
+    pq.write_table(pa.table({"sentence": ["it is bad"]}), tmp_path / "rows.parquet")
+    for name in ("rows.csv", "rows.parquet"):
+        assert _predict(capsys, run, tmp_path / name, "mood")[0] == 0
+        said.append((tmp_path / "answers.jsonl").read_text())
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(

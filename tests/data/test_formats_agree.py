@@ -43,7 +43,7 @@ def _noted(**changes: Any) -> Task:
 
 
 def _rows(labels: list[Any]) -> list[Row]:
-    said = [
+    said: list[Row] = [
         {"note": None, "code": "0001", "size": 1, "sure": "yes"},
         {"note": "late", "code": "12", "size": 2, "sure": None},
         {"note": None, "code": "1e3", "size": 3.5, "sure": "NA"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peml.errors import TaskError
+from peml.errors import DataError, TaskError
 from peml.serving.predictor import Predictor
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, score, sentiment
@@ -77,3 +77,11 @@ def test_rows_are_answered_in_their_order_and_need_no_label(predictor: Predictor
 def test_an_unknown_task_is_refused_by_name(predictor: Predictor) -> None:
     with pytest.raises(TaskError, match=r"not trained on a task 'moood'\. Did you mean 'mood'"):
         predictor.predict("moood", ROWS[0])
+
+
+def test_rows_are_read_as_files_are(predictor: Predictor) -> None:
+    row = {"start": "dog", "options": ["7", "8", "2.5"]}
+    spelled, numbers = predictor.predict("ending", [row, row | {"options": [7, 8.0, 2.5]}])
+    assert numbers == spelled
+    with pytest.raises(DataError, match=r"row 1 \(from 0\), field 'start': null"):
+        predictor.predict("ending", [row, row | {"start": None}])

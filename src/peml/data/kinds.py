@@ -65,7 +65,7 @@ def parse_option(value: Any) -> str:
 
 def parse_options(value: Any) -> list[str]:
     """A list of texts, or of numbers as they are spelled."""
-    if not isinstance(value, list):
+    if not isinstance(value, (list, tuple)):
         raise ValueError(f"{value!r} is not a list of texts")
     return [parse_option(item) for item in value]
 
@@ -88,6 +88,8 @@ def parse_spelled_number(value: Any) -> int | float:
         exact = math.nan
     if not math.isfinite(exact):
         raise ValueError(f"{value!r} is not a number")
+    if isinstance(exact, int) and not -(2**63) <= exact < 2**63:
+        raise ValueError(f"{value!r} needs more than 64 bits")
     return spell_number(exact)
 
 

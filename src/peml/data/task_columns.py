@@ -5,8 +5,7 @@ Files, data sets of the hub and lists of rows, for training and for prediction, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -94,12 +93,14 @@ class TaskColumns:
             self._found.update(dict.fromkeys(row))
             self._unmet.difference_update(row)
         for name, column in self._columns.items():
-            with self._placed(place, name):
+            try:
                 if name not in row and not column.optional:
                     raise ValueError(f"the row has none.{nearest(name, row)}".removesuffix("."))
                 if problem := why_unusable(row.get(name)):
                     raise ValueError(problem)
                 column.see(row.get(name), place)
+            except ValueError as error:
+                raise self._error(place, name, error) from error
 
     def see_table(self, table: pa.Table, first: int) -> None:
         """Takes note of a table's rows; it has all columns, as plain types.
@@ -120,8 +121,10 @@ class TaskColumns:
                     column.see("", _row(first))
                 continue
             for number, value in enumerate(values.to_pylist(), start=first):
-                with self._placed(_row(number), name):
+                try:
                     column.see(value, _row(number))
+                except ValueError as error:
+                    raise self._error(_row(number), name, error) from error
 
     def finish(self) -> None:
         """Decides how the columns are read; called when all rows were seen.
@@ -150,13 +153,6 @@ class TaskColumns:
                 values = pa.chunked_array([pa.array(read, column.arrow_type)])
             columns.append(values)
         return pa.table(columns, schema=self.schema)
-
-    @contextmanager
-    def _placed(self, place: str, name: str) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise self._error(place, name, error) from error
 
     def _error(self, place: str, name: str, error: ValueError) -> DataError:
         place = f"{self._where}, {place}" if self._where else place
