@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,10 @@ def test_a_damaged_checkpoint_is_refused_by_name(
     message = _refused(capsys, stopped, tmp_path / "run")
     assert str(path) in message or damage == "altered"  # an altered manifest names what it accuses
     assert "step-0000010-train" in message
+
+
+def test_a_warning_is_one_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert peml(capsys, "tasks", "list").code == 0
+    shown = warnings.formatwarning("a file is made again", UserWarning, "mapped.py", 90)
+    assert shown == "warning: a file is made again\n"

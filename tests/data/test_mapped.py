@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from peml.data.mapped import in_batches, map_table, write_table
+from peml.data.files import read_file
+from peml.data.mapped import cache_folder, in_batches, map_table, write_table
 from peml.data.rows import Row, Rows
-from peml.errors import DataError
+from peml.errors import ConfigError, DataError
+from tests.data.rows import moods, write_jsonl
+from tests.tasks import examples
 
 COUNT = 3000
 SCHEMA = pa.schema({"text": pa.string(), "number": pa.int64()})
@@ -41,7 +46,7 @@ def _resident(path: Path) -> int:
 def test_what_was_read_is_no_longer_resident(tmp_path: Path) -> None:
     path = tmp_path / "rows.arrow"
     rows = _mapped(path)
-    table, pages = map_table(path)
+    table, pages = map_table(path, "key")
     assert table.column("number").to_pylist() == list(range(COUNT))
     assert _resident(path)
     pages.release()
@@ -104,9 +109,93 @@ def test_who_has_mapped_a_file_keeps_it_when_it_is_written_again(tmp_path: Path)
     assert list(rows) == list(_content())
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def _fewer(content: bytes) -> bytes:
+    return content.replace(b'"rows": 3000', b'"rows": 3001')
+
+
+def _of_other_columns(content: bytes) -> bytes:
+    return content.replace(b"number: int64", b"number: int32")
+
+
+def _of_other_rows(content: bytes) -> bytes:
+    return content.replace(b'"key": "key"', b'"key": "kex"')
+
+
+def _unsealed(content: bytes) -> bytes:
+    return content[: content.rindex(b'{"key"')]
+
+
+_DAMAGES = {
+    "empty": (lambda _: b"", "cut short"),
+    "no Arrow": (lambda _: b"not Arrow at all" * 9, "cut short, or something else"),
+    "cut": (_cut, "cut short"),
+    "one bit": (_flipped, "checksum"),
+    "row count": (_fewer, "it holds 3000 rows, and 3001 were written"),
+    "columns": (_of_other_columns, "other columns"),
+    "another file": (_of_other_rows, "other rows"),
+    "no seal": (_unsealed, "cut short"),
+    "no checksum": (lambda old: old.replace(b'"sha256"', b'"sha255"'), "checksum"),
+    "longer": (lambda old: b"\0" + old, "another size"),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGES)
+def test_a_damaged_file_is_named_and_made_again(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "rows.arrow"
-    for content in (b"", b"not Arrow at all"):
-        path.write_bytes(content)
-        with pytest.raises(DataError, match=r"rows\.arrow is damaged"):
-            _mapped(path)
+    _mapped(path)
+    good = path.read_bytes()
+    alter, reason = _DAMAGES[damage]
+    assert alter(good) != good
+    path.write_bytes(alter(good))
+    with pytest.raises(DataError, match=rf"rows\.arrow is damaged: .*{reason}"):
+        map_table(path, "key")
+    with pytest.warns(UserWarning, match=r"rows\.arrow is damaged: .*; it is made again"):
+        assert list(_mapped(path)) == list(_content())
+    assert path.read_bytes() == good
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(_mapped(path)) == list(_content())
+
+
+@pytest.mark.parametrize("place", ["first", "end of the first block", "last"])
+def test_of_a_large_file_blocks_from_the_first_byte_to_the_last_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    for name, value in (("_BLOCK", 2**14), ("_BLOCKS", 2**4), ("_WHOLE", 2**18)):
+        monkeypatch.setattr(f"peml.data.seal.{name}", value)
+    path = tmp_path / "rows.arrow"
+    _mapped(path, 10 * COUNT)
+    content = bytearray(path.read_bytes())
+    size = json.loads(content[content.rindex(b'{"key"') : -16])["size"]
+    assert size > 2**19
+    positions = {"first": 0, "end of the first block": 2**14 - 1, "last": size - 1}
+    content[positions[place]] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="checksum"):
+        map_table(path, "key")
+
+
+@pytest.mark.parametrize("told", ["", "  "])
+def test_a_cache_without_a_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv("PEML_CACHE", told)
+    file = write_jsonl(tmp_path / "rows.jsonl", moods(2))
+    for use in (cache_folder, lambda: read_file(file, examples.sentiment())):
+        with pytest.raises(ConfigError, match=f"PEML_CACHE is '{told}'") as caught:
+            use()
+        assert "unset" in caught.value.action
+
+
+def test_the_cache_may_be_named_from_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEML_CACHE", "~/rows")
+    assert cache_folder() == Path.home() / "rows"

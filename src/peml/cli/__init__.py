@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import datasets
 import transformers
@@ -52,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    warnings.formatwarning = _one_line
     # The libraries' own bars would run across ours.
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -67,3 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
             stopped = "stopped; run the same command again to go on"
             Console(stderr=True).print(stopped, style="yellow")
         raise
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """A warning as people read it: without the place in the code that it comes from."""
+    return f"warning: {message}\n"

@@ -45,8 +45,10 @@ def read_file(path: Path, task: Task) -> Rows:
     Raises:
         DataError: The file can't be parsed, is empty, lacks a column, or holds a value that
             can't be used. The message names file, line and field.
+        ConfigError: ``PEML_CACHE`` is set and names no folder.
     """
     check_file(path)
+    cache = cache_folder()
     with _reading(path), path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     columns = task.columns.model_dump_json()
@@ -54,7 +56,7 @@ def read_file(path: Path, task: Task) -> Rows:
     key = hashlib.sha256(repr(said).encode()).hexdigest()
     if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
         return Rows.of_table(_read_whole(path, task), key)
-    target = cache_folder() / "rows" / f"{key[:32]}.arrow"
+    target = cache / "rows" / f"{key[:32]}.arrow"
     return Rows.cached(target, key, lambda: _open(path, task))
 
 

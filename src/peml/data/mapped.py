@@ -3,6 +3,8 @@
 A mapped file costs no memory of its own, but every page that was touched counts as the process's
 until it is released, and a run touches all of them in time. The pages stay in the system's cache,
 so reading them again is cheap.
+
+A file is not trusted because it is there: its seal (`seal.py`) is checked before it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -19,18 +22,40 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from peml.errors import DataError
+from peml.data.seal import check_seal, read_seal, write_seal
+from peml.errors import ConfigError, DataError
 from peml.files import disk_errors
 
-__all__ = ["BATCH", "Pages", "cache_folder", "in_batches", "map_table", "write_table"]
+__all__ = [
+    "BATCH",
+    "Pages",
+    "cache_folder",
+    "in_batches",
+    "map_table",
+    "open_table",
+    "write_table",
+]
 
 BATCH = 1000
 """Rows that are read or written at once."""
 
 
 def cache_folder() -> Path:
-    """Where rows and tokenised rows are kept: ``PEML_CACHE``, or ``~/.cache/peml``."""
-    return Path(os.environ.get("PEML_CACHE", Path.home() / ".cache" / "peml"))
+    """Where rows and tokenised rows are kept: ``PEML_CACHE``, or ``~/.cache/peml``.
+
+    Raises:
+        ConfigError: ``PEML_CACHE`` is set and names no folder.
+    """
+    told = os.environ.get("PEML_CACHE")
+    if told is None:
+        return Path.home() / ".cache" / "peml"
+    if not told.strip():
+        raise ConfigError(
+            f"the environment variable PEML_CACHE is {told!r}, which names no folder",
+            allowed="the path of a folder, which is made where it is not there",
+            action="name one, or unset PEML_CACHE to use ~/.cache/peml",
+        )
+    return Path(told).expanduser()
 
 
 @cache
@@ -55,16 +80,40 @@ class Pages:
             )
 
 
-def map_table(path: Path) -> tuple[pa.Table, Pages]:
-    """Opens a file that :func:`write_table` wrote.
+def open_table(
+    path: Path, key: str, make: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch]]]
+) -> tuple[pa.Table, Pages]:
+    """Maps a file of the cache; it is written where it isn't there, and again where it is damaged.
+
+    Args:
+        path: The file.
+        key: Of its rows.
+        make: Gives their columns and the rows, where the file has to be written.
+
+    Raises:
+        RunError: It can't be written.
+    """
+    if path.exists():
+        try:
+            return map_table(path, key)
+        except DataError as error:
+            warnings.warn(f"{error.problem}; it is made again", stacklevel=2)
+    write_table(path, *make(), key=key)
+    return map_table(path, key)
+
+
+def map_table(path: Path, key: str = "") -> tuple[pa.Table, Pages]:
+    """Opens a file that :func:`write_table` wrote, once it is sure that it is that file.
 
     Raises:
         DataError: It is not the file that was written.
     """
-    pages = Pages(path)
     try:
+        written = read_seal(path)
+        pages = Pages(path)
         table = pa.ipc.open_stream(pages.content).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        check_seal(written, table, key)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"the cached file {path} is damaged: {error}",
             action="delete it; it will be made again",
@@ -80,7 +129,9 @@ def in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa
         yield pa.RecordBatch.from_pylist(held, schema=schema)
 
 
-def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def write_table(
+    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], key: str = ""
+) -> None:
     """Writes a file of rows, a batch at a time; it is there when all of it is.
 
     Processes that write the same file at once don't disturb each other: the last one stays, and
@@ -90,12 +141,15 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
         RunError: The disk is full, or may not be written to.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    rows = 0
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                 for batch in batches:
                     stream.write_batch(batch)
+                    rows += len(batch)
+            write_seal(partial, schema, rows, key)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from peml.data.mapped import BATCH, Pages, map_table, write_table
+from peml.data.mapped import BATCH, Pages, open_table
 
 __all__ = ["Row", "Rows", "index_type"]
 
@@ -83,7 +83,7 @@ class Rows:
     def cached(
         cls, path: Path, key: str, make: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch]]]
     ) -> Rows:
-        """Rows mapped from a file, which is written first where it is not there.
+        """Rows mapped from a file, which is written first where it is not there or is damaged.
 
         Args:
             path: The file.
@@ -91,12 +91,9 @@ class Rows:
             make: Gives their columns and the rows, where the file has to be written.
 
         Raises:
-            DataError: The file is damaged.
             RunError: It can't be written.
         """
-        if not path.exists():
-            write_table(path, *make())
-        return cls(_Stored(*map_table(path)), key)
+        return cls(_Stored(*open_table(path, key, make)), key)
 
     @property
     def table(self) -> pa.Table:
