@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from peml.testing import tiny_model
 from tests.cli.commands import Said, peml
 from tests.e2e.fixtures import Runs
 from tests.e2e.toy import Row, toy_config, write_rows, write_suite
+from tests.models.tokenizers import small_tokenizer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -133,6 +135,27 @@ def test_repeated_options_and_empty_answers_are_told(
     assert f"{empty}: 1 row has an empty right answer (the first is row 5, from 0)" in told
     config = toy_config(toys, "causal", "lora")
     assert peml(capsys, "fit", config, "--dry-run", "--set", f"tasks.suite={suite}").code == 0
+
+
+def test_answers_that_a_tokenizer_does_not_give_back_are_told(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    suite = write_suite(tmp_path)
+    model = tmp_path / "model"
+    tiny_model("llama").save_pretrained(model)
+    small_tokenizer("unigram").save_pretrained(model)
+    option = _change(tmp_path, "validation", options=["good", "\u2603 good"])
+    target = _change(tmp_path, "validation", "rewrite", 5, target="the dog \u2603")
+    said = peml(capsys, "tasks", "check", suite, "--model", model)
+    told = " ".join(said.out.split())
+    for path, place in (
+        (option, "row 3, from 0: '\u2603 good' becomes ' <unk> good'"),
+        (target, "row 5, from 0: 'the dog \u2603' becomes ' the dog <unk>'"),
+    ):
+        have = "1 row has an answer that the model's tokenizer doesn't give back"
+        assert f"Note: {path}: {have} (the first is {place})." in told
+    assert told.count("give back") == 2
+    assert "give back" not in peml(capsys, "tasks", "check", suite).out
 
 
 @pytest.mark.parametrize("family", ["causal", "seq2seq"])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from peml.data import encode_split
+from peml.data.rows import Rows
 from peml.errors import ModelError
+from peml.evaluation import EvaluationSettings, predict_split
 from peml.injection import attach_prefix
+from peml.methods import AttachedModel
 from peml.models import TaskModel, check_generation
 from peml.models.families.stopping import stopping_criteria
 from tests.injection.common import with_random_prefix
@@ -103,3 +109,33 @@ def test_a_tasks_own_limit_has_to_fit_as_well() -> None:
     check_generation(family, [generation(), generation(name="short", max_new_tokens=16)], 16)
     with pytest.raises(ModelError, match=r"long: 17 new tokens .* 24 tokens"):
         check_generation(family, [generation(), long], 16)
+
+
+def test_white_space_that_a_prompt_leaves_to_its_answer_is_no_stop_string(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A prompt's line break is the first thing the model writes; the text ends at the second."""
+    task = generation(template="{{ text }}\n", stop=["\n"])
+    model = tiny_task_model("llama", (task,))
+    tokenizer = model.family.tokenizer
+    rows = Rows.from_list([{"text": text, "target": ""} for text in ("the dog", "a fox")])
+    split = encode_split(rows, task, model.family, "generate", cache=tmp_path)
+    assert tokenizer.decode(split.rows[0]["input_ids"][0]) == "<s>the dog"
+    spoken = ["\nthe fox\nthe", "the\n"]
+    done = []
+
+    def generate(input_ids: Tensor, **given: Any) -> Tensor:
+        said = tokenizer(spoken, add_special_tokens=False, padding=True, return_tensors="pt")
+        given["logits_processor"](input_ids, torch.zeros(2, len(tokenizer)))
+        for length in range(1, said.input_ids.shape[1] + 1):
+            whole = torch.cat([input_ids, said.input_ids[:, :length]], 1)
+            done.append(given["stopping_criteria"](whole, None).tolist())
+        return whole
+
+    monkeypatch.setattr(model.backbone, "generate", generate)
+    found = predict_split(AttachedModel(model, {}), split, 0, EvaluationSettings())
+    order = [list(one) for one in zip(*done, strict=True)]
+    assert sorted(found.predicted) == ["the", "the fox"]
+    assert not order[0][0]
+    assert order[0][-1]
+    assert order[1][-1]
