@@ -22,8 +22,6 @@ from peml.tasks import Task
 
 __all__ = ["content_key", "find_columns", "needed_table"]
 
-_TEXTS = pa.list_(pa.string())
-
 
 def find_columns(
     schema: pa.Schema, fields: Sequence[str], task: Task, where: str
@@ -79,7 +77,8 @@ def needed_table(
     columns = {}
     for name, source in sources.items():
         column = table.column(source)
-        wanted = _plain_type(column.type)
+        spelled = name in (*task.columns.options, task.columns.keys)
+        wanted = _plain_type(column.type, numbers=spelled)
         if wanted is None:
             raise DataError(
                 f"Task {task.name!r}: {where} has {column.type} in the column {source!r}.",
@@ -105,8 +104,13 @@ def _flat_names(field: pa.Field) -> list[str]:
     return [f"{field.name}.{name}" for name in inner]
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType | None:
-    """What a column's type stands for here; None where that would be a guess."""
+def _plain_type(kind: pa.DataType, *, numbers: bool = False) -> pa.DataType | None:
+    """What a column's type stands for here; None where that would be a guess.
+
+    Args:
+        kind: The type.
+        numbers: Whether a list may be of numbers, which options and keys spell out.
+    """
     if isinstance(kind, pa.BaseExtensionType):
         return None
     if pa.types.is_dictionary(kind):
@@ -126,8 +130,11 @@ def _plain_type(kind: pa.DataType) -> pa.DataType | None:
         pa.types.is_list_view,
         pa.types.is_large_list_view,
     )
-    is_texts = any(is_kind(kind) for is_kind in listed) and _plain_type(kind.value_type)
-    return _TEXTS if is_texts == pa.string() else None
+    if not any(is_kind(kind) for is_kind in listed):
+        return None
+    inner = _plain_type(kind.value_type)
+    usable = (pa.string(), pa.int64(), pa.float64()) if numbers else (pa.string(),)
+    return pa.list_(inner) if inner in usable else None
 
 
 def _is_text(kind: pa.DataType) -> bool:
