@@ -152,6 +152,21 @@ def test_what_is_more_or_other_than_a_lora_is_refused(
     _refused(RunError, run, tmp_path / "out", said)
 
 
+@pytest.mark.parametrize("method", ["lora", "multilora", "mtl-lora"])
+def test_layers_that_peft_would_take_for_experts_are_refused_by_name(
+    tmp_path: Path, method: str
+) -> None:
+    run = run_of("deepseek-v3", method, tmp_path)
+    _refused(RunError, run, tmp_path / "out", ("layers.0.mlp.down_proj", "for experts", "model/"))
+    assert not (tmp_path / "out").exists()
+    export_lora(run_of("qwen2-moe", method, tmp_path), tmp_path / "fits")
+
+
+def test_a_part_of_what_peft_takes_for_experts_is_refused(tmp_path: Path) -> None:
+    run = run_of("deepseek-v3", "multilora", tmp_path, target_modules=["mlp.gate_proj"])
+    _refused(RunError, run, tmp_path / "out", ("PEFT can't load the adapter", "up_proj"))
+
+
 def test_unknown_tasks_full_folders_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
     run, out = run_of("bert", "mtl-lora", tmp_path), tmp_path / "out"
     _refused(TaskError, run, out, ("'moods'", "Did you mean 'mood'?", "same, closeness"), "moods")

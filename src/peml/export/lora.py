@@ -17,6 +17,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor
 
 from peml.adapters import AdaptedLinear
@@ -49,7 +51,8 @@ def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[
 
     Raises:
         CheckpointError: There is no finished model, or its files were altered.
-        RunError: The model is more or other than a LoRA, or ``out`` holds something.
+        RunError: The model is more or other than a LoRA, PEFT would put it on other layers, or
+            ``out`` holds something.
         TaskError: The model was not trained on the task.
     """
     folder = find_model(run_or_model)
@@ -71,9 +74,11 @@ def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[
                 factors = {n: layer.delta.factors(number) for n, layer in _routed(model).items()}
                 target = partial / chosen.name
                 write_peft_lora(target, factors, model.backbone, description["base_model"])
+                _refuse_renamed(target, model)
                 _write_heads(target, model, {number: chosen})
         if not per_task:
             shutil.copytree(folder / "lora", partial, dirs_exist_ok=True)
+            _refuse_renamed(partial, model)
             _write_heads(partial, model, tasks)
         write_text(partial / "README.md", _readme(model, description, tasks, per_task=per_task))
     return [out / chosen.name for chosen in tasks.values()] if per_task else [out]
@@ -102,6 +107,33 @@ def _refuse(folder: Path, name: str, method: Method) -> None:
             f"no place for it, and the {beside[0]} would be lost",
             allowed="methods whose whole update is a LoRA",
             action=USE_NATIVE,
+        )
+
+
+def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
+    """Stops where PEFT would put the adapter on other layers than those it was trained on.
+
+    In some mixtures of experts it takes every layer called as an expert's (``down_proj``) for one,
+    dense layers and shared experts included.
+    """
+    config = LoraConfig.from_pretrained(str(adapter))
+    wanted = set(config.target_modules or ())
+    problem = ""
+    try:
+        convert_peft_config_for_transformers(config, model.backbone, None)
+    except ValueError as error:
+        problem = f"PEFT can't load the adapter: {error}"
+    lost = sorted(wanted - set(config.target_modules or ()))
+    if lost:
+        problem = (
+            f"PEFT takes {', '.join(lost[:3])} of this model for experts of a mixture, and would "
+            "load the adapter onto other layers than it was trained on"
+        )
+    if problem:
+        raise RunError(
+            problem,
+            allowed="adapters of layers that PEFT finds by name",
+            action=f"train with target_modules that leave them out, or {USE_NATIVE}",
         )
 
 
