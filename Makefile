@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-fast lint format benchmarks clean
+.PHONY: demo test test-fast test-kill lint format benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/peml fit examples/demo.yaml
@@ -14,6 +14,10 @@ test: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not e2e"
+
+# Two fit, tune and compare at once on a new folder, either killed at 50 moments each: 10 minutes.
+test-kill: $(VENV)/installed
+	$(BIN)/python -m pytest -m kill
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

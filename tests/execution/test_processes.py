@@ -18,6 +18,7 @@ from peml.config import parse_config
 from peml.errors import TrainingError
 from peml.execution import ExecutionSettings, Job, make_executor, processes, run_jobs
 from peml.execution import work as working
+from peml.run import lock_folder
 from tests.comparison.quick import finish
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
@@ -171,3 +172,15 @@ def _runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_a_worker_waits_for_the_one_before_it_to_end(tmp_path: Path) -> None:
+    [job] = jobs_of(tmp_path, "one")  # fails for want of data, once the folder is free
+    ended = threading.Event()
+    with lock_folder(job.folder):
+        thread = threading.Thread(target=lambda: (working.work(job), ended.set()))
+        thread.start()
+        assert not ended.wait(0.3)
+    thread.join()
+    assert "another process" not in str(job.failure())
+    assert job.failure()

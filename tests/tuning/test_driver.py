@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +24,8 @@ from peml.execution import Executor, Job, Report
 from peml.execution.inline import InlineExecutor
 from peml.run import fit
 from peml.tuning import Tuned, driver, parse_study, tune
+from peml.tuning.ledger import Ledger
+from tests.e2e.apart import run_apart
 from tests.tuning.studies import RATE, toy_study
 
 
@@ -200,6 +204,37 @@ def test_trials_that_fall_behind_are_stopped_and_cost_less(toys: Path, tmp_path:
     assert all(0 < trial["tokens"] < finished[0]["tokens"] for trial in pruned)
     assert all(set(map(int, t["reports"])) < set(range(101)) for t in trials)
     assert max(map(int, finished[0]["reports"])) == 100
+
+
+def _tune_until_one_is_stopped(raw: dict[str, Any], folder: Path) -> None:
+    report = Ledger.report
+
+    def killing(self: Ledger, number: int, percent: int, mean: float) -> bool:
+        if report(self, number, percent, mean):
+            os.kill(os.getpid(), signal.SIGKILL)  # before the checkpoint of this evaluation
+        return False
+
+    Ledger.report = killing  # type: ignore[method-assign]
+    tune(parse_study(raw), folder)
+
+
+@pytest.mark.e2e
+def test_a_trial_that_was_killed_as_it_was_stopped_has_cost_the_same(
+    toys: Path, tmp_path: Path
+) -> None:
+    raw = toy_study(
+        toys,
+        pruner={"name": "hyperband", "least": 0.3},
+        budget={"trials": 6},
+        sampler={"name": "random"},
+    )
+    raw["run"]["training"] |= {"epochs": 2, "evaluate_every": 6}
+    whole = tune(parse_study(raw), tmp_path / "whole")
+    assert run_apart(_tune_until_one_is_stopped, raw, tmp_path / "killed") == -signal.SIGKILL
+    tuned = tune(parse_study(raw), tmp_path / "killed")
+    for one, other in zip(tuned.content["trials"], whole.content["trials"], strict=True):
+        for key in ("number", "state", "objectives", "values", "tokens", "reports"):
+            assert one[key] == other[key], key
 
 
 def _peml(*words: object) -> subprocess.Popen[bytes]:

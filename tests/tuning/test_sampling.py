@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from peml.tuning import StudyConfig
 from peml.tuning.ledger import Ledger
 from peml.tuning.sampling import build_pruner, build_sampler
 from peml.tuning.settings import PrunerSettings, SamplerSettings, StorageSettings
+from peml.tuning.space import Parameter
 from peml.tuning.storage import Patience
 from peml.tuning.trial import Outcome, Spent
 from tests.tuning.studies import RATE, made_up
@@ -88,6 +91,50 @@ def test_the_same_study_draws_the_same_trials_whatever_happened_between(tmp_path
     straight = draw(tmp_path / "straight", reopened=False)
     assert draw(tmp_path / "reopened", reopened=True) == straight
     assert len({trial[RATE] for trial in straight}) == 8
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "grid"])
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_kill_between_two_draws_changes_neither(tmp_path: Path, name: str, done: int) -> None:
+    space = {
+        "method.lora.r": {"low": 2, "high": 64},
+        "training.clip": {"low": 0.5, "high": 8.0, "step": 0.5},
+        "training.log_every": {"low": 2, "high": 64},
+    }
+    config = made_up(space=space, sampler={"name": name, "startup": 2}, budget={"trials": 5})
+
+    def draw(folder: Path, *, killed: bool) -> list[dict[str, Any]]:
+        folder.mkdir()
+        book, drawn = ledger(config, folder), []
+        for _ in range(5):
+            with pytest.MonkeyPatch.context() as patch:
+                if killed:
+                    patch.setattr(Parameter, "suggest", _dying_after(done))
+                with suppress(KeyboardInterrupt):
+                    book.begin()
+            [trial] = ledger(config, folder).unfinished()
+            drawn.append(trial.values)
+            score = float(trial.values["training.clip"])
+            book.settle(Outcome(trial.number, "finished", SPENT, (score,)), Path())
+        return drawn
+
+    whole = draw(tmp_path / "whole", killed=False)
+    assert draw(tmp_path / "killed", killed=True) == whole
+    for path in space:
+        assert len({trial[path] for trial in whole}) > 1
+
+
+def _dying_after(done: int) -> Callable[..., Any]:
+    suggest, calls = Parameter.suggest, 0
+
+    def suggest_or_die(self: Parameter, trial: optuna.Trial, path: str) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > done:
+            raise KeyboardInterrupt
+        return suggest(self, trial, path)
+
+    return suggest_or_die
 
 
 def test_the_order_in_which_the_space_is_written_does_not_matter(tmp_path: Path) -> None:

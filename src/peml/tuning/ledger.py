@@ -207,8 +207,11 @@ class Ledger:
         return optuna.Trial(self.study, trial._trial_id)
 
     def _drawn(self, trial: FrozenTrial) -> Trial:
-        handle, space = self._handle(trial), self._config.space
-        # Always in the same order, on which the draws depend and a file's order may not.
-        drawn = {path: space[path].suggest(handle, path) for path in sorted(space)}
+        handle, space, drawn = self._handle(trial), self._config.space, {}
+        together = set(handle.relative_params)  # drawn now, by the trial's sampler
+        for place, path in enumerate(sorted(space), start=1):
+            if path not in together:  # a sampler of its own: a kill between two draws changes none
+                self.study.sampler = build_sampler(self._config.sampler, space, trial.number, place)
+            drawn[path] = space[path].suggest(handle, path)
         values = {path: drawn[path] for path in space}
         return Trial(trial.number, values)

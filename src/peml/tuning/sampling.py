@@ -36,22 +36,23 @@ class _Grid(GridSampler):
 
 
 def build_sampler(
-    settings: SamplerSettings, space: Mapping[str, Parameter], number: int
+    settings: SamplerSettings, space: Mapping[str, Parameter], number: int, *place: int
 ) -> BaseSampler:
-    """The sampler of one trial.
+    """The sampler of one trial, or of one of its parameters.
 
-    Its draws are a function of the seed and the trial's number, so that a study that was killed
-    does not draw the same trials again.
+    Its draws are a function of the seed, the trial's number and the place, so that a study that
+    was killed does not draw the same again.
 
     Args:
         settings: Which, and its options. Those of TPE (Bergstra et al. 2011) are all given,
             because Optuna's defaults differ between its versions.
         space: What is drawn.
         number: Of the trial.
+        *place: Of the parameter, where it is drawn by itself.
     """
     if settings.name == "grid":
         return _Grid({path: p.grid() or [] for path, p in space.items()}, seed=settings.seed)
-    seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([settings.seed, number, *place]).generate_state(1)[0])
     if settings.name == "random":
         return RandomSampler(seed=seed)
     return TPESampler(

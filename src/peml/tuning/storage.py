@@ -108,7 +108,8 @@ def _hide(url: str | None, text: str) -> str:
 
 def _mend(journal: Path) -> None:
     """Removes what a process that was killed while it wrote may have left behind."""
-    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):  # Optuna renames it to remove it
+        lock.unlink()
     if not journal.is_file():
         return
     content = journal.read_bytes()
