@@ -81,11 +81,10 @@ def _stops(moment: int, events: int) -> tuple[int, int]:
 
 _TELLING = [
     ("fit", ".lock", "config.yaml", True),  # neither has begun; the second takes over
-    ("fit", "config.yaml", ".lock", True),  # half begun; the second goes on
-    ("fit", "results.json", "metrics.jsonl", False),  # the second is refused
-    ("tune", ".lock", "trials/0000/results.json", False),  # the first waits, then goes on
-    ("tune", "study.yaml", ".lock", True),
-    ("compare", "comparison.yaml", ".lock", True),
+    ("fit", "environment.json", "results.json", False),  # the second is refused
+    ("tune", "driver.json", "trials/0000/results.json", False),
+    ("tune", "study.yaml", ".lock", True),  # half begun; the second goes on
+    ("compare", "matching.json", "cells/toy/lora-seed0/results.json", False),
 ]
 """Command, the files before which either process is stopped, whether the first is killed."""
 
