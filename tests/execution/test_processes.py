@@ -176,11 +176,11 @@ def _runs(pid: int) -> bool:
 
 def test_a_worker_waits_for_the_one_before_it_to_end(tmp_path: Path) -> None:
     [job] = jobs_of(tmp_path, "one")  # fails for want of data, once the folder is free
-    ended = threading.Event()
     with lock_folder(job.folder):
-        thread = threading.Thread(target=lambda: (working.work(job), ended.set()))
+        thread = threading.Thread(target=working.work, args=(job,))
         thread.start()
-        assert not ended.wait(0.3)
+        thread.join(0.3)
+        assert thread.is_alive()
     thread.join()
     assert "another process" not in str(job.failure())
     assert job.failure()
