@@ -16,6 +16,7 @@ from peml.models.loading import (
     check_prompt,
     check_task_types,
     detect_family,
+    identify_model,
     load_backbone,
     load_family,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "check_task_types",
     "detect_family",
     "embedded_minilm",
+    "identify_model",
     "load_backbone",
     "load_family",
     "not_finite",

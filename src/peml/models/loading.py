@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from peml.models.families.spelling import declared_ends
 from peml.models.settings import ModelSettings
 from peml.models.source import GRANT, check_source, read_source, read_vocabulary
 from peml.models.vocabulary import check_end, check_vocabulary, fit_tokenizer
+from peml.models.weights import weights_checksum
 from peml.tasks import Task, TaskType
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "check_prompt",
     "check_task_types",
     "detect_family",
+    "identify_model",
     "load_backbone",
     "load_family",
 ]
@@ -52,6 +55,10 @@ _COUNTED_FROM_PADDING = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+
+
+# Of a config.json: who wrote it, and where it lay.
+_NOT_THE_MODELS = {"_name_or_path", "transformers_version"}
 
 
 @dataclass(frozen=True)
@@ -223,6 +230,23 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return Backbone(model, family, settings)
+
+
+def identify_model(settings: ModelSettings, family: Family) -> dict[str, str]:
+    """Checksums that tell a base model from any other: weights, config, tokenizer, end tokens."""
+    location, revision = _location(settings.name), settings.revision
+    config = read_source(location, "config.json", revision)
+    lasting = {key: config[key] for key in sorted(config.keys() - _NOT_THE_MODELS)}
+    return {
+        "weights": weights_checksum(location, revision),
+        "config": _sha256(json.dumps(lasting)),
+        "tokenizer": _sha256(family.tokenizer_rules),
+        "end tokens": _sha256(repr(family.spelling.ends)),
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from peml.config import RunConfig, dump_config, load_config
 from peml.errors import RunError
 from peml.files import read_json, write_json, write_text
+from peml.run.identity import check_identity
 from peml.run.work_folder import WorkFolder
 
 __all__ = ["RunFolder", "differences"]
@@ -76,6 +77,12 @@ class RunFolder(WorkFolder[RunConfig]):
         return differences(
             *(one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
         )
+
+    def check_identity(self, identity: dict[str, Any]) -> None:
+        """Refuses to go on with other rows, tasks or another base model, see `check_identity`."""
+        before = self.read(_PLAN)
+        if before is not None:
+            check_identity(before.get("identity"), identity, self.path)
 
     def check_plan(self, planned: dict[str, Any]) -> None:
         """Keeps the plan of a run that starts; refuses to go on with data that changed since.

@@ -26,6 +26,7 @@ from peml.run.announcement import print_plan
 from peml.run.cost import Cost
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
+from peml.run.identity import identify
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
@@ -60,7 +61,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
     if not groups:
         prepared = prepared.without_training()
-    return prepared.plan(groups)
+    return {**prepared.plan(groups), "identity": identify(prepared)}
 
 
 def fit(
@@ -93,16 +94,21 @@ def fit(
             return Run(output, folder.read(_RESULTS))
         results = folder.read(_RESULTS)
         if results is None:
-            session = TrainingSession(prepare(config), folder, console, on_evaluation)
+            prepared = prepare(config)
+            identity = identify(prepared)
+            folder.check_identity(identity)  # before anything of the folder is loaded
+            session = TrainingSession(prepared, folder, console, on_evaluation)
             folder.create(config)  # what can't work leaves no folder behind
-            results = _run_phases(session, folder)
+            results = _run_phases(session, folder, identity)
         write_report(output)
     return Run(output, results)
 
 
-def _run_phases(session: TrainingSession, folder: RunFolder) -> dict[str, Any]:
+def _run_phases(
+    session: TrainingSession, folder: RunFolder, identity: dict[str, Any]
+) -> dict[str, Any]:
     prepared = session.prepared
-    planned = prepared.plan(session.trainable_parameters())
+    planned = {**prepared.plan(session.trainable_parameters()), "identity": identity}
     is_new = folder.read("plan.json") is None
     folder.check_plan(planned)
     print_plan(planned, session.console, done=None if is_new else session.steps_done)

@@ -1,0 +1,79 @@
+"""Which weights a base model has: a checksum of the files that they are loaded from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from peml.files import sha256
+from peml.models.source import read_source
+
+__all__ = ["checksum", "weights_checksum"]
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_IS_CHECKSUM = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # a name in the hub's cache
+
+
+def weights_checksum(location: str, revision: str | None) -> str:
+    """A checksum of all weights of a local folder or a hub repository's snapshot.
+
+    Every byte of a folder's files is read, once a process. Files in the hub's cache are called by
+    their checksums, which are taken as they are.
+
+    Args:
+        location: The folder, or the repository's id.
+        revision: Of the repository.
+    """
+    found = hashlib.sha256()
+    for path in _files(location, revision):
+        blob = path.resolve()
+        is_named = not Path(location).is_dir() and _IS_CHECKSUM.fullmatch(blob.name)
+        content = blob.name if is_named else checksum(blob)
+        found.update(f"{path.name} {content}\n".encode())
+    return found.hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """A file's SHA-256; the file is read once a process, unless it changes."""
+    state = path.stat()
+    return _checksum(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checksum(path: Path, *_: int) -> str:
+    return sha256(path)
+
+
+def _files(location: str, revision: str | None) -> Iterable[Path]:
+    """The files that Transformers reads: one, or what an index lists."""
+    single = _find(location, _SINGLE, revision)
+    if single is not None:
+        return [single]
+    listed = read_source(location, _INDEX, revision).get("weight_map")
+    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
+    found = (_find(location, str(name), revision) for name in names)
+    return [path for path in found if path is not None]
+
+
+def _find(location: str, name: str, revision: str | None) -> Path | None:
+    if Path(location).is_dir():
+        path = Path(location, name)
+        return path if path.is_file() else None
+    try:
+        found = cached_file(
+            location,
+            name,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):  # no such repository: loading says so
+        return None
+    return None if found is None else Path(found)

@@ -1,0 +1,115 @@
+"""What a run was started with, as checksums: rows, definitions of tasks, base model.
+
+A run that is called again goes on with exactly these. Counts don't tell: swapped labels, another
+order of labels or replaced weights leave every count as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peml.config import RunConfig
+from peml.errors import RunError
+from peml.models import identify_model
+from peml.run.preparation import Prepared, prepare
+from peml.tasks import Task
+
+__all__ = ["check_identity", "identify", "identity_of"]
+
+Identity = dict[str, Any]
+
+_SPLITS = ("train", "development", "reported")
+# A task's name is its key, its rows are compared themselves, and nothing reads a description.
+_NOT_THE_MEANING = {"name", "source", "description"}
+
+
+def identify(prepared: Prepared) -> Identity:
+    """Checksums of a run's rows, tasks and base model; JSON, for ``plan.json``.
+
+    ::
+
+        {"tasks": {NAME: {"rows": {SPLIT: checksum}, "definition": {FIELD: checksum}}},
+         "model": {"weights": checksum, "config": ..., "tokenizer": ..., "end tokens": ...}}
+    """
+    return {
+        "tasks": {
+            item.task.name: {
+                "rows": {split: getattr(item, split).checksum()[:32] for split in _SPLITS},
+                "definition": _definition(item.task),
+            }
+            for item in prepared.loaded.data
+        },
+        "model": identify_model(prepared.config.model, prepared.family),
+    }
+
+
+def identity_of(config: RunConfig) -> Identity:
+    """`identify` of a run that isn't prepared.
+
+    Raises:
+        PemlError: As `prepare`.
+    """
+    return identify(prepare(config))
+
+
+def check_identity(before: Identity | None, now: Identity, path: Path) -> None:
+    """Refuses to go on with other rows, tasks or another base model.
+
+    Args:
+        before: As the folder has it; None where a version of before made it.
+        now: As `identify` finds it.
+        path: The folder.
+
+    Raises:
+        RunError: Names everything that changed.
+    """
+    if before is None:
+        warnings.warn(
+            f"{path} was begun by a version of peml that kept no checksums: whether rows, tasks "
+            "and base model are the same is seen from their counts alone",
+            stacklevel=2,
+        )
+        return
+    changed = list(_changes(before, now))
+    if changed:
+        raise RunError(
+            f"not everything is as it was when {path} was begun: {'; '.join(changed)}",
+            allowed="the rows, tasks and base model that it was begun with",
+            action="restore them, or choose another --output; nothing was changed",
+        )
+
+
+def _definition(task: Task) -> dict[str, str]:
+    """A checksum of each field that isn't left at its default, so that new fields are no change."""
+    fields = task.model_dump(mode="json", exclude=_NOT_THE_MEANING, exclude_defaults=True)
+    return {
+        name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+        for name, value in fields.items()
+    }
+
+
+def _changes(before: Identity, now: Identity) -> Iterator[str]:
+    old, new = before["tasks"], now["tasks"]
+    yield from (f"task {name} is gone" for name in old if name not in new)
+    yield from (f"task {name} is new" for name in new if name not in old)
+    for name in (name for name in old if name in new):
+        rows = _differing(old[name]["rows"], new[name]["rows"])
+        if rows:
+            splits = "split" if len(rows) == 1 else "splits"
+            yield f"the rows of task {name}'s {' and '.join(rows)} {splits} changed"
+        fields = _differing(old[name]["definition"], new[name]["definition"])
+        if fields:
+            yield f"task {name}'s definition changed: {', '.join(fields)}"
+    if list(old) != list(new) and old.keys() == new.keys():
+        yield "the order of the tasks changed"
+    for part in _differing(before["model"], now["model"]):
+        yield f"the base model's {part} changed"
+
+
+def _differing(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    return [key for key in {**old, **new} if old.get(key) != new.get(key)]
