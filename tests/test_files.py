@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,7 +65,7 @@ def test_text_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_json_holds_numbers_as_they_are(tmp_path: Path) -> None:
-    value = {"best": -float("inf"), "x": 0.1 + 0.2, "name": "ü", "none": None}
+    value = {"best": 1e300, "x": 0.1 + 0.2, "name": "ü", "none": None}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
 
@@ -168,3 +169,12 @@ def test_damage_is_named_with_what_to_do(damage: str, tmp_path: Path) -> None:
         verify_manifest(folder, "do this")
     assert str(file) in str(caught.value)
     assert "do this" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_json_without_a_word_for_a_number_is_not_written(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "results.json"
+    write_json(path, {"value": 1.0})
+    with pytest.raises(RunError, match=r"results\.json: a number in it is NaN or infinite"):
+        write_json(path, {"tasks": [{"value": number}]})
+    assert read_json(path) == {"value": 1.0}

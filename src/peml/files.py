@@ -21,6 +21,7 @@ from peml.errors import CheckpointError, RunError
 __all__ = [
     "atomic_folder",
     "disk_errors",
+    "json_line",
     "read_json",
     "read_tensors",
     "sha256",
@@ -78,8 +79,32 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file in one step."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    """Replaces a JSON file in one step.
+
+    Raises:
+        RunError: A number in it is NaN or infinite, for which JSON has no word.
+    """
+    write_text(path, _to_json(path, value, indent=2) + "\n")
+
+
+def json_line(path: Path, value: Any) -> str:
+    """One line of a file of JSON lines.
+
+    Raises:
+        RunError: See `write_json`.
+    """
+    return _to_json(path, value, indent=None) + "\n"
+
+
+def _to_json(path: Path, value: Any, indent: int | None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise RunError(
+            f"can't write {path}: a number in it is NaN or infinite, and JSON has no word for that",
+            allowed="finite numbers",
+            action="report this with the run's config: such a number is a fault of its own",
+        ) from error
 
 
 def read_json(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import torch
 
 from peml.data import EncodedSplit, encode_split
 from peml.data.rows import Rows
-from peml.evaluation import EvaluationSettings, GoldSplit, predict_split, read_gold, score_split
+from peml.errors import ModelError
+from peml.evaluation import (
+    METRICS,
+    EvaluationSettings,
+    GoldSplit,
+    predict_split,
+    read_gold,
+    score_split,
+)
+from peml.evaluation.scoring import ScoringSettings
 from peml.methods import AttachedModel
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
@@ -155,3 +165,76 @@ def test_parts_prepare_once_for_a_whole_split(tmp_path: Path) -> None:
     assert part.calls == 1
     predict_split(model, split, 0, EvaluationSettings(tokens=16))
     assert part.calls == 2
+
+
+BAD = "jumps"
+
+
+def spoilt(name: str, number: float) -> AttachedModel:
+    """A model that answers rows that hold one word with something that is no number."""
+    model = attached(name)
+    tokenizer, embedded = model.base.family.tokenizer, model.base.backbone.get_input_embeddings()
+    spelled = torch.tensor(tokenizer(" " + BAD, add_special_tokens=False)["input_ids"][-1:])
+    head = model.base.heads or model.base.backbone.get_output_embeddings()
+    bad = torch.zeros(1, dtype=torch.bool)
+
+    def look(_: Any, inputs: Any, __: Any) -> None:
+        nonlocal bad
+        ids = inputs[0]
+        if ids.shape[1] > 1 or name == "bert":
+            bad = torch.isin(ids, spelled).any(1)
+
+    def spoil(_: Any, __: Any, output: Any) -> Any:
+        output[bad] = number
+        return output
+
+    embedded.register_forward_hook(look)
+    head.register_forward_hook(spoil)
+    return model
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("task_id", [0, 1, 2])
+def test_scores_that_are_no_numbers_are_an_error_that_names_the_rows(
+    task_id: int, number: float, tmp_path: Path
+) -> None:
+    model = spoilt("bert", number)
+    split = encoded(model, task_id, tmp_path)
+    wrong = [n for n, row in enumerate(rows_of(task_id)) if BAD in str(row)]
+    assert 0 < len(wrong) < COUNT
+    named = rf"'{TASKS[task_id].name}': .* scores .* on {len(wrong)} rows.*: {wrong[0]}, {wrong[1]}"
+    with pytest.raises(ModelError, match=named) as caught:
+        predict_split(model, split, task_id, EvaluationSettings())
+    assert "model.dtype" in caught.value.action
+    rows = Rows.from_list(rows_of(task_id))
+    gold = read_gold(TASKS[task_id], task_id, rows, split, model.base.family.spelling)
+    other = replace(gold, numbers=[100 + n for n in range(COUNT)])
+    with pytest.raises(ModelError, match=f": {100 + wrong[0]}, {100 + wrong[1]}"):
+        score_split(model, other, EvaluationSettings())
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("task_id", [0, 1, 2, 3])
+def test_text_models_without_numbers_give_no_answer(
+    name: str, task_id: int, share: bool, tmp_path: Path
+) -> None:
+    model = attached(name)
+    split = encoded(model, task_id, tmp_path)
+    with torch.no_grad():
+        model.base.backbone.get_output_embeddings().weight[40:50] = torch.nan
+    settings = EvaluationSettings(scoring=ScoringSettings(share=share))
+    what = "logits" if task_id == 3 else "scores"
+    with pytest.raises(ModelError, match=rf"the model's {what} are NaN or infinite on 7 rows"):
+        predict_split(model, split, task_id, settings)
+
+
+def test_a_metric_that_is_no_number_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attached("bert")
+    rows, split = Rows.from_list(rows_of(1)), encoded(model, 1, tmp_path)
+    gold = read_gold(TASKS[1], 1, rows, split, model.base.family.spelling)
+    monkeypatch.setitem(METRICS, "pearson", lambda gold, predicted: float("nan"))
+    with pytest.raises(ModelError, match="the pearson is nan"):
+        score_split(model, gold, EvaluationSettings())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peml.config import load_config
 from peml.data import TaskBatch
-from peml.errors import CheckpointError
+from peml.errors import CheckpointError, ModelError
 from peml.export import load_model, save_model
 from peml.methods import AttachedModel
 from peml.methods.prefix import PrefixPart
@@ -152,3 +152,13 @@ def test_saving_again_replaces_the_model_as_a_whole(toys: Path, saved: Path) -> 
     assert not (saved / "left-over.txt").exists()
     assert not (saved / "prefix.safetensors").exists()
     assert load_model(saved).heads is not None
+
+
+def test_weights_that_are_no_numbers_are_not_saved(toys: Path, tmp_path: Path) -> None:
+    prepared = prepare(load_config(toy_config(toys, "encoder", "lora")))
+    model = _disturbed(prepared)
+    with torch.no_grad():
+        model.groups()[0].parameters[0].fill_(torch.nan)
+    with pytest.raises(ModelError, match="tensors are NaN or infinite"):
+        save_model(model, tmp_path / "model", prepared.config.method)
+    assert not list(tmp_path.iterdir())

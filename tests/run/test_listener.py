@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peml.errors import CheckpointError
+from peml.errors import CheckpointError, RunError
 from peml.run.listener import MetricsLog
 
 
@@ -46,3 +46,11 @@ def test_a_log_that_lost_lines_is_refused(tmp_path: Path, content: str | None) -
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl was cut short"):
         MetricsLog(path, 40)
     assert path.read_text() == (content or "")
+
+
+def test_a_line_is_json_or_an_error(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: a number in it is NaN"):
+        log.write("step", loss=float("nan"))
+    log.close()
+    assert not (tmp_path / "metrics.jsonl").read_text()

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import peml
 from peml.config import load_config
 from peml.data.lines import read_rows
 from peml.errors import CheckpointError
 from peml.evaluation import read_predictions
+from peml.files import sha256
 from peml.run import fit
 from tests.cli.commands import peml as command
 from tests.data.rows import write_jsonl
@@ -122,8 +124,25 @@ def test_a_folder_without_the_settings_is_refused(tmp_path: Path) -> None:
 
 def seal(model: Path) -> None:
     """The manifest of files that were changed on purpose."""
-    from peml.files import sha256
-
     manifest = json.loads((model / "manifest.json").read_text())
-    manifest["sha256"]["peml.json"] = sha256(model / "peml.json")
+    manifest["sha256"] = {name: sha256(model / name) for name in manifest["sha256"]}
     (model / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_row_without_numbers_is_an_error_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = run_of(tmp_path, "causal", {}) / "model"
+    weights = model / "backbone" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.embed_tokens.weight"][:] = torch.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    seal(model)
+    said = tmp_path / "said.jsonl"
+    for task in ("sentiment", "generation"):
+        rows = tmp_path / "data" / task / "validation.jsonl"
+        found = command(capsys, "predict", model, "--task", task, "-i", rows, "-o", said)
+        assert found.code == 2
+        assert f"'{task}'" in found.error
+        assert "NaN or infinite on 6 rows (from 0): 0, 1, 2" in " ".join(found.error.split())
+    assert not said.exists()

@@ -21,7 +21,7 @@ def checkpoint(value: float) -> Checkpoint:
         trainable={"w": torch.full((40,), value)},
         optimizer={"w/exp_avg": torch.full((40,), value / 2), "w/step": torch.tensor(value)},
         extra=random_state(),
-        state={"value": value, "best": -float("inf"), "nested": {"a": [1, 2.5]}},
+        state={"value": value, "best": None, "nested": {"a": [1, 2.5]}},
     )
 
 

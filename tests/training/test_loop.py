@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from peml.errors import TrainingError
+from peml.models import ModelSettings
 from peml.training import (
     Checkpoint,
     CheckpointStore,
@@ -57,7 +58,7 @@ def test_a_resumed_loop_ends_bit_identical(stopped: int, accumulation: int, tmp_
     first.run(stopped, may_stop=False)
     # Ending a phase evaluates; an uninterrupted run has no such evaluation there.
     first.loop.progress = dataclasses.replace(
-        first.loop.progress, best=-math.inf, best_step=0, evaluations_since_best=0
+        first.loop.progress, best=None, best_step=0, evaluations_since_best=0
     )
     store = CheckpointStore(tmp_path, 1)
     save(store, first)
@@ -231,3 +232,38 @@ def test_a_diverging_loss_is_refused_with_the_tasks_and_changes_nothing(
 def test_the_limit_of_an_explosion_can_be_set() -> None:
     with pytest.raises(TrainingError, match=r"at most 1e-06"):
         toy(explode_at=1e-6).run(1)
+
+
+@pytest.mark.parametrize("evaluate_every", [2, 100])
+def test_what_the_last_step_has_ruined_is_neither_scored_nor_kept(evaluate_every: int) -> None:
+    made = toy(evaluate_every=evaluate_every, checkpoint_every=1)
+    after: Any = made.model.after_step
+
+    def ruin(step: int) -> None:
+        after(step)
+        if step == 3:
+            with torch.no_grad():
+                made.model.groups()[0].parameters[0].view(-1)[0] = math.nan
+
+    made.model.after_step = ruin  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="diverged at step 4: after it, weights of lora"):
+        made.run(4)
+    assert made.recorder.checkpoints == [1, 2, 3]
+    assert all(evaluation.step < 4 for evaluation in made.recorder.evaluations)
+
+
+@pytest.mark.parametrize(("dtype", "advice"), [("float16", "set model.dtype to"), ("float32", "")])
+def test_before_the_first_step_no_learning_rate_is_to_blame(dtype: Any, advice: str) -> None:
+    made = toy()
+    made.model.base.settings = ModelSettings(dtype=dtype)
+    embedded: Any = made.model.base.backbone.get_input_embeddings()
+    with torch.no_grad():
+        embedded.weight.fill_(math.nan)
+    with pytest.raises(TrainingError, match="the frozen model itself gives nan") as caught:
+        made.run(1)
+    assert "learning_rates" not in str(caught.value)
+    assert "model.dtype" in caught.value.action
+    assert advice in caught.value.action
+    with pytest.raises(TrainingError, match="starts above") as caught:
+        toy(explode_at=1e-6).run(1)
+    assert "model.dtype" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
 from peml.data.groups import read_groups
 from peml.data.rows import Rows
-from peml.errors import placed
+from peml.errors import ModelError, placed
 from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring import score_options
 from peml.evaluation.settings import EvaluationSettings
@@ -233,6 +234,9 @@ def score_split(
         split: Rows with their right answers.
         settings: Batch size and the like.
         context: Entered around the predictions (an ablation).
+
+    Raises:
+        ModelError: A score, a prediction or a metric is NaN or infinite.
     """
     with context or nullcontext():
         predictions = predict_split(model, split.encoded, split.task_id, settings, split.numbers)
@@ -243,4 +247,12 @@ def score_split(
     metrics = compute_metrics(
         task, split.gold, predictions.predicted, split.groups, predictions.scores
     )
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise ModelError(
+                f"Task {task.name!r}: the {name} is {value}, though all {len(split.gold)} "
+                "predictions are finite",
+                allowed="predictions in a range that the metric can be computed in",
+                action=model.base.not_finite_advice,
+            )
     return metrics, predictions

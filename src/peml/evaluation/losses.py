@@ -43,7 +43,8 @@ def mean_losses(
                 raise TrainingError(
                     f"the development loss of {base.tasks[task_id].name!r} is {total}",
                     allowed="finite losses, which adaptive shares follow",
-                    action="lower training.learning_rates, or change batches.mixing.strategy",
+                    action="lower training.learning_rates; where nothing is learnt yet, "
+                    f"{base.not_finite_advice}",
                 )
             means.append(total / len(split) if len(split) else None)
     return means

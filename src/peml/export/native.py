@@ -21,9 +21,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from peml.data import TaskBatch
-from peml.errors import CheckpointError
+from peml.errors import CheckpointError, ModelError
 from peml.export.agreement import Agreement, answers, check_agreement
 from peml.files import (
     atomic_folder,
@@ -68,7 +69,8 @@ def save_model(
         How near the two models are; None without probes.
 
     Raises:
-        RunError: They answer otherwise. There is no folder then.
+        ModelError: A weight is NaN or infinite once merged.
+        RunError: The two answer otherwise. There is no folder then.
     """
     base, device = model.base, model.base.device
     trained = answers(model, probes)
@@ -76,6 +78,7 @@ def save_model(
         model.save_parts(partial)
         kept = {name: value.clone() for name, value in model.kept().items()}
         prefix = model.merge()
+        _refuse_not_finite(base, [*kept.values(), *([] if prefix is None else [prefix.tensor])])
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
         if prefix is not None:
@@ -104,6 +107,27 @@ def save_model(
         model.to("meta")
         saved = _load(partial, device)
         return check_agreement(trained, answers(saved, probes), probes, saved)
+
+
+def _refuse_not_finite(base: TaskModel, beside: Sequence[Tensor]) -> None:
+    """Refuses weights that no answer could come from.
+
+    Args:
+        base: The merged model.
+        beside: What is saved beside its weights.
+    """
+    named: list[tuple[str, Tensor]] = [
+        *base.named_parameters(),
+        *((f"number {number} beside the backbone", each) for number, each in enumerate(beside)),
+    ]
+    wrong = [name for name, tensor in named if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise ModelError(
+            f"{len(wrong)} of the merged model's tensors are NaN or infinite, {wrong[0]!r} among "
+            "them",
+            allowed="finite weights",
+            action=base.not_finite_advice,
+        )
 
 
 def load_model(folder: Path, device: torch.device | None = None) -> TaskModel:

@@ -20,7 +20,7 @@ from peml.models.loading import (
     load_backbone,
     load_family,
 )
-from peml.models.numbers import not_finite, not_finite_advice
+from peml.models.numbers import not_finite
 from peml.models.prompt import InputPrompt
 from peml.models.settings import ModelSettings
 from peml.models.task_model import TaskModel
@@ -46,5 +46,4 @@ __all__ = [
     "load_backbone",
     "load_family",
     "not_finite",
-    "not_finite_advice",
 ]

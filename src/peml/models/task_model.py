@@ -12,6 +12,7 @@ from peml.adapters import TaskRouting
 from peml.data.batch import TaskBatch
 from peml.models.families import Family, ModelOutput
 from peml.models.loading import Backbone
+from peml.models.numbers import not_finite_advice
 from peml.models.prompt import InputPrompt
 from peml.tasks import Task
 
@@ -42,6 +43,11 @@ class TaskModel(nn.Module):
     def device(self) -> torch.device:
         """Where the backbone's weights are."""
         return next(self.backbone.parameters()).device
+
+    @property
+    def not_finite_advice(self) -> str:
+        """What to do where the frozen model gives NaN or infinity."""
+        return not_finite_advice(self.settings)
 
     def forward(self, batch: TaskBatch) -> ModelOutput:
         """Losses and scores of a batch that may mix tasks."""

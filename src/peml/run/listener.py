@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from peml.errors import CheckpointError
-from peml.files import disk_errors
+from peml.files import disk_errors, json_line
 from peml.training import Evaluation, StepRecord
 
 __all__ = [
@@ -81,7 +80,7 @@ class MetricsLog:
     def write(self, kind: str, **values: Any) -> None:
         """Appends one line."""
         with disk_errors(self._path):
-            self._file.write(json.dumps({"kind": kind, **values}) + "\n")
+            self._file.write(json_line(self._path, {"kind": kind, **values}))
             self._file.flush()
 
     def offset(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -335,7 +334,7 @@ class TrainingSession:
             f"discretise step {step}: cells {', '.join(self.genotype.cells)}; "
             f"development mean {_mean(soft):.4f} -> {_mean(hard):.4f}"
         )
-        self._progress.best, self._progress.evaluations_since_best = -math.inf, 0
+        self._progress.best, self._progress.evaluations_since_best = None, 0
         self._save("train", log)
 
     def _groups(self) -> list[Any]:

@@ -21,6 +21,11 @@ from peml.training.settings import TrainingSettings
 
 __all__ = ["Evaluation", "Phase", "Progress", "StepRecord", "TrainingLoop"]
 
+_LOWER_RATES = (
+    "lower training.learning_rates (prefix first) in a new run folder; the last checkpoint of this "
+    "run is untouched"
+)
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -44,12 +49,13 @@ class Progress:
     """How far training has come; all of it is saved with a checkpoint.
 
     `losses` holds, by task id, sum and count of the example losses since the last record, so
-    that a resumed run writes the same log as an uninterrupted one.
+    that a resumed run writes the same log as an uninterrupted one. `best` is None before the first
+    evaluation.
     """
 
     step: int = 0
     tokens: int = 0
-    best: float = -math.inf
+    best: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
     losses: dict[str, list[float]] = field(default_factory=dict)
@@ -148,7 +154,7 @@ class TrainingLoop:
         """Trains until the phase ends, or until patience runs out.
 
         Raises:
-            TrainingError: The loss or the gradient is not finite, or exploded.
+            TrainingError: The loss, the gradient or a weight is not finite, or the loss exploded.
         """
         if phase.may_stop and self._is_out_of_patience():
             return  # resumed after the checkpoint that ended the phase
@@ -158,11 +164,13 @@ class TrainingLoop:
             self._step(phase)
             ends = self.progress.step >= phase.last
             if self._evaluation_is_due() or ends:
+                self._refuse_ruined_weights()
                 self._evaluate(phase)
                 self.listener.on_checkpoint(phase.name)
                 if phase.may_stop and self._is_out_of_patience():
                     return
             elif self._is_multiple_of(self.settings.checkpoint_every):
+                self._refuse_ruined_weights()
                 self.listener.on_checkpoint(phase.name)
 
     def _step(self, phase: Phase) -> None:
@@ -204,14 +212,47 @@ class TrainingLoop:
             return
         losses = sorted(self._mean_losses().items())
         spelled = ", ".join(f"{name} {value:.3g}" for name, value in losses)
-        raise TrainingError(
-            f"training diverged at step {self.progress.step + 1}: loss {loss:.4g}, gradient norm "
-            f"{norm:.4g}; losses by task: {spelled}",
-            allowed=f"finite numbers, a loss of at most {self.settings.explode_at:g} "
-            "(training.explode_at)",
-            action="lower training.learning_rates (prefix first) in a new run folder; the last "
-            "checkpoint of this run is untouched",
+        numbers = f"loss {loss:.4g}, gradient norm {norm:.4g}; losses by task: {spelled}"
+        allowed = (
+            f"finite numbers, a loss of at most {self.settings.explode_at:g} (training.explode_at)"
         )
+        if self.progress.step:
+            raise TrainingError(
+                f"training diverged at step {self.progress.step + 1}: {numbers}",
+                allowed=allowed,
+                action=_LOWER_RATES,
+            )
+        # No weight has moved yet, so that no learning rate can be the cause.
+        if math.isfinite(loss) and math.isfinite(norm):
+            what, action = "starts above training.explode_at", "raise it, or look at the targets"
+        elif math.isfinite(loss):
+            what, action = "gives no finite gradient", self.model.base.not_finite_advice
+        else:
+            what, action = f"itself gives {loss:.4g}", self.model.base.not_finite_advice
+        raise TrainingError(
+            f"training can't start: before anything was learnt the frozen model {what}: {numbers}",
+            allowed=allowed,
+            action=action,
+        )
+
+    def _refuse_ruined_weights(self) -> None:
+        """Before an evaluation or a checkpoint: what a step has ruined is neither scored nor kept.
+
+        Raises:
+            TrainingError: A weight is NaN or infinite; the group is named.
+        """
+        ruined = [
+            group.get("name", "unnamed")
+            for group in self.optimizer.param_groups
+            if not all(bool(parameter.isfinite().all()) for parameter in group["params"])
+        ]
+        if ruined:
+            raise TrainingError(
+                f"training diverged at step {self.progress.step}: after it, weights of "
+                f"{', '.join(ruined)} are NaN or infinite",
+                allowed="finite weights",
+                action=_LOWER_RATES,
+            )
 
     def _remember_losses(self, batch: TaskBatch, losses: Tensor) -> None:
         for task, loss in zip(batch.tasks.tolist(), losses.detach().double().tolist(), strict=True):
@@ -265,7 +306,7 @@ class TrainingLoop:
         tasks = self.evaluate()
         mean = sum(tasks.values()) / len(tasks)
         progress = self.progress
-        is_best = mean > progress.best
+        is_best = progress.best is None or mean > progress.best
         if is_best:
             progress.best, progress.best_step = mean, progress.step
             progress.evaluations_since_best = 0
