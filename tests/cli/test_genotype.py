@@ -34,6 +34,20 @@ def test_show_reads_a_file_or_a_run(tmp_path: Path, made: Path, capsys: Capture)
     assert "4 of 6: 0, 2, 3, 5" in said.out
 
 
+def test_show_tells_how_clear_each_choice_was(tmp_path: Path, capsys: Capture) -> None:
+    weights = {"cell.0": {"skip": 0.1, "mlp-tanh": 0.48, "conv": 0.42}}
+    weights |= {"layer.1": {"on": 0.97, "off": 0.03}, "length": {"5": 0.2, "9": 0.8}}
+    found_by = {"by": "search", "weights": weights, "guarded": ["length"], "fitted": ["length"]}
+    path = tmp_path / "searched.json"
+    _MADE.model_copy(update={"found_by": found_by}).save(path)
+    shown = [line.split(None, 2) for line in peml(capsys, "genotype", "show", path).out.split("\n")]
+    assert {line[1]: line[2].strip() for line in shown if line[:1] == ["weights:"]} == {
+        "cell.0": "mlp-tanh 0.48, then conv 0.42: undecided",
+        "layer.1": "on 0.97, then off 0.03",
+        "length": "5 0.20, then 9 0.80: chosen to fit the budget",
+    }
+
+
 def test_a_folder_without_a_genotype_is_refused(tmp_path: Path, capsys: Capture) -> None:
     said = peml(capsys, "genotype", "show", tmp_path)
     assert said.code == 2

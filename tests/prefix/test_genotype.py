@@ -151,7 +151,8 @@ def test_random_points_of_a_space_are_valid_and_reproducible() -> None:
     assert draw(0) == draw(0)
     assert draw(0) != draw(1)
     for choices in draw(0):
-        Genotype.from_choices(space, SHAPE, choices)
+        genotype = Genotype.from_choices(space, SHAPE, choices)
+        assert genotype.choices() == space.complete(choices)
     assert {choices["length"] for choices in draw(0)} == {"2", "4"}
 
 

@@ -46,11 +46,13 @@ def test_counts_over_runs(tmp_path: Path) -> None:
     assert winners.unwarranted == ["b: cell.1"]  # cell.0's skip has the best score of its cell
     assert winners.scored == 2
     assert winners.guarded == {"cell.1": 3}
+    assert winners.undecided == {"length": 3}
     assert len(winners.gaps) == 3
     text = winners.markdown()
     assert "| skip | 1 | 2 | 1 | 4 |" in text
     assert "| length | 16 3 |" in text
     assert "* every cell skip: b\n" in text
+    assert "* undecided, in how many runs: length 3\n" in text
     assert "(2 runs with scores): b: cell.1\n" in text
 
 

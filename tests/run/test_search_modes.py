@@ -162,8 +162,16 @@ def test_every_rule_records_the_metric_around_the_discretisation(
     assert line["gap"] == pytest.approx(line["hard"]["mean"] - line["soft"]["mean"])
     if cooldown:
         assert line["gap"] == 0  # the supernet of the last step is the network
+    free = line["free"]
+    assert free["by_weight"] == (rule != "perturbation")
+    assert free["step"] == line["step"] - int(cooldown * line["step"])
+    last = [each for each in _log(run.folder, "decisions") if each["step"] == free["step"]]
+    if rule != "pruning":  # which takes the last options out in the step after
+        assert [each["weights"] for each in last] == [free["weights"]]
+    assert any(0.5 < max(options.values()) < 0.999 for options in free["weights"].values())
     genotype = json.loads((run.folder / "genotype.json").read_text())
     found_by = genotype["found_by"]
+    assert found_by["weights"] == free["weights"]
     assert found_by["discretise"] == rule
     assert ("scores" in found_by) == (rule == "perturbation")
     if rule == "perturbation":

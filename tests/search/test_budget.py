@@ -241,3 +241,15 @@ def test_a_space_without_decisions_has_the_budget_or_has_not() -> None:
     assert budget.fitted({}, {}) == {}
     with pytest.raises(ConfigError, match="largest"):
         Budget(of, SHAPE, size.low + 1, 1)
+
+
+def test_what_the_budget_overruled_is_told_apart_from_what_a_guard_did() -> None:
+    net = supernet()
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for weights in net.architecture_parameters():
+            weights.copy_(torch.randn_like(weights))
+    made = controller("softmax", 260, net).choices()
+    assert made.guarded == ("cell.0", "layer.0")  # every layer would be off: a guard's case
+    assert made.fitted == ("cell.0",)
+    assert controller("softmax", None, net).choices().fitted == ()

@@ -128,11 +128,42 @@ def test_the_cooldown_leads_to_the_guarded_choices(relaxation: str) -> None:
     assert distances[0] > 1
 
 
+@pytest.mark.parametrize("rule", ["argmax", "perturbation"])
+def test_the_free_weights_are_those_before_the_cooldown(rule: str) -> None:
+    supernet = make_supernet()
+    noisy_logits(supernet)
+    searched = controller(
+        supernet, relaxation="softmax", cooldown=0.4, discretise=rule, temperature={"end": 1.0}
+    )
+    free = searched.snapshot(11)
+    for step in range(20):
+        searched.advance(step, lambda weights: float(weights["cell.0"][0]))
+    searched.conclude(lambda weights: float(weights["cell.0"][0]))
+    assert set(searched.snapshot(19)["cell.0"].values()) == {0.0, 1.0}
+    assert searched.free_weights() == free
+    assert max(free["cell.0"].values()) < 1
+
+
+@pytest.mark.parametrize("relaxation", ["softmax", "gumbel"])
+def test_the_snapshot_has_the_odds_that_steps_draw_with(relaxation: str) -> None:
+    """Two logits 0.2 apart, the temperature at its end: noise draws them 55 to 45 all the same."""
+    supernet = make_supernet(operations=("linear", "conv"))
+    set_logits(supernet, cell_0=[0.2, 0.0])
+    searched = controller(supernet, relaxation=relaxation, steps=2000, cooldown=0, warmup=0)
+    weight = searched.snapshot(1999)["cell.0"]["linear"]
+    expected = {"softmax": 0.8808, "gumbel": 0.5498}[relaxation]
+    assert weight == pytest.approx(expected, abs=1e-3)
+    if relaxation == "gumbel":
+        drawn = [float(searched.weights(step)["cell.0"][0]) for step in range(1000, 2000)]
+        assert sum(drawn) / 1000 == pytest.approx(weight, abs=0.04)
+
+
 def test_without_a_cooldown_the_weights_stay_soft() -> None:
     searched = controller(relaxation="softmax", cooldown=0)
     assert searched.timetable.hardness(19) == 0
     assert searched.architecture_moves(19)
     assert searched.weights(19)["cell.0"].max() < 1
+    assert searched.free_weights() == searched.snapshot(19)
 
 
 def test_schedules() -> None:

@@ -13,7 +13,7 @@ from peml.errors import ConfigError, ModelError, RunError
 from peml.injection import check_support
 from peml.models import ModelSettings, load_backbone
 from peml.prefix import Genotype, Placement, PrefixShape, adapt, count_network, differences
-from peml.reporting import save_drawing
+from peml.reporting import Outcome, judge_found, save_drawing
 
 __all__ = ["genotype_app"]
 
@@ -55,10 +55,23 @@ def show(source: _Source) -> None:
         ("made for", _described(genotype.shape)),
         *((f"LoRA rank: {group}", str(rank)) for group, rank in genotype.ranks.items()),
         ("parameters", f"{count_network(genotype):,}"),
-        *((f"found: {key}", str(value)) for key, value in genotype.found_by.items()),
+        *((f"found: {k}", str(value)) for k, value in genotype.found_by.items() if k != "weights"),
+        *((f"weights: {found.name}", _weights(found)) for found in _outcomes(genotype)),
     ):
         table.add_row(name, value)
     Console().print(table, markup=False, highlight=False)
+
+
+def _outcomes(genotype: Genotype) -> list[Outcome]:
+    return judge_found(genotype.found_by, genotype.choices())
+
+
+def _weights(found: Outcome) -> str:
+    """Weights of a decision at the end of the free search, the chosen option first."""
+    shown = f"{found.chosen} {found.weight:.2f}"
+    if found.runner_up:
+        shown += f", then {found.runner_up} {found.runner_up_weight:.2f}"
+    return f"{shown}: {found.note}" if found.note else shown
 
 
 @genotype_app.command("diff")

@@ -146,11 +146,21 @@ class Search(Protocol):
     def snapshot(self, step: int) -> dict[str, Any]:
         """``temperature``, and ``weights``: decision -> option -> weight."""
 
+    def free_weights(self) -> dict[str, Any]:
+        """Where the decisions stood when they stopped moving, before any cool-down led them on.
+
+        Asked for after the last step, before `discretise`.
+
+        Returns:
+            ``step``, how many steps came before; ``weights`` as in `snapshot`; ``by_weight``,
+            whether the largest of them are what is chosen, guards aside.
+        """
+
     def discretise(self, step: int) -> tuple[Genotype, list[str]]:
         """Replaces the supernet by the network of the best choices.
 
         Returns:
-            The genotype, and the decisions the guard against collapse has changed.
+            The genotype, and the decisions that a guard or the budget has changed.
         """
 
     def state_dict(self) -> dict[str, Any]:

@@ -129,9 +129,18 @@ class PrefixSearch:
             "weights": self.controller.snapshot(step),
         }
 
+    def free_weights(self) -> dict[str, Any]:
+        """Where the decisions stood before the cool-down."""
+        return {
+            "step": self.controller.timetable.cooldown_start,
+            "weights": self.controller.free_weights(),
+            "by_weight": self._settings.discretise != "perturbation",
+        }
+
     def discretise(self, step: int) -> tuple[Genotype, list[str]]:
         """Takes the chosen option of every decision and keeps its weights."""
         chosen = self.controller.conclude(self._measure)
+        free = self.free_weights()
         found_by: dict[str, Any] = {
             "by": "search",
             "relaxation": self._settings.relaxation,
@@ -141,7 +150,10 @@ class PrefixSearch:
             "seed": self._seed,
             "step": step,
             "guarded": list(chosen.guarded),
-            "weights": self.controller.snapshot(step - 1),
+            "fitted": list(chosen.fitted),
+            "weights": free["weights"],
+            "free_step": free["step"],
+            "by_weight": free["by_weight"],
         }
         if self.controller.memory.scores:
             found_by["scores"] = self.controller.memory.scores

@@ -142,6 +142,13 @@ class Genotype(Settings):
         """Indices of the layers that get a prefix."""
         return tuple(index for index, on in enumerate(self.layers) if on)
 
+    def choices(self) -> dict[str, str]:
+        """The option of every decision, by the names that `SearchSpace` gives them."""
+        cells = {f"cell.{number}": name for number, name in enumerate(self.cells)}
+        gates = {f"layer.{number}": "on" if on else "off" for number, on in enumerate(self.layers)}
+        ranks = {f"rank.{group}": str(rank) for group, rank in self.ranks.items()}
+        return {**cells, "length": str(self.length), **gates, "head": self.head, **ranks}
+
     def check(self, shape: PrefixShape) -> None:
         """Makes sure that the network fits a model.
 

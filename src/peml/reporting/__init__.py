@@ -9,6 +9,7 @@ from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
 from peml.reporting.comparison import write_comparison_report
 from peml.reporting.diagram import save_drawing
 from peml.reporting.figures import draw_figures, save_figures
+from peml.reporting.outcomes import Outcome, judge_found
 from peml.reporting.records import Plan, Results
 from peml.reporting.report import write_report
 from peml.reporting.results import RunRecord, load_plan, load_results, load_run
@@ -21,12 +22,14 @@ __all__ = [
     "MAJORITY_NOTE",
     "Caution",
     "Kind",
+    "Outcome",
     "Plan",
     "Results",
     "RunRecord",
     "Winners",
     "count_winners",
     "draw_figures",
+    "judge_found",
     "list_cautions",
     "load_plan",
     "load_results",

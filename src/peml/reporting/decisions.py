@@ -1,9 +1,8 @@
-"""How the decisions' weights moved: figures, and the facts for the tables."""
+"""How the decisions' weights moved until they came to rest: figures, and the tables' rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from peml.reporting.outcomes import Outcome, free_course, list_outcomes
+from peml.reporting.records import DecisionsRecord
 from peml.reporting.results import History, RunRecord
 from peml.reporting.style import SERIES, clean_axes, color, new_figure, spread, style_context
 
 __all__ = [
-    "DecisionRow",
     "draw_decisions",
     "draw_gates",
     "gate_names",
@@ -28,27 +28,6 @@ __all__ = [
 _ON, _OFF = "on", "off"
 _PANELS_A_ROW = 3
 _HEAT_COLUMNS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionRow:
-    """One decision's outcome.
-
-    Attributes:
-        name: The decision.
-        chosen: The option the genotype has.
-        weight: Its weight when the search ended.
-        runner_up: The strongest other option.
-        runner_up_weight: That option's weight.
-        guarded: True where the guard against collapse overruled the largest weight.
-    """
-
-    name: str
-    chosen: str
-    weight: float
-    runner_up: str
-    runner_up_weight: float
-    guarded: bool
 
 
 def gate_names(history: History) -> list[str]:
@@ -63,28 +42,10 @@ def open_names(history: History) -> list[str]:
     return sorted(names, key=lambda name: not name.startswith("cell"))
 
 
-def tabulate_decisions(history: History) -> list[DecisionRow]:
+def tabulate_decisions(history: History) -> list[Outcome]:
     """What each decision that is no gate came to."""
-    final = _final(history)
-    choices = history.discretise.choices if history.discretise else {}
-    guarded = history.discretise.guarded if history.discretise else []
-    rows = []
-    for name in open_names(history):
-        weights = final[name]
-        chosen = _chosen(weights, choices.get(name))
-        others = [option for option in weights if option != chosen]
-        runner_up = max(others, key=lambda option: weights[option]) if others else ""
-        rows.append(
-            DecisionRow(
-                name=name,
-                chosen=chosen,
-                weight=weights.get(chosen, 0.0),
-                runner_up=runner_up,
-                runner_up_weight=weights.get(runner_up, 0.0),
-                guarded=name in guarded,
-            )
-        )
-    return rows
+    outcomes = {outcome.name: outcome for outcome in list_outcomes(history)}
+    return [outcomes[name] for name in open_names(history)]
 
 
 def draw_decisions(run: RunRecord) -> Figure:
@@ -92,7 +53,8 @@ def draw_decisions(run: RunRecord) -> Figure:
     history = run.history
     names = open_names(history)
     tones = _tones(names, _final(history))
-    choices = history.discretise.choices if history.discretise else {}
+    chosen = {outcome.name: outcome.chosen for outcome in list_outcomes(history)}
+    course = free_course(history)
     columns = min(_PANELS_A_ROW, len(names))
     rows = -(-len(names) // columns)
     with style_context():
@@ -101,7 +63,7 @@ def draw_decisions(run: RunRecord) -> Figure:
         for axes in grid[len(names) :]:
             axes.remove()
         for index, (axes, name) in enumerate(zip(grid, names, strict=False)):
-            _stack(axes, history, name, tones, choices.get(name))
+            _stack(axes, course, name, tones, chosen[name])
             if len(names) - index <= columns:
                 axes.set_xlabel("step")
             axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if index % columns == 0 else [])
@@ -112,12 +74,11 @@ def draw_gates(run: RunRecord) -> Figure:
     """A heat map: one row a layer gate, darker where the prefix is more likely on."""
     history = run.history
     names = gate_names(history)
-    records = history.decisions
+    records = free_course(history)
     keep = np.unique(np.linspace(0, len(records) - 1, _HEAT_COLUMNS).round().astype(int))
     steps = [records[index].step for index in keep]
     edges = [*steps, steps[-1] + max(1, steps[-1] - steps[-2] if len(steps) > 1 else 1)]
-    choices = history.discretise.choices if history.discretise else {}
-    guarded = history.discretise.guarded if history.discretise else []
+    outcomes = {outcome.name: outcome for outcome in list_outcomes(history)}
     cells, alphas = [], []
     for row, name in enumerate(names):
         for column, index in enumerate(keep):
@@ -135,17 +96,16 @@ def draw_gates(run: RunRecord) -> Figure:
         axes.set_ylim(len(names), 0)
         axes.set_yticks([row + 0.46 for row in range(len(names))], names, color=color("ink"))
         for row, name in enumerate(names):
-            final = records[-1].weights[name]
-            chosen = _chosen(final, choices.get(name))
-            guard = " guard" if name in guarded else ""
+            found, final = outcomes[name], records[-1].weights[name]
+            mark = " guard" if found.guarded else " undecided" if found.undecided else ""
             axes.text(
                 1.01,
                 row + 0.46,
-                f"{chosen}  {final[_ON]:.2f}{guard}",
+                f"{found.chosen}  {final[_ON]:.2f}{mark}",
                 transform=axes.get_yaxis_transform(),
                 va="center",
-                color=color("ink" if chosen == _ON else "soft"),
-                fontweight="bold" if chosen == _ON else "normal",
+                color=color("ink" if found.chosen == _ON else "soft"),
+                fontweight="bold" if found.chosen == _ON else "normal",
             )
         axes.set_xlabel("step")
         axes.set_title(
@@ -158,12 +118,8 @@ def draw_gates(run: RunRecord) -> Figure:
 
 
 def _final(history: History) -> dict[str, dict[str, float]]:
-    return history.decisions[-1].weights if history.decisions else {}
-
-
-def _chosen(weights: dict[str, float], chosen: str | None) -> str:
-    """The option the search took; before it has ended, the strongest so far."""
-    return max(weights, key=lambda option: weights[option]) if chosen is None else chosen
+    course = free_course(history)
+    return course[-1].weights if course else {}
 
 
 def _tones(names: Iterable[str], final: dict[str, dict[str, float]]) -> dict[str, str]:
@@ -173,11 +129,11 @@ def _tones(names: Iterable[str], final: dict[str, dict[str, float]]) -> dict[str
 
 
 def _stack(
-    axes: Axes, history: History, name: str, tones: dict[str, str], choice: str | None
+    axes: Axes, course: list[DecisionsRecord], name: str, tones: dict[str, str], chosen: str
 ) -> None:
-    steps = [record.step for record in history.decisions]
-    options = list(history.decisions[-1].weights[name])
-    table = np.array([[r.weights[name][o] for r in history.decisions] for o in options])
+    steps = [record.step for record in course]
+    options = list(course[-1].weights[name])
+    table = np.array([[r.weights[name][o] for r in course] for o in options])
     if len(steps) == 1:  # an area needs two points
         steps, table = [steps[0], steps[0] + 1], np.repeat(table, 2, axis=1)
     axes.stackplot(
@@ -194,7 +150,6 @@ def _stack(
     clean_axes(axes, grid="none")
     final = table[:, -1]
     centers = np.cumsum(final) - final / 2
-    chosen = _chosen(dict(zip(options, final, strict=True)), choice)
     heights = spread(list(centers), 0.105, 0.02, 0.98)
     for option, weight, center, height in zip(options, final, centers, heights, strict=True):
         bold = option == chosen

@@ -18,6 +18,7 @@ __all__ = [
     "DevelopmentRecord",
     "DiscretiseRecord",
     "Environment",
+    "FreeRecord",
     "GenotypeRecord",
     "GroupMeans",
     "LeakageEntry",
@@ -296,6 +297,14 @@ class DevelopmentRecord(Scores):
     step: int
 
 
+class FreeRecord(Record):
+    """The decisions' weights when they stopped moving, before any cool-down."""
+
+    step: int
+    weights: dict[str, dict[str, float]]
+    by_weight: bool = True  # else the choices were made by scores
+
+
 class DiscretiseRecord(Record):
     """The soft-to-discrete step: development scores before and after it."""
 
@@ -305,3 +314,5 @@ class DiscretiseRecord(Record):
     gap: Score
     choices: dict[str, str]
     guarded: list[str] = []
+    fitted: list[str] = []  # those of them that were overruled for the budget
+    free: FreeRecord | None = None  # runs of before don't say

@@ -15,6 +15,7 @@ from peml.reporting.cautions import Kind, list_cautions, tell_cautions
 from peml.reporting.decisions import gate_names, tabulate_decisions
 from peml.reporting.environment import template_environment
 from peml.reporting.figures import draw_figures
+from peml.reporting.outcomes import describe_search
 from peml.reporting.records import Means, TaskResult
 from peml.reporting.results import RunRecord, load_run
 from peml.reporting.style import PALETTE, to_svg
@@ -71,6 +72,7 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "phases": phases,
         "seconds": sum(cost.seconds.values()),
         "decisions": tabulate_decisions(history),
+        "search_notes": describe_search(history),
         "has_gates": bool(gate_names(history)),
         "layers_on": [index for index, active in enumerate(layers) if active],
         "found_by": json.dumps(run.genotype.found_by) if run.genotype else "",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peml.errors import RunError
+from peml.reporting.outcomes import list_outcomes
 from peml.reporting.records import DiscretiseRecord, GenotypeRecord
 from peml.reporting.results import RunRecord, load_run
 
@@ -24,6 +25,7 @@ class Winners:
         runs: Number of runs.
         options: Decision: option: in how many runs it was chosen.
         guarded: Decision: in how many runs a guard overruled the best option.
+        undecided: Decision: in how many runs its weights were too near to each other to choose.
         collapsed: Names of the runs in which every cell is skip.
         unwarranted: ``run: cell`` of every skip that wasn't the option whose removal hurts most;
             only runs with scores are in it.
@@ -34,6 +36,7 @@ class Winners:
     runs: int = 0
     options: dict[str, Counter[str]] = field(default_factory=dict)
     guarded: Counter[str] = field(default_factory=Counter)
+    undecided: Counter[str] = field(default_factory=Counter)
     collapsed: list[str] = field(default_factory=list)
     unwarranted: list[str] = field(default_factory=list)
     scored: int = 0
@@ -66,6 +69,7 @@ class Winners:
             f"* skips that were not the best by their scores ({self.scored} runs with scores): "
             f"{', '.join(self.unwarranted) or 'none'}",
             f"* overruled by a guard: {_counts(self.guarded)}",
+            f"* undecided, in how many runs: {_counts(self.undecided)}",
             "* change of the development mean by discretisation: "
             f"{', '.join(f'{gap:+.4f}' for gap in gaps)}",
         ]
@@ -100,6 +104,7 @@ def _count(
     winners.runs += 1
     winners.gaps.append(record.gap)
     winners.guarded.update(record.guarded)
+    winners.undecided.update(o.name for o in list_outcomes(run.history) if o.undecided)
     for name, option in record.choices.items():
         winners.options.setdefault(name, Counter())[option] += 1
     if all(cell == _SKIP for cell in genotype.cells):

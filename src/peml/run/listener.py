@@ -20,6 +20,8 @@ from tensorboardX import SummaryWriter
 
 from peml.errors import CheckpointError
 from peml.files import disk_errors, json_line
+from peml.prefix import Genotype
+from peml.reporting import judge_found
 from peml.training import Evaluation, StepRecord
 
 __all__ = [
@@ -233,6 +235,46 @@ class RunListener:
         self._reweigh()
         if self._stops(evaluation):
             self._stopped = evaluation
+
+    def on_discretise(
+        self,
+        step: int,
+        soft: dict[str, float],
+        hard: dict[str, float],
+        genotype: Genotype,
+        *,
+        guarded: list[str],
+        free: dict[str, Any],
+    ) -> None:
+        """Logs and shows what the search has chosen, and what choosing changed.
+
+        Args:
+            step: Training step.
+            soft: The tasks' development metrics before.
+            hard: The same after.
+            genotype: What was chosen.
+            guarded: Decisions that a guard or the budget overruled.
+            free: Where the decisions stood before any cool-down, see `Search.free_weights`.
+        """
+        before, after = (sum(values.values()) / len(values) for values in (soft, hard))
+        self._log.write(
+            "discretise",
+            step=step,
+            soft={"mean": before, "tasks": soft},
+            hard={"mean": after, "tasks": hard},
+            gap=after - before,
+            choices=genotype.choices(),
+            guarded=guarded,
+            fitted=genotype.found_by.get("fitted", []),
+            free=free,
+        )
+        outcomes = judge_found(genotype.found_by, genotype.choices())
+        undecided = [outcome.name for outcome in outcomes if outcome.undecided]
+        named = f" (undecided: {', '.join(undecided)})" if undecided else ""
+        self._display.say(
+            f"discretise step {step}: cells {', '.join(genotype.cells)}{named}; "
+            f"development mean {before:.4f} -> {after:.4f}"
+        )
 
     def on_mixing(self, *, step: int, **tasks: Any) -> None:
         """Logs what the shares of an epoch to come follow, by task."""

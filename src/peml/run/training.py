@@ -191,7 +191,7 @@ class TrainingSession:
             if self.model.search is not None:
                 self._train_phase("before")
                 self._search()
-                self._discretise(log, display)
+                self._discretise(log)
             self._train_phase("train")
         if self.settings.keep == "best" and self.prepared.steps.total:
             best = self.store.load_best(self._progress.best_step)
@@ -305,7 +305,7 @@ class TrainingSession:
             group[SPAN] = self.prepared.span(group.get("name", ""))
         return optimizer
 
-    def _discretise(self, log: MetricsLog, display: ProgressDisplay) -> None:
+    def _discretise(self, log: MetricsLog) -> None:
         """Replaces the supernet, measures the gap, and starts the choice of the best afresh."""
         search = self.model.search
         assert search is not None
@@ -314,26 +314,15 @@ class TrainingSession:
             last = self.listener.last  # the phase has just ended with an evaluation, or was resumed
             soft = last.tasks if last is not None else self._evaluate()
             moments = optimizer_state(self.optimizer, self.model)
+            free = search.free_weights()
             self.genotype, guarded = search.discretise(step - self.prepared.steps.before)
             self.model.search = None
             self.optimizer = self._build_optimizer(remaining=True)
             load_optimizer_state(self.optimizer, self.model, moments)
             hard = self._evaluate()
         self.genotype.save(self.folder.genotype)
-        gap = _mean(hard) - _mean(soft)
-        log.write(
-            "discretise",
-            step=step,
-            soft={"mean": _mean(soft), "tasks": soft},
-            hard={"mean": _mean(hard), "tasks": hard},
-            gap=gap,
-            choices=_choices(self.genotype),
-            guarded=guarded,
-        )
-        display.say(
-            f"discretise step {step}: cells {', '.join(self.genotype.cells)}; "
-            f"development mean {_mean(soft):.4f} -> {_mean(hard):.4f}"
-        )
+        free["step"] += self.prepared.steps.before
+        self.listener.on_discretise(step, soft, hard, self.genotype, guarded=guarded, free=free)
         self._progress.best, self._progress.evaluations_since_best = None, 0
         self._save("train", log)
 
@@ -392,14 +381,3 @@ class TrainingSession:
             ),
         )
         self.store.drop_bests_but(self._progress.best_step)
-
-
-def _mean(values: dict[str, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
-def _choices(genotype: Genotype) -> dict[str, str]:
-    cells = {f"cell.{number}": name for number, name in enumerate(genotype.cells)}
-    layers = {f"layer.{number}": "on" if on else "off" for number, on in enumerate(genotype.layers)}
-    ranks = {f"rank.{group}": str(rank) for group, rank in genotype.ranks.items()}
-    return {**cells, "length": str(genotype.length), **layers, "head": genotype.head, **ranks}

@@ -16,11 +16,14 @@ class Choices:
 
     Attributes:
         choices: Decision name to option.
-        guarded: Decisions where a guard overruled the best option, in the space's order.
+        guarded: Decisions where a guard or the budget overruled the best option, in the space's
+            order.
+        fitted: Those of them that the budget overruled.
     """
 
     choices: dict[str, str]
     guarded: tuple[str, ...]
+    fitted: tuple[str, ...] = ()
 
 
 @dataclass

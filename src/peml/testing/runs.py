@@ -32,6 +32,7 @@ _OPERATIONS = (
     "min-gru",
 )
 _SEARCH, _TRAIN, _EVERY = 120, 300, 20
+_FREE = 100  # steps until the cool-down
 
 
 def write_example_run(folder: Path, *, search: bool = True, layers: int = 6) -> Path:
@@ -51,7 +52,8 @@ def write_example_run(folder: Path, *, search: bool = True, layers: int = 6) -> 
     lines = _steps(noise, search) + _development(noise, search)
     if search:
         lines += _decisions(noise, genotype)
-        lines.append(_discretise(genotype))
+        free = [line for line in lines if line["kind"] == "decisions" and line["step"] == _FREE]
+        lines.append(_discretise(genotype, free[0]["weights"]))
         _write(folder / "genotype.json", genotype)
     lines.sort(key=lambda line: line["step"])
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -149,13 +151,18 @@ def _decisions(noise: random.Random, genotype: dict[str, Any]) -> list[dict[str,
     for name, (_, chosen) in options.items():
         pull[name][chosen] = 3.0
     pull["cell.1"]["skip"] = 3.4  # here the guard has to step in
+    pull["length"] = {"4": 0.0, "8": 3.0, "16": 3.1}  # as good as equal
     lines = []
     for step in range(5, _SEARCH + 1, 5):
         weights = {}
-        for name, (names, _) in options.items():
-            logits = {o: pull[name][o] * 1.6 * (step / _SEARCH) ** 2 for o in names}
+        hardness = max(0, step - _FREE) / (_SEARCH - _FREE)
+        for name, (names, chosen) in options.items():
+            logits = {o: pull[name][o] * 1.6 * (min(step, _FREE) / _FREE) ** 2 for o in names}
             total = sum(math.exp(logit) for logit in logits.values())
-            weights[name] = {o: math.exp(logit) / total for o, logit in logits.items()}
+            weights[name] = {
+                o: (1 - hardness) * math.exp(logit) / total + hardness * (o == chosen)
+                for o, logit in logits.items()
+            }
         lines.append(
             {
                 "kind": "decisions",
@@ -168,7 +175,7 @@ def _decisions(noise: random.Random, genotype: dict[str, Any]) -> list[dict[str,
     return lines
 
 
-def _discretise(genotype: dict[str, Any]) -> dict[str, Any]:
+def _discretise(genotype: dict[str, Any], free: dict[str, dict[str, float]]) -> dict[str, Any]:
     choices = {f"cell.{i}": name for i, name in enumerate(genotype["cells"])}
     choices |= {"length": str(genotype["length"]), "head": genotype["head"]}
     choices |= {f"layer.{i}": "on" if on else "off" for i, on in enumerate(genotype["layers"])}
@@ -183,6 +190,8 @@ def _discretise(genotype: dict[str, Any]) -> dict[str, Any]:
         "gap": means[0] - means[1],
         "choices": choices,
         "guarded": ["cell.1"],
+        "fitted": [],
+        "free": {"step": _FREE, "weights": free, "by_weight": True},
     }
 
 
