@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError
@@ -20,6 +21,8 @@ from peml.errors import CheckpointError, RunError
 
 __all__ = [
     "atomic_folder",
+    "checksums",
+    "copy_listed",
     "disk_errors",
     "json_line",
     "read_json",
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 _MANIFEST = "manifest.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_READ_BY_PEOPLE = ("readme", "license", "licence", "notice")
 
 
 @contextmanager
@@ -119,7 +124,7 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is missing", action="restore the file, or start a new run folder"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged: {error}", action="restore the file, or start a new run folder"
         ) from error
@@ -155,36 +160,108 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 def _seal(folder: Path) -> None:
     """Writes the manifest and makes sure that everything has reached the disk."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    manifest = {str(p.relative_to(folder)): sha256(p) for p in files}
+    manifest = checksums(folder)
     write_json(folder / _MANIFEST, {"format": 1, "sha256": manifest})
-    for path in files:
-        with path.open("rb") as file:
+    for name in manifest:
+        with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
 
 
-def verify_manifest(folder: Path, action: str) -> None:
-    """Checks every file of a folder against its manifest.
+def checksums(folder: Path) -> dict[str, str]:
+    """The checksum of every file in a folder, by its path there."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+
+
+def verify_manifest(folder: Path, action: str, required: Iterable[str] = ()) -> dict[str, str]:
+    """Checks that a folder holds what its manifest lists, and nothing else that could be read.
+
+    What people read may be added (``README``, ``LICENSE``, names that begin with a dot); a link is
+    never followed.
+
+    Args:
+        folder: What `atomic_folder` made.
+        action: What to do about a folder that is not as it was.
+        required: Files that have to be listed.
+
+    Returns:
+        The checksum of every file, by its path in the folder.
 
     Raises:
-        CheckpointError: A file is missing, cut short or altered; it is named.
+        CheckpointError: A file is missing, cut short, altered, a link, or not listed; it is named.
     """
-    path = folder / _MANIFEST
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing", action=action)
-    manifest = read_json(path)
-    listed = manifest.get("sha256") if isinstance(manifest, dict) else None
-    if not isinstance(listed, dict):
-        raise CheckpointError(f"{path} was altered: it lists no checksums", action=action)
+    listed = _read_manifest(folder / _MANIFEST, action)
+    for name in required:
+        if name not in listed:
+            raise CheckpointError(f"{folder / _MANIFEST} does not list {name}", action=action)
     for name, expected in listed.items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing", action=action)
+        path = _listed_file(folder, name, action)
         if sha256(path) != expected:
             raise CheckpointError(
                 f"{path} was cut short or altered: its checksum is not the manifest's",
                 action=action,
             )
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        if place.as_posix() in {*listed, _MANIFEST} or any(p.startswith(".") for p in place.parts):
+            continue
+        if path.is_symlink() or not (
+            path.is_dir() or path.name.lower().startswith(_READ_BY_PEOPLE)
+        ):
+            raise CheckpointError(
+                f"{path} is not in the manifest: it is no file of this folder's",
+                action=f"move it elsewhere; or {action}",
+            )
+    return listed
+
+
+def _read_manifest(path: Path, action: str) -> dict[str, str]:
+    if path.is_symlink() or not path.is_file():
+        raise CheckpointError(f"{path} is missing, or no regular file", action=action)
+    manifest = read_json(path)
+    listed = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if (
+        not isinstance(listed, dict)
+        or not listed
+        or not all(isinstance(value, str) and _SHA256.fullmatch(value) for value in listed.values())
+    ):
+        raise CheckpointError(
+            f"{path} was altered: it lists no checksums, or something else", action=action
+        )
+    return listed
+
+
+def _listed_file(folder: Path, name: str, action: str) -> Path:
+    """A file by its name in the manifest, inside the folder and reached through no link."""
+    place = PurePosixPath(name)
+    if place.is_absolute() or ".." in place.parts or place.as_posix() != name or "\\" in name:
+        raise CheckpointError(
+            f"{folder / _MANIFEST} lists {name!r}, which is no file inside the folder",
+            action=action,
+        )
+    path = folder / place
+    for reached in (path, *(folder / parent for parent in place.parents if parent.parts)):
+        if reached.is_symlink():
+            raise CheckpointError(f"{reached} is a link", allowed="regular files", action=action)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, or no regular file", action=action)
+    return path
+
+
+def copy_listed(source: Path, listed: Iterable[str], part: str, target: Path) -> None:
+    """Copies the listed files of one part of a verified folder, and nothing else.
+
+    Args:
+        source: The folder.
+        listed: What `verify_manifest` returned.
+        part: Name of a folder in it.
+        target: Where that folder's content goes.
+    """
+    for name in listed:
+        if name.startswith(f"{part}/"):
+            copy = target / name.removeprefix(f"{part}/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, copy, follow_symlinks=False)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

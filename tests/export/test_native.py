@@ -20,6 +20,7 @@ from peml.prefix import Prefix
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach
 from tests.e2e.toy import FAMILIES, toy_config
+from tests.export.folders import reseal
 
 
 def _disturbed(prepared: Prepared) -> AttachedModel:
@@ -138,9 +139,7 @@ def test_a_damaged_manifest_is_refused_by_name(saved: Path, content: str | None)
 def test_a_later_format_is_refused(saved: Path) -> None:
     description = json.loads((saved / "peml.json").read_text()) | {"format": 99}
     (saved / "peml.json").write_text(json.dumps(description))
-    manifest = json.loads((saved / "manifest.json").read_text())
-    del manifest["sha256"]["peml.json"]
-    (saved / "manifest.json").write_text(json.dumps(manifest))
+    reseal(saved)
     with pytest.raises(CheckpointError, match="format 99"):
         load_model(saved)
 

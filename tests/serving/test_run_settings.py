@@ -16,11 +16,11 @@ from peml.config import load_config
 from peml.data.lines import read_rows
 from peml.errors import CheckpointError
 from peml.evaluation import read_predictions
-from peml.files import sha256
 from peml.run import fit
 from tests.cli.commands import peml as command
 from tests.data.rows import write_jsonl
 from tests.e2e.toy import Row, toy_config
+from tests.export.folders import reseal
 from tests.tasks.examples import choice, generation, sentiment
 
 SETTINGS: dict[str, Row] = {
@@ -117,16 +117,9 @@ def test_a_folder_without_the_settings_is_refused(tmp_path: Path) -> None:
     ]
     for change, message in changes:
         (model / "peml.json").write_text(json.dumps(stored | change))
-        seal(model)
+        reseal(model, with_digest=True)
         with pytest.raises(CheckpointError, match=message):
             peml.load(model)
-
-
-def seal(model: Path) -> None:
-    """The manifest of files that were changed on purpose."""
-    manifest = json.loads((model / "manifest.json").read_text())
-    manifest["sha256"] = {name: sha256(model / name) for name in manifest["sha256"]}
-    (model / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_a_row_without_numbers_is_an_error_of_the_command(
@@ -137,7 +130,7 @@ def test_a_row_without_numbers_is_an_error_of_the_command(
     tensors = load_file(weights)
     tensors["model.embed_tokens.weight"][:] = torch.nan
     save_file(tensors, weights, metadata={"format": "pt"})
-    seal(model)
+    reseal(model, with_digest=True)
     said = tmp_path / "said.jsonl"
     for task in ("sentiment", "generation"):
         rows = tmp_path / "data" / task / "validation.jsonl"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
+from peml.cli.options import TrustOption
 from peml.errors import InjectionError, ModelError
 from peml.injection import AttentionSite, Support, check_support, rotate_keys
 from peml.methods import Layers, read_layers
@@ -45,12 +46,13 @@ def doctor(
     model: Annotated[
         str, typer.Argument(help="Model id on the hub, local folder, or 'minilm' (bundled).")
     ],
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Say what works with a model: prefix, LoRA merging, checkpointing, export to PEFT.
 
     Exits with status 1 if the model can't take a prefix.
     """
-    backbone, attention = _load(model)
+    backbone, attention = _load(model, trust_remote_code=trust_remote_code)
     findings = [
         Finding("model", model),
         Finding("family", backbone.family.name),
@@ -62,10 +64,10 @@ def doctor(
         raise typer.Exit(code=1)
 
 
-def _load(name: str) -> tuple[Backbone, Finding]:
+def _load(name: str, *, trust_remote_code: bool) -> tuple[Backbone, Finding]:
     """The model with sdpa, or with eager attention and the reason why sdpa doesn't work."""
     # The shortest length, so that no model is refused for having few positions.
-    settings = ModelSettings(name=name, max_length=8)
+    settings = ModelSettings(name=name, max_length=8, trust_remote_code=trust_remote_code)
     try:
         return load_backbone(settings), Finding("sdpa attention", "supported", "yes")
     except ModelError as error:

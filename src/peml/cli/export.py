@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from peml.cli.options import TrustOption
 from peml.export import export_lora, export_peft
 
 __all__ = ["export_command"]
@@ -25,6 +26,7 @@ def export_command(
         ),
     ],
     task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a finished run's model for other tools.
 
@@ -42,5 +44,5 @@ def export_command(
     """
     write = {"lora": export_lora, "peft": export_peft}[file_format]
     console = Console()
-    for folder in write(run, out, task):
+    for folder in write(run, out, task, trust_remote_code=trust_remote_code):
         console.print(str(folder), highlight=False, markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from peml.cli.options import TrustOption
 from peml.errors import ConfigError, ModelError, RunError
 from peml.injection import check_support
 from peml.models import ModelSettings, load_backbone
@@ -110,6 +111,7 @@ def check(
     output: Annotated[
         Path | None, typer.Option(help="Write the adapted genotype to this file.")
     ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Check that a genotype can be read and fits a model; refused with the reason if not.
 
@@ -126,7 +128,9 @@ def check(
     typer.echo(f"readable, made for {_described(genotype.shape)}")
     if model is None:
         return
-    shape = _shape_of(model, genotype.shape.placement)
+    # The shortest length, so that no model is refused for having few positions.
+    settings = ModelSettings(name=model, max_length=8, trust_remote_code=trust_remote_code)
+    shape = _shape_of(settings, genotype.shape.placement)
     if adapted:
         genotype, changes = adapt(genotype, shape)
         for change in changes:
@@ -144,16 +148,15 @@ def _described(shape: PrefixShape) -> str:
     return f"{shape.layers} layers, {shape.kv_heads} key/value heads of {shape.head_dim} channels"
 
 
-def _shape_of(model: str, placement: Placement) -> PrefixShape:
+def _shape_of(settings: ModelSettings, placement: Placement) -> PrefixShape:
     """Where a model takes a prefix of this placement."""
-    # The shortest length, so that no model is refused for having few positions.
-    backbone = load_backbone(ModelSettings(name=model, max_length=8)).model
+    backbone = load_backbone(settings).model
     if placement == "input":
         return PrefixShape.at_input(backbone.get_input_embeddings().weight.shape[1])
     support = check_support(backbone)
     if support.shape is None:
         raise ModelError(
-            f"no prefix can be put in front of the attention of {model}: {support.reason}",
+            f"no prefix can be put in front of the attention of {settings.name}: {support.reason}",
             allowed="models that attend through Transformers' attention interface",
             action=support.action,
         )

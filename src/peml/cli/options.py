@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AddressOption", "ExecutorOption", "JobsOption", "OutputOption", "SetOption"]
+__all__ = [
+    "AddressOption",
+    "ExecutorOption",
+    "JobsOption",
+    "OutputOption",
+    "SetOption",
+    "TrustOption",
+]
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")
@@ -27,4 +34,10 @@ ExecutorOption = Annotated[
 AddressOption = Annotated[
     str | None,
     typer.Option(help="The Ray cluster, HOST:PORT or auto; default: one on this machine."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run Python code that comes with the model. Read it first."
+    ),
 ]

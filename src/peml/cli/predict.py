@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from peml.cli.options import TrustOption
 from peml.data.files import read_unlabelled
 from peml.data.lines import check_file
 from peml.errors import placed
@@ -34,6 +35,7 @@ def predict_command(
         int | None,
         typer.Option(min=16, help="Most tokens of a batch; default: the run's own."),
     ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Predict rows of one task with a finished run's model, scored as the run was evaluated.
 
@@ -41,7 +43,7 @@ def predict_command(
       peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
     """
     check_file(input_file)
-    model = load(run)
+    model = load(run, trust_remote_code=trust_remote_code)
     rows = list(read_unlabelled(input_file, model.task(task)))
     settings = model.evaluation
     if tokens is not None:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from peml.cli.options import TrustOption
 from peml.data.inspection import TaskInspection, inspect_task
 from peml.data.leakage import Leak, find_leakage
 from peml.data.sources import TaskData, load_shots, load_source
@@ -108,6 +109,7 @@ def check_file(
     allow_leakage: Annotated[
         bool, typer.Option("--allow-leakage", help="Count such rows, however many there are.")
     ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Validate a task or suite, and every row it leads to: counts, labels, lengths, leakage.
 
@@ -117,7 +119,11 @@ def check_file(
     console = Console()
     tasks = _read_tasks(file)
     family = (
-        None if model is None else load_family(ModelSettings(name=model, max_length=max_length))
+        None
+        if model is None
+        else load_family(
+            ModelSettings(name=model, max_length=max_length, trust_remote_code=trust_remote_code)
+        )
     )
     headings = ("task", "train", "reported", "labels")
     table = Table(*headings, *(_TOKEN_HEADINGS if family else ()), "state")

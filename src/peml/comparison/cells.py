@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peml.comparison.settings import ComparisonConfig, load_comparison
-from peml.config import RunConfig, dump_config
+from peml.config import RunConfig, dump_shared, without_grants
 from peml.execution import Job
 from peml.files import write_json, write_text
 from peml.methods import MethodSettings
@@ -59,9 +59,8 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
         ignored = {"jobs", "execution"}
         if config.seeds[: len(before.seeds)] == before.seeds:
             ignored.add("seeds")
-        return differences(
-            *(one.model_dump(mode="json", exclude=ignored) for one in (before, config))
-        )
+        dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
+        return differences(*map(without_grants, dumped))
 
     def create(self, config: ComparisonConfig, matching: dict[str, Any]) -> None:
         """Makes the folder of a comparison that starts."""
@@ -70,7 +69,7 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
 
     def keep(self, config: ComparisonConfig) -> None:
         """Writes the config, at the start and where seeds were added."""
-        write_text(self.path / _CONFIG, dump_config(config))
+        write_text(self.path / _CONFIG, dump_shared(config))
 
 
 def cells_of(

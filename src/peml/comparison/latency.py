@@ -70,7 +70,9 @@ def _measure(folders: dict[str, Path], prepared: Prepared) -> dict[str, float]:
     settings = prepared.config.evaluation
     seconds: dict[str, list[float]] = {label: [] for label in folders}
     for label in (*folders, *reversed(folders)):
-        model = load(folders[label], device)
+        # The folders are this comparison's own, and the config is its caller's.
+        trusted = prepared.config.model.trust_remote_code
+        model = load(folders[label], device, trust_remote_code=trusted)
         for task_id, batch in rows[:_WARM_UP]:
             _time_one(model, task_id, batch, settings)
         seconds[label] += [_time_one(model, task_id, batch, settings) for task_id, batch in rows]

@@ -1,5 +1,6 @@
 """The config of a run: sections, loading, overrides, schema."""
 
+from peml.config.grants import dump_shared, without_grants
 from peml.config.loading import (
     apply_overrides,
     dump_config,
@@ -16,9 +17,11 @@ __all__ = [
     "apply_overrides",
     "config_type",
     "dump_config",
+    "dump_shared",
     "load_config",
     "method_type",
     "parse_config",
     "read_config",
     "validate_config",
+    "without_grants",
 ]

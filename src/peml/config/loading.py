@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from peml.config.grants import is_shared, without_grants
 from peml.config.model import RunConfig, config_type
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
@@ -44,6 +45,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> dict[str, Any]:
     """Reads the mapping of a config file and applies overrides; nothing is validated yet.
 
+    A copy that a run, study or comparison keeps in its folder grants nothing, see `grants`.
+
     Args:
         path: YAML file.
         overrides: ``section.key=value`` strings.
@@ -69,7 +72,7 @@ def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> 
             allowed=", ".join(model.model_fields),
             action="write these sections; examples/ holds some files",
         )
-    return apply_overrides(raw, overrides)
+    return apply_overrides(without_grants(raw) if is_shared(path) else raw, overrides)
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from peml.export.finished import find_model
 from peml.export.lora import export_lora
-from peml.export.native import load_model, read_evaluation, save_model
+from peml.export.native import load_model, load_saved, save_model
 from peml.export.peft import export_peft
+from peml.export.saved import SavedModel, open_model
 
 __all__ = [
+    "SavedModel",
     "export_lora",
     "export_peft",
     "find_model",
     "load_model",
-    "read_evaluation",
+    "load_saved",
+    "open_model",
     "save_model",
 ]

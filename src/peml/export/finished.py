@@ -22,6 +22,12 @@ def find_model(path: Path) -> Path:
         CheckpointError: There is no finished model.
     """
     model = path / "model" if (path / "model").is_dir() else path
+    if model != path and model.is_symlink():
+        raise CheckpointError(
+            f"{model} is a link to {model.resolve()}",
+            allowed="a model inside its run folder",
+            action="give the folder it leads to, if that is the model you mean",
+        )
     if not (model / "peml.json").is_file():
         raise CheckpointError(
             f"{path} holds no finished model",

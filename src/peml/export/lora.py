@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from torch import Tensor
 from peml.adapters import AdaptedLinear
 from peml.errors import RunError, TaskError, nearest
 from peml.export.finished import USE_NATIVE, find_model, refuse_occupied
-from peml.export.native import load_model
-from peml.files import atomic_folder, read_json, write_tensors, write_text
-from peml.methods import Method, build_method, parse_method
+from peml.export.native import load_saved
+from peml.export.saved import SavedModel, open_model
+from peml.files import atomic_folder, write_tensors, write_text
+from peml.methods import Method
 from peml.methods.peft_format import write_peft_lora
 from peml.models import TaskModel
 from peml.models.embedded import MINILM
@@ -35,7 +35,9 @@ from peml.tasks import Task, TaskType
 __all__ = ["export_lora"]
 
 
-def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[Path]:
+def export_lora(
+    run_or_model: Path, out: Path, task: str | None = None, *, trust_remote_code: bool = False
+) -> list[Path]:
     """Writes a finished run's model as LoRA adapters in PEFT's format.
 
     Where the method has a set of weights a task, each task becomes one exact LoRA in a folder of
@@ -45,6 +47,7 @@ def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[
         run_or_model: Run folder, or the ``model`` folder of one.
         out: New or empty folder.
         task: Only this task.
+        trust_remote_code: Run Python code that comes with the model.
 
     Returns:
         The folders that PEFT loads.
@@ -55,17 +58,16 @@ def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[
             ``out`` holds something.
         TaskError: The model was not trained on the task.
     """
-    folder = find_model(run_or_model)
-    description = read_json(folder / "peml.json")
-    method = build_method(parse_method(description["method"]))
-    _refuse(folder, description["method"]["name"], method)
+    saved = open_model(find_model(run_or_model))
+    method = saved.method()
+    _refuse(saved, method)
     refuse_occupied(out)
-    model = load_model(folder)
+    model = load_saved(saved, trust_remote_code=trust_remote_code)
     tasks = _chosen(model, task)
     per_task = method.merging.how == "per task"
     if per_task and not _routed(model):
         raise RunError(
-            f"the method {description['method']['name']!r} has no low-rank layers to export",
+            f"the method {saved.method_name!r} has no low-rank layers to export",
             action=USE_NATIVE,
         )
     with atomic_folder(out) as partial:
@@ -73,20 +75,20 @@ def export_lora(run_or_model: Path, out: Path, task: str | None = None) -> list[
             if per_task:
                 factors = {n: layer.delta.factors(number) for n, layer in _routed(model).items()}
                 target = partial / chosen.name
-                write_peft_lora(target, factors, model.backbone, description["base_model"])
+                write_peft_lora(target, factors, model.backbone, saved.description.base_model)
                 _refuse_renamed(target, model)
                 _write_heads(target, model, {number: chosen})
         if not per_task:
-            shutil.copytree(folder / "lora", partial, dirs_exist_ok=True)
+            saved.copy("lora", partial)
             _refuse_renamed(partial, model)
             _write_heads(partial, model, tasks)
-        write_text(partial / "README.md", _readme(model, description, tasks, per_task=per_task))
+        write_text(partial / "README.md", _readme(model, saved, tasks, per_task=per_task))
     return [out / chosen.name for chosen in tasks.values()] if per_task else [out]
 
 
-def _refuse(folder: Path, name: str, method: Method) -> None:
+def _refuse(saved: SavedModel, method: Method) -> None:
     """Stops where a LoRA would say less than the model does."""
-    merging = method.merging
+    merging, name = method.merging, saved.method_name
     if merging.how == "never":
         raise RunError(
             f"the method {name!r} is no LoRA, whatever its settings: {merging.reason}",
@@ -94,13 +96,13 @@ def _refuse(folder: Path, name: str, method: Method) -> None:
         )
     if merging.how == "per task":
         return
-    if not (folder / "lora").is_dir():
+    if not saved.has("lora"):
         raise RunError(
             f"the method {name!r} trained no LoRA that could be exported",
             allowed="methods whose update is a LoRA",
             action=USE_NATIVE,
         )
-    beside = [what for what in ("prefix", "prompt") if (folder / f"{what}.safetensors").is_file()]
+    beside = [what for what in ("prefix", "prompt") if f"{what}.safetensors" in saved.files]
     if beside:
         raise RunError(
             f"the method {name!r} trained a {beside[0]} beside its LoRA; PEFT's LoRA format has "
@@ -176,10 +178,8 @@ def _write_heads(folder: Path, model: TaskModel, tasks: dict[int, Task]) -> None
     write_tensors(folder / "heads.safetensors", tensors)
 
 
-def _readme(
-    model: TaskModel, description: dict[str, Any], tasks: dict[int, Task], *, per_task: bool
-) -> str:
-    base = description["base_model"]
+def _readme(model: TaskModel, saved: SavedModel, tasks: dict[int, Task], *, per_task: bool) -> str:
+    base = saved.description.base_model
     loader = model.family.auto_class.__name__
     first = next(iter(tasks.values())).name
     place = f"FOLDER/{first}" if per_task else "FOLDER"
@@ -191,7 +191,7 @@ def _readme(
     lines = [
         f"# LoRA adapters of {base}",
         "",
-        f"Trained with the method `{description['method']['name']}`. {shared} PEFT loads them:",
+        f"Trained with the method `{saved.method_name}`. {shared} PEFT loads them:",
         "",
         "```python",
         "from peft import PeftModel",

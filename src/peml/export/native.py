@@ -26,24 +26,17 @@ from torch import Tensor
 from peml.data import TaskBatch
 from peml.errors import CheckpointError, ModelError
 from peml.export.agreement import Agreement, answers, check_agreement
-from peml.files import (
-    atomic_folder,
-    read_json,
-    read_tensors,
-    verify_manifest,
-    write_json,
-    write_tensors,
-)
+from peml.export.saved import ACTION, DESCRIPTION, Description, SavedModel, describe, open_model
+from peml.files import atomic_folder, write_tensors
 from peml.injection import attach_prefix
-from peml.methods import AttachedModel, MethodSettings, build_method, parse_method
-from peml.models import ModelSettings, TaskModel, load_backbone
+from peml.methods import AttachedModel, MethodSettings
+from peml.models import TaskModel, check_prompt, load_backbone
 from peml.prefix import Prefix
-from peml.tasks import Task
 
-__all__ = ["load_model", "read_evaluation", "save_model"]
+__all__ = ["load_model", "load_saved", "save_model"]
 
-_FORMAT = 2
-_ACTION = "restore the file, or export the model again from its run"
+_PREFIX, _PROMPT = "prefix.safetensors", "prompt.safetensors"
+_ADAPTER, _HEADS = "adapter.safetensors", "heads.safetensors"
 
 
 def save_model(
@@ -82,31 +75,30 @@ def save_model(
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
         if prefix is not None:
-            write_tensors(partial / "prefix.safetensors", {"prefix": prefix.tensor})
+            write_tensors(partial / _PREFIX, {"prefix": prefix.tensor})
         if base.prompt.vectors is not None:
-            write_tensors(partial / "prompt.safetensors", {"prompt": base.prompt.vectors})
+            write_tensors(partial / _PROMPT, {"prompt": base.prompt.vectors})
         if kept:
-            write_tensors(partial / "adapter.safetensors", kept)
+            write_tensors(partial / _ADAPTER, kept)
         if base.heads is not None:
-            write_tensors(partial / "heads.safetensors", base.heads.state_dict())
-        settings = base.settings.model_dump(mode="json")
-        write_json(
-            partial / "peml.json",
-            {
-                "format": _FORMAT,
-                "base_model": base.settings.name,
-                "method": method.model_dump(mode="json"),
-                "model": {**settings, "family": base.family.name, "revision": None},
-                "prefix_active": None if prefix is None else list(prefix.active),
-                "evaluation": dict(evaluation),
-                "tasks": [task.model_dump(mode="json") for task in base.tasks],
-            },
+            write_tensors(partial / _HEADS, base.heads.state_dict())
+        model_settings = base.settings.model_copy(update={"family": base.family.name})
+        saved = describe(
+            partial,
+            Description(
+                base_model=base.settings.name,
+                method=method.model_dump(mode="json"),
+                model=model_settings,
+                prefix_active=None if prefix is None else prefix.active,
+                evaluation=dict(evaluation),
+                tasks=base.tasks,
+            ),
         )
         if not probes:
             return None
         model.to("meta")
-        saved = _load(partial, device)
-        return check_agreement(trained, answers(saved, probes), probes, saved)
+        loaded = load_saved(saved, device, trust_remote_code=base.settings.trust_remote_code)
+        return check_agreement(trained, answers(loaded, probes), probes, loaded)
 
 
 def _refuse_not_finite(base: TaskModel, beside: Sequence[Tensor]) -> None:
@@ -130,52 +122,60 @@ def _refuse_not_finite(base: TaskModel, beside: Sequence[Tensor]) -> None:
         )
 
 
-def load_model(folder: Path, device: torch.device | None = None) -> TaskModel:
+def load_model(
+    folder: Path, device: torch.device | None = None, *, trust_remote_code: bool = False
+) -> TaskModel:
     """Loads a saved model, its files verified, ready for prediction.
 
     Args:
         folder: What `save_model` wrote.
         device: Where to put it; default: the CPU.
+        trust_remote_code: Run Python code that comes with the model. Nothing in the folder can
+            say so.
 
     Raises:
-        CheckpointError: A file is missing or altered, or the format is a newer one.
+        CheckpointError: A file is missing, altered or not listed, or the format is another one.
+        ModelError: The model asks for code of its own, and nobody allowed it.
     """
-    verify_manifest(folder, _ACTION)
-    return _load(folder, device)
+    return load_saved(open_model(folder), device, trust_remote_code=trust_remote_code)
 
 
-def _load(folder: Path, device: torch.device | None) -> TaskModel:
-    description = read_json(folder / "peml.json")
-    if description["format"] != _FORMAT:
-        raise CheckpointError(
-            f"{folder} is of format {description['format']}",
-            allowed=f"format {_FORMAT}",
-            action="load it with the version of peml that wrote it",
-        )
-    stored = {**description["model"], "name": str(folder / "backbone")}
-    settings = ModelSettings.model_validate(stored)
-    tasks = [Task.model_validate(task) for task in description["tasks"]]
-    model = TaskModel(load_backbone(settings), tasks)
+def load_saved(
+    saved: SavedModel, device: torch.device | None = None, *, trust_remote_code: bool = False
+) -> TaskModel:
+    """Loads what `open_model` has verified; arguments and errors as for `load_model`."""
+    settings, description = saved.settings(trust_remote_code=trust_remote_code), saved.description
+    model = TaskModel(load_backbone(settings), description.tasks)
     if model.heads is not None:
-        model.heads.load_state_dict(read_tensors(folder / "heads.safetensors"))
-    _attach_static_prefix(model, folder, description)
-    if (folder / "prompt.safetensors").is_file():
-        model.prompt.set(read_tensors(folder / "prompt.safetensors")["prompt"])
-    if (folder / "adapter.safetensors").is_file():
-        method = build_method(parse_method(description["method"]))
-        method.restore(model, read_tensors(folder / "adapter.safetensors"))
+        own = model.heads.state_dict()
+        shapes = {name: tuple(value.shape) for name, value in own.items()}
+        model.heads.load_state_dict(saved.shaped(_HEADS, shapes))
+    _attach_static_prefix(model, saved)
+    _set_prompt(model, saved)
+    if _ADAPTER in saved.files:
+        saved.method().restore(model, saved.tensors(_ADAPTER))
     return model.to(device or torch.device("cpu")).eval()
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """Settings of the evaluation that a model which `load_model` has loaded was saved with."""
-    evaluation: dict[str, Any] = read_json(folder / "peml.json")["evaluation"]
-    return evaluation
-
-
-def _attach_static_prefix(model: TaskModel, folder: Path, description: dict[str, Any]) -> None:
-    active = description["prefix_active"]
+def _attach_static_prefix(model: TaskModel, saved: SavedModel) -> None:
+    active = saved.description.prefix_active
     if active is None:
+        if _PREFIX in saved.files:
+            raise CheckpointError(
+                f"{saved.folder} holds {_PREFIX}, and its {DESCRIPTION} says that there is no "
+                "prefix (prefix_active)",
+                action=ACTION,
+            )
         return
-    tensor = read_tensors(folder / "prefix.safetensors")["prefix"]
-    attach_prefix(model.backbone).set(Prefix(tensor, tuple(active)))
+    shape = (len(active), 2, None, None, None)
+    tensor = saved.shaped(_PREFIX, {"prefix": shape})["prefix"]
+    attach_prefix(model.backbone).set(Prefix(tensor, active))
+
+
+def _set_prompt(model: TaskModel, saved: SavedModel) -> None:
+    if _PROMPT not in saved.files:
+        return
+    channels: int = model.backbone.get_input_embeddings().weight.shape[1]
+    prompt = saved.shaped(_PROMPT, {"prompt": (None, channels)})["prompt"]
+    check_prompt(model.family, len(prompt))
+    model.prompt.set(prompt)

@@ -19,7 +19,6 @@ padding, or with padding on the right.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +29,10 @@ from torch import Tensor
 
 from peml.errors import RunError
 from peml.export.finished import USE_NATIVE, find_model, refuse_occupied
-from peml.export.native import load_model
-from peml.files import atomic_folder, read_json, write_tensors, write_text
+from peml.export.native import load_saved
+from peml.export.saved import SavedModel, open_model
+from peml.files import atomic_folder, write_tensors, write_text
 from peml.injection import injection_of, peft_prompt_embeddings
-from peml.methods import build_method, parse_method
 from peml.models import ModelSettings, load_backbone
 from peml.prefix import PrefixShape
 
@@ -46,7 +45,9 @@ _ADAPTER = "adapter"
 _TOLERANCE = 1e-4
 
 
-def export_peft(run_or_model: Path, out: Path, task: str | None = None) -> list[Path]:
+def export_peft(
+    run_or_model: Path, out: Path, task: str | None = None, *, trust_remote_code: bool = False
+) -> list[Path]:
     """Writes a finished run's model so that Transformers and PEFT alone load it.
 
     A model without a prefix or prompt is the merged model and nothing else. What was written is
@@ -56,6 +57,7 @@ def export_peft(run_or_model: Path, out: Path, task: str | None = None) -> list[
         run_or_model: Run folder, or the ``model`` folder of one.
         out: New or empty folder.
         task: Refused: there is one model for all tasks.
+        trust_remote_code: Run Python code that comes with the model.
 
     Returns:
         The merged model's folder, and the adapter's where there is a prefix or a prompt.
@@ -66,18 +68,17 @@ def export_peft(run_or_model: Path, out: Path, task: str | None = None) -> list[
         RunError: The model is no decoder, can't be merged, ``out`` holds something, or the
             exported model answers differently.
     """
-    folder = find_model(run_or_model)
-    description = read_json(folder / "peml.json")
-    _refuse(folder, description, task)
+    saved = open_model(find_model(run_or_model))
+    _refuse(saved, task)
     refuse_occupied(out)
-    adapter, inputs, wanted = _converted(folder)
+    settings = saved.settings(trust_remote_code=trust_remote_code)
+    adapter, inputs, wanted = _converted(saved, trust_remote_code=trust_remote_code)
     with atomic_folder(out) as partial:
-        shutil.copytree(folder / "backbone", partial, dirs_exist_ok=True)
+        saved.copy("backbone", partial)
         if adapter is not None:
             adapter.write(partial / _ADAPTER, base_model=str(out.resolve()))
-        settings = ModelSettings.model_validate(description["model"])
         difference = _verified(partial, settings, inputs, wanted)
-        write_text(partial / "README.md", _readme(description, adapter, difference))
+        write_text(partial / "README.md", _readme(saved, adapter, difference))
     return [out] if adapter is None else [out, out / _ADAPTER]
 
 
@@ -130,10 +131,10 @@ class _Adapter:
         write_tensors(folder / "adapter_model.safetensors", tensors)
 
 
-def _refuse(folder: Path, description: dict[str, Any], task: str | None) -> None:
+def _refuse(saved: SavedModel, task: str | None) -> None:
     """Stops where merged weights and a prefix are not the whole model."""
-    name, family = description["method"]["name"], description["model"]["family"]
-    merging = build_method(parse_method(description["method"])).merging
+    name, family = saved.method_name, saved.description.model.family
+    merging = saved.method().merging
     problem, allowed, action = "", "methods that merge once", USE_NATIVE
     if merging.how == "per task":
         problem = f"the method {name!r} has weights of its own for each task: {merging.reason}"
@@ -147,7 +148,7 @@ def _refuse(folder: Path, description: dict[str, Any], task: str | None) -> None
         else:
             problem += "; PEFT's prefix tuning would leave its encoder without the prefix"
         allowed = "decoder-only models (the family 'causal')"
-        if (folder / "lora").is_dir() and not (folder / "prefix.safetensors").is_file():
+        if saved.has("lora") and "prefix.safetensors" not in saved.files:
             action = "export the LoRA by itself: --format lora"
     elif task is not None:
         problem = f"--task {task}: the merged model and its prefix serve all tasks alike"
@@ -157,14 +158,16 @@ def _refuse(folder: Path, description: dict[str, Any], task: str | None) -> None
         raise RunError(problem, allowed=allowed, action=action)
 
 
-def _converted(folder: Path) -> tuple[_Adapter | None, dict[str, Tensor], Tensor]:
+def _converted(
+    saved: SavedModel, *, trust_remote_code: bool
+) -> tuple[_Adapter | None, dict[str, Tensor], Tensor]:
     """What the run's model is in PEFT's terms, and what it says to inputs made up for the check.
 
     Returns:
         The prefix or prompt, or None; the inputs; the logits at their tokens (tokens, vocabulary).
         The model itself is let go, so that only one is in memory at a time.
     """
-    loaded = load_model(folder)
+    loaded = load_saved(saved, trust_remote_code=trust_remote_code)
     model, prompt = loaded.backbone.float(), loaded.prompt.vectors
     vocabulary = model.get_input_embeddings().num_embeddings
     if prompt is not None:
@@ -227,9 +230,9 @@ def _verified(
     return difference
 
 
-def _readme(description: dict[str, Any], adapter: _Adapter | None, difference: float) -> str:
+def _readme(saved: SavedModel, adapter: _Adapter | None, difference: float) -> str:
     lines = [
-        f"# {description['base_model']}, trained with `{description['method']['name']}`",
+        f"# {saved.description.base_model}, trained with `{saved.method_name}`",
         "",
         "The merged model, as Transformers saves it"
         + (
@@ -248,7 +251,7 @@ def _readme(description: dict[str, Any], adapter: _Adapter | None, difference: f
     ]
     if adapter is not None:
         lines += [f'model = PeftModel.from_pretrained(model, "FOLDER/{_ADAPTER}")']
-    tasks = ", ".join(f"`{task['name']}`" for task in description["tasks"])
+    tasks = ", ".join(f"`{task.name}`" for task in saved.description.tasks)
     lines += ["```", ""]
     if adapter is not None and adapter.at_input:
         lines += [

@@ -149,7 +149,9 @@ class AdapterPart(Part):
             for layer, adapted in self.layers.items()
             for key, value in adapted.delta.state_dict().items()
         }
-        unfit = sorted(own.keys() ^ kept.keys())
+        unfit = sorted(own.keys() ^ kept.keys()) or [
+            key for key, value in own.items() if value.shape != kept[key].shape
+        ]
         if unfit:
             raise CheckpointError(
                 f"the saved adapter does not fit the model, {unfit[0]} for one",

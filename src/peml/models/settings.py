@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ __all__ = ["ModelSettings"]
 
 class ModelSettings(Settings):
     """The frozen base model of a run."""
+
+    CALLERS: ClassVar[frozenset[str]] = frozenset(("name", "revision", "trust_remote_code"))
+    """What a saved model does not say of itself: where it is, and whether its code may run."""
 
     name: str = Field(
         "minilm",
@@ -39,5 +42,11 @@ class ModelSettings(Settings):
         False, description="Recompute activations in the backward pass to save memory."
     )
     trust_remote_code: bool = Field(
-        False, description="Run code from the model's hub repository. Off unless you say so."
+        False,
+        description="Run Python code that comes with the model. Off unless you say so; kept in no "
+        "folder that PEML writes, and read from none.",
     )
+
+    def stored(self) -> dict[str, Any]:
+        """The part that is saved with a model."""
+        return self.model_dump(mode="json", exclude=set(self.CALLERS))

@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 
-from peml.config import RunConfig, dump_config, load_config
+from peml.config import (
+    RunConfig,
+    dump_shared,
+    load_config,
+    parse_config,
+    read_config,
+    without_grants,
+)
 from peml.errors import RunError
 from peml.files import read_json, write_json, write_text
 from peml.run.identity import check_identity
@@ -69,14 +76,14 @@ class RunFolder(WorkFolder[RunConfig]):
         if self.holds(config):
             return
         write_json(self.path / _ENVIRONMENT, _environment())
-        write_text(self.path / _CONFIG, dump_config(config))  # last: it makes it a run folder
+        write_text(self.path / _CONFIG, dump_shared(config))  # last: it makes it a run folder
 
     def _changed(self, config: RunConfig) -> str:
         # Where a run is written does not make it another run.
+        # Nor does whether its model's code may run, which is never kept.
         before = load_config(self.path / _CONFIG)
-        return differences(
-            *(one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
-        )
+        dumped = (one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
+        return differences(*map(without_grants, dumped))
 
     def check_identity(self, identity: dict[str, Any]) -> None:
         """Refuses to go on with other rows, tasks or another base model, see `check_identity`."""
@@ -103,14 +110,14 @@ class RunFolder(WorkFolder[RunConfig]):
             )
 
     def config(self) -> RunConfig:
-        """The resolved config of the run."""
+        """The resolved config of the run, which grants nothing."""
         path = self.path / _CONFIG
         if not path.is_file():
             raise RunError(
                 f"{self.path} is no run folder: it has no {_CONFIG}",
                 action="give the folder that `peml fit` printed",
             )
-        return load_config(path)
+        return parse_config(without_grants(read_config(path, (), RunConfig)), str(path))
 
     def read(self, name: str) -> Any:
         """A JSON file of the folder, or None where it isn't there yet."""

@@ -16,7 +16,7 @@ from peml.data.encoding import encode_rows
 from peml.data.task_columns import read_list
 from peml.errors import CheckpointError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
-from peml.export import find_model, load_model, read_evaluation
+from peml.export import find_model, load_saved, open_model
 from peml.models import ModelOutput, TaskModel
 from peml.tasks import Task, TaskRenderer, TaskType
 
@@ -138,20 +138,26 @@ def _read(
     return Prediction(names[value], dict(zip(distinct, probabilities, strict=True)), cut)
 
 
-def load(path: Path | str, device: torch.device | None = None) -> Predictor:
+def load(
+    path: Path | str, device: torch.device | None = None, *, trust_remote_code: bool = False
+) -> Predictor:
     """Loads the model of a finished run, or an exported one.
 
     Args:
         path: Run folder, or the ``model`` folder of one.
         device: Where to put it; default: the CPU.
+        trust_remote_code: Run Python code that comes with the model: read it first. Nothing in the
+            folder can say so.
 
     Raises:
         CheckpointError: There is no finished model, or its files were altered.
+        ModelError: The model asks for code of its own, and nobody allowed it.
     """
     folder = find_model(Path(path))
-    model = load_model(folder, device)
+    saved = open_model(folder)
+    model = load_saved(saved, device, trust_remote_code=trust_remote_code)
     try:
-        evaluation = EvaluationSettings.model_validate(read_evaluation(folder))
+        evaluation = EvaluationSettings.model_validate(saved.description.evaluation)
     except ValidationError as error:
         raise CheckpointError(
             f"{folder / 'peml.json'} holds evaluation settings that can't be used: "

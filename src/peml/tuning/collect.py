@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-from peml.config import TuningCost, dump_config
+from peml.config import TuningCost, dump_shared
 from peml.files import read_json, write_json, write_text
 from peml.tuning.folder import StudyFolder
 from peml.tuning.ledger import Ledger
@@ -114,7 +114,7 @@ def _best_config(config: StudyConfig, content: Content, number: int) -> str:
         f"# Chosen among {cost.trials} trials on the development split, which took "
         f"{cost.seconds:,.0f} seconds and {cost.tokens:,} tokens.\n"
     )
-    return head + dump_config(best)
+    return head + dump_shared(best)
 
 
 def _trial(row: TrialRow, folder: StudyFolder, own: str) -> Content:

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from peml.config import dump_config
+from peml.config import dump_shared, without_grants
 from peml.files import read_json, write_json, write_text
 from peml.run import WorkFolder, differences
 from peml.tasks.yaml_file import read_yaml
@@ -47,7 +47,7 @@ class StudyFolder(WorkFolder[StudyConfig]):
     def create(self, config: StudyConfig) -> None:
         """Makes the folder of a study that starts here."""
         write_json(self.path / _DRIVER, {"id": uuid.uuid4().hex, "seconds": 0.0})
-        write_text(self.path / _CONFIG, dump_config(_without_password(config)))  # last: it counts
+        write_text(self.path / _CONFIG, dump_shared(_without_password(config)))  # last: it counts
 
     def driver(self) -> dict[str, Any]:
         """Id of the driver that works here, and the seconds it has worked."""
@@ -70,5 +70,5 @@ def _dumped(config: StudyConfig) -> dict[str, Any]:
 
 
 def _comparable(dumped: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in dumped.items() if key not in _MAY_CHANGE}
+    kept = {key: value for key, value in without_grants(dumped).items() if key not in _MAY_CHANGE}
     return {**kept, "storage.url": dumped["storage"]["url"]}

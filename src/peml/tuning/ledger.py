@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from peml.config import without_grants
 from peml.errors import RunError
 from peml.files import disk_errors
 from peml.run import differences
@@ -79,7 +80,9 @@ class Ledger:
         if old is None and not self.study.get_trials(deepcopy=False):
             self.study.set_user_attr(_DEFINITION, new)
             return
-        changed = "it was not made by `peml tune`" if old is None else differences(old, new)
+        changed = "it was not made by `peml tune`"
+        if old is not None:
+            changed = differences(without_grants(old), new)
         if changed:
             url = self._config.storage.url
             where = "the journal" if url is None else shown_url(url)

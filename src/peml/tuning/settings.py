@@ -17,6 +17,7 @@ from peml.config import (
     parse_config,
     read_config,
     validate_config,
+    without_grants,
 )
 from peml.errors import ConfigError
 from peml.execution import ExecutionSettings
@@ -176,7 +177,8 @@ class StudyConfig(Settings):
     def definition(self) -> dict[str, Any]:
         """What must not change while the study goes on."""
         kept = {"run", "space", "sampler", "objectives", "pruner"}
-        return self.model_dump(mode="json", include=kept)
+        definition: dict[str, Any] = without_grants(self.model_dump(mode="json", include=kept))
+        return definition
 
 
 @cache

@@ -1,0 +1,47 @@
+"""What only the caller may grant: written into no folder that can be handed over, read from none.
+
+A config that a user names is the user's own, and may let a model's code run. The copy of it in a
+run's, study's or comparison's folder may be a stranger's by the time somebody goes on with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peml.settings import Settings
+
+__all__ = ["dump_shared", "is_shared", "without_grants"]
+
+_GRANTS = frozenset(("trust_remote_code",))
+
+# The configs that are written, and what else is in their folder.
+_SHARED = {
+    "config.yaml": ("environment.json", "plan.json"),
+    "study.yaml": ("driver.json", "study.json"),
+    "best.yaml": ("driver.json", "study.json"),
+    "comparison.yaml": ("matching.json", "comparison.json"),
+}
+
+
+def without_grants(content: Any) -> Any:
+    """A config's content, nested mappings, without what only a caller may grant."""
+    if isinstance(content, dict):
+        return {k: without_grants(value) for k, value in content.items() if k not in _GRANTS}
+    if isinstance(content, list):
+        return [without_grants(value) for value in content]
+    return content
+
+
+def dump_shared(config: Settings) -> str:
+    """The resolved config as YAML, for a folder that can be handed over."""
+    content = without_grants(config.model_dump(mode="json"))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def is_shared(path: Path) -> bool:
+    """Whether a config file is the copy in a run's, study's or comparison's folder."""
+    beside = _SHARED.get(path.name, ())
+    return any((path.parent / name).is_file() for name in beside)
