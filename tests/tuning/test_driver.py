@@ -78,7 +78,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeExecutor]:
         return Fake(settings, report)
 
     monkeypatch.setattr(driver, "make_executor", make)
-    monkeypatch.setattr("peml.tuning.pipeline.check_study", lambda config: {})
+    monkeypatch.setattr("peml.tuning.pipeline.check_study", lambda config: {"tasks": []})
     return Fake
 
 
