@@ -66,7 +66,7 @@ _BAD_DATA: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "label outside the list": (
         lambda f: _change_row(f, "mood", 5, label=7),
-        ("'mood', row 5", "field 'label'", "7 is not a label"),
+        ("train.jsonl, line 6", "field 'label'", "7 is not a label"),
     ),
     "empty split": (_empty, ("validation.jsonl", "no rows")),
     "template of unknown words": (
