@@ -19,7 +19,7 @@ from peml.data.inspection import TaskInspection, inspect_task
 from peml.data.leakage import Leak, find_leakage
 from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import PemlError, TaskError, nearest
-from peml.models import ModelSettings, load_family
+from peml.models import Family, ModelSettings, load_family
 from peml.run import print_warnings
 from peml.tasks import (
     Example,
@@ -125,6 +125,19 @@ def check_file(
             ModelSettings(name=model, max_length=max_length, trust_remote_code=trust_remote_code)
         )
     )
+    checked, problems = _inspect(tasks, source, family, hub=hub, console=console)
+    leakage = find_leakage(checked, texts=True)
+    for leak in (*leakage.leaks, *leakage.texts):
+        console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.", highlight=False)
+    _raise_problems(file, problems, len(tasks))
+    if not allow_leakage:
+        _refuse_leakage(leakage.leaks, max_leakage, console)
+
+
+def _inspect(
+    tasks: Sequence[Task], source: str | None, family: Family | None, *, hub: bool, console: Console
+) -> tuple[list[TaskData], list[PemlError]]:
+    """Shows what each task's rows are like; the rows of those that can be used, and the errors."""
     headings = ("task", "train", "reported", "labels")
     table = Table(*headings, *(_TOKEN_HEADINGS if family else ()), "state")
     problems: list[PemlError] = []
@@ -146,12 +159,7 @@ def check_file(
     console.print(table)
     for note in notes:
         console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
-    leakage = find_leakage(checked, texts=True)
-    for leak in (*leakage.leaks, *leakage.texts):
-        console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.", highlight=False)
-    _raise_problems(file, problems, len(tasks))
-    if not allow_leakage:
-        _refuse_leakage(leakage.leaks, max_leakage, console)
+    return checked, problems
 
 
 def _refuse_leakage(leaks: Sequence[Leak], most: float, console: Console) -> None:
