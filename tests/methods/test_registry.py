@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from peml.errors import ConfigError
+from peml.errors import CheckpointError, ConfigError
 from peml.export import export_lora
 from peml.files import read_json
 from peml.methods import (
@@ -86,7 +86,7 @@ def test_the_documentations_method_trains_and_passes_the_suite(
     results = read_json(run / "results.json")
     assert (results["method"], results["needs_task_id"]) == ("scaled-lora", True)
     # Without its package the model is refused by name, not loaded as something else.
-    with pytest.raises(ConfigError, match="there is no method 'scaled-lora'"):
+    with pytest.raises(CheckpointError, match="there is no method 'scaled-lora'"):
         export_lora(run, tmp_path / "out")
 
 
