@@ -10,8 +10,6 @@ from torch import Tensor
 from peml.injection import PrefixInjection
 from peml.prefix.prefix import Prefix, PrefixShape
 
-torch.set_num_threads(1)
-
 SEQ2SEQ = ("t5", "bart")
 CAUSAL = ("llama", "mistral", "gpt2", "qwen3")
 SUPPORTED = (

@@ -60,6 +60,7 @@ class Matching:
         tasks: What the report says of each task, by suite: name, type, version, metric, rows
             trained on and reported, value of the best constant guess.
         cautions: What to know of each suite's rows before the runs start, in sentences.
+        identities: Checksums of each suite's rows, tasks and base model, see `peml.run.identify`.
     """
 
     budget: int | None
@@ -67,6 +68,7 @@ class Matching:
     steps: dict[str, int]
     tasks: dict[str, list[dict[str, Any]]]
     cautions: dict[str, list[str]] = field(default_factory=dict)
+    identities: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, dict[str, MethodSettings]]:
@@ -85,6 +87,7 @@ class Matching:
             "steps": self.steps,
             "tasks": self.tasks,
             "cautions": self.cautions,
+            "identities": self.identities,
             "suites": {
                 suite: {label: sized.as_dict() for label, sized in methods.items()}
                 for suite, methods in self.suites.items()
@@ -98,8 +101,8 @@ class Matching:
             suite: {label: Sized.from_dict(sized) for label, sized in methods.items()}
             for suite, methods in saved["suites"].items()
         }
-        cautions = saved.get("cautions", {})  # folders of before don't say
-        return cls(saved["budget"], suites, saved["steps"], saved["tasks"], cautions)
+        later = {name: saved.get(name, {}) for name in ("cautions", "identities")}  # new ones
+        return cls(saved["budget"], suites, saved["steps"], saved["tasks"], **later)
 
 
 def match_methods(

@@ -14,7 +14,7 @@ from peml.comparison.cells import Cell, ComparisonFolder, cells_of, grid_of
 from peml.comparison.collect import collect
 from peml.comparison.latency import drop_models, measure_latency
 from peml.comparison.matching import Matching
-from peml.comparison.planning import plan_comparison, print_plan
+from peml.comparison.planning import check_identities, plan_comparison, print_plan
 from peml.comparison.rates import Choice, choose_factors
 from peml.comparison.settings import ComparisonConfig
 from peml.comparison.trials import choose_values, run_studies
@@ -87,6 +87,8 @@ def compare(
         if matching is None:
             matching = plan_comparison(config)
             folder.create(config, matching.as_dict())
+        elif not report_only and _is_open(config, matching, output, retry_failed=retry_failed):
+            check_identities(config, matching, output)
         print_plan(config, matching, console)
         if not report_only:
             folder.keep(config)
@@ -103,6 +105,22 @@ def _matching(folder: ComparisonFolder, config: ComparisonConfig) -> Matching | 
     return Matching.from_dict(read_json(folder.matching)) if folder.holds(config) else None
 
 
+def _is_open(
+    config: ComparisonConfig, matching: Matching, folder: Path, *, retry_failed: bool
+) -> bool:
+    """Whether any run is still to come."""
+    runs = (*grid_of(config, folder, matching.settings), *_every(config, matching, folder))
+    return any(not run.is_finished and (retry_failed or not run.failure()) for run in runs)
+
+
+def _every(config: ComparisonConfig, matching: Matching, folder: Path) -> list[Cell]:
+    """All cells, without what is still to be chosen."""
+    places: dict[tuple[str, str], dict[str, Any]] = {
+        (suite, label): {} for suite in config.suites for label in config.methods
+    }
+    return cells_of(config, folder, matching.settings, places)
+
+
 def _run(
     config: ComparisonConfig,
     matching: Matching,
@@ -113,10 +131,7 @@ def _run(
 ) -> None:
     settings = matching.settings
     grid = grid_of(config, folder.path, settings)
-    places: dict[tuple[str, str], dict[str, Any]] = {
-        (suite, label): {} for suite in config.suites for label in config.methods
-    }
-    every = cells_of(config, folder.path, settings, places)
+    every = _every(config, matching, folder.path)
     if retry_failed:
         _forget_failures(grid, every)
     with make_executor(config.executor()) as executor:

@@ -20,10 +20,19 @@ from peml.evaluation import score_constant
 from peml.methods import ModelShape, build_method, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.reporting import Plan, tell_cautions
-from peml.run import Prepared, attach, majority_of, prepare, print_warnings, with_config
+from peml.run import (
+    Prepared,
+    attach,
+    check_identity,
+    identify,
+    majority_of,
+    prepare,
+    print_warnings,
+    with_config,
+)
 from peml.training import build_optimizer
 
-__all__ = ["plan_comparison", "print_plan"]
+__all__ = ["check_identities", "plan_comparison", "print_plan"]
 
 
 def plan_comparison(config: ComparisonConfig) -> Matching:
@@ -44,7 +53,8 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     cautions = {
         suite: tell_cautions(Plan.model_validate(data.plan({}))) for suite, data in prepared.items()
     }
-    matching = Matching(budget, sized, steps, tasks, cautions)
+    identities = {suite: identify(data) for suite, data in prepared.items()}
+    matching = Matching(budget, sized, steps, tasks, cautions, identities)
     check_sizes(config, matching.settings, shapes)
     nothing: dict[tuple[str, str], dict[str, Any]] = {
         (suite, label): {} for suite in config.suites for label in config.methods
@@ -67,6 +77,21 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
             action="correct or remove them; nothing was trained",
         )
     return matching
+
+
+def check_identities(config: ComparisonConfig, matching: Matching, path: Path) -> None:
+    """Refuses to run cells on other rows, tasks or another base model than the earlier ones.
+
+    Args:
+        config: What is compared.
+        matching: As the comparison was started.
+        path: Its folder.
+
+    Raises:
+        PemlError: Something changed, see `peml.run.check_identity`, or can't be read any more.
+    """
+    for suite, prepared in _prepare_suites(config).items():
+        check_identity(matching.identities.get(suite), identify(prepared), path)
 
 
 def _prepare_suites(config: ComparisonConfig) -> dict[str, Prepared]:

@@ -3,6 +3,7 @@
 from peml.run.announcement import print_cautions, print_plan, print_warnings
 from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
 from peml.run.folder import RunFolder, differences
+from peml.run.identity import check_identity, identify
 from peml.run.listener import OnEvaluation, RunStopped
 from peml.run.pipeline import Run, fit, plan
 from peml.run.preparation import Prepared, majority_of, prepare, with_config
@@ -19,8 +20,10 @@ __all__ = [
     "RunStopped",
     "WorkFolder",
     "attach",
+    "check_identity",
     "differences",
     "fit",
+    "identify",
     "load_finished",
     "lock_folder",
     "majority_of",

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peml.config import RunConfig
 from peml.errors import RunError
 from peml.models import identify_model
-from peml.run.preparation import Prepared, prepare
+from peml.run.preparation import Prepared
 from peml.tasks import Task
 
-__all__ = ["check_identity", "identify", "identity_of"]
+__all__ = ["check_identity", "identify"]
 
 Identity = dict[str, Any]
 
@@ -46,15 +45,6 @@ def identify(prepared: Prepared) -> Identity:
         },
         "model": identify_model(prepared.config.model, prepared.family),
     }
-
-
-def identity_of(config: RunConfig) -> Identity:
-    """`identify` of a run that isn't prepared.
-
-    Raises:
-        PemlError: As `prepare`.
-    """
-    return identify(prepare(config))
 
 
 def check_identity(before: Identity | None, now: Identity, path: Path) -> None:

@@ -50,6 +50,11 @@ class Driver:
         report = None if self._config.pruner.name == "none" else self._report
         return make_executor(self._config.execution, report)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether trials are waiting or may be drawn."""
+        return bool(self._ledger.unfinished()) or self._has_budget()
+
     def run(self, executor: Executor) -> None:
         """Runs trials until the budget is used up.
 
@@ -75,12 +80,15 @@ class Driver:
                 self._end(job)
 
     def _next(self) -> Trial | None:
+        return self._ledger.begin() if self._has_budget() else None
+
+    def _has_budget(self) -> bool:
         budget = self._config.budget
         if budget.hours is not None and self._seconds() >= 3600 * budget.hours:
-            return None
+            return False
         if budget.tokens is not None and self._ledger.tokens() >= budget.tokens:
-            return None
-        return self._ledger.begin()
+            return False
+        return self._ledger.has_room()
 
     def _start(self, trial: Trial, executor: Executor) -> None:
         try:

@@ -32,6 +32,7 @@ _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
 }
 _DEFINITION = "peml:definition"
+_IDENTITY = "peml:identity"
 _DRIVER, _TOKEN, _SURPLUS, _STOPPED = "driver", "token", "surplus", "stopped"
 
 
@@ -91,6 +92,27 @@ class Ledger:
                 allowed="the run, space, sampler, objectives and pruner the study was started with",
                 action="give the study another name, or undo the change; nothing was changed",
             )
+
+    def begun_with(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """Checksums of what the study was started with, kept for all its drivers.
+
+        Args:
+            identity: As `peml.run.identify` finds it here; kept by a study without trials.
+
+        Returns:
+            None where a version of before began the study.
+        """
+
+        def begun_with() -> dict[str, Any] | None:
+            if _IDENTITY not in self.study.user_attrs and not self._trials():
+                self.study.set_user_attr(_IDENTITY, identity)
+            return self.study.user_attrs.get(_IDENTITY)
+
+        return self._safely(begun_with)
+
+    def has_room(self) -> bool:
+        """Whether there are fewer trials than the budget allows."""
+        return len(self._safely(self._trials)) < self._config.most_trials
 
     def unfinished(self) -> list[Trial]:
         """Trials that an earlier session of this driver left running."""

@@ -78,6 +78,7 @@ def tune(
     """
     console = console or Console(quiet=True)
     folder = StudyFolder(output)
+    planned: dict[str, Any] | None = None
     with folder.locked():
         if not folder.holds(config):
             if report_only:
@@ -86,12 +87,16 @@ def tune(
                     allowed="the folder of a study that was started",
                     action="check the path, or run the same command without --report",
                 )
-            run.print_cautions(Plan.model_validate(check_study(config)), console)
+            planned = check_study(config)
+            run.print_cautions(Plan.model_validate(planned), console)
             folder.create(config)
         patience = Patience(config.storage, console)
         ledger = Ledger(config, folder.journal, str(folder.driver()["id"]), patience)
         if not report_only:
             driver = Driver(config, folder, ledger, console)
+            if driver.is_open:
+                now = planned or check_study(config)
+                run.check_identity(ledger.begun_with(now["identity"]), now["identity"], output)
             with nullcontext(executor) if executor is not None else driver.executor() as place:
                 driver.run(place)
         content = collect(config, folder, ledger)
