@@ -16,10 +16,11 @@ import peml
 SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
-BOTTOM = {"errors", "files", "settings"}
+BOTTOM = {"errors", "files", "settings", "terminal"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
+    "terminal": set(),
     "files": {"errors"},
     "tasks": set(),
     "prefix": set(),

@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from peml.errors import CheckpointError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "atomic_folder",
@@ -266,6 +267,8 @@ def copy_listed(source: Path, listed: Iterable[str], part: str, target: Path) ->
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Saves tensors as safetensors."""
+    from safetensors.torch import save_file
+
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
 
 
@@ -275,6 +278,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing or no safetensors file.
     """
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from peml.cli.doctor import Finding, diagnose, doctor
+from peml.cli.diagnosis import Finding, diagnose
+from peml.cli.doctor import doctor
 from peml.testing.models import save_tiny_model, tiny_model
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from peml.cli.tasks import tasks_app
 from peml.errors import DataError, TaskError
 from peml.models import ModelSettings, load_family
-from peml.tasks import load_suite
+from peml.tasks import list_suites, load_suite
 from peml.testing.models import save_tiny_model
 from tests.tasks.examples import sentiment_fields
 
@@ -47,6 +47,47 @@ def test_show_prints_a_task_and_three_rendered_rows() -> None:
     assert output.count("train row") == 3
     assert output.count("Question: Is this sentence grammatical?") == 4  # the template too
     assert output.count("-> ") == 3
+
+
+def test_list_as_json_has_every_suite_and_task() -> None:
+    suites = {suite["name"]: suite for suite in json.loads(_run("list", "--json"))}
+    assert tuple(suites) == list_suites()
+    [reviews] = [task for task in suites["demo"]["tasks"] if task["name"] == "reviews"]
+    assert reviews["type"] == "classification"
+    assert reviews["metrics"] == list(load_suite("demo").task("reviews").metrics)
+    assert {"name", "version", "description", "tasks"} == set(suites["glue"])
+
+
+def test_show_prints_one_row_by_its_number(tmp_path: Path) -> None:
+    for split, text in (("train", "from train"), ("validation", "from validation")):
+        rows = [{"sentence": f"{text} {number}", "label": number % 2} for number in range(5)]
+        (tmp_path / "sst2").mkdir(exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "sst2" / f"{split}.jsonl").write_text(lines)
+    show = ("show", "sst2", "--source", str(tmp_path), "--row", "3")
+    output = _run(*show)
+    assert "train row 3" in output
+    assert output.count("from train") == 1
+    assert "from train 3" in output
+    output = _run(*show, "--split", "reported")
+    assert "reported row 3" in output
+    assert "from validation 3" in output
+    with pytest.raises(TaskError, match=r"no train row 5\nAllowed: 0 to 4"):
+        _run(*show[:-1], "5")
+
+
+def test_show_refuses_a_row_of_a_suite() -> None:
+    with pytest.raises(TaskError, match="'demo' is a suite"):
+        _run("show", "demo", "--row", "1")
+
+
+def test_tables_keep_names_whole_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    output = _run("list")
+    assert max(map(len, output.splitlines())) <= 80
+    for suite in map(load_suite, list_suites()):
+        for task in suite.tasks:
+            assert f"\u2502 {task.name} " in output
 
 
 def test_show_takes_a_suite_and_a_task_of_a_suite() -> None:

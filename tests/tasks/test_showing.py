@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from peml.cli import tasks as cli
+from peml.cli.tasks import definitions, tasks_app
 from peml.tasks import TaskRenderer, list_suites
 from tests.data.rows import write_jsonl
 from tests.tasks.benchmark_rows import ROWS, bundled
@@ -17,7 +17,7 @@ from tests.tasks.benchmark_rows import ROWS, bundled
 def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr(cli, "load_suite", bundled)  # each is read once
+    monkeypatch.setattr(definitions, "load_suite", bundled)  # each is read once
 
 
 def test_every_suite_with_rows_of_its_own_is_covered() -> None:
@@ -35,7 +35,7 @@ def test_every_task_is_shown_with_its_prompt(suite: str, tmp_path: Path) -> None
                     write_jsonl(tmp_path / task.name / f"{split}.jsonl", rows)
             source = ["--source", str(tmp_path)]
         name = f"{suite}/{task.name}"
-        result = CliRunner().invoke(cli.tasks_app, ["show", name, *source], catch_exceptions=False)
+        result = CliRunner().invoke(tasks_app, ["show", name, *source], catch_exceptions=False)
         assert result.exit_code == 0
         if suite != "demo":
             prompt = TaskRenderer(task).render(rows[0], 0).prompt

@@ -1,16 +1,20 @@
-"""The command line: one file or folder a verb."""
+"""The command line: one file or folder per verb.
+
+These modules import no other room at their top: a command imports what it uses when it is called,
+so that `peml --help` and the light verbs don't wait for torch.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
-import datasets
-import transformers
 import typer
 from rich.console import Console
 
+import peml
 from peml.cli.compare import compare_command
 from peml.cli.config import config_app
 from peml.cli.doctor import doctor
@@ -25,6 +29,8 @@ from peml.errors import PemlError
 
 __all__ = ["app", "main"]
 
+# Read when the libraries are imported, here and in workers: their bars would run across ours.
+_NO_BARS = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 app = typer.Typer(
@@ -34,6 +40,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"peml {peml.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("fit")(fit_command)
 app.command("tune")(tune_command)
 app.command("compare")(compare_command)
@@ -55,9 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     warnings.formatwarning = _one_line
-    # The libraries' own bars would run across ours.
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    for name in _NO_BARS:
+        os.environ.setdefault(name, "1")
     try:
         app(args=words)
     except PemlError as error:

@@ -7,13 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
-from peml.comparison import compare, load_comparison, plan
-from peml.reporting.comparison import describe_flags
-from peml.reporting.comparison import load_comparison as load_comparison_record
-from peml.run import print_warnings
+from peml.terminal import Column, print_table, print_warnings
 
 __all__ = ["compare_command"]
 
@@ -45,6 +41,10 @@ def compare_command(
       peml compare examples/compare.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml compare examples/compare.yaml --dry-run
     """
+    from peml.comparison import compare, load_comparison, plan
+    from peml.reporting.comparison import describe_flags
+    from peml.reporting.comparison import load_comparison as load_comparison_record
+
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
     given = [f"{place}={value}" for place, value in options.items() if value is not None]
     settings = load_comparison(config, [*(overrides or ()), *given])
@@ -69,11 +69,14 @@ def compare_command(
 
 
 def _print_suite(suite: dict[str, Any], console: Console) -> None:
-    baseline = suite["best_baseline"]
-    table = Table(title=f"{suite['name']}, mean over {len(suite['tasks'])} tasks")
-    table.add_column("method")
-    for heading in ("mean", "deviation", f"difference to {baseline}", "95 % interval"):
-        table.add_column(heading, justify="right")
+    columns = [
+        Column("method"),
+        Column("mean", right=True),
+        Column("deviation", right=True, drop=3),
+        Column(f"difference to {suite['best_baseline']}", right=True, drop=1),
+        Column("95 % interval", right=True, drop=2),
+    ]
+    rows = []
     for row in suite["rows"]:
         difference = row["difference"]
         interval = ("", "")
@@ -86,5 +89,6 @@ def _print_suite(suite: dict[str, Any], console: Console) -> None:
             "-" if row[key] is None else f"{row[key]:.4f}" for key in ("mean", "deviation")
         )
         flag = " (!)" if row["flags"] else ""
-        table.add_row(row["label"] + flag, mean, deviation, *interval)
-    console.print(table)
+        rows.append([row["label"] + flag, mean, deviation, *interval])
+    title = f"{suite['name']}, mean over {len(suite['tasks'])} tasks"
+    print_table(console, columns, rows, title=title)

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from peml.cli.options import SetOption
-from peml.config import config_type, dump_config, load_config
 
 __all__ = ["config_app"]
 
@@ -19,6 +18,8 @@ config_app = typer.Typer(help="Describe or check a config file.", no_args_is_hel
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a config file; every field is described."""
+    from peml.config import config_type
+
     typer.echo(json.dumps(config_type().model_json_schema(), indent=2))
 
 
@@ -28,4 +29,6 @@ def show(
     overrides: SetOption = None,
 ) -> None:
     """Check a config file and print it with every default filled in."""
+    from peml.config import dump_config, load_config
+
     typer.echo(dump_config(load_config(config, overrides or ())), nl=False)

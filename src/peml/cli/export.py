@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import TrustOption
-from peml.export import export_lora, export_peft
 
 __all__ = ["export_command"]
 
@@ -42,6 +41,8 @@ def export_command(
       peml export runs/mtl-lora adapters --format lora --task sst2
       peml export runs/peml merged --format peft
     """
+    from peml.export import export_lora, export_peft
+
     write = {"lora": export_lora, "peft": export_peft}[file_format]
     console = Console()
     for folder in write(run, out, task, trust_remote_code=trust_remote_code):

@@ -7,13 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from peml.cli.options import OutputOption, SetOption
-from peml.config import load_config
-from peml.reporting import MAJORITY_NOTE, load_plan, memory
-from peml.run import fit, plan, print_cautions, print_plan
+from peml.terminal import Column, print_table
 
 __all__ = ["fit_command"]
 
@@ -35,6 +31,10 @@ def fit_command(
       peml fit examples/glue.yaml --set tasks.source=data/glue --set training.epochs=3
       peml fit examples/glue.yaml --set method.name=lora --output runs/glue-lora
     """
+    from peml.config import load_config
+    from peml.reporting import load_plan
+    from peml.run import fit, plan, print_cautions, print_plan
+
     settings = load_config(config, overrides or ())
     console = Console()
     if dry_run:
@@ -55,22 +55,28 @@ def _majority_of(task: dict[str, Any]) -> str:
 
 def print_results(results: dict[str, Any], console: Console) -> None:
     """Shows the table of a finished run."""
+    from peml.reporting import MAJORITY_NOTE, memory
+
     ablations = list(results["ablation_means"])
-    table = Table(
-        title=escape(f"{results['method']} on {results['model']}, seed {results['seed']}")
-    )
-    table.add_column("task")
-    table.add_column("metric")
-    for heading in ("value", "majority", *(name.replace("_", " ") for name in ablations)):
-        table.add_column(heading, justify="right")
+    columns = [
+        Column("task"),
+        Column("metric", drop=len(ablations) + 1),
+        Column("value", right=True),
+        Column("majority", right=True),
+        *(
+            Column(name.replace("_", " "), right=True, drop=n + 1)
+            for n, name in enumerate(ablations)
+        ),
+    ]
+    rows: list[list[str]] = []
     for name, task in results["tasks"].items():
         majority = f"{task['majority']:.3f}{_MARKS[_majority_of(task)]}"
         parts = (f"{task[key]:.3f}" for key in ablations)
-        table.add_row(name, task["metric"], f"{task['value']:.3f}", majority, *parts)
+        rows.append([name, task["metric"], f"{task['value']:.3f}", majority, *parts])
     means = [results["mean"], results["majority_mean"], *results["ablation_means"].values()]
-    table.add_section()
-    table.add_row("mean", "", *(f"{value:.3f}" for value in means))
-    console.print(table)
+    rows += [[], ["mean", "", *(f"{value:.3f}" for value in means)]]
+    title = f"{results['method']} on {results['model']}, seed {results['seed']}"
+    print_table(console, columns, rows, title=title)
     if "reported" in map(_majority_of, results["tasks"].values()):
         console.print(f"* {MAJORITY_NOTE}", highlight=False)
     cost = results["cost"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,10 +11,11 @@ from rich.table import Table
 
 from peml.cli.options import TrustOption
 from peml.errors import ConfigError, ModelError, RunError
-from peml.injection import check_support
-from peml.models import ModelSettings, load_backbone
-from peml.prefix import Genotype, Placement, PrefixShape, adapt, count_network, differences
-from peml.reporting import Outcome, judge_found, save_drawing
+
+if TYPE_CHECKING:
+    from peml.models import ModelSettings
+    from peml.prefix import Genotype, Placement, PrefixShape
+    from peml.reporting import Outcome
 
 __all__ = ["genotype_app"]
 
@@ -27,6 +28,8 @@ _Source = Annotated[Path, typer.Argument(help="Genotype file, or a run folder.")
 
 def _load(source: Path) -> Genotype:
     """Reads a file, or the genotype of a run folder."""
+    from peml.prefix import Genotype
+
     if not source.is_dir():
         return Genotype.load(source)
     path = source / "genotype.json"
@@ -42,6 +45,8 @@ def _load(source: Path) -> Genotype:
 @genotype_app.command("show")
 def show(source: _Source) -> None:
     """Print what a prefix network is made of, its size, and how it was found."""
+    from peml.prefix import count_network
+
     genotype = _load(source)
     active = genotype.active_layers
     low_rank = genotype.head == "low-rank"
@@ -64,6 +69,8 @@ def show(source: _Source) -> None:
 
 
 def _outcomes(genotype: Genotype) -> list[Outcome]:
+    from peml.reporting import judge_found
+
     return judge_found(genotype.found_by, genotype.choices())
 
 
@@ -78,6 +85,8 @@ def _weights(found: Outcome) -> str:
 @genotype_app.command("diff")
 def diff(first: _Source, second: _Source) -> None:
     """Print what differs between two prefix networks; exits with status 1 if anything does."""
+    from peml.prefix import differences
+
     rows = differences(_load(first), _load(second))
     if not rows:
         typer.echo("no difference")
@@ -95,6 +104,8 @@ def plot(
     out: Annotated[Path, typer.Argument(help="File to write; its ending is .png or .svg.")],
 ) -> None:
     """Draw a prefix network and the model layers that get its prefix."""
+    from peml.reporting import save_drawing
+
     save_drawing(_load(source).model_dump(mode="json"), out)
     typer.echo(str(out))
 
@@ -128,6 +139,9 @@ def check(
     typer.echo(f"readable, made for {_described(genotype.shape)}")
     if model is None:
         return
+    from peml.models import ModelSettings
+    from peml.prefix import adapt
+
     # The shortest length, so that no model is refused for having few positions.
     settings = ModelSettings(name=model, max_length=8, trust_remote_code=trust_remote_code)
     shape = _shape_of(settings, genotype.shape.placement)
@@ -150,6 +164,10 @@ def _described(shape: PrefixShape) -> str:
 
 def _shape_of(settings: ModelSettings, placement: Placement) -> PrefixShape:
     """Where a model takes a prefix of this placement."""
+    from peml.injection import check_support
+    from peml.models import load_backbone
+    from peml.prefix import PrefixShape
+
     backbone = load_backbone(settings).model
     if placement == "input":
         return PrefixShape.at_input(backbone.get_input_embeddings().weight.shape[1])

@@ -10,11 +10,8 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import TrustOption
-from peml.data.files import read_unlabelled
-from peml.data.lines import check_file
 from peml.errors import placed
 from peml.files import write_text
-from peml.serving import load
 
 __all__ = ["predict_command"]
 
@@ -42,6 +39,10 @@ def predict_command(
     Example:
       peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
     """
+    from peml.data.files import read_unlabelled
+    from peml.data.lines import check_file
+    from peml.serving import load
+
     check_file(input_file)
     model = load(run, trust_remote_code=trust_remote_code)
     rows = list(read_unlabelled(input_file, model.task(task)))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
-from peml.run import print_plan
-from peml.tuning import StudyConfig, Tuned, check_study, load_study, tune
+from peml.terminal import Column, print_table
+
+if TYPE_CHECKING:
+    from peml.tuning import StudyConfig, Tuned
 
 __all__ = ["tune_command"]
 
@@ -44,6 +45,9 @@ def tune_command(
       peml tune examples/tune-demo.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml tune examples/tune-demo.yaml --set storage.url=postgresql+psycopg://me@host/studies
     """
+    from peml.run import print_plan
+    from peml.tuning import check_study, load_study, tune
+
     options = {"jobs": jobs, "kind": executor, "address": address}
     given = [f"execution.{name}={value}" for name, value in options.items() if value is not None]
     study = load_study(config, [*(overrides or ()), *given])
@@ -63,17 +67,16 @@ def tune_command(
 
 
 def _print_space(study: StudyConfig, console: Console) -> None:
-    table = Table(title=f"Space, sampler {study.sampler.name}")
-    table.add_column("path", overflow="fold")
-    table.add_column("values", overflow="fold")
+    rows = []
     for path, parameter in study.space.items():
         listed = ", ".join(map(str, parameter.ends()))
         if parameter.choices is None:
             listed = f"{parameter.low} to {parameter.high}"
             listed += ", log" if parameter.log else ""
             listed += f", step {parameter.step}" if parameter.step else ""
-        table.add_row(path, listed)
-    console.print(table)
+        rows.append([path, listed])
+    title = f"Space, sampler {study.sampler.name}"
+    print_table(console, [Column("path"), Column("values", fold=True)], rows, title=title)
 
 
 def _listed(values: dict[str, Any]) -> str:
@@ -88,15 +91,17 @@ def _print_trials(tuned: Tuned, console: Console) -> None:
     ranked = sorted(finished, key=lambda trial: -trial["objectives"][0])
     if len(content["objectives"]) > 1:
         ranked = [trial for trial in ranked if trial["number"] in content["best"]]
-    table = Table(title=f"{content['name']}: {len(finished)} of {len(content['trials'])} finished")
-    table.add_column("trial", justify="right")
-    for objective in content["objectives"]:
-        table.add_column(objective["title"], justify="right")
-    table.add_column("settings", overflow="fold")
+    columns = [
+        Column("trial", right=True),
+        *(Column(objective["title"], right=True) for objective in content["objectives"]),
+        Column("settings", fold=True),
+    ]
+    rows = []
     for trial in ranked[:_SHOWN] if len(content["objectives"]) == 1 else ranked:
         shown = [f"{value:.6g}" for value in trial["objectives"]]
-        table.add_row(str(trial["number"]), *shown, _listed(trial["values"]))
-    console.print(table)
+        rows.append([str(trial["number"]), *shown, _listed(trial["values"])])
+    title = f"{content['name']}: {len(finished)} of {len(content['trials'])} finished"
+    print_table(console, columns, rows, title=title)
     cost = content["cost"]
     console.print(
         f"{cost['trials']} trials cost {cost['seconds']:,.0f} s and {cost['tokens']:,} tokens",

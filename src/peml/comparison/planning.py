@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from peml.comparison.cells import Cell, cells_of, grid_of
 from peml.comparison.matching import Matching, match_methods
@@ -27,12 +26,21 @@ from peml.run import (
     identify,
     majority_of,
     prepare,
-    print_warnings,
     with_config,
 )
+from peml.terminal import Column, print_table, print_warnings
 from peml.training import build_optimizer
 
 __all__ = ["check_identities", "plan_comparison", "print_plan"]
+
+_COLUMNS = [
+    Column("label"),
+    Column("method", drop=1),
+    Column("size"),
+    Column("parameters", right=True),
+    Column("off budget", right=True, drop=2),
+    Column("task id at inference", drop=3),
+]
 
 
 def plan_comparison(config: ComparisonConfig) -> Matching:
@@ -187,21 +195,16 @@ def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -
 
 def _print_methods(matching: Matching, console: Console) -> None:
     for suite, methods in matching.suites.items():
-        table = Table(title=f"Methods on {suite}")
-        for heading in ("label", "method", "size"):
-            table.add_column(heading, overflow="fold")  # names are never cut
-        for heading in ("parameters", "off budget"):
-            table.add_column(heading, justify="right")
-        table.add_column("task id at inference")
+        rows = []
         for label, sized in methods.items():
             method = build_method(sized.settings)
             off = "" if matching.budget is None else "unmatched"
             if sized.off_budget is not None:
                 off = f"{sized.off_budget:+.2%}"
             needed = "needed" if method.needs_task_id else "not needed"
-            table.add_row(
-                label, sized.settings.name, sized.size, f"{sized.parameters:,}", off, needed
+            rows.append(
+                [label, sized.settings.name, sized.size, f"{sized.parameters:,}", off, needed]
             )
-        console.print(table)
+        print_table(console, _COLUMNS, rows, title=f"Methods on {suite}")
     if matching.budget is not None:
         console.print(f"budget: {matching.budget:,} trainable parameters, heads left out")

@@ -1,6 +1,6 @@
 """A run: its folder, its phases, from a config to a finished model."""
 
-from peml.run.announcement import print_cautions, print_plan, print_warnings
+from peml.run.announcement import print_cautions, print_plan
 from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
 from peml.run.folder import RunFolder, differences
 from peml.run.identity import check_identity, identify
@@ -31,7 +31,6 @@ __all__ = [
     "prepare",
     "print_cautions",
     "print_plan",
-    "print_warnings",
     "read_texts",
     "with_config",
 ]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from peml.reporting import Plan, tell_cautions
+from peml.terminal import Column, print_table, print_warnings
 
-__all__ = ["print_cautions", "print_plan", "print_warnings"]
+__all__ = ["print_cautions", "print_plan"]
 
 _COUNTS = ("train", "development", "reported", "cut")
+_COLUMNS = [
+    Column("task"),
+    Column("type", drop=2),
+    Column("metric", drop=1),
+    *(Column("dev." if name == "development" else name, right=True) for name in _COUNTS),
+]
 
 
 def print_plan(planned: dict[str, Any], console: Console, *, done: int | None = None) -> None:
@@ -25,7 +30,11 @@ def print_plan(planned: dict[str, Any], console: Console, *, done: int | None = 
             None for a run that starts.
     """
     if done is None:
-        console.print(_tasks(planned))
+        rows = [
+            [task["name"], task["type"], task["metric"], *(f"{task[key]:,}" for key in _COUNTS)]
+            for task in planned["tasks"]
+        ]
+        print_table(console, _COLUMNS, rows)
         _print_size(planned, console)
     else:
         total = sum(planned["steps"].values())
@@ -36,25 +45,6 @@ def print_plan(planned: dict[str, Any], console: Console, *, done: int | None = 
 def print_cautions(plan: Plan, console: Console) -> None:
     """Shows leaked, cut and left-out rows."""
     print_warnings(tell_cautions(plan), console)
-
-
-def print_warnings(texts: Iterable[str], console: Console) -> None:
-    """Shows sentences, a yellow line each."""
-    for text in texts:
-        console.print(f"! {text}", style="yellow", highlight=False, markup=False)
-
-
-def _tasks(planned: dict[str, Any]) -> Table:
-    """A line a task; the demo's fit into 80 columns."""
-    table = Table()
-    for heading in ("task", "type", "metric"):
-        table.add_column(heading, overflow="fold")
-    for heading in _COUNTS:
-        table.add_column("dev." if heading == "development" else heading, justify="right")
-    for task in planned["tasks"]:
-        counts = (f"{task[key]:,}" for key in _COUNTS)
-        table.add_row(task["name"], task["type"], task["metric"], *counts)
-    return table
 
 
 def _print_size(planned: dict[str, Any], console: Console) -> None:

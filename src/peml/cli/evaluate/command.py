@@ -8,15 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from peml.cli.evaluate.contrast import show_contrast
-from peml.cli.evaluate.figures import about, finite
-from peml.cli.evaluate.mistakes import show_mistakes
-from peml.cli.evaluate.runs import show_runs
-from peml.cli.evaluate.scores import show_scores
 from peml.errors import RunError
 from peml.files import write_json
-from peml.reporting import load_plan, tell_cautions
-from peml.run import load_finished, print_warnings
+from peml.terminal import print_warnings
 
 __all__ = ["evaluate_command"]
 
@@ -58,6 +52,13 @@ def evaluate_command(
       peml evaluate runs/demo --errors --task reviews --limit 5
       peml evaluate runs/demo --json scores.json
     """
+    from peml.cli.evaluate.contrast import show_contrast
+    from peml.cli.evaluate.figures import about, finite
+    from peml.cli.evaluate.mistakes import show_mistakes
+    from peml.cli.evaluate.runs import show_runs
+    from peml.cli.evaluate.scores import show_scores
+    from peml.run import load_finished
+
     _check_use(len(runs), paired=paired, errors=errors, limit=limit, resamples=resamples)
     console = Console()
     first, *others = (load_finished(run, task) for run in runs)
@@ -79,6 +80,8 @@ def evaluate_command(
 
 def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: Console) -> None:
     """What to know of the rows that the runs were trained and scored on, by run."""
+    from peml.reporting import load_plan, tell_cautions
+
     content["cautions"] = {str(run): tell_cautions(load_plan(run), task) for run in runs}
     for run, texts in content["cautions"].items():
         print_warnings([f"{run}: {text}" if len(runs) > 1 else text for text in texts], console)

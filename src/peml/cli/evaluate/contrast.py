@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from peml.cli.evaluate.figures import Content, about, number, spread
 from peml.evaluation import Contrast, RunContrast, TaskContrast, contrast_runs
 from peml.run import FinishedRun
+from peml.terminal import Column, print_table
 
 __all__ = ["show_contrast"]
 
+_COLUMNS = [
+    Column("task"),
+    Column("metric", drop=2),
+    Column("first", right=True, drop=1),
+    Column("second", right=True, drop=1),
+    *(Column(heading, right=True) for heading in ("diff.", "95 % interval", "p")),
+]
 _LEAST_P = 0.001  # as is printed; the JSON file has the number
 
 
@@ -22,23 +28,16 @@ def show_contrast(
 ) -> Content:
     """Prints two runs' differences as a table, and returns them for JSON."""
     found = contrast_runs(first.predictions, second.predictions, resamples=resamples)
-    table = Table(title=escape(f"{first.folder} (first) and {second.folder} (second)"))
-    for heading in ("task", "metric"):
-        table.add_column(heading)
-    for heading in ("first", "second", "diff.", "95 % interval", "p"):
-        table.add_column(heading, justify="right")
 
-    def add(name: str, metric: str, contrast: Contrast) -> None:
+    def row(name: str, metric: str, contrast: Contrast) -> list[str]:
         sides = (number(contrast.first), number(contrast.second))
         difference = spread(contrast.difference, "+.3f")
         p_value = "<.001" if contrast.p_value < _LEAST_P else number(contrast.p_value)
-        table.add_row(name, metric, *sides, *difference, p_value)
+        return [name, metric, *sides, *difference, p_value]
 
-    for name, task in found.tasks.items():
-        add(name, task.metric, task)
-    table.add_section()
-    add("mean", "", found.mean)
-    console.print(table)
+    rows = [row(name, task.metric, task) for name, task in found.tasks.items()]
+    title = f"{first.folder} (first) and {second.folder} (second)"
+    print_table(console, _COLUMNS, [*rows, [], row("mean", "", found.mean)], title=title)
     console.print(_tests(found), highlight=False)
     return {"second": about(second), "resamples": resamples, **asdict(found)}
 

@@ -5,41 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from peml.cli.evaluate.figures import Content, about, number, spread
 from peml.cli.evaluate.scores import scores_content
 from peml.evaluation import score_run
 from peml.run import FinishedRun
+from peml.terminal import Column, print_table
 
 __all__ = ["show_runs"]
 
+_COLUMNS = [
+    Column("run", fold=True),
+    Column("method"),
+    Column("seed", drop=2),
+    Column("mean", right=True),
+    Column("95 % interval", right=True),
+    Column("majority", right=True, drop=1),
+    Column("tasks", right=True, drop=3),
+    Column("rows", right=True, drop=4),
+]
 _NOTE = "these runs were not scored in the same way on the same rows: their means don't compare"
 
 
 def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> Content:
     """Prints the mean of each run as a table; returns all scores of all of them for JSON."""
-    table = Table(title=f"{len(runs)} runs")
-    for heading in ("run", "method", "seed"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("mean", "95 % interval", "majority", "tasks", "rows"):
-        table.add_column(heading, justify="right")
-    found = []
+    table, found = [], []
     for run in runs:
         scores = score_run(run.predictions, resamples=resamples)
         rows = sum(task.rows for task in scores.tasks.values())
-        table.add_row(
-            escape(str(run.folder)),
-            run.results.method,
-            str(run.results.seed),
-            *spread(scores.overall.mean),
-            number(scores.overall.majority_mean),
-            f"{len(scores.tasks):,}",
-            f"{rows:,}",
+        table.append(
+            [
+                str(run.folder),
+                run.results.method,
+                str(run.results.seed),
+                *spread(scores.overall.mean),
+                number(scores.overall.majority_mean),
+                f"{len(scores.tasks):,}",
+                f"{rows:,}",
+            ]
         )
         found.append({**about(run), **scores_content(scores)})
-    console.print(table)
+    print_table(console, _COLUMNS, table, title=f"{len(runs)} runs")
     same_rows = all(_scored(run) == _scored(runs[0]) for run in runs)
     if not same_rows:
         console.print(_NOTE, style="yellow", highlight=False, soft_wrap=True)

@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from peml.cli.evaluate.figures import Content, number, spread
 from peml.evaluation import GroupScores, RunScores, score_run
 from peml.reporting import MAJORITY_NOTE
 from peml.run import FinishedRun
+from peml.terminal import Column, print_table
 
 __all__ = ["scores_content", "show_scores"]
 
+_COLUMNS = [
+    Column("task"),
+    Column("metric"),
+    Column("value", right=True),
+    Column("95 % interval", right=True),
+    Column("majority", right=True, drop=1),
+    Column("rows", right=True, drop=2),
+]
 _MARKS = {"train": "", "reported": "*"}
 
 
@@ -22,30 +29,26 @@ def show_scores(run: FinishedRun, resamples: int, console: Console) -> Content:
     """Prints a run's scores as a table, and returns them for JSON."""
     scores = score_run(run.predictions, resamples=resamples)
     results = run.results
-    table = Table(title=escape(f"{results.method} on {results.model}, seed {results.seed}"))
-    for heading in ("task", "metric"):
-        table.add_column(heading)
-    for heading in ("value", "95 % interval", "majority", "rows"):
-        table.add_column(heading, justify="right")
+    table: list[list[str]] = []
     for name, task in scores.tasks.items():
         for metric, interval in task.metrics.items():
             headline = metric == task.task.metrics[0]
             majority = number(task.majority[metric]) + _MARKS[task.task.majority_of]
             rows = f"{task.rows:,}" if headline else ""
-            table.add_row(name if headline else "", metric, *spread(interval), majority, rows)
-    table.add_section()
-    for group, means in scores.groups.items():
-        _add_means(table, group, means)
-    _add_means(table, "mean", scores.overall)
-    console.print(table)
+            table.append([name if headline else "", metric, *spread(interval), majority, rows])
+    table.append([])
+    table += [_means_row(group, means) for group, means in scores.groups.items()]
+    table.append(_means_row("mean", scores.overall))
+    title = f"{results.method} on {results.model}, seed {results.seed}"
+    print_table(console, _COLUMNS, table, title=title)
     if any(task.task.majority_of == "reported" for task in scores.tasks.values()):
         console.print(f"* {MAJORITY_NOTE}", highlight=False)
     return {"resamples": resamples, **scores_content(scores)}
 
 
-def _add_means(table: Table, name: str, means: GroupScores) -> None:
+def _means_row(name: str, means: GroupScores) -> list[str]:
     over = f"over {len(means.names)} tasks" if means.average == "tasks" else "over rows"
-    table.add_row(escape(name), over, *spread(means.mean), number(means.majority_mean))
+    return [name, over, *spread(means.mean), number(means.majority_mean), ""]
 
 
 def scores_content(scores: RunScores) -> Content:

@@ -1,0 +1,169 @@
+"""What works with a loaded model, and why the rest doesn't."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from peml.errors import InjectionError, ModelError
+from peml.injection import AttentionSite, Support, check_support, rotate_keys
+from peml.methods import Layers, read_layers
+from peml.models import Backbone, ModelSettings, load_backbone
+
+__all__ = ["Finding", "diagnose", "load_for_diagnosis"]
+
+
+Status = Literal["yes", "no", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: What was looked at.
+        value: What was found.
+        status: ``yes`` or ``no`` for what works or doesn't, ``info`` for a plain fact.
+        reason: Why not, or what it means; may be empty.
+    """
+
+    name: str
+    value: str
+    status: Status = "info"
+    reason: str = ""
+
+
+def load_for_diagnosis(name: str, *, trust_remote_code: bool) -> tuple[Backbone, Finding]:
+    """The model with sdpa, or with eager attention and the reason why sdpa doesn't work."""
+    # The shortest length, so that no model is refused for having few positions.
+    settings = ModelSettings(name=name, max_length=8, trust_remote_code=trust_remote_code)
+    try:
+        return load_backbone(settings), Finding("sdpa attention", "supported", "yes")
+    except ModelError as error:
+        reason = error.problem
+    eager = settings.model_copy(update={"attention": "eager"})
+    # If eager fails as well, attention isn't what is wrong, and that error says what is.
+    return load_backbone(eager), Finding("sdpa attention", "not supported", "no", reason)
+
+
+def diagnose(model: PreTrainedModel) -> list[Finding]:
+    """Everything the doctor can say about a loaded model; the model is left as it was.
+
+    Never raises for a model that isn't supported: the reason is in the findings.
+    """
+    support, layers = check_support(model), read_layers(model)
+    own = [site for site in support.sites if site.kind == "self"]
+    return [
+        *_versions(),
+        Finding("model type", str(model.config.model_type)),
+        Finding("attention in use", str(model.config._attn_implementation)),
+        *_attention(support.sites),
+        Finding(
+            "prefix",
+            "supported" if support.ok else "not supported",
+            "yes" if support.ok else "no",
+            f"{support.reason}; {support.action}" if support.reason else "",
+        ),
+        _checkpointing(model),
+        _merging(model, layers),
+        *_without_lora(layers),
+        _export_to_peft(model, support, own),
+    ]
+
+
+def _versions() -> list[Finding]:
+    packages = ("peml", "torch", "transformers", "peft")
+    found = ", ".join(f"{name} {version(name)}" for name in packages)
+    return [Finding("versions", f"{found}, Python {platform.python_version()}")]
+
+
+def _attention(sites: tuple[AttentionSite, ...]) -> list[Finding]:
+    own = [site for site in sites if site.kind == "self"]
+    if not own:
+        return []
+    cross = len(sites) - len(own)
+    causal = sum(site.causal for site in own)
+    windows = sorted({site.sliding_window for site in own if site.sliding_window is not None})
+    windowed = sum(site.sliding_window is not None for site in own)
+    return [
+        Finding(
+            "self-attention layers",
+            str(len(own)),
+            reason=f"{causal} causal, {len(own) - causal} see both sides; "
+            f"cross-attention layers (no prefix): {cross}",
+        ),
+        Finding("query heads", _values([site.query_heads for site in own])),
+        Finding("key/value heads", _values([site.kv_heads for site in own])),
+        Finding("head size", _values([site.head_dim for site in own])),
+        Finding(
+            "sliding windows",
+            ", ".join(map(str, windows)) if windows else "none",
+            reason=f"in {windowed} of {len(own)} layers; the prefix stays visible in all"
+            if windows
+            else "",
+        ),
+    ]
+
+
+def _values(values: list[int]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
+
+
+def _checkpointing(model: PreTrainedModel) -> Finding:
+    works = bool(model.supports_gradient_checkpointing)
+    return Finding(
+        "gradient checkpointing",
+        "supported" if works else "not supported",
+        "yes" if works else "no",
+        "" if works else f"{type(model).__name__} has no layers that can be run again",
+    )
+
+
+def _merging(model: PreTrainedModel, layers: Layers) -> Finding:
+    quantized = getattr(model.config, "quantization_config", None)
+    if quantized is not None:
+        return Finding("LoRA merging", "no", "no", "its weights are quantized")
+    linears = [layer for layer in layers.linears if layer.kind != "embedding"]
+    if not linears:
+        return Finding("LoRA merging", "no", "no", "it has no linear layers for LoRA")
+    return Finding("LoRA merging", "exact", "yes", f"{len(linears)} linear layers")
+
+
+def _without_lora(layers: Layers) -> Iterator[Finding]:
+    """What a low-rank update can't be put on, where there is such."""
+    tied = [layer for layer in layers.linears if layer.tied]
+    if tied:
+        names = ", ".join(layer.name for layer in tied)
+        reason = f"{names} use one weight; target_modules can't name them"
+        yield Finding("tied layers", str(len(tied)), reason=reason)
+    if layers.fused:
+        reason = f"{layers.fused[0]} and the like hold several matrices; all-linear leaves them out"
+        yield Finding("fused experts", str(len(layers.fused)), reason=reason)
+
+
+def _export_to_peft(model: PreTrainedModel, support: Support, own: list[AttentionSite]) -> Finding:
+    reason = ""
+    if not support.ok:
+        reason = "it takes no prefix"
+    elif any(not site.causal for site in own):
+        reason = "PEFT's prefix tuning reaches the self-attention of decoders only"
+    elif any(site.sliding_window is not None for site in own):
+        reason = "PEFT's cached prefix scrolls out of a sliding window"
+    else:
+        site = own[0]
+        try:
+            rotate_keys(model, site, torch.ones(site.kv_heads, 1, site.head_dim), 1)
+        except InjectionError as error:
+            reason = error.problem
+    return Finding(
+        "prefix export to PEFT",
+        "no" if reason else "exact",
+        "no" if reason else "yes",
+        reason and f"{reason}; the native format keeps the prefix as it is",
+    )

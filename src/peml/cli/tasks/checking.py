@@ -1,0 +1,145 @@
+"""Every row that a task or suite leads to: counts, labels, lengths, leakage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from peml.data.inspection import TaskInspection, inspect_task
+from peml.data.leakage import Leak, find_leakage
+from peml.data.sources import TaskData
+from peml.errors import PemlError, TaskError
+from peml.models import Family
+from peml.tasks import Task, TaskType, load_suite, load_task_file
+from peml.tasks.yaml_file import read_yaml
+from peml.terminal import Column, print_table, print_warnings
+
+__all__ = ["check_tasks"]
+
+_COLUMNS = (
+    Column("task"),
+    Column("train", right=True),
+    Column("reported", right=True),
+    Column("labels", fold=True),
+)
+_TOKEN_COLUMNS = (Column("tokens: median / 95 % / longest", drop=1), Column("cut", right=True))
+
+
+def check_tasks(
+    file: str,
+    source: str | None,
+    family: Family | None,
+    *,
+    hub: bool,
+    max_leakage: float | None,
+    console: Console,
+) -> bool:
+    """Prints what each task's rows are like, and what leaks.
+
+    Args:
+        file: A suite's name, or the YAML file of a task or a suite.
+        source: Folder that is read instead of the tasks' own sources.
+        family: Counts tokens, if given.
+        hub: Whether rows of the hub are loaded.
+        max_leakage: Share of a task's reported rows that may be train rows; None: any.
+        console: Where.
+
+    Returns:
+        Whether no task has more leaked rows than that.
+
+    Raises:
+        PemlError: A task can't be used.
+    """
+    tasks = _read_tasks(file)
+    checked, problems = _inspect(tasks, source, family, hub=hub, console=console)
+    leakage = find_leakage(checked, texts=True)
+    for leak in (*leakage.leaks, *leakage.texts):
+        console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.", highlight=False)
+    _raise_problems(file, problems, len(tasks))
+    return max_leakage is None or _bears(leakage.leaks, max_leakage, console)
+
+
+def _inspect(
+    tasks: Sequence[Task], source: str | None, family: Family | None, *, hub: bool, console: Console
+) -> tuple[list[TaskData], list[PemlError]]:
+    """Shows what each task's rows are like; the rows of those that can be used, and the errors."""
+    columns = [*_COLUMNS, *(_TOKEN_COLUMNS if family else ()), Column("state", fold=True)]
+    rows: list[list[str]] = []
+    problems: list[PemlError] = []
+    checked: list[TaskData] = []
+    notes: list[str] = []
+    for task in tasks:
+        cells = ["-"] * (len(columns) - 2) + ["definition is valid; hub rows not loaded"]
+        if hub or source is not None or task.source.hub is None:
+            try:
+                fits = family is not None and task.type in family.task_types
+                found = inspect_task(task, source, or_hub=hub, family=family if fits else None)
+                cells = [*_describe(found, with_tokens=family is not None), "good"]
+                checked.append(found.data)
+                notes.extend(found.notes)
+            except PemlError as error:
+                problems.append(error)
+                cells[-1] = f"problem {len(problems)} below"
+        rows.append([task.name, *cells])
+    print_table(console, columns, rows)
+    for note in notes:
+        console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
+    return checked, problems
+
+
+def _bears(leaks: Sequence[Leak], most: float, console: Console) -> bool:
+    """Whether no task has too many reported rows that are train rows; says which has."""
+    leaking = {leak.evaluation_task: leak for leak in leaks if leak.share > most}
+    texts = [
+        f"{leak.anywhere} of {leak.evaluation_rows} reported rows of {name} ({leak.share:.1%}) are "
+        f"train rows, more than --max-leakage {most:g}: its score would be too high."
+        for name, leak in leaking.items()
+    ]
+    print_warnings(texts, console)
+    if leaking:
+        console.print(
+            "Correct the files. Or leave such rows out of training (tasks.leakage: drop in the "
+            "run's config), and pass --allow-leakage here.",
+            highlight=False,
+        )
+    return not leaking
+
+
+def _read_tasks(file: str) -> tuple[Task, ...]:
+    if Path(file).suffix not in (".yaml", ".yml") or "tasks" in read_yaml(Path(file)):
+        return load_suite(file).tasks
+    return (load_task_file(file),)
+
+
+def _raise_problems(file: str, problems: list[PemlError], tasks: int) -> None:
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listed = "\n".join(f"  {number}. {p}" for number, p in enumerate(problems, start=1))
+        raise TaskError(f"{file}: {len(problems)} of {tasks} tasks have problems.\n{listed}")
+
+
+def _describe(found: TaskInspection, *, with_tokens: bool) -> list[str]:
+    data, tokens = found.data, found.tokens
+    cells = [str(len(data.train)), str(len(data.reported)), _distribution(data.task, found.labels)]
+    if not with_tokens:
+        return cells
+    if tokens is None:
+        return [*cells, "not for this model", "-"]
+    return [*cells, f"{tokens.median} / {tokens.high} / {tokens.longest}", str(tokens.cut)]
+
+
+def _distribution(task: Task, labels: Sequence[int | float | str]) -> str:
+    if task.type is TaskType.GENERATION:
+        mean = sum(len(str(label)) for label in labels) / len(labels)
+        return f"targets of {mean:.0f} characters on average"
+    if task.type is TaskType.REGRESSION:
+        scores = [float(label) for label in labels]
+        mean = sum(scores) / len(scores)
+        return f"{min(scores):g} to {max(scores):g}, mean {mean:.2f}"
+    counts = Counter(labels)
+    names = task.labels or tuple(str(index) for index in range(int(max(counts)) + 1))
+    return ", ".join(f"{name}: {counts[index]}" for index, name in enumerate(names))

@@ -1,0 +1,130 @@
+"""The commands' arguments."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from peml.cli.options import TrustOption
+from peml.errors import TaskError
+
+__all__ = ["tasks_app"]
+
+tasks_app = typer.Typer(help="List, show and check tasks and suites.", no_args_is_help=True)
+
+Split = Literal["train", "reported"]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(help="Folder with one folder a task, read instead of the tasks' own sources."),
+]
+
+
+@tasks_app.command("list")
+def list_tasks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """List the suites that come along, and their tasks."""
+    from peml.cli.tasks.definitions import describe_suite, print_suite
+    from peml.tasks import list_suites, load_suite
+
+    suites = [load_suite(name) for name in list_suites()]
+    if as_json:
+        typer.echo(json.dumps([describe_suite(suite) for suite in suites], indent=2))
+        return
+    console = Console()
+    for suite in suites:
+        print_suite(suite, console)
+
+
+@tasks_app.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="A suite, a task, or SUITE/TASK.")],
+    suite: Annotated[
+        str | None, typer.Option(help="Suite (name or YAML file) to look for the task in.")
+    ] = None,
+    source: SourceOption = None,
+    row: Annotated[
+        int | None,
+        typer.Option(min=0, help="Show this row, counted from 0; default: the first three."),
+    ] = None,
+    split: Annotated[
+        Split | None,
+        typer.Option(help="Split the rows are from; default: train, or reported without train."),
+    ] = None,
+) -> None:
+    """Show a suite's tasks, or one task in detail with rows as a model sees them.
+
+    Examples:
+      peml tasks show glue
+      peml tasks show demo/topics --row 12
+      peml tasks show demo/topics --row 3 --split reported
+    """
+    from peml.cli.tasks.definitions import find, print_suite, print_task
+    from peml.cli.tasks.rows import print_rows
+    from peml.tasks import Suite
+
+    console = Console()
+    found = find(name, suite)
+    if isinstance(found, Suite):
+        if row is not None or split is not None:
+            raise TaskError(
+                f"{name!r} is a suite, and --row and --split choose rows of a task",
+                action=f"name the task: peml tasks show {name}/TASK --row N",
+            )
+        print_suite(found, console)
+        return
+    print_task(found, console)
+    print_rows(found, source, row, split, console)
+
+
+@tasks_app.command("check")
+def check_file(
+    file: Annotated[
+        str, typer.Argument(help="Name of a suite, or YAML file of a task or a suite.")
+    ],
+    source: SourceOption = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Load from the hub what no folder has.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Also count tokens, and rows that would be cut, for this model."),
+    ] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Longest input of the model in tokens.", min=8)
+    ] = 128,
+    max_leakage: Annotated[
+        float,
+        typer.Option(
+            help="Share of a task's reported rows that may be train rows, of itself or of another "
+            "task of the file.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.01,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Count such rows, however many there are.")
+    ] = False,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Validate a task or suite, and every row it leads to: counts, labels, lengths, leakage.
+
+    Rows of the hub are loaded with --hub only. The exit code is 2 when a task can't be used, and 1
+    when more of a task's reported rows are train rows than --max-leakage.
+    """
+    from peml.cli.tasks.checking import check_tasks
+    from peml.models import ModelSettings, load_family
+
+    family = (
+        None
+        if model is None
+        else load_family(
+            ModelSettings(name=model, max_length=max_length, trust_remote_code=trust_remote_code)
+        )
+    )
+    most = None if allow_leakage else max_leakage
+    if not check_tasks(file, source, family, hub=hub, max_leakage=most, console=Console()):
+        raise typer.Exit(1)

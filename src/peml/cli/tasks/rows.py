@@ -1,0 +1,69 @@
+"""Rows of a task, rendered as a model sees them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+
+from peml.data.sources import load_shots, load_source
+from peml.errors import TaskError
+from peml.tasks import Example, Task, TaskRenderer, TaskType
+
+__all__ = ["print_rows"]
+
+_ROWS_SHOWN = 3
+
+
+def print_rows(
+    task: Task,
+    source: str | None,
+    row: int | None,
+    split: Literal["train", "reported"] | None,
+    console: Console,
+) -> None:
+    """Prints the first rows, or one.
+
+    Args:
+        task: The task.
+        source: Folder that is read instead of the task's own source.
+        row: Number of the row; None: the first three.
+        split: Where they are from; None: train, or reported where there is no train split.
+        console: Where.
+
+    Raises:
+        TaskError: There is no such row.
+    """
+    if task.source.hub is not None and source is None:
+        console.print(f"Rows come from the hub ({task.source.hub}); --source FOLDER shows local.")
+        return
+    train, reported, origin = load_source(task, source)
+    split = split or ("train" if len(train) else "reported")
+    rows = train if split == "train" else reported
+    shown = range(min(_ROWS_SHOWN, len(rows))) if row is None else [row]
+    if row is not None and row >= len(rows):
+        raise TaskError(
+            f"task {task.name!r} has no {split} row {row}",
+            allowed=f"0 to {len(rows) - 1}" if len(rows) else f"no row: its {split} split is empty",
+            action="Give another --row, or another --split.",
+        )
+    renderer = TaskRenderer(load_shots(task, source))
+    for number in shown:
+        place = f"{split} row {number} ({origin})"
+        _print_example(task, renderer.render(rows[number], number), place, console)
+
+
+def _print_example(task: Task, example: Example, place: str, console: Console) -> None:
+    lines = [example.prompt]
+    if task.type is TaskType.GENERATION:
+        lines.append(f"-> {example.label}")
+    elif task.type is TaskType.REGRESSION:
+        lines.append(f"-> {example.label:g}")
+    else:
+        lines += [
+            f"{'->' if index == example.label else '  '} {option}"
+            for index, option in enumerate(example.options)
+        ]
+    console.print(Panel(escape("\n".join(lines)), title=escape(place)))
