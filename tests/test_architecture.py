@@ -16,12 +16,13 @@ import peml
 SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
-BOTTOM = {"errors", "files", "settings", "terminal"}
+BOTTOM = {"errors", "files", "problems", "settings", "terminal"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
     "terminal": set(),
     "files": {"errors"},
+    "problems": {"errors"},
     "tasks": set(),
     "prefix": set(),
     "adapters": set(),

@@ -1,10 +1,12 @@
-"""The base of every config section: frozen, and closed to unknown keys."""
+"""The bases of every config and its sections: frozen, and closed to unknown keys."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, get_args
 
-__all__ = ["Settings"]
+from pydantic import BaseModel, ConfigDict, model_validator
+
+__all__ = ["ConfigFile", "Settings"]
 
 
 class Settings(BaseModel):
@@ -15,3 +17,22 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ConfigFile(Settings):
+    """A config that is written in a file: an empty section has its defaults.
+
+    ``training:`` with nothing below it reads as null, which counts only where null means something.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_sections(cls, written: Any) -> Any:
+        if not isinstance(written, dict):
+            return written
+        required = {
+            name
+            for name, field in cls.model_fields.items()
+            if type(None) not in get_args(field.annotation)
+        }
+        return {k: v for k, v in written.items() if v is not None or k not in required}

@@ -116,10 +116,10 @@ def test_every_mistake_is_told_at_once_where_it_was_written() -> None:
 @pytest.mark.parametrize(
     ("sections", "expected"),
     [
-        ({"run": {}}, "run.tasks: Field required"),
+        ({"run": {}}, "run.tasks: missing"),
         ({"run": {"tasks": {}}}, "run.tasks: give suite"),
         ({"methods": {}}, "methods: Dictionary should have at least 1 item"),
-        ({"methods": None}, "methods: Field required"),
+        ({"methods": None}, "methods: missing"),
         ({"focus": "lorra"}, "focus: there is no method of this label. Did you mean 'lora'?"),
         ({"reference": "peml"}, "reference: there is no method of this label. Valid: lora."),
         (

@@ -9,7 +9,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from peml.cli import app
-from peml.config import config_type
+from peml.config import RunConfig
 from peml.methods import method_settings_types
 
 
@@ -21,7 +21,7 @@ def _properties(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_every_field_of_every_section_is_described() -> None:
-    fields = dict(_properties(config_type().model_json_schema()))
+    fields = dict(_properties(RunConfig.model_json_schema()))
     assert len(fields) > 60
     # A method's `name` is what chooses the section; it explains itself.
     bare = [
@@ -33,7 +33,7 @@ def test_every_field_of_every_section_is_described() -> None:
 
 
 def test_every_method_and_section_is_in_the_schema() -> None:
-    schema = config_type().model_json_schema()
+    schema = RunConfig.model_json_schema()
     for settings in method_settings_types().values():
         assert settings.__name__ in schema["$defs"]
     assert schema["additionalProperties"] is False
@@ -45,4 +45,4 @@ def test_every_method_and_section_is_in_the_schema() -> None:
 def test_the_command_prints_it() -> None:
     result = CliRunner().invoke(app, ["config", "schema"])
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == config_type().model_json_schema()
+    assert json.loads(result.stdout) == RunConfig.model_json_schema()

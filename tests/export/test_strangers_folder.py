@@ -265,7 +265,7 @@ def test_a_description_that_is_wrong_is_named_with_its_field(
 ) -> None:
     ALTERED[name](folder)
     reseal(folder, with_digest=True)
-    with pytest.raises(CheckpointError, match=rf"peml\.json is wrong: {field}"):
+    with pytest.raises(CheckpointError, match=rf"peml\.json has one problem:\n  {field}"):
         load_model(folder)
 
 

@@ -132,7 +132,10 @@ def test_every_method_is_built_from_its_default_section_and_documented(name: str
     [
         ({"name": "mtllora"}, ("no method 'mtllora'", "Did you mean 'mtl-lora'?", "rslora")),
         ({}, ("no method",)),
-        ({"name": "mtl-lora", "rr": 2}, ("'mtl-lora' is wrong", "rr: Extra inputs")),
+        (
+            {"name": "mtl-lora", "rr": 2},
+            ("'mtl-lora' has one problem", "rr: unknown key. Did you mean 'r'?"),
+        ),
         ({"name": "moe-lora", "r": 6}, ("r (6) is not a multiple of experts (4)", "4 would be")),
         (
             {"name": "moe-lora", "routing": "token", "top_k": 5},

@@ -384,9 +384,9 @@ def test_trouble_and_needs_are_said(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda data: data.update(format=2), "format 2"),
-        (lambda data: data["suites"][0].update(name="../x"), "suites.0.name"),
+        (lambda data: data["suites"][0].update(name="../x"), "suites[0].name"),
         (lambda data: data["methods"].pop(0), "not listed: lora"),
-        (lambda data: data["suites"][0]["rows"][0].pop("cells"), "suites.0.rows.0.cells"),
+        (lambda data: data["suites"][0]["rows"][0].pop("cells"), "suites[0].rows[0].cells"),
     ],
 )
 def test_what_is_malformed_is_named(tmp_path: Path, change: Change, message: str) -> None:

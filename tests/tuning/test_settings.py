@@ -75,7 +75,7 @@ def test_all_problems_of_a_space_are_told_at_once() -> None:
         ({"budget": {"trials": 0}}, "budget.trials"),
         ({"objectives": ["parameters"]}, "mean comes first"),
         ({"objectives": ["mean", "mean"]}, "mean comes first"),
-        ({"objectives": ["mean", "speed"]}, "objectives.1"),
+        ({"objectives": ["mean", "speed"]}, "objectives[1]: 'speed' is not one of mean"),
         (
             {"objectives": ["mean", "parameters"], "pruner": {"name": "hyperband"}},
             "two objectives can't be compared while they run",
@@ -83,7 +83,7 @@ def test_all_problems_of_a_space_are_told_at_once() -> None:
         ({"sampler": {"name": "grid"}}, f"a grid needs a list or a step for {RATE}"),
         ({"sampler": {"name": "tpee"}}, "sampler.name"),
         ({"samplr": {}}, "samplr: unknown key. Did you mean 'sampler'?"),
-        ({"run": None}, "has no run"),
+        ({"run": None}, "run: missing"),
         ({"run": {"tasks": {"suite": "demo"}, "training": {"epoch": 1}}}, "training.epoch"),
         ({"space": {}}, "space"),
     ],

@@ -18,9 +18,9 @@ config_app = typer.Typer(help="Describe or check a config file.", no_args_is_hel
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a config file; every field is described."""
-    from peml.config import config_type
+    from peml.config import RunConfig
 
-    typer.echo(json.dumps(config_type().model_json_schema(), indent=2))
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
 @config_app.command("show")

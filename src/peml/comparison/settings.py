@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from types import GenericAlias
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     Field,
-    SerializeAsAny,
     ValidationInfo,
-    create_model,
     field_validator,
     model_validator,
 )
 
-from peml.config import RunConfig, apply_overrides, method_type, read_config, validate_config
+from peml.config import RunConfig, apply_overrides, read_config, validate_config
 from peml.data import BatchSettings, TasksSettings
 from peml.errors import nearest
 from peml.evaluation import EvaluationSettings
 from peml.execution import ExecutionSettings, WorkerSettings
-from peml.methods import MethodSettings
+from peml.methods import MethodSection, MethodSettings
 from peml.models import ModelSettings
-from peml.settings import Settings
+from peml.problems import Location
+from peml.settings import ConfigFile, Settings
 from peml.tasks import load_suite
 from peml.training import TrainingSettings
 from peml.tuning import Parameter, SamplerSettings
@@ -34,7 +31,6 @@ __all__ = [
     "ComparisonConfig",
     "SharedSettings",
     "TuningSettings",
-    "comparison_type",
     "load_comparison",
     "parse_comparison",
 ]
@@ -42,7 +38,7 @@ __all__ = [
 _ACTION = "correct them; examples/compare.yaml shows every section"
 
 
-class SharedSettings(Settings):
+class SharedSettings(ConfigFile):
     """The part of a run's config that all cells share; each suite's tasks are added to it."""
 
     model: ModelSettings = Field(
@@ -131,7 +127,7 @@ def _usable_label(label: str) -> str:
 Label = Annotated[str, AfterValidator(_usable_label)]
 
 
-class ComparisonConfig(Settings):
+class ComparisonConfig(ConfigFile):
     """Everything that decides a comparison, with each suite's tasks written out."""
 
     run: SharedSettings = Field(
@@ -143,7 +139,7 @@ class ComparisonConfig(Settings):
         "Left out: `run.tasks` as it stands.",
         min_length=1,
     )
-    methods: dict[Label, SerializeAsAny[MethodSettings]] = Field(
+    methods: dict[Label, MethodSection] = Field(
         description="Label: a run's method section; `name` is the label unless it is given.",
         min_length=1,
     )
@@ -195,16 +191,30 @@ class ComparisonConfig(Settings):
             seen.append((label, tasks))
         return suites
 
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _named_by_their_labels(cls, methods: Any) -> Any:
+        if not isinstance(methods, dict):
+            return methods
+        return {
+            label: {"name": label, **(section or {})}
+            if isinstance(section or {}, dict)
+            else section
+            for label, section in methods.items()
+        }
+
     @field_validator("reference", "focus")
     @classmethod
     def _known_label(cls, label: str | None, info: ValidationInfo) -> str | None:
-        methods = info.data.get("methods")  # not there if it is wrong itself
-        if label is not None and methods is not None and label not in methods:
-            raise ValueError(
-                f"there is no method of this label.{nearest(label, methods)} "
-                f"Valid: {', '.join(methods)}."
-            )
-        return label
+        labels = list(info.data.get("methods", ()))  # none where they are wrong themselves
+        if not labels or label in labels:
+            return label
+        if label is None:
+            last = "peml" if "peml" in labels else labels[-1]
+            return labels[0] if info.field_name == "reference" else last
+        raise ValueError(
+            f"there is no method of this label.{nearest(label, labels)} Valid: {', '.join(labels)}."
+        )
 
     @field_validator("unmatched")
     @classmethod
@@ -259,15 +269,6 @@ class ComparisonConfig(Settings):
         return RunConfig(**dict(self.run), tasks=self.suites[suite], method=method, seed=seed)
 
 
-@cache
-def comparison_type() -> type[ComparisonConfig]:
-    """`ComparisonConfig` with ``methods`` open to every registered method's section."""
-    described = ComparisonConfig.model_fields["methods"]
-    annotation = GenericAlias(dict, (Label, method_type()))
-    field: Any = (annotation, Field(description=described.description, min_length=1))
-    return create_model("ComparisonConfig", __base__=ComparisonConfig, methods=field)
-
-
 def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConfig:
     """Reads a comparison's config file and applies ``section.key=value`` overrides.
 
@@ -292,15 +293,9 @@ def parse_comparison(
     """
     written = apply_overrides(raw, overrides)
     run, suites = _with_suites(written)
-    named = {"run": run, "suites": suites, "methods": _with_names(written.get("methods"))}
-    optional = {"tuning", "budget", "reference", "focus"}
-    filled = {
-        key: value
-        for key, value in {**written, **named}.items()
-        if value is not None or key in optional
-    }
+    named = {"run": run, "suites": suites}
 
-    def place(location: tuple[Any, ...]) -> tuple[Any, ...]:
+    def place(location: Location) -> Location:
         """Where the user wrote what stands at a place: suites inherit from `run.tasks`."""
         if location[:1] != ("suites",):
             return location
@@ -309,11 +304,7 @@ def parse_comparison(
         inherited = own is None or (location[2:] and location[2] not in (changes or {}))
         return ("run", "tasks", *location[2:]) if inherited else location
 
-    config = validate_config(comparison_type(), filled, origin, _ACTION, place)
-    labels = list(config.methods)
-    focus = "peml" if "peml" in labels else labels[-1]
-    chosen = {"reference": config.reference or labels[0], "focus": config.focus or focus}
-    return config.model_copy(update=chosen)
+    return validate_config(ComparisonConfig, {**written, **named}, origin, _ACTION, place)
 
 
 def _with_suites(written: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -322,7 +313,7 @@ def _with_suites(written: Mapping[str, Any]) -> tuple[Any, Any]:
     if not isinstance(run, dict):
         return run, suites
     tasks = run.get("tasks")
-    run = {key: value for key, value in run.items() if key != "tasks" and value is not None}
+    run = {key: value for key, value in run.items() if key != "tasks"}
     if suites is None:
         return run, None if tasks is None else {_suite_name(tasks): tasks}
     if not isinstance(suites, dict) or not isinstance(tasks or {}, dict):
@@ -341,12 +332,3 @@ def _suite_name(tasks: Any) -> str:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return "tasks"
     return "+".join(load_suite(name).name for name in names) or "tasks"
-
-
-def _with_names(methods: Any) -> Any:
-    if not isinstance(methods, dict):
-        return methods
-    return {
-        label: {"name": label, **(section or {})} if isinstance(section or {}, dict) else section
-        for label, section in methods.items()
-    }

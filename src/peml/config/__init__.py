@@ -9,17 +9,15 @@ from peml.config.loading import (
     read_config,
     validate_config,
 )
-from peml.config.model import RunConfig, TuningCost, config_type, method_type
+from peml.config.model import RunConfig, TuningCost
 
 __all__ = [
     "RunConfig",
     "TuningCost",
     "apply_overrides",
-    "config_type",
     "dump_config",
     "dump_shared",
     "load_config",
-    "method_type",
     "parse_config",
     "read_config",
     "validate_config",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from peml.config.grants import is_shared, without_grants
-from peml.config.model import RunConfig, config_type
-from peml.errors import ConfigError, nearest
+from peml.config.model import RunConfig
+from peml.errors import ConfigError
+from peml.problems import Location, describe_problems, list_problems
 from peml.settings import Settings
 from peml.tasks.yaml_file import StrictLoader
 
@@ -112,14 +113,8 @@ def parse_config(raw: Mapping[str, Any], origin: str = "the config") -> RunConfi
     Raises:
         ConfigError: Every wrong field is listed, unknown ones with the nearest valid name.
     """
-    model = config_type()
-    # `training:` with nothing below it is an empty section.
-    named = {k: v for k, v in raw.items() if v is not None or k not in model.model_fields}
-    method = named.get("method")
-    if isinstance(method, dict) and "name" not in method:
-        named["method"] = {"name": "peml", **method}
     return validate_config(
-        model, named, origin, "correct them; `peml config schema` describes every field"
+        RunConfig, raw, origin, "correct them; `peml config schema` describes every field"
     )
 
 
@@ -128,7 +123,7 @@ def validate_config(
     raw: Mapping[str, Any],
     origin: str,
     action: str,
-    rename: Callable[[tuple[Any, ...]], tuple[Any, ...]] = lambda place: place,
+    rename: Callable[[Location], Location] = lambda location: location,
 ) -> SettingsT:
     """Validates a raw config of any kind.
 
@@ -137,7 +132,7 @@ def validate_config(
         raw: Sections by name.
         origin: What is read, for the message.
         action: What to do about problems.
-        rename: From the place of a problem to the one the user wrote it at.
+        rename: From the location of a problem to the one the user wrote it at.
 
     Raises:
         ConfigError: Every wrong field is listed, unknown ones with the nearest valid name.
@@ -145,77 +140,8 @@ def validate_config(
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_describe(model, item, rename) for item in error.errors()]
-        problems = list(dict.fromkeys(lines))
-        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(
-            f"{origin} has {count}:\n" + "\n".join(f"  {line}" for line in problems),
-            action=action,
-        ) from None
-
-
-def _describe(
-    model: type[BaseModel], item: Any, rename: Callable[[tuple[Any, ...]], tuple[Any, ...]]
-) -> str:
-    place, here = _follow(model, item["loc"])
-    shown = ".".join(str(part) for part in rename(place))
-    if item["type"] == "extra_forbidden":
-        name = str(item["loc"][-1])
-        valid = {field for section in here for field in section.model_fields}
-        hint = nearest(name, valid) or f" Valid here: {', '.join(sorted(valid))}."
-        return f"{shown}: unknown key.{hint}"
-    if item["type"] == "union_tag_invalid":
-        tags = sorted(filter(None, map(_tag, here)))
-        given = str(item["ctx"]["tag"])
-        return f"{shown}.name: there is no method {given!r}.{nearest(given, tags)} " + (
-            f"Valid: {', '.join(tags)}."
-        )
-    message = item["msg"].removeprefix("Value error, ")
-    given = item.get("input")
-    value = (
-        ""
-        if item["type"] == "missing" or isinstance(given, (dict, BaseModel))
-        else f" (got {given!r})"
-    )
-    return f"{shown}: {message}{value}" if shown else f"{message}"
-
-
-def _follow(
-    model: type[BaseModel], location: Sequence[Any]
-) -> tuple[tuple[Any, ...], list[type[BaseModel]]]:
-    """A place as the user wrote it, and the sections that may stand there.
-
-    Of the place of an unknown key, the sections it may have been meant for.
-    """
-    place: list[Any] = []
-    here: Any = model
-    for part in location:
-        sections = _sections_in(here)
-        if len(sections) > 1 and get_origin(here) is not dict:
-            # A union: pydantic puts the method's name into the path.
-            here = next((section for section in sections if _tag(section) == part), None)
-            continue
-        place.append(part)
-        if get_origin(here) is dict:
-            here = get_args(here)[1]
-        elif sections and part in sections[0].model_fields:
-            here = sections[0].model_fields[part].annotation
-    return tuple(place), _sections_in(here)
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    pending, found = [annotation], []
-    while pending:
-        current = pending.pop()
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            found.append(current)
-        pending.extend(get_args(current))
-    return found
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("name")
-    return None if field is None else str(field.default)
+        problems = describe_problems(error, model, rename)
+        raise ConfigError(list_problems(origin, problems), action=action) from None
 
 
 def dump_config(config: Settings) -> str:

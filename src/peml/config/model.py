@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache, reduce
-from operator import or_
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, SerializeAsAny, create_model
+from pydantic import Field, field_validator
 
 from peml.data.batching import BatchSettings
 from peml.data.settings import TasksSettings
 from peml.evaluation import EvaluationSettings
-from peml.methods import MethodSettings, PemlSettings, method_settings_types
+from peml.methods import MethodSection, PemlSettings
 from peml.models import ModelSettings
-from peml.settings import Settings
+from peml.settings import ConfigFile, Settings
 from peml.training import TrainingSettings
 
-__all__ = ["RunConfig", "TuningCost", "config_type", "method_type"]
+__all__ = ["RunConfig", "TuningCost"]
 
 
 class TuningCost(Settings):
@@ -27,7 +25,7 @@ class TuningCost(Settings):
     tokens: int = Field(description="Trained on in all these runs.", ge=0)
 
 
-class RunConfig(Settings):
+class RunConfig(ConfigFile):
     """Everything that decides a run."""
 
     model: ModelSettings = Field(
@@ -37,7 +35,7 @@ class RunConfig(Settings):
     batches: BatchSettings = Field(
         default_factory=lambda: BatchSettings(), description="How rows become batches."
     )
-    method: SerializeAsAny[MethodSettings] = Field(
+    method: MethodSection = Field(
         default_factory=lambda: PemlSettings(), description="What trains on the frozen model."
     )
     training: TrainingSettings = Field(
@@ -57,24 +55,7 @@ class RunConfig(Settings):
         "reports repeat it.",
     )
 
-
-@cache
-def method_type() -> Any:
-    """The annotation of any registered method's section; ``name`` says which.
-
-    Which methods there are is known only at run time, since other packages may add some.
-    """
-    union: Any = reduce(or_, method_settings_types().values())
-    return Annotated[union, Field(discriminator="name")]
-
-
-@cache
-def config_type() -> type[RunConfig]:
-    """`RunConfig` with ``method`` open to every registered method's section."""
-    field: Any = (
-        method_type(),
-        Field(
-            default_factory=lambda: PemlSettings(), description="What trains on the frozen model."
-        ),
-    )
-    return create_model("RunConfig", __base__=RunConfig, method=field)
+    @field_validator("method", mode="before")
+    @classmethod
+    def _peml_where_none_is_named(cls, section: Any) -> Any:
+        return {"name": "peml", **section} if isinstance(section, dict) else section

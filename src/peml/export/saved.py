@@ -30,6 +30,7 @@ from peml.files import (
 )
 from peml.methods import Method, build_method, parse_method
 from peml.models import ModelSettings
+from peml.problems import describe_problems, list_problems
 from peml.settings import Settings
 from peml.tasks import Task
 
@@ -218,8 +219,8 @@ def open_model(folder: Path) -> SavedModel:
     try:
         description = Description.model_validate(said)
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
-        raise CheckpointError(f"{path} is wrong: {'; '.join(wrong)}", action=ACTION) from None
+        problems = describe_problems(error, Description)
+        raise CheckpointError(list_problems(str(path), problems), action=ACTION) from None
     if description.digest != digest(said, files):
         raise CheckpointError(
             f"{path} does not belong to the files beside it: its digest is not theirs, so one of "

@@ -37,6 +37,7 @@ from peml.methods.prefix_tuning import PrefixTuning, PrefixTuningSettings
 from peml.methods.prompt import PromptPart
 from peml.methods.prompt_tuning import PromptTuning, PromptTuningSettings
 from peml.methods.registry import (
+    MethodSection,
     build_method,
     list_methods,
     method_settings_types,
@@ -79,6 +80,7 @@ __all__ = [
     "LowRankSettings",
     "Merging",
     "Method",
+    "MethodSection",
     "MethodSettings",
     "ModelShape",
     "MoeLora",

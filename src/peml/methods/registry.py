@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, reduce
 from importlib.metadata import entry_points
-from typing import Any
+from operator import or_
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import core_schema
 
 from peml.errors import ConfigError, nearest
 from peml.methods.adalora import AdaLora
@@ -26,8 +35,16 @@ from peml.methods.prefix_nas import PrefixNas
 from peml.methods.prefix_tuning import PrefixTuning
 from peml.methods.prompt_tuning import PromptTuning
 from peml.methods.rslora import RsLora
+from peml.problems import describe_problems, in_words, list_problems, problems_at
 
-__all__ = ["ENTRY_POINTS", "build_method", "list_methods", "method_settings_types", "parse_method"]
+__all__ = [
+    "ENTRY_POINTS",
+    "MethodSection",
+    "build_method",
+    "list_methods",
+    "method_settings_types",
+    "parse_method",
+]
 
 ENTRY_POINTS = "peml.methods"
 """Entry point group: each entry names a `Method` subclass."""
@@ -90,21 +107,57 @@ def _named(name: str) -> type[Method]:
     return methods[name]
 
 
+def _read_section(section: Any) -> Any:
+    """A method's section as its own settings; what is no section is left to pydantic."""
+    if type(section) is MethodSettings:
+        section = section.model_dump()
+    if not isinstance(section, Mapping):
+        return section
+    types, name = method_settings_types(), section.get("name")
+    if name not in types:
+        hint = f"{nearest(str(name), types)} Valid: {', '.join(sorted(types))}."
+        raise problems_at("method", [(("name",), f"there is no method {name!r}.{hint}", section)])
+    try:
+        return types[name].model_validate(section)
+    except ValidationError as error:
+        raise in_words(error, types[name]) from None
+
+
+class _AnyMethod:
+    """Any registered method's section; which there are is known only when one is read."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(_read_section, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        union: Any = reduce(or_, method_settings_types().values())
+        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[union, Field(discriminator="name")])
+        return handler(adapter.core_schema)
+
+
+MethodSection = Annotated[SerializeAsAny[MethodSettings], _AnyMethod()]
+"""A method's section in a config: ``name`` says which method, the rest are its settings."""
+
+
 def parse_method(section: Mapping[str, Any]) -> MethodSettings:
     """The settings of a method as a config or a saved model holds them.
 
     Raises:
         ConfigError: No method has this name, or a field is wrong; all of them are listed.
     """
-    settings_type = _named(str(section.get("name"))).settings_type
     try:
-        return settings_type.model_validate(section)
+        found: MethodSettings = _read_section(section)
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        subject = f"the section of the method {section.get('name')!r}"
         raise ConfigError(
-            f"the section of the method {section.get('name')!r} is wrong: {'; '.join(wrong)}",
+            list_problems(subject, describe_problems(error, MethodSettings)),
             action="correct it; `peml config schema` describes every field",
         ) from None
+    return found
 
 
 def build_method(settings: MethodSettings) -> Method:

@@ -14,6 +14,7 @@ from peml.files import write_text
 from peml.prefix.operations import refuse_unknown
 from peml.prefix.prefix import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
+from peml.problems import describe_problems, list_problems
 from peml.settings import Settings
 
 __all__ = ["GENOTYPE_FORMAT", "Genotype"]
@@ -194,12 +195,8 @@ class Genotype(Settings):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            problems = [
-                f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
-                for item in error.errors()
-            ]
             raise ConfigError(
-                f"The genotype file {path} can't be used:\n  " + "\n  ".join(problems),
+                list_problems(f"the genotype file {path}", describe_problems(error, cls)),
                 allowed=f"format {GENOTYPE_FORMAT} with the fields {', '.join(cls.model_fields)}",
                 action="correct the fields named above",
             ) from error

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from peml.errors import RunError
+from peml.problems import describe_problems, list_problems, shown
 
-__all__ = ["DAMAGED", "Reader", "shown"]
+__all__ = ["DAMAGED", "Reader"]
 
 DAMAGED = "restore the file from a copy, or start again in a new folder"
 
@@ -94,19 +95,8 @@ class Reader:
         try:
             return kind.model_validate(data)
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, issue['loc'])) or 'file'}: {issue['msg']} "
-                f"(given {shown(issue['input'])})"
-                for issue in error.errors()
-            ]
             raise RunError(
-                f"{where}: {'; '.join(lines)}",
+                list_problems(str(where), describe_problems(error, kind)),
                 allowed=f"the file as `{self.command}` wrote it",
                 action=DAMAGED,
             ) from None
-
-
-def shown(value: Any, width: int = 60) -> str:
-    """A value as a message shows it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= width else f"{text[:width]}..."

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from peml.errors import RunError
-from peml.reporting.reading import DAMAGED, Reader, shown
+from peml.problems import shown
+from peml.reporting.reading import DAMAGED, Reader
 from peml.reporting.records import (
     DecisionsRecord,
     DevelopmentRecord,

@@ -18,6 +18,7 @@ from peml.errors import CheckpointError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
 from peml.models import ModelOutput, TaskModel
+from peml.problems import describe_problems, list_problems
 from peml.tasks import Task, TaskRenderer, TaskType
 
 __all__ = ["Prediction", "Predictor", "load"]
@@ -159,9 +160,9 @@ def load(
     try:
         evaluation = EvaluationSettings.model_validate(saved.description.evaluation)
     except ValidationError as error:
+        where, problems = folder / "peml.json", describe_problems(error, EvaluationSettings)
         raise CheckpointError(
-            f"{folder / 'peml.json'} holds evaluation settings that can't be used: "
-            f"{error.errors()[0]['msg']}",
+            list_problems(f"the evaluation of {where}", problems),
             action="restore the file, or load it with the version of peml that wrote it",
         ) from error
     return Predictor(model, evaluation)

@@ -62,7 +62,7 @@ class Columns(Settings):
             elif name not in free:
                 problems.append(f"kinds: there is no field {name!r}.{nearest(name, free)}")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     @property

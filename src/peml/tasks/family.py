@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from peml.problems import describe_problems
 from peml.settings import Settings
-from peml.tasks.problems import describe_problems
 
 __all__ = ["MEMBER", "TaskFamily", "expand_family", "is_family"]
 

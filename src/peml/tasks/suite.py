@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from peml.errors import TaskError, nearest
+from peml.problems import describe_problems, list_problems
 from peml.settings import Settings
 from peml.tasks.family import expand_family, is_family
 from peml.tasks.kinds import Averaging
-from peml.tasks.problems import describe_problems
 from peml.tasks.task import Task
 from peml.tasks.template import TaskRenderer
 from peml.tasks.yaml_file import read_yaml
@@ -198,10 +198,8 @@ def _with_name(problem: str, entries: Any) -> str:
 
 
 def _invalid(file: Path | Traversable, problems: list[str]) -> TaskError:
-    listed = "\n".join(f"  - {problem}" for problem in problems)
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return TaskError(
-        f"{file} has {count}:\n{listed}",
+        list_problems(str(file), problems),
         allowed="the fields that `peml tasks show` prints for the bundled tasks",
         action="Correct these and run `peml tasks check FILE`.",
     )

@@ -239,7 +239,7 @@ class Task(Settings):
             *self._metric_problems(),
         ]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     def _foreign_problems(self) -> list[str]:

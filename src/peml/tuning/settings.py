@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from peml.config import (
     RunConfig,
     apply_overrides,
-    config_type,
-    parse_config,
     read_config,
     validate_config,
     without_grants,
 )
-from peml.errors import ConfigError
 from peml.execution import ExecutionSettings
-from peml.settings import Settings
+from peml.settings import ConfigFile, Settings
 from peml.tuning.objectives import ObjectiveName
 from peml.tuning.space import Parameter, apply_values, check_space
 
@@ -94,7 +90,7 @@ class BudgetSettings(Settings):
     tokens: int | None = Field(None, description="Training tokens of all trials.", ge=1)
 
 
-class StudyConfig(Settings):
+class StudyConfig(ConfigFile):
     """Everything that decides a study."""
 
     name: str = Field(description="Of the study, in a shared database; default: the file's name.")
@@ -127,6 +123,11 @@ class StudyConfig(Settings):
     failures: int = Field(
         3, description="Stop when the first so many trials of a session fail.", ge=1
     )
+
+    @field_validator("run")
+    @classmethod
+    def _trials_have_folders_of_their_own(cls, run: RunConfig) -> RunConfig:
+        return run.model_copy(update={"output": None})
 
     @field_validator("objectives")
     @classmethod
@@ -181,14 +182,6 @@ class StudyConfig(Settings):
         return definition
 
 
-@cache
-def _study_type() -> type[StudyConfig]:
-    """`StudyConfig` whose run is open to every registered method's section."""
-    described = StudyConfig.model_fields["run"].description
-    field: Any = (config_type(), Field(description=described))
-    return create_model("StudyConfig", __base__=StudyConfig, run=field)
-
-
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Reads a study's config file and applies ``section.key=value`` overrides.
 
@@ -207,16 +200,6 @@ def parse_study(raw: Mapping[str, Any], origin: str = "the config") -> StudyConf
     Raises:
         PemlError: Every wrong field is listed, unknown ones with the nearest valid name.
     """
-    run = raw.get("run")
-    if not isinstance(run, dict):
-        raise ConfigError(
-            f"{origin} has no run",
-            allowed="`run:`, a run's config or the name of its file",
-            action=_ACTION,
-        )
-    # A run's sections may be left open or partly named, which its own parser knows.
-    parsed = parse_config({**run, "output": None}, f"{origin}, run").model_dump(mode="json")
-    filled = {key: value for key, value in {**raw, "run": parsed}.items() if value is not None}
-    config = validate_config(_study_type(), filled, origin, _ACTION)
+    config = validate_config(StudyConfig, raw, origin, _ACTION)
     check_space(config.run, config.space)
     return config

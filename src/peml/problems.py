@@ -1,0 +1,129 @@
+"""What pydantic finds wrong with a config, a definition or a file, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from peml.errors import nearest
+
+__all__ = ["Location", "describe_problems", "in_words", "list_problems", "problems_at", "shown"]
+
+Location = tuple[int | str, ...]
+"""Keys and places in lists, from the whole down to a value."""
+
+_IN_WORDS = "in_words"
+_CHOICES = ("enum", "literal_error")
+
+
+def describe_problems(
+    error: ValidationError,
+    model: type[BaseModel],
+    rename: Callable[[Location], Location] = lambda location: location,
+) -> list[str]:
+    """One line per problem, each with the key it is about.
+
+    A validator that raises a ``ValueError`` of several lines has found several problems.
+
+    Args:
+        error: What validation of ``model`` raised.
+        model: The validated model; an unknown key is answered with its nearest valid one.
+        rename: From the location of a problem to the one the user wrote it at.
+    """
+    lines = []
+    for item in error.errors():
+        place = _spell(rename(item["loc"]))
+        lines += [f"{place}: {text}" if place else text for text in _texts(item, model)]
+    return list(dict.fromkeys(lines))
+
+
+def list_problems(subject: str, problems: Sequence[str]) -> str:
+    """A message that counts the problems of a subject, and gives each its line."""
+    count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return f"{subject} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems)
+
+
+def in_words(error: ValidationError, model: type[BaseModel]) -> ValidationError:
+    """The same problems with their final texts.
+
+    For a validator that picks the model itself, so that whoever describes the problems of the
+    whole can't know its keys.
+    """
+    return problems_at(
+        model.__name__,
+        (
+            (item["loc"], text, item["input"])
+            for item in error.errors()
+            for text in _texts(item, model)
+        ),
+    )
+
+
+def problems_at(title: str, problems: Iterable[tuple[Location, str, Any]]) -> ValidationError:
+    """An error of a validator that knows the location, the text and the value of each problem."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError(_IN_WORDS, "{text}", {"text": text}), loc=location, input=value
+        )
+        for location, text, value in problems
+    ]
+    return ValidationError.from_exception_data(title, details)
+
+
+def shown(value: Any, width: int = 60) -> str:
+    """A value as a message shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= width else f"{text[:width]}..."
+
+
+def _texts(item: Any, model: type[BaseModel]) -> list[str]:
+    kind, message, given = item["type"], item["msg"], item["input"]
+    if kind == _IN_WORDS:
+        return [message]
+    if kind == "missing":
+        return ["missing"]
+    if kind == "extra_forbidden":
+        valid = _keys_at(model, item["loc"][:-1])
+        hint = nearest(str(item["loc"][-1]), valid)
+        return ["unknown key." + (hint or f" Valid here: {', '.join(sorted(valid))}.")]
+    if kind in _CHOICES:
+        valid = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return [f"{given!r} is not one of {', '.join(valid)}.{nearest(str(given), valid)}"]
+    hint = "; put it in quotes" if kind == "string_type" and isinstance(given, int | float) else ""
+    value = "" if isinstance(given, dict | BaseModel) else f" (got {shown(given)}{hint})"
+    if kind == "value_error":
+        message = str(item["ctx"]["error"])
+    return [f"{line}{value}" for line in message.splitlines()]
+
+
+def _spell(location: Location) -> str:
+    """A location such as ``tasks[3].labels``."""
+    text = ""
+    for part in location:
+        if part != "[key]":  # pydantic's mark of a mapping's key that is wrong itself
+            text += (
+                f"[{part}]" if text and isinstance(part, int) else f"{'.' if text else ''}{part}"
+            )
+    return text
+
+
+def _keys_at(model: type[BaseModel], location: Location) -> set[str]:
+    """The keys that are valid in the section at a location."""
+    here: Any = model
+    for part in location:
+        owner = next((one for one in _models_in(here) if part in one.model_fields), None)
+        if get_origin(here) is dict:
+            here = get_args(here)[1]
+        elif owner is not None:
+            here = owner.model_fields[str(part)].annotation
+    return {key for found in _models_in(here) for key in found.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation such as ``tuple[Task, ...]`` or ``Scale | None`` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -1,0 +1,79 @@
+"""A method's section means the same in Python as in a file, in every config that holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import peml
+from peml.comparison import ComparisonConfig, parse_comparison
+from peml.config import RunConfig, parse_config
+from peml.methods import LoraMethodSettings, MethodSettings
+from peml.tuning import StudyConfig, parse_study
+
+TASKS: dict[str, Any] = {"suite": "glue"}
+STUDY: dict[str, Any] = {
+    "name": "mine",
+    "space": {"training.warmup": [0.0, 0.1]},
+    "budget": {"trials": 2},
+}
+COMPARED: dict[str, Any] = {"suites": {"glue": TASKS}, "run": {"training": {"epochs": 2}}}
+
+
+def _run(section: Any) -> MethodSettings:
+    return peml.RunConfig(tasks=TASKS, method=section).method
+
+
+def _study(section: Any) -> MethodSettings:
+    run: Any = {"tasks": TASKS, "method": section}
+    return StudyConfig(**STUDY, run=run).run.method
+
+
+def _compared(section: Any) -> MethodSettings:
+    return ComparisonConfig(**COMPARED, methods={"mine": section}).methods["mine"]
+
+
+CONFIGS = pytest.mark.parametrize("held", [_run, _study, _compared])
+Held = Callable[[Any], MethodSettings]
+
+
+@CONFIGS
+def test_a_section_is_the_methods_own_settings(held: Held) -> None:
+    method: Any = held({"name": "lora", "lora": {"r": 4}})
+    assert type(method) is LoraMethodSettings
+    assert method.lora.r == 4
+
+
+@CONFIGS
+@pytest.mark.parametrize("named", [{"name": "lora"}, MethodSettings(name="lora")])
+def test_a_name_alone_stands_for_all_defaults(held: Held, named: Any) -> None:
+    assert held(named) == LoraMethodSettings()
+
+
+@CONFIGS
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"name": "lorra"}, r"there is no method 'lorra'\. Did you mean 'lora'\?"),
+        (MethodSettings(name="lorra"), r"there is no method 'lorra'"),
+        ({"name": "lora", "lora": {"alpa": 4}}, r"unknown key\. Did you mean 'alpha'\?"),
+        ({"name": "lora", "lora": {"r": 0}}, "greater than"),
+        (7, "MethodSettings"),
+    ],
+)
+def test_a_wrong_section_is_refused_at_once(held: Held, section: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        held(section)
+
+
+def test_python_and_files_agree() -> None:
+    method = {"name": "lora", "lora": {"r": 4}}
+    raw = {"tasks": TASKS, "method": method, "training": None}
+    made: Any = {"tasks": TASKS, "method": method}
+    assert RunConfig(**made) == parse_config(raw)
+    assert StudyConfig(**STUDY, run=made) == parse_study({**STUDY, "run": raw})
+    compared = {**COMPARED, "methods": {"lora": None, "c-poly": {"shared": 2}}}
+    assert ComparisonConfig(**compared) == parse_comparison(compared)
