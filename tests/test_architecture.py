@@ -25,15 +25,15 @@ ALLOWED: dict[str, set[str]] = {
     "problems": {"errors"},
     "tasks": set(),
     "prefix": set(),
-    "adapters": set(),
     "data": {"tasks"},
-    "models": {"adapters", "data", "tasks"},
+    "models": {"data", "tasks"},
     "injection": {"prefix"},
     "search": {"prefix"},
     "training": {"data"},
     "evaluation": {"data", "models", "tasks"},
-    "methods": {"adapters", "data", "injection", "models", "prefix", "search"},
-    "export": {"adapters", "data", "injection", "methods", "models", "prefix", "tasks"},
+    "analysis": {"evaluation", "tasks"},
+    "methods": {"data", "injection", "models", "prefix", "search"},
+    "export": {"data", "injection", "methods", "models", "prefix", "tasks"},
     "serving": {"data", "evaluation", "export", "models", "tasks"},
     "reporting": set(),
     "config": {"data", "evaluation", "methods", "models", "search", "tasks", "training"},
@@ -113,7 +113,7 @@ def test_the_arrows_form_no_circle() -> None:
         waiting = {room: uses for room, uses in waiting.items() if room not in free}
 
 
-@pytest.mark.parametrize("room", ["prefix", "adapters", "search"])
+@pytest.mark.parametrize("room", ["prefix", "search"])
 def test_rooms_of_pure_torch_stay_pure(room: str) -> None:
     heavy = {"transformers", "peft", "accelerate", "datasets", "numpy", "scipy", "sklearn"}
     for path in (SOURCE / room).rglob("*.py"):

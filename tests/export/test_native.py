@@ -15,7 +15,7 @@ from peml.data import TaskBatch
 from peml.errors import CheckpointError, ModelError
 from peml.export import load_model, save_model
 from peml.methods import AttachedModel
-from peml.methods.prefix import PrefixPart
+from peml.methods.prefix.part import PrefixPart
 from peml.prefix import Prefix
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach

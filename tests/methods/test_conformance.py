@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from peml.adapters import MtlLoraDelta, TaskRouting
 from peml.methods import (
     AdapterPart,
     AttachedModel,
@@ -27,6 +26,8 @@ from peml.methods import (
     MultiLoraSettings,
     list_methods,
 )
+from peml.methods.routed.mtl_lora import MtlLoraDelta
+from peml.models import TaskRouting
 from peml.testing import MethodSuite
 
 _UP = ("*.delta.up",)

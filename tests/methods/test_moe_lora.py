@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from peml.adapters import AdaptedLinear, TaskMoeDelta, TokenMoeDelta
 from peml.data import TaskBatch
-from peml.methods import AttachContext, AttachedModel, MoeLora, MoeLoraSettings
+from peml.methods import AdaptedLinear, AttachContext, AttachedModel, MoeLora, MoeLoraSettings
+from peml.methods.routed.moe_lora import TaskMoeDelta, TokenMoeDelta
 from peml.testing import batch_of, tiny_task_model
 from tests.methods.published import LLAMA_ATTENTION, millions
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peml.adapters import MtlLoraDelta
 from peml.methods import AttachContext, AttachedModel, MtlLora, MtlLoraSettings
+from peml.methods.routed.mtl_lora import MtlLoraDelta
 from peml.testing import tiny_task_model
 from tests.methods.published import LLAMA_ATTENTION, millions
 

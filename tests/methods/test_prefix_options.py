@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peml.errors import ModelError
 from peml.methods import AttachContext, AttachedModel, PrefixPart, build_method, parse_method
-from peml.methods.prefix import Mixture
+from peml.methods.prefix.part import Mixture
 from peml.prefix import PrefixSupernet
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 from peml.training import TrainingSettings, build_optimizer

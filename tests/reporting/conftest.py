@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peml.reporting import load_run
-from peml.reporting.report import render_html
+from peml.reporting.run.report import render_html
 from peml.testing.runs import write_example_run
 
 

@@ -18,12 +18,12 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 from peml.reporting import load_run, save_figures
-from peml.reporting.balancing import draw_balancing
-from peml.reporting.decisions import draw_decisions, draw_gates, tabulate_decisions
-from peml.reporting.diagram import draw_network
-from peml.reporting.figures import draw_figures, draw_loss, draw_scores, draw_validation
-from peml.reporting.mixture import draw_mixture
-from peml.reporting.report import render_html
+from peml.reporting.run.balancing import draw_balancing
+from peml.reporting.run.decisions import draw_decisions, draw_gates, tabulate_decisions
+from peml.reporting.run.diagram import draw_network
+from peml.reporting.run.figures import draw_figures, draw_loss, draw_scores, draw_validation
+from peml.reporting.run.mixture import draw_mixture
+from peml.reporting.run.report import render_html
 from peml.reporting.style import PALETTE, spread, to_svg
 from peml.testing.runs import write_example_run
 

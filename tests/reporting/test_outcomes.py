@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 
 from peml.reporting import load_run
-from peml.reporting.decisions import draw_decisions, draw_gates, tabulate_decisions
-from peml.reporting.outcomes import describe_search, free_course, judge, judge_found, list_outcomes
-from peml.reporting.report import render_html, render_markdown
-from peml.reporting.results import History
+from peml.reporting.run.decisions import draw_decisions, draw_gates, tabulate_decisions
+from peml.reporting.run.outcomes import (
+    describe_search,
+    free_course,
+    judge,
+    judge_found,
+    list_outcomes,
+)
+from peml.reporting.run.report import render_html, render_markdown
+from peml.reporting.run.results import History
 from peml.testing.runs import write_example_run
 from tests.reporting.pages import markdown_tables, parse_page, text_of
 

@@ -13,7 +13,7 @@ import pytest
 
 from peml.errors import RunError
 from peml.reporting import load_run, write_report
-from peml.reporting.report import render_html, render_markdown
+from peml.reporting.run.report import render_html, render_markdown
 from tests.reporting.pages import (
     SVG,
     markdown_tables,

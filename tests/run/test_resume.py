@@ -63,8 +63,8 @@ def test_a_search_of_any_kind_ends_the_same(toys: Path, tmp_path: Path, search: 
     training = _TRAINING | rates | {"checkpoint_every": 2}
     config = toy_config(toys, "encoder", method=method, training=training)
     moments = [
-        Moment("peml.methods.prefix_search.PrefixSearch.before_step", 9),
-        Moment("peml.methods.prefix_search.PrefixSearch.before_step", 4, after=True),
+        Moment("peml.methods.prefix.search.PrefixSearch.before_step", 9),
+        Moment("peml.methods.prefix.search.PrefixSearch.before_step", 4, after=True),
         Moment("peml.run.training.Genotype.save"),
         Moment("peml.run.listener.RunListener.on_step", 3),
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peml.analysis import PairedTask, paired_difference
 from peml.comparison.cells import Cell, cells_of
 from peml.comparison.equal import list_equal
 from peml.comparison.latency import read_latency
@@ -16,12 +17,10 @@ from peml.comparison.rates import Choice
 from peml.comparison.settings import ComparisonConfig
 from peml.errors import RunError
 from peml.evaluation import (
-    PairedTask,
     common_average,
     first_mismatch,
     gather_groups,
     mean_weights,
-    paired_difference,
     read_predictions,
     weighted_mean,
 )

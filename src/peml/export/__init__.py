@@ -1,10 +1,10 @@
 """Export: the final model on disk."""
 
-from peml.export.finished import find_model
 from peml.export.lora import export_lora
 from peml.export.native import load_model, load_saved, save_model
 from peml.export.peft import export_peft
 from peml.export.saved import SavedModel, open_model
+from peml.export.source import find_model
 
 __all__ = [
     "SavedModel",

@@ -10,10 +10,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from peml.adapters import Delta
 from peml.data import TaskBatch
 from peml.errors import RunError
-from peml.methods import AttachedModel, read_layers
+from peml.methods import AttachedModel, Delta, read_layers
 from peml.models import TaskModel
 
 __all__ = ["Agreement", "answers", "check_agreement"]

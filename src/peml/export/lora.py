@@ -20,14 +20,13 @@ from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor
 
-from peml.adapters import AdaptedLinear
 from peml.errors import RunError, TaskError, nearest
-from peml.export.finished import USE_NATIVE, find_model, refuse_occupied
 from peml.export.native import load_saved
 from peml.export.saved import SavedModel, open_model
+from peml.export.source import USE_NATIVE, find_model, refuse_occupied
 from peml.files import atomic_folder, write_tensors, write_text
-from peml.methods import Method
-from peml.methods.peft_format import write_peft_lora
+from peml.methods import AdaptedLinear, Method
+from peml.methods.lora.peft_format import write_peft_lora
 from peml.models import TaskModel
 from peml.models.embedded import MINILM
 from peml.tasks import Task, TaskType

@@ -28,9 +28,9 @@ from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
 from torch import Tensor
 
 from peml.errors import RunError
-from peml.export.finished import USE_NATIVE, find_model, refuse_occupied
 from peml.export.native import load_saved
 from peml.export.saved import SavedModel, open_model
+from peml.export.source import USE_NATIVE, find_model, refuse_occupied
 from peml.files import atomic_folder, write_tensors, write_text
 from peml.injection import injection_of, peft_prompt_embeddings
 from peml.models import ModelSettings, load_backbone

@@ -1,7 +1,5 @@
 """Methods: how something trainable is attached to a frozen model."""
 
-from peml.methods.adalora import AdaLora, AdaLoraMethodSettings, AdaLoraPart, AdaLoraSettings
-from peml.methods.adapter import AdapterMethod, AdapterPart, AdapterSettings
 from peml.methods.attached import AttachedModel
 from peml.methods.base import (
     AttachContext,
@@ -13,29 +11,32 @@ from peml.methods.base import (
     Part,
     Search,
 )
-from peml.methods.c_poly import CPoly, CPolySettings
 from peml.methods.counting import check_count
-from peml.methods.dora import Dora, DoraMethodSettings, DoraPart, DoraSettings
 from peml.methods.frozen import Frozen, FrozenSettings
 from peml.methods.full import Full, FullSettings
-from peml.methods.lora import (
+from peml.methods.lora.adalora import (
+    AdaLora,
+    AdaLoraMethodSettings,
+    AdaLoraPart,
+    AdaLoraSettings,
+)
+from peml.methods.lora.dora import Dora, DoraMethodSettings, DoraPart, DoraSettings
+from peml.methods.lora.lora import (
     Lora,
     LoraMethodSettings,
     LoraPart,
     LoraSettings,
     LowRankSettings,
 )
+from peml.methods.lora.rslora import RsLora, RsLoraMethodSettings, RsLoraSettings
 from peml.methods.lora_prefix import LoraPrefix, LoraPrefixSettings
-from peml.methods.moe_lora import MoeLora, MoeLoraSettings
-from peml.methods.mtl_lora import MtlLora, MtlLoraSettings
-from peml.methods.multilora import MultiLora, MultiLoraSettings
 from peml.methods.peml import Peml, PemlSettings
-from peml.methods.prefix import FixedPrefixSettings, PrefixPart
-from peml.methods.prefix_nas import PrefixNas, PrefixNasSettings
-from peml.methods.prefix_search import PrefixSearch
-from peml.methods.prefix_tuning import PrefixTuning, PrefixTuningSettings
-from peml.methods.prompt import PromptPart
-from peml.methods.prompt_tuning import PromptTuning, PromptTuningSettings
+from peml.methods.prefix.part import FixedPrefixSettings, PrefixPart
+from peml.methods.prefix.prefix_nas import PrefixNas, PrefixNasSettings
+from peml.methods.prefix.prefix_tuning import PrefixTuning, PrefixTuningSettings
+from peml.methods.prefix.prompt import PromptPart
+from peml.methods.prefix.prompt_tuning import PromptTuning, PromptTuningSettings
+from peml.methods.prefix.search import PrefixSearch
 from peml.methods.registry import (
     MethodSection,
     build_method,
@@ -43,7 +44,12 @@ from peml.methods.registry import (
     method_settings_types,
     parse_method,
 )
-from peml.methods.rslora import RsLora, RsLoraMethodSettings, RsLoraSettings
+from peml.methods.routed.c_poly import CPoly, CPolySettings
+from peml.methods.routed.delta import AdaptedLinear, Delta
+from peml.methods.routed.moe_lora import MoeLora, MoeLoraSettings
+from peml.methods.routed.mtl_lora import MtlLora, MtlLoraSettings
+from peml.methods.routed.multilora import MultiLora, MultiLoraSettings
+from peml.methods.routed.part import AdapterMethod, AdapterPart, AdapterSettings
 from peml.methods.shape import ModelShape, nearest_size, read_shape
 from peml.methods.targets import Layers, LinearShape, read_layers
 
@@ -52,6 +58,7 @@ __all__ = [
     "AdaLoraMethodSettings",
     "AdaLoraPart",
     "AdaLoraSettings",
+    "AdaptedLinear",
     "AdapterMethod",
     "AdapterPart",
     "AdapterSettings",
@@ -59,6 +66,7 @@ __all__ = [
     "AttachedModel",
     "CPoly",
     "CPolySettings",
+    "Delta",
     "Dora",
     "DoraMethodSettings",
     "DoraPart",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from peml.methods.lora import LoraSettings
+from peml.methods.lora.lora import LoraSettings
 from peml.methods.shape import ModelShape
 from peml.prefix import SizeRange
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
-from peml.methods.lora import LoraPart, LoraSettings
-from peml.methods.prefix import FixedPrefixSettings, attach_fixed
+from peml.methods.lora.lora import LoraPart, LoraSettings
+from peml.methods.prefix.part import FixedPrefixSettings, attach_fixed
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 from peml.prefix import SizeRange

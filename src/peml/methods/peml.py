@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.budget import fit_beside_lora, halvings
-from peml.methods.lora import LoraPart, LoraSettings
-from peml.methods.lora_ranks import LoraRanks, count_lora, rank_groups, with_ranks
-from peml.methods.prefix_search import PrefixSearch
-from peml.methods.searched import SearchedPrefix, SearchedPrefixSettings
+from peml.methods.lora.lora import LoraPart, LoraSettings
+from peml.methods.lora.ranks import LoraRanks, count_lora, rank_groups, with_ranks
+from peml.methods.prefix.search import PrefixSearch
+from peml.methods.prefix.searched import SearchedPrefix, SearchedPrefixSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.methods.targets import Layers, read_layers
 from peml.models import TaskModel

@@ -19,22 +19,22 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from peml.errors import ConfigError, nearest
-from peml.methods.adalora import AdaLora
 from peml.methods.base import Method, MethodSettings
-from peml.methods.c_poly import CPoly
-from peml.methods.dora import Dora
 from peml.methods.frozen import Frozen
 from peml.methods.full import Full
-from peml.methods.lora import Lora
+from peml.methods.lora.adalora import AdaLora
+from peml.methods.lora.dora import Dora
+from peml.methods.lora.lora import Lora
+from peml.methods.lora.rslora import RsLora
 from peml.methods.lora_prefix import LoraPrefix
-from peml.methods.moe_lora import MoeLora
-from peml.methods.mtl_lora import MtlLora
-from peml.methods.multilora import MultiLora
 from peml.methods.peml import Peml
-from peml.methods.prefix_nas import PrefixNas
-from peml.methods.prefix_tuning import PrefixTuning
-from peml.methods.prompt_tuning import PromptTuning
-from peml.methods.rslora import RsLora
+from peml.methods.prefix.prefix_nas import PrefixNas
+from peml.methods.prefix.prefix_tuning import PrefixTuning
+from peml.methods.prefix.prompt_tuning import PromptTuning
+from peml.methods.routed.c_poly import CPoly
+from peml.methods.routed.moe_lora import MoeLora
+from peml.methods.routed.mtl_lora import MtlLora
+from peml.methods.routed.multilora import MultiLora
 from peml.problems import describe_problems, in_words, list_problems, problems_at
 
 __all__ = [

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peml.adapters import Side
 from peml.errors import ModelError, nearest
 from peml.injection import probe_decoder_side
+from peml.models import Side
 
 __all__ = ["ALL_LINEAR", "Layers", "LinearShape", "find_linears", "read_layers", "with_sides"]
 

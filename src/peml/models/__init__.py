@@ -22,6 +22,7 @@ from peml.models.loading import (
 )
 from peml.models.numbers import not_finite
 from peml.models.prompt import InputPrompt
+from peml.models.routing import Side, TaskRouting
 from peml.models.settings import ModelSettings
 from peml.models.task_model import TaskModel
 
@@ -34,8 +35,10 @@ __all__ = [
     "ModelOutput",
     "ModelSettings",
     "Purpose",
+    "Side",
     "Spelling",
     "TaskModel",
+    "TaskRouting",
     "TextFamily",
     "check_generation",
     "check_prompt",

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peml.adapters import TaskRouting
 from peml.data.batch import TaskBatch
 from peml.models.families import Family, ModelOutput
 from peml.models.loading import Backbone
 from peml.models.numbers import not_finite_advice
 from peml.models.prompt import InputPrompt
+from peml.models.routing import TaskRouting
 from peml.tasks import Task
 
 __all__ = ["TaskModel"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peml.errors import RunError
-from peml.reporting.outcomes import list_outcomes
 from peml.reporting.records import DiscretiseRecord, GenotypeRecord
-from peml.reporting.results import RunRecord, load_run
+from peml.reporting.run.outcomes import list_outcomes
+from peml.reporting.run.results import RunRecord, load_run
 
 __all__ = ["Winners", "count_winners"]
 

@@ -6,13 +6,13 @@ import json
 import time
 from typing import Any
 
+from peml.analysis import score_interval
 from peml.evaluation import (
     GoldSplit,
     KeptPredictions,
     KeptTask,
     Predictions,
     describe_classes,
-    score_interval,
     score_split,
     write_predictions,
 )

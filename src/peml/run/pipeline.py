@@ -10,15 +10,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from peml.analysis import Interval, mean_interval
 from peml.config import RunConfig
-from peml.evaluation import (
-    Interval,
-    common_average,
-    gather_groups,
-    mean_interval,
-    mean_weights,
-    weighted_mean,
-)
+from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
 from peml.files import read_json
 from peml.reporting import write_report

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 from peml.errors import TaskError, nearest
 from peml.problems import describe_problems, list_problems
 from peml.settings import Settings
-from peml.tasks.family import expand_family, is_family
 from peml.tasks.kinds import Averaging
+from peml.tasks.members import expand_family, is_family
 from peml.tasks.task import Task
 from peml.tasks.template import TaskRenderer
 from peml.tasks.yaml_file import read_yaml

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peml.adapters import AdaptedLinear
 from peml.data import TaskBatch
-from peml.methods import AttachedModel
+from peml.methods import AdaptedLinear, AttachedModel
 from peml.models.prompt import build_inputs
 from peml.testing.tasks import TINY_ROWS, Row, batch_of
 

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from peml.adapters import AdaptedLinear
 from peml.errors import TaskError
 from peml.export import load_model, save_model
 from peml.methods import (
+    AdaptedLinear,
     AttachContext,
     AttachedModel,
     Method,

@@ -53,8 +53,8 @@ def evaluate_command(
       peml evaluate runs/demo --json scores.json
     """
     from peml.cli.evaluate.contrast import show_contrast
-    from peml.cli.evaluate.figures import about, finite
     from peml.cli.evaluate.mistakes import show_mistakes
+    from peml.cli.evaluate.numbers import about, finite
     from peml.cli.evaluate.runs import show_runs
     from peml.cli.evaluate.scores import show_scores
     from peml.run import load_finished

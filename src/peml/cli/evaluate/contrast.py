@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from peml.cli.evaluate.figures import Content, about, number, spread
-from peml.evaluation import Contrast, RunContrast, TaskContrast, contrast_runs
+from peml.analysis import Contrast, RunContrast, TaskContrast, contrast_runs
+from peml.cli.evaluate.numbers import Content, about, number, spread
 from peml.run import FinishedRun
 from peml.terminal import Column, print_table
 

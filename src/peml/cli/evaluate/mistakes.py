@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
-from peml.cli.evaluate.figures import Content, number
+from peml.analysis import Mistake, find_mistakes
+from peml.cli.evaluate.numbers import Content, number
 from peml.errors import PemlError
-from peml.evaluation import KeptPredictions, Mistake, find_mistakes
+from peml.evaluation import KeptPredictions
 from peml.run import FinishedRun, RowText, read_texts
 from peml.tasks import TaskType
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from peml.cli.evaluate.figures import Content, about, number, spread
+from peml.analysis import score_run
+from peml.cli.evaluate.numbers import Content, about, number, spread
 from peml.cli.evaluate.scores import scores_content
-from peml.evaluation import score_run
 from peml.run import FinishedRun
 from peml.terminal import Column, print_table
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from peml.cli.evaluate.figures import Content, number, spread
-from peml.evaluation import GroupScores, RunScores, score_run
+from peml.analysis import GroupScores, RunScores, score_run
+from peml.cli.evaluate.numbers import Content, number, spread
 from peml.reporting import MAJORITY_NOTE
 from peml.run import FinishedRun
 from peml.terminal import Column, print_table

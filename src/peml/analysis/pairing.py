@@ -1,0 +1,195 @@
+"""Two finished runs on the same rows: differences, intervals and p-values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peml.analysis.significance import (
+    Discordant,
+    discordant_rows,
+    mcnemar_test,
+    permuted_differences,
+    tail_share,
+)
+from peml.analysis.statistics import Interval, PairedTask, paired_difference, task_random
+from peml.errors import DataError
+from peml.evaluation.averages import mean_weights, weighted_mean
+from peml.evaluation.predictions import KeptPredictions, first_mismatch
+
+__all__ = ["Contrast", "RunContrast", "TaskContrast", "contrast_runs"]
+
+Array = NDArray[np.float64]
+
+_PERMUTE = 1  # tells the draws of swaps from those of rows
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Two scores and what lies between them.
+
+    Attributes:
+        first: Score of the first run.
+        second: Score of the second.
+        difference: First minus second, with its paired bootstrap interval over rows.
+        p_value: Two-sided: how likely so large a difference is if the runs were equally good.
+        test: What the p-value is from.
+    """
+
+    first: float
+    second: float
+    difference: Interval
+    p_value: float
+    test: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContrast(Contrast):
+    """Two runs on one task.
+
+    Attributes:
+        metric: The task's headline metric.
+        rows: Number of rows.
+        discordant: Rows that only the first, only the second has right; None where the metric
+            doesn't count right rows.
+    """
+
+    metric: str
+    rows: int
+    discordant: Discordant | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunContrast:
+    """Two runs: the mean of their headline metrics, and each task."""
+
+    mean: Contrast
+    tasks: dict[str, TaskContrast]
+
+
+def contrast_runs(
+    first: Mapping[str, KeptPredictions],
+    second: Mapping[str, KeptPredictions],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> RunContrast:
+    """Compares two runs row by row.
+
+    A task whose headline metric counts right rows (accuracy, exact match) is tested by McNemar's
+    exact test; others, and the mean over tasks, by swapping predictions at random (with draws in
+    place of all 2^rows swaps, the least p-value is 1 / (resamples + 1)). The p-values are not
+    corrected for the number of tasks, and know the chance in the rows alone, not in the seeds.
+
+    Args:
+        first: Predictions by task.
+        second: The other run's.
+        resamples: Number of resamples, and of permutations.
+        seed: Of the draws.
+
+    Raises:
+        DataError: Tasks, their definitions, rows or right answers differ; the first is named.
+    """
+    _check_same(first, second)
+    kept = list(first.values())
+    weights = mean_weights([each.task.average for each in kept], [len(each.rows) for each in kept])
+    intervals = paired_difference(
+        {
+            name: PairedTask(metric, one.gold, [one.said(metric)], [two.said(metric)])
+            for name, (one, two) in _pairs(first, second)
+            for metric in one.task.metrics[:1]
+        },
+        weights,
+        resamples=resamples,
+        seed=seed,
+    )
+    tasks, draws = {}, []
+    for name, (one, two) in _pairs(first, second):
+        metric = one.task.metrics[0]
+        sides = (one.said(metric), two.said(metric))
+        random = task_random(seed, name, _PERMUTE)
+        draws.append(permuted_differences(metric, one.gold, *sides, resamples, random))
+        tasks[name] = _contrast(one, two, intervals.tasks[name], draws[-1])
+    p_value, test = _tested(intervals.mean, weights @ np.array(draws))
+    if len(tasks) == 1:  # its mean is the task, whose test may be exact
+        p_value, test = next((task.p_value, task.test) for task in tasks.values())
+    mean = Contrast(
+        first=weighted_mean([task.first for task in tasks.values()], weights),
+        second=weighted_mean([task.second for task in tasks.values()], weights),
+        difference=intervals.mean,
+        p_value=p_value,
+        test=test,
+    )
+    return RunContrast(mean, tasks)
+
+
+def _contrast(
+    one: KeptPredictions, two: KeptPredictions, difference: Interval, draws: Array
+) -> TaskContrast:
+    metric = one.task.metrics[0]
+    p_value, test = _tested(difference, draws)
+    discordant = discordant_rows(metric, one.gold, one.predicted, two.predicted)
+    if discordant is not None:
+        p_value, test = mcnemar_test(discordant), "McNemar, exact"
+    return TaskContrast(
+        first=one.score(metric),
+        second=two.score(metric),
+        difference=difference,
+        p_value=p_value,
+        test=test,
+        metric=metric,
+        rows=len(one.rows),
+        discordant=discordant,
+    )
+
+
+def _tested(difference: Interval, draws: Array) -> tuple[float, str]:
+    return tail_share(difference.value, draws), f"{len(draws)} permutations"
+
+
+def _pairs(
+    first: Mapping[str, KeptPredictions], second: Mapping[str, KeptPredictions]
+) -> list[tuple[str, tuple[KeptPredictions, KeptPredictions]]]:
+    return [(name, (first[name], second[name])) for name in first]
+
+
+def _check_same(
+    first: Mapping[str, KeptPredictions], second: Mapping[str, KeptPredictions]
+) -> None:
+    if first.keys() != second.keys():
+        raise _different_tasks(list(first), list(second))
+    for name, (one, two) in _pairs(first, second):
+        for field in ("version", "type", "metrics", "labels", "average"):
+            values = getattr(one.task, field), getattr(two.task, field)
+            if values[0] != values[1]:
+                raise DataError(
+                    f"{name}: not the same task in the two runs: {field} is {values[0]!r} in the "
+                    f"first and {values[1]!r} in the second",
+                    allowed="the same definition of the task in both runs",
+                    action="train the older run again with the task as it is now",
+                )
+        if mismatch := first_mismatch(one, two):
+            raise DataError(
+                f"{name}: the runs were not scored on the same rows: {mismatch}",
+                allowed="two runs scored on the same rows, with the same right answers",
+                action="train both with the same data, tasks.evaluation_rows and evaluation.split",
+            )
+
+
+def _different_tasks(first: list[str], second: list[str]) -> DataError:
+    alone = {
+        "first": [name for name in first if name not in second],
+        "second": [name for name in second if name not in first],
+    }
+    listed = [f"only the {run} has {', '.join(names)}" for run, names in alone.items() if names]
+    shared = [name for name in first if name in second]
+    return DataError(
+        f"the runs have different tasks: {'; '.join(listed)}",
+        allowed="two runs of the same tasks",
+        action=f"compare them on one that both have with --task: {', '.join(shared)}"
+        if shared
+        else "give two runs that share a task",
+    )

@@ -1,0 +1,161 @@
+"""A finished run's scores with their intervals, from the predictions it kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from peml.analysis.statistics import Interval, percentile_interval, resample, task_random
+from peml.evaluation.averages import (
+    common_average,
+    gather_groups,
+    mean_weights,
+    weighted_mean,
+)
+from peml.evaluation.metrics import GROUP_SCORES, PROPORTIONS, ROW_SCORES
+from peml.evaluation.predictions import KeptPredictions, KeptTask
+from peml.tasks import Averaging
+
+__all__ = ["GroupScores", "RunScores", "TaskScores", "mean_interval", "score_interval", "score_run"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScores:
+    """One task's scores.
+
+    Attributes:
+        task: Which task.
+        rows: Number of rows.
+        metrics: Each metric with its interval over rows, headline first.
+        majority: Each metric of the best constant guess.
+    """
+
+    task: KeptTask
+    rows: int
+    metrics: dict[str, Interval]
+    majority: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """Means over some tasks.
+
+    Attributes:
+        mean: Of the headline metrics, their intervals combined as of independent samples.
+        majority_mean: Of the best constant guesses.
+        average: What counts alike in both, tasks or rows.
+        names: The tasks.
+    """
+
+    mean: Interval
+    majority_mean: float
+    average: Averaging
+    names: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunScores:
+    """A run's scores.
+
+    Attributes:
+        overall: Means over all tasks.
+        groups: Means over the tasks of each group, where there are groups.
+        tasks: Of each task.
+    """
+
+    overall: GroupScores
+    groups: dict[str, GroupScores]
+    tasks: dict[str, TaskScores]
+
+
+def score_run(
+    predictions: Mapping[str, KeptPredictions], *, resamples: int = 2000, seed: int = 0
+) -> RunScores:
+    """Recomputes every metric, with 95 % intervals over rows.
+
+    The intervals tell the chance in the rows alone: another seed of the same run may differ by
+    more.
+
+    Args:
+        predictions: By task, at least one.
+        resamples: Number of resamples, where an interval is from a bootstrap.
+        seed: Of the draws. A task's interval doesn't depend on which other tasks there are.
+    """
+    tasks = {}
+    for name, kept in predictions.items():
+        intervals = {
+            metric: score_interval(kept, metric, resamples=resamples, seed=seed)
+            for metric in kept.task.metrics
+        }
+        tasks[name] = TaskScores(kept.task, len(kept.rows), intervals, kept.majority())
+    groups = gather_groups({name: scores.task.group for name, scores in tasks.items()})
+    return RunScores(
+        overall=_average(list(tasks), tasks),
+        groups={group: _average(names, tasks) for group, names in groups.items()},
+        tasks=tasks,
+    )
+
+
+def score_interval(
+    kept: KeptPredictions, metric: str, *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """One metric of a task with its 95 % interval over rows.
+
+    A share of right rows (or groups of rows) gets Wilson's interval, which keeps its width at 0 and
+    1; other metrics get the percentile interval of a bootstrap.
+
+    Args:
+        kept: The task's predictions.
+        metric: One of the task's metrics.
+        resamples: Number of resamples.
+        seed: Of the draws.
+    """
+    value = kept.score(metric)
+    if metric in PROPORTIONS:
+        if metric in GROUP_SCORES:
+            right = GROUP_SCORES[metric](kept.gold, kept.predicted, kept.groups or ())
+        else:
+            right = ROW_SCORES[metric](kept.gold, kept.predicted)
+        found = binomtest(round(sum(right)), len(right)).proportion_ci(method="wilson")
+        return Interval(value, float(found.low), float(found.high))
+    random = task_random(seed, kept.task.name)  # the same rows for every metric
+    drawn = resample(metric, kept.gold, [kept.said(metric)], resamples, random)
+    return percentile_interval(value, drawn[:, 0])
+
+
+def mean_interval(intervals: Sequence[Interval], weights: Array) -> Interval:
+    """The weighted mean of independent scores, with its interval.
+
+    Distances to the bounds are added in squares ("MOVER": Zou and Donner 2008, doi
+    10.1002/sim.3095).
+
+    Args:
+        intervals: Of each score.
+        weights: What each counts, adding up to 1, (scores,).
+    """
+    values, lows, highs = np.array([(i.value, i.low, i.high) for i in intervals]).T
+    value = weighted_mean(values.tolist(), weights)
+    below = float(np.linalg.norm(weights * (values - lows)))
+    above = float(np.linalg.norm(weights * (highs - values)))
+    return Interval(value, value - below, value + above)
+
+
+def _average(names: list[str], tasks: Mapping[str, TaskScores]) -> GroupScores:
+    chosen = [tasks[name] for name in names]
+    averages = [scores.task.average for scores in chosen]
+    weights = mean_weights(averages, [scores.rows for scores in chosen])
+    headlines = [scores.task.metrics[0] for scores in chosen]
+    intervals = [s.metrics[metric] for s, metric in zip(chosen, headlines, strict=True)]
+    majorities = [s.majority[metric] for s, metric in zip(chosen, headlines, strict=True)]
+    return GroupScores(
+        mean=mean_interval(intervals, weights),
+        majority_mean=weighted_mean(majorities, weights),
+        average=common_average(averages),
+        names=names,
+    )

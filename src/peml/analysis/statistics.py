@@ -1,0 +1,202 @@
+"""Intervals of scores and of differences between two methods, by bootstrap.
+
+A resample draws rows with replacement.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peml.analysis.scorers import weighted_scorer
+from peml.errors import DataError, nearest
+from peml.evaluation.metrics import METRICS
+
+__all__ = [
+    "Interval",
+    "PairedDifference",
+    "PairedTask",
+    "bootstrap_interval",
+    "paired_difference",
+    "percentile_interval",
+    "resample",
+    "task_random",
+]
+
+Array = NDArray[np.float64]
+Values = Sequence[Any]
+
+_BOUNDS = (2.5, 97.5)  # percent: a 95 % interval
+_COUNTS_AT_ONCE = 1_000_000  # rows times resamples held at a time; 8 MB an array
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A number and its 95 % percentile interval.
+
+    Attributes:
+        value: What the data itself gives, not the middle of the resamples.
+        low: The 2.5th percentile of the resamples.
+        high: The 97.5th percentile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTask:
+    """Two methods' predictions for the same rows of one task.
+
+    Attributes:
+        metric: Name of the metric.
+        gold: Right answers, one a row.
+        first: Predictions by seed, each one a row.
+        second: The other method's, with the same seeds in the same order.
+    """
+
+    metric: str
+    gold: Values
+    first: Sequence[Values]
+    second: Sequence[Values]
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """First minus second.
+
+    Attributes:
+        mean: Of the mean over tasks.
+        tasks: Of each task.
+    """
+
+    mean: Interval
+    tasks: dict[str, Interval]
+
+
+def paired_difference(
+    tasks: Mapping[str, PairedTask],
+    weights: Sequence[float] | Array | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> PairedDifference:
+    """How much better the first method is, and how sure that is (paired bootstrap).
+
+    Each resample draws a task's rows with replacement, the same rows for both methods and all
+    seeds, and independently for each task. It also draws the pairs of runs with replacement, one
+    draw for all tasks, because one run trains them all. The interval so covers the chance in both
+    the rows and the seeds. With few seeds it is somewhat narrow (their spread comes out too small
+    by a factor of sqrt((seeds - 1) / seeds)); with one seed it covers the rows alone.
+
+    Args:
+        tasks: By name; all with the same seeds.
+        weights: What each task weighs in the mean, (tasks,); default: all the same.
+        resamples: Number of resamples.
+        seed: Of the draws. A task's interval doesn't depend on which other tasks there are.
+
+    Raises:
+        DataError: Rows or seeds don't pair up, there are none, or a metric is unknown.
+    """
+    seeds = _check_pairs(tasks)
+    picks = _draw(np.random.default_rng(seed), resamples, seeds) / seeds  # (resamples, seeds)
+    values, draws = [], []
+    for name, task in tasks.items():
+        runs = [*task.first, *task.second]
+        drawn = resample(task.metric, task.gold, runs, resamples, task_random(seed, name))
+        draws.append(((drawn[:, :seeds] - drawn[:, seeds:]) * picks).sum(axis=1))
+        exact = [METRICS[task.metric](task.gold, run) for run in runs]
+        values.append(float(np.mean(exact[:seeds]) - np.mean(exact[seeds:])))
+    intervals = {n: percentile_interval(v, d) for n, v, d in zip(tasks, values, draws, strict=True)}
+    mean = float(np.average(values, weights=weights))
+    drawn = np.average(draws, axis=0, weights=weights)
+    return PairedDifference(mean=percentile_interval(mean, drawn), tasks=intervals)
+
+
+def bootstrap_interval(
+    metric: str, gold: Values, predicted: Values, *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """One run's score on a task with its interval over rows.
+
+    Args:
+        metric: Name of the metric.
+        gold: Right answers, one a row.
+        predicted: Predictions, one a row.
+        resamples: Number of resamples.
+        seed: Of the draws.
+
+    Raises:
+        DataError: The numbers of rows differ, there are none, or the metric is unknown.
+    """
+    _check_rows("the run", metric, gold, [predicted])
+    drawn = resample(metric, gold, [predicted], resamples, np.random.default_rng(seed))
+    return percentile_interval(METRICS[metric](gold, predicted), drawn[:, 0])
+
+
+def percentile_interval(value: float, draws: Array) -> Interval:
+    """A number with the interval of its resamples, (resamples,)."""
+    low, high = np.percentile(draws, _BOUNDS)
+    return Interval(value, float(low), float(high))
+
+
+def task_random(seed: int, task: str, use: int = 0) -> np.random.Generator:
+    """Draws of a task that depend on no other task, and differ by what they are used for."""
+    return np.random.default_rng([seed, zlib.crc32(task.encode()), *([use] if use else [])])
+
+
+def _check_pairs(tasks: Mapping[str, PairedTask]) -> int:
+    """The number of seeds."""
+    if not tasks:
+        raise DataError("no tasks to compare two methods on", allowed="at least one task")
+    seeds = {len(runs) for task in tasks.values() for runs in (task.first, task.second)}
+    if len(seeds) > 1 or 0 in seeds:
+        raise DataError(
+            f"runs that don't pair up: between {min(seeds)} and {max(seeds)} seeds a task",
+            allowed="the same seeds, at least one, for both methods and every task",
+            action="pass the seeds that both methods have finished",
+        )
+    for name, task in tasks.items():
+        _check_rows(name, task.metric, task.gold, [*task.first, *task.second])
+    return seeds.pop()
+
+
+def _check_rows(name: str, metric: str, gold: Values, runs: Sequence[Values]) -> None:
+    if metric not in METRICS:
+        raise DataError(
+            f"{name}: unknown metric {metric!r}.{nearest(metric, METRICS)}",
+            allowed=", ".join(METRICS),
+        )
+    lengths = {len(run) for run in runs}
+    if lengths != {len(gold)} or not len(gold):
+        raise DataError(
+            f"{name}: {len(gold)} right answers, and predictions for "
+            f"{', '.join(map(str, sorted(lengths)))} rows",
+            allowed="as many predictions as right answers, at least one",
+            action="evaluate the runs on the same rows",
+        )
+
+
+def _draw(random: np.random.Generator, resamples: int, items: int) -> Array:
+    """How often each item is drawn when as many are drawn as there are: (resamples, items)."""
+    drawn = random.integers(0, items, (resamples, items))
+    drawn += items * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * items)
+    return counts.reshape(resamples, items).astype(np.float64)
+
+
+def resample(
+    metric: str, gold: Values, runs: Sequence[Values], resamples: int, random: np.random.Generator
+) -> Array:
+    """The metric of each run in each resample of the rows: (resamples, runs)."""
+    score = weighted_scorer(metric, gold, runs)
+    size = max(1, _COUNTS_AT_ONCE // len(gold))
+    done = range(0, resamples, size)
+    return np.concatenate(
+        [score(_draw(random, min(size, resamples - start), len(gold))) for start in done]
+    )

@@ -1,0 +1,45 @@
+"""How figures are spelled, in a table and in JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from peml.analysis import Interval
+from peml.run import FinishedRun
+
+__all__ = ["Content", "about", "finite", "number", "spread"]
+
+Content = dict[str, Any]
+"""What goes into the JSON file."""
+
+
+def about(run: FinishedRun) -> Content:
+    """Which run the figures are of, for JSON."""
+    results = run.results
+    return {
+        "folder": str(run.folder),
+        "method": results.method,
+        "model": results.model,
+        "seed": results.seed,
+    }
+
+
+def spread(interval: Interval, form: str = ".3f") -> tuple[str, str]:
+    """A value and its interval, as two cells of a table."""
+    low, high = number(interval.low, form), number(interval.high, form)
+    return number(interval.value, form), f"{low} to {high}"
+
+
+def number(value: float, form: str = ".3f") -> str:
+    """A figure as it is printed; a dash where it is not finite."""
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def finite(value: Any) -> Any:
+    """The same content with None for what is not finite; JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

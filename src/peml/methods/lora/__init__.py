@@ -1,0 +1,1 @@
+"""LoRA and its relatives, built on PEFT's layers."""

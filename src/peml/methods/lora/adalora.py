@@ -1,0 +1,225 @@
+"""AdaLoRA: ranks that are pruned while training (Zhang et al., 2303.10512), through PEFT."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from peft import AdaLoraConfig, LoraConfig
+from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.lora import LoraModel
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from peml.errors import TrainingError
+from peml.methods.base import AttachContext, MethodSettings
+from peml.methods.lora.lora import ADAPTER, Lora, LoraPart, LowRankSettings
+from peml.methods.shape import ModelShape, nearest_size
+from peml.models import TaskModel
+
+__all__ = ["AdaLora", "AdaLoraMethodSettings", "AdaLoraPart", "AdaLoraSettings"]
+
+
+class AdaLoraSettings(LowRankSettings):
+    """Updates B diag(E) A whose ranks are pruned to a budget shared by all layers."""
+
+    init_r: int = Field(12, description="Rank of every layer at the start.", ge=2)
+    target_r: int = Field(8, description="Mean rank of the layers at the end.", ge=1)
+    alpha: float = Field(32.0, description="The update is scaled by alpha / init_r.", gt=0)
+    tinit: float = Field(
+        0.1, description="Share of the steps before the first rank is pruned.", ge=0, lt=1
+    )
+    tfinal: float = Field(
+        0.4, description="Share of the steps after the last rank is pruned.", ge=0, lt=1
+    )
+    delta_t: int = Field(1, description="Steps between two prunings.", ge=1)
+    beta1: float = Field(0.85, description="Smoothing of the sensitivity.", gt=0, lt=1)
+    beta2: float = Field(0.85, description="Smoothing of its uncertainty.", gt=0, lt=1)
+    orth_reg_weight: float = Field(
+        0.5, description="Weight of the loss that keeps A's rows and B's columns orthogonal.", ge=0
+    )
+    learning_rate: float = Field(1e-3, description="Default rate of the group `lora`.", gt=0)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> AdaLoraSettings:
+        if self.target_r >= self.init_r:
+            raise ValueError(
+                f"target_r={self.target_r} leaves nothing to prune from init_r={self.init_r}; "
+                "lower target_r or raise init_r"
+            )
+        if self.tinit + self.tfinal >= 1:
+            raise ValueError(
+                f"tinit={self.tinit:g} and tfinal={self.tfinal:g} leave no steps to prune in; "
+                "their sum has to be below 1"
+            )
+        return self
+
+    def count_parameters(self, shape: ModelShape) -> int:
+        """Closed form: init_r (d_in + d_out + 1) for each layer, all of which train."""
+        layers = self.targets(shape.layers)
+        return sum(self.init_r * (layer.d_in + layer.d_out + 1) for layer in layers)
+
+    def resized(self, shape: ModelShape, budget: int) -> Self:
+        """The first rank nearest to a budget; target_r / init_r and alpha / init_r stay."""
+        return self._at_rank(
+            nearest_size(lambda r: self._at_rank(r).count_parameters(shape), budget)
+        )
+
+    def _at_rank(self, init_r: int) -> Self:
+        r = max(2, init_r)  # a rank of 1 can't be pruned
+        target = min(r - 1, max(1, round(self.target_r / self.init_r * r)))
+        alpha = self.alpha / self.init_r * r
+        return self.model_copy(update={"init_r": r, "target_r": target, "alpha": alpha})
+
+
+class AdaLoraMethodSettings(MethodSettings):
+    """AdaLoRA alone."""
+
+    name: Literal["adalora"] = "adalora"
+    lora: AdaLoraSettings = Field(
+        default_factory=lambda: AdaLoraSettings(), description="The LoRA."
+    )
+
+
+class AdaLoraPart(LoraPart):
+    """PEFT's AdaLoRA layers, and the allocation of ranks among them.
+
+    A rank is pruned by setting its E to zero. Until ``tinit`` nothing is pruned; then the budget
+    sinks along a cubic; for the last ``tfinal`` steps the pruned ranks stay as they are.
+
+    Args:
+        model: Gets the layers.
+        settings: Ranks and schedule.
+        seed: Of the initial A and B.
+        total_steps: Optimiser steps of the run, which the schedule spans.
+
+    Raises:
+        TrainingError: The run is too short to prune in.
+    """
+
+    tuner_type: ClassVar[type[LoraModel]] = AdaLoraModel
+
+    def __init__(self, model: Any, settings: AdaLoraSettings, seed: int, total_steps: int) -> None:
+        self._total_steps = total_steps
+        super().__init__(model, settings, seed)
+        # What the allocator makes up on the way is made here, so that a checkpoint always has
+        # the same tensors; PEFT keeps the masks as lists in its config.
+        self._masks = {
+            name: torch.ones(len(parameter), dtype=torch.bool)
+            for name, parameter in self._parameters.items()
+            if f"lora_E.{ADAPTER}" in name
+        }
+        self._fill_statistics()
+
+    def build_config(self) -> LoraConfig:
+        """PEFT's config, its schedule in steps."""
+        settings, total = cast(AdaLoraSettings, self.settings), self._total_steps
+        # The last pruning takes a step of its own.
+        tinit, tfinal = int(settings.tinit * total), max(1, int(settings.tfinal * total))
+        if tinit >= total - tfinal:
+            raise TrainingError(
+                f"AdaLoRA can't prune in a run of {total} optimiser steps: the first {tinit} "
+                f"(method.lora.tinit) and the last {tfinal} (method.lora.tfinal) are left alone",
+                allowed="at least one step between them",
+                action="raise training.epochs, or lower tinit, tfinal, batches.rows or "
+                "training.accumulation",
+            )
+        return AdaLoraConfig(
+            init_r=settings.init_r,
+            target_r=settings.target_r,
+            tinit=tinit,
+            tfinal=tfinal,
+            deltaT=settings.delta_t,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            orth_reg_weight=settings.orth_reg_weight,
+            total_step=total,
+            **self.common_options(),
+        )
+
+    def ranks(self) -> dict[str, int]:
+        """Ranks that are left, by the layer's path."""
+        return {
+            name.partition(".lora_E.")[0]: int(self._parameters[name].count_nonzero())
+            for name in self._masks
+        }
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Mean over all factors of ||A A^T - I|| and ||B^T B - I||, weighted (equation 4).
+
+        PEFT adds the same to the loss of a `PeftModel`, which is not used here.
+        """
+        weight = cast(AdaLoraSettings, self.settings).orth_reg_weight
+        losses = []
+        # In half precision 1 - the sum of squares would be mostly rounding.
+        with torch.autocast(next(iter(self._parameters.values())).device.type, enabled=False):
+            for name, factor in self._parameters.items():
+                if ".lora_E." in name:
+                    continue
+                gram = factor @ factor.T if ".lora_A." in name else factor.T @ factor
+                identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+                losses.append(torch.linalg.matrix_norm(gram - identity))
+            return weight * torch.stack(losses).mean()
+
+    def after_step(self, step: int) -> None:
+        """Updates the sensitivities and prunes what is over the budget."""
+        for parameter in self._parameters.values():
+            if parameter.grad is None:  # a layer that no row has reached; PEFT multiplies with it
+                parameter.grad = torch.zeros_like(parameter)
+        config = self._tuner.peft_config[ADAPTER]
+        config.rank_pattern = {name: mask.tolist() for name, mask in self._masks.items()}
+        self._tuner.update_and_allocate(step)
+        for name, mask in self._masks.items():
+            mask.copy_(torch.tensor(config.rank_pattern[name]))
+        config.rank_pattern = None  # PEFT can't save a tuner without its `PeftModel` with one
+        self._fill_statistics()
+
+    def state(self) -> dict[str, Tensor]:
+        """Smoothed sensitivities and uncertainties, and the masks.
+
+        The sensitivities of a single step are computed afresh in the next one.
+        """
+        allocator = self._tuner.rankallocator
+        return {
+            **{f"sensitivity.{name}": allocator.exp_avg_ipt[name] for name in self._parameters},
+            **{f"uncertainty.{name}": allocator.exp_avg_unc[name] for name in self._parameters},
+            **{f"mask.{name}": mask for name, mask in self._masks.items()},
+        }
+
+    def peft_format(self) -> tuple[LoraConfig, dict[str, Tensor]]:
+        """The ranks that are left; the config's pattern says which.
+
+        Between two prunings, and in weights kept from before the last one, a rank that was pruned
+        may have come back: E decides, not the last mask.
+        """
+        config, state = super().peft_format()
+        config = copy.copy(config)
+        config.rank_pattern = {}
+        for name in self._masks:
+            kept = self._parameters[name].detach().view(-1) != 0
+            short = name.removesuffix(f".{ADAPTER}")
+            config.rank_pattern[short] = kept.tolist()
+            for factor, index in (("E", (kept,)), ("A", (kept,)), ("B", (slice(None), kept))):
+                key = f"model.{short}".replace(".lora_E", f".lora_{factor}")
+                state[key] = state[key][index]
+        return config, state
+
+    def _fill_statistics(self) -> None:
+        """Zeros where the allocator has nothing yet, and where it has cleared all at its end."""
+        allocator = self._tuner.rankallocator
+        for statistics in (allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc):
+            for name, parameter in self._parameters.items():
+                if name not in statistics:
+                    statistics[name] = torch.zeros_like(parameter)
+
+
+class AdaLora(Lora):
+    """AdaLoRA on all linear layers."""
+
+    settings_type: ClassVar[type[MethodSettings]] = AdaLoraMethodSettings
+
+    def build_part(self, model: TaskModel, context: AttachContext) -> AdaLoraPart:
+        """Puts the layers into the backbone; the schedule spans the run."""
+        settings = self.settings.lora
+        return AdaLoraPart(model.backbone, settings, context.seed, context.total_steps)

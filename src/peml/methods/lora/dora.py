@@ -1,0 +1,83 @@
+"""DoRA: weights taken apart into direction and magnitude (Liu et al., 2402.09353), through PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from peml.methods.base import AttachContext, MethodSettings, ParameterGroup
+from peml.methods.lora.lora import ADAPTER, Lora, LoraPart, LoraSettings
+from peml.methods.shape import ModelShape
+from peml.models import TaskModel
+
+__all__ = ["Dora", "DoraMethodSettings", "DoraPart", "DoraSettings"]
+
+
+class DoraSettings(LoraSettings):
+    """Low-rank updates of the direction, and a magnitude for each output."""
+
+    peft_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
+    embeddings: ClassVar[bool] = False
+
+    learning_rate: float = Field(
+        5e-4, description="Default rate of the groups `lora` and `magnitude`.", gt=0
+    )
+
+    def count_magnitudes(self, shape: ModelShape) -> int:
+        """Closed form: d_out for each layer."""
+        return sum(layer.d_out for layer in self.targets(shape.layers))
+
+    def resized(self, shape: ModelShape, budget: int) -> Self:
+        """The rank nearest to what the magnitudes leave of a budget."""
+        return super().resized(shape, budget - self.count_magnitudes(shape))
+
+
+class DoraMethodSettings(MethodSettings):
+    """DoRA alone."""
+
+    name: Literal["dora"] = "dora"
+    lora: DoraSettings = Field(default_factory=lambda: DoraSettings(), description="The LoRA.")
+
+
+class DoraPart(LoraPart):
+    """PEFT's DoRA layers: W' = m (W + s B A) / ||W + s B A||, a norm for each output.
+
+    The norm is computed in every step and carries no gradient (section 4.3 of the paper).
+    """
+
+    def __init__(self, model: Any, settings: DoraSettings, seed: int) -> None:
+        super().__init__(model, settings, seed)
+        for layer in self._layers:
+            # PEFT takes the norms in the precision of the frozen weights and compares them with
+            # norms in float32 later: a model stored in bf16 would not start as itself.
+            magnitude = layer.get_submodule(f"lora_magnitude_vector.{ADAPTER}")
+            weight = layer.get_base_layer().weight.detach().float()
+            magnitude.weight.data = magnitude.get_weight_norm(weight, weight.new_zeros(()), 1.0)
+
+    def groups(self) -> list[ParameterGroup]:
+        """`lora`, and `magnitude`, which weight decay would pull away from the weights' norms."""
+        parameters = self._parameters.items()
+        magnitudes = [p for name, p in parameters if ".lora_magnitude_vector." in name]
+        factors = [p for name, p in parameters if ".lora_magnitude_vector." not in name]
+        rate = self.settings.learning_rate
+        return [
+            ParameterGroup("lora", factors, rate),
+            ParameterGroup("magnitude", magnitudes, rate, {"weight_decay": 0.0}),
+        ]
+
+
+class Dora(Lora):
+    """DoRA on all linear layers."""
+
+    settings_type: ClassVar[type[MethodSettings]] = DoraMethodSettings
+
+    def build_part(self, model: TaskModel, context: AttachContext) -> DoraPart:
+        """Puts the layers into the backbone."""
+        return DoraPart(model.backbone, self.settings.lora, context.seed)
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The factors' and the magnitudes'."""
+        magnitudes = self.settings.lora.count_magnitudes(shape)
+        return {**super().count_parameters(shape), "magnitude": magnitudes}

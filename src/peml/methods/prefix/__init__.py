@@ -1,0 +1,1 @@
+"""Prefixes and prompts as methods: fixed, or found by a search."""

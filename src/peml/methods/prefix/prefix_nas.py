@@ -1,0 +1,119 @@
+"""PrefixNAS by itself: a searched prefix and nothing beside it (arXiv 2605.14055)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from peml.errors import ConfigError
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, MethodSettings
+from peml.methods.prefix.search import PrefixSearch
+from peml.methods.prefix.searched import SearchedPrefix, SearchedPrefixSettings
+from peml.methods.shape import ModelShape, nearest_size
+from peml.models import TaskModel
+from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange
+
+__all__ = ["PrefixNas", "PrefixNasSettings"]
+
+
+class LonePrefixSettings(PrefixSettings):
+    """The prefix network and its space, where no LoRA learns beside it."""
+
+    quietness: float = Field(
+        1.0,
+        description="As for PEML's prefix, but louder by default: no LoRA learns in its place.",
+        ge=0,
+    )
+
+
+# At the rate and the quietness that do for a prefix beside a LoRA (1e-3, 4), a prefix alone has
+# hardly begun to move after 600 steps: docs/results/search.md.
+class PrefixNasSettings(SearchedPrefixSettings):
+    """A searched prefix alone: what the search is worth where no LoRA learns beside it."""
+
+    name: Literal["prefix-nas"] = "prefix-nas"
+    prefix: LonePrefixSettings = Field(
+        default_factory=lambda: LonePrefixSettings(),
+        description="The prefix and its search space.",
+    )
+    prefix_learning_rate: float = Field(
+        2e-2, description="Default rate of the group `prefix`.", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _nothing_to_order(self) -> PrefixNasSettings:
+        if self.search.order != "parallel":
+            raise ValueError(
+                f"search.order {self.search.order} orders LoRA and prefix, and prefix-nas has no "
+                "LoRA: leave order out, or choose method peml"
+            )
+        return self
+
+
+class PrefixNas(SearchedPrefix):
+    """A searched prefix in front of every self-attention layer, or of the input."""
+
+    settings_type: ClassVar[type[MethodSettings]] = PrefixNasSettings
+
+    def __init__(self, settings: PrefixNasSettings) -> None:
+        self.settings: PrefixNasSettings = settings
+
+    def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
+        """Adds the prefix; the search is there unless the genotype is known."""
+        place = self._place(model)
+        space = self.settings.prefix.space(place.shape)
+        genotype = context.genotype or self._decided(space, place.shape, context.seed)
+        part = self._attach_prefix(model, place, space, genotype, context)
+        search = None
+        if genotype is None:
+            search = PrefixSearch(part, None, self.settings.search, context.seed)
+        return AttachedModel(model, {part.name: part}, modules={part.name: part}, search=search)
+
+    def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
+        genotype = super()._decided(space, shape, seed)
+        if genotype is not None and genotype.ranks:
+            raise ConfigError(
+                f"The genotype {self.settings.search.genotype} holds LoRA ranks, and prefix-nas "
+                "has no LoRA",
+                allowed="a genotype without ranks",
+                action="choose method peml, or empty `ranks` in the genotype",
+            )
+        return genotype
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The decided network's: the mean over the search space before a search."""
+        return {"prefix": round(self._size(shape).mean)}
+
+    def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
+        """With the smallest and with the largest network of the search space."""
+        size = self._size(shape)
+        return size.low, size.high
+
+    def _size(self, shape: ModelShape) -> SizeRange:
+        prefix = self.settings.prefix
+        return self._prefix_size(prefix, self._shape(prefix, shape))
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
+        """Another width of the cells, and a search held to the budget.
+
+        A given genotype has its size already.
+        """
+        settings = self.settings
+        if settings.search.genotype is not None:
+            return None
+        free = settings.search.model_copy(update={"budget": None})
+
+        def at(width: int) -> PrefixNasSettings:
+            prefix = settings.prefix.model_copy(update={"width": width})
+            return settings.model_copy(update={"prefix": prefix, "search": free})
+
+        def count(width: int) -> int:
+            return PrefixNas(at(width)).count_parameters(shape)["prefix"]
+
+        found = at(nearest_size(count, budget))
+        low, high = PrefixNas(found).parameter_range(shape)
+        if low < budget < high:
+            return found.model_copy(update={"search": free.held_to(budget)})
+        return found

@@ -1,0 +1,62 @@
+"""Prefix tuning: learnt keys and values in every layer (Li and Liang, 2101.00190)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.prefix.part import FixedPrefixSettings, attach_fixed
+from peml.methods.shape import ModelShape, nearest_size
+from peml.models import TaskModel
+
+__all__ = ["PrefixTuning", "PrefixTuningSettings"]
+
+
+class PrefixTuningSettings(FixedPrefixSettings):
+    """A prefix alone, from a two-layer MLP or flat, the same for all tasks."""
+
+    name: Literal["prefix-tuning"] = "prefix-tuning"
+    # Where nothing else learns, it pays to be heard early: see prefix_nas.py.
+    rates: ClassVar[Mapping[str, float]] = {"mlp": 2e-2, "flat": 0.2}
+    quietness: float = Field(
+        1.0,
+        description="As for other prefixes, but louder by default: no LoRA learns in its place.",
+        ge=0,
+    )
+    learning_rate: float | None = Field(
+        None,
+        description="Default rate of the group `prefix`; left out, 2e-2 for an MLP and 0.2 for a "
+        "flat prefix, whose rows need larger steps.",
+        gt=0,
+    )
+
+
+class PrefixTuning(Method):
+    """A prefix in front of every self-attention layer, heads beside it."""
+
+    settings_type: ClassVar[type[MethodSettings]] = PrefixTuningSettings
+
+    def __init__(self, settings: PrefixTuningSettings) -> None:
+        self.settings = settings
+
+    def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
+        """Adds the prefix."""
+        part = attach_fixed(model, self.settings, context, self.settings.learning_rate)
+        return AttachedModel(model, {part.name: part}, modules={part.name: part})
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The network's, or those of the rows."""
+        return {"prefix": self.settings.count_prefix(shape)}
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
+        """Another length (flat), or another width of the MLP."""
+        size = "length" if self.settings.network == "flat" else "width"
+
+        def at(value: int) -> PrefixTuningSettings:
+            return self.settings.model_copy(update={size: value})
+
+        return at(nearest_size(lambda value: at(value).count_prefix(shape), budget))

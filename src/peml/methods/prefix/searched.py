@@ -1,0 +1,134 @@
+"""What the methods with a searched prefix share: the space, the given network, the phases."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from peml.injection import attach_prefix
+from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.prefix.part import (
+    PrefixPart,
+    attach_network,
+    attach_supernet,
+    attention_shape,
+)
+from peml.methods.prefix.place import InputPlace, PrefixPlace
+from peml.methods.shape import ModelShape
+from peml.models import TaskModel, check_prompt
+from peml.prefix import (
+    Genotype,
+    PrefixSettings,
+    PrefixShape,
+    SearchSpace,
+    SizeRange,
+    count_network,
+    count_space,
+    load_for,
+)
+from peml.search import SearchSettings
+
+__all__ = ["SearchedPrefix", "SearchedPrefixSettings"]
+
+
+class SearchedPrefixSettings(MethodSettings):
+    """A prefix whose network is searched."""
+
+    prefix: PrefixSettings = Field(
+        default_factory=lambda: PrefixSettings(), description="The prefix and its search space."
+    )
+    search: SearchSettings = Field(
+        default_factory=lambda: SearchSettings(), description="How the network is searched."
+    )
+    prefix_learning_rate: float = Field(
+        1e-3, description="Default rate of the group `prefix`.", gt=0
+    )
+    architecture_learning_rate: float = Field(
+        3e-2, description="Default rate of the group `architecture`.", gt=0
+    )
+
+
+class SearchedPrefix(Method):
+    """Base of the methods that search a prefix, with or without something beside it.
+
+    Subclasses attach the part that `_attach_prefix` makes.
+    """
+
+    settings_type: ClassVar[type[MethodSettings]] = SearchedPrefixSettings
+    settings: SearchedPrefixSettings
+
+    @property
+    def prompt_length(self) -> int:
+        """The prefix's longest length, where it stands at the input."""
+        if not self.settings.prefix.at_input:
+            return 0
+        path = self.settings.search.genotype
+        return self.settings.prefix.longest if path is None else Genotype.load(path).length
+
+    def search_share(self) -> float:
+        """The config's share, or 0 where nothing is searched."""
+        search = self.settings.search
+        return search.share if search.searches else 0.0
+
+    def held_out_share(self) -> float:
+        """The config's share, where the search chooses on rows of its own."""
+        search = self.settings.search
+        return search.held_out if search.searches and search.needs_held_out else 0.0
+
+    def _place(self, model: TaskModel) -> PrefixPlace:
+        if not self.settings.prefix.at_input:
+            return attach_prefix(model.backbone)
+        check_prompt(model.family, self.prompt_length)
+        return InputPlace(model)
+
+    def _shape(self, settings: PrefixSettings, shape: ModelShape) -> PrefixShape:
+        """What the place of a prefix would say of a model that isn't loaded."""
+        return (
+            PrefixShape.at_input(shape.hidden_size) if settings.at_input else attention_shape(shape)
+        )
+
+    def _attach_prefix(
+        self,
+        model: TaskModel,
+        place: PrefixPlace,
+        space: SearchSpace,
+        genotype: Genotype | None,
+        context: AttachContext,
+    ) -> PrefixPart:
+        """The known network, or the supernet of the space."""
+        settings = self.settings
+        rates = {"learning_rate": settings.prefix_learning_rate}
+        if genotype is not None:
+            return attach_network(model, place, genotype, settings.prefix, context, **rates)
+        rates["architecture_learning_rate"] = settings.architecture_learning_rate
+        lead = settings.search.lead
+        return attach_supernet(model, place, space, settings.prefix, context, lead=lead, **rates)
+
+    def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
+        """The network that the settings give; None where it has to be searched."""
+        search, prefix = self.settings.search, self.settings.prefix
+        budget = search.held(space, shape)
+        if search.mode != "random":
+            return self._given(prefix, shape)
+        generator = torch.Generator().manual_seed(seed)
+        choices = space.sample(generator) if budget is None else budget.sample(generator)
+        return Genotype.from_choices(space, shape, choices, {"by": "random", "seed": seed})
+
+    def _given(self, prefix: PrefixSettings, shape: PrefixShape) -> Genotype | None:
+        """The network that doesn't depend on a run's seed, if there is one."""
+        search = self.settings.search
+        if search.genotype is not None:
+            return load_for(search.genotype, shape, adapted=search.adapt)
+        return prefix.fixed(shape) if search.mode == "none" else None
+
+    def _prefix_size(self, settings: PrefixSettings, shape: PrefixShape) -> SizeRange:
+        """Of the network, or of those the search may end at; its budget counts the prefix alone."""
+        genotype = self._given(settings, shape)
+        if genotype is not None:
+            return SizeRange.exactly(count_network(genotype))
+        space = settings.space(shape)
+        search = self.settings.search
+        size, budget = count_space(space, shape, search.lead), search.held(space, shape)
+        return size if budget is None else size.within(budget.wanted)

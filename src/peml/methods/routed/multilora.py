@@ -1,0 +1,99 @@
+"""MultiLoRA: parallel low-rank branches that start with scaled-out outputs (arXiv 2311.11501)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from peml.methods.base import MethodSettings
+from peml.methods.routed.delta import Delta, low_rank_start
+from peml.methods.routed.part import AdapterMethod, AdapterSettings
+from peml.methods.targets import LinearShape
+from peml.models import TaskRouting
+
+__all__ = ["MultiLora", "MultiLoraDelta", "MultiLoraSettings"]
+
+
+class MultiLoraDelta(Delta):
+    """``y = s * sum_i c_i * (B_i A_i x)``, c_i a vector of d_out that starts at zero.
+
+    Nothing is routed: the sum merges once, into an update of rank up to branches x r.
+
+    Args:
+        d_in: Inputs of the layer.
+        d_out: Outputs of the layer.
+        r: Rank of one branch.
+        scale: alpha / r.
+        dropout: Dropout on the input.
+        branches: Number of branches.
+    """
+
+    fast: ClassVar[tuple[str, ...]] = ("scaling",)
+
+    def __init__(
+        self, d_in: int, d_out: int, *, r: int, scale: float, dropout: float, branches: int
+    ) -> None:
+        super().__init__(d_in, d_out, scale=scale, dropout=dropout)
+        self.down = low_rank_start((branches, r, d_in), d_in)
+        self.up = low_rank_start((branches, r, d_out), r)  # B's inputs are the r channels
+        self.scaling = nn.Parameter(torch.zeros(branches, d_out))
+
+    def _scaled_up(self) -> Tensor:
+        """All branches' B side by side, outputs scaled, (branches * r, d_out)."""
+        return (self.scale * self.up * self.scaling[:, None, :]).flatten(0, 1)
+
+    def update(self, x: Tensor) -> Tensor:
+        """All branches in two products."""
+        return nn.functional.linear(x, self.down.flatten(0, 1)) @ self._scaled_up()
+
+    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
+        """A LoRA of rank branches x r, the same for all tasks."""
+        return self._scaled_up().T, self.down.flatten(0, 1)
+
+
+class MultiLoraSettings(AdapterSettings):
+    """Parallel branches of rank r."""
+
+    name: Literal["multilora"] = "multilora"
+    r: int = Field(4, description="Rank of one branch.", ge=1)
+    alpha: float = Field(8.0, description="The update is scaled by alpha / r.", gt=0)
+    branches: int = Field(3, description="Parallel branches.", ge=1)
+    scaling_learning_rate: float = Field(
+        5e-3, description="Default rate of the group `scaling`, the branches' output scales.", gt=0
+    )
+
+
+class MultiLora(AdapterMethod):
+    """MultiLoRA on all linear layers."""
+
+    settings_type: ClassVar[type[MethodSettings]] = MultiLoraSettings
+    fast_group: ClassVar[tuple[str, str] | None] = ("scaling", "scaling_learning_rate")
+    settings: MultiLoraSettings
+
+    def build_deltas(
+        self, layers: tuple[LinearShape, ...], routing: TaskRouting
+    ) -> dict[str, Delta]:
+        """A delta for each layer; none of them routes."""
+        settings = self.settings
+        return {
+            layer.name: MultiLoraDelta(
+                layer.d_in,
+                layer.d_out,
+                r=settings.r,
+                scale=settings.scale,
+                dropout=settings.dropout,
+                branches=settings.branches,
+            )
+            for layer in layers
+        }
+
+    def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
+        """The branches' factors, and their scales."""
+        n = self.settings.branches
+        return {
+            "adapter": sum(n * r * (layer.d_in + layer.d_out) for layer in layers),
+            "scaling": sum(n * layer.d_out for layer in layers),
+        }

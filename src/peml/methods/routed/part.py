@@ -1,0 +1,245 @@
+"""What the methods with a low-rank layer of their own share: attach, merge, keep, restore."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from peml.errors import CheckpointError
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
+from peml.methods.lora.peft_format import Factors, write_peft_lora
+from peml.methods.routed.delta import AdaptedLinear, Delta
+from peml.methods.shape import ModelShape, nearest_size
+from peml.methods.targets import Layers, LinearShape, find_linears, read_layers, with_sides
+from peml.models import TaskModel, TaskRouting
+
+__all__ = ["AdapterMethod", "AdapterPart", "AdapterSettings"]
+
+
+class AdapterSettings(MethodSettings):
+    """What the low-rank layers of all multi-task methods have in common."""
+
+    r: int = Field(8, description="Rank.", ge=1)
+    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
+    dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
+    )
+    learning_rate: float = Field(5e-4, description="Default rate of the group `adapter`.", gt=0)
+
+    @property
+    def scale(self) -> float:
+        """What the update is multiplied with."""
+        return self.alpha / self.r
+
+    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
+        """The layers that get an update.
+
+        Raises:
+            ModelError: See `Layers.select`.
+        """
+        return layers.select(self.target_modules, setting="method.target_modules")
+
+
+class AdapterPart(Part):
+    """Low-rank layers in place of a model's linear ones.
+
+    Args:
+        model: Gets the layers.
+        deltas: By path of the layer in the backbone.
+        rates: Learning rates: `adapter`, and the group of the deltas' fast parameters.
+        merges: Whether the deltas fold into the weights; else they are kept beside them.
+        auxiliary_weight: What the deltas' own loss is multiplied with.
+    """
+
+    name = "adapter"
+
+    def __init__(
+        self,
+        model: TaskModel,
+        deltas: Mapping[str, Delta],
+        rates: Mapping[str, float],
+        *,
+        merges: bool,
+        auxiliary_weight: float = 0.0,
+    ) -> None:
+        self._backbone = model.backbone
+        self._rates, self._merges = dict(rates), merges
+        self._auxiliary_weight = auxiliary_weight
+        linears = find_linears(model.backbone)
+        self.layers: dict[str, AdaptedLinear] = {}
+        for name, delta in deltas.items():
+            base = linears[name]
+            layer = AdaptedLinear(base, delta, transposed=isinstance(base, Conv1D))
+            self.layers[name] = layer
+            model.backbone.set_submodule(name, layer)
+
+    def groups(self) -> list[ParameterGroup]:
+        """`adapter`, and the faster group if the method has one."""
+        slow: dict[int, nn.Parameter] = {}
+        fast: dict[int, nn.Parameter] = {}
+        for layer in self.layers.values():
+            for name, parameter in layer.delta.named_parameters():
+                group = fast if name in layer.delta.fast else slow
+                group[id(parameter)] = parameter  # a shared gate is met once a layer
+        parameters = {"adapter": list(slow.values())}
+        for name in self._rates.keys() - parameters.keys():
+            parameters[name] = list(fast.values())
+        # Decay would pull weights that start at 0 or 1 back to 0.
+        still = {"weight_decay": 0.0}
+        return [
+            ParameterGroup(name, owned, self._rates[name], {} if name == "adapter" else still)
+            for name, owned in parameters.items()
+        ]
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The model without its updates."""
+        for layer in self.layers.values():
+            layer.enabled = False
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.enabled = True
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Weighted mean of the layers' own losses, where they have one."""
+        losses = [layer.delta.auxiliary_loss() for layer in self.layers.values()]
+        present = [loss for loss in losses if loss is not None]
+        return self._auxiliary_weight * torch.stack(present).mean() if present else None
+
+    def factors(self, task_id: int) -> Factors:
+        """Each layer's update for one task as a LoRA, by path."""
+        with torch.no_grad():
+            return {name: layer.delta.factors(task_id) for name, layer in self.layers.items()}
+
+    def save(self, folder: Path, base_model: str) -> None:
+        """Writes ``lora/`` in PEFT's format where one LoRA says it all."""
+        if self._merges:
+            write_peft_lora(folder / "lora", self.factors(0), self._backbone, base_model)
+
+    def kept(self) -> dict[str, Tensor]:
+        """The deltas' state where they don't merge."""
+        if self._merges:
+            return {}
+        return {
+            f"{name}.{key}": value
+            for name, layer in self.layers.items()
+            for key, value in layer.delta.state_dict().items()
+        }
+
+    def load_kept(self, kept: Mapping[str, Tensor]) -> None:
+        """The reverse of `kept`.
+
+        Raises:
+            CheckpointError: The tensors are not those of these layers.
+        """
+        own = {
+            f"{self.name}.{layer}.{key}": value
+            for layer, adapted in self.layers.items()
+            for key, value in adapted.delta.state_dict().items()
+        }
+        unfit = sorted(own.keys() ^ kept.keys()) or [
+            key for key, value in own.items() if value.shape != kept[key].shape
+        ]
+        if unfit:
+            raise CheckpointError(
+                f"the saved adapter does not fit the model, {unfit[0]} for one",
+                action="restore the file, or export the model again from its run",
+            )
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(kept[key])
+
+    def merge(self) -> None:
+        """Folds the updates in, or leaves the plain layers where they can't be."""
+        for name, layer in self.layers.items():
+            self._backbone.set_submodule(name, layer.merged() if self._merges else layer.base)
+
+
+class AdapterMethod(Method):
+    """A method that replaces linear layers; a subclass says what their deltas are.
+
+    Attributes:
+        fast_group: Name and settings field of the rate of the group with the deltas' fast
+            parameters, if there is one.
+    """
+
+    fast_group: ClassVar[tuple[str, str] | None] = None
+    settings: Any
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def build_deltas(
+        self, layers: tuple[LinearShape, ...], routing: TaskRouting
+    ) -> dict[str, Delta]:
+        """A fresh delta for each layer, by its path."""
+
+    @abstractmethod
+    def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
+        """Closed form of the trainable parameters by group at rank ``r``."""
+
+    @property
+    def rank_step(self) -> int:
+        """The rank is a multiple of this."""
+        return 1
+
+    @property
+    def auxiliary_weight(self) -> float:
+        """What the deltas' own loss is multiplied with."""
+        return 0.0
+
+    def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
+        """Replaces the linear layers."""
+        with torch.random.fork_rng():
+            torch.manual_seed(context.seed)
+            part = self._place(model)
+        return AttachedModel(model, {part.name: part})
+
+    def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
+        """Puts the saved deltas back, frozen."""
+        part = self._place(model)
+        part.load_kept(kept)
+        model.requires_grad_(False)
+
+    def _place(self, model: TaskModel) -> AdapterPart:
+        layers = self.settings.targets(read_layers(model.backbone))
+        layers = with_sides(model.backbone, layers)
+        rates = {"adapter": self.settings.learning_rate}
+        if self.fast_group is not None:
+            rates[self.fast_group[0]] = getattr(self.settings, self.fast_group[1])
+        return AdapterPart(
+            model,
+            self.build_deltas(layers, model.routing),
+            rates,
+            merges=self.merging.how == "once",
+            auxiliary_weight=self.auxiliary_weight,
+        )
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """`count_at` the settings' rank."""
+        layers = self.settings.targets(shape.layers)
+        return self.count_at(self.settings.r, layers, shape.tasks)
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
+        """Another rank; alpha / r stays."""
+        layers = self.settings.targets(shape.layers)
+
+        def count(r: int) -> int:
+            return sum(self.count_at(r, layers, shape.tasks).values())
+
+        r = nearest_size(count, budget, step=self.rank_step)
+        settings: MethodSettings = self.settings
+        return settings.model_copy(update={"r": r, "alpha": self.settings.scale * r})

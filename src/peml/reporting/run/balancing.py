@@ -1,0 +1,64 @@
+"""The figure of what each task counted while a run trained, where that changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from peml.reporting.run.results import History, RunRecord
+from peml.reporting.style import SERIES, clean_axes, color, new_figure, style_context
+
+__all__ = ["draw_balancing", "has_balancing"]
+
+_Panel = tuple[str, Sequence[tuple[int, dict[str, float]]]]
+
+_LINES = ("-", "--", ":", "-.")
+
+
+def has_balancing(history: History) -> bool:
+    """Whether loss weights or shares moved."""
+    return bool(_panels(history))
+
+
+def draw_balancing(run: RunRecord) -> Figure:
+    """A line a task over the steps: the weight of its loss, the factor of its share."""
+    panels = _panels(run.history)
+    names = [task.name for task in run.plan.tasks]
+    with style_context():
+        figure = new_figure(2.3 * len(panels) + 0.2 * (len(names) // 4 + 1))
+        grid = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
+        for axes, panel in zip(grid, panels, strict=True):
+            _draw_panel(axes, panel, names)
+        grid[-1].set_xlabel("step")
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
+        return figure
+
+
+def _panels(history: History) -> list[_Panel]:
+    weights = [(record.step, record.task_weights) for record in history.steps]
+    weights = [(step, values) for step, values in weights if values]
+    factors = [(record.step, record.factors) for record in history.mixing]
+    panels: list[_Panel] = [("weight of the loss", weights), ("factor of the share", factors)]
+    return [panel for panel in panels if panel[1]]
+
+
+def _draw_panel(axes: Axes, panel: _Panel, names: Sequence[str]) -> None:
+    label, values = panel
+    steps = [step for step, _ in values]
+    for place, name in enumerate(names):
+        axes.plot(
+            steps,
+            [weights.get(name, math.nan) for _, weights in values],
+            color=color(SERIES[place % len(SERIES)]),
+            linestyle=_LINES[place // len(SERIES) % len(_LINES)],
+            label=name,
+        )
+    axes.axhline(1, color=color("line"), zorder=0)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.set_ylabel(label)
+    clean_axes(axes, grid="y")

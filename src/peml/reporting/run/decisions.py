@@ -1,0 +1,174 @@
+"""How the decisions' weights moved until they came to rest: figures, and the tables' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from peml.reporting.records import DecisionsRecord
+from peml.reporting.run.outcomes import Outcome, free_course, list_outcomes
+from peml.reporting.run.results import History, RunRecord
+from peml.reporting.style import SERIES, clean_axes, color, new_figure, spread, style_context
+
+__all__ = [
+    "draw_decisions",
+    "draw_gates",
+    "gate_names",
+    "open_names",
+    "tabulate_decisions",
+]
+
+_ON, _OFF = "on", "off"
+_PANELS_A_ROW = 3
+_HEAT_COLUMNS = 60
+
+
+def gate_names(history: History) -> list[str]:
+    """The on/off decisions (one a layer), in order."""
+    return [name for name, options in _final(history).items() if set(options) == {_ON, _OFF}]
+
+
+def open_names(history: History) -> list[str]:
+    """The other decisions, cells first."""
+    gates = set(gate_names(history))
+    names = [name for name in _final(history) if name not in gates]
+    return sorted(names, key=lambda name: not name.startswith("cell"))
+
+
+def tabulate_decisions(history: History) -> list[Outcome]:
+    """What each decision that is no gate came to."""
+    outcomes = {outcome.name: outcome for outcome in list_outcomes(history)}
+    return [outcomes[name] for name in open_names(history)]
+
+
+def draw_decisions(run: RunRecord) -> Figure:
+    """Small multiples: one stacked area chart a decision, the chosen option in bold."""
+    history = run.history
+    names = open_names(history)
+    tones = _tones(names, _final(history))
+    chosen = {outcome.name: outcome.chosen for outcome in list_outcomes(history)}
+    course = free_course(history)
+    columns = min(_PANELS_A_ROW, len(names))
+    rows = -(-len(names) // columns)
+    with style_context():
+        figure = new_figure(2.2 * rows)
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes in grid[len(names) :]:
+            axes.remove()
+        for index, (axes, name) in enumerate(zip(grid, names, strict=False)):
+            _stack(axes, course, name, tones, chosen[name])
+            if len(names) - index <= columns:
+                axes.set_xlabel("step")
+            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if index % columns == 0 else [])
+        return figure
+
+
+def draw_gates(run: RunRecord) -> Figure:
+    """A heat map: one row a layer gate, darker where the prefix is more likely on."""
+    history = run.history
+    names = gate_names(history)
+    records = free_course(history)
+    keep = np.unique(np.linspace(0, len(records) - 1, _HEAT_COLUMNS).round().astype(int))
+    steps = [records[index].step for index in keep]
+    edges = [*steps, steps[-1] + max(1, steps[-1] - steps[-2] if len(steps) > 1 else 1)]
+    outcomes = {outcome.name: outcome for outcome in list_outcomes(history)}
+    cells, alphas = [], []
+    for row, name in enumerate(names):
+        for column, index in enumerate(keep):
+            cells.append(Rectangle((edges[column], row), edges[column + 1] - edges[column], 0.92))
+            alphas.append(records[index].weights[name][_ON])
+    with style_context():
+        figure = new_figure(max(1.4, 0.23 * len(names) + 0.75))
+        axes = figure.subplots()
+        # Opacity instead of a color map: the same drawing works on a dark page.
+        shades = [(*to_rgb(color("accent")), alpha) for alpha in alphas]
+        axes.add_collection(
+            PatchCollection(cells, facecolors=shades, edgecolors="none", antialiased=False)
+        )
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(len(names), 0)
+        axes.set_yticks([row + 0.46 for row in range(len(names))], names, color=color("ink"))
+        for row, name in enumerate(names):
+            found, final = outcomes[name], records[-1].weights[name]
+            mark = " guard" if found.guarded else " undecided" if found.undecided else ""
+            axes.text(
+                1.01,
+                row + 0.46,
+                f"{found.chosen}  {final[_ON]:.2f}{mark}",
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                color=color("ink" if found.chosen == _ON else "soft"),
+                fontweight="bold" if found.chosen == _ON else "normal",
+            )
+        axes.set_xlabel("step")
+        axes.set_title(
+            "weight of “on”: pale is 0, full color is 1; chosen option at the right", loc="left"
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        clean_axes(axes, grid="none")
+        axes.spines["bottom"].set_visible(False)
+        return figure
+
+
+def _final(history: History) -> dict[str, dict[str, float]]:
+    course = free_course(history)
+    return course[-1].weights if course else {}
+
+
+def _tones(names: Iterable[str], final: dict[str, dict[str, float]]) -> dict[str, str]:
+    """One color an option, the same in every panel it appears in."""
+    options = dict.fromkeys(option for name in names for option in final[name])
+    return {option: SERIES[index % len(SERIES)] for index, option in enumerate(options)}
+
+
+def _stack(
+    axes: Axes, course: list[DecisionsRecord], name: str, tones: dict[str, str], chosen: str
+) -> None:
+    steps = [record.step for record in course]
+    options = list(course[-1].weights[name])
+    table = np.array([[r.weights[name][o] for r in course] for o in options])
+    if len(steps) == 1:  # an area needs two points
+        steps, table = [steps[0], steps[0] + 1], np.repeat(table, 2, axis=1)
+    axes.stackplot(
+        steps,
+        table,
+        colors=[color(tones[option]) for option in options],
+        edgecolor=color("paper"),
+        linewidth=0.8,
+    )
+    axes.set_xlim(steps[0], steps[-1])
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_title(name)
+    clean_axes(axes, grid="none")
+    final = table[:, -1]
+    centers = np.cumsum(final) - final / 2
+    heights = spread(list(centers), 0.105, 0.02, 0.98)
+    for option, weight, center, height in zip(options, final, centers, heights, strict=True):
+        bold = option == chosen
+        axes.annotate(
+            f"{option} {weight:.2f}",
+            xy=(1.0, center),
+            xytext=(1.06, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8.5,
+            fontweight="bold" if bold else "normal",
+            color=color("ink" if bold else "soft"),
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color(tones[option]),
+                "linewidth": 2.2,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )

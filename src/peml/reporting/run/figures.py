@@ -1,0 +1,298 @@
+"""The figures of a report: scores and curves here, decisions and network in their own files.
+
+Every ``draw_`` function takes a :class:`~peml.reporting.run.results.RunRecord` and returns a
+Matplotlib figure that can be used alone. Nothing here touches pyplot or its global state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from peml.reporting.records import TaskResult
+from peml.reporting.run.balancing import draw_balancing, has_balancing
+from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names, open_names
+from peml.reporting.run.diagram import draw_network
+from peml.reporting.run.mixture import count_drawn, draw_mixture
+from peml.reporting.run.results import History, RunRecord, load_run
+from peml.reporting.style import clean_axes, color, new_figure, save_png, style_context
+from peml.reporting.summary import part_title
+
+__all__ = ["draw_figures", "draw_loss", "draw_scores", "draw_validation", "save_figures"]
+
+Values = NDArray[np.float64]
+# What reads the number from a task, its label, marker and color.
+_Mark = tuple[Callable[[TaskResult], float | None], str, str, str]
+
+_PANELS_A_ROW = 4
+_STRETCHES = 750  # a curve is at most twice as many points, whatever the number of steps
+_PART_MARKS = (("^", "warm"), ("s", "leaf"), ("D", "s8"), ("v", "s4"))
+_LEAST_SPAN = 0.1  # of a score's axis: less would show noise as if it were progress
+
+
+def draw_figures(run: RunRecord) -> dict[str, Figure]:
+    """Draws every figure the run has material for, by name."""
+    history = run.history
+    drawings: list[tuple[str, bool, Callable[[RunRecord], Figure]]] = [
+        ("scores", True, draw_scores),
+        ("validation", bool(history.development), draw_validation),
+        ("loss", bool(history.steps), draw_loss),
+        ("mixture", bool(count_drawn(history)), draw_mixture),
+        ("balancing", has_balancing(history), draw_balancing),
+        ("decisions", bool(open_names(history)), draw_decisions),
+        ("gates", bool(gate_names(history)), draw_gates),
+    ]
+    figures = {name: draw(run) for name, applies, draw in drawings if applies}
+    if run.genotype is not None:
+        figures["network"] = draw_network(run.genotype)
+    return figures
+
+
+def save_figures(run_folder: Path, out: Path) -> list[Path]:
+    """Writes every figure of a run as PNG.
+
+    Args:
+        run_folder: A finished run.
+        out: Folder for the files; made if it is missing.
+
+    Returns:
+        The files, ``NAME.png`` each.
+
+    Raises:
+        RunError: The run folder can't be read.
+    """
+    run = load_run(run_folder)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in draw_figures(run).items():
+        paths.append(out / f"{name}.png")
+        save_png(figure, paths[-1])
+    return paths
+
+
+def draw_scores(run: RunRecord) -> Figure:
+    """One row a task on the reported split: with everything, without a part, majority."""
+    tasks = run.results.tasks
+    marks = _score_marks(run)
+    with style_context():
+        figure = new_figure(0.34 * len(tasks) + 0.85)
+        axes = figure.subplots()
+        rows = range(len(tasks))
+        for row, task in zip(rows, tasks.values(), strict=True):
+            known = [_finite(read(task)) for read, *_ in marks]
+            shown = [value for value in known if value is not None]
+            if shown:
+                axes.plot([min(shown), max(shown)], [row, row], color=color("line"), linewidth=2)
+            if not math.isfinite(task.value):
+                axes.text(
+                    0.5,
+                    row,
+                    "no finite score",
+                    color=color("alarm"),
+                    va="center",
+                    ha="center",
+                    transform=axes.get_yaxis_transform(),
+                )
+        for read, label, marker, tone in marks:
+            points = [_finite(read(task)) for task in tasks.values()]
+            axes.plot(
+                [math.nan if point is None else point for point in points],
+                list(rows),
+                linestyle="none",
+                marker=marker,
+                markersize=11 if marker == "|" else 6.5,
+                markeredgewidth=2 if marker == "|" else 0,
+                color=color(tone),
+                label=label,
+            )
+        axes.set_yticks(list(rows), list(tasks), color=color("ink"))
+        axes.set_ylim(len(tasks) - 0.5, -0.5)
+        axes.margins(x=0.03)
+        axes.set_xlabel("score on the reported split (each task's headline metric)")
+        clean_axes(axes, grid="x")
+        figure.legend(loc="outside upper left", ncols=len(marks), frameon=False, handletextpad=0.3)
+        return figure
+
+
+def _score_marks(
+    run: RunRecord,
+) -> list[tuple[Callable[[TaskResult], float | None], str, str, str]]:
+    """What a task's row shows: the number, its label, marker and color."""
+    tasks = run.results.tasks.values()
+    marks: list[tuple[Callable[[TaskResult], float | None], str, str, str]] = []
+    if any(task.majority is not None for task in tasks):
+        marks.append((lambda task: task.majority, "majority", "|", "soft"))
+    parts = list(dict.fromkeys(part for task in tasks for part in task.without))
+    for index, part in enumerate(parts):
+        marker, tone = _PART_MARKS[index % len(_PART_MARKS)]
+
+        def read(task: TaskResult, part: str = part) -> float | None:
+            return task.without.get(part)
+
+        marks.append((read, f"{part_title(part)} off", marker, tone))
+    return [*marks, (lambda task: task.value, "trained", "o", "accent")]
+
+
+def draw_validation(run: RunRecord) -> Figure:
+    """Development scores over steps: the mean first, then a panel a task."""
+    records = run.history.development
+    steps = [record.step for record in records]
+    tasks = list(dict.fromkeys(name for record in records for name in record.tasks))
+    means = [record.mean for record in records]
+    curves: list[tuple[str, list[float], float | None]] = [("mean", means, None)]
+    for name in tasks:
+        result = run.results.tasks.get(name)
+        values = [record.tasks.get(name, math.nan) for record in records]
+        curves.append((name, values, None if result is None else result.majority))
+    with style_context():
+        figure, panels = _panels(len(curves))
+        for index, axes in enumerate(panels):
+            name, values, majority = curves[index]
+            _curve(axes, name, steps, values, "accent" if index else "ink")
+            if majority is not None and math.isfinite(majority):
+                axes.axhline(majority, color=color("soft"), linewidth=1, linestyle=(0, (3, 2)))
+            _open_up(axes)
+            _mark_phases(axes, run.history, named=False)
+            if len(curves) - index <= _PANELS_A_ROW:
+                axes.set_xlabel("step")
+        return figure
+
+
+def draw_loss(run: RunRecord) -> Figure:
+    """Training loss over steps: every step faint, a running mean on top."""
+    steps = np.array([record.step for record in run.history.steps])
+    losses = np.array([record.loss for record in run.history.steps], dtype=float)
+    with style_context():
+        figure = new_figure(2.6)
+        axes = figure.subplots()
+        shown = _extremes(losses)
+        axes.plot(steps[shown], losses[shown], color=color("accent"), linewidth=0.7, alpha=0.35)
+        axes.plot(steps, _running_mean(losses), color=color("accent"), linewidth=2)
+        broken = steps[~np.isfinite(losses)]
+        if broken.size:
+            axes.set_title(
+                f"{broken.size} steps without a finite loss, from step {broken[0]}",
+                color=color("alarm"),
+            )
+            axes.plot(
+                broken,
+                np.full(broken.size, 0.02),
+                "x",
+                color=color("alarm"),
+                markersize=5,
+                transform=axes.get_xaxis_transform(),
+            )
+        _mark_phases(axes, run.history, named=True)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.margins(x=0.01)
+        clean_axes(axes)
+        return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A grid of ``count`` small panels over one x axis."""
+    columns = min(_PANELS_A_ROW, count)
+    rows = math.ceil(count / columns)
+    figure = new_figure(1.75 * rows + 0.2)
+    grid = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flatten())
+    for index, axes in enumerate(grid[:count]):
+        clean_axes(axes)
+        axes.tick_params(labelbottom=count - index <= columns)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
+def _curve(axes: Axes, name: str, steps: Sequence[int], values: Sequence[float], tone: str) -> None:
+    """One line with its last value at the end; says so where the values stop being finite."""
+    marker = "o" if len(steps) < 8 else None
+    axes.plot(steps, values, color=color(tone), linewidth=1.8, marker=marker, markersize=4)
+    finite = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
+    if finite:
+        last = finite[-1]
+        axes.plot(*last, "o", color=color(tone), markersize=3.5, clip_on=False)
+        axes.annotate(
+            f"{last[1]:.3f}",
+            last,
+            xytext=(5, 0),
+            textcoords="offset points",
+            color=color(tone),
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
+        )
+    if len(finite) < len(steps):
+        first = next(s for s, v in zip(steps, values, strict=True) if not math.isfinite(v))
+        axes.set_title(f"{name}, not finite from {first}", color=color("alarm"))
+    else:
+        axes.set_title(name)
+    axes.set_xlim(min(steps) - (len(steps) == 1), max(steps) + (len(steps) == 1))
+
+
+def _open_up(axes: Axes) -> None:
+    """Widens a y axis that would blow up noise to the height of the panel."""
+    low, high = axes.get_ylim()
+    missing = _LEAST_SPAN - (high - low)
+    if missing > 0:
+        axes.set_ylim(low - missing / 2, high + missing / 2)
+
+
+def _mark_phases(axes: Axes, history: History, *, named: bool) -> None:
+    """Shades every other phase; where ``named``, writes names that fit."""
+    phases = history.phases()
+    if len(phases) < 2:
+        return
+    whole = sum(last - first + 1 for first, last in phases.values())
+    for index, (name, (first, last)) in enumerate(phases.items()):
+        if index % 2 == 0:
+            axes.axvspan(first, last, color=color("shade"), linewidth=0, zorder=-2)
+        if named and (last - first) / whole > 0.2:
+            axes.text(
+                (first + last) / 2,
+                0.93,
+                name,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                color=color("soft"),
+                fontsize=8.5,
+                fontstyle="italic",
+            )
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _running_mean(values: Values) -> Values:
+    """Mean over a centered window of a twenty-fifth of the run; NaN where a value is not finite."""
+    half = max(1, len(values) // 50)
+    finite = np.isfinite(values)
+    sums = np.cumsum(np.concatenate([[0.0], np.where(finite, values, 0.0)]))
+    counts = np.cumsum(np.concatenate([[0], finite]))
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    count = np.maximum(counts[high] - counts[low], 1)
+    return np.where(finite, (sums[high] - sums[low]) / count, np.nan)
+
+
+def _extremes(values: Values) -> NDArray[np.int64]:
+    """Indices that keep the look of a long curve: lowest and highest value of each stretch."""
+    if len(values) <= 2 * _STRETCHES:
+        return np.arange(len(values))
+    kept: set[int] = set()
+    for stretch in np.array_split(np.arange(len(values)), _STRETCHES):
+        finite = stretch[np.isfinite(values[stretch])]
+        if finite.size:
+            kept.add(int(finite[np.argmin(values[finite])]))
+            kept.add(int(finite[np.argmax(values[finite])]))
+    return np.array(sorted(kept), dtype=np.int64)

@@ -1,0 +1,199 @@
+"""What a search's decisions came to: the choice, how clear it was, and what overruled it.
+
+The weights told are those at the end of the *free* search, when the decisions stopped moving. A
+cool-down leads them on to exactly 1 for what is chosen, whatever they were, so later ones say
+nothing. A weight is what a training step takes of an option in the mean over its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peml.reporting.records import DecisionsRecord
+from peml.reporting.run.results import History
+from peml.reporting.summary import join_names
+
+__all__ = [
+    "MARGIN",
+    "Outcome",
+    "describe_search",
+    "free_course",
+    "judge",
+    "judge_found",
+    "list_outcomes",
+]
+
+MARGIN = 0.1
+"""A decision whose largest weight leads the next, or an even share, by less is undecided."""
+
+Weights = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One decision.
+
+    Attributes:
+        name: The decision.
+        chosen: The option the genotype has.
+        weight: Its weight at the end of the free search.
+        runner_up: The strongest other option; empty where nothing is known of the others.
+        runner_up_weight: That option's weight.
+        guarded: Whether a guard or the budget overruled the largest weight.
+        fitted: Whether it was the budget.
+        undecided: Whether the weights are too near to each other to have chosen anything.
+    """
+
+    name: str
+    chosen: str
+    weight: float
+    runner_up: str
+    runner_up_weight: float
+    guarded: bool = False
+    fitted: bool = False
+    undecided: bool = False
+
+    @property
+    def note(self) -> str:
+        """What has to be said beside the choice; empty where the weights say it all."""
+        if self.fitted:
+            return "chosen to fit the budget"
+        if self.guarded:
+            return "chosen by the guard against collapse"
+        return "undecided" if self.undecided else ""
+
+
+def judge(
+    weights: Weights,
+    choices: Mapping[str, str],
+    *,
+    guarded: Sequence[str] = (),
+    fitted: Sequence[str] = (),
+    by_weight: bool = True,
+) -> list[Outcome]:
+    """What each decision came to.
+
+    Args:
+        weights: By decision and option, at the end of the free search.
+        choices: Option of each decision; one that is not there yet takes the largest weight.
+        guarded: Decisions where a guard or the budget overruled the largest weight.
+        fitted: Those of them that were overruled for the budget.
+        by_weight: Whether weights choose; where scores do, near weights leave nothing undecided.
+    """
+    outcomes = []
+    for name, options in weights.items():
+        chosen = choices.get(name) or max(options, key=options.__getitem__)
+        others = {option: weight for option, weight in options.items() if option != chosen}
+        # All zero: led to the choice by a cool-down, so that any order among them is made up.
+        runner_up = max(others, key=others.__getitem__) if any(others.values()) else ""
+        overruled, close = name in guarded, _is_close(options)
+        weight = options.get(chosen, 0.0)
+        # A budget holds the logits elsewhere in a training step than where choices are made.
+        shifted = by_weight and not overruled and not close and weight < max(options.values())
+        outcomes.append(
+            Outcome(
+                name=name,
+                chosen=chosen,
+                weight=weight,
+                runner_up=runner_up,
+                runner_up_weight=others.get(runner_up, 0.0),
+                guarded=overruled,
+                fitted=name in fitted or shifted,
+                undecided=by_weight and not overruled and close,
+            )
+        )
+    return outcomes
+
+
+def _is_close(options: Mapping[str, float]) -> bool:
+    if len(options) < 2:
+        return False
+    first, second, *_ = sorted(options.values(), reverse=True)
+    return first - max(second, 1 / len(options)) < MARGIN
+
+
+def judge_found(found_by: Mapping[str, Any], choices: Mapping[str, str]) -> list[Outcome]:
+    """The same from what a genotype keeps of how it was found; empty where nothing was searched."""
+    weights = found_by.get("weights")
+    if not isinstance(weights, Mapping):
+        return []
+    return judge(
+        weights,
+        choices,
+        guarded=found_by.get("guarded", ()),
+        fitted=found_by.get("fitted", ()),
+        by_weight=found_by.get("by_weight", True),
+    )
+
+
+def list_outcomes(history: History) -> list[Outcome]:
+    """What each decision of a run came to, or where it stands while the search runs."""
+    course = free_course(history)
+    if not course:
+        return []
+    made = history.discretise
+    if made is None:
+        return judge(course[-1].weights, {})
+    return judge(
+        course[-1].weights,
+        made.choices,
+        guarded=made.guarded,
+        fitted=made.fitted,
+        by_weight=made.free is None or made.free.by_weight,
+    )
+
+
+def free_course(history: History) -> list[DecisionsRecord]:
+    """The decisions' weights step by step to the end of the free search.
+
+    Runs of before don't say where it ended: then all that was logged.
+    """
+    free = history.discretise.free if history.discretise else None
+    if free is None:
+        return history.decisions
+    before = [record for record in history.decisions if record.step < free.step]
+    return [*before, DecisionsRecord(phase="search", step=free.step, weights=free.weights)]
+
+
+def describe_search(history: History) -> list[str]:
+    """What to know of the table of outcomes, a sentence each; empty without a search."""
+    made, outcomes = history.discretise, list_outcomes(history)
+    if made is None or not outcomes:
+        return []
+    if made.free is None:
+        return [
+            "This run didn't log the weights at the end of the free search: these are the last "
+            "it logged, which a cool-down has led to what was chosen."
+        ]
+    sentences = [
+        f"The weights are those at step {made.free.step}, when the decisions came to rest: what a "
+        "training step took of each option, on average."
+    ]
+    if made.step > made.free.step:
+        sentences.append(_cooldown(outcomes, made.step))
+    if not made.free.by_weight:
+        sentences.append(
+            "What was chosen goes by how much the held-out loss rises without an option, not by "
+            "these weights."
+        )
+    undecided = [outcome.name for outcome in outcomes if outcome.undecided]
+    if undecided:
+        sentences.append(
+            f"Undecided, less than {MARGIN:g} ahead of the next option or of an even share: "
+            f"{join_names(undecided)}. Another seed may choose otherwise there."
+        )
+    return sentences
+
+
+def _cooldown(outcomes: Sequence[Outcome], end: int) -> str:
+    least = min(outcomes, key=lambda outcome: outcome.weight)
+    most = max(outcomes, key=lambda outcome: outcome.weight)
+    shown = f"{least.weight:.2f} ({least.name})"
+    if least.name != most.name:
+        shown += f" to {most.weight:.2f} ({most.name})"
+    return (
+        f"The cool-down then led them to 1 for what was chosen and 0 for the rest, by step {end}; "
+        f"what was chosen had had {shown}."
+    )

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from peml.analysis import Interval, PairedTask, bootstrap_interval, paired_difference
+from peml.analysis.scorers import _SCORERS
+from peml.analysis.statistics import _draw
+from peml.errors import DataError
+from peml.evaluation import METRICS, compute_metrics
+from peml.tasks import OF_SCORES
+from tests.tasks.examples import sentiment
+
+WORDS = ("a red cat", "the cat", "a dog runs 7", "red 7", "the dog 8")
+OPTIONS = ("answer1", "it is answer2", "answer1, not answer2", "answer3")
+TEXT_METRICS = ("rouge", "exact_match", "span", "number_match", "bleu", "chrf")
+
+
+def answers(metric: str, rows: int, seed: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """Right answers, and those of a good and of a bad method."""
+    random = np.random.default_rng(seed)
+    if metric in ("pearson", "spearman", "r2", "rmse", "mae"):
+        truth = np.round(random.normal(size=rows), 1)  # with ties
+        noise = random.normal(size=(2, rows))
+        good, bad = truth + 0.5 * noise[0], np.round(truth + 2 * noise[1], 1)
+        return truth.tolist(), good.tolist(), bad.tolist()
+    if metric in OF_SCORES:
+        classes = random.integers(0, 2, rows)
+        ranks = classes + np.round(random.normal(size=(2, rows)), 1) * [[0.5], [3]]  # with ties
+        return classes.tolist(), ranks[0].tolist(), ranks[1].tolist()
+    options: Sequence[Any] = [0, 1] if metric in ("f1", "f1a") else range(4)
+    options = WORDS if metric.startswith(TEXT_METRICS) else options
+    options = OPTIONS if metric == "option_match" else options
+    picks = random.integers(0, len(options), (3, rows))
+    keep = random.random((2, rows)) < [[0.8], [0.5]]
+    said = np.where(keep, picks[0], picks[1:])
+    truth_words, good_words, bad_words = ([options[i] for i in row] for row in (picks[0], *said))
+    return truth_words, good_words, bad_words
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_weighted_sums_equal_the_metric_of_rows_really_drawn(metric: str) -> None:
+    gold, good, bad = answers(metric, rows=30, seed=1)
+    counts = _draw(np.random.default_rng(2), 40, 30)
+    assert (counts.sum(axis=1) == 30).all()
+    found = _SCORERS[metric](metric, gold, [good, bad])(counts)
+    for drawn, scores in zip(counts.astype(int), found, strict=True):
+        rows = np.repeat(np.arange(30), drawn)
+        for said, score in zip((good, bad), scores, strict=True):
+            slow = METRICS[metric]([gold[r] for r in rows], [said[r] for r in rows])
+            assert score == pytest.approx(slow, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    ["matthews", "macro_f1", "f1", "pearson", "spearman", "r2", "auroc", "average_precision"],
+)
+def test_a_resample_without_variety_counts_as_the_metric_does(metric: str) -> None:
+    gold, said = [1, 1, 0, 1], [1, 0, 1, 1]
+    found = _SCORERS[metric](metric, gold, [said, [1] * 4])
+    for counts in product(range(5), repeat=4):
+        if sum(counts) == 4:
+            rows = np.repeat(np.arange(4), counts)
+            slow = [METRICS[metric]([gold[r] for r in rows], [s[r] for r in rows])
+                    for s in (said, [1] * 4)]  # fmt: skip
+            assert found(np.array([counts], float))[0] == pytest.approx(slow, abs=1e-12)
+
+
+def test_the_value_is_the_metrics_own() -> None:
+    gold, good, bad = answers("f1", 50, 0)
+    task = sentiment(metrics=["f1"])
+    expected = compute_metrics(task, gold, good)["f1"] - compute_metrics(task, gold, bad)["f1"]
+    found = paired_difference({"a": PairedTask("f1", gold, [good], [bad])}, resamples=20)
+    assert found.tasks["a"].value == found.mean.value == expected
+    assert bootstrap_interval("f1", gold, good).value == sk.f1_score(gold, good)
+
+
+def test_the_mean_is_over_tasks_and_seeds() -> None:
+    tasks = {}
+    for name, metric in {"a": "accuracy", "b": "pearson", "c": "matthews"}.items():
+        runs = [answers(metric, 60, seed) for seed in (5, 5)]
+        gold = runs[0][0]
+        tasks[name] = PairedTask(metric, gold, [runs[0][1], runs[0][2]], [runs[0][2]] * 2)
+    found = paired_difference(tasks, resamples=50)
+    for name, task in tasks.items():
+        gaps = [
+            METRICS[task.metric](task.gold, one) - METRICS[task.metric](task.gold, two)
+            for one, two in zip(task.first, task.second, strict=True)
+        ]
+        assert found.tasks[name].value == pytest.approx(np.mean(gaps))
+    values = [interval.value for interval in found.tasks.values()]
+    assert found.mean.value == pytest.approx(np.mean(values))
+
+
+def test_a_slow_bootstrap_agrees() -> None:
+    """Rows and pairs of runs drawn one resample at a time; with two labels Matthews is Pearson."""
+    random = np.random.default_rng(3)
+    gold, good, bad = answers("f1", 80, 3)
+    first, second = [good, bad, good], [bad, good, bad]
+    truth, one, two = (np.array(values) for values in (gold, first, second))
+    draws = []
+    for _ in range(1500):
+        rows, runs = random.integers(0, 80, 80), random.integers(0, 3, 3)
+        scores = [
+            [np.corrcoef(truth[rows], method[run, rows])[0, 1] for run in runs]
+            for method in (one, two)
+        ]
+        draws.append(np.mean(scores[0]) - np.mean(scores[1]))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    found = paired_difference({"a": PairedTask("matthews", gold, first, second)}).tasks["a"]
+    width = high - low
+    assert found.low == pytest.approx(low, abs=0.15 * width)
+    assert found.high == pytest.approx(high, abs=0.15 * width)
+
+
+def test_pairing_takes_out_what_both_methods_share() -> None:
+    gold, good, _ = answers("accuracy", 400, 0)
+    almost = [*good[:-8], *[-1] * 8]  # right and wrong on the same rows, but for eight
+    paired = paired_difference({"a": PairedTask("accuracy", gold, [good], [almost])}).mean
+    alone = bootstrap_interval("accuracy", gold, good)
+    assert paired.high - paired.low < (alone.high - alone.low) / 2
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    gold, good, bad = answers("accuracy", 500, 0)
+    level = PairedTask("accuracy", gold, [good] * 3, [bad] * 3)
+    torn = PairedTask("accuracy", gold, [good, bad, good], [bad, good, bad])
+    narrow, wide = (paired_difference({"a": task}).mean for task in (level, torn))
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_swapping_the_methods_swaps_the_signs() -> None:
+    tasks, swapped = {}, {}
+    for metric in METRICS:
+        gold, good, bad = answers(metric, 30, 4)
+        tasks[metric] = PairedTask(metric, gold, [good, bad], [bad, bad])
+        swapped[metric] = PairedTask(metric, gold, [bad, bad], [good, bad])
+    one, two = (paired_difference(t, resamples=200) for t in (tasks, swapped))
+    for name, found in [("mean", one.mean), *one.tasks.items()]:
+        other = two.mean if name == "mean" else two.tasks[name]
+        mirrored = [-other.value, -other.high, -other.low]
+        assert [found.value, found.low, found.high] == pytest.approx(mirrored, abs=1e-12)
+
+
+def test_equal_methods_differ_by_nothing() -> None:
+    gold, good, _ = answers("macro_f1", 40, 0)
+    task = PairedTask("macro_f1", gold, [good] * 2, [good] * 2)
+    assert paired_difference({"a": task}).mean == Interval(0.0, 0.0, 0.0)
+
+
+def test_the_same_seed_gives_the_same_interval_whatever_the_other_tasks() -> None:
+    gold, good, bad = answers("accuracy", 50, 0)
+    task = PairedTask("accuracy", gold, [good, bad], [bad, bad])
+    alone = paired_difference({"b": task})
+    assert alone == paired_difference({"b": task})
+    assert alone != paired_difference({"b": task}, seed=1)
+    both = paired_difference({"a": task, "b": task})
+    assert both.tasks["b"] == alone.tasks["b"]
+    assert both.tasks["a"] != both.tasks["b"]  # rows of different tasks are drawn apart
+
+
+def test_chunks_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gold, good, _ = answers("pearson", 200, 0)
+    whole = bootstrap_interval("pearson", gold, good, resamples=501)
+    monkeypatch.setattr("peml.analysis.statistics._COUNTS_AT_ONCE", 3 * 200)
+    parts = bootstrap_interval("pearson", gold, good, resamples=501)
+    assert parts.value == whole.value
+    width = whole.high - whole.low
+    assert abs(parts.low - whole.low) < 0.2 * width
+    assert abs(parts.high - whole.high) < 0.2 * width
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    """Two methods of accuracy 0.8 and 0.7 whose runs differ by chance as well."""
+    random = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        rates = np.array([[0.8], [0.7]]) + 0.03 * random.normal(size=(2, 8))  # a run's own
+        right = random.random((2, 8, 300)) < rates[..., None]
+        first, second = right.astype(int).tolist()
+        task = PairedTask("accuracy", [1] * 300, first, second)
+        found = paired_difference({"a": task}, resamples=300, seed=trial).mean
+        hits += found.low <= 0.1 <= found.high
+    assert 0.87 <= hits / 200 <= 0.99
+
+
+def test_a_diverged_regression_has_no_interval() -> None:
+    gold, good, _ = answers("pearson", 20, 0)
+    found = paired_difference({"a": PairedTask("pearson", gold, [good], [[float("nan")] * 20])})
+    assert not np.isfinite([found.mean.value, found.mean.low, found.mean.high]).any()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({}, "no tasks"),
+        ({"a": PairedTask("accuracy", [1], [], [])}, "between 0 and 0 seeds"),
+        ({"a": PairedTask("accuracy", [1], [[1]], [[1], [1]])}, "between 1 and 2 seeds"),
+        ({"a": PairedTask("accuracy", [1, 0], [[1]], [[1, 0]])}, "a: 2 right answers.* 1, 2 rows"),
+        ({"a": PairedTask("accuracy", [], [[]], [[]])}, "a: 0 right answers"),
+        ({"a": PairedTask("acuracy", [1], [[1]], [[1]])}, "Did you mean 'accuracy'"),
+    ],
+)
+def test_what_does_not_pair_up_is_refused(tasks: dict[str, PairedTask], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        paired_difference(tasks)
