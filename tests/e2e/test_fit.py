@@ -80,6 +80,8 @@ def test_results_say_what_was_found_and_what_it_cost(runs: Runs, family: str, me
         assert ablations <= set(found)
     values = [task["value"] for task in results["tasks"].values()]
     assert results["mean"] == pytest.approx(sum(values) / len(values))
+    guesses = [task["majority"] for task in results["tasks"].values()]
+    assert results["majority_mean"] == pytest.approx(sum(guesses) / len(guesses))
     cost = results["cost"]
     phases = {"search", "train"} if method == "peml" else {"train"}
     assert cost["steps"] == {phase: plan["steps"][phase] for phase in phases}

@@ -57,6 +57,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     step = stopped.value.evaluation.step
     assert seen == told[: told.index(last) + 1]
     assert list((tmp_path / "run/checkpoints").glob(f"step-{step:07d}-{phase}"))
+    # No evaluation of the search is one to keep: its weights are the supernet's.
+    assert bool(list((tmp_path / "run/checkpoints").glob("best-*"))) == (phase == "train")
     assert not RunFolder(tmp_path / "run").is_finished
     fit(config, tmp_path / "run")
     for name in ("metrics.jsonl", "genotype.json", "model/prefix.safetensors"):
