@@ -16,6 +16,7 @@ from peml.errors import CheckpointError, RunError
 from peml.files import (
     atomic_folder,
     disk_errors,
+    new_folder,
     read_json,
     read_tensors,
     verify_manifest,
@@ -178,3 +179,24 @@ def test_json_without_a_word_for_a_number_is_not_written(tmp_path: Path, number:
     with pytest.raises(RunError, match=r"results\.json: a number in it is NaN or infinite"):
         write_json(path, {"tasks": [{"value": number}]})
     assert read_json(path) == {"value": 1.0}
+
+
+def test_of_two_that_make_one_new_folder_the_first_to_end_has_it(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+
+    def slowly() -> None:
+        with new_folder(target) as slow:
+            (slow / "a.txt").write_text("slow")
+            with new_folder(target) as fast:
+                (fast / "a.txt").write_text("fast")
+                (fast / "b.txt").write_text("fast")
+
+    with pytest.raises(RunError, match="made by another command"):
+        slowly()
+    assert (target / "a.txt").read_text() == "fast"
+    assert verify_manifest(target, "").keys() == {"a.txt", "b.txt"}
+    assert list(tmp_path.iterdir()) == [target]
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as partial:
+        (partial / "a.txt").write_text("")
+    assert verify_manifest(tmp_path / "empty", "").keys() == {"a.txt"}

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ __all__ = [
     "copy_listed",
     "disk_errors",
     "json_line",
+    "new_folder",
     "read_json",
     "read_tensors",
     "sha256",
@@ -147,16 +149,47 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.partial")
     with disk_errors(target):
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
+        with _filled(partial):
             yield partial
-            _seal(partial)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # half a folder only fills a full disk
-            raise
         if target.exists():
             shutil.rmtree(target)
         partial.replace(target)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """As `atomic_folder`, but replaces nothing, also where two processes make one folder at once.
+
+    Raises:
+        RunError: ``target`` holds something by now.
+    """
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    with disk_errors(target):
+        with _filled(partial):
+            yield partial
+        try:
+            partial.rename(target)  # fails on a folder that is not empty
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not target.exists():
+                raise
+            raise RunError(
+                f"{target} was made by another command meanwhile",
+                allowed="a new or an empty folder",
+                action="choose another one; nothing in it was changed",
+            ) from error
+
+
+@contextmanager
+def _filled(partial: Path) -> Iterator[None]:
+    """Makes a folder and seals it, or leaves none."""
+    partial.mkdir(parents=True)
+    try:
+        yield
+        _seal(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # half a folder only fills a full disk
+        raise
 
 
 def _seal(folder: Path) -> None:

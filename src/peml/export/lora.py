@@ -24,7 +24,7 @@ from peml.errors import RunError, TaskError, nearest
 from peml.export.native import load_saved
 from peml.export.saved import SavedModel, open_model
 from peml.export.source import USE_NATIVE, find_model, refuse_occupied
-from peml.files import atomic_folder, write_tensors, write_text
+from peml.files import new_folder, write_tensors, write_text
 from peml.methods import AdaptedLinear, Method
 from peml.methods.lora.peft_format import write_peft_lora
 from peml.models import TaskModel
@@ -69,7 +69,7 @@ def export_lora(
             f"the method {saved.method_name!r} has no low-rank layers to export",
             action=USE_NATIVE,
         )
-    with atomic_folder(out) as partial:
+    with new_folder(out) as partial:
         for number, chosen in tasks.items():
             if per_task:
                 factors = {n: layer.delta.factors(number) for n, layer in _routed(model).items()}

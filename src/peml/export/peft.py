@@ -31,7 +31,7 @@ from peml.errors import RunError
 from peml.export.native import load_saved
 from peml.export.saved import SavedModel, open_model
 from peml.export.source import USE_NATIVE, find_model, refuse_occupied
-from peml.files import atomic_folder, write_tensors, write_text
+from peml.files import new_folder, write_tensors, write_text
 from peml.injection import injection_of, peft_prompt_embeddings
 from peml.models import ModelSettings, load_backbone
 from peml.prefix import PrefixShape
@@ -73,7 +73,7 @@ def export_peft(
     refuse_occupied(out)
     settings = saved.settings(trust_remote_code=trust_remote_code)
     adapter, inputs, wanted = _converted(saved, trust_remote_code=trust_remote_code)
-    with atomic_folder(out) as partial:
+    with new_folder(out) as partial:
         saved.copy("backbone", partial)
         if adapter is not None:
             adapter.write(partial / _ADAPTER, base_model=str(out.resolve()))

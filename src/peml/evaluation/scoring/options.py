@@ -63,7 +63,8 @@ def score_requests(
     problem = sharing_problem(base, longest)
     if problem is not None:
         note = f"options are scored one by one, which is slower: {problem}"
-        warnings.warn(note, stacklevel=2)
+        if notes is None or note not in notes:  # long splits come in pieces
+            warnings.warn(note, stacklevel=2)
         if notes is not None:
             notes.add(note)
         return score_alone(base, requests, tokens)
