@@ -254,7 +254,11 @@ def test_compare_overhead_sets_the_comparison_against_its_runs(
             return overhead.Spent(wall=5.0, cpu=4.0)
         planned = load_comparison(Path(config))
         assert planned.tuning is not None
-        for run in ("tuning/glue/lora/factor-1", "cells/glue/lora-seed0", "cells/glue/peml-seed0"):
+        for run in (
+            "tuning/glue/lora/trials/0001",
+            "cells/glue/lora-seed0",
+            "cells/glue/peml-seed0",
+        ):
             (Path(output) / run).mkdir(parents=True)
             (Path(output) / run / "config.yaml").touch()
         return overhead.Spent(wall=16.5, cpu=12.12)
@@ -262,7 +266,7 @@ def test_compare_overhead_sets_the_comparison_against_its_runs(
     monkeypatch.setattr(overhead, "spend", spend)
     overhead.main(_options(tmp_path, model, source))
     wall, processor = figures()
-    assert {name for name, _ in made} == {"factor-1", "lora-seed0", "peml-seed0"}
+    assert {name for name, _ in made} == {"0001", "lora-seed0", "peml-seed0"}
     assert len({output for _, output in made}) == 3
     assert (wall["value"], wall["holds"]) == (pytest.approx(1.1), False)
     assert (processor["value"], processor["holds"]) == (pytest.approx(1.01), True)

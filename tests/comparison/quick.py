@@ -83,3 +83,24 @@ def finish(
     ]
     (cell / "plan.json").write_text(json.dumps({"tasks": planned, **(plan or {})}))
     (cell / "report.html").write_text("")
+
+
+def grid_study(
+    folder: Path, suite: str, label: str, means: dict[float, float | None], seconds: float = 15.0
+) -> None:
+    """Writes what the study of a learning-rate grid leaves behind; None: the run failed."""
+    place = folder / "tuning" / suite / label
+    place.mkdir(parents=True)
+    trials = [
+        {
+            "number": number,
+            "state": "failed" if mean is None else "finished",
+            "objectives": [] if mean is None else [mean],
+            "values": {"training.learning_rate_factor": factor},
+            "folder": f"trials/{number:04}",
+            "reason": "it diverged" if mean is None else "",
+        }
+        for number, (factor, mean) in enumerate(means.items())
+    ]
+    content = {"trials": trials, "best": [], "cost": {"seconds": seconds}}
+    (place / "study.json").write_text(json.dumps(content))

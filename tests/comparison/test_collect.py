@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from peml.comparison import ComparisonConfig, parse_comparison
-from peml.comparison.cells import cells_of, grid_of
+from peml.comparison.cells import cells_of
 from peml.comparison.collect import collect
 from peml.comparison.matching import Matching, Sized
-from peml.comparison.rates import choose_factors
+from peml.comparison.trials import choose_values
 from peml.errors import PemlError
 from peml.evaluation import predictions_path, read_predictions, write_predictions
 from peml.files import write_json
 from peml.reporting import write_comparison_report
-from tests.comparison.quick import finish
+from tests.comparison.quick import finish, grid_study
 
 GOLD = [0, 1] * 10
 TASKS: list[dict[str, Any]] = [
@@ -60,8 +60,7 @@ def run(folder: Path, right: Right, **options: Any) -> None:
 def collected(folder: Path, config: ComparisonConfig) -> dict[str, Any]:
     sized = {label: Sized(m, "r=8", 100, None) for label, m in config.methods.items()}
     matching = Matching(None, {"glue": sized}, {"glue": 10}, {"glue": TASKS})
-    places = [("glue", label) for label in config.methods]
-    choices = choose_factors(grid_of(config, folder, matching.settings), places, 1.0)
+    choices = choose_values(config, folder, matching.settings)
     content = collect(config, matching, choices, folder)
     write_json(folder / "comparison.json", content)
     return content
@@ -266,13 +265,9 @@ def test_damaged_predictions_are_named(tmp_path: Path) -> None:
 def test_the_grid_and_its_cost_are_told(tmp_path: Path) -> None:
     all_runs(tmp_path)
     tuned = config(tuning={"factors": [0.5, 1, 2]})
-    settings = {"glue": dict(tuned.methods)}
-    for grid in grid_of(tuned, tmp_path, settings):
-        if grid.label == "lora" and grid.key == 2:
-            grid.folder.parent.mkdir(parents=True, exist_ok=True)
-            grid.fail("it diverged")
-        else:
-            run(grid.folder, (10 + int(grid.key), 12), seconds={"train": 5.0})
+    for label in tuned.methods:
+        last = None if label == "lora" else 0.6
+        grid_study(tmp_path, "glue", label, {2.0: last, 0.5: 0.55, 1.0: 0.575}, seconds=10)
     content = collected(tmp_path, tuned)
     lora = row(content, "lora")
     assert (lora["factor"], lora["seconds"]["tuning"]) == (1, 10)
@@ -282,7 +277,7 @@ def test_the_grid_and_its_cost_are_told(tmp_path: Path) -> None:
         (1, 0.575, ""),
         (2, None, "it diverged"),
     ]
-    assert lora["grid"][0]["folder"] == "tuning/glue/lora/factor-0.5"
+    assert lora["grid"][0]["folder"] == "tuning/glue/lora/trials/0001"
 
 
 def test_what_was_equal_is_listed_and_what_was_not_is_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -16,14 +17,15 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 import peml
 from peml.config import load_config
 from peml.errors import RunError
-from peml.execution import Executor, Job, Report
+from peml.execution import ExecutionSettings, Executor, Job, Report
 from peml.execution.inline import InlineExecutor
 from peml.run import fit
-from peml.tuning import Tuned, driver, parse_study, tune
+from peml.tuning import Tuned, driver, parse_study, tune, tune_together
 from peml.tuning.ledger import Ledger
 from tests.e2e.apart import run_apart
 from tests.tuning.studies import RATE, toy_study
@@ -56,6 +58,25 @@ class FakeExecutor(InlineExecutor):
         return [job]
 
 
+class CrowdedExecutor(FakeExecutor):
+    """As many at a time as it may run; the first that was started ends first."""
+
+    def __init__(self, settings: ExecutionSettings) -> None:
+        super().__init__(settings)
+        self.capacity, self._waiting, self.running = settings.jobs, list[Job](), list[int]()
+
+    def _jobs(self) -> list[Job]:
+        return self._waiting
+
+    def _start(self, job: Job) -> None:
+        self._waiting.append(job)
+
+    def wait(self) -> list[Job]:
+        self.running.append(len(self._waiting))
+        self._job = self._waiting.pop(0)
+        return super().wait()
+
+
 def made_up_results(job: Job, *, tokens: int = 100) -> dict[str, Any]:
     rate = job.config.training.learning_rates["lora"]
     r = job.config.method.model_dump()["lora"]["r"]
@@ -78,7 +99,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeExecutor]:
         return Fake(settings, report)
 
     monkeypatch.setattr(driver, "make_executor", make)
-    monkeypatch.setattr("peml.tuning.pipeline.check_study", lambda config: {"tasks": []})
+    planned = {"tasks": [], "identity": {"tasks": {}, "model": {}}}
+    monkeypatch.setattr("peml.tuning.pipeline.check_study", lambda config: planned)
     return Fake
 
 
@@ -283,3 +305,22 @@ def test_a_killed_study_goes_on_and_comes_to_the_same(
     assert [path.name for path in sorted((killed / "trials").iterdir())] == [
         f"{number:04}" for number in range(4)
     ]
+
+
+def test_several_studies_leave_no_place_empty_and_their_trials_are_told_apart(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CrowdedExecutor, "results", staticmethod(made_up_results), raising=False)
+    raw = toy_study(toys, budget={"trials": 3})
+    studies = [(tmp_path / name, parse_study(raw | {"name": name}), None) for name in ("a", "b")]
+    executor, said = CrowdedExecutor(ExecutionSettings(jobs=2)), io.StringIO()
+    tune_together(studies, executor, Console(file=said), pages=False)
+    assert executor.running == [2, 2, 2, 2, 2, 1]
+    starts = [line.partition(":")[0] for line in said.getvalue().splitlines() if "started" in line]
+    assert starts == [f"started  {name}, trial {n}" for name in "ab" for n in range(3)]
+    for folder, _, _ in studies:
+        assert json.loads((folder / "study.json").read_text())["cost"]["trials"] == 3
+        assert not (folder / "report.html").exists()
+    tune_together(studies, executor, Console(file=said), pages=True)
+    assert len(executor.running) == 6
+    assert (tmp_path / "a" / "report.html").exists()

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from peml.comparison.settings import ComparisonConfig, load_comparison
-from peml.config import RunConfig, dump_shared, without_grants
+from peml.config import dump_shared, without_grants
 from peml.execution import Job
 from peml.files import write_json, write_text
 from peml.methods import MethodSettings
 from peml.run import WorkFolder, differences
 from peml.tuning import apply_values
 
-__all__ = ["Cell", "ComparisonFolder", "cells_of", "grid_of"]
+__all__ = ["Cell", "ComparisonFolder", "cells_of"]
 
 _CONFIG = "comparison.yaml"
 _MATCHING = "matching.json"
@@ -31,12 +31,12 @@ class Cell(Job):
     Attributes:
         suite: Label of its tasks.
         label: Label of its method.
-        key: Its seed, or its factor in the learning-rate grid.
+        seed: Of the run.
     """
 
     suite: str
     label: str
-    key: float
+    seed: int
 
 
 class ComparisonFolder(WorkFolder[ComparisonConfig]):
@@ -96,42 +96,10 @@ def cells_of(
             ),
             suite=suite,
             label=label,
-            key=seed,
+            seed=seed,
         )
         for seed in config.seeds
         for suite in config.suites
         for label in config.methods
         if (suite, label) in chosen
     ]
-
-
-def grid_of(config: ComparisonConfig, folder: Path, matched: Matched) -> list[Cell]:
-    """The runs of the learning-rate grid; none where there is nothing to choose from."""
-    tuning = config.tuning
-    if tuning is None or len(tuning.factors) == 1:
-        return []
-    return [
-        Cell(
-            name=f"{suite}, {label}, factor {factor:g}",
-            folder=folder / "tuning" / suite / label / f"factor-{factor:g}",
-            config=_with(
-                config.run_config(suite, matched[suite][label], tuning.seed),
-                training={"learning_rate_factor": factor, "epochs": tuning.epochs},
-                evaluation={"split": "development", "ablations": False},
-                export=False,
-            ),
-            suite=suite,
-            label=label,
-            key=factor,
-        )
-        for suite in config.suites
-        for label in config.methods
-        for factor in tuning.factors
-    ]
-
-
-def _with(config: RunConfig, *, export: bool = True, **sections: dict[str, Any]) -> RunConfig:
-    changed = {
-        name: getattr(config, name).model_copy(update=values) for name, values in sections.items()
-    }
-    return config.model_copy(update={**changed, "export": export})

@@ -13,8 +13,8 @@ from peml.comparison.cells import Cell, cells_of
 from peml.comparison.equal import list_equal
 from peml.comparison.latency import read_latency
 from peml.comparison.matching import TOLERANCE, Matching, Sized
-from peml.comparison.rates import Choice
 from peml.comparison.settings import ComparisonConfig
+from peml.comparison.trials import Choice
 from peml.errors import RunError
 from peml.evaluation import (
     common_average,
@@ -130,15 +130,7 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
         "peak_memory_bytes": max((c["peak_memory_bytes"] for c in averaged), default=None),
         "trainable_parameters": _whole(_mean([c["trainable_parameters"] for c in averaged])),
         "factor": choice.factor,
-        "grid": [
-            {
-                "factor": score.cell.key,
-                "mean": score.mean,
-                "folder": _relative(score.cell.folder, folder),
-                "reason": score.reason,
-            }
-            for score in choice.grid
-        ],
+        "grid": list(choice.grid),
         "trials": choice.trials,
         "tuned": dict(choice.values),
         "flags": _row_flags(found, cautions),
@@ -175,7 +167,7 @@ def _majority_mean(tasks: Sequence[Content]) -> float:
 def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
     """One run."""
     content: Content = {
-        "seed": int(cell.key),
+        "seed": cell.seed,
         "folder": _relative(cell.folder, folder),
         "status": "missing",
         "reason": "",
@@ -261,12 +253,9 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _seconds(cells: Sequence[Content], choice: Choice) -> Content:
-    """Means over the cells, and the sum over the learning-rate grid or the tuning trials."""
-    runs = [results for score in choice.grid if (results := score.cell.results()) is not None]
-    phases = ("before", "search", "discretise", "train")
-    tuning = sum(run["cost"]["seconds"].get(phase, 0.0) for run in runs for phase in phases)
+    """Means over the cells, and the sum over the runs that chose."""
     return {
-        "tuning": tuning + choice.seconds,
+        "tuning": choice.seconds,
         **{phase: _mean([c["seconds"][phase] for c in cells]) for phase in ("search", "train")},
     }
 

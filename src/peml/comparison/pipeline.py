@@ -10,21 +10,23 @@ from typing import Any
 
 from rich.console import Console
 
-from peml.comparison.cells import Cell, ComparisonFolder, cells_of, grid_of
+from peml.comparison.cells import Cell, ComparisonFolder, cells_of
 from peml.comparison.collect import collect
 from peml.comparison.latency import drop_models, measure_latency
 from peml.comparison.matching import Matching
 from peml.comparison.planning import check_identities, plan_comparison, print_plan
-from peml.comparison.rates import Choice, choose_factors
 from peml.comparison.settings import ComparisonConfig
-from peml.comparison.trials import choose_values, run_studies
+from peml.comparison.trials import (
+    choose_values,
+    forget_failed_trials,
+    refuse_older_grids,
+    run_studies,
+)
 from peml.execution import Executor, make_executor, run_jobs
 from peml.files import read_json, write_json
 from peml.reporting import write_comparison_report
 
 __all__ = ["Comparison", "compare", "plan"]
-
-Choices = dict[tuple[str, str], Choice]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def compare(
     console = console or Console(quiet=True)
     folder = ComparisonFolder(output)
     with folder.locked():
+        refuse_older_grids(output)
         matching = _matching(folder, config)
         if matching is None:
             matching = plan_comparison(config)
@@ -93,7 +96,7 @@ def compare(
         if not report_only:
             folder.keep(config)
             _run(config, matching, folder, console, retry_failed=retry_failed)
-        choices = _choices(config, matching, output)
+        choices = choose_values(config, output, matching.settings)
         content = collect(config, matching, choices, output)
         write_json(output / "comparison.json", content)
         write_comparison_report(output)
@@ -109,8 +112,8 @@ def _is_open(
     config: ComparisonConfig, matching: Matching, folder: Path, *, retry_failed: bool
 ) -> bool:
     """Whether any run is still to come."""
-    runs = (*grid_of(config, folder, matching.settings), *_every(config, matching, folder))
-    return any(not run.is_finished and (retry_failed or not run.failure()) for run in runs)
+    cells = _every(config, matching, folder)
+    return any(not cell.is_finished and (retry_failed or not cell.failure()) for cell in cells)
 
 
 def _every(config: ComparisonConfig, matching: Matching, folder: Path) -> list[Cell]:
@@ -130,16 +133,14 @@ def _run(
     retry_failed: bool,
 ) -> None:
     settings = matching.settings
-    grid = grid_of(config, folder.path, settings)
     every = _every(config, matching, folder.path)
     if retry_failed:
-        _forget_failures(grid, every)
+        _forget_failures(config, matching, folder.path, every)
     with make_executor(config.executor()) as executor:
-        run_studies(config, folder.path, settings, executor, console)
-        _run_all(executor, grid, console, "grid run")
+        run_studies(config, folder.path, matching, executor, console)
         chosen = _chosen(config, matching, folder.path, every)
         cells = cells_of(config, folder.path, settings, chosen)
-        _run_all(executor, cells, console, "cell")
+        _run_all(executor, cells, console)
     measure_latency(cells, folder.path, console)
     if not config.keep_models and all(cell.is_finished or cell.failure() for cell in cells):
         drop_models(cells)
@@ -150,7 +151,7 @@ def _chosen(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """What was chosen by suite and label; where nothing could be, the cells have failed."""
     chosen = {}
-    for place, choice in _choices(config, matching, folder).items():
+    for place, choice in choose_values(config, folder, matching.settings).items():
         if choice.factor is not None:
             chosen[place] = choice.chosen
             continue
@@ -160,31 +161,23 @@ def _chosen(
     return chosen
 
 
-def _choices(config: ComparisonConfig, matching: Matching, folder: Path) -> Choices:
-    if config.tuning is not None and config.tuning.trials is not None:
-        return choose_values(config, folder, matching.settings)
-    places = [(suite, label) for suite in config.suites for label in config.methods]
-    fixed = config.run.training.learning_rate_factor
-    if config.tuning is not None:
-        fixed = config.tuning.factors[0]
-    return choose_factors(grid_of(config, folder, matching.settings), places, fixed)
-
-
-def _forget_failures(grid: Sequence[Cell], cells: Sequence[Cell]) -> None:
+def _forget_failures(
+    config: ComparisonConfig, matching: Matching, folder: Path, cells: Sequence[Cell]
+) -> None:
     """Lets failed runs run again; a grid whose choice is in use already stays as it is."""
     begun = {(cell.suite, cell.label) for cell in cells if cell.folder.exists()}
-    open_grid = [cell for cell in grid if (cell.suite, cell.label) not in begun]
-    for cell in (*cells, *open_grid):
+    forget_failed_trials(config, folder, matching.settings, begun)
+    for cell in cells:
         cell.record.unlink(missing_ok=True)
         cell.log.unlink(missing_ok=True)
 
 
-def _run_all(executor: Executor, cells: Sequence[Cell], console: Console, what: str) -> None:
+def _run_all(executor: Executor, cells: Sequence[Cell], console: Console) -> None:
     """Runs what is neither finished nor failed, a line for each start and end."""
     waiting = [cell for cell in cells if not cell.is_finished and cell.failure() is None]
     done = len(cells) - len(waiting)
     if done:
-        console.print(f"{done} of {len(cells)} {what}s are there already", highlight=False)
+        console.print(f"{done} of {len(cells)} cells are there already", highlight=False)
     since: dict[Path, float] = {}
 
     def started(cell: Cell) -> None:

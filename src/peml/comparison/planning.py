@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from peml.comparison.cells import Cell, cells_of, grid_of
+from peml.comparison.cells import Cell, cells_of
 from peml.comparison.matching import Matching, match_methods
 from peml.comparison.settings import ComparisonConfig
 from peml.comparison.trials import check_sizes, check_spaces, first_trials
@@ -69,7 +69,6 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     }
     runs: dict[tuple[str, str], list[Cell]] = {}
     for run in (
-        *grid_of(config, Path(), matching.settings),
         *first_trials(config, matching.settings),
         *cells_of(config, Path(), matching.settings, nothing),
     ):
@@ -174,9 +173,9 @@ def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -
     cells = len(config.suites) * len(config.methods) * len(config.seeds)
     steps = ", ".join(f"{count:,} steps on {suite}" for suite, count in matching.steps.items())
     console.print(f"{cells} cells of {steps}", highlight=False)
-    grid = len(grid_of(config, Path(), matching.settings))
-    if config.tuning is not None and grid:
+    if config.tuning is not None and len(config.tuning.factors) > 1:
         factors = ", ".join(f"{factor:g}" for factor in config.tuning.factors)
+        grid = len(config.suites) * len(config.methods) * len(config.tuning.factors)
         console.print(
             f"learning-rate grid: {grid} runs of {config.tuning.epochs:g} epochs, "
             f"factors {factors}",

@@ -1,6 +1,7 @@
 """Tuning: trials of one run config over a space, on one machine or many, in one folder."""
 
-from peml.tuning.pipeline import Tuned, check_study, tune
+from peml.tuning.folder import StudyFolder
+from peml.tuning.pipeline import Tuned, check_study, tune, tune_together
 from peml.tuning.settings import (
     BudgetSettings,
     SamplerSettings,
@@ -15,6 +16,7 @@ __all__ = [
     "Parameter",
     "SamplerSettings",
     "StudyConfig",
+    "StudyFolder",
     "Tuned",
     "apply_values",
     "check_space",
@@ -23,4 +25,5 @@ __all__ = [
     "load_study",
     "parse_study",
     "tune",
+    "tune_together",
 ]

@@ -90,7 +90,7 @@ def best_numbers(config: StudyConfig, rows: Sequence[TrialRow]) -> list[int]:
 
 def write_results(config: StudyConfig, folder: StudyFolder, content: Content) -> None:
     """Writes ``study.json``, ``trials.csv``, ``tuning_cost.json`` and the best configs."""
-    write_json(folder.path / "study.json", content)
+    write_json(folder.results, content)
     write_text(folder.path / "trials.csv", _csv(content))
     write_json(folder.path / "tuning_cost.json", content["cost"])
     for place, number in enumerate(content["best"]):

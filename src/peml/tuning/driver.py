@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -19,7 +21,7 @@ from peml.tuning.sampling import WHOLE
 from peml.tuning.settings import StudyConfig
 from peml.tuning.trial import Outcome, Spent, Trial
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "run_trials"]
 
 
 class Driver:
@@ -30,15 +32,23 @@ class Driver:
         folder: Its folder, locked.
         ledger: Its trials.
         console: Where each start and end is shown.
+        prefix: Of its trials' names, where several studies run.
     """
 
     def __init__(
-        self, config: StudyConfig, folder: StudyFolder, ledger: Ledger, console: Console
+        self,
+        config: StudyConfig,
+        folder: StudyFolder,
+        ledger: Ledger,
+        console: Console,
+        prefix: str = "",
     ) -> None:
         self._config = config
         self._folder = folder
         self._ledger = ledger
         self._console = console
+        self._prefix = prefix
+        self._waiting = deque(ledger.unfinished())
         self._running: dict[str, Trial] = {}  # by the job's name
         self._before = float(folder.driver()["seconds"])
         self._since = time.monotonic()
@@ -53,33 +63,25 @@ class Driver:
     @property
     def is_open(self) -> bool:
         """Whether trials are waiting or may be drawn."""
-        return bool(self._ledger.unfinished()) or self._has_budget()
+        return bool(self._waiting) or self._has_budget()
 
-    def run(self, executor: Executor) -> None:
-        """Runs trials until the budget is used up.
+    def resume(self) -> None:
+        """Says which trials an earlier session left."""
+        if self._waiting:
+            numbers = ", ".join(str(trial.number) for trial in self._waiting)
+            trials = f"{self._prefix}trial{'s' if len(self._waiting) > 1 else ''}"
+            self._say(f"going on with {trials} {numbers}")
 
-        Args:
-            executor: Where; nothing else is running in it.
-
-        Raises:
-            PemlError: The first trials all failed, the storage is away, or there is no executor.
-        """
-        waiting = deque(self._ledger.unfinished())
-        if waiting:
-            numbers = ", ".join(str(trial.number) for trial in waiting)
-            self._say(f"going on with trial{'s' if len(waiting) > 1 else ''} {numbers}")
-        while True:
-            while len(self._running) < executor.capacity:
-                trial = waiting.popleft() if waiting else self._next()
-                if trial is None:
-                    break
-                self._start(trial, executor)
-            if not self._running:
-                break
-            for job in executor.wait():
-                self._end(job)
+    def next_job(self) -> Job | None:
+        """The next trial's run; None where the budget is used up."""
+        while trial := self._next():
+            if job := self._job(trial):
+                return job
+        return None
 
     def _next(self) -> Trial | None:
+        if self._waiting:
+            return self._waiting.popleft()
         return self._ledger.begin() if self._has_budget() else None
 
     def _has_budget(self) -> bool:
@@ -90,28 +92,31 @@ class Driver:
             return False
         return self._ledger.has_room()
 
-    def _start(self, trial: Trial, executor: Executor) -> None:
+    def _job(self, trial: Trial) -> Job | None:
+        """The run of a trial; None where it came to its end already."""
         try:
             config = self._config.trial_config(trial.values)
         except PemlError as error:
             self._fail(trial.number, error.problem, Spent(0.0, 0, None))
-            return
-        job = Job(f"trial {trial.number}", self._folder.trial(trial.number), config)
-        self._running[job.name] = trial
+            return None
+        name = f"{self._prefix}trial {trial.number}"
+        job = Job(name, self._folder.trial(trial.number), config)
+        self._running[name] = trial
         if job.is_settled:  # a killed session had come this far
             RunFolder(job.folder).holds(config)  # refuses another study's trial of this number
-            self._end(job)
-            return
+            self.end(job)
+            return None
         listed = ", ".join(f"{path}={_shown(value)}" for path, value in trial.values.items())
-        self._say(f"started  {job.name}: {listed}")
-        executor.submit(job)
+        self._say(f"started  {name}: {listed}")
+        return job
 
     def _report(self, job: Job, step: int, mean: float) -> bool:
         """Told of every development evaluation; whether to stop the trial."""
         percent = max(1, round(WHOLE * step / _total_steps(job)))
         return self._ledger.report(self._running[job.name].number, percent, mean)
 
-    def _end(self, job: Job) -> None:
+    def end(self, job: Job) -> None:
+        """Settles the trial of a run that ended."""
         number, results = self._running.pop(job.name).number, job.results()
         if results is None:
             self._end_early(job, number)
@@ -144,7 +149,7 @@ class Driver:
 
     def _fail(self, number: int, reason: str, spent: Spent) -> None:
         self._settle(Outcome(number, "failed", spent, reason=reason))
-        self._say(f"FAILED   trial {number}: {reason}")
+        self._say(f"FAILED   {self._prefix}trial {number}: {reason}")
         self._reasons.append(f"trial {number}: {reason}")
         if not self._worked and len(self._reasons) >= self._config.failures:
             raise RunError(
@@ -164,6 +169,32 @@ class Driver:
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def run_trials(drivers: Sequence[Driver], executor: Executor) -> None:
+    """Runs the trials of studies until their budgets are used up.
+
+    A study's trials start where those before it leave room.
+
+    Args:
+        drivers: The studies.
+        executor: Where; nothing else is running in it.
+
+    Raises:
+        PemlError: The first trials all failed, the storage is away, or there is no executor.
+    """
+    for driver in drivers:
+        driver.resume()
+    running: dict[Path, Driver] = {}
+    while True:
+        for driver in drivers:
+            while len(running) < executor.capacity and (job := driver.next_job()) is not None:
+                executor.submit(job)
+                running[job.folder] = driver
+        if not running:
+            return
+        for job in executor.wait():
+            running.pop(job.folder).end(job)
 
 
 def _total_steps(job: Job) -> int:

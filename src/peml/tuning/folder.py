@@ -37,6 +37,11 @@ class StudyFolder(WorkFolder[StudyConfig]):
         """Where trials are kept if no database is named."""
         return self.path / "study.journal"
 
+    @property
+    def results(self) -> Path:
+        """What the report is made of."""
+        return self.path / "study.json"
+
     def trial(self, number: int) -> Path:
         """The run folder of a trial."""
         return self.path / "trials" / f"{number:04}"
@@ -53,6 +58,20 @@ class StudyFolder(WorkFolder[StudyConfig]):
         """Id of the driver that works here, and the seconds it has worked."""
         found: dict[str, Any] = read_json(self.path / _DRIVER)
         return found
+
+    def forget_failures(self) -> None:
+        """Lets the failed trials of a grid run again.
+
+        The others are read back from their run folders: a grid draws the same values for the same
+        numbers again.
+        """
+        failed = list((self.path / "trials").glob("*.json"))
+        for record in failed:
+            record.with_suffix(".log").unlink(missing_ok=True)
+            record.unlink()
+        if failed:
+            self.results.unlink(missing_ok=True)
+            self.journal.unlink()
 
     def worked(self, seconds: float) -> None:
         """Notes how many seconds the driver has worked in all."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from peml.errors import RunError
 from peml.execution import Executor
 from peml.reporting import Plan, write_tuning_report
 from peml.tuning.collect import BEST, collect, write_results
-from peml.tuning.driver import Driver
+from peml.tuning.driver import Driver, run_trials
 from peml.tuning.folder import StudyFolder
 from peml.tuning.ledger import Ledger
 from peml.tuning.settings import StudyConfig
 from peml.tuning.space import first_values
 from peml.tuning.storage import Patience
 
-__all__ = ["Tuned", "check_study", "tune"]
+__all__ = ["Tuned", "check_study", "tune", "tune_together"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ def tune(
     console: Console | None = None,
     *,
     report_only: bool = False,
-    executor: Executor | None = None,
 ) -> Tuned:
     """Runs trials until the budget is used up, and reports.
 
@@ -69,8 +69,6 @@ def tune(
         output: Its folder; an existing one of the same study is gone on with.
         console: Where progress is shown; default: nowhere.
         report_only: Run nothing: report what is there.
-        executor: Where trials run, idle and left open; default: as the config says. Trials can't
-            be pruned in it.
 
     Raises:
         PemlError: Something is wrong with config, data, model, folder or storage, or the first
@@ -90,16 +88,63 @@ def tune(
             planned = check_study(config)
             run.print_cautions(Plan.model_validate(planned), console)
             folder.create(config)
-        patience = Patience(config.storage, console)
-        ledger = Ledger(config, folder.journal, str(folder.driver()["id"]), patience)
+        ledger = _ledger(config, folder, console)
         if not report_only:
             driver = Driver(config, folder, ledger, console)
             if driver.is_open:
                 now = planned or check_study(config)
                 run.check_identity(ledger.begun_with(now["identity"]), now["identity"], output)
-            with nullcontext(executor) if executor is not None else driver.executor() as place:
-                driver.run(place)
-        content = collect(config, folder, ledger)
-        write_results(config, folder, content)
+            with driver.executor() as executor:
+                run_trials([driver], executor)
+        content = _collect(config, folder, ledger)
         write_tuning_report(output)
     return Tuned(output, content)
+
+
+def tune_together(
+    studies: Iterable[tuple[Path, StudyConfig, dict[str, Any] | None]],
+    executor: Executor,
+    console: Console,
+    *,
+    pages: bool,
+) -> None:
+    """Runs several studies whose runs were tried before; none of them prunes.
+
+    Args:
+        studies: Of each its folder, its config and what `peml.run.identify` found, if that is
+            known.
+        executor: Where trials run, idle and left open.
+        console: Where progress is shown.
+        pages: Whether each gets a report of its own.
+
+    Raises:
+        PemlError: As for `tune`.
+    """
+    opened = []
+    with ExitStack() as stack:
+        for output, config, identity in studies:
+            folder = StudyFolder(output)
+            stack.enter_context(folder.locked())
+            if not folder.holds(config):
+                folder.create(config)
+            ledger = _ledger(config, folder, console)
+            driver = Driver(config, folder, ledger, console, f"{config.name}, ")
+            if identity is not None and driver.is_open:
+                run.check_identity(ledger.begun_with(identity), identity, output)
+            opened.append((config, folder, ledger, driver))
+        run_trials([driver for *_, driver in opened], executor)
+        for config, folder, ledger, _ in opened:
+            _collect(config, folder, ledger)
+            if pages:
+                write_tuning_report(folder.path)
+
+
+def _ledger(config: StudyConfig, folder: StudyFolder, console: Console) -> Ledger:
+    patience = Patience(config.storage, console)
+    return Ledger(config, folder.journal, str(folder.driver()["id"]), patience)
+
+
+def _collect(config: StudyConfig, folder: StudyFolder, ledger: Ledger) -> dict[str, Any]:
+    content = collect(config, folder, ledger)
+    write_results(config, folder, content)
+    return content
