@@ -16,13 +16,14 @@ import peml
 SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
-BOTTOM = {"errors", "files", "problems", "settings", "terminal"}
+BOTTOM = {"errors", "files", "problems", "removed", "settings", "terminal"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "removed": set(),
     "settings": set(),
     "terminal": set(),
     "files": {"errors"},
-    "problems": {"errors"},
+    "problems": {"errors", "removed"},
     "tasks": set(),
     "prefix": set(),
     "data": {"tasks"},

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from peml.errors import nearest
+from peml.removed import why_removed
 
 __all__ = ["Location", "describe_problems", "in_words", "list_problems", "problems_at", "shown"]
 
@@ -85,12 +86,17 @@ def _texts(item: Any, model: type[BaseModel]) -> list[str]:
         return [message]
     if kind == "missing":
         return ["missing"]
+    removed = why_removed(item["loc"], given)
+    if kind == "extra_forbidden" and removed:
+        return [f"{removed}; leave it out"]
     if kind == "extra_forbidden":
         valid = _keys_at(model, item["loc"][:-1])
         hint = nearest(str(item["loc"][-1]), valid)
         return ["unknown key." + (hint or f" Valid here: {', '.join(sorted(valid))}.")]
     if kind in _CHOICES:
         valid = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        if removed:
+            return [f"{removed}; allowed: {', '.join(valid)}"]
         return [f"{given!r} is not one of {', '.join(valid)}.{nearest(str(given), valid)}"]
     hint = "; put it in quotes" if kind == "string_type" and isinstance(given, int | float) else ""
     value = "" if isinstance(given, dict | BaseModel) else f" (got {shown(given)}{hint})"

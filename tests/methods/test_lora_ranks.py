@@ -244,7 +244,7 @@ def test_a_small_budget_names_the_smallest_member() -> None:
         ({"lora_ranks": [2, 2]}, "a rank stands twice"),
         ({"lora_ranks": [0, 2]}, "greater than or equal to 1"),
         ({"search": {"mode": "none"}}, "decide nothing"),
-        ({"search": {"order": "prefix-first"}}, "whose search runs without LoRA"),
+        ({"search": {"order": "search-first"}}, "whose search runs without LoRA"),
     ],
 )
 def test_ranks_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

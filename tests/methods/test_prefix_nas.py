@@ -162,7 +162,7 @@ def test_it_learns_faster_and_starts_louder_than_beside_a_lora() -> None:
 
 def test_an_order_of_lora_and_prefix_is_refused() -> None:
     with pytest.raises(ValidationError, match="prefix-nas has no LoRA"):
-        PrefixNasSettings.model_validate({"search": {"order": "lora-first"}})
+        PrefixNasSettings.model_validate({"search": {"order": "search-first"}})
 
 
 def test_a_genotype_with_lora_ranks_is_refused(tmp_path: Path) -> None:

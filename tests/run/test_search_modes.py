@@ -65,16 +65,7 @@ _ORDERS: dict[str, dict[str, set[str]]] = {
         "search": {"lora", "prefix", "logits", "heads"},
         "train": {"lora", "prefix", "heads"},
     },
-    "prefix-first": {
-        "search": {"prefix", "logits", "heads"},
-        "train": {"lora", "prefix", "heads"},
-    },
     "search-first": {"search": {"prefix", "logits", "heads"}, "train": {"lora", "heads"}},
-    "lora-first": {
-        "before": {"lora", "heads"},
-        "search": {"prefix", "logits", "heads"},
-        "train": {"prefix", "heads"},
-    },
 }
 
 
@@ -91,43 +82,31 @@ def test_an_order_trains_what_it_says_and_as_many_steps(
     assert set(steps) == set(_ORDERS[order])
     before = [kinds for phase, _, kinds in _weights(run.folder) if phase == "search"]
     is_zero = [not value.any() for name, value in before[-1]["lora"].items() if "lora_B" in name]
-    assert all(is_zero) == (order in {"prefix-first", "search-first"})
+    assert all(is_zero) == (order == "search-first")
 
 
-@pytest.mark.parametrize("order", ["prefix-first", "search-first", "lora-first"])
-def test_a_schedule_spans_the_phases_its_group_trains_in(
-    toys: Path, tmp_path: Path, order: str
-) -> None:
-    run = fit(_config(toys, order=order), tmp_path / "run")
+def test_a_schedule_spans_the_phases_its_group_trains_in(toys: Path, tmp_path: Path) -> None:
+    run = fit(_config(toys, order="search-first"), tmp_path / "run")
     steps = run.results["cost"]["steps"]
-    rates = [line["learning_rates"]["lora"] for line in _log(run.folder, "step")]
-    start = 0 if order == "lora-first" else steps["search"]
-    end = steps["before"] if order == "lora-first" else len(rates)
-    assert rates[start] == pytest.approx(0.01)
-    assert rates[end - 1] < 0.4 * rates[start]
-
-
-def test_before_a_lora_first_search_the_model_has_no_prefix(toys: Path, tmp_path: Path) -> None:
-    first = fit(_config(toys, order="lora-first"), tmp_path / "first")
-    method = METHODS["lora"]
-    plain = fit(
-        load_config(toy_config(toys, method=method, training=_TRAINING)), tmp_path / "plain"
-    )
-    losses = [[line["loss"] for line in _log(run.folder, "step")][:2] for run in (first, plain)]
-    assert losses[0][0] == losses[1][0]
-    assert next(line["phase"] for line in _log(first.folder, "decisions")) == "search"
+    rates = {
+        group: [line["learning_rates"].get(group) for line in _log(run.folder, "step")]
+        for group in ("lora", "prefix")
+    }
+    assert rates["lora"][steps["search"]] == pytest.approx(0.01)
+    assert rates["lora"][-1] < 0.4 * 0.01
+    assert rates["prefix"][steps["search"] - 1] < 0.4 * max(rates["prefix"])
 
 
 def test_orders_agree_with_projected_gradients_and_adaptive_shares(
     toys: Path, tmp_path: Path
 ) -> None:
     """Groups that rest have no gradient to project; shares follow a supernet not yet searched."""
-    method = METHODS["peml"] | {"search": {"optimise": "bilevel", "order": "lora-first"}}
+    method = METHODS["peml"] | {"search": {"optimise": "bilevel", "order": "search-first"}}
     training = {"epochs": 2, "balancing": {"strategy": "pcgrad"}}
     mixing = {"rows": 8, "mixing": {"strategy": "adaptive"}}
     config = load_config(toy_config(toys, method=method, training=training, batches=mixing))
     run = fit(config, tmp_path / "run")
-    assert list(run.results["cost"]["steps"]) == ["before", "search", "train"]
+    assert list(run.results["cost"]["steps"]) == ["search", "train"]
     assert len(_log(run.folder, "discretise")) == 1
 
 
@@ -151,7 +130,7 @@ def test_held_out_rows_leave_the_development_split(toys: Path) -> None:
     assert with_config(again, divided.config).plan({}) == divided.plan({})
 
 
-@pytest.mark.parametrize("rule", ["argmax", "pruning", "perturbation"])
+@pytest.mark.parametrize("rule", ["argmax", "perturbation"])
 @pytest.mark.parametrize("cooldown", [0.0, 0.3])
 def test_every_rule_records_the_metric_around_the_discretisation(
     toys: Path, tmp_path: Path, rule: str, cooldown: float
@@ -166,8 +145,7 @@ def test_every_rule_records_the_metric_around_the_discretisation(
     assert free["by_weight"] == (rule != "perturbation")
     assert free["step"] == line["step"] - int(cooldown * line["step"])
     last = [each for each in _log(run.folder, "decisions") if each["step"] == free["step"]]
-    if rule != "pruning":  # which takes the last options out in the step after
-        assert [each["weights"] for each in last] == [free["weights"]]
+    assert [each["weights"] for each in last] == [free["weights"]]
     assert any(0.5 < max(options.values()) < 0.999 for options in free["weights"].values())
     genotype = json.loads((run.folder / "genotype.json").read_text())
     found_by = genotype["found_by"]

@@ -169,8 +169,6 @@ def test_without_a_cooldown_the_weights_stay_soft() -> None:
 def test_schedules() -> None:
     exponential = TemperatureSchedule(start=10, end=0.1)
     assert [exponential.at(x) for x in (-1, 0, 0.5, 1, 2)] == pytest.approx([10, 10, 1, 0.1, 0.1])
-    linear = TemperatureSchedule(start=10, end=0.1, shape="linear")
-    assert [linear.at(x) for x in (0, 0.5, 1)] == pytest.approx([10, 5.05, 0.1])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 10, 100])

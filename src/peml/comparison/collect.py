@@ -203,7 +203,7 @@ def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
         "seconds": {
             # Discretising belongs to what a search costs.
             "search": cost["seconds"].get("search", 0.0) + cost["seconds"].get("discretise", 0.0),
-            "train": sum(cost["seconds"].get(phase, 0.0) for phase in ("before", "train")),
+            "train": cost["seconds"].get("train", 0.0),
             "evaluate": cost["seconds"].get("evaluate", 0.0),
         },
         "peak_memory_bytes": cost["peak_memory_bytes"],

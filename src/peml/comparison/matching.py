@@ -9,6 +9,7 @@ from typing import Any
 from peml.comparison.settings import ComparisonConfig
 from peml.errors import ConfigError, PemlError
 from peml.methods import Method, MethodSettings, ModelShape, build_method, parse_method
+from peml.removed import without_removed
 
 __all__ = ["TOLERANCE", "Matching", "Sized", "match_methods"]
 
@@ -45,7 +46,10 @@ class Sized:
     def from_dict(cls, saved: Mapping[str, Any]) -> Sized:
         """The reverse of `as_dict`."""
         return cls(
-            parse_method(saved["method"]), saved["size"], saved["parameters"], saved["off_budget"]
+            parse_method(without_removed(saved["method"])),
+            saved["size"],
+            saved["parameters"],
+            saved["off_budget"],
         )
 
 

@@ -14,6 +14,7 @@ from peml.config.grants import is_shared, without_grants
 from peml.config.model import RunConfig
 from peml.errors import ConfigError
 from peml.problems import Location, describe_problems, list_problems
+from peml.removed import without_removed
 from peml.settings import Settings
 from peml.tasks.yaml_file import StrictLoader
 
@@ -46,7 +47,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> dict[str, Any]:
     """Reads the mapping of a config file and applies overrides; nothing is validated yet.
 
-    A copy that a run, study or comparison keeps in its folder grants nothing, see `grants`.
+    A copy that a run, study or comparison keeps in its folder grants nothing, see `grants`, and
+    may hold options of before at values at which they did nothing.
 
     Args:
         path: YAML file.
@@ -73,7 +75,8 @@ def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> 
             allowed=", ".join(model.model_fields),
             action="write these sections; examples/ holds some files",
         )
-    return apply_overrides(without_grants(raw) if is_shared(path) else raw, overrides)
+    own = without_removed(without_grants(raw)) if is_shared(path) else raw
+    return apply_overrides(own, overrides)
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

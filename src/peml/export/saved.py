@@ -31,6 +31,7 @@ from peml.files import (
 from peml.methods import Method, build_method, parse_method
 from peml.models import ModelSettings
 from peml.problems import describe_problems, list_problems
+from peml.removed import without_removed
 from peml.settings import Settings
 from peml.tasks import Task
 
@@ -143,7 +144,7 @@ class SavedModel:
             CheckpointError: There is none of that name here, or its settings are wrong.
         """
         try:
-            return build_method(parse_method(self.description.method))
+            return build_method(parse_method(without_removed(self.description.method)))
         except ConfigError as error:
             where = f"{self.folder / DESCRIPTION}: method: {error.problem}"
             raise CheckpointError(where, allowed=error.allowed, action=ACTION) from error

@@ -254,16 +254,12 @@ class Method(ABC):
         """Share of the training steps spent searching; 0 where nothing is searched."""
         return 0.0
 
-    def search_start(self) -> float:
-        """Share of the training steps before the search: the phase ``before``."""
-        return 0.0
-
     def held_out_share(self) -> float:
         """Share of each task's development rows that the search needs for itself."""
         return 0.0
 
     def resting(self, phase: str) -> frozenset[str]:
-        """Names of the parameter groups that don't train in a phase (before, search, train)."""
+        """Names of the parameter groups that don't train in a phase (search, train)."""
         return frozenset()
 
     def absent(self, phase: str) -> frozenset[str]:

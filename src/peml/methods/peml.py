@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -52,35 +52,12 @@ class PemlSettings(SearchedPrefixSettings):
                 "lora_ranks are searched or drawn, but search.mode none and search.genotype decide "
                 "nothing: leave lora_ranks out (a genotype may hold ranks of its own)"
             )
-        if self.lora_ranks and "lora" in _ABSENT[search.order].get("search", ()):
+        if self.lora_ranks and search.order == "search-first":
             raise ValueError(
-                f"lora_ranks can't be searched with search.order {search.order}, whose search runs "
-                "without LoRA; allowed: parallel, lora-first"
+                "lora_ranks can't be searched with search.order search-first, whose search runs "
+                "without LoRA; allowed: parallel"
             )
         return self
-
-
-_Orders = Mapping[str, Mapping[str, frozenset[str]]]
-
-_RESTING: _Orders = {
-    "parallel": {},
-    "prefix-first": {"search": frozenset({"lora"})},
-    "search-first": {"search": frozenset({"lora"}), "train": frozenset({"prefix"})},
-    "lora-first": {
-        "before": frozenset({"prefix", "architecture"}),
-        "search": frozenset({"lora"}),
-        "train": frozenset({"lora"}),
-    },
-}
-"""Order of the search: phase: the groups that don't train in it."""
-
-_ABSENT: _Orders = {
-    "parallel": {},
-    "prefix-first": {"search": frozenset({"lora"})},
-    "search-first": {"search": frozenset({"lora"})},
-    "lora-first": {"before": frozenset({"prefix"})},
-}
-"""Order of the search: phase: the parts that have no effect in it."""
 
 
 class Peml(SearchedPrefix):
@@ -110,23 +87,20 @@ class Peml(SearchedPrefix):
             model, {lora.name: lora, part.name: part}, modules={part.name: part}, search=search
         )
 
-    def search_start(self) -> float:
-        """Half of what isn't search, where LoRA trains first."""
+    @property
+    def _searches_first(self) -> bool:
         search = self.settings.search
-        first = search.searches and search.order == "lora-first"
-        return (1 - search.share) / 2 if first else 0.0
+        return search.searches and search.order == "search-first"
 
     def resting(self, phase: str) -> frozenset[str]:
-        """By the order of the search; nothing where there is none."""
-        return self._of_order(_RESTING, phase)
+        """With ``search-first``, LoRA in the search and the prefix after it."""
+        if not self._searches_first:
+            return frozenset()
+        return frozenset({"lora" if phase == "search" else "prefix"})
 
     def absent(self, phase: str) -> frozenset[str]:
-        """By the order of the search; nothing where there is none."""
-        return self._of_order(_ABSENT, phase)
-
-    def _of_order(self, orders: _Orders, phase: str) -> frozenset[str]:
-        search = self.settings.search
-        return orders[search.order].get(phase, frozenset()) if search.searches else frozenset()
+        """With ``search-first``, LoRA in the search."""
+        return self.resting(phase) if phase == "search" else frozenset()
 
     def _space(self, prefix: PrefixSettings, shape: PrefixShape, layers: Layers) -> SearchSpace:
         """What is left to the search, the LoRA's ranks included where they are."""

@@ -9,9 +9,6 @@ from peml.prefix.operations import SKIP, Operation, make_operation
 
 __all__ = ["Cell", "MixedCell"]
 
-_SMALLEST_OUTPUT = 1e-3
-"""Below this, against normalised inputs of 1, an operation has hardly learnt anything yet."""
-
 
 class Cell(nn.Module):
     """A cell whose operation is decided: ``x + operation(norm(x))``.
@@ -52,8 +49,6 @@ class MixedCell(nn.Module):
         presence: Tensor,
         weights: Tensor | None,
         used: list[int] | None = None,
-        *,
-        equal_capacity: bool = False,
     ) -> Tensor:
         """Hidden states after the cell.
 
@@ -62,8 +57,6 @@ class MixedCell(nn.Module):
             presence: How far each position is there, (length,).
             weights: Weight of each candidate, (candidates,); None for a single one.
             used: Candidates to run, where the others are known to weigh exactly 0.
-            equal_capacity: Whether the weights' gradients are taken per unit of each candidate's
-                output (its root mean square), so that none is preferred for its size.
 
         Returns:
             (length, width).
@@ -77,10 +70,6 @@ class MixedCell(nn.Module):
             operations = [operations[index] for index in used]
             weights = weights[used]
         outputs = torch.stack([operation(normed, presence) for operation in operations])
-        if equal_capacity:
-            size = outputs.detach().square().mean((1, 2)).sqrt() + _SMALLEST_OUTPUT
-            # The value stays as it is, to the bit; only the gradient is divided.
-            weights = weights.detach() + (weights - weights.detach()) / size
         return x + torch.einsum("o,olw->lw", weights.to(outputs.dtype), outputs)
 
     @torch.no_grad()

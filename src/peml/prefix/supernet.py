@@ -129,13 +129,7 @@ class PrefixSupernet(nn.Module):
             weights[name][decision.options.index(complete[name])] = 1
         return weights
 
-    def forward(
-        self,
-        weights: Mapping[str, Tensor],
-        *,
-        prune: bool | None = None,
-        equal_capacity: bool = False,
-    ) -> Prefix:
+    def forward(self, weights: Mapping[str, Tensor], *, prune: bool | None = None) -> Prefix:
         """The prefix of a mixture.
 
         Pruning drops what weighs exactly zero: operations and heads are not run, trailing
@@ -148,7 +142,6 @@ class PrefixSupernet(nn.Module):
             weights: For every decision the weights of its options, (options,), summing to 1.
             prune: Whether to drop what weighs zero; None decides as described. True where a step
                 runs one option of each decision and the others are meant to get no gradient.
-            equal_capacity: See `MixedCell`.
 
         Returns:
             The prefix, of length up to the longest candidate.
@@ -168,13 +161,7 @@ class PrefixSupernet(nn.Module):
             presence, hidden = presence[: pruning.length], hidden[: pruning.length]
         for index, cell in enumerate(self.cells):
             name = f"cell.{index}"
-            hidden = cell(
-                hidden,
-                presence,
-                weights.get(name),
-                used.get(name),
-                equal_capacity=equal_capacity,
-            )
+            hidden = cell(hidden, presence, weights.get(name), used.get(name))
         raw = self._head_output(self.norm(hidden), weights.get("head"), used.get("head"))
         scale = presence[:, None]
         if self.space.layer_gates:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any, Literal
 
 from peml.config import RunConfig
@@ -43,22 +42,16 @@ class Steps:
 
     search: int
     total: int
-    before: int = 0
 
     @property
     def train(self) -> int:
         """Steps after the search."""
-        return self.total - self.search - self.before
+        return self.total - self.search
 
     def stretches(self) -> dict[str, tuple[int, int]]:
         """First step and end of each phase, in order; those without steps are left out."""
-        lengths = {"before": self.before, "search": self.search, "train": self.train}
-        ends = accumulate(lengths.values())
-        return {
-            name: (end - length, end)
-            for (name, length), end in zip(lengths.items(), ends, strict=True)
-            if length
-        }
+        phases = {"search": (0, self.search), "train": (self.search, self.total)}
+        return {name: (first, end) for name, (first, end) in phases.items() if first < end}
 
 
 @dataclass(frozen=True)
@@ -176,11 +169,7 @@ class Prepared:
             "batches_per_epoch": len(self.stream.plan(0)),
             "padding": self.stream.padding(0),
             "tokens_per_epoch": self.stream.tokens(0),
-            "steps": {
-                **({"before": self.steps.before} if self.steps.before else {}),
-                "search": self.steps.search,
-                "train": self.steps.train,
-            },
+            "steps": {"search": self.steps.search, "train": self.steps.train},
         }
 
 
@@ -316,12 +305,11 @@ def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:
     total = batches // config.training.accumulation
     share = method.search_share()
     search = max(1, round(share * total)) if share else 0
-    before = round(method.search_start() * total)
-    if total <= before + search:
+    if total <= search:
         raise TrainingError(
-            f"{config.training.epochs:g} epochs are only {total} steps, {before + search} of them "
+            f"{config.training.epochs:g} epochs are only {total} steps, {search} of them "
             "until the search ends",
             allowed="at least one training step after the search",
             action="raise training.epochs, or lower batches.rows or training.accumulation",
         )
-    return Steps(search=search, total=total, before=before)
+    return Steps(search=search, total=total)

@@ -189,10 +189,10 @@ class TrainingSession:
         with closing(log), closing(board), display:
             self._listen(log, board, display)
             if self.model.search is not None:
-                self._train_phase("before")
                 self._search()
                 self._discretise(log)
-            self._train_phase("train")
+            if self.prepared.steps.total:
+                self._run_phase(Phase("train", self.prepared.steps.total))
         if self.settings.keep == "best" and self.prepared.steps.total:
             best = self.store.load_best(self._progress.best_step)
             self.model.load_trainable_state(best)
@@ -215,7 +215,7 @@ class TrainingSession:
         search = self.model.search
         if search is None or not self._is_searching:
             return None
-        return search.snapshot(step - self.prepared.steps.before)
+        return search.snapshot(step)
 
     def _reweigh(self) -> None:
         """Lets the shares of the epochs to come follow the development losses."""
@@ -255,12 +255,6 @@ class TrainingSession:
         loop.progress = self._progress
         return loop
 
-    def _train_phase(self, name: str) -> None:
-        """A phase in which nothing is searched."""
-        stretch = self.prepared.steps.stretches().get(name)
-        if stretch is not None:
-            self._run_phase(Phase(name, stretch[1], may_stop=name == "train"))
-
     def _search(self) -> None:
         search, steps = self.model.search, self.prepared.steps
         assert search is not None
@@ -272,12 +266,7 @@ class TrainingSession:
             search.load_state_dict(self._search_state)
         self._is_searching = True
         self._run_phase(
-            Phase(
-                "search",
-                steps.before + steps.search,
-                before_step=lambda step: search.before_step(step - steps.before),
-                may_stop=False,
-            )
+            Phase("search", steps.search, before_step=search.before_step, may_stop=False)
         )
 
     def _run_phase(self, phase: Phase) -> None:
@@ -315,13 +304,12 @@ class TrainingSession:
             soft = last.tasks if last is not None else self._evaluate()
             moments = optimizer_state(self.optimizer, self.model)
             free = search.free_weights()
-            self.genotype, guarded = search.discretise(step - self.prepared.steps.before)
+            self.genotype, guarded = search.discretise(step)
             self.model.search = None
             self.optimizer = self._build_optimizer(remaining=True)
             load_optimizer_state(self.optimizer, self.model, moments)
             hard = self._evaluate()
         self.genotype.save(self.folder.genotype)
-        free["step"] += self.prepared.steps.before
         self.listener.on_discretise(step, soft, hard, self.genotype, guarded=guarded, free=free)
         self._progress.best, self._progress.evaluations_since_best = None, 0
         self._save("train", log)
@@ -339,8 +327,7 @@ class TrainingSession:
     def _mix_without_noise(self) -> None:
         """Before the supernet is evaluated."""
         if self.model.search is not None and self._is_searching:
-            step = self._progress.step - 1 - self.prepared.steps.before
-            self.model.search.before_evaluation(max(0, step))
+            self.model.search.before_evaluation(max(0, self._progress.step - 1))
 
     def _evaluate(self) -> dict[str, float]:
         """The headline metric of every task on its development split."""

@@ -1,4 +1,4 @@
-"""Relaxations, schedules, rules and the controller of the architecture search."""
+"""Relaxations, the timetable, the budget and the controller of the architecture search."""
 
 from peml.search.budget import Budget
 from peml.search.choosing import Choices
@@ -11,9 +11,8 @@ from peml.search.relaxation import (
     relax,
     sampled_path,
     softmax,
-    straight_through,
 )
-from peml.search.schedule import PenaltySchedule, TemperatureSchedule
+from peml.search.schedule import TemperatureSchedule
 from peml.search.settings import SearchSettings
 from peml.search.timetable import Timetable
 
@@ -22,7 +21,6 @@ __all__ = [
     "Budget",
     "Choices",
     "Measure",
-    "PenaltySchedule",
     "Relaxation",
     "RelaxationName",
     "SearchController",
@@ -33,5 +31,4 @@ __all__ = [
     "relax",
     "sampled_path",
     "softmax",
-    "straight_through",
 ]

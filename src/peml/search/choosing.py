@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from peml.prefix import SKIP, SearchSpace
 
-__all__ = ["Choices", "Memory", "choose", "may_choose"]
+__all__ = ["Choices", "Memory", "choose", "decide", "may_choose"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,12 @@ class Memory:
     Attributes:
         decided: Decisions that are made already.
         guarded: Those of them where a guard overruled the best option.
-        struck_out: Options a decision has lost, weakest first.
         scores: By decision and option, how much the held-out loss rises without the option.
-        leaders: Strongest operation of every cell.
-        steady: Moving steps for which the leaders have been the same.
-        frozen: Whether the logits stopped moving early.
     """
 
     decided: dict[str, str] = field(default_factory=dict)
     guarded: list[str] = field(default_factory=list)
-    struck_out: dict[str, list[str]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    leaders: dict[str, str] = field(default_factory=dict)
-    steady: int = 0
-    frozen: bool = False
 
 
 def choose(
@@ -61,19 +53,15 @@ def choose(
       option comes closest to skip take it.
     * If every layer would be switched off, the one whose ``on`` comes closest stays on.
 
-    Where logits are equal, the earlier option is taken; what was struck out is never taken.
+    Where logits are equal, the earlier option is taken.
 
     Args:
         space: The search space.
         logits: Of every decision, by option.
-        memory: What is decided or struck out.
+        memory: What is decided.
         skip_limit: How many cells may end as skip.
     """
-    left = {
-        name: {o: v for o, v in options.items() if o not in memory.struck_out.get(name, ())}
-        for name, options in logits.items()
-        if name not in memory.decided
-    }
+    left = {name: options for name, options in logits.items() if name not in memory.decided}
     best = {name: max(options, key=options.__getitem__) for name, options in left.items()}
     choices = {name: memory.decided.get(name) or best[name] for name in logits}
     changes = _guard_cells(space, choices, left, skip_limit)
@@ -93,6 +81,25 @@ def may_choose(
         others = (f"layer.{layer}" for layer in range(space.layers))
         return any(memory.decided.get(other) != "off" for other in others if other != name)
     return True
+
+
+def decide(
+    memory: Memory, name: str, scores: dict[str, float], allowed: Callable[[str], bool]
+) -> None:
+    """Makes a decision: the option whose removal hurts most (arXiv 2108.04392, algorithm 1).
+
+    Args:
+        memory: Is brought up to date.
+        name: The decision.
+        scores: How much the held-out loss rises without each option.
+        allowed: What the guards say to an option.
+    """
+    best = max(scores, key=scores.__getitem__)
+    option = max(filter(allowed, scores), key=scores.__getitem__)
+    memory.scores[name] = scores
+    memory.decided[name] = option
+    if option != best:
+        memory.guarded.append(name)
 
 
 def _guard_cells(

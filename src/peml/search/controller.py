@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from peml.errors import CheckpointError
-from peml.prefix import SKIP, Decision, PrefixSupernet
-from peml.search.choosing import Choices, Memory, choose, may_choose
-from peml.search.penalties import beta_decay, entropy
+from peml.prefix import Decision, PrefixSupernet
+from peml.search.choosing import Choices, Memory, choose, decide, may_choose
 from peml.search.relaxation import RELAXATIONS, relax, softmax
-from peml.search.rules import decide, strike_out, watch_leaders
 from peml.search.settings import SearchSettings
 from peml.search.timetable import Timetable
 
@@ -25,7 +23,7 @@ Measure = Callable[[Mapping[str, Tensor]], float]
 """The held-out loss of the supernet with given weights of its decisions."""
 
 _NOTHING: Mapping[str, Collection[str]] = {}
-_NOISE, _DROPOUT, _LEAD, _ORDER = range(4)
+_NOISE, _LEAD, _ORDER = 0, 2, 3
 """What a step draws random numbers for, each from a generator of its own."""
 
 
@@ -42,9 +40,7 @@ class SearchController:
     1. every learnt operation starts by adding zero, so that none is worse than skip at first
        (``peml.prefix.Operation``);
     2. in the warm-up only the weights move;
-    3. at most so many cells may end as skip;
-    4. by choice: cells that go without skip in some steps, logits that stop once they are steady,
-       the decay of beta-DARTS, operations compared at equal size of their output.
+    3. at most so many cells may end as skip.
 
     A single-level softmax search settles into blends (two operations sharing a cell suit the
     loss better than either, and the logits move together as the temperature falls), which
@@ -53,8 +49,7 @@ class SearchController:
     step draws one option, the chosen one ever more often). In the last step the supernet *is* the
     network it is discretised to; see `Timetable` for a drawing.
 
-    Rules with a memory (perturbation, pruning, early freeze, scores) need :meth:`advance` once
-    before each step.
+    What has a memory (perturbation, scores) needs :meth:`advance` once before each step.
 
     Args:
         supernet: The supernet that is searched.
@@ -82,14 +77,9 @@ class SearchController:
         for decision in self._decisions.values():
             self._groups.setdefault(len(decision.options), []).append(decision)
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether weights that are exactly zero should not be computed, gradient or not."""
-        return self._relaxation.one_path or bool(self.memory.struck_out)
-
     def architecture_moves(self, step: int) -> bool:
         """Whether the logits get a gradient in this step (0-based)."""
-        return self.timetable.is_due(step) and not self.memory.frozen
+        return self.timetable.is_due(step)
 
     def temperature(self, step: int) -> float:
         """The temperature of a step."""
@@ -115,14 +105,14 @@ class SearchController:
         generator = self._generator(step, _NOISE)
         temperature = self.temperature(step)
         weights: dict[str, Tensor] = {}
-        held = self._held(self._logits(self._without_skip(step)), self._odds(step))
+        held = self._held(self._logits(), self._odds(step))
         for decisions in self._groups.values():
             logits = torch.stack([held[decision.name] for decision in decisions])
             logits = logits if attached else logits.detach()
             rows = relax(self.settings.relaxation, logits, temperature, generator).unbind()
             weights.update({d.name: row for d, row in zip(decisions, rows, strict=True)})
         hardness = self.timetable.hardness(step)
-        if self._relaxation.one_hot:  # no blend of two options, but the chosen one ever more often
+        if self._relaxation.one_path:  # no blend of two options, but the chosen one ever more often
             drawn = torch.rand((), generator=self._generator(step, _LEAD)).item()
             hardness = float(drawn < hardness)
         return self._led(weights, hardness)
@@ -140,16 +130,6 @@ class SearchController:
         held = self._held(self._logits(without), temperature)
         weights = {name: softmax(logits.detach(), temperature) for name, logits in held.items()}
         return self._led(weights, self.timetable.hardness(step))
-
-    def penalty(self, step: int) -> Tensor | None:
-        """What is added to the loss that moves the decisions; None where it is nothing."""
-        progress = self.timetable.progress(step)
-        schedules = (self.settings.entropy, self.settings.beta_decay)
-        if not self._decisions or all(schedule.is_off for schedule in schedules):
-            return None
-        logits = list(self._logits().values())
-        sure, decay = (schedule.at(progress) for schedule in schedules)
-        return sure * entropy(logits, self.temperature(step)) + decay * beta_decay(logits)
 
     def snapshot(self, step: int) -> dict[str, dict[str, float]]:
         """Where the search stands, for the log: decision to option to weight.
@@ -191,11 +171,6 @@ class SearchController:
             step: Step of the search, 0-based.
             measure: Needed where options are scored.
         """
-        if self.settings.freeze_after is not None and self.timetable.moves(step):
-            needed = self.settings.freeze_after * self.timetable.total_steps
-            watch_leaders(self.memory, self._decisions, needed)
-        if self.settings.discretise == "pruning":
-            strike_out(self.memory, self._decisions, partial(self.timetable.removals, step))
         if self.settings.discretise == "perturbation":
             picks = self.timetable.picks(step, len(self._decisions))
             self._decide(picks, step, measure)
@@ -233,7 +208,7 @@ class SearchController:
         """The logits of every decision, (options,), minus infinity where left out."""
         rows: dict[str, Tensor] = {}
         for name, decision in self._decisions.items():
-            out = {*without.get(name, ()), *self.memory.struck_out.get(name, ())}
+            out = without.get(name, ())
             rows[name] = decision.logits
             if out:
                 mask = torch.tensor([option in out for option in decision.options])
@@ -251,19 +226,6 @@ class SearchController:
             return logits
         shift = self._budget.shift(logits, temperature)
         return {name: row - shift[name] for name, row in logits.items()}
-
-    def _without_skip(self, step: int) -> dict[str, tuple[str, ...]]:
-        """The cells that go without skip in a step."""
-        probability = self.timetable.skip_dropout(step)
-        if probability == 0:
-            return {}
-        generator = self._generator(step, _DROPOUT)
-        drawn = torch.rand(len(self._decisions), generator=generator).tolist()
-        return {
-            name: (SKIP,)
-            for name, number in zip(self._decisions, drawn, strict=True)
-            if number < probability and SKIP in self._decisions[name].options
-        }
 
     def _led(self, weights: Mapping[str, Tensor], hardness: float) -> dict[str, Tensor]:
         """The weights, led from the mixture (hardness 0) to the choices (1); decided is decided."""

@@ -18,10 +18,9 @@ __all__ = [
     "relax",
     "sampled_path",
     "softmax",
-    "straight_through",
 ]
 
-RelaxationName = Literal["softmax", "gumbel", "straight-through", "sampled-path"]
+RelaxationName = Literal["softmax", "gumbel", "sampled-path"]
 
 
 def softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -55,24 +54,6 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     return softmax(logits + _noise(logits, generator), temperature)
 
 
-def straight_through(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """One option, with the gradient of a Gumbel sample (arXiv 1611.01144, section 2.2).
-
-    The value is the sample's largest weight made 1 and the others made 0, exactly; the gradient
-    is the sample's, as if it had been mixed. So every option's output is needed.
-
-    Args:
-        logits: (..., options).
-        temperature: Of the sample behind it.
-        generator: As for `gumbel`.
-
-    Returns:
-        One-hot weights, (..., options).
-    """
-    soft = gumbel(logits, temperature, generator)
-    return _one_hot(soft.argmax(-1), soft) + (soft - soft.detach())
-
-
 def sampled_path(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One option, with a gradient that needs the output of that option only.
 
@@ -97,7 +78,8 @@ def sampled_path(logits: Tensor, temperature: float, generator: torch.Generator)
     """
     drawn = (logits.detach() / temperature + _noise(logits, generator)).argmax(-1)
     probability = softmax(logits, temperature).gather(-1, drawn[..., None])
-    return _one_hot(drawn, logits) * (probability / probability.detach())
+    one_hot = torch.zeros_like(logits).detach().scatter(-1, drawn[..., None], 1.0)
+    return one_hot * (probability / probability.detach())
 
 
 def _noise(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -108,25 +90,19 @@ def _noise(logits: Tensor, generator: torch.Generator) -> Tensor:
     return noise.to(device=logits.device, dtype=logits.dtype)
 
 
-def _one_hot(index: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros_like(like).detach().scatter(-1, index[..., None], 1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Relaxation:
     """One way to make decisions soft.
 
     Attributes:
         relax: From logits (..., options), temperature and generator to weights (..., options).
-        one_hot: Whether a step's weights are those of one option, so that a mixture is never
+        one_path: Whether a step's weights are those of one option, and only that one has to be
             computed.
-        one_path: Whether, beyond that, only the option drawn has to be computed.
         fixed_odds: Whether the odds of the options are those of temperature 1 in every step; else
             they get surer as it falls.
     """
 
     relax: Callable[[Tensor, float, torch.Generator], Tensor]
-    one_hot: bool = False
     one_path: bool = False
     fixed_odds: bool = False
 
@@ -135,8 +111,7 @@ RELAXATIONS: Mapping[RelaxationName, Relaxation] = MappingProxyType(
     {
         "softmax": Relaxation(lambda logits, temperature, generator: softmax(logits, temperature)),
         "gumbel": Relaxation(gumbel, fixed_odds=True),
-        "straight-through": Relaxation(straight_through, one_hot=True, fixed_odds=True),
-        "sampled-path": Relaxation(sampled_path, one_hot=True, one_path=True),
+        "sampled-path": Relaxation(sampled_path, one_path=True),
     }
 )
 """By the name they have in a config."""

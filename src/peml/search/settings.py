@@ -11,140 +11,135 @@ from pydantic import Field, field_validator, model_validator
 from peml.prefix import PrefixShape, SearchSpace
 from peml.search.budget import Budget
 from peml.search.relaxation import RelaxationName
-from peml.search.schedule import PenaltySchedule, TemperatureSchedule
+from peml.search.schedule import TemperatureSchedule
 from peml.settings import Settings
 
 __all__ = ["SearchSettings"]
 
 
 class SearchSettings(Settings):
-    """How the decisions are made soft, when and by what they move, and how they are guarded."""
+    """How the decisions are made soft, when and by what they move, and how they are guarded.
+
+    Each description ends with what was measured for the option: docs/results/search.md.
+    """
 
     mode: Literal["search", "none", "random"] = Field(
         "search",
         description="search: find the network while everything trains; none: a fixed two-layer "
         "MLP, the longest length, every layer; random: a network drawn from the space by the "
-        "run's seed. Without a search all steps train the network.",
+        "run's seed. Without a search all steps train the network. Evidence: beside a LoRA of "
+        "queries and values a searched network is 0.2 [-0.7, +1.3] points above random ones of its "
+        "size.",
     )
     genotype: Path | None = Field(
-        None, description="Train the network of this genotype file instead of searching one."
+        None,
+        description="Train the network of this genotype file instead of searching one. Evidence: "
+        "a found network trained again for all steps has 63.2, searched while training 61.4.",
     )
     adapt: bool = Field(
         False,
         description="Whether a genotype made for another model is adapted: gates of layers at the "
-        "same relative depth, heads and channels of this model. Else it is refused.",
+        "same relative depth, heads and channels of this model. Else it is refused. Evidence: "
+        "from other tasks a network is as good as from its own (62.9 and 63.2); from another model "
+        "it was not measured.",
     )
     budget: int | None = Field(
         None,
         description="Trainable parameters of the prefix network (heads apart, and the LoRA unless "
         "its ranks are searched): the expected number is held there in every step of the search, "
-        "and the network found, or drawn, has at most so many. Left out, the size is free.",
+        "and the network found, or drawn, has at most so many. Left out, the size is free. "
+        "Evidence: without LoRA, held to 250,000, the search has 63.8, random networks 58.4.",
         ge=1,
     )
     lead: float = Field(
         3.0,
         description="How far the larger option of every decision of size (a layer on, the longest "
         "length, the full head, the largest rank) is ahead at the start, as a logit: a layer or a "
-        "position goes only where something keeps pulling it out. 0: no option is preferred.",
+        "position goes only where something keeps pulling it out. 0: no option is preferred. "
+        "Evidence: without LoRA 64.5 with the lead and 60.7 without, better with each of 3 seeds.",
         ge=0,
         allow_inf_nan=False,
     )
     relaxation: RelaxationName = Field(
         "gumbel",
         description="How logits become weights: softmax; gumbel (softmax with noise drawn anew in "
-        "each step, which keeps options from settling into a blend); straight-through (one option "
-        "drawn, the gradient of a gumbel mixture); sampled-path (one option drawn, and only that "
-        "one computed).",
+        "each step, which keeps options from settling into a blend); sampled-path (one option "
+        "drawn, and only that one computed). Evidence: alike over 250 steps (64.9, 64.3, 63.9); "
+        "over 622 steps gumbel has 70.1, softmax 67.4.",
     )
     temperature: TemperatureSchedule = Field(
         default_factory=TemperatureSchedule,
-        description="Annealed from the end of the warm-up to the start of the cool-down.",
+        description="Annealed from the end of the warm-up to the start of the cool-down. Evidence: "
+        "an end of 0.5 instead of 0.1 is 1.4 points better without LoRA, 1.2 worse beside one.",
     )
     optimise: Literal["single", "bilevel"] = Field(
         "single",
         description="What moves the decisions: single, the training batch that also moves the "
-        "weights; bilevel, rows held out of the development split (first order).",
+        "weights; bilevel, rows held out of the development split (first order). Evidence: 64.3 "
+        "and 64.1; a run costs 1.00 to 1.04 of LoRA's with single, 1.10 to 1.14 with bilevel.",
     )
-    every: int = Field(4, description="bilevel: steps between moves of the decisions.", ge=1)
+    every: int = Field(
+        4,
+        description="bilevel: steps between moves of the decisions. Evidence: only 4 was measured, "
+        "see optimise.",
+        ge=1,
+    )
     held_out: float = Field(
         0.5,
         description="Share of each task's development rows that bilevel and perturbation choose "
-        "by and options are scored on; they are taken out of the development metric.",
+        "by and options are scored on; they are taken out of the development metric. Evidence: "
+        "only a half was measured, see optimise and discretise.",
         gt=0,
         lt=1,
     )
-    order: Literal["parallel", "prefix-first", "search-first", "lora-first"] = Field(
+    order: Literal["parallel", "search-first"] = Field(
         "parallel",
-        description="parallel: LoRA and prefix train together all the time. prefix-first: the "
-        "prefix is searched without LoRA, then both train together. search-first: the "
-        "prefix is searched without LoRA, then LoRA trains and the prefix stands. lora-first: LoRA "
-        "trains without a prefix for half of the steps that aren't search, then it stands while "
-        "the prefix is searched and trained. As many steps in all.",
+        description="parallel: LoRA and prefix train together all the time. search-first: the "
+        "prefix is searched without LoRA, then LoRA trains and the prefix stands; as many steps in "
+        "all. Evidence: search-first is 5 to 7 points worse with each of 3 seeds; it is kept as "
+        "the paper's ablation.",
     )
-    discretise: Literal["argmax", "perturbation", "pruning"] = Field(
+    discretise: Literal["argmax", "perturbation"] = Field(
         "argmax",
         description="How options are chosen: argmax, the largest logit; perturbation, decision by "
         "decision in the cool-down, the option whose removal raises the held-out loss most (best "
-        "with temperature.end near 1, which keeps a mixture to remove from); pruning, the weakest "
-        "option is struck out at intervals while the decisions move.",
+        "with temperature.end near 1, which keeps a mixture to remove from). Evidence: "
+        "perturbation is 1.6 points better over 250 steps and 0.9 worse over 622.",
     )
     score_options: bool = Field(
         False,
         description="Score every option by its removal, as perturbation does, whatever the rule; "
-        "the scores go into the genotype and say whether a skip was really best.",
+        "the scores go into the genotype and say whether a skip was really best. Evidence: in 20 "
+        "scored searches no skip won against its own score.",
     )
-    score_batches: int = Field(4, description="Held-out batches that a removal is scored on.", ge=1)
     share: float = Field(
-        0.4, description="Share of all training steps that the search takes.", gt=0, lt=1
+        0.4,
+        description="Share of all training steps that the search takes. Evidence: 0.15 has 69.2 "
+        "where 0.4 has 70.1; without LoRA 0.2 is as good as 0.4.",
+        gt=0,
+        lt=1,
     )
     warmup: float = Field(
         0.3,
         description="Share of the search's steps in which only weights move, so that the learnt "
-        "operations are worth something before they are compared with skip.",
+        "operations are worth something before they are compared with skip. Evidence: with it none "
+        "of 20 searches ended in skip alone; without it nothing was measured.",
         ge=0,
         lt=1,
     )
     cooldown: float = Field(
         0.15,
         description="Share of the search's steps, the last ones, in which the decisions stand "
-        "and the mixture is led to the chosen network, so that nothing breaks when it becomes one.",
+        "and the mixture is led to the chosen network, so that nothing breaks when it becomes one. "
+        "Evidence: discretising costs 0.00 points with it, up to 0.16 without.",
         ge=0,
         lt=1,
     )
     max_skips: int | float = Field(
         0.5,
         description="How many cells may end as skip: a number, or a share of the cells (with a "
-        "decimal point, rounded down).",
+        "decimal point, rounded down). Evidence: with the lead no guard had to act in 10 searches.",
         ge=0,
-    )
-    skip_dropout: float = Field(
-        0.0,
-        description="Probability that a cell goes without skip in a step; it falls to 0 while the "
-        "decisions move.",
-        ge=0,
-        lt=1,
-    )
-    freeze_after: float | None = Field(
-        None,
-        description="Stop moving the decisions once the strongest option of each has been the same "
-        "for this share of the search's steps; default: never.",
-        gt=0,
-        lt=1,
-    )
-    equal_capacity: bool = Field(
-        False,
-        description="Compare operations by what a unit of their output is worth, so that one of "
-        "larger output has no larger gradient on its logit.",
-    )
-    entropy: PenaltySchedule = Field(
-        default_factory=PenaltySchedule,
-        description="Weight of the decisions' mean entropy in the loss that moves them; more makes "
-        "them decide.",
-    )
-    beta_decay: PenaltySchedule = Field(
-        default_factory=PenaltySchedule,
-        description="Weight of beta-DARTS's decay in the loss that moves the decisions; more keeps "
-        "options from running away.",
     )
 
     @field_validator("max_skips")
@@ -180,7 +175,7 @@ class SearchSettings(Settings):
         if self.budget is not None and not self._holds_budgets:
             raise ValueError(
                 "a budget can't be held by discretise: perturbation, which decides one after "
-                "another; allowed: argmax, pruning"
+                "another; allowed: argmax"
             )
         return self
 

@@ -65,15 +65,6 @@ class Timetable:
             return 0.0
         return min(max((step + 1 - self.cooldown_start) / self.cooldown_steps, 0.0), 1.0)
 
-    def skip_dropout(self, step: int) -> float:
-        """Probability that a cell goes without skip, in full until the decisions move."""
-        return self._settings.skip_dropout * (1 - min(max(self.progress(step), 0.0), 1.0))
-
-    def removals(self, step: int, options: int) -> int:
-        """Options a decision has lost by a step under progressive pruning; two remain."""
-        passed = min(max(step - self.warmup_steps, 0), self.moving_steps)
-        return min(passed * (options - 1) // self.moving_steps, options - 2)
-
     def picks(self, step: int, decisions: int) -> int:
         """Decisions that are made by a step under the perturbation rule, all in the last."""
         passed = step + 1 - self.cooldown_start

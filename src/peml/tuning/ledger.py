@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from peml.config import without_grants
 from peml.errors import RunError
 from peml.files import disk_errors
+from peml.removed import without_removed
 from peml.run import differences
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
@@ -83,7 +84,7 @@ class Ledger:
             return
         changed = "it was not made by `peml tune`"
         if old is not None:
-            changed = differences(without_grants(old), new)
+            changed = differences(without_removed(without_grants(old)), new)
         if changed:
             url = self._config.storage.url
             where = "the journal" if url is None else shown_url(url)

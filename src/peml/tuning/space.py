@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from peml.config import RunConfig, parse_config
 from peml.errors import ConfigError, nearest
+from peml.removed import why_removed
 from peml.settings import Settings
 
 __all__ = ["Parameter", "apply_values", "check_space", "first_values"]
@@ -200,6 +201,8 @@ def _path_problem(base: RunConfig, path: str) -> str:
         return f"space.{path}: all trials share it, so that they are measured alike"
     if _exists(base, path):
         return ""
+    if reason := why_removed(path.split("."), None):
+        return f"space.{path}: {reason}"
     known = [other for other in _paths(base) if other not in _DECIDED]
     return f"space.{path}: the run config has no such path.{nearest(path, known)}"
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from peml.errors import ModelError, TrainingError
 from peml.injection import attach_prefix
@@ -35,8 +34,8 @@ from peml.prefix import (
 
 __all__ = [
     "FixedPrefixSettings",
-    "Mixture",
     "PrefixPart",
+    "PrefixSource",
     "attach_fixed",
     "attach_network",
     "attach_supernet",
@@ -117,22 +116,14 @@ def attention_shape(shape: ModelShape) -> PrefixShape:
     return shape.attention
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """How a supernet is mixed until the search says otherwise.
+class PrefixSource(Protocol):
+    """What mixes the supernet while a network is searched."""
 
-    Attributes:
-        weigh: The decisions' weights. Asked for before every forward pass: with accumulated
-            gradients each pass needs a graph of its own.
-        penalise: What is added to a training step's loss, or None.
-        prune: See `PrefixSupernet.forward`.
-        equal_capacity: See `PrefixSupernet.forward`.
-    """
+    def prefix(self) -> Prefix:
+        """The prefix of the forward pass at hand.
 
-    weigh: Callable[[], Mapping[str, Tensor]] = dict
-    penalise: Callable[[], Tensor | None] = lambda: None
-    prune: bool | None = None
-    equal_capacity: bool = False
+        Asked for before every pass: with accumulated gradients each needs a graph of its own.
+        """
 
 
 class PrefixPart(nn.Module, Part):
@@ -145,6 +136,9 @@ class PrefixPart(nn.Module, Part):
         settings: Dropout of positions, and options of the group `prefix`.
         learning_rate: Default rate of the group `prefix`.
         architecture_learning_rate: Default rate of the group `architecture`.
+
+    Attributes:
+        search: Yields the prefix in the network's place, while there is a search.
     """
 
     name = "prefix"
@@ -161,20 +155,15 @@ class PrefixPart(nn.Module, Part):
         super().__init__()
         self.injection = injection
         self.network = network
-        self.mixture = Mixture()
+        self.search: PrefixSource | None = None
         self._settings = settings
         self._learning_rate = learning_rate
         self._architecture_learning_rate = architecture_learning_rate
 
     def yielded(self) -> Prefix:
         """The prefix of the network as it stands."""
-        if isinstance(self.network, PrefixSupernet):
-            return self.network(
-                self.mixture.weigh(),
-                prune=self.mixture.prune,
-                equal_capacity=self.mixture.equal_capacity,
-            )
-        return self.network()
+        prefix: Prefix = self.network() if self.search is None else self.search.prefix()
+        return prefix
 
     def prepare(self) -> None:
         """Puts a fresh prefix in front of every layer."""
@@ -182,10 +171,6 @@ class PrefixPart(nn.Module, Part):
         if self.training and self._settings.dropout:
             prefix = prefix.without_some(self._settings.dropout)
         self.injection.set(prefix)
-
-    def auxiliary_loss(self) -> Tensor | None:
-        """The search's penalty."""
-        return self.mixture.penalise()
 
     def after_step(self, step: int) -> None:
         """Makes sure that the decisions are still numbers, before anything of them is saved.
@@ -262,9 +247,7 @@ def attach_supernet(
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         network = PrefixSupernet(space, place.shape, start, lead)
-    part = PrefixPart(place, network.to(model.device), settings, **rates)
-    part.mixture = Mixture(weigh=network.uniform_weights)
-    return part
+    return PrefixPart(place, network.to(model.device), settings, **rates)
 
 
 def attach_network(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +11,18 @@ from torch import Tensor
 from peml.errors import TrainingError
 from peml.methods.base import HeldOut
 from peml.methods.lora.ranks import LoraRanks
-from peml.methods.prefix.part import Mixture, PrefixPart
-from peml.prefix import Genotype, PrefixSupernet
-from peml.search import SearchController, SearchSettings
+from peml.methods.prefix.part import PrefixPart
+from peml.prefix import Genotype, Prefix, PrefixSupernet
+from peml.search import RELAXATIONS, SearchController, SearchSettings
 
 __all__ = ["PrefixSearch"]
 
-_Weigh = Callable[[], Mapping[str, Tensor]]
+_Purpose = Literal["train", "move", "evaluate", "score"]
+"""What the next forward pass is for: a training step, moving the decisions of a bilevel search by
+held-out rows, an evaluation, or scoring the weights at hand."""
+
+_SCORE_BATCHES = 4
+"""Held-out batches that a removal is scored on."""
 
 
 class PrefixSearch:
@@ -42,6 +46,12 @@ class PrefixSearch:
         self._seed = seed
         self._controller: SearchController | None = None
         self._held_out: HeldOut | None = None
+        # A relaxation that draws one option wants no other computed, gradient or not.
+        self._prune = RELAXATIONS[settings.relaxation].one_path or None
+        self._step = 0
+        self._purpose: _Purpose = "evaluate"
+        self._scored: Mapping[str, Tensor] = {}
+        part.search = self
 
     @property
     def supernet(self) -> PrefixSupernet:
@@ -61,30 +71,39 @@ class PrefixSearch:
         self._held_out = held_out
 
     def before_step(self, step: int) -> None:
-        """Brings the search up to the step, and mixes the supernet for it."""
+        """Brings the search up to the step; a bilevel search moves the decisions here."""
         controller = self.controller
         controller.advance(step, self._measure)
-        moves = controller.architecture_moves(step)
-        bilevel = self._settings.optimise == "bilevel"
-        if bilevel and moves:
-            self._mix(partial(controller.weights, step, attached=True), step, penalised=True)
+        self._step = step
+        if self._settings.optimise == "bilevel" and controller.architecture_moves(step):
+            self._purpose = "move"
             self._move_by_held_out(step)
-        self._mix(partial(controller.weights, step), step, penalised=moves and not bilevel)
+        self._purpose = "train"
 
-    def _mix(self, weigh: _Weigh, step: int, *, penalised: bool = False) -> None:
-        self._part.mixture = Mixture(
-            weigh=partial(self._weighed, weigh),
-            penalise=partial(self.controller.penalty, step) if penalised else lambda: None,
-            prune=self.controller.is_sparse or None,
-            equal_capacity=self._settings.equal_capacity,
-        )
+    def before_evaluation(self, step: int) -> None:
+        """Weights without noise."""
+        self._step, self._purpose = step, "evaluate"
 
-    def _weighed(self, weigh: _Weigh) -> Mapping[str, Tensor]:
-        """One draw of the decisions' weights, for prefix and LoRA alike."""
-        weights = weigh()
+    def prefix(self) -> Prefix:
+        """The supernet's prefix for the forward pass at hand; LoRA's ranks follow the same draw."""
+        weights = self._weights()
         if self._ranks is not None:
             self._ranks.mix(weights)
-        return weights
+        prefix: Prefix = self.supernet(weights, prune=self._prune)
+        return prefix
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        if self._controller is None:
+            return self.supernet.uniform_weights()
+        match self._purpose:
+            case "train":
+                return self._controller.weights(self._step)
+            case "move":
+                return self._controller.weights(self._step, attached=True)
+            case "evaluate":
+                return self._controller.evaluation_weights(self._step)
+            case "score":
+                return self._scored
 
     def _move_by_held_out(self, step: int) -> None:
         """First-order DARTS (arXiv 1806.09055, equation 7 with xi = 0): alpha's gradient alone.
@@ -115,12 +134,8 @@ class PrefixSearch:
     @torch.no_grad()
     def _measure(self, weights: Mapping[str, Tensor]) -> float:
         """Held-out loss of the supernet with given weights."""
-        self._part.mixture = Mixture(weigh=partial(self._weighed, lambda: weights))
-        return self._rows.measure(self._settings.score_batches)
-
-    def before_evaluation(self, step: int) -> None:
-        """Weights without noise."""
-        self._mix(partial(self.controller.evaluation_weights, step), step)
+        self._scored, self._purpose = weights, "score"
+        return self._rows.measure(_SCORE_BATCHES)
 
     def snapshot(self, step: int) -> dict[str, Any]:
         """Temperature and weights, for the log."""
@@ -159,7 +174,7 @@ class PrefixSearch:
             found_by["scores"] = self.controller.memory.scores
         network = self.supernet.discretise(chosen.choices, found_by)
         self._part.network = network
-        self._part.mixture = Mixture()
+        self._part.search = None
         if self._ranks is not None and network.genotype.ranks:
             self._ranks.cut(network.genotype.ranks)
         return network.genotype, list(chosen.guarded)

@@ -1,0 +1,81 @@
+"""Options that were taken out since nothing measured speaks for them, and how they are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["LAST_COMMIT", "why_removed", "without_removed"]
+
+LAST_COMMIT = "34dc9a7"
+"""The last commit that could run what is listed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Removed:
+    """An option, or some of its values.
+
+    Attributes:
+        place: The end of its path in a config, from the section it stood in.
+        reason: Why it went, as the end of a sentence; measured: docs/results/search.md.
+        values: The values that went; empty where all did.
+        idle: The value at which it did nothing; configs of old runs say so of every option.
+    """
+
+    place: str
+    reason: str
+    values: tuple[Any, ...] = ()
+    idle: Any = None
+
+
+_OFF = {"start": 0.0, "end": 0.0}
+_REMOVED = (
+    _Removed("search.skip_dropout", "scores are those without it (64.1, 64.3)", idle=0.0),
+    _Removed("search.freeze_after", "no search ever froze early"),
+    _Removed("search.equal_capacity", "scores are those without it (64.8, 64.3)", idle=False),
+    _Removed("search.entropy", "scores are those without it (64.3, 64.3)", idle=_OFF),
+    _Removed("search.beta_decay", "scores are those without it (64.9, 64.3)", idle=_OFF),
+    _Removed("search.score_batches", "nothing but 4 was ever measured", idle=4),
+    _Removed("temperature.shape", "a linear fall was never measured", idle="exponential"),
+    _Removed("search.relaxation", "it is 2 points worse than gumbel", ("straight-through",)),
+    _Removed("search.discretise", "scores are those of argmax (65.0, 64.3)", ("pruning",)),
+    _Removed("search.order", "it is 4 to 7 points worse than parallel", ("prefix-first",)),
+    _Removed("search.order", "it is 6 to 7 points worse than parallel", ("lora-first",)),
+)
+
+
+def why_removed(path: Sequence[Any], value: Any) -> str | None:
+    """What to say of an option that is refused; None where there never was one.
+
+    Args:
+        path: Where it stands.
+        value: What it is set to.
+    """
+    shown = ".".join(map(str, path))
+    for one in _REMOVED:
+        if f".{one.place}." not in f".{shown}.":
+            continue
+        if not one.values or value in one.values:
+            what = f"{value!r} was taken out" if one.values else "taken out"
+            return f"{what}, since {one.reason}; the last commit that had it is {LAST_COMMIT}"
+    return None
+
+
+def without_removed(content: Any, section: str = "") -> Any:
+    """What this package stored before, without removed options that did nothing.
+
+    What did something stays, and is refused where the content is validated.
+
+    Args:
+        content: A config's content, nested mappings.
+        section: Name of the mapping.
+    """
+    if not isinstance(content, dict):
+        return content
+    idle = {one.place: one.idle for one in _REMOVED if not one.values}
+    return {
+        key: without_removed(value, str(key))
+        for key, value in content.items()
+        if f"{section}.{key}" not in idle or value != idle[f"{section}.{key}"]
+    }
