@@ -9,8 +9,9 @@ import matplotlib.image
 import pytest
 
 from peml.prefix import Genotype, PrefixShape
-from peml.testing import save_tiny_model, write_example_run
+from peml.testing import save_tiny_model
 from tests.cli.commands import peml
+from tests.examples.runs import write_example_run
 
 Capture = pytest.CaptureFixture[str]
 _MADE = Genotype.fixed_mlp(PrefixShape(4, 2, 8), length=5, width=12)

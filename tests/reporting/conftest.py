@@ -9,7 +9,7 @@ import pytest
 
 from peml.reporting import load_run
 from peml.reporting.run.report import render_html
-from peml.testing.runs import write_example_run
+from tests.examples.runs import write_example_run
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from peml.reporting.comparison.figures import (
     rank_tasks,
     source_line,
 )
-from peml.testing import write_example_comparison
+from tests.examples.comparisons import write_example_comparison
 from tests.reporting.pages import (
     SVG,
     markdown_tables,

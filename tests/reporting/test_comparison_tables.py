@@ -25,7 +25,7 @@ from peml.reporting.comparison.summary import (
 )
 from peml.reporting.comparison.tables import Cell, Table, cost_table, score_table
 from peml.reporting.comparison.text import interval, score, seconds, share, signed, size
-from peml.testing import write_example_comparison
+from tests.examples.comparisons import write_example_comparison
 from tests.reporting.pages import markdown_tables
 
 Change = Callable[[dict[str, Any]], None]

@@ -25,7 +25,7 @@ from peml.reporting.run.figures import draw_figures, draw_loss, draw_scores, dra
 from peml.reporting.run.mixture import draw_mixture
 from peml.reporting.run.report import render_html
 from peml.reporting.style import PALETTE, spread, to_svg
-from peml.testing.runs import write_example_run
+from tests.examples.runs import write_example_run
 
 
 def texts(axes: Axes) -> list[str]:

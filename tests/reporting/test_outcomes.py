@@ -20,7 +20,7 @@ from peml.reporting.run.outcomes import (
 )
 from peml.reporting.run.report import render_html, render_markdown
 from peml.reporting.run.results import History
-from peml.testing.runs import write_example_run
+from tests.examples.runs import write_example_run
 from tests.reporting.pages import markdown_tables, parse_page, text_of
 
 Change = Callable[[dict[str, Any]], None]

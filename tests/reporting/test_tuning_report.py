@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from peml.errors import RunError
 from peml.reporting import write_tuning_report
 from peml.reporting.tuning import StudyRecord, draw_study, load_study_record, render_study_html
-from peml.testing import write_example_study
+from tests.examples.studies import write_example_study
 from tests.reporting.pages import SVG, parse_page, section_names, table_rows, text_of
 
 

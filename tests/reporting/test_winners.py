@@ -10,7 +10,7 @@ import pytest
 
 from peml.errors import RunError
 from peml.reporting import count_winners
-from peml.testing import write_example_run
+from tests.examples.runs import write_example_run
 
 
 def _run(folder: Path, cells: list[str], scores: dict[str, Any] | None = None) -> Path:
