@@ -41,7 +41,7 @@ def test_the_update_is_scaled_by_alpha_over_rank() -> None:
         for delta in deltas:
             delta.up.fill_(1.0)
             delta.routing.one_task(1, torch.device("cpu"))
-    x = torch.randn(2, 3, deltas[0].d_in)
+    x = torch.randn(2, 3, deltas[0].layer.d_in)
     torch.testing.assert_close(3 * deltas[0](x), deltas[1](x))
 
 

@@ -45,11 +45,11 @@ from peml.methods.registry import (
     parse_method,
 )
 from peml.methods.routed.c_poly import CPoly, CPolySettings
-from peml.methods.routed.delta import AdaptedLinear, Delta
+from peml.methods.routed.delta import AdaptedLinear, AdapterSettings, Delta
 from peml.methods.routed.moe_lora import MoeLora, MoeLoraSettings
 from peml.methods.routed.mtl_lora import MtlLora, MtlLoraSettings
 from peml.methods.routed.multilora import MultiLora, MultiLoraSettings
-from peml.methods.routed.part import AdapterMethod, AdapterPart, AdapterSettings
+from peml.methods.routed.part import AdapterMethod, AdapterPart
 from peml.methods.shape import ModelShape, nearest_size, read_shape
 from peml.methods.targets import Layers, LinearShape, read_layers
 

@@ -8,15 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peml.methods import Delta
+from peml.methods import Delta, LinearShape
 from peml.models import TaskRouting
 
-__all__ = ["D_IN", "D_OUT", "SCALE", "TASKS", "Reference", "agree", "inputs", "moved", "routing"]
+__all__ = [
+    "D_IN",
+    "D_OUT",
+    "SCALE",
+    "TASKS",
+    "Reference",
+    "agree",
+    "inputs",
+    "linear",
+    "moved",
+    "routing",
+]
 
 D_IN, D_OUT, TASKS, SCALE = 5, 7, 3, 1.7
 
 Reference = Callable[[Mapping[str, Tensor], Tensor, int], Tensor]
 """(parameters by name, one token's (d_in,), its task) -> the update, (d_out,)."""
+
+
+def linear(d_in: int = D_IN) -> LinearShape:
+    return LinearShape("layer", d_in, D_OUT)
 
 
 def routing(ids: Sequence[int] = (2, 0, 2, 1)) -> TaskRouting:

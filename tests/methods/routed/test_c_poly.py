@@ -11,7 +11,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from peml.methods.routed.c_poly import CPolyDelta
+from peml.methods.routed.c_poly import CPolyDelta, CPolySettings
 from peml.models import TaskRouting
 from tests.methods.routed.reference import (
     D_IN,
@@ -21,6 +21,7 @@ from tests.methods.routed.reference import (
     Reference,
     agree,
     inputs,
+    linear,
     moved,
     routing,
 )
@@ -31,8 +32,7 @@ SHARED = 2
 def build(routed: TaskRouting, **changes: Any) -> CPolyDelta:
     options: dict[str, Any] = {
         "r": 2,
-        "scale": SCALE,
-        "dropout": 0.0,
+        "alpha": 2 * SCALE,
         "shared": SHARED,
         "own": 1,
         "mixing": "outputs",
@@ -40,24 +40,24 @@ def build(routed: TaskRouting, **changes: Any) -> CPolyDelta:
         "normalised": True,
         "noise": False,
     }
-    return CPolyDelta(D_IN, D_OUT, routed, **(options | changes))
+    return CPolyDelta(linear(), routed, CPolySettings(**(options | changes)))
 
 
 def weights_of(delta: CPolyDelta, p: Mapping[str, Tensor], task: int, noise: Tensor) -> list[Any]:
     """What a task takes of every skill of the layer."""
     raw = [torch.sigmoid(z + e) for z, e in zip(p["skill_logits"][task], noise[task], strict=True)]
-    total = sum(raw) + 1e-12 if delta.normalised else 1.0
+    total = sum(raw) + 1e-12 if delta.settings.normalised else 1.0
     weights: list[Any] = [w / total for w in raw]
-    for owner, number in product(range(TASKS), range(delta.own)):
-        if delta.own_matrix == "full":
-            weights.append(p["own_weights"][task, owner * delta.own + number])
+    for owner, number in product(range(TASKS), range(delta.settings.own)):
+        if delta.settings.own_matrix == "full":
+            weights.append(p["own_weights"][task, owner * delta.settings.own + number])
         else:
             weights.append(p["own_weights"][task, number] if owner == task else 0.0)
     return weights
 
 
 def reference(delta: CPolyDelta, noise: Tensor | None = None) -> Reference:
-    drawn = torch.zeros(TASKS, delta.shared).double() if noise is None else noise
+    drawn = torch.zeros(TASKS, delta.settings.shared).double() if noise is None else noise
 
     def by_outputs(p: Mapping[str, Tensor], x: Tensor, task: int) -> Tensor:
         y = torch.zeros(D_OUT, dtype=x.dtype)
@@ -72,7 +72,7 @@ def reference(delta: CPolyDelta, noise: Tensor | None = None) -> Reference:
         result: Tensor = SCALE * (up @ (down @ x))
         return result
 
-    return by_outputs if delta.mixing == "outputs" else by_factors
+    return by_outputs if delta.settings.mixing == "outputs" else by_factors
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_the_noise_is_a_relaxed_bernoulli_at_temperature_one() -> None:
     delta = build(TaskRouting(5000), shared=4, own=0, noise=True, normalised=False).train()
     raw = delta.shared_weights().detach()
     assert kstest(raw.flatten().numpy(), "uniform").pvalue > 0.01
-    delta.normalised = True
+    delta.settings = delta.settings.model_copy(update={"normalised": True})
     shares = delta.shared_weights()
     torch.testing.assert_close(shares.sum(1), torch.ones(5000))
     assert shares.std().item() == pytest.approx(0.14, abs=0.01)
     with torch.no_grad():
         delta.skill_logits.fill_(1.5)
-    delta.normalised = False
+    delta.settings = delta.settings.model_copy(update={"normalised": False})
     drawn = delta.shared_weights().detach().flatten()
     # P(sigmoid(z + logit(u)) > 1/2) = sigmoid(z).
     assert (drawn > 0.5).float().mean().item() == pytest.approx(0.8176, abs=0.02)

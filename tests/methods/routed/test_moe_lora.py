@@ -11,24 +11,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peml.methods.routed.moe_lora import TaskGate, TaskMoeDelta, TokenMoeDelta
+from peml.methods.routed.moe_lora import MoeLoraSettings, TaskGate, TaskMoeDelta, TokenMoeDelta
 from peml.models import TaskRouting
-from tests.methods.routed.reference import D_IN, D_OUT, SCALE, TASKS, agree, inputs, moved, routing
+from tests.methods.routed.reference import (
+    D_IN,
+    D_OUT,
+    SCALE,
+    TASKS,
+    agree,
+    inputs,
+    linear,
+    moved,
+    routing,
+)
 
 EXPERTS, RANK = 3, 6
 
 
+def sized(**options: Any) -> MoeLoraSettings:
+    return MoeLoraSettings(r=RANK, alpha=RANK * SCALE, experts=EXPERTS, **options)
+
+
 def task_routed(d_in: int = D_IN) -> TaskMoeDelta:
-    gate = TaskGate(TASKS, EXPERTS, 4)
-    return TaskMoeDelta(
-        d_in, D_OUT, routing(), gate, r=RANK, scale=SCALE, dropout=0.0, experts=EXPERTS
-    )
+    return TaskMoeDelta(linear(d_in), routing(), sized(embedding=4))
 
 
 def token_routed(routed: TaskRouting, top_k: int = 2, d_in: int = D_IN) -> TokenMoeDelta:
-    return TokenMoeDelta(
-        d_in, D_OUT, routed, r=RANK, scale=SCALE, dropout=0.0, experts=EXPERTS, top_k=top_k
-    )
+    return TokenMoeDelta(linear(d_in), routed, sized(routing="token", top_k=top_k, balance=1))
 
 
 def mixed(p: Mapping[str, Tensor], x: Tensor, weights: list[Any]) -> Tensor:
@@ -149,6 +158,6 @@ def test_they_start_as_the_papers_say() -> None:
         assert not delta.up.any()
     router = token_routed(routing(), d_in=400).router
     assert router.std().item() == pytest.approx(0.02, rel=0.1)
-    weights = TaskGate(200, 4, 64)()
+    weights = TaskGate(200, MoeLoraSettings(experts=4, embedding=64))()
     torch.testing.assert_close(weights.sum(1), torch.ones(200))
     assert 0.2 < weights.max(1).values.mean() < 0.5, "no task is bound to one expert at the start"

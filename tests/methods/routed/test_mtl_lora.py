@@ -10,25 +10,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.methods.routed.mtl_lora import MtlLoraDelta
+from peml.methods.routed.mtl_lora import MtlLoraDelta, MtlLoraSettings
 from peml.models import TaskRouting
-from tests.methods.routed.reference import D_IN, D_OUT, SCALE, agree, inputs, moved, routing
+from tests.methods.routed.reference import D_IN, D_OUT, SCALE, agree, inputs, linear, moved, routing
 
 TEMPERATURE = 0.7
 
 
-def build(routed: TaskRouting, **changes: Any) -> MtlLoraDelta:
+def build(
+    routed: TaskRouting,
+    d_in: int = D_IN,
+    *,
+    diagonal: bool = False,
+    random: bool = False,
+    **changes: Any,
+) -> MtlLoraDelta:
     options: dict[str, Any] = {
         "r": 3,
-        "scale": SCALE,
-        "dropout": 0.0,
+        "alpha": 3 * SCALE,
         "bases": 2,
         "temperature": TEMPERATURE,
-        "diagonal": False,
-        "random_mixing": False,
+        "transform": "diagonal" if diagonal else "full",
+        "mixing_start": "random" if random else "even",
     }
-    sizes = {"d_in": D_IN, "d_out": D_OUT} | {k: changes.pop(k) for k in ("d_in",) if k in changes}
-    return MtlLoraDelta(**sizes, routing=routed, **(options | changes))
+    return MtlLoraDelta(linear(d_in), routed, MtlLoraSettings(**(options | changes)))
 
 
 def slow(p: Mapping[str, Tensor], x: Tensor, task: int) -> Tensor:
@@ -70,7 +75,7 @@ def test_a_tasks_factors_are_its_update(diagonal: bool) -> None:
 @pytest.mark.parametrize("random", [False, True])
 def test_it_starts_as_the_paper_says(random: bool) -> None:
     torch.manual_seed(0)
-    delta = build(TaskRouting(1000), d_in=400, r=8, bases=3, temperature=0.1, random_mixing=random)
+    delta = build(TaskRouting(1000), d_in=400, r=8, bases=3, temperature=0.1, random=random)
     assert delta.down.abs().max() <= 400**-0.5
     assert delta.down.std().item() == pytest.approx((3 * 400) ** -0.5, rel=0.05)
     assert torch.equal(delta.transform, torch.eye(8).expand(1000, 8, 8))
@@ -92,7 +97,7 @@ def test_a_diagonal_transform_starts_at_one() -> None:
 @pytest.mark.parametrize("random", [False, True])
 def test_its_bases_do_not_stay_copies_of_one_another(random: bool) -> None:
     """All B start at zero: mixed exactly alike, they would get the same gradient for good."""
-    delta = build(routing(), temperature=0.1, random_mixing=random)
+    delta = build(routing(), temperature=0.1, random=random)
     delta(torch.randn(4, 3, D_IN)).sum().backward()
     gradient = delta.up.grad
     assert gradient is not None

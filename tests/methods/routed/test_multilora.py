@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.methods.routed.multilora import MultiLoraDelta
-from tests.methods.routed.reference import D_IN, D_OUT, SCALE, agree, inputs, moved
+from peml.methods.routed.multilora import MultiLoraDelta, MultiLoraSettings
+from tests.methods.routed.reference import D_IN, D_OUT, SCALE, agree, inputs, linear, moved, routing
 
 
 def build(d_in: int = D_IN, r: int = 2) -> MultiLoraDelta:
-    return MultiLoraDelta(d_in, D_OUT, r=r, scale=SCALE, dropout=0.0, branches=3)
+    return MultiLoraDelta(
+        linear(d_in), routing(), MultiLoraSettings(r=r, alpha=r * SCALE, branches=3)
+    )
 
 
 def slow(p: Mapping[str, Tensor], x: Tensor, task: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,9 +12,9 @@ from torch import nn
 
 from peml.errors import TaskError
 from peml.methods import AdaptedLinear
-from peml.methods.routed.multilora import MultiLoraDelta
+from peml.methods.routed.multilora import MultiLoraDelta, MultiLoraSettings
 from peml.models import TaskRouting
-from tests.methods.routed.reference import D_IN, D_OUT
+from tests.methods.routed.reference import D_IN, D_OUT, linear
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(1, 4))
@@ -79,10 +81,9 @@ def test_the_mask_is_the_one_that_is_meant_whatever_its_shape(length: int) -> No
     assert routing.mask("inputs", 2, 5) is None
 
 
-def _delta(**options: float) -> MultiLoraDelta:
-    delta = MultiLoraDelta(
-        D_IN, D_OUT, r=2, scale=1.0, dropout=options.get("dropout", 0.0), branches=2
-    )
+def _delta(**options: Any) -> MultiLoraDelta:
+    settings = MultiLoraSettings(r=2, alpha=2, branches=2, **options)
+    delta = MultiLoraDelta(linear(), TaskRouting(1), settings)
     nn.init.normal_(delta.scaling)
     return delta
 

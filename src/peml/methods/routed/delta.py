@@ -3,36 +3,68 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-__all__ = ["AdaptedLinear", "Delta", "low_rank_start"]
+from peml.methods.base import MethodSettings
+from peml.methods.targets import Layers, LinearShape
+from peml.models import TaskRouting
+
+__all__ = ["AdaptedLinear", "AdapterSettings", "Delta", "low_rank_start"]
+
+
+class AdapterSettings(MethodSettings):
+    """What the low-rank layers of all multi-task methods have in common."""
+
+    r: int = Field(8, description="Rank.", ge=1)
+    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
+    dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
+    )
+    learning_rate: float = Field(5e-4, description="Default rate of the group `adapter`.", gt=0)
+
+    @property
+    def scale(self) -> float:
+        """What the update is multiplied with."""
+        return self.alpha / self.r
+
+    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
+        """The layers that get an update.
+
+        Raises:
+            ModelError: See `Layers.select`.
+        """
+        return layers.select(self.target_modules, setting="method.target_modules")
 
 
 class Delta(nn.Module, ABC):
-    """The update of one linear layer, a subclass a method.
+    """The update of one linear layer, one subclass per method.
 
     A fresh delta adds exactly zero. Its parameters are float32 whatever the frozen weights are.
 
     Args:
-        d_in: Inputs of the layer.
-        d_out: Outputs of the layer.
-        scale: What the update is multiplied with (alpha / r).
-        dropout: Dropout on the update's input.
+        layer: The layer it updates.
+        routing: Tasks and real tokens of the batch.
+        settings: The method's; a subclass names its own type.
 
     Attributes:
-        fast: Parameters by name that learn in a group of their own, with a higher rate; all
-            others are in the group `adapter`.
+        fast: Parameter name -> the group it learns in, with a rate of its own, the setting
+            ``{group}_learning_rate``; all others are in the group `adapter`.
     """
 
-    fast: ClassVar[tuple[str, ...]] = ()
+    fast: ClassVar[Mapping[str, str]] = {}
+    settings: Any
 
-    def __init__(self, d_in: int, d_out: int, *, scale: float, dropout: float) -> None:
+    def __init__(self, layer: LinearShape, routing: TaskRouting, settings: AdapterSettings) -> None:
         super().__init__()
-        self.d_in, self.d_out, self.scale = d_in, d_out, scale
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.layer, self.routing, self.settings = layer, routing, settings
+        self.scale = settings.scale
+        self.dropout = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
 
     @abstractmethod
     def update(self, x: Tensor) -> Tensor:
@@ -48,13 +80,13 @@ class Delta(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The update of inputs (rows, ..., d_in), in their shape."""
-        wide = x.reshape(x.shape[0], -1, self.d_in)
+        wide = x.reshape(x.shape[0], -1, self.layer.d_in)
         if not torch.is_autocast_enabled(x.device.type):
             wide = wide.to(next(self.parameters()).dtype)
-        return self.update(self.dropout(wide)).reshape(*x.shape[:-1], self.d_out)
+        return self.update(self.dropout(wide)).reshape(*x.shape[:-1], self.layer.d_out)
 
     def auxiliary_loss(self) -> Tensor | None:
-        """A scalar of the last training pass, or None."""
+        """A scalar of the last training pass, weighted, or None."""
         return None
 
 

@@ -2,172 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from peml.methods.base import Merging, MethodSettings
-from peml.methods.routed.delta import Delta, low_rank_start
-from peml.methods.routed.part import AdapterMethod, AdapterSettings
+from peml.methods.routed.delta import AdapterSettings, Delta, low_rank_start
+from peml.methods.routed.part import AdapterMethod
 from peml.methods.targets import LinearShape
-from peml.models import Side, TaskRouting
+from peml.models import TaskRouting
 
 __all__ = ["MoeLora", "MoeLoraSettings", "TaskGate", "TaskMoeDelta", "TokenMoeDelta"]
-
-
-class TaskGate(nn.Module):
-    """Weights of the experts for each task: ``softmax(W e_t)``, e_t a learnt embedding.
-
-    Args:
-        tasks: Number of tasks.
-        experts: Number of experts.
-        width: Channels of a task's embedding.
-    """
-
-    def __init__(self, tasks: int, experts: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Parameter(torch.randn(tasks, width))
-        self.gate = low_rank_start((experts, width), width)
-
-    def forward(self) -> Tensor:
-        """(tasks, experts), rows sum to 1."""
-        logits = nn.functional.linear(self.embedding, self.gate)
-        return logits.to(self.gate.dtype).softmax(-1)  # autocast may have rounded them
-
-
-class _MoeDelta(Delta):
-    """Experts of rank r / experts side by side: A (experts, r / experts, d_in), B likewise."""
-
-    def __init__(
-        self, d_in: int, d_out: int, *, r: int, scale: float, dropout: float, experts: int
-    ) -> None:
-        super().__init__(d_in, d_out, scale=scale, dropout=dropout)
-        self.experts = experts
-        rank = r // experts
-        self.down = nn.Parameter(torch.randn(experts, rank, d_in) * 0.01)
-        self.up = nn.Parameter(torch.zeros(experts, rank, d_out))
-
-    def _mixed(self, x: Tensor, weights: Tensor) -> Tensor:
-        """``s * sum_i weights_i B_i A_i x``; weights are (rows, 1 or length, experts)."""
-        hidden = nn.functional.linear(x, self.down.flatten(0, 1))
-        channels = (self.scale * weights).repeat_interleave(self.down.shape[1], dim=-1)
-        return (hidden * channels.to(hidden.dtype)) @ self.up.flatten(0, 1)
-
-
-class TaskMoeDelta(_MoeDelta):
-    """``y = s * sum_i g(t)_i B_i A_i x`` with a gate that sees the task only.
-
-    Args:
-        d_in: Inputs of the layer.
-        d_out: Outputs of the layer.
-        routing: Tasks of the batch.
-        gate: Its own, or one shared by all layers.
-        r: Rank of all experts together.
-        scale: alpha / r.
-        dropout: Dropout on the input.
-        experts: Number of experts.
-    """
-
-    fast: ClassVar[tuple[str, ...]] = ("gate.embedding", "gate.gate")
-
-    def __init__(
-        self,
-        d_in: int,
-        d_out: int,
-        routing: TaskRouting,
-        gate: TaskGate,
-        *,
-        r: int,
-        scale: float,
-        dropout: float,
-        experts: int,
-    ) -> None:
-        super().__init__(d_in, d_out, r=r, scale=scale, dropout=dropout, experts=experts)
-        self.routing, self.gate = routing, gate
-
-    def update(self, x: Tensor) -> Tensor:
-        """See the class."""
-        weights: Tensor = self.gate()
-        return self._mixed(x, weights[self.routing.rows(x.shape[0])][:, None, :])
-
-    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
-        """A LoRA of rank r: the experts' B, weighed, and their A."""
-        weights = self.gate()[task_id][:, None, None]
-        return self.scale * (weights * self.up).flatten(0, 1).T, self.down.flatten(0, 1)
-
-
-class TokenMoeDelta(_MoeDelta):
-    """``y = s * sum_i g(x)_i B_i A_i x`` with a router that sees each token, top-k in use.
-
-    All experts are computed and those outside the top k weigh zero: they are so thin that two
-    dense products are cheaper than sorting tokens to experts.
-
-    While training, `auxiliary_loss` is the load-balancing loss of Switch Transformers (Fedus et
-    al., 2101.03961, eq. 4) over the real tokens, 1 where the load is even.
-
-    Args:
-        d_in: Inputs of the layer.
-        d_out: Outputs of the layer.
-        routing: Says which tokens are real.
-        r: Rank of all experts together.
-        scale: alpha / r.
-        dropout: Dropout on the input.
-        experts: Number of experts.
-        top_k: Experts in use for a token; their weights are normalised.
-        side: Whose tokens the layer sees.
-    """
-
-    fast: ClassVar[tuple[str, ...]] = ("router",)
-
-    def __init__(
-        self,
-        d_in: int,
-        d_out: int,
-        routing: TaskRouting,
-        *,
-        r: int,
-        scale: float,
-        dropout: float,
-        experts: int,
-        top_k: int,
-        side: Side = "inputs",
-    ) -> None:
-        super().__init__(d_in, d_out, r=r, scale=scale, dropout=dropout, experts=experts)
-        self.routing, self.top_k, self.side = routing, top_k, side
-        self.router = nn.Parameter(torch.randn(experts, d_in) * 0.02)
-        self._balance: Tensor | None = None
-
-    def update(self, x: Tensor) -> Tensor:
-        """See the class."""
-        # In float32: which experts are the best should not hang on bf16's last bit.
-        with torch.autocast(x.device.type, enabled=False):
-            logits = nn.functional.linear(x.to(self.router.dtype), self.router)
-            shares = logits.softmax(-1)
-        best = shares.topk(self.top_k, dim=-1)
-        used = torch.zeros_like(shares).scatter(-1, best.indices, 1.0)
-        kept = shares * used
-        if self.training:
-            self._balance = self._load(shares, used)
-        return self._mixed(x, kept / kept.sum(-1, keepdim=True))
-
-    def _load(self, shares: Tensor, used: Tensor) -> Tensor:
-        mask = self.routing.mask(self.side, *shares.shape[:2])
-        if mask is None:
-            mask = shares.new_ones(shares.shape[:2])
-        weights = mask.to(shares.dtype) / mask.sum()
-        tokens = torch.tensordot(weights, used, dims=2) / self.top_k
-        probability = torch.tensordot(weights, shares, dims=2)
-        return self.experts * (tokens * probability).sum()
-
-    def auxiliary_loss(self) -> Tensor | None:
-        """The load-balancing loss of the pass just made."""
-        return self._balance
-
-    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
-        """There are none: the update depends on the token."""
-        raise NotImplementedError("a token-routed mixture is no LoRA of any rank")
 
 
 class MoeLoraSettings(AdapterSettings):
@@ -203,11 +51,125 @@ class MoeLoraSettings(AdapterSettings):
         return self
 
 
+class TaskGate(nn.Module):
+    """Weights of the experts for each task: ``softmax(W e_t)``, e_t a learnt embedding."""
+
+    def __init__(self, tasks: int, settings: MoeLoraSettings) -> None:
+        super().__init__()
+        experts, width = settings.experts, settings.embedding
+        self.embedding = nn.Parameter(torch.randn(tasks, width))
+        self.gate = low_rank_start((experts, width), width)
+
+    def forward(self) -> Tensor:
+        """(tasks, experts), rows sum to 1."""
+        logits = nn.functional.linear(self.embedding, self.gate)
+        return logits.to(self.gate.dtype).softmax(-1)  # autocast may have rounded them
+
+
+class _MoeDelta(Delta):
+    """Experts of rank r / experts side by side: A (experts, r / experts, d_in), B likewise."""
+
+    settings: MoeLoraSettings
+
+    def __init__(self, layer: LinearShape, routing: TaskRouting, settings: MoeLoraSettings) -> None:
+        super().__init__(layer, routing, settings)
+        experts, rank = settings.experts, settings.r // settings.experts
+        self.down = nn.Parameter(torch.randn(experts, rank, layer.d_in) * 0.01)
+        self.up = nn.Parameter(torch.zeros(experts, rank, layer.d_out))
+
+    def _mixed(self, x: Tensor, weights: Tensor) -> Tensor:
+        """``s * sum_i weights_i B_i A_i x``; weights are (rows, 1 or length, experts)."""
+        hidden = nn.functional.linear(x, self.down.flatten(0, 1))
+        channels = (self.scale * weights).repeat_interleave(self.down.shape[1], dim=-1)
+        return (hidden * channels.to(hidden.dtype)) @ self.up.flatten(0, 1)
+
+
+class TaskMoeDelta(_MoeDelta):
+    """``y = s * sum_i g(t)_i B_i A_i x`` with a gate that sees the task only.
+
+    Args:
+        layer: See `Delta`.
+        routing: See `Delta`.
+        settings: See `Delta`.
+        gate: The one that all layers share; left out, it gets its own.
+    """
+
+    fast: ClassVar[Mapping[str, str]] = {"gate.embedding": "routing", "gate.gate": "routing"}
+
+    def __init__(
+        self,
+        layer: LinearShape,
+        routing: TaskRouting,
+        settings: MoeLoraSettings,
+        gate: TaskGate | None = None,
+    ) -> None:
+        gate = gate or TaskGate(routing.tasks, settings)
+        super().__init__(layer, routing, settings)
+        self.gate = gate
+
+    def update(self, x: Tensor) -> Tensor:
+        """See the class."""
+        weights: Tensor = self.gate()
+        return self._mixed(x, weights[self.routing.rows(x.shape[0])][:, None, :])
+
+    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
+        """A LoRA of rank r: the experts' B, weighed, and their A."""
+        weights = self.gate()[task_id][:, None, None]
+        return self.scale * (weights * self.up).flatten(0, 1).T, self.down.flatten(0, 1)
+
+
+class TokenMoeDelta(_MoeDelta):
+    """``y = s * sum_i g(x)_i B_i A_i x`` with a router that sees each token, top-k in use.
+
+    All experts are computed and those outside the top k weigh zero: they are so thin that two
+    dense products are cheaper than sorting tokens to experts.
+
+    While training, `auxiliary_loss` is the load-balancing loss of Switch Transformers (Fedus et
+    al., 2101.03961, eq. 4) over the real tokens, 1 where the load is even, times ``balance``.
+    """
+
+    fast: ClassVar[Mapping[str, str]] = {"router": "routing"}
+
+    def __init__(self, layer: LinearShape, routing: TaskRouting, settings: MoeLoraSettings) -> None:
+        super().__init__(layer, routing, settings)
+        self.router = nn.Parameter(torch.randn(settings.experts, layer.d_in) * 0.02)
+        self._balance: Tensor | None = None
+
+    def update(self, x: Tensor) -> Tensor:
+        """See the class."""
+        # In float32: which experts are the best should not hang on bf16's last bit.
+        with torch.autocast(x.device.type, enabled=False):
+            logits = nn.functional.linear(x.to(self.router.dtype), self.router)
+            shares = logits.softmax(-1)
+        best = shares.topk(self.settings.top_k, dim=-1)
+        used = torch.zeros_like(shares).scatter(-1, best.indices, 1.0)
+        kept = shares * used
+        if self.training:
+            self._balance = self._load(shares, used)
+        return self._mixed(x, kept / kept.sum(-1, keepdim=True))
+
+    def _load(self, shares: Tensor, used: Tensor) -> Tensor:
+        mask = self.routing.mask(self.layer.side, *shares.shape[:2])
+        if mask is None:
+            mask = shares.new_ones(shares.shape[:2])
+        weights = mask.to(shares.dtype) / mask.sum()
+        tokens = torch.tensordot(weights, used, dims=2) / self.settings.top_k
+        probability = torch.tensordot(weights, shares, dims=2)
+        return self.settings.balance * self.settings.experts * (tokens * probability).sum()
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """The load-balancing loss of the pass just made."""
+        return self._balance
+
+    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
+        """There are none: the update depends on the token."""
+        raise NotImplementedError("a token-routed mixture is no LoRA of any rank")
+
+
 class MoeLora(AdapterMethod):
     """A mixture of LoRA experts on all linear layers."""
 
     settings_type: ClassVar[type[MethodSettings]] = MoeLoraSettings
-    fast_group: ClassVar[tuple[str, str] | None] = ("routing", "routing_learning_rate")
     settings: MoeLoraSettings
 
     def build_deltas(
@@ -215,39 +177,10 @@ class MoeLora(AdapterMethod):
     ) -> dict[str, Delta]:
         """A delta for each layer, with a gate of its own or the shared one."""
         settings = self.settings
-        common: dict[str, Any] = {
-            "r": settings.r,
-            "scale": settings.scale,
-            "dropout": settings.dropout,
-            "experts": settings.experts,
-        }
         if settings.routing == "token":
-            return {
-                layer.name: TokenMoeDelta(
-                    layer.d_in,
-                    layer.d_out,
-                    routing,
-                    top_k=settings.top_k,
-                    side=layer.side,
-                    **common,
-                )
-                for layer in layers
-            }
-
-        def gate() -> TaskGate:
-            return TaskGate(routing.tasks, settings.experts, settings.embedding)
-
-        shared = gate()
-        return {
-            layer.name: TaskMoeDelta(
-                layer.d_in,
-                layer.d_out,
-                routing,
-                shared if settings.gate == "shared" else gate(),
-                **common,
-            )
-            for layer in layers
-        }
+            return {layer.name: TokenMoeDelta(layer, routing, settings) for layer in layers}
+        gate = TaskGate(routing.tasks, settings) if settings.gate == "shared" else None
+        return {layer.name: TaskMoeDelta(layer, routing, settings, gate) for layer in layers}
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
         """The experts' factors; gates or routers."""
@@ -264,11 +197,6 @@ class MoeLora(AdapterMethod):
     def rank_step(self) -> int:
         """Every expert has the same rank."""
         return self.settings.experts
-
-    @property
-    def auxiliary_weight(self) -> float:
-        """Of the load-balancing loss."""
-        return self.settings.balance
 
     @property
     def merging(self) -> Merging:

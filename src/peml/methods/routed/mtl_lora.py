@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -9,12 +10,31 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peml.methods.base import Merging, MethodSettings
-from peml.methods.routed.delta import Delta, low_rank_start
-from peml.methods.routed.part import AdapterMethod, AdapterSettings
+from peml.methods.routed.delta import AdapterSettings, Delta, low_rank_start
+from peml.methods.routed.part import AdapterMethod
 from peml.methods.targets import LinearShape
 from peml.models import TaskRouting
 
 __all__ = ["MtlLora", "MtlLoraDelta", "MtlLoraSettings"]
+
+
+class MtlLoraSettings(AdapterSettings):
+    """Shared factors with a transform and a mix of each task's own."""
+
+    name: Literal["mtl-lora"] = "mtl-lora"
+    bases: int = Field(3, description="B matrices that tasks mix.", ge=1)
+    temperature: float = Field(0.1, description="Of the softmax that mixes them.", gt=0)
+    transform: Literal["full", "diagonal"] = Field(
+        "full", description="A task's transform between A and B: r x r, or r scales."
+    )
+    mixing_start: Literal["even", "random"] = Field(
+        "even",
+        description="even: all B nearly alike; random: as the published code, where at a "
+        "temperature of 0.1 most tasks start bound to one B drawn at random.",
+    )
+    routing_learning_rate: float = Field(
+        5e-3, description="Default rate of the group `routing`.", gt=0
+    )
 
 
 class MtlLoraDelta(Delta):
@@ -27,53 +47,31 @@ class MtlLoraDelta(Delta):
 
         x (d_in) -> A -> h (r) -> Lambda_t -> (r) -> p_t1 B_1 + ... + p_tn B_n -> (d_out)
 
-    Args:
-        d_in: Inputs of the layer.
-        d_out: Outputs of the layer.
-        routing: Tasks of the batch.
-        r: Rank.
-        scale: alpha / r.
-        dropout: Dropout on the input.
-        bases: Number of B matrices, n.
-        temperature: Of the softmax over them.
-        diagonal: Lambda_t scales the r channels instead of mixing them.
-        random_mixing: w starts uniform within 1 / sqrt(n), as in the published code, where a low
-            temperature makes nearly every task pick one B at random; else w / temperature does,
-            which is a nearly even mix at any temperature.
+    ``mixing_start: random``: w starts uniform within 1 / sqrt(n), as in the published code, where a
+    low temperature makes nearly every task pick one B at random; ``even``: w / temperature does,
+    which is a nearly even mix at any temperature.
     """
 
-    fast: ClassVar[tuple[str, ...]] = ("mixing",)
+    fast: ClassVar[Mapping[str, str]] = {"mixing": "routing"}
+    settings: MtlLoraSettings
 
-    def __init__(
-        self,
-        d_in: int,
-        d_out: int,
-        routing: TaskRouting,
-        *,
-        r: int,
-        scale: float,
-        dropout: float,
-        bases: int,
-        temperature: float,
-        diagonal: bool,
-        random_mixing: bool,
-    ) -> None:
-        super().__init__(d_in, d_out, scale=scale, dropout=dropout)
-        self.routing, self.temperature, self.diagonal = routing, temperature, diagonal
-        start = torch.ones(r) if diagonal else torch.eye(r)
-        self.down = low_rank_start((r, d_in), d_in)
+    def __init__(self, layer: LinearShape, routing: TaskRouting, settings: MtlLoraSettings) -> None:
+        super().__init__(layer, routing, settings)
+        r, bases = settings.r, settings.bases
+        self.diagonal = settings.transform == "diagonal"
+        start = torch.ones(r) if self.diagonal else torch.eye(r)
+        self.down = low_rank_start((r, layer.d_in), layer.d_in)
         self.transform = nn.Parameter(start.expand(routing.tasks, *start.shape).clone())
-        self.up = nn.Parameter(torch.zeros(bases, r, d_out))
-        mixing = (routing.tasks, bases)
-        self.mixing = low_rank_start(mixing, bases)
-        if not random_mixing:
+        self.up = nn.Parameter(torch.zeros(bases, r, layer.d_out))
+        self.mixing = low_rank_start((routing.tasks, bases), bases)
+        if settings.mixing_start == "even":
             # Not exactly even: B that start alike and are mixed alike get the same gradient, and
             # would stay copies of one another for good.
-            self.mixing.data.mul_(temperature)
+            self.mixing.data.mul_(settings.temperature)
 
     def shares(self) -> Tensor:
         """How much of each B every task takes, (tasks, bases)."""
-        return (self.mixing / self.temperature).softmax(-1)
+        return (self.mixing / self.settings.temperature).softmax(-1)
 
     def update(self, x: Tensor) -> Tensor:
         """See the class; what belongs to a task is gathered by row."""
@@ -96,52 +94,12 @@ class MtlLoraDelta(Delta):
         return self.scale * up.T, down
 
 
-class MtlLoraSettings(AdapterSettings):
-    """Shared factors with a transform and a mix of each task's own."""
-
-    name: Literal["mtl-lora"] = "mtl-lora"
-    bases: int = Field(3, description="B matrices that tasks mix.", ge=1)
-    temperature: float = Field(0.1, description="Of the softmax that mixes them.", gt=0)
-    transform: Literal["full", "diagonal"] = Field(
-        "full", description="A task's transform between A and B: r x r, or r scales."
-    )
-    mixing_start: Literal["even", "random"] = Field(
-        "even",
-        description="even: all B nearly alike; random: as the published code, where at a "
-        "temperature of 0.1 most tasks start bound to one B drawn at random.",
-    )
-    routing_learning_rate: float = Field(
-        5e-3, description="Default rate of the group `routing`.", gt=0
-    )
-
-
 class MtlLora(AdapterMethod):
     """MTL-LoRA on all linear layers."""
 
     settings_type: ClassVar[type[MethodSettings]] = MtlLoraSettings
-    fast_group: ClassVar[tuple[str, str] | None] = ("routing", "routing_learning_rate")
+    delta_type: ClassVar[type[Delta]] = MtlLoraDelta
     settings: MtlLoraSettings
-
-    def build_deltas(
-        self, layers: tuple[LinearShape, ...], routing: TaskRouting
-    ) -> dict[str, Delta]:
-        """A delta for each layer."""
-        settings = self.settings
-        return {
-            layer.name: MtlLoraDelta(
-                layer.d_in,
-                layer.d_out,
-                routing,
-                r=settings.r,
-                scale=settings.scale,
-                dropout=settings.dropout,
-                bases=settings.bases,
-                temperature=settings.temperature,
-                diagonal=settings.transform == "diagonal",
-                random_mixing=settings.mixing_start == "random",
-            )
-            for layer in layers
-        }
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
         """A, the transforms, the B; and the mix."""

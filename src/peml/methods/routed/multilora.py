@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -9,49 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peml.methods.base import MethodSettings
-from peml.methods.routed.delta import Delta, low_rank_start
-from peml.methods.routed.part import AdapterMethod, AdapterSettings
+from peml.methods.routed.delta import AdapterSettings, Delta, low_rank_start
+from peml.methods.routed.part import AdapterMethod
 from peml.methods.targets import LinearShape
 from peml.models import TaskRouting
 
 __all__ = ["MultiLora", "MultiLoraDelta", "MultiLoraSettings"]
-
-
-class MultiLoraDelta(Delta):
-    """``y = s * sum_i c_i * (B_i A_i x)``, c_i a vector of d_out that starts at zero.
-
-    Nothing is routed: the sum merges once, into an update of rank up to branches x r.
-
-    Args:
-        d_in: Inputs of the layer.
-        d_out: Outputs of the layer.
-        r: Rank of one branch.
-        scale: alpha / r.
-        dropout: Dropout on the input.
-        branches: Number of branches.
-    """
-
-    fast: ClassVar[tuple[str, ...]] = ("scaling",)
-
-    def __init__(
-        self, d_in: int, d_out: int, *, r: int, scale: float, dropout: float, branches: int
-    ) -> None:
-        super().__init__(d_in, d_out, scale=scale, dropout=dropout)
-        self.down = low_rank_start((branches, r, d_in), d_in)
-        self.up = low_rank_start((branches, r, d_out), r)  # B's inputs are the r channels
-        self.scaling = nn.Parameter(torch.zeros(branches, d_out))
-
-    def _scaled_up(self) -> Tensor:
-        """All branches' B side by side, outputs scaled, (branches * r, d_out)."""
-        return (self.scale * self.up * self.scaling[:, None, :]).flatten(0, 1)
-
-    def update(self, x: Tensor) -> Tensor:
-        """All branches in two products."""
-        return nn.functional.linear(x, self.down.flatten(0, 1)) @ self._scaled_up()
-
-    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
-        """A LoRA of rank branches x r, the same for all tasks."""
-        return self._scaled_up().T, self.down.flatten(0, 1)
 
 
 class MultiLoraSettings(AdapterSettings):
@@ -66,29 +30,43 @@ class MultiLoraSettings(AdapterSettings):
     )
 
 
+class MultiLoraDelta(Delta):
+    """``y = s * sum_i c_i * (B_i A_i x)``, c_i a vector of d_out that starts at zero.
+
+    Nothing is routed: the sum merges once, into an update of rank up to branches x r.
+    """
+
+    fast: ClassVar[Mapping[str, str]] = {"scaling": "scaling"}
+    settings: MultiLoraSettings
+
+    def __init__(
+        self, layer: LinearShape, routing: TaskRouting, settings: MultiLoraSettings
+    ) -> None:
+        super().__init__(layer, routing, settings)
+        branches, r = settings.branches, settings.r
+        self.down = low_rank_start((branches, r, layer.d_in), layer.d_in)
+        self.up = low_rank_start((branches, r, layer.d_out), r)  # B's inputs are the r channels
+        self.scaling = nn.Parameter(torch.zeros(branches, layer.d_out))
+
+    def _scaled_up(self) -> Tensor:
+        """All branches' B side by side, outputs scaled, (branches * r, d_out)."""
+        return (self.scale * self.up * self.scaling[:, None, :]).flatten(0, 1)
+
+    def update(self, x: Tensor) -> Tensor:
+        """All branches in two products."""
+        return nn.functional.linear(x, self.down.flatten(0, 1)) @ self._scaled_up()
+
+    def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
+        """A LoRA of rank branches x r, the same for all tasks."""
+        return self._scaled_up().T, self.down.flatten(0, 1)
+
+
 class MultiLora(AdapterMethod):
     """MultiLoRA on all linear layers."""
 
     settings_type: ClassVar[type[MethodSettings]] = MultiLoraSettings
-    fast_group: ClassVar[tuple[str, str] | None] = ("scaling", "scaling_learning_rate")
+    delta_type: ClassVar[type[Delta]] = MultiLoraDelta
     settings: MultiLoraSettings
-
-    def build_deltas(
-        self, layers: tuple[LinearShape, ...], routing: TaskRouting
-    ) -> dict[str, Delta]:
-        """A delta for each layer; none of them routes."""
-        settings = self.settings
-        return {
-            layer.name: MultiLoraDelta(
-                layer.d_in,
-                layer.d_out,
-                r=settings.r,
-                scale=settings.scale,
-                dropout=settings.dropout,
-                branches=settings.branches,
-            )
-            for layer in layers
-        }
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
         """The branches' factors, and their scales."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -17,37 +16,12 @@ from peml.errors import CheckpointError
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
 from peml.methods.lora.peft_format import Factors, write_peft_lora
-from peml.methods.routed.delta import AdaptedLinear, Delta
+from peml.methods.routed.delta import AdaptedLinear, AdapterSettings, Delta
 from peml.methods.shape import ModelShape, nearest_size
-from peml.methods.targets import Layers, LinearShape, find_linears, read_layers, with_sides
+from peml.methods.targets import LinearShape, find_linears, read_layers, with_sides
 from peml.models import TaskModel, TaskRouting
 
-__all__ = ["AdapterMethod", "AdapterPart", "AdapterSettings"]
-
-
-class AdapterSettings(MethodSettings):
-    """What the low-rank layers of all multi-task methods have in common."""
-
-    r: int = Field(8, description="Rank.", ge=1)
-    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
-    dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
-    )
-    learning_rate: float = Field(5e-4, description="Default rate of the group `adapter`.", gt=0)
-
-    @property
-    def scale(self) -> float:
-        """What the update is multiplied with."""
-        return self.alpha / self.r
-
-    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
-        """The layers that get an update.
-
-        Raises:
-            ModelError: See `Layers.select`.
-        """
-        return layers.select(self.target_modules, setting="method.target_modules")
+__all__ = ["AdapterMethod", "AdapterPart"]
 
 
 class AdapterPart(Part):
@@ -56,9 +30,8 @@ class AdapterPart(Part):
     Args:
         model: Gets the layers.
         deltas: By path of the layer in the backbone.
-        rates: Learning rates: `adapter`, and the group of the deltas' fast parameters.
+        settings: The method's, for the learning rates.
         merges: Whether the deltas fold into the weights; else they are kept beside them.
-        auxiliary_weight: What the deltas' own loss is multiplied with.
     """
 
     name = "adapter"
@@ -67,14 +40,12 @@ class AdapterPart(Part):
         self,
         model: TaskModel,
         deltas: Mapping[str, Delta],
-        rates: Mapping[str, float],
+        settings: AdapterSettings,
         *,
         merges: bool,
-        auxiliary_weight: float = 0.0,
     ) -> None:
         self._backbone = model.backbone
-        self._rates, self._merges = dict(rates), merges
-        self._auxiliary_weight = auxiliary_weight
+        self._settings, self._merges = settings, merges
         linears = find_linears(model.backbone)
         self.layers: dict[str, AdaptedLinear] = {}
         for name, delta in deltas.items():
@@ -84,21 +55,27 @@ class AdapterPart(Part):
             model.backbone.set_submodule(name, layer)
 
     def groups(self) -> list[ParameterGroup]:
-        """`adapter`, and the faster group if the method has one."""
-        slow: dict[int, nn.Parameter] = {}
-        fast: dict[int, nn.Parameter] = {}
+        """`adapter`, and the faster groups if the deltas have some."""
+        owned: dict[str, dict[int, nn.Parameter]] = {"adapter": {}}
         for layer in self.layers.values():
             for name, parameter in layer.delta.named_parameters():
-                group = fast if name in layer.delta.fast else slow
-                group[id(parameter)] = parameter  # a shared gate is met once a layer
-        parameters = {"adapter": list(slow.values())}
-        for name in self._rates.keys() - parameters.keys():
-            parameters[name] = list(fast.values())
+                group = layer.delta.fast.get(name, "adapter")
+                # By identity, since every layer meets a gate that all share.
+                owned.setdefault(group, {})[id(parameter)] = parameter
+        slow = list(owned.pop("adapter").values())
         # Decay would pull weights that start at 0 or 1 back to 0.
         still = {"weight_decay": 0.0}
         return [
-            ParameterGroup(name, owned, self._rates[name], {} if name == "adapter" else still)
-            for name, owned in parameters.items()
+            ParameterGroup("adapter", slow, self._settings.learning_rate),
+            *(
+                ParameterGroup(
+                    name,
+                    list(parameters.values()),
+                    getattr(self._settings, f"{name}_learning_rate"),
+                    still,
+                )
+                for name, parameters in owned.items()
+            ),
         ]
 
     @contextmanager
@@ -113,10 +90,10 @@ class AdapterPart(Part):
                 layer.enabled = True
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Weighted mean of the layers' own losses, where they have one."""
+        """Mean of the layers' own losses, where they have one."""
         losses = [layer.delta.auxiliary_loss() for layer in self.layers.values()]
         present = [loss for loss in losses if loss is not None]
-        return self._auxiliary_weight * torch.stack(present).mean() if present else None
+        return torch.stack(present).mean() if present else None
 
     def factors(self, task_id: int) -> Factors:
         """Each layer's update for one task as a LoRA, by path."""
@@ -168,24 +145,23 @@ class AdapterPart(Part):
 
 
 class AdapterMethod(Method):
-    """A method that replaces linear layers; a subclass says what their deltas are.
+    """A method that replaces linear layers; a subclass says by what and counts its parameters.
 
     Attributes:
-        fast_group: Name and settings field of the rate of the group with the deltas' fast
-            parameters, if there is one.
+        delta_type: The update of one layer.
     """
 
-    fast_group: ClassVar[tuple[str, str] | None] = None
+    delta_type: ClassVar[type[Delta]]
     settings: Any
 
     def __init__(self, settings: AdapterSettings) -> None:
         self.settings = settings
 
-    @abstractmethod
     def build_deltas(
         self, layers: tuple[LinearShape, ...], routing: TaskRouting
     ) -> dict[str, Delta]:
-        """A fresh delta for each layer, by its path."""
+        """A fresh delta for each layer, by its path; overridden where layers share something."""
+        return {layer.name: self.delta_type(layer, routing, self.settings) for layer in layers}
 
     @abstractmethod
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
@@ -195,11 +171,6 @@ class AdapterMethod(Method):
     def rank_step(self) -> int:
         """The rank is a multiple of this."""
         return 1
-
-    @property
-    def auxiliary_weight(self) -> float:
-        """What the deltas' own loss is multiplied with."""
-        return 0.0
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Replaces the linear layers."""
@@ -217,16 +188,8 @@ class AdapterMethod(Method):
     def _place(self, model: TaskModel) -> AdapterPart:
         layers = self.settings.targets(read_layers(model.backbone))
         layers = with_sides(model.backbone, layers)
-        rates = {"adapter": self.settings.learning_rate}
-        if self.fast_group is not None:
-            rates[self.fast_group[0]] = getattr(self.settings, self.fast_group[1])
-        return AdapterPart(
-            model,
-            self.build_deltas(layers, model.routing),
-            rates,
-            merges=self.merging.how == "once",
-            auxiliary_weight=self.auxiliary_weight,
-        )
+        deltas = self.build_deltas(layers, model.routing)
+        return AdapterPart(model, deltas, self.settings, merges=self.merging.how == "once")
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """`count_at` the settings' rank."""
