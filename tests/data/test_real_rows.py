@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from peml.data.folders import TaskMissingError
 from peml.data.inspection import inspect_task
-from peml.data.sources import TaskMissingError
 from peml.evaluation import compute_metrics, majority_prediction, read_gold
 from peml.tasks import TaskRenderer
 from peml.testing.tasks import tiny_family

@@ -8,9 +8,10 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
 from peml.data import files, sources
+from peml.data.folders import TaskMissingError
 from peml.data.inspection import check_rows
 from peml.data.settings import TasksSettings
-from peml.data.sources import TaskMissingError, load_all, load_source, load_task_data
+from peml.data.sources import load_all, load_source, load_task_data
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, Task, load_suite
 from tests.data.rows import moods, write_jsonl

@@ -9,6 +9,7 @@ from peml.data.batching import (
     plan_batches,
 )
 from peml.data.encoding import EncodedSplit, encode_split
+from peml.data.folders import TaskMissingError
 from peml.data.inspection import CheckedRows, check_rows
 from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
 from peml.data.mapped import cache_folder
@@ -20,7 +21,6 @@ from peml.data.sources import (
     Origin,
     SkippedTask,
     TaskData,
-    TaskMissingError,
     load_all,
     load_task_data,
 )

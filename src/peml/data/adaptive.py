@@ -10,8 +10,6 @@ from pydantic import Field
 
 from peml.settings import Settings
 
-__all__ = ["AdaptiveSettings", "AdaptiveShares"]
-
 
 class AdaptiveSettings(Settings):
     """How strongly shares follow the development losses."""

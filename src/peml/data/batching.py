@@ -25,15 +25,6 @@ from peml.data.rows import index_type
 from peml.errors import CheckpointError
 from peml.settings import Settings
 
-__all__ = [
-    "BatchPlan",
-    "BatchSettings",
-    "BatchStream",
-    "Collator",
-    "evaluation_batches",
-    "plan_batches",
-]
-
 Sizes = np.ndarray[Any, np.dtype[np.int32]]
 
 

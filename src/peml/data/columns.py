@@ -12,8 +12,6 @@ import pyarrow as pa
 from peml.data.kinds import ARROW_TYPES, Parse, kind_of, parse_any, parse_option, parse_text
 from peml.tasks import ClassReading, Task, explain_ambiguity, find_loosely, read_class
 
-__all__ = ["ClassColumn", "Column", "ColumnError"]
-
 _KEEPING = (parse_any, parse_text, parse_option)
 _LARGEST = 2**53  # up to here a float holds every whole number
 

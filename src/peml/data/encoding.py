@@ -17,8 +17,6 @@ from peml.data.rows import Row, Rows
 from peml.errors import DataError, placed
 from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
-__all__ = ["EncodedSplit", "EncodesExamples", "encode_rows", "encode_split"]
-
 _FORMAT = 7  # raised when the encoding of a row changes, so that old caches are not read
 _SCHEMA = pa.schema(
     {

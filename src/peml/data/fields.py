@@ -8,8 +8,6 @@ from typing import Any
 
 from peml.tasks import Columns
 
-__all__ = ["flat_row", "refuse_repeated"]
-
 
 def flat_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """A row with nested objects spelled with dots (``idx.question``) and aliases resolved.

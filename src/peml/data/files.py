@@ -26,8 +26,6 @@ from peml.data.task_columns import TaskColumns, needed_fields
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, Columns, Task
 
-__all__ = ["SUFFIXES", "flat_rows", "needed_rows", "read_file", "read_unlabelled"]
-
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
 

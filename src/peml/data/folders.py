@@ -21,8 +21,6 @@ from peml.data.files import SUFFIXES
 from peml.errors import DataError, nearest
 from peml.tasks import Task
 
-__all__ = ["TaskMissingError", "find_folder", "listing"]
-
 _MOST_MARKS = 8  # hyphens and underscores in a name that are all tried as the other one
 
 

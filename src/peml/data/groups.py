@@ -8,8 +8,6 @@ from collections.abc import Hashable, Sequence
 from peml.data.rows import Rows
 from peml.tasks import Task
 
-__all__ = ["gather_groups", "read_groups"]
-
 
 def read_groups(rows: Rows, task: Task) -> list[Hashable] | None:
     """The group of each row, the values of ``columns.group``; None where the task has no groups."""

@@ -14,8 +14,6 @@ from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import placed
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
-__all__ = ["CheckedRows", "TaskInspection", "TokenLengths", "check_rows", "inspect_task"]
-
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:

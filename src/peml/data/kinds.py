@@ -11,8 +11,6 @@ import pyarrow as pa
 
 from peml.tasks import FieldKind, read_boolean, spell_number
 
-__all__ = ["ANY_KIND", "ARROW_TYPES", "Parse", "kind_of", "parse_any", "parse_text", "parser"]
-
 ANY_KIND = "a text, a number, true or false, or a list of texts"
 
 ARROW_TYPES: Mapping[str, pa.DataType] = MappingProxyType(

@@ -19,8 +19,6 @@ from peml.data.sources import TaskData
 from peml.errors import DataError
 from peml.tasks import Task
 
-__all__ = ["Leak", "LeakageReport", "drop_leaked", "find_leakage", "input_keys"]
-
 _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text by chance
 
 # What tokenised and untokenised copies of one text differ in. Signs of arithmetic stay.

@@ -18,8 +18,6 @@ from typing import Any
 from peml.data.plain import read_json_row, why_unusable
 from peml.errors import DataError
 
-__all__ = ["check_file", "is_csv", "read_rows", "unreadable"]
-
 _GZIP = ".gz"
 _GZIP_MARK = b"\x1f\x8b"
 _LONGEST_FIELD = 2**31 - 1  # characters; what fits a C long on every system

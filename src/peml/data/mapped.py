@@ -26,16 +26,6 @@ from peml.data.seal import check_seal, read_seal, write_seal
 from peml.errors import ConfigError, DataError
 from peml.files import disk_errors
 
-__all__ = [
-    "BATCH",
-    "Pages",
-    "cache_folder",
-    "in_batches",
-    "map_table",
-    "open_table",
-    "write_table",
-]
-
 BATCH = 1000
 """Rows that are read or written at once."""
 

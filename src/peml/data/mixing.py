@@ -18,8 +18,6 @@ from peml.data.rows import index_type
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
 
-__all__ = ["MixingSettings", "draw_rows", "rows_per_epoch", "task_weights"]
-
 Indices = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 

@@ -11,8 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Unusable", "read_json_row", "why_unusable"]
-
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _MOST_DIGITS = 20  # of a whole number of 64 bits, its sign included; Python refuses 4,300 and more
 _SHOWN = 40

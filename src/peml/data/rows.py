@@ -17,8 +17,6 @@ import pyarrow as pa
 
 from peml.data.mapped import BATCH, Pages, open_table
 
-__all__ = ["Row", "Rows", "index_type"]
-
 Row = dict[str, Any]
 Indices = np.ndarray[Any, Any]
 

@@ -21,8 +21,6 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-__all__ = ["check_seal", "read_seal", "write_seal"]
-
 _MARK = b"PEMLSEAL"
 _LENGTH = 8  # bytes of the length before the mark
 _LONGEST = 2**20  # bytes of a seal; more is no seal

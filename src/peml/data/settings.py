@@ -10,8 +10,6 @@ from peml.errors import ConfigError, nearest
 from peml.settings import Settings
 from peml.tasks import Shots, Task, join_suites, load_suite, load_task_file
 
-__all__ = ["TasksSettings", "select_tasks"]
-
 
 class TasksSettings(Settings):
     """The ``tasks`` section of a config."""

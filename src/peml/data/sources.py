@@ -20,18 +20,6 @@ from peml.data.splits import carve_development, draw_groups, draw_indices
 from peml.errors import DataError, nearest
 from peml.tasks import Shots, Task, TaskRenderer, generate
 
-__all__ = [
-    "LoadedTasks",
-    "Origin",
-    "SkippedTask",
-    "TaskData",
-    "TaskMissingError",
-    "load_all",
-    "load_shots",
-    "load_source",
-    "load_task_data",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:

@@ -17,14 +17,6 @@ from peml.tasks import Task, TaskType
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = [
-    "carve_development",
-    "carve_indices",
-    "divide_development",
-    "draw_groups",
-    "draw_indices",
-]
-
 _STRATIFIED = (TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION)
 
 

@@ -16,8 +16,6 @@ from peml.data.kinds import Parse
 from peml.errors import DataError
 from peml.tasks import Columns, Task, find_loosely
 
-__all__ = ["naming", "stored_names"]
-
 _KEY = b"huggingface"
 
 

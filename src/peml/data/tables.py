@@ -20,8 +20,6 @@ from peml.data.task_columns import check_columns
 from peml.errors import DataError
 from peml.tasks import Task
 
-__all__ = ["content_key", "find_columns", "needed_table"]
-
 
 def find_columns(
     schema: pa.Schema, fields: Sequence[str], task: Task, where: str

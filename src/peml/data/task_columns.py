@@ -28,8 +28,6 @@ from peml.data.stored_names import naming
 from peml.errors import DataError, nearest
 from peml.tasks import Task, TaskType, read_label
 
-__all__ = ["TaskColumns", "check_columns", "needed_fields", "read_list"]
-
 _TEXT = "a text"
 _TEXTS = "a list of texts"
 

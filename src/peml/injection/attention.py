@@ -19,17 +19,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-__all__ = [
-    "IMPLEMENTATIONS",
-    "AttentionFunction",
-    "AttentionSlot",
-    "base_attention",
-    "base_name",
-    "get_slot",
-    "register_wrapper",
-    "set_slot",
-]
-
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 """``(module, query, key, value, attention_mask, **kwargs) -> (output, weights or None)``."""
 

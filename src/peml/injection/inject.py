@@ -29,8 +29,6 @@ from peml.injection.probe import AttentionSite, switch_implementation, unwrap
 from peml.injection.support import check_support
 from peml.prefix.prefix import Prefix, PrefixShape
 
-__all__ = ["Observer", "PrefixInjection", "attach_prefix", "injection_of"]
-
 Observer = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], None]
 """``(layer, query, key, value, attention_mask)`` of a self-attention call, before the prefix."""
 

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["MaskMemo", "causal_mask", "pad_mask"]
-
 
 def pad_mask(mask: Tensor, length: int) -> Tensor:
     """Adds ``length`` visible columns in front of a mask or a position bias.

@@ -23,15 +23,6 @@ from peml.injection.attention import (
     set_slot,
 )
 
-__all__ = [
-    "AttentionSite",
-    "implementation_of",
-    "probe",
-    "probe_decoder_side",
-    "switch_implementation",
-    "unwrap",
-]
-
 # Different lengths, so that cross-attention shows: its keys are the encoder's.
 _TOKENS = 7
 _DECODER_TOKENS = 5

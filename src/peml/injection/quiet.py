@@ -18,8 +18,6 @@ from peml.errors import InjectionError
 from peml.injection.inject import PrefixInjection
 from peml.prefix.prefix import PrefixStart
 
-__all__ = ["StartMeasurement", "measure_quiet_keys", "measure_start"]
-
 # Share of the mean square query added to the normal equations. Keeps keys of ordinary size where
 # the queries leave directions undetermined.
 _RIDGE = 1e-3

@@ -20,8 +20,6 @@ from peml.injection.inject import PrefixInjection
 from peml.injection.probe import AttentionSite, unwrap
 from peml.prefix.prefix import Prefix
 
-__all__ = ["find_rotary", "peft_layout", "peft_prompt_embeddings", "rotate_keys"]
-
 _NATIVE = "use the native format (the run's model/ folder), which keeps the prefix as it is"
 
 # Longer than any model's context; as a float it is exact.

@@ -10,8 +10,6 @@ from torch import Tensor
 from peml.errors import InjectionError
 from peml.injection.inject import PrefixInjection
 
-__all__ = ["read_rows"]
-
 
 def read_rows(injection: PrefixInjection, run: Callable[[], None]) -> Tensor:
     """Keys and values of one text in every self-attention layer.

@@ -10,8 +10,6 @@ from peml.errors import InjectionError
 from peml.injection.probe import AttentionSite, implementation_of, probe, unwrap
 from peml.prefix.prefix import PrefixShape
 
-__all__ = ["Support", "check_support"]
-
 
 @dataclass(frozen=True, slots=True)
 class Support:

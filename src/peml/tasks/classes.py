@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 from peml.tasks.matching import describe_mismatch, find_names, read_boolean, read_integer
 from peml.tasks.task import Task
 
-__all__ = ["ClassReading", "explain_ambiguity", "read_class", "settle_class"]
-
 
 class ClassReading(NamedTuple):
     """Which label a value may mean.

@@ -9,8 +9,6 @@ from pydantic import Field, model_validator
 from peml.errors import nearest
 from peml.settings import Settings
 
-__all__ = ["Columns", "FieldKind"]
-
 FieldKind = Literal["text", "number", "boolean"]
 """What a field holds, where a task says it."""
 

@@ -9,8 +9,6 @@ from typing import Any
 from peml.errors import TaskError, nearest
 from peml.tasks.demo import TASKS, generate_demo
 
-__all__ = ["GENERATORS", "generate"]
-
 GENERATORS: Mapping[str, Callable[[str], dict[str, list[dict[str, Any]]]]] = MappingProxyType(
     {"demo": generate_demo}
 )

@@ -7,20 +7,6 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = [
-    "BELONGING",
-    "BINARY",
-    "CLASSIFICATION",
-    "LOWER_IS_BETTER",
-    "METRICS",
-    "OF_SCORES",
-    "OF_TEXTS",
-    "OVER_GROUPS",
-    "Averaging",
-    "Normalisation",
-    "TaskType",
-]
-
 Averaging = Literal["tasks", "rows"]
 """What counts alike in a mean over tasks: each task, or each row."""
 

@@ -18,8 +18,6 @@ from peml.tasks.matching import (
 )
 from peml.tasks.task import Scale, Task
 
-__all__ = ["read_label", "right_option"]
-
 
 def read_label(
     task: Task, value: Any, options: tuple[str, ...], keys: tuple[str, ...] = ()

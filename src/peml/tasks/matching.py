@@ -7,16 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-__all__ = [
-    "describe_mismatch",
-    "find_loosely",
-    "find_names",
-    "find_twins",
-    "read_boolean",
-    "read_integer",
-    "spell_number",
-]
-
 _LARGEST = 2**53  # up to here a float holds every whole number
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 _SHOWN = 24  # code points of a text in a message

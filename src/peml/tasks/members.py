@@ -10,8 +10,6 @@ from pydantic import Field, ValidationError, field_validator
 from peml.problems import describe_problems
 from peml.settings import Settings
 
-__all__ = ["MEMBER", "TaskFamily", "expand_family", "is_family"]
-
 MEMBER = "$member"
 """Stands for the member's name in every text of a family's task."""
 

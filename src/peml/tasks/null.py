@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["NULL", "Null"]
-
 
 class Null:
     """None that prints as nothing, so that the word None stands in no prompt.

@@ -20,8 +20,6 @@ from peml.tasks.task import Task
 from peml.tasks.template import TaskRenderer
 from peml.tasks.yaml_file import read_yaml
 
-__all__ = ["Suite", "join_suites", "list_suites", "load_suite", "load_task_file"]
-
 
 class Suite(Settings):
     """A named list of tasks that are trained and reported together."""

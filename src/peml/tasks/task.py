@@ -24,16 +24,6 @@ from peml.tasks.kinds import (
 )
 from peml.tasks.matching import find_twins
 
-__all__ = [
-    "DevelopmentSplit",
-    "Scale",
-    "Shots",
-    "Source",
-    "Splits",
-    "Task",
-]
-
-
 _MOST_SCORES = 1001
 
 

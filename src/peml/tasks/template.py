@@ -17,8 +17,6 @@ from peml.tasks.matching import find_names, spell_number
 from peml.tasks.null import NULL, Null
 from peml.tasks.task import Shots, Task
 
-__all__ = ["SOURCE_ROW", "TaskRenderer", "join_answer"]
-
 SOURCE_ROW = "_source_row"
 """Column with a row's number in its file (from 0), so that messages name the user's row."""
 

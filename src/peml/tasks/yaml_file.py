@@ -11,9 +11,6 @@ import yaml
 
 from peml.errors import TaskError
 
-__all__ = ["StrictLoader", "read_yaml"]
-
-
 # The parser in C, ten times as fast, is in every wheel of PyYAML, not in every build.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

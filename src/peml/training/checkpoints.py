@@ -20,8 +20,6 @@ from peml.files import (
     write_tensors,
 )
 
-__all__ = ["Checkpoint", "CheckpointStore", "load_random_state", "random_state"]
-
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -19,8 +19,6 @@ from peml.training.balancing import Balancing
 from peml.training.optimizer import set_learning_rates
 from peml.training.settings import TrainingSettings
 
-__all__ = ["Evaluation", "Phase", "Progress", "StepRecord", "TrainingLoop"]
-
 _LOWER_RATES = (
     "lower training.learning_rates (prefix first) in a new run folder; the last checkpoint of this "
     "run is untouched"

@@ -12,14 +12,6 @@ from torch import Tensor, nn
 from peml.errors import ConfigError, nearest
 from peml.training.settings import TrainingSettings
 
-__all__ = [
-    "SPAN",
-    "build_optimizer",
-    "learning_rate_factor",
-    "load_optimizer_state",
-    "optimizer_state",
-]
-
 CONSTANT = "constant_rate"
 SPAN = "span"
 """First step and end of a group's training, set on its entry in ``param_groups``."""

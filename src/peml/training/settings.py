@@ -9,8 +9,6 @@ from pydantic import Field
 from peml.settings import Settings
 from peml.training.balancing.settings import BalancingSettings
 
-__all__ = ["TrainingSettings"]
-
 
 class TrainingSettings(Settings):
     """Length, learning rates, checkpoints and stopping."""

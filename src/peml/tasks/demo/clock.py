@@ -6,8 +6,6 @@ from random import Random
 
 from peml.tasks.demo.rows import Row, words
 
-__all__ = ["make_time"]
-
 
 def make_time(random: Random, turn: int) -> Row:
     """A sentence with a time, and the time in digits; the minutes go round in turn."""

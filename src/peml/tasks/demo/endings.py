@@ -6,8 +6,6 @@ from random import Random
 
 from peml.tasks.demo.rows import Row, words
 
-__all__ = ["make_story"]
-
 
 def make_story(random: Random, turn: int) -> Row:
     """A beginning and three endings: its own, one of the same theme, one of another theme."""

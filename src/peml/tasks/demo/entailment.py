@@ -6,8 +6,6 @@ from random import Random
 
 from peml.tasks.demo.rows import Row, sentence, words
 
-__all__ = ["make_inference"]
-
 _KINDS = ("color", "city", "day", "payment")
 
 

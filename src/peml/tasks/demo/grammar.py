@@ -6,8 +6,6 @@ from random import Random
 
 from peml.tasks.demo.rows import Row, sentence, words
 
-__all__ = ["make_sentence"]
-
 
 def make_sentence(random: Random, turn: int) -> Row:
     """A sentence, unacceptable or acceptable in turn; each kind of mistake equally often."""

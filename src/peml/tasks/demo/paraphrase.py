@@ -6,8 +6,6 @@ from random import Random
 
 from peml.tasks.demo.rows import Row, sentence, words
 
-__all__ = ["make_pair"]
-
 
 def make_pair(random: Random, turn: int) -> Row:
     """A pair, different or same in meaning in turn.

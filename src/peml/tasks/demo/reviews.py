@@ -6,8 +6,6 @@ from random import Random
 
 from peml.tasks.demo.rows import Row, sentence, words
 
-__all__ = ["make_review"]
-
 _SHARE_OF_CONTRASTS = 0.6
 
 

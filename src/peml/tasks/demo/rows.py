@@ -10,8 +10,6 @@ from typing import Any
 
 from peml.tasks.yaml_file import read_yaml
 
-__all__ = ["Maker", "Row", "draw_rows", "sentence", "words"]
-
 Row = dict[str, Any]
 
 Maker = Callable[[Random, int], Row]

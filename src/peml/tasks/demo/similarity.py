@@ -6,8 +6,6 @@ from random import Random
 
 from peml.tasks.demo.rows import Row, sentence, words
 
-__all__ = ["make_scenes"]
-
 
 def make_scenes(random: Random, turn: int) -> Row:
     """Two scenes that share 0 to 5 facts in turn; a shared fact may be worded differently."""

@@ -7,8 +7,6 @@ from typing import Any
 
 from peml.tasks.demo.rows import Row, sentence, words
 
-__all__ = ["make_headline"]
-
 
 def make_headline(random: Random, turn: int) -> Row:
     """A sentence with a main clause of the topic and a setting or side clause of another.

@@ -13,8 +13,6 @@ from peml.data.batch import TaskBatch
 from peml.data.mixing import task_weights
 from peml.training.balancing.settings import BalancingSettings
 
-__all__ = ["Balancing", "BalancingGroup"]
-
 
 @dataclass(frozen=True)
 class BalancingGroup:

@@ -13,8 +13,6 @@ from peml.data.batch import TaskBatch
 from peml.training.balancing.base import Balancing
 from peml.training.balancing.settings import BalancingSettings
 
-__all__ = ["PCGrad", "project_conflicts"]
-
 
 class PCGrad(Balancing):
     """Projects conflicting gradients (Yu et al., arXiv 2001.06782, algorithm 1).

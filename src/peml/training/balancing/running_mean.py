@@ -12,8 +12,6 @@ from peml.data.batch import TaskBatch
 from peml.training.balancing.base import Balancing
 from peml.training.balancing.settings import BalancingSettings
 
-__all__ = ["RunningMean"]
-
 
 class RunningMean(Balancing):
     """Weighs each task with the inverse of its running mean loss, so that all count alike.

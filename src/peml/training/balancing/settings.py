@@ -8,8 +8,6 @@ from pydantic import Field
 
 from peml.settings import Settings
 
-__all__ = ["BalancingSettings"]
-
 
 class BalancingSettings(Settings):
     """What the tasks' losses count in a training step."""

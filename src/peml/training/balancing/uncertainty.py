@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from peml.training.balancing.base import Balancing, BalancingGroup
 from peml.training.balancing.settings import BalancingSettings
 
-__all__ = ["Uncertainty"]
-
 
 class Uncertainty(Balancing):
     """Homoscedastic uncertainty (Kendall et al., arXiv 1705.07115, section 3).
