@@ -16,9 +16,10 @@ import peml
 SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
-BOTTOM = {"errors", "files", "problems", "removed", "settings", "terminal"}
+BOTTOM = {"errors", "files", "lazy", "problems", "removed", "settings", "terminal"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "lazy": set(),
     "removed": set(),
     "settings": set(),
     "terminal": set(),

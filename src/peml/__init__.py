@@ -11,11 +11,11 @@ prefix whose generating network is searched (arXiv 2605.14055).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peml.errors import PemlError
+from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.comparison import Comparison, ComparisonConfig
@@ -36,37 +36,10 @@ if TYPE_CHECKING:
     from peml.serving import Prediction, Predictor, load
     from peml.tasks import Suite, Task, load_suite
     from peml.tuning import StudyConfig, Tuned
+else:
+    __getattr__ = hand_on(__name__)
 
 __version__ = "0.1.0"
-
-# Imported on first use: torch and transformers take seconds, and `import peml` should not.
-_LAZY = {
-    "Comparison": "peml.comparison",
-    "ComparisonConfig": "peml.comparison",
-    "Genotype": "peml.prefix",
-    "Prediction": "peml.serving",
-    "Predictor": "peml.serving",
-    "Prefix": "peml.prefix",
-    "PrefixInjection": "peml.injection",
-    "PrefixNetwork": "peml.prefix",
-    "PrefixSettings": "peml.prefix",
-    "PrefixShape": "peml.prefix",
-    "PrefixStart": "peml.prefix",
-    "PrefixSupernet": "peml.prefix",
-    "Run": "peml.run",
-    "RunConfig": "peml.config",
-    "SearchController": "peml.search",
-    "SearchSettings": "peml.search",
-    "SearchSpace": "peml.prefix",
-    "StudyConfig": "peml.tuning",
-    "Suite": "peml.tasks",
-    "Task": "peml.tasks",
-    "Tuned": "peml.tuning",
-    "attach_prefix": "peml.injection",
-    "load": "peml.serving",
-    "load_suite": "peml.tasks",
-    "measure_start": "peml.injection",
-}
 
 __all__ = [
     "Comparison",
@@ -99,12 +72,6 @@ __all__ = [
     "measure_start",
     "tune",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'peml' has no attribute {name!r}")
 
 
 def fit(

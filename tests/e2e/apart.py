@@ -18,6 +18,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+from peml.execution.processes import WARM
+
 __all__ = ["Moment", "fit_apart", "fresh_processes", "run_apart"]
 
 _MOST_SECONDS = 120
@@ -31,7 +33,7 @@ def fresh_processes() -> ForkServerContext:
     of every sum: it must not start while a test or a comparison has changed that.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["peml.cli", "peml.run", "peml.serving"])
+    context.set_forkserver_preload(WARM)
     forkserver.ensure_running()
     return context
 

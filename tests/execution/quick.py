@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,21 +16,12 @@ from tests.e2e.toy import toy_config
 
 __all__ = ["drive", "quick_processes", "quick_run"]
 
-_work = processes._work
-
-
-def _work_with_cache(cache: str, *work: Any) -> None:
-    os.environ["PEML_CACHE"] = cache
-    _work(*work)
-
 
 @pytest.fixture(scope="module")
 def quick_processes(toys: Path) -> Iterator[None]:
     """Jobs in processes forked from a server that has imported the package and run nothing."""
-    work = functools.partial(_work_with_cache, os.environ["PEML_CACHE"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "_CONTEXT", fresh_processes())
-        patch.setattr(processes, "_work", work)
         yield
 
 

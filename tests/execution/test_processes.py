@@ -47,7 +47,7 @@ def run(todo: list[Job], **settings: Any) -> list[str]:
     return told
 
 
-def _act(packed: dict[str, Any], threads: int, reports: object) -> None:
+def _act(packed: dict[str, Any], threads: int, *_: object) -> None:
     job = Job.unpack(packed)
     if job.name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -89,7 +89,7 @@ def test_jobs_run_side_by_side_and_share_the_cores(
     assert (three[0].results() or {})["mean"] == 4
 
 
-def _raise(packed: dict[str, Any], threads: int, reports: object) -> None:
+def _raise(packed: dict[str, Any], threads: int, *_: object) -> None:
     job = Job.unpack(packed)
 
     def fail(*_: object, **__: object) -> None:
@@ -97,7 +97,7 @@ def _raise(packed: dict[str, Any], threads: int, reports: object) -> None:
         raise _ERRORS[job.name]
 
     setattr(working, "fit", fail)  # noqa: B010 - the module does not export it
-    _WORK(packed, threads, None)
+    _WORK(packed, threads, None, dict(os.environ))
 
 
 _WORK = processes._work
@@ -120,7 +120,7 @@ def test_errors_become_reasons_with_a_log_beside_them(
     assert "said before it failed" in log
 
 
-def _wait_with_parent(packed: dict[str, Any], threads: int, reports: object) -> None:
+def _wait_with_parent(packed: dict[str, Any], threads: int, *_: object) -> None:
     job = Job.unpack(packed)
     threading.Thread(target=processes._end_with_parent, daemon=True).start()
     job.folder.mkdir(parents=True)
@@ -129,8 +129,8 @@ def _wait_with_parent(packed: dict[str, Any], threads: int, reports: object) -> 
 
 
 def _compare(folder: Path) -> None:
-    processes._CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
-    processes._work = _wait_with_parent
+    processes._CONTEXT = multiprocessing.get_context("fork")
+    setattr(processes, "_work", _wait_with_parent)  # noqa: B010 - of other arguments
     run(jobs_of(folder, "waits"))
 
 

@@ -1,22 +1,29 @@
 """Analysis of kept predictions: intervals, paired differences, mistakes."""
 
-from peml.analysis.mistakes import Mistake, find_mistakes
-from peml.analysis.pairing import Contrast, RunContrast, TaskContrast, contrast_runs
-from peml.analysis.scores import (
-    GroupScores,
-    RunScores,
-    TaskScores,
-    mean_interval,
-    score_interval,
-    score_run,
-)
-from peml.analysis.statistics import (
-    Interval,
-    PairedDifference,
-    PairedTask,
-    bootstrap_interval,
-    paired_difference,
-)
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.analysis.mistakes import Mistake, find_mistakes
+    from peml.analysis.pairing import Contrast, RunContrast, TaskContrast, contrast_runs
+    from peml.analysis.scores import (
+        GroupScores,
+        RunScores,
+        TaskScores,
+        mean_interval,
+        score_interval,
+        score_run,
+    )
+    from peml.analysis.statistics import (
+        Interval,
+        PairedDifference,
+        PairedTask,
+        bootstrap_interval,
+        paired_difference,
+    )
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "Contrast",

@@ -29,8 +29,6 @@ from peml.errors import PemlError
 
 __all__ = ["app", "main"]
 
-# Read when the libraries are imported, here and in workers: their bars would run across ours.
-_NO_BARS = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 app = typer.Typer(
@@ -81,8 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     warnings.formatwarning = _one_line
-    for name in _NO_BARS:
-        os.environ.setdefault(name, "1")
+    _show_no_bars()
     try:
         app(args=words)
     except PemlError as error:
@@ -95,6 +92,17 @@ def main(arguments: list[str] | None = None) -> None:
             stopped = "stopped; run the same command again to go on"
             Console(stderr=True).print(stopped, style="yellow")
         raise
+
+
+def _show_no_bars() -> None:
+    """Keeps the libraries' own bars from running across ours, here and in workers."""
+    # Read as the libraries are imported.
+    for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:

@@ -1,15 +1,22 @@
 """The config of a run: sections, loading, overrides, schema."""
 
-from peml.config.grants import dump_shared, without_grants
-from peml.config.loading import (
-    apply_overrides,
-    dump_config,
-    load_config,
-    parse_config,
-    read_config,
-    validate_config,
-)
-from peml.config.model import RunConfig, TuningCost
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.config.grants import dump_shared, without_grants
+    from peml.config.loading import (
+        apply_overrides,
+        dump_config,
+        load_config,
+        parse_config,
+        read_config,
+        validate_config,
+    )
+    from peml.config.model import RunConfig, TuningCost
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "RunConfig",

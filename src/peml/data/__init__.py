@@ -1,29 +1,36 @@
 """Data: loading, leakage, splits, encoding, mixing and batching."""
 
-from peml.data.batch import TaskBatch
-from peml.data.batching import (
-    BatchSettings,
-    BatchStream,
-    Collator,
-    evaluation_batches,
-    plan_batches,
-)
-from peml.data.encoding import EncodedSplit, encode_split
-from peml.data.folders import TaskMissingError
-from peml.data.inspection import CheckedRows, check_rows
-from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
-from peml.data.mapped import cache_folder
-from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
-from peml.data.rows import Rows
-from peml.data.settings import TasksSettings, select_tasks
-from peml.data.sources import (
-    LoadedTasks,
-    Origin,
-    SkippedTask,
-    TaskData,
-    load_all,
-    load_task_data,
-)
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.data.batch import TaskBatch
+    from peml.data.batching import (
+        BatchSettings,
+        BatchStream,
+        Collator,
+        evaluation_batches,
+        plan_batches,
+    )
+    from peml.data.encoding import EncodedSplit, encode_split
+    from peml.data.folders import TaskMissingError
+    from peml.data.inspection import CheckedRows, check_rows
+    from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
+    from peml.data.mapped import cache_folder
+    from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
+    from peml.data.rows import Rows
+    from peml.data.settings import TasksSettings, select_tasks
+    from peml.data.sources import (
+        LoadedTasks,
+        Origin,
+        SkippedTask,
+        TaskData,
+        load_all,
+        load_task_data,
+    )
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "BatchSettings",

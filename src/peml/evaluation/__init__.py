@@ -1,39 +1,46 @@
 """Evaluation: predictions, metrics, baselines."""
 
-from peml.evaluation.averages import (
-    common_average,
-    gather_groups,
-    mean_weights,
-    weighted_mean,
-)
-from peml.evaluation.evaluate import (
-    GoldSplit,
-    Predictions,
-    predict_split,
-    read_gold,
-    score_split,
-    spell_gold,
-)
-from peml.evaluation.losses import mean_losses
-from peml.evaluation.metrics import (
-    GROUP_SCORES,
-    METRICS,
-    ROW_SCORES,
-    compute_metrics,
-    describe_classes,
-    majority_prediction,
-    score_constant,
-)
-from peml.evaluation.predictions import (
-    KeptPredictions,
-    KeptTask,
-    first_mismatch,
-    predictions_path,
-    read_predictions,
-    same_answer,
-    write_predictions,
-)
-from peml.evaluation.settings import EvaluationSettings
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.evaluation.averages import (
+        common_average,
+        gather_groups,
+        mean_weights,
+        weighted_mean,
+    )
+    from peml.evaluation.evaluate import (
+        GoldSplit,
+        Predictions,
+        predict_split,
+        read_gold,
+        score_split,
+        spell_gold,
+    )
+    from peml.evaluation.losses import mean_losses
+    from peml.evaluation.metrics import (
+        GROUP_SCORES,
+        METRICS,
+        ROW_SCORES,
+        compute_metrics,
+        describe_classes,
+        majority_prediction,
+        score_constant,
+    )
+    from peml.evaluation.predictions import (
+        KeptPredictions,
+        KeptTask,
+        first_mismatch,
+        predictions_path,
+        read_predictions,
+        same_answer,
+        write_predictions,
+    )
+    from peml.evaluation.settings import EvaluationSettings
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "GROUP_SCORES",

@@ -1,9 +1,16 @@
 """Where runs execute: in this process, in local processes, on a Ray cluster."""
 
-from peml.execution.executor import Executor, Report, run_jobs
-from peml.execution.job import Job, Pruned
-from peml.execution.making import make_executor
-from peml.execution.settings import ExecutionSettings, WorkerSettings
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.execution.executor import Executor, Report, run_jobs
+    from peml.execution.job import Job, Pruned
+    from peml.execution.making import make_executor
+    from peml.execution.settings import ExecutionSettings, WorkerSettings
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "ExecutionSettings",

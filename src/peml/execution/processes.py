@@ -1,4 +1,8 @@
-"""Jobs in processes of their own: one that dies takes nothing else with it."""
+"""Jobs in processes of their own: one that dies takes nothing else with it.
+
+On Linux they are forked from a server that has imported what a run needs and has run nothing:
+each is as fresh as a new interpreter, without the seconds of the imports.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,32 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 from typing import Any
 
-import torch
-
 from peml.execution.executor import Executor, Report
 from peml.execution.job import Job
 from peml.execution.settings import ExecutionSettings
 from peml.execution.work import print_to, work
 
-__all__ = ["ProcessExecutor"]
+__all__ = ["WARM", "ProcessExecutor"]
 
-_CONTEXT = multiprocessing.get_context("spawn")
+WARM = [
+    "matplotlib.figure",
+    "peft",
+    "peml.cli",
+    "peml.data.sources",
+    "peml.execution.processes",
+    "peml.export.native",
+    "peml.methods.registry",
+    "peml.reporting.run.report",
+    "peml.run.pipeline",
+    "sklearn.metrics",
+    "transformers.models.auto.modeling_auto",
+]
+"""What the server imports: none of it starts a thread or touches a GPU, which a fork would lose."""
+
+# Elsewhere, libraries of the system may not survive a fork.
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":
+    _CONTEXT.set_forkserver_preload(WARM)
 _GRACE = 10.0  # seconds
 
 
@@ -44,6 +64,8 @@ class ProcessExecutor(Executor):
 
     def __init__(self, settings: ExecutionSettings, report: Report | None = None) -> None:
         super().__init__(settings, report)
+        import torch
+
         self._threads = settings.cpus or max(1, torch.get_num_threads() // settings.jobs)
         self._workers: dict[int, _Worker] = {}  # by the sentinel of the process
 
@@ -84,9 +106,10 @@ class ProcessExecutor(Executor):
 
     def _start(self, job: Job) -> None:
         ours, theirs = (None, None) if self._report is None else _CONTEXT.Pipe()
-        work_of = (job.packed(), self._threads, theirs)
+        work_of = (job.packed(), self._threads, theirs, dict(os.environ))
         process = _CONTEXT.Process(target=_work, args=work_of, name=job.name)
-        with _environment("OMP_NUM_THREADS", str(self._threads)):  # read as libraries are loaded
+        # Read as libraries are loaded: the server is to have no threads that a fork would lose.
+        with _environment("OMP_NUM_THREADS", "1"):
             process.start()
         if theirs is not None:
             theirs.close()  # so that the pipe ends with the process
@@ -137,13 +160,21 @@ def _reason_of_death(worker: _Worker) -> str:
     return reason
 
 
-def _work(packed: dict[str, Any], threads: int, reports: Connection | None) -> None:
+def _work(
+    packed: dict[str, Any], threads: int, reports: Connection | None, environment: dict[str, str]
+) -> None:
     """The process of one job."""
+    os.environ.clear()  # the server's is that of the time it was started at
+    os.environ.update(environment | {"OMP_NUM_THREADS": str(threads)})
+    import torch
+    from threadpoolctl import threadpool_limits
+
     job = Job.unpack(packed)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # tidies up, unlike the default
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    threadpool_limits(threads)
     print_to(job.log)
 
     def stops(step: int, value: float) -> bool:

@@ -1,10 +1,17 @@
 """Export: the final model on disk."""
 
-from peml.export.lora import export_lora
-from peml.export.native import load_model, load_saved, save_model
-from peml.export.peft import export_peft
-from peml.export.saved import SavedModel, open_model
-from peml.export.source import find_model
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.export.lora import export_lora
+    from peml.export.native import load_model, load_saved, save_model
+    from peml.export.peft import export_peft
+    from peml.export.saved import SavedModel, open_model
+    from peml.export.source import find_model
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "SavedModel",

@@ -1,30 +1,37 @@
 """Base models: loading, families, heads, and one forward pass for all of them."""
 
-from peml.models.embedded import embedded_minilm
-from peml.models.families import (
-    FAMILIES,
-    EncodedSequence,
-    Family,
-    ModelOutput,
-    Purpose,
-    Spelling,
-    TextFamily,
-)
-from peml.models.loading import (
-    Backbone,
-    check_generation,
-    check_prompt,
-    check_task_types,
-    detect_family,
-    identify_model,
-    load_backbone,
-    load_family,
-)
-from peml.models.numbers import not_finite
-from peml.models.prompt import InputPrompt
-from peml.models.routing import Side, TaskRouting
-from peml.models.settings import ModelSettings
-from peml.models.task_model import TaskModel
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.models.embedded import embedded_minilm
+    from peml.models.families import (
+        FAMILIES,
+        EncodedSequence,
+        Family,
+        ModelOutput,
+        Purpose,
+        Spelling,
+        TextFamily,
+    )
+    from peml.models.loading import (
+        Backbone,
+        check_generation,
+        check_prompt,
+        check_task_types,
+        detect_family,
+        identify_model,
+        load_backbone,
+        load_family,
+    )
+    from peml.models.numbers import not_finite
+    from peml.models.prompt import InputPrompt
+    from peml.models.routing import Side, TaskRouting
+    from peml.models.settings import ModelSettings
+    from peml.models.task_model import TaskModel
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "FAMILIES",

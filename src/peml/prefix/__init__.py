@@ -1,32 +1,39 @@
 """The prefix, the network that yields it, and the space of such networks. Pure torch."""
 
-from peml.prefix.adaptation import adapt, differences, load_for
-from peml.prefix.decision import Decision
-from peml.prefix.flat import FlatPrefix
-from peml.prefix.genotype import GENOTYPE_FORMAT, Genotype
-from peml.prefix.head import bounded
-from peml.prefix.network import PrefixNetwork
-from peml.prefix.operations import (
-    DEFAULT_OPERATIONS,
-    SKIP,
-    Operation,
-    list_operations,
-    make_operation,
-    register_operation,
-    zero_linear,
-)
-from peml.prefix.prefix import Placement, Prefix, PrefixShape, PrefixStart
-from peml.prefix.settings import PrefixBaseSettings, PrefixSettings, StartKind
-from peml.prefix.size import (
-    ExpectedSize,
-    SizeRange,
-    count_choices,
-    count_flat,
-    count_network,
-    count_space,
-)
-from peml.prefix.space import HeadKind, RankGroup, SearchSpace
-from peml.prefix.supernet import PrefixSupernet
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.prefix.adaptation import adapt, differences, load_for
+    from peml.prefix.decision import Decision
+    from peml.prefix.flat import FlatPrefix
+    from peml.prefix.genotype import GENOTYPE_FORMAT, Genotype
+    from peml.prefix.head import bounded
+    from peml.prefix.network import PrefixNetwork
+    from peml.prefix.operations import (
+        DEFAULT_OPERATIONS,
+        SKIP,
+        Operation,
+        list_operations,
+        make_operation,
+        register_operation,
+        zero_linear,
+    )
+    from peml.prefix.prefix import Placement, Prefix, PrefixShape, PrefixStart
+    from peml.prefix.settings import PrefixBaseSettings, PrefixSettings, StartKind
+    from peml.prefix.size import (
+        ExpectedSize,
+        SizeRange,
+        count_choices,
+        count_flat,
+        count_network,
+        count_space,
+    )
+    from peml.prefix.space import HeadKind, RankGroup, SearchSpace
+    from peml.prefix.supernet import PrefixSupernet
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "DEFAULT_OPERATIONS",

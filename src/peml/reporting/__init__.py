@@ -3,20 +3,25 @@
 Reads such folders only.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
-from peml.reporting.comparison import write_comparison_report
-from peml.reporting.records import Plan, Results
-from peml.reporting.run.diagram import save_drawing
-from peml.reporting.run.figures import draw_figures, save_figures
-from peml.reporting.run.outcomes import Outcome, judge_found
-from peml.reporting.run.report import write_report
-from peml.reporting.run.results import RunRecord, load_plan, load_results, load_run
-from peml.reporting.summary import MAJORITY_NOTE
-from peml.reporting.tuning import write_tuning_report
-from peml.reporting.units import memory
-from peml.reporting.winners import Winners, count_winners
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
+    from peml.reporting.comparison import write_comparison_report
+    from peml.reporting.records import Plan, Results
+    from peml.reporting.run.diagram import save_drawing
+    from peml.reporting.run.figures import draw_figures, save_figures
+    from peml.reporting.run.outcomes import Outcome, judge_found
+    from peml.reporting.run.report import write_report
+    from peml.reporting.run.results import RunRecord, load_plan, load_results, load_run
+    from peml.reporting.summary import MAJORITY_NOTE
+    from peml.reporting.tuning import write_tuning_report
+    from peml.reporting.units import memory
+    from peml.reporting.winners import Winners, count_winners
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "MAJORITY_NOTE",

@@ -1,14 +1,21 @@
 """A run: its folder, its phases, from a config to a finished model."""
 
-from peml.run.announcement import print_cautions, print_plan
-from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
-from peml.run.folder import RunFolder, differences
-from peml.run.identity import check_identity, identify
-from peml.run.listener import OnEvaluation, RunStopped
-from peml.run.pipeline import Run, fit, plan
-from peml.run.preparation import Prepared, majority_of, prepare, with_config
-from peml.run.training import attach
-from peml.run.work_folder import WorkFolder, lock_folder
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.run.announcement import print_cautions, print_plan
+    from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
+    from peml.run.folder import RunFolder, differences
+    from peml.run.identity import check_identity, identify
+    from peml.run.listener import OnEvaluation, RunStopped
+    from peml.run.pipeline import Run, fit, plan
+    from peml.run.preparation import Prepared, majority_of, prepare, with_config
+    from peml.run.training import attach
+    from peml.run.work_folder import WorkFolder, lock_folder
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "FinishedRun",

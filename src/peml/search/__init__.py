@@ -1,20 +1,27 @@
 """Relaxations, the timetable, the budget and the controller of the architecture search."""
 
-from peml.search.budget import Budget
-from peml.search.choosing import Choices
-from peml.search.controller import Measure, SearchController
-from peml.search.relaxation import (
-    RELAXATIONS,
-    Relaxation,
-    RelaxationName,
-    gumbel,
-    relax,
-    sampled_path,
-    softmax,
-)
-from peml.search.schedule import TemperatureSchedule
-from peml.search.settings import SearchSettings
-from peml.search.timetable import Timetable
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.search.budget import Budget
+    from peml.search.choosing import Choices
+    from peml.search.controller import Measure, SearchController
+    from peml.search.relaxation import (
+        RELAXATIONS,
+        Relaxation,
+        RelaxationName,
+        gumbel,
+        relax,
+        sampled_path,
+        softmax,
+    )
+    from peml.search.schedule import TemperatureSchedule
+    from peml.search.settings import SearchSettings
+    from peml.search.timetable import Timetable
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "RELAXATIONS",

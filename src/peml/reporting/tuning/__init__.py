@@ -1,10 +1,15 @@
 """Studies: ``study.json`` read back as figures and one HTML page."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from peml.reporting.tuning.figures import draw_study
-from peml.reporting.tuning.page import render_study_html, write_tuning_report
-from peml.reporting.tuning.records import StudyRecord, load_study_record
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.reporting.tuning.figures import draw_study
+    from peml.reporting.tuning.page import render_study_html, write_tuning_report
+    from peml.reporting.tuning.records import StudyRecord, load_study_record
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "StudyRecord",

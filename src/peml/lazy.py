@@ -1,0 +1,60 @@
+"""Packages that hand names on without importing them: whoever asks for one pays for its module.
+
+In an ``__init__.py``::
+
+    if TYPE_CHECKING:
+        from peml.training.loop import TrainingLoop
+    else:
+        __getattr__ = hand_on(__name__)
+
+so that the settings of a package, say, can be read without its torch.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+__all__ = ["hand_on", "origins"]
+
+
+def hand_on(package: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package, which imports what it is asked for.
+
+    Args:
+        package: The package's ``__name__``; the names are those it imports for type checking.
+    """
+    module = import_module(package)  # it is being imported right now
+    known = origins(package)
+
+    def __getattr__(name: str) -> Any:  # noqa: N807 - what a module calls it
+        if name not in known:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(known[name]), name)
+        setattr(module, name, value)
+        return value
+
+    return __getattr__
+
+
+def origins(package: str) -> dict[str, str]:
+    """The modules that a lazy package's names come from.
+
+    Raises:
+        ImportError: The package's source can't be read.
+    """
+    spec = find_spec(package)
+    source = getattr(spec and spec.loader, "get_source", lambda name: None)(package)
+    if source is None:
+        raise ImportError(f"the source of {package} can't be read")
+    return {
+        alias.name: node.module
+        for block in ast.parse(source).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    }
