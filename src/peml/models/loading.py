@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from peml.models.embedded import MINILM, embedded_minilm
 from peml.models.families import FAMILIES, Family, TextFamily
 from peml.models.families.decoding import own_generation
 from peml.models.families.spelling import declared_ends
+from peml.models.logits import logits_problem
 from peml.models.settings import ModelSettings
 from peml.models.source import GRANT, check_source, read_source, read_vocabulary
 from peml.models.vocabulary import check_end, check_vocabulary, fit_tokenizer
@@ -227,6 +229,15 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
         # A head sees token states; the pretraining task's pooler would be computed for nothing.
         model.pooler = None
     model.requires_grad_(False)
+    if isinstance(family, TextFamily):
+        problem = logits_problem(model)
+        family.logits_everywhere = problem is not None
+        if problem is not None:
+            warnings.warn(
+                f"{settings.name}: the logits of every token are computed, which is slower and "
+                f"takes more memory: {problem}",
+                stacklevel=2,
+            )
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return Backbone(model, family, settings)

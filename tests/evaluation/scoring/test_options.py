@@ -54,11 +54,12 @@ def by_hand(name: str, row: dict[str, Any], option: str, prompt: str | None = No
         base.tasks = (task.model_copy(update={"template": prompt}), TASKS[1])
     batch = batch_of(base, [(0, asked)], "score")
     tokens = []
+    base.family.logits_everywhere = True
     with torch.no_grad():
-        logits, labels = base.family._token_logits(base.backbone, batch, None)  # type: ignore[attr-defined]
-    for place, wanted in enumerate(labels[0].tolist()):
-        if wanted != -100:
-            tokens.append(float(logits[0, place].log_softmax(-1)[wanted]))
+        logits, labels, rows = base.family._target_logits(base.backbone, batch, None)  # type: ignore[attr-defined]
+    for number, each, wanted in zip(rows, logits, labels, strict=True):
+        if number == 0:
+            tokens.append(float(each.log_softmax(-1)[wanted]))
     return tokens
 
 

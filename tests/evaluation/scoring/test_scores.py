@@ -126,11 +126,15 @@ def test_options_of_one_token_take_one_pass() -> None:
     context = few_shot()[0].context
     requests = [Request(context, (token,), 0) for token in (7, 9, 11, 13)]
     expected = alone(base, requests)
+    asked = []
+    head = base.backbone.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _, inputs, __: asked.append(inputs[0].shape))
     with counted(base) as calls:
         found = score_trees(base, requests, tokens=4096)
+    handle.remove()
     (call,) = calls
     assert tuple(call["input_ids"].shape) == (1, len(context))
-    assert call["logits_to_keep"] == 1
+    assert [shape[:2] for shape in asked] == [(1, 4)]  # one hidden state per prediction
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peml.evaluation.scoring.cache import TrunkCache
 from peml.evaluation.scoring.layout import Layout
 from peml.models import TaskModel
+from peml.models.logits import Positions
 
 __all__ = ["TreePass"]
 
@@ -30,9 +30,6 @@ class TreePass:
     def __init__(self, base: TaskModel, totals: Tensor) -> None:
         self.base, self.totals = base, totals
         self.prompt = base.prompt.vectors
-        self._reads_the_end = (
-            "logits_to_keep" in inspect.signature(base.backbone.forward).parameters
-        )
 
     def trunk(self, layout: Layout, task_id: int, behind: TrunkCache | None) -> TrunkCache:
         """Computes a trunk and keeps its keys and values."""
@@ -65,17 +62,15 @@ class TreePass:
             before = torch.arange(front, device=device).expand(len(layouts), -1)
             positions = torch.cat([before, positions], 1)
         base.routing.set(torch.tensor(task_ids, device=device))
-        kept = max(1, *(layout.wanted for layout in layouts))
-        options: dict[str, Any] = {"logits_to_keep": kept} if self._reads_the_end else {}
-        logits = base.backbone(
+        self._read(
+            layouts,
+            front + ids.shape[1],
             **inputs,
             attention_mask=self._mask(torch.from_numpy(sees).to(device), past, front),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
-            **options,
-        ).logits[:, -kept:]
-        self._read(logits, layouts, ids.shape[1])
+        )
 
     def _inputs(self, ids: Tensor, prompt: Tensor | None) -> dict[str, Tensor]:
         if prompt is None:
@@ -98,21 +93,20 @@ class TreePass:
             mask[:, 0, :front].masked_fill_(later, hidden)
         return mask
 
-    def _read(self, logits: Tensor, layouts: Sequence[Layout], width: int) -> None:
-        """Adds log p(target) of every read to its request's total."""
-        kept = logits.shape[1]
+    def _read(self, layouts: Sequence[Layout], width: int, **inputs: Any) -> None:
+        """Runs the model and adds log p(target) of every read to its request's total."""
         rows = np.concatenate([np.full(len(one.slots), n) for n, one in enumerate(layouts)])
-        places = np.concatenate([one.slots + kept - len(one.tokens) for one in layouts])
+        places = np.concatenate([one.slots + width - len(one.tokens) for one in layouts])
         targets = np.concatenate([one.targets for one in layouts])
         requests = np.concatenate([one.requests for one in layouts])
-        if not len(requests):
-            return
         row, place, target, request = (
-            torch.from_numpy(part).to(logits.device) for part in (rows, places, targets, requests)
+            torch.from_numpy(part).to(self.base.device)
+            for part in (rows, places, targets, requests)
         )
-        chosen = logits[row, place, target].float()
-        normaliser = torch.logsumexp(logits.float(), -1)[row, place]
-        self.totals.index_add_(0, request, (chosen - normaliser).to(self.totals))
+        asked = Positions(row, place, everywhere=self.base.family.logits_everywhere)
+        logits = asked.logits(self.base.backbone, **inputs)
+        nll = nn.functional.cross_entropy(logits.float(), target, reduction="none")
+        self.totals.index_add_(0, request, -nll.to(self.totals))
 
 
 def _padded(layouts: Sequence[Layout], pad: int) -> tuple[Array, Array, Array]:

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from peml.evaluation.scoring.requests import Request, to_batch
 from peml.models import TaskModel
+from peml.models.logits import Positions
 from peml.models.prompt import build_inputs
 
 __all__ = ["score_decoded"]
@@ -77,13 +78,15 @@ def _score(
             [torch.tensor(requests[index].option) for _, index in now], True, _IGNORED
         ).to(base.device)
         base.routing.set(sources.task_ids[rows])
-        logits = model(
+        answers, places = (labels != _IGNORED).nonzero(as_tuple=True)
+        asked = Positions(answers, places, everywhere=base.family.logits_everywhere)
+        logits = asked.logits(
+            model,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded[rows]),
             attention_mask=inputs["attention_mask"][rows],
             decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=labels),
             use_cache=False,
-        ).logits
-        nll = nn.functional.cross_entropy(
-            logits.transpose(1, 2).float(), labels, ignore_index=_IGNORED, reduction="none"
         )
-        totals[[index for _, index in now]] = -nll.sum(1).double().cpu()
+        nll = nn.functional.cross_entropy(logits.float(), labels[answers, places], reduction="none")
+        summed = nll.new_zeros(len(now)).index_add(0, answers, nll)
+        totals[[index for _, index in now]] = -summed.double().cpu()

@@ -101,6 +101,7 @@ class Family(ABC):
         self.max_length = max_length
         self.pooling = pooling
         self.positions = positions
+        self.logits_everywhere = False  # set where a loaded text-to-text model needs it
 
     @cached_property
     def tokenizer_rules(self) -> str:

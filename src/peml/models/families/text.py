@@ -31,7 +31,8 @@ from peml.models.families.seam import (
     start_token,
     trailing_space,
 )
-from peml.models.prompt import build_inputs, cut_prompt
+from peml.models.logits import Positions
+from peml.models.prompt import build_inputs
 from peml.tasks import Example, Task, TaskType, right_option
 
 __all__ = ["CausalFamily", "Seq2SeqFamily", "TextFamily"]
@@ -131,10 +132,10 @@ class TextFamily(Family):
         return None
 
     @abstractmethod
-    def _token_logits(
+    def _target_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (sequences, length, vocabulary) and the labels they answer to (.., length)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (targets, vocabulary), the target tokens and their sequences, (targets,)."""
 
     def forward(
         self,
@@ -144,12 +145,10 @@ class TextFamily(Family):
         prompt: Tensor | None = None,
     ) -> ModelOutput:
         """Scores the target tokens of every sequence."""
-        logits, labels = self._token_logits(model, batch, prompt)
-        nll = nn.functional.cross_entropy(
-            logits.transpose(1, 2).float(), labels, ignore_index=_IGNORED, reduction="none"
-        )
-        total = nll.sum(1)
-        tokens = (labels != _IGNORED).sum(1)
+        logits, labels, rows = self._target_logits(model, batch, prompt)
+        nll = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        total = nll.new_zeros(len(batch.groups)).index_add(0, rows, nll)
+        tokens = torch.bincount(rows, minlength=len(batch.groups))
         # Only the right option's likelihood is a loss; in training that is every sequence.
         right = batch.targets > 0
         losses = total.new_zeros(batch.examples).index_add(
@@ -212,11 +211,15 @@ class CausalFamily(TextFamily):
         lost = len(context) - len(kept)
         return [_joined(kept, each[:most], lost + max(0, len(each) - most)) for each in answers]
 
-    def _token_logits(
+    def _target_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        logits = model(**build_inputs(model, batch, prompt), use_cache=False).logits
-        return cut_prompt(logits, prompt)[:, :-1], cast(Tensor, batch.labels)[:, 1:]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        labels = cast(Tensor, batch.labels)[:, 1:]
+        rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
+        front = 0 if prompt is None else len(prompt)
+        asked = Positions(rows, places + front, everywhere=self.logits_everywhere)
+        inputs = build_inputs(model, batch, prompt)
+        return asked.logits(model, **inputs, use_cache=False), labels[rows, places], rows
 
     def room_for_generation(self, prompt_length: int = 0) -> int | None:
         """What the input, in the same sequence, leaves of the positions."""
@@ -293,15 +296,17 @@ class Seq2SeqFamily(TextFamily):
         kept = answer[: self.max_length]
         return replace(source, labels=kept, cut=source.cut + len(answer) - len(kept))
 
-    def _token_logits(
+    def _target_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)
+        rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
         # Shifted by hand: given `labels`, the model would compute a second, unused loss.
         shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
         inputs = build_inputs(model, batch, prompt)
-        logits = model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
-        return logits, labels
+        asked = Positions(rows, places, everywhere=self.logits_everywhere)
+        logits = asked.logits(model, **inputs, decoder_input_ids=shifted, use_cache=False)
+        return logits, labels[rows, places], rows
 
     def generate(
         self,
