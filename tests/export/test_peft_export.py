@@ -260,7 +260,7 @@ def test_what_is_no_merged_decoder_is_refused(
     ("base", "said"),
     [
         ("gpt2", ("positions are not rotary", "models with a rotary position embedding")),
-        ("mistral", ("has a sliding window", "scrolls", "no sliding window")),
+        ("mistral", ("has a sliding window", "would move past", "no sliding window")),
     ],
 )
 def test_prefixes_that_pefts_cache_would_shift_or_lose_are_refused(

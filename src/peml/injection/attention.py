@@ -1,10 +1,9 @@
-"""The wrapped attention functions, and their place in Transformers' registries.
+"""Wrapped attention functions and how they are registered with Transformers.
 
-Transformers looks an attention function up by the name in ``config._attn_implementation`` and the
-function that builds its mask under the same name. PEML registers one wrapper for each
-implementation it knows (``peml_sdpa`` for ``sdpa``, ``peml_eager`` for ``eager``). The wrapper
-itself holds nothing: it asks the attention module's *slot* what to do, and calls the wrapped
-implementation unchanged where there is none.
+Transformers looks up an attention function, and the function that builds its mask, by the name in
+``config._attn_implementation``. PEML registers one wrapper per implementation (``peml_sdpa`` for
+``sdpa``, ``peml_eager`` for ``eager``). The wrapper has no state: it calls the *slot* of the
+attention module, or the original implementation if the module has no slot.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -23,14 +22,14 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 """``(module, query, key, value, attention_mask, **kwargs) -> (output, weights or None)``."""
 
 IMPLEMENTATIONS = ("eager", "sdpa")
-"""Attention implementations a prefix can be put in front of."""
+"""Attention implementations that can take a prefix."""
 
-_NAME = "peml_"
+WRAPPER_PREFIX = "peml_"
 _SLOT = "_peml_slot"
 
 
 class AttentionSlot(Protocol):
-    """What an attention module does instead of plain attention."""
+    """Replaces the attention function of one module."""
 
     def attend(
         self,
@@ -41,7 +40,7 @@ class AttentionSlot(Protocol):
         attention_mask: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Called in place of the attention function; arguments as Transformers gives them.
+        """Called instead of the attention function, with Transformers' arguments.
 
         Args:
             module: The attention module.
@@ -63,51 +62,54 @@ def get_slot(module: nn.Module) -> AttentionSlot | None:
 
 
 def set_slot(module: nn.Module, slot: AttentionSlot | None) -> None:
-    """Puts a slot on a module or takes it away; it is no part of the module's ``state_dict``."""
+    """Sets or removes (None) a module's slot, which is not in the module's ``state_dict``."""
     if slot is None:
         module.__dict__.pop(_SLOT, None)
     else:
         module.__dict__[_SLOT] = slot
 
 
-def base_name(implementation: str) -> str:
-    """The implementation behind a name: ``peml_sdpa`` and ``sdpa`` both give ``sdpa``."""
-    return implementation.removeprefix(_NAME)
-
-
 def register_wrapper(base: str) -> str:
-    """Registers the wrapper of one implementation, once, and returns its name.
+    """Registers the wrapper of one implementation if needed, and returns its name.
 
-    The mask function goes under the same name: Transformers passes no mask at all to an
-    implementation it has no mask function for, and padding would be attended to in silence.
+    The mask function is registered under the same name. Without one, Transformers passes no mask
+    and padding would silently be attended to.
     """
-    name = f"{_NAME}{base}"
+    name = f"{WRAPPER_PREFIX}{base}"
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, partial(_attend, base))
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     return name
 
 
-def base_attention(module: nn.Module, base: str) -> AttentionFunction | None:
-    """The attention function a module would have called under ``base``, or None.
+def base_attention(module: nn.Module, base: str) -> AttentionFunction:
+    """The attention function a module would have called under ``base``.
 
     ``eager`` is not in the registry: each model file has its own (with soft caps, biases, ...).
     So the name is looked up where the module's ``forward`` looks it up.
+
+    Raises:
+        NotImplementedError: The module has no such function.
     """
     scope = inspect.unwrap(type(module).forward).__globals__
     if base == "eager":
-        return scope.get("eager_attention_forward")
-    interface = scope.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
-    return interface.get(base)
+        function = scope.get("eager_attention_forward")
+    else:
+        function = scope.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS).get(base)
+    if function is None:
+        raise NotImplementedError(f"{type(module).__name__} has no {base!r} attention function")
+    return cast(AttentionFunction, function)
+
+
+def masks_causally(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Whether sdpa, if it gets no mask, builds a causal one for this call."""
+    flag = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if flag is None else flag)
 
 
 def _attend(
     base: str, module: nn.Module, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     slot = get_slot(module)
-    if slot is not None:
-        return slot.attend(module, *args, **kwargs)
-    function = base_attention(module, base)
-    if function is None:
-        raise LookupError(f"{type(module).__name__} has no {base!r} attention function")
-    return function(module, *args, **kwargs)
+    attend = base_attention(module, base) if slot is None else slot.attend
+    return attend(module, *args, **kwargs)

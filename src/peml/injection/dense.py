@@ -1,9 +1,9 @@
-"""Attention with dropout on a CPU, where torch has no fused kernel for it.
+"""Attention with dropout on a CPU, for which torch has no fused kernel.
 
-torch's own way there guards its softmax against rows in which everything is masked, and draws one
-random number a weight, which costs more than the matrix products. With a prefix in front every row
-sees something, so a plain softmax is exact, and 16 random bits decide on a weight as well. What is
-saved pays for the additional keys.
+torch's fallback guards the softmax against fully masked rows and draws one random number per
+weight, which costs more than the matrix products. With a prefix every row sees at least one key, so
+a plain softmax is exact, and 16 random bits per weight are enough for dropout. The time saved pays
+for the additional keys.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def attend_densely(
 
     Args:
         query: (batch, query_heads, query_length, head_dim).
-        key: (batch, kv_heads, key_length, head_dim); heads are repeated for their group.
+        key: (batch, kv_heads, key_length, head_dim); repeated for the query heads of a group.
         value: As ``key``.
         mask: Boolean (True is visible) or additive, broadcastable to (batch, 1, query_length,
-            key_length), at least one visible key a row; or None.
+            key_length), with at least one visible key per row; or None.
         scaling: Factor of the logits.
-        dropout: Probability of dropping a weight.
+        dropout: Probability that a weight is dropped.
 
     Returns:
-        (batch, query_length, query_heads, head_dim), as Transformers' attention functions give it.
+        (batch, query_length, query_heads, head_dim), as Transformers' functions return it.
     """
     group = query.shape[1] // key.shape[1]
     if group > 1:
@@ -46,18 +46,18 @@ def attend_densely(
             logits = logits.masked_fill_(~mask, -torch.inf)
         else:
             logits = logits.add_(mask)
-    weights, kept = _drop(logits.softmax(-1), dropout)
-    return (torch.matmul(weights, value) / kept).transpose(1, 2).contiguous()
+    weights, kept_share = _drop(logits.softmax(-1), dropout)
+    return (torch.matmul(weights, value) / kept_share).transpose(1, 2).contiguous()
 
 
 _LEVELS = 2**16
 
 
 def _drop(weights: Tensor, probability: float) -> tuple[Tensor, float]:
-    """Drops weights at random; the caller divides by the share that is kept.
+    """Drops weights at random, and returns the share that is kept, to divide by.
 
-    The probability is rounded to 1/65536 (0.1 becomes 0.100006). The expectation stays exact, since
-    what divides is the rounded share.
+    The probability is rounded to 1/65536 (0.1 becomes 0.100006), and so is the share. So the
+    expected value is exact.
     """
     dropped = round(probability * _LEVELS)
     words = torch.empty((weights.numel() + 3) // 4, dtype=torch.int64)

@@ -20,6 +20,7 @@ from peml.injection.attention import (
     AttentionFunction,
     base_attention,
     get_slot,
+    masks_causally,
     register_wrapper,
     set_slot,
 )
@@ -36,17 +37,17 @@ Observer = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], None]
 class PrefixInjection:
     """A model's connection to its prefix; made by ``attach_prefix``.
 
-    In a training loop, once a step: ``injection.set(network())``, forward, backward. The prefix has
-    to stay set until backward is through, since gradient checkpointing runs layers again.
+    In each training step: ``injection.set(network())``, forward, backward. Keep the prefix set
+    until backward has finished, since gradient checkpointing runs layers again.
 
-    It lives on the model (in slots of its attention modules), so a deep copy or a pickle of the
-    model has one of its own, with the prefix cut from the graph; ``injection_of`` finds it.
+    The injection is stored in slots of the model's attention modules. So a deep copy or a pickle of
+    the model has its own injection, with a detached prefix; ``injection_of`` finds it.
 
     Attributes:
-        model: The Transformers model itself.
-        sites: The self-attention modules, in call order; the prefix's layers.
+        model: The Transformers model, without PEFT's wrapper.
+        sites: The self-attention modules in call order, one per layer of the prefix.
         shape: Layers, heads and channels a prefix must have.
-        observer: Called with each self-attention call while set; ``measure_start`` uses it.
+        observer: If set, called with each self-attention call; see `observed`.
     """
 
     def __init__(
@@ -65,14 +66,14 @@ class PrefixInjection:
 
     @property
     def prefix(self) -> Prefix | None:
-        """The prefix in use; None where none is set or inside ``disabled()``."""
+        """The prefix in use; None if none is set, and inside ``disabled()``."""
         return self._prefix if self._enabled else None
 
     def set(self, prefix: Prefix | None) -> None:
-        """Uses this prefix from the next forward pass on; None for none.
+        """Uses this prefix, or none, from the next forward pass on.
 
         Raises:
-            InjectionError: If its shape doesn't fit the model, or after ``detach``.
+            InjectionError: The shape doesn't fit the model, or the injection was detached.
         """
         if not self._attached:
             raise InjectionError(
@@ -82,11 +83,7 @@ class PrefixInjection:
             )
         if prefix is not None:
             layers, _, kv_heads, _, head_dim = prefix.tensor.shape
-            if (layers, kv_heads, head_dim) != (
-                self.shape.layers,
-                self.shape.kv_heads,
-                self.shape.head_dim,
-            ):
+            if PrefixShape(layers, kv_heads, head_dim) != self.shape:
                 raise InjectionError(
                     f"prefix of shape {tuple(prefix.tensor.shape)} doesn't fit the model",
                     allowed=f"({self.shape.layers}, 2, {self.shape.kv_heads}, prefix_length, "
@@ -97,15 +94,25 @@ class PrefixInjection:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The model without its prefix, for the length of the block."""
+        """Runs the model without its prefix inside the block."""
         before, self._enabled = self._enabled, False
         try:
             yield
         finally:
             self._enabled = before
 
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Calls ``observer`` with each self-attention call; without prefix and gradients."""
+        self.observer = observer
+        try:
+            with self.disabled(), torch.no_grad():
+                yield
+        finally:
+            self.observer = None
+
     def detach(self) -> None:
-        """Gives the model back as it was before ``attach_prefix``. Calling it twice is fine."""
+        """Restores the model as it was before ``attach_prefix``. Safe to call twice."""
         if not self._attached:
             return
         for module in self.model.modules():
@@ -117,33 +124,22 @@ class PrefixInjection:
         self._attached = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """For ``copy.deepcopy`` and pickle, which can't take tensors inside a graph."""
-        state = dict(self.__dict__)
-        prefix = self._prefix
-        state.update(
-            _prefix=None if prefix is None else prefix.detached(),
-            observer=None,
-            masks=MaskMemo(),
-            biases=MaskMemo(),
-        )
-        return state
+        """State for ``copy.deepcopy`` and pickle, which can't copy tensors inside a graph."""
+        prefix = None if self._prefix is None else self._prefix.detached()
+        cleared = {"observer": None, "masks": MaskMemo(), "biases": MaskMemo()}
+        return {**self.__dict__, **cleared, "_prefix": prefix}
 
 
 class _PrefixSlot:
-    """What one self-attention module knows: its injection, its layer, the function it wraps."""
+    """The slot of one self-attention module: adds the prefix to the keys and values."""
 
     def __init__(
-        self,
-        injection: PrefixInjection,
-        layer: int,
-        function: AttentionFunction,
-        *,
-        masks_itself: bool,
+        self, injection: PrefixInjection, layer: int, function: AttentionFunction, *, sdpa: bool
     ) -> None:
         self.injection = injection
         self._layer = layer
         self._function = function
-        self._masks_itself = masks_itself
+        self._sdpa = sdpa
 
     def attend(
         self,
@@ -166,11 +162,10 @@ class _PrefixSlot:
         bias = kwargs.get("position_bias")
         if attention_mask is not None:
             attention_mask = injection.masks.padded(attention_mask, length)
-        elif self._masks_itself and self._is_causal(module, query, kwargs):
-            # sdpa would build a causal mask of its own and cut the keys to the query length: with
+        elif self._sdpa and (queries := query.shape[2]) > 1 and masks_causally(module, kwargs):
+            # Without a mask sdpa builds a causal one and cuts the keys to the query length: with
             # a prefix in front it would drop the last tokens. Without a mask the queries are the
-            # first tokens; keys after them are empty places of a static cache.
-            queries = query.shape[2]
+            # first tokens; keys after them are unused entries of a static cache.
             attention_mask = injection.masks.causal(queries, length, query.device)
             key, value = key[:, :, :queries], value[:, :, :queries]
             if bias is not None:
@@ -178,27 +173,14 @@ class _PrefixSlot:
         if bias is not None:
             kwargs["position_bias"] = injection.biases.padded(bias, length)
         key, value = _in_front(pair[0], key), _in_front(pair[1], value)
-        if self._has_no_kernel(query, kwargs):
+        dropout = kwargs.get("dropout", 0.0)
+        if self._sdpa and query.device.type == "cpu" and 0 < dropout < 1 and bias is None:
             scaling = kwargs.get("scaling")
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            dropout = kwargs["dropout"]
-            mask = attention_mask
-            output = attend_densely(query, key, value, mask, scaling=scaling, dropout=dropout)
-            return output, None
+            return attend_densely(
+                query, key, value, attention_mask, scaling=scaling, dropout=dropout
+            ), None
         return self._function(module, query, key, value, attention_mask, **kwargs)
-
-    def _has_no_kernel(self, query: Tensor, kwargs: dict[str, Any]) -> bool:
-        """Whether sdpa would compute attention the slow way: on a CPU, with dropout."""
-        dropout = kwargs.get("dropout", 0.0)
-        biased = kwargs.get("position_bias") is not None
-        return self._masks_itself and query.device.type == "cpu" and 0 < dropout < 1 and not biased
-
-    @staticmethod
-    def _is_causal(module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> bool:
-        """Whether sdpa, given no mask, would mask causally."""
-        flag = kwargs.get("is_causal")
-        causal = getattr(module, "is_causal", True) if flag is None else flag
-        return bool(causal) and query.shape[2] > 1
 
 
 def _in_front(prefix: Tensor, states: Tensor) -> Tensor:
@@ -208,36 +190,35 @@ def _in_front(prefix: Tensor, states: Tensor) -> Tensor:
 
 
 def attach_prefix(model: nn.Module) -> PrefixInjection:
-    """Makes a model ready to take a prefix; until one is set it computes what it did before.
+    """Prepares a model to take a prefix; its output is unchanged until a prefix is set.
 
     Args:
-        model: A Transformers model, bare or wrapped by PEFT, with ``sdpa`` or ``eager`` attention.
+        model: A Transformers model, optionally wrapped by PEFT, with ``sdpa`` or ``eager``
+            attention.
 
     Raises:
-        InjectionError: If the model can't take a prefix, or has an injection already.
+        InjectionError: The model can't take a prefix, or has an injection already.
     """
     model = unwrap(model)
     if injection_of(model) is not None:
         raise InjectionError(
             f"{type(model).__name__} has a prefix injection already",
-            allowed="one injection a model",
+            allowed="one injection per model",
             action="use injection_of(model), or detach() it first",
         )
     support = check_support(model)
     if not support.ok or support.shape is None:
         raise InjectionError(
-            f"no prefix can be put in front of {type(model).__name__}: {support.reason}",
-            allowed="models that attend through Transformers' attention interface",
+            f"{type(model).__name__} can't take a prefix: {support.reason}",
+            allowed="models that use Transformers' attention interface",
             action=support.action,
         )
     sites = tuple(site for site in support.sites if site.kind == "self")
     injection = PrefixInjection(model, sites, support.shape, support.implementation)
     for layer, site in enumerate(sites):
         function = base_attention(site.module, support.implementation)
-        if function is None:
-            raise AssertionError("the probe called an attention function that is gone")
-        masks_itself = support.implementation == "sdpa"
-        set_slot(site.module, _PrefixSlot(injection, layer, function, masks_itself=masks_itself))
+        sdpa = support.implementation == "sdpa"
+        set_slot(site.module, _PrefixSlot(injection, layer, function, sdpa=sdpa))
     switch_implementation(model, register_wrapper(support.implementation))
     return injection
 

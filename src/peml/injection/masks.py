@@ -30,11 +30,10 @@ def causal_mask(queries: int, length: int, device: torch.device) -> Tensor:
 
 
 class MaskMemo:
-    """Remembers the last mask it made, since all layers of one forward pass share it.
+    """Caches the last mask, since all layers of a forward pass get the same mask object.
 
-    A model hands the same mask object to each layer, so one padding serves them all. Nothing is
-    remembered that needs a gradient (it would keep a step's graph alive) or that was made in
-    inference mode (autograd can't save it later).
+    Not cached: masks that need a gradient, which would keep a step's graph alive, and masks made in
+    inference mode, which autograd can't save later.
     """
 
     def __init__(self) -> None:
@@ -42,7 +41,7 @@ class MaskMemo:
         self._causal: tuple[tuple[int, int, torch.device], Tensor] | None = None
 
     def padded(self, mask: Tensor, length: int) -> Tensor:
-        """``pad_mask``, remembered for this very tensor as long as it is not written to."""
+        """``pad_mask``, cached for this tensor object until it is written to."""
         if mask.requires_grad or mask.is_inference():
             return pad_mask(mask, length)
         # One read of the attribute: another thread may replace the tuple, never change it.
@@ -57,7 +56,7 @@ class MaskMemo:
         return padded
 
     def causal(self, queries: int, length: int, device: torch.device) -> Tensor:
-        """``causal_mask``, remembered for these sizes."""
+        """``causal_mask``, cached for these sizes."""
         key = (queries, length, device)
         last = self._causal
         if last is not None and last[0] == key:

@@ -1,4 +1,4 @@
-"""Finds a model's attention modules by watching one tiny forward pass."""
+"""Finds a model's attention modules by recording one tiny forward pass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from transformers import PreTrainedModel
 from peml.errors import InjectionError
 from peml.injection.attention import (
     IMPLEMENTATIONS,
+    WRAPPER_PREFIX,
     base_attention,
-    base_name,
     get_slot,
+    masks_causally,
     register_wrapper,
     set_slot,
 )
 
-# Different lengths, so that cross-attention shows: its keys are the encoder's.
+# Different lengths, so that cross-attention can be told apart: its keys are the encoder's.
 _TOKENS = 7
 _DECODER_TOKENS = 5
 
@@ -32,20 +33,18 @@ _KNOWN_BIASES = frozenset({"position_bias"})
 
 @dataclass(frozen=True, slots=True)
 class AttentionSite:
-    """One module that attends, as seen when it was called.
+    """One attention module, as recorded when it was called.
 
     Attributes:
         name: Path of the module in the model.
-        module: The module itself.
         kind: ``self`` (keys of its own sequence) or ``cross`` (keys of the encoder).
-        causal: Whether a token sees only what precedes it.
-        query_heads: Heads of the queries.
+        causal: Whether a token sees only itself and the tokens before it.
         kv_heads: Heads of keys and values; fewer under grouped-query attention.
         head_dim: Channels of one key.
-        value_dim: Channels of one value; the same in nearly all models.
+        value_dim: Channels of one value; in nearly all models the same as ``head_dim``.
         scaling: Factor of the dot products (1 in T5).
-        sliding_window: Tokens a query sees, or None for all.
-        unknown_inputs: Names of further per-key inputs, which a prefix would not fit.
+        sliding_window: Tokens that a query sees, or None for all.
+        unknown_inputs: Names of other per-key inputs, which can't be extended over a prefix.
     """
 
     name: str
@@ -62,34 +61,36 @@ class AttentionSite:
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
-    """The Transformers model itself, out of PEFT's wrapper.
+    """The Transformers model, without PEFT's wrapper.
 
     Raises:
-        InjectionError: If it is not a Transformers model.
+        InjectionError: It is not a Transformers model.
     """
     get_base_model = getattr(model, "get_base_model", None)
     inner = model if get_base_model is None else get_base_model()
     if not isinstance(inner, PreTrainedModel):
         raise InjectionError(
             f"{type(inner).__name__} is not a Transformers model",
-            allowed="a PreTrainedModel, bare or wrapped by PEFT",
-            action="pass the model itself, not a pipeline, head or compiled wrapper",
+            allowed="a PreTrainedModel, optionally wrapped by PEFT",
+            action="pass the model, not a pipeline, a head or a compiled wrapper",
         )
     return inner
 
 
 def implementation_of(model: PreTrainedModel) -> str:
-    """Name of the attention implementation behind the model (``sdpa`` for ``peml_sdpa``).
+    """The attention implementation of a model (``sdpa`` for ``peml_sdpa``).
 
     Raises:
-        InjectionError: If parts differ, or if no prefix can be put in front of it.
+        InjectionError: Parts of the model differ, or it can't take a prefix.
     """
     configs = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
-    names = sorted({base_name(str(config._attn_implementation)) for config in configs})
+    names = sorted(
+        {str(config._attn_implementation).removeprefix(WRAPPER_PREFIX) for config in configs}
+    )
     if len(names) > 1 or names[0] not in IMPLEMENTATIONS:
         raise InjectionError(
             f"attention implementation {' and '.join(map(repr, names))} can't take a prefix",
-            allowed=", ".join(map(repr, IMPLEMENTATIONS)) + ", the same in all parts",
+            allowed=", ".join(map(repr, IMPLEMENTATIONS)) + ", the same in all parts of the model",
             action="call model.set_attn_implementation('sdpa') first, "
             "or load the model with attn_implementation='sdpa'",
         )
@@ -97,45 +98,45 @@ def implementation_of(model: PreTrainedModel) -> str:
 
 
 def probe(model: nn.Module) -> list[AttentionSite]:
-    """Runs one tiny forward pass and lists who attended, in call order.
+    """Lists the attention modules of a model in call order, by running one tiny forward pass.
 
-    A module called several times (layers that share weights) is listed once. The model is left as
-    it was: implementation, slots, training flags, random state.
+    A module that is called several times (layers that share weights) is listed once. The model is
+    left unchanged: implementation, slots, training flags, random state.
 
     Raises:
-        InjectionError: If the model's attention does not go through Transformers' interface, or
-            the model can't be run on a few token ids.
+        InjectionError: The model doesn't use Transformers' attention interface, or can't be run on
+            a few token ids.
     """
     inner = unwrap(model)
     base = implementation_of(inner)
     if not type(inner)._can_set_attn_implementation():
         raise InjectionError(
-            f"{type(inner).__name__} does not attend through Transformers' attention interface",
+            f"{type(inner).__name__} does not use Transformers' attention interface",
             allowed="models whose attention implementation can be set by name",
-            action="use another base model; adapters of the weights (LoRA) still work on this one",
+            action="use another base model; LoRA still works on this one",
         )
-    # Without the head: some heads want an end token, or labels, or equal lengths.
+    # Without the head: some heads require an end token, labels or equal lengths.
     with _recording(inner, base) as recorder:
         _run(inner.base_model)
     if not recorder.sites:
         raise InjectionError(
             f"{type(inner).__name__} made no attention call",
-            allowed="models with attention through Transformers' attention interface",
+            allowed="models that use Transformers' attention interface",
             action="use another base model; a prefix of keys and values needs attention layers",
         )
     return list(recorder.sites.values())
 
 
 def probe_decoder_side(model: nn.Module, paths: Iterable[str]) -> frozenset[str]:
-    """Which modules work on the decoder's tokens in an encoder-decoder; none in other models.
+    """Which modules process the decoder's tokens; none unless the model is an encoder-decoder.
 
-    A decoder's cross-attention reads both sides, so where a module stands doesn't tell. One tiny
-    forward pass with a shorter decoder side does.
+    A module's path doesn't tell, since a decoder's cross-attention reads both sides. One tiny
+    forward pass with a shorter decoder input does.
 
     Args:
         model: A Transformers model.
-        paths: Modules whose input is (..., length, channels). What isn't part of the body, as the
-            output layer, follows the decoder.
+        paths: Modules whose input is (..., length, channels). Modules outside the model's body,
+            such as the output layer, count as the decoder's.
 
     Raises:
         InjectionError: The model can't be run on a few token ids.
@@ -151,15 +152,12 @@ def probe_decoder_side(model: nn.Module, paths: Iterable[str]) -> frozenset[str]
     paths = list(paths)
     modules = [(path, inner.get_submodule(path)) for path in paths]
     hooks = [module.register_forward_pre_hook(partial(note, path)) for path, module in modules]
-    training = [module for module in inner.modules() if module.training]
-    inner.eval()
     try:
-        _run(inner.base_model)
+        with _in_eval_mode(inner):
+            _run(inner.base_model)
     finally:
         for hook in hooks:
             hook.remove()
-        for module in training:
-            module.training = True
     return frozenset(path for path in paths if lengths.get(path, _DECODER_TOKENS) != _TOKENS)
 
 
@@ -170,16 +168,16 @@ def _run(body: PreTrainedModel) -> None:
     except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
         raise InjectionError(
             f"{type(body).__name__} can't be run on a few token ids: {error}",
-            allowed="a text model on a real device, called with input_ids",
+            allowed="a text model with loaded weights that takes input_ids",
             action="load its weights, or pass the text part of the model",
         ) from error
 
 
 def switch_implementation(model: PreTrainedModel, name: str) -> None:
-    """Sets the attention implementation, and makes sure that every part follows.
+    """Sets the attention implementation of all parts of a model.
 
     Raises:
-        InjectionError: If a module reads it from a config that is not the model's.
+        InjectionError: A module reads it from a config that is not the model's.
     """
     model.set_attn_implementation(name)
     for path, module in model.named_modules():
@@ -193,7 +191,7 @@ def switch_implementation(model: PreTrainedModel, name: str) -> None:
 
 
 class _Recorder:
-    """The slot of all modules during the probe: notes the call and attends as before."""
+    """The slot of all modules during the probe: records each call, then attends as usual."""
 
     def __init__(self, model: nn.Module, base: str) -> None:
         self.sites: dict[int, AttentionSite] = {}
@@ -210,10 +208,6 @@ class _Recorder:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         function = base_attention(module, self._base)
-        if function is None:
-            raise NotImplementedError(
-                f"{type(module).__name__} has no {self._base!r} attention function to wrap"
-            )
         window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
         site = AttentionSite(
             name=self._names[id(module)],
@@ -236,9 +230,7 @@ def _is_causal(module: nn.Module, mask: Tensor | None, kwargs: dict[str, Any], b
     if mask is not None:
         corner = mask[..., 0, -1]
         return bool((~corner if mask.dtype == torch.bool else corner < 0).all())
-    # Only sdpa turns the flag into a causal mask of its own.
-    flag = kwargs.get("is_causal")
-    return base == "sdpa" and bool(getattr(module, "is_causal", True) if flag is None else flag)
+    return base == "sdpa" and masks_causally(module, kwargs)
 
 
 def _unknown_inputs(kwargs: dict[str, Any], keys: int) -> tuple[str, ...]:
@@ -254,27 +246,36 @@ def _unknown_inputs(kwargs: dict[str, Any], keys: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def _recording(model: PreTrainedModel, base: str) -> Iterator[_Recorder]:
-    """Every module records for the length of the block; then all is as it was."""
-    recorder = _Recorder(model, base)
-    modules = list(model.modules())
-    before = [(module, get_slot(module), module.training) for module in modules]
-    implementation = str(model.config._attn_implementation)
-    for module in modules:
-        set_slot(module, recorder)
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        switch_implementation(model, register_wrapper(base))
-        yield recorder
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _recording(model: PreTrainedModel, base: str) -> Iterator[_Recorder]:
+    """Records the attention calls of every module inside the block."""
+    recorder = _Recorder(model, base)
+    before = [(module, get_slot(module)) for module in model.modules()]
+    implementation = str(model.config._attn_implementation)
+    for module, _ in before:
+        set_slot(module, recorder)
+    try:
+        with _in_eval_mode(model):
+            switch_implementation(model, register_wrapper(base))
+            yield recorder
     finally:
         model.set_attn_implementation(implementation)
-        for module, slot, training in before:
+        for module, slot in before:
             set_slot(module, slot)
-            module.training = training
 
 
 def _tiny_inputs(body: PreTrainedModel) -> dict[str, Any]:
-    """One row of an ordinary token, with a shorter decoder side where the model has one."""
+    """One row of an ordinary token; the decoder's input, if there is one, is shorter."""
     parameters = inspect.signature(body.forward).parameters
     config = body.config.get_text_config()
     token = next(token for token in range(2) if token != config.pad_token_id)

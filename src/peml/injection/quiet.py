@@ -1,9 +1,9 @@
-"""Quiet keys: the start at which a prefix hardly moves the model.
+"""Quiet keys: initial prefix keys that hardly change the model's output.
 
-A key of zeros takes softmax mass and shrinks every head's output. Real queries of one head point,
-by and large, in a common direction, so a single key can answer nearly all of them with a logit
-near ``-c``: the ridge least squares solution of ``scaling * q . k = -c`` over real queries. With
-values of zero, a prefix of n such keys takes a mass of about ``n * exp(-c)`` of the real keys'.
+A key of zeros takes attention away from the real keys and shrinks every head's output. But the
+queries of one head point mostly in a common direction, so a single key can give nearly all of them
+a logit near ``-c``: the ridge least squares solution of ``scaling * q . k = -c`` over real queries.
+With values of zero, n such keys take about ``n * exp(-c)`` of the real keys' softmax mass.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from peml.errors import InjectionError
 from peml.injection.inject import PrefixInjection
 from peml.prefix.prefix import PrefixStart
 
-# Share of the mean square query added to the normal equations. Keeps keys of ordinary size where
-# the queries leave directions undetermined.
+# Share of the mean square query that is added to the normal equations. Bounds the keys in
+# directions that the queries don't determine.
 _RIDGE = 1e-3
 
-# The quietness that is as good as absence: on MiniLM 16 such positions move the hidden states by
-# 0.15 % (benchmarks/quiet_start.py).
+# From this quietness on, a prefix acts as if it were absent: on MiniLM 16 such positions change the
+# hidden states by 0.15 % (benchmarks/quiet_start.py).
 _SILENT = 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class StartMeasurement:
-    """A quiet start and how well its keys answer the queries they were fitted to.
+    """A quiet start, and how well its keys fit the queries they were fitted to.
 
     Attributes:
-        start: The start.
+        start: Keys and radius.
         logits: Mean logit of each quiet key, (layers, kv_heads); the target is ``-quietness``.
         spread: Standard deviation of that logit over the queries, (layers, kv_heads).
-        norms: Median norm of the model's own keys and values, (layers, 2).
-        tokens: Real tokens the measurement saw.
+        norms: Median norm of the model's keys and values, (layers, 2).
+        tokens: Number of tokens measured, without padding.
     """
 
     start: PrefixStart
@@ -54,10 +54,7 @@ def measure_start(
     radius: float = 1.0,
     max_tokens: int = 4096,
 ) -> PrefixStart:
-    """The harmless start of a prefix; ``measure_quiet_keys`` without the figures.
-
-    Called once, before training, with the model as it starts.
-    """
+    """The quiet start of a prefix, as `measure_quiet_keys`; called once, before training."""
     return measure_quiet_keys(
         injection, run, quietness=quietness, radius=radius, max_tokens=max_tokens
     ).start
@@ -73,18 +70,18 @@ def measure_quiet_keys(
 ) -> StartMeasurement:
     """Fits one quiet key per layer and key/value head to the queries of real tokens.
 
-    Queries are taken as attention gets them, so after rotation. Padding is left out where the
-    attention mask shows it. The prefix, if one is set, is off while ``run()`` calls the model.
+    Queries are taken after rotation. Tokens that the attention mask hides (padding) are left out,
+    and so is the prefix, if one is set.
 
     Args:
-        injection: The attached model's injection.
+        injection: Of the attached model.
         run: Calls the model on real rows, a few hundred tokens or more.
-        quietness: c; the logit aimed at is ``-c``.
-        radius: Bound of the learnt correction, in median norms of the layer's own keys and values.
-        max_tokens: Tokens used of each layer; later ones are ignored.
+        quietness: c; the keys aim at a logit of ``-c``.
+        radius: Bound of the learnt correction, in median norms of the layer's keys and values.
+        max_tokens: Tokens used per layer.
 
     Raises:
-        InjectionError: If ``run()`` did not reach every self-attention layer.
+        InjectionError: ``run()`` did not reach every self-attention layer.
     """
     layers = [
         _LayerMoments(site.kv_heads, site.head_dim, site.scaling, max_tokens)
@@ -94,39 +91,34 @@ def measure_quiet_keys(
     def observe(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
         layers[layer].add(query, key, value, mask)
 
-    injection.observer = observe
-    try:
-        with injection.disabled(), torch.no_grad():
-            run()
-    finally:
-        injection.observer = None
-
+    with injection.observed(observe):
+        run()
     silent = [site.name for site, layer in zip(injection.sites, layers, strict=True) if not layer.n]
     if silent:
         raise InjectionError(
             f"no real token reached {silent[0]} ({len(silent)} of {len(layers)} layers)",
-            allowed="a run that calls the whole model on at least one row",
+            allowed="a function that calls the whole model on at least one row",
             action="pass a function that calls the attached model on real rows",
         )
     solved = [layer.solve(quietness) for layer in layers]
-    loud = quietness < _SILENT
-    silent_keys = [layer.solve(_SILENT)[0] for layer in layers] if loud else None
+    keys, logits, spread = map(torch.stack, zip(*solved, strict=True))
+    is_silent = quietness >= _SILENT
     norms = torch.tensor([layer.median_norms() for layer in layers])
     return StartMeasurement(
         start=PrefixStart(
-            keys=torch.stack([keys for keys, _, _ in solved]),
+            keys=keys,
             radius=radius * norms,
-            silent=None if silent_keys is None else torch.stack(silent_keys),
+            silent=None if is_silent else torch.stack([x.solve(_SILENT)[0] for x in layers]),
         ),
-        logits=torch.stack([mean for _, mean, _ in solved]),
-        spread=torch.stack([spread for _, _, spread in solved]),
+        logits=logits,
+        spread=spread,
         norms=norms,
         tokens=min(layer.tokens for layer in layers),
     )
 
 
 class _LayerMoments:
-    """First and second moments of one layer's queries, in float64: no query is kept."""
+    """First and second moments of one layer's queries, in float64, without keeping queries."""
 
     def __init__(self, kv_heads: int, head_dim: int, scaling: float, max_tokens: int) -> None:
         self._scaling = scaling
@@ -149,15 +141,15 @@ class _LayerMoments:
         )
         tokens, query_heads, head_dim = queries.shape
         kv_heads = keys.shape[1]
-        # The query heads of a group share a key, so their queries count alike.
+        # The query heads of a group share a key, so all their queries are used for it.
         group = queries.view(tokens, kv_heads, query_heads // kv_heads, head_dim)
         rows = group.transpose(0, 1).reshape(kv_heads, -1, head_dim)
         self._sum += rows.sum(1)
         self._square += rows.transpose(1, 2) @ rows
         self.n += rows.shape[1]
         self.tokens += tokens
-        for kept, states in zip(self._norms, (keys, values), strict=True):
-            kept.append(states.norm(dim=-1).flatten())
+        for norms, states in zip(self._norms, (keys, values), strict=True):
+            norms.append(states.norm(dim=-1).flatten())
 
     def solve(self, quietness: float) -> tuple[Tensor, Tensor, Tensor]:
         """Quiet keys (kv_heads, head_dim), mean and spread of their logits (kv_heads,)."""
@@ -165,7 +157,7 @@ class _LayerMoments:
         mean, square = scaling * self._sum / n, scaling**2 * self._square / n
         head_dim = square.shape[-1]
         average = square.diagonal(dim1=-2, dim2=-1).mean(-1)
-        # The tiny constant keeps a head whose queries are all zero solvable: its key is zero.
+        # The tiny constant keeps the equations solvable if all queries of a head are zero.
         ridge = (_RIDGE * average + torch.finfo(torch.float64).tiny)[:, None, None]
         identity = torch.eye(head_dim, dtype=torch.float64)
         keys = torch.linalg.solve(square + ridge * identity, -quietness * mean)
@@ -175,13 +167,13 @@ class _LayerMoments:
         return keys.float(), logit.float(), spread.float()
 
     def median_norms(self) -> tuple[float, float]:
-        """Median norm of one head's key and of its value."""
-        keys, values = (torch.cat(kept).median().item() for kept in self._norms)
+        """Median norms of the keys and of the values of one head."""
+        keys, values = (torch.cat(norms).median().item() for norms in self._norms)
         return keys, values
 
 
 def _real_tokens(key: Tensor, mask: Tensor | None) -> Tensor:
-    """Which tokens some query may see, (batch, length) boolean: the others are padding."""
+    """Tokens that at least one query may see, (batch, length) boolean; the others are padding."""
     batch, _, length, _ = key.shape
     if mask is None:
         return torch.ones(batch, length, dtype=torch.bool, device=key.device)

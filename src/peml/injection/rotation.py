@@ -1,9 +1,9 @@
-"""Turns an injected prefix into the one PEFT's prefix tuning keeps in its cache.
+"""Converts an injected prefix to the form that PEFT's prefix tuning keeps in the cache.
 
-PEFT shifts the tokens' positions by the prefix length n, injection does not. With rotary
-positions the two agree after one rotation of the stored keys, ``k_peft = R(n) k_injected``,
-because ``<R(p + n) q, R(n) k> = <R(p) q, k>``. Layers without positions (every fourth of SmolLM3's)
-take their keys as they are.
+PEFT shifts the tokens' positions by the prefix length n; injection does not. With rotary positions
+the two agree after one rotation of the stored keys, ``k_peft = R(n) k_injected``, because
+``<R(p + n) q, R(n) k> = <R(p) q, k>``. Layers without positions (every fourth of SmolLM3) need no
+rotation.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ _FAR = 2**24
 
 
 def find_rotary(model: nn.Module) -> nn.Module | None:
-    """The model's rotary position embedding, or None where positions are of another kind.
-
-    It is known by what it does: a module that holds inverse frequencies.
-    """
+    """The model's rotary position embedding (a module with inverse frequencies), or None."""
     for module in unwrap(model).modules():
         if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
             return module
@@ -42,17 +39,17 @@ def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int
 
     Args:
         model: The model the site belongs to.
-        site: The attention layer the keys are for (some models rotate layers differently).
+        site: The attention layer of the keys (some models rotate layers differently).
         keys: (kv_heads, length, head_dim).
         offset: Positions to rotate by.
 
     Raises:
-        InjectionError: If the model has no rotary positions, or none for which shifting queries
-            and keys alike changes nothing.
+        InjectionError: The model has no rotary positions, or shifting queries and keys alike
+            changes the logits.
     """
     rotate = _rotation(model, site)
     rotated = rotate(keys, offset)
-    # The identity the conversion rests on, tried on these very keys.
+    # Checks the identity of the module's docstring with these keys.
     probe = torch.linspace(-1, 1, keys.shape[-1], dtype=keys.dtype, device=keys.device)
     query = probe.expand(keys.shape[0], 1, -1)
     plain = (rotate(query, 3) * keys).sum(-1)
@@ -60,14 +57,14 @@ def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int
     if not torch.allclose(plain, shifted, rtol=1e-3, atol=1e-4 * float(1 + plain.abs().max())):
         raise InjectionError(
             f"{site.name}: rotating queries and keys by {offset} positions changes the logits",
-            allowed="positions that turn queries and keys alike",
+            allowed="positions that rotate queries and keys alike",
             action=_NATIVE,
         )
     return rotated
 
 
 def peft_layout(prefix: Tensor) -> Tensor:
-    """Lays a prefix out as PEFT stores it.
+    """Reshapes a prefix as PEFT stores it.
 
     Args:
         prefix: (layers, 2, kv_heads, prefix_length, head_dim).
@@ -80,19 +77,19 @@ def peft_layout(prefix: Tensor) -> Tensor:
 
 
 def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor:
-    """The ``prompt_embeddings`` with which PEFT's prefix tuning computes what injection does.
+    """The ``prompt_embeddings`` with which PEFT's prefix tuning gives the same outputs.
 
     Raises:
-        InjectionError: If the prefix leaves layers out (PEFT has one length for all), if a
-            sliding window would hide a cached prefix, or if the positions aren't rotary.
+        InjectionError: The prefix leaves layers out (PEFT uses one length for all), a sliding
+            window would hide a cached prefix, or the positions aren't rotary.
     """
     skipped = [site.name for site, on in zip(injection.sites, prefix.active, strict=True) if not on]
     windows = [site.name for site in injection.sites if site.sliding_window is not None]
     problem, action = "", _NATIVE
     if any(not site.causal for site in injection.sites):
-        problem = "PEFT's prefix tuning reaches the self-attention of decoders only"
+        problem = "PEFT's prefix tuning supports the self-attention of decoders only"
     elif windows:
-        problem = f"{windows[0]} has a sliding window, out of which PEFT's cached prefix scrolls"
+        problem = f"{windows[0]} has a sliding window, which would move past PEFT's cached prefix"
     elif skipped:
         problem = f"{skipped[0]} has no prefix, and PEFT gives every layer one of the same length"
         action = f"{_NATIVE}; or search without layer gates (method.prefix.layer_gates: false)"
@@ -103,18 +100,18 @@ def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor
             action=action,
         )
     tensor = prefix.tensor.detach().clone()
-    turning = _turning_layers(injection)
+    rotated = _rotated_layers(injection)
     for layer, site in enumerate(injection.sites):
-        if turning[layer]:  # in the others a shift of the positions changes nothing
+        if rotated[layer]:  # the others have no positions
             tensor[layer, 0] = rotate_keys(injection.model, site, tensor[layer, 0], prefix.length)
     return peft_layout(tensor)
 
 
-def _turning_layers(injection: PrefixInjection) -> list[bool]:
-    """Which layers turn their keys; some models leave every fourth without positions.
+def _rotated_layers(injection: PrefixInjection) -> list[bool]:
+    """Which layers rotate their keys; some models leave every fourth without positions.
 
-    Asked of the model: a token by itself attends to itself wherever it stands, so its hidden states
-    are the same at every position, and its keys are unless they are turned.
+    Found by running the model: a single token attends only to itself, so its hidden states are the
+    same at every position, and its keys differ only where they are rotated.
     """
     near, far = (_keys_of_a_token(injection, position) for position in (0, 1))
     return [
@@ -129,12 +126,8 @@ def _keys_of_a_token(injection: PrefixInjection, position: int) -> dict[int, Ten
         keys[layer] = key
 
     token = torch.tensor([[1]], device=next(injection.model.parameters()).device)
-    injection.observer = observe
-    try:
-        with injection.disabled(), torch.no_grad():
-            injection.model(input_ids=token, position_ids=torch.full_like(token, position))
-    finally:
-        injection.observer = None
+    with injection.observed(observe):
+        injection.model(input_ids=token, position_ids=torch.full_like(token, position))
     return keys
 
 
@@ -144,14 +137,14 @@ def _rotation(model: nn.Module, site: AttentionSite) -> Callable[[Tensor, int], 
     apply = scope.get("apply_rotary_pos_emb")
     if rotary is None or apply is None:
         raise InjectionError(
-            f"{site.name}: positions are not rotary, so keys can't be rotated",
+            f"{site.name}: positions are not rotary, so its keys can't be converted",
             allowed="models with a rotary position embedding (Llama, Qwen, Phi, GPT-NeoX, ...)",
             action=_NATIVE,
         )
     layer_type = getattr(site.module, "layer_type", None)
     by_type = "layer_type" in inspect.signature(rotary.forward).parameters
     arguments = {"layer_type": layer_type} if by_type else {}
-    if not _keeps_its_frequencies(rotary, arguments):
+    if not _has_fixed_frequencies(rotary, arguments):
         raise InjectionError(
             f"{site.name}: the rotary frequencies change with the length of the text, so a key "
             "rotated once fits texts of one length only",
@@ -159,29 +152,28 @@ def _rotation(model: nn.Module, site: AttentionSite) -> Callable[[Tensor, int], 
             action=_NATIVE,
         )
     prefix = f"{layer_type}_" if by_type else ""
-    # Yarn and its kin stretch queries and keys as well as turning them; stored keys are stretched
-    # already.
-    stretch = getattr(rotary, f"{prefix}attention_scaling", 1.0)
+    # Yarn and similar methods also scale queries and keys; stored keys are scaled already.
+    scale = getattr(rotary, f"{prefix}attention_scaling", 1.0)
 
     def rotate(states: Tensor, offset: int) -> Tensor:
         positions = torch.full((1, states.shape[1]), offset, device=states.device)
         cos, sin = rotary(states[None], positions, **arguments)
-        turned = cos.shape[-1]
-        head = states[None, ..., :turned]
-        _, head = apply(head, head, cos / stretch, sin / stretch)
-        return torch.cat([head[0], states[..., turned:]], dim=-1)
+        rotary_dim = cos.shape[-1]
+        head = states[None, ..., :rotary_dim]
+        _, head = apply(head, head, cos / scale, sin / scale)
+        return torch.cat([head[0], states[..., rotary_dim:]], dim=-1)
 
     return rotate
 
 
-def _keeps_its_frequencies(rotary: nn.Module, arguments: Mapping[str, object]) -> bool:
-    """Whether a position is turned the same in short and in long texts."""
-    rotary = copy.deepcopy(rotary)  # some of them remember the longest text
+def _has_fixed_frequencies(rotary: nn.Module, arguments: Mapping[str, object]) -> bool:
+    """Whether a position is rotated the same in short and in long texts."""
+    rotary = copy.deepcopy(rotary)  # some store the length of the longest text
     device = next(rotary.buffers()).device
 
-    def turn_at_one(length: int) -> Tensor:
+    def rotation_at_one(length: int) -> Tensor:
         positions = torch.tensor([[1, length - 1]], device=device)
         cos, sin = rotary(torch.zeros(1, device=device), positions, **arguments)
         return torch.cat([cos[0, 0], sin[0, 0]])
 
-    return torch.equal(turn_at_one(3), turn_at_one(_FAR))
+    return torch.equal(rotation_at_one(3), rotation_at_one(_FAR))

@@ -1,4 +1,4 @@
-"""Keys and values that the model itself gives to a text, to start a prefix from."""
+"""Keys and values that a model computes for a text, to start a prefix from."""
 
 from __future__ import annotations
 
@@ -14,30 +14,26 @@ from peml.injection.inject import PrefixInjection
 def read_rows(injection: PrefixInjection, run: Callable[[], None]) -> Tensor:
     """Keys and values of one text in every self-attention layer.
 
-    As PEFT's ``initialize_kv_prefix_from_text`` reads them from the cache; here they are read where
-    attention gets them (after rotation), which encoders have as well.
+    PEFT's ``initialize_kv_prefix_from_text`` reads them from the cache. Here they are read at the
+    attention calls (after rotation), so that it works with encoders too.
 
     Args:
-        injection: The attached model's injection; the prefix is off meanwhile.
+        injection: Of the attached model; its prefix, if one is set, is left out.
         run: Calls the model on one row without padding.
 
     Returns:
         (layers, 2, kv_heads, tokens, head_dim), in float32 on the CPU.
 
     Raises:
-        InjectionError: ``run()`` did not reach every layer, or layers saw different lengths.
+        InjectionError: ``run()`` did not reach every layer, or lengths differ between layers.
     """
     seen: dict[int, Tensor] = {}
 
     def observe(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
         seen[layer] = torch.stack([key[0], value[0]]).detach().float().cpu()
 
-    injection.observer = observe
-    try:
-        with injection.disabled(), torch.no_grad():
-            run()
-    finally:
-        injection.observer = None
+    with injection.observed(observe):
+        run()
     lengths = sorted({rows.shape[2] for rows in seen.values()})
     if len(seen) < len(injection.sites) or len(lengths) > 1:
         raise InjectionError(

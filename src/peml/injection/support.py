@@ -1,4 +1,4 @@
-"""Says whether a model can take a prefix, and if not, why."""
+"""Checks whether a model can take a prefix."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from peml.prefix.prefix import PrefixShape
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """The answer to "can this model take a prefix?".
+    """Whether a model can take a prefix.
 
     Attributes:
         ok: Whether it can.
-        reason: Why not; empty if it can.
-        action: What to do about it; empty if it can.
-        implementation: The attention implementation that is wrapped; empty if unknown.
-        sites: All attention modules the probe saw, cross-attention included.
-        shape: Layers, heads and channels of a prefix; None if it can't take one.
+        reason: Why it can't.
+        action: What to do if it can't.
+        implementation: The attention implementation; empty if unknown.
+        sites: All attention modules, cross-attention included.
+        shape: Layers, heads and channels of a prefix, if it can take one.
     """
 
     ok: bool
@@ -33,11 +33,11 @@ class Support:
 
 
 def check_support(model: nn.Module) -> Support:
-    """Probes a model without changing it. Never raises for a model; the reason is in the answer.
+    """Probes a model without changing it; never raises, the reason is in the result.
 
-    Refused are models whose attention does not go through Transformers' attention interface, that
-    use an implementation PEML does not wrap, whose self-attention layers differ in key/value heads
-    or channels, or that pass per-key inputs a prefix would not fit.
+    A model can't take a prefix if it doesn't use Transformers' attention interface, uses an
+    implementation that PEML doesn't wrap, has self-attention layers with different key/value heads
+    or channels, or passes per-key inputs that can't be extended over a prefix.
     """
     try:
         inner = unwrap(model)
@@ -45,29 +45,29 @@ def check_support(model: nn.Module) -> Support:
         sites = tuple(probe(inner))
     except InjectionError as error:
         return Support(ok=False, reason=error.problem, action=error.action)
-    own = [site for site in sites if site.kind == "self"]
-    reason = _refusal(own)
-    if reason or not own:
+    layers = [site for site in sites if site.kind == "self"]
+    reason = _refusal(layers)
+    if reason or not layers:
         return Support(
             ok=False,
             reason=reason or f"{type(inner).__name__} has cross-attention only",
-            action="use another base model; adapters of the weights (LoRA) still work on this one",
+            action="use another base model; LoRA still works on this one",
             implementation=implementation,
             sites=sites,
         )
-    shape = PrefixShape(layers=len(own), kv_heads=own[0].kv_heads, head_dim=own[0].head_dim)
+    shape = PrefixShape(len(layers), layers[0].kv_heads, layers[0].head_dim)
     return Support(ok=True, implementation=implementation, sites=sites, shape=shape)
 
 
-def _refusal(own: list[AttentionSite]) -> str:
-    shapes = sorted({(site.kv_heads, site.head_dim) for site in own})
+def _refusal(layers: list[AttentionSite]) -> str:
+    shapes = sorted({(site.kv_heads, site.head_dim) for site in layers})
     if len(shapes) > 1:
         listed = ", ".join(f"{heads} x {channels}" for heads, channels in shapes)
         return (
             "self-attention layers differ in key/value heads x channels "
             f"({listed}); one prefix tensor can't serve them all"
         )
-    for site in own:
+    for site in layers:
         if site.value_dim != site.head_dim:
             return (
                 f"{site.name}: keys have {site.head_dim} channels and values {site.value_dim}; "
