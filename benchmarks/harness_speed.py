@@ -39,7 +39,7 @@ from transformers.utils import logging
 from peml.data.encoding import encode_rows
 from peml.evaluation.scoring import ScoringSettings, score_options
 from peml.models import Backbone, ModelSettings, TaskModel
-from peml.models.embedded import embedded_minilm
+from peml.models.embedded import MINILM, embedded_model
 from peml.models.families import CausalFamily
 from peml.run.cost import peak_memory
 from peml.tasks import TaskRenderer
@@ -81,7 +81,7 @@ CASES = {"long endings": long_endings, "five-shot letters": five_shot_letters}
 
 def read_tokenizer() -> PreTrainedTokenizerFast:
     """MiniLM's vocabulary, for a decoder: a start token in front, nothing behind."""
-    backend = Tokenizer.from_file(str(embedded_minilm() / "tokenizer.json"))
+    backend = Tokenizer.from_file(str(embedded_model(MINILM) / "tokenizer.json"))
     backend.no_truncation()
     backend.no_padding()
     start = ("[CLS]", backend.token_to_id("[CLS]"))

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from peml.models.embedded import MINILM, embedded_minilm
+from peml.models.embedded import EMBEDDED, embedded_model
 from peml.models.heads import TaskHeads
 from peml.run.preparation import Prepared
 
@@ -34,7 +34,7 @@ class PlainLora(nn.Module):
     def __init__(self, prepared: Prepared, *, r: int, alpha: float) -> None:
         super().__init__()
         name = prepared.config.model.name
-        folder = str(embedded_minilm()) if name == MINILM else name
+        folder = str(embedded_model(name)) if name in EMBEDDED else name
         encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False)
         config = LoraConfig(r=r, lora_alpha=int(alpha), target_modules="all-linear")
         self.encoder: Any = get_peft_model(encoder, config)

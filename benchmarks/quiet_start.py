@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from peml.injection import PrefixInjection, attach_prefix, measure_quiet_keys
-from peml.models.embedded import embedded_minilm
+from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix
 from peml.tasks import generate, load_suite
 from peml.testing.models import tiny_model, tiny_tokenizer
@@ -49,7 +49,7 @@ class Subject:
 def subjects() -> list[Subject]:
     """MiniLM, a tiny Llama and a tiny T5."""
     half = len(SENTENCES) // 2
-    folder = embedded_minilm()
+    folder = embedded_model(MINILM)
     made = [
         ("minilm", AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), True),
         ("tiny-llama", tiny_model("llama", head="Model"), tiny_tokenizer("causal"), False),
@@ -129,7 +129,7 @@ def measure(subject: Subject) -> list[Figure]:
 @torch.no_grad()
 def probe_losses() -> list[Figure]:
     """Relative change of linear probes' losses when MiniLM gets a quiet prefix (c = 4)."""
-    folder = embedded_minilm()
+    folder = embedded_model(MINILM)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     injection = attach_prefix(model.eval())
 

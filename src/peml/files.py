@@ -30,6 +30,7 @@ __all__ = [
     "new_folder",
     "read_json",
     "read_tensors",
+    "remove_folder",
     "sha256",
     "verify_manifest",
     "write_bytes",
@@ -178,6 +179,13 @@ def new_folder(target: Path) -> Iterator[Path]:
                 allowed="a new or an empty folder",
                 action="choose another one; nothing in it was changed",
             ) from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Takes a folder away in one step, so that a kill leaves no half of it."""
+    with disk_errors(folder):
+        gone = folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.gone"))
+        shutil.rmtree(gone)
 
 
 @contextmanager

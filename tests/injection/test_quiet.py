@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from peml.errors import InjectionError
 from peml.injection import PrefixInjection, attach_prefix, measure_quiet_keys, measure_start
-from peml.models.embedded import embedded_minilm
+from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix, PrefixStart
 from peml.testing.models import tiny_bert, tiny_llama, tiny_model, tiny_t5
 from peml.testing.sentences import SENTENCES
@@ -139,7 +139,7 @@ def test_run_that_reaches_nothing_is_refused() -> None:
 
 @pytest.mark.minilm
 def test_fresh_prefix_hardly_moves_minilm() -> None:
-    folder = embedded_minilm()
+    folder = embedded_model(MINILM)
     model = AutoModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     fitted, held_out = (

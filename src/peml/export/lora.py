@@ -28,7 +28,7 @@ from peml.files import new_folder, write_tensors, write_text
 from peml.methods import AdaptedLinear, Method
 from peml.methods.lora.peft_format import write_peft_lora
 from peml.models import TaskModel
-from peml.models.embedded import MINILM
+from peml.models.embedded import EMBEDDED
 from peml.tasks import Task, TaskType
 
 __all__ = ["export_lora"]
@@ -202,8 +202,8 @@ def _readme(model: TaskModel, saved: SavedModel, tasks: dict[int, Task], *, per_
         "",
         "Tasks: " + ", ".join(f"`{task.name}`" for task in tasks.values()) + ".",
     ]
-    if base == MINILM:
-        lines += ["", f"`{MINILM}` is sentence-transformers/all-MiniLM-L6-v2, bit for bit."]
+    if base in EMBEDDED:
+        lines += ["", f"`{base}` is {EMBEDDED[base].origin}."]
     if model.heads is not None:
         lines += ["", "## Heads", "", *_about_heads(model, tasks)]
     return "\n".join(lines) + "\n"

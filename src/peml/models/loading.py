@@ -23,10 +23,11 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from peml.errors import ModelError
-from peml.models.embedded import MINILM, embedded_minilm
+from peml.models.embedded import EMBEDDED, embedded_model
 from peml.models.families import FAMILIES, Family, TextFamily
 from peml.models.families.decoding import own_generation
 from peml.models.families.spelling import declared_ends
+from peml.models.gguf import converted
 from peml.models.logits import logits_problem
 from peml.models.settings import ModelSettings
 from peml.models.source import GRANT, check_source, read_source, read_vocabulary
@@ -72,15 +73,30 @@ class Backbone:
     settings: ModelSettings
 
 
-def _location(name: str) -> str:
-    if name == MINILM:
-        return str(embedded_minilm())
-    return name
+def _location(settings: ModelSettings) -> str:
+    """The folder or repository with the model in Transformers' form."""
+    if settings.gguf_file is not None:
+        return str(converted(_gguf_file(settings)))
+    return str(embedded_model(settings.name)) if settings.name in EMBEDDED else settings.name
+
+
+def _gguf_file(settings: ModelSettings) -> Path:
+    name, file = settings.name, str(settings.gguf_file)
+    check_source(name, name, settings.revision, trusted=settings.trust_remote_code)
+    try:
+        found = cached_file(name, file, revision=settings.revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r} has no file {file!r}: {str(error).strip().splitlines()[0]}",
+            allowed="the name of a GGUF file in that folder or repository",
+            action="correct model.gguf_file, or leave it out for safetensors",
+        ) from error
+    return Path(str(found))
 
 
 def _from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: Any) -> Any:
     """Calls ``loader.from_pretrained`` and turns its failures into one clear message."""
-    location = _location(settings.name)
+    location = _location(settings)
     try:
         return loader.from_pretrained(
             location,
@@ -135,7 +151,7 @@ def load_family(settings: ModelSettings) -> Family:
         ModelError: They can't be found or read, bring code, an adapter or names of files elsewhere,
             or don't go together.
     """
-    location, revision = _location(settings.name), settings.revision
+    location, revision = _location(settings), settings.revision
     check_source(settings.name, location, revision, trusted=settings.trust_remote_code)
     config = _from_pretrained(AutoConfig, settings, "config")
     name = settings.family if settings.family != "auto" else detect_family(config)
@@ -169,7 +185,7 @@ def _end_tokens(settings: ModelSettings, config: Any) -> Any:
     """
     name = "generation_config.json"
     path = cached_file(
-        _location(settings.name),
+        _location(settings),
         name,
         revision=settings.revision,
         _raise_exceptions_for_missing_entries=False,
@@ -245,7 +261,7 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
 
 def identify_model(settings: ModelSettings, family: Family) -> dict[str, str]:
     """Checksums that tell a base model from any other: weights, config, tokenizer, end tokens."""
-    location, revision = _location(settings.name), settings.revision
+    location, revision = _location(settings), settings.revision
     config = read_source(location, "config.json", revision)
     lasting = {key: config[key] for key in sorted(config.keys() - _NOT_THE_MODELS)}
     return {

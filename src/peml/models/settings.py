@@ -14,17 +14,25 @@ __all__ = ["ModelSettings"]
 class ModelSettings(Settings):
     """The frozen base model of a run."""
 
-    CALLERS: ClassVar[frozenset[str]] = frozenset(("name", "revision", "trust_remote_code"))
+    CALLERS: ClassVar[frozenset[str]] = frozenset(
+        ("name", "revision", "gguf_file", "trust_remote_code")
+    )
     """What a saved model does not say of itself: where it is, and whether its code may run."""
 
     name: str = Field(
         "minilm",
-        description="Hub id, local folder, or `minilm`, the encoder carried by the extra `demo`.",
+        description="Hub id, local folder, or a model that an extra carries: `minilm` (an encoder, "
+        "extra `demo`), `smollm2` (a decoder of 135 M parameters, extra `lm`).",
     )
     family: Literal["auto", "encoder", "seq2seq", "causal"] = Field(
         "auto", description="How rows become inputs; `auto` reads the model's config."
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    gguf_file: str | None = Field(
+        None,
+        description="Name of a GGUF file in the folder or repository, read instead of safetensors "
+        "and kept in the cache as bfloat16; needs the extra `lm`.",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Storage type of the frozen weights."
     )

@@ -1,0 +1,88 @@
+"""GGUF files as base models: read once, and kept in the cache as Transformers keeps a model.
+
+The weights come out of their quantisation as bfloat16. From then on such a model is a folder like
+any other, with a tokenizer, checksums and safetensors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from peml.data.mapped import cache_folder
+from peml.errors import CheckpointError, ModelError, RunError
+from peml.files import new_folder, remove_folder, verify_manifest
+from peml.models.weights import checksum
+
+__all__ = ["converted"]
+
+_FORMAT = 1  # part of the folder's name: files of an older one are made again
+
+
+def converted(path: Path) -> Path:
+    """The folder in the cache with the model of a GGUF file; made if it isn't there.
+
+    Args:
+        path: The GGUF file of a decoder-only model.
+
+    Raises:
+        ModelError: The package ``gguf`` is not installed, or the file can't be read.
+    """
+    folder = cache_folder() / "models" / f"{path.stem}-{checksum(path)[:16]}-{_FORMAT}"
+    if folder.is_dir():
+        try:
+            verify_manifest(folder, action="delete it")
+        except CheckpointError as error:
+            warnings.warn(f"{error.problem}; it is made again", stacklevel=2)
+            remove_folder(folder)
+        else:
+            return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(
+            f"{path.name} is a GGUF file, and the package gguf, which reads it, is not installed",
+            action="install the extra: pip install 'peml[lm]'",
+        )
+    try:
+        with new_folder(folder) as partial:
+            _convert(path, partial)
+    except RunError:
+        if not folder.is_dir():  # else another process was faster
+            raise
+    return folder
+
+
+def _convert(path: Path, folder: Path) -> None:
+    model, tokenizer = _read(path)
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    config.architectures = [type(model).__name__]
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """The model, its weights no longer quantised, and its tokenizer."""
+    logger = logging.getLogger("transformers.modeling_gguf_pytorch_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it says that it dequantises
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, NotImplementedError) as err:
+        reason = str(err).strip().splitlines()[0] if str(err).strip() else repr(err)
+        raise ModelError(
+            f"the GGUF file {path} can't be read: {reason}",
+            allowed="a decoder-only model of an architecture that Transformers reads from GGUF",
+            action="choose another file, or the model's safetensors",
+        ) from err
+    finally:
+        logger.setLevel(before)
+    return model, tokenizer
