@@ -14,9 +14,9 @@ import pytest
 
 from peml.comparison import ComparisonConfig, parse_comparison
 from peml.comparison.cells import cells_of
+from peml.comparison.choices import choose_values
 from peml.comparison.collect import collect
 from peml.comparison.matching import Matching, Sized
-from peml.comparison.trials import choose_values
 from peml.errors import PemlError
 from peml.evaluation import predictions_path, read_predictions, write_predictions
 from peml.files import write_json

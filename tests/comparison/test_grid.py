@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from peml.comparison import ComparisonConfig, compare, load_comparison, parse_comparison
-from peml.comparison.trials import Choice, choose_values, first_trials
+from peml.comparison.choices import Choice, choose_values
+from peml.comparison.studies import first_trials
 from peml.errors import RunError
 from tests.comparison.quick import comparison_file, grid_study
 from tests.e2e.toy import METHODS

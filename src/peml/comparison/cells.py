@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peml.comparison.settings import ComparisonConfig, load_comparison
+from peml.comparison.settings import ComparisonConfig, Place, load_comparison
 from peml.config import dump_shared, without_grants
 from peml.execution import Job
 from peml.files import write_json, write_text
@@ -37,6 +37,11 @@ class Cell(Job):
     suite: str
     label: str
     seed: int
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the comparison."""
+        return self.suite, self.label
 
 
 class ComparisonFolder(WorkFolder[ComparisonConfig]):
@@ -76,7 +81,7 @@ def cells_of(
     config: ComparisonConfig,
     folder: Path,
     matched: Matched,
-    chosen: Mapping[tuple[str, str], Mapping[str, Any]],
+    chosen: Mapping[Place, Mapping[str, Any]] | None = None,
 ) -> list[Cell]:
     """Every suite, method and seed, the first seed of all methods first.
 
@@ -85,21 +90,21 @@ def cells_of(
         folder: The comparison's folder.
         matched: Settings of each method, by suite and label.
         chosen: Values by path into the run config, by suite and label; a method left out has no
-            cells yet.
+            cells yet. Default: nothing is chosen, and all have.
     """
+    values = {place: {} for place in config.places} if chosen is None else chosen
     return [
         Cell(
             name=f"{suite}, {label}, seed{seed}",
             folder=folder / "cells" / suite / f"{label}-seed{seed}",
             config=apply_values(
-                config.run_config(suite, matched[suite][label], seed), chosen[suite, label]
+                config.run_config(suite, matched[suite][label], seed), values[suite, label]
             ),
             suite=suite,
             label=label,
             seed=seed,
         )
         for seed in config.seeds
-        for suite in config.suites
-        for label in config.methods
-        if (suite, label) in chosen
+        for suite, label in config.places
+        if (suite, label) in values
     ]

@@ -10,11 +10,11 @@ from typing import Any
 
 from peml.analysis import PairedTask, paired_difference
 from peml.comparison.cells import Cell, cells_of
+from peml.comparison.choices import Choice
 from peml.comparison.equal import list_equal
 from peml.comparison.latency import read_latency
 from peml.comparison.matching import TOLERANCE, Matching, Sized
 from peml.comparison.settings import ComparisonConfig
-from peml.comparison.trials import Choice
 from peml.errors import RunError
 from peml.evaluation import (
     common_average,
@@ -60,7 +60,7 @@ def collect(
     for name in config.suites:
         rows = {}
         for label in config.methods:
-            own = [cell for cell in cells if (cell.suite, cell.label) == (name, label)]
+            own = [cell for cell in cells if cell.place == (name, label)]
             row = _row(own, matching.tasks[name], choices[name, label], folder)
             rows[label] = {**row, "latency": latency.get(name, {}).get(label)}
         suites.append(_suite(name, matching.tasks[name], rows, config, folder))

@@ -11,17 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from peml.comparison.cells import Cell, ComparisonFolder, cells_of
+from peml.comparison.choices import choose_values, forget_failed_trials, refuse_older_grids
 from peml.comparison.collect import collect
 from peml.comparison.latency import drop_models, measure_latency
 from peml.comparison.matching import Matching
 from peml.comparison.planning import check_identities, plan_comparison, print_plan
 from peml.comparison.settings import ComparisonConfig
-from peml.comparison.trials import (
-    choose_values,
-    forget_failed_trials,
-    refuse_older_grids,
-    run_studies,
-)
+from peml.comparison.studies import run_studies
 from peml.execution import Executor, make_executor, run_jobs
 from peml.files import read_json, write_json
 from peml.reporting import write_comparison_report
@@ -112,16 +108,8 @@ def _is_open(
     config: ComparisonConfig, matching: Matching, folder: Path, *, retry_failed: bool
 ) -> bool:
     """Whether any run is still to come."""
-    cells = _every(config, matching, folder)
+    cells = cells_of(config, folder, matching.settings)
     return any(not cell.is_finished and (retry_failed or not cell.failure()) for cell in cells)
-
-
-def _every(config: ComparisonConfig, matching: Matching, folder: Path) -> list[Cell]:
-    """All cells, without what is still to be chosen."""
-    places: dict[tuple[str, str], dict[str, Any]] = {
-        (suite, label): {} for suite in config.suites for label in config.methods
-    }
-    return cells_of(config, folder, matching.settings, places)
 
 
 def _run(
@@ -133,7 +121,7 @@ def _run(
     retry_failed: bool,
 ) -> None:
     settings = matching.settings
-    every = _every(config, matching, folder.path)
+    every = cells_of(config, folder.path, matching.settings)
     if retry_failed:
         _forget_failures(config, matching, folder.path, every)
     with make_executor(config.executor()) as executor:
@@ -156,7 +144,7 @@ def _chosen(
             chosen[place] = choice.chosen
             continue
         for cell in cells:
-            if (cell.suite, cell.label) == place and not cell.is_finished:
+            if cell.place == place and not cell.is_finished:
                 cell.fail(choice.reason)
     return chosen
 
@@ -165,7 +153,7 @@ def _forget_failures(
     config: ComparisonConfig, matching: Matching, folder: Path, cells: Sequence[Cell]
 ) -> None:
     """Lets failed runs run again; a grid whose choice is in use already stays as it is."""
-    begun = {(cell.suite, cell.label) for cell in cells if cell.folder.exists()}
+    begun = {cell.place for cell in cells if cell.folder.exists()}
     forget_failed_trials(config, folder, matching.settings, begun)
     for cell in cells:
         cell.record.unlink(missing_ok=True)

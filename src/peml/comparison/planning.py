@@ -12,8 +12,8 @@ from rich.console import Console
 
 from peml.comparison.cells import Cell, cells_of
 from peml.comparison.matching import Matching, match_methods
-from peml.comparison.settings import ComparisonConfig
-from peml.comparison.trials import check_sizes, check_spaces, first_trials
+from peml.comparison.settings import ComparisonConfig, Place
+from peml.comparison.studies import check_sizes, check_spaces, first_trials
 from peml.errors import ConfigError, PemlError
 from peml.evaluation import score_constant
 from peml.methods import ModelShape, build_method, read_shape
@@ -64,15 +64,12 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     identities = {suite: identify(data) for suite, data in prepared.items()}
     matching = Matching(budget, sized, steps, tasks, cautions, identities)
     check_sizes(config, matching.settings, shapes)
-    nothing: dict[tuple[str, str], dict[str, Any]] = {
-        (suite, label): {} for suite in config.suites for label in config.methods
-    }
-    runs: dict[tuple[str, str], list[Cell]] = {}
+    runs: dict[Place, list[Cell]] = {}
     for run in (
         *first_trials(config, matching.settings),
-        *cells_of(config, Path(), matching.settings, nothing),
+        *cells_of(config, Path(), matching.settings),
     ):
-        runs.setdefault((run.suite, run.label), []).append(run)
+        runs.setdefault(run.place, []).append(run)
     problems = []
     for (suite, label), own in runs.items():
         problem = _problem(prepared[suite], backbone, own)
@@ -170,12 +167,12 @@ def _copied(backbone: Backbone) -> Backbone:
 def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -> None:
     """Shows the methods with their sizes, and how many runs there will be."""
     _print_methods(matching, console)
-    cells = len(config.suites) * len(config.methods) * len(config.seeds)
+    cells = len(config.places) * len(config.seeds)
     steps = ", ".join(f"{count:,} steps on {suite}" for suite, count in matching.steps.items())
     console.print(f"{cells} cells of {steps}", highlight=False)
     if config.tuning is not None and len(config.tuning.factors) > 1:
         factors = ", ".join(f"{factor:g}" for factor in config.tuning.factors)
-        grid = len(config.suites) * len(config.methods) * len(config.tuning.factors)
+        grid = len(config.places) * len(config.tuning.factors)
         console.print(
             f"learning-rate grid: {grid} runs of {config.tuning.epochs:g} epochs, "
             f"factors {factors}",

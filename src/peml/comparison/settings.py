@@ -29,6 +29,7 @@ from peml.tuning import Parameter, SamplerSettings
 
 __all__ = [
     "ComparisonConfig",
+    "Place",
     "SharedSettings",
     "TuningSettings",
     "load_comparison",
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 _ACTION = "correct them; examples/compare.yaml shows every section"
+
+
+Place = tuple[str, str]
+"""The labels of a suite and of a method."""
 
 
 class SharedSettings(ConfigFile):
@@ -263,6 +268,11 @@ class ComparisonConfig(ConfigFile):
     def executor(self) -> ExecutionSettings:
         """Where the runs execute, and how many at a time."""
         return ExecutionSettings(jobs=self.jobs, **self.execution.model_dump())
+
+    @property
+    def places(self) -> list[Place]:
+        """Every suite with every method, by their labels."""
+        return [(suite, label) for suite in self.suites for label in self.methods]
 
     def run_config(self, suite: str, method: MethodSettings, seed: int) -> RunConfig:
         """The config of one cell, before its learning rates are chosen."""

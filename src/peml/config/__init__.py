@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         load_config,
         parse_config,
         read_config,
+        set_value,
         validate_config,
     )
     from peml.config.model import RunConfig, TuningCost
@@ -27,6 +28,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "read_config",
+    "set_value",
     "validate_config",
     "without_grants",
 ]

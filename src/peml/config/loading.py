@@ -24,6 +24,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "read_config",
+    "set_value",
     "validate_config",
 ]
 
@@ -94,20 +95,29 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: {text!r} is not YAML") from error
-        *parents, last = key.strip().split(".")
-        section = result
-        for parent in parents:
-            if section.get(parent) is None:
-                section[parent] = {}
-            child = section[parent]
-            if not isinstance(child, dict):
-                raise ConfigError(
-                    f"--set {override!r}: {parent!r} is a value, not a section",
-                    action="name a key inside a section",
-                )
-            section = child
-        section[last] = value
+        set_value(result, key.strip(), value)
     return result
+
+
+def set_value(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Puts a value at a path into a raw config; a section that is left out is begun.
+
+    Raises:
+        ConfigError: What the path goes through is a value.
+    """
+    *parents, last = path.split(".")
+    section = raw
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        child = section[parent]
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"{path}={value}: {parent!r} is a value, not a section",
+                action="name a key inside a section",
+            )
+        section = child
+    section[last] = value
 
 
 def parse_config(raw: Mapping[str, Any], origin: str = "the config") -> RunConfig:

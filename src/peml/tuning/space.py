@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from pydantic import BaseModel, Field, model_validator
 
-from peml.config import RunConfig, parse_config
+from peml.config import RunConfig, parse_config, set_value
 from peml.errors import ConfigError, nearest
 from peml.removed import why_removed
 from peml.settings import Settings
@@ -153,13 +153,7 @@ def apply_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """
     raw = base.model_dump(mode="json")
     for path, value in values.items():
-        *parents, last = path.split(".")
-        section = raw
-        for parent in parents:
-            if section.get(parent) is None:  # a section that is left out
-                section[parent] = {}
-            section = section[parent]
-        section[last] = copy.deepcopy(value)
+        set_value(raw, path, copy.deepcopy(value))
     listed = ", ".join(f"{path}={value}" for path, value in values.items())
     return parse_config(raw, f"the run config with {listed}")
 

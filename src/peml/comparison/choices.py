@@ -1,0 +1,126 @@
+"""What the studies of a comparison chose for each method and suite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peml.comparison.cells import Matched
+from peml.comparison.settings import ComparisonConfig, Place
+from peml.comparison.studies import FACTOR, is_complete, read_study, studies_of, study_folder
+from peml.errors import RunError
+
+__all__ = ["Choice", "choose_values", "forget_failed_trials", "refuse_older_grids"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What tuning chose for a method on a suite.
+
+    Attributes:
+        factor: What its learning rates are multiplied with; None while tuning isn't done, and if
+            all of it failed.
+        grid: The runs of a learning-rate grid, as ``comparison.json`` has them.
+        reason: Why there is no factor.
+        values: Chosen over a space, by path into the run config.
+        trials: How many there were over a space.
+        seconds: What the runs took.
+    """
+
+    factor: float | None
+    grid: tuple[dict[str, Any], ...] = ()
+    reason: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    trials: int = 0
+    seconds: float = 0.0
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Everything that was chosen, by path; empty while the choice isn't made."""
+        return {} if self.factor is None else {FACTOR: self.factor, **self.values}
+
+
+def refuse_older_grids(folder: Path) -> None:
+    """Refuses a folder with a learning-rate grid of a version that made no studies of them.
+
+    Raises:
+        RunError: It has one.
+    """
+    for run in folder.glob("tuning/*/*/factor-*"):
+        raise RunError(
+            f"{run} is a run of a learning-rate grid that an earlier version of peml began",
+            allowed="a comparison whose grid is a study per method and suite",
+            action="start the comparison in a new folder; the report of this one stays as it is",
+        )
+
+
+def forget_failed_trials(
+    config: ComparisonConfig, folder: Path, matched: Matched, begun: Collection[Place]
+) -> None:
+    """Lets failed runs of a learning-rate grid run again, but for the places whose cells began."""
+    for place, study in studies_of(config, matched).items():
+        if study.sampler.name == "grid" and place not in begun:
+            study_folder(folder, *place).forget_failures()
+
+
+def choose_values(config: ComparisonConfig, folder: Path, matched: Matched) -> dict[Place, Choice]:
+    """What tuning chose, by suite and label; the factor as configured where it had no choice."""
+    tuning, factor = config.tuning, config.run.training.learning_rate_factor
+    if tuning is not None and tuning.space is None:
+        factor = tuning.factors[0]
+    choices = dict.fromkeys(config.places, Choice(factor))
+    for place, study in studies_of(config, matched).items():
+        assert tuning is not None
+        where = study_folder(folder, *place)
+        content, is_grid = read_study(where), tuning.space is None
+        if content is None or not is_complete(content, study):
+            what = "learning-rate grid is" if is_grid else "tuning trials are"
+            grid = tuple(map(_untried, tuning.factors)) if is_grid else ()
+            choices[place] = Choice(None, grid, f"the {what} not finished")
+        elif is_grid:
+            choices[place] = _choose_factor(tuning.factors, content, where.path.relative_to(folder))
+        else:
+            choices[place] = _choose_trial(factor, content)
+    return choices
+
+
+def _untried(factor: float) -> dict[str, Any]:
+    return {"factor": factor, "mean": None, "folder": "", "reason": ""}
+
+
+def _choose_factor(factors: Collection[float], content: dict[str, Any], where: Path) -> Choice:
+    """The factor of the best development mean; of equal ones the nearest to 1."""
+    trials = {trial["values"][FACTOR]: trial for trial in content["trials"]}
+    grid = tuple(
+        {
+            "factor": factor,
+            "mean": next(iter(trials[factor]["objectives"]), None),
+            "folder": (where / trials[factor]["folder"]).as_posix(),
+            "reason": trials[factor]["reason"],
+        }
+        for factor in factors
+    )
+    best = max(
+        (run for run in grid if run["mean"] is not None),
+        key=lambda run: (run["mean"], -abs(math.log(run["factor"]))),
+        default=None,
+    )
+    seconds = content["cost"]["seconds"]
+    if best is None:
+        reason = f"no run of the learning-rate grid worked: {grid[0]['reason']}"
+        return Choice(None, grid, reason, seconds=seconds)
+    return Choice(best["factor"], grid, seconds=seconds)
+
+
+def _choose_trial(factor: float, content: dict[str, Any]) -> Choice:
+    """The values of the best trial, and the factor that was configured if they have none."""
+    trials = {trial["number"]: trial for trial in content["trials"]}
+    spent = {"trials": len(trials), "seconds": content["cost"]["seconds"]}
+    if not content["best"]:
+        reason = f"no tuning trial worked: {trials[0]['reason']}"
+        return Choice(None, reason=reason, **spent)
+    values = trials[content["best"][0]]["values"]
+    return Choice(values.get(FACTOR, factor), values=values, **spent)

@@ -1,0 +1,213 @@
+"""The studies of a comparison: one per method and suite, with the same number of runs each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from peml.comparison.cells import Cell, Matched
+from peml.comparison.matching import Matching
+from peml.comparison.settings import ComparisonConfig, Place, TuningSettings
+from peml.errors import ConfigError
+from peml.execution import Executor
+from peml.files import read_json
+from peml.methods import MethodSettings, ModelShape, build_method
+from peml.tuning import (
+    BudgetSettings,
+    Parameter,
+    SamplerSettings,
+    StudyConfig,
+    StudyFolder,
+    apply_values,
+    check_space,
+    first_values,
+    tune_together,
+)
+
+__all__ = [
+    "FACTOR",
+    "check_sizes",
+    "check_spaces",
+    "first_trials",
+    "is_complete",
+    "read_study",
+    "run_studies",
+    "studies_of",
+    "study_folder",
+]
+
+FACTOR = "training.learning_rate_factor"
+"""What a learning-rate grid varies, as a path into the run config."""
+
+_FREE = ("method.", "training.learning_rates.")
+_FREE_FIELDS = (FACTOR, "training.weight_decay")
+
+
+def check_spaces(config: ComparisonConfig) -> None:
+    """Checks the space of each method on each suite; nothing to do without trials.
+
+    Raises:
+        ConfigError: Paths that have to be equal for all methods, that a method doesn't have, or
+            values it refuses; everything of a kind at once.
+    """
+    tuning = config.tuning
+    if tuning is None or tuning.space is None:
+        return
+    problems = [
+        f"tuning.space.{path}: all methods share it"
+        for path in tuning.space
+        if not path.startswith(_FREE) and path not in _FREE_FIELDS
+    ]
+    if problems:
+        raise ConfigError(
+            "the space changes what has to be equal:\n" + "\n".join(f"  {p}" for p in problems),
+            allowed=f"paths that begin with {' or '.join(_FREE)}; {', '.join(_FREE_FIELDS)}",
+            action="remove the others, or set them in `run` for all methods",
+        )
+    for suite, label in config.places:
+        run = config.run_config(suite, config.methods[label], tuning.seed)
+        try:
+            check_space(run, _space(tuning, label))
+        except ConfigError as error:
+            problems.append(f"{label}: {error.problem}")
+    if problems:
+        raise ConfigError(
+            "\n".join(dict.fromkeys(problems)),
+            allowed="paths that every method has; others with `methods:`, the labels that have it",
+            action="correct tuning.space",
+        )
+
+
+def check_sizes(
+    config: ComparisonConfig, matched: Matched, shapes: Mapping[str, ModelShape]
+) -> None:
+    """Checks that no trial would undo the matching of sizes.
+
+    Args:
+        config: What is compared.
+        matched: Settings of each method, by suite and label.
+        shapes: The base model's, by suite.
+
+    Raises:
+        ConfigError: The space changes the size of methods whose sizes are matched.
+    """
+    if config.match == "none":
+        return
+    problems = []
+    for (suite, label), study in studies_of(config, matched).items():
+        before = _count(matched[suite][label], shapes[suite])
+        for path, parameter in study.space.items():
+            if not path.startswith("method."):
+                continue
+            sizes = {
+                _count(study.trial_config({path: end}).method, shapes[suite])
+                for end in parameter.ends()
+            }
+            if sizes != {before}:
+                listed = ", ".join(f"{size:,}" for size in sorted(sizes))
+                problems.append(f"{suite}, {label}: {path} makes it {listed}, not {before:,}")
+    if problems:
+        raise ConfigError(
+            "the space changes sizes that are matched:\n" + "\n".join(f"  {p}" for p in problems),
+            allowed="with match: parameters, paths that leave the number of parameters alone",
+            action="remove these paths from tuning.space, or set match: none",
+        )
+
+
+def first_trials(config: ComparisonConfig, matched: Matched) -> list[Cell]:
+    """A trial of each study, to try before anything trains."""
+    return [
+        Cell(
+            name=study.name,
+            folder=Path(),
+            config=study.trial_config(first_values(study.space)),
+            suite=suite,
+            label=label,
+            seed=study.run.seed,
+        )
+        for (suite, label), study in studies_of(config, matched).items()
+    ]
+
+
+def run_studies(
+    config: ComparisonConfig, folder: Path, matching: Matching, executor: Executor, console: Console
+) -> None:
+    """Runs the trials that are not there yet; the next study's follow the last of one at once."""
+    tune_together(
+        [
+            (study_folder(folder, *place).path, study, matching.identities.get(place[0]))
+            for place, study in studies_of(config, matching.settings).items()
+            if not is_complete(read_study(study_folder(folder, *place)), study)
+        ],
+        executor,
+        console,
+        pages=config.tuning is not None and config.tuning.space is not None,  # ours shows a grid
+    )
+
+
+def studies_of(config: ComparisonConfig, matched: Matched) -> dict[Place, StudyConfig]:
+    """The study of each suite and label; none where there is nothing to choose from."""
+    tuning = config.tuning
+    if tuning is None:
+        return {}
+    return {
+        (suite, label): _study(config, tuning, suite, label, matched[suite][label])
+        for suite, label in config.places
+        if _space(tuning, label)
+    }
+
+
+def _study(
+    config: ComparisonConfig,
+    tuning: TuningSettings,
+    suite: str,
+    label: str,
+    method: MethodSettings,
+) -> StudyConfig:
+    run = apply_values(
+        config.run_config(suite, method, tuning.seed), {"training.epochs": tuning.epochs}
+    )
+    trials = tuning.trials or len(tuning.factors)
+    sampler = SamplerSettings(name="grid") if tuning.space is None else tuning.sampler
+    return StudyConfig(
+        name=f"{suite}-{label}",
+        run=run,
+        space=_space(tuning, label),
+        sampler=sampler.model_copy(update={"seed": tuning.seed}),
+        budget=BudgetSettings(trials=trials),
+        failures=trials + 1,  # what fails is recorded, and the other methods go on
+    )
+
+
+def _space(tuning: TuningSettings, label: str) -> dict[str, Parameter]:
+    if tuning.space is None:
+        several = len(tuning.factors) > 1
+        return {FACTOR: Parameter(choices=tuning.factors)} if several else {}
+    return {
+        path: parameter
+        for path, parameter in tuning.space.items()
+        if parameter.methods is None or label in parameter.methods
+    }
+
+
+def study_folder(folder: Path, suite: str, label: str) -> StudyFolder:
+    """Where a study is in a comparison's folder."""
+    return StudyFolder(folder / "tuning" / suite / label)
+
+
+def read_study(study: StudyFolder) -> dict[str, Any] | None:
+    """``study.json``; None where the study did not come to an end."""
+    return read_json(study.results) if study.results.is_file() else None
+
+
+def is_complete(content: dict[str, Any] | None, study: StudyConfig) -> bool:
+    """Whether all trials have ended."""
+    trials = [] if content is None else content["trials"]
+    return sum(trial["state"] != "running" for trial in trials) >= study.most_trials
+
+
+def _count(settings: MethodSettings, shape: ModelShape) -> int:
+    return sum(build_method(settings).count_parameters(shape).values())
