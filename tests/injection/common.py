@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from peml.injection import PrefixInjection
-from peml.prefix.prefix import Prefix, PrefixShape
+from peml.prefix.prefix import Prefix
+from peml.prefix.shape import PrefixShape
 
 SEQ2SEQ = ("t5", "bart")
 CAUSAL = ("llama", "mistral", "gpt2", "qwen3")

@@ -19,7 +19,8 @@ from peml.methods import (
     build_method,
     parse_method,
 )
-from peml.methods.budget import TOLERANCE, halvings
+from peml.methods.budget import TOLERANCE
+from peml.methods.settings import halvings
 from peml.prefix import Genotype, PrefixShape
 from peml.testing import MethodSuite
 

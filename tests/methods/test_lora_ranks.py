@@ -13,11 +13,11 @@ from torch import Tensor
 
 from peml.errors import ConfigError
 from peml.methods import AttachContext, AttachedModel, Method, build_method, parse_method
+from peml.methods.layers import LinearShape
 from peml.methods.lora.lora import ADAPTER, LoraPart
 from peml.methods.lora.ranks import rank_groups
 from peml.methods.prefix.part import PrefixPart
 from peml.methods.shape import read_shape
-from peml.methods.targets import LinearShape
 from peml.prefix import Genotype, PrefixSupernet
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model

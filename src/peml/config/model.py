@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from peml.data.batching import BatchSettings
-from peml.data.settings import TasksSettings
+from peml.data.settings import BatchSettings, TasksSettings
 from peml.evaluation import EvaluationSettings
 from peml.methods import MethodSection, PemlSettings
 from peml.models import ModelSettings

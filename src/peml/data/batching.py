@@ -15,33 +15,16 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from peml.data.batch import TaskBatch
 from peml.data.encoding import EncodedSplit
-from peml.data.mixing import Indices, MixingSettings, draw_rows, rows_per_epoch
+from peml.data.mixing import Indices, draw_rows, rows_per_epoch
 from peml.data.rows import index_type
+from peml.data.settings import BatchSettings
 from peml.errors import CheckpointError
-from peml.settings import Settings
 
 Sizes = np.ndarray[Any, np.dtype[np.int32]]
-
-
-class BatchSettings(Settings):
-    """Budget and mixing of the training batches."""
-
-    tokens: int = Field(2048, description="Most tokens of a batch, padding included.", ge=16)
-    rows: int = Field(32, description="Most rows of a batch.", ge=1)
-    pool: int = Field(
-        64,
-        description="Batches among which rows are sorted by length; more means less padding, "
-        "fewer means more mixing.",
-        ge=1,
-    )
-    mixing: MixingSettings = Field(
-        default_factory=lambda: MixingSettings(), description="Share of each task."
-    )
 
 
 @dataclass(frozen=True)

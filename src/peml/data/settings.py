@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from peml.data.mixing import MixingSettings
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
 from peml.tasks import Shots, Task, join_suites, load_suite, load_task_file
@@ -126,3 +127,19 @@ def _suite_tasks(settings: TasksSettings) -> tuple[Task, ...]:
 
 def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
+
+
+class BatchSettings(Settings):
+    """Budget and mixing of the training batches."""
+
+    tokens: int = Field(2048, description="Most tokens of a batch, padding included.", ge=16)
+    rows: int = Field(32, description="Most rows of a batch.", ge=1)
+    pool: int = Field(
+        64,
+        description="Batches among which rows are sorted by length; more means less padding, "
+        "fewer means more mixing.",
+        ge=1,
+    )
+    mixing: MixingSettings = Field(
+        default_factory=lambda: MixingSettings(), description="Share of each task."
+    )

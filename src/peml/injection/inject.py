@@ -28,7 +28,8 @@ from peml.injection.dense import attend_densely
 from peml.injection.masks import MaskMemo
 from peml.injection.probe import AttentionSite, switch_implementation, unwrap
 from peml.injection.support import check_support
-from peml.prefix.prefix import Prefix, PrefixShape
+from peml.prefix.prefix import Prefix
+from peml.prefix.shape import PrefixShape
 
 Observer = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], None]
 """``(layer, query, key, value, attention_mask)`` of a self-attention call, before the prefix."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from peml.errors import InjectionError
 from peml.injection.probe import AttentionSite, implementation_of, probe, unwrap
-from peml.prefix.prefix import PrefixShape
+from peml.prefix.shape import PrefixShape
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,31 +17,38 @@ if TYPE_CHECKING:
         Search,
     )
     from peml.methods.counting import check_count
-    from peml.methods.frozen import Frozen, FrozenSettings
-    from peml.methods.full import Full, FullSettings
-    from peml.methods.lora.adalora import (
-        AdaLora,
+    from peml.methods.frozen import Frozen
+    from peml.methods.full import Full
+    from peml.methods.layers import Layers, LinearShape
+    from peml.methods.lora.adalora import AdaLora, AdaLoraPart
+    from peml.methods.lora.dora import Dora, DoraPart
+    from peml.methods.lora.lora import Lora, LoraPart
+    from peml.methods.lora.rslora import RsLora
+    from peml.methods.lora.settings import (
         AdaLoraMethodSettings,
-        AdaLoraPart,
         AdaLoraSettings,
-    )
-    from peml.methods.lora.dora import Dora, DoraMethodSettings, DoraPart, DoraSettings
-    from peml.methods.lora.lora import (
-        Lora,
+        DoraMethodSettings,
+        DoraSettings,
         LoraMethodSettings,
-        LoraPart,
         LoraSettings,
         LowRankSettings,
+        RsLoraMethodSettings,
+        RsLoraSettings,
     )
-    from peml.methods.lora.rslora import RsLora, RsLoraMethodSettings, RsLoraSettings
-    from peml.methods.lora_prefix import LoraPrefix, LoraPrefixSettings
-    from peml.methods.peml import Peml, PemlSettings
-    from peml.methods.prefix.part import FixedPrefixSettings, PrefixPart
-    from peml.methods.prefix.prefix_nas import PrefixNas, PrefixNasSettings
-    from peml.methods.prefix.prefix_tuning import PrefixTuning, PrefixTuningSettings
+    from peml.methods.lora_prefix import LoraPrefix
+    from peml.methods.peml import Peml
+    from peml.methods.prefix.part import PrefixPart
+    from peml.methods.prefix.prefix_nas import PrefixNas
+    from peml.methods.prefix.prefix_tuning import PrefixTuning
     from peml.methods.prefix.prompt import PromptPart
-    from peml.methods.prefix.prompt_tuning import PromptTuning, PromptTuningSettings
+    from peml.methods.prefix.prompt_tuning import PromptTuning
     from peml.methods.prefix.search import PrefixSearch
+    from peml.methods.prefix.settings import (
+        FixedPrefixSettings,
+        PrefixNasSettings,
+        PrefixTuningSettings,
+        PromptTuningSettings,
+    )
     from peml.methods.registry import (
         MethodSection,
         build_method,
@@ -49,14 +56,22 @@ if TYPE_CHECKING:
         method_settings_types,
         parse_method,
     )
-    from peml.methods.routed.c_poly import CPoly, CPolySettings
-    from peml.methods.routed.delta import AdaptedLinear, AdapterSettings, Delta
-    from peml.methods.routed.moe_lora import MoeLora, MoeLoraSettings
-    from peml.methods.routed.mtl_lora import MtlLora, MtlLoraSettings
-    from peml.methods.routed.multilora import MultiLora, MultiLoraSettings
+    from peml.methods.routed.c_poly import CPoly
+    from peml.methods.routed.delta import AdaptedLinear, Delta
+    from peml.methods.routed.moe_lora import MoeLora
+    from peml.methods.routed.mtl_lora import MtlLora
+    from peml.methods.routed.multilora import MultiLora
     from peml.methods.routed.part import AdapterMethod, AdapterPart
+    from peml.methods.routed.settings import (
+        AdapterSettings,
+        CPolySettings,
+        MoeLoraSettings,
+        MtlLoraSettings,
+        MultiLoraSettings,
+    )
+    from peml.methods.settings import FrozenSettings, FullSettings, LoraPrefixSettings, PemlSettings
     from peml.methods.shape import ModelShape, nearest_size, read_shape
-    from peml.methods.targets import Layers, LinearShape, read_layers
+    from peml.methods.targets import read_layers
 else:
     __getattr__ = hand_on(__name__)
 

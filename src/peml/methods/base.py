@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from torch import Tensor, nn
-
 from peml.errors import CheckpointError
-from peml.methods.shape import ModelShape
-from peml.models import TaskModel
-from peml.prefix import Genotype, Prefix
 from peml.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from peml.methods.attached import AttachedModel
+    from peml.methods.shape import ModelShape
+    from peml.models import TaskModel
+    from peml.prefix import Genotype, Prefix
 
 __all__ = [
     "AttachContext",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeVar
 
-from peml.methods.lora.lora import LoraSettings
+from peml.methods.lora.settings import LoraSettings
 from peml.methods.shape import ModelShape
 from peml.prefix import SizeRange
 
-__all__ = ["TOLERANCE", "fit_beside_lora", "halvings"]
+__all__ = [
+    "TOLERANCE",
+    "fit_beside_lora",
+]
 
 TOLERANCE = 0.05
 """How far from a budget counts as having met it, as a share of it."""
@@ -49,11 +52,3 @@ def fit_beside_lora(
             best = rating, settings, fitted
     assert best is not None, "there is at least one prefix"
     return best[1], best[2]
-
-
-def halvings(width: int) -> Iterator[int]:
-    """A width, its half, and so on down to 4, or the width itself where it is less."""
-    yield width
-    while width >= 8:
-        width //= 2
-        yield width

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.settings import FrozenSettings
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 
-__all__ = ["Frozen", "FrozenSettings"]
-
-
-class FrozenSettings(MethodSettings):
-    """The frozen model has nothing to set."""
-
-    name: Literal["frozen"] = "frozen"
+__all__ = [
+    "Frozen",
+]
 
 
 class Frozen(Method):

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar
 
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup
+from peml.methods.settings import FullSettings
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 
-__all__ = ["Full", "FullSettings"]
-
-
-class FullSettings(MethodSettings):
-    """Full fine-tuning."""
-
-    name: Literal["full"] = "full"
-    learning_rate: float = Field(5e-5, description="Default rate of the group `backbone`.", gt=0)
+__all__ = [
+    "Full",
+]
 
 
 class Full(Method):

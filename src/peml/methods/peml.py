@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field, model_validator
+from typing import ClassVar
 
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings
-from peml.methods.budget import fit_beside_lora, halvings
-from peml.methods.lora.lora import LoraPart, LoraSettings
+from peml.methods.budget import fit_beside_lora
+from peml.methods.layers import Layers
+from peml.methods.lora.lora import LoraPart
 from peml.methods.lora.ranks import LoraRanks, count_lora, rank_groups, with_ranks
 from peml.methods.prefix.search import PrefixSearch
-from peml.methods.prefix.searched import SearchedPrefix, SearchedPrefixSettings
+from peml.methods.prefix.searched import SearchedPrefix
+from peml.methods.settings import PemlSettings, halvings
 from peml.methods.shape import ModelShape, nearest_size
-from peml.methods.targets import Layers, read_layers
+from peml.methods.targets import read_layers
 from peml.models import TaskModel
 from peml.prefix import (
     PrefixSettings,
@@ -26,38 +26,9 @@ from peml.prefix import (
     count_space,
 )
 
-__all__ = ["Peml", "PemlSettings"]
-
-
-class PemlSettings(SearchedPrefixSettings):
-    """LoRA and a searched prefix."""
-
-    name: Literal["peml"] = "peml"
-    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
-    lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (),
-        description="Candidate ranks of the LoRA, searched with the prefix for each group of "
-        "modules (the same layer of every block) in place of lora.r; lora.alpha / lora.r stays the "
-        "scale. More rank never hurts the loss, so give search.budget too, which then counts LoRA "
-        "and prefix.",
-    )
-
-    @model_validator(mode="after")
-    def _ranks_to_search(self) -> PemlSettings:
-        if len(set(self.lora_ranks)) != len(self.lora_ranks):
-            raise ValueError(f"lora_ranks: a rank stands twice in {list(self.lora_ranks)}")
-        search = self.search
-        if self.lora_ranks and (search.mode == "none" or search.genotype is not None):
-            raise ValueError(
-                "lora_ranks are searched or drawn, but search.mode none and search.genotype decide "
-                "nothing: leave lora_ranks out (a genotype may hold ranks of its own)"
-            )
-        if self.lora_ranks and search.order == "search-first":
-            raise ValueError(
-                "lora_ranks can't be searched with search.order search-first, whose search runs "
-                "without LoRA; allowed: parallel"
-            )
-        return self
+__all__ = [
+    "Peml",
+]
 
 
 class Peml(SearchedPrefix):

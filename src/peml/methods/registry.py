@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, reduce
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from operator import or_
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,22 +20,11 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from peml.errors import ConfigError, nearest
+from peml.methods import settings as plain
 from peml.methods.base import Method, MethodSettings
-from peml.methods.frozen import Frozen
-from peml.methods.full import Full
-from peml.methods.lora.adalora import AdaLora
-from peml.methods.lora.dora import Dora
-from peml.methods.lora.lora import Lora
-from peml.methods.lora.rslora import RsLora
-from peml.methods.lora_prefix import LoraPrefix
-from peml.methods.peml import Peml
-from peml.methods.prefix.prefix_nas import PrefixNas
-from peml.methods.prefix.prefix_tuning import PrefixTuning
-from peml.methods.prefix.prompt_tuning import PromptTuning
-from peml.methods.routed.c_poly import CPoly
-from peml.methods.routed.moe_lora import MoeLora
-from peml.methods.routed.mtl_lora import MtlLora
-from peml.methods.routed.multilora import MultiLora
+from peml.methods.lora import settings as lora
+from peml.methods.prefix import settings as prefix
+from peml.methods.routed import settings as routed
 from peml.problems import describe_problems, in_words, list_problems, problems_at
 
 __all__ = [
@@ -49,40 +39,48 @@ __all__ = [
 ENTRY_POINTS = "peml.methods"
 """Entry point group: each entry names a `Method` subclass."""
 
-_BUILT_IN: tuple[type[Method], ...] = (
-    AdaLora,
-    CPoly,
-    Dora,
-    Frozen,
-    Full,
-    Lora,
-    LoraPrefix,
-    MoeLora,
-    MtlLora,
-    MultiLora,
-    Peml,
-    PrefixNas,
-    PrefixTuning,
-    PromptTuning,
-    RsLora,
+# Settings are read without torch; the module of a method is imported when one is built.
+_BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
+    {
+        lora.AdaLoraMethodSettings: "peml.methods.lora.adalora:AdaLora",
+        routed.CPolySettings: "peml.methods.routed.c_poly:CPoly",
+        lora.DoraMethodSettings: "peml.methods.lora.dora:Dora",
+        plain.FrozenSettings: "peml.methods.frozen:Frozen",
+        plain.FullSettings: "peml.methods.full:Full",
+        lora.LoraMethodSettings: "peml.methods.lora.lora:Lora",
+        plain.LoraPrefixSettings: "peml.methods.lora_prefix:LoraPrefix",
+        routed.MoeLoraSettings: "peml.methods.routed.moe_lora:MoeLora",
+        routed.MtlLoraSettings: "peml.methods.routed.mtl_lora:MtlLora",
+        routed.MultiLoraSettings: "peml.methods.routed.multilora:MultiLora",
+        plain.PemlSettings: "peml.methods.peml:Peml",
+        prefix.PrefixNasSettings: "peml.methods.prefix.prefix_nas:PrefixNas",
+        prefix.PrefixTuningSettings: "peml.methods.prefix.prefix_tuning:PrefixTuning",
+        prefix.PromptTuningSettings: "peml.methods.prefix.prompt_tuning:PromptTuning",
+        lora.RsLoraMethodSettings: "peml.methods.lora.rslora:RsLora",
+    }
 )
 
 
-def _name(method: type[Method]) -> str:
-    return str(method.settings_type.model_fields["name"].default)
+def _name(settings: type[MethodSettings]) -> str:
+    return str(settings.model_fields["name"].default)
 
 
 @cache
-def _methods() -> dict[str, type[Method]]:
-    methods = {_name(method): method for method in _BUILT_IN}
+def _methods() -> dict[str, tuple[type[MethodSettings], EntryPoint]]:
+    """The settings of each method, and where the method itself is."""
+    methods = {
+        _name(settings): (settings, EntryPoint(_name(settings), place, ENTRY_POINTS))
+        for settings, place in _BUILT_IN.items()
+    }
     for entry in entry_points(group=ENTRY_POINTS):
-        method: type[Method] = entry.load()
-        if _name(method) in methods:
+        settings = entry.load().settings_type
+        if _name(settings) in methods:
             raise ConfigError(
-                f"the method {_name(method)!r} is defined twice, the second time by {entry.value}",
+                f"the method {_name(settings)!r} is defined twice, the second time by "
+                f"{entry.value}",
                 action="uninstall one of the packages, or rename the method",
             )
-        methods[_name(method)] = method
+        methods[_name(settings)] = (settings, entry)
     return methods
 
 
@@ -93,7 +91,7 @@ def list_methods() -> list[str]:
 
 def method_settings_types() -> dict[str, type[MethodSettings]]:
     """The config section of each method, by name."""
-    return {name: method.settings_type for name, method in _methods().items()}
+    return {name: settings for name, (settings, _) in _methods().items()}
 
 
 def _named(name: str) -> type[Method]:
@@ -104,7 +102,8 @@ def _named(name: str) -> type[Method]:
             allowed=", ".join(sorted(methods)),
             action="correct method.name",
         )
-    return methods[name]
+    method: type[Method] = methods[name][1].load()
+    return method
 
 
 def _read_section(section: Any) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from peml.injection import check_support
-from peml.methods.targets import Layers, LinearShape, read_layers
-from peml.models import TaskModel
-from peml.prefix import PrefixShape
+from peml.methods.layers import Layers, LinearShape
+
+if TYPE_CHECKING:
+    from peml.models import TaskModel
+    from peml.prefix import PrefixShape
 
 __all__ = ["ModelShape", "nearest_size", "read_shape"]
 
@@ -44,6 +46,9 @@ class ModelShape:
 
 def read_shape(model: TaskModel) -> ModelShape:
     """Reads a model that nothing is attached to; the attention is probed with a tiny input."""
+    from peml.injection import check_support
+    from peml.methods.targets import read_layers
+
     backbone, family = model.backbone, model.family
     layers = read_layers(backbone)
     return ModelShape(

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
         register_operation,
         zero_linear,
     )
-    from peml.prefix.prefix import Placement, Prefix, PrefixShape, PrefixStart
+    from peml.prefix.prefix import Prefix, PrefixStart
     from peml.prefix.settings import PrefixBaseSettings, PrefixSettings, StartKind
+    from peml.prefix.shape import Placement, PrefixShape
     from peml.prefix.size import (
         ExpectedSize,
         SizeRange,

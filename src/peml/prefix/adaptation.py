@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from peml.prefix.genotype import Genotype
-from peml.prefix.prefix import PrefixShape
+from peml.prefix.shape import PrefixShape
 
 __all__ = ["adapt", "differences", "load_for"]
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from peml.prefix.head import bounded
-from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+from peml.prefix.prefix import Prefix, PrefixStart
+from peml.prefix.shape import PrefixShape
 
 __all__ = ["FlatPrefix"]
 

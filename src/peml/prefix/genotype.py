@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator
 from peml.errors import ConfigError
 from peml.files import write_text
 from peml.prefix.operations import refuse_unknown
-from peml.prefix.prefix import PrefixShape
+from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.problems import describe_problems, list_problems
 from peml.settings import Settings

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from peml.prefix.prefix import PrefixShape, PrefixStart
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind
 
 __all__ = ["OutputHead", "PrefixFrame", "bounded"]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from peml.prefix.cell import Cell
 from peml.prefix.genotype import Genotype
 from peml.prefix.head import OutputHead, PrefixFrame
-from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+from peml.prefix.prefix import Prefix, PrefixStart
+from peml.prefix.shape import PrefixShape
 
 __all__ = ["PrefixNetwork"]
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import DEFAULT_OPERATIONS, refuse_unknown
-from peml.prefix.prefix import Placement, PrefixShape
+from peml.prefix.shape import Placement, PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings
 

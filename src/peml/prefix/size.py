@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import SKIP, make_operation
-from peml.prefix.prefix import PrefixShape
+from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 
 __all__ = [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from peml.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["HeadKind", "RankGroup", "SearchSpace"]
 
@@ -138,6 +139,7 @@ class SearchSpace:
 
         Where all layers come out as off, one random layer is switched on.
         """
+        import torch
 
         def draw(count: int) -> int:
             return int(torch.randint(count, (1,), generator=generator))

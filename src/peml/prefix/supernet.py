@@ -14,7 +14,8 @@ from peml.prefix.decision import Decision
 from peml.prefix.genotype import Genotype
 from peml.prefix.head import OutputHead, PrefixFrame
 from peml.prefix.network import PrefixNetwork
-from peml.prefix.prefix import Prefix, PrefixShape, PrefixStart
+from peml.prefix.prefix import Prefix, PrefixStart
+from peml.prefix.shape import PrefixShape
 from peml.prefix.space import SearchSpace
 
 __all__ = ["PrefixSupernet"]

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from peml.search.settings import RelaxationName
+
 __all__ = [
     "RELAXATIONS",
     "Relaxation",
-    "RelaxationName",
     "gumbel",
     "relax",
     "sampled_path",
     "softmax",
 ]
-
-RelaxationName = Literal["softmax", "gumbel", "sampled-path"]
 
 
 def softmax(logits: Tensor, temperature: float) -> Tensor:

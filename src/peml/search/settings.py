@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from peml.prefix import PrefixShape, SearchSpace
-from peml.search.budget import Budget
-from peml.search.relaxation import RelaxationName
 from peml.search.schedule import TemperatureSchedule
 from peml.settings import Settings
 
-__all__ = ["SearchSettings"]
+if TYPE_CHECKING:
+    from peml.search.budget import Budget
+
+__all__ = ["RelaxationName", "SearchSettings"]
+
+RelaxationName = Literal["softmax", "gumbel", "sampled-path"]
 
 
 class SearchSettings(Settings):
@@ -200,6 +203,8 @@ class SearchSettings(Settings):
         """
         if self.budget is None:
             return None
+        from peml.search.budget import Budget
+
         return Budget(space, shape, self.budget, self.skip_limit(space.cells))
 
     @property

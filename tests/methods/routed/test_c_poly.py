@@ -11,7 +11,8 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from peml.methods.routed.c_poly import CPolyDelta, CPolySettings
+from peml.methods.routed.c_poly import CPolyDelta
+from peml.methods.routed.settings import CPolySettings
 from peml.models import TaskRouting
 from tests.methods.routed.reference import (
     D_IN,

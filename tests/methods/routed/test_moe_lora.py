@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peml.methods.routed.moe_lora import MoeLoraSettings, TaskGate, TaskMoeDelta, TokenMoeDelta
+from peml.methods.routed.moe_lora import TaskGate, TaskMoeDelta, TokenMoeDelta
+from peml.methods.routed.settings import MoeLoraSettings
 from peml.models import TaskRouting
 from tests.methods.routed.reference import (
     D_IN,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.methods.routed.mtl_lora import MtlLoraDelta, MtlLoraSettings
+from peml.methods.routed.mtl_lora import MtlLoraDelta
+from peml.methods.routed.settings import MtlLoraSettings
 from peml.models import TaskRouting
 from tests.methods.routed.reference import D_IN, D_OUT, SCALE, agree, inputs, linear, moved, routing
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.methods.routed.multilora import MultiLoraDelta, MultiLoraSettings
+from peml.methods.routed.multilora import MultiLoraDelta
+from peml.methods.routed.settings import MultiLoraSettings
 from tests.methods.routed.reference import D_IN, D_OUT, SCALE, agree, inputs, linear, moved, routing
 
 

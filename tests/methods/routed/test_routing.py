@@ -12,7 +12,8 @@ from torch import nn
 
 from peml.errors import TaskError
 from peml.methods import AdaptedLinear
-from peml.methods.routed.multilora import MultiLoraDelta, MultiLoraSettings
+from peml.methods.routed.multilora import MultiLoraDelta
+from peml.methods.routed.settings import MultiLoraSettings
 from peml.models import TaskRouting
 from tests.methods.routed.reference import D_IN, D_OUT, linear
 

@@ -3,83 +3,24 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import AdaLoraConfig, LoraConfig
 from peft.tuners.adalora import AdaLoraModel
 from peft.tuners.lora import LoraModel
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from peml.errors import TrainingError
 from peml.methods.base import AttachContext, MethodSettings
-from peml.methods.lora.lora import ADAPTER, Lora, LoraPart, LowRankSettings
-from peml.methods.shape import ModelShape, nearest_size
+from peml.methods.lora.lora import ADAPTER, Lora, LoraPart
+from peml.methods.lora.settings import AdaLoraMethodSettings, AdaLoraSettings
 from peml.models import TaskModel
 
-__all__ = ["AdaLora", "AdaLoraMethodSettings", "AdaLoraPart", "AdaLoraSettings"]
-
-
-class AdaLoraSettings(LowRankSettings):
-    """Updates B diag(E) A whose ranks are pruned to a budget shared by all layers."""
-
-    init_r: int = Field(12, description="Rank of every layer at the start.", ge=2)
-    target_r: int = Field(8, description="Mean rank of the layers at the end.", ge=1)
-    alpha: float = Field(32.0, description="The update is scaled by alpha / init_r.", gt=0)
-    tinit: float = Field(
-        0.1, description="Share of the steps before the first rank is pruned.", ge=0, lt=1
-    )
-    tfinal: float = Field(
-        0.4, description="Share of the steps after the last rank is pruned.", ge=0, lt=1
-    )
-    delta_t: int = Field(1, description="Steps between two prunings.", ge=1)
-    beta1: float = Field(0.85, description="Smoothing of the sensitivity.", gt=0, lt=1)
-    beta2: float = Field(0.85, description="Smoothing of its uncertainty.", gt=0, lt=1)
-    orth_reg_weight: float = Field(
-        0.5, description="Weight of the loss that keeps A's rows and B's columns orthogonal.", ge=0
-    )
-    learning_rate: float = Field(1e-3, description="Default rate of the group `lora`.", gt=0)
-
-    @model_validator(mode="after")
-    def _fitting(self) -> AdaLoraSettings:
-        if self.target_r >= self.init_r:
-            raise ValueError(
-                f"target_r={self.target_r} leaves nothing to prune from init_r={self.init_r}; "
-                "lower target_r or raise init_r"
-            )
-        if self.tinit + self.tfinal >= 1:
-            raise ValueError(
-                f"tinit={self.tinit:g} and tfinal={self.tfinal:g} leave no steps to prune in; "
-                "their sum has to be below 1"
-            )
-        return self
-
-    def count_parameters(self, shape: ModelShape) -> int:
-        """Closed form: init_r (d_in + d_out + 1) for each layer, all of which train."""
-        layers = self.targets(shape.layers)
-        return sum(self.init_r * (layer.d_in + layer.d_out + 1) for layer in layers)
-
-    def resized(self, shape: ModelShape, budget: int) -> Self:
-        """The first rank nearest to a budget; target_r / init_r and alpha / init_r stay."""
-        return self._at_rank(
-            nearest_size(lambda r: self._at_rank(r).count_parameters(shape), budget)
-        )
-
-    def _at_rank(self, init_r: int) -> Self:
-        r = max(2, init_r)  # a rank of 1 can't be pruned
-        target = min(r - 1, max(1, round(self.target_r / self.init_r * r)))
-        alpha = self.alpha / self.init_r * r
-        return self.model_copy(update={"init_r": r, "target_r": target, "alpha": alpha})
-
-
-class AdaLoraMethodSettings(MethodSettings):
-    """AdaLoRA alone."""
-
-    name: Literal["adalora"] = "adalora"
-    lora: AdaLoraSettings = Field(
-        default_factory=lambda: AdaLoraSettings(), description="The LoRA."
-    )
+__all__ = [
+    "AdaLora",
+    "AdaLoraPart",
+]
 
 
 class AdaLoraPart(LoraPart):

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
-
-from pydantic import Field
+from typing import Any, ClassVar
 
 from peml.methods.base import AttachContext, MethodSettings, ParameterGroup
-from peml.methods.lora.lora import ADAPTER, Lora, LoraPart, LoraSettings
+from peml.methods.lora.lora import ADAPTER, Lora, LoraPart
+from peml.methods.lora.settings import DoraMethodSettings, DoraSettings
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 
-__all__ = ["Dora", "DoraMethodSettings", "DoraPart", "DoraSettings"]
-
-
-class DoraSettings(LoraSettings):
-    """Low-rank updates of the direction, and a magnitude for each output."""
-
-    peft_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
-    embeddings: ClassVar[bool] = False
-
-    learning_rate: float = Field(
-        5e-4, description="Default rate of the groups `lora` and `magnitude`.", gt=0
-    )
-
-    def count_magnitudes(self, shape: ModelShape) -> int:
-        """Closed form: d_out for each layer."""
-        return sum(layer.d_out for layer in self.targets(shape.layers))
-
-    def resized(self, shape: ModelShape, budget: int) -> Self:
-        """The rank nearest to what the magnitudes leave of a budget."""
-        return super().resized(shape, budget - self.count_magnitudes(shape))
-
-
-class DoraMethodSettings(MethodSettings):
-    """DoRA alone."""
-
-    name: Literal["dora"] = "dora"
-    lora: DoraSettings = Field(default_factory=lambda: DoraSettings(), description="The LoRA.")
+__all__ = [
+    "Dora",
+    "DoraPart",
+]
 
 
 class DoraPart(LoraPart):

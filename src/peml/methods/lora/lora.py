@@ -2,106 +2,34 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from pydantic import Field
 from torch import Tensor, nn
 
 from peml.errors import ModelError
 from peml.files import write_tensors
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
-from peml.methods.shape import ModelShape, nearest_size
-from peml.methods.targets import Layers, LinearShape, read_layers
+from peml.methods.lora.settings import LoraMethodSettings, LoraSettings, LowRankSettings
+from peml.methods.shape import ModelShape
+from peml.methods.targets import read_layers
 from peml.models import TaskModel
-from peml.settings import Settings
 
 __all__ = [
     "ADAPTER",
     "Lora",
-    "LoraMethodSettings",
     "LoraPart",
-    "LoraSettings",
-    "LowRankSettings",
 ]
 
 ADAPTER = "default"
 """PEFT's name of the one adapter there is."""
-
-
-class LowRankSettings(Settings):
-    """What the methods of the LoRA family have in common.
-
-    Attributes:
-        peft_options: What makes a method of PEFT's ``LoraConfig``.
-        embeddings: Whether the method can adapt an embedding.
-    """
-
-    peft_options: ClassVar[Mapping[str, Any]] = {}
-    embeddings: ClassVar[bool] = False
-
-    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
-    dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
-    )
-    learning_rate: float = Field(5e-4, description="Default rate of the group `lora`.", gt=0)
-
-    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
-        """The layers that get an update.
-
-        Raises:
-            ModelError: See `Layers.select`.
-        """
-        return layers.select(
-            self.target_modules,
-            setting="method.lora.target_modules",
-            embeddings=self.embeddings,
-        )
-
-    @abstractmethod
-    def count_parameters(self, shape: ModelShape) -> int:
-        """Closed form of the trainable parameters."""
-
-    @abstractmethod
-    def resized(self, shape: ModelShape, budget: int) -> Self:
-        """The rank nearest to a budget."""
-
-
-class LoraSettings(LowRankSettings):
-    """Low-rank updates of the model's linear layers."""
-
-    embeddings: ClassVar[bool] = True
-
-    r: int = Field(8, description="Rank.", ge=1)
-
-    def count_parameters(self, shape: ModelShape) -> int:
-        """Closed form: r (d_in + d_out) for each layer."""
-        layers = self.targets(shape.layers)
-        return sum(self.r * (layer.d_in + layer.d_out) for layer in layers)
-
-    def resized(self, shape: ModelShape, budget: int) -> Self:
-        """The rank nearest to a budget."""
-        return self.at_rank(nearest_size(lambda r: self.at_rank(r).count_parameters(shape), budget))
-
-    def at_rank(self, r: int) -> Self:
-        """Another rank; alpha / r stays."""
-        return self.model_copy(update={"r": r, "alpha": self.alpha / self.r * r})
-
-
-class LoraMethodSettings(MethodSettings):
-    """LoRA alone."""
-
-    name: Literal["lora"] = "lora"
-    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
 
 
 def _exactly_on(paths: Set[str], tuner_type: type[LoraModel]) -> type[LoraModel]:

@@ -12,8 +12,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from peml.errors import ConfigError, ModelError
-from peml.methods.lora.lora import ADAPTER, LoraPart, LoraSettings
-from peml.methods.targets import LinearShape
+from peml.methods.layers import LinearShape
+from peml.methods.lora.lora import ADAPTER, LoraPart
+from peml.methods.lora.settings import LoraSettings
 from peml.prefix import RankGroup
 
 __all__ = ["LoraRanks", "count_lora", "rank_groups", "with_ranks"]

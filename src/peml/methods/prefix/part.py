@@ -2,118 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import ClassVar, Literal, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import Field, model_validator
 from torch import nn
 
-from peml.errors import ModelError, TrainingError
+from peml.errors import TrainingError
 from peml.injection import attach_prefix
-from peml.methods.base import AttachContext, MethodSettings, ParameterGroup, Part
+from peml.methods.base import AttachContext, ParameterGroup, Part
 from peml.methods.prefix.place import PrefixPlace
+from peml.methods.prefix.settings import FixedPrefixSettings
 from peml.methods.prefix.start import read_start
-from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 from peml.prefix import (
     FlatPrefix,
     Genotype,
-    HeadKind,
     Prefix,
     PrefixBaseSettings,
     PrefixNetwork,
     PrefixSettings,
-    PrefixShape,
     PrefixSupernet,
     SearchSpace,
-    count_flat,
-    count_network,
 )
 
 __all__ = [
-    "FixedPrefixSettings",
     "PrefixPart",
     "PrefixSource",
     "attach_fixed",
     "attach_network",
     "attach_supernet",
-    "attention_shape",
 ]
-
-
-class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
-    """A prefix nobody searches: a two-layer MLP, or the keys and values themselves."""
-
-    # A row of a flat prefix moves by its own steps alone, while an MLP's moves with every weight
-    # of its head. On MiniLM (SST-2 and MRPC, 70 steps, one seed) a flat prefix lowered the
-    # training loss hardly more than the heads alone at the MLP's rate, and about as much as the
-    # MLP at 0.05.
-    rates: ClassVar[Mapping[str, float]] = {"mlp": 1e-3, "flat": 0.1}
-    """Default learning rate by network."""
-
-    network: Literal["mlp", "flat"] = Field(
-        "mlp",
-        description="mlp: embeddings, a two-layer MLP and a head yield the prefix; flat: every "
-        "key and value is learnt by itself.",
-    )
-    length: int = Field(16, description="Prefix positions.", ge=1)
-    width: int = Field(64, description="Channels of the MLP; flat has none.", ge=1)
-    radius: float = Field(1.0, description="See the searched prefix.", gt=0)
-    bounded: bool = Field(
-        True,
-        description="Whether the radius bounds what a flat prefix learns; an MLP's is always.",
-    )
-    head: HeadKind = Field(
-        "full", description="Output head of the MLP: full or low-rank, see the searched prefix."
-    )
-    head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
-
-    @model_validator(mode="after")
-    def _sound_bound(self) -> FixedPrefixSettings:
-        if not self.bounded and self.network == "mlp":
-            raise ValueError(
-                "an MLP's prefix is always bounded: set network: flat, or raise radius"
-            )
-        return self
-
-    def genotype(self, shape: PrefixShape) -> Genotype:
-        """The MLP for a model of this shape."""
-        return Genotype.fixed_mlp(
-            shape,
-            length=self.length,
-            width=self.width,
-            radius=self.radius,
-            head=self.head,
-            head_rank=self.head_rank,
-        )
-
-    def count_prefix(self, shape: ModelShape) -> int:
-        """Closed form of the prefix's trainable parameters.
-
-        Raises:
-            ModelError: No prefix can be put in front of the model's attention.
-        """
-        attention = attention_shape(shape)
-        if self.network == "flat":
-            return count_flat(attention, self.length)
-        return count_network(self.genotype(attention))
-
-
-def attention_shape(shape: ModelShape) -> PrefixShape:
-    """Layers, heads and channels of a prefix for a model.
-
-    Raises:
-        ModelError: No prefix can be put in front of the model's attention.
-    """
-    if shape.attention is None:
-        raise ModelError(
-            "no prefix can be put in front of this model's attention",
-            allowed="models that attend through Transformers' attention interface",
-            action="choose a method without a prefix; `peml doctor` gives the reason",
-        )
-    return shape.attention
 
 
 class PrefixSource(Protocol):

@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from pydantic import Field, model_validator
+from typing import ClassVar
 
 from peml.errors import ConfigError
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.prefix.search import PrefixSearch
-from peml.methods.prefix.searched import SearchedPrefix, SearchedPrefixSettings
+from peml.methods.prefix.searched import SearchedPrefix
+from peml.methods.prefix.settings import PrefixNasSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
-from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange
+from peml.prefix import Genotype, PrefixShape, SearchSpace, SizeRange
 
-__all__ = ["PrefixNas", "PrefixNasSettings"]
-
-
-class LonePrefixSettings(PrefixSettings):
-    """The prefix network and its space, where no LoRA learns beside it."""
-
-    quietness: float = Field(
-        1.0,
-        description="As for PEML's prefix, but louder by default: no LoRA learns in its place.",
-        ge=0,
-    )
-
-
-# At the rate and the quietness that do for a prefix beside a LoRA (1e-3, 4), a prefix alone has
-# hardly begun to move after 600 steps: docs/results/search.md.
-class PrefixNasSettings(SearchedPrefixSettings):
-    """A searched prefix alone: what the search is worth where no LoRA learns beside it."""
-
-    name: Literal["prefix-nas"] = "prefix-nas"
-    prefix: LonePrefixSettings = Field(
-        default_factory=lambda: LonePrefixSettings(),
-        description="The prefix and its search space.",
-    )
-    prefix_learning_rate: float = Field(
-        2e-2, description="Default rate of the group `prefix`.", gt=0
-    )
-
-    @model_validator(mode="after")
-    def _nothing_to_order(self) -> PrefixNasSettings:
-        if self.search.order != "parallel":
-            raise ValueError(
-                f"search.order {self.search.order} orders LoRA and prefix, and prefix-nas has no "
-                "LoRA: leave order out, or choose method peml"
-            )
-        return self
+__all__ = [
+    "PrefixNas",
+]
 
 
 class PrefixNas(SearchedPrefix):

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar
 
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
-from peml.methods.prefix.part import FixedPrefixSettings, attach_fixed
+from peml.methods.prefix.part import attach_fixed
+from peml.methods.prefix.settings import PrefixTuningSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
 
-__all__ = ["PrefixTuning", "PrefixTuningSettings"]
-
-
-class PrefixTuningSettings(FixedPrefixSettings):
-    """A prefix alone, from a two-layer MLP or flat, the same for all tasks."""
-
-    name: Literal["prefix-tuning"] = "prefix-tuning"
-    # Where nothing else learns, it pays to be heard early: see prefix_nas.py.
-    rates: ClassVar[Mapping[str, float]] = {"mlp": 2e-2, "flat": 0.2}
-    quietness: float = Field(
-        1.0,
-        description="As for other prefixes, but louder by default: no LoRA learns in its place.",
-        ge=0,
-    )
-    learning_rate: float | None = Field(
-        None,
-        description="Default rate of the group `prefix`; left out, 2e-2 for an MLP and 0.2 for a "
-        "flat prefix, whose rows need larger steps.",
-        gt=0,
-    )
+__all__ = [
+    "PrefixTuning",
+]
 
 
 class PrefixTuning(Method):

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.prefix.prompt import PromptPart, draw_embeddings
+from peml.methods.prefix.settings import PromptTuningSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel, check_prompt
 
-__all__ = ["PromptTuning", "PromptTuningSettings"]
-
-
-class PromptTuningSettings(MethodSettings):
-    """Learnt vectors in front of the input, the same for all tasks."""
-
-    name: Literal["prompt-tuning"] = "prompt-tuning"
-    length: int = Field(20, description="Vectors in front of the input.", ge=1)
-    start: Literal["vocabulary", "normal"] = Field(
-        "vocabulary",
-        description="vocabulary: embeddings of tokens drawn with the seed; normal: drawn from "
-        "N(0, 1) as PEFT does, far from any embedding most models have seen, and slow to learn.",
-    )
-    learning_rate: float = Field(1e-2, description="Default rate of the group `prompt`.", gt=0)
+__all__ = [
+    "PromptTuning",
+]
 
 
 class PromptTuning(Method):

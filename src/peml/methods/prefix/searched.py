@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from peml.injection import attach_prefix
 from peml.methods.base import AttachContext, Method, MethodSettings
-from peml.methods.prefix.part import (
-    PrefixPart,
-    attach_network,
-    attach_supernet,
-    attention_shape,
-)
+from peml.methods.prefix.part import PrefixPart, attach_network, attach_supernet
 from peml.methods.prefix.place import InputPlace, PrefixPlace
+from peml.methods.prefix.settings import SearchedPrefixSettings, attention_shape
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel, check_prompt
 from peml.prefix import (
@@ -28,26 +23,10 @@ from peml.prefix import (
     count_space,
     load_for,
 )
-from peml.search import SearchSettings
 
-__all__ = ["SearchedPrefix", "SearchedPrefixSettings"]
-
-
-class SearchedPrefixSettings(MethodSettings):
-    """A prefix whose network is searched."""
-
-    prefix: PrefixSettings = Field(
-        default_factory=lambda: PrefixSettings(), description="The prefix and its search space."
-    )
-    search: SearchSettings = Field(
-        default_factory=lambda: SearchSettings(), description="How the network is searched."
-    )
-    prefix_learning_rate: float = Field(
-        1e-3, description="Default rate of the group `prefix`.", gt=0
-    )
-    architecture_learning_rate: float = Field(
-        3e-2, description="Default rate of the group `architecture`.", gt=0
-    )
+__all__ = [
+    "SearchedPrefix",
+]
 
 
 class SearchedPrefix(Method):

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from peml.methods.base import Merging, MethodSettings
-from peml.methods.routed.delta import AdapterSettings, Delta, low_rank_start
+from peml.methods.layers import LinearShape
+from peml.methods.routed.delta import Delta, low_rank_start
 from peml.methods.routed.part import AdapterMethod
-from peml.methods.targets import LinearShape
+from peml.methods.routed.settings import CPolySettings
 from peml.models import TaskRouting
 
-__all__ = ["CPoly", "CPolyDelta", "CPolySettings"]
-
-
-class CPolySettings(AdapterSettings):
-    """A sum of shared and own low-rank skills, weighed by task."""
-
-    name: Literal["c-poly"] = "c-poly"
-    r: int = Field(2, description="Rank of one skill.", ge=1)
-    alpha: float = Field(4.0, description="The update is scaled by alpha / r.", gt=0)
-    shared: int = Field(3, description="Skills all tasks share.", ge=1)
-    own: int = Field(1, description="Skills of each task; 0 with mixing=factors is Poly.", ge=0)
-    mixing: Literal["outputs", "factors"] = Field(
-        "outputs", description="Mix the skills' outputs, or average their factors as Poly does."
-    )
-    own_matrix: Literal["full", "diagonal"] = Field(
-        "full",
-        description="full: a task may also learn to use other tasks' own skills; diagonal: its "
-        "own only, which costs the same however many tasks there are.",
-    )
-    normalised: bool = Field(True, description="A task's shared weights sum to 1.")
-    noise: bool = Field(True, description="Shared weights are drawn while training.")
-    routing_learning_rate: float = Field(
-        1e-2, description="Default rate of the group `routing`, the skills' weights.", gt=0
-    )
+__all__ = [
+    "CPoly",
+    "CPolyDelta",
+]
 
 
 class CPolyDelta(Delta):

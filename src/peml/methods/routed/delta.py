@@ -7,39 +7,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from peml.methods.base import MethodSettings
-from peml.methods.targets import Layers, LinearShape
+from peml.methods.layers import LinearShape
+from peml.methods.routed.settings import AdapterSettings
 from peml.models import TaskRouting
 
-__all__ = ["AdaptedLinear", "AdapterSettings", "Delta", "low_rank_start"]
-
-
-class AdapterSettings(MethodSettings):
-    """What the low-rank layers of all multi-task methods have in common."""
-
-    r: int = Field(8, description="Rank.", ge=1)
-    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
-    dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
-    )
-    learning_rate: float = Field(5e-4, description="Default rate of the group `adapter`.", gt=0)
-
-    @property
-    def scale(self) -> float:
-        """What the update is multiplied with."""
-        return self.alpha / self.r
-
-    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
-        """The layers that get an update.
-
-        Raises:
-            ModelError: See `Layers.select`.
-        """
-        return layers.select(self.target_modules, setting="method.target_modules")
+__all__ = ["AdaptedLinear", "Delta", "low_rank_start"]
 
 
 class Delta(nn.Module, ABC):

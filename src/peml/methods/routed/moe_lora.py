@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from peml.methods.base import Merging, MethodSettings
-from peml.methods.routed.delta import AdapterSettings, Delta, low_rank_start
+from peml.methods.layers import LinearShape
+from peml.methods.routed.delta import Delta, low_rank_start
 from peml.methods.routed.part import AdapterMethod
-from peml.methods.targets import LinearShape
+from peml.methods.routed.settings import MoeLoraSettings
 from peml.models import TaskRouting
 
-__all__ = ["MoeLora", "MoeLoraSettings", "TaskGate", "TaskMoeDelta", "TokenMoeDelta"]
-
-
-class MoeLoraSettings(AdapterSettings):
-    """Experts of rank r / experts and what weighs them."""
-
-    name: Literal["moe-lora"] = "moe-lora"
-    r: int = Field(8, description="Rank of all experts together.", ge=1)
-    experts: int = Field(4, description="Experts; r is a multiple of it.", ge=1)
-    routing: Literal["task", "token"] = Field(
-        "task", description="Who decides the experts' weights: the task, or each token."
-    )
-    gate: Literal["shared", "per-layer"] = Field(
-        "shared", description="Task routing: one gate for the whole model, or one a layer."
-    )
-    embedding: int = Field(64, description="Task routing: channels of a task's embedding.", ge=1)
-    top_k: int = Field(2, description="Token routing: experts in use for a token.", ge=1)
-    balance: float = Field(
-        0.01, description="Token routing: weight of the load-balancing loss.", ge=0
-    )
-    routing_learning_rate: float = Field(
-        5e-3, description="Default rate of the group `routing`, gate or routers.", gt=0
-    )
-
-    @model_validator(mode="after")
-    def _fitting(self) -> MoeLoraSettings:
-        if self.r % self.experts:
-            raise ValueError(
-                f"r ({self.r}) is not a multiple of experts ({self.experts}); "
-                f"{self.r - self.r % self.experts or self.experts} would be"
-            )
-        if self.routing == "token" and self.top_k > self.experts:
-            raise ValueError(f"top_k ({self.top_k}) is larger than experts ({self.experts})")
-        return self
+__all__ = ["MoeLora", "TaskGate", "TaskMoeDelta", "TokenMoeDelta"]
 
 
 class TaskGate(nn.Module):

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from peml.methods.base import Merging, MethodSettings
-from peml.methods.routed.delta import AdapterSettings, Delta, low_rank_start
+from peml.methods.layers import LinearShape
+from peml.methods.routed.delta import Delta, low_rank_start
 from peml.methods.routed.part import AdapterMethod
-from peml.methods.targets import LinearShape
+from peml.methods.routed.settings import MtlLoraSettings
 from peml.models import TaskRouting
 
-__all__ = ["MtlLora", "MtlLoraDelta", "MtlLoraSettings"]
-
-
-class MtlLoraSettings(AdapterSettings):
-    """Shared factors with a transform and a mix of each task's own."""
-
-    name: Literal["mtl-lora"] = "mtl-lora"
-    bases: int = Field(3, description="B matrices that tasks mix.", ge=1)
-    temperature: float = Field(0.1, description="Of the softmax that mixes them.", gt=0)
-    transform: Literal["full", "diagonal"] = Field(
-        "full", description="A task's transform between A and B: r x r, or r scales."
-    )
-    mixing_start: Literal["even", "random"] = Field(
-        "even",
-        description="even: all B nearly alike; random: as the published code, where at a "
-        "temperature of 0.1 most tasks start bound to one B drawn at random.",
-    )
-    routing_learning_rate: float = Field(
-        5e-3, description="Default rate of the group `routing`.", gt=0
-    )
+__all__ = [
+    "MtlLora",
+    "MtlLoraDelta",
+]
 
 
 class MtlLoraDelta(Delta):

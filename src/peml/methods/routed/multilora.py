@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from peml.methods.base import MethodSettings
-from peml.methods.routed.delta import AdapterSettings, Delta, low_rank_start
+from peml.methods.layers import LinearShape
+from peml.methods.routed.delta import Delta, low_rank_start
 from peml.methods.routed.part import AdapterMethod
-from peml.methods.targets import LinearShape
+from peml.methods.routed.settings import MultiLoraSettings
 from peml.models import TaskRouting
 
-__all__ = ["MultiLora", "MultiLoraDelta", "MultiLoraSettings"]
-
-
-class MultiLoraSettings(AdapterSettings):
-    """Parallel branches of rank r."""
-
-    name: Literal["multilora"] = "multilora"
-    r: int = Field(4, description="Rank of one branch.", ge=1)
-    alpha: float = Field(8.0, description="The update is scaled by alpha / r.", gt=0)
-    branches: int = Field(3, description="Parallel branches.", ge=1)
-    scaling_learning_rate: float = Field(
-        5e-3, description="Default rate of the group `scaling`, the branches' output scales.", gt=0
-    )
+__all__ = [
+    "MultiLora",
+    "MultiLoraDelta",
+]
 
 
 class MultiLoraDelta(Delta):

@@ -15,10 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from peml.errors import CheckpointError
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
+from peml.methods.layers import LinearShape
 from peml.methods.lora.peft_format import Factors, write_peft_lora
-from peml.methods.routed.delta import AdaptedLinear, AdapterSettings, Delta
+from peml.methods.routed.delta import AdaptedLinear, Delta
+from peml.methods.routed.settings import AdapterSettings
 from peml.methods.shape import ModelShape, nearest_size
-from peml.methods.targets import LinearShape, find_linears, read_layers, with_sides
+from peml.methods.targets import find_linears, read_layers, with_sides
 from peml.models import TaskModel, TaskRouting
 
 __all__ = ["AdapterMethod", "AdapterPart"]

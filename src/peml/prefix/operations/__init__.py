@@ -5,20 +5,21 @@ a name, list the name in ``prefix.operations``, and check it with
 ``peml.testing.OperationSuite``.
 """
 
-import torch
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
 
-from peml.prefix.operations.mixing import GRU, Convolution, MinimalGRU, SelfAttention
-from peml.prefix.operations.operation import (
-    SKIP,
-    Operation,
-    list_operations,
-    make_operation,
-    refuse_unknown,
-    register_operation,
-    zero_linear,
-)
-from peml.prefix.operations.pointwise import Gated, Linear, Perceptron, Skip
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.prefix.operations.names import DEFAULT_OPERATIONS, SKIP, refuse_unknown
+    from peml.prefix.operations.operation import (
+        Operation,
+        list_operations,
+        make_operation,
+        register_operation,
+        zero_linear,
+    )
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "DEFAULT_OPERATIONS",
@@ -30,28 +31,3 @@ __all__ = [
     "register_operation",
     "zero_linear",
 ]
-
-register_operation(SKIP, Skip)
-register_operation("linear", Linear)
-register_operation("mlp-tanh", lambda width: Perceptron(width, 2 * width, torch.tanh))
-register_operation("mlp-gelu", lambda width: Perceptron(width, 2 * width, F.gelu))
-register_operation("gated-mlp", Gated)
-register_operation("bottleneck-mlp", lambda width: Perceptron(width, max(1, width // 4), F.gelu))
-register_operation("conv", Convolution)
-register_operation("self-attention", SelfAttention)
-register_operation("min-gru", MinimalGRU)
-register_operation("gru", GRU)
-
-# `skip` stands last: where two logits are exactly equal the earlier option is taken.
-DEFAULT_OPERATIONS = (
-    "linear",
-    "mlp-tanh",
-    "mlp-gelu",
-    "gated-mlp",
-    "bottleneck-mlp",
-    "conv",
-    "self-attention",
-    "min-gru",
-    SKIP,
-)
-"""What a cell chooses from unless the config says otherwise."""

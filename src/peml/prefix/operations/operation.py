@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from importlib import import_module
 
 from torch import Tensor, nn
 
 from peml.errors import ConfigError, nearest
 
 __all__ = [
-    "SKIP",
     "Operation",
     "list_operations",
     "make_operation",
-    "refuse_unknown",
     "register_operation",
     "zero_linear",
 ]
-
-SKIP = "skip"
-"""Name of the operation that adds nothing; the search guards against a collapse to it."""
 
 
 class Operation(nn.Module, ABC):
@@ -74,6 +70,7 @@ def register_operation(name: str, factory: Callable[[int], Operation]) -> None:
     Raises:
         ConfigError: If the name is malformed or taken.
     """
+    _register_built_in()
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise ConfigError(
             f"{name!r} can't be the name of an operation.",
@@ -91,21 +88,13 @@ def register_operation(name: str, factory: Callable[[int], Operation]) -> None:
 
 def list_operations() -> tuple[str, ...]:
     """The registered names, sorted."""
+    _register_built_in()
     return tuple(sorted(_FACTORIES))
 
 
-def refuse_unknown(names: Iterable[str]) -> None:
-    """Checks names of operations in a config or a genotype.
-
-    Raises:
-        ValueError: Names that aren't registered, each with the nearest one that is.
-    """
-    known = list_operations()
-    unknown = [f"{name!r}.{nearest(name, known)}" for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f"no operation {' and no operation '.join(unknown)} There are: {', '.join(known)}"
-        )
+def _register_built_in() -> None:
+    """Those that come along are defined in modules that need this one."""
+    import_module("peml.prefix.operations.built_in")
 
 
 def make_operation(name: str, width: int) -> Operation:
@@ -118,6 +107,7 @@ def make_operation(name: str, width: int) -> Operation:
     Raises:
         ConfigError: If no operation has that name.
     """
+    _register_built_in()
     if name not in _FACTORIES:
         raise ConfigError(
             f"There is no operation {name!r}.{nearest(name, _FACTORIES)}",

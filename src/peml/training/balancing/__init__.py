@@ -1,14 +1,18 @@
 """Balancing: how the losses of many tasks become one step. One file a strategy."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from collections.abc import Sequence
+from peml.lazy import hand_on
 
-from peml.training.balancing.base import Balancing, BalancingGroup
-from peml.training.balancing.pcgrad import PCGrad, project_conflicts
-from peml.training.balancing.running_mean import RunningMean
-from peml.training.balancing.settings import BalancingSettings
-from peml.training.balancing.uncertainty import Uncertainty
+if TYPE_CHECKING:
+    from peml.training.balancing.base import Balancing, BalancingGroup
+    from peml.training.balancing.pcgrad import PCGrad, project_conflicts
+    from peml.training.balancing.running_mean import RunningMean
+    from peml.training.balancing.settings import BalancingSettings
+    from peml.training.balancing.strategies import STRATEGIES, build_balancing
+    from peml.training.balancing.uncertainty import Uncertainty
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "STRATEGIES",
@@ -21,24 +25,3 @@ __all__ = [
     "build_balancing",
     "project_conflicts",
 ]
-
-STRATEGIES: dict[str, type[Balancing]] = {
-    "fixed": Balancing,
-    "running-mean": RunningMean,
-    "uncertainty": Uncertainty,
-    "pcgrad": PCGrad,
-}
-
-
-def build_balancing(settings: BalancingSettings, tasks: Sequence[str], seed: int) -> Balancing:
-    """The strategy a config asks for.
-
-    Args:
-        settings: Which, and how.
-        tasks: Names in the order of the task ids.
-        seed: Of whatever is drawn.
-
-    Raises:
-        ConfigError: A weight is for a task that isn't there.
-    """
-    return STRATEGIES[settings.strategy](settings, tasks, seed)

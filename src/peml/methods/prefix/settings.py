@@ -1,0 +1,184 @@
+"""What a config says of prefixes and prompts; no torch, see `peml.methods.registry`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from peml.errors import ModelError
+from peml.methods.base import MethodSettings
+from peml.prefix import Genotype, HeadKind, PrefixBaseSettings, PrefixSettings, PrefixShape
+from peml.search import SearchSettings
+
+if TYPE_CHECKING:
+    from peml.methods.shape import ModelShape
+
+__all__ = [
+    "FixedPrefixSettings",
+    "LonePrefixSettings",
+    "PrefixNasSettings",
+    "PrefixTuningSettings",
+    "PromptTuningSettings",
+    "SearchedPrefixSettings",
+    "attention_shape",
+]
+
+
+class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
+    """A prefix nobody searches: a two-layer MLP, or the keys and values themselves."""
+
+    # A row of a flat prefix moves by its own steps alone, while an MLP's moves with every weight
+    # of its head. On MiniLM (SST-2 and MRPC, 70 steps, one seed) a flat prefix lowered the
+    # training loss hardly more than the heads alone at the MLP's rate, and about as much as the
+    # MLP at 0.05.
+    rates: ClassVar[Mapping[str, float]] = {"mlp": 1e-3, "flat": 0.1}
+    """Default learning rate by network."""
+
+    network: Literal["mlp", "flat"] = Field(
+        "mlp",
+        description="mlp: embeddings, a two-layer MLP and a head yield the prefix; flat: every "
+        "key and value is learnt by itself.",
+    )
+    length: int = Field(16, description="Prefix positions.", ge=1)
+    width: int = Field(64, description="Channels of the MLP; flat has none.", ge=1)
+    radius: float = Field(1.0, description="See the searched prefix.", gt=0)
+    bounded: bool = Field(
+        True,
+        description="Whether the radius bounds what a flat prefix learns; an MLP's is always.",
+    )
+    head: HeadKind = Field(
+        "full", description="Output head of the MLP: full or low-rank, see the searched prefix."
+    )
+    head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
+
+    @model_validator(mode="after")
+    def _sound_bound(self) -> FixedPrefixSettings:
+        if not self.bounded and self.network == "mlp":
+            raise ValueError(
+                "an MLP's prefix is always bounded: set network: flat, or raise radius"
+            )
+        return self
+
+    def genotype(self, shape: PrefixShape) -> Genotype:
+        """The MLP for a model of this shape."""
+        return Genotype.fixed_mlp(
+            shape,
+            length=self.length,
+            width=self.width,
+            radius=self.radius,
+            head=self.head,
+            head_rank=self.head_rank,
+        )
+
+    def count_prefix(self, shape: ModelShape) -> int:
+        """Closed form of the prefix's trainable parameters.
+
+        Raises:
+            ModelError: No prefix can be put in front of the model's attention.
+        """
+        from peml.prefix import count_flat, count_network
+
+        attention = attention_shape(shape)
+        if self.network == "flat":
+            return count_flat(attention, self.length)
+        return count_network(self.genotype(attention))
+
+
+def attention_shape(shape: ModelShape) -> PrefixShape:
+    """Layers, heads and channels of a prefix for a model.
+
+    Raises:
+        ModelError: No prefix can be put in front of the model's attention.
+    """
+    if shape.attention is None:
+        raise ModelError(
+            "no prefix can be put in front of this model's attention",
+            allowed="models that attend through Transformers' attention interface",
+            action="choose a method without a prefix; `peml doctor` gives the reason",
+        )
+    return shape.attention
+
+
+class PrefixTuningSettings(FixedPrefixSettings):
+    """A prefix alone, from a two-layer MLP or flat, the same for all tasks."""
+
+    name: Literal["prefix-tuning"] = "prefix-tuning"
+    # Where nothing else learns, it pays to be heard early: see prefix_nas.py.
+    rates: ClassVar[Mapping[str, float]] = {"mlp": 2e-2, "flat": 0.2}
+    quietness: float = Field(
+        1.0,
+        description="As for other prefixes, but louder by default: no LoRA learns in its place.",
+        ge=0,
+    )
+    learning_rate: float | None = Field(
+        None,
+        description="Default rate of the group `prefix`; left out, 2e-2 for an MLP and 0.2 for a "
+        "flat prefix, whose rows need larger steps.",
+        gt=0,
+    )
+
+
+class PromptTuningSettings(MethodSettings):
+    """Learnt vectors in front of the input, the same for all tasks."""
+
+    name: Literal["prompt-tuning"] = "prompt-tuning"
+    length: int = Field(20, description="Vectors in front of the input.", ge=1)
+    start: Literal["vocabulary", "normal"] = Field(
+        "vocabulary",
+        description="vocabulary: embeddings of tokens drawn with the seed; normal: drawn from "
+        "N(0, 1) as PEFT does, far from any embedding most models have seen, and slow to learn.",
+    )
+    learning_rate: float = Field(1e-2, description="Default rate of the group `prompt`.", gt=0)
+
+
+class SearchedPrefixSettings(MethodSettings):
+    """A prefix whose network is searched."""
+
+    prefix: PrefixSettings = Field(
+        default_factory=lambda: PrefixSettings(), description="The prefix and its search space."
+    )
+    search: SearchSettings = Field(
+        default_factory=lambda: SearchSettings(), description="How the network is searched."
+    )
+    prefix_learning_rate: float = Field(
+        1e-3, description="Default rate of the group `prefix`.", gt=0
+    )
+    architecture_learning_rate: float = Field(
+        3e-2, description="Default rate of the group `architecture`.", gt=0
+    )
+
+
+class LonePrefixSettings(PrefixSettings):
+    """The prefix network and its space, where no LoRA learns beside it."""
+
+    quietness: float = Field(
+        1.0,
+        description="As for PEML's prefix, but louder by default: no LoRA learns in its place.",
+        ge=0,
+    )
+
+
+# At the rate and the quietness that do for a prefix beside a LoRA (1e-3, 4), a prefix alone has
+# hardly begun to move after 600 steps: docs/results/search.md.
+class PrefixNasSettings(SearchedPrefixSettings):
+    """A searched prefix alone: what the search is worth where no LoRA learns beside it."""
+
+    name: Literal["prefix-nas"] = "prefix-nas"
+    prefix: LonePrefixSettings = Field(
+        default_factory=lambda: LonePrefixSettings(),
+        description="The prefix and its search space.",
+    )
+    prefix_learning_rate: float = Field(
+        2e-2, description="Default rate of the group `prefix`.", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _nothing_to_order(self) -> PrefixNasSettings:
+        if self.search.order != "parallel":
+            raise ValueError(
+                f"search.order {self.search.order} orders LoRA and prefix, and prefix-nas has no "
+                "LoRA: leave order out, or choose method peml"
+            )
+        return self

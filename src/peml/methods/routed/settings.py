@@ -1,0 +1,130 @@
+"""What a config says of the multi-task methods; no torch, see `peml.methods.registry`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from peml.methods.base import MethodSettings
+from peml.methods.layers import Layers, LinearShape
+
+__all__ = [
+    "AdapterSettings",
+    "CPolySettings",
+    "MoeLoraSettings",
+    "MtlLoraSettings",
+    "MultiLoraSettings",
+]
+
+
+class AdapterSettings(MethodSettings):
+    """What the low-rank layers of all multi-task methods have in common."""
+
+    r: int = Field(8, description="Rank.", ge=1)
+    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
+    dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
+    )
+    learning_rate: float = Field(5e-4, description="Default rate of the group `adapter`.", gt=0)
+
+    @property
+    def scale(self) -> float:
+        """What the update is multiplied with."""
+        return self.alpha / self.r
+
+    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
+        """The layers that get an update.
+
+        Raises:
+            ModelError: See `Layers.select`.
+        """
+        return layers.select(self.target_modules, setting="method.target_modules")
+
+
+class CPolySettings(AdapterSettings):
+    """A sum of shared and own low-rank skills, weighed by task."""
+
+    name: Literal["c-poly"] = "c-poly"
+    r: int = Field(2, description="Rank of one skill.", ge=1)
+    alpha: float = Field(4.0, description="The update is scaled by alpha / r.", gt=0)
+    shared: int = Field(3, description="Skills all tasks share.", ge=1)
+    own: int = Field(1, description="Skills of each task; 0 with mixing=factors is Poly.", ge=0)
+    mixing: Literal["outputs", "factors"] = Field(
+        "outputs", description="Mix the skills' outputs, or average their factors as Poly does."
+    )
+    own_matrix: Literal["full", "diagonal"] = Field(
+        "full",
+        description="full: a task may also learn to use other tasks' own skills; diagonal: its "
+        "own only, which costs the same however many tasks there are.",
+    )
+    normalised: bool = Field(True, description="A task's shared weights sum to 1.")
+    noise: bool = Field(True, description="Shared weights are drawn while training.")
+    routing_learning_rate: float = Field(
+        1e-2, description="Default rate of the group `routing`, the skills' weights.", gt=0
+    )
+
+
+class MoeLoraSettings(AdapterSettings):
+    """Experts of rank r / experts and what weighs them."""
+
+    name: Literal["moe-lora"] = "moe-lora"
+    r: int = Field(8, description="Rank of all experts together.", ge=1)
+    experts: int = Field(4, description="Experts; r is a multiple of it.", ge=1)
+    routing: Literal["task", "token"] = Field(
+        "task", description="Who decides the experts' weights: the task, or each token."
+    )
+    gate: Literal["shared", "per-layer"] = Field(
+        "shared", description="Task routing: one gate for the whole model, or one a layer."
+    )
+    embedding: int = Field(64, description="Task routing: channels of a task's embedding.", ge=1)
+    top_k: int = Field(2, description="Token routing: experts in use for a token.", ge=1)
+    balance: float = Field(
+        0.01, description="Token routing: weight of the load-balancing loss.", ge=0
+    )
+    routing_learning_rate: float = Field(
+        5e-3, description="Default rate of the group `routing`, gate or routers.", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> MoeLoraSettings:
+        if self.r % self.experts:
+            raise ValueError(
+                f"r ({self.r}) is not a multiple of experts ({self.experts}); "
+                f"{self.r - self.r % self.experts or self.experts} would be"
+            )
+        if self.routing == "token" and self.top_k > self.experts:
+            raise ValueError(f"top_k ({self.top_k}) is larger than experts ({self.experts})")
+        return self
+
+
+class MtlLoraSettings(AdapterSettings):
+    """Shared factors with a transform and a mix of each task's own."""
+
+    name: Literal["mtl-lora"] = "mtl-lora"
+    bases: int = Field(3, description="B matrices that tasks mix.", ge=1)
+    temperature: float = Field(0.1, description="Of the softmax that mixes them.", gt=0)
+    transform: Literal["full", "diagonal"] = Field(
+        "full", description="A task's transform between A and B: r x r, or r scales."
+    )
+    mixing_start: Literal["even", "random"] = Field(
+        "even",
+        description="even: all B nearly alike; random: as the published code, where at a "
+        "temperature of 0.1 most tasks start bound to one B drawn at random.",
+    )
+    routing_learning_rate: float = Field(
+        5e-3, description="Default rate of the group `routing`.", gt=0
+    )
+
+
+class MultiLoraSettings(AdapterSettings):
+    """Parallel branches of rank r."""
+
+    name: Literal["multilora"] = "multilora"
+    r: int = Field(4, description="Rank of one branch.", ge=1)
+    alpha: float = Field(8.0, description="The update is scaled by alpha / r.", gt=0)
+    branches: int = Field(3, description="Parallel branches.", ge=1)
+    scaling_learning_rate: float = Field(
+        5e-3, description="Default rate of the group `scaling`, the branches' output scales.", gt=0
+    )

@@ -1,0 +1,95 @@
+"""What a config says of the methods that are in no wing; no torch, see `peml.methods.registry`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from peml.methods.base import MethodSettings
+from peml.methods.lora.settings import LoraSettings
+from peml.methods.prefix.settings import FixedPrefixSettings, SearchedPrefixSettings
+
+__all__ = ["FrozenSettings", "FullSettings", "LoraPrefixSettings", "PemlSettings", "halvings"]
+
+
+class FrozenSettings(MethodSettings):
+    """The frozen model has nothing to set."""
+
+    name: Literal["frozen"] = "frozen"
+
+
+class FullSettings(MethodSettings):
+    """Full fine-tuning."""
+
+    name: Literal["full"] = "full"
+    learning_rate: float = Field(5e-5, description="Default rate of the group `backbone`.", gt=0)
+
+
+class LoraPrefixSettings(FixedPrefixSettings):
+    """LoRA and a prefix that is fixed: from a two-layer MLP, or flat."""
+
+    name: Literal["lora+prefix"] = "lora+prefix"
+    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
+    prefix_learning_rate: float | None = Field(
+        None,
+        description="Default rate of the group `prefix`; left out, 1e-3 for an MLP and 0.1 for a "
+        "flat prefix, whose rows need larger steps.",
+        gt=0,
+    )
+
+    def smaller_prefixes(self) -> Iterator[LoraPrefixSettings]:
+        """These settings, then ever smaller prefixes: shorter, or with a head of ever lower rank.
+
+        The MLP's width is halved when even a head of rank 1 is too large.
+        """
+        yield self
+        if self.network == "flat":
+            for length in range(self.length - 1, 0, -1):
+                yield self.model_copy(update={"length": length})
+            return
+        for width in halvings(self.width):
+            ranks = width if self.head == "full" else min(self.head_rank, width)
+            for rank in range(ranks, 0, -1):
+                update = {"width": width, "head": "low-rank", "head_rank": rank}
+                yield self.model_copy(update=update)
+
+
+class PemlSettings(SearchedPrefixSettings):
+    """LoRA and a searched prefix."""
+
+    name: Literal["peml"] = "peml"
+    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
+    lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="Candidate ranks of the LoRA, searched with the prefix for each group of "
+        "modules (the same layer of every block) in place of lora.r; lora.alpha / lora.r stays the "
+        "scale. More rank never hurts the loss, so give search.budget too, which then counts LoRA "
+        "and prefix.",
+    )
+
+    @model_validator(mode="after")
+    def _ranks_to_search(self) -> PemlSettings:
+        if len(set(self.lora_ranks)) != len(self.lora_ranks):
+            raise ValueError(f"lora_ranks: a rank stands twice in {list(self.lora_ranks)}")
+        search = self.search
+        if self.lora_ranks and (search.mode == "none" or search.genotype is not None):
+            raise ValueError(
+                "lora_ranks are searched or drawn, but search.mode none and search.genotype decide "
+                "nothing: leave lora_ranks out (a genotype may hold ranks of its own)"
+            )
+        if self.lora_ranks and search.order == "search-first":
+            raise ValueError(
+                "lora_ranks can't be searched with search.order search-first, whose search runs "
+                "without LoRA; allowed: parallel"
+            )
+        return self
+
+
+def halvings(width: int) -> Iterator[int]:
+    """A width, its half, and so on down to 4, or the width itself where it is less."""
+    yield width
+    while width >= 8:
+        width //= 2
+        yield width

@@ -1,0 +1,32 @@
+"""The strategies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peml.training.balancing.base import Balancing
+from peml.training.balancing.pcgrad import PCGrad
+from peml.training.balancing.running_mean import RunningMean
+from peml.training.balancing.settings import BalancingSettings
+from peml.training.balancing.uncertainty import Uncertainty
+
+STRATEGIES: dict[str, type[Balancing]] = {
+    "fixed": Balancing,
+    "running-mean": RunningMean,
+    "uncertainty": Uncertainty,
+    "pcgrad": PCGrad,
+}
+
+
+def build_balancing(settings: BalancingSettings, tasks: Sequence[str], seed: int) -> Balancing:
+    """The strategy a config asks for.
+
+    Args:
+        settings: Which, and how.
+        tasks: Names in the order of the task ids.
+        seed: Of whatever is drawn.
+
+    Raises:
+        ConfigError: A weight is for a task that isn't there.
+    """
+    return STRATEGIES[settings.strategy](settings, tasks, seed)
