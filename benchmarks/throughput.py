@@ -43,10 +43,11 @@ from transformers import (
 )
 
 from peml.methods import LoraSettings
+from peml.records import Evaluation, StepRecord
 from peml.run.cost import peak_memory
 from peml.run.preparation import Prepared
 from peml.run.training import attach, build_accelerator
-from peml.training import Evaluation, Phase, StepRecord, TrainingLoop, build_optimizer
+from peml.training import Phase, TrainingLoop, build_optimizer
 
 TARGET = 2.0
 RIVAL = "Trainer + PEFT LoRA"

@@ -16,7 +16,7 @@ import peml
 SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
-BOTTOM = {"errors", "files", "lazy", "problems", "removed", "settings", "terminal"}
+BOTTOM = {"errors", "files", "lazy", "problems", "records", "removed", "settings", "terminal"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "lazy": set(),
@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": set(),
     "files": {"errors"},
     "problems": {"errors", "removed"},
+    "records": {"errors", "files", "problems"},
     "tasks": set(),
     "prefix": set(),
     "data": {"tasks"},

@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from peml.evaluation import KeptPredictions, KeptTask, write_predictions
+from peml.records.study import StudyRecord
 from peml.tasks import TaskType
 from tests.e2e.toy import METHODS, Row, toy_config
+from tests.records.made_up import results_of
 
 __all__ = ["ADAPTER", "WILD", "comparison_file", "finish"]
 
@@ -64,17 +66,13 @@ def finish(
         rows = range(len(gold))
         scores = [[1.0 - p, float(p)] for p in predicted]
         write_predictions(cell, KeptPredictions(task, rows, gold, predicted, scores))
-    results = {
-        "tasks": {name: {"value": value} for name, value in values.items()},
-        "mean": sum(values.values()) / len(values),
-        "majority_mean": majority,
-        "cost": {
-            "seconds": seconds or {"train": 2.0, "evaluate": 1.0},
-            "steps": {"train": 10},
-            "peak_memory_bytes": 100,
-            "total_trainable_parameters": 7,
-        },
-    }
+    results = results_of(
+        values,
+        majority=majority,
+        seconds=seconds or {"train": 2.0, "evaluate": 1.0},
+        steps={"train": 10},
+        peak_memory_bytes=100,
+    )
     (cell / "results.json").write_text(json.dumps(results))
     splits = {"train": 50, "development": 5, "reported": 20}
     planned = [
@@ -102,5 +100,18 @@ def grid_study(
         }
         for number, (factor, mean) in enumerate(means.items())
     ]
-    content = {"trials": trials, "best": [], "cost": {"seconds": seconds}}
-    (place / "study.json").write_text(json.dumps(content))
+    study = {
+        "name": f"{suite}-{label}",
+        "model": "minilm",
+        "method": "lora",
+        "objectives": [{"name": "mean", "title": "development mean", "direction": "maximize"}],
+        "sampler": {"name": "grid"},
+        "pruner": {"name": "none"},
+        "budget": {},
+        "space": {},
+        "trials": trials,
+        "best": [],
+        "importance": {},
+        "cost": {"trials": len(trials), "seconds": seconds, "tokens": 0},
+    }
+    StudyRecord.check("", study).write(place)

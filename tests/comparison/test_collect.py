@@ -22,6 +22,7 @@ from peml.evaluation import predictions_path, read_predictions, write_prediction
 from peml.files import write_json
 from peml.reporting import write_comparison_report
 from tests.comparison.quick import finish, grid_study
+from tests.records.made_up import results_of
 
 GOLD = [0, 1] * 10
 TASKS: list[dict[str, Any]] = [
@@ -58,8 +59,16 @@ def run(folder: Path, right: Right, **options: Any) -> None:
 
 
 def collected(folder: Path, config: ComparisonConfig) -> dict[str, Any]:
-    sized = {label: Sized(m, "r=8", 100, None) for label, m in config.methods.items()}
-    matching = Matching(None, {"glue": sized}, {"glue": 10}, {"glue": TASKS})
+    sized = {
+        label: Sized(method=m, size="r=8", parameters=100, off_budget=None)
+        for label, m in config.methods.items()
+    }
+    matching = Matching.model_validate({
+        "budget": None,
+        "steps": {"glue": 10},
+        "tasks": {"glue": TASKS},
+        "suites": {"glue": sized},
+    })  # fmt: skip
     choices = choose_values(config, folder, matching.settings)
     content = collect(config, matching, choices, folder)
     write_json(folder / "comparison.json", content)
@@ -232,10 +241,8 @@ def test_a_run_at_its_majority_baseline_is_flagged(tmp_path: Path) -> None:
 def test_a_score_that_is_not_a_number_is_left_out(tmp_path: Path) -> None:
     all_runs(tmp_path)
     folder = cell(tmp_path, "lora", 0)
-    results = {"tasks": {"mood": {"value": math.nan}, "same": {"value": 0.9}}, "mean": math.nan}
-    cost = {"seconds": {}, "steps": {}, "peak_memory_bytes": 1, "total_trainable_parameters": 1}
     # as runs of before wrote it; today it is an error
-    text = json.dumps({**results, "majority_mean": 0.5, "cost": cost})
+    text = json.dumps(results_of({"mood": math.nan, "same": 0.9}))
     (folder / "results.json").write_text(text)
     lora = row(collected(tmp_path, config()), "lora")
     assert lora["cells"][0]["flags"] == ["mood is not a number"]

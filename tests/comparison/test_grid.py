@@ -59,7 +59,7 @@ def test_the_best_mean_wins(tmp_path: Path, means: list[float | None], factor: f
     grid_study(tmp_path, "glue", "lora", {f: tried[f] for f in (2.0, 0.5, 1.0)})  # as drawn
     choice = chosen(tmp_path)
     assert choice.factor == factor
-    assert [run["factor"] for run in choice.grid] == [0.5, 1, 2]
+    assert [run.factor for run in choice.grid] == [0.5, 1, 2]
 
 
 def test_where_all_failed_there_is_a_reason(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def test_every_method_comes_near_the_references_parameters() -> None:
         assert abs(sized.off_budget) <= TOLERANCE
         assert sized.parameters == pytest.approx(budget * (1 + sized.off_budget))
     assert found["glue"]["lora"].size == "r=20, alpha=20"
-    resized: Any = found["glue"]["multilora"].settings
+    resized: Any = found["glue"]["multilora"].method
     assert found["glue"]["multilora"].size == f"r={resized.r}, alpha={resized.alpha:g}"
     assert resized.r != 8
 
@@ -121,7 +122,8 @@ def test_methods_that_are_the_same_once_matched_are_refused() -> None:
         match_methods(config(twins), {"glue": SHAPE})
 
 
-def test_a_saved_matching_is_the_same_again() -> None:
+def test_a_saved_matching_is_the_same_again(tmp_path: Path) -> None:
     budget, found = match_methods(config(METHODS), {"glue": SHAPE})
-    matching = Matching(budget, found, {"glue": 10}, {"glue": [{"name": "sst2"}]})
-    assert Matching.from_dict(matching.as_dict()) == matching
+    matching = Matching(budget=budget, steps={"glue": 10}, tasks={"glue": []}, suites=found)
+    matching.write(tmp_path)
+    assert Matching.read(tmp_path) == matching

@@ -45,11 +45,11 @@ def test_what_the_report_says_of_the_tasks_is_known_before_training(toys: Path) 
     raw = yaml.safe_load(comparison_file(toys, toys / "known.yaml").read_text())
     matching = plan_comparison(parse_comparison(raw))
     mood = matching.tasks["toy"][0]
-    assert (mood["name"], mood["metric"], mood["train"], mood["rows"]) == (
+    assert (mood.name, mood.metric, mood.train, mood.rows) == (
         "mood",
         "accuracy",
         36,
         10,
     )
-    assert mood["majority"] == 0.5
+    assert mood.majority == 0.5
     assert matching.steps == {"toy": 18}

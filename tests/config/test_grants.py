@@ -9,6 +9,7 @@ import yaml
 
 from peml.comparison import parse_comparison
 from peml.comparison.cells import ComparisonFolder
+from peml.comparison.matching import Matching
 from peml.config import dump_shared, load_config, parse_config
 from peml.run import RunFolder
 from peml.tuning.folder import StudyFolder
@@ -62,7 +63,7 @@ def test_a_comparison_keeps_no_grant_and_goes_on_with_one(tmp_path: Path) -> Non
     config = parse_comparison(raw)
     assert config.run.model.trust_remote_code
     folder = ComparisonFolder(tmp_path)
-    folder.create(config, {})
+    folder.create(config, Matching(budget=None, steps={}, tasks={}, suites={}))
     assert "trust" not in _written(tmp_path)
     assert folder.holds(config)
 

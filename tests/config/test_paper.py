@@ -66,6 +66,6 @@ def test_it_dry_runs_with_a_tiny_model_of_the_family(path: Path, tmp_path: Path)
     if family == "llama":
         overrides += ["model.max_length=200"]  # the tiny model's positions
     planned = plan(load_config(path, overrides))
-    assert [task["name"] for task in planned["tasks"]] == [task.name for task in tasks]
-    assert planned["steps"]["search"] > 0
-    assert {"lora", "prefix", "architecture"} <= set(planned["trainable_parameters"])
+    assert [task.name for task in planned.tasks] == [task.name for task in tasks]
+    assert planned.steps["search"] > 0
+    assert {"lora", "prefix", "architecture"} <= set(planned.trainable_parameters)

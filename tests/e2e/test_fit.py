@@ -200,8 +200,8 @@ def test_a_given_genotype_is_trained_without_a_search(
     found = runs("encoder", "peml") / "genotype.json"
     config = load_config(toy_config(toys, "encoder", "peml"), [f"method.search.genotype={found}"])
     run = fit(config, tmp_path / "run")
-    assert "search" not in run.results["cost"]["steps"]
-    assert "architecture" not in run.results["cost"]["trainable_parameters"]
+    assert "search" not in run.results.cost.steps
+    assert "architecture" not in run.results.cost.trainable_parameters
     assert _read(run.folder, "genotype.json") == _read(found.parent, "genotype.json")
     assert not _log(run.folder, "discretise")
     assert not _log(run.folder, "decisions")

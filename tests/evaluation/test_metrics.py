@@ -118,8 +118,8 @@ def test_every_metric_has_the_constant_that_is_best_for_it() -> None:
 
 def test_classes_are_described_by_right_and_predicted_label() -> None:
     found = describe_classes(("no", "yes", "maybe"), [0, 0, 1, 1], [0, 1, 1, 1])
-    assert found["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
-    assert found["f1"] == pytest.approx([2 / 3, 4 / 5, 0.0])
+    assert found.confusion == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert found.f1 == pytest.approx([2 / 3, 4 / 5, 0.0])
 
 
 def test_rows_of_different_number_are_refused() -> None:

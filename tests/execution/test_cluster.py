@@ -61,7 +61,7 @@ def test_a_killed_driver_leaves_a_folder_to_go_on_with(
     _until(lambda: _is_free(folder))
     assert list(folder.glob("checkpoints/step-*"))
     assert not (folder / "results.json").exists()
-    assert fit(config, folder).results["cost"]["steps"] == {"train": 18}
+    assert fit(config, folder).results.cost.steps == {"train": 18}
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -86,7 +86,9 @@ def test_jobs_run_side_by_side_and_share_the_cores(
     assert told[:2] == ["+one", "+two"]
     assert told[2].startswith("-")  # the third waits for one of the first
     assert told[3] == "+three"
-    assert (three[0].results() or {})["mean"] == 4
+    results = three[0].results()
+    assert results is not None
+    assert results.mean == 4
 
 
 def _raise(packed: dict[str, Any], threads: int, *_: object) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from peml.records import Plan
 from peml.reporting.cautions import Kind, list_cautions, tell_cautions
-from peml.reporting.records import Plan
 
 
 def plan(**values: Any) -> Plan:

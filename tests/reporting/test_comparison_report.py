@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from peml.records.comparison import ComparisonRecord
 from peml.reporting import write_comparison_report
-from peml.reporting.comparison import ComparisonRecord, load_comparison, render_comparison_html
+from peml.reporting.comparison import render_comparison_html
 from peml.reporting.comparison.figures import (
     draw_comparison,
     draw_cost,
@@ -130,7 +131,7 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     name = "<b>x</b> & $y$"
     path = write_example_comparison(tmp_path, methods=2, tasks=2) / "comparison.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"cola"', json.dumps(name)))
-    page = parse_page(render_comparison_html(load_comparison(tmp_path)))
+    page = parse_page(render_comparison_html(ComparisonRecord.read(tmp_path)))
     assert page.find(".//b") is None
     assert any(name in cell for cell in table_rows(page, "scores-0")[0])
 

@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 
 from peml.errors import RunError
-from peml.reporting.comparison import (
-    ComparisonRecord,
-    load_comparison,
-    render_comparison_html,
-)
+from peml.records.comparison import ComparisonRecord
+from peml.reporting.comparison import render_comparison_html
 from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
 from peml.reporting.comparison.summary import (
     describe_flags,
@@ -37,7 +34,7 @@ def example(folder: Path, change: Change | None = None, **options: Any) -> Compa
         data = json.loads(path.read_text(encoding="utf-8"))
         change(data)
         path.write_text(json.dumps(data), encoding="utf-8")
-    return load_comparison(folder)
+    return ComparisonRecord.read(folder)
 
 
 def scores(comparison: ComparisonRecord) -> Table:
@@ -396,7 +393,7 @@ def test_what_is_malformed_is_named(tmp_path: Path, change: Change, message: str
 
 def test_a_comparison_that_is_not_finished_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"comparison\.json: the file is missing") as caught:
-        load_comparison(tmp_path)
+        ComparisonRecord.read(tmp_path)
     assert "peml compare" in caught.value.action
 
 

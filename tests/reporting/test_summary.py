@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from peml.reporting.records import Cost, Results, TaskResult
+from peml.records import Cost, Results, TaskResult
 from peml.reporting.summary import Effect, join_names, noise, summarise
 
 

@@ -12,26 +12,27 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from peml.errors import RunError
+from peml.records.study import StudyRecord
 from peml.reporting import write_tuning_report
-from peml.reporting.tuning import StudyRecord, draw_study, load_study_record, render_study_html
+from peml.reporting.tuning import draw_study, render_study_html
 from tests.examples.studies import write_example_study
 from tests.reporting.pages import SVG, parse_page, section_names, table_rows, text_of
 
 
 @pytest.fixture
 def single(tmp_path: Path) -> StudyRecord:
-    return load_study_record(write_example_study(tmp_path / "single"))
+    return StudyRecord.read(write_example_study(tmp_path / "single"))
 
 
 @pytest.fixture
 def double(tmp_path: Path) -> StudyRecord:
-    return load_study_record(write_example_study(tmp_path / "double", front=True))
+    return StudyRecord.read(write_example_study(tmp_path / "double", front=True))
 
 
 def changed(folder: Path, **values: Any) -> StudyRecord:
     path = write_example_study(folder) / "study.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
-    return load_study_record(folder)
+    return StudyRecord.read(folder)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -88,7 +89,7 @@ def test_collapsed_trials_do_not_press_the_others_together(single: StudyRecord) 
 
 
 def test_the_whole_front_is_seen_even_where_its_mean_is_low(tmp_path: Path) -> None:
-    record = load_study_record(write_example_study(tmp_path, front=True))
+    record = StudyRecord.read(write_example_study(tmp_path, front=True))
     trials = [trial.model_dump() for trial in record.trials]
     trials[11]["objectives"][1] = 10.0  # the collapsed one is the smallest
     study = changed(
@@ -109,14 +110,14 @@ def test_names_are_text_not_markup(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trials", [0, 1, 2])
 def test_a_study_that_has_hardly_begun_is_reported(trials: int, tmp_path: Path) -> None:
-    study = load_study_record(write_example_study(tmp_path, trials=trials))
+    study = StudyRecord.read(write_example_study(tmp_path, trials=trials))
     page = parse_page(render_study_html(study))
     assert len(table_rows(page, "table")) == trials + 1
     assert ("None has a score yet." in text_of(page)) == (trials == 0)
 
 
 def test_numbers_that_are_none_are_shown_as_such(tmp_path: Path) -> None:
-    record = load_study_record(write_example_study(tmp_path))
+    record = StudyRecord.read(write_example_study(tmp_path))
     trials = [trial.model_dump() for trial in record.trials]
     trials[0] |= {"objectives": [math.nan], "seconds": None, "tokens": None}
     rows = table_rows(parse_page(render_study_html(changed(tmp_path, trials=trials))), "table")

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from peml.run.cost import Cost, peak_memory
+from peml.records import Spent
+from peml.run.cost import CostMeter, peak_memory
 
 
 def test_seconds_steps_and_tokens_go_on_from_the_checkpoint(
@@ -15,27 +16,27 @@ def test_seconds_steps_and_tokens_go_on_from_the_checkpoint(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("peml.run.cost.time.monotonic", lambda: clock[0])
-    first = Cost()
+    first = CostMeter()
     with first.phase("train"):
         clock[0] += 2
         first.count_step("train", 100)
-        saved = first.as_dict()  # a checkpoint in the middle of a phase
+        saved = first.spent()  # a checkpoint in the middle of a phase
         clock[0] += 3  # thrown away by a kill
-    second = Cost(saved)
+    second = CostMeter(saved)
     clock[0] += 50  # between the sessions
     with second.phase("train"):
         clock[0] += 4
         second.count_step("train", 50)
-    total = second.as_dict()
-    assert total["steps"] == {"train": 2}
-    assert total["tokens"] == {"train": 150}
-    assert saved["seconds"] == {"train": 2}
-    assert first.as_dict()["seconds"] == {"train": 5}
-    assert total["seconds"] == {"train": 6}
+    total = second.spent()
+    assert total.steps == {"train": 2}
+    assert total.tokens == {"train": 150}
+    assert saved.seconds == {"train": 2}
+    assert first.spent().seconds == {"train": 5}
+    assert total.seconds == {"train": 6}
 
 
 def test_peak_memory_never_falls() -> None:
-    assert Cost({"peak_memory_bytes": 2**60}).as_dict()["peak_memory_bytes"] == 2**60
+    assert CostMeter(Spent(peak_memory_bytes=2**60)).spent().peak_memory_bytes == 2**60
 
 
 def test_peak_memory_is_not_that_of_a_larger_parent() -> None:

@@ -51,14 +51,14 @@ def test_a_frozen_model_is_scored_few_shot(toys: Path, tmp_path: Path) -> None:
     config = load_config(toy_config(toys, "causal", "lora"), _overrides(tmp_path, "frozen"))
     run = fit(config, tmp_path / "run")
     results = run.results
-    values = {name: task["value"] for name, task in results["tasks"].items()}
-    assert results["average"] == "rows"
-    assert results["mean"] == pytest.approx(np.average(list(values.values()), weights=[4, 8, 12]))
-    assert list(results["groups"]) == ["small", "large"]
-    small = results["groups"]["small"]
-    assert small["tasks"] == ["one", "two"]
-    assert small["mean"] == pytest.approx((4 * values["one"] + 8 * values["two"]) / 12)
-    assert results["groups"]["large"]["mean"] == values["three"]
+    values = {name: task.value for name, task in results.tasks.items()}
+    assert results.average == "rows"
+    assert results.mean == pytest.approx(np.average(list(values.values()), weights=[4, 8, 12]))
+    assert list(results.groups) == ["small", "large"]
+    small = results.groups["small"]
+    assert small.tasks == ["one", "two"]
+    assert small.mean == pytest.approx((4 * values["one"] + 8 * values["two"]) / 12)
+    assert results.groups["large"].mean == values["three"]
     planned = json.loads((run.folder / "plan.json").read_text())["tasks"]
     assert {(task["train"], task["development"]) for task in planned} == {(0, 0)}
     assert "*small*" in (run.folder / "report.md").read_text()

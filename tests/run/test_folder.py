@@ -9,6 +9,7 @@ import pytest
 
 from peml.config import RunConfig, load_config
 from peml.errors import RunError
+from peml.records import Plan
 from peml.run import RunFolder
 from tests.e2e.toy import toy_config
 
@@ -103,15 +104,19 @@ def test_a_folder_without_a_config_is_no_run(tmp_path: Path) -> None:
 
 
 def test_data_that_changed_since_the_run_began_is_refused(folder: RunFolder) -> None:
-    plan = {
-        "tasks": [{"name": "mood", "train": 36}],
+    task = {"name": "mood", "type": "classification", "metric": "accuracy"}
+    rows = {"train": 36, "development": 4, "reported": 10}
+    plan = Plan.model_validate({
+        "tasks": [task | rows],
         "tokens_per_epoch": 400,
         "batches_per_epoch": 5,
         "steps": {"search": 2, "train": 8},
         "trainable_parameters": {"lora": 4, "architecture": 2},
-    }
+    })  # fmt: skip
     folder.check_plan(plan)
-    folder.check_plan(plan | {"trainable_parameters": {"lora": 4}})  # the supernet is gone
+    fewer = plan.model_copy(update={"trainable_parameters": {"lora": 4}})  # the supernet is gone
+    folder.check_plan(fewer)
+    changed = plan.model_copy(update={"tasks": [plan.tasks[0].model_copy(update={"train": 35})]})
     with pytest.raises(RunError, match=r"tasks\.mood\.train was 36 and is 35"):
-        folder.check_plan(plan | {"tasks": [{"name": "mood", "train": 35}]})
-    assert json.loads((folder.path / "plan.json").read_text()) == plan
+        folder.check_plan(changed)
+    assert Plan.read(folder.path) == plan

@@ -12,7 +12,7 @@ import yaml
 from peml.config import RunConfig, load_config
 from peml.evaluation import score_split
 from peml.run import RunFolder
-from peml.run.cost import Cost
+from peml.run.cost import CostMeter
 from peml.run.evaluation import evaluate_run
 from peml.run.held_out import HeldOutRows
 from peml.run.preparation import Prepared, prepare
@@ -49,8 +49,8 @@ def test_leaked_train_rows_are_dropped_where_that_is_asked_for(toys: Path, tmp_p
     assert leaked
     assert set(_source_rows(dropped, "train")) == set(_source_rows(kept, "train")) - leaked
     assert len(dropped.train[0]) == len(kept.train[0]) - len(leaked)
-    assert dropped.plan({})["leakage_dropped"] == {"mood": len(leaked)}
-    assert kept.plan({})["leakage_dropped"] == {}
+    assert dropped.plan({}).leakage_dropped == {"mood": len(leaked)}
+    assert kept.plan({}).leakage_dropped == {}
 
 
 def test_the_development_split_is_the_same_whatever_the_seed(toys: Path, tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_the_majority_baseline_is_what_the_train_rows_say(toys: Path, tmp_path: 
     assert Counter(prepared.reported[0].gold).most_common()[0][0] == 1
     assert prepared.majority == [0]
     model = attach(prepared, torch.device("cpu"), None)
-    result = evaluate_run(prepared, model, RunFolder(tmp_path / "run"), Cost())["mood"]
-    assert (result["majority"], result["majority_of"]) == (3 / 12, "train")
+    result = evaluate_run(prepared, model, RunFolder(tmp_path / "run"), CostMeter())["mood"]
+    assert (result.majority, result.majority_of) == (3 / 12, "train")
 
 
 def test_an_ablation_is_scored_with_its_part_switched_off(toys: Path, tmp_path: Path) -> None:
@@ -79,16 +79,16 @@ def test_an_ablation_is_scored_with_its_part_switched_off(toys: Path, tmp_path: 
         for group in model.groups():
             for parameter in group.parameters:
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
-    results = evaluate_run(prepared, model, RunFolder(tmp_path / "run"), Cost())
+    results = evaluate_run(prepared, model, RunFolder(tmp_path / "run"), CostMeter())
     moved = Counter[str]()
     for split in prepared.reported:
         task = prepared.tasks[split.task_id]
         for part in ("lora", "prefix"):
             with model.parts[part].disabled():
                 metrics, _ = score_split(model, split, prepared.config.evaluation)
-            found = results[task.name][f"{part}_off"]
+            found = results[task.name].without[part]
             assert found == metrics[task.metrics[0]]
-            moved[part] += found != results[task.name]["value"]
+            moved[part] += found != results[task.name].value
     assert moved["lora"]
     assert moved["prefix"]
 

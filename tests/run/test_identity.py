@@ -15,6 +15,7 @@ from peml.config import load_config
 from peml.data.rows import Rows
 from peml.errors import RunError
 from peml.models.weights import weights_checksum
+from peml.records import Identity
 from peml.run import RunStopped, fit
 from peml.run.identity import check_identity
 from peml.testing.models import save_tiny_model
@@ -89,7 +90,7 @@ def test_the_same_inputs_elsewhere_on_the_disk_are_the_same(
 
 def test_a_folder_without_checksums_is_compared_by_counts_and_says_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="kept no checksums"):
-        check_identity(None, {"tasks": {}, "model": {}}, tmp_path)
+        check_identity(None, Identity(tasks={}, model={}), tmp_path)
 
 
 _A = {"rows": {"train": "1", "reported": "2"}, "definition": {"labels": "3"}}
@@ -118,9 +119,10 @@ _MODEL = {"weights": "4", "tokenizer": "5"}
 def test_what_changed_is_said_in_words(
     tmp_path: Path, tasks: dict[str, object], model: dict[str, str], said: str
 ) -> None:
-    before = {"tasks": {"a": _A, "b": _A}, "model": _MODEL}
+    before = Identity.model_validate({"tasks": {"a": _A, "b": _A}, "model": _MODEL})
+    now = Identity.model_validate({"tasks": tasks, "model": model})
     with pytest.raises(RunError, match=said):
-        check_identity(before, {"tasks": tasks, "model": model}, tmp_path)
+        check_identity(before, now, tmp_path)
     check_identity(before, before, tmp_path)
 
 

@@ -58,15 +58,15 @@ def test_training_leaves_the_frozen_weights_alone(toys: Path, tmp_path: Path, fa
 def test_patience_stops_a_run_that_gets_no_better(toys: Path, tmp_path: Path) -> None:
     rates = {"learning_rates": {"lora": 1e-12, "heads": 1e-12}}
     run = _fit(toys, tmp_path, {"evaluate_every": 3, "patience": 2} | rates)
-    assert run.results["cost"]["steps"] == {"train": 9}  # the first is the best
+    assert run.results.cost.steps == {"train": 9}  # the first is the best
     assert [line["step"] for line in _log(run, "development")] == [3, 6, 9]
 
 
 def test_accumulation_takes_more_batches_a_step(toys: Path, tmp_path: Path) -> None:
     run = _fit(toys, tmp_path, {"accumulation": 3, "epochs": 1})
-    assert run.results["cost"]["steps"] == {"train": 6}
+    assert run.results.cost.steps == {"train": 6}
     plan = json.loads((run.folder / "plan.json").read_text())
-    assert run.results["cost"]["tokens"]["train"] == plan["tokens_per_epoch"]
+    assert run.results.cost.tokens["train"] == plan["tokens_per_epoch"]
 
 
 def test_intervals_decide_when_it_is_evaluated_saved_and_logged(toys: Path, tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ _PEML_MOMENTS = [
     Moment("peml.training.checkpoints.CheckpointStore.save_best", after=True),  # not yet named
     Moment("peml.run.listener.RunListener.on_step", 4),  # just after the end of an epoch
     Moment("peml.training.checkpoints.shutil.rmtree"),  # before old checkpoints go
-    Moment("peml.run.evaluation.write_json", 2, after=True),  # two tasks evaluated
+    Moment("peml.records.TaskScored.write", 2, after=True),  # two tasks evaluated
     Moment("peml.export.native.write_tensors"),  # half of the model written
-    Moment("peml.run.folder.RunFolder.write", after=True),  # results, but no report
+    Moment("peml.records.Results.write", after=True),  # results, but no report
 ]
 
 

@@ -77,7 +77,7 @@ def test_an_order_trains_what_it_says_and_as_many_steps(
     config = _config(toys, _TRAINING | {"schedule": "constant"}, order=order)
     run = fit(config, tmp_path / "run")
     assert _moved(run.folder) == _ORDERS[order]
-    steps = run.results["cost"]["steps"]
+    steps = run.results.cost.steps
     assert sum(steps.values()) == prepare(config).steps.total
     assert set(steps) == set(_ORDERS[order])
     before = [kinds for phase, _, kinds in _weights(run.folder) if phase == "search"]
@@ -87,7 +87,7 @@ def test_an_order_trains_what_it_says_and_as_many_steps(
 
 def test_a_schedule_spans_the_phases_its_group_trains_in(toys: Path, tmp_path: Path) -> None:
     run = fit(_config(toys, order="search-first"), tmp_path / "run")
-    steps = run.results["cost"]["steps"]
+    steps = run.results.cost.steps
     rates = {
         group: [line["learning_rates"].get(group) for line in _log(run.folder, "step")]
         for group in ("lora", "prefix")
@@ -106,7 +106,7 @@ def test_orders_agree_with_projected_gradients_and_adaptive_shares(
     mixing = {"rows": 8, "mixing": {"strategy": "adaptive"}}
     config = load_config(toy_config(toys, method=method, training=training, batches=mixing))
     run = fit(config, tmp_path / "run")
-    assert list(run.results["cost"]["steps"]) == ["search", "train"]
+    assert list(run.results.cost.steps) == ["search", "train"]
     assert len(_log(run.folder, "discretise")) == 1
 
 
@@ -119,9 +119,9 @@ def test_held_out_rows_leave_the_development_split(toys: Path) -> None:
     ):
         assert len(split.encoded) == len(kept.encoded) + len(held)
         assert len(held) == max(1, round(0.25 * len(split.encoded)))
-    tasks = divided.plan({})["tasks"]
-    assert [task["held_out"] for task in tasks] == [len(rows) for rows in divided.held_out]
-    assert "held_out" not in whole.plan({})["tasks"][0]
+    tasks = divided.plan({}).tasks
+    assert [task.held_out for task in tasks] == [len(rows) for rows in divided.held_out]
+    assert whole.plan({}).tasks[0].held_out is None
     # The same data for another method: rows are held out only for the search that needs them.
     again = with_config(divided, whole.config)
     assert [len(split.encoded) for split in again.development] == [

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from peml.config import RunConfig, load_config
+from peml.records import Evaluation
 from peml.run import RunFolder, RunStopped, fit
-from peml.training import Evaluation
 from tests.e2e.toy import toy_config
 
 pytestmark = pytest.mark.e2e

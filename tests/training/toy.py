@@ -13,10 +13,9 @@ from peml.data import BatchSettings, BatchStream, Collator
 from peml.data.encoding import encode_rows
 from peml.methods import AttachContext, AttachedModel, Lora, LoraMethodSettings
 from peml.models import TaskModel
+from peml.records import Evaluation, StepRecord
 from peml.training import (
-    Evaluation,
     Phase,
-    StepRecord,
     TrainingLoop,
     TrainingSettings,
     build_balancing,

@@ -24,10 +24,12 @@ from peml.config import load_config
 from peml.errors import RunError
 from peml.execution import ExecutionSettings, Executor, Job, Report
 from peml.execution.inline import InlineExecutor
+from peml.records import Identity, Plan, TuningCost
 from peml.run import fit
 from peml.tuning import Tuned, driver, parse_study, tune, tune_together
 from peml.tuning.ledger import Ledger
 from tests.e2e.apart import run_apart
+from tests.records.made_up import results_of
 from tests.tuning.studies import RATE, toy_study
 
 
@@ -37,7 +39,7 @@ def _table(tuned: Tuned) -> list[dict[str, str]]:
 
 
 def _numbers(tuned: Tuned) -> list[int]:
-    return [trial["number"] for trial in tuned.content["trials"]]
+    return [trial.number for trial in tuned.study.trials]
 
 
 class FakeExecutor(InlineExecutor):
@@ -80,12 +82,9 @@ class CrowdedExecutor(FakeExecutor):
 def made_up_results(job: Job, *, tokens: int = 100) -> dict[str, Any]:
     rate = job.config.training.learning_rates["lora"]
     r = job.config.method.model_dump()["lora"]["r"]
-    cost = {"seconds": {"train": 2.0, "evaluate": 0.5}, "tokens": {"train": tokens}}
-    return {
-        "mean": 0.5 + 0.02 * r - 0.1 * abs(math.log10(rate) + 2),
-        "tasks": {"mood": {"rows": 50}},
-        "cost": {**cost, "total_trainable_parameters": 100 * r},
-    }
+    cost: Any = {"seconds": {"train": 2.0, "evaluate": 0.5}, "tokens": {"train": tokens}}
+    mean = 0.5 + 0.02 * r - 0.1 * abs(math.log10(rate) + 2)
+    return results_of({"mood": mean}, rows=50, parameters=100 * r, **cost)
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeExecutor]:
         return Fake(settings, report)
 
     monkeypatch.setattr(driver, "make_executor", make)
-    planned = {"tasks": [], "identity": {"tasks": {}, "model": {}}}
+    planned = Plan(tasks=[], identity=Identity(tasks={}, model={}))
     monkeypatch.setattr("peml.tuning.pipeline.check_study", lambda config: planned)
     return Fake
 
@@ -121,7 +120,7 @@ def test_a_study_ends_with_a_config_that_fit_takes(toys: Path, tmp_path: Path) -
     cost = json.loads((tuned.folder / "tuning_cost.json").read_text())
     assert cost["tokens"] == sum(int(row["tokens"]) for row in table)
     run = fit(config, tmp_path / "run")
-    assert run.results["cost"]["tuning"] == cost
+    assert run.results.cost.tuning == TuningCost(**cost)
     again = peml.tune(parse_study(study), tmp_path / "study")
     assert _table(again) == table
 
@@ -131,13 +130,13 @@ def test_two_objectives_give_the_pareto_front(
 ) -> None:
     raw = toy_study(toys, objectives=["mean", "parameters"], budget={"trials": 30})
     tuned = tune(parse_study(raw), tmp_path / "study")
-    points = {t["number"]: t["objectives"] for t in tuned.content["trials"]}
+    points: dict[int, Any] = {t.number: t.objectives for t in tuned.study.trials}
     beaten = {
         number
         for number, (mean, size) in points.items()
         if any(m >= mean and s <= size and (m, s) != (mean, size) for m, s in points.values())
     }
-    front = tuned.content["best"]
+    front = tuned.study.best
     assert set(front) == set(points) - beaten
     assert len(front) > 1
     assert sorted(front, key=lambda number: -points[number][0]) == front
@@ -184,9 +183,9 @@ def test_when_the_first_trials_all_fail_the_study_stops_and_says_why(
         tune(study, tmp_path / "study")
     fake.results = staticmethod(made_up_results)
     tuned = tune(study, tmp_path / "study")
-    states = [trial["state"] for trial in tuned.content["trials"]]
+    states = [trial.state for trial in tuned.study.trials]
     assert states == ["failed"] * 3 + ["finished"] * 6
-    assert tuned.content["trials"][0]["reason"] == "no memory for trial 0"
+    assert tuned.study.trials[0].reason == "no memory for trial 0"
 
 
 def test_a_later_trial_that_fails_is_recorded_and_the_study_goes_on(
@@ -200,9 +199,9 @@ def test_a_later_trial_that_fails_is_recorded_and_the_study_goes_on(
 
     fake.results = staticmethod(some)
     tuned = tune(parse_study(toy_study(toys, budget={"trials": 5})), tmp_path / "study")
-    trials = tuned.content["trials"]
-    assert [t["state"] for t in trials] == ["finished", "failed", "failed", "finished", "finished"]
-    assert [t["reason"] for t in trials[1:3]] == [
+    trials = tuned.study.trials
+    assert [t.state for t in trials] == ["finished", "failed", "failed", "finished", "finished"]
+    assert [t.reason for t in trials[1:3]] == [
         "no memory",
         "its development mean is not a number",
     ]
@@ -218,14 +217,16 @@ def test_trials_that_fall_behind_are_stopped_and_cost_less(toys: Path, tmp_path:
     )
     raw["run"]["training"] |= {"epochs": 2, "evaluate_every": 6}
     tuned = tune(parse_study(raw), tmp_path / "study")
-    trials = tuned.content["trials"]
-    pruned = [trial for trial in trials if trial["state"] == "pruned"]
-    finished = [trial for trial in trials if trial["state"] == "finished"]
+    trials = tuned.study.trials
+    pruned = [trial for trial in trials if trial.state == "pruned"]
+    finished = [trial for trial in trials if trial.state == "finished"]
     assert pruned
     assert finished
-    assert all(0 < trial["tokens"] < finished[0]["tokens"] for trial in pruned)
-    assert all(set(map(int, t["reports"])) < set(range(101)) for t in trials)
-    assert max(map(int, finished[0]["reports"])) == 100
+    whole = finished[0].tokens
+    assert whole is not None
+    assert all(trial.tokens is not None and 0 < trial.tokens < whole for trial in pruned)
+    assert all(set(map(int, t.reports)) < set(range(101)) for t in trials)
+    assert max(map(int, finished[0].reports)) == 100
 
 
 def _tune_until_one_is_stopped(raw: dict[str, Any], folder: Path) -> None:
@@ -254,9 +255,9 @@ def test_a_trial_that_was_killed_as_it_was_stopped_has_cost_the_same(
     whole = tune(parse_study(raw), tmp_path / "whole")
     assert run_apart(_tune_until_one_is_stopped, raw, tmp_path / "killed") == -signal.SIGKILL
     tuned = tune(parse_study(raw), tmp_path / "killed")
-    for one, other in zip(tuned.content["trials"], whole.content["trials"], strict=True):
+    for one, other in zip(tuned.study.trials, whole.study.trials, strict=True):
         for key in ("number", "state", "objectives", "values", "tokens", "reports"):
-            assert one[key] == other[key], key
+            assert getattr(one, key) == getattr(other, key), key
 
 
 def _peml(*words: object) -> subprocess.Popen[bytes]:
@@ -298,10 +299,10 @@ def test_a_killed_study_goes_on_and_comes_to_the_same(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     tuned = tune(parse_study(raw), killed, report_only=True)
     whole = tune(parse_study(raw | {"execution": {"kind": "inline"}}), tmp_path / "whole")
-    for one, other in zip(tuned.content["trials"], whole.content["trials"], strict=True):
-        assert one["state"] == other["state"] == "finished"
+    for one, other in zip(tuned.study.trials, whole.study.trials, strict=True):
+        assert one.state == other.state == "finished"
         for key in ("number", "values", "tokens", "parameters"):
-            assert one[key] == other[key]
+            assert getattr(one, key) == getattr(other, key)
     assert [path.name for path in sorted((killed / "trials").iterdir())] == [
         f"{number:04}" for number in range(4)
     ]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from peml.records import Results
 from peml.tuning.objectives import OBJECTIVES, ObjectiveName
+from tests.records.made_up import results_of
 
-RESULTS: dict[str, Any] = {
-    "mean": 0.75,
-    "tasks": {"mood": {"rows": 50}, "same": {"rows": 150}},
-    "cost": {
-        "seconds": {"search": 10.0, "discretise": 1.0, "train": 20.0, "evaluate": 400.0}
+RESULTS = Results.model_validate(
+    results_of(
+        {"mood": 0.7, "same": 0.8},
+        rows=100,
+        seconds={"search": 10.0, "discretise": 1.0, "train": 20.0, "evaluate": 400.0}
         | {"export": 8000.0},
-        "tokens": {"search": 100, "train": 250},
-        "total_trainable_parameters": 7,
-    },
-}
+        tokens={"search": 100, "train": 250},
+    )
+)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_drivers_in_threads_share_a_study(server: Server) -> None:
     assert [row.state for row in rows] == ["finished"] * 12
     by_number = {t.number: driver for driver, trials in drawn.items() for t in trials}
     assert {row.number: row.driver for row in rows} == by_number
-    assert all(row.objectives == (row.number / 10,) for row in rows)
+    assert all(row.objectives == [row.number / 10] for row in rows)
 
 
 def test_a_server_that_goes_away_and_comes_back_loses_nothing(server: Server) -> None:

@@ -42,8 +42,8 @@ def compare_command(
       peml compare examples/compare.yaml --dry-run
     """
     from peml.comparison import compare, load_comparison, plan
+    from peml.records.comparison import ComparisonRecord
     from peml.reporting.comparison import describe_flags
-    from peml.reporting.comparison import load_comparison as load_comparison_record
 
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
     given = [f"{place}={value}" for place, value in options.items() if value is not None]
@@ -55,7 +55,7 @@ def compare_command(
         return
     comparison = compare(settings, folder, console, retry_failed=retry_failed, report_only=report)
     for suite, record in zip(
-        comparison.content["suites"], load_comparison_record(folder).suites, strict=True
+        comparison.content["suites"], ComparisonRecord.read(folder).suites, strict=True
     ):
         _print_suite(suite, console)
         print_warnings(describe_flags(record), console)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from peml.cli.options import OutputOption, SetOption
 from peml.terminal import Column, print_table
+
+if TYPE_CHECKING:
+    from peml.records import Results
 
 __all__ = ["fit_command"]
 
@@ -32,7 +35,7 @@ def fit_command(
       peml fit examples/glue.yaml --set method.name=lora --output runs/glue-lora
     """
     from peml.config import load_config
-    from peml.reporting import load_plan
+    from peml.records import Plan
     from peml.run import fit, plan, print_cautions, print_plan
 
     settings = load_config(config, overrides or ())
@@ -43,50 +46,44 @@ def fit_command(
     folder = output or Path(settings.output or f"runs/{config.stem}")
     run = fit(settings, folder, console)
     print_results(run.results, console)
-    print_cautions(load_plan(folder), console)
+    print_cautions(Plan.read(folder), console)
     places = f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}"
     console.print(places, highlight=False, markup=False, soft_wrap=True)
 
 
-def _majority_of(task: dict[str, Any]) -> str:
-    of: str = task.get("majority_of", "train")  # runs of before don't say
-    return of
-
-
-def print_results(results: dict[str, Any], console: Console) -> None:
+def print_results(results: Results, console: Console) -> None:
     """Shows the table of a finished run."""
     from peml.reporting import MAJORITY_NOTE, memory
 
-    ablations = list(results["ablation_means"])
+    parts = list(results.ablation_means)
     columns = [
         Column("task"),
-        Column("metric", drop=len(ablations) + 1),
+        Column("metric", drop=len(parts) + 1),
         Column("value", right=True),
         Column("majority", right=True),
         *(
-            Column(name.replace("_", " "), right=True, drop=n + 1)
-            for n, name in enumerate(ablations)
+            Column(f"{part.replace('_', ' ')} off", right=True, drop=n + 1)
+            for n, part in enumerate(parts)
         ),
     ]
     rows: list[list[str]] = []
-    for name, task in results["tasks"].items():
-        majority = f"{task['majority']:.3f}{_MARKS[_majority_of(task)]}"
-        parts = (f"{task[key]:.3f}" for key in ablations)
-        rows.append([name, task["metric"], f"{task['value']:.3f}", majority, *parts])
-    means = [results["mean"], results["majority_mean"], *results["ablation_means"].values()]
+    for name, task in results.tasks.items():
+        majority = f"{task.majority:.3f}{_MARKS[task.majority_of]}"
+        off = (f"{task.without[part]:.3f}" for part in parts)
+        rows.append([name, task.metric, f"{task.value:.3f}", majority, *off])
+    means = [results.mean, results.majority_mean, *results.ablation_means.values()]
     rows += [[], ["mean", "", *(f"{value:.3f}" for value in means)]]
-    title = f"{results['method']} on {results['model']}, seed {results['seed']}"
+    title = f"{results.method} on {results.model}, seed {results.seed}"
     print_table(console, columns, rows, title=title)
-    if "reported" in map(_majority_of, results["tasks"].values()):
+    if any(task.majority_of == "reported" for task in results.tasks.values()):
         console.print(f"* {MAJORITY_NOTE}", highlight=False)
-    cost = results["cost"]
-    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in cost["seconds"].items())
+    cost = results.cost
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in cost.seconds.items())
     console.print(
-        f"{seconds}; peak memory {memory(cost['peak_memory_bytes'])}; "
-        f"{cost['total_trainable_parameters']:,} trainable parameters",
+        f"{seconds}; peak memory {memory(cost.peak_memory_bytes or 0)}; "
+        f"{cost.total_trainable_parameters:,} trainable parameters",
         highlight=False,
     )
-    tuning = cost.get("tuning")  # not in runs from before
-    if tuning is not None:
-        text = f"found in {tuning['trials']} other runs: {tuning['seconds']:,.0f} s"
-        console.print(f"{text}, {tuning['tokens']:,} tokens", highlight=False)
+    if cost.tuning is not None:
+        text = f"found in {cost.tuning.trials} other runs: {cost.tuning.seconds:,.0f} s"
+        console.print(f"{text}, {cost.tuning.tokens:,} tokens", highlight=False)

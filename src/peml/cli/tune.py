@@ -86,24 +86,25 @@ def _listed(values: dict[str, Any]) -> str:
 
 def _print_trials(tuned: Tuned, console: Console) -> None:
     """The best trials; of two objectives, the whole front."""
-    content = tuned.content
-    finished = [trial for trial in content["trials"] if trial["state"] == "finished"]
-    ranked = sorted(finished, key=lambda trial: -trial["objectives"][0])
-    if len(content["objectives"]) > 1:
-        ranked = [trial for trial in ranked if trial["number"] in content["best"]]
+    study = tuned.study
+    finished = study.in_state("finished")
+    if len(study.objectives) > 1:
+        ranked = study.front()
+    else:
+        ranked = sorted(finished, key=lambda trial: -(trial.mean or 0.0))[:_SHOWN]
     columns = [
         Column("trial", right=True),
-        *(Column(objective["title"], right=True) for objective in content["objectives"]),
+        *(Column(objective.title, right=True) for objective in study.objectives),
         Column("settings", fold=True),
     ]
     rows = []
-    for trial in ranked[:_SHOWN] if len(content["objectives"]) == 1 else ranked:
-        shown = [f"{value:.6g}" for value in trial["objectives"]]
-        rows.append([str(trial["number"]), *shown, _listed(trial["values"])])
-    title = f"{content['name']}: {len(finished)} of {len(content['trials'])} finished"
+    for trial in ranked:
+        shown = [f"{value:.6g}" for value in trial.objectives]
+        rows.append([str(trial.number), *shown, _listed(trial.values)])
+    title = f"{study.name}: {len(finished)} of {len(study.trials)} finished"
     print_table(console, columns, rows, title=title)
-    cost = content["cost"]
     console.print(
-        f"{cost['trials']} trials cost {cost['seconds']:,.0f} s and {cost['tokens']:,} tokens",
+        f"{study.cost.trials} trials cost {study.cost.seconds:,.0f} s and "
+        f"{study.cost.tokens:,} tokens",
         highlight=False,
     )

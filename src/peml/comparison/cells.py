@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peml.comparison.matching import Matching
 from peml.comparison.settings import ComparisonConfig, Place, load_comparison
 from peml.config import dump_shared, without_grants
 from peml.execution import Job
-from peml.files import write_json, write_text
+from peml.files import write_text
 from peml.methods import MethodSettings
 from peml.run import WorkFolder, differences
 from peml.tuning import apply_values
@@ -18,7 +19,6 @@ from peml.tuning import apply_values
 __all__ = ["Cell", "ComparisonFolder", "cells_of"]
 
 _CONFIG = "comparison.yaml"
-_MATCHING = "matching.json"
 
 Matched = Mapping[str, Mapping[str, MethodSettings]]
 """Settings of each method, by suite and label."""
@@ -50,12 +50,7 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
     noun, command = "comparison folder", "peml compare"
     held = "another comparison"
     unchanged = "the config the comparison was started with, and seeds added to it"
-    config_file, before_config = _CONFIG, _MATCHING
-
-    @property
-    def matching(self) -> Path:
-        """What size was chosen for each method."""
-        return self.path / _MATCHING
+    config_file, before_config = _CONFIG, Matching.FILE
 
     def _changed(self, config: ComparisonConfig) -> str:
         # Where its runs execute, and how many at a time, does not make it another comparison, nor
@@ -67,9 +62,9 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
         dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
-    def create(self, config: ComparisonConfig, matching: dict[str, Any]) -> None:
+    def create(self, config: ComparisonConfig, matching: Matching) -> None:
         """Makes the folder of a comparison that starts."""
-        write_json(self.matching, matching)
+        matching.write(self.path)
         self.keep(config)  # last: it makes it a comparison
 
     def keep(self, config: ComparisonConfig) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from peml.comparison.cells import Matched
 from peml.comparison.settings import ComparisonConfig, Place
-from peml.comparison.studies import FACTOR, is_complete, read_study, studies_of, study_folder
+from peml.comparison.studies import FACTOR, is_complete, studies_of, study_folder
 from peml.errors import RunError
+from peml.records.comparison import GridPoint
+from peml.records.study import StudyRecord
 
 __all__ = ["Choice", "choose_values", "forget_failed_trials", "refuse_older_grids"]
 
@@ -31,7 +33,7 @@ class Choice:
     """
 
     factor: float | None
-    grid: tuple[dict[str, Any], ...] = ()
+    grid: tuple[GridPoint, ...] = ()
     reason: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     trials: int = 0
@@ -74,53 +76,48 @@ def choose_values(config: ComparisonConfig, folder: Path, matched: Matched) -> d
     choices = dict.fromkeys(config.places, Choice(factor))
     for place, study in studies_of(config, matched).items():
         assert tuning is not None
-        where = study_folder(folder, *place)
-        content, is_grid = read_study(where), tuning.space is None
-        if content is None or not is_complete(content, study):
+        where = study_folder(folder, *place).path
+        found, is_grid = StudyRecord.find(where), tuning.space is None
+        if found is None or not is_complete(found, study):
             what = "learning-rate grid is" if is_grid else "tuning trials are"
-            grid = tuple(map(_untried, tuning.factors)) if is_grid else ()
+            grid = tuple(GridPoint(factor=factor) for factor in tuning.factors) if is_grid else ()
             choices[place] = Choice(None, grid, f"the {what} not finished")
         elif is_grid:
-            choices[place] = _choose_factor(tuning.factors, content, where.path.relative_to(folder))
+            choices[place] = _choose_factor(tuning.factors, found, where.relative_to(folder))
         else:
-            choices[place] = _choose_trial(factor, content)
+            choices[place] = _choose_trial(factor, found)
     return choices
 
 
-def _untried(factor: float) -> dict[str, Any]:
-    return {"factor": factor, "mean": None, "folder": "", "reason": ""}
-
-
-def _choose_factor(factors: Collection[float], content: dict[str, Any], where: Path) -> Choice:
+def _choose_factor(factors: Collection[float], study: StudyRecord, where: Path) -> Choice:
     """The factor of the best development mean; of equal ones the nearest to 1."""
-    trials = {trial["values"][FACTOR]: trial for trial in content["trials"]}
+    trials = {trial.values[FACTOR]: trial for trial in study.trials}
     grid = tuple(
-        {
-            "factor": factor,
-            "mean": next(iter(trials[factor]["objectives"]), None),
-            "folder": (where / trials[factor]["folder"]).as_posix(),
-            "reason": trials[factor]["reason"],
-        }
+        GridPoint(
+            factor=factor,
+            mean=trials[factor].mean,
+            folder=(where / trials[factor].folder).as_posix(),
+            reason=trials[factor].reason,
+        )
         for factor in factors
     )
     best = max(
-        (run for run in grid if run["mean"] is not None),
-        key=lambda run: (run["mean"], -abs(math.log(run["factor"]))),
+        (run for run in grid if run.mean is not None),
+        key=lambda run: (run.mean, -abs(math.log(run.factor))),
         default=None,
     )
-    seconds = content["cost"]["seconds"]
+    seconds = study.cost.seconds
     if best is None:
-        reason = f"no run of the learning-rate grid worked: {grid[0]['reason']}"
+        reason = f"no run of the learning-rate grid worked: {grid[0].reason}"
         return Choice(None, grid, reason, seconds=seconds)
-    return Choice(best["factor"], grid, seconds=seconds)
+    return Choice(best.factor, grid, seconds=seconds)
 
 
-def _choose_trial(factor: float, content: dict[str, Any]) -> Choice:
+def _choose_trial(factor: float, study: StudyRecord) -> Choice:
     """The values of the best trial, and the factor that was configured if they have none."""
-    trials = {trial["number"]: trial for trial in content["trials"]}
-    spent = {"trials": len(trials), "seconds": content["cost"]["seconds"]}
-    if not content["best"]:
-        reason = f"no tuning trial worked: {trials[0]['reason']}"
-        return Choice(None, reason=reason, **spent)
-    values = trials[content["best"][0]]["values"]
-    return Choice(values.get(FACTOR, factor), values=values, **spent)
+    trials, seconds = len(study.trials), study.cost.seconds
+    if not study.best:
+        reason = f"no tuning trial worked: {study.trials[0].reason}"
+        return Choice(None, reason=reason, trials=trials, seconds=seconds)
+    values = study.front()[0].values
+    return Choice(values.get(FACTOR, factor), values=values, trials=trials, seconds=seconds)

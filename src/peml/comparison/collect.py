@@ -13,7 +13,7 @@ from peml.comparison.cells import Cell, cells_of
 from peml.comparison.choices import Choice
 from peml.comparison.equal import list_equal
 from peml.comparison.latency import read_latency
-from peml.comparison.matching import TOLERANCE, Matching, Sized
+from peml.comparison.matching import TOLERANCE, ComparedTask, Matching, Sized
 from peml.comparison.settings import ComparisonConfig
 from peml.errors import RunError
 from peml.evaluation import (
@@ -24,9 +24,9 @@ from peml.evaluation import (
     read_predictions,
     weighted_mean,
 )
-from peml.files import read_json
 from peml.methods import build_method
-from peml.reporting import Caution, Kind, list_cautions, load_plan
+from peml.records import Environment, Plan
+from peml.reporting import Caution, Kind, list_cautions
 
 __all__ = ["collect"]
 
@@ -84,10 +84,9 @@ def collect(
 def _environment(cells: Sequence[Cell]) -> Content:
     """Device, versions and commit of the first cell that was started."""
     for cell in cells:
-        path = cell.folder / "environment.json"
-        if path.is_file():
-            found = read_json(path)
-            return {name: found[name] for name in ("device", "versions", "commit")}
+        found = Environment.find(cell.folder)
+        if found is not None:
+            return found.model_dump(include={"device", "versions", "commit"})
     return {"device": "", "versions": {}, "commit": None}
 
 
@@ -97,10 +96,10 @@ def _method(label: str, matching: Matching) -> Content:
     first = next(iter(sizes.values()))
     same = len({sized.size for sized in sizes.values()}) == 1
     text = first.size if same else "; ".join(f"{s}: {sized.size}" for s, sized in sizes.items())
-    built = build_method(first.settings)
+    built = build_method(first.method)
     return {
         "label": label,
-        "method": first.settings.name,
+        "method": first.method.name,
         "size": text,
         "merging": built.merging.how,
         "reason": built.merging.reason,
@@ -110,7 +109,9 @@ def _method(label: str, matching: Matching) -> Content:
     }
 
 
-def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder: Path) -> Content:
+def _row(
+    cells: Sequence[Cell], tasks: Sequence[ComparedTask], choice: Choice, folder: Path
+) -> Content:
     """A method on a suite."""
     cautions = _cautions(cells)
     found = [_cell(cell, tasks, folder) for cell in cells]
@@ -119,7 +120,7 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
     return {
         "label": cells[0].label,
         "cells": found,
-        "tasks": {task["name"]: _task(task, averaged, cautions) for task in tasks},
+        "tasks": {task.name: _task(task, averaged, cautions) for task in tasks},
         "groups": {
             group: _spread([_group_mean(own, cell["tasks"]) for cell in averaged])
             for group, own in _groups(tasks).items()
@@ -130,7 +131,7 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
         "peak_memory_bytes": max((c["peak_memory_bytes"] for c in averaged), default=None),
         "trainable_parameters": _whole(_mean([c["trainable_parameters"] for c in averaged])),
         "factor": choice.factor,
-        "grid": list(choice.grid),
+        "grid": [point.model_dump() for point in choice.grid],
         "trials": choice.trials,
         "tuned": dict(choice.values),
         "flags": _row_flags(found, cautions),
@@ -140,31 +141,31 @@ def _row(cells: Sequence[Cell], tasks: Sequence[Content], choice: Choice, folder
 
 def _cautions(cells: Sequence[Cell]) -> list[Caution]:
     """What to know of the data behind a row's finished cells, each thing once."""
-    plans = [load_plan(cell.folder) for cell in cells if cell.is_finished]
+    plans = [Plan.read(cell.folder) for cell in cells if cell.is_finished]
     return list(dict.fromkeys(caution for plan in plans for caution in list_cautions(plan)))
 
 
-def _groups(tasks: Sequence[Content]) -> dict[str, list[Content]]:
-    """The tasks of each group; ``matching.json`` of an older version tells of none."""
-    by_name = {task["name"]: task for task in tasks}
-    found = gather_groups({name: task.get("group") for name, task in by_name.items()})
+def _groups(tasks: Sequence[ComparedTask]) -> dict[str, list[ComparedTask]]:
+    """The tasks of each group."""
+    by_name = {task.name: task for task in tasks}
+    found = gather_groups({name: task.group for name, task in by_name.items()})
     return {group: [by_name[name] for name in names] for group, names in found.items()}
 
 
-def _group_mean(tasks: Sequence[Content], values: Mapping[str, float]) -> float:
-    return weighted_mean([values[task["name"]] for task in tasks], _weights(tasks))
+def _group_mean(tasks: Sequence[ComparedTask], values: Mapping[str, float]) -> float:
+    return weighted_mean([values[task.name] for task in tasks], _weights(tasks))
 
 
-def _weights(tasks: Sequence[Content]) -> Any:
-    averages = [task.get("average", "tasks") for task in tasks]
-    return mean_weights(averages, [task["rows"] for task in tasks])
+def _weights(tasks: Sequence[ComparedTask]) -> Any:
+    averages = [task.average for task in tasks]
+    return mean_weights(averages, [task.rows for task in tasks])
 
 
-def _majority_mean(tasks: Sequence[Content]) -> float:
-    return _group_mean(tasks, {task["name"]: task["majority"] for task in tasks})
+def _majority_mean(tasks: Sequence[ComparedTask]) -> float:
+    return _group_mean(tasks, {task.name: task.majority for task in tasks})
 
 
-def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
+def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> Content:
     """One run."""
     content: Content = {
         "seed": cell.seed,
@@ -185,13 +186,14 @@ def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
         if reason is None:
             return content
         return {**content, "status": "failed", "reason": reason, "flags": [f"failed: {reason}"]}
-    cost = results["cost"]
-    values = {task["name"]: _finite(results["tasks"][task["name"]]["value"]) for task in tasks}
-    mean = _finite(results["mean"])
+    cost = results.cost
+    values = {task.name: _finite(results.tasks[task.name].value) for task in tasks}
+    mean = _finite(results.mean)
     flags = [f"{name} is not a number" for name, value in values.items() if value is None]
-    if mean is not None and mean <= results["majority_mean"]:
+    majority = results.majority_mean
+    if mean is not None and majority is not None and mean <= majority:
         flags.append(_AT_MAJORITY)
-    cautions = list_cautions(load_plan(cell.folder))
+    cautions = list_cautions(Plan.read(cell.folder))
     flags += [caution.text for caution in cautions if caution.kind is Kind.INFLATED]
     return {
         **content,
@@ -199,24 +201,24 @@ def _cell(cell: Cell, tasks: Sequence[Content], folder: Path) -> Content:
         "flags": flags,
         "mean": mean,
         "tasks": values,
-        "steps": sum(cost["steps"].values()),
+        "steps": sum(cost.steps.values()),
         "seconds": {
             # Discretising belongs to what a search costs.
-            "search": cost["seconds"].get("search", 0.0) + cost["seconds"].get("discretise", 0.0),
-            "train": cost["seconds"].get("train", 0.0),
-            "evaluate": cost["seconds"].get("evaluate", 0.0),
+            "search": cost.seconds.get("search", 0.0) + cost.seconds.get("discretise", 0.0),
+            "train": cost.seconds.get("train", 0.0),
+            "evaluate": cost.seconds.get("evaluate", 0.0),
         },
-        "peak_memory_bytes": cost["peak_memory_bytes"],
-        "trainable_parameters": cost["total_trainable_parameters"],
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        "trainable_parameters": cost.total_trainable_parameters,
     }
 
 
-def _task(task: Content, cells: Sequence[Content], cautions: Sequence[Caution]) -> Content:
+def _task(task: ComparedTask, cells: Sequence[Content], cautions: Sequence[Caution]) -> Content:
     """A method on a task, over the seeds that count."""
-    values = {cell["seed"]: cell["tasks"][task["name"]] for cell in cells}
-    at_majority = [seed for seed, value in values.items() if value <= task["majority"]]
+    values = {cell["seed"]: cell["tasks"][task.name] for cell in cells}
+    at_majority = [seed for seed, value in values.items() if value <= task.majority]
     flags = [f"{_AT_MAJORITY}: {_seeds(at_majority)}"] if at_majority else []
-    own = [caution for caution in cautions if caution.task == task["name"]]
+    own = [caution for caution in cautions if caution.task == task.name]
     flags += [caution.text for caution in own if caution.kind is Kind.INFLATED]
     numbers = list(values.values())
     return {
@@ -262,7 +264,7 @@ def _seconds(cells: Sequence[Content], choice: Choice) -> Content:
 
 def _suite(
     name: str,
-    tasks: Sequence[Content],
+    tasks: Sequence[ComparedTask],
     rows: dict[str, Content],
     config: ComparisonConfig,
     folder: Path,
@@ -281,11 +283,10 @@ def _suite(
     return {
         "name": name,
         "tasks": [
-            {key: task[key] for key in ("name", "metric", "rows", "majority")}
-            | {"majority_of": task.get("majority_of", "train")}  # folders of before don't say
+            task.model_dump(include={"name", "metric", "rows", "majority", "majority_of"})
             for task in tasks
         ],
-        "average": common_average(task.get("average", "tasks") for task in tasks),
+        "average": common_average(task.average for task in tasks),
         "groups": {
             group: {"tasks": len(own), "majority_mean": _majority_mean(own)}
             for group, own in _groups(tasks).items()
@@ -297,7 +298,7 @@ def _suite(
 
 
 def _difference(
-    first: Content, second: Content, tasks: Sequence[Content], folder: Path
+    first: Content, second: Content, tasks: Sequence[ComparedTask], folder: Path
 ) -> Content | None:
     """Paired over the seeds that both have; None where there is none."""
     runs = [
@@ -309,17 +310,17 @@ def _difference(
         return None
     paired = {}
     for task in tasks:
-        sides = [[read_predictions(run[seed], task["name"]) for seed in seeds] for run in runs]
+        sides = [[read_predictions(run[seed], task.name) for seed in seeds] for run in runs]
         start = sides[0][0]
         for kept in (*sides[0], *sides[1]):
             if mismatch := first_mismatch(start, kept):
                 raise RunError(
-                    f"{task['name']} was scored on different rows in {first['label']} and "
+                    f"{task.name} was scored on different rows in {first['label']} and "
                     f"{second['label']}: {mismatch}",
                     action="the data changed meanwhile; start the comparison in a new folder",
                 )
-        said = [[kept.said(task["metric"]) for kept in side] for side in sides]
-        paired[task["name"]] = PairedTask(task["metric"], start.gold, said[0], said[1])
+        said = [[kept.said(task.metric) for kept in side] for side in sides]
+        paired[task.name] = PairedTask(task.metric, start.gold, said[0], said[1])
     found = paired_difference(paired, _weights(tasks))
     return {
         **_interval(found.mean),

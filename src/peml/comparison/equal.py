@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from peml.comparison.matching import Matching
+from peml.comparison.matching import ComparedTask, Matching
 from peml.comparison.settings import ComparisonConfig
 from peml.data import MixingSettings
 from peml.training import BalancingSettings
@@ -32,10 +32,10 @@ def list_equal(
         ["epochs", f"{training.epochs:g}"],
         ["steps", "; ".join(_steps(suite) for suite in suites)],
         ["batches", batch + (f", x {training.accumulation}" if training.accumulation > 1 else "")],
-        ["train rows a task", _range(task["train"] for task in tasks)],
+        ["train rows a task", _range(task.train for task in tasks)],
         ["data order", _order(batches.mixing) + "; seeds " + _listed(config.seeds)],
-        ["templates", "version " + _listed(sorted({task["version"] for task in tasks}))],
-        ["shots", _range(task.get("shots", 0) for task in tasks)],
+        ["templates", "version " + _listed(sorted({task.version for task in tasks}))],
+        ["shots", _range(task.shots for task in tasks)],
         ["loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)],
         ["precision", training.precision],
         ["schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"],
@@ -71,11 +71,9 @@ def _steps(suite: dict[str, Any]) -> str:
     return f"{_range(made)} on {suite['name']}" + (" (NOT equal)" * unequal)
 
 
-def _decoding(config: ComparisonConfig, tasks: Sequence[dict[str, Any]]) -> str:
+def _decoding(config: ComparisonConfig, tasks: Sequence[ComparedTask]) -> str:
     default = config.run.evaluation.max_new_tokens
-    longest = [
-        task.get("max_new_tokens") or default for task in tasks if task["type"] == "generation"
-    ]
+    longest = [task.max_new_tokens or default for task in tasks if task.type == "generation"]
     if longest:
         return f"options by their score; texts greedily, {_range(longest)} tokens"
     return "options by their score"

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,22 +17,33 @@ from rich.console import Console
 from peml.comparison.cells import Cell
 from peml.data import Collator, TaskBatch
 from peml.evaluation import EvaluationSettings
-from peml.files import read_json, write_json
+from peml.records import FileRecord
 from peml.run import Prepared, prepare
 from peml.serving import Predictor, load
 from peml.tasks import TaskType
 
-__all__ = ["drop_models", "measure_latency", "read_latency"]
+__all__ = ["Latency", "drop_models", "measure_latency", "read_latency"]
 
-_FILE = "latency.json"
 _ROWS = 32
 _WARM_UP = 3
 
 
+class Latency(FileRecord):
+    """``latency.json``: milliseconds for a row, by suite and label, and how they were measured."""
+
+    FILE: ClassVar[str] = "latency.json"
+    THING: ClassVar[str] = "comparison"
+
+    format: int = 1
+    rows: int
+    threads: int
+    milliseconds: dict[str, dict[str, float]]
+
+
 def read_latency(folder: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds a row, by suite and label; empty where nothing was measured."""
-    path = folder / _FILE
-    return read_json(path)["milliseconds"] if path.is_file() else {}
+    """Milliseconds for a row, by suite and label; empty where nothing was measured."""
+    found = Latency.find(folder)
+    return {} if found is None else found.milliseconds
 
 
 def measure_latency(cells: Sequence[Cell], folder: Path, console: Console) -> None:
@@ -53,15 +65,8 @@ def measure_latency(cells: Sequence[Cell], folder: Path, console: Console) -> No
         folders = {label: cell.folder for label, cell in models.items()}
         prepared = prepare(next(iter(models.values())).config)
         known[suite] = known.get(suite, {}) | _measure(folders, prepared)
-        write_json(
-            folder / _FILE,
-            {
-                "format": 1,
-                "rows": _ROWS,
-                "threads": torch.get_num_threads(),
-                "milliseconds": known,
-            },
-        )
+        measured = Latency(rows=_ROWS, threads=torch.get_num_threads(), milliseconds=known)
+        measured.write(folder)
 
 
 def _measure(folders: dict[str, Path], prepared: Prepared) -> dict[str, float]:

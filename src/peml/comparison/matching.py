@@ -3,110 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
 
 from peml.comparison.settings import ComparisonConfig
 from peml.errors import ConfigError, PemlError
-from peml.methods import Method, MethodSettings, ModelShape, build_method, parse_method
+from peml.methods import Method, MethodSection, MethodSettings, ModelShape, build_method
+from peml.records import FileRecord, Identity, MajorityOf, Record
 from peml.removed import without_removed
+from peml.tasks import Averaging
 
-__all__ = ["TOLERANCE", "Matching", "Sized", "match_methods"]
+__all__ = ["TOLERANCE", "ComparedTask", "Matching", "Sized", "match_methods"]
 
 TOLERANCE = 0.05
 """How far from the budget a method may be, as a share of it."""
 
 
-@dataclass(frozen=True)
-class Sized:
+class Sized(Record):
     """A method at the size it is compared at.
 
-    Attributes:
-        settings: Its settings.
-        size: The settings that make up the size, as a short text; empty where there is none.
-        parameters: Trainable parameters after any search, heads left out.
-        off_budget: Distance to the budget as a share of it; None where it isn't matched.
+    `size` names the settings that make up the size, empty where there is none. `parameters` are
+    trainable after any search, heads left out; `off_budget` is the distance to the budget as a
+    share of it, None where it isn't matched.
     """
 
-    settings: MethodSettings
+    method: Annotated[MethodSection, BeforeValidator(lambda section: without_removed(section))]
     size: str
     parameters: int
     off_budget: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON."""
-        return {
-            "method": self.settings.model_dump(mode="json"),
-            "size": self.size,
-            "parameters": self.parameters,
-            "off_budget": self.off_budget,
-        }
 
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Sized:
-        """The reverse of `as_dict`."""
-        return cls(
-            parse_method(without_removed(saved["method"])),
-            saved["size"],
-            saved["parameters"],
-            saved["off_budget"],
-        )
+class ComparedTask(Record):
+    """A task as it is compared on: train and reported rows, the best constant guess's value."""
+
+    name: str
+    type: str
+    version: int
+    metric: str
+    group: str | None = None
+    average: Averaging = "tasks"
+    max_new_tokens: int | None = None
+    shots: int = 0
+    train: int
+    rows: int
+    majority: float
+    majority_of: MajorityOf = "train"
 
 
-@dataclass(frozen=True)
-class Matching:
-    """What every method is compared at.
+class Matching(FileRecord):
+    """``matching.json``: what every method is compared at, by suite.
 
-    Attributes:
-        budget: Trainable parameters, heads left out; None where methods run as configured.
-        suites: By suite and label; a method's parameters may depend on the number of tasks.
-        steps: Optimiser steps of a cell of the first seed, by suite.
-        tasks: What the report says of each task, by suite: name, type, version, metric, rows
-            trained on and reported, value of the best constant guess.
-        cautions: What to know of each suite's rows before the runs start, in sentences.
-        identities: Checksums of each suite's rows, tasks and base model, see `peml.run.identify`.
+    `budget` counts trainable parameters, heads left out; None where methods run as configured.
+    `steps` are those of a cell of the first seed, `cautions` what to know of the rows before the
+    runs start, in sentences. In `suites` are the methods by label: a method's parameters may depend
+    on the number of tasks.
     """
 
+    FILE: ClassVar[str] = "matching.json"
+    THING: ClassVar[str] = "comparison"
+
+    format: int = 1
     budget: int | None
-    suites: dict[str, dict[str, Sized]]
+    tolerance: float = TOLERANCE
     steps: dict[str, int]
-    tasks: dict[str, list[dict[str, Any]]]
-    cautions: dict[str, list[str]] = field(default_factory=dict)
-    identities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, list[ComparedTask]]
+    cautions: dict[str, list[str]] = {}
+    identities: dict[str, Identity] = {}
+    suites: dict[str, dict[str, Sized]]
 
     @property
     def settings(self) -> dict[str, dict[str, MethodSettings]]:
         """Settings by suite and label."""
         return {
-            suite: {label: sized.settings for label, sized in methods.items()}
+            suite: {label: sized.method for label, sized in methods.items()}
             for suite, methods in self.suites.items()
         }
-
-    def as_dict(self) -> dict[str, Any]:
-        """``matching.json``."""
-        return {
-            "format": 1,
-            "budget": self.budget,
-            "tolerance": TOLERANCE,
-            "steps": self.steps,
-            "tasks": self.tasks,
-            "cautions": self.cautions,
-            "identities": self.identities,
-            "suites": {
-                suite: {label: sized.as_dict() for label, sized in methods.items()}
-                for suite, methods in self.suites.items()
-            },
-        }
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Matching:
-        """The reverse of `as_dict`."""
-        suites = {
-            suite: {label: Sized.from_dict(sized) for label, sized in methods.items()}
-            for suite, methods in saved["suites"].items()
-        }
-        later = {name: saved.get(name, {}) for name in ("cautions", "identities")}  # new ones
-        return cls(saved["budget"], suites, saved["steps"], saved["tasks"], **later)
 
 
 def match_methods(
@@ -195,7 +167,8 @@ def _sized(
     built = build_method(chosen)
     parameters = sum(built.count_parameters(shape).values())
     off = None if budget is None or resized is None else parameters / budget - 1
-    return Sized(chosen, _describe_size(built, chosen, shape, parameters), parameters, off)
+    size = _describe_size(built, chosen, shape, parameters)
+    return Sized(method=chosen, size=size, parameters=parameters, off_budget=off)
 
 
 def _describe_size(
@@ -232,5 +205,5 @@ def _twins(suite: str, methods: Mapping[str, Sized]) -> list[str]:
         "duplicate cells"
         for number, label in enumerate(labels)
         for other in labels[:number]
-        if methods[label].settings == methods[other].settings
+        if methods[label].method == methods[other].method
     ]

@@ -19,7 +19,7 @@ from peml.comparison.planning import check_identities, plan_comparison, print_pl
 from peml.comparison.settings import ComparisonConfig
 from peml.comparison.studies import run_studies
 from peml.execution import Executor, make_executor, run_jobs
-from peml.files import read_json, write_json
+from peml.files import write_json
 from peml.reporting import write_comparison_report
 
 __all__ = ["Comparison", "compare", "plan"]
@@ -85,7 +85,7 @@ def compare(
         matching = _matching(folder, config)
         if matching is None:
             matching = plan_comparison(config)
-            folder.create(config, matching.as_dict())
+            folder.create(config, matching)
         elif not report_only and _is_open(config, matching, output, retry_failed=retry_failed):
             check_identities(config, matching, output)
         print_plan(config, matching, console)
@@ -101,7 +101,7 @@ def compare(
 
 def _matching(folder: ComparisonFolder, config: ComparisonConfig) -> Matching | None:
     """The sizes of a comparison that was started before."""
-    return Matching.from_dict(read_json(folder.matching)) if folder.holds(config) else None
+    return Matching.read(folder.path) if folder.holds(config) else None
 
 
 def _is_open(
@@ -180,7 +180,7 @@ def _run_all(executor: Executor, cells: Sequence[Cell], console: Console) -> Non
         if results is None:
             line = f"FAILED   {cell.name}: {cell.failure()} {count}"
         else:
-            line = f"finished {cell.name}: mean {results['mean']:.4f}, {seconds:.0f} s {count}"
+            line = f"finished {cell.name}: mean {results.mean:.4f}, {seconds:.0f} s {count}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     run_jobs(executor, waiting, started, ended)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from peml.comparison.cells import Cell, cells_of
-from peml.comparison.matching import Matching, match_methods
+from peml.comparison.matching import ComparedTask, Matching, match_methods
 from peml.comparison.settings import ComparisonConfig, Place
 from peml.comparison.studies import check_sizes, check_spaces, first_trials
 from peml.errors import ConfigError, PemlError
 from peml.evaluation import score_constant
 from peml.methods import ModelShape, build_method, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
-from peml.reporting import Plan, tell_cautions
+from peml.reporting import tell_cautions
 from peml.run import (
     Prepared,
     attach,
@@ -58,11 +57,16 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     budget, sized = match_methods(config, shapes)
     steps = {suite: data.steps.total for suite, data in prepared.items()}
     tasks = {suite: _describe_tasks(data) for suite, data in prepared.items()}
-    cautions = {
-        suite: tell_cautions(Plan.model_validate(data.plan({}))) for suite, data in prepared.items()
-    }
+    cautions = {suite: tell_cautions(data.plan({})) for suite, data in prepared.items()}
     identities = {suite: identify(data) for suite, data in prepared.items()}
-    matching = Matching(budget, sized, steps, tasks, cautions, identities)
+    matching = Matching(
+        budget=budget,
+        steps=steps,
+        tasks=tasks,
+        cautions=cautions,
+        identities=identities,
+        suites=sized,
+    )
     check_sizes(config, matching.settings, shapes)
     runs: dict[Place, list[Cell]] = {}
     for run in (
@@ -119,27 +123,27 @@ def _shape(backbone: Backbone, prepared: Prepared) -> ModelShape:
     return read_shape(TaskModel(backbone, prepared.tasks))
 
 
-def _describe_tasks(prepared: Prepared) -> list[dict[str, Any]]:
+def _describe_tasks(prepared: Prepared) -> list[ComparedTask]:
     described = []
     for task, train, reported, guess in zip(
         prepared.tasks, prepared.train, prepared.reported, prepared.majority, strict=True
     ):
         constant = score_constant(task, reported.gold, guess, reported.groups)
         described.append(
-            {
-                "name": task.name,
-                "type": task.type.value,
-                "version": task.version,
-                "metric": task.metrics[0],
-                "group": task.group,
-                "average": task.average,
-                "max_new_tokens": task.max_new_tokens,
-                "shots": len(task.shots.examples),
-                "train": len(train),
-                "rows": len(reported.gold),
-                "majority": constant[task.metrics[0]],
-                "majority_of": majority_of(train),
-            }
+            ComparedTask(
+                name=task.name,
+                type=task.type.value,
+                version=task.version,
+                metric=task.metrics[0],
+                group=task.group,
+                average=task.average,
+                max_new_tokens=task.max_new_tokens,
+                shots=len(task.shots.examples),
+                train=len(train),
+                rows=len(reported.gold),
+                majority=constant[task.metrics[0]],
+                majority_of=majority_of(train),
+            )
         )
     return described
 
@@ -193,13 +197,13 @@ def _print_methods(matching: Matching, console: Console) -> None:
     for suite, methods in matching.suites.items():
         rows = []
         for label, sized in methods.items():
-            method = build_method(sized.settings)
+            method = build_method(sized.method)
             off = "" if matching.budget is None else "unmatched"
             if sized.off_budget is not None:
                 off = f"{sized.off_budget:+.2%}"
             needed = "needed" if method.needs_task_id else "not needed"
             rows.append(
-                [label, sized.settings.name, sized.size, f"{sized.parameters:,}", off, needed]
+                [label, sized.method.name, sized.size, f"{sized.parameters:,}", off, needed]
             )
         print_table(console, _COLUMNS, rows, title=f"Methods on {suite}")
     if matching.budget is not None:

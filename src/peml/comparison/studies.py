@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -13,8 +12,8 @@ from peml.comparison.matching import Matching
 from peml.comparison.settings import ComparisonConfig, Place, TuningSettings
 from peml.errors import ConfigError
 from peml.execution import Executor
-from peml.files import read_json
 from peml.methods import MethodSettings, ModelShape, build_method
+from peml.records.study import StudyRecord
 from peml.tuning import (
     BudgetSettings,
     Parameter,
@@ -33,7 +32,6 @@ __all__ = [
     "check_spaces",
     "first_trials",
     "is_complete",
-    "read_study",
     "run_studies",
     "studies_of",
     "study_folder",
@@ -140,7 +138,7 @@ def run_studies(
         [
             (study_folder(folder, *place).path, study, matching.identities.get(place[0]))
             for place, study in studies_of(config, matching.settings).items()
-            if not is_complete(read_study(study_folder(folder, *place)), study)
+            if not is_complete(StudyRecord.find(study_folder(folder, *place).path), study)
         ],
         executor,
         console,
@@ -198,15 +196,10 @@ def study_folder(folder: Path, suite: str, label: str) -> StudyFolder:
     return StudyFolder(folder / "tuning" / suite / label)
 
 
-def read_study(study: StudyFolder) -> dict[str, Any] | None:
-    """``study.json``; None where the study did not come to an end."""
-    return read_json(study.results) if study.results.is_file() else None
-
-
-def is_complete(content: dict[str, Any] | None, study: StudyConfig) -> bool:
+def is_complete(found: StudyRecord | None, study: StudyConfig) -> bool:
     """Whether all trials have ended."""
-    trials = [] if content is None else content["trials"]
-    return sum(trial["state"] != "running" for trial in trials) >= study.most_trials
+    ended = () if found is None else found.in_state("finished", "pruned", "failed")
+    return len(ended) >= study.most_trials
 
 
 def _count(settings: MethodSettings, shape: ModelShape) -> int:

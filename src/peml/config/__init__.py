@@ -15,13 +15,12 @@ if TYPE_CHECKING:
         set_value,
         validate_config,
     )
-    from peml.config.model import RunConfig, TuningCost
+    from peml.config.model import RunConfig
 else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
     "RunConfig",
-    "TuningCost",
     "apply_overrides",
     "dump_config",
     "dump_shared",

@@ -10,18 +10,11 @@ from peml.data.settings import BatchSettings, TasksSettings
 from peml.evaluation import EvaluationSettings
 from peml.methods import MethodSection, PemlSettings
 from peml.models import ModelSettings
-from peml.settings import ConfigFile, Settings
+from peml.records import TuningCost
+from peml.settings import ConfigFile
 from peml.training import TrainingSettings
 
-__all__ = ["RunConfig", "TuningCost"]
-
-
-class TuningCost(Settings):
-    """What finding a config has cost, whoever uses it."""
-
-    trials: int = Field(description="Runs it was chosen from.", ge=1)
-    seconds: float = Field(description="Of all these runs.", ge=0)
-    tokens: int = Field(description="Trained on in all these runs.", ge=0)
+__all__ = ["RunConfig"]
 
 
 class RunConfig(ConfigFile):

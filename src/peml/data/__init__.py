@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from peml.data.sources import (
         LoadedTasks,
         Origin,
-        SkippedTask,
         TaskData,
         load_all,
         load_task_data,
@@ -38,7 +37,6 @@ __all__ = [
     "MixingSettings",
     "Origin",
     "Rows",
-    "SkippedTask",
     "TaskBatch",
     "TaskData",
     "TaskMissingError",

@@ -18,6 +18,7 @@ from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.splits import carve_development, draw_groups, draw_indices
 from peml.errors import DataError, nearest
+from peml.records import SkippedTask
 from peml.tasks import Shots, Task, TaskRenderer, generate
 
 
@@ -62,14 +63,6 @@ class TaskData:
 
 
 @dataclass(frozen=True, slots=True)
-class SkippedTask:
-    """A task that was left out because its data is missing, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class LoadedTasks:
     """What :func:`load_all` found.
 
@@ -98,7 +91,7 @@ def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> Loade
         except TaskMissingError as error:
             if settings.missing != "skip":
                 raise
-            skipped.append(SkippedTask(task.name, error.problem))
+            skipped.append(SkippedTask(name=task.name, reason=error.problem))
     if not data:
         raise TaskMissingError(
             f"No task has data: {'; '.join(item.reason for item in skipped) or 'none was named'}",

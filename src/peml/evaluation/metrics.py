@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from peml.evaluation.texts import number_hit, option_hit, rouge, span_em, span_f1
+from peml.records import Classes
 from peml.tasks import OF_SCORES, Task, TaskType
 
 __all__ = [
@@ -226,22 +227,18 @@ def _score(name: str, gold: Values, said: Values, groups: Sequence[Hashable] | N
     return METRICS[name](gold, said)
 
 
-def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> dict[str, Any]:
-    """How a classification went label by label, as JSON.
+def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> Classes:
+    """How a classification went label by label.
 
     Args:
         labels: Label names in index order.
         gold: Right labels by index.
         predicted: Predicted ones.
-
-    Returns:
-        ``labels``; ``f1``, each label's; ``confusion``, how often each right label (first index)
-        was answered with each label (second index).
     """
     numbers = range(len(labels))
     f1 = sk.f1_score(gold, predicted, labels=numbers, average=None, zero_division=0.0)
     confusion = sk.confusion_matrix(gold, predicted, labels=numbers)
-    return {"labels": list(labels), "f1": f1.tolist(), "confusion": confusion.tolist()}
+    return Classes(labels=list(labels), f1=f1.tolist(), confusion=confusion.tolist())
 
 
 def majority_prediction(task: Task, gold: Iterable[Any]) -> Any:

@@ -6,7 +6,7 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.execution.executor import Executor, Report, run_jobs
-    from peml.execution.job import Job, Pruned
+    from peml.execution.job import Job
     from peml.execution.making import make_executor
     from peml.execution.settings import ExecutionSettings, WorkerSettings
 else:
@@ -16,7 +16,6 @@ __all__ = [
     "ExecutionSettings",
     "Executor",
     "Job",
-    "Pruned",
     "Report",
     "WorkerSettings",
     "make_executor",

@@ -8,23 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from peml.config import RunConfig, parse_config
-from peml.files import read_json, write_json
+from peml.records import Ending, Results
 from peml.run import RunFolder
 
-__all__ = ["Job", "Pruned"]
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """Where a run was stopped by the reports it made.
-
-    Attributes:
-        step: Training steps it had done.
-        value: Its mean development metric there.
-    """
-
-    step: int
-    value: float
+__all__ = ["Job"]
 
 
 @dataclass(frozen=True)
@@ -61,29 +48,27 @@ class Job:
         """Whether it finished, failed or was pruned: nothing is left to do."""
         return self.is_finished or self.record.is_file()
 
-    def results(self) -> dict[str, Any] | None:
-        """``results.json`` of a finished run."""
-        return RunFolder(self.folder).read("results.json") if self.is_finished else None
+    def results(self) -> Results | None:
+        """What evaluation found, where the run is finished."""
+        return Results.read(self.folder) if self.is_finished else None
 
     def failure(self) -> str | None:
         """Why the run failed, if it did."""
-        record = self._recorded()
-        return None if record is None or _is_pruned(record) else str(record["reason"])
+        ending = self._ending()
+        return ending.reason if ending is not None and ending.status == "failed" else None
 
-    def pruned(self) -> Pruned | None:
+    def pruned(self) -> Ending | None:
         """Where the run was stopped by its reports, if it was."""
-        record = self._recorded()
-        if record is None or not _is_pruned(record):
-            return None
-        return Pruned(int(record["step"]), float(record["value"]))
+        ending = self._ending()
+        return ending if ending is not None and ending.status == "pruned" else None
 
     def fail(self, reason: str) -> None:
         """Writes down that the run failed."""
-        write_json(self.record, {"status": "failed", "reason": reason})
+        self._end(Ending(status="failed", reason=reason))
 
     def prune(self, step: int, value: float) -> None:
         """Writes down that the run was stopped at an evaluation."""
-        write_json(self.record, {"status": "pruned", "step": step, "value": value})
+        self._end(Ending(status="pruned", step=step, value=value))
 
     def packed(self) -> dict[str, Any]:
         """The job as plain data for a worker, since a config's type is made at run time."""
@@ -95,13 +80,9 @@ class Job:
         """The reverse of `packed`; what a subclass adds stays where it was packed."""
         return Job(packed["name"], Path(packed["folder"]), parse_config(packed["config"]))
 
-    def _recorded(self) -> dict[str, Any] | None:
+    def _end(self, ending: Ending) -> None:
+        ending.write(self.record.parent, self.record.name)
+
+    def _ending(self) -> Ending | None:
         """What was written down of a run that is not finished."""
-        if self.is_finished or not self.record.is_file():
-            return None
-        record: dict[str, Any] = read_json(self.record)
-        return record
-
-
-def _is_pruned(record: dict[str, Any]) -> bool:
-    return record.get("status") == "pruned"
+        return None if self.is_finished else Ending.find(self.record.parent, self.record.name)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from peml.errors import PemlError
 from peml.execution.job import Job
+from peml.records import Evaluation
 from peml.run import RunStopped, fit
-from peml.training import Evaluation
 
 __all__ = ["print_to", "work"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
 import torch
@@ -14,34 +13,15 @@ from peml.data import TaskBatch
 from peml.errors import RunError
 from peml.methods import AttachedModel, Delta, read_layers
 from peml.models import TaskModel
+from peml.records import Agreement
 
-__all__ = ["Agreement", "answers", "check_agreement"]
+__all__ = ["answers", "check_agreement"]
 
 # Merging rounds the summed weights to the type they are stored in. With random updates of all sizes
 # on MiniLM and SmolLM2-135M it made 1e-6 in float32, 0.003 in float16 and 0.02 in bfloat16.
 _TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1})
 # In a mixture of experts a rounding may let a token choose another expert.
 _MIXTURE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How near a saved model is to the trained one.
-
-    Attributes:
-        rows: Rows that both have answered.
-        largest_difference: Of a score, as a share of 1 + the trained model's. A score is a logit of
-            an encoder's head, or the log-likelihood of a text by token.
-        tolerance: Largest that would have been accepted.
-    """
-
-    rows: int
-    largest_difference: float
-    tolerance: float
-
-    def as_dict(self) -> dict[str, float]:
-        """JSON."""
-        return asdict(self)
 
 
 @torch.no_grad()
@@ -88,7 +68,8 @@ def check_agreement(
             scores = float(before.flatten()[place]), float(after.flatten()[place])
             raise _refusal(model, batch, scores, tolerance)
         largest = max(largest, worst)
-    return Agreement(sum(batch.examples for batch in batches), largest, tolerance)
+    rows = sum(batch.examples for batch in batches)
+    return Agreement(rows=rows, largest_difference=largest, tolerance=tolerance)
 
 
 def _chooses_experts(backbone: nn.Module) -> bool:

@@ -25,13 +25,14 @@ from torch import Tensor
 
 from peml.data import TaskBatch
 from peml.errors import CheckpointError, ModelError
-from peml.export.agreement import Agreement, answers, check_agreement
+from peml.export.agreement import answers, check_agreement
 from peml.export.saved import ACTION, DESCRIPTION, Description, SavedModel, describe, open_model
 from peml.files import atomic_folder, write_tensors
 from peml.injection import attach_prefix
 from peml.methods import AttachedModel, MethodSettings
 from peml.models import TaskModel, check_prompt, load_backbone
 from peml.prefix import Prefix
+from peml.records import Agreement
 
 __all__ = ["load_model", "load_saved", "save_model"]
 

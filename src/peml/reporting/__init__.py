@@ -10,12 +10,11 @@ from peml.lazy import hand_on
 if TYPE_CHECKING:
     from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
     from peml.reporting.comparison import write_comparison_report
-    from peml.reporting.records import Plan, Results
     from peml.reporting.run.diagram import save_drawing
     from peml.reporting.run.figures import draw_figures, save_figures
     from peml.reporting.run.outcomes import Outcome, judge_found
     from peml.reporting.run.report import write_report
-    from peml.reporting.run.results import RunRecord, load_plan, load_results, load_run
+    from peml.reporting.run.results import RunRecord, load_run
     from peml.reporting.summary import MAJORITY_NOTE
     from peml.reporting.tuning import write_tuning_report
     from peml.reporting.units import memory
@@ -28,16 +27,12 @@ __all__ = [
     "Caution",
     "Kind",
     "Outcome",
-    "Plan",
-    "Results",
     "RunRecord",
     "Winners",
     "count_winners",
     "draw_figures",
     "judge_found",
     "list_cautions",
-    "load_plan",
-    "load_results",
     "load_run",
     "memory",
     "save_drawing",

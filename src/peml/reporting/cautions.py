@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from peml.reporting.records import LeakageEntry, Plan, PlannedTask
+from peml.records import LeakageEntry, Plan, PlannedTask
 from peml.reporting.summary import join_names
 
 __all__ = ["Caution", "Kind", "list_cautions", "tell_cautions"]

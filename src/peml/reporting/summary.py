@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from peml.reporting.records import Results, TaskResult
+from peml.records import Results, TaskResult
 
 __all__ = [
     "MAJORITY_NOTE",
@@ -80,7 +80,7 @@ def noise(rows: int) -> float:
 def summarise(results: Results) -> Summary:
     """Says in plain words what ``results.json`` holds."""
     rows = [TaskRow(n, t, _flag(t), _effects(t)) for n, t in results.tasks.items()]
-    parts = list(dict.fromkeys(part for row in rows for part in row.effects))
+    parts = results.parts
     sentences = [_headline(results)]
     if results.needs_task_id:
         sentences.append(f"{results.method} needs the task's id at inference.")

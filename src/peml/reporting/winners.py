@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peml.errors import RunError
-from peml.reporting.records import DiscretiseRecord, GenotypeRecord
+from peml.records import Discretisation, GenotypeRecord
 from peml.reporting.run.outcomes import list_outcomes
 from peml.reporting.run.results import RunRecord, load_run
 
@@ -99,7 +99,7 @@ def count_winners(folders: Sequence[Path]) -> Winners:
 
 
 def _count(
-    winners: Winners, run: RunRecord, record: DiscretiseRecord, genotype: GenotypeRecord
+    winners: Winners, run: RunRecord, record: Discretisation, genotype: GenotypeRecord
 ) -> None:
     winners.runs += 1
     winners.gaps.append(record.gap)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from peml.run.listener import OnEvaluation, RunStopped
     from peml.run.pipeline import Run, fit, plan
     from peml.run.preparation import Prepared, majority_of, prepare, with_config
+    from peml.run.state import SessionState
     from peml.run.training import attach
     from peml.run.work_folder import WorkFolder, lock_folder
 else:
@@ -25,6 +26,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "RunStopped",
+    "SessionState",
     "WorkFolder",
     "attach",
     "check_identity",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
-from peml.reporting import Plan, tell_cautions
+from peml.records import Plan
+from peml.reporting import tell_cautions
 from peml.terminal import Column, print_table, print_warnings
 
 __all__ = ["print_cautions", "print_plan"]
@@ -20,7 +19,7 @@ _COLUMNS = [
 ]
 
 
-def print_plan(planned: dict[str, Any], console: Console, *, done: int | None = None) -> None:
+def print_plan(planned: Plan, console: Console, *, done: int | None = None) -> None:
     """Shows what a run will do, and what to know of its data.
 
     Args:
@@ -31,15 +30,15 @@ def print_plan(planned: dict[str, Any], console: Console, *, done: int | None = 
     """
     if done is None:
         rows = [
-            [task["name"], task["type"], task["metric"], *(f"{task[key]:,}" for key in _COUNTS)]
-            for task in planned["tasks"]
+            [task.name, task.type, task.metric, *(f"{getattr(task, key):,}" for key in _COUNTS)]
+            for task in planned.tasks
         ]
         print_table(console, _COLUMNS, rows)
         _print_size(planned, console)
     else:
-        total = sum(planned["steps"].values())
+        total = sum(planned.steps.values())
         console.print(f"going on after step {done:,} of {total:,}", highlight=False)
-    print_cautions(Plan.model_validate(planned), console)
+    print_cautions(planned, console)
 
 
 def print_cautions(plan: Plan, console: Console) -> None:
@@ -47,15 +46,15 @@ def print_cautions(plan: Plan, console: Console) -> None:
     print_warnings(tell_cautions(plan), console)
 
 
-def _print_size(planned: dict[str, Any], console: Console) -> None:
+def _print_size(planned: Plan, console: Console) -> None:
     console.print(
-        f"batches an epoch: {planned['batches_per_epoch']:,}, "
-        f"{planned['tokens_per_epoch']:,} tokens, {planned['padding']:.1%} padding",
+        f"batches an epoch: {planned.batches_per_epoch:,}, "
+        f"{planned.tokens_per_epoch:,} tokens, {planned.padding:.1%} padding",
         highlight=False,
     )
-    groups = planned["trainable_parameters"]
+    groups = planned.trainable_parameters
     listed = ", ".join(f"{name} {count:,}" for name, count in groups.items())
     shown = f" ({listed})" if listed else ""
     console.print(f"trainable parameters: {sum(groups.values()):,}{shown}", highlight=False)
-    steps = ", ".join(f"{name} {count:,}" for name, count in planned["steps"].items())
+    steps = ", ".join(f"{name} {count:,}" for name, count in planned.steps.items())
     console.print(f"steps: {steps}", highlight=False)

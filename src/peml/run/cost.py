@@ -8,28 +8,29 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
-__all__ = ["Cost", "peak_memory"]
+from peml.records import Spent
+
+__all__ = ["CostMeter", "peak_memory"]
 
 
-class Cost:
+class CostMeter:
     """Adds up over all sessions of a run.
 
     Seconds of work that a kill threw away are not in it: they bought nothing.
 
     Args:
-        saved: What `as_dict` gave in an earlier session.
+        before: What `spent` gave in an earlier session.
     """
 
-    def __init__(self, saved: dict[str, Any] | None = None) -> None:
-        saved = saved or {}
-        self.seconds: dict[str, float] = dict(saved.get("seconds", {}))
-        self.tokens: dict[str, int] = dict(saved.get("tokens", {}))
-        self.steps: dict[str, int] = dict(saved.get("steps", {}))
-        self._peak = int(saved.get("peak_memory_bytes", 0))
+    def __init__(self, before: Spent | None = None) -> None:
+        before = before or Spent()
+        self.seconds = dict(before.seconds)
+        self.tokens = dict(before.tokens)
+        self.steps = dict(before.steps)
+        self._peak = before.peak_memory_bytes or 0
         self._running: tuple[str, float] | None = None
 
     @contextmanager
@@ -58,16 +59,16 @@ class Cost:
         self.steps[phase] = self.steps.get(phase, 0) + 1
         self.tokens[phase] = self.tokens.get(phase, 0) + tokens
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything so far, JSON."""
+    def spent(self) -> Spent:
+        """Everything so far."""
         self._settle()
         self._peak = max(self._peak, peak_memory())
-        return {
-            "seconds": dict(self.seconds),
-            "tokens": dict(self.tokens),
-            "steps": dict(self.steps),
-            "peak_memory_bytes": self._peak,
-        }
+        return Spent(
+            seconds=dict(self.seconds),
+            tokens=dict(self.tokens),
+            steps=dict(self.steps),
+            peak_memory_bytes=self._peak,
+        )
 
 
 def peak_memory() -> int:

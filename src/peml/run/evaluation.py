@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from peml.analysis import score_interval
 from peml.evaluation import (
@@ -16,9 +15,9 @@ from peml.evaluation import (
     score_split,
     write_predictions,
 )
-from peml.files import read_json, write_json
 from peml.methods import AttachedModel
-from peml.run.cost import Cost
+from peml.records import TaskResult, TaskScored
+from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.preparation import Prepared, majority_of
 from peml.tasks import SOURCE_ROW
@@ -27,29 +26,28 @@ __all__ = ["evaluate_run"]
 
 
 def evaluate_run(
-    prepared: Prepared, model: AttachedModel, folder: RunFolder, cost: Cost
-) -> dict[str, Any]:
+    prepared: Prepared, model: AttachedModel, folder: RunFolder, cost: CostMeter
+) -> dict[str, TaskResult]:
     """Scores what wasn't scored yet and returns the tasks' results by name."""
     results = {}
     reported = prepared.config.evaluation.split == "reported"
     for split in prepared.reported if reported else prepared.development:
         task = prepared.tasks[split.task_id]
-        path = folder.path / "evaluation" / f"{task.name}.json"
-        if path.is_file():
-            saved = read_json(path)
-        else:
+        name = f"evaluation/{task.name}.json"
+        scored = TaskScored.find(folder.path, name)
+        if scored is None:
             since = time.monotonic()
             result = _evaluate_task(prepared, model, split, folder)
-            saved = {"result": result, "seconds": time.monotonic() - since}
-            write_json(path, saved)
-        cost.add("evaluate", saved["seconds"])
-        results[task.name] = saved["result"]
+            scored = TaskScored(result=result, seconds=time.monotonic() - since)
+            scored.write(folder.path, name)
+        cost.add("evaluate", scored.seconds)
+        results[task.name] = scored.result
     return results
 
 
 def _evaluate_task(
     prepared: Prepared, model: AttachedModel, split: GoldSplit, folder: RunFolder
-) -> dict[str, Any]:
+) -> TaskResult:
     task = prepared.tasks[split.task_id]
     settings = prepared.config.evaluation
     headline = task.metrics[0]
@@ -57,7 +55,9 @@ def _evaluate_task(
     kept = _kept(prepared, split, said)
     write_predictions(folder.path, kept)
     interval = score_interval(kept, headline)
-    result = {
+    classes = describe_classes(task.labels, kept.gold, kept.predicted) if task.labels else None
+    ablations = model.ablations() if settings.ablations else {}
+    return TaskResult.model_validate({
         "metric": headline,
         "value": metrics[headline],
         "low": interval.low,
@@ -66,15 +66,13 @@ def _evaluate_task(
         "majority": kept.majority()[headline],
         "majority_of": majority_of(prepared.train[split.task_id]),
         "rows": len(split.gold),
-    }
-    if said.notes:
-        result["notes"] = list(said.notes)
-    if task.labels:
-        result["classes"] = describe_classes(task.labels, kept.gold, kept.predicted)
-    if settings.ablations:
-        for name, off in model.ablations().items():
-            result[name] = score_split(model, split, settings, off())[0][headline]
-    return result
+        "notes": list(said.notes),
+        "classes": classes,
+        **{
+            name: score_split(model, split, settings, off())[0][headline]
+            for name, off in ablations.items()
+        },
+    })  # fmt: skip
 
 
 def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> KeptPredictions:

@@ -11,7 +11,7 @@ from peml.data import select_tasks
 from peml.data.sources import load_source
 from peml.errors import CheckpointError, DataError, RunError, nearest
 from peml.evaluation import KeptPredictions, predictions_path, read_predictions, same_answer
-from peml.reporting import Results, load_results
+from peml.records import Results
 from peml.run.folder import RunFolder
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
@@ -65,13 +65,13 @@ def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
             "(NAME/cells/SUITE/LABEL-seedN)",
             action="check the path",
         )
-    if not (folder / "results.json").is_file():
+    if not (folder / Results.FILE).is_file():
         raise RunError(
             f"{folder} holds a run that is not finished: it has no results.json",
             allowed="a folder that `peml fit` has finished",
             action="run the same `peml fit` command again: it goes on where the run stopped",
         )
-    results = load_results(folder)
+    results = Results.read(folder)
     if task is not None and task not in results.tasks:
         raise RunError(
             f"{folder} has no task {task!r}.{nearest(task, results.tasks)}",

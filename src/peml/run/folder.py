@@ -21,7 +21,8 @@ from peml.config import (
     without_grants,
 )
 from peml.errors import RunError
-from peml.files import read_json, write_json, write_text
+from peml.files import write_text
+from peml.records import Environment, Identity, Plan, Results
 from peml.run.identity import check_identity
 from peml.run.work_folder import WorkFolder
 
@@ -29,9 +30,6 @@ __all__ = ["RunFolder", "differences"]
 
 _PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 _CONFIG = "config.yaml"
-_ENVIRONMENT = "environment.json"
-_PLAN = "plan.json"
-_RESULTS = "results.json"
 
 
 class RunFolder(WorkFolder[RunConfig]):
@@ -40,7 +38,7 @@ class RunFolder(WorkFolder[RunConfig]):
     noun, command = "run folder", "peml fit"
     held = "a run of another config"
     unchanged = "the config the run was started with"
-    config_file, before_config = _CONFIG, _ENVIRONMENT
+    config_file, before_config = _CONFIG, Environment.FILE
 
     @property
     def checkpoints(self) -> Path:
@@ -60,7 +58,7 @@ class RunFolder(WorkFolder[RunConfig]):
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do: results and report are there."""
-        return (self.path / _RESULTS).is_file() and (self.path / "report.html").is_file()
+        return (self.path / Results.FILE).is_file() and (self.path / "report.html").is_file()
 
     @property
     def metrics(self) -> Path:
@@ -75,7 +73,7 @@ class RunFolder(WorkFolder[RunConfig]):
         """
         if self.holds(config):
             return
-        write_json(self.path / _ENVIRONMENT, _environment())
+        _environment().write(self.path)
         write_text(self.path / _CONFIG, dump_shared(config))  # last: it makes it a run folder
 
     def _changed(self, config: RunConfig) -> str:
@@ -85,23 +83,23 @@ class RunFolder(WorkFolder[RunConfig]):
         dumped = (one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
-    def check_identity(self, identity: dict[str, Any]) -> None:
+    def check_identity(self, identity: Identity) -> None:
         """Refuses to go on with other rows, tasks or another base model, see `check_identity`."""
-        before = self.read(_PLAN)
+        before = Plan.find(self.path)
         if before is not None:
-            check_identity(before.get("identity"), identity, self.path)
+            check_identity(before.identity, identity, self.path)
 
-    def check_plan(self, planned: dict[str, Any]) -> None:
+    def check_plan(self, planned: Plan) -> None:
         """Keeps the plan of a run that starts; refuses to go on with data that changed since.
 
         Raises:
             RunError: Rows, tokens or steps are not what they were when the run began.
         """
-        before = self.read(_PLAN)
+        before = Plan.find(self.path)
         if before is None:
-            self.write(_PLAN, planned)
+            planned.write(self.path)
             return
-        changed = differences(_comparable(before), _comparable(planned))
+        changed = differences(before.data, planned.data)
         if changed:
             raise RunError(
                 f"the data changed since the run in {self.path} began: {changed}",
@@ -119,15 +117,6 @@ class RunFolder(WorkFolder[RunConfig]):
             )
         return parse_config(without_grants(read_config(path, (), RunConfig)), str(path))
 
-    def read(self, name: str) -> Any:
-        """A JSON file of the folder, or None where it isn't there yet."""
-        path = self.path / name
-        return read_json(path) if path.is_file() else None
-
-    def write(self, name: str, value: Any) -> None:
-        """Replaces a JSON file of the folder in one step."""
-        write_json(self.path / name, value)
-
 
 def differences(old: Any, new: Any) -> str:
     """What changed between two nested mappings, the first five values; empty where nothing did."""
@@ -143,18 +132,7 @@ def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix[:-1]} was {old!r} and is {new!r}"
 
 
-def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
-    """The part of a plan that tells whether the data is the same."""
-    return {
-        "tasks": {
-            task["name"]: {split: task.get(split) for split in ("train", "development", "reported")}
-            for task in plan["tasks"]
-        },
-        **{key: plan.get(key) for key in ("tokens_per_epoch", "batches_per_epoch", "steps")},
-    }
-
-
-def _environment() -> dict[str, Any]:
+def _environment() -> Environment:
     versions = {}
     for package in _PACKAGES:
         try:
@@ -162,12 +140,12 @@ def _environment() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return {
-        "versions": versions,
-        "python": sys.version.split()[0],
-        "device": f"{device}, {torch.get_num_threads()} threads",
-        "commit": _commit(),
-    }
+    return Environment(
+        versions=versions,
+        python=sys.version.split()[0],
+        device=f"{device}, {torch.get_num_threads()} threads",
+        commit=_commit(),
+    )
 
 
 def _processor() -> str:

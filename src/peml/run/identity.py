@@ -11,16 +11,14 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from peml.errors import RunError
 from peml.models import identify_model
+from peml.records import Identity, TaskIdentity
 from peml.run.preparation import Prepared
 from peml.tasks import Task
 
 __all__ = ["check_identity", "identify"]
-
-Identity = dict[str, Any]
 
 _SPLITS = ("train", "development", "reported")
 # A task's name is its key, its rows are compared themselves, and nothing reads a description.
@@ -28,23 +26,17 @@ _NOT_THE_MEANING = {"name", "source", "description"}
 
 
 def identify(prepared: Prepared) -> Identity:
-    """Checksums of a run's rows, tasks and base model; JSON, for ``plan.json``.
-
-    ::
-
-        {"tasks": {NAME: {"rows": {SPLIT: checksum}, "definition": {FIELD: checksum}}},
-         "model": {"weights": checksum, "config": ..., "tokenizer": ..., "end tokens": ...}}
-    """
-    return {
-        "tasks": {
-            item.task.name: {
-                "rows": {split: getattr(item, split).checksum()[:32] for split in _SPLITS},
-                "definition": _definition(item.task),
-            }
+    """Checksums of a run's rows, tasks and base model."""
+    return Identity(
+        tasks={
+            item.task.name: TaskIdentity(
+                rows={split: getattr(item, split).checksum()[:32] for split in _SPLITS},
+                definition=_definition(item.task),
+            )
             for item in prepared.loaded.data
         },
-        "model": identify_model(prepared.config.model, prepared.family),
-    }
+        model=identify_model(prepared.config.model, prepared.family),
+    )
 
 
 def check_identity(before: Identity | None, now: Identity, path: Path) -> None:
@@ -84,20 +76,20 @@ def _definition(task: Task) -> dict[str, str]:
 
 
 def _changes(before: Identity, now: Identity) -> Iterator[str]:
-    old, new = before["tasks"], now["tasks"]
+    old, new = before.tasks, now.tasks
     yield from (f"task {name} is gone" for name in old if name not in new)
     yield from (f"task {name} is new" for name in new if name not in old)
     for name in (name for name in old if name in new):
-        rows = _differing(old[name]["rows"], new[name]["rows"])
+        rows = _differing(old[name].rows, new[name].rows)
         if rows:
             splits = "split" if len(rows) == 1 else "splits"
             yield f"the rows of task {name}'s {' and '.join(rows)} {splits} changed"
-        fields = _differing(old[name]["definition"], new[name]["definition"])
+        fields = _differing(old[name].definition, new[name].definition)
         if fields:
             yield f"task {name}'s definition changed: {', '.join(fields)}"
     if list(old) != list(new) and old.keys() == new.keys():
         yield "the order of the tasks changed"
-    for part in _differing(before["model"], now["model"]):
+    for part in _differing(before.model, now.model):
         yield f"the base model's {part} changed"
 
 

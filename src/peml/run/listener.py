@@ -21,8 +21,17 @@ from tensorboardX import SummaryWriter
 from peml.errors import CheckpointError
 from peml.files import disk_errors, json_line
 from peml.prefix import Genotype
+from peml.records import (
+    Decisions,
+    Discretisation,
+    Evaluation,
+    FreeWeights,
+    Mixing,
+    Record,
+    Scores,
+    StepRecord,
+)
 from peml.reporting import judge_found
-from peml.training import Evaluation, StepRecord
 
 __all__ = [
     "MetricsLog",
@@ -79,10 +88,10 @@ class MetricsLog:
             self._file.truncate(offset)
             self._file.seek(0, os.SEEK_END)
 
-    def write(self, kind: str, **values: Any) -> None:
+    def write(self, record: Record) -> None:
         """Appends one line."""
         with disk_errors(self._path):
-            self._file.write(json_line(self._path, {"kind": kind, **values}))
+            self._file.write(json_line(self._path, record.model_dump(mode="json")))
             self._file.flush()
 
     def offset(self) -> int:
@@ -184,18 +193,7 @@ class RunListener:
         self._display.step(record)
         if not record.task_losses:
             return
-        self._log.write(
-            "step",
-            phase=record.phase,
-            step=record.step,
-            epoch=record.epoch,
-            loss=record.loss,
-            gradient_norm=record.gradient_norm,
-            learning_rates=record.learning_rates,
-            task_losses=record.task_losses,
-            task_rows=record.task_rows,
-            task_weights=record.task_weights,
-        )
+        self._log.write(record)
         self._board.add_scalar("train/loss", record.loss, record.step)
         self._board.add_scalar("train/gradient_norm", record.gradient_norm, record.step)
         for name, value in record.learning_rates.items():
@@ -208,8 +206,9 @@ class RunListener:
         decisions = self._decisions(record.step - 1)
         if decisions is None:
             return
-        self._log.write("decisions", phase=record.phase, step=record.step, **decisions)
-        for name, options in decisions["weights"].items():
+        line = Decisions(phase=record.phase, step=record.step, **decisions)
+        self._log.write(line)
+        for name, options in line.weights.items():
             self._board.add_scalars(f"decisions/{name}", options, record.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
@@ -217,13 +216,7 @@ class RunListener:
         self.last = evaluation
         if evaluation.is_best:
             self._keep_best(evaluation)
-        self._log.write(
-            "development",
-            phase=evaluation.phase,
-            step=evaluation.step,
-            mean=evaluation.mean,
-            tasks=evaluation.tasks,
-        )
+        self._log.write(evaluation)
         self._board.add_scalar("development/mean", evaluation.mean, evaluation.step)
         for name, value in evaluation.tasks.items():
             self._board.add_scalar(f"development/{name}", value, evaluation.step)
@@ -258,15 +251,16 @@ class RunListener:
         """
         before, after = (sum(values.values()) / len(values) for values in (soft, hard))
         self._log.write(
-            "discretise",
-            step=step,
-            soft={"mean": before, "tasks": soft},
-            hard={"mean": after, "tasks": hard},
-            gap=after - before,
-            choices=genotype.choices(),
-            guarded=guarded,
-            fitted=genotype.found_by.get("fitted", []),
-            free=free,
+            Discretisation(
+                step=step,
+                soft=Scores(mean=before, tasks=soft),
+                hard=Scores(mean=after, tasks=hard),
+                gap=after - before,
+                choices=genotype.choices(),
+                guarded=guarded,
+                fitted=genotype.found_by.get("fitted", []),
+                free=FreeWeights(**free),
+            )
         )
         outcomes = judge_found(genotype.found_by, genotype.choices())
         undecided = [outcome.name for outcome in outcomes if outcome.undecided]
@@ -276,11 +270,11 @@ class RunListener:
             f"development mean {before:.4f} -> {after:.4f}"
         )
 
-    def on_mixing(self, *, step: int, **tasks: Any) -> None:
-        """Logs what the shares of an epoch to come follow, by task."""
-        self._log.write("mixing", step=step, **tasks)
-        for name, value in tasks["factors"].items():
-            self._board.add_scalar(f"share_factor/{name}", value, step)
+    def on_mixing(self, mixing: Mixing) -> None:
+        """Logs what the shares of an epoch to come follow."""
+        self._log.write(mixing)
+        for name, value in mixing.factors.items():
+            self._board.add_scalar(f"share_factor/{name}", value, mixing.step)
 
     def on_checkpoint(self, phase: str) -> None:
         """Saves.

@@ -14,10 +14,17 @@ from peml.analysis import Interval, mean_interval
 from peml.config import RunConfig
 from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
-from peml.files import read_json
+from peml.records import (
+    Agreement,
+    Cost,
+    GroupMeans,
+    Identity,
+    Plan,
+    Results,
+    TaskResult,
+)
 from peml.reporting import write_report
 from peml.run.announcement import print_plan
-from peml.run.cost import Cost
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
 from peml.run.identity import identify
@@ -30,8 +37,6 @@ from peml.training import build_optimizer
 
 __all__ = ["Run", "fit", "plan"]
 
-_RESULTS = "results.json"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -39,14 +44,14 @@ class Run:
 
     Attributes:
         folder: The run folder; ``model/``, ``report.html`` and the rest are in it.
-        results: What evaluation found, see ``results.json``.
+        results: What evaluation found.
     """
 
     folder: Path
-    results: dict[str, Any]
+    results: Results
 
 
-def plan(config: RunConfig) -> dict[str, Any]:
+def plan(config: RunConfig) -> Plan:
     """What a run would do, without training or writing a run folder (``--dry-run``)."""
     prepared = prepare(config)
     model = attach(prepared, torch.device("cpu"), None)
@@ -55,7 +60,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
     if not groups:
         prepared = prepared.without_training()
-    return {**prepared.plan(groups), "identity": identify(prepared)}
+    return prepared.plan(groups, identify(prepared))
 
 
 def fit(
@@ -85,8 +90,8 @@ def fit(
     with folder.locked(wait):
         if folder.holds(config) and folder.is_finished:
             console.print(f"{output} is finished: nothing to do", markup=False)
-            return Run(output, folder.read(_RESULTS))
-        results = folder.read(_RESULTS)
+            return Run(output, Results.read(output))
+        results = Results.find(output)
         if results is None:
             prepared = prepare(config)
             identity = identify(prepared)
@@ -98,14 +103,12 @@ def fit(
     return Run(output, results)
 
 
-def _run_phases(
-    session: TrainingSession, folder: RunFolder, identity: dict[str, Any]
-) -> dict[str, Any]:
+def _run_phases(session: TrainingSession, folder: RunFolder, identity: Identity) -> Results:
     prepared = session.prepared
-    planned = {**prepared.plan(session.trainable_parameters()), "identity": identity}
-    is_new = folder.read("plan.json") is None
+    planned = prepared.plan(session.trainable_parameters(), identity)
+    before = Plan.find(folder.path)
     folder.check_plan(planned)
-    print_plan(planned, session.console, done=None if is_new else session.steps_done)
+    print_plan(planned, session.console, done=None if before is None else session.steps_done)
     model = session.run()
     counts = session.trainable_parameters()
     tasks = evaluate_run(prepared, model, folder, session.cost)
@@ -116,67 +119,64 @@ def _run_phases(
             probes = probe_batches(prepared)
             method = prepared.config.method
             agreement = save_model(model, folder.model, method, evaluation, probes)
-    searched = read_json(folder.path / "plan.json")["trainable_parameters"]
-    results = _results(prepared, tasks, session.cost, counts, searched)
-    results["export"] = None if agreement is None else agreement.as_dict()
-    folder.write(_RESULTS, results)
+    searched = (before or planned).trainable_parameters
+    cost = Cost(
+        **session.cost.spent().model_dump(),
+        trainable_parameters=counts,
+        total_trainable_parameters=sum(counts.values()),
+        trainable_parameters_in_search=sum(searched.values()),
+        tuning=prepared.config.tuning_cost,
+    )
+    results = _results(prepared, tasks, agreement, cost)
+    results.write(folder.path)
     return results
 
 
 def _results(
-    prepared: Prepared,
-    tasks: dict[str, Any],
-    cost: Cost,
-    counts: dict[str, int],
-    searched: dict[str, int],
-) -> dict[str, Any]:
-    """``results.json``; parameters are counted as they are trained to the end.
-
-    A search trains more of them, the supernet's, which are counted apart.
-    """
+    prepared: Prepared, tasks: dict[str, TaskResult], agreement: Agreement | None, cost: Cost
+) -> Results:
+    config, method = prepared.config, prepared.method
     definitions = {task.name: task for task in prepared.tasks if task.name in tasks}
     groups = gather_groups({name: task.group for name, task in definitions.items()})
-    average = common_average(task.average for task in definitions.values())
-    tuning = prepared.config.tuning_cost
-    return {
-        "format": 1,
-        "method": prepared.config.method.name,
-        "merging": prepared.method.merging.how,
-        "needs_task_id": prepared.method.needs_task_id,
-        "model": prepared.config.model.name,
-        "seed": prepared.config.seed,
-        "tasks": tasks,
-        "average": average,
-        **_means(tasks, list(definitions.values())),
-        "groups": {
-            group: _means(tasks, [definitions[name] for name in names]) | {"tasks": names}
+    return Results(
+        method=config.method.name,
+        merging=method.merging.how,
+        needs_task_id=method.needs_task_id,
+        model=config.model.name,
+        seed=config.seed,
+        tasks=tasks,
+        average=common_average(task.average for task in definitions.values()),
+        groups={
+            group: GroupMeans(tasks=names, **_means(tasks, [definitions[name] for name in names]))
             for group, names in groups.items()
         },
-        "cost": {
-            **cost.as_dict(),
-            "trainable_parameters": counts,
-            "total_trainable_parameters": sum(counts.values()),
-            "trainable_parameters_in_search": sum(searched.values()),
-            "tuning": None if tuning is None else tuning.model_dump(mode="json"),
-        },
-    }
+        export=agreement,
+        cost=cost,
+        **_means(tasks, list(definitions.values())),
+    )
 
 
-def _means(results: dict[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
-    """Means of the results of some tasks."""
+def _means(results: dict[str, TaskResult], tasks: Sequence[Task]) -> dict[str, Any]:
+    """The fields of `Means` over some tasks; None for what an earlier version didn't measure."""
     found = [results[task.name] for task in tasks]
-    weights = mean_weights([task.average for task in tasks], [each["rows"] for each in found])
+    weights = mean_weights([task.average for task in tasks], [each.rows for each in found])
 
-    def mean(key: str) -> float:
-        return weighted_mean([each[key] for each in found], weights)
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return weighted_mean(known, weights) if len(known) == len(values) else None
 
-    ablations = [key for key in found[0] if key.endswith("_off")]
-    intervals = [Interval(each["value"], each["low"], each["high"]) for each in found]
-    interval = mean_interval(intervals, weights)
+    intervals = [
+        Interval(each.value, each.low, each.high)
+        for each in found
+        if each.low is not None and each.high is not None
+    ]
+    interval = mean_interval(intervals, weights) if len(intervals) == len(found) else None
     return {
-        "mean": mean("value"),
-        "low": interval.low,
-        "high": interval.high,
-        "majority_mean": mean("majority"),
-        "ablation_means": {key: mean(key) for key in ablations},
+        "mean": mean([each.value for each in found]),
+        "low": interval and interval.low,
+        "high": interval and interval.high,
+        "majority_mean": mean([each.majority for each in found]),
+        "ablation_means": {
+            part: mean([each.without.get(part) for each in found]) for part in found[0].without
+        },
     }

@@ -25,6 +25,7 @@ from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method
 from peml.models import Family, Spelling, check_generation, check_task_types, load_family
+from peml.records import Identity, LeakageEntry, Plan, PlannedTask
 from peml.run.encoding import SplitEncoder
 from peml.tasks import Task, TaskRenderer
 from peml.training import Balancing, build_balancing
@@ -121,56 +122,51 @@ class Prepared:
             cut[split.task_id]["cut_reported"] = split.encoded.cut
         return cut
 
-    def plan(self, trainable: dict[str, int]) -> dict[str, Any]:
-        """The plan as data, for the run folder and ``--dry-run``."""
+    def plan(self, trainable: dict[str, int], identity: Identity | None = None) -> Plan:
+        """The plan, for the run folder and ``--dry-run``."""
         choosing = {split.task_id: len(split.encoded) for split in self.development}
         held_out = [len(split) for split in self.held_out]
-        return {
-            "tasks": [
-                {
-                    "name": task.name,
-                    "version": task.version,
-                    "type": task.type.value,
-                    "train": len(train),
-                    "development": choosing.get(number, 0),
-                    **({"held_out": held_out[number]} if held_out else {}),
-                    "reported": len(reported.encoded),
-                    "metric": task.metrics[0],
+        splits = (self.train, self.reported, self._cut(), self.loaded.data)
+        return Plan(
+            tasks=[
+                PlannedTask(
+                    name=task.name,
+                    version=task.version,
+                    type=task.type.value,
+                    train=len(train),
+                    development=choosing.get(number, 0),
+                    held_out=held_out[number] if held_out else None,
+                    reported=len(reported.encoded),
+                    metric=task.metrics[0],
+                    origin=str(data.origin),
                     **cut,
-                    "origin": str(data.origin),
-                }
+                )
                 for number, (task, train, reported, cut, data) in enumerate(
-                    zip(
-                        self.tasks,
-                        self.train,
-                        self.reported,
-                        self._cut(),
-                        self.loaded.data,
-                        strict=True,
-                    )
+                    zip(self.tasks, *splits, strict=True)
                 )
             ],
-            "skipped": [{"name": s.name, "reason": s.reason} for s in self.loaded.skipped],
-            "leakage": [
-                {
-                    "evaluation": leak.evaluation_task,
-                    "split": leak.split,
-                    "train": leak.train_task,
-                    "rows": leak.rows,
-                    "evaluation_rows": leak.evaluation_rows,
-                    "anywhere": leak.anywhere,
-                }
+            skipped=list(self.loaded.skipped),
+            leakage=[
+                LeakageEntry(
+                    evaluation=leak.evaluation_task,
+                    split=leak.split,
+                    train=leak.train_task,
+                    rows=leak.rows,
+                    evaluation_rows=leak.evaluation_rows,
+                    anywhere=leak.anywhere,
+                )
                 for leak in self.leakage.leaks
             ],
-            "leakage_action": self.config.tasks.leakage,
-            "leakage_dropped": self.dropped,
-            "max_length": self.config.model.max_length,
-            "trainable_parameters": trainable,
-            "batches_per_epoch": len(self.stream.plan(0)),
-            "padding": self.stream.padding(0),
-            "tokens_per_epoch": self.stream.tokens(0),
-            "steps": {"search": self.steps.search, "train": self.steps.train},
-        }
+            leakage_action=self.config.tasks.leakage,
+            leakage_dropped=self.dropped,
+            max_length=self.config.model.max_length,
+            trainable_parameters=trainable,
+            batches_per_epoch=len(self.stream.plan(0)),
+            padding=self.stream.padding(0),
+            tokens_per_epoch=self.stream.tokens(0),
+            steps={"search": self.steps.search, "train": self.steps.train},
+            identity=identity,
+        )
 
 
 def prepare(config: RunConfig) -> Prepared:

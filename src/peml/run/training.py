@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -16,7 +15,8 @@ from peml.evaluation import mean_losses, score_split
 from peml.methods import AttachContext, AttachedModel, check_count, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.prefix import Genotype
-from peml.run.cost import Cost
+from peml.records import Evaluation, Mixing
+from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
 from peml.run.listener import (
@@ -27,11 +27,11 @@ from peml.run.listener import (
     never_stops,
 )
 from peml.run.preparation import Prepared
+from peml.run.state import SessionState
 from peml.training import (
     SPAN,
     Checkpoint,
     CheckpointStore,
-    Evaluation,
     Phase,
     Progress,
     TrainingLoop,
@@ -143,26 +143,26 @@ class TrainingSession:
         self.store = CheckpointStore(folder.checkpoints, self.settings.keep_checkpoints)
         torch.manual_seed(prepared.config.seed)
         checkpoint = self.store.load_latest()
-        state = checkpoint.state if checkpoint else {}
-        self.cost = Cost(state.get("cost"))
-        decided = state.get("genotype")
-        decided = None if decided is None else Genotype.model_validate(decided)
-        self.model = attach(prepared, self.accelerator.device, decided)
+        state = None
+        if checkpoint is not None:
+            state = SessionState.check(folder.checkpoints, checkpoint.state)
+        self.cost = CostMeter(state.cost if state else None)
+        self.model = attach(prepared, self.accelerator.device, state.genotype if state else None)
         if not self.model.groups():
             self.prepared = prepared.without_training()
         self.genotype = self.model.genotype()
         self.balancing = prepared.balancing.to(self.accelerator.device)
         # Among the modules that checkpoints hold, and of no part, so that exports leave it out.
         self.model.added["balancing"] = self.balancing
-        self._log_offset = int(state.get("log_offset", 0))
-        self._progress = Progress(**state["progress"]) if checkpoint else Progress()
-        self._search_state = state.get("search")
+        self._log_offset = state.log_offset if state else 0
+        self._progress = state.progress if state else Progress()
+        self._search_state = state.search if state else None
         self._is_searching = False
         self.optimizer = self._build_optimizer(remaining=checkpoint is not None)
-        if checkpoint is not None:
+        if checkpoint is not None and state is not None:
             self.model.load_trainable_state(checkpoint.trainable)
             load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
-            prepared.stream.load_state_dict(state["stream"])
+            prepared.stream.load_state_dict(state.stream)
             load_random_state(checkpoint.extra)
 
     @property
@@ -229,11 +229,13 @@ class TrainingSession:
         epoch = stream.state_dict()["epoch"] + 1
         names = [task.name for task in self.prepared.tasks]
         self.listener.on_mixing(
-            step=self._progress.step,
-            epoch=epoch,
-            losses=dict(zip(names, losses, strict=True)),
-            factors=dict(zip(names, stream.adaptive.factors(epoch), strict=True)),
-            rows=dict(zip(names, stream.counts(epoch), strict=True)),
+            Mixing(
+                step=self._progress.step,
+                epoch=epoch,
+                losses=dict(zip(names, losses, strict=True)),
+                factors=dict(zip(names, stream.adaptive.factors(epoch), strict=True)),
+                rows=dict(zip(names, stream.counts(epoch), strict=True)),
+            )
         )
 
     def _loop(self) -> TrainingLoop:
@@ -348,15 +350,15 @@ class TrainingSession:
         return search.state_dict() if search is not None and self._is_searching else None
 
     def _save(self, phase: str, log: MetricsLog) -> None:
-        state = {
-            "phase": phase,
-            "genotype": self.genotype.model_dump(mode="json") if self.genotype else None,
-            "search": self._search_memory(),
-            "progress": dataclasses.asdict(self._progress),
-            "stream": self.prepared.stream.state_dict(),
-            "log_offset": log.offset(),
-            "cost": self.cost.as_dict(),
-        }
+        state = SessionState(
+            phase=phase,
+            genotype=self.genotype,
+            search=self._search_memory(),
+            progress=self._progress,
+            stream=self.prepared.stream.state_dict(),
+            log_offset=log.offset(),
+            cost=self.cost.spent(),
+        )
         self.store.save(
             self._progress.step,
             phase,
@@ -364,7 +366,7 @@ class TrainingSession:
                 trainable=self.model.trainable_state(),
                 optimizer=optimizer_state(self.optimizer, self.model),
                 extra=random_state(),
-                state=state,
+                state=state.model_dump(mode="json"),
             ),
         )
         self.store.drop_bests_but(self._progress.best_step)

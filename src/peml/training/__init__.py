@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         load_random_state,
         random_state,
     )
-    from peml.training.loop import Evaluation, Phase, Progress, StepRecord, TrainingLoop
+    from peml.training.loop import Phase, Progress, TrainingLoop
     from peml.training.optimizer import (
         SPAN,
         build_optimizer,
@@ -30,10 +30,8 @@ __all__ = [
     "BalancingSettings",
     "Checkpoint",
     "CheckpointStore",
-    "Evaluation",
     "Phase",
     "Progress",
-    "StepRecord",
     "TrainingLoop",
     "TrainingSettings",
     "build_balancing",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from peml.data.batch import TaskBatch
 from peml.data.batching import BatchStream
 from peml.errors import TrainingError
+from peml.records import Evaluation, StepRecord
 from peml.training.balancing import Balancing
 from peml.training.optimizer import set_learning_rates
 from peml.training.settings import TrainingSettings
@@ -57,39 +58,6 @@ class Progress:
     best_step: int = 0
     evaluations_since_best: int = 0
     losses: dict[str, list[float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one step did.
-
-    `loss` is that step's; `task_losses` are means since the last step that was a multiple of
-    ``training.log_every``, `task_rows` the examples they are over; both are empty on other steps.
-    They and `loss` are as the model gives them, unbalanced; `task_weights` is what the tasks'
-    losses count after the step, empty where that never changes.
-    """
-
-    phase: str
-    step: int
-    epoch: float
-    loss: float
-    gradient_norm: float
-    learning_rates: dict[str, float]
-    tokens: int
-    task_losses: dict[str, float] = field(default_factory=dict)
-    task_rows: dict[str, int] = field(default_factory=dict)
-    task_weights: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The development metrics after a step."""
-
-    phase: str
-    step: int
-    mean: float
-    tasks: dict[str, float]
-    is_best: bool
 
 
 class Listener(Protocol):
@@ -310,7 +278,8 @@ class TrainingLoop:
             progress.evaluations_since_best = 0
         else:
             progress.evaluations_since_best += 1
-        self.listener.on_evaluation(Evaluation(phase.name, progress.step, mean, tasks, is_best))
+        found = {"phase": phase.name, "step": progress.step, "mean": mean, "tasks": tasks}
+        self.listener.on_evaluation(Evaluation(**found, is_best=is_best))
 
     def _is_out_of_patience(self) -> bool:
         patience = self.settings.patience

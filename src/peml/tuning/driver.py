@@ -12,8 +12,8 @@ from rich.console import Console
 
 from peml.errors import PemlError, RunError
 from peml.execution import Executor, Job, make_executor
-from peml.files import read_json
-from peml.run import RunFolder
+from peml.records import Plan
+from peml.run import RunFolder, SessionState
 from peml.tuning.folder import StudyFolder
 from peml.tuning.ledger import Ledger
 from peml.tuning.objectives import OBJECTIVES
@@ -50,7 +50,7 @@ class Driver:
         self._prefix = prefix
         self._waiting = deque(ledger.unfinished())
         self._running: dict[str, Trial] = {}  # by the job's name
-        self._before = float(folder.driver()["seconds"])
+        self._before = folder.driver().seconds
         self._since = time.monotonic()
         self._worked = any(row.state in ("finished", "pruned") for row in ledger.rows())
         self._reasons: list[str] = []
@@ -121,11 +121,9 @@ class Driver:
         if results is None:
             self._end_early(job, number)
             return
-        cost = results["cost"]
+        cost = results.cost
         spent = Spent(
-            sum(cost["seconds"].values()),
-            sum(cost["tokens"].values()),
-            cost["total_trainable_parameters"],
+            sum(cost.seconds.values()), sum(cost.tokens.values()), cost.total_trainable_parameters
         )
         values = [OBJECTIVES[name].value(results) for name in self._config.objectives]
         if not all(map(math.isfinite, values)):
@@ -198,8 +196,7 @@ def run_trials(drivers: Sequence[Driver], executor: Executor) -> None:
 
 
 def _total_steps(job: Job) -> int:
-    planned = RunFolder(job.folder).read("plan.json")
-    return int(sum(planned["steps"].values()))
+    return sum(Plan.read(job.folder).steps.values())
 
 
 def _spent_early(job: Job) -> Spent:
@@ -207,12 +204,12 @@ def _spent_early(job: Job) -> Spent:
 
     A run that is stopped writes one first; what a failed one did after it isn't counted.
     """
-    states = (RunFolder(job.folder).checkpoints).glob("step-*/state.json")
-    costs = [read_json(path)["cost"] for path in states]
+    states = RunFolder(job.folder).checkpoints.glob(f"step-*/{SessionState.FILE}")
+    costs = [SessionState.read(path.parent).cost for path in states]
     if not costs:
         return Spent(0.0, 0, None)
-    last = max(costs, key=lambda cost: sum(cost["steps"].values()))
-    return Spent(sum(last["seconds"].values()), sum(last["tokens"].values()), None)
+    last = max(costs, key=lambda cost: sum(cost.steps.values()))
+    return Spent(sum(last.seconds.values()), sum(last.tokens.values()), None)
 
 
 def _shown(value: object) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from peml.config import dump_shared, without_grants
-from peml.files import read_json, write_json, write_text
+from peml.files import write_text
+from peml.records import FileRecord
+from peml.records.study import StudyRecord
 from peml.run import WorkFolder, differences
 from peml.tasks.yaml_file import read_yaml
 from peml.tuning.settings import StudyConfig
@@ -16,9 +18,18 @@ from peml.tuning.storage import shown_url
 __all__ = ["StudyFolder"]
 
 _CONFIG = "study.yaml"
-_DRIVER = "driver.json"
 # How long, where and how patiently a study works does not make it another study.
 _MAY_CHANGE = ("budget", "execution", "failures", "storage")
+
+
+class DriverRecord(FileRecord):
+    """``driver.json``: id of the driver that works in a folder, and the seconds it has worked."""
+
+    FILE: ClassVar[str] = "driver.json"
+    THING: ClassVar[str] = "study"
+
+    id: str
+    seconds: float
 
 
 class StudyFolder(WorkFolder[StudyConfig]):
@@ -30,17 +41,12 @@ class StudyFolder(WorkFolder[StudyConfig]):
         "the config the study was started with, but for "
         f"{', '.join(_MAY_CHANGE[:3])} and storage.wait"
     )
-    config_file, before_config = _CONFIG, _DRIVER
+    config_file, before_config = _CONFIG, DriverRecord.FILE
 
     @property
     def journal(self) -> Path:
         """Where trials are kept if no database is named."""
         return self.path / "study.journal"
-
-    @property
-    def results(self) -> Path:
-        """What the report is made of."""
-        return self.path / "study.json"
 
     def trial(self, number: int) -> Path:
         """The run folder of a trial."""
@@ -51,13 +57,12 @@ class StudyFolder(WorkFolder[StudyConfig]):
 
     def create(self, config: StudyConfig) -> None:
         """Makes the folder of a study that starts here."""
-        write_json(self.path / _DRIVER, {"id": uuid.uuid4().hex, "seconds": 0.0})
+        DriverRecord(id=uuid.uuid4().hex, seconds=0.0).write(self.path)
         write_text(self.path / _CONFIG, dump_shared(_without_password(config)))  # last: it counts
 
-    def driver(self) -> dict[str, Any]:
-        """Id of the driver that works here, and the seconds it has worked."""
-        found: dict[str, Any] = read_json(self.path / _DRIVER)
-        return found
+    def driver(self) -> DriverRecord:
+        """Who works here."""
+        return DriverRecord.read(self.path)
 
     def forget_failures(self) -> None:
         """Lets the failed trials of a grid run again.
@@ -70,12 +75,12 @@ class StudyFolder(WorkFolder[StudyConfig]):
             record.with_suffix(".log").unlink(missing_ok=True)
             record.unlink()
         if failed:
-            self.results.unlink(missing_ok=True)
+            (self.path / StudyRecord.FILE).unlink(missing_ok=True)
             self.journal.unlink()
 
     def worked(self, seconds: float) -> None:
         """Notes how many seconds the driver has worked in all."""
-        write_json(self.path / _DRIVER, {**self.driver(), "seconds": seconds})
+        self.driver().model_copy(update={"seconds": seconds}).write(self.path)
 
 
 def _without_password(config: StudyConfig) -> StudyConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +14,15 @@ from optuna.trial import FrozenTrial, TrialState
 from peml.config import without_grants
 from peml.errors import RunError
 from peml.files import disk_errors
+from peml.records import Identity
+from peml.records.study import State, TrialRecord
 from peml.removed import without_removed
 from peml.run import differences
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
 from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import Patience, open_storage, shown_url
-from peml.tuning.trial import Outcome, Spent, State, Trial, TrialRow
+from peml.tuning.trial import Outcome, Trial
 
 __all__ = ["Ledger"]
 
@@ -94,7 +96,7 @@ class Ledger:
                 action="give the study another name, or undo the change; nothing was changed",
             )
 
-    def begun_with(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+    def begun_with(self, identity: Identity) -> Identity | None:
         """Checksums of what the study was started with, kept for all its drivers.
 
         Args:
@@ -104,12 +106,13 @@ class Ledger:
             None where a version of before began the study.
         """
 
-        def begun_with() -> dict[str, Any] | None:
+        def begun_with() -> Any:
             if _IDENTITY not in self.study.user_attrs and not self._trials():
-                self.study.set_user_attr(_IDENTITY, identity)
+                self.study.set_user_attr(_IDENTITY, identity.model_dump(mode="json"))
             return self.study.user_attrs.get(_IDENTITY)
 
-        return self._safely(begun_with)
+        found = self._safely(begun_with)
+        return None if found is None else Identity.check("the study's storage", found)
 
     def has_room(self) -> bool:
         """Whether there are fewer trials than the budget allows."""
@@ -191,28 +194,27 @@ class Ledger:
 
     def tokens(self) -> int:
         """Training tokens of all trials that have ended, whoever ran them."""
-        return sum(row.spent.tokens for row in self.rows() if row.spent is not None)
+        return sum(row.tokens or 0 for row in self.rows())
 
-    def rows(self) -> list[TrialRow]:
-        """The table of trials, in the order of their numbers."""
+    def rows(self) -> list[TrialRecord]:
+        """The trials in the order of their numbers, without their folders."""
         return self._safely(lambda: [self._row(trial) for trial in self._trials()])
 
-    def _row(self, trial: FrozenTrial) -> TrialRow:
-        spent: Mapping[str, Any] | None = trial.user_attrs.get("spent")
-        return TrialRow(
+    def _row(self, trial: FrozenTrial) -> TrialRecord:
+        return TrialRecord(
             number=trial.number,
             state=_STATES[trial.state],
-            objectives=tuple(trial.values or ()),
+            objectives=list(trial.values or ()),
             values={
                 path: parameter.decode(trial.params[path])
                 for path, parameter in self._config.space.items()
                 if path in trial.params
             },
-            spent=None if spent is None else Spent(**spent),
             reports=dict(trial.intermediate_values),
             reason=trial.user_attrs.get("reason", ""),
             driver=trial.user_attrs.get(_DRIVER, ""),
             place=trial.user_attrs.get("place", ""),
+            **trial.user_attrs.get("spent", {}),
         )
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:

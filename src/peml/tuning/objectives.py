@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from peml.records import Results
 
 __all__ = ["OBJECTIVES", "Objective", "ObjectiveName"]
 
@@ -18,39 +20,37 @@ class Objective:
     Attributes:
         direction: ``maximize`` or ``minimize``, as Optuna spells it.
         title: As tables and axes name it, with its unit.
-        value: From ``results.json``.
+        value: What a run has of it.
     """
 
     direction: Literal["maximize", "minimize"]
     title: str
-    value: Callable[[Mapping[str, Any]], float]
+    value: Callable[[Results], float]
 
 
-def _seconds(results: Mapping[str, Any]) -> float:
-    spent = results["cost"]["seconds"]
-    return sum(
-        float(value) for phase, value in spent.items() if phase not in ("evaluate", "export")
-    )
+def _seconds(results: Results) -> float:
+    spent = results.cost.seconds
+    return sum(value for phase, value in spent.items() if phase not in ("evaluate", "export"))
 
 
-def _latency(results: Mapping[str, Any]) -> float:
+def _latency(results: Results) -> float:
     """Milliseconds a development row, in the trial's own evaluation."""
-    rows = sum(task["rows"] for task in results["tasks"].values())
-    return 1000.0 * float(results["cost"]["seconds"]["evaluate"]) / rows
+    rows = sum(task.rows for task in results.tasks.values())
+    return 1000.0 * results.cost.seconds["evaluate"] / rows
 
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
-    "mean": Objective("maximize", "development mean", lambda results: float(results["mean"])),
+    "mean": Objective("maximize", "development mean", lambda results: results.mean),
     "parameters": Objective(
         "minimize",
         "trainable parameters",
-        lambda results: float(results["cost"]["total_trainable_parameters"]),
+        lambda results: float(results.cost.total_trainable_parameters),
     ),
     "latency": Objective("minimize", "milliseconds a row", _latency),
     "seconds": Objective("minimize", "seconds of training", _seconds),
     "tokens": Objective(
         "minimize",
         "training tokens",
-        lambda results: float(sum(results["cost"]["tokens"].values())),
+        lambda results: float(sum(results.cost.tokens.values())),
     ),
 }

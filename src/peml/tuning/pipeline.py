@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from peml import run
 from peml.errors import RunError
 from peml.execution import Executor
-from peml.reporting import Plan, write_tuning_report
+from peml.records import Identity, Plan
+from peml.records.study import StudyRecord
+from peml.reporting import write_tuning_report
 from peml.tuning.collect import BEST, collect, write_results
 from peml.tuning.driver import Driver, run_trials
 from peml.tuning.folder import StudyFolder
@@ -31,19 +32,19 @@ class Tuned:
 
     Attributes:
         folder: Its folder; ``report.html``, ``trials.csv`` and the rest are in it.
-        content: ``study.json``.
+        study: What its trials came to.
     """
 
     folder: Path
-    content: dict[str, Any]
+    study: StudyRecord
 
     @property
     def best(self) -> Path | None:
         """The best config, ready for `peml fit`; None where no trial finished."""
-        return self.folder / BEST if self.content["best"] else None
+        return self.folder / BEST if self.study.best else None
 
 
-def check_study(config: StudyConfig) -> dict[str, Any]:
+def check_study(config: StudyConfig) -> Plan:
     """Tries the first point of the space on model and data, without training.
 
     Returns:
@@ -76,7 +77,7 @@ def tune(
     """
     console = console or Console(quiet=True)
     folder = StudyFolder(output)
-    planned: dict[str, Any] | None = None
+    planned: Plan | None = None
     with folder.locked():
         if not folder.holds(config):
             if report_only:
@@ -86,23 +87,24 @@ def tune(
                     action="check the path, or run the same command without --report",
                 )
             planned = check_study(config)
-            run.print_cautions(Plan.model_validate(planned), console)
+            run.print_cautions(planned, console)
             folder.create(config)
         ledger = _ledger(config, folder, console)
         if not report_only:
             driver = Driver(config, folder, ledger, console)
             if driver.is_open:
-                now = planned or check_study(config)
-                run.check_identity(ledger.begun_with(now["identity"]), now["identity"], output)
+                now = (planned or check_study(config)).identity
+                assert now is not None, "run.plan says it"
+                run.check_identity(ledger.begun_with(now), now, output)
             with driver.executor() as executor:
                 run_trials([driver], executor)
-        content = _collect(config, folder, ledger)
+        study = _collect(config, folder, ledger)
         write_tuning_report(output)
-    return Tuned(output, content)
+    return Tuned(output, study)
 
 
 def tune_together(
-    studies: Iterable[tuple[Path, StudyConfig, dict[str, Any] | None]],
+    studies: Iterable[tuple[Path, StudyConfig, Identity | None]],
     executor: Executor,
     console: Console,
     *,
@@ -141,10 +143,10 @@ def tune_together(
 
 def _ledger(config: StudyConfig, folder: StudyFolder, console: Console) -> Ledger:
     patience = Patience(config.storage, console)
-    return Ledger(config, folder.journal, str(folder.driver()["id"]), patience)
+    return Ledger(config, folder.journal, folder.driver().id, patience)
 
 
-def _collect(config: StudyConfig, folder: StudyFolder, ledger: Ledger) -> dict[str, Any]:
-    content = collect(config, folder, ledger)
-    write_results(config, folder, content)
-    return content
+def _collect(config: StudyConfig, folder: StudyFolder, ledger: Ledger) -> StudyRecord:
+    study = collect(config, folder, ledger)
+    write_results(config, folder, study)
+    return study

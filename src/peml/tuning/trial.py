@@ -1,13 +1,11 @@
-"""A trial: drawn, ended, and as a line of the table."""
+"""A trial: drawn and ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Outcome", "Spent", "State", "Trial", "TrialRow"]
-
-State = Literal["finished", "pruned", "failed", "running"]
+__all__ = ["Outcome", "Spent", "Trial"]
 
 
 @dataclass(frozen=True)
@@ -55,31 +53,3 @@ class Outcome:
     spent: Spent
     objectives: tuple[float, ...] = ()
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """A line of the table of trials.
-
-    Attributes:
-        number: Of the trial.
-        state: How it stands.
-        objectives: Its values, in the order of the study's objectives; of a pruned trial the
-            last development mean.
-        values: By path into the run config.
-        spent: Its cost; None while it runs.
-        reports: Development means by percent of its steps.
-        reason: Why it failed.
-        driver: Id of the driver that ran it.
-        place: Machine and run folder; empty while it runs.
-    """
-
-    number: int
-    state: State
-    objectives: tuple[float, ...]
-    values: dict[str, Any]
-    spent: Spent | None
-    reports: dict[int, float]
-    reason: str
-    driver: str
-    place: str

@@ -80,9 +80,10 @@ def evaluate_command(
 
 def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: Console) -> None:
     """What to know of the rows that the runs were trained and scored on, by run."""
-    from peml.reporting import load_plan, tell_cautions
+    from peml.records import Plan
+    from peml.reporting import tell_cautions
 
-    content["cautions"] = {str(run): tell_cautions(load_plan(run), task) for run in runs}
+    content["cautions"] = {str(run): tell_cautions(Plan.read(run), task) for run in runs}
     for run, texts in content["cautions"].items():
         print_warnings([f"{run}: {text}" if len(runs) > 1 else text for text in texts], console)
 

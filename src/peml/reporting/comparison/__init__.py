@@ -10,15 +10,12 @@ if TYPE_CHECKING:
         render_comparison_markdown,
         write_comparison_report,
     )
-    from peml.reporting.comparison.records import ComparisonRecord, load_comparison
     from peml.reporting.comparison.summary import describe_flags
 else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
-    "ComparisonRecord",
     "describe_flags",
-    "load_comparison",
     "render_comparison_html",
     "render_comparison_markdown",
     "write_comparison_report",

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from peml.reporting.comparison.records import (
+from peml.records.comparison import (
     ComparisonRecord,
     IntervalRecord,
     RowRecord,

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 
-from peml.reporting.comparison.records import ComparisonRecord, IntervalRecord, SuiteRecord
+from peml.records.comparison import ComparisonRecord, IntervalRecord, SuiteRecord
 from peml.reporting.comparison.tables import Cell, Table
 
 __all__ = ["to_csv", "to_latex", "to_markdown"]

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from peml.files import disk_errors, write_text
+from peml.records.comparison import ComparisonRecord, SuiteRecord
 from peml.reporting.comparison.figures import draw_comparison, source_line
 from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
-from peml.reporting.comparison.records import ComparisonRecord, SuiteRecord, load_comparison
 from peml.reporting.comparison.summary import describe_methods, describe_suite, describe_trouble
 from peml.reporting.comparison.tables import Table, cost_table, score_table
 from peml.reporting.comparison.text import interval, score, seconds, share, signed, size
@@ -45,7 +45,7 @@ def write_comparison_report(folder: Path) -> None:
     Raises:
         RunError: ``comparison.json`` is missing or malformed, or a file can't be written.
     """
-    comparison = load_comparison(folder)
+    comparison = ComparisonRecord.read(folder)
     views = _views(comparison)
     for view in views:
         _write_tables(comparison, view, folder / "tables")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peml.reporting.comparison.records import (
+from peml.records.comparison import (
     ComparisonRecord,
     IntervalRecord,
     RowRecord,

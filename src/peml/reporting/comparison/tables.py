@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from peml.reporting.comparison.records import ComparisonRecord, RowRecord, SuiteRecord
+from peml.records.comparison import ComparisonRecord, RowRecord, SuiteRecord
 from peml.reporting.comparison.text import (
     NOTHING,
     interval,

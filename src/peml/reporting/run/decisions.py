@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from peml.reporting.records import DecisionsRecord
+from peml.records import Decisions
 from peml.reporting.run.outcomes import Outcome, free_course, list_outcomes
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import SERIES, clean_axes, color, new_figure, spread, style_context
@@ -129,7 +129,7 @@ def _tones(names: Iterable[str], final: dict[str, dict[str, float]]) -> dict[str
 
 
 def _stack(
-    axes: Axes, course: list[DecisionsRecord], name: str, tones: dict[str, str], chosen: str
+    axes: Axes, course: list[Decisions], name: str, tones: dict[str, str], chosen: str
 ) -> None:
     steps = [record.step for record in course]
     options = list(course[-1].weights[name])

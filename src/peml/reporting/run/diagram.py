@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from peml.errors import ConfigError
 from peml.files import disk_errors
-from peml.reporting.records import GenotypeRecord
+from peml.records import GenotypeRecord
 from peml.reporting.style import (
     WIDTH,
     color,

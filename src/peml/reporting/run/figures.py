@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from peml.reporting.records import TaskResult
+from peml.records import TaskResult
 from peml.reporting.run.balancing import draw_balancing, has_balancing
 from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.run.diagram import draw_network
@@ -129,8 +129,7 @@ def _score_marks(
     marks: list[tuple[Callable[[TaskResult], float | None], str, str, str]] = []
     if any(task.majority is not None for task in tasks):
         marks.append((lambda task: task.majority, "majority", "|", "soft"))
-    parts = list(dict.fromkeys(part for task in tasks for part in task.without))
-    for index, part in enumerate(parts):
+    for index, part in enumerate(run.results.parts):
         marker, tone = _PART_MARKS[index % len(_PART_MARKS)]
 
         def read(task: TaskResult, part: str = part) -> float | None:

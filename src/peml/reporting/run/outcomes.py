@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peml.reporting.records import DecisionsRecord
+from peml.records import Decisions
 from peml.reporting.run.results import History
 from peml.reporting.summary import join_names
 
@@ -145,7 +145,7 @@ def list_outcomes(history: History) -> list[Outcome]:
     )
 
 
-def free_course(history: History) -> list[DecisionsRecord]:
+def free_course(history: History) -> list[Decisions]:
     """The decisions' weights step by step to the end of the free search.
 
     Runs of before don't say where it ended: then all that was logged.
@@ -154,7 +154,7 @@ def free_course(history: History) -> list[DecisionsRecord]:
     if free is None:
         return history.decisions
     before = [record for record in history.decisions if record.step < free.step]
-    return [*before, DecisionsRecord(phase="search", step=free.step, weights=free.weights)]
+    return [*before, Decisions(phase="search", step=free.step, weights=free.weights)]
 
 
 def describe_search(history: History) -> list[str]:

@@ -11,9 +11,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from peml.files import write_text
+from peml.records import Means, TaskResult
 from peml.reporting.cautions import Kind, list_cautions, tell_cautions
 from peml.reporting.environment import template_environment
-from peml.reporting.records import Means, TaskResult
 from peml.reporting.run.decisions import gate_names, tabulate_decisions
 from peml.reporting.run.figures import draw_figures
 from peml.reporting.run.outcomes import describe_search

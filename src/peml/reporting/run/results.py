@@ -10,22 +10,22 @@ from typing import Any
 
 from peml.errors import RunError
 from peml.problems import shown
-from peml.reporting.reading import DAMAGED, Reader
-from peml.reporting.records import (
-    DecisionsRecord,
-    DevelopmentRecord,
-    DiscretiseRecord,
+from peml.records import (
+    DAMAGED,
+    Decisions,
+    Discretisation,
     Environment,
+    Evaluation,
     GenotypeRecord,
-    MixingRecord,
+    Mixing,
     Plan,
     Results,
     StepRecord,
+    parse_json,
+    read_text,
 )
 
-__all__ = ["History", "RunRecord", "load_history", "load_plan", "load_results", "load_run"]
-
-_READER = Reader("peml fit", "run")
+__all__ = ["History", "RunRecord", "load_history", "load_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class History:
     """
 
     steps: list[StepRecord] = field(default_factory=list)
-    decisions: list[DecisionsRecord] = field(default_factory=list)
-    development: list[DevelopmentRecord] = field(default_factory=list)
-    mixing: list[MixingRecord] = field(default_factory=list)
-    discretise: DiscretiseRecord | None = None
+    decisions: list[Decisions] = field(default_factory=list)
+    development: list[Evaluation] = field(default_factory=list)
+    mixing: list[Mixing] = field(default_factory=list)
+    discretise: Discretisation | None = None
 
     def phases(self) -> dict[str, tuple[int, int]]:
         """First and last step of each phase that trained, in order."""
@@ -97,36 +97,17 @@ def load_run(folder: Path) -> RunRecord:
             allowed="a folder that `peml fit` has written",
             action="check the path",
         )
-    results = load_results(folder)
-    genotype = folder / "genotype.json"
+    results = Results.read(folder)
     return RunRecord(
         folder=folder,
-        evaluated=datetime.fromtimestamp((folder / "results.json").stat().st_mtime, UTC),
-        config=_READER.text(folder / "config.yaml"),
-        environment=_READER.read(folder / "environment.json", Environment),
-        plan=load_plan(folder),
+        evaluated=datetime.fromtimestamp((folder / Results.FILE).stat().st_mtime, UTC),
+        config=read_text(folder / "config.yaml"),
+        environment=Environment.read(folder),
+        plan=Plan.read(folder),
         results=results,
         history=load_history(folder),
-        genotype=_READER.read(genotype, GenotypeRecord) if genotype.exists() else None,
+        genotype=GenotypeRecord.find(folder),
     )
-
-
-def load_results(folder: Path) -> Results:
-    """Reads ``results.json``.
-
-    Raises:
-        RunError: It is missing, malformed or of another format.
-    """
-    return _READER.read(folder / "results.json", Results, version=1)
-
-
-def load_plan(folder: Path) -> Plan:
-    """Reads ``plan.json``.
-
-    Raises:
-        RunError: It is missing or malformed.
-    """
-    return _READER.read(folder / "plan.json", Plan)
 
 
 def load_history(folder: Path) -> History:
@@ -137,29 +118,29 @@ def load_history(folder: Path) -> History:
     """
     history = History()
     discretise = None
-    for where, record in _lines(folder / "metrics.jsonl"):
-        match record.get("kind"):
+    for where, line in _lines(folder / "metrics.jsonl"):
+        match line.get("kind"):
             case "step":
-                history.steps.append(_READER.validate(where, record, StepRecord))
+                history.steps.append(StepRecord.check(where, line))
             case "decisions":
-                history.decisions.append(_READER.validate(where, record, DecisionsRecord))
+                history.decisions.append(Decisions.check(where, line))
             case "development":
-                history.development.append(_READER.validate(where, record, DevelopmentRecord))
+                history.development.append(Evaluation.check(where, line))
             case "mixing":
-                history.mixing.append(_READER.validate(where, record, MixingRecord))
+                history.mixing.append(Mixing.check(where, line))
             case "discretise":
-                discretise = _READER.validate(where, record, DiscretiseRecord)
+                discretise = Discretisation.check(where, line)
     return replace(history, discretise=discretise)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_READER.text(path).splitlines(), start=1):
+    for number, text in enumerate(read_text(path).splitlines(), start=1):
         where = f"{path}, line {number}"
-        record = _READER.parse(where, line)
-        if not isinstance(record, dict):
+        line = parse_json(where, text)
+        if not isinstance(line, dict):
             raise RunError(
-                f"{where}: {shown(record)} is not a record",
+                f"{where}: {shown(line)} is not a record",
                 allowed="one JSON object a line",
                 action=DAMAGED,
             )
-        yield where, record
+        yield where, line

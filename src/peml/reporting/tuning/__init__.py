@@ -7,14 +7,11 @@ from peml.lazy import hand_on
 if TYPE_CHECKING:
     from peml.reporting.tuning.figures import draw_study
     from peml.reporting.tuning.page import render_study_html, write_tuning_report
-    from peml.reporting.tuning.records import StudyRecord, load_study_record
 else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
-    "StudyRecord",
     "draw_study",
-    "load_study_record",
     "render_study_html",
     "write_tuning_report",
 ]

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from peml.records.study import StudyRecord
 from peml.reporting.style import clean_axes, color, new_figure, style_context
 from peml.reporting.tuning.parallel import draw_parallel
-from peml.reporting.tuning.records import StudyRecord
 from peml.reporting.tuning.scales import limit_means
 
 __all__ = ["draw_front", "draw_history", "draw_importance", "draw_study"]

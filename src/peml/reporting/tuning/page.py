@@ -10,12 +10,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from peml.files import disk_errors, write_text
+from peml.records.study import StudyRecord
 from peml.reporting.comparison.text import score, seconds
 from peml.reporting.environment import template_environment
 from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
 from peml.reporting.tuning.figures import draw_study
 from peml.reporting.tuning.parallel import MOST_AXES
-from peml.reporting.tuning.records import StudyRecord, load_study_record
 
 __all__ = ["render_study_html", "write_tuning_report"]
 
@@ -28,7 +28,7 @@ def write_tuning_report(folder: Path) -> None:
     Raises:
         RunError: ``study.json`` is missing or malformed, or a file can't be written.
     """
-    study = load_study_record(folder)
+    study = StudyRecord.read(folder)
     with disk_errors(folder / "figures"):
         for name, figure in draw_study(study).items():
             (folder / "figures").mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from peml.records.study import StudyRecord
 from peml.reporting.style import clean_axes, color, new_figure, style_context
-from peml.reporting.tuning.records import StudyRecord
 from peml.reporting.tuning.scales import Scale, readable_low
 
 __all__ = ["MOST_AXES", "draw_parallel"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from peml.records.study import StudyRecord, TrialRecord
 from peml.reporting.style import color
-from peml.reporting.tuning.records import StudyRecord, TrialRecord
 
 __all__ = ["Scale", "limit_means", "readable_low"]
 

@@ -5,23 +5,16 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, model_validator
 
-from peml.reporting.reading import Reader
-from peml.reporting.records import Record
+from peml.records.record import FileRecord, Number, Record
+from peml.records.run import TuningCost
 
-__all__ = ["ObjectiveRecord", "SpaceRecord", "StudyRecord", "TrialRecord", "load_study_record"]
+__all__ = ["ObjectiveRecord", "SpaceRecord", "State", "StudyRecord", "TrialRecord"]
 
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-Number = Annotated[float | None, AfterValidator(_finite)]
+State = Literal["finished", "pruned", "failed", "running"]
 
 
 class ObjectiveRecord(Record):
@@ -40,22 +33,27 @@ class SpaceRecord(Record):
 
 
 class TrialRecord(Record):
-    """One trial. ``state`` is finished, pruned, failed or running.
+    """One trial.
 
-    ``objectives`` of a pruned trial hold the last development mean; ``reports`` the development
-    means by percent of the trial's steps.
+    `objectives` are in the order of the study's; of a pruned trial, the last development mean.
+    `values` are by path into the run config; `reports` the development means by percent of the
+    trial's steps. `folder` is the run folder, empty where another driver has it, and `place` its
+    machine and path; `driver` is the id of that driver. What a trial has cost is None while it
+    runs.
     """
 
     number: int
-    state: str
-    objectives: list[Number] = Field(default_factory=list)
-    values: dict[str, Any] = Field(default_factory=dict)
+    state: State
+    objectives: list[Number] = []
+    values: dict[str, Any] = {}
     seconds: Number = None
     tokens: int | None = None
     parameters: int | None = None
-    reports: dict[int, Number] = Field(default_factory=dict)
+    reports: dict[int, Number] = {}
     reason: str = ""
     folder: str = ""
+    place: str = ""
+    driver: str = Field("", exclude=True)
 
     @property
     def mean(self) -> float | None:
@@ -63,23 +61,18 @@ class TrialRecord(Record):
         return self.objectives[0] if self.objectives else None
 
 
-class CostRecord(Record):
-    """What all trials have cost together."""
-
-    trials: int
-    seconds: float
-    tokens: int
-
-
-class StudyRecord(Record):
+class StudyRecord(FileRecord):
     """``study.json``: everything the report says. ``best`` holds trial numbers, the best first."""
 
-    format: int
+    FILE: ClassVar[str] = "study.json"
+    THING: ClassVar[str] = "study"
+
+    format: int = 1
     name: str
     model: str
     method: str
     device: str = ""
-    versions: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = {}
     commit: str | None = None
     objectives: list[ObjectiveRecord] = Field(min_length=1)
     sampler: dict[str, Any]
@@ -89,7 +82,14 @@ class StudyRecord(Record):
     trials: list[TrialRecord]
     best: list[int]
     importance: dict[str, float]
-    cost: CostRecord
+    cost: TuningCost
+
+    @model_validator(mode="after")
+    def _knows_its_best(self) -> Self:
+        unknown = sorted(set(self.best) - {trial.number for trial in self.trials})
+        if unknown:
+            raise ValueError(f"best trials that are not listed: {', '.join(map(str, unknown))}")
+        return self
 
     def in_state(self, *states: str) -> list[TrialRecord]:
         """Trials in one of these states."""
@@ -99,12 +99,3 @@ class StudyRecord(Record):
         """The best trial, or the Pareto front, the best mean first."""
         by_number = {trial.number: trial for trial in self.trials}
         return [by_number[number] for number in self.best]
-
-
-def load_study_record(folder: Path) -> StudyRecord:
-    """Reads ``study.json``.
-
-    Raises:
-        RunError: It is missing, malformed or of another format.
-    """
-    return Reader("peml tune", "study").read(folder / "study.json", StudyRecord, version=1)

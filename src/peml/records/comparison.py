@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from peml.reporting.reading import Reader
-from peml.reporting.records import Record
+from peml.records.record import FileRecord, Number, Record
 
 __all__ = [
     "CellRecord",
@@ -28,15 +25,9 @@ __all__ = [
     "TaskRecord",
     "TaskScore",
     "TuningRecord",
-    "load_comparison",
 ]
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-Number = Annotated[float | None, AfterValidator(_finite)]
 Name = Annotated[str, Field(pattern=r"^\w[\w.+ -]*$")]  # of a file as well
 
 
@@ -216,10 +207,13 @@ class TuningRecord(Record):
     seed: int | None = None
 
 
-class ComparisonRecord(Record):
+class ComparisonRecord(FileRecord):
     """``comparison.json``: everything the report says."""
 
-    format: int
+    FILE: ClassVar[str] = "comparison.json"
+    THING: ClassVar[str] = "comparison"
+
+    format: int = 1
     name: str
     model: str
     device: str = ""
@@ -246,13 +240,3 @@ class ComparisonRecord(Record):
     def method(self, label: str) -> MethodRecord:
         """The method of a row."""
         return next(method for method in self.methods if method.label == label)
-
-
-def load_comparison(folder: Path) -> ComparisonRecord:
-    """Reads ``comparison.json``.
-
-    Raises:
-        RunError: It is missing, malformed or of another format.
-    """
-    reader = Reader("peml compare", "comparison")
-    return reader.read(folder / "comparison.json", ComparisonRecord, version=1)

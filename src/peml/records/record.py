@@ -1,0 +1,144 @@
+"""What every record of a file does: it is written and read by one class.
+
+A file that is missing, cut short or changed by hand is refused, naming the file and the field.
+Unknown fields are ignored on purpose: a folder to which a later version added one can be read.
+A field with a default was added later than the file: folders of before don't have it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from peml.errors import RunError
+from peml.files import write_json
+from peml.problems import describe_problems, list_problems, shown
+
+__all__ = ["DAMAGED", "FileRecord", "Number", "Record", "Score", "parse_json", "read_text"]
+
+DAMAGED = "restore the file from a copy, or start again in a new folder"
+
+_MADE_BY = {"run": "peml fit", "study": "peml tune", "comparison": "peml compare"}
+
+
+def _null_is_nan(value: Any) -> Any:
+    """Strict JSON has no NaN; writers that keep to it put null."""
+    return math.nan if value is None else value
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+Score = Annotated[float, BeforeValidator(_null_is_nan)]
+"""A number that may be NaN: a diverged task is shown as such, not refused."""
+
+Number = Annotated[float | None, AfterValidator(_finite)]
+"""A number that can be shown and averaged, or None: null, NaN and infinity are none."""
+
+
+class Record(BaseModel):
+    """Part of a file."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    THING: ClassVar[str] = "run"
+    """What the folder is of: a run, a study, a comparison."""
+
+    @classmethod
+    def check(cls, where: Path | str, data: Any) -> Self:
+        """Parsed JSON as this record.
+
+        Args:
+            where: The file, for messages.
+            data: Its content.
+
+        Raises:
+            RunError: Fields are missing or wrong; all of them are named.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise RunError(
+                list_problems(str(where), describe_problems(error, cls)),
+                allowed=f"the file as `{_MADE_BY[cls.THING]}` wrote it",
+                action=DAMAGED,
+            ) from None
+
+
+class FileRecord(Record):
+    """A whole JSON file of a folder; a subclass whose files differ in name has no `FILE`."""
+
+    FILE: ClassVar[str] = ""
+    """Name of the file."""
+
+    @classmethod
+    def read(cls, folder: Path, name: str | None = None) -> Self:
+        """Reads the file of a folder.
+
+        Args:
+            folder: The folder.
+            name: The file's name there, where it isn't always the same.
+
+        Raises:
+            RunError: It is missing, malformed or of another format.
+        """
+        path = folder / (name or cls.FILE)
+        data = parse_json(path, read_text(path, cls.THING), cls.THING)
+        known = cls.model_fields.get("format")
+        found = data.get("format") if isinstance(data, dict) else None
+        if known is not None and found != known.default:
+            raise RunError(
+                f"{path}: written in format {found!r}",
+                allowed=f"format {known.default}",
+                action=f"read this {cls.THING} with the version of peml that wrote it",
+            )
+        return cls.check(path, data)
+
+    @classmethod
+    def find(cls, folder: Path, name: str | None = None) -> Self | None:
+        """The same, or None where the file isn't there yet."""
+        return cls.read(folder, name) if (folder / (name or cls.FILE)).is_file() else None
+
+    def write(self, folder: Path, name: str | None = None) -> None:
+        """Replaces the file in one step; `read` gives the same record."""
+        write_json(folder / (name or self.FILE), self.model_dump(mode="json"))
+
+
+def read_text(path: Path, thing: str = "run") -> str:
+    """A text file of a folder.
+
+    Raises:
+        RunError: It is missing or can't be read.
+    """
+    command = _MADE_BY[thing]
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(
+            f"{path}: the file is missing",
+            allowed=f"the folder of a {thing} that `{command}` has finished",
+            action=f"run `{command}` on this folder again: it goes on where the {thing} stopped",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: can't be read ({error})", action=DAMAGED) from None
+
+
+def parse_json(where: Path | str, text: str, thing: str = "run") -> Any:
+    """Parses JSON.
+
+    Raises:
+        RunError: It is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RunError(
+            f"{where}: not valid JSON ({error}): {shown(text)}",
+            allowed=f"the file as `{_MADE_BY[thing]}` wrote it",
+            action=DAMAGED,
+        ) from None

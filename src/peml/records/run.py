@@ -1,0 +1,351 @@
+"""What the JSON files of a run folder say, but for the genotype and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from peml.records.record import FileRecord, Record, Score
+
+__all__ = [
+    "Agreement",
+    "Classes",
+    "Cost",
+    "Ending",
+    "Environment",
+    "GenotypeRecord",
+    "GroupMeans",
+    "Identity",
+    "LeakageEntry",
+    "MajorityOf",
+    "Means",
+    "Plan",
+    "PlannedTask",
+    "Results",
+    "SkippedTask",
+    "Spent",
+    "TaskIdentity",
+    "TaskResult",
+    "TaskScored",
+    "TuningCost",
+]
+
+_OFF = "_off"
+MajorityOf = Literal["train", "reported"]
+
+
+def _by_part(scores: Any) -> Any:
+    """``{part}_off`` -> score, by the part's name."""
+    if not isinstance(scores, Mapping):
+        return scores
+    return {name.removesuffix(_OFF): value for name, value in scores.items()}
+
+
+def _as_off(scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"{part}{_OFF}": value for part, value in scores.items()}
+
+
+class Environment(FileRecord):
+    """``environment.json``: versions, device and commit of the run."""
+
+    FILE: ClassVar[str] = "environment.json"
+
+    versions: dict[str, str] = {}
+    python: str = ""
+    device: str = ""
+    commit: str | None = None
+
+
+class TaskIdentity(Record):
+    """Checksums of a task's rows, by split, and of its definition, by field."""
+
+    rows: dict[str, str]
+    definition: dict[str, str]
+
+
+class Identity(Record):
+    """What a run was started with, as checksums; `model` by part: weights, tokenizer, ..."""
+
+    tasks: dict[str, TaskIdentity]
+    model: dict[str, str]
+
+
+class PlannedTask(Record):
+    """One task of the plan, with the rows of its splits.
+
+    `held_out` are development rows that the search chooses on; `cut` are rows longer than the model
+    allows, `cut_reported` those of them that are reported.
+    """
+
+    name: str
+    version: int | None = None
+    type: str
+    train: int
+    development: int
+    held_out: int | None = None
+    reported: int
+    metric: str
+    cut: int = 0
+    cut_reported: int | None = None
+    origin: str = ""
+
+
+class SkippedTask(Record):
+    """A task left out, and why."""
+
+    name: str
+    reason: str
+
+
+class LeakageEntry(Record):
+    """Rows of one task's evaluation split that stand in a task's training split.
+
+    `evaluation_rows` are those of the whole split, `anywhere` those in any training split.
+    """
+
+    evaluation: str
+    split: str
+    train: str
+    rows: int
+    evaluation_rows: int | None = None
+    anywhere: int | None = None
+
+
+class Plan(FileRecord):
+    """``plan.json``: what the run set out to do, and what it was begun with.
+
+    `trainable_parameters` are by group, `steps` by phase.
+    """
+
+    FILE: ClassVar[str] = "plan.json"
+
+    tasks: list[PlannedTask]
+    skipped: list[SkippedTask] = []
+    leakage: list[LeakageEntry] = []
+    leakage_action: str = "report"
+    leakage_dropped: dict[str, int] = {}
+    max_length: int | None = None
+    trainable_parameters: dict[str, int] = {}
+    batches_per_epoch: int | None = None
+    padding: float | None = None
+    tokens_per_epoch: int | None = None
+    steps: dict[str, int] = {}
+    identity: Identity | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; plans that don't say so are of runs that train."""
+        return not self.steps or any(self.steps.values())
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The part that tells whether the data is the same."""
+        splits = {"train", "development", "reported"}
+        return {
+            "tasks": {task.name: task.model_dump(include=splits) for task in self.tasks},
+            **self.model_dump(include={"tokens_per_epoch", "batches_per_epoch", "steps"}),
+        }
+
+
+class Classes(Record):
+    """How a classification went: each label's F1, and counts by (right, predicted) label."""
+
+    labels: list[str]
+    f1: list[float]
+    confusion: list[list[int]]
+
+    @property
+    def support(self) -> list[int]:
+        """Number of rows of each label."""
+        return [sum(row) for row in self.confusion]
+
+
+class TaskResult(Record):
+    """One task's line in ``results.json``; scores as fractions, on the reported split.
+
+    `low` and `high` bound the value's 95 % interval over rows. `majority_of` is the split that the
+    majority baseline is of. `without` is the score with a part switched off, by the part's name; in
+    the file each is a key ``{part}_off``. `classes` tells a classification label by label; `notes`
+    say what to know about how a task was scored.
+    """
+
+    metric: str
+    value: Score
+    low: float | None = None
+    high: float | None = None
+    all: dict[str, Score] = {}
+    majority: Score | None = None
+    majority_of: MajorityOf = "train"
+    rows: int
+    notes: list[str] = []
+    classes: Classes | None = None
+    without: dict[str, Score] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_ablations(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "without" in data:
+            return data
+        scores = {name: value for name, value in data.items() if name.endswith(_OFF)}
+        kept = {name: value for name, value in data.items() if name not in scores}
+        return kept | {"without": _by_part(scores)}
+
+    @model_serializer(mode="wrap")
+    def _spread_ablations(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return dumped | _as_off(dumped.pop("without"))
+
+
+class TaskScored(FileRecord):
+    """``evaluation/NAME.json``: a task that is scored, so that an evaluation can be resumed."""
+
+    result: TaskResult
+    seconds: float
+
+
+class TuningCost(FileRecord):
+    """What finding a run's settings has cost, in other runs; ``tuning_cost.json`` of a study."""
+
+    model_config = ConfigDict(extra="forbid")  # a config holds it as well
+
+    FILE: ClassVar[str] = "tuning_cost.json"
+    THING: ClassVar[str] = "study"
+
+    trials: int = Field(description="Runs it was chosen from.", ge=0)
+    seconds: float = Field(description="Of all these runs.", ge=0)
+    tokens: int = Field(description="Trained on in all these runs.", ge=0)
+
+
+class Spent(Record):
+    """What was used so far: seconds, tokens and steps of each phase, memory in bytes."""
+
+    seconds: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    steps: dict[str, int] = {}
+    peak_memory_bytes: int | None = None
+
+
+class Cost(Spent):
+    """What a run used; parameters are by group, as they are trained to the end.
+
+    A search trains more of them, the supernet's.
+    """
+
+    trainable_parameters: dict[str, int]
+    total_trainable_parameters: int
+    trainable_parameters_in_search: int | None = None
+    tuning: TuningCost | None = None
+
+
+class Means(Record):
+    """Means over tasks; `ablation_means` is by the name of the part switched off."""
+
+    mean: Score
+    low: float | None = None
+    high: float | None = None
+    majority_mean: Score | None = None
+    ablation_means: Annotated[
+        dict[str, Score], BeforeValidator(_by_part), PlainSerializer(_as_off)
+    ] = {}
+
+
+class GroupMeans(Means):
+    """Means over the tasks of a group."""
+
+    tasks: Sequence[str]
+
+
+class Agreement(Record):
+    """How near the saved model's scores are to the trained one's, on so many reported rows.
+
+    `largest_difference` is a share of 1 + the trained model's score, which is a logit of an
+    encoder's head, or the log-likelihood of a text by token; `tolerance` would be accepted.
+    """
+
+    rows: int
+    largest_difference: float
+    tolerance: float
+
+    @property
+    def sentence(self) -> str:
+        """The same, for reports."""
+        return (
+            f"The saved model, read back from disk, answers {self.rows:,} rows as the trained one "
+            f"did: scores differ by at most {self.largest_difference:.0e} x (1 + the score); "
+            f"{self.tolerance:g} would be accepted."
+        )
+
+
+class Results(Means, FileRecord):
+    """``results.json``: what evaluation found on the reported split.
+
+    `merging` is ``once``, ``per task`` or ``never``; `average` says what counts alike in the mean,
+    ``tasks`` or ``rows``.
+    """
+
+    FILE: ClassVar[str] = "results.json"
+
+    format: int = 1
+    method: str
+    merging: str | None = None
+    needs_task_id: bool = False
+    model: str
+    seed: int
+    tasks: dict[str, TaskResult] = Field(min_length=1)
+    average: str = "tasks"
+    groups: dict[str, GroupMeans] = {}
+    export: Agreement | None = None
+    cost: Cost
+
+    @property
+    def parts(self) -> list[str]:
+        """Parts that some task was scored without; LoRA, which many methods share, comes last."""
+        named = dict.fromkeys(part for task in self.tasks.values() for part in task.without)
+        return sorted(named, key=lambda part: part == "lora")
+
+
+class Ending(FileRecord):
+    """``FOLDER.json`` beside a run folder: why the run failed, or where it was stopped."""
+
+    status: Literal["failed", "pruned"] = "failed"
+    reason: str = ""
+    step: int | None = None
+    value: Score | None = None
+
+    @model_validator(mode="after")
+    def _says_what_happened(self) -> Self:
+        if self.status == "failed" and not self.reason:
+            raise ValueError("the reason of the failure is missing")
+        if self.status == "pruned" and None in (self.step, self.value):
+            raise ValueError("step or value of the last evaluation is missing")
+        return self
+
+
+class GenotypeRecord(FileRecord):
+    """``genotype.json``: the network that makes the prefix, as far as a report draws it."""
+
+    FILE: ClassVar[str] = "genotype.json"
+
+    cells: list[str]
+    length: int
+    layers: list[bool]
+    head: str
+    head_rank: int | None = None
+    width: int
+    shape: dict[str, Any] = {}
+    found_by: Any = None
+
+    @property
+    def at_input(self) -> bool:
+        """Whether the prefix stands in front of the input embeddings."""
+        return self.shape.get("placement") == "input"

@@ -1,0 +1,41 @@
+"""What finished runs say, made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["results_of"]
+
+
+def results_of(
+    values: dict[str, float],
+    *,
+    majority: float = 0.5,
+    rows: int = 20,
+    parameters: int = 7,
+    **cost: Any,
+) -> dict[str, Any]:
+    """The content of a ``results.json``.
+
+    Args:
+        values: Score of each task.
+        majority: Score of each task's majority baseline.
+        rows: Reported rows of each task.
+        parameters: Trainable parameters.
+        cost: Further fields of the cost.
+    """
+    task = {"metric": "accuracy", "majority": majority, "rows": rows}
+    counts = {
+        "trainable_parameters": {"lora": parameters},
+        "total_trainable_parameters": parameters,
+    }
+    return {
+        "format": 1,
+        "method": "lora",
+        "model": "minilm",
+        "seed": 0,
+        "tasks": {name: task | {"value": value} for name, value in values.items()},
+        "mean": sum(values.values()) / len(values),
+        "majority_mean": majority,
+        "cost": {"seconds": {}} | counts | cost,
+    }
