@@ -204,14 +204,14 @@ def test_running_means_make_tasks_of_unlike_loss_count_alike() -> None:
     balancing: RunningMean = build("running-mean", decay=0.5)
     losses, tasks = torch.tensor([1.0, 3.0, 0.5]), torch.tensor([0, 0, 1])
     assert balancing.balance(losses, tasks).tolist() == losses.tolist()  # nothing seen yet
-    balancing._remember(losses, tasks)
+    balancing._update(losses, tasks)
     # Means 2 and 0.5, their mean 1.25.
     assert balancing.moving_weights() == pytest.approx({"mood": 0.625, "closeness": 2.5})
-    balancing._remember(torch.tensor([1.0]), torch.tensor([0]))
+    balancing._update(torch.tensor([1.0]), torch.tensor([0]))
     assert balancing.means.tolist() == [1.5, 0.5]  # a task that is absent keeps its mean
-    balancing._remember(torch.tensor([0.0] * 20), torch.tensor([1] * 20))
+    balancing._update(torch.tensor([0.0] * 20), torch.tensor([1] * 20))
     for _ in range(40):
-        balancing._remember(torch.tensor([0.0]), torch.tensor([1]))
+        balancing._update(torch.tensor([0.0]), torch.tensor([1]))
     assert balancing.moving_weights()["closeness"] == 10.0
 
 

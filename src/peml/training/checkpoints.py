@@ -1,4 +1,4 @@
-"""Adapter-only checkpoints: safetensors and JSON, written atomically, the newest few kept."""
+"""Checkpoints of the trained weights only: safetensors and JSON, written atomically."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ from peml.files import (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on.
+    """Everything a run needs to resume.
 
     Attributes:
-        trainable: Weights that training changes; never the frozen ones.
+        trainable: The trained weights, without the frozen ones.
         optimizer: Moments, see `optimizer_state`.
         extra: Random states and the search's state.
-        state: Phase, progress, data position and the like, JSON.
+        state: Phase, progress, position in the data and so on, as JSON.
     """
 
     trainable: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     extra: dict[str, Tensor]
     state: dict[str, Any]
+
+
+_TENSORS = ("trainable", "optimizer", "extra")
 
 
 class CheckpointStore:
@@ -51,24 +54,23 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, step: int, phase: str, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint, then removes the ones that are no longer needed.
+        """Writes a checkpoint, then removes all but the newest ones.
 
-        The phase is part of the name (``search`` sorts before ``train``), so that the first
-        checkpoint after the search doesn't have to replace the last one of the search.
+        The phase is part of the name (``search`` sorts before ``train``), so that the last
+        checkpoint of the search and the first one after it can have the same step.
         """
         with atomic_folder(self.folder / f"step-{step:07d}-{phase}") as partial:
-            write_tensors(partial / "trainable.safetensors", checkpoint.trainable)
-            write_tensors(partial / "optimizer.safetensors", checkpoint.optimizer)
-            write_tensors(partial / "extra.safetensors", checkpoint.extra)
+            for name in _TENSORS:
+                write_tensors(partial / f"{name}.safetensors", getattr(checkpoint, name))
             write_json(partial / "state.json", checkpoint.state)
         for old in self._steps()[: -self.keep]:
             shutil.rmtree(old)
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest checkpoint, its files verified; None where there is none.
+        """The newest checkpoint with its files verified, or None.
 
         Raises:
-            CheckpointError: The newest checkpoint was cut short or altered.
+            CheckpointError: It is incomplete or was changed.
         """
         steps = self._steps()
         if not steps:
@@ -77,29 +79,25 @@ class CheckpointStore:
         verify_manifest(
             folder, f"delete {folder} to go on from the checkpoint before it, or restore the file"
         )
-        return Checkpoint(
-            trainable=read_tensors(folder / "trainable.safetensors"),
-            optimizer=read_tensors(folder / "optimizer.safetensors"),
-            extra=read_tensors(folder / "extra.safetensors"),
-            state=read_json(folder / "state.json"),
-        )
+        tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in _TENSORS}
+        return Checkpoint(**tensors, state=read_json(folder / "state.json"))
 
     def save_best(self, step: int, trainable: Mapping[str, Tensor]) -> None:
-        """Keeps the weights of the best evaluation so far.
+        """Saves the weights of the best evaluation so far.
 
-        Older bests go only with `drop_bests_but`, after the checkpoint that names the new one.
+        Older ones stay until `drop_bests_but` is called, after the checkpoint that names this one.
         """
         with atomic_folder(self.folder / f"best-{step:07d}") as partial:
             write_tensors(partial / "trainable.safetensors", trainable)
 
     def load_best(self, step: int) -> dict[str, Tensor]:
-        """The weights kept at an evaluation."""
+        """The weights saved at an evaluation."""
         folder = self.folder / f"best-{step:07d}"
         verify_manifest(folder, "restore the file, or start a new run folder")
         return read_tensors(folder / "trainable.safetensors")
 
     def drop_bests_but(self, step: int) -> None:
-        """Removes the weights of all evaluations but one."""
+        """Removes the saved weights of all other evaluations."""
         for folder in self.folder.glob("best-*"):
             if folder.name != f"best-{step:07d}":
                 shutil.rmtree(folder)
@@ -109,7 +107,7 @@ class CheckpointStore:
 
 
 def random_state() -> dict[str, Tensor]:
-    """State of torch's generators (dropout draws from them)."""
+    """State of torch's random generators, from which dropout draws."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -117,7 +115,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def load_random_state(state: Mapping[str, Tensor]) -> None:
-    """The reverse of `random_state`."""
+    """Restores a `random_state`."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,4 +1,4 @@
-"""The training loop: one for all methods, short enough to read at one sitting."""
+"""The training loop of all methods."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _LOWER_RATES = (
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of steps that is trained in the same way.
+    """A range of steps that are trained in the same way.
 
     Attributes:
         name: ``search`` or ``train``.
-        last: Step at which the phase ends (exclusive).
-        before_step: Called with the step before its first forward pass.
+        last: Step before which the phase ends.
+        before_step: Called with the step number before the step's forward pass.
         may_stop: Whether patience may end the phase early.
     """
 
@@ -45,10 +45,10 @@ class Phase:
 
 @dataclass
 class Progress:
-    """How far training has come; all of it is saved with a checkpoint.
+    """How far training has come, saved with each checkpoint.
 
-    `losses` holds, by task id, sum and count of the example losses since the last record, so
-    that a resumed run writes the same log as an uninterrupted one. `best` is None before the first
+    `losses` holds the sum and count of the example losses per task since the last record, so that a
+    resumed run writes the same log as an uninterrupted one. `best` is None before the first
     evaluation.
     """
 
@@ -61,32 +61,32 @@ class Progress:
 
 
 class Listener(Protocol):
-    """Who is told what happens: the log, the progress bar, the checkpoints."""
+    """Receives the loop's events: log, progress bar and checkpoints."""
 
     def on_step(self, record: StepRecord) -> None:
-        """After every optimiser step."""
+        """Called after every optimiser step."""
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """After every development evaluation."""
+        """Called after every development evaluation."""
 
     def on_checkpoint(self, phase: str) -> None:
-        """When the state should be saved."""
+        """Called when the state should be saved."""
 
 
 class TrainingLoop:
-    """Draws batches, steps, evaluates, and tells the listener.
+    """Trains on batches and evaluates, and reports both to the listener.
 
     Args:
-        model: An `AttachedModel`; only what it declares is trained.
-        optimizer: Over the model's groups.
+        model: An `AttachedModel`.
+        optimizer: Over the model's parameter groups.
         stream: Training batches.
         accelerator: Device, precision and gradient scaling.
         settings: Clipping, schedule, intervals.
-        balancing: Makes gradients of the tasks' losses.
-        total_steps: Length of all phases together; the schedule spans it.
-        evaluate: Development metrics by task.
-        listener: Is told of steps, evaluations and checkpoints.
-        count: Is told phase and tokens of every step, for the cost.
+        balancing: Computes gradients from the tasks' losses.
+        total_steps: Steps of all phases together, for the schedule.
+        evaluate: Returns the development metric of each task.
+        listener: Receives steps, evaluations and checkpoints.
+        count: Called with the phase and tokens of every step, to count the cost.
     """
 
     def __init__(
@@ -117,26 +117,27 @@ class TrainingLoop:
         self._evaluated_epochs = 0
 
     def run(self, phase: Phase) -> None:
-        """Trains until the phase ends, or until patience runs out.
+        """Trains until the phase ends or patience runs out.
 
         Raises:
-            TrainingError: The loss, the gradient or a weight is not finite, or the loss exploded.
+            TrainingError: The loss, the gradient or a weight is not finite, or the loss exceeds
+                ``training.explode_at``.
         """
         if phase.may_stop and self._is_out_of_patience():
             return  # resumed after the checkpoint that ended the phase
-        self._evaluated_epochs = self._epochs_ended()
+        self._evaluated_epochs = int(self._epochs())
         while self.progress.step < phase.last:
             phase.before_step(self.progress.step)
             self._step(phase)
             ends = self.progress.step >= phase.last
             if self._evaluation_is_due() or ends:
-                self._refuse_ruined_weights()
+                self._check_weights()
                 self._evaluate(phase)
                 self.listener.on_checkpoint(phase.name)
                 if phase.may_stop and self._is_out_of_patience():
                     return
             elif self._is_multiple_of(self.settings.checkpoint_every):
-                self._refuse_ruined_weights()
+                self._check_weights()
                 self.listener.on_checkpoint(phase.name)
 
     def _step(self, phase: Phase) -> None:
@@ -155,12 +156,12 @@ class TrainingLoop:
                 with self.accelerator.autocast():
                     output = self.model(batch)
                 self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
-            self._remember_losses(batch, output.losses)
+            self._add_losses(batch, output.losses)
             loss += float(output.loss.detach()) * share
             tokens += batch.tokens
         self.balancing.finish(parameters, self.progress.step)
         norm = float(self.accelerator.clip_grad_norm_(parameters, self.settings.clip))
-        self._refuse_bad_numbers(loss, norm)
+        self._check_numbers(loss, norm)
         self.optimizer.step()
         self.model.after_step(self.progress.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -173,12 +174,12 @@ class TrainingLoop:
         groups = self.optimizer.param_groups
         return [p for group in groups for p in group["params"] if p.requires_grad]
 
-    def _refuse_bad_numbers(self, loss: float, norm: float) -> None:
+    def _check_numbers(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm) and loss <= self.settings.explode_at:
             return
         losses = sorted(self._mean_losses().items())
-        spelled = ", ".join(f"{name} {value:.3g}" for name, value in losses)
-        numbers = f"loss {loss:.4g}, gradient norm {norm:.4g}; losses by task: {spelled}"
+        by_task = ", ".join(f"{name} {value:.3g}" for name, value in losses)
+        numbers = f"loss {loss:.4g}, gradient norm {norm:.4g}; losses by task: {by_task}"
         allowed = (
             f"finite numbers, a loss of at most {self.settings.explode_at:g} (training.explode_at)"
         )
@@ -188,39 +189,39 @@ class TrainingLoop:
                 allowed=allowed,
                 action=_LOWER_RATES,
             )
-        # No weight has moved yet, so that no learning rate can be the cause.
+        # No weight has changed yet, so no learning rate can be the cause.
         if math.isfinite(loss) and math.isfinite(norm):
-            what, action = "starts above training.explode_at", "raise it, or look at the targets"
+            what, action = "starts above training.explode_at", "raise it, or check the targets"
         elif math.isfinite(loss):
             what, action = "gives no finite gradient", self.model.base.not_finite_advice
         else:
             what, action = f"itself gives {loss:.4g}", self.model.base.not_finite_advice
         raise TrainingError(
-            f"training can't start: before anything was learnt the frozen model {what}: {numbers}",
+            f"training can't start: before the first step the frozen model {what}: {numbers}",
             allowed=allowed,
             action=action,
         )
 
-    def _refuse_ruined_weights(self) -> None:
-        """Before an evaluation or a checkpoint: what a step has ruined is neither scored nor kept.
+    def _check_weights(self) -> None:
+        """Called before each evaluation and checkpoint, so that neither uses broken weights.
 
         Raises:
             TrainingError: A weight is NaN or infinite; the group is named.
         """
-        ruined = [
+        broken = [
             group.get("name", "unnamed")
             for group in self.optimizer.param_groups
             if not all(bool(parameter.isfinite().all()) for parameter in group["params"])
         ]
-        if ruined:
+        if broken:
             raise TrainingError(
                 f"training diverged at step {self.progress.step}: after it, weights of "
-                f"{', '.join(ruined)} are NaN or infinite",
+                f"{', '.join(broken)} are NaN or infinite",
                 allowed="finite weights",
                 action=_LOWER_RATES,
             )
 
-    def _remember_losses(self, batch: TaskBatch, losses: Tensor) -> None:
+    def _add_losses(self, batch: TaskBatch, losses: Tensor) -> None:
         for task, loss in zip(batch.tasks.tolist(), losses.detach().double().tolist(), strict=True):
             total = self.progress.losses.setdefault(self.model.base.tasks[task].name, [0.0, 0])
             total[0] += loss
@@ -238,12 +239,10 @@ class TrainingLoop:
             task_rows = {name: int(count) for name, (_, count) in self.progress.losses.items()}
             task_weights = self.balancing.moving_weights()
             self.progress.losses = {}
-        state = self.stream.state_dict()
-        epoch = state["epoch"] + state["batch"] / len(self.stream.plan(state["epoch"]))
         return StepRecord(
             phase=phase.name,
             step=self.progress.step,
-            epoch=epoch,
+            epoch=self._epochs(),
             loss=loss,
             gradient_norm=norm,
             learning_rates=rates,
@@ -259,14 +258,16 @@ class TrainingLoop:
     def _evaluation_is_due(self) -> bool:
         if self.settings.evaluate_every is not None:
             return self._is_multiple_of(self.settings.evaluate_every)
-        ended = self._epochs_ended()
+        ended = int(self._epochs())
         due = ended > self._evaluated_epochs
         self._evaluated_epochs = ended
         return due
 
-    def _epochs_ended(self) -> int:
+    def _epochs(self) -> float:
+        """Epochs trained so far."""
         state = self.stream.state_dict()
-        return state["epoch"] + (state["batch"] >= len(self.stream.plan(state["epoch"])))
+        batches = max(1, len(self.stream.plan(state["epoch"])))
+        return float(state["epoch"] + state["batch"] / batches)
 
     def _evaluate(self, phase: Phase) -> None:
         tasks = self.evaluate()

@@ -1,4 +1,4 @@
-"""AdamW over named parameter groups, and its state without pickles."""
+"""AdamW over named parameter groups, and its state as plain tensors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,17 @@ from peml.training.settings import TrainingSettings
 
 CONSTANT = "constant_rate"
 SPAN = "span"
-"""First step and end of a group's training, set on its entry in ``param_groups``."""
+"""Key in a group of ``param_groups``: first step and end of the group's training."""
 
 
 def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW with one group per `ParameterGroup`.
 
     Args:
-        groups: Objects with name, parameters, learning_rate and options. The option
-            ``constant_rate`` keeps a group out of warm-up, decay and the common factor;
-            ``warmup`` is a share of the steps of its own.
+        groups: Objects with name, parameters, learning_rate and options. A group with the option
+            ``constant_rate`` has no warm-up or decay and ignores the common factor; ``warmup``
+            replaces the settings' share of warm-up steps.
         settings: Rates that replace the groups' defaults, a common factor, the weight decay.
-
-    Returns:
-        The optimiser; without groups it holds nothing, since nothing trains.
 
     Raises:
         ConfigError: A rate is given for a group that doesn't exist.
@@ -50,20 +47,20 @@ def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.
             {"params": list(group.parameters), "name": group.name, "lr": rate, "peak": rate}
             | options
         )
-    # Torch wants a group, if only an empty one.
+    # Torch requires at least one group, even if nothing trains.
     return torch.optim.AdamW(built or [{"params": []}], fused=True)
 
 
 def learning_rate_factor(
     step: int, total: int, settings: TrainingSettings, warmup: float | None = None
 ) -> float:
-    """What the peak rate is multiplied with in step ``step`` of ``total`` (from 0).
+    """Factor of the peak rate in step ``step`` (from 0) of ``total``.
 
     Args:
-        step: Of the run.
+        step: Step of the run.
         total: Steps of the run.
-        settings: Schedule, and the share of steps that warm up.
-        warmup: Another share than the settings'.
+        settings: Schedule and warm-up.
+        warmup: Share of warm-up steps that replaces the settings'.
     """
     share = settings.warmup if warmup is None else warmup
     rising = max(1, round(share * total)) if share else 0
@@ -80,9 +77,9 @@ def learning_rate_factor(
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings
 ) -> dict[str, float]:
-    """Sets every group's rate for a step and returns them by group.
+    """Sets every group's rate for a step, and returns the rates by group.
 
-    A group that trains in some phases only has its own `SPAN`, which the schedule spans for it.
+    The schedule of a group that trains only in some phases spans the group's `SPAN`.
     """
     for group in optimizer.param_groups:
         first, last = group.get(SPAN, (0, total))
@@ -105,32 +102,24 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]
 ) -> None:
-    """Puts saved moments back; parameters without saved moments start afresh.
+    """Restores saved moments; parameters without saved moments start from zero.
 
-    This also carries the moments of what stays (LoRA, heads) over to a new optimiser after the
-    discretisation. Where a parameter was cut to its first rows or columns, so are its moments.
+    Also used after the search, to keep the moments of LoRA and heads in a new optimiser. If a
+    parameter was cut to its first rows or columns, its moments are cut too.
     """
     saved: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         name, _, moment = key.rpartition("/")
         saved.setdefault(name, {})[moment] = value
     for name, parameter in model.named_parameters():
-        moments = _cut(saved.get(name, {}), parameter)
-        if moments and parameter.requires_grad and _fits(moments, parameter):
-            # The fused optimiser wants the step counter on the parameter's device as well.
+        part = tuple(slice(size) for size in parameter.shape)
+        moments = {
+            key: value[part] if value.dim() == parameter.dim() else value
+            for key, value in saved.get(name, {}).items()
+        }
+        fits = all(v.shape == parameter.shape for k, v in moments.items() if k != "step")
+        if moments and parameter.requires_grad and fits:
+            # The fused optimiser needs the step counter on the parameter's device too.
             optimizer.state[parameter] = {
                 key: value.clone().to(parameter.device) for key, value in moments.items()
             }
-
-
-def _cut(moments: Mapping[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
-    """The part of the moments that is the parameter's, where it is nested in what it was."""
-    part = tuple(slice(size) for size in parameter.shape)
-    return {
-        key: value[part] if value.dim() == parameter.dim() else value
-        for key, value in moments.items()
-    }
-
-
-def _fits(moments: Mapping[str, Tensor], parameter: Tensor) -> bool:
-    return all(v.shape == parameter.shape for k, v in moments.items() if k != "step")

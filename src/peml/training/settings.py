@@ -1,4 +1,4 @@
-"""How long, how fast and how carefully a model is trained."""
+"""The ``training`` section of a config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peml.training.balancing.settings import BalancingSettings
 
 
 class TrainingSettings(Settings):
-    """Length, learning rates, checkpoints and stopping."""
+    """Length, learning rates, checkpoints and stopping of training."""
 
     epochs: float = Field(3.0, description="Passes over the training mixture.", gt=0)
     learning_rates: dict[str, float] = Field(
@@ -21,8 +21,8 @@ class TrainingSettings(Settings):
     )
     learning_rate_factor: float = Field(
         1.0,
-        description="Multiplies every group's rate but the architecture's; what a learning-rate "
-        "grid varies.",
+        description="Multiplies every group's rate but the architecture's; a learning-rate grid "
+        "varies it.",
         gt=0,
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
@@ -33,27 +33,26 @@ class TrainingSettings(Settings):
     clip: float = Field(1.0, description="Largest gradient norm.", gt=0)
     accumulation: int = Field(1, description="Batches per optimiser step.", ge=1)
     balancing: BalancingSettings = Field(
-        default_factory=lambda: BalancingSettings(), description="What the tasks' losses count."
+        default_factory=lambda: BalancingSettings(), description="Weights of the tasks' losses."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where a GPU has it, else fp32."
+        "auto", description="auto: bf16 if the GPU supports it, else fp32."
     )
     evaluate_every: int | None = Field(
-        None, description="Steps between development evaluations; default: once an epoch.", ge=1
+        None, description="Steps between development evaluations; default: once per epoch.", ge=1
     )
     checkpoint_every: int | None = Field(
         None, description="Steps between checkpoints; default: at every evaluation.", ge=1
     )
-    keep_checkpoints: int = Field(2, description="Newest checkpoints kept.", ge=1)
+    keep_checkpoints: int = Field(2, description="Number of newest checkpoints to keep.", ge=1)
     keep: Literal["best", "last"] = Field(
-        "best", description="Final weights: of the best mean development metric, or the last."
+        "best",
+        description="Final weights: those with the best mean development metric, or the last.",
     )
     patience: int | None = Field(
         None,
-        description="Stop after so many evaluations without a better mean; default: never.",
+        description="Stop after this many evaluations without a better mean; default: never.",
         ge=1,
     )
-    log_every: int = Field(10, description="Steps between lines of the log.", ge=1)
-    explode_at: float = Field(
-        1e4, description="A loss above this counts as exploded and ends the run.", gt=0
-    )
+    log_every: int = Field(10, description="Steps between log lines.", ge=1)
+    explode_at: float = Field(1e4, description="A loss above this ends the run as diverged.", gt=0)

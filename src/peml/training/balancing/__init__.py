@@ -1,4 +1,4 @@
-"""Balancing: how the losses of many tasks become one step. One file a strategy."""
+"""Balancing the losses of many tasks. One file per strategy."""
 
 from typing import TYPE_CHECKING
 

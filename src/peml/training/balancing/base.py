@@ -1,4 +1,4 @@
-"""What every way of balancing the tasks' losses has in common."""
+"""The base class of the balancing strategies: fixed weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peml.training.balancing.settings import BalancingSettings
 
 @dataclass(frozen=True)
 class BalancingGroup:
-    """Parameters of the balancing itself, as `build_optimizer` wants them."""
+    """Learnt parameters of a strategy, in the form that `build_optimizer` takes."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -25,19 +25,18 @@ class BalancingGroup:
 
 
 class Balancing(nn.Module):
-    """Turns the examples' losses of a step into gradients; this one by fixed weights.
+    """Computes a step's gradients from the examples' losses, with fixed weights per task.
 
-    In each step the loop asks for `shares` once, calls `backward` after each forward pass, and
-    `finish` before it clips. Parameters and buffers are saved with the checkpoints and belong to
-    no exported model.
+    In each step the loop calls `shares` once, `backward` after each forward pass, and `finish`
+    before clipping. Parameters and buffers are saved in checkpoints, not in exported models.
 
     Args:
         settings: Weights and normalisation.
         tasks: Names in the order of the task ids.
-        seed: Of whatever is drawn.
+        seed: Seed of random draws.
 
     Raises:
-        ConfigError: A weight is for a task that isn't there.
+        ConfigError: A weight names a task that doesn't exist.
     """
 
     weights: Tensor
@@ -51,7 +50,7 @@ class Balancing(nn.Module):
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
     def shares(self, batches: Sequence[TaskBatch]) -> list[float]:
-        """What each batch of a step counts; they add up to 1."""
+        """Weight of each batch of a step; the weights add up to 1."""
         if self.settings.normalise == "batch":
             return [1 / len(batches)] * len(batches)
         total = sum(batch.examples for batch in batches)
@@ -79,8 +78,8 @@ class Balancing(nn.Module):
         Args:
             output: The `ModelOutput` of the batch.
             batch: The batch.
-            share: What it counts in the step.
-            parameters: What is trained.
+            share: Weight of the batch in the step.
+            parameters: The trained parameters.
             backward: Computes gradients of a scalar.
         """
         loss = self.balance(output.losses, batch.tasks).mean()
@@ -93,9 +92,9 @@ class Balancing(nn.Module):
         return
 
     def groups(self) -> list[BalancingGroup]:
-        """What is learnt beside the model."""
+        """Learnt parameters of the strategy."""
         return []
 
     def moving_weights(self) -> dict[str, float]:
-        """The tasks' weights now, for the log; empty where they never change."""
+        """The current weights of the tasks, for the log; empty if they never change."""
         return {}

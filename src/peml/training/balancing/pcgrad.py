@@ -1,4 +1,4 @@
-"""Gradients of tasks that point against each other."""
+"""Projection of conflicting task gradients."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from peml.training.balancing.settings import BalancingSettings
 class PCGrad(Balancing):
     """Projects conflicting gradients (Yu et al., arXiv 2001.06782, algorithm 1).
 
-    The task gradients of a step add up to the ordinary one. Each is taken from the same forward
-    pass, so a batch with rows of k tasks costs k backward passes, and a step holds a gradient of
-    what trains for every task in it (k x trainable parameters x 4 bytes, twice while they are
-    projected). A batch, and a step, of one task is an ordinary one.
+    A batch with rows of k tasks costs one forward and k backward passes. A step keeps the gradient
+    of every task in it: k x trainable parameters x 4 bytes, twice that during projection. A step of
+    a single task is an ordinary step.
     """
 
     def __init__(self, settings: BalancingSettings, tasks: Sequence[str], seed: int) -> None:
@@ -35,47 +34,50 @@ class PCGrad(Balancing):
         parameters: Sequence[nn.Parameter],
         backward: Callable[[Tensor], None],
     ) -> None:
-        """Adds the batch's part to each task's gradient; an auxiliary loss is no task's."""
+        """Adds the batch's part to each task's gradient; an auxiliary loss belongs to no task."""
         losses = self.balance(output.losses, batch.tasks) * (share / batch.examples)
         present = batch.tasks.unique().tolist()
         for task in present:
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 losses[batch.tasks == task].sum(),
                 parameters,
                 retain_graph=task != present[-1] or output.auxiliary is not None,
                 allow_unused=True,
             )
-            held = self._gradients.get(task, [None] * len(parameters))
-            self._gradients[task] = [_add(old, new) for old, new in zip(held, found, strict=True)]
+            sums = self._gradients.get(task, [None] * len(parameters))
+            self._gradients[task] = [_add(a, b) for a, b in zip(sums, gradients, strict=True)]
         if output.auxiliary is not None:
             backward(share * output.auxiliary)
 
     def finish(self, parameters: Sequence[nn.Parameter], step: int) -> None:
-        """Adds the projected gradients to the parameters'; what no task reaches keeps none."""
+        """Adds the projected gradients to the parameters that a task reaches."""
         rows = list(self._gradients.values())
-        reached = [p for p, *found in zip(parameters, *rows, strict=True) if _any(found)]
-        columns = [found for found in zip(*rows, strict=True) if _any(found)]
+        reached = [
+            (parameter, by_task)
+            for parameter, *by_task in zip(parameters, *rows, strict=True)
+            if any(gradient is not None for gradient in by_task)
+        ]
         self._gradients = {}
-        flat = torch.cat([_stack(p, found) for p, found in zip(reached, columns, strict=True)], 1)
+        flat = torch.cat([_stack(*item) for item in reached], 1)
         projected = project_conflicts(flat, np.random.default_rng((self.seed, step)))
-        parts = projected.split([parameter.numel() for parameter in reached])
-        for parameter, part in zip(reached, parts, strict=True):
+        parts = projected.split([parameter.numel() for parameter, _ in reached])
+        for (parameter, _), part in zip(reached, parts, strict=True):
             parameter.grad = _add(parameter.grad, part.view_as(parameter).to(parameter.dtype))
 
 
 def project_conflicts(gradients: Tensor, rng: np.random.Generator) -> Tensor:
-    """The sum of the tasks' gradients, each without what opposes another's.
+    """The sum of the tasks' gradients after removing conflicts between them.
 
-    Gradient i loses, for every other j in random order, its part along g_j where it points against
-    it. That happens among shared elements: those that more than one task moves. What belongs to one
-    task (its head, its own matrices) would only lengthen its gradient, and is added as it is.
+    If gradient i has a negative product with gradient j, its component along g_j is removed; for
+    every j in random order. Only elements that more than one task changes take part. Elements of a
+    single task (its head, its own matrices) would only lengthen its gradient, so they are added
+    unchanged.
 
-    Only products of gradients are needed until the end, so the loop over pairs runs on a
-    (tasks, tasks) matrix.
+    The loop over pairs needs only products of gradients, a (tasks, tasks) matrix.
 
     Args:
         gradients: (tasks, elements).
-        rng: Orders the others.
+        rng: Draws the order.
 
     Returns:
         (elements,).
@@ -99,11 +101,7 @@ def _add(old: Tensor | None, new: Tensor | None) -> Tensor | None:
     return old + new
 
 
-def _any(found: Sequence[Tensor | None]) -> bool:
-    return any(gradient is not None for gradient in found)
-
-
-def _stack(parameter: nn.Parameter, found: Sequence[Tensor | None]) -> Tensor:
-    """A parameter's gradients, (tasks, elements), zero where a task doesn't reach it."""
-    nothing = torch.zeros_like(parameter)
-    return torch.stack([nothing if g is None else g for g in found]).flatten(1)
+def _stack(parameter: nn.Parameter, by_task: Sequence[Tensor | None]) -> Tensor:
+    """A parameter's gradients, (tasks, elements); zero for tasks that don't reach it."""
+    zero = torch.zeros_like(parameter)
+    return torch.stack([zero if gradient is None else gradient for gradient in by_task]).flatten(1)

@@ -1,4 +1,4 @@
-"""Losses in relation to what they have been of late."""
+"""Losses relative to their running means."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peml.training.balancing.settings import BalancingSettings
 
 
 class RunningMean(Balancing):
-    """Weighs each task with the inverse of its running mean loss, so that all count alike.
+    """Weights each task by the inverse of its running mean loss, so that tasks count alike.
 
     The loss ratio of CoV-Weighting (arXiv 2009.01717) with an exponential mean, times the mean over
-    tasks, so that the sum keeps its scale. The weights are bounded: a task that is solved would
-    otherwise drown the others with its noise. A task not seen yet weighs 1.
+    tasks, which keeps the scale of the sum. The weights are bounded, or the noise of a solved task
+    would dominate the others. A task not seen yet has weight 1.
     """
 
     means: Tensor
@@ -30,7 +30,7 @@ class RunningMean(Balancing):
         self.register_buffer("seen", torch.zeros(len(tasks), dtype=torch.bool))
 
     def balance(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """Losses over the running means of the batches before."""
+        """Losses divided by the running means of earlier batches."""
         return super().balance(losses, tasks) * self._factors()[tasks]
 
     def backward(
@@ -41,9 +41,9 @@ class RunningMean(Balancing):
         parameters: Sequence[nn.Parameter],
         backward: Callable[[Tensor], None],
     ) -> None:
-        """As ever; then the batch's losses enter the means."""
+        """Adds gradients, then updates the means with the batch's losses."""
         super().backward(output, batch, share, parameters, backward)
-        self._remember(output.losses.detach(), batch.tasks)
+        self._update(output.losses.detach(), batch.tasks)
 
     def _factors(self) -> Tensor:
         bound = self.settings.bound
@@ -51,13 +51,13 @@ class RunningMean(Balancing):
         factors = (common / self.means).clamp(1 / bound, bound)
         return torch.where(self.seen & (self.means > 0), factors, 1.0)
 
-    def _remember(self, losses: Tensor, tasks: Tensor) -> None:
+    def _update(self, losses: Tensor, tasks: Tensor) -> None:
         counts = torch.bincount(tasks, minlength=len(self.tasks))
         sums = self.means.new_zeros(len(self.tasks)).index_add(0, tasks, losses.to(self.means))
         now = sums / counts.clamp(min=1)
         decay = torch.where(self.seen, self.settings.decay, 0.0)
-        moved = decay * self.means + (1 - decay) * now
-        self.means.copy_(torch.where(counts > 0, moved, self.means))
+        updated = decay * self.means + (1 - decay) * now
+        self.means.copy_(torch.where(counts > 0, updated, self.means))
         self.seen |= counts > 0
 
     def moving_weights(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How the tasks' losses are balanced."""
+"""The ``training.balancing`` section of a config."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from peml.settings import Settings
 
 
 class BalancingSettings(Settings):
-    """What the tasks' losses count in a training step."""
+    """How the tasks' losses are weighted in a training step."""
 
     strategy: Literal["fixed", "running-mean", "uncertainty", "pcgrad"] = Field(
         "fixed",
         description="fixed: the weights below; running-mean: each task's loss relative to its "
         "running mean; uncertainty: learned weights (arXiv 1705.07115); pcgrad: conflicting "
-        "gradients of tasks are projected (arXiv 2001.06782), at one backward pass a task.",
+        "gradients of tasks are projected (arXiv 2001.06782); costs one backward pass per task.",
     )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="Task: what its loss is multiplied with; 1 for tasks not named.",
+        description="Task: factor of its loss; 1 for tasks not named.",
     )
     normalise: Literal["batch", "example"] = Field(
         "batch",
@@ -28,7 +28,7 @@ class BalancingSettings(Settings):
         "They differ with training.accumulation, since long examples come in smaller batches.",
     )
     decay: float = Field(
-        0.98, description="running-mean: what a batch leaves of the mean before it.", ge=0, lt=1
+        0.98, description="running-mean: weight of the old mean at each update.", ge=0, lt=1
     )
     bound: float = Field(
         10.0, description="running-mean: weights stay between 1 / bound and bound.", gt=1

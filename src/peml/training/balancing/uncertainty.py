@@ -1,4 +1,4 @@
-"""Weights learnt as the tasks' noise."""
+"""Learnt weights: the uncertainty of each task."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from peml.training.balancing.settings import BalancingSettings
 class Uncertainty(Balancing):
     """Homoscedastic uncertainty (Kendall et al., arXiv 1705.07115, section 3).
 
-    An example of task t counts ``exp(-s_t) loss + s_t / 2``, s_t a learnt log-variance. The paper
-    halves a squared error and not a cross-entropy; here nothing is halved, since such a factor
-    moves s_t and not the weight it settles at, 1 / (2 loss). A given weight multiplies both terms:
-    on the first alone it would be learnt away. All start at 0, with the weights as given. The sum
+    An example of task t has the loss ``exp(-s_t) loss + s_t / 2``, where s_t is a learnt
+    log-variance, 0 at first. The paper halves a squared error but not a cross-entropy. Here nothing
+    is halved: the factor would change s_t, but not the weight it settles at, 1 / (2 loss). A fixed
+    weight of a task multiplies both terms; on the first alone, s_t would learn to undo it. The sum
     may become negative, which does no harm.
     """
 
@@ -26,16 +26,16 @@ class Uncertainty(Balancing):
         self.log_variances = nn.Parameter(torch.zeros(len(tasks)))
 
     def balance(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """Losses weighted by the learnt variances, which are held up by the second term."""
+        """Losses weighted by the learnt variances; the second term bounds the variances."""
         variances = self.log_variances[tasks]
         return super().balance((-variances).exp() * losses + variances / 2, tasks)
 
     def groups(self) -> list[BalancingGroup]:
-        """The log-variances, faster than the model's weights and never decayed."""
+        """The log-variances, with a higher rate than the model's weights and no weight decay."""
         options = {"weight_decay": 0.0}
         return [BalancingGroup("balancing", [self.log_variances], 0.01, options)]
 
     def moving_weights(self) -> dict[str, float]:
-        """What a loss is multiplied with."""
+        """The current factors of the losses."""
         weights = self.weights * (-self.log_variances.detach()).exp()
         return dict(zip(self.tasks, weights.tolist(), strict=True))
