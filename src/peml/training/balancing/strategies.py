@@ -19,14 +19,5 @@ STRATEGIES: dict[str, type[Balancing]] = {
 
 
 def build_balancing(settings: BalancingSettings, tasks: Sequence[str], seed: int) -> Balancing:
-    """The strategy a config asks for.
-
-    Args:
-        settings: Which, and how.
-        tasks: Names in the order of the task ids.
-        seed: Of whatever is drawn.
-
-    Raises:
-        ConfigError: A weight is for a task that isn't there.
-    """
+    """Creates the strategy of a config; arguments and errors as for `Balancing`."""
     return STRATEGIES[settings.strategy](settings, tasks, seed)
