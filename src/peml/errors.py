@@ -11,21 +11,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "InjectionError",
-    "ModelError",
-    "PemlError",
-    "RunError",
-    "TaskError",
-    "TrainingError",
-    "nearest",
-    "placed",
-    "without_passwords",
-]
-
 # A database's URL, a misspelt one as well: its scheme, what stands before the last @ that can
 # belong to it, host and name, the query.
 _DATABASE_URL = re.compile(

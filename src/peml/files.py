@@ -21,24 +21,6 @@ from peml.errors import CheckpointError, RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "atomic_folder",
-    "checksums",
-    "copy_listed",
-    "disk_errors",
-    "json_line",
-    "new_folder",
-    "read_json",
-    "read_tensors",
-    "remove_folder",
-    "sha256",
-    "verify_manifest",
-    "write_bytes",
-    "write_json",
-    "write_tensors",
-    "write_text",
-]
-
 _MANIFEST = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _READ_BY_PEOPLE = ("readme", "license", "licence", "notice")

@@ -18,8 +18,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-__all__ = ["hand_on", "origins"]
-
 
 def hand_on(package: str) -> Callable[[str], Any]:
     """The ``__getattr__`` of a package, which imports what it is asked for.

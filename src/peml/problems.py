@@ -11,8 +11,6 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from peml.errors import nearest
 from peml.removed import why_removed
 
-__all__ = ["Location", "describe_problems", "in_words", "list_problems", "problems_at", "shown"]
-
 Location = tuple[int | str, ...]
 """Keys and places in lists, from the whole down to a value."""
 

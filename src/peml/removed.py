@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAST_COMMIT", "why_removed", "without_removed"]
-
 LAST_COMMIT = "34dc9a7"
 """The last commit that could run what is listed here."""
 

@@ -6,8 +6,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-__all__ = ["ConfigFile", "Settings"]
-
 
 class Settings(BaseModel):
     """A validated, immutable group of options.

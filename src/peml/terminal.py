@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Column", "print_table", "print_warnings"]
-
 _LEAST_FOLDED = 20  # characters that a folded column keeps
 
 

@@ -10,8 +10,6 @@ from peml.evaluation.metrics import ROW_SCORES
 from peml.evaluation.predictions import KeptPredictions
 from peml.tasks import TaskType
 
-__all__ = ["Mistake", "find_mistakes"]
-
 
 @dataclass(frozen=True, slots=True)
 class Mistake:

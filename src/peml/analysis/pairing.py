@@ -20,8 +20,6 @@ from peml.errors import DataError
 from peml.evaluation.averages import mean_weights, weighted_mean
 from peml.evaluation.predictions import KeptPredictions, first_mismatch
 
-__all__ = ["Contrast", "RunContrast", "TaskContrast", "contrast_runs"]
-
 Array = NDArray[np.float64]
 
 _PERMUTE = 1  # tells the draws of swaps from those of rows

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from peml.evaluation.metrics import CORPUS_METRICS, ROW_SCORES
 
-__all__ = ["Scorer", "standardised", "weighted_scorer"]
-
 Array = NDArray[np.float64]
 Values = Sequence[Any]
 Scorer = Callable[[Array], Array]

@@ -20,8 +20,6 @@ from peml.evaluation.metrics import GROUP_SCORES, PROPORTIONS, ROW_SCORES
 from peml.evaluation.predictions import KeptPredictions, KeptTask
 from peml.tasks import Averaging
 
-__all__ = ["GroupScores", "RunScores", "TaskScores", "mean_interval", "score_interval", "score_run"]
-
 Array = NDArray[np.float64]
 
 

@@ -16,15 +16,6 @@ from scipy import stats
 from peml.analysis.scorers import standardised, weighted_scorer
 from peml.evaluation.metrics import ROW_SCORES
 
-__all__ = [
-    "Discordant",
-    "discordant_rows",
-    "levelled",
-    "mcnemar_test",
-    "permuted_differences",
-    "tail_share",
-]
-
 Array = NDArray[np.float64]
 Values = Sequence[Any]
 Discordant = tuple[int, int]

@@ -17,17 +17,6 @@ from peml.analysis.scorers import weighted_scorer
 from peml.errors import DataError, nearest
 from peml.evaluation.metrics import METRICS
 
-__all__ = [
-    "Interval",
-    "PairedDifference",
-    "PairedTask",
-    "bootstrap_interval",
-    "paired_difference",
-    "percentile_interval",
-    "resample",
-    "task_random",
-]
-
 Array = NDArray[np.float64]
 Values = Sequence[Any]
 

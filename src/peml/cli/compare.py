@@ -11,8 +11,6 @@ from rich.console import Console
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
 from peml.terminal import Column, print_table, print_warnings
 
-__all__ = ["compare_command"]
-
 
 def compare_command(
     config: Annotated[Path, typer.Argument(help="Config file, such as examples/compare.yaml.")],

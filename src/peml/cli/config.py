@@ -10,8 +10,6 @@ import typer
 
 from peml.cli.options import SetOption
 
-__all__ = ["config_app"]
-
 config_app = typer.Typer(help="Describe or check a config file.", no_args_is_help=True)
 
 

@@ -16,9 +16,6 @@ from peml.injection import AttentionSite, Support, check_support, rotate_keys
 from peml.methods import Layers, read_layers
 from peml.models import Backbone, ModelSettings, load_backbone
 
-__all__ = ["Finding", "diagnose", "load_for_diagnosis"]
-
-
 Status = Literal["yes", "no", "info"]
 
 

@@ -10,8 +10,6 @@ from rich.table import Table
 
 from peml.cli.options import TrustOption
 
-__all__ = ["doctor"]
-
 
 def doctor(
     model: Annotated[

@@ -10,8 +10,6 @@ from rich.console import Console
 
 from peml.cli.options import TrustOption
 
-__all__ = ["export_command"]
-
 
 def export_command(
     run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],

@@ -14,8 +14,6 @@ from peml.terminal import Column, print_table
 if TYPE_CHECKING:
     from peml.records import Results
 
-__all__ = ["fit_command"]
-
 _MARKS = {"train": "", "reported": "*"}
 
 

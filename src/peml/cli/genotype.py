@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from peml.prefix import Genotype, Placement, PrefixShape
     from peml.reporting import Outcome
 
-__all__ = ["genotype_app"]
-
 genotype_app = typer.Typer(
     help="Read, compare, draw or check the network behind a prefix.", no_args_is_help=True
 )

@@ -7,15 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = [
-    "AddressOption",
-    "ExecutorOption",
-    "JobsOption",
-    "OutputOption",
-    "SetOption",
-    "TrustOption",
-]
-
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")
 ]

@@ -13,8 +13,6 @@ from peml.cli.options import TrustOption
 from peml.errors import placed
 from peml.files import write_text
 
-__all__ = ["predict_command"]
-
 
 def predict_command(
     run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],

@@ -14,8 +14,6 @@ from peml.terminal import Column, print_table
 if TYPE_CHECKING:
     from peml.tuning import StudyConfig, Tuned
 
-__all__ = ["tune_command"]
-
 _SHOWN = 5
 
 

@@ -16,8 +16,6 @@ from peml.methods import MethodSettings
 from peml.run import WorkFolder, differences
 from peml.tuning import apply_values
 
-__all__ = ["Cell", "ComparisonFolder", "cells_of"]
-
 _CONFIG = "comparison.yaml"
 
 Matched = Mapping[str, Mapping[str, MethodSettings]]

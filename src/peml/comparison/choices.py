@@ -15,8 +15,6 @@ from peml.errors import RunError
 from peml.records.comparison import GridPoint
 from peml.records.study import StudyRecord
 
-__all__ = ["Choice", "choose_values", "forget_failed_trials", "refuse_older_grids"]
-
 
 @dataclass(frozen=True)
 class Choice:

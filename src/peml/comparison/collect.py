@@ -28,8 +28,6 @@ from peml.methods import build_method
 from peml.records import Environment, Plan
 from peml.reporting import Caution, Kind, list_cautions
 
-__all__ = ["collect"]
-
 _AT_MAJORITY = "at or below the majority baseline"
 _TRAINED_ON = "the mean holds scores of rows that were trained on"
 

@@ -10,8 +10,6 @@ from peml.comparison.settings import ComparisonConfig
 from peml.data import MixingSettings
 from peml.training import BalancingSettings
 
-__all__ = ["list_equal"]
-
 _FINAL = {"best": "those of the best development mean", "last": "the last"}
 
 

@@ -22,8 +22,6 @@ from peml.run import Prepared, prepare
 from peml.serving import Predictor, load
 from peml.tasks import TaskType
 
-__all__ = ["Latency", "drop_models", "measure_latency", "read_latency"]
-
 _ROWS = 32
 _WARM_UP = 3
 

@@ -14,8 +14,6 @@ from peml.records import FileRecord, Identity, MajorityOf, Record
 from peml.removed import without_removed
 from peml.tasks import Averaging
 
-__all__ = ["TOLERANCE", "ComparedTask", "Matching", "Sized", "match_methods"]
-
 TOLERANCE = 0.05
 """How far from the budget a method may be, as a share of it."""
 

@@ -22,8 +22,6 @@ from peml.execution import Executor, make_executor, run_jobs
 from peml.files import write_json
 from peml.reporting import write_comparison_report
 
-__all__ = ["Comparison", "compare", "plan"]
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -30,8 +30,6 @@ from peml.run import (
 from peml.terminal import Column, print_table, print_warnings
 from peml.training import build_optimizer
 
-__all__ = ["check_identities", "plan_comparison", "print_plan"]
-
 _COLUMNS = [
     Column("label"),
     Column("method", drop=1),

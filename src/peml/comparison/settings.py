@@ -27,15 +27,6 @@ from peml.tasks import load_suite
 from peml.training import TrainingSettings
 from peml.tuning import Parameter, SamplerSettings
 
-__all__ = [
-    "ComparisonConfig",
-    "Place",
-    "SharedSettings",
-    "TuningSettings",
-    "load_comparison",
-    "parse_comparison",
-]
-
 _ACTION = "correct them; examples/compare.yaml shows every section"
 
 

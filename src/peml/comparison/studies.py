@@ -26,17 +26,6 @@ from peml.tuning import (
     tune_together,
 )
 
-__all__ = [
-    "FACTOR",
-    "check_sizes",
-    "check_spaces",
-    "first_trials",
-    "is_complete",
-    "run_studies",
-    "studies_of",
-    "study_folder",
-]
-
 FACTOR = "training.learning_rate_factor"
 """What a learning-rate grid varies, as a path into the run config."""
 

@@ -13,8 +13,6 @@ import yaml
 
 from peml.settings import Settings
 
-__all__ = ["dump_shared", "is_shared", "without_grants"]
-
 _GRANTS = frozenset(("trust_remote_code",))
 
 # The configs that are written, and what else is in their folder.

@@ -18,16 +18,6 @@ from peml.removed import without_removed
 from peml.settings import Settings
 from peml.tasks.yaml_file import StrictLoader
 
-__all__ = [
-    "apply_overrides",
-    "dump_config",
-    "load_config",
-    "parse_config",
-    "read_config",
-    "set_value",
-    "validate_config",
-]
-
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 

@@ -14,8 +14,6 @@ from peml.records import TuningCost
 from peml.settings import ConfigFile
 from peml.training import TrainingSettings
 
-__all__ = ["RunConfig"]
-
 
 class RunConfig(ConfigFile):
     """Everything that decides a run."""

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from peml.tasks import Averaging
 
-__all__ = ["common_average", "gather_groups", "mean_weights", "weighted_mean"]
-
 
 def common_average(averages: Iterable[Averaging]) -> Averaging:
     """What counts alike in a mean over tasks: rows where all of them say so, else tasks."""

@@ -21,8 +21,6 @@ from peml.evaluation.settings import EvaluationSettings
 from peml.models import Spelling, TaskModel, TextFamily, not_finite
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
-__all__ = ["GoldSplit", "Predictions", "predict_split", "read_gold", "score_split", "spell_gold"]
-
 
 class Evaluable(Protocol):
     """What evaluation needs of a model: an `AttachedModel` or a loaded one."""

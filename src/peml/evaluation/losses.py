@@ -12,8 +12,6 @@ from peml.data.encoding import EncodedSplit
 from peml.errors import TrainingError
 from peml.evaluation.evaluate import Evaluable
 
-__all__ = ["mean_losses"]
-
 
 @torch.no_grad()
 def mean_losses(

@@ -16,19 +16,6 @@ from peml.evaluation.texts import number_hit, option_hit, rouge, span_em, span_f
 from peml.records import Classes
 from peml.tasks import OF_SCORES, Task, TaskType
 
-__all__ = [
-    "CORPUS_METRICS",
-    "GROUP_SCORES",
-    "METRICS",
-    "PROPORTIONS",
-    "ROW_SCORES",
-    "compute_metrics",
-    "describe_classes",
-    "majority_prediction",
-    "margins",
-    "score_constant",
-]
-
 Values = Sequence[Any]
 
 

@@ -31,16 +31,6 @@ from peml.evaluation.metrics import (
 from peml.files import write_bytes
 from peml.tasks import OF_SCORES, Averaging, TaskType
 
-__all__ = [
-    "KeptPredictions",
-    "KeptTask",
-    "first_mismatch",
-    "predictions_path",
-    "read_predictions",
-    "same_answer",
-    "write_predictions",
-]
-
 _FORMAT = 1
 _METADATA = b"peml"
 _RESTORE = "restore the file from a copy, or train the run again in a new folder"

@@ -10,8 +10,6 @@ from peml.evaluation.scoring.settings import ScoringSettings
 from peml.settings import Settings
 from peml.tasks import Task
 
-__all__ = ["EvaluationSettings"]
-
 
 class EvaluationSettings(Settings):
     """Batches, scoring, generation and ablations of an evaluation."""

@@ -20,8 +20,6 @@ from peml.execution.remote import appears, mark_of, train_remotely
 from peml.execution.settings import ExecutionSettings
 from peml.files import write_text
 
-__all__ = ["RayExecutor"]
-
 _GRACE = 10.0  # seconds
 _OBJECT_STORE = 80 * 2**20  # bytes; nothing but a few numbers goes through it
 

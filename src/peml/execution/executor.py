@@ -12,8 +12,6 @@ from peml.execution.job import Job
 from peml.execution.settings import ExecutionSettings
 from peml.files import disk_errors
 
-__all__ = ["Executor", "Report", "run_jobs"]
-
 Report = Callable[[Job, int, float], bool]
 """Told of a job, its training step and its mean development metric at every evaluation; whether
 the job is stopped there. After a worker's death or a kill a step may be told twice."""

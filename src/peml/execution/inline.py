@@ -8,8 +8,6 @@ from peml.execution.executor import Executor
 from peml.execution.job import Job
 from peml.execution.work import work
 
-__all__ = ["InlineExecutor"]
-
 
 class _ReportFailed(BaseException):
     """Carries what the caller's own report raised past `work`, which would blame the run."""

@@ -11,8 +11,6 @@ from peml.config import RunConfig, parse_config
 from peml.records import Ending, Results
 from peml.run import RunFolder
 
-__all__ = ["Job"]
-
 
 @dataclass(frozen=True)
 class Job:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-__all__ = ["Mail", "Mailbox"]
-
 Mail = tuple[int, str, int, float]
 """Number of the report, the job's folder, its training step, its mean development metric."""
 

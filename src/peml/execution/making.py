@@ -8,8 +8,6 @@ from peml.execution.inline import InlineExecutor
 from peml.execution.processes import ProcessExecutor
 from peml.execution.settings import ExecutionSettings
 
-__all__ = ["make_executor"]
-
 _EXECUTORS: dict[str, type[Executor]] = {
     "inline": InlineExecutor,
     "processes": ProcessExecutor,

@@ -23,8 +23,6 @@ from peml.execution.job import Job
 from peml.execution.settings import ExecutionSettings
 from peml.execution.work import print_to, work
 
-__all__ = ["WARM", "ProcessExecutor"]
-
 WARM = [
     "matplotlib.figure",
     "peft",

@@ -14,8 +14,6 @@ import torch
 from peml.execution.job import Job
 from peml.execution.work import print_to, work
 
-__all__ = ["appears", "mark_of", "train_remotely"]
-
 _PATIENCE = 60.0  # seconds until a file that was written elsewhere is seen here
 
 

@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 
 from peml.settings import Settings
 
-__all__ = ["ExecutionSettings", "WorkerSettings"]
-
 
 class WorkerSettings(Settings):
     """Where runs execute and what each of them gets; the number at a time is set elsewhere."""

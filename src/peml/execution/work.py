@@ -13,8 +13,6 @@ from peml.execution.job import Job
 from peml.records import Evaluation
 from peml.run import RunStopped, fit
 
-__all__ = ["print_to", "work"]
-
 _PATIENCE = 60.0  # seconds for a worker to end whose driver, or whose machine, was just lost
 
 

@@ -15,8 +15,6 @@ from peml.methods import AttachedModel, Delta, read_layers
 from peml.models import TaskModel
 from peml.records import Agreement
 
-__all__ = ["answers", "check_agreement"]
-
 # Merging rounds the summed weights to the type they are stored in. With random updates of all sizes
 # on MiniLM and SmolLM2-135M it made 1e-6 in float32, 0.003 in float16 and 0.02 in bfloat16.
 _TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1})

@@ -31,8 +31,6 @@ from peml.models import TaskModel
 from peml.models.embedded import EMBEDDED
 from peml.tasks import Task, TaskType
 
-__all__ = ["export_lora"]
-
 
 def export_lora(
     run_or_model: Path, out: Path, task: str | None = None, *, trust_remote_code: bool = False

@@ -34,8 +34,6 @@ from peml.models import TaskModel, check_prompt, load_backbone
 from peml.prefix import Prefix
 from peml.records import Agreement
 
-__all__ = ["load_model", "load_saved", "save_model"]
-
 _PREFIX, _PROMPT = "prefix.safetensors", "prompt.safetensors"
 _ADAPTER, _HEADS = "adapter.safetensors", "heads.safetensors"
 

@@ -36,8 +36,6 @@ from peml.injection import injection_of, peft_prompt_embeddings
 from peml.models import ModelSettings, load_backbone
 from peml.prefix import PrefixShape
 
-__all__ = ["export_peft"]
-
 _ADAPTER = "adapter"
 
 # Of the largest logit, in float32. Rounding over dozens of layers stays below; keys that are not

@@ -35,8 +35,6 @@ from peml.removed import without_removed
 from peml.settings import Settings
 from peml.tasks import Task
 
-__all__ = ["ACTION", "DESCRIPTION", "Description", "SavedModel", "describe", "digest", "open_model"]
-
 ACTION = "restore the file, or export the model again from its run"
 DESCRIPTION = "peml.json"
 _FORMAT = 2

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from peml.errors import CheckpointError, RunError
 
-__all__ = ["USE_NATIVE", "find_model", "refuse_occupied"]
-
 USE_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load() read it"
 """The action of every refusal: the native format can say what the others can't."""
 

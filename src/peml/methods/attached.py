@@ -15,8 +15,6 @@ from peml.methods.base import ParameterGroup, Part, Search
 from peml.models import ModelOutput, TaskModel
 from peml.prefix import Genotype, Prefix, PrefixNetwork
 
-__all__ = ["AttachedModel"]
-
 
 class AttachedModel(nn.Module):
     """A frozen model with the trainable parts of a method.

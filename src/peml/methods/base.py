@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     from peml.models import TaskModel
     from peml.prefix import Genotype, Prefix
 
-__all__ = [
-    "AttachContext",
-    "HeldOut",
-    "Merging",
-    "Method",
-    "MethodSettings",
-    "ParameterGroup",
-    "Part",
-    "Search",
-]
-
 
 class MethodSettings(Settings):
     """Base of every method's config section; subclasses fix ``name`` to a literal."""

@@ -9,11 +9,6 @@ from peml.methods.lora.settings import LoraSettings
 from peml.methods.shape import ModelShape
 from peml.prefix import SizeRange
 
-__all__ = [
-    "TOLERANCE",
-    "fit_beside_lora",
-]
-
 TOLERANCE = 0.05
 """How far from a budget counts as having met it, as a share of it."""
 

@@ -7,8 +7,6 @@ from peml.methods.attached import AttachedModel
 from peml.methods.base import Method
 from peml.methods.shape import ModelShape
 
-__all__ = ["check_count"]
-
 
 def check_count(method: Method, shape: ModelShape, model: AttachedModel) -> None:
     """Refuses a model that trains other parameters than its method announces.

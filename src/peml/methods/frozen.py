@@ -10,10 +10,6 @@ from peml.methods.settings import FrozenSettings
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 
-__all__ = [
-    "Frozen",
-]
-
 
 class Frozen(Method):
     """An encoder's heads train; a text-to-text model, which has none, answers zero-shot."""

@@ -10,10 +10,6 @@ from peml.methods.settings import FullSettings
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 
-__all__ = [
-    "Full",
-]
-
 
 class Full(Method):
     """Everything trains, embeddings included; nothing is added, so nothing can be taken away."""

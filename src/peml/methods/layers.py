@@ -12,9 +12,6 @@ from peml.errors import ModelError, nearest
 if TYPE_CHECKING:
     from peml.models import Side
 
-__all__ = ["ALL_LINEAR", "Layers", "LinearShape"]
-
-
 ALL_LINEAR = "all-linear"
 
 

@@ -14,10 +14,6 @@ from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 from peml.prefix import SizeRange
 
-__all__ = [
-    "LoraPrefix",
-]
-
 
 class LoraPrefix(Method):
     """LoRA on all linear layers and a fixed prefix."""

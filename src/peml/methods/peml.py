@@ -26,10 +26,6 @@ from peml.prefix import (
     count_space,
 )
 
-__all__ = [
-    "Peml",
-]
-
 
 class Peml(SearchedPrefix):
     """LoRA on all linear layers, a searched prefix in front of every self-attention layer."""

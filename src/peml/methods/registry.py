@@ -27,15 +27,6 @@ from peml.methods.prefix import settings as prefix
 from peml.methods.routed import settings as routed
 from peml.problems import describe_problems, in_words, list_problems, problems_at
 
-__all__ = [
-    "ENTRY_POINTS",
-    "MethodSection",
-    "build_method",
-    "list_methods",
-    "method_settings_types",
-    "parse_method",
-]
-
 ENTRY_POINTS = "peml.methods"
 """Entry point group: each entry names a `Method` subclass."""
 

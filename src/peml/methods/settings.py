@@ -11,8 +11,6 @@ from peml.methods.base import MethodSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.methods.prefix.settings import FixedPrefixSettings, SearchedPrefixSettings
 
-__all__ = ["FrozenSettings", "FullSettings", "LoraPrefixSettings", "PemlSettings", "halvings"]
-
 
 class FrozenSettings(MethodSettings):
     """The frozen model has nothing to set."""

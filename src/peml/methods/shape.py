@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from peml.models import TaskModel
     from peml.prefix import PrefixShape
 
-__all__ = ["ModelShape", "nearest_size", "read_shape"]
-
 
 @dataclass(frozen=True)
 class ModelShape:

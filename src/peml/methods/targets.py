@@ -13,8 +13,6 @@ from transformers.pytorch_utils import Conv1D
 from peml.injection import probe_decoder_side
 from peml.methods.layers import Layers, LinearShape
 
-__all__ = ["find_linears", "read_layers", "with_sides"]
-
 
 def find_linears(backbone: nn.Module) -> dict[str, nn.Module]:
     """Every linear layer of a model by its path, the output layer included.

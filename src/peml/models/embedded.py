@@ -13,8 +13,6 @@ from peml.errors import ModelError
 from peml.models.gguf import converted
 from peml.models.weights import checksum
 
-__all__ = ["EMBEDDED", "MINILM", "SMOLLM2", "embedded_model"]
-
 MINILM, SMOLLM2 = "minilm", "smollm2"
 
 

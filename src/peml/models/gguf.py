@@ -20,8 +20,6 @@ from peml.errors import CheckpointError, ModelError, RunError
 from peml.files import new_folder, remove_folder, verify_manifest
 from peml.models.weights import checksum
 
-__all__ = ["converted"]
-
 _FORMAT = 1  # part of the folder's name: files of an older one are made again
 
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from peml.tasks import Task, TaskType
 
-__all__ = ["TaskHeads"]
-
 _CLASSES, _SCORE, _OPTION = 0, 1, 2
 
 

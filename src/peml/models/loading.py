@@ -35,18 +35,6 @@ from peml.models.vocabulary import check_end, check_vocabulary, fit_tokenizer
 from peml.models.weights import weights_checksum
 from peml.tasks import Task, TaskType
 
-__all__ = [
-    "Backbone",
-    "check_generation",
-    "check_prompt",
-    "check_task_types",
-    "detect_family",
-    "identify_model",
-    "load_backbone",
-    "load_family",
-]
-
-
 # RoBERTa and its kin count positions from the padding index on, and their configs don't say so.
 _COUNTED_FROM_PADDING = (
     "camembert",

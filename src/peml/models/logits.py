@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Positions", "logits_problem"]
-
 # As a share of the largest logit; a wrong position is off by far more.
 _LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-3, 8.0
 _TOKENS = 5

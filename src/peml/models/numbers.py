@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from peml.errors import ModelError
 from peml.models.settings import ModelSettings
 
-__all__ = ["not_finite", "not_finite_advice"]
-
 _SHOWN = 5
 
 

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from peml.data.batch import TaskBatch
 
-__all__ = ["InputPrompt", "build_inputs", "cut_prompt"]
-
 
 class InputPrompt:
     """The prompt in use: one object per model (`TaskModel.prompt`), read in every forward pass."""

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from peml.errors import TaskError
 
-__all__ = ["Side", "TaskRouting"]
-
 Side = Literal["inputs", "targets"]
 """Whose tokens a layer sees: the inputs', or those an encoder-decoder is to say."""
 

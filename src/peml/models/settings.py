@@ -8,8 +8,6 @@ from pydantic import Field
 
 from peml.settings import Settings
 
-__all__ = ["ModelSettings"]
-
 
 class ModelSettings(Settings):
     """The frozen base model of a run."""

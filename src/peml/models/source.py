@@ -17,8 +17,6 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from peml.errors import ModelError
 
-__all__ = ["GRANT", "check_source", "read_source", "read_vocabulary"]
-
 GRANT = "set model.trust_remote_code: true in your own config, or give --trust-remote-code"
 """How a caller lets a model's own code run."""
 

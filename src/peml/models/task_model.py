@@ -16,8 +16,6 @@ from peml.models.prompt import InputPrompt
 from peml.models.routing import TaskRouting
 from peml.tasks import Task
 
-__all__ = ["TaskModel"]
-
 
 class TaskModel(nn.Module):
     """Answers batches of many tasks, whatever the family.

@@ -11,8 +11,6 @@ from tokenizers import Tokenizer
 
 from peml.errors import ModelError
 
-__all__ = ["check_end", "check_vocabulary", "fit_tokenizer"]
-
 _SHOWN = 5  # tokens named in a message
 _RESIZE = (
     "call model.resize_token_embeddings(len(tokenizer)) and save model and tokenizer together, or "

@@ -13,8 +13,6 @@ from transformers.utils import cached_file
 from peml.files import sha256
 from peml.models.source import read_source
 
-__all__ = ["checksum", "weights_checksum"]
-
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _IS_CHECKSUM = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # a name in the hub's cache

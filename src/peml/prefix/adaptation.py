@@ -8,8 +8,6 @@ from pathlib import Path
 from peml.prefix.genotype import Genotype
 from peml.prefix.shape import PrefixShape
 
-__all__ = ["adapt", "differences", "load_for"]
-
 
 def adapt(genotype: Genotype, shape: PrefixShape) -> tuple[Genotype, list[str]]:
     """A genotype for a model of another shape.

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from peml.prefix.operations import SKIP, Operation, make_operation
 
-__all__ = ["Cell", "MixedCell"]
-
 
 class Cell(nn.Module):
     """A cell whose operation is decided: ``x + operation(norm(x))``.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["Decision"]
-
 
 class Decision(nn.Module):
     """A choice among named options, held as one logit an option.

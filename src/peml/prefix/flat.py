@@ -9,8 +9,6 @@ from peml.prefix.head import bounded
 from peml.prefix.prefix import Prefix, PrefixStart
 from peml.prefix.shape import PrefixShape
 
-__all__ = ["FlatPrefix"]
-
 # Norm of a value at the start, in units of the model's own values.
 _VALUE_NOISE = 0.1
 

@@ -17,8 +17,6 @@ from peml.prefix.space import HeadKind, SearchSpace
 from peml.problems import describe_problems, list_problems
 from peml.settings import Settings
 
-__all__ = ["GENOTYPE_FORMAT", "Genotype"]
-
 GENOTYPE_FORMAT = 1
 """Version of the file format this release writes and reads."""
 

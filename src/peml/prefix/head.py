@@ -11,8 +11,6 @@ from peml.prefix.prefix import PrefixStart
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind
 
-__all__ = ["OutputHead", "PrefixFrame", "bounded"]
-
 
 class OutputHead(nn.Module):
     """Maps hidden states to the corrections of all layers' keys and values.

@@ -11,8 +11,6 @@ from peml.prefix.head import OutputHead, PrefixFrame
 from peml.prefix.prefix import Prefix, PrefixStart
 from peml.prefix.shape import PrefixShape
 
-__all__ = ["PrefixNetwork"]
-
 
 class PrefixNetwork(nn.Module):
     """A small network that yields the prefix, once per step, whatever the batch.

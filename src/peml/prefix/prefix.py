@@ -9,8 +9,6 @@ from torch import Tensor
 
 from peml.prefix.shape import PrefixShape
 
-__all__ = ["Prefix", "PrefixStart"]
-
 
 @dataclass(frozen=True, slots=True)
 class PrefixStart:

@@ -12,8 +12,6 @@ from peml.prefix.shape import Placement, PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings
 
-__all__ = ["PrefixBaseSettings", "PrefixSettings", "StartKind"]
-
 StartKind = Literal["quiet", "vocabulary", "zero", "random", "text"]
 
 

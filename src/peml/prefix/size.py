@@ -14,15 +14,6 @@ from peml.prefix.operations import SKIP, make_operation
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 
-__all__ = [
-    "ExpectedSize",
-    "SizeRange",
-    "count_choices",
-    "count_flat",
-    "count_network",
-    "count_space",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class SizeRange:

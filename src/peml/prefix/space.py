@@ -11,8 +11,6 @@ from peml.errors import ConfigError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HeadKind", "RankGroup", "SearchSpace"]
-
 HeadKind = Literal["full", "low-rank"]
 
 

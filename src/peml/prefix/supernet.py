@@ -18,8 +18,6 @@ from peml.prefix.prefix import Prefix, PrefixStart
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import SearchSpace
 
-__all__ = ["PrefixSupernet"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Pruning:

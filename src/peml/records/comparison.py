@@ -11,23 +11,6 @@ from pydantic import Field, model_validator
 
 from peml.records.record import FileRecord, Number, Record
 
-__all__ = [
-    "CellRecord",
-    "ComparisonRecord",
-    "DifferenceRecord",
-    "GridPoint",
-    "GroupRecord",
-    "GroupScore",
-    "IntervalRecord",
-    "MethodRecord",
-    "RowRecord",
-    "SuiteRecord",
-    "TaskRecord",
-    "TaskScore",
-    "TuningRecord",
-]
-
-
 Name = Annotated[str, Field(pattern=r"^\w[\w.+ -]*$")]  # of a file as well
 
 

@@ -8,17 +8,6 @@ from pydantic import Field
 
 from peml.records.record import Record, Score
 
-__all__ = [
-    "Decisions",
-    "Discretisation",
-    "Evaluation",
-    "FreeWeights",
-    "Mixing",
-    "Scores",
-    "StepRecord",
-    "Weights",
-]
-
 Weights = dict[str, dict[str, float]]
 """By decision and option: what a training step takes of the option, in the mean over its noise."""
 

@@ -18,8 +18,6 @@ from peml.errors import RunError
 from peml.files import write_json
 from peml.problems import describe_problems, list_problems, shown
 
-__all__ = ["DAMAGED", "FileRecord", "Number", "Record", "Score", "parse_json", "read_text"]
-
 DAMAGED = "restore the file from a copy, or start again in a new folder"
 
 _MADE_BY = {"run": "peml fit", "study": "peml tune", "comparison": "peml compare"}

@@ -17,29 +17,6 @@ from pydantic import (
 
 from peml.records.record import FileRecord, Record, Score
 
-__all__ = [
-    "Agreement",
-    "Classes",
-    "Cost",
-    "Ending",
-    "Environment",
-    "GenotypeRecord",
-    "GroupMeans",
-    "Identity",
-    "LeakageEntry",
-    "MajorityOf",
-    "Means",
-    "Plan",
-    "PlannedTask",
-    "Results",
-    "SkippedTask",
-    "Spent",
-    "TaskIdentity",
-    "TaskResult",
-    "TaskScored",
-    "TuningCost",
-]
-
 _OFF = "_off"
 MajorityOf = Literal["train", "reported"]
 

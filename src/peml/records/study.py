@@ -12,8 +12,6 @@ from pydantic import Field, model_validator
 from peml.records.record import FileRecord, Number, Record
 from peml.records.run import TuningCost
 
-__all__ = ["ObjectiveRecord", "SpaceRecord", "State", "StudyRecord", "TrialRecord"]
-
 State = Literal["finished", "pruned", "failed", "running"]
 
 

@@ -13,8 +13,6 @@ from enum import StrEnum
 from peml.records import LeakageEntry, Plan, PlannedTask
 from peml.reporting.summary import join_names
 
-__all__ = ["Caution", "Kind", "list_cautions", "tell_cautions"]
-
 _SHOWN = 4  # sentences of a kind
 _NAMED = 8
 _REPORTED = "reported"

@@ -6,8 +6,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from peml.reporting.summary import join_names
 
-__all__ = ["template_environment"]
-
 
 def template_environment() -> Environment:
     """Where templates are found, what they escape, and the filters all of them use."""

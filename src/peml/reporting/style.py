@@ -19,20 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-__all__ = [
-    "PALETTE",
-    "SERIES",
-    "WIDTH",
-    "clean_axes",
-    "color",
-    "new_figure",
-    "save_png",
-    "save_svg",
-    "spread",
-    "style_context",
-    "to_svg",
-]
-
 WIDTH = 9.6
 """Width of every figure, in inches: 9 pt text is then 12 px on a 920 px page."""
 

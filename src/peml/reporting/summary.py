@@ -9,17 +9,6 @@ from enum import StrEnum
 
 from peml.records import Results, TaskResult
 
-__all__ = [
-    "MAJORITY_NOTE",
-    "Effect",
-    "Summary",
-    "TaskRow",
-    "join_names",
-    "noise",
-    "part_title",
-    "summarise",
-]
-
 MAJORITY_NOTE = (
     "The most frequent answer of the reported rows themselves: the task has no train rows."
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["memory"]
-
 
 def memory(size: float) -> str:
     """Bytes in GiB, or in MiB where that is less than one."""

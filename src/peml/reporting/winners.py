@@ -12,8 +12,6 @@ from peml.records import Discretisation, GenotypeRecord
 from peml.reporting.run.outcomes import list_outcomes
 from peml.reporting.run.results import RunRecord, load_run
 
-__all__ = ["Winners", "count_winners"]
-
 _SKIP = "skip"
 
 

@@ -8,8 +8,6 @@ from peml.records import Plan
 from peml.reporting import tell_cautions
 from peml.terminal import Column, print_table, print_warnings
 
-__all__ = ["print_cautions", "print_plan"]
-
 _COUNTS = ("train", "development", "reported", "cut")
 _COLUMNS = [
     Column("task"),

@@ -13,8 +13,6 @@ import torch
 
 from peml.records import Spent
 
-__all__ = ["CostMeter", "peak_memory"]
-
 
 class CostMeter:
     """Adds up over all sessions of a run.

@@ -18,8 +18,6 @@ from peml.models import Family, ModelSettings
 from peml.models.families import Purpose
 from peml.tasks import TaskRenderer, TaskType
 
-__all__ = ["SplitEncoder"]
-
 
 @dataclass(frozen=True)
 class SplitEncoder:

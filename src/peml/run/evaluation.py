@@ -22,8 +22,6 @@ from peml.run.folder import RunFolder
 from peml.run.preparation import Prepared, majority_of
 from peml.tasks import SOURCE_ROW
 
-__all__ = ["evaluate_run"]
-
 
 def evaluate_run(
     prepared: Prepared, model: AttachedModel, folder: RunFolder, cost: CostMeter

@@ -15,8 +15,6 @@ from peml.records import Results
 from peml.run.folder import RunFolder
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
 
-__all__ = ["FinishedRun", "RowText", "load_finished", "read_texts"]
-
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:

@@ -26,8 +26,6 @@ from peml.records import Environment, Identity, Plan, Results
 from peml.run.identity import check_identity
 from peml.run.work_folder import WorkFolder
 
-__all__ = ["RunFolder", "differences"]
-
 _PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 _CONFIG = "config.yaml"
 

@@ -9,8 +9,6 @@ from peml.data import BatchStream, Collator, MixingSettings, TaskBatch
 from peml.methods import AttachedModel
 from peml.run.preparation import Prepared
 
-__all__ = ["HeldOutRows"]
-
 
 class HeldOutRows:
     """Batches of held-out development rows, a pure function of the draw.

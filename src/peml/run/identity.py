@@ -18,8 +18,6 @@ from peml.records import Identity, TaskIdentity
 from peml.run.preparation import Prepared
 from peml.tasks import Task
 
-__all__ = ["check_identity", "identify"]
-
 _SPLITS = ("train", "development", "reported")
 # A task's name is its key, its rows are compared themselves, and nothing reads a description.
 _NOT_THE_MEANING = {"name", "source", "description"}

@@ -33,15 +33,6 @@ from peml.records import (
 )
 from peml.reporting import judge_found
 
-__all__ = [
-    "MetricsLog",
-    "OnEvaluation",
-    "ProgressDisplay",
-    "RunListener",
-    "RunStopped",
-    "never_stops",
-]
-
 OnEvaluation = Callable[[Evaluation], bool]
 """Is told of every development evaluation; True stops the run once its checkpoint is written."""
 

@@ -35,8 +35,6 @@ from peml.run.training import TrainingSession, attach
 from peml.tasks import Task
 from peml.training import build_optimizer
 
-__all__ = ["Run", "fit", "plan"]
-
 
 @dataclass(frozen=True)
 class Run:

@@ -30,8 +30,6 @@ from peml.run.encoding import SplitEncoder
 from peml.tasks import Task, TaskRenderer
 from peml.training import Balancing, build_balancing
 
-__all__ = ["Prepared", "Steps", "majority_of", "prepare", "with_config"]
-
 # The development split and the draws are the same whatever a run's seed is, so that runs with
 # other seeds choose and report on the same rows.
 _SPLIT_SEED = 0

@@ -8,8 +8,6 @@ from peml.data.encoding import encode_rows
 from peml.run.preparation import Prepared
 from peml.tasks import TaskRenderer, TaskType
 
-__all__ = ["probe_batches"]
-
 _ROWS_OF_A_TASK = 8
 _ROWS = 64
 

@@ -8,8 +8,6 @@ from peml.prefix import Genotype
 from peml.records import FileRecord, Spent
 from peml.training import Progress
 
-__all__ = ["SessionState"]
-
 
 class SessionState(FileRecord):
     """Where a run's training stands, beside its tensors.

@@ -42,8 +42,6 @@ from peml.training import (
     random_state,
 )
 
-__all__ = ["TrainingSession", "attach", "build_accelerator"]
-
 _CALIBRATION_BATCHES = 8
 
 

@@ -15,8 +15,6 @@ from typing import ClassVar, Generic, TypeVar
 from peml.errors import RunError
 from peml.files import disk_errors
 
-__all__ = ["WorkFolder", "lock_folder"]
-
 ConfigT = TypeVar("ConfigT")
 
 _LOCK = ".lock"

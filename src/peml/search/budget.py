@@ -10,8 +10,6 @@ from torch import Tensor
 from peml.errors import ConfigError
 from peml.prefix import SKIP, ExpectedSize, PrefixShape, SearchSpace, count_choices
 
-__all__ = ["Budget"]
-
 _TOLERANCE = 1e-5  # of the budget
 _STEPS = 60
 _FARTHEST = 1e9

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from peml.prefix import SKIP, SearchSpace
 
-__all__ = ["Choices", "Memory", "choose", "decide", "may_choose"]
-
 
 @dataclass(frozen=True, slots=True)
 class Choices:

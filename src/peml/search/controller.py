@@ -17,8 +17,6 @@ from peml.search.relaxation import RELAXATIONS, relax, softmax
 from peml.search.settings import SearchSettings
 from peml.search.timetable import Timetable
 
-__all__ = ["Measure", "SearchController"]
-
 Measure = Callable[[Mapping[str, Tensor]], float]
 """The held-out loss of the supernet with given weights of its decisions."""
 

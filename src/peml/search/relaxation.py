@@ -11,15 +11,6 @@ from torch import Tensor
 
 from peml.search.settings import RelaxationName
 
-__all__ = [
-    "RELAXATIONS",
-    "Relaxation",
-    "gumbel",
-    "relax",
-    "sampled_path",
-    "softmax",
-]
-
 
 def softmax(logits: Tensor, temperature: float) -> Tensor:
     """The plain relaxation of DARTS (arXiv 1806.09055, equation 2), with a temperature.

@@ -6,8 +6,6 @@ from pydantic import Field, model_validator
 
 from peml.settings import Settings
 
-__all__ = ["TemperatureSchedule"]
-
 
 class TemperatureSchedule(Settings):
     """The temperature from the first to the last step in which the decisions move."""

@@ -15,8 +15,6 @@ from peml.settings import Settings
 if TYPE_CHECKING:
     from peml.search.budget import Budget
 
-__all__ = ["RelaxationName", "SearchSettings"]
-
 RelaxationName = Literal["softmax", "gumbel", "sampled-path"]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from peml.search.settings import SearchSettings
 
-__all__ = ["Timetable"]
-
 
 class Timetable:
     """The stretches of a search, and what falls or rises in them.

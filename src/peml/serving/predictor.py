@@ -21,8 +21,6 @@ from peml.models import ModelOutput, TaskModel
 from peml.problems import describe_problems, list_problems
 from peml.tasks import Task, TaskRenderer, TaskType
 
-__all__ = ["Prediction", "Predictor", "load"]
-
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

@@ -15,8 +15,6 @@ from peml.methods import AdaptedLinear, AttachedModel
 from peml.models.prompt import build_inputs
 from peml.testing.tasks import TINY_ROWS, Row, batch_of
 
-__all__ = ["decode_slowly", "merged_for", "rows_of", "scores_of", "scores_of_rows"]
-
 
 @torch.no_grad()
 def scores_of(model: Any, batch: TaskBatch) -> Tensor:

@@ -16,8 +16,6 @@ from peml.config import RunConfig
 from peml.execution import ExecutionSettings, Executor, Job, Report, make_executor, run_jobs
 from peml.run import fit, lock_folder
 
-__all__ = ["ExecutorSuite"]
-
 Told = tuple[str, int, float]
 """Name of a job, training step, mean development metric."""
 

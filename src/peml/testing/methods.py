@@ -35,8 +35,6 @@ from peml.testing.answers import (
 from peml.testing.models import TINY_FAMILIES
 from peml.testing.tasks import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
 
-__all__ = ["MethodSuite"]
-
 _HEADS = "base.heads."
 # Dropout would hide behind its noise what the checks compare.
 _CONFIG: dict[str, dict[str, Any]] = {

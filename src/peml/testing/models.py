@@ -18,19 +18,6 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = [
-    "TINY_FAMILIES",
-    "save_tiny_model",
-    "tiny_bart",
-    "tiny_bert",
-    "tiny_gpt2",
-    "tiny_llama",
-    "tiny_mistral",
-    "tiny_model",
-    "tiny_t5",
-    "tiny_tokenizer",
-]
-
 VOCABULARY = 384
 """Size of the tiny tokenizer's vocabulary and of every tiny model's embedding."""
 

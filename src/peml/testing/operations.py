@@ -9,8 +9,6 @@ from torch import Tensor
 
 from peml.prefix import Operation, make_operation
 
-__all__ = ["OperationSuite"]
-
 
 class OperationSuite:
     """What every operation of a cell has to fulfil. Subclass it in a test file::

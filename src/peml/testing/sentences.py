@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["SENTENCES"]
-
 SENTENCES = (
     "The committee will meet again on Thursday to discuss the budget.",
     "A slow, tender film about two brothers who run a bakery.",

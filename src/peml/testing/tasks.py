@@ -13,16 +13,6 @@ from peml.models.families import FAMILIES
 from peml.tasks import Task, TaskRenderer
 from peml.testing.models import TINY_FAMILIES, tiny_model, tiny_tokenizer
 
-__all__ = [
-    "TINY_ROWS",
-    "TINY_TASKS",
-    "Row",
-    "batch_of",
-    "collate",
-    "tiny_family",
-    "tiny_task_model",
-]
-
 Row = dict[str, Any]
 """A row of a task, by column."""
 

@@ -20,8 +20,6 @@ from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.settings import StudyConfig
 from peml.tuning.space import apply_values
 
-__all__ = ["BEST", "collect", "write_results"]
-
 BEST = "best.yaml"
 _LEAST_TRIALS = 4  # for importances: below, any parameter would do
 _TREES = 64

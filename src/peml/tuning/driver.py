@@ -21,8 +21,6 @@ from peml.tuning.sampling import WHOLE
 from peml.tuning.settings import StudyConfig
 from peml.tuning.trial import Outcome, Spent, Trial
 
-__all__ = ["Driver", "run_trials"]
-
 
 class Driver:
     """One session of a study.

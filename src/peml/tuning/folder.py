@@ -15,8 +15,6 @@ from peml.tasks.yaml_file import read_yaml
 from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import shown_url
 
-__all__ = ["StudyFolder"]
-
 _CONFIG = "study.yaml"
 # How long, where and how patiently a study works does not make it another study.
 _MAY_CHANGE = ("budget", "execution", "failures", "storage")

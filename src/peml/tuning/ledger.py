@@ -24,8 +24,6 @@ from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import Patience, open_storage, shown_url
 from peml.tuning.trial import Outcome, Trial
 
-__all__ = ["Ledger"]
-
 ValueT = TypeVar("ValueT")
 
 _STATES: dict[TrialState, State] = {

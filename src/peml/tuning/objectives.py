@@ -8,8 +8,6 @@ from typing import Literal
 
 from peml.records import Results
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveName"]
-
 ObjectiveName = Literal["mean", "parameters", "latency", "seconds", "tokens"]
 
 

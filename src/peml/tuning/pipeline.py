@@ -23,8 +23,6 @@ from peml.tuning.settings import StudyConfig
 from peml.tuning.space import first_values
 from peml.tuning.storage import Patience
 
-__all__ = ["Tuned", "check_study", "tune", "tune_together"]
-
 
 @dataclass(frozen=True)
 class Tuned:

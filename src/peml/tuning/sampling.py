@@ -14,8 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 from peml.tuning.settings import PrunerSettings, SamplerSettings
 from peml.tuning.space import Parameter
 
-__all__ = ["WHOLE", "build_pruner", "build_sampler"]
-
 WHOLE = 100
 """A whole run, in the unit a pruner counts in: percent of the run's steps."""
 

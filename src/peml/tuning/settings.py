@@ -21,16 +21,6 @@ from peml.settings import ConfigFile, Settings
 from peml.tuning.objectives import ObjectiveName
 from peml.tuning.space import Parameter, apply_values, check_space
 
-__all__ = [
-    "BudgetSettings",
-    "PrunerSettings",
-    "SamplerSettings",
-    "StorageSettings",
-    "StudyConfig",
-    "load_study",
-    "parse_study",
-]
-
 _ACTION = "correct them; examples/tune-demo.yaml shows every section"
 
 

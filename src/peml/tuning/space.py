@@ -16,8 +16,6 @@ from peml.errors import ConfigError, nearest
 from peml.removed import why_removed
 from peml.settings import Settings
 
-__all__ = ["Parameter", "apply_values", "check_space", "first_values"]
-
 Number = int | float
 
 _DECIDED = ("seed", "output", "export", "tuning_cost", "evaluation.split", "evaluation.ablations")

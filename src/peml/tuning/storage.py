@@ -17,8 +17,6 @@ from sqlalchemy import URL, make_url
 from peml.errors import ConfigError, RunError, without_passwords
 from peml.tuning.settings import StorageSettings
 
-__all__ = ["Patience", "open_storage", "shown_url"]
-
 ValueT = TypeVar("ValueT")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds

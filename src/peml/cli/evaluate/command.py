@@ -12,8 +12,6 @@ from peml.errors import RunError
 from peml.files import write_json
 from peml.terminal import print_warnings
 
-__all__ = ["evaluate_command"]
-
 _LIMIT = 10
 _RESAMPLES = 2000
 

@@ -11,8 +11,6 @@ from peml.cli.evaluate.numbers import Content, about, number, spread
 from peml.run import FinishedRun
 from peml.terminal import Column, print_table
 
-__all__ = ["show_contrast"]
-
 _COLUMNS = [
     Column("task"),
     Column("metric", drop=2),

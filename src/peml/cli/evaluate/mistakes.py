@@ -13,8 +13,6 @@ from peml.evaluation import KeptPredictions
 from peml.run import FinishedRun, RowText, read_texts
 from peml.tasks import TaskType
 
-__all__ = ["show_mistakes"]
-
 
 def show_mistakes(run: FinishedRun, limit: int, console: Console) -> Content:
     """Prints the worst rows of each task, and returns them for JSON."""

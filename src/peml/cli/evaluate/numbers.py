@@ -8,8 +8,6 @@ from typing import Any
 from peml.analysis import Interval
 from peml.run import FinishedRun
 
-__all__ = ["Content", "about", "finite", "number", "spread"]
-
 Content = dict[str, Any]
 """What goes into the JSON file."""
 

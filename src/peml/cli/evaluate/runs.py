@@ -12,8 +12,6 @@ from peml.cli.evaluate.scores import scores_content
 from peml.run import FinishedRun
 from peml.terminal import Column, print_table
 
-__all__ = ["show_runs"]
-
 _COLUMNS = [
     Column("run", fold=True),
     Column("method"),

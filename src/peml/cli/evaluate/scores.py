@@ -12,8 +12,6 @@ from peml.reporting import MAJORITY_NOTE
 from peml.run import FinishedRun
 from peml.terminal import Column, print_table
 
-__all__ = ["scores_content", "show_scores"]
-
 _COLUMNS = [
     Column("task"),
     Column("metric"),

@@ -17,8 +17,6 @@ from peml.tasks import Task, TaskType, load_suite, load_task_file
 from peml.tasks.yaml_file import read_yaml
 from peml.terminal import Column, print_table, print_warnings
 
-__all__ = ["check_tasks"]
-
 _COLUMNS = (
     Column("task"),
     Column("train", right=True),

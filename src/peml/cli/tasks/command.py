@@ -11,8 +11,6 @@ from rich.console import Console
 from peml.cli.options import TrustOption
 from peml.errors import TaskError
 
-__all__ = ["tasks_app"]
-
 tasks_app = typer.Typer(help="List, show and check tasks and suites.", no_args_is_help=True)
 
 Split = Literal["train", "reported"]

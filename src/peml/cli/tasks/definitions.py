@@ -12,8 +12,6 @@ from peml.errors import TaskError, nearest
 from peml.tasks import Suite, Task, list_suites, load_suite
 from peml.terminal import Column, print_table
 
-__all__ = ["describe_suite", "find", "print_suite", "print_task"]
-
 
 def find(name: str, suite: str | None) -> Suite | Task:
     """A suite by its name or file, or a task of ``suite``, of SUITE/TASK, or of any suite."""

@@ -12,8 +12,6 @@ from peml.data.sources import load_shots, load_source
 from peml.errors import TaskError
 from peml.tasks import Example, Task, TaskRenderer, TaskType
 
-__all__ = ["print_rows"]
-
 _ROWS_SHOWN = 3
 
 

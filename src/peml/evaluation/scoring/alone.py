@@ -10,8 +10,6 @@ from torch import Tensor
 from peml.evaluation.scoring.requests import Request, is_seq2seq, to_batch
 from peml.models import TaskModel
 
-__all__ = ["score_alone"]
-
 
 @torch.no_grad()
 def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Tensor:

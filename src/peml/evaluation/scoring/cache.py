@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-__all__ = ["TrunkCache"]
-
 
 class TrunkCache(Cache):
     """A trunk's keys and values, one part for each trunk it is made of.

@@ -10,8 +10,6 @@ import numpy as np
 
 from peml.evaluation.scoring.trie import Trie
 
-__all__ = ["Layout", "lay_out"]
-
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 

@@ -12,8 +12,6 @@ from peml.evaluation.scoring.requests import Request
 from peml.models import Spelling
 from peml.tasks import Normalisation
 
-__all__ = ["normalise"]
-
 
 def normalise(
     likelihoods: Tensor,

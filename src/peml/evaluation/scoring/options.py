@@ -21,8 +21,6 @@ from peml.evaluation.scoring.trees import score_trees
 from peml.models import TaskModel
 from peml.tasks import Example, Task, TaskType
 
-__all__ = ["score_options", "score_requests"]
-
 _BATCHES_AT_ONCE = 64
 """Rows are read, and searched for what they share, so many batches at a time."""
 

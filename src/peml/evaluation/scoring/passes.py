@@ -14,8 +14,6 @@ from peml.evaluation.scoring.layout import Layout
 from peml.models import TaskModel
 from peml.models.logits import Positions
 
-__all__ = ["TreePass"]
-
 Array = np.ndarray[Any, Any]
 
 

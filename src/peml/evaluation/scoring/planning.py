@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 from peml.evaluation.scoring.trie import Trie
 
-__all__ = ["Group", "Row", "plan_groups"]
-
 _KEYS_LIKE_A_TOKEN = 1024
 """So many keys cost a token as much as its way through the layers. Roughly so for small models;
 large ones mind attention less."""

@@ -12,8 +12,6 @@ from peml.data.batch import TaskBatch
 from peml.data.batching import Collator
 from peml.models import TaskModel
 
-__all__ = ["Request", "is_seq2seq", "to_batch"]
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -13,8 +13,6 @@ from peml.models import TaskModel
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs
 
-__all__ = ["score_decoded"]
-
 _IGNORED = -100
 
 

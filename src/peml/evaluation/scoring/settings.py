@@ -7,8 +7,6 @@ from pydantic import Field
 from peml.settings import Settings
 from peml.tasks import Normalisation
 
-__all__ = ["ScoringSettings"]
-
 
 class ScoringSettings(Settings):
     """What the score of an option is, for text-to-text models."""

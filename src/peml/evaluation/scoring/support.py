@@ -13,8 +13,6 @@ from peml.evaluation.scoring.requests import Request
 from peml.evaluation.scoring.trees import score_trees
 from peml.models import TaskModel
 
-__all__ = ["sharing_problem"]
-
 _ATTENTION = ("eager", "sdpa")
 _LAYERS = {"full_attention", "sliding_attention"}
 _NEEDED = ("position_ids", "past_key_values")

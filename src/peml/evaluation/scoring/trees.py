@@ -16,8 +16,6 @@ from peml.evaluation.scoring.requests import Request
 from peml.evaluation.scoring.trie import Trie
 from peml.models import TaskModel
 
-__all__ = ["score_trees"]
-
 
 @torch.no_grad()
 def score_trees(

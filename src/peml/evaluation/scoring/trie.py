@@ -17,8 +17,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["Trie"]
-
 Counts = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 

@@ -17,11 +17,6 @@ from peml.methods.lora.lora import ADAPTER, Lora, LoraPart
 from peml.methods.lora.settings import AdaLoraMethodSettings, AdaLoraSettings
 from peml.models import TaskModel
 
-__all__ = [
-    "AdaLora",
-    "AdaLoraPart",
-]
-
 
 class AdaLoraPart(LoraPart):
     """PEFT's AdaLoRA layers, and the allocation of ranks among them.

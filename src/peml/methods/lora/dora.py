@@ -10,11 +10,6 @@ from peml.methods.lora.settings import DoraMethodSettings, DoraSettings
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 
-__all__ = [
-    "Dora",
-    "DoraPart",
-]
-
 
 class DoraPart(LoraPart):
     """PEFT's DoRA layers: W' = m (W + s B A) / ||W + s B A||, a norm for each output.

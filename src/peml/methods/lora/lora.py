@@ -22,12 +22,6 @@ from peml.methods.shape import ModelShape
 from peml.methods.targets import read_layers
 from peml.models import TaskModel
 
-__all__ = [
-    "ADAPTER",
-    "Lora",
-    "LoraPart",
-]
-
 ADAPTER = "default"
 """PEFT's name of the one adapter there is."""
 

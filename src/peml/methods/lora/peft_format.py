@@ -12,8 +12,6 @@ from transformers.pytorch_utils import Conv1D
 
 from peml.files import write_tensors
 
-__all__ = ["Factors", "write_peft_lora"]
-
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Path of a layer in the backbone -> B (d_out, rank) and A (rank, d_in), scale included."""
 

@@ -17,8 +17,6 @@ from peml.methods.lora.lora import ADAPTER, LoraPart
 from peml.methods.lora.settings import LoraSettings
 from peml.prefix import RankGroup
 
-__all__ = ["LoraRanks", "count_lora", "rank_groups", "with_ranks"]
-
 
 def rank_groups(linears: Sequence[LinearShape], ranks: Sequence[int]) -> tuple[RankGroup, ...]:
     """Groups of the linear layers that differ in the numbers of their paths only.

@@ -8,10 +8,6 @@ from peml.methods.base import MethodSettings
 from peml.methods.lora.lora import Lora
 from peml.methods.lora.settings import RsLoraMethodSettings
 
-__all__ = [
-    "RsLora",
-]
-
 
 class RsLora(Lora):
     """LoRA scaled by alpha / sqrt(r), on all linear layers."""

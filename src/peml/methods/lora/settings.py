@@ -16,18 +16,6 @@ from peml.settings import Settings
 if TYPE_CHECKING:
     from peml.methods.shape import ModelShape
 
-__all__ = [
-    "AdaLoraMethodSettings",
-    "AdaLoraSettings",
-    "DoraMethodSettings",
-    "DoraSettings",
-    "LoraMethodSettings",
-    "LoraSettings",
-    "LowRankSettings",
-    "RsLoraMethodSettings",
-    "RsLoraSettings",
-]
-
 
 class LowRankSettings(Settings):
     """What the methods of the LoRA family have in common.

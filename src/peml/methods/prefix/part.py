@@ -26,14 +26,6 @@ from peml.prefix import (
     SearchSpace,
 )
 
-__all__ = [
-    "PrefixPart",
-    "PrefixSource",
-    "attach_fixed",
-    "attach_network",
-    "attach_supernet",
-]
-
 
 class PrefixSource(Protocol):
     """What mixes the supernet while a network is searched."""

@@ -8,8 +8,6 @@ from typing import Protocol
 from peml.models import TaskModel
 from peml.prefix import Prefix, PrefixShape
 
-__all__ = ["InputPlace", "PrefixPlace"]
-
 
 class PrefixPlace(Protocol):
     """What takes a prefix: an injection, or an `InputPlace`."""

@@ -14,10 +14,6 @@ from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
 from peml.prefix import Genotype, PrefixShape, SearchSpace, SizeRange
 
-__all__ = [
-    "PrefixNas",
-]
-
 
 class PrefixNas(SearchedPrefix):
     """A searched prefix in front of every self-attention layer, or of the input."""

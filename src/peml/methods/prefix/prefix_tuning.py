@@ -11,10 +11,6 @@ from peml.methods.prefix.settings import PrefixTuningSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
 
-__all__ = [
-    "PrefixTuning",
-]
-
 
 class PrefixTuning(Method):
     """A prefix in front of every self-attention layer, heads beside it."""

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from peml.methods.base import ParameterGroup, Part
 from peml.models import TaskModel
 
-__all__ = ["PromptPart", "draw_embeddings", "embed_tokens"]
-
 
 def embed_tokens(model: TaskModel, tokens: Tensor) -> Tensor:
     """Input embeddings of tokens, (tokens, channels); scaled, where the model scales them."""

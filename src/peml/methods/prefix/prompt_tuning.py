@@ -14,10 +14,6 @@ from peml.methods.prefix.settings import PromptTuningSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel, check_prompt
 
-__all__ = [
-    "PromptTuning",
-]
-
 
 class PromptTuning(Method):
     """A prompt alone, heads beside it."""

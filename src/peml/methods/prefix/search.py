@@ -15,8 +15,6 @@ from peml.methods.prefix.part import PrefixPart
 from peml.prefix import Genotype, Prefix, PrefixSupernet
 from peml.search import RELAXATIONS, SearchController, SearchSettings
 
-__all__ = ["PrefixSearch"]
-
 _Purpose = Literal["train", "move", "evaluate", "score"]
 """What the next forward pass is for: a training step, moving the decisions of a bilevel search by
 held-out rows, an evaluation, or scoring the weights at hand."""

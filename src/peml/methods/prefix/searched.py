@@ -24,10 +24,6 @@ from peml.prefix import (
     load_for,
 )
 
-__all__ = [
-    "SearchedPrefix",
-]
-
 
 class SearchedPrefix(Method):
     """Base of the methods that search a prefix, with or without something beside it.

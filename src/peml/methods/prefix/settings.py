@@ -15,16 +15,6 @@ from peml.search import SearchSettings
 if TYPE_CHECKING:
     from peml.methods.shape import ModelShape
 
-__all__ = [
-    "FixedPrefixSettings",
-    "LonePrefixSettings",
-    "PrefixNasSettings",
-    "PrefixTuningSettings",
-    "PromptTuningSettings",
-    "SearchedPrefixSettings",
-    "attention_shape",
-]
-
 
 class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
     """A prefix nobody searches: a two-layer MLP, or the keys and values themselves."""

@@ -13,9 +13,6 @@ from peml.methods.prefix.prompt import draw_embeddings, embed_tokens
 from peml.models import TaskModel
 from peml.prefix import PrefixBaseSettings, PrefixStart
 
-__all__ = ["read_start"]
-
-
 # Embeddings that the usual norm is read from; a vocabulary may hold hundreds of thousands.
 _SAMPLE = 1000
 

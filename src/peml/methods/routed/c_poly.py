@@ -15,11 +15,6 @@ from peml.methods.routed.part import AdapterMethod
 from peml.methods.routed.settings import CPolySettings
 from peml.models import TaskRouting
 
-__all__ = [
-    "CPoly",
-    "CPolyDelta",
-]
-
 
 class CPolyDelta(Delta):
     """``y = s * (sum_i w_ti B_i A_i x + sum_j v_tj B_j A_j x)`` over shared and own skills.

@@ -13,8 +13,6 @@ from peml.methods.layers import LinearShape
 from peml.methods.routed.settings import AdapterSettings
 from peml.models import TaskRouting
 
-__all__ = ["AdaptedLinear", "Delta", "low_rank_start"]
-
 
 class Delta(nn.Module, ABC):
     """The update of one linear layer, one subclass per method.

@@ -15,8 +15,6 @@ from peml.methods.routed.part import AdapterMethod
 from peml.methods.routed.settings import MoeLoraSettings
 from peml.models import TaskRouting
 
-__all__ = ["MoeLora", "TaskGate", "TaskMoeDelta", "TokenMoeDelta"]
-
 
 class TaskGate(nn.Module):
     """Weights of the experts for each task: ``softmax(W e_t)``, e_t a learnt embedding."""

@@ -15,11 +15,6 @@ from peml.methods.routed.part import AdapterMethod
 from peml.methods.routed.settings import MtlLoraSettings
 from peml.models import TaskRouting
 
-__all__ = [
-    "MtlLora",
-    "MtlLoraDelta",
-]
-
 
 class MtlLoraDelta(Delta):
     """``y = s * B_t Lambda_t A x`` with ``B_t = sum_i softmax(w_t / temperature)_i B_i``.

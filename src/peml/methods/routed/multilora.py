@@ -15,11 +15,6 @@ from peml.methods.routed.part import AdapterMethod
 from peml.methods.routed.settings import MultiLoraSettings
 from peml.models import TaskRouting
 
-__all__ = [
-    "MultiLora",
-    "MultiLoraDelta",
-]
-
 
 class MultiLoraDelta(Delta):
     """``y = s * sum_i c_i * (B_i A_i x)``, c_i a vector of d_out that starts at zero.

@@ -23,8 +23,6 @@ from peml.methods.shape import ModelShape, nearest_size
 from peml.methods.targets import find_linears, read_layers, with_sides
 from peml.models import TaskModel, TaskRouting
 
-__all__ = ["AdapterMethod", "AdapterPart"]
-
 
 class AdapterPart(Part):
     """Low-rank layers in place of a model's linear ones.

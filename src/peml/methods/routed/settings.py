@@ -9,14 +9,6 @@ from pydantic import Field, model_validator
 from peml.methods.base import MethodSettings
 from peml.methods.layers import Layers, LinearShape
 
-__all__ = [
-    "AdapterSettings",
-    "CPolySettings",
-    "MoeLoraSettings",
-    "MtlLoraSettings",
-    "MultiLoraSettings",
-]
-
 
 class AdapterSettings(MethodSettings):
     """What the low-rank layers of all multi-task methods have in common."""

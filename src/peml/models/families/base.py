@@ -17,16 +17,6 @@ from peml.errors import DataError
 from peml.models.families.spelling import Spelling
 from peml.tasks import Example, Task, TaskType
 
-__all__ = [
-    "EncodedSequence",
-    "Family",
-    "ModelOutput",
-    "Purpose",
-    "pad_groups",
-    "refuse_equal_tokens",
-    "refuse_no_tokens",
-]
-
 Purpose = Literal["train", "score", "generate"]
 
 

@@ -12,8 +12,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from peml.models.families.spelling import Spelling
 from peml.models.families.stopping import cut_text, stopping_criteria
 
-__all__ = ["decode", "own_generation"]
-
 
 def own_generation(spelling: Spelling, config: Any) -> GenerationConfig:
     """What stands in place of a base model's ``generation_config.json``.

@@ -23,8 +23,6 @@ from peml.models.heads import TaskHeads
 from peml.models.prompt import build_inputs, cut_prompt
 from peml.tasks import Example, Task, TaskType
 
-__all__ = ["EncoderFamily"]
-
 
 class EncoderFamily(Family):
     """Reads one or two segments, answers through a head."""

@@ -22,8 +22,6 @@ from typing import Any, Literal
 from peml.errors import DataError, ModelError
 from peml.tasks import join_answer
 
-__all__ = ["Seam", "find_frame", "is_altered", "read_back", "start_token", "trailing_space"]
-
 
 def trailing_space(prompt: str) -> str:
     """The white space at a prompt's end, which counts as the answer's."""

@@ -10,8 +10,6 @@ from typing import Any
 
 from peml.errors import DataError
 
-__all__ = ["Spelling", "declared_ends"]
-
 
 class Spelling:
     """Reads and spells the answers of a text-to-text model.

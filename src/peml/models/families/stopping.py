@@ -11,8 +11,6 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from peml.models.families.spelling import Spelling
 
-__all__ = ["cut_text", "stopping_criteria"]
-
 
 def stopping_criteria(
     spelling: Spelling, stop: Sequence[str], given: int, gaps: Sequence[str] = ()

@@ -35,8 +35,6 @@ from peml.models.logits import Positions
 from peml.models.prompt import build_inputs
 from peml.tasks import Example, Task, TaskType, right_option
 
-__all__ = ["CausalFamily", "Seq2SeqFamily", "TextFamily"]
-
 _IGNORED = -100
 
 

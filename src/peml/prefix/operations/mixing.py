@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from peml.prefix.operations.operation import Operation, zero_linear
 
-__all__ = ["GRU", "Convolution", "MinimalGRU", "SelfAttention"]
-
 
 class Convolution(Operation):
     """A depthwise 1-D convolution over positions, GELU, and a linear layer over channels.

@@ -6,9 +6,6 @@ from collections.abc import Iterable
 
 from peml.errors import nearest
 
-__all__ = ["DEFAULT_OPERATIONS", "SKIP", "refuse_unknown"]
-
-
 SKIP = "skip"
 """Name of the operation that adds nothing; the search guards against a collapse to it."""
 

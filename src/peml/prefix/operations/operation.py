@@ -11,14 +11,6 @@ from torch import Tensor, nn
 
 from peml.errors import ConfigError, nearest
 
-__all__ = [
-    "Operation",
-    "list_operations",
-    "make_operation",
-    "register_operation",
-    "zero_linear",
-]
-
 
 class Operation(nn.Module, ABC):
     """One candidate of a cell: what it adds to the residual stream over prefix positions.

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from peml.prefix.operations.operation import Operation, zero_linear
 
-__all__ = ["Gated", "Linear", "Perceptron", "Skip"]
-
 
 class Skip(Operation):
     """Adds nothing: the cell is its residual alone.

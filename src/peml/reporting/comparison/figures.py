@@ -24,15 +24,6 @@ from peml.records.comparison import (
 from peml.reporting.comparison.text import signed
 from peml.reporting.style import SERIES, clean_axes, color, new_figure, style_context
 
-__all__ = [
-    "draw_comparison",
-    "draw_cost",
-    "draw_differences",
-    "draw_ranks",
-    "rank_tasks",
-    "source_line",
-]
-
 _MARKERS = "os^DvPX<>ph*"
 _PANELS_A_ROW = 4
 _LEAST_SPAN = 0.01  # less would blow up differences that don't matter

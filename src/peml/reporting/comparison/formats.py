@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from peml.records.comparison import ComparisonRecord, IntervalRecord, SuiteRecord
 from peml.reporting.comparison.tables import Cell, Table
 
-__all__ = ["to_csv", "to_latex", "to_markdown"]
-
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",

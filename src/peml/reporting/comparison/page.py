@@ -21,8 +21,6 @@ from peml.reporting.comparison.text import interval, score, seconds, share, sign
 from peml.reporting.environment import template_environment
 from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
 
-__all__ = ["render_comparison_html", "render_comparison_markdown", "write_comparison_report"]
-
 
 @dataclass(frozen=True, slots=True)
 class _SuiteView:

@@ -13,15 +13,6 @@ from peml.records.comparison import (
 from peml.reporting.comparison.text import interval, score, share
 from peml.reporting.summary import join_names
 
-__all__ = [
-    "ENOUGH_SEEDS",
-    "describe_flags",
-    "describe_methods",
-    "describe_suite",
-    "describe_trouble",
-]
-
-
 _NAMES_SHOWN = 6
 ENOUGH_SEEDS = 5
 """Fewer finished seeds of a method come with a caution."""

@@ -18,8 +18,6 @@ from peml.reporting.comparison.text import (
 )
 from peml.reporting.summary import MAJORITY_NOTE
 
-__all__ = ["Cell", "Column", "Notes", "Table", "cost_table", "score_table"]
-
 
 @dataclass(frozen=True, slots=True)
 class Column:

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from peml.reporting.units import memory
 
-__all__ = [
-    "NOTHING",
-    "interval",
-    "plus_minus",
-    "ratio",
-    "score",
-    "seconds",
-    "share",
-    "signed",
-    "size",
-]
-
 NOTHING = "\u2013"
 """Stands where there is no number."""
 

@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import SERIES, clean_axes, color, new_figure, style_context
 
-__all__ = ["draw_balancing", "has_balancing"]
-
 _Panel = tuple[str, Sequence[tuple[int, dict[str, float]]]]
 
 _LINES = ("-", "--", ":", "-.")

@@ -17,14 +17,6 @@ from peml.reporting.run.outcomes import Outcome, free_course, list_outcomes
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import SERIES, clean_axes, color, new_figure, spread, style_context
 
-__all__ = [
-    "draw_decisions",
-    "draw_gates",
-    "gate_names",
-    "open_names",
-    "tabulate_decisions",
-]
-
 _ON, _OFF = "on", "off"
 _PANELS_A_ROW = 3
 _HEAT_COLUMNS = 60

@@ -23,8 +23,6 @@ from peml.reporting.style import (
     style_context,
 )
 
-__all__ = ["draw_network", "save_drawing"]
-
 _TIMES = "\u00d7"
 _LAYERS_A_COLUMN = 16
 _BOX_HEIGHT, _BOX_GAP = 0.46, 0.32

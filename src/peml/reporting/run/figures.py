@@ -25,8 +25,6 @@ from peml.reporting.run.results import History, RunRecord, load_run
 from peml.reporting.style import clean_axes, color, new_figure, save_png, style_context
 from peml.reporting.summary import part_title
 
-__all__ = ["draw_figures", "draw_loss", "draw_scores", "draw_validation", "save_figures"]
-
 Values = NDArray[np.float64]
 # What reads the number from a task, its label, marker and color.
 _Mark = tuple[Callable[[TaskResult], float | None], str, str, str]

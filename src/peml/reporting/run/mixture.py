@@ -7,8 +7,6 @@ from matplotlib.figure import Figure
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import clean_axes, color, new_figure, style_context
 
-__all__ = ["count_drawn", "draw_mixture"]
-
 
 def count_drawn(history: History) -> dict[str, int]:
     """Rows each task gave to the logged steps; empty where the log doesn't tell."""

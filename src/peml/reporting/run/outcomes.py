@@ -15,16 +15,6 @@ from peml.records import Decisions
 from peml.reporting.run.results import History
 from peml.reporting.summary import join_names
 
-__all__ = [
-    "MARGIN",
-    "Outcome",
-    "describe_search",
-    "free_course",
-    "judge",
-    "judge_found",
-    "list_outcomes",
-]
-
 MARGIN = 0.1
 """A decision whose largest weight leads the next, or an even share, by less is undecided."""
 

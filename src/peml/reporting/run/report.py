@@ -22,8 +22,6 @@ from peml.reporting.style import PALETTE, to_svg
 from peml.reporting.summary import part_title, summarise
 from peml.reporting.units import memory
 
-__all__ = ["render_html", "render_markdown", "write_report"]
-
 
 def write_report(run_folder: Path) -> None:
     """Writes ``report.md`` and ``report.html`` into a finished run's folder.

@@ -25,8 +25,6 @@ from peml.records import (
     read_text,
 )
 
-__all__ = ["History", "RunRecord", "load_history", "load_run"]
-
 
 @dataclass(frozen=True, slots=True)
 class History:

@@ -14,8 +14,6 @@ from peml.reporting.style import clean_axes, color, new_figure, style_context
 from peml.reporting.tuning.parallel import draw_parallel
 from peml.reporting.tuning.scales import limit_means
 
-__all__ = ["draw_front", "draw_history", "draw_importance", "draw_study"]
-
 
 def draw_study(study: StudyRecord) -> dict[str, Figure]:
     """Every figure there are numbers for, by name."""

@@ -17,8 +17,6 @@ from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
 from peml.reporting.tuning.figures import draw_study
 from peml.reporting.tuning.parallel import MOST_AXES
 
-__all__ = ["render_study_html", "write_tuning_report"]
-
 
 def write_tuning_report(folder: Path) -> None:
     """Writes ``report.html`` and ``figures/`` into a study's folder.

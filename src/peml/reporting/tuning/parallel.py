@@ -11,8 +11,6 @@ from peml.records.study import StudyRecord
 from peml.reporting.style import clean_axes, color, new_figure, style_context
 from peml.reporting.tuning.scales import Scale, readable_low
 
-__all__ = ["MOST_AXES", "draw_parallel"]
-
 MOST_AXES = 8
 """Parameters that are drawn, the most important ones."""
 

@@ -10,8 +10,6 @@ from matplotlib.axes import Axes
 from peml.records.study import StudyRecord, TrialRecord
 from peml.reporting.style import color
 
-__all__ = ["Scale", "limit_means", "readable_low"]
-
 _HIDDEN_SHARE = 0.35  # of the trials, the lowest; failures would press the others together
 
 
