@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,13 @@ def test_tpe_is_given_everything_that_optunas_versions_differ_in(
     build_sampler(SamplerSettings(multivariate=False, constant_liar=False), {}, 0)
     assert not given["multivariate"]
     assert not given["constant_liar"]
+
+
+def test_no_sampler_warns_of_what_optuna_will_drop() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for settings in (SamplerSettings(), SamplerSettings(name="random")):
+            build_sampler(settings, {}, 0)
 
 
 def test_each_trial_has_draws_of_its_own() -> None:

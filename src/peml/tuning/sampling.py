@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,15 +54,18 @@ def build_sampler(
     seed = int(np.random.SeedSequence([settings.seed, number, *place]).generate_state(1)[0])
     if settings.name == "random":
         return RandomSampler(seed=seed)
-    return TPESampler(
-        seed=seed,
-        n_startup_trials=settings.startup,
-        n_ei_candidates=settings.candidates,
-        gamma=lambda trials: min(math.ceil(settings.quantile * trials), _MOST_GOOD),
-        multivariate=settings.multivariate,
-        group=False,
-        constant_liar=settings.constant_liar,
-    )
+    with warnings.catch_warnings():
+        # Optuna 6 may drop it, and nothing else sets the quantile: then this call fails.
+        warnings.filterwarnings("ignore", "`gamma` has been deprecated", FutureWarning)
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=settings.startup,
+            n_ei_candidates=settings.candidates,
+            gamma=lambda trials: min(math.ceil(settings.quantile * trials), _MOST_GOOD),
+            multivariate=settings.multivariate,
+            group=False,
+            constant_liar=settings.constant_liar,
+        )
 
 
 def build_pruner(settings: PrunerSettings) -> BasePruner:
