@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read as torch is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # what is not here is missed at once, without retries
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector all that the imports made, a tenth of the suite's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)

@@ -28,6 +28,18 @@ def _options(tmp_path: Path, model: Path, source: Path) -> list[str]:
     return ["--json", target, "--model", str(model), "--source", str(source)]
 
 
+def _in_process(benchmark: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Stands in for `subprocess.run` of a benchmark that calls itself: saves the imports."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        written = StringIO()
+        with redirect_stdout(written):
+            benchmark.main(command[2:])
+        return subprocess.CompletedProcess(command, 0, written.getvalue())
+
+    return run
+
+
 def test_batching_counts_padding(
     script: Script, tmp_path: Path, model: Path, source: Path, figures: Figures
 ) -> None:
@@ -168,14 +180,7 @@ def test_throughput_measures_every_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     throughput = script("throughput")
-
-    def in_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        written = StringIO()
-        with redirect_stdout(written):
-            throughput.main(command[2:])
-        return subprocess.CompletedProcess(command, 0, written.getvalue())
-
-    monkeypatch.setattr(throughput.subprocess, "run", in_process)
+    monkeypatch.setattr(throughput.subprocess, "run", _in_process(throughput))
     throughput.main(
         [
             *_options(tmp_path, model, source),
@@ -335,9 +340,10 @@ def test_many_rows_measures_memory_while_training_draws(
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_many_task_files_loads_and_starts_a_suite(
-    script: Script, tmp_path: Path, figures: Figures
+    script: Script, tmp_path: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = script("many_task_files")
+    monkeypatch.setattr(files.subprocess, "run", _in_process(files))
     files.main(["--json", str(tmp_path / "figures.json"), "--few", "1", "--many", "3"])
     loaded, started, again, _ = figures()
     assert all(figure["value"] > 0 for figure in (loaded, started, again))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from peml.errors import PemlError
 from peml.run import lock_folder
 from tests.cli.commands import content
 from tests.comparison.quick import ADAPTER, WILD, comparison_file
+from tests.e2e.apart import start_apart
 from tests.e2e.toy import METHODS, Row
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
@@ -125,20 +123,23 @@ def test_seeds_can_be_added_and_nothing_runs_twice(
         compare(load_comparison(config(toys)), folder)
 
 
+def _compare(path: Path, folder: Path) -> None:
+    compare(load_comparison(path), folder)
+
+
 @pytest.mark.e2e
 def test_a_killed_comparison_goes_on_and_comes_to_the_same(
     toys: Path, finished: Path, tmp_path: Path
 ) -> None:
     path, folder = config(toys), tmp_path / "killed"
-    command = [sys.executable, "-m", "peml", "compare", str(path), "--output", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start_apart(_compare, path, folder)
     try:
         deadline = time.monotonic() + 200
         while not list(folder.glob("cells/*/*/plan.json")) and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     assert list(folder.glob("cells/*/*/plan.json"))
     assert not (folder / "comparison.json").exists()
     resumed = compare(load_comparison(path, ["jobs=2"]), folder)

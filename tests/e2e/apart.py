@@ -15,14 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from peml.execution.processes import WARM
 
-__all__ = ["Moment", "fit_apart", "fresh_processes", "run_apart"]
+__all__ = ["Moment", "fit_apart", "fresh_processes", "run_apart", "start_apart"]
 
-_MOST_SECONDS = 120
+_MOST_SECONDS = 240
 
 
 @functools.cache
@@ -86,11 +87,18 @@ def _resolve(target: str) -> tuple[Any, str]:
     return owner, name
 
 
+def start_apart(function: Callable[..., None], *args: Any) -> BaseProcess:
+    """Calls a function in a fresh process, to be killed or joined."""
+    process = fresh_processes().Process(
+        target=_call, args=(os.environ["PEML_CACHE"], function, args)
+    )
+    process.start()
+    return process
+
+
 def run_apart(function: Callable[..., None], *args: Any) -> int:
     """Calls a function in a fresh process and returns its exit code, -9 for SIGKILL."""
-    cache = os.environ["PEML_CACHE"]
-    process = fresh_processes().Process(target=_call, args=(cache, function, args))
-    process.start()
+    process = start_apart(function, *args)
     process.join(_MOST_SECONDS)
     if process.is_alive():
         process.kill()

@@ -8,15 +8,12 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 
 import peml
@@ -28,7 +25,7 @@ from peml.records import Identity, Plan, TuningCost
 from peml.run import fit
 from peml.tuning import Tuned, driver, parse_study, tune, tune_together
 from peml.tuning.ledger import Ledger
-from tests.e2e.apart import run_apart
+from tests.e2e.apart import run_apart, start_apart
 from tests.records.made_up import results_of
 from tests.tuning.studies import RATE, toy_study
 
@@ -207,8 +204,8 @@ def test_a_later_trial_that_fails_is_recorded_and_the_study_goes_on(
     ]
 
 
-@pytest.mark.e2e
-def test_trials_that_fall_behind_are_stopped_and_cost_less(toys: Path, tmp_path: Path) -> None:
+def _halving(toys: Path) -> dict[str, Any]:
+    """A study in which some trials are stopped."""
     raw = toy_study(
         toys,
         pruner={"name": "hyperband", "least": 0.3},
@@ -216,8 +213,17 @@ def test_trials_that_fall_behind_are_stopped_and_cost_less(toys: Path, tmp_path:
         sampler={"name": "random"},
     )
     raw["run"]["training"] |= {"epochs": 2, "evaluate_every": 6}
-    tuned = tune(parse_study(raw), tmp_path / "study")
-    trials = tuned.study.trials
+    return raw
+
+
+@pytest.fixture(scope="module")
+def halved(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    return tune(parse_study(_halving(toys)), tmp_path_factory.mktemp("halved") / "study")
+
+
+@pytest.mark.e2e
+def test_trials_that_fall_behind_are_stopped_and_cost_less(halved: Tuned) -> None:
+    trials = halved.study.trials
     pruned = [trial for trial in trials if trial.state == "pruned"]
     finished = [trial for trial in trials if trial.state == "finished"]
     assert pruned
@@ -243,26 +249,18 @@ def _tune_until_one_is_stopped(raw: dict[str, Any], folder: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_trial_that_was_killed_as_it_was_stopped_has_cost_the_same(
-    toys: Path, tmp_path: Path
+    halved: Tuned, toys: Path, tmp_path: Path
 ) -> None:
-    raw = toy_study(
-        toys,
-        pruner={"name": "hyperband", "least": 0.3},
-        budget={"trials": 6},
-        sampler={"name": "random"},
-    )
-    raw["run"]["training"] |= {"epochs": 2, "evaluate_every": 6}
-    whole = tune(parse_study(raw), tmp_path / "whole")
+    raw = _halving(toys)
     assert run_apart(_tune_until_one_is_stopped, raw, tmp_path / "killed") == -signal.SIGKILL
     tuned = tune(parse_study(raw), tmp_path / "killed")
-    for one, other in zip(tuned.study.trials, whole.study.trials, strict=True):
+    for one, other in zip(tuned.study.trials, halved.study.trials, strict=True):
         for key in ("number", "state", "objectives", "values", "tokens", "reports"):
             assert getattr(one, key) == getattr(other, key), key
 
 
-def _peml(*words: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "peml", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def _tune(raw: dict[str, Any], folder: Path) -> None:
+    tune(parse_study(raw), folder)
 
 
 def _is_midway(trials: Path) -> bool:
@@ -272,33 +270,56 @@ def _is_midway(trials: Path) -> bool:
     return bool(finished) and bool(begun - finished)
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize(("kind", "jobs"), [("inline", 1), ("processes", 2), ("ray", 2)])
-def test_a_killed_study_goes_on_and_comes_to_the_same(
-    kind: str, jobs: int, toys: Path, tmp_path: Path
-) -> None:
-    if kind == "ray":
-        pytest.importorskip("ray", reason="needs the extra ray")
+def _interrupted(toys: Path, kind: str, jobs: int) -> dict[str, Any]:
     raw = toy_study(toys, budget={"trials": 4}, execution={"kind": kind, "jobs": jobs})
     raw["run"]["training"] |= {"epochs": 3, "checkpoint_every": 2}
     # With two at a time, what TPE knows when it draws depends on which ends first.
     raw["sampler"] = {"name": "tpe" if jobs == 1 else "random", "startup": 2}
-    config, killed = tmp_path / "study.yaml", tmp_path / "killed"
-    config.write_text(yaml.safe_dump(raw))
-    process = _peml("tune", config, "--output", killed)
+    return raw
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    toys: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[dict[str, Any]], Tuned]:
+    """The same study, run inline and never killed; once for each sampler."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done: dict[str, Tuned] = {}
+
+    def run(raw: dict[str, Any]) -> Tuned:
+        sampler = raw["sampler"]["name"]
+        if sampler not in done:
+            study = parse_study(raw | {"execution": {"kind": "inline"}})
+            done[sampler] = tune(study, folder / sampler)
+        return done[sampler]
+
+    return run
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("kind", "jobs"), [("inline", 1), ("processes", 2), ("ray", 2)])
+def test_a_killed_study_goes_on_and_comes_to_the_same(
+    kind: str,
+    jobs: int,
+    undisturbed: Callable[[dict[str, Any]], Tuned],
+    toys: Path,
+    tmp_path: Path,
+) -> None:
+    if kind == "ray":
+        pytest.importorskip("ray", reason="needs the extra ray")
+    raw, killed = _interrupted(toys, kind, jobs), tmp_path / "killed"
+    process = start_apart(_tune, raw, killed)
     deadline = time.monotonic() + 200
     while not _is_midway(killed / "trials") and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.join()
     before = {path: path.stat().st_mtime_ns for path in (killed / "trials").glob("*/results.json")}
     assert 0 < len(before) < 4
-    again = _peml("tune", config, "--output", killed)
-    _, error = again.communicate(timeout=250)
-    assert again.returncode == 0, error.decode()
+    assert run_apart(_tune, raw, killed) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     tuned = tune(parse_study(raw), killed, report_only=True)
-    whole = tune(parse_study(raw | {"execution": {"kind": "inline"}}), tmp_path / "whole")
+    whole = undisturbed(raw)
     for one, other in zip(tuned.study.trials, whole.study.trials, strict=True):
         assert one.state == other.state == "finished"
         for key in ("number", "values", "tokens", "parameters"):
