@@ -3,17 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# A worker per core, four at most; one that is done takes over tests that another has yet to run.
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+FLOOR := .venv-floor
 
-.PHONY: demo test test-fast test-kill lint format benchmarks clean
+.PHONY: demo test test-fast test-floor test-kill lint format benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/peml fit examples/demo.yaml
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
 
 test-fast: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not e2e"
+	$(BIN)/$(PYTEST) -m "not e2e"
+
+# The oldest versions that the package allows.
+test-floor: $(FLOOR)/installed
+	$(FLOOR)/bin/$(PYTEST)
 
 # Two fit, tune and compare at once on a new folder, either killed at 50 moments each: 10 minutes.
 test-kill: $(VENV)/installed
@@ -49,5 +56,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PIP) --editable '.[demo,dev]'
 	touch $@
 
+$(FLOOR)/installed: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --constraint constraints-floor.txt torch
+	$(FLOOR)/bin/python -m pip install --quiet --constraint constraints-floor.txt \
+	  --editable '.[demo]' hypothesis pytest pytest-timeout pytest-xdist
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(FLOOR) runs
