@@ -70,9 +70,9 @@ def collected(folder: Path, config: ComparisonConfig) -> dict[str, Any]:
         "suites": {"glue": sized},
     })  # fmt: skip
     choices = choose_values(config, folder, matching.settings)
-    content = collect(config, matching, choices, folder)
-    write_json(folder / "comparison.json", content)
-    return content
+    record = collect(config, matching, choices, folder)
+    record.write(folder)
+    return record.model_dump(mode="json")
 
 
 def row(content: dict[str, Any], label: str) -> dict[str, Any]:

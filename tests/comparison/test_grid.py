@@ -89,11 +89,11 @@ def test_a_failed_run_of_the_grid_is_tried_again_and_the_others_are_kept(
     top: dict[str, Any] = {"seeds": [0], "execution": {"kind": "inline"}, "tuning": tuning}
     settings = load_comparison(comparison_file(toys, tmp_path / "grid.yaml", ONE_METHOD, **top))
     folder = tmp_path / "out"
-    row = compare(settings, folder).content["suites"][0]["rows"][0]
+    row = compare(settings, folder).record.suites[0].rows[0]
     study = folder / "tuning" / "toy" / "lora"
     content = json.loads((study / "study.json").read_text())
-    assert row["seconds"]["tuning"] == content["cost"]["seconds"] > 0
-    assert (row["trials"], row["tuned"], len(row["grid"])) == (0, {}, 2)
+    assert row.seconds["tuning"] == content["cost"]["seconds"] != 0
+    assert (row.trials, row.tuned, len(row.grid)) == (0, {}, 2)
     kept, lost = (study / "trials" / number for number in ("0000", "0001"))
     before = (kept / "results.json").stat().st_mtime_ns
 
@@ -102,7 +102,7 @@ def test_a_failed_run_of_the_grid_is_tried_again_and_the_others_are_kept(
     lost.with_suffix(".json").write_text('{"status": "failed", "reason": "no memory"}')
     again = compare(settings, folder, retry_failed=True)
     assert again.unfinished == []
-    assert again.content["suites"][0]["rows"][0]["grid"][0]["mean"] == row["grid"][0]["mean"]
+    assert again.record.suites[0].rows[0].grid[0].mean == row.grid[0].mean
     assert (lost / "results.json").is_file()
     assert (kept / "results.json").stat().st_mtime_ns == before
 

@@ -13,6 +13,7 @@ import pytest
 import peml
 from peml.comparison import Comparison, compare, load_comparison
 from peml.errors import PemlError
+from peml.records.comparison import RowRecord
 from peml.run import lock_folder
 from tests.cli.commands import content
 from tests.comparison.quick import ADAPTER, WILD, comparison_file
@@ -30,17 +31,16 @@ def config(toys: Path, **top: Any) -> Path:
 def scores(comparison: Comparison) -> dict[str, Any]:
     """Scores of all finished cells."""
     return {
-        cell["folder"]: cell["tasks"]
-        for suite in comparison.content["suites"]
-        for row in suite["rows"]
-        for cell in row["cells"]
-        if cell["status"] == "finished"
+        cell.folder: cell.tasks
+        for suite in comparison.record.suites
+        for row in suite.rows
+        for cell in row.cells
+        if cell.status == "finished"
     }
 
 
-def row(comparison: Comparison, label: str) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = comparison.content["suites"][0]["rows"]
-    return next(row for row in rows if row["label"] == label)
+def row(comparison: Comparison, label: str) -> RowRecord:
+    return next(row for row in comparison.record.suites[0].rows if row.label == label)
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +53,20 @@ def finished(toys: Path, quick_processes: None) -> Path:
 def test_one_that_fails_does_not_stop_the_rest(toys: Path, finished: Path) -> None:
     comparison = compare(load_comparison(config(toys)), finished, report_only=True)
     assert len(scores(comparison)) == 4
-    assert {cell["status"] for cell in row(comparison, "wild")["cells"]} == {"failed"}
-    assert "diverged" in row(comparison, "wild")["cells"][0]["reason"]
-    assert row(comparison, "wild")["mean"] is None
-    assert [cell["folder"] for cell in comparison.unfinished] == [
+    assert {cell.status for cell in row(comparison, "wild").cells} == {"failed"}
+    assert "diverged" in row(comparison, "wild").cells[0].reason
+    assert row(comparison, "wild").mean is None
+    assert [cell.folder for cell in comparison.unfinished] == [
         "cells/toy/wild-seed0",
         "cells/toy/wild-seed1",
     ]
-    assert row(comparison, "mtl-lora")["latency"] > 0
-    assert row(comparison, "wild")["latency"] is None
+    assert (row(comparison, "mtl-lora").latency or 0) > 0
+    assert row(comparison, "wild").latency is None
     for name in ("report.html", "report.md", "tables/toy.md", "tables/toy.tex", "tables/toy.csv"):
         assert (finished / name).is_file()
     assert "cells/toy/lora-seed0" in (finished / "report.html").read_text()
     own = json.loads((finished / "cells/toy/lora-seed1/results.json").read_text())
-    assert row(comparison, "lora")["cells"][1]["mean"] == own["mean"]
+    assert row(comparison, "lora").cells[1].mean == own["mean"]
     assert (finished / "cells/toy/wild-seed0.log").is_file()
     assert not (finished / "cells/toy/lora-seed0.log").exists()
 
@@ -99,12 +99,12 @@ def test_a_failed_cell_runs_again_when_told_to(toys: Path, finished: Path, tmp_p
     (folder / "comparison.yaml").write_text(
         (folder / "comparison.yaml").read_text().replace("keep_models: true", "keep_models: false")
     )
-    assert row(compare(settings, folder), "mtl-lora")["cells"][1]["reason"] == "no memory"
+    assert row(compare(settings, folder), "mtl-lora").cells[1].reason == "no memory"
     again = compare(settings, folder, retry_failed=True)
-    assert row(again, "mtl-lora")["cells"][1]["status"] == "finished"
-    assert "diverged" in row(again, "wild")["cells"][0]["reason"]
+    assert row(again, "mtl-lora").cells[1].status == "finished"
+    assert "diverged" in row(again, "wild").cells[0].reason
     assert not list(folder.glob("cells/*/*/model"))
-    assert row(again, "mtl-lora")["latency"] > 0
+    assert (row(again, "mtl-lora").latency or 0) > 0
 
 
 @pytest.mark.e2e
@@ -115,7 +115,7 @@ def test_seeds_can_be_added_and_nothing_runs_twice(
     shutil.copytree(finished, folder)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/results.json")}
     grown = compare(load_comparison(config(toys, seeds=[0, 1, 5])), folder)
-    assert len(row(grown, "lora")["cells"]) == 3
+    assert len(row(grown, "lora").cells) == 3
     assert len(scores(grown)) == 6
     assert before == {path: path.stat().st_mtime_ns for path in before}
     compare(load_comparison(config(toys, seeds=[0, 1, 5])), folder, report_only=True)
@@ -155,20 +155,18 @@ def test_each_method_gets_the_best_of_its_grid(toys: Path, tmp_path: Path) -> No
     path = comparison_file(toys, toys / "grid.yaml", methods, tuning=tuning, seeds=[3])
     comparison = compare(load_comparison(path), tmp_path / "grid")
     lora, wild = row(comparison, "lora"), row(comparison, "wild")
-    best = max(lora["grid"], key=lambda run: run["mean"])
-    assert lora["factor"] == best["factor"]
+    best = max(lora.grid, key=lambda run: run.mean or 0.0)
+    assert lora.factor == best.factor
     config = (tmp_path / "grid/cells/toy/lora-seed3/config.yaml").read_text()
-    assert f"learning_rate_factor: {best['factor']}" in config
+    assert f"learning_rate_factor: {best.factor}" in config
     assert not list((tmp_path / "grid" / "tuning").glob("*/*/trials/*/model"))
-    assert wild["factor"] is None
-    assert wild["cells"][0]["reason"].startswith(
-        "no run of the learning-rate grid worked: training"
-    )
+    assert wild.factor is None
+    assert wild.cells[0].reason.startswith("no run of the learning-rate grid worked: training")
 
 
 def test_a_report_of_what_is_there_runs_nothing(toys: Path, tmp_path: Path) -> None:
     comparison = compare(load_comparison(config(toys)), tmp_path / "new", report_only=True)
-    assert {cell["status"] for cell in comparison.unfinished} == {"missing"}
+    assert {cell.status for cell in comparison.unfinished} == {"missing"}
     assert len(comparison.unfinished) == 6
     assert not (tmp_path / "new" / "cells").exists()
 

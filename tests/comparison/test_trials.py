@@ -42,17 +42,17 @@ def test_every_method_gets_its_trials_and_the_best_values(toys: Path, tmp_path: 
     path = tuned(toys, tmp_path / "tuned.yaml")
     comparison = compare(load_comparison(path), tmp_path / "out")
     assert comparison.unfinished == []
-    for row in comparison.content["suites"][0]["rows"]:
-        label = row["label"]
+    for row in comparison.record.suites[0].rows:
+        label = row.label
         study = json.loads((tmp_path / f"out/tuning/toy/{label}/study.json").read_text())
         assert [trial["state"] for trial in study["trials"]] == ["finished"] * 2
         best = max(study["trials"], key=lambda trial: trial["objectives"][0])
-        assert row["tuned"] == best["values"]
-        assert row["trials"] == 2
-        assert row["seconds"]["tuning"] == study["cost"]["seconds"] > 0
+        assert row.tuned == best["values"]
+        assert row.trials == 2
+        assert row.seconds["tuning"] == study["cost"]["seconds"] != 0
         cell = yaml.safe_load((tmp_path / f"out/cells/toy/{label}-seed0/config.yaml").read_text())
         factor = best["values"]["training.learning_rate_factor"]
-        assert cell["training"]["learning_rate_factor"] == factor == row["factor"]
+        assert cell["training"]["learning_rate_factor"] == factor == row.factor
         assert ("method.lora.dropout" in best["values"]) == (label == "lora")
     before = content(tmp_path / "out" / "tuning")
     compare(load_comparison(path), tmp_path / "out")
@@ -112,7 +112,7 @@ def test_without_a_working_trial_the_cells_fail_with_the_reason(toys: Path, tmp_
     path = tuned(toys, tmp_path / "wild.yaml", space=space)
     comparison = compare(load_comparison(path), tmp_path / "out")
     (cell,) = comparison.unfinished
-    assert cell["reason"].startswith("no tuning trial worked: training diverged")
-    rows = {row["label"]: row for row in comparison.content["suites"][0]["rows"]}
-    assert rows["mtl-lora"]["cells"][0]["status"] == "finished"
-    assert rows["mtl-lora"]["trials"] == 0
+    assert cell.reason.startswith("no tuning trial worked: training diverged")
+    rows = {row.label: row for row in comparison.record.suites[0].rows}
+    assert rows["mtl-lora"].cells[0].status == "finished"
+    assert rows["mtl-lora"].trials == 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
 from peml.terminal import Column, print_table, print_warnings
+
+if TYPE_CHECKING:
+    from peml.records.comparison import SuiteRecord
 
 
 def compare_command(
@@ -40,7 +43,6 @@ def compare_command(
       peml compare examples/compare.yaml --dry-run
     """
     from peml.comparison import compare, load_comparison, plan
-    from peml.records.comparison import ComparisonRecord
     from peml.reporting.comparison import describe_flags
 
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
@@ -52,13 +54,11 @@ def compare_command(
         plan(settings, folder, console)
         return
     comparison = compare(settings, folder, console, retry_failed=retry_failed, report_only=report)
-    for suite, record in zip(
-        comparison.content["suites"], ComparisonRecord.read(folder).suites, strict=True
-    ):
+    for suite in comparison.record.suites:
         _print_suite(suite, console)
-        print_warnings(describe_flags(record), console)
+        print_warnings(describe_flags(suite), console)
     for cell in comparison.unfinished:
-        line = f"{cell['status']}: {cell['folder']}: {cell['reason']}".rstrip(": ")
+        line = f"{cell.status}: {cell.folder}: {cell.reason}".rstrip(": ")
         console.print(line, style="yellow", markup=False, soft_wrap=True)
     place = f"\nReport: {folder / 'report.html'}"
     console.print(place, highlight=False, markup=False, soft_wrap=True)
@@ -66,27 +66,20 @@ def compare_command(
         raise typer.Exit(1)
 
 
-def _print_suite(suite: dict[str, Any], console: Console) -> None:
+def _print_suite(suite: SuiteRecord, console: Console) -> None:
     columns = [
         Column("method"),
         Column("mean", right=True),
         Column("deviation", right=True, drop=3),
-        Column(f"difference to {suite['best_baseline']}", right=True, drop=1),
+        Column(f"difference to {suite.best_baseline}", right=True, drop=1),
         Column("95 % interval", right=True, drop=2),
     ]
     rows = []
-    for row in suite["rows"]:
-        difference = row["difference"]
-        interval = ("", "")
-        if difference is not None:
-            interval = (
-                f"{difference['value']:+.4f}",
-                f"{difference['low']:+.4f} to {difference['high']:+.4f}",
-            )
-        mean, deviation = (
-            "-" if row[key] is None else f"{row[key]:.4f}" for key in ("mean", "deviation")
-        )
-        flag = " (!)" if row["flags"] else ""
-        rows.append([row["label"] + flag, mean, deviation, *interval])
-    title = f"{suite['name']}, mean over {len(suite['tasks'])} tasks"
+    for row in suite.rows:
+        found, interval = row.difference, ("", "")
+        if found is not None:
+            interval = (f"{found.value:+.4f}", f"{found.low:+.4f} to {found.high:+.4f}")
+        shown = ("-" if value is None else f"{value:.4f}" for value in (row.mean, row.deviation))
+        rows.append([row.label + (" (!)" if row.flags else ""), *shown, *interval])
+    title = f"{suite.name}, mean over {len(suite.tasks)} tasks"
     print_table(console, columns, rows, title=title)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from peml.analysis import PairedTask, paired_difference
+from peml.analysis import Interval, PairedTask, paired_difference
 from peml.comparison.cells import Cell, cells_of
 from peml.comparison.choices import Choice
 from peml.comparison.equal import list_equal
 from peml.comparison.latency import read_latency
-from peml.comparison.matching import TOLERANCE, ComparedTask, Matching, Sized
+from peml.comparison.matching import ComparedTask, Matching
 from peml.comparison.settings import ComparisonConfig
 from peml.errors import RunError
 from peml.evaluation import (
@@ -26,12 +26,24 @@ from peml.evaluation import (
 )
 from peml.methods import build_method
 from peml.records import Environment, Plan
+from peml.records.comparison import (
+    CellRecord,
+    ComparisonRecord,
+    DifferenceRecord,
+    GroupRecord,
+    GroupScore,
+    IntervalRecord,
+    MethodRecord,
+    RowRecord,
+    SuiteRecord,
+    TaskRecord,
+    TaskScore,
+    TuningRecord,
+)
 from peml.reporting import Caution, Kind, list_cautions
 
 _AT_MAJORITY = "at or below the majority baseline"
 _TRAINED_ON = "the mean holds scores of rows that were trained on"
-
-Content = dict[str, Any]
 
 
 def collect(
@@ -39,8 +51,8 @@ def collect(
     matching: Matching,
     choices: Mapping[tuple[str, str], Choice],
     folder: Path,
-) -> Content:
-    """``comparison.json``, from what is finished; what isn't there is null.
+) -> ComparisonRecord:
+    """Everything the report says, from what is finished; what isn't there is None.
 
     Args:
         config: What is compared.
@@ -56,85 +68,92 @@ def collect(
     latency = read_latency(folder)
     suites = []
     for name in config.suites:
-        rows = {}
+        rows = []
         for label in config.methods:
             own = [cell for cell in cells if cell.place == (name, label)]
-            row = _row(own, matching.tasks[name], choices[name, label], folder)
-            rows[label] = {**row, "latency": latency.get(name, {}).get(label)}
-        suites.append(_suite(name, matching.tasks[name], rows, config, folder))
-    return {
-        "format": 1,
-        "name": folder.resolve().name,
-        "model": config.run.model.name,
-        **_environment(cells),
-        "seeds": list(config.seeds),
-        "focus": config.focus,
-        "match": config.match,
-        "budget": matching.budget,
-        "tolerance": TOLERANCE,
-        "equal": list_equal(config, matching, suites),
-        "tuning": None if config.tuning is None else config.tuning.model_dump(mode="json"),
-        "methods": [_method(label, matching) for label in config.methods],
-        "suites": suites,
-    }
+            measured = latency.get(name, {}).get(label)
+            rows.append(_row(own, matching.tasks[name], choices[name, label], measured, folder))
+        suites.append(_suite(name, matching.tasks[name], rows, config.focus, folder))
+    started = (Environment.find(cell.folder) for cell in cells)
+    environment = next((one for one in started if one is not None), Environment())
+    tuning = config.tuning and TuningRecord.model_validate(config.tuning.model_dump(mode="json"))
+    return ComparisonRecord(
+        name=folder.resolve().name,
+        model=config.run.model.name,
+        device=environment.device,
+        versions=environment.versions,
+        commit=environment.commit,
+        seeds=list(config.seeds),
+        focus=config.focus,
+        match=config.match,
+        budget=matching.budget,
+        tolerance=matching.tolerance,
+        equal=list_equal(config, matching, suites),
+        tuning=tuning,
+        methods=[_method(label, matching) for label in config.methods],
+        suites=suites,
+    )
 
 
-def _environment(cells: Sequence[Cell]) -> Content:
-    """Device, versions and commit of the first cell that was started."""
-    for cell in cells:
-        found = Environment.find(cell.folder)
-        if found is not None:
-            return found.model_dump(include={"device", "versions", "commit"})
-    return {"device": "", "versions": {}, "commit": None}
-
-
-def _method(label: str, matching: Matching) -> Content:
+def _method(label: str, matching: Matching) -> MethodRecord:
     """One method; where its size differs between suites, each is named."""
-    sizes: dict[str, Sized] = {suite: sized[label] for suite, sized in matching.suites.items()}
+    sizes = {suite: sized[label] for suite, sized in matching.suites.items()}
     first = next(iter(sizes.values()))
     same = len({sized.size for sized in sizes.values()}) == 1
     text = first.size if same else "; ".join(f"{s}: {sized.size}" for s, sized in sizes.items())
     built = build_method(first.method)
-    return {
-        "label": label,
-        "method": first.method.name,
-        "size": text,
-        "merging": built.merging.how,
-        "reason": built.merging.reason,
-        "needs_task_id": built.needs_task_id,
-        "parameters": first.parameters,
-        "off_budget": first.off_budget,
-    }
+    return MethodRecord(
+        label=label,
+        method=first.method.name,
+        size=text,
+        merging=built.merging.how,
+        reason=built.merging.reason,
+        needs_task_id=built.needs_task_id,
+        parameters=first.parameters,
+        off_budget=first.off_budget,
+    )
 
 
 def _row(
-    cells: Sequence[Cell], tasks: Sequence[ComparedTask], choice: Choice, folder: Path
-) -> Content:
+    cells: Sequence[Cell],
+    tasks: Sequence[ComparedTask],
+    choice: Choice,
+    latency: float | None,
+    folder: Path,
+) -> RowRecord:
     """A method on a suite."""
     cautions = _cautions(cells)
     found = [_cell(cell, tasks, folder) for cell in cells]
-    averaged = [cell for cell in found if cell["mean"] is not None]
-    means = [cell["mean"] for cell in averaged]
-    return {
-        "label": cells[0].label,
-        "cells": found,
-        "tasks": {task.name: _task(task, averaged, cautions) for task in tasks},
-        "groups": {
-            group: _spread([_group_mean(own, cell["tasks"]) for cell in averaged])
+    averaged = [cell for cell in found if cell.mean is not None]
+    means = [cell.mean for cell in averaged]
+    memory = [cell.peak_memory_bytes for cell in averaged if cell.peak_memory_bytes is not None]
+    parameters = _mean([cell.trainable_parameters for cell in averaged])
+    return RowRecord(
+        label=cells[0].label,
+        cells=found,
+        tasks={task.name: _task(task, averaged, cautions) for task in tasks},
+        groups={
+            group: GroupScore(**_spread([_group_mean(own, cell.tasks) for cell in averaged]))
             for group, own in _groups(tasks).items()
         },
-        "mean": _mean(means),
-        "deviation": _deviation(means),
-        "seconds": _seconds(averaged, choice),
-        "peak_memory_bytes": max((c["peak_memory_bytes"] for c in averaged), default=None),
-        "trainable_parameters": _whole(_mean([c["trainable_parameters"] for c in averaged])),
-        "factor": choice.factor,
-        "grid": [point.model_dump() for point in choice.grid],
-        "trials": choice.trials,
-        "tuned": dict(choice.values),
-        "flags": _row_flags(found, cautions),
-        "notes": [c.text for c in cautions if c.kind is Kind.SKIPPED],
-    }
+        **_spread(means),
+        seconds={
+            "tuning": choice.seconds,
+            **{
+                phase: _mean([cell.seconds[phase] for cell in averaged])
+                for phase in ("search", "train")
+            },
+        },
+        peak_memory_bytes=max(memory, default=None),
+        trainable_parameters=None if parameters is None else round(parameters),
+        latency=latency,
+        factor=choice.factor,
+        grid=list(choice.grid),
+        trials=choice.trials,
+        tuned=dict(choice.values),
+        flags=_row_flags(found, cautions),
+        notes=[caution.text for caution in cautions if caution.kind is Kind.SKIPPED],
+    )
 
 
 def _cautions(cells: Sequence[Cell]) -> list[Caution]:
@@ -150,8 +169,8 @@ def _groups(tasks: Sequence[ComparedTask]) -> dict[str, list[ComparedTask]]:
     return {group: [by_name[name] for name in names] for group, names in found.items()}
 
 
-def _group_mean(tasks: Sequence[ComparedTask], values: Mapping[str, float]) -> float:
-    return weighted_mean([values[task.name] for task in tasks], _weights(tasks))
+def _group_mean(tasks: Sequence[ComparedTask], values: Mapping[str, float | None]) -> float:
+    return weighted_mean([values[task.name] or 0.0 for task in tasks], _weights(tasks))
 
 
 def _weights(tasks: Sequence[ComparedTask]) -> Any:
@@ -163,78 +182,67 @@ def _majority_mean(tasks: Sequence[ComparedTask]) -> float:
     return _group_mean(tasks, {task.name: task.majority for task in tasks})
 
 
-def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> Content:
+def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord:
     """One run."""
-    content: Content = {
-        "seed": cell.seed,
-        "folder": _relative(cell.folder, folder),
-        "status": "missing",
-        "reason": "",
-        "flags": [],
-        "mean": None,
-        "tasks": {},
-        "steps": None,
-        "seconds": {},
-        "peak_memory_bytes": None,
-        "trainable_parameters": None,
-    }
+    place = {"seed": cell.seed, "folder": cell.folder.relative_to(folder).as_posix()}
     results = cell.results()
     if results is None:
         reason = cell.failure()
         if reason is None:
-            return content
-        return {**content, "status": "failed", "reason": reason, "flags": [f"failed: {reason}"]}
-    cost = results.cost
-    values = {task.name: _finite(results.tasks[task.name].value) for task in tasks}
-    mean = _finite(results.mean)
-    flags = [f"{name} is not a number" for name, value in values.items() if value is None]
+            return CellRecord(**place, status="missing")
+        return CellRecord(**place, status="failed", reason=reason, flags=[f"failed: {reason}"])
+    values = {task.name: results.tasks[task.name].value for task in tasks}
+    flags = [f"{name} is not a number" for name, value in values.items() if not isfinite(value)]
     majority = results.majority_mean
-    if mean is not None and majority is not None and mean <= majority:
+    if majority is not None and results.mean <= majority:  # never so where it is not a number
         flags.append(_AT_MAJORITY)
     cautions = list_cautions(Plan.read(cell.folder))
     flags += [caution.text for caution in cautions if caution.kind is Kind.INFLATED]
-    return {
-        **content,
-        "status": "finished",
-        "flags": flags,
-        "mean": mean,
-        "tasks": values,
-        "steps": sum(cost.steps.values()),
-        "seconds": {
+    cost, seconds = results.cost, results.cost.seconds
+    return CellRecord(
+        **place,
+        status="finished",
+        flags=flags,
+        mean=results.mean,
+        tasks=values,
+        steps=sum(cost.steps.values()),
+        seconds={
             # Discretising belongs to what a search costs.
-            "search": cost.seconds.get("search", 0.0) + cost.seconds.get("discretise", 0.0),
-            "train": cost.seconds.get("train", 0.0),
-            "evaluate": cost.seconds.get("evaluate", 0.0),
+            "search": seconds.get("search", 0.0) + seconds.get("discretise", 0.0),
+            "train": seconds.get("train", 0.0),
+            "evaluate": seconds.get("evaluate", 0.0),
         },
-        "peak_memory_bytes": cost.peak_memory_bytes,
-        "trainable_parameters": cost.total_trainable_parameters,
-    }
+        peak_memory_bytes=cost.peak_memory_bytes,
+        trainable_parameters=cost.total_trainable_parameters,
+    )
 
 
-def _task(task: ComparedTask, cells: Sequence[Content], cautions: Sequence[Caution]) -> Content:
+def _task(
+    task: ComparedTask, cells: Sequence[CellRecord], cautions: Sequence[Caution]
+) -> TaskScore:
     """A method on a task, over the seeds that count."""
-    values = {cell["seed"]: cell["tasks"][task.name] for cell in cells}
-    at_majority = [seed for seed, value in values.items() if value <= task.majority]
+    values = {cell.seed: cell.tasks[task.name] for cell in cells}
+    at_majority = [
+        seed for seed, value in values.items() if value is not None and value <= task.majority
+    ]
     flags = [f"{_AT_MAJORITY}: {_seeds(at_majority)}"] if at_majority else []
     own = [caution for caution in cautions if caution.task == task.name]
     flags += [caution.text for caution in own if caution.kind is Kind.INFLATED]
-    numbers = list(values.values())
-    return {
-        "mean": _mean(numbers),
-        "deviation": _deviation(numbers),
-        "seeds": len(numbers),
-        "flags": flags,
-        "notes": [c.text for c in own if c.kind in (Kind.CHOICE, Kind.CUT, Kind.DROPPED)],
-    }
+    return TaskScore(
+        **_spread(list(values.values())),
+        seeds=len(values),
+        flags=flags,
+        notes=[c.text for c in own if c.kind in (Kind.CHOICE, Kind.CUT, Kind.DROPPED)],
+    )
 
 
-def _row_flags(cells: Sequence[Content], cautions: Sequence[Caution]) -> list[str]:
+def _row_flags(cells: Sequence[CellRecord], cautions: Sequence[Caution]) -> list[str]:
     """What has to be said beside the row's mean."""
     groups = {
-        "failed": [c["seed"] for c in cells if c["status"] == "failed"],
-        "missing": [c["seed"] for c in cells if c["status"] == "missing"],
+        "failed": [cell.seed for cell in cells if cell.status == "failed"],
+        "missing": [cell.seed for cell in cells if cell.status == "missing"],
         "not a number": [
-            c["seed"] for c in cells if c["status"] == "finished" and c["mean"] is None
+            cell.seed for cell in cells if cell.status == "finished" and cell.mean is None
         ],
     }
     flags = [
@@ -242,7 +250,7 @@ def _row_flags(cells: Sequence[Content], cautions: Sequence[Caution]) -> list[st
         for what, seeds in groups.items()
         if seeds
     ]
-    low = [cell["seed"] for cell in cells if _AT_MAJORITY in cell["flags"]]
+    low = [cell.seed for cell in cells if _AT_MAJORITY in cell.flags]
     flags += [f"{_AT_MAJORITY}: {_seeds(low)}"] if low else []
     inflated = {caution.task: None for caution in cautions if caution.kind is Kind.INFLATED}
     return flags + ([f"{_TRAINED_ON}: {', '.join(inflated)}"] if inflated else [])
@@ -252,55 +260,43 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _seconds(cells: Sequence[Content], choice: Choice) -> Content:
-    """Means over the cells, and the sum over the runs that chose."""
-    return {
-        "tuning": choice.seconds,
-        **{phase: _mean([c["seconds"][phase] for c in cells]) for phase in ("search", "train")},
-    }
-
-
 def _suite(
     name: str,
     tasks: Sequence[ComparedTask],
-    rows: dict[str, Content],
-    config: ComparisonConfig,
+    rows: Sequence[RowRecord],
+    focus: str | None,
     folder: Path,
-) -> Content:
+) -> SuiteRecord:
     """All methods on a suite, each with its difference to the best baseline."""
-    baselines = {
-        label: row["mean"]
-        for label, row in rows.items()
-        if label != config.focus and row["mean"] is not None
-    }
-    best = max(baselines, key=lambda label: baselines[label]) if baselines else None
-    for label, row in rows.items():
-        row["difference"] = (
-            None if best in (None, label) else _difference(row, rows[str(best)], tasks, folder)
-        )
-    return {
-        "name": name,
-        "tasks": [
-            task.model_dump(include={"name", "metric", "rows", "majority", "majority_of"})
-            for task in tasks
+    baselines = [row for row in rows if row.label != focus and row.mean is not None]
+    best = max(baselines, key=lambda row: row.mean or 0.0, default=None)
+    return SuiteRecord(
+        name=name,
+        tasks=[
+            TaskRecord(**task.model_dump(include=set(TaskRecord.model_fields))) for task in tasks
         ],
-        "average": common_average(task.average for task in tasks),
-        "groups": {
-            group: {"tasks": len(own), "majority_mean": _majority_mean(own)}
+        average=common_average(task.average for task in tasks),
+        groups={
+            group: GroupRecord(tasks=len(own), majority_mean=_majority_mean(own))
             for group, own in _groups(tasks).items()
         },
-        "majority_mean": _majority_mean(tasks),
-        "best_baseline": best,
-        "rows": list(rows.values()),
-    }
+        majority_mean=_majority_mean(tasks),
+        best_baseline=best and best.label,
+        rows=[
+            row
+            if best is None or row is best
+            else row.model_copy(update={"difference": _difference(row, best, tasks, folder)})
+            for row in rows
+        ],
+    )
 
 
 def _difference(
-    first: Content, second: Content, tasks: Sequence[ComparedTask], folder: Path
-) -> Content | None:
+    first: RowRecord, second: RowRecord, tasks: Sequence[ComparedTask], folder: Path
+) -> DifferenceRecord | None:
     """Paired over the seeds that both have; None where there is none."""
     runs = [
-        {cell["seed"]: folder / cell["folder"] for cell in row["cells"] if cell["mean"] is not None}
+        {cell.seed: folder / cell.folder for cell in row.cells if cell.mean is not None}
         for row in (first, second)
     ]
     seeds = sorted(runs[0].keys() & runs[1].keys())
@@ -313,26 +309,21 @@ def _difference(
         for kept in (*sides[0], *sides[1]):
             if mismatch := first_mismatch(start, kept):
                 raise RunError(
-                    f"{task.name} was scored on different rows in {first['label']} and "
-                    f"{second['label']}: {mismatch}",
+                    f"{task.name} was scored on different rows in {first.label} and "
+                    f"{second.label}: {mismatch}",
                     action="the data changed meanwhile; start the comparison in a new folder",
                 )
         said = [[kept.said(task.metric) for kept in side] for side in sides]
         paired[task.name] = PairedTask(task.metric, start.gold, said[0], said[1])
     found = paired_difference(paired, _weights(tasks))
-    return {
-        **_interval(found.mean),
-        "tasks": {name: _interval(interval) for name, interval in found.tasks.items()},
-    }
+    return DifferenceRecord(
+        **_bounds(found.mean),
+        tasks={name: IntervalRecord(**_bounds(task)) for name, task in found.tasks.items()},
+    )
 
 
-def _interval(interval: Any) -> Content:
-    return {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no NaN."""
-    return value if value is not None and math.isfinite(value) else None
+def _bounds(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -340,18 +331,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(numbers) if numbers else None
 
 
-def _spread(values: Sequence[float]) -> Content:
-    return {"mean": _mean(values), "deviation": _deviation(values)}
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    """Over seeds, with n - 1; None for fewer than two."""
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and deviation over seeds, with n - 1; no deviation for fewer than two."""
+    numbers = [value for value in values if value is not None]
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return {"mean": _mean(numbers), "deviation": deviation}

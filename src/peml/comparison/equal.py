@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from peml.comparison.matching import ComparedTask, Matching
 from peml.comparison.settings import ComparisonConfig
 from peml.data import MixingSettings
+from peml.records.comparison import SuiteRecord
 from peml.training import BalancingSettings
 
 _FINAL = {"best": "those of the best development mean", "last": "the last"}
 
 
 def list_equal(
-    config: ComparisonConfig, matching: Matching, suites: Sequence[dict[str, Any]]
-) -> list[list[str]]:
-    """Names and values for ``comparison.json``.
+    config: ComparisonConfig, matching: Matching, suites: Sequence[SuiteRecord]
+) -> list[tuple[str, str]]:
+    """Names and values.
 
     Args:
         config: What was compared.
         matching: Tasks and steps of each suite.
-        suites: The suites of ``comparison.json``; their cells say how many steps were made.
+        suites: Their cells say how many steps were made.
     """
     training, batches = config.run.training, config.run.batches
     tasks = [task for suite in matching.tasks.values() for task in suite]
     batch = f"at most {batches.rows} rows and {batches.tokens:,} tokens, {batches.mixing.strategy}"
     return [
-        ["epochs", f"{training.epochs:g}"],
-        ["steps", "; ".join(_steps(suite) for suite in suites)],
-        ["batches", batch + (f", x {training.accumulation}" if training.accumulation > 1 else "")],
-        ["train rows a task", _range(task.train for task in tasks)],
-        ["data order", _order(batches.mixing) + "; seeds " + _listed(config.seeds)],
-        ["templates", "version " + _listed(sorted({task.version for task in tasks}))],
-        ["shots", _range(task.shots for task in tasks)],
-        ["loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)],
-        ["precision", training.precision],
-        ["schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"],
-        ["final weights", _FINAL[training.keep]],
-        ["splits", "development rows carved from train, the same for all seeds; they alone choose"],
-        ["decoding", _decoding(config, tasks)],
-        ["tuning", _tuning(config)],
+        ("epochs", f"{training.epochs:g}"),
+        ("steps", "; ".join(_steps(suite) for suite in suites)),
+        ("batches", batch + (f", x {training.accumulation}" if training.accumulation > 1 else "")),
+        ("train rows a task", _range(task.train for task in tasks)),
+        ("data order", _order(batches.mixing) + "; seeds " + _listed(config.seeds)),
+        ("templates", "version " + _listed(sorted({task.version for task in tasks}))),
+        ("shots", _range(task.shots for task in tasks)),
+        ("loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)),
+        ("precision", training.precision),
+        ("schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"),
+        ("final weights", _FINAL[training.keep]),
+        ("splits", "development rows carved from train, the same for all seeds; they alone choose"),
+        ("decoding", _decoding(config, tasks)),
+        ("tuning", _tuning(config)),
     ]
 
 
@@ -55,18 +55,18 @@ def _balancing(balancing: BalancingSettings) -> str:
     return "" if balancing == plain else f"; balanced: {balancing.strategy}, {balancing.normalise}"
 
 
-def _steps(suite: dict[str, Any]) -> str:
+def _steps(suite: SuiteRecord) -> str:
     """Steps of the cells, and whether they are equal for each seed: batches differ by seed."""
     by_seed: dict[int, set[int]] = {}
-    for row in suite["rows"]:
-        for cell in row["cells"]:
-            if cell["steps"]:  # a zero-shot method makes none
-                by_seed.setdefault(cell["seed"], set()).add(cell["steps"])
+    for row in suite.rows:
+        for cell in row.cells:
+            if cell.steps:  # a zero-shot method makes none
+                by_seed.setdefault(cell.seed, set()).add(cell.steps)
     if not by_seed:
-        return f"none finished on {suite['name']}"
+        return f"none finished on {suite.name}"
     made = sorted(set().union(*by_seed.values()))
     unequal = any(len(steps) > 1 for steps in by_seed.values())
-    return f"{_range(made)} on {suite['name']}" + (" (NOT equal)" * unequal)
+    return f"{_range(made)} on {suite.name}" + (" (NOT equal)" * unequal)
 
 
 def _decoding(config: ComparisonConfig, tasks: Sequence[ComparedTask]) -> str:

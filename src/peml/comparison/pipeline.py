@@ -19,7 +19,7 @@ from peml.comparison.planning import check_identities, plan_comparison, print_pl
 from peml.comparison.settings import ComparisonConfig
 from peml.comparison.studies import run_studies
 from peml.execution import Executor, make_executor, run_jobs
-from peml.files import write_json
+from peml.records.comparison import CellRecord, ComparisonRecord
 from peml.reporting import write_comparison_report
 
 
@@ -29,21 +29,21 @@ class Comparison:
 
     Attributes:
         folder: Its folder; ``report.html``, ``tables/`` and ``figures/`` are in it.
-        content: ``comparison.json``.
+        record: What its cells came to.
     """
 
     folder: Path
-    content: dict[str, Any]
+    record: ComparisonRecord
 
     @property
-    def unfinished(self) -> list[dict[str, Any]]:
-        """The cells that failed or were not run, as ``comparison.json`` has them."""
+    def unfinished(self) -> list[CellRecord]:
+        """The cells that failed or were not run."""
         return [
             cell
-            for suite in self.content["suites"]
-            for row in suite["rows"]
-            for cell in row["cells"]
-            if cell["status"] != "finished"
+            for suite in self.record.suites
+            for row in suite.rows
+            for cell in row.cells
+            if cell.status != "finished"
         ]
 
 
@@ -91,10 +91,10 @@ def compare(
             folder.keep(config)
             _run(config, matching, folder, console, retry_failed=retry_failed)
         choices = choose_values(config, output, matching.settings)
-        content = collect(config, matching, choices, output)
-        write_json(output / "comparison.json", content)
+        record = collect(config, matching, choices, output)
+        record.write(output)
         write_comparison_report(output)
-    return Comparison(output, content)
+    return Comparison(output, record)
 
 
 def _matching(folder: ComparisonFolder, config: ComparisonConfig) -> Matching | None:

@@ -44,11 +44,11 @@ class CellRecord(Record):
     folder: str
     status: str
     reason: str = ""
-    flags: list[str] = Field(default_factory=list)
+    flags: list[str] = []
     mean: Number = None
-    tasks: dict[str, Number] = Field(default_factory=dict)
+    tasks: dict[str, Number] = {}
     steps: int | None = None
-    seconds: dict[str, Number] = Field(default_factory=dict)
+    seconds: dict[str, Number] = {}
     peak_memory_bytes: int | None = None
     trainable_parameters: int | None = None
 
@@ -68,8 +68,8 @@ class TaskScore(Record):
     mean: Number = None
     deviation: Number = None
     seeds: int
-    flags: list[str] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
+    flags: list[str] = []
+    notes: list[str] = []
 
 
 class GroupRecord(Record):
@@ -104,7 +104,7 @@ class IntervalRecord(Record):
 class DifferenceRecord(IntervalRecord):
     """A method's difference to the best baseline: of the mean, and of each task."""
 
-    tasks: dict[str, IntervalRecord] = Field(default_factory=dict)
+    tasks: dict[str, IntervalRecord] = {}
 
 
 class GridPoint(Record):
@@ -121,21 +121,21 @@ class RowRecord(Record):
 
     label: str
     cells: list[CellRecord]
-    tasks: dict[str, TaskScore] = Field(default_factory=dict)
-    groups: dict[str, GroupScore] = Field(default_factory=dict)
+    tasks: dict[str, TaskScore] = {}
+    groups: dict[str, GroupScore] = {}
     mean: Number = None
     deviation: Number = None
     difference: DifferenceRecord | None = None
-    seconds: dict[str, Number] = Field(default_factory=dict)
+    seconds: dict[str, Number] = {}
     peak_memory_bytes: Number = None
     trainable_parameters: Number = None
     latency: Number = None
     factor: Number = None
-    grid: list[GridPoint] = Field(default_factory=list)
+    grid: list[GridPoint] = []
     trials: int = 0
-    tuned: dict[str, Any] = Field(default_factory=dict)
-    flags: list[str] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
+    tuned: dict[str, Any] = {}
+    flags: list[str] = []
+    notes: list[str] = []
 
     @property
     def finished(self) -> int:
@@ -166,7 +166,7 @@ class SuiteRecord(Record):
     name: Name
     tasks: list[TaskRecord] = Field(min_length=1)
     average: str = "tasks"
-    groups: dict[str, GroupRecord] = Field(default_factory=dict)
+    groups: dict[str, GroupRecord] = {}
     majority_mean: Number = None
     best_baseline: str | None = None
     rows: list[RowRecord] = Field(min_length=1)
@@ -186,6 +186,8 @@ class TuningRecord(Record):
 
     factors: list[float]
     trials: int | None = None
+    space: dict[str, Any] | None = None
+    sampler: dict[str, Any] | None = None
     epochs: float | None = None
     seed: int | None = None
 
@@ -200,14 +202,14 @@ class ComparisonRecord(FileRecord):
     name: str
     model: str
     device: str = ""
-    versions: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = {}
     commit: str | None = None
     seeds: list[int]
     focus: str | None = None
     match: str | None = None
     budget: int | None = None
     tolerance: Number = None
-    equal: list[tuple[str, str]] = Field(default_factory=list)
+    equal: list[tuple[str, str]] = []
     tuning: TuningRecord | None = None
     methods: list[MethodRecord]
     suites: list[SuiteRecord] = Field(min_length=1)
