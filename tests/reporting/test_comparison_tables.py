@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +14,13 @@ from peml.reporting.comparison import render_comparison_html
 from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
 from peml.reporting.comparison.summary import (
     describe_flags,
-    describe_methods,
     describe_suite,
     describe_trouble,
 )
-from peml.reporting.comparison.tables import Cell, Table, cost_table, score_table
+from peml.reporting.comparison.tables import Cell, cost_table
 from peml.reporting.comparison.text import interval, score, seconds, share, signed, size
-from tests.examples.comparisons import write_example_comparison
+from tests.reporting.comparisons import Change, column, example, row_of, scores
 from tests.reporting.pages import markdown_tables
-
-Change = Callable[[dict[str, Any]], None]
-
-
-def example(folder: Path, change: Change | None = None, **options: Any) -> ComparisonRecord:
-    path = write_example_comparison(folder, **options) / "comparison.json"
-    if change:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        change(data)
-        path.write_text(json.dumps(data), encoding="utf-8")
-    return ComparisonRecord.read(folder)
-
-
-def scores(comparison: ComparisonRecord) -> Table:
-    return score_table(comparison, comparison.suites[0])
-
-
-def column(table: Table, title: str) -> dict[str, Cell]:
-    index = [c.title for c in table.columns].index(title)
-    return {row[0].text: row[index] for row in table.all_rows()}
-
-
-def row_of(data: dict[str, Any], label: str) -> dict[str, Any]:
-    row: dict[str, Any] = next(r for r in data["suites"][0]["rows"] if r["label"] == label)
-    return row
 
 
 def test_numbers_are_short_and_say_what_is_missing() -> None:
@@ -267,114 +239,6 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     assert rows["moe-lora"]["flags"] == "rte: at or below the majority baseline"
     assert rows["c-poly"]["needs_task_id"] == "True"
     assert float(rows["majority"]["sst2_mean"]) == 0.509
-
-
-def set_difference(value: float, low: float | None, high: float | None) -> Change:
-    def change(data: dict[str, Any]) -> None:
-        row_of(data, "peml")["difference"] |= {"value": value, "low": low, "high": high}
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("difference", "words"),
-    [
-        ((0.012, 0.004, 0.02), r"peml is 0.012 above lora\+prefix.*\[\+0.004, \+0.020\] excludes"),
-        ((0.012, -0.004, 0.02), r"peml is 0.012 above.*includes zero, so it may be chance"),
-        ((-0.03, -0.05, -0.01), r"peml is 0.030 below lora\+prefix.*excludes zero"),
-        ((0.0001, -0.01, 0.01), r"peml is level with lora\+prefix"),
-        ((0.012, None, None), r"0.012 above.*; no interval was computed"),
-    ],
-)
-def test_the_summary_says_what_the_method_in_focus_gains(
-    tmp_path: Path, difference: tuple[float, float | None, float | None], words: str
-) -> None:
-    comparison = example(tmp_path, set_difference(*difference))
-    assert re.search(words, " ".join(describe_suite(comparison, comparison.suites[0])))
-
-
-def test_the_summary_calls_nothing_clear_after_one_seed(tmp_path: Path) -> None:
-    def change(data: dict[str, Any]) -> None:
-        set_difference(0.03, 0.02, 0.04)(data)
-        for cell in row_of(data, "peml")["cells"][1:]:
-            cell.update(status="missing", mean=None)
-
-    comparison = example(tmp_path, change)
-    text = " ".join(describe_suite(comparison, comparison.suites[0]))
-    assert "[+0.020, +0.040] is of one seed" in text
-    assert "clear" not in text.partition("best of the other methods")[2].partition(" is of one")[0]
-    assert "clearly" not in text
-
-
-@pytest.mark.parametrize(("seeds", "is_cautious"), [(4, True), (5, False)])
-def test_the_summary_is_cautious_below_five_seeds(
-    tmp_path: Path, seeds: int, is_cautious: bool
-) -> None:
-    def change(data: dict[str, Any]) -> None:
-        for row in data["suites"][0]["rows"]:
-            row["cells"] = [row["cells"][0] | {"seed": seed} for seed in range(seeds)]
-
-    comparison = example(tmp_path, change, trouble=False)
-    said = " ".join(describe_trouble(comparison.suites[0]))
-    assert (f"Caution: only {seeds} seeds" in said) is is_cautious
-
-
-def test_the_summary_names_clear_tasks(tmp_path: Path) -> None:
-    def change(data: dict[str, Any]) -> None:
-        tasks = row_of(data, "peml")["difference"]["tasks"]
-        for name in tasks:
-            tasks[name] = {"value": 0.0, "low": -0.1, "high": 0.1}
-        tasks["cola"] = {"value": 0.2, "low": 0.1, "high": 0.3}
-        tasks["rte"] = {"value": -0.2, "low": -0.3, "high": -0.1}
-
-    comparison = example(tmp_path, change)
-    text = " ".join(describe_suite(comparison, comparison.suites[0]))
-    assert "clearly better on cola and clearly worse on rte; 6 of 8 tasks show no clear" in text
-
-
-def test_the_summary_is_honest_when_a_baseline_wins(tmp_path: Path) -> None:
-    comparison = example(tmp_path, lambda data: row_of(data, "lora").update(mean=0.9))
-    assert describe_suite(comparison, comparison.suites[0])[0].startswith(
-        "On glue, lora has the highest mean over 8 tasks: 0.900"
-    )
-
-
-@pytest.mark.parametrize(
-    ("factor", "said"),
-    [
-        (0.5, "smallest learning-rate factor of the grid, 0.5"),
-        (2.0, "largest learning-rate factor of the grid, 2"),
-        (1.0, ""),
-    ],
-)
-def test_a_grid_that_may_end_too_early_is_told(tmp_path: Path, factor: float, said: str) -> None:
-    def change(data: dict[str, Any]) -> None:
-        for row in data["suites"][0]["rows"]:
-            row.update(factor=None, grid=[])
-        points = [{"factor": tried, "mean": 0.5, "folder": "tuning"} for tried in (0.5, 1.0, 2.0)]
-        row_of(data, "peml").update(factor=factor, grid=points)
-
-    trouble = " ".join(describe_trouble(example(tmp_path, change).suites[0]))
-    assert (f"peml took the {said}" in trouble) == bool(said)
-    assert ("of the grid" in trouble) == bool(said)
-
-
-def test_trouble_and_needs_are_said(tmp_path: Path) -> None:
-    def change(data: dict[str, Any]) -> None:
-        data["methods"][0]["off_budget"] = -0.12
-
-    comparison = example(tmp_path, change)
-    trouble = describe_trouble(comparison.suites[0])
-    assert "moe-lora (rte): at or below the majority baseline." in trouble
-    assert any("c-poly, seed 2 (training diverged at step 212" in text for text in trouble)
-    assert "Not run: multilora, seed 1." in trouble
-    methods = describe_methods(comparison)
-    assert methods[:2] == [
-        "Sizes were matched by parameters to 663,552 within 5 %.",
-        "Outside the budget: lora (\u221212.0 %).",
-    ]
-    assert methods[2].startswith("mtl-lora and c-poly need the task's id at inference")
-    assert methods[3] == "moe-lora can't be merged into the weights."
 
 
 @pytest.mark.parametrize(
