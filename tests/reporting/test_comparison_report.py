@@ -24,6 +24,7 @@ from peml.reporting.comparison.figures import (
     source_line,
 )
 from tests.examples.comparisons import write_example_comparison
+from tests.reporting.comparisons import example, row_of
 from tests.reporting.pages import (
     SVG,
     markdown_tables,
@@ -32,7 +33,6 @@ from tests.reporting.pages import (
     table_rows,
     text_of,
 )
-from tests.reporting.test_comparison_tables import example, row_of
 
 
 @pytest.fixture(scope="module")
