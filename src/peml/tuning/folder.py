@@ -69,12 +69,12 @@ class StudyFolder(WorkFolder[StudyConfig]):
         numbers again.
         """
         failed = list((self.path / "trials").glob("*.json"))
+        if failed:  # their records last: a kill before leaves what is to be forgotten
+            self.journal.unlink(missing_ok=True)
+            (self.path / StudyRecord.FILE).unlink(missing_ok=True)
         for record in failed:
             record.with_suffix(".log").unlink(missing_ok=True)
             record.unlink()
-        if failed:
-            (self.path / StudyRecord.FILE).unlink(missing_ok=True)
-            self.journal.unlink()
 
     def worked(self, seconds: float) -> None:
         """Notes how many seconds the driver has worked in all."""
