@@ -58,7 +58,9 @@ _METHOD = {
     "name": "lora+prefix",
     "lora": {"r": 4},
     "network": "flat",
-    "start": "random",
+    "start": "text",
+    "text": "Of the endings below only one makes sense. Read the beginning with care, and then "
+    "choose the ending that is the most likely of them all.",
     "bounded": False,
     "length": 16,
 }

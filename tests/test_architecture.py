@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": set(),
     "files": {"errors"},
     "problems": {"errors", "removed"},
-    "records": {"errors", "files", "problems"},
+    "records": {"errors", "files", "problems", "removed"},
     "tasks": set(),
     "prefix": set(),
     "data": {"tasks"},

@@ -51,7 +51,9 @@ def test_a_runs_adapters_answer_as_its_model(toys: Path, tmp_path: Path, capsys:
 def test_a_runs_merged_model_and_prefix_answer_as_its_model(
     toys: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    section = {"name": "lora+prefix", "network": "flat", "start": "random", "length": 4}
+    text = "the old dog sleeps and the young cat runs home to the river"
+    section = {"name": "lora+prefix", "network": "flat", "length": 4}
+    section |= {"start": "text", "text": text}
     config, run, out = toy_config(toys, "causal", section), tmp_path / "run", tmp_path / "out"
     assert peml(capsys, "fit", config, "--output", run).code == 0
     said = peml(capsys, "export", run, out, "--format", "peft")

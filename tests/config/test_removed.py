@@ -27,11 +27,13 @@ KEYS: dict[str, Any] = {
     "search.beta_decay": {"start": 0.0, "end": 1.0},
     "search.score_batches": 8,
     "search.temperature.shape": "linear",
+    "prefix.placement": "input",
 }
 VALUES: dict[str, str] = {
     "search.relaxation": "straight-through",
     "search.discretise": "pruning",
     "search.order": "lora-first",
+    "prefix.start": "random",
 }
 IDLE: dict[str, Any] = {
     "search": {
@@ -44,6 +46,7 @@ IDLE: dict[str, Any] = {
         "temperature": {"start": 1.0, "end": 0.1, "shape": "exponential"},
         "relaxation": "softmax",
     },
+    "prefix": {"placement": "attention", "start": None},
 }
 """What the config of an old run says of them where none was used, and a choice beside."""
 

@@ -25,7 +25,13 @@ from peml.testing import save_tiny_model
 from tests.export.trained import run_of
 
 # Keys and values far from the quiet start, so that a key in the wrong place shows.
-_LOUD: dict[str, Any] = {"network": "flat", "start": "random", "bounded": False, "length": 5}
+_LOUD: dict[str, Any] = {
+    "network": "flat",
+    "start": "text",
+    "text": "the old dog sleeps and the young cat runs home to the river",
+    "bounded": False,
+    "length": 5,
+}
 
 _ALONE = """
 import sys
@@ -161,21 +167,10 @@ def test_values_are_stored_as_they_are_and_keys_turned(tmp_path: Path) -> None:
     torch.testing.assert_close(theirs[:, :, 0].norm(dim=-1), ours[:, :, 0].norm(dim=-1))
 
 
-_INPUT: dict[str, Any] = {
-    "prefix": {"placement": "input", "length": 4, "width": 8},
-    "search": {"mode": "none"},
-}
-
-
 @pytest.mark.parametrize("base", ["llama", "gpt2", "gemma", "mistral"])
-@pytest.mark.parametrize(
-    ("method", "options"), [("peml", _INPUT), ("prompt-tuning", {"length": 4})]
-)
-def test_a_prompt_is_pefts_prompt_tuning(
-    tmp_path: Path, base: str, method: str, options: dict[str, Any]
-) -> None:
+def test_a_prompt_is_pefts_prompt_tuning(tmp_path: Path, base: str) -> None:
     """Whatever the positions: with PEFT too, the tokens move up by the prompt's length."""
-    run, out = run_of(base, method, tmp_path, **options), tmp_path / "out"
+    run, out = run_of(base, "prompt-tuning", tmp_path, length=4), tmp_path / "out"
     assert export_peft(run, out) == [out, out / "adapter"]
     config = read_json(out / "adapter" / "adapter_config.json")
     assert (config["peft_type"], config["num_virtual_tokens"]) == ("PROMPT_TUNING", 4)

@@ -62,15 +62,6 @@ class TestPrefixNas(MethodSuite):
     learns_later = _LEARNS_LATER
 
 
-class TestPrefixNasAtTheInput(MethodSuite):
-    settings = parse_method(
-        section(prefix={**_PREFIX, "placement": "input"}, search={"mode": "none"})
-    )
-    families = ("bert", "llama")
-    identity_at_start = False
-    learns_later = _LEARNS_LATER
-
-
 def test_the_prefix_its_decisions_and_the_heads_train_and_nothing_else() -> None:
     model = attach()
     assert model.search is not None

@@ -31,6 +31,7 @@ from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 from tests.models.tasks import gradients
 
 _LORA = LoraSettings(r=2)
+_TEXT = "the old dog sleeps and the young cat runs home to the river"
 _NETWORK = "added.prefix.network."
 _HEAD = f"{_NETWORK}head.last.weight"
 
@@ -48,8 +49,8 @@ class TestMlp(MethodSuite):
     )
 
 
-class TestMlpAtRandomRows(TestMlp):
-    settings = PrefixTuningSettings(length=4, width=8, start="random")
+class TestMlpAtAText(TestMlp):
+    settings = PrefixTuningSettings(length=4, width=8, start="text", text=_TEXT)
     families = ("llama",)
     identity_at_start = False
 
@@ -59,8 +60,8 @@ class TestFlat(MethodSuite):
     identity_at_start = False
 
 
-class TestFlatOfZeros(MethodSuite):
-    settings = PrefixTuningSettings(network="flat", length=4, start="zero", bounded=False)
+class TestUnboundedFlat(MethodSuite):
+    settings = PrefixTuningSettings(network="flat", length=4, bounded=False)
     families = ("bert",)
     identity_at_start = False
 
@@ -105,24 +106,6 @@ def prefix(model: AttachedModel) -> Prefix:
     made = part(model).static_prefix()
     assert made is not None
     return made
-
-
-@pytest.mark.parametrize("network", ["mlp", "flat"])
-def test_the_start_says_where_keys_begin(network: str) -> None:
-    quiet, zero, normal = (
-        prefix(attach(network=network, start=start)).tensor[:, 0]
-        for start in ("quiet", "zero", "random")
-    )
-    assert not zero.any()
-    assert torch.equal(quiet, quiet[:, :, :1].expand_as(quiet))
-    assert quiet.any()
-    spread = normal - normal.mean(2, keepdim=True)
-    assert spread.norm(dim=-1).min() > 0.1
-
-
-def test_rows_drawn_from_a_normal_distribution_are_not_bounded_in() -> None:
-    drawn = prefix(attach(network="flat", start="random", radius=0.01)).tensor
-    assert 0.8 < drawn.std() < 1.2
 
 
 def test_quietness_and_radius_reach_the_flat_prefix() -> None:
@@ -213,11 +196,11 @@ def test_the_saved_prefix_is_the_trained_one(tmp_path: Path) -> None:
 
 
 def test_resumed_it_has_the_start_of_the_first_session() -> None:
-    model = attach(network="flat", start="random")
+    model = attach(network="flat", start="text", text=_TEXT)
     state = {name: value.clone() for name, value in model.trainable_state().items()}
     other = tiny_task_model("bert", TINY_TASKS, seed=1)
     context = AttachContext(9, lambda: _run(other))
-    settings = PrefixTuningSettings(network="flat", length=4, start="random")
+    settings = PrefixTuningSettings(network="flat", length=4, start="text", text=_TEXT)
     again = build_method(settings).attach(other, context)
     again.load_trainable_state(state)
     assert torch.equal(prefix(again).tensor, prefix(model).tensor)

@@ -179,16 +179,6 @@ def test_the_diagram_names_cells_and_marks_layers(tmp_path: Path, layers: int) -
     assert all(low <= text.get_position()[0] <= high for text in figure.axes[0].texts)
 
 
-def test_the_diagram_of_a_prompt_shows_the_input(tmp_path: Path) -> None:
-    run = load_run(write_example_run(tmp_path / "run", layers=1))
-    assert run.genotype is not None
-    shape = {"layers": 1, "kv_heads": 1, "head_dim": 384, "placement": "input"}
-    figure = draw_network(run.genotype.model_copy(update={"shape": shape}))
-    shown = texts(figure.axes[0])
-    assert {"input embeddings", "P \u00d7 16", "the model's input"} <= set(shown)
-    assert "layer 0" not in shown
-
-
 def test_svg_follows_the_page_in_light_and_dark(searched: Path) -> None:
     svg = to_svg(draw_scores(load_run(searched)), "fig-a")
     ElementTree.fromstring(svg)

@@ -14,7 +14,7 @@ from peml.errors import ConfigError, ModelError, RunError
 
 if TYPE_CHECKING:
     from peml.models import ModelSettings
-    from peml.prefix import Genotype, Placement, PrefixShape
+    from peml.prefix import Genotype, PrefixShape
     from peml.reporting import Outcome
 
 genotype_app = typer.Typer(
@@ -142,7 +142,7 @@ def check(
 
     # The shortest length, so that no model is refused for having few positions.
     settings = ModelSettings(name=model, max_length=8, trust_remote_code=trust_remote_code)
-    shape = _shape_of(settings, genotype.shape.placement)
+    shape = _shape_of(settings)
     if adapted:
         genotype, changes = adapt(genotype, shape)
         for change in changes:
@@ -155,21 +155,15 @@ def check(
 
 
 def _described(shape: PrefixShape) -> str:
-    if shape.placement == "input":
-        return f"input embeddings of {shape.head_dim} channels"
     return f"{shape.layers} layers, {shape.kv_heads} key/value heads of {shape.head_dim} channels"
 
 
-def _shape_of(settings: ModelSettings, placement: Placement) -> PrefixShape:
-    """Where a model takes a prefix of this placement."""
+def _shape_of(settings: ModelSettings) -> PrefixShape:
+    """Where a model takes a prefix."""
     from peml.injection import check_support
     from peml.models import load_backbone
-    from peml.prefix import PrefixShape
 
-    backbone = load_backbone(settings).model
-    if placement == "input":
-        return PrefixShape.at_input(backbone.get_input_embeddings().weight.shape[1])
-    support = check_support(backbone)
+    support = check_support(load_backbone(settings).model)
     if support.shape is None:
         raise ModelError(
             f"no prefix can be put in front of the attention of {settings.name}: {support.reason}",

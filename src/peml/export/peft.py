@@ -87,25 +87,21 @@ class _Adapter:
     Attributes:
         embeddings: (prefix_length, layers * 2 * kv_heads * head_dim), keys turned; a prompt's:
             (prompt_length, channels).
-        shape: Of the model's attention, or of its input.
+        shape: Of the model's attention; None for a prompt, which stands at the input.
     """
 
     embeddings: Tensor
-    shape: PrefixShape
-
-    @property
-    def at_input(self) -> bool:
-        """Whether it is a prompt."""
-        return self.shape.placement == "input"
+    shape: PrefixShape | None = None
 
     def __str__(self) -> str:
-        if self.at_input:
+        if self.shape is None:
             return f"a prompt of {len(self.embeddings)} vectors"
         return f"a prefix of {len(self.embeddings)} positions"
 
     def write(self, folder: Path, base_model: str) -> None:
         """Writes what ``PeftModel.from_pretrained`` reads."""
-        shape = self.shape
+        # At the input it is like one layer of one head.
+        shape = self.shape or PrefixShape(1, 1, self.embeddings.shape[1])
         # All given: what PEFT would take from the model's config does not hold for every model.
         # (For a prompt, layers and heads are asked for and not used.)
         channels = shape.kv_heads * shape.head_dim
@@ -121,7 +117,7 @@ class _Adapter:
         }
         config = (
             PromptTuningConfig(**options)
-            if self.at_input
+            if self.shape is None
             else PrefixTuningConfig(encoder_hidden_size=channels, **options)
         )
         config.save_pretrained(folder)
@@ -170,7 +166,7 @@ def _converted(
     vocabulary = model.get_input_embeddings().num_embeddings
     if prompt is not None:
         inputs = _inputs(vocabulary, padded="right")
-        adapter = _Adapter(prompt.float(), PrefixShape.at_input(prompt.shape[1]))
+        adapter = _Adapter(prompt.float())
         return adapter, inputs, _logits(model, inputs, prompt)
     inputs = _inputs(vocabulary, padded="left")
     injection = injection_of(model)
@@ -251,7 +247,7 @@ def _readme(saved: SavedModel, adapter: _Adapter | None, difference: float) -> s
         lines += [f'model = PeftModel.from_pretrained(model, "FOLDER/{_ADAPTER}")']
     tasks = ", ".join(f"`{task.name}`" for task in saved.description.tasks)
     lines += ["```", ""]
-    if adapter is not None and adapter.at_input:
+    if adapter is not None and adapter.shape is None:
         lines += [
             "PEFT puts a prompt before any padding: pad rows on the right, or not at all.",
             "",

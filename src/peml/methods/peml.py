@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
+from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.budget import fit_beside_lora
@@ -14,6 +15,7 @@ from peml.methods.lora.lora import LoraPart
 from peml.methods.lora.ranks import LoraRanks, count_lora, rank_groups, with_ranks
 from peml.methods.prefix.search import PrefixSearch
 from peml.methods.prefix.searched import SearchedPrefix
+from peml.methods.prefix.settings import attention_shape
 from peml.methods.settings import PemlSettings, halvings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.methods.targets import read_layers
@@ -38,15 +40,15 @@ class Peml(SearchedPrefix):
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds LoRA and prefix; the search is there unless the genotype is known."""
         settings = self.settings
-        place = self._place(model)
-        space = self._space(settings.prefix, place.shape, read_layers(model.backbone))
-        genotype = context.genotype or self._decided(space, place.shape, context.seed)
+        injection = attach_prefix(model.backbone)
+        space = self._space(settings.prefix, injection.shape, read_layers(model.backbone))
+        genotype = context.genotype or self._decided(space, injection.shape, context.seed)
         candidates = settings.lora_ranks if genotype is None else tuple(genotype.ranks.values())
         lora = LoraPart(model.backbone, with_ranks(settings.lora, candidates), context.seed)
         ranks = LoraRanks(lora)
         if genotype is not None and genotype.ranks:
             ranks.cut(genotype.ranks)
-        part = self._attach_prefix(model, place, space, genotype, context)
+        part = self._attach_prefix(model, injection, space, genotype, context)
         search = None
         if genotype is None:
             search = PrefixSearch(part, ranks, settings.search, context.seed)
@@ -91,19 +93,19 @@ class Peml(SearchedPrefix):
 
     def _sizes(self, settings: PrefixSettings, shape: ModelShape) -> tuple[SizeRange, SizeRange]:
         """Of the LoRA and of the prefix network."""
-        place = self._shape(settings, shape)
+        attention = attention_shape(shape)
         lora = SizeRange.exactly(self.settings.lora.count_parameters(shape))
-        genotype = self._given(settings, place)
+        genotype = self._given(settings, attention)
         if genotype is not None and genotype.ranks:
             layers = self.settings.lora.targets(shape.layers)
             lora = SizeRange.exactly(count_lora(layers, genotype.ranks))
         if not self.settings.lora_ranks:
-            return lora, self._prefix_size(settings, place)
-        space = self._space(settings, place, shape.layers)
+            return lora, self._prefix_size(settings, attention)
+        space = self._space(settings, attention, shape.layers)
         search = self.settings.search
-        prefix = count_space(replace(space, ranks=()), place, search.lead)
-        lora = count_space(space, place, search.lead).without(prefix)
-        budget = search.held(space, place)
+        prefix = count_space(replace(space, ranks=()), attention, search.lead)
+        lora = count_space(space, attention, search.lead).without(prefix)
+        budget = search.held(space, attention)
         if budget is None:
             return lora, prefix
         share = round(budget.wanted * lora.mean / (lora.mean + prefix.mean))

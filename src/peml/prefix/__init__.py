@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         zero_linear,
     )
     from peml.prefix.prefix import Prefix, PrefixStart
-    from peml.prefix.settings import PrefixBaseSettings, PrefixSettings, StartKind
-    from peml.prefix.shape import Placement, PrefixShape
+    from peml.prefix.settings import PrefixBaseSettings, PrefixSettings
+    from peml.prefix.shape import PrefixShape
     from peml.prefix.size import (
         ExpectedSize,
         SizeRange,
@@ -46,7 +46,6 @@ __all__ = [
     "Genotype",
     "HeadKind",
     "Operation",
-    "Placement",
     "Prefix",
     "PrefixBaseSettings",
     "PrefixNetwork",
@@ -57,7 +56,6 @@ __all__ = [
     "RankGroup",
     "SearchSpace",
     "SizeRange",
-    "StartKind",
     "adapt",
     "bounded",
     "count_choices",

@@ -33,7 +33,7 @@ def adapt(genotype: Genotype, shape: PrefixShape) -> tuple[Genotype, list[str]]:
         )
     elif genotype.shape.layers != shape.layers:
         changes.append(f"shape.layers: {genotype.shape.layers} -> {shape.layers}")
-    for name in ("kv_heads", "head_dim", "placement"):
+    for name in ("kv_heads", "head_dim"):
         old, new = getattr(genotype.shape, name), getattr(shape, name)
         if old != new:
             changes.append(f"{name}: {old} -> {new}")
@@ -85,7 +85,6 @@ def _fields(genotype: Genotype) -> dict[str, str]:
         "radius": f"{genotype.radius:g}",
         "kv_heads": str(genotype.shape.kv_heads),
         "head_dim": str(genotype.shape.head_dim),
-        "placement": genotype.shape.placement,
         **{f"rank.{group}": str(rank) for group, rank in genotype.ranks.items()},
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
@@ -15,10 +15,13 @@ from peml.prefix.operations import refuse_unknown
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.problems import describe_problems, list_problems
+from peml.removed import why_removed
 from peml.settings import Settings
 
 GENOTYPE_FORMAT = 1
 """Version of the file format this release writes and reads."""
+
+_PLACEMENT = ("prefix", "placement")
 
 
 class Genotype(Settings):
@@ -65,6 +68,16 @@ class Genotype(Settings):
         if not any(value):
             raise ValueError("at least one layer must be true, or there is no prefix")
         return value
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _in_front_of_attention(cls, value: Any) -> Any:
+        """Files of before say where the prefix goes; all that are left go there."""
+        if not isinstance(value, dict) or "placement" not in value:
+            return value
+        if value["placement"] != "attention":
+            raise ValueError(f"placement: {why_removed(_PLACEMENT, value['placement'])}")
+        return {key: number for key, number in value.items() if key != "placement"}
 
     @field_validator("shape")
     @classmethod

@@ -32,8 +32,7 @@ class OutputHead(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.kv_heads, self.head_dim = layers, shape.kv_heads, shape.head_dim
-        self.parts = shape.parts
-        outputs = layers * shape.parts * shape.kv_heads * shape.head_dim
+        outputs = layers * 2 * shape.kv_heads * shape.head_dim
         self.down = nn.Linear(width, rank, bias=False) if kind == "low-rank" else None
         self.last = nn.Linear(rank if self.down is not None else width, outputs, bias=False)
         nn.init.zeros_(self.last.weight)
@@ -45,10 +44,10 @@ class OutputHead(nn.Module):
             x: Hidden states, (length, width).
 
         Returns:
-            (layers, parts, kv_heads, length, head_dim).
+            (layers, 2, kv_heads, length, head_dim).
         """
         flat: Tensor = self.last(x if self.down is None else self.down(x))
-        split = flat.view(x.shape[0], self.layers, self.parts, self.kv_heads, self.head_dim)
+        split = flat.view(x.shape[0], self.layers, 2, self.kv_heads, self.head_dim)
         return split.permute(1, 2, 3, 0, 4)
 
     @torch.no_grad()
@@ -110,13 +109,13 @@ class PrefixFrame(nn.Module):
     def __init__(self, shape: PrefixShape, start: PrefixStart, scale: float, length: int) -> None:
         super().__init__()
         keys = (shape.layers, shape.kv_heads, shape.head_dim)
-        radii = (shape.layers, shape.parts)
+        radii = (shape.layers, 2)
         if (tuple(start.keys.shape), tuple(start.radius.shape)) != (keys, radii):
             raise ValueError(
                 f"a start with keys {tuple(start.keys.shape)} and radii "
                 f"{tuple(start.radius.shape)} does not fit a prefix of {shape}"
             )
-        self.scale, self.parts = scale, shape.parts
+        self.scale = scale
         radius = start.radius.detach()
         quiet = self._position(start.keys)
         base = quiet if start.silent is None else self._position(start.silent)
@@ -128,9 +127,9 @@ class PrefixFrame(nn.Module):
         self.register_buffer("radius", radius.clone()[:, :, None, None, None])
 
     def _position(self, keys: Tensor) -> Tensor:
-        """A position of these keys and zero values, (layers, parts, kv_heads, 1, head_dim)."""
+        """A position of these keys and zero values, (layers, 2, kv_heads, 1, head_dim)."""
         keys = keys.detach()
-        return torch.stack([keys, torch.zeros_like(keys)], dim=1)[:, : self.parts, :, None, :]
+        return torch.stack([keys, torch.zeros_like(keys)], dim=1)[:, :, :, None, :]
 
     def start(self) -> PrefixStart:
         """A start that makes the same frame."""

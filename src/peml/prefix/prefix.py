@@ -18,8 +18,8 @@ class PrefixStart:
         keys: Quiet keys, (layers, kv_heads, head_dim); every prefix position starts there.
             Values start at zero.
         radius: Largest norm of the learnt correction of one head's key and value,
-            (layers, parts), in units of the model's own keys and values.
-        rows: Where each position starts instead, (layers, parts, kv_heads, positions, head_dim);
+            (layers, 2), in units of the model's own keys and values.
+        rows: Where each position starts instead, (layers, 2, kv_heads, positions, head_dim);
             None for quiet keys and zero values at all of them.
         silent: Keys as good as absent, (layers, kv_heads, head_dim), to which a search leads what
             it switches off; None where the quiet keys are quiet enough.
@@ -31,14 +31,13 @@ class PrefixStart:
     silent: Tensor | None = None
 
     def zeroed(self) -> PrefixStart:
-        """Keys of zero instead."""
+        """Keys of zero instead, which take attention from the tokens; for studies and tests."""
         return replace(self, keys=torch.zeros_like(self.keys))
 
     def drawn(self, length: int, generator: torch.Generator) -> PrefixStart:
-        """Rows from N(0, 1) instead, as PEFT draws a flat prefix."""
+        """Rows from N(0, 1) instead, as PEFT draws a flat prefix; for studies and tests."""
         layers, kv_heads, head_dim = self.keys.shape
-        parts = self.radius.shape[1]
-        rows = torch.randn(layers, parts, kv_heads, length, head_dim, generator=generator)
+        rows = torch.randn(layers, 2, kv_heads, length, head_dim, generator=generator)
         return replace(self, rows=rows.to(self.keys))
 
     def at(self, rows: Tensor) -> PrefixStart:
@@ -50,7 +49,7 @@ class PrefixStart:
         """A start at all-zero keys, for tests and for models without measured queries."""
         return PrefixStart(
             keys=torch.zeros(shape.layers, shape.kv_heads, shape.head_dim),
-            radius=torch.full((shape.layers, shape.parts), radius),
+            radius=torch.full((shape.layers, 2), radius),
         )
 
 
@@ -60,8 +59,7 @@ class Prefix:
 
     Attributes:
         tensor: (layers, 2, kv_heads, prefix_length, head_dim), keys then values. Keys are used
-            as they are: after rotation, so nothing rotates them again. At the input,
-            (1, 1, 1, prefix_length, channels).
+            as they are: after rotation, so nothing rotates them again.
         active: Which layers get the prefix at all.
     """
 

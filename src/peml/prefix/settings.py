@@ -8,25 +8,20 @@ from pydantic import Field, field_validator, model_validator
 
 from peml.prefix.genotype import Genotype
 from peml.prefix.operations import DEFAULT_OPERATIONS, refuse_unknown
-from peml.prefix.shape import Placement, PrefixShape
+from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings
-
-StartKind = Literal["quiet", "vocabulary", "zero", "random", "text"]
 
 
 class PrefixBaseSettings(Settings):
     """What every prefix has: where it starts, and how carefully it is trained."""
 
-    start: StartKind | None = Field(
+    start: Literal["quiet", "text"] | None = Field(
         None,
         description="Where keys and values start; left out, quiet. quiet: keys that real queries "
-        "hardly look at, the model answers as before. zero: keys of zero, which take attention "
-        "from the tokens and shrink what every head says. random: drawn from N(0, 1) "
-        "as PEFT draws them, far from the model's own. text: the model's own keys and values "
-        "of `text`. With quiet and zero "
-        "the values start at zero, or close to it (flat). At the input: vocabulary (left out: "
-        "this), embeddings of tokens drawn with the seed; zero, random, or the text's embeddings.",
+        "hardly look at, and values at zero or close to it (flat), so that the model answers as "
+        "before. text: the model's own keys and values of `text`. Evidence: quiet is 14 points "
+        "better than a text (64.3, 50.6).",
     )
     text: str | None = Field(
         None,
@@ -60,21 +55,7 @@ class PrefixBaseSettings(Settings):
     def _text_to_start_at(self) -> PrefixBaseSettings:
         if (self.start == "text") != (self.text is not None):
             raise ValueError("start: text and text belong together: set both or neither")
-        refused = "quiet" if self.at_input else "vocabulary"
-        if self.start == refused:
-            place = "at the input there are no keys" if self.at_input else "tokens are embeddings"
-            raise ValueError(f"start: {refused} is not for this placement: {place}")
         return self
-
-    @property
-    def at_input(self) -> bool:
-        """Whether the prefix stands in front of the input embeddings."""
-        return False
-
-    @property
-    def start_kind(self) -> StartKind:
-        """Where the prefix starts."""
-        return self.start or ("vocabulary" if self.at_input else "quiet")
 
     def group_options(self) -> dict[str, float]:
         """Options of the optimiser's group that differ from the run's."""
@@ -88,11 +69,6 @@ class PrefixSettings(PrefixBaseSettings):
     A field that takes a list is searched when it has two or more entries.
     """
 
-    placement: Placement = Field(
-        "attention",
-        description="attention: keys and values in front of every self-attention layer; input: "
-        "vectors in front of the input embeddings, which serving engines take as they are.",
-    )
     length: int | tuple[int, ...] = Field(
         (8, 16), description="Prefix positions; a list of candidates, or one fixed length."
     )
@@ -103,8 +79,8 @@ class PrefixSettings(PrefixBaseSettings):
     )
     layer_gates: bool = Field(
         True,
-        description="Search which model layers get a prefix (at the input there are none). Switch "
-        "it off to export to plain PEFT, whose format has a prefix in every layer.",
+        description="Search which model layers get a prefix. Switch it off to export to plain "
+        "PEFT, whose format has a prefix in every layer.",
     )
     head: HeadKind | tuple[HeadKind, ...] = Field(
         "full",
@@ -144,16 +120,6 @@ class PrefixSettings(PrefixBaseSettings):
             raise ValueError(f"one or both of full and low-rank, not {list(value)}")
         return value
 
-    @property
-    def at_input(self) -> bool:
-        """Whether the prefix stands in front of the input embeddings."""
-        return self.placement == "input"
-
-    @property
-    def longest(self) -> int:
-        """The longest candidate length."""
-        return self.length if isinstance(self.length, int) else max(self.length)
-
     def space(self, shape: PrefixShape) -> SearchSpace:
         """The decisions these settings leave open for a model of this shape."""
         return SearchSpace(
@@ -161,7 +127,7 @@ class PrefixSettings(PrefixBaseSettings):
             cells=self.cells,
             operations=self.operations,
             lengths=(self.length,) if isinstance(self.length, int) else tuple(sorted(self.length)),
-            layer_gates=self.layer_gates and not self.at_input,
+            layer_gates=self.layer_gates,
             heads=(self.head,) if isinstance(self.head, str) else self.head,
             head_rank=self.head_rank,
             width=self.width,

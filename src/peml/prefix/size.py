@@ -187,7 +187,7 @@ class ExpectedSize:
 
 def _row(shape: PrefixShape) -> int:
     """Numbers in one layer and position."""
-    return shape.parts * shape.kv_heads * shape.head_dim
+    return 2 * shape.kv_heads * shape.head_dim
 
 
 @cache

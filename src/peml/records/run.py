@@ -11,11 +11,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from peml.records.record import FileRecord, Record, Score
+from peml.removed import why_removed
 
 _OFF = "_off"
 MajorityOf = Literal["train", "reported"]
@@ -322,7 +324,10 @@ class GenotypeRecord(FileRecord):
     shape: dict[str, Any] = {}
     found_by: Any = None
 
-    @property
-    def at_input(self) -> bool:
-        """Whether the prefix stands in front of the input embeddings."""
-        return self.shape.get("placement") == "input"
+    @field_validator("shape")
+    @classmethod
+    def _in_front_of_attention(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        placement = shape.get("placement", "attention")
+        if placement != "attention":
+            raise ValueError(f"placement: {why_removed(('prefix', 'placement'), placement)}")
+        return shape

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from peml.errors import TrainingError
-from peml.injection import attach_prefix
+from peml.injection import PrefixInjection, attach_prefix
 from peml.methods.base import AttachContext, ParameterGroup, Part
-from peml.methods.prefix.place import PrefixPlace
 from peml.methods.prefix.settings import FixedPrefixSettings
 from peml.methods.prefix.start import read_start
 from peml.models import TaskModel
@@ -56,7 +55,7 @@ class PrefixPart(nn.Module, Part):
 
     def __init__(
         self,
-        injection: PrefixPlace,
+        injection: PrefixInjection,
         network: PrefixSupernet | PrefixNetwork | FlatPrefix,
         settings: PrefixBaseSettings,
         *,
@@ -125,27 +124,18 @@ class PrefixPart(nn.Module, Part):
         return self.injection.disabled()
 
     def static_prefix(self) -> Prefix | None:
-        """The prefix as numbers; None at the input, where `merge` leaves a static prompt."""
-        return None if self._at_input else self.as_numbers()
+        """The prefix as numbers."""
+        return self.as_numbers()
 
     def as_numbers(self) -> Prefix:
         """The prefix as it stands, without a graph."""
         with torch.no_grad():
             return self.yielded().detached()
 
-    def merge(self) -> None:
-        """At the input, leaves the vectors as the model's prompt."""
-        if self._at_input:
-            self.injection.set(self.as_numbers())
-
-    @property
-    def _at_input(self) -> bool:
-        return self.injection.shape.placement == "input"
-
 
 def attach_supernet(
     model: TaskModel,
-    place: PrefixPlace,
+    injection: PrefixInjection,
     space: SearchSpace,
     settings: PrefixSettings,
     context: AttachContext,
@@ -154,27 +144,27 @@ def attach_supernet(
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is still to be found."""
-    start = read_start(model, place, settings, space.max_length, context)
+    start = read_start(model, injection, settings, space.max_length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = PrefixSupernet(space, place.shape, start, lead)
-    return PrefixPart(place, network.to(model.device), settings, **rates)
+        network = PrefixSupernet(space, injection.shape, start, lead)
+    return PrefixPart(injection, network.to(model.device), settings, **rates)
 
 
 def attach_network(
     model: TaskModel,
-    place: PrefixPlace,
+    injection: PrefixInjection,
     genotype: Genotype,
     settings: PrefixBaseSettings,
     context: AttachContext,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is known."""
-    start = read_start(model, place, settings, genotype.length, context)
+    start = read_start(model, injection, settings, genotype.length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = PrefixNetwork(genotype, place.shape, start)
-    return PrefixPart(place, network.to(model.device), settings, **rates)
+        network = PrefixNetwork(genotype, injection.shape, start)
+    return PrefixPart(injection, network.to(model.device), settings, **rates)
 
 
 def attach_fixed(

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 from peml.errors import ConfigError
+from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.prefix.search import PrefixSearch
 from peml.methods.prefix.searched import SearchedPrefix
-from peml.methods.prefix.settings import PrefixNasSettings
+from peml.methods.prefix.settings import PrefixNasSettings, attention_shape
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
 from peml.prefix import Genotype, PrefixShape, SearchSpace, SizeRange
 
 
 class PrefixNas(SearchedPrefix):
-    """A searched prefix in front of every self-attention layer, or of the input."""
+    """A searched prefix in front of every self-attention layer."""
 
     settings_type: ClassVar[type[MethodSettings]] = PrefixNasSettings
 
@@ -25,10 +26,10 @@ class PrefixNas(SearchedPrefix):
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds the prefix; the search is there unless the genotype is known."""
-        place = self._place(model)
-        space = self.settings.prefix.space(place.shape)
-        genotype = context.genotype or self._decided(space, place.shape, context.seed)
-        part = self._attach_prefix(model, place, space, genotype, context)
+        injection = attach_prefix(model.backbone)
+        space = self.settings.prefix.space(injection.shape)
+        genotype = context.genotype or self._decided(space, injection.shape, context.seed)
+        part = self._attach_prefix(model, injection, space, genotype, context)
         search = None
         if genotype is None:
             search = PrefixSearch(part, None, self.settings.search, context.seed)
@@ -56,7 +57,7 @@ class PrefixNas(SearchedPrefix):
 
     def _size(self, shape: ModelShape) -> SizeRange:
         prefix = self.settings.prefix
-        return self._prefix_size(prefix, self._shape(prefix, shape))
+        return self._prefix_size(prefix, attention_shape(shape))
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
         """Another width of the cells, and a search held to the budget.

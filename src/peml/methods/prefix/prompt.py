@@ -11,14 +11,6 @@ from peml.methods.base import ParameterGroup, Part
 from peml.models import TaskModel
 
 
-def embed_tokens(model: TaskModel, tokens: Tensor) -> Tensor:
-    """Input embeddings of tokens, (tokens, channels); scaled, where the model scales them."""
-    with torch.no_grad():
-        # Through the module: some models scale their embeddings there.
-        vectors: Tensor = model.backbone.get_input_embeddings()(tokens.to(model.device))
-    return vectors
-
-
 def draw_embeddings(model: TaskModel, length: int, generator: torch.Generator) -> Tensor:
     """Input embeddings of ordinary tokens, (length, channels), none twice while there are others.
 
@@ -33,7 +25,11 @@ def draw_embeddings(model: TaskModel, length: int, generator: torch.Generator) -
     special = set(tokenizer.all_special_ids)
     known = [token for token in range(min(rows, len(tokenizer))) if token not in special]
     order = torch.randperm(len(known), generator=generator)
-    return embed_tokens(model, torch.tensor(known)[order[torch.arange(length) % len(known)]])
+    tokens = torch.tensor(known)[order[torch.arange(length) % len(known)]]
+    with torch.no_grad():
+        # Through the module: some models scale their embeddings there.
+        vectors: Tensor = model.backbone.get_input_embeddings()(tokens.to(model.device))
+    return vectors
 
 
 class PromptPart(nn.Module, Part):

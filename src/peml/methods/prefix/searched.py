@@ -6,13 +6,11 @@ from typing import ClassVar
 
 import torch
 
-from peml.injection import attach_prefix
+from peml.injection import PrefixInjection
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.prefix.part import PrefixPart, attach_network, attach_supernet
-from peml.methods.prefix.place import InputPlace, PrefixPlace
-from peml.methods.prefix.settings import SearchedPrefixSettings, attention_shape
-from peml.methods.shape import ModelShape
-from peml.models import TaskModel, check_prompt
+from peml.methods.prefix.settings import SearchedPrefixSettings
+from peml.models import TaskModel
 from peml.prefix import (
     Genotype,
     PrefixSettings,
@@ -34,14 +32,6 @@ class SearchedPrefix(Method):
     settings_type: ClassVar[type[MethodSettings]] = SearchedPrefixSettings
     settings: SearchedPrefixSettings
 
-    @property
-    def prompt_length(self) -> int:
-        """The prefix's longest length, where it stands at the input."""
-        if not self.settings.prefix.at_input:
-            return 0
-        path = self.settings.search.genotype
-        return self.settings.prefix.longest if path is None else Genotype.load(path).length
-
     def search_share(self) -> float:
         """The config's share, or 0 where nothing is searched."""
         search = self.settings.search
@@ -52,22 +42,10 @@ class SearchedPrefix(Method):
         search = self.settings.search
         return search.held_out if search.searches and search.needs_held_out else 0.0
 
-    def _place(self, model: TaskModel) -> PrefixPlace:
-        if not self.settings.prefix.at_input:
-            return attach_prefix(model.backbone)
-        check_prompt(model.family, self.prompt_length)
-        return InputPlace(model)
-
-    def _shape(self, settings: PrefixSettings, shape: ModelShape) -> PrefixShape:
-        """What the place of a prefix would say of a model that isn't loaded."""
-        return (
-            PrefixShape.at_input(shape.hidden_size) if settings.at_input else attention_shape(shape)
-        )
-
     def _attach_prefix(
         self,
         model: TaskModel,
-        place: PrefixPlace,
+        injection: PrefixInjection,
         space: SearchSpace,
         genotype: Genotype | None,
         context: AttachContext,
@@ -76,10 +54,12 @@ class SearchedPrefix(Method):
         settings = self.settings
         rates = {"learning_rate": settings.prefix_learning_rate}
         if genotype is not None:
-            return attach_network(model, place, genotype, settings.prefix, context, **rates)
+            return attach_network(model, injection, genotype, settings.prefix, context, **rates)
         rates["architecture_learning_rate"] = settings.architecture_learning_rate
         lead = settings.search.lead
-        return attach_supernet(model, place, space, settings.prefix, context, lead=lead, **rates)
+        return attach_supernet(
+            model, injection, space, settings.prefix, context, lead=lead, **rates
+        )
 
     def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
         """The network that the settings give; None where it has to be searched."""

@@ -82,8 +82,7 @@ def draw_network(genotype: GenotypeRecord) -> Figure:
         middle = 0.5 + max(left, right) / 2
         _title(axes, 1.1, middle - left / 2, "the network behind the prefix")
         exit_at = _draw_boxes(axes, boxes, middle - left / 2)
-        title = "the model's input" if genotype.at_input else "the model's self-attention layers"
-        _title(axes, 4.55, middle - right / 2, title)
+        _title(axes, 4.55, middle - right / 2, "the model's self-attention layers")
         _draw_layers(axes, genotype, middle - right / 2, exit_at)
         return figure
 
@@ -134,18 +133,14 @@ def _draw_boxes(axes: Axes, boxes: list[tuple[str, str]], top: float) -> tuple[f
 def _draw_layers(
     axes: Axes, genotype: GenotypeRecord, top: float, entry: tuple[float, float]
 ) -> None:
-    """Draws the layers in columns of equal height, each active one behind its prefix.
-
-    At the input there is one row, the embeddings.
-    """
+    """Draws the layers in columns of equal height, each active one behind its prefix."""
     layers = genotype.layers
     columns = math.ceil(len(layers) / _LAYERS_A_COLUMN)
     left, right = 4.55, WIDTH - 0.15
     pitch = (right - left) / columns
     prefix = min(0.85, pitch * 0.3)
     body = min(4.0, pitch - prefix - 0.3)
-    on = f"{'P' if genotype.at_input else 'K V'} {_TIMES} {genotype.length}"
-    on = on if columns < 3 else "on"
+    on = f"K V {_TIMES} {genotype.length}" if columns < 3 else "on"
     bus = left - 0.45
     ends = [entry[1]]
     for index, active in enumerate(layers):
@@ -157,8 +152,9 @@ def _draw_layers(
         else:
             _block(axes, x, y, prefix, "off", fill=None, edge="line", ink="soft")
         ink = "ink" if active else "soft"
-        label = "input embeddings" if genotype.at_input else f"layer {index}"
-        _block(axes, x + prefix + 0.05, y, body, label, fill="shade", edge="line", ink=ink)
+        _block(
+            axes, x + prefix + 0.05, y, body, f"layer {index}", fill="shade", edge="line", ink=ink
+        )
         if column == 0 and active:
             middle = y + _LAYER_HEIGHT / 2
             ends.append(middle)
