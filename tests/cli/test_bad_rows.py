@@ -42,7 +42,7 @@ _BAD: dict[str, tuple[Row, tuple[str, ...]]] = {
         {"options": ["good", " "]},
         ("field 'options': option 1 (from 0) is empty (' ')", "options with a text"),
     ),
-    "one option": ({"options": ["good"]}, ("is not a list of options", "two texts or more")),
+    "one option": ({"options": ["good"]}, ("is not a list of options", "at least two texts")),
     "label past the options": (
         {"answer": 2},
         ("field 'answer': 2 is neither an index from 0 to 1 nor the text of one option",),

@@ -92,12 +92,12 @@ def test_prompts_still_don_t_see_the_label() -> None:
         (
             generation,
             {"columns": {"inputs": ["text"], "choices": "options", "label": "key"}},
-            "target: say how the right one",
+            "target: needed to spell",
         ),
         (
             generation,
             {"columns": {"inputs": ["text"], "keys": ["1", "2"], "label": "key"}},
-            "columns.keys: there are no columns.choices",
+            "columns.keys: needs columns.choices",
         ),
     ],
 )

@@ -304,7 +304,7 @@ _COLUMNS = {"inputs": ["sentence"], "label": "label", "extra": ["n"]}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"columns": {**_COLUMNS, "kinds": {"sentence": "text"}}}, "is a text anyway"),
+        ({"columns": {**_COLUMNS, "kinds": {"sentence": "text"}}}, "is always a text"),
         ({"columns": {**_COLUMNS, "kinds": {"lab": "number"}}}, "no field 'lab'. Did you mean"),
         ({"columns": {**_COLUMNS, "kinds": {"label": "boolean"}}}, "is a text or a number"),
         ({"labels": ["caf\u00e9", "cafe\u0301"]}, r"U\+00E9.*are the same letters"),

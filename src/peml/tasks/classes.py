@@ -9,66 +9,59 @@ from peml.tasks.task import Task
 
 
 class ClassReading(NamedTuple):
-    """Which label a value may mean.
-
-    Attributes:
-        by_name: The label that it names, if it does.
-        by_index: The label whose index it is, if it is one.
-    """
+    """The labels that a value may mean: as a name and as an index, each by its index or None."""
 
     by_name: int | None
     by_index: int | None
 
 
 def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
-    """Which label of a task a value may mean.
+    """The labels of a classification that a value may mean.
 
-    A text that is a label's name is that label; an integer may be a name or an index. True and
-    False are the names, or else the second and the first of two labels.
+    A text that is a label's name means that label. An integer may be a name or an index. True and
+    False are names if the task has such labels, else the second and the first of two labels.
 
     Args:
-        task: A classification.
-        value: What the label column holds.
-        typed: Whether the source tells texts from numbers; CSV doesn't.
+        task: The task.
+        value: Value of the label column.
+        typed: Whether the source distinguishes texts from numbers; CSV doesn't.
 
     Raises:
-        ValueError: It is no label of the task. The message shows it and says what is allowed.
+        ValueError: It is not a label of the task.
     """
     kind = task.columns.kinds.get(task.columns.label)
     number = _integer(value)
     if number is None:
-        place = None if kind == "number" else _named(task, value)
-        reading = ClassReading(place, None)
+        reading = ClassReading(None if kind == "number" else _named(task, value), None)
     else:
-        is_text = isinstance(value, str)
-        named = None if kind == "number" else _place_of(str(value), task.labels)
-        index = number if kind != "text" and 0 <= number < len(task.labels) else None
-        if is_text and typed and named is not None:
-            index = None
-        reading = ClassReading(named, index)
+        by_name = None if kind == "number" else _label_index(str(value), task.labels)
+        by_index = number if kind != "text" and 0 <= number < len(task.labels) else None
+        if isinstance(value, str) and typed and by_name is not None:
+            by_index = None
+        reading = ClassReading(by_name, by_index)
     if reading.by_name is None and reading.by_index is None:
         raise ValueError(_refusal(task, value))
     return reading
 
 
 def settle_class(task: Task, value: Any, reading: ClassReading) -> int:
-    """The index of the label that a single value means.
+    """The index of the label that a value means.
 
     Raises:
         ValueError: It is the name of one label and the index of another.
     """
-    meant = {place for place in (reading.by_name, reading.by_index) if place is not None}
+    meant = {index for index in reading if index is not None}
     if len(meant) > 1:
         raise ValueError(explain_ambiguity(task, value, reading))
     return meant.pop()
 
 
 def explain_ambiguity(task: Task, value: Any, reading: ClassReading) -> str:
-    """Why a value with two readings is refused, and how to say which is meant."""
+    """Message for a value with two meanings, and how to tell which one is meant."""
     field = task.columns.label
     return (
-        f"{_shown(value)} is ambiguous: it is the name of label {reading.by_name} and the index of "
-        f"label {reading.by_index} {task.labels[reading.by_index or 0]!r}; say "
+        f"{value} is ambiguous: it is the name of label {reading.by_name} and the index of "
+        f"label {reading.by_index} {task.labels[reading.by_index or 0]!r}; set "
         f"columns.kinds: {{{field}: text}} for names, {{{field}: number}} for indices"
     )
 
@@ -80,31 +73,26 @@ def _integer(value: Any) -> int | None:
 
 
 def _named(task: Task, value: Any) -> int | None:
-    """The label that a text or a boolean names."""
+    """Index of the label that a text or a boolean names."""
     if not isinstance(value, (str, bool)):
         return None
-    if isinstance(value, str) and (place := _place_of(value, task.labels)) is not None:
-        return place
-    said = value if isinstance(value, bool) else read_boolean(value)
-    if said is None:
+    if isinstance(value, str) and (index := _label_index(value, task.labels)) is not None:
+        return index
+    boolean = value if isinstance(value, bool) else read_boolean(value)
+    if boolean is None:
         return None
-    for text in (str(said), str(said).lower()):
-        if (place := _place_of(text, task.labels)) is not None:
-            return place
+    for text in (str(boolean), str(boolean).lower()):
+        if (index := _label_index(text, task.labels)) is not None:
+            return index
     by_order = len(task.labels) == 2 and task.columns.kinds.get(task.columns.label) != "text"
-    return int(said) if by_order else None
+    return int(boolean) if by_order else None
 
 
-def _place_of(text: str, labels: tuple[str, ...]) -> int | None:
-    found = find_names(text, labels)  # no two labels are equal
-    return found[0] if found else None
+def _label_index(text: str, labels: tuple[str, ...]) -> int | None:
+    return next(iter(find_names(text, labels)), None)  # no two labels are equal
 
 
 def _refusal(task: Task, value: Any) -> str:
     listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(task.labels))
     near = describe_mismatch(value, task.labels) if isinstance(value, str) else ""
     return f"{value!r} is not a label; the labels are {listed}{f'; {near}' if near else ''}"
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""Which fields of a row mean what to a task."""
+"""The ``columns`` section of a task."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from peml.errors import nearest
 from peml.settings import Settings
 
 FieldKind = Literal["text", "number", "boolean"]
-"""What a field holds, where a task says it."""
+"""Kind of a field's values, if a task states it."""
 
 
 class Columns(Settings):
-    """Which fields of a row mean what. A dot reaches into an object: ``choices.text``."""
+    """What the fields of a row mean. A dot reads a nested field: ``choices.text``."""
 
     inputs: tuple[str, ...] = Field(description="Text fields of the input, in order.", min_length=1)
-    label: str = Field(description="Field with the label, score, right option or target text.")
+    label: str = Field(description="Field with the label, score, correct option or target text.")
     choices: str | tuple[str, ...] | None = Field(
         None,
-        description="Multiple choice: the field with a list of options, or one field an option.",
+        description="Multiple choice: the field with a list of options, or one field per option.",
     )
     keys: str | tuple[str, ...] | None = Field(
         None,
-        description="Multiple choice: what the label calls each option, where it isn't the index "
-        "from 0 or the text: the names in order, or the field with a list of them.",
+        description="Multiple choice: names that the label uses for the options, if it is neither "
+        "the index from 0 nor the text: the names in order, or the field with a list of them.",
     )
     extra: tuple[str, ...] = Field(
         (),
-        description="Further fields that templates may use: texts, numbers or lists of texts. They "
-        "aren't segments, and don't count when rows are compared. Where a row has none, because it "
-        "is null, absent or an empty cell of a CSV file, a template sees none.",
+        description="Other fields that templates may use: texts, numbers or lists of texts. They "
+        "aren't segments, and are ignored when rows are compared. A null, a missing field and an "
+        "empty CSV cell are `none` in a template.",
     )
     group: tuple[str, ...] = Field(
         (),
-        description="Fields whose values together name the group a row belongs to, such as the "
-        "question of an answer. Groups are kept whole in draws.",
+        description="Fields whose values together identify the group of a row, such as the "
+        "question of an answer. Groups are never split when rows are drawn.",
     )
     aliases: dict[str, str] = Field(
         default_factory=dict,
-        description="Other names of fields: {NAME: OTHER} reads OTHER where there is no NAME.",
+        description="Other names of fields: {NAME: OTHER} reads OTHER if there is no NAME.",
     )
     kinds: dict[str, FieldKind] = Field(
         default_factory=dict,
-        description="What fields of extra, group or the label hold, where files don't say it, as "
-        "CSV, or it could be read in two ways: {NAME: text}, {NAME: number} or {NAME: boolean}. A "
-        "label that is to be a class or an option is its name (`text`) or its index (`number`).",
+        description="Kinds of fields (of extra, group and label) that files don't tell, as in CSV, "
+        "or that are ambiguous: {NAME: text}, {NAME: number} or {NAME: boolean}. For the label of "
+        "a class or an option, `text` means its name and `number` its index.",
     )
 
     @model_validator(mode="after")
@@ -56,7 +56,7 @@ class Columns(Settings):
         problems = []
         for name in self.kinds:
             if name in fixed:
-                problems.append(f"kinds: {name!r} is a text anyway, so take it out")
+                problems.append(f"kinds: {name!r} is always a text; remove it")
             elif name not in free:
                 problems.append(f"kinds: there is no field {name!r}.{nearest(name, free)}")
         if problems:
@@ -65,7 +65,7 @@ class Columns(Settings):
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The fields that hold the options: none, one with a list, or one an option."""
+        """The fields with the options: none, one with a list, or one per option."""
         if self.choices is None:
             return ()
         return (self.choices,) if isinstance(self.choices, str) else self.choices

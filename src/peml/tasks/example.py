@@ -1,4 +1,4 @@
-"""A rendered row, before any model family has seen it."""
+"""A rendered row, before tokenisation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row, rendered, before any model family has seen it.
+    """One rendered row, before a model family encodes it.
 
     Attributes:
         index: Row number in its split.
         segments: One or two texts an encoder reads.
         prompt: The rendered template a text-to-text model reads.
-        options: Label words (classification), spelled scores (regression), this row's choices
+        options: Label words (classification), scores as texts (regression), this row's choices
             (multiple choice), or nothing (generation).
         label: Option index, score, or target text.
-        answers: Texts of all right options, of which the label is one, where the task is scored
-            on texts (`Task.answers_in_text`); else empty.
+        answers: Texts of all correct options, if the task is scored on texts
+            (`Task.answers_in_text`); else empty.
     """
 
     index: int
@@ -29,5 +29,5 @@ class Example:
 
     @property
     def gold(self) -> int | float | str | tuple[str, ...]:
-        """What a prediction is compared with: the label, or the texts of all right options."""
+        """What predictions are compared with: the label, or the texts of all correct options."""
         return self.answers or self.label

@@ -1,4 +1,4 @@
-"""Tasks whose rows the project makes itself (``source: {generated: NAME}``)."""
+"""Tasks whose rows PEML generates (``source: {generated: NAME}``)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ _TASKS: Mapping[str, Mapping[str, object]] = MappingProxyType({"demo": TASKS})
 def generate(name: str, task: str) -> dict[str, list[dict[str, Any]]]:
     """Returns the generated rows of a task, by split.
 
-    Args:
-        name: Name of the generator, as in ``source.generated``.
-        task: Name of the task.
-
     Raises:
         TaskError: There is no such generator, or it has no such task.
     """
@@ -31,12 +27,12 @@ def generate(name: str, task: str) -> dict[str, list[dict[str, Any]]]:
         raise TaskError(
             f"Task {task!r}: there is no generator {name!r}.{nearest(name, GENERATORS)}",
             allowed=", ".join(sorted(GENERATORS)),
-            action="Correct source.generated, or give a hub id or a path.",
+            action="Correct source.generated, or set source.hub or source.path.",
         )
     if task not in _TASKS[name]:
         raise TaskError(
             f"Generator {name!r} has no task {task!r}.{nearest(task, _TASKS[name])}",
             allowed=", ".join(_TASKS[name]),
-            action="Name the task as the generator does.",
+            action="Use one of these as the task's name.",
         )
     return GENERATORS[name](task)

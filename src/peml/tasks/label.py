@@ -22,23 +22,27 @@ from peml.tasks.task import Scale, Task
 def read_label(
     task: Task, value: Any, options: tuple[str, ...], keys: tuple[str, ...] = ()
 ) -> int | float | str:
-    """Returns the label of a row in the form :class:`~peml.tasks.Example` holds it.
+    """Returns a row's label as stored in :class:`~peml.tasks.Example`.
 
-    Accepted are, for classification, a label name, an index, or a bool when there are two
-    labels; where a row brings its choices the text of one option or an index, one of the keys
-    where there are keys, or a list of the texts of all right options, of which the first counts
-    as the label; for regression a number within the scale; for generation a text or a number,
-    which is spelled out. Names, texts and keys come before indices. Nothing is guessed: an integer
-    that is the name of one label or option and the index of another is refused.
+    Accepted values:
+
+    * classification: a label name, an index, or a bool if there are two labels;
+    * options in the row: the text or index of one option, one of the keys if there are keys, or a
+      list of the texts of all correct options, of which the first is the label;
+    * regression: a number within the scale;
+    * generation: a text, or a number, which becomes a text.
+
+    A text is compared with names first. An integer that is the name of one label or option and the
+    index of another is refused.
 
     Args:
-        task: The task the row belongs to.
-        value: What the row's label column holds.
-        options: The row's choices; not read where the task has none.
-        keys: What labels call these choices, in their order; empty where they have no such names.
+        task: The task of the row.
+        value: Value of the label column.
+        options: The row's choices; ignored if the task has none.
+        keys: Names of the choices in labels, if they have any.
 
     Raises:
-        ValueError: The value is none of these. The message shows it and says what is allowed.
+        ValueError: The value is not accepted, or ambiguous.
     """
     if task.type is TaskType.GENERATION and task.columns.choices is None:
         return _target(value)
@@ -52,7 +56,7 @@ def read_label(
 
 
 def right_option(task: Task, example: Example) -> int:
-    """Index of the option that is the answer; a regression's nearest spelled score."""
+    """Index of the correct option; for a regression, of the nearest score."""
     if task.scale is None:
         return int(example.label)
     steps = round((float(example.label) - task.scale.low) / task.scale.step)
@@ -100,7 +104,7 @@ def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int
     if meant and index is not None:
         raise ValueError(
             f"{value!r} is ambiguous: it is the text of option {by_text[0]} and the index of "
-            f"option {index} {options[index]!r}; say columns.kinds: text or number of the label"
+            f"option {index} {options[index]!r}; set columns.kinds of the label to text or number"
         )
     raise ValueError(
         f"{value!r} is neither an index from 0 to {len(options) - 1} nor the text of one option"
@@ -109,14 +113,14 @@ def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int
 
 
 def _named(value: Any, names: tuple[str, ...]) -> list[int]:
-    """The places of the names that a text, an integer or a boolean spells."""
+    """Indices of the names that a text, an integer or a boolean matches."""
     if not isinstance(value, (str, int)):
         return []
     found = [] if isinstance(value, bool) else find_names(str(value), names)
-    said = value if isinstance(value, bool) else read_boolean(str(value))
-    if found or said is None:
+    boolean = value if isinstance(value, bool) else read_boolean(str(value))
+    if found or boolean is None:
         return found
-    return find_names(str(said), names) or find_names(str(said).lower(), names)
+    return find_names(str(boolean), names) or find_names(str(boolean).lower(), names)
 
 
 def _index(value: Any, count: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Finding what a value names among labels, options or keys, and spelling values in one way."""
+"""Matching values to the names of labels, options or keys."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _SHOWN = 24  # code points of a text in a message
 
 
 def find_names(text: str, names: Sequence[str]) -> list[int]:
-    """The places of the names that a text is, letters with accents in either Unicode form."""
-    exact = [place for place, name in enumerate(names) if name == text]
+    """Indices of the names that equal a text, in either Unicode form of accented letters."""
+    exact = [index for index, name in enumerate(names) if name == text]
     if exact:
         return exact
     composed = _composed(text)
-    return [place for place, name in enumerate(names) if _composed(name) == composed]
+    return [index for index, name in enumerate(names) if _composed(name) == composed]
 
 
 def find_loosely(text: str, names: Sequence[str]) -> int | None:
-    """The one name's place that a text is, or else is in lower case, with spaces for - and _."""
+    """Index of the one name that equals a text, if need be apart from case, hyphens and spaces."""
     found = find_names(text, names) or find_names(_loose(text), [_loose(n) for n in names])
     return found[0] if len(found) == 1 else None
 
 
 def find_twins(names: Sequence[str]) -> Iterator[str]:
-    """Says which names differ only in how Unicode spells them."""
+    """Messages about names that differ only in their Unicode form."""
     seen: dict[str, str] = {}
     for name in dict.fromkeys(names):
         twin = seen.setdefault(_composed(name), name)
@@ -37,27 +37,27 @@ def find_twins(names: Sequence[str]) -> Iterator[str]:
 
 
 def read_integer(text: str) -> int | None:
-    """The integer that a text spells as a program would, spaces around it aside."""
+    """The integer that a text holds, without leading zeros, or None."""
     bare = text.strip()
     return int(bare) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", bare) else None
 
 
 def read_boolean(text: str) -> bool | None:
-    """What True, true, False or false say."""
+    """The value of True, true, False or false; None for other texts."""
     return _BOOLEANS.get(text)
 
 
 def spell_number(value: int | float) -> int | float:
-    """A number as templates and targets see it: 2.0 is 2, whatever file it comes from."""
+    """A number as templates and targets show it: 2.0 becomes 2."""
     if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST:
         return int(value)
     return value
 
 
 def describe_mismatch(text: str, names: Sequence[str]) -> str:
-    """What a text that is none of the names may have been meant to be; empty if nothing is near.
+    """Suggests the name nearest to a text that is none of them; empty if none is near.
 
-    Where letters can look alike, their code points are shown.
+    Shows code points if letters may look alike.
     """
     near = difflib.get_close_matches(_loose(text), [_loose(name) for name in names], n=1)
     if not near:

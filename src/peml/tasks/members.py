@@ -1,8 +1,7 @@
-"""Many tasks of one make, such as the subjects of an exam, from one definition."""
+"""Families: many tasks from one definition, such as the subjects of an exam."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
@@ -11,26 +10,26 @@ from peml.problems import describe_problems
 from peml.settings import Settings
 
 MEMBER = "$member"
-"""Stands for the member's name in every text of a family's task."""
+"""Replaced by the member's name in every text of a family's task."""
 
 
 class TaskFamily(Settings):
-    """A suite's entry that stands for one task a member."""
+    """An entry of a suite that defines one task per member."""
 
     members: dict[str, tuple[str, ...]] = Field(
-        description="Names of the tasks, by the group they belong to.", min_length=1
+        description="Names of the tasks, by group.", min_length=1
     )
     task: dict[str, Any] = Field(
-        description="The definition they share, without name and group; `$member` stands for the "
+        description="The shared definition, without name and group; `$member` is replaced by the "
         "name."
     )
 
     @field_validator("task")
     @classmethod
     def _leaves_the_name_open(cls, task: dict[str, Any]) -> dict[str, Any]:
-        told = [key for key in ("name", "group") if key in task]
-        if told:
-            raise ValueError(f"{' and '.join(told)}: told by members; take it out")
+        given = [key for key in ("name", "group") if key in task]
+        if given:
+            raise ValueError(f"{' and '.join(given)}: set by members; remove it here")
         return task
 
 
@@ -43,19 +42,17 @@ def expand_family(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The definitions of a family's tasks, in the order of its groups and members.
 
     Raises:
-        ValueError: The family isn't one; the message has a line for each problem.
+        ValueError: The definition has problems, one per line of the message.
     """
     try:
         family = TaskFamily.model_validate(entry)
     except ValidationError as error:
         raise ValueError("\n".join(describe_problems(error, TaskFamily))) from error
-    return list(_expand(family))
-
-
-def _expand(family: TaskFamily) -> Iterator[dict[str, Any]]:
-    for group, names in family.members.items():
-        for name in names:
-            yield {"name": name, "group": group, **_filled(family.task, name)}
+    return [
+        {"name": name, "group": group, **_filled(family.task, name)}
+        for group, names in family.members.items()
+        for name in names
+    ]
 
 
 def _filled(value: Any, name: str) -> Any:

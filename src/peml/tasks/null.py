@@ -1,4 +1,4 @@
-"""What a template sees of a field that has no value in a row."""
+"""The value of a missing field in templates."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Final
 
 
 class Null:
-    """None that prints as nothing, so that the word None stands in no prompt.
+    """A None that prints as an empty text, so that no prompt contains the word None.
 
-    It is false and equals None. Jinja's filters and ``~`` turn what they get into text, so printing
-    None as nothing at the end would come too late.
+    It is false and equals None. Replacing None when the template is printed would be too late,
+    since Jinja's filters and ``~`` turn values into text before.
     """
 
     def __bool__(self) -> bool:

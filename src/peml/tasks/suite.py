@@ -1,4 +1,4 @@
-"""Named lists of tasks, and reading them from YAML files."""
+"""Suites, named lists of tasks, and reading them from YAML files."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Suite(Settings):
     """A named list of tasks that are trained and reported together."""
 
     name: str = Field(description="Name of the suite.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    version: int = Field(1, description="Raised when its tasks or their meaning change.", ge=1)
-    description: str = Field("", description="One line for people.")
+    version: int = Field(1, description="Increased when its tasks or their meaning change.", ge=1)
+    description: str = Field("", description="One line about the suite.")
     average: Averaging | None = Field(
         None,
-        description="What counts alike in a mean over its tasks: `tasks` or `rows`; default: as "
-        "each task says.",
+        description="Whether a mean over its tasks weighs `tasks` or `rows` equally; default: as "
+        "each task sets it.",
     )
     tasks: tuple[Task, ...] = Field(
-        description="The tasks, in the order of every table; each is written out, or is "
-        "`file: NAME.yaml`, read from beside the suite's file, or a family: `members` by group and "
-        "the `task` they share.",
+        description="The tasks, in the order of all tables. Each is a definition, or "
+        "`file: NAME.yaml` next to the suite's file, or a family: `members` by group and the "
+        "`task` they share.",
         min_length=1,
     )
 
@@ -65,24 +65,18 @@ class Suite(Settings):
 
 
 def list_suites() -> tuple[str, ...]:
-    """Names of the suites that come with the package, sorted."""
-    return tuple(
-        sorted(
-            entry.name.removesuffix(".yaml")
-            for entry in _suites_folder().iterdir()
-            if entry.name.endswith(".yaml")
-        )
-    )
+    """Names of the bundled suites, sorted."""
+    names = [entry.name for entry in _suites_folder().iterdir()]
+    return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
-    """Reads a suite, by the name of a bundled one or by the path of a YAML file.
+    """Reads a bundled suite by name, or a suite from a YAML file.
 
-    Paths inside a suite file (``file:``, ``source.path``) are relative to that file.
+    Paths in a suite file (``file:``, ``source.path``) are relative to that file.
 
     Raises:
-        TaskError: There is no such suite or file, or the definition has problems. All problems
-            are listed at once.
+        TaskError: There is no such suite or file, or the definition has problems; all are listed.
     """
     text = str(name_or_path)
     if text in list_suites():
@@ -100,8 +94,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
 def join_suites(suites: Sequence[Suite]) -> tuple[Task, ...]:
     """The tasks of several suites, to be trained and reported together.
 
-    A name that several suites give to a task becomes SUITE-TASK in each of them. A task without a
-    group belongs to one named as its suite.
+    A task's name that occurs in several suites becomes SUITE-TASK. The suite is the group of tasks
+    without a group.
     """
     counts = Counter(task.name for suite in suites for task in suite.tasks)
     return tuple(
@@ -120,15 +114,15 @@ def load_task_file(path: str | Path) -> Task:
     """Reads one task from its own YAML file.
 
     Raises:
-        TaskError: The file can't be read or the definition has problems, all listed at once.
+        TaskError: The file can't be read, or the definition has problems; all are listed.
     """
     file = Path(path)
-    content = _place(read_yaml(file), file.resolve().parent)
+    content = _with_absolute_path(read_yaml(file), file.resolve().parent)
     try:
         task = Task.model_validate(content)
     except ValidationError as error:
         raise _invalid(file, describe_problems(error, Task)) from error
-    TaskRenderer(task)  # a template that can't be used is found now, not at the first row
+    TaskRenderer(task)  # refuses a bad template now, not at the first row
     return task
 
 
@@ -149,11 +143,13 @@ def _read_suite(file: Path | Traversable, folder: Path | None) -> Suite:
         raise _invalid(file, [_with_name(line, entries) for line in problems]) from error
     for task in suite.tasks:
         TaskRenderer(task)
-    return suite.model_copy(update={"tasks": tuple(_told(task, suite) for task in suite.tasks)})
+    return suite.model_copy(
+        update={"tasks": tuple(_with_suite(task, suite) for task in suite.tasks)}
+    )
 
 
-def _told(task: Task, suite: Suite) -> Task:
-    """A task that knows what its suite says of it."""
+def _with_suite(task: Task, suite: Suite) -> Task:
+    """A task with its suite's name and average."""
     source = task.source.model_copy(update={"suite": task.source.suite or suite.name})
     average = suite.average or task.average
     return task.model_copy(update={"source": source, "average": average})
@@ -175,11 +171,11 @@ def _read_entry(entry: Any, folder: Path | None) -> Any:
         return entry
     if set(entry) == {"file"} and folder is not None:
         return load_task_file(folder / str(entry["file"]))
-    return _place(entry, folder)
+    return _with_absolute_path(entry, folder)
 
 
-def _place(content: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Makes a relative ``source.path`` relative to the definition's folder."""
+def _with_absolute_path(content: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Resolves a relative ``source.path`` against the definition's folder."""
     source = content.get("source")
     if folder is None or not isinstance(source, dict) or not isinstance(source.get("path"), str):
         return content
@@ -187,11 +183,11 @@ def _place(content: dict[str, Any], folder: Path | None) -> dict[str, Any]:
 
 
 def _with_name(problem: str, entries: Any) -> str:
-    """Adds the task's name to ``tasks[3].labels: ...``; nobody counts to the fourth task."""
+    """Adds the task's name to ``tasks[3].labels: ...``."""
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        place = f"tasks[{index}]"
-        if problem.startswith((f"{place}.", f"{place}:")) and isinstance(entry, dict):
-            return f"{place} {entry.get('name', '(no name)')}{problem[len(place) :]}"
+        start = f"tasks[{index}]"
+        if problem.startswith((f"{start}.", f"{start}:")) and isinstance(entry, dict):
+            return f"{start} {entry.get('name', '(no name)')}{problem.removeprefix(start)}"
     return problem
 
 

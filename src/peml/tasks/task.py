@@ -1,4 +1,4 @@
-"""A task as data: the frozen value a task's YAML file is read into."""
+"""The definition of a task, as read from YAML."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ _MOST_SCORES = 1001
 
 
 class Source(Settings):
-    """Where a task's rows come from; exactly one of the three."""
+    """Where a task's rows come from: exactly one of hub, path and generated."""
 
     hub: str | None = Field(None, description="Data set id on the Hugging Face hub.")
     subset: str | None = Field(None, description="Configuration name of the hub data set.")
     revision: str | None = Field(
         None,
-        description="Branch, tag or commit of the hub data set; `refs/convert/parquet` holds the "
-        "plain files of one that is published as code.",
+        description="Branch, tag or commit of the hub data set. `refs/convert/parquet` has the "
+        "plain files of data sets that are published as code.",
     )
     path: str | None = Field(
         None,
-        description="Folder with one JSONL, CSV or Parquet file per split, or a suite folder "
-        "that holds a folder of the task's name.",
+        description="Folder with one JSONL, CSV or Parquet file per split, or a folder that "
+        "contains one named as the task.",
     )
     generated: str | None = Field(None, description="Name of a built-in generator.")
     folder: str | tuple[str, ...] | None = Field(
         None,
-        description="Name of the task's folder in a local source, where there is none of the "
-        "task's own name; of several, the first that is there.",
+        description="Name of the task's folder in a local source, if none has the task's name; of "
+        "several names, the first that exists.",
     )
     suite: str | None = Field(
         None,
-        description="Name of the folder in a local source that may hold the task's; set to the "
-        "suite's name where the task is one of a suite.",
+        description="Name of a folder in a local source that may contain the task's folder; "
+        "default: the name of the task's suite.",
     )
 
     @model_validator(mode="after")
@@ -62,20 +62,20 @@ class Source(Settings):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The other names that the task's folder may have."""
+        """Other names that the task's folder may have."""
         return (self.folder,) if isinstance(self.folder, str) else self.folder or ()
 
 
 class Splits(Settings):
-    """Which splits of the source are used, by their names there."""
+    """Names of the source's splits that are used."""
 
     train: str | None = Field(
-        "train", description="Split the task is trained on; null: the task is evaluated only."
+        "train", description="Split to train on; null: the task is only evaluated."
     )
     reported: tuple[str, ...] = Field(
         ("validation",),
-        description="Split that is reported and chooses nothing; of several names, the first "
-        "that the source has.",
+        description="Split to report, which is never used to select anything; of several names, "
+        "the first that the source has.",
         min_length=1,
     )
 
@@ -86,11 +86,13 @@ class Splits(Settings):
 
 
 class Scale(Settings):
-    """The range of a regression's scores, and how text-to-text models spell them."""
+    """The range of a regression's scores, and their steps for text-to-text models."""
 
     low: float = Field(description="Lowest score.")
     high: float = Field(description="Highest score.")
-    step: float = Field(description="Distance of the scores a text-to-text model may answer.", gt=0)
+    step: float = Field(
+        description="Distance between the scores that a text-to-text model may answer.", gt=0
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Scale:
@@ -104,7 +106,7 @@ class Scale(Settings):
         return self
 
     def spell(self) -> tuple[str, ...]:
-        """The scores a text-to-text model may answer, low to high, in shortest decimals."""
+        """The scores that a text-to-text model may answer, from low to high, as texts."""
         low, step = Decimal(str(self.low)), Decimal(str(self.step))
         count = int((Decimal(str(self.high)) - low) / step) + 1
         return tuple(_shortest(low + index * step) for index in range(count))
@@ -117,17 +119,17 @@ def _shortest(number: Decimal) -> str:
 
 
 class Shots(Settings):
-    """Solved examples that stand before each row in the prompt."""
+    """Solved examples before each row in the prompt (few-shot)."""
 
     count: int = Field(
         0,
-        description="How many rows are shown, the first of the split; `tasks.shots` sets it for a "
+        description="Number of rows to show, the first of the split; `tasks.shots` sets it for a "
         "run. They are neither trained on nor scored.",
         ge=0,
     )
-    split: str | None = Field(None, description="Split they are of; default: the train split.")
+    split: str | None = Field(None, description="Split of these rows; default: the train split.")
     examples: tuple[str, ...] = Field(
-        (), description="The examples themselves, each with its answer, in place of rows."
+        (), description="Examples as texts, each with its answer, instead of rows."
     )
 
     @model_validator(mode="after")
@@ -138,25 +140,25 @@ class Shots(Settings):
 
 
 class DevelopmentSplit(Settings):
-    """How many train rows are set aside for choosing (never the reported split)."""
+    """Size of the development split, which is taken from train and used for all choices."""
 
     fraction: float = Field(0.1, description="Share of the train rows.", gt=0, lt=1)
-    at_most: int = Field(500, description="Upper bound in rows.", ge=1)
+    at_most: int = Field(500, description="Most rows.", ge=1)
 
 
 class Task(Settings):
-    """One task as data, read from a YAML file.
+    """One task, read from a YAML file.
 
-    A task says where its rows are, which columns hold what, how a row is spelled for a
+    A task defines where its rows are, what their columns mean, how a row is rendered for a
     text-to-text model (``template``, ``label_words``) and for an encoder (``segments``), and how
     it is scored. The first metric is the headline.
     """
 
     name: str = Field(description="Name of the task.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    version: int = Field(1, description="Raised when the meaning of a score changes.", ge=1)
-    description: str = Field("", description="One line for people.")
+    version: int = Field(1, description="Increased when the meaning of a score changes.", ge=1)
+    description: str = Field("", description="One line about the task.")
     group: str | None = Field(
-        None, description="Group of the suite's tasks that it belongs to, such as a subject area."
+        None, description="Group of the task within its suite, such as a subject area."
     )
     type: TaskType = Field(description="Kind of task.")
     source: Source = Field(description="Where the rows come from.")
@@ -164,8 +166,8 @@ class Task(Settings):
     columns: Columns = Field(description="Meaning of the columns.")
     header: str | None = Field(
         None,
-        description="Jinja2 template of what stands once before prompt and shots, such as an "
-        "instruction; a blank line follows it.",
+        description="Jinja2 template of a text before shots and prompt, such as an instruction; a "
+        "blank line follows it.",
     )
     shots: Shots = Field(
         default_factory=Shots, description="Solved examples before each row (few-shot)."
@@ -173,17 +175,17 @@ class Task(Settings):
     template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
     target: str | None = Field(
         None,
-        description="Generation: Jinja2 template of the text to learn, which sees `label` and, "
-        "where there are choices, `index`, the right one's from 0; default: the label.",
+        description="Generation: Jinja2 template of the text to learn. It can use `label` and, if "
+        "there are choices, `index`, the correct one's from 0; default: the label.",
     )
     option: str | None = Field(
         None,
-        description="Multiple choice: Jinja2 template of each option, which sees `option`, its "
+        description="Multiple choice: Jinja2 template of each option. It can use `option`, its "
         "text, and `index`, from 0; default: the text.",
     )
     segments: tuple[str, ...] | None = Field(
         None,
-        description="One or two Jinja2 templates, the segments an encoder reads; "
+        description="Encoders: one or two Jinja2 templates of the input segments; "
         "default: the input columns.",
     )
     labels: tuple[str, ...] = Field((), description="Label names in index order.")
@@ -194,16 +196,16 @@ class Task(Settings):
     metrics: tuple[str, ...] = Field(description="Metrics, headline first.", min_length=1)
     weights: Literal["balanced"] | None = Field(
         None,
-        description="Classification: `balanced` makes the loss of a training row count more where "
-        "its label is rare: rows / (labels * rows of the label). Default: all count the same.",
+        description="Classification: `balanced` weights the loss of a training row by "
+        "rows / (labels * rows of its label), so rare labels count more. Default: no weights.",
     )
     average: Averaging = Field(
         "tasks",
-        description="What counts alike in a mean over tasks: each task or, where all tasks of the "
-        "mean say `rows`, each row. A suite's `average` is its tasks'.",
+        description="Whether a mean over tasks weighs tasks or rows equally; rows only if all "
+        "tasks of the mean set `rows`. A suite's `average` overrides it.",
     )
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="Generation: a text ends before the first of these."
+        (), description="Generation: a text is cut before the first of these."
     )
     max_new_tokens: int | None = Field(
         None,
@@ -212,11 +214,11 @@ class Task(Settings):
     )
     normalisation: Normalisation | None = Field(
         None,
-        description="What an option's likelihood is divided by; default: "
+        description="What an option's log-likelihood is divided by; default: "
         "evaluation.scoring.normalisation.",
     )
     development: DevelopmentSplit = Field(
-        default_factory=DevelopmentSplit, description="Development split carved from train."
+        default_factory=DevelopmentSplit, description="Development split, taken from train."
     )
 
     @model_validator(mode="after")
@@ -233,7 +235,7 @@ class Task(Settings):
         return self
 
     def _foreign_problems(self) -> list[str]:
-        """Settings that belong to another type of task."""
+        """Settings of other task types."""
         problems = []
         for name, (types, why) in BELONGING.items():
             owner: Settings = self.columns if name.startswith("columns.") else self
@@ -272,7 +274,7 @@ class Task(Settings):
             problems.append("segments: one or two templates")
         encoded = self.type is not TaskType.GENERATION
         if self.segments is None and len(self.columns.inputs) > 2 and encoded:
-            problems.append("segments: give one or two templates when there are over two inputs")
+            problems.append("segments: more than two inputs need one or two templates")
         return problems + self._kind_problems()
 
     def _kind_problems(self) -> list[str]:
@@ -281,7 +283,7 @@ class Task(Settings):
             return []
         if kind == "number" and self.columns.keys is not None:
             return [
-                "columns.kinds: a label that is an index needs no columns.keys, so give one of both"
+                "columns.kinds: a label that is an index needs no columns.keys; remove one of them"
             ]
         if self.type is TaskType.REGRESSION and kind != "number":
             return [f"columns.kinds: the label of a regression is a number, not a {kind}"]
@@ -297,11 +299,11 @@ class Task(Settings):
         if is_choice and columns.choices is None:
             problems.append("columns.choices: a multiple choice task needs it")
         if self.type is TaskType.GENERATION and columns.choices is not None and not self.target:
-            problems.append("target: say how the right one of columns.choices is answered")
+            problems.append("target: needed to spell the correct one of columns.choices")
         if columns.keys is not None and columns.choices is None:
-            problems.append("columns.keys: there are no columns.choices that they name")
+            problems.append("columns.keys: needs columns.choices")
         if isinstance(columns.choices, tuple) and len(columns.choices) < 2:
-            problems.append("columns.choices: one field with a list, or two fields or more")
+            problems.append("columns.choices: give one field with a list, or at least two fields")
         return problems
 
     def _metric_problems(self) -> list[str]:
@@ -318,7 +320,7 @@ class Task(Settings):
             elif name in BINARY and len(self.labels) > 2:
                 problems.append(f"metrics: {name!r} needs exactly two labels; use macro_f1")
             elif name in OVER_GROUPS and not self.columns.group:
-                problems.append(f"metrics: {name!r} is over groups of rows; give columns.group")
+                problems.append(f"metrics: {name!r} is over groups of rows; set columns.group")
         if self.metrics[0] in LOWER_IS_BETTER:
             problems.append(
                 f"metrics: {self.metrics[0]!r} can't come first: lower is better, and the headline "
@@ -332,15 +334,15 @@ class Task(Settings):
         if self.type is TaskType.MULTIPLE_CHOICE and len({m in OF_TEXTS for m in self.metrics}) > 1:
             problems.append("metrics: of options (accuracy) or of their texts (span_...), not both")
         if self.answers_in_text and self.option is not None:
-            problems.append("option: span metrics compare the texts as they are; take it out")
+            problems.append("option: span metrics compare the original texts; remove it")
         return problems
 
     @property
     def answers_in_text(self) -> bool:
-        """Whether a multiple choice is scored on the texts of its options, not their indices."""
+        """Whether a multiple choice is scored on the texts of its options."""
         return self.type is TaskType.MULTIPLE_CHOICE and self.metrics[0] in OF_TEXTS
 
     @property
     def verbalised_labels(self) -> tuple[str, ...]:
-        """The label words, or the label names where none are given."""
+        """The label words; by default the label names."""
         return self.label_words if self.label_words is not None else self.labels

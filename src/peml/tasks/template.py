@@ -1,4 +1,4 @@
-"""Turning a row into an :class:`~peml.tasks.Example`: templates, options and labels."""
+"""Rendering rows into examples: templates, options and labels."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from peml.tasks.null import NULL, Null
 from peml.tasks.task import Shots, Task
 
 SOURCE_ROW = "_source_row"
-"""Column with a row's number in its file (from 0), so that messages name the user's row."""
+"""Column with a row's number in its file (from 0), for messages."""
 
 _OPTIONS = "options"
 _ABSENT = object()
 _BETWEEN = "\n\n"  # header, shots and prompt
-_OWN_NAMES = {"option": ("option", "index"), "target": (_OPTIONS, "label", "index")}
+_FIELD_VARIABLES = {"option": ("option", "index"), "target": (_OPTIONS, "label", "index")}
 
 
 def join_answer(prompt: str, answer: str) -> str:
-    """An answer as it follows its prompt: after a space, where the prompt doesn't end in one."""
+    """An answer as it follows its prompt: after a space, unless the prompt ends with one."""
     return answer if prompt.endswith((" ", "\n")) else f" {answer}"
 
 
 def _for_template(value: Any) -> Any:
-    """A value as templates see and print it: whole numbers without a point, nothing for None."""
+    """A value as templates show it: 2.0 as 2, None as an empty text."""
     if isinstance(value, float):
         return spell_number(value)
     return NULL if value is None else value
@@ -46,7 +46,7 @@ def _sandbox() -> ImmutableSandboxedEnvironment:
         finalize=_for_template,
     )
     environment.tests["none"] = lambda value: value is None or isinstance(value, Null)
-    # lipsum, cycler and the like have no place in a prompt and are a way around the sandbox
+    # prompts don't need lipsum, cycler and so on, and they are a way out of the sandbox
     environment.globals.clear()
     return environment
 
@@ -54,29 +54,25 @@ def _sandbox() -> ImmutableSandboxedEnvironment:
 _SANDBOX = _sandbox()
 
 
-@lru_cache(maxsize=4096)  # some 4 KB each; a renderer is made for every split
+@lru_cache(maxsize=4096)  # about 4 KB each; every split has a renderer
 def _read_template(source: str) -> tuple[Template, frozenset[str]]:
-    """A template, and the names that it refers to."""
+    """A template and the names of its variables."""
     parsed = _SANDBOX.parse(source)
     return _SANDBOX.from_string(parsed), frozenset(meta.find_undeclared_variables(parsed))
 
 
 class TaskRenderer:
-    """Renders the rows of one task; templates are compiled here.
+    """Renders the rows of one task.
 
-    Templates are Jinja2, run in a sandbox without globals: they see the task's input and option
-    columns and ``options`` (the list of texts to choose from), and nothing of Python. The label
-    column is out of reach for all but ``target``, so a prompt can't give the answer away. A further
-    column that has no value in a row is none, and prints as nothing; numbers that are whole are
-    integers.
+    Templates are Jinja2 in a sandbox without globals. They can use the task's input, option and
+    extra columns, and ``options``, the list of option texts. Only ``target`` can use the label, so
+    that a prompt can't contain the answer. An extra column without a value is none and prints as an
+    empty text; whole numbers are integers.
 
-    A prompt is the task's header, its shots and the row's template, a blank line between each.
-
-    Args:
-        task: The task whose rows will be rendered.
+    A prompt is the task's header, its shots and the row's template, separated by blank lines.
 
     Raises:
-        TaskError: A template is not valid Jinja2, or names something it can't see.
+        TaskError: A template is not valid Jinja2, or uses an unknown variable.
     """
 
     def __init__(self, task: Task) -> None:
@@ -99,15 +95,13 @@ class TaskRenderer:
         """Renders one row.
 
         Args:
-            row: Column name to value; columns the task doesn't name are ignored.
-            index: Row number in its split, kept in the example. Messages name the row's number
-                in its file where the row carries one (``SOURCE_ROW``).
-            labelled: False for rows to predict. They need no label column, and the example's
-                label is then a placeholder (0, the lowest score, or an empty text).
+            row: Values by column; other columns than the task's are ignored.
+            index: Row number in its split. Messages show ``SOURCE_ROW`` if the row has it.
+            labelled: False for rows to predict: no label is read, and the example's label is a
+                placeholder (0, the lowest score, or an empty text).
 
         Raises:
-            DataError: A column is missing, a value is of the wrong kind, a label is outside the
-                list, or a template fails. The message names task, row and field.
+            DataError: A column is missing, a value or label is not allowed, or a template fails.
         """
         try:
             return self._render(row, index, labelled=labelled)
@@ -115,7 +109,7 @@ class TaskRenderer:
             raise self._error(row, index, problem) from problem.__cause__
 
     def gold(self, row: Mapping[str, Any], index: int) -> int | float | str | tuple[str, ...]:
-        """A row's right answer, `Example.gold`, without rendering more of the row than it takes.
+        """A row's correct answer, `Example.gold`, without rendering the whole row.
 
         Raises:
             DataError: As :meth:`render`.
@@ -129,7 +123,7 @@ class TaskRenderer:
             raise self._error(row, index, problem) from problem.__cause__
 
     def render_solved(self, row: Mapping[str, Any], index: int) -> str:
-        """A row with its answer, as a shot for other rows: without header and shots of its own.
+        """A row with its answer, to be shown before other rows; without header and shots.
 
         Raises:
             DataError: As :meth:`render`.
@@ -144,8 +138,8 @@ class TaskRenderer:
     def _render(self, row: Mapping[str, Any], index: int, *, labelled: bool) -> Example:
         texts = {name: self._text(row, name) for name in self.task.columns.inputs}
         choices = self._options(row)
-        variables = {**texts, **self._further_columns(row)}
-        options = self._spell_options(choices, variables)
+        variables = {**texts, **self._extra_columns(row)}
+        options = self._option_texts(choices, variables)
         variables[_OPTIONS] = list(options)
         segments = tuple(
             self._fill(field, template, variables) for field, template in self._segments
@@ -162,8 +156,8 @@ class TaskRenderer:
 
     def _whole_prompt(self, variables: dict[str, Any]) -> str:
         header = [] if self._header is None else [self._fill("header", self._header, variables)]
-        own = self._fill("template", self._prompt, variables)
-        return _BETWEEN.join([*header, *self.task.shots.examples, own])
+        row = self._fill("template", self._prompt, variables)
+        return _BETWEEN.join([*header, *self.task.shots.examples, row])
 
     def _compile_if_given(self, field: str, source: str | None) -> Template | None:
         return None if source is None else self._compile(field, source)
@@ -178,20 +172,19 @@ class TaskRenderer:
                 allowed="a Jinja2 template such as 'review: {{ sentence }}'",
                 action="Correct the template.",
             ) from error
-        own = _OWN_NAMES.get(field, (_OPTIONS,))
-        for name in sorted(names):
-            if name == self.task.columns.label and name not in (*self._visible, *own):
+        allowed = (*self._visible, *_FIELD_VARIABLES.get(field, (_OPTIONS,)))
+        for name in sorted(names.difference(allowed)):
+            if name == self.task.columns.label:
                 raise TaskError(
                     f"{where}: the template shows the label column {name!r}.",
-                    allowed=", ".join((*self._visible, *own)),
-                    action="Take it out; the answer must not stand in the prompt.",
+                    allowed=", ".join(allowed),
+                    action="Remove it; a prompt must not contain the answer.",
                 )
-            if name not in (*self._visible, *own):
-                raise TaskError(
-                    f"{where}: unknown variable {name!r}.{nearest(name, (*self._visible, *own))}",
-                    allowed=", ".join((*self._visible, *own)),
-                    action="Correct the name, or add the column to columns.inputs.",
-                )
+            raise TaskError(
+                f"{where}: unknown variable {name!r}.{nearest(name, allowed)}",
+                allowed=", ".join(allowed),
+                action="Correct the name, or add the column to columns.inputs.",
+            )
         return template
 
     def _options_of_every_row(self) -> tuple[str, ...]:
@@ -215,17 +208,17 @@ class TaskRenderer:
             ) from error
 
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
-        found = _find(row, name)
-        if found is _ABSENT and name in self.task.columns.aliases:
-            found = _find(row, self.task.columns.aliases[name])
-        if found is _ABSENT:
+        value = _find(row, name)
+        if value is _ABSENT and name in self.task.columns.aliases:
+            value = _find(row, self.task.columns.aliases[name])
+        if value is _ABSENT:
             columns = [column for column in row if column != SOURCE_ROW]
             raise _RowError(
                 name,
                 f"the column is missing.{nearest(name, columns)}",
                 f"the row has {', '.join(columns) or 'no columns'}",
             )
-        return found
+        return value
 
     def _text(self, row: Mapping[str, Any], name: str) -> str:
         value = self._value(row, name)
@@ -233,14 +226,12 @@ class TaskRenderer:
             raise _RowError(name, f"{value!r} is not a text", "a text")
         return value
 
-    def _further_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _extra_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
         columns = self.task.columns
         fields = (*columns.options, *columns.extra)
         return {name: _for_template(self._value(row, name)) for name in fields}
 
-    def _spell_options(
-        self, choices: tuple[str, ...], variables: dict[str, Any]
-    ) -> tuple[str, ...]:
+    def _option_texts(self, choices: tuple[str, ...], variables: dict[str, Any]) -> tuple[str, ...]:
         options = choices
         if self._option is not None:
             options = tuple(
@@ -268,7 +259,7 @@ class TaskRenderer:
         value = self._value(row, name)
         if not isinstance(value, (list, tuple)) or len(value) < 2:
             raise _RowError(
-                name, f"{value!r} is not a list of options", "a list of two texts or more"
+                name, f"{value!r} is not a list of options", "a list of at least two texts"
             )
         for option in value:
             if not isinstance(option, str):
@@ -281,12 +272,12 @@ class TaskRenderer:
         if self._target is None:
             return self._answer(row, choices)
         name = self.task.columns.label
-        own = {"label": _for_template(self._value(row, name))}
+        answer = {"label": _for_template(self._value(row, name))}
         if choices:
-            own["index"] = self._answer(row, choices)
-        elif own["label"] is NULL:
+            answer["index"] = self._answer(row, choices)
+        elif answer["label"] is NULL:
             raise _RowError(name, "there is no label", "a label")
-        return self._fill("target", self._target, {**variables, **own})
+        return self._fill("target", self._target, {**variables, **answer})
 
     def _answer(self, row: Mapping[str, Any], choices: tuple[str, ...]) -> int | float | str:
         name = self.task.columns.label
@@ -302,7 +293,7 @@ class TaskRenderer:
             keys = self._texts(row, keys)
         if keys is not None and len(keys) != count:
             raise _RowError(
-                "columns.keys", f"{len(keys)} keys for {count} options", "a key for each option"
+                "columns.keys", f"{len(keys)} keys for {count} options", "one key per option"
             )
         return keys or ()
 
@@ -330,17 +321,17 @@ class TaskRenderer:
 
 
 def _find(row: Mapping[str, Any], name: str) -> Any:
-    """A field by its (dotted) name, in a row as loaded, or with objects in it as its owner has."""
+    """A field by its dotted name, which may be a column or a path into nested objects."""
     if name in row:
         return row[name]
-    found: Any = row
+    value: Any = row
     for part in name.split("."):
-        found = found.get(part, _ABSENT) if isinstance(found, Mapping) else _ABSENT
-    return found
+        value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    return value
 
 
 class _RowError(Exception):
-    """What is wrong with one field of a row; becomes a DataError with the task and row."""
+    """A problem with one field of a row; becomes a DataError that names task and row."""
 
     def __init__(self, field: str, text: str, allowed: str) -> None:
         super().__init__(text)

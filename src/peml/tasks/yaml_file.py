@@ -1,4 +1,4 @@
-"""Reading a YAML definition safely: plain data only, no key twice."""
+"""Reading YAML definitions: plain data only, no duplicate keys."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import yaml
 
 from peml.errors import TaskError
 
-# The parser in C, ten times as fast, is in every wheel of PyYAML, not in every build.
+# The parser in C is ten times as fast. Every wheel of PyYAML has it, but not every build.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StrictLoader(_Loader):
-    """A safe loader that refuses a key given twice, where YAML would keep the last."""
+    """A safe loader that refuses duplicate keys, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """One mapping of the file, called by the parser."""
+        """Builds one mapping; called by the parser."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -33,7 +33,7 @@ class StrictLoader(_Loader):
 
 
 def read_yaml(file: Path | Traversable) -> dict[str, Any]:
-    """Returns the mapping a YAML file holds.
+    """Returns the mapping in a YAML file.
 
     Raises:
         TaskError: The file can't be read, is not UTF-8, not YAML, or not a mapping.
@@ -50,13 +50,13 @@ def read_yaml(file: Path | Traversable) -> dict[str, Any]:
         raise TaskError(
             f"{file} is not valid YAML: {_one_line(error)}.",
             allowed="UTF-8 YAML with plain values",
-            action="Correct the file at that place.",
+            action="Correct the file there.",
         ) from error
     if not isinstance(content, dict):
         raise TaskError(
             f"{file} holds {type(content).__name__}, not a mapping.",
             allowed="a task or suite definition: 'key: value' lines",
-            action="See docs for the fields, or `peml tasks show`.",
+            action="See `peml tasks show` for the fields.",
         )
     return content
 
