@@ -6,20 +6,29 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peml.errors import DataError
 from peml.tasks import Columns
 
 
-def flat_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> dict[str, Any]:
     """A row with nested objects spelled with dots (``idx.question``) and aliases resolved.
 
     Raises:
-        ValueError: A name is there twice, in an object and spelled out.
+        DataError: A name is there twice, in an object and spelled out, or objects are nested too
+            deeply. The message says where.
     """
-    fields = _flat(row, "")
-    flat = dict(fields)
-    if len(flat) < len(fields):
-        refuse_repeated([name for name, _ in fields])
-    return _renamed(flat, columns)
+    try:
+        fields = _flat(row, "")
+        flat = dict(fields)
+        if len(flat) < len(fields):
+            refuse_repeated([name for name, _ in fields])
+        return _renamed(flat, columns)
+    except (RecursionError, ValueError) as error:
+        raise DataError(
+            f"{where}: {error}.",
+            allowed="each column once in a row, and objects in objects some levels deep",
+            action="Correct the row.",
+        ) from error
 
 
 def refuse_repeated(names: Sequence[str]) -> None:

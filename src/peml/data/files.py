@@ -110,15 +110,7 @@ def flat_rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any
         DataError: A line is no row. The message names file and line.
     """
     for line, row in read_rows(path):
-        try:
-            flat = flat_row(row, columns)
-        except (RecursionError, ValueError) as error:
-            raise DataError(
-                f"{path}, line {line}: {error}.",
-                allowed="each column once in a row, and objects in objects some levels deep",
-                action="Correct the line.",
-            ) from error
-        yield line, flat
+        yield line, flat_row(row, columns, f"{path}, line {line}")
 
 
 def _open_text(

@@ -170,14 +170,7 @@ def read_list(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, A
     columns = TaskColumns(task, "", labelled=False)
     flat = []
     for number, row in enumerate(rows):
-        try:
-            flat.append(flat_row(row, task.columns))
-        except (RecursionError, ValueError) as error:
-            raise DataError(
-                f"{_row(number)}: {error}.",
-                allowed="each column once in a row, and objects in objects some levels deep",
-                action="Correct the row.",
-            ) from error
+        flat.append(flat_row(row, task.columns, _row(number)))
         columns.see(flat[-1], _row(number))
     columns.finish()
     return [columns.read(row) for row in flat]
