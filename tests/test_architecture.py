@@ -16,7 +16,10 @@ import peml
 SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
-BOTTOM = {"errors", "files", "lazy", "problems", "records", "removed", "settings", "terminal"}
+BOTTOM = {
+    *("errors", "files", "lazy", "problems", "records"),
+    *("registry", "removed", "settings", "terminal"),
+}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "lazy": set(),
@@ -26,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "problems": {"errors", "removed"},
     "records": {"errors", "files", "problems", "removed"},
+    "registry": {"errors"},
     "tasks": set(),
     "prefix": set(),
     "data": {"tasks"},

@@ -6,9 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,13 @@ from peml.export import export_lora
 from peml.files import read_json
 from peml.methods import (
     Method,
-    MtlLora,
-    MtlLoraSettings,
     build_method,
     list_methods,
     parse_method,
-    registry,
 )
+from peml.methods.registry import METHODS
 from tests.e2e.toy import toy_config
+from tests.packages import write_package
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
@@ -53,15 +49,8 @@ def installed(tmp_path: Path) -> Path:
     """The documentation's package, as an installer would leave it on the path."""
     package, test = blocks("python")
     (toml,) = blocks("toml")
-    (group,) = tomllib.loads(toml)["project"]["entry-points"].items()
     site = tmp_path / "site"
-    info = site / "scaled_lora-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "scaled_lora.py").write_text(package)
-    (site / "test_scaled_lora.py").write_text(test)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scaled-lora\nVersion: 1.0\n")
-    entries = [f"{name} = {value}" for name, value in group[1].items()]
-    (info / "entry_points.txt").write_text("\n".join([f"[{group[0]}]", *entries]))
+    write_package(site, "scaled-lora", toml, {"scaled_lora": package, "test_scaled_lora": test})
     return site
 
 
@@ -90,28 +79,7 @@ def test_the_documentations_method_trains_and_passes_the_suite(
         export_lora(run, tmp_path / "out")
 
 
-class _Twice(MtlLora):
-    settings_type = MtlLoraSettings
-
-
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
-    """Entry points to be found; what the registry remembers is forgotten before and after."""
-    found: list[EntryPoint] = []
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
-    registry._methods.cache_clear()
-    yield found
-    registry._methods.cache_clear()
-
-
-def test_a_name_that_is_taken_is_refused(registered: list[EntryPoint]) -> None:
-    registered.append(EntryPoint("mtl-lora", f"{__name__}:_Twice", registry.ENTRY_POINTS))
-    with pytest.raises(ConfigError, match="'mtl-lora' is defined twice") as caught:
-        list_methods()
-    assert f"{__name__}:_Twice" in str(caught.value)
-
-
-def test_without_third_parties_there_are_our_own(registered: list[EntryPoint]) -> None:
+def test_without_third_parties_there_are_our_own() -> None:
     assert set(list_methods()) == {
         *("adalora", "c-poly", "dora", "frozen", "full", "lora", "lora+prefix", "moe-lora"),
         *("mtl-lora", "multilora", "peml", "rslora"),
@@ -149,3 +117,16 @@ def test_a_wrong_section_is_one_clear_message(section: dict[str, Any], said: lis
         parse_method(section)
     for part in said:
         assert part in str(caught.value)
+
+
+def test_a_method_is_registered_under_the_name_of_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml = '[project.entry-points."peml.methods"]\nours = "peml.methods.full:Full"'
+    write_package(tmp_path, "ours", toml, {})
+    monkeypatch.syspath_prepend(tmp_path)
+    METHODS.refresh()
+    with pytest.raises(ConfigError, match=r"'ours' \(peml.methods.full:Full\) is called 'full'"):
+        parse_method({"name": "ours"})
+    monkeypatch.undo()
+    METHODS.refresh()

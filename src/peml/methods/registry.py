@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, reduce
-from importlib.metadata import EntryPoint, entry_points
+from functools import reduce
 from operator import or_
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -26,9 +25,8 @@ from peml.methods.lora import settings as lora
 from peml.methods.prefix import settings as prefix
 from peml.methods.routed import settings as routed
 from peml.problems import describe_problems, in_words, list_problems, problems_at
+from peml.registry import Registry
 
-ENTRY_POINTS = "peml.methods"
-"""Entry point group: each entry names a `Method` subclass."""
 
 # Settings are read without torch; the module of a method is imported when one is built.
 _BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
@@ -56,45 +54,29 @@ def _name(settings: type[MethodSettings]) -> str:
     return str(settings.model_fields["name"].default)
 
 
-@cache
-def _methods() -> dict[str, tuple[type[MethodSettings], EntryPoint]]:
-    """The settings of each method, and where the method itself is."""
-    methods = {
-        _name(settings): (settings, EntryPoint(_name(settings), place, ENTRY_POINTS))
-        for settings, place in _BUILT_IN.items()
-    }
-    for entry in entry_points(group=ENTRY_POINTS):
-        settings = entry.load().settings_type
-        if _name(settings) in methods:
-            raise ConfigError(
-                f"the method {_name(settings)!r} is defined twice, the second time by "
-                f"{entry.value}",
-                action="uninstall one of the packages, or rename the method",
-            )
-        methods[_name(settings)] = (settings, entry)
-    return methods
+METHODS: Registry[type[Method]] = Registry(
+    "peml.methods",
+    "method",
+    {_name(settings): place for settings, place in _BUILT_IN.items()},
+    own_name=lambda method: _name(method.settings_type),
+)
+_SETTINGS = MappingProxyType({_name(settings): settings for settings in _BUILT_IN})
 
 
 def list_methods() -> list[str]:
     """Names of all methods."""
-    return sorted(_methods())
+    return list(METHODS.names())
 
 
 def method_settings_types() -> dict[str, type[MethodSettings]]:
     """The config section of each method, by name."""
-    return {name: settings for name, (settings, _) in _methods().items()}
+    return {name: _settings_of(name) for name in METHODS.names()}
 
 
-def _named(name: str) -> type[Method]:
-    methods = _methods()
-    if name not in methods:
-        raise ConfigError(
-            f"there is no method {name!r}.{nearest(name, methods)}",
-            allowed=", ".join(sorted(methods)),
-            action="correct method.name",
-        )
-    method: type[Method] = methods[name][1].load()
-    return method
+def _settings_of(name: str) -> type[MethodSettings]:
+    if name in _SETTINGS:
+        return _SETTINGS[name]
+    return METHODS.load(name, "correct method.name").settings_type
 
 
 def _read_section(section: Any) -> Any:
@@ -103,14 +85,15 @@ def _read_section(section: Any) -> Any:
         section = section.model_dump()
     if not isinstance(section, Mapping):
         return section
-    types, name = method_settings_types(), section.get("name")
-    if name not in types:
-        hint = f"{nearest(str(name), types)} Valid: {', '.join(sorted(types))}."
+    names, name = METHODS.names(), section.get("name")
+    if name not in names:
+        hint = f"{nearest(str(name), names)} Valid: {', '.join(names)}."
         raise problems_at("method", [(("name",), f"there is no method {name!r}.{hint}", section)])
+    settings = _settings_of(name)
     try:
-        return types[name].model_validate(section)
+        return settings.model_validate(section)
     except ValidationError as error:
-        raise in_words(error, types[name]) from None
+        raise in_words(error, settings) from None
 
 
 class _AnyMethod:
@@ -156,6 +139,6 @@ def build_method(settings: MethodSettings) -> Method:
     Raises:
         ConfigError: No method has this name.
     """
-    method: Any = _named(settings.name)
+    method: Any = METHODS.load(settings.name, "correct method.name")
     built: Method = method(settings)
     return built

@@ -1,0 +1,111 @@
+"""What can be added from outside, by name: methods, operations, export formats, families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from peml.errors import ConfigError, nearest
+
+__all__ = ["Registry"]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Things of one kind by name: those built in, and those of installed packages.
+
+    A name is known without an import; what it stands for is imported when it is asked for, so a
+    package that can't be imported is in nobody's way who doesn't use it.
+
+    Args:
+        group: Entry point group in which a package names what it adds.
+        kind: What one is called in messages, such as ``method``.
+        built_in: Name to ``module:attribute``, as an entry point has it.
+        own_name: The name that each one has in itself, which must be the entry's.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        kind: str,
+        built_in: Mapping[str, str],
+        own_name: Callable[[T], str] | None = None,
+    ) -> None:
+        self.group = group
+        self.kind = kind
+        self._built_in = built_in
+        self._own_name = own_name
+        self._entries: dict[str, EntryPoint] = {}
+        self._loaded: dict[str, T] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted.
+
+        Raises:
+            ConfigError: A package adds a name that is taken.
+        """
+        return tuple(sorted(self._found()))
+
+    def load(self, name: str, action: str) -> T:
+        """What a name stands for.
+
+        Args:
+            name: One of `names`.
+            action: What to do where there is none of that name.
+
+        Raises:
+            ConfigError: There is none, it can't be imported, or it has another name itself.
+        """
+        entries = self._found()
+        if name not in entries:
+            raise ConfigError(
+                f"there is no {self.kind} {name!r}.{nearest(name, entries)}",
+                allowed=", ".join(self.names()),
+                action=action,
+            )
+        if name not in self._loaded:
+            self._loaded[name] = self._import(entries[name])
+        return self._loaded[name]
+
+    def load_all(self) -> dict[str, T]:
+        """All of them by name."""
+        return {name: self.load(name, "") for name in self.names()}
+
+    def refresh(self) -> None:
+        """Looks for installed packages anew, for a session in which one was installed."""
+        self._entries, self._loaded = {}, {}
+
+    def _found(self) -> Mapping[str, EntryPoint]:
+        if not self._entries:
+            own = {n: EntryPoint(n, value, self.group) for n, value in self._built_in.items()}
+            for entry in entry_points(group=self.group):
+                if entry.name in own:
+                    raise ConfigError(
+                        f"the {self.kind} {entry.name!r} is defined twice, the second time by "
+                        f"{entry.value}",
+                        allowed=f"one {self.kind} per name",
+                        action=f"uninstall one of the packages, or rename its {self.kind}",
+                    )
+                own[entry.name] = entry
+            self._entries = own
+        return self._entries
+
+    def _import(self, entry: EntryPoint) -> T:
+        try:
+            found: T = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"the {self.kind} {entry.name!r} ({entry.value}) can't be imported: {error}",
+                allowed="an entry point MODULE:ATTRIBUTE that Python can import",
+                action="repair or uninstall the package that adds it",
+            ) from error
+        own = self._own_name(found) if self._own_name else entry.name
+        if own != entry.name:
+            raise ConfigError(
+                f"the {self.kind} {entry.name!r} ({entry.value}) is called {own!r} itself",
+                allowed=f"an entry point of the {self.kind}'s own name",
+                action="correct the package's entry point, or the name in its class",
+            )
+        return found
