@@ -30,7 +30,7 @@ from common import Figure, at_most, plain_parser, report
 
 from peml.errors import RunError
 from peml.evaluation.scoring import Request, score_requests, sharing_problem
-from peml.export import export_peft, load_model, save_model
+from peml.export import export_model, load_model, save_model
 from peml.injection import injection_of
 from peml.methods import AttachContext, build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         run = make_run(folder, parsed.family, base=parsed.model, dtype=parsed.dtype)
-        out, _ = export_peft(run, folder / "out")
+        out, _ = export_model(run, folder / "out", "peft")
         model = load_model(run / "model")
         tasks = folder / "tasks"
         tasks.mkdir()

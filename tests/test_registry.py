@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from peml.errors import ConfigError
+from peml.export import EXPORTS
 from peml.methods.registry import METHODS
 from peml.registry import Registry
 from tests.packages import write_package
 
-REGISTRIES: list[Registry[Any]] = [METHODS]
-TAKEN = {"peml.methods": "mtl-lora"}
+REGISTRIES: list[Registry[Any]] = [METHODS, EXPORTS]
+TAKEN = {"peml.methods": "mtl-lora", "peml.exports": "peft"}
 
 pytestmark = pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.group)
 

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peml.errors import RunError
-from peml.export import export_peft, load_model
+from peml.export import export_model, load_model
 from peml.testing import tiny_task_model
 from tests.benchmarks.conftest import Script, scored_rows
 
@@ -43,7 +43,7 @@ def test_likelihoods_are_those_of_the_standard_libraries(
 ) -> None:
     harness = script("harness_agreement")
     run = harness.make_run(tmp_path, family)
-    out, _ = export_peft(run, tmp_path / "out")
+    out, _ = export_model(run, tmp_path / "out", "peft")
     model = load_model(run / "model")
     logged = {
         kind: by_hand(out, harness.write_rows(4, long=kind == "long", seed=3))

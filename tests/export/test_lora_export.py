@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from peml.errors import CheckpointError, PemlError, RunError, TaskError
-from peml.export import export_lora, load_model
+from peml.export import export_model, load_model
 from peml.files import read_tensors, verify_manifest, write_tensors
 from peml.models import TaskModel
 from peml.testing import TINY_ROWS, TINY_TASKS, batch_of
@@ -70,7 +70,7 @@ def test_peft_alone_gives_each_tasks_logits(tmp_path: Path) -> None:
         model = load_model(run / "model")
         out = tmp_path / f"{base}-{method}"
         loader, place = model.family.auto_class.__name__, str(tmp_path / base)
-        for number, folder in enumerate(export_lora(run, out)):
+        for number, folder in enumerate(export_model(run, out, "lora")):
             cases[f"{base} {method} {number}"] = (loader, place, str(folder))
             wanted[f"{base} {method} {number}"] = answers(model, number)
     assert len(cases) == 3 * len(exported) + 2
@@ -91,7 +91,7 @@ def test_the_heads_beside_them_give_the_tasks_scores(tmp_path: Path) -> None:
     batch = batch_of(model, [row for row in TINY_ROWS if row[0] == 1])
     with torch.no_grad():
         wanted = model.predict(model(batch), batch, 1)
-    (folder,) = export_lora(run, tmp_path / "out", "same")
+    (folder,) = export_model(run, tmp_path / "out", "lora", "same")
     loaded = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "bert"), folder)
     words = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     with torch.no_grad():
@@ -106,9 +106,11 @@ def test_the_heads_beside_them_give_the_tasks_scores(tmp_path: Path) -> None:
 
 def test_one_task_or_all_and_what_the_folder_says(tmp_path: Path) -> None:
     run = run_of("bert", "c-poly", tmp_path)
-    folders = export_lora(run, tmp_path / "all")
+    folders = export_model(run, tmp_path / "all", "lora")
     assert [folder.name for folder in folders] == ["mood", "same", "closeness"]
-    assert export_lora(run / "model", tmp_path / "one", "same") == [tmp_path / "one" / "same"]
+    assert export_model(run / "model", tmp_path / "one", "lora", "same") == [
+        tmp_path / "one" / "same"
+    ]
     assert {p.name for p in (tmp_path / "one").iterdir()} == {"same", "README.md", "manifest.json"}
     for folder in folders:
         config = json.loads((folder / "adapter_config.json").read_text())
@@ -124,12 +126,12 @@ def test_one_task_or_all_and_what_the_folder_says(tmp_path: Path) -> None:
 
 def test_a_lora_for_all_tasks_is_one_folder_with_all_heads(tmp_path: Path) -> None:
     run = run_of("bert", "lora", tmp_path)
-    assert export_lora(run, tmp_path / "out") == [tmp_path / "out"]
+    assert export_model(run, tmp_path / "out", "lora") == [tmp_path / "out"]
     names = {f"{task.name}.{part}" for task in TINY_TASKS for part in ("weight", "bias")}
     assert read_tensors(tmp_path / "out" / "heads.safetensors").keys() == names
     assert "One adapter for all tasks" in (tmp_path / "out" / "README.md").read_text()
     assert (
-        not (export_lora(run_of("llama", "lora", tmp_path), tmp_path / "text")[0])
+        not (export_model(run_of("llama", "lora", tmp_path), tmp_path / "text", "lora")[0])
         .joinpath("heads.safetensors")
         .exists()
     )
@@ -159,7 +161,7 @@ def test_layers_that_peft_would_take_for_experts_are_refused_by_name(
     run = run_of("deepseek-v3", method, tmp_path)
     _refused(RunError, run, tmp_path / "out", ("layers.0.mlp.down_proj", "for experts", "model/"))
     assert not (tmp_path / "out").exists()
-    export_lora(run_of("qwen2-moe", method, tmp_path), tmp_path / "fits")
+    export_model(run_of("qwen2-moe", method, tmp_path), tmp_path / "fits", "lora")
 
 
 def test_a_part_of_what_peft_takes_for_experts_is_refused(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_unknown_tasks_full_folders_and_unfinished_runs_are_refused(tmp_path: Pa
     _refused(TaskError, run, out, ("'moods'", "Did you mean 'mood'?", "same, closeness"), "moods")
     _refused(CheckpointError, tmp_path, out, ("holds no finished model", "peml fit"))
     out.mkdir()
-    export_lora(run, out, "mood")
+    export_model(run, out, "lora", "mood")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     _refused(RunError, run, out, ("exists and is not empty", "new or an empty folder"))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
@@ -185,7 +187,7 @@ def _refused(
 ) -> None:
     there = out.exists()
     with pytest.raises(kind) as caught:
-        export_lora(run, out, task)
+        export_model(run, out, "lora", task)
     for part in said:
         assert part in str(caught.value)
     assert out.exists() == there

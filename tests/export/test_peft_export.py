@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peml.errors import CheckpointError, InjectionError, PemlError, RunError
-from peml.export import export_peft, load_model
+from peml.export import export_model, load_model
 from peml.files import read_json, read_tensors, verify_manifest, write_tensors
 from peml.injection import injection_of
 from peml.models.prompt import build_inputs
@@ -114,7 +114,7 @@ def test_transformers_and_peft_alone_answer_as_the_runs_model(tmp_path: Path) ->
     cases, wanted = {}, {}
     for family in families:
         run, out = run_of(family, "lora+prefix", tmp_path, **_LOUD), tmp_path / f"out-{family}"
-        assert export_peft(run, out) == [out, out / "adapter"]
+        assert export_model(run, out, "peft") == [out, out / "adapter"]
         cases[family] = str(out)
         wanted[family] = answers(load_model(run / "model").backbone)
     write_tensors(tmp_path / "inputs", inputs())
@@ -135,7 +135,7 @@ def test_what_stands_in_the_folder(tmp_path: Path) -> None:
     run = run_of("llama", "lora+prefix", tmp_path, **_LOUD)
     out = tmp_path / "out"
     out.mkdir()
-    export_peft(run / "model", out)
+    export_model(run / "model", out, "peft")
     verify_manifest(out, "")
     assert not list(tmp_path.glob(".*partial"))
     config = read_json(out / "adapter" / "adapter_config.json")
@@ -156,7 +156,9 @@ def test_what_stands_in_the_folder(tmp_path: Path) -> None:
 
 def test_values_are_stored_as_they_are_and_keys_turned(tmp_path: Path) -> None:
     run = run_of("llama", "lora+prefix", tmp_path, **_LOUD)
-    stored = read_tensors(export_peft(run, tmp_path / "out")[1] / "adapter_model.safetensors")
+    stored = read_tensors(
+        export_model(run, tmp_path / "out", "peft")[1] / "adapter_model.safetensors"
+    )
     injection = injection_of(load_model(run / "model").backbone)
     assert injection is not None
     assert injection.prefix is not None
@@ -171,7 +173,7 @@ def test_values_are_stored_as_they_are_and_keys_turned(tmp_path: Path) -> None:
 def test_a_prompt_is_pefts_prompt_tuning(tmp_path: Path, base: str) -> None:
     """Whatever the positions: with PEFT too, the tokens move up by the prompt's length."""
     run, out = run_of(base, "prompt-tuning", tmp_path, length=4), tmp_path / "out"
-    assert export_peft(run, out) == [out, out / "adapter"]
+    assert export_model(run, out, "peft") == [out, out / "adapter"]
     config = read_json(out / "adapter" / "adapter_config.json")
     assert (config["peft_type"], config["num_virtual_tokens"]) == ("PROMPT_TUNING", 4)
     readme = (out / "README.md").read_text()
@@ -200,7 +202,7 @@ def test_a_prompt_is_pefts_prompt_tuning(tmp_path: Path, base: str) -> None:
 def test_without_a_prefix_it_is_the_merged_model(tmp_path: Path, base: str, method: str) -> None:
     """Positions and windows are nobody's concern then."""
     run, out = run_of(base, method, tmp_path), tmp_path / "out"
-    assert export_peft(run, out) == [out]
+    assert export_model(run, out, "peft") == [out]
     assert not (out / "adapter").exists()
     assert "PeftModel" not in (out / "README.md").read_text()
     verify_manifest(out, "")
@@ -213,7 +215,7 @@ def test_without_a_prefix_it_is_the_merged_model(tmp_path: Path, base: str, meth
 
 def test_half_precision_is_checked_without_its_rounding(tmp_path: Path) -> None:
     run = run_of("llama", "lora+prefix", tmp_path, dtype="bfloat16", **_LOUD)
-    out, adapter = export_peft(run, tmp_path / "out")
+    out, adapter = export_model(run, tmp_path / "out", "peft")
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
     stored = read_tensors(adapter / "adapter_model.safetensors")
     assert stored["prompt_embeddings"].dtype == torch.float32
@@ -298,7 +300,7 @@ def _refused(
 ) -> None:
     there = out.exists()
     with pytest.raises(kind) as caught:
-        export_peft(run, out, task)
+        export_model(run, out, "peft", task)
     for part in said:
         assert part in str(caught.value)
     assert "Allowed: " in str(caught.value) or kind is CheckpointError

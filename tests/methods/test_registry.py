@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peml.errors import CheckpointError, ConfigError
-from peml.export import export_lora
+from peml.export import export_model
 from peml.files import read_json
 from peml.methods import (
     Method,
@@ -76,7 +76,7 @@ def test_the_documentations_method_trains_and_passes_the_suite(
     assert (results["method"], results["needs_task_id"]) == ("scaled-lora", True)
     # Without its package the model is refused by name, not loaded as something else.
     with pytest.raises(CheckpointError, match="there is no method 'scaled-lora'"):
-        export_lora(run, tmp_path / "out")
+        export_model(run, tmp_path / "out", "lora")
 
 
 def test_without_third_parties_there_are_our_own() -> None:

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.export.lora import export_lora
+    from peml.export.format import EXPORTS, ExportFormat, export_model
     from peml.export.native import load_model, load_saved, save_model
-    from peml.export.peft import export_peft
     from peml.export.saved import SavedModel, open_model
     from peml.export.source import find_model
 else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
+    "EXPORTS",
+    "ExportFormat",
     "SavedModel",
-    "export_lora",
-    "export_peft",
+    "export_model",
     "find_model",
     "load_model",
     "load_saved",

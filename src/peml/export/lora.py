@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import Tensor
 
 from peml.errors import RunError, TaskError, nearest
+from peml.export.format import ExportFormat
 from peml.export.native import load_saved
-from peml.export.saved import SavedModel, open_model
-from peml.export.source import USE_NATIVE, find_model, refuse_occupied
-from peml.files import new_folder, write_tensors, write_text
+from peml.export.saved import SavedModel
+from peml.export.source import USE_NATIVE
+from peml.files import read_tensors, write_tensors, write_text
 from peml.methods import AdaptedLinear, Method
 from peml.methods.lora.peft_format import write_peft_lora
 from peml.models import TaskModel
@@ -32,55 +34,51 @@ from peml.models.embedded import EMBEDDED
 from peml.tasks import Task, TaskType
 
 
-def export_lora(
-    run_or_model: Path, out: Path, task: str | None = None, *, trust_remote_code: bool = False
-) -> list[Path]:
-    """Writes a finished run's model as LoRA adapters in PEFT's format.
+class LoraExport(ExportFormat):
+    """A finished run's model as LoRA adapters in PEFT's format.
 
-    Where the method has a set of weights a task, each task becomes one exact LoRA in a folder of
+    Where the method has a set of weights per task, each task becomes one exact LoRA in a folder of
     its own; where all tasks share one, it is written as the run trained it.
-
-    Args:
-        run_or_model: Run folder, or the ``model`` folder of one.
-        out: New or empty folder.
-        task: Only this task.
-        trust_remote_code: Run Python code that comes with the model.
-
-    Returns:
-        The folders that PEFT loads.
-
-    Raises:
-        CheckpointError: There is no finished model, or its files were altered.
-        RunError: The model is more or other than a LoRA, PEFT would put it on other layers, or
-            ``out`` holds something.
-        TaskError: The model was not trained on the task.
     """
-    saved = open_model(find_model(run_or_model))
-    method = saved.method()
-    _refuse(saved, method)
-    refuse_occupied(out)
-    model = load_saved(saved, trust_remote_code=trust_remote_code)
-    tasks = _chosen(model, task)
-    per_task = method.merging.how == "per task"
-    if per_task and not _routed(model):
-        raise RunError(
-            f"the method {saved.method_name!r} has no low-rank layers to export",
-            action=USE_NATIVE,
-        )
-    with new_folder(out) as partial:
-        for number, chosen in tasks.items():
-            if per_task:
-                factors = {n: layer.delta.factors(number) for n, layer in _routed(model).items()}
-                target = partial / chosen.name
+
+    _model: TaskModel
+    _folders: list[str]
+
+    def check(self) -> None:
+        """Refuses a model that is more or other than a LoRA, and a task it was not trained on."""
+        _refuse(self.saved, self.saved.method())
+        self._tasks = _chosen(self.saved.description.tasks, self.task)
+
+    def write(self, folder: Path) -> Sequence[str]:
+        """One adapter, or one per task; heads beside."""
+        saved, tasks = self.saved, self._tasks
+        self._model = model = load_saved(saved, trust_remote_code=self.trust_remote_code)
+        per_task = saved.method().merging.how == "per task"
+        if per_task:
+            layers = _routed(model)
+            if not layers:
+                raise RunError(
+                    f"the method {saved.method_name!r} has no low-rank layers to export",
+                    action=USE_NATIVE,
+                )
+            for number, task in tasks.items():
+                factors = {name: layer.delta.factors(number) for name, layer in layers.items()}
+                target = folder / task.name
                 write_peft_lora(target, factors, model.backbone, saved.description.base_model)
-                _refuse_renamed(target, model)
-                _write_heads(target, model, {number: chosen})
-        if not per_task:
-            saved.copy("lora", partial)
-            _refuse_renamed(partial, model)
-            _write_heads(partial, model, tasks)
-        write_text(partial / "README.md", _readme(model, saved, tasks, per_task=per_task))
-    return [out / chosen.name for chosen in tasks.values()] if per_task else [out]
+                _write_heads(target, model, {number: task})
+        else:
+            saved.copy("lora", folder)
+            _write_heads(folder, model, tasks)
+        write_text(folder / "README.md", _readme(model, saved, tasks, per_task=per_task))
+        self._folders = [task.name for task in tasks.values()] if per_task else ["."]
+        return self._folders
+
+    def verify(self, folder: Path) -> str:
+        """Reads each adapter, and asks PEFT on which layers it would put it."""
+        for name in self._folders:
+            read_tensors(folder / name / "adapter_model.safetensors")
+            _refuse_renamed(folder / name, self._model)
+        return ""
 
 
 def _refuse(saved: SavedModel, method: Method) -> None:
@@ -136,14 +134,14 @@ def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
         )
 
 
-def _chosen(model: TaskModel, name: str | None) -> dict[int, Task]:
+def _chosen(trained: Sequence[Task], name: str | None) -> dict[int, Task]:
     """The tasks to write, by id."""
-    tasks = dict(enumerate(model.tasks))
+    tasks = dict(enumerate(trained))
     if name is None:
         return tasks
     chosen = {number: task for number, task in tasks.items() if task.name == name}
     if not chosen:
-        names = [task.name for task in model.tasks]
+        names = [task.name for task in trained]
         raise TaskError(
             f"the model was not trained on a task {name!r}.{nearest(name, names)}",
             allowed=", ".join(names),

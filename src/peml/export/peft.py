@@ -19,6 +19,7 @@ padding, or with padding on the right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +29,11 @@ from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
 from torch import Tensor
 
 from peml.errors import RunError
+from peml.export.format import ExportFormat
 from peml.export.native import load_saved
-from peml.export.saved import SavedModel, open_model
-from peml.export.source import USE_NATIVE, find_model, refuse_occupied
-from peml.files import new_folder, write_tensors, write_text
+from peml.export.saved import SavedModel
+from peml.export.source import USE_NATIVE
+from peml.files import write_tensors, write_text
 from peml.injection import injection_of, peft_prompt_embeddings
 from peml.models import ModelSettings, load_backbone
 from peml.prefix import PrefixShape
@@ -43,41 +45,38 @@ _ADAPTER = "adapter"
 _TOLERANCE = 1e-4
 
 
-def export_peft(
-    run_or_model: Path, out: Path, task: str | None = None, *, trust_remote_code: bool = False
-) -> list[Path]:
-    """Writes a finished run's model so that Transformers and PEFT alone load it.
+class PeftExport(ExportFormat):
+    """A finished run's model so that Transformers and PEFT alone load it.
 
-    A model without a prefix or prompt is the merged model and nothing else. What was written is
-    loaded with the two libraries and compared with the run's model before the folder appears.
-
-    Args:
-        run_or_model: Run folder, or the ``model`` folder of one.
-        out: New or empty folder.
-        task: Refused: there is one model for all tasks.
-        trust_remote_code: Run Python code that comes with the model.
-
-    Returns:
-        The merged model's folder, and the adapter's where there is a prefix or a prompt.
-
-    Raises:
-        CheckpointError: There is no finished model, or its files were altered.
-        InjectionError: PEFT can't express the prefix (positions, windows, layers without one).
-        RunError: The model is no decoder, can't be merged, ``out`` holds something, or the
-            exported model answers differently.
+    A model without a prefix or prompt is the merged model and nothing else. PEFT can't express
+    every prefix (positions, windows, layers without one): such a model is an `InjectionError`.
     """
-    saved = open_model(find_model(run_or_model))
-    _refuse(saved, task)
-    refuse_occupied(out)
-    settings = saved.settings(trust_remote_code=trust_remote_code)
-    adapter, inputs, wanted = _converted(saved, trust_remote_code=trust_remote_code)
-    with new_folder(out) as partial:
-        saved.copy("backbone", partial)
+
+    _inputs: dict[str, Tensor]
+    _wanted: Tensor
+
+    def check(self) -> None:
+        """Refuses a model that is no decoder or can't be merged, and a task by itself."""
+        _refuse(self.saved, self.task)
+
+    def write(self, folder: Path) -> Sequence[str]:
+        """The merged model, and the adapter beside where there is a prefix or a prompt."""
+        converted = _converted(self.saved, trust_remote_code=self.trust_remote_code)
+        adapter, self._inputs, self._wanted = converted
+        self.saved.copy("backbone", folder)
         if adapter is not None:
-            adapter.write(partial / _ADAPTER, base_model=str(out.resolve()))
-        difference = _verified(partial, settings, inputs, wanted)
-        write_text(partial / "README.md", _readme(saved, adapter, difference))
-    return [out] if adapter is None else [out, out / _ADAPTER]
+            adapter.write(folder / _ADAPTER, base_model=str(self.out.resolve()))
+        write_text(folder / "README.md", _readme(self.saved, adapter))
+        return ["."] if adapter is None else [".", _ADAPTER]
+
+    def verify(self, folder: Path) -> str:
+        """Compares with the logits of the run's model, which is let go by then."""
+        settings = self.saved.settings(trust_remote_code=self.trust_remote_code)
+        difference = _verified(folder, settings, self._inputs, self._wanted)
+        return (
+            "on two rows of random tokens the logits of the loaded model differed from the run's "
+            f"by at most {difference:.1e} (float32)."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +223,7 @@ def _verified(
     return difference
 
 
-def _readme(saved: SavedModel, adapter: _Adapter | None, difference: float) -> str:
+def _readme(saved: SavedModel, adapter: _Adapter | None) -> str:
     lines = [
         f"# {saved.description.base_model}, trained with `{saved.method_name}`",
         "",
@@ -252,10 +251,7 @@ def _readme(saved: SavedModel, adapter: _Adapter | None, difference: float) -> s
             "PEFT puts a prompt before any padding: pad rows on the right, or not at all.",
             "",
         ]
-    lines += [
-        f"Tasks: {tasks}. One model for all of them; nothing has to say which task a text is from.",
-        "",
-        "Checked when it was written: on two rows of random tokens the logits of the loaded model "
-        f"differed from the run's by at most {difference:.1e} (float32).",
-    ]
+    lines.append(
+        f"Tasks: {tasks}. One model for all of them; nothing has to say which task a text is from."
+    )
     return "\n".join(lines) + "\n"

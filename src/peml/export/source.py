@@ -1,10 +1,10 @@
-"""What every export starts from: the model of a finished run, and an empty place for it."""
+"""What every export starts from: the model of a finished run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from peml.errors import CheckpointError, RunError
+from peml.errors import CheckpointError
 
 USE_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load() read it"
 """The action of every refusal: the native format can say what the others can't."""
@@ -33,17 +33,3 @@ def find_model(path: Path) -> Path:
             action="run `peml fit` on it to the end first",
         )
     return model
-
-
-def refuse_occupied(out: Path) -> None:
-    """Makes sure that an export overwrites nothing.
-
-    Raises:
-        RunError: ``out`` is a file, or a folder that holds something.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunError(
-            f"{out} exists and is not empty",
-            allowed="a new or an empty folder",
-            action="choose another one; nothing was changed",
-        )

@@ -3,6 +3,7 @@
 The suite of executors, `peml.testing.executors`, is imported by itself: it needs pytest.
 """
 
+from peml.testing.exports import ExportSuite
 from peml.testing.methods import MethodSuite
 from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 from peml.testing.operations import OperationSuite
@@ -14,6 +15,7 @@ __all__ = [
     "TINY_FAMILIES",
     "TINY_ROWS",
     "TINY_TASKS",
+    "ExportSuite",
     "MethodSuite",
     "OperationSuite",
     "batch_of",

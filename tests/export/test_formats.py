@@ -1,0 +1,39 @@
+"""The built-in formats under the suite that a third party's format has to pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peml.errors import ConfigError
+from peml.export import EXPORTS, export_model
+from peml.testing import ExportSuite
+
+
+class TestLora(ExportSuite):
+    name = "lora"
+
+
+class TestLoraPerTask(ExportSuite):
+    name = "lora"
+    method = {"name": "mtl-lora", "r": 2}  # noqa: RUF012
+
+
+class TestPeft(ExportSuite):
+    name = "peft"
+
+
+class TestPeftPrompt(ExportSuite):
+    name = "peft"
+    method = {"name": "prompt-tuning", "length": 2}  # noqa: RUF012
+
+
+def test_every_format_has_a_suite() -> None:
+    suites = {value.name for key, value in globals().items() if key.startswith("Test")}
+    assert suites == set(EXPORTS.names())
+
+
+def test_an_unknown_format_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no export format 'loar'\. Did you mean 'lora'"):
+        export_model(tmp_path / "nowhere", tmp_path / "out", "loar")
