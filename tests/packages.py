@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["write_package"]
+import pytest
+
+from peml.registry import Registry
+
+__all__ = ["added", "write_package"]
+
+
+@contextmanager
+def added(registry: Registry[Any], site: Path, entries: Mapping[str, str]) -> Iterator[None]:
+    """A package is installed that adds to a registry.
+
+    Args:
+        registry: What it adds to.
+        site: A new folder.
+        entries: Name to ``module:attribute``.
+    """
+    lines = (f'"{name}" = "{value}"' for name, value in entries.items())
+    toml = "\n".join([f'[project.entry-points."{registry.group}"]', *lines])
+    write_package(site, "third-party", toml, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        registry.refresh()
+        yield
+    registry.refresh()
 
 
 def write_package(site: Path, name: str, toml: str, modules: Mapping[str, str]) -> None:

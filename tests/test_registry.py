@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +10,20 @@ import pytest
 from peml.errors import ConfigError
 from peml.export import EXPORTS
 from peml.methods.registry import METHODS
+from peml.prefix import OPERATIONS
 from peml.registry import Registry
-from tests.packages import write_package
+from tests.packages import added
 
-REGISTRIES: list[Registry[Any]] = [METHODS, EXPORTS]
-TAKEN = {"peml.methods": "mtl-lora", "peml.exports": "peft"}
+REGISTRIES: list[Registry[Any]] = [METHODS, OPERATIONS, EXPORTS]
+TAKEN = {"peml.methods": "mtl-lora", "peml.operations": "linear", "peml.exports": "peft"}
 
 pytestmark = pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.group)
 
 
-@pytest.fixture
-def add(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry[Any]
-) -> Iterator[Callable[[str, str], None]]:
-    """Installs a package that adds an entry to a registry; it is forgotten afterwards."""
-
-    def install(name: str, value: str) -> None:
-        toml = f'[project.entry-points."{registry.group}"]\n"{name}" = "{value}"'
-        write_package(tmp_path, "third-party", toml, {"broken_addition": "import nowhere_at_all"})
-        monkeypatch.syspath_prepend(tmp_path)
-        registry.refresh()
-
-    yield install
-    monkeypatch.undo()
-    registry.refresh()
-
-
-def test_a_name_that_is_taken_is_refused(
-    registry: Registry[Any], add: Callable[[str, str], None]
-) -> None:
+def test_a_name_that_is_taken_is_refused(registry: Registry[Any], tmp_path: Path) -> None:
     taken = TAKEN[registry.group]
-    add(taken, "elsewhere:Thing")
-    with pytest.raises(ConfigError) as caught:
+    twice = added(registry, tmp_path, {taken: "elsewhere:Thing"})
+    with twice, pytest.raises(ConfigError) as caught:
         registry.names()
     assert f"the {registry.kind} {taken!r} is defined twice" in str(caught.value)
     assert "elsewhere:Thing" in str(caught.value)
@@ -57,16 +38,25 @@ def test_an_unknown_name_lists_what_there_is(registry: Registry[Any]) -> None:
     assert caught.value.action == "correct it"
 
 
-def test_what_can_not_be_imported_is_in_the_way_of_its_users_alone(
-    registry: Registry[Any], add: Callable[[str, str], None]
+@pytest.mark.parametrize("name", ["Mine", "a b", "cell.0"])
+def test_a_name_that_configs_can_not_hold_is_refused(
+    registry: Registry[Any], name: str, tmp_path: Path
 ) -> None:
-    add("theirs", "broken_addition:Thing")
-    assert "theirs" in registry.names()
-    registry.load(TAKEN[registry.group], "")
-    with pytest.raises(ConfigError) as caught:
-        registry.load("theirs", "")
-    assert f"the {registry.kind} 'theirs' (broken_addition:Thing)" in str(caught.value)
-    assert "nowhere_at_all" in str(caught.value)
+    malformed = added(registry, tmp_path, {name: "elsewhere:Thing"})
+    with malformed, pytest.raises(ConfigError, match=f"{name!r}.*can't be the name"):
+        registry.names()
+
+
+def test_what_can_not_be_imported_is_in_the_way_of_its_users_alone(
+    registry: Registry[Any], tmp_path: Path
+) -> None:
+    with added(registry, tmp_path, {"theirs": "nowhere_at_all:Thing"}):
+        assert "theirs" in registry.names()
+        registry.load(TAKEN[registry.group], "")
+        with pytest.raises(ConfigError) as caught:
+            registry.load("theirs", "")
+    assert f"the {registry.kind} 'theirs' (nowhere_at_all:Thing)" in str(caught.value)
+    assert "No module named 'nowhere_at_all'" in str(caught.value)
 
 
 def test_all_that_is_built_in_can_be_imported(registry: Registry[Any]) -> None:

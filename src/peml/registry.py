@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
@@ -44,7 +45,7 @@ class Registry(Generic[T]):
         """All names, sorted.
 
         Raises:
-            ConfigError: A package adds a name that is taken.
+            ConfigError: A package adds a name that is taken, or malformed.
         """
         return tuple(sorted(self._found()))
 
@@ -81,6 +82,12 @@ class Registry(Generic[T]):
         if not self._entries:
             own = {n: EntryPoint(n, value, self.group) for n, value in self._built_in.items()}
             for entry in entry_points(group=self.group):
+                if not re.fullmatch(r"[a-z][a-z0-9+-]*", entry.name):
+                    raise ConfigError(
+                        f"{entry.name!r} ({entry.value}) can't be the name of the {self.kind}",
+                        allowed="lower-case letters, digits, + and -, a letter first",
+                        action="correct the entry point of the package",
+                    )
                 if entry.name in own:
                     raise ConfigError(
                         f"the {self.kind} {entry.name!r} is defined twice, the second time by "

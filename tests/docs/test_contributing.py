@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from peml.export import EXPORTS
+from peml.prefix import OPERATIONS
 from peml.registry import Registry
 from tests.packages import write_package
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
-REGISTRIES: tuple[Registry[Any], ...] = (EXPORTS,)
+REGISTRIES: tuple[Registry[Any], ...] = (EXPORTS, OPERATIONS)
 
 Package = Callable[[str], type]
 
@@ -69,3 +70,9 @@ def test_an_export_format_is_added_as_the_page_says(package: Package, tmp_path: 
     suite = package("Add an export format")
     assert "flat" in EXPORTS.names()
     assert run_suite(suite, tmp_path) == 2
+
+
+def test_an_operation_is_added_as_the_page_says(package: Package, tmp_path: Path) -> None:
+    suite = package("Add an operation")
+    assert "position-mix" in OPERATIONS.names()
+    assert run_suite(suite, tmp_path) == 6

@@ -22,7 +22,7 @@ from peml.methods import (
 )
 from peml.methods.registry import METHODS
 from tests.e2e.toy import toy_config
-from tests.packages import write_package
+from tests.packages import added, write_package
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
@@ -119,14 +119,9 @@ def test_a_wrong_section_is_one_clear_message(section: dict[str, Any], said: lis
         assert part in str(caught.value)
 
 
-def test_a_method_is_registered_under_the_name_of_its_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toml = '[project.entry-points."peml.methods"]\nours = "peml.methods.full:Full"'
-    write_package(tmp_path, "ours", toml, {})
-    monkeypatch.syspath_prepend(tmp_path)
-    METHODS.refresh()
-    with pytest.raises(ConfigError, match=r"'ours' \(peml.methods.full:Full\) is called 'full'"):
+def test_a_method_is_registered_under_the_name_of_its_settings(tmp_path: Path) -> None:
+    with (
+        added(METHODS, tmp_path, {"ours": "peml.methods.full:Full"}),
+        pytest.raises(ConfigError, match=r"'ours' \(peml.methods.full:Full\) is called 'full'"),
+    ):
         parse_method({"name": "ours"})
-    monkeypatch.undo()
-    METHODS.refresh()

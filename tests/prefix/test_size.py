@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from math import exp
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from peml.prefix import (
+    OPERATIONS,
     Genotype,
     HeadKind,
+    Operation,
     PrefixNetwork,
+    PrefixSettings,
     PrefixShape,
     PrefixStart,
+    PrefixSupernet,
     SearchSpace,
     SizeRange,
     count_choices,
     count_network,
     count_space,
     list_operations,
+    zero_linear,
 )
+from tests.packages import added
 
 SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=8)
 
@@ -50,6 +59,25 @@ def test_head_and_active_layers_are_counted(head: HeadKind, layers: tuple[bool, 
     assert count_network(made) == built(made)
 
 
+class ByPosition(Operation):
+    """A linear layer and a scale for each position: its size depends on the length."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
+        self.scale = nn.Parameter(torch.ones(length, width))
+        self.last = zero_linear(width, width)
+
+    def forward(self, x: Tensor, presence: Tensor) -> Tensor:
+        result: Tensor = self.last(x * self.scale[: len(x)])
+        return result
+
+
+@pytest.fixture
+def by_position(tmp_path: Path) -> Iterator[None]:
+    with added(OPERATIONS, tmp_path, {"by-position": f"{__name__}:ByPosition"}):
+        yield
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -58,8 +86,12 @@ def test_head_and_active_layers_are_counted(head: HeadKind, layers: tuple[bool, 
         {"heads": ("low-rank",)},
         {"heads": ("full", "low-rank"), "head_rank": 2},
         {"lengths": (6,), "operations": ("skip",)},
+        {"operations": ("skip", "by-position", "linear")},
+        {"lengths": (2, 4, 7), "operations": ("by-position",), "layer_gates": False},
+        {"lengths": (6,), "operations": ("by-position", "linear")},
     ],
 )
+@pytest.mark.usefixtures("by_position")
 def test_a_space_is_as_large_as_all_its_networks(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {
         "layers": SHAPE.layers,
@@ -90,6 +122,24 @@ def test_a_space_is_as_large_as_all_its_networks(changes: dict[str, Any]) -> Non
     assert (counted.low, counted.high) == (ahead.low, ahead.high) == (min(sizes), max(sizes))
     assert counted.mean == pytest.approx(fmean(sizes))
     assert ahead.mean == pytest.approx(fmean(sizes, weights))
+
+
+@pytest.mark.usefixtures("by_position")
+def test_a_search_ends_with_the_first_positions_of_what_depends_on_the_length() -> None:
+    settings = PrefixSettings(operations=("by-position", "linear"), cells=1, length=(2, 5))
+    space = settings.space(SHAPE)
+    supernet = PrefixSupernet(space, SHAPE, PrefixStart.zeros(SHAPE))
+    with torch.no_grad():
+        for parameter in supernet.weight_parameters():
+            parameter.add_(torch.randn_like(parameter))
+    choices = {**space.sample(torch.Generator()), "cell.0": "by-position", "length": "2"}
+    decided = supernet.discretise(choices)
+    wanted = supernet(supernet.one_hot(choices))
+    torch.testing.assert_close(decided().tensor, wanted.tensor)
+    assert decided().tensor.shape[3] == 2
+    assert sum(p.numel() for p in decided.parameters()) == count_choices(
+        space, SHAPE, space.complete(choices)
+    )
 
 
 def test_counting_draws_no_random_number() -> None:

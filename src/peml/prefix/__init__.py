@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from peml.prefix.network import PrefixNetwork
     from peml.prefix.operations import (
         DEFAULT_OPERATIONS,
+        OPERATIONS,
         SKIP,
         Operation,
         list_operations,
         make_operation,
-        register_operation,
         zero_linear,
     )
     from peml.prefix.prefix import Prefix, PrefixStart
@@ -39,6 +39,7 @@ else:
 __all__ = [
     "DEFAULT_OPERATIONS",
     "GENOTYPE_FORMAT",
+    "OPERATIONS",
     "SKIP",
     "Decision",
     "ExpectedSize",
@@ -66,6 +67,5 @@ __all__ = [
     "list_operations",
     "load_for",
     "make_operation",
-    "register_operation",
     "zero_linear",
 ]

@@ -14,13 +14,14 @@ class Cell(nn.Module):
     Args:
         name: The operation's registered name.
         width: Channels.
+        length: Positions.
     """
 
-    def __init__(self, name: str, width: int) -> None:
+    def __init__(self, name: str, width: int, length: int) -> None:
         super().__init__()
         # Skip reads nothing, so a norm would be parameters that never get a gradient.
         self.norm = nn.Identity() if name == SKIP else nn.LayerNorm(width)
-        self.operation = make_operation(name, width)
+        self.operation = make_operation(name, width, length)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """Hidden states after the cell, (length, width)."""
@@ -34,12 +35,15 @@ class MixedCell(nn.Module):
     Args:
         names: The candidates' registered names, in the order of the cell's decision.
         width: Channels.
+        length: The most positions.
     """
 
-    def __init__(self, names: tuple[str, ...], width: int) -> None:
+    def __init__(self, names: tuple[str, ...], width: int, length: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.operations = nn.ModuleDict({name: make_operation(name, width) for name in names})
+        self.operations = nn.ModuleDict(
+            {name: make_operation(name, width, length) for name in names}
+        )
 
     def forward(
         self,
@@ -75,4 +79,5 @@ class MixedCell(nn.Module):
         """Copies this cell's norm and the chosen operation into a decided cell."""
         if isinstance(cell.norm, nn.LayerNorm):
             cell.norm.load_state_dict(self.norm.state_dict())
-        cell.operation.load_state_dict(self.operations[name].state_dict())
+        chosen: Operation = self.operations[name]  # type: ignore[assignment]
+        cell.operation.inherit(chosen)

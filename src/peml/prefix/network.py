@@ -40,7 +40,7 @@ class PrefixNetwork(nn.Module):
         self.shape = shape
         width = genotype.width
         self.embeddings = nn.Parameter(torch.randn(genotype.length, width))
-        self.cells = nn.ModuleList(Cell(name, width) for name in genotype.cells)
+        self.cells = nn.ModuleList(Cell(name, width, genotype.length) for name in genotype.cells)
         self.norm = nn.LayerNorm(width)
         self.head = OutputHead(
             genotype.head,

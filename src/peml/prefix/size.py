@@ -59,19 +59,20 @@ def count_flat(shape: PrefixShape, length: int) -> int:
 def count_network(genotype: Genotype) -> int:
     """Parameters of the network of a genotype."""
     width, layers = genotype.width, len(genotype.active_layers)
-    cells = sum(_count_cell(name, width) for name in genotype.cells)
+    cells = sum(_count_cell(name, width, genotype.length) for name in genotype.cells)
     head = _count_head(genotype.head, width, genotype.head_rank, layers, _row(genotype.shape))
     return genotype.length * width + cells + 2 * width + int(head)
 
 
 def count_choices(space: SearchSpace, shape: PrefixShape, choices: Mapping[str, str]) -> int:
     """Parameters of one option for every name of the space, the LoRA's among them if searched."""
-    width = space.width
-    cells = sum(_count_cell(choices[f"cell.{cell}"], width) for cell in range(space.cells))
+    width, length = space.width, int(choices["length"])
+    names = [choices[f"cell.{cell}"] for cell in range(space.cells)]
+    cells = sum(_count_cell(name, width, length) for name in names)
     layers = sum(choices[f"layer.{layer}"] == "on" for layer in range(space.layers))
     kind = next(kind for kind in space.heads if kind == choices["head"])
     head = _count_head(kind, width, space.head_rank, layers, _row(shape))
-    prefix = int(choices["length"]) * width + cells + 2 * width + int(head)
+    prefix = length * width + cells + 2 * width + int(head)
     return prefix + sum(group.cost * int(choices[group.decision]) for group in space.ranks)
 
 
@@ -83,15 +84,20 @@ def count_space(space: SearchSpace, shape: PrefixShape, lead: float = 0.0) -> Si
         shape: Attention layers of the model.
         lead: Of the largest option of every decision of size, as a logit; see `PrefixSupernet`.
     """
-    cells = [_count_cell(name, space.width) for name in space.operations]
+    cells = _count_cells(space)
 
     def extreme(pick: Callable[[Iterable[float]], float], layers: int) -> int:
         heads = [
             _count_head(kind, space.width, space.head_rank, layers, _row(shape))
             for kind in space.heads
         ]
-        network = (pick(space.lengths) + 2) * space.width + space.cells * pick(cells) + pick(heads)
-        return int(network + sum(group.cost * pick(group.ranks) for group in space.ranks))
+        network = pick(
+            (length + 2) * space.width + space.cells * pick(counts)
+            for length, counts in zip(space.lengths, cells, strict=True)
+        )
+        return int(
+            network + pick(heads) + sum(group.cost * pick(group.ranks) for group in space.ranks)
+        )
 
     return SizeRange(
         low=extreme(min, 1 if space.layer_gates else space.layers),
@@ -120,8 +126,8 @@ class ExpectedSize:
     """Parameters of the network in the mean, where every decision is drawn by its weights.
 
     The decisions are independent, so the mean is a polynomial of their weights: a sum over lengths
-    and cells, and the product of head and layers that are on. That not all layers may be off is
-    left out.
+    and cells, the product of both for operations whose size depends on the length, and that of
+    head and layers that are on. That not all layers may be off is left out.
 
     Args:
         space: The search space.
@@ -137,10 +143,13 @@ class ExpectedSize:
         self._options = max((len(options) for options in self.decisions.values()), default=1)
         self._gates = [n for n, name in enumerate(self.decisions) if name.startswith("layer.")]
         self._layers = 0 if self._gates else space.layers
-        costs = {
-            f"cell.{c}": [_count_cell(o, width) for o in space.operations]
-            for c in range(space.cells)
-        }
+        cells = torch.tensor(_count_cells(space), dtype=torch.float64)  # (lengths, operations)
+        costs = {f"cell.{c}": cells[0].tolist() for c in range(space.cells)}
+        self._longer = cells - cells[0]  # what a length adds to an operation
+        self._cells = space.cells
+        names = list(self.decisions)
+        self._cell_rows = [n for n, name in enumerate(names) if name.startswith("cell.")]
+        self._length_row = names.index("length") if "length" in names else None
         costs["length"] = [width * length for length in space.lengths]
         costs |= {g.decision: [g.cost * rank for rank in g.ranks] for g in space.ranks}
         self._fixed = float(2 * width)
@@ -170,7 +179,13 @@ class ExpectedSize:
         heads = empty + (first - empty) * layers
         if self._head_row is not None:
             heads = heads * weights[self._head_row, : len(heads)]
-        return self._fixed + (self._additive * weights).sum() + heads.sum()
+        mean = self._fixed + (self._additive * weights).sum() + heads.sum()
+        if self._length_row is None:
+            return mean
+        lengths, operations = self._longer.shape
+        by_operation = weights.new_full((operations,), self._cells - len(self._cell_rows))
+        by_operation = by_operation + weights[self._cell_rows, :operations].sum(0)
+        return mean + weights[self._length_row, :lengths] @ self._longer @ by_operation
 
     def pack(self, values: Mapping[str, Tensor], fill: float) -> Tensor:
         """Values of every decision's options as rows, on the CPU in float64.
@@ -190,13 +205,21 @@ def _row(shape: PrefixShape) -> int:
     return 2 * shape.kv_heads * shape.head_dim
 
 
+def _count_cells(space: SearchSpace) -> list[list[int]]:
+    """A cell of each operation at each length, (lengths, operations)."""
+    return [
+        [_count_cell(name, space.width, length) for name in space.operations]
+        for length in space.lengths
+    ]
+
+
 @cache
-def _count_cell(name: str, width: int) -> int:
+def _count_cell(name: str, width: int, length: int) -> int:
     """A cell's operation, and the norm before it where it reads anything."""
     if name == SKIP:
         return 0
     with torch.device("meta"):
-        operation = make_operation(name, width)
+        operation = make_operation(name, width, length)
     return 2 * width + sum(parameter.numel() for parameter in operation.parameters())
 
 

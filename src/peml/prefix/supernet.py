@@ -74,7 +74,7 @@ class PrefixSupernet(nn.Module):
         )
         self.embeddings = nn.Parameter(torch.randn(space.max_length, space.width))
         self.cells = nn.ModuleList(
-            MixedCell(space.operations, space.width) for _ in range(space.cells)
+            MixedCell(space.operations, space.width, space.max_length) for _ in range(space.cells)
         )
         self.norm = nn.LayerNorm(space.width)
         self.heads = nn.ModuleDict(

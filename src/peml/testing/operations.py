@@ -31,7 +31,7 @@ class OperationSuite:
     def fresh(self) -> Operation:
         """The operation as the supernet makes it."""
         torch.manual_seed(0)
-        return make_operation(self.name, self.width)
+        return make_operation(self.name, self.width, self.length)
 
     def trained(self) -> Operation:
         """The operation with every parameter moved, so that it adds something."""
@@ -89,12 +89,15 @@ class OperationSuite:
             assert torch.equal(before[:length], after[:length])
 
     def test_absent_positions_are_as_if_cut_off(self) -> None:
-        """Absent positions count as if they were not there."""
+        """Absent positions count as if they were not there, also once the length is decided."""
         operation, x = self.trained(), self.inputs()
         for length in range(1, self.length):
             presence = (torch.arange(self.length) < length).float()
-            short = operation(x[:length], torch.ones(length))
-            assert torch.allclose(operation(x, presence)[:length], short, atol=1e-5)
+            decided = make_operation(self.name, self.width, length)
+            decided.inherit(operation)
+            for shorter in (operation, decided):
+                short = shorter(x[:length], torch.ones(length))
+                assert torch.allclose(operation(x, presence)[:length], short, atol=1e-5)
 
     def test_gradients_are_finite_at_presence_zero(self) -> None:
         """The backward pass survives presence 0."""

@@ -15,19 +15,15 @@ class Convolution(Operation):
     """A depthwise 1-D convolution over positions, GELU, and a linear layer over channels.
 
     Positions beyond either end count as zero, and so do absent ones.
-
-    Args:
-        width: Channels.
-        kernel: Positions each output sees; odd, so that it is centred.
     """
 
-    def __init__(self, width: int, kernel: int = 3) -> None:
-        super().__init__()
-        if kernel % 2 == 0:
-            raise ValueError(f"the kernel must be odd to be centred, not {kernel}")
-        self.kernel = kernel
-        bound = 1 / math.sqrt(kernel)
-        self.depthwise = nn.Parameter(torch.empty(width, kernel).uniform_(-bound, bound))
+    kernel = 3
+    """Positions each output sees; odd, so that it is centred."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
+        bound = 1 / math.sqrt(self.kernel)
+        self.depthwise = nn.Parameter(torch.empty(width, self.kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(width))
         self.last = zero_linear(width, width)
 
@@ -44,14 +40,11 @@ class SelfAttention(Operation):
     """Multi-head self-attention among the prefix positions, without an order of its own.
 
     Positions differ by their learnt embeddings only, so permuting the inputs permutes the
-    outputs.
-
-    Args:
-        width: Channels, split over as many of 4, 2 or 1 heads as divide it.
+    outputs. There are as many of 4, 2 or 1 heads as divide the width.
     """
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
         self.heads = math.gcd(width, 4)
         self.first = nn.Linear(width, 3 * width)
         self.last = zero_linear(width, width)
@@ -76,13 +69,10 @@ class GRU(Operation):
     sequential: about 2.6 ms forward and backward for 16 positions on a CPU, where all other
     candidates together take less. The default search space therefore has
     :class:`MinimalGRU` in its place.
-
-    Args:
-        width: Channels.
     """
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
         self.first = nn.GRU(width, width)
         self.last = zero_linear(width, width)
 
@@ -101,13 +91,10 @@ class MinimalGRU(Operation):
 
     Source: Feng et al. 2024, "Were RNNs all we needed?" (arXiv 2410.01201), equation of minGRU;
     the tanh is ours, it keeps the state bounded.
-
-    Args:
-        width: Channels.
     """
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
         self.first = nn.Linear(width, 2 * width)
         self.last = zero_linear(width, width)
 

@@ -1,12 +1,10 @@
-"""What a candidate operation of a cell is, and the registry of their names."""
+"""What a candidate operation of a cell is."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from importlib import import_module
 
+import torch
 from torch import Tensor, nn
 
 from peml.errors import ConfigError, nearest
@@ -22,7 +20,17 @@ class Operation(nn.Module, ABC):
       before it start as usual, so gradients reach everything after the first step.
     * A position of presence exactly 0 has no influence on any other position, so a prefix whose
       length was decided equals one that never had the other positions.
+
+    Args:
+        width: Channels of the hidden states.
+        length: The most positions it will see: the longest length of a search space, or the
+            length of a decided network. In a search it also sees fewer.
     """
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__()
+        self.width = width
+        self.length = length
 
     @abstractmethod
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
@@ -38,6 +46,17 @@ class Operation(nn.Module, ABC):
             What is added to the residual stream, (length, width).
         """
 
+    @torch.no_grad()
+    def inherit(self, other: Operation) -> None:
+        """Takes over the weights of the same operation, made for as many positions or more.
+
+        Called where a search has decided. A parameter whose size depends on the length takes the
+        first rows or columns, those of the first positions; override it where that is not so.
+        """
+        given = other.state_dict()
+        for name, value in self.state_dict().items():
+            value.copy_(given[name][tuple(slice(size) for size in value.shape)])
+
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer that starts at zero, as the last layer of an operation must."""
@@ -45,65 +64,3 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-_FACTORIES: dict[str, Callable[[int], Operation]] = {}
-
-
-def register_operation(name: str, factory: Callable[[int], Operation]) -> None:
-    """Makes an operation available to search spaces and genotypes under a name.
-
-    Called once, at import time of the module that defines the operation.
-
-    Args:
-        name: Lower-case name with dashes, as written in configs and genotype files.
-        factory: Makes the operation from the width; usually the class itself.
-
-    Raises:
-        ConfigError: If the name is malformed or taken.
-    """
-    _register_built_in()
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        raise ConfigError(
-            f"{name!r} can't be the name of an operation.",
-            allowed="lower-case letters, digits and dashes, a letter first",
-            action="register it under another name",
-        )
-    if name in _FACTORIES:
-        raise ConfigError(
-            f"The operation {name!r} is registered already, by {_FACTORIES[name]!r}.",
-            allowed=f"any name but {', '.join(list_operations())}",
-            action="register it under another name",
-        )
-    _FACTORIES[name] = factory
-
-
-def list_operations() -> tuple[str, ...]:
-    """The registered names, sorted."""
-    _register_built_in()
-    return tuple(sorted(_FACTORIES))
-
-
-def _register_built_in() -> None:
-    """Those that come along are defined in modules that need this one."""
-    import_module("peml.prefix.operations.built_in")
-
-
-def make_operation(name: str, width: int) -> Operation:
-    """Makes a fresh operation.
-
-    Args:
-        name: A registered name.
-        width: Channels of the hidden states it works on.
-
-    Raises:
-        ConfigError: If no operation has that name.
-    """
-    _register_built_in()
-    if name not in _FACTORIES:
-        raise ConfigError(
-            f"There is no operation {name!r}.{nearest(name, _FACTORIES)}",
-            allowed=", ".join(list_operations()),
-            action="correct the name, or import the module that registers it first",
-        )
-    return _FACTORIES[name](width)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,15 +9,7 @@ from peml.prefix.operations.operation import Operation, zero_linear
 
 
 class Skip(Operation):
-    """Adds nothing: the cell is its residual alone.
-
-    Args:
-        width: Channels; unused, there is nothing to size.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
+    """Adds nothing: the cell is its residual alone."""
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """Zeros, (length, width)."""
@@ -27,14 +17,10 @@ class Skip(Operation):
 
 
 class Linear(Operation):
-    """One linear layer.
+    """One linear layer."""
 
-    Args:
-        width: Channels.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
         self.last = zero_linear(width, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
@@ -42,39 +28,54 @@ class Linear(Operation):
         return self.last(x)
 
 
-class Perceptron(Operation):
+class _Perceptron(Operation):
     """Two linear layers with an activation between; the form prefix tuning introduced.
 
     Source: Li and Liang 2021 (arXiv 2101.00190), section 4.3, with tanh.
-
-    Args:
-        width: Channels.
-        hidden: Channels of the hidden layer.
-        activation: Applied to the hidden layer.
     """
 
-    def __init__(self, width: int, hidden: int, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
+    def __init__(self, width: int, length: int, hidden: int) -> None:
+        super().__init__(width, length)
         self.first = nn.Linear(width, hidden)
         self.last = zero_linear(hidden, width)
-        self.activation = activation
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """See :meth:`Operation.forward`."""
-        return self.last(self.activation(self.first(x)))
+        return self.last(self._activation(self.first(x)))
+
+    def _activation(self, hidden: Tensor) -> Tensor:
+        return F.gelu(hidden)
+
+
+class GeluPerceptron(_Perceptron):
+    """A perceptron with GELU and a hidden layer twice as wide."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length, 2 * width)
+
+
+class TanhPerceptron(GeluPerceptron):
+    """The same with tanh, as in prefix tuning."""
+
+    def _activation(self, hidden: Tensor) -> Tensor:
+        return hidden.tanh()
+
+
+class Bottleneck(_Perceptron):
+    """A perceptron with GELU and a hidden layer a quarter as wide."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length, max(1, width // 4))
 
 
 class Gated(Operation):
     """A gated MLP, ``W (silu(a) * b)``, with about the parameters of the plain ones.
 
-    Source: Shazeer 2020 (arXiv 2002.05202), SwiGLU.
-
-    Args:
-        width: Channels; the hidden layer has 4/3 as many.
+    The hidden layer is 4/3 as wide. Source: Shazeer 2020 (arXiv 2002.05202), SwiGLU.
     """
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
         hidden = max(1, 4 * width // 3)
         self.first = nn.Linear(width, 2 * hidden)
         self.last = zero_linear(hidden, width)

@@ -1,0 +1,91 @@
+"""The operations by name: those built in, and those that installed packages add."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from peml.errors import nearest
+from peml.registry import Registry
+
+if TYPE_CHECKING:  # names are known without torch
+    from peml.prefix.operations.operation import Operation
+
+__all__ = [
+    "DEFAULT_OPERATIONS",
+    "OPERATIONS",
+    "SKIP",
+    "list_operations",
+    "make_operation",
+    "refuse_unknown",
+]
+
+SKIP = "skip"
+"""Name of the operation that adds nothing; the search guards against a collapse to it."""
+
+OPERATIONS: Registry[Callable[[int, int], Operation]] = Registry(
+    "peml.operations",
+    "operation",
+    {
+        SKIP: "peml.prefix.operations.pointwise:Skip",
+        "linear": "peml.prefix.operations.pointwise:Linear",
+        "mlp-tanh": "peml.prefix.operations.pointwise:TanhPerceptron",
+        "mlp-gelu": "peml.prefix.operations.pointwise:GeluPerceptron",
+        "gated-mlp": "peml.prefix.operations.pointwise:Gated",
+        "bottleneck-mlp": "peml.prefix.operations.pointwise:Bottleneck",
+        "conv": "peml.prefix.operations.mixing:Convolution",
+        "self-attention": "peml.prefix.operations.mixing:SelfAttention",
+        "min-gru": "peml.prefix.operations.mixing:MinimalGRU",
+        "gru": "peml.prefix.operations.mixing:GRU",
+    },
+)
+"""Name to factory, called with width and length; usually an `Operation` subclass."""
+
+# `skip` stands last: where two logits are exactly equal the earlier option is taken.
+DEFAULT_OPERATIONS = (
+    "linear",
+    "mlp-tanh",
+    "mlp-gelu",
+    "gated-mlp",
+    "bottleneck-mlp",
+    "conv",
+    "self-attention",
+    "min-gru",
+    SKIP,
+)
+"""What a cell chooses from unless the config says otherwise."""
+
+
+def list_operations() -> tuple[str, ...]:
+    """All names, sorted."""
+    return OPERATIONS.names()
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Checks names of operations in a config or a genotype.
+
+    Raises:
+        ValueError: Names that nothing is registered under, each with the nearest one that is.
+    """
+    known = list_operations()
+    unknown = [f"{name!r}.{nearest(name, known)}" for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"no operation {' and no operation '.join(unknown)} There are: {', '.join(known)}"
+        )
+
+
+def make_operation(name: str, width: int, length: int) -> Operation:
+    """Makes a fresh operation.
+
+    Args:
+        name: A registered name.
+        width: Channels of the hidden states it works on.
+        length: The most positions it will see.
+
+    Raises:
+        ConfigError: There is no operation of that name.
+    """
+    return OPERATIONS.load(name, "correct the name, or install the package that adds it")(
+        width, length
+    )
