@@ -10,12 +10,18 @@ import pytest
 from peml.errors import ConfigError
 from peml.export import EXPORTS
 from peml.methods.registry import METHODS
+from peml.models import FAMILIES
 from peml.prefix import OPERATIONS
 from peml.registry import Registry
 from tests.packages import added
 
-REGISTRIES: list[Registry[Any]] = [METHODS, OPERATIONS, EXPORTS]
-TAKEN = {"peml.methods": "mtl-lora", "peml.operations": "linear", "peml.exports": "peft"}
+REGISTRIES: list[Registry[Any]] = [METHODS, OPERATIONS, EXPORTS, FAMILIES]
+TAKEN = {
+    "peml.methods": "mtl-lora",
+    "peml.operations": "linear",
+    "peml.exports": "peft",
+    "peml.families": "causal",
+}
 
 pytestmark = pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.group)
 

@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 
 from peml.export import EXPORTS
+from peml.models.families import FAMILIES
 from peml.prefix import OPERATIONS
 from peml.registry import Registry
+from peml.tasks import TaskRenderer
+from peml.testing import TINY_TASKS
+from peml.testing.tasks import tiny_family
 from tests.packages import write_package
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
-REGISTRIES: tuple[Registry[Any], ...] = (EXPORTS, OPERATIONS)
+REGISTRIES: tuple[Registry[Any], ...] = (EXPORTS, FAMILIES, OPERATIONS)
 
 Package = Callable[[str], type]
 
@@ -76,3 +80,13 @@ def test_an_operation_is_added_as_the_page_says(package: Package, tmp_path: Path
     suite = package("Add an operation")
     assert "position-mix" in OPERATIONS.names()
     assert run_suite(suite, tmp_path) == 6
+
+
+def test_a_family_is_added_as_the_page_says(package: Package, tmp_path: Path) -> None:
+    suite = package("Add a model family")
+    assert run_suite(suite, tmp_path) == 6
+    queried, plain = (tiny_family("bert", family=name) for name in ("query-encoder", "encoder"))
+    example = TaskRenderer(TINY_TASKS[0]).render({"text": "good", "label": 1}, 0)
+    ours, theirs = (f.encode(TINY_TASKS[0], example, "train")[0] for f in (queried, plain))
+    decoded = queried.tokenizer.decode(ours.input_ids, skip_special_tokens=True)
+    assert decoded == "query: " + plain.tokenizer.decode(theirs.input_ids, skip_special_tokens=True)

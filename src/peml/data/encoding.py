@@ -39,6 +39,7 @@ class EncodesExamples(Protocol):
     """The part of a model family that encoding needs."""
 
     name: ClassVar[str]
+    version: ClassVar[int]
     tokenizer: Any
     max_length: int
 
@@ -193,7 +194,7 @@ def _key(
         str(_FORMAT),
         rows.key,
         task.model_dump_json(exclude={"source", "development", "metrics", "description"}),
-        str(family.name),
+        f"{family.name} {family.version}",
         family.tokenizer_rules,
         str(family.max_length),
         purpose,

@@ -15,10 +15,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
@@ -111,25 +107,24 @@ def _from_pretrained(loader: Any, settings: ModelSettings, what: str, **options:
 def detect_family(config: Any) -> str:
     """Name of the family a model's config belongs to.
 
-    The saved architecture decides; where a config names none, the kind of model does.
-
     Raises:
-        ModelError: The model is neither an encoder nor a text-to-text model.
+        ModelError: It belongs to none, or to more than one.
     """
-    if getattr(config, "is_encoder_decoder", False):
-        return "seq2seq"
-    architectures = " ".join(config.architectures or ())
-    if "CausalLM" in architectures or "LMHeadModel" in architectures:
-        return "causal"
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "encoder"
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "causal"
-    raise ModelError(
-        f"model type {config.model_type!r} belongs to no known family",
-        allowed=", ".join(FAMILIES),
-        action="set model.family if you know which one it is",
-    )
+    known = FAMILIES.load_all()
+    fitting = [name for name, family in known.items() if family.fits(config)]
+    if len(fitting) > 1:
+        raise ModelError(
+            f"model type {config.model_type!r} fits the families {' and '.join(fitting)}",
+            allowed="one family",
+            action=f"set model.family to one of {', '.join(fitting)}",
+        )
+    if not fitting:
+        raise ModelError(
+            f"model type {config.model_type!r} belongs to no known family",
+            allowed=", ".join(known),
+            action="set model.family if you know which one it is",
+        )
+    return fitting[0]
 
 
 def load_family(settings: ModelSettings) -> Family:
@@ -147,7 +142,8 @@ def load_family(settings: ModelSettings) -> Family:
     if not settings.trust_remote_code:
         tokenizer.init_kwargs.pop("auto_map", None)  # or it would be saved with the model
     fit_tokenizer(tokenizer, config, read_source(location, "config.json", revision), settings.name)
-    if issubclass(FAMILIES[name], TextFamily):
+    family = FAMILIES.load(name, "correct model.family")
+    if issubclass(family, TextFamily):
         check_end(tokenizer, settings.name, read_vocabulary(location, revision))
     positions = _positions(config)
     if positions is not None and settings.max_length > positions:
@@ -157,7 +153,7 @@ def load_family(settings: ModelSettings) -> Family:
             allowed=f"at most {positions}",
             action="lower model.max_length",
         )
-    return FAMILIES[name](
+    return family(
         tokenizer,
         max_length=settings.max_length,
         pooling=settings.pooling,

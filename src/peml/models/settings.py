@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from peml.errors import nearest
+from peml.models.families.registry import FAMILIES
 from peml.settings import Settings
 
 
@@ -22,8 +24,10 @@ class ModelSettings(Settings):
         description="Hub id, local folder, or a model that an extra carries: `minilm` (an encoder, "
         "extra `demo`), `smollm2` (a decoder of 135 M parameters, extra `lm`).",
     )
-    family: Literal["auto", "encoder", "seq2seq", "causal"] = Field(
-        "auto", description="How rows become inputs; `auto` reads the model's config."
+    family: str = Field(
+        "auto",
+        description="How rows become inputs: encoder, seq2seq, causal, or a family that an "
+        "installed package adds; `auto` reads the model's config.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     gguf_file: str | None = Field(
@@ -52,6 +56,16 @@ class ModelSettings(Settings):
         description="Run Python code that comes with the model. Off unless you say so; kept in no "
         "folder that PEML writes, and read from none.",
     )
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, name: str) -> str:
+        known = ("auto", *FAMILIES.names())
+        if name not in known:
+            raise ValueError(
+                f"no model family {name!r}.{nearest(name, known)} There are: {', '.join(known)}"
+            )
+        return name
 
     def stored(self) -> dict[str, Any]:
         """The part that is saved with a model."""

@@ -4,6 +4,7 @@ The suite of executors, `peml.testing.executors`, is imported by itself: it need
 """
 
 from peml.testing.exports import ExportSuite
+from peml.testing.families import FamilySuite
 from peml.testing.methods import MethodSuite
 from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 from peml.testing.operations import OperationSuite
@@ -16,6 +17,7 @@ __all__ = [
     "TINY_ROWS",
     "TINY_TASKS",
     "ExportSuite",
+    "FamilySuite",
     "MethodSuite",
     "OperationSuite",
     "batch_of",

@@ -64,16 +64,20 @@ TINY_ROWS: tuple[tuple[int, Row], ...] = (
 """Rows of `TINY_TASKS`, mixed: (task id, row)."""
 
 
-def tiny_family(name: str, *, max_length: int = 64, pooling: str = "mean") -> Family:
+def tiny_family(
+    name: str, *, max_length: int = 64, pooling: str = "mean", family: str | None = None
+) -> Family:
     """The family of a tiny model, with the tiny tokenizer.
 
     Args:
         name: A name in ``TINY_FAMILIES``.
         max_length: Longest input in tokens.
         pooling: Encoders: what a head sees.
+        family: The registered family that reads for it; default: that of the model's kind.
     """
     kind = TINY_FAMILIES[name].kind
-    return FAMILIES[kind](tiny_tokenizer(kind), max_length=max_length, pooling=pooling)
+    made = FAMILIES.load(family or kind, "")
+    return made(tiny_tokenizer(kind), max_length=max_length, pooling=pooling)
 
 
 def tiny_task_model(
@@ -82,6 +86,7 @@ def tiny_task_model(
     *,
     pooling: str = "mean",
     seed: int = 0,
+    family: str | None = None,
     **config: Any,
 ) -> TaskModel:
     """A frozen tiny model that answers tasks, as a run would load it.
@@ -91,13 +96,14 @@ def tiny_task_model(
         tasks: In the order of their ids.
         pooling: Encoders: what a head sees.
         seed: Seed of all weights.
+        family: The registered family that reads for it; default: that of the model's kind.
         **config: Config values of the model that replace the tiny ones.
     """
     model = tiny_model(name, seed=seed, **config).requires_grad_(False)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # as `load_backbone` does
-    family = tiny_family(name, pooling=pooling)
-    return TaskModel(Backbone(model, family, ModelSettings(name=name)), tasks, seed=seed)
+    reads = tiny_family(name, pooling=pooling, family=family)
+    return TaskModel(Backbone(model, reads, ModelSettings(name=name)), tasks, seed=seed)
 
 
 def batch_of(

@@ -1,9 +1,17 @@
-"""Model families: encoder, seq2seq and causal."""
+"""Model families: encoder, seq2seq and causal, and those that installed packages add."""
 
-from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose
-from peml.models.families.encoder import EncoderFamily
-from peml.models.families.spelling import Spelling
-from peml.models.families.text import CausalFamily, Seq2SeqFamily, TextFamily
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose
+    from peml.models.families.encoder import EncoderFamily
+    from peml.models.families.registry import FAMILIES
+    from peml.models.families.spelling import Spelling
+    from peml.models.families.text import CausalFamily, Seq2SeqFamily, TextFamily
+else:
+    __getattr__ = hand_on(__name__)
 
 __all__ = [
     "FAMILIES",
@@ -17,7 +25,3 @@ __all__ = [
     "Spelling",
     "TextFamily",
 ]
-
-FAMILIES: dict[str, type[Family]] = {
-    family.name: family for family in (EncoderFamily, Seq2SeqFamily, CausalFamily)
-}

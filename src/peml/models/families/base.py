@@ -70,10 +70,18 @@ class Family(ABC):
     """How one kind of model reads tasks.
 
     Made once per run by `load_backbone`; `encode` is called while data is prepared, the other
-    methods in every step.
+    methods in every step. Families that answer in text derive from `TextFamily`, those with heads
+    from `EncoderFamily`. ``peml.testing.FamilySuite`` checks a family.
+
+    Attributes:
+        name: In configs and saved models.
+        version: Of how rows are encoded; a cache made by another version is not used.
+        task_types: What it can do.
+        auto_class: The class in Transformers that loads its models.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
     task_types: ClassVar[frozenset[TaskType]]
     auto_class: ClassVar[Any]
 
@@ -92,6 +100,11 @@ class Family(ABC):
         self.pooling = pooling
         self.positions = positions
         self.logits_everywhere = False  # set where a loaded text-to-text model needs it
+
+    @classmethod
+    def fits(cls, config: Any) -> bool:
+        """Whether ``model.family: auto`` takes a model with this config for one of the family."""
+        return False
 
     @cached_property
     def tokenizer_rules(self) -> str:
@@ -185,6 +198,12 @@ class Family(ABC):
             A text a row; None where the model's logits are no numbers.
         """
         raise NotImplementedError(f"the family {self.name!r} does not generate text")
+
+
+def is_named_decoder(config: Any) -> bool:
+    """Whether the saved architecture is a decoder's; it decides where kinds of models overlap."""
+    architectures = " ".join(config.architectures or ())
+    return "CausalLM" in architectures or "LMHeadModel" in architectures
 
 
 def pad_groups(scores: Tensor, groups: Tensor, examples: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from peml.data.batch import TaskBatch
 from peml.models.families.base import (
@@ -16,6 +17,7 @@ from peml.models.families.base import (
     Family,
     ModelOutput,
     Purpose,
+    is_named_decoder,
     pad_groups,
     refuse_no_tokens,
 )
@@ -30,6 +32,15 @@ class EncoderFamily(Family):
     name: ClassVar[str] = "encoder"
     task_types: ClassVar[frozenset[TaskType]] = frozenset(TaskType) - {TaskType.GENERATION}
     auto_class: ClassVar[Any] = AutoModel
+
+    @classmethod
+    def fits(cls, config: Any) -> bool:
+        """Models that fill masks, unless they were saved as a decoder."""
+        return (
+            config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+            and not getattr(config, "is_encoder_decoder", False)
+            and not is_named_decoder(config)
+        )
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """One sequence a row, or one an option in multiple choice."""

@@ -11,6 +11,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from peml.data.batch import TaskBatch
 from peml.models.families.base import (
@@ -18,6 +22,7 @@ from peml.models.families.base import (
     Family,
     ModelOutput,
     Purpose,
+    is_named_decoder,
     pad_groups,
     refuse_equal_tokens,
     refuse_no_tokens,
@@ -179,6 +184,16 @@ class CausalFamily(TextFamily):
     name: ClassVar[str] = "causal"
     auto_class: ClassVar[Any] = AutoModelForCausalLM
 
+    @classmethod
+    def fits(cls, config: Any) -> bool:
+        """Models that continue text; those that can also fill masks, if they were saved so."""
+        if getattr(config, "is_encoder_decoder", False):
+            return False
+        return is_named_decoder(config) or (
+            config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+            and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        )
+
     @cached_property
     def _seam(self) -> Seam:
         return Seam(self.tokenizer)
@@ -255,6 +270,11 @@ class Seq2SeqFamily(TextFamily):
 
     name: ClassVar[str] = "seq2seq"
     auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+
+    @classmethod
+    def fits(cls, config: Any) -> bool:
+        """Models with an encoder and a decoder."""
+        return bool(getattr(config, "is_encoder_decoder", False))
 
     def _prompt(self, prompt: str) -> EncodedSequence:
         return self._source(self._source_ids(prompt))
