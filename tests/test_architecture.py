@@ -145,6 +145,13 @@ def test_reports_are_made_from_run_folders_alone() -> None:
         assert not {name.partition(".")[0] for name in _imports(path)} & heavy, path
 
 
+def test_types_of_tasks_are_told_apart_in_one_place() -> None:
+    for path in _modules():
+        if path.relative_to(SOURCE) != Path("tasks/kinds.py"):
+            named = re.findall(r"\bTaskType\.[A-Z]\w+", path.read_text(encoding="utf-8"))
+            assert not named, f"{path} names {named}: ask the task's type what it needs to know"
+
+
 def test_nothing_is_unpickled() -> None:
     forbidden = re.compile(r"\bimport pickle\b|\bimport joblib\b|torch\.load\(|allow_pickle=True")
     for path in _modules():

@@ -9,8 +9,6 @@ from typing import Generic, TypeVar
 
 from peml.errors import ConfigError, nearest
 
-__all__ = ["Registry"]
-
 T = TypeVar("T")
 
 

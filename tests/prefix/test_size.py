@@ -68,7 +68,7 @@ class ByPosition(Operation):
         self.last = zero_linear(width, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        result: Tensor = self.last(x * self.scale[: len(x)])
+        result: Tensor = self.last(x * self.scale[torch.arange(len(x))])
         return result
 
 

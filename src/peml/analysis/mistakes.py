@@ -8,7 +8,6 @@ from typing import Any
 
 from peml.evaluation.metrics import ROW_SCORES
 from peml.evaluation.predictions import KeptPredictions
-from peml.tasks import TaskType
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def _wrong(kept: KeptPredictions) -> list[bool]:
 def _margins(kept: KeptPredictions) -> list[float]:
     if _in_text(kept):
         return [1 - score for score in ROW_SCORES[kept.task.metrics[0]](kept.gold, kept.predicted)]
-    if kept.task.type is TaskType.REGRESSION:
+    if kept.task.type.has_scale:
         return [abs(gold - said) for gold, said in zip(kept.gold, kept.predicted, strict=True)]
     answers = zip(kept.gold, kept.predicted, kept.scores, strict=True)
     # A diverged model has no scores: what is not finite is not kept.
@@ -65,4 +64,4 @@ def _margins(kept: KeptPredictions) -> list[float]:
 
 
 def _in_text(kept: KeptPredictions) -> bool:
-    return kept.task.type is TaskType.GENERATION or kept.task.answers_in_text
+    return kept.task.type.generates or kept.task.answers_in_text

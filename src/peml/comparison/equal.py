@@ -8,6 +8,7 @@ from peml.comparison.matching import ComparedTask, Matching
 from peml.comparison.settings import ComparisonConfig
 from peml.data import MixingSettings
 from peml.records.comparison import SuiteRecord
+from peml.tasks import TaskType
 from peml.training import BalancingSettings
 
 _FINAL = {"best": "those of the best development mean", "last": "the last"}
@@ -71,7 +72,7 @@ def _steps(suite: SuiteRecord) -> str:
 
 def _decoding(config: ComparisonConfig, tasks: Sequence[ComparedTask]) -> str:
     default = config.run.evaluation.max_new_tokens
-    longest = [task.max_new_tokens or default for task in tasks if task.type == "generation"]
+    longest = [task.max_new_tokens or default for task in tasks if TaskType(task.type).generates]
     if longest:
         return f"options by their score; texts greedily, {_range(longest)} tokens"
     return "options by their score"

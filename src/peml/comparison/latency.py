@@ -20,7 +20,6 @@ from peml.evaluation import EvaluationSettings
 from peml.records import FileRecord
 from peml.run import Prepared, prepare
 from peml.serving import Predictor, load
-from peml.tasks import TaskType
 
 _ROWS = 32
 _WARM_UP = 3
@@ -110,7 +109,7 @@ def _time_one(
     base = model.base
     since = time.perf_counter()
     task = base.tasks[task_id]
-    if task.type is TaskType.GENERATION:
+    if task.type.generates:
         base.generate(batch, max_new_tokens=settings.longest(task), stop=task.stop)
     else:
         base.predict(model(batch), batch, task_id).cpu()  # the copy waits for the device

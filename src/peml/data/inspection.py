@@ -12,7 +12,7 @@ from peml.data.encoding import EncodesExamples, encode_split
 from peml.data.rows import Rows
 from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import placed
-from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,9 @@ def _have(rows: int) -> str:
 def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
     """Notes on answers that no model with this tokenizer can learn, or give, as they are."""
     task = data.task
-    asked = "train" if task.type is TaskType.GENERATION else "score"
     for rows, purpose, where in (
         (data.train, "train", data.origin.train),
-        (data.reported, asked, data.origin.reported),
+        (data.reported, task.type.compared_as, data.origin.reported),
     ):
         altered = encode_split(rows, task, family, purpose, where=where).altered
         if not altered.any():
@@ -157,12 +156,11 @@ def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
 
 
 def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:
-    scored = "generate" if data.task.type is TaskType.GENERATION else "score"
     splits = [
         encode_split(rows, data.task, family, purpose, where=where)
         for rows, purpose, where in (
             (data.train, "train", data.origin.train),
-            (data.reported, scored, data.origin.reported),
+            (data.reported, data.task.type.evaluated_as, data.origin.reported),
         )
     ]
     lengths: np.ndarray[Any, Any] = np.concatenate([split.lengths for split in splits])

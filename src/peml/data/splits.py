@@ -13,11 +13,9 @@ import numpy as np
 from peml.data.groups import gather_groups, read_groups
 from peml.data.rows import Rows
 from peml.errors import DataError
-from peml.tasks import Task, TaskType
+from peml.tasks import Task
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
-
-_STRATIFIED = (TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION)
 
 
 def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:
@@ -79,7 +77,7 @@ def _carve(rows: Rows, task: Task, size: int, seed: int) -> tuple[Indices, Indic
     if groups is None:
         label = task.columns.label
         labels = (row[label] for row in rows.iterate([label]))
-        strata = labels if task.type in _STRATIFIED else repeat(None, count)
+        strata = labels if task.type.has_labels else repeat(None, count)
         return carve_indices(strata, size, seed)
     carved = np.asarray(draw_groups(groups, size, f"development-{seed}"))
     return np.setdiff1d(np.arange(count), carved), carved

@@ -26,7 +26,7 @@ from peml.data.kinds import (
 from peml.data.plain import why_unusable
 from peml.data.stored_names import naming
 from peml.errors import DataError, nearest
-from peml.tasks import Task, TaskType, read_label
+from peml.tasks import Task, read_label
 
 _TEXT = "a text"
 _TEXTS = "a list of texts"
@@ -214,7 +214,7 @@ def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) ->
     if task.labels:
         return ClassColumn(task, typed=typed, stored=stored)
     told = task.columns.kinds.get(task.columns.label)
-    if task.type is TaskType.REGRESSION:
+    if task.type.has_scale:
         spelled = not typed or told is not None
         return Column(parse_spelled_number if spelled else parse_number, "a number")
     if task.columns.choices is not None:

@@ -19,7 +19,7 @@ from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring import score_options
 from peml.evaluation.settings import EvaluationSettings
 from peml.models import Spelling, TaskModel, TextFamily, not_finite
-from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 
 class Evaluable(Protocol):
@@ -93,7 +93,7 @@ def spell_gold(task: Task, gold: Any, spelling: Spelling) -> Any:
     Raises:
         DataError: No prediction could ever equal it.
     """
-    return spelling.respell(gold) if task.type is TaskType.GENERATION else gold
+    return spelling.respell(gold) if task.type.generates else gold
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Answers:
         """A regression's score, (), or the scores of a row's own options, (options,)."""
         if not answer.isfinite().all():
             self.bad.append(row)
-        elif self._task.type is TaskType.REGRESSION:
+        elif self._task.type.has_scale:
             self.predicted[row] = float(answer)
         else:
             self.predicted[row], self.scores[row] = int(answer.argmax()), answer.tolist()
@@ -162,7 +162,7 @@ def predict_split(
     notes: set[str] = set()
     model.eval()
     with model.prepared():
-        if task.type is TaskType.GENERATION:
+        if task.type.generates:
             _generate(base, split, task_id, settings, answers)
         elif isinstance(base.family, TextFamily):
             options = score_options(base, split, task_id, settings.scoring, settings.tokens, notes)
@@ -172,7 +172,7 @@ def predict_split(
             _score_heads(model, split, task_id, settings, answers)
     if answers.bad:
         rows = sorted(answers.bad if numbers is None else (numbers[row] for row in answers.bad))
-        what = "logits" if task.type is TaskType.GENERATION else "scores"
+        what = "logits" if task.type.generates else "scores"
         raise not_finite(what, task.name, rows, base.settings)
     return Predictions(answers.predicted, answers.scores, tuple(sorted(notes)))
 
@@ -209,7 +209,7 @@ def _score_heads(
 ) -> None:
     """An encoder's heads; rows with fewer options than others of a batch are padded."""
     base = model.base
-    choice = base.tasks[task_id].type is TaskType.MULTIPLE_CHOICE
+    choice = base.tasks[task_id].type.has_own_options
     collate = Collator(base.family.tokenizer.pad_token_id)
     for batch in evaluation_batches(split, task_id, settings.tokens, collate):
         moved = batch.to(base.device)

@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 
 from peml.evaluation.texts import number_hit, option_hit, rouge, span_em, span_f1
 from peml.records import Classes
-from peml.tasks import OF_SCORES, Task, TaskType
+from peml.tasks import OF_SCORES, Task
 
 Values = Sequence[Any]
 
@@ -236,7 +236,7 @@ def majority_prediction(task: Task, gold: Iterable[Any]) -> Any:
         gold: Right answers, one or more: of the train rows, or of the reported rows where a task
             has no others.
     """
-    if task.type is TaskType.REGRESSION:
+    if task.type.has_scale:
         return float(np.fromiter(gold, dtype=np.float64).mean())
     # of several right texts, the one that is trained on; of equally frequent answers, the lowest
     counts = Counter(answer[0] if isinstance(answer, tuple) else answer for answer in gold)

@@ -29,22 +29,15 @@ from peml.evaluation.metrics import (
     score_constant,
 )
 from peml.files import write_bytes
-from peml.tasks import OF_SCORES, Averaging, TaskType
+from peml.tasks import OF_SCORES, Answer, Averaging, TaskType
 
 _FORMAT = 1
 _METADATA = b"peml"
 _RESTORE = "restore the file from a copy, or train the run again in a new folder"
-_OPTION_TYPES = frozenset(
-    {TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION, TaskType.MULTIPLE_CHOICE}
-)
 _SCORES = pa.list_(pa.float32())
 # The Arrow type of gold and predicted.
-_VALUES: Mapping[TaskType, Any] = MappingProxyType(
-    {
-        **dict.fromkeys(_OPTION_TYPES, pa.int64()),
-        TaskType.REGRESSION: pa.float64(),
-        TaskType.GENERATION: pa.string(),
-    }
+_VALUES: Mapping[Answer, Any] = MappingProxyType(
+    {"label": pa.int64(), "option": pa.int64(), "score": pa.float64(), "text": pa.string()}
 )
 
 
@@ -90,12 +83,12 @@ class KeptTask(BaseModel):
     @property
     def has_options(self) -> bool:
         """Whether the task is to choose among options, with a score each."""
-        return self.type in _OPTION_TYPES
+        return self.type.chooses
 
     @property
     def fields(self) -> dict[str, Any]:
         """Columns of the file and their Arrow types; ``group`` is there besides where it is."""
-        gold = predicted = _VALUES[self.type]
+        gold = predicted = _VALUES[self.type.answer]
         if self.answers_in_text:
             gold, predicted = pa.list_(pa.string()), pa.string()
         fields = {"row": pa.int64(), "gold": gold, "predicted": predicted}

@@ -12,8 +12,6 @@ from peml.export.source import find_model
 from peml.files import new_folder, write_text
 from peml.registry import Registry
 
-__all__ = ["EXPORTS", "ExportFormat", "export_model"]
-
 
 class ExportFormat(ABC):
     """A format for tools that don't know this package.

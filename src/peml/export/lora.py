@@ -31,7 +31,7 @@ from peml.methods import AdaptedLinear, Method
 from peml.methods.lora.peft_format import write_peft_lora
 from peml.models import TaskModel
 from peml.models.embedded import EMBEDDED
-from peml.tasks import Task, TaskType
+from peml.tasks import Task
 
 
 class LoraExport(ExportFormat):
@@ -220,7 +220,7 @@ def _about_heads(model: TaskModel, tasks: dict[int, Task]) -> list[str]:
 
 
 def _meaning(task: Task) -> str:
-    if task.type is TaskType.MULTIPLE_CHOICE:
+    if task.type.has_own_options:
         return "one score an option, each encoded with the context; the highest is the answer"
     if task.scale is not None:
         low, width = task.scale.low, task.scale.high - task.scale.low

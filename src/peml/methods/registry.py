@@ -27,7 +27,6 @@ from peml.methods.routed import settings as routed
 from peml.problems import describe_problems, in_words, list_problems, problems_at
 from peml.registry import Registry
 
-
 # Settings are read without torch; the module of a method is imported when one is built.
 _BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
     {

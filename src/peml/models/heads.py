@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from peml.tasks import Task, TaskType
+from peml.tasks import Answer, Task
 
 _CLASSES, _SCORE, _OPTION = 0, 1, 2
+_KINDS: Mapping[Answer, int] = MappingProxyType(
+    {"label": _CLASSES, "score": _SCORE, "option": _OPTION}
+)
 
 
 class TaskHeads(nn.Module):
@@ -31,7 +35,7 @@ class TaskHeads(nn.Module):
 
     def __init__(self, tasks: Sequence[Task], hidden_size: int, generator: torch.Generator) -> None:
         super().__init__()
-        sizes = [len(t.labels) if _kind(t) == _CLASSES else 1 for t in tasks]
+        sizes = [len(t.labels) if _KINDS[t.type.answer] == _CLASSES else 1 for t in tasks]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.tasks = tuple(tasks)
         self.sizes = tuple(sizes)
@@ -42,7 +46,7 @@ class TaskHeads(nn.Module):
         for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
             owned[row, start : start + size] = True
         scales = [(t.scale.low, t.scale.high) if t.scale else (0.0, 1.0) for t in tasks]
-        self._buffer("_kind", torch.tensor([_kind(t) for t in tasks]))
+        self._buffer("_kind", torch.tensor([_KINDS[t.type.answer] for t in tasks]))
         self._buffer("_start", torch.tensor(starts))
         self._buffer("_owned", owned)
         self._buffer("_low", torch.tensor([low for low, _ in scales]))
@@ -93,12 +97,6 @@ class TaskHeads(nn.Module):
         if kind == _SCORE:
             return (columns[:, 0] + 2) / 4 * self._width[task_id] + self._low[task_id]
         return columns[:, 0]
-
-
-def _kind(task: Task) -> int:
-    if task.type is TaskType.REGRESSION:
-        return _SCORE
-    return _OPTION if task.type is TaskType.MULTIPLE_CHOICE else _CLASSES
 
 
 def _group_logsumexp(scores: Tensor, groups: Tensor, count: int) -> Tensor:

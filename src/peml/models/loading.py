@@ -29,7 +29,7 @@ from peml.models.settings import ModelSettings
 from peml.models.source import GRANT, check_source, read_source, read_vocabulary
 from peml.models.vocabulary import check_end, check_vocabulary, fit_tokenizer
 from peml.models.weights import weights_checksum
-from peml.tasks import Task, TaskType
+from peml.tasks import Task
 
 # RoBERTa and its kin count positions from the padding index on, and their configs don't say so.
 _COUNTED_FROM_PADDING = (
@@ -321,7 +321,7 @@ def check_generation(
     wanted: dict[int, list[str]] = {}
     for task in tasks:
         longest = task.max_new_tokens or max_new_tokens
-        if task.type is TaskType.GENERATION and longest > room:
+        if task.type.generates and longest > room:
             wanted.setdefault(longest, []).append(task.name)
     if wanted:
         prompt = f" and a prompt of {prompt_length} vectors" if prompt_length else ""

@@ -16,7 +16,7 @@ from peml.errors import TrainingError
 from peml.evaluation import GoldSplit, read_gold
 from peml.models import Family, ModelSettings
 from peml.models.families import Purpose
-from peml.tasks import TaskRenderer, TaskType
+from peml.tasks import TaskRenderer
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class SplitEncoder:
         """A split of every task that has rows of it, with the right answers."""
         golds = []
         for number, (item, rows) in enumerate(zip(data, splits, strict=True)):
-            generates = item.task.type is TaskType.GENERATION
             if len(rows):
-                encoded = self.encode(item, rows, "generate" if generates else "score")
+                encoded = self.encode(item, rows, item.task.type.evaluated_as)
                 golds.append(read_gold(item.task, number, rows, encoded, self.family.spelling))
         return golds
 

@@ -13,7 +13,7 @@ from peml.errors import CheckpointError, DataError, RunError, nearest
 from peml.evaluation import KeptPredictions, predictions_path, read_predictions, same_answer
 from peml.records import Results
 from peml.run.folder import RunFolder
-from peml.tasks import SOURCE_ROW, Task, TaskRenderer, TaskType
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict
                 action="restore the data",
             )
         inputs = {name: str(split[place][name]) for name in task.columns.inputs}
-        is_choice = task.type is TaskType.MULTIPLE_CHOICE
+        is_choice = task.type.has_own_options
         texts[row] = RowText(inputs, example.options if is_choice else ())
     return texts
 

@@ -6,7 +6,7 @@ from peml.data import Collator, TaskBatch
 from peml.data.batching import evaluation_batches
 from peml.data.encoding import encode_rows
 from peml.run.preparation import Prepared
-from peml.tasks import TaskRenderer, TaskType
+from peml.tasks import TaskRenderer
 
 _ROWS_OF_A_TASK = 8
 _ROWS = 64
@@ -25,10 +25,9 @@ def probe_batches(prepared: Prepared) -> list[TaskBatch]:
     for task_id in chosen:
         task, rows = data[task_id].task, data[task_id].reported
         # A text to be generated is scored like an option: it is what the model was trained to say.
-        purpose = "train" if task.type is TaskType.GENERATION else "score"
         renderer = TaskRenderer(task)
         examples = [renderer.render(rows[place], place) for place in _spread(len(rows), each)]
-        split = encode_rows(examples, task, prepared.family, purpose)
+        split = encode_rows(examples, task, prepared.family, task.type.compared_as)
         tokens = prepared.config.evaluation.tokens
         batches += evaluation_batches(split, task_id, tokens, collate)
     return batches

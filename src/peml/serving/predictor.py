@@ -19,7 +19,7 @@ from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
 from peml.models import ModelOutput, TaskModel
 from peml.problems import describe_problems, list_problems
-from peml.tasks import Task, TaskRenderer, TaskType
+from peml.tasks import Task, TaskRenderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,7 @@ class Predictor:
         renderer = TaskRenderer(definition)
         read = enumerate(read_list(rows, definition))
         examples = [renderer.render(row, number, labelled=False) for number, row in read]
-        purpose = "generate" if definition.type is TaskType.GENERATION else "score"
-        split = encode_rows(examples, definition, self.base.family, purpose)
+        split = encode_rows(examples, definition, self.base.family, definition.type.evaluated_as)
         said = predict_split(self, split, task_id, settings or self.evaluation)
         return [
             _read(definition, example.options, value, scores, cut)
@@ -129,7 +128,7 @@ def _read(
 ) -> Prediction:
     if not scores:
         return Prediction(value, {}, cut)
-    names = options if task.type is TaskType.MULTIPLE_CHOICE else task.labels
+    names = options if task.type.has_own_options else task.labels
     distinct: dict[str, float] = {}
     for name, score in zip(names, scores, strict=True):
         distinct[name] = max(score, distinct.get(name, score))

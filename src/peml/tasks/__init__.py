@@ -4,7 +4,15 @@ from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
-from peml.tasks.kinds import LOWER_IS_BETTER, METRICS, OF_SCORES, Averaging, Normalisation, TaskType
+from peml.tasks.kinds import (
+    LOWER_IS_BETTER,
+    METRICS,
+    OF_SCORES,
+    Answer,
+    Averaging,
+    Normalisation,
+    TaskType,
+)
 from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_loosely, read_boolean, spell_number
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
@@ -23,6 +31,7 @@ __all__ = [
     "METRICS",
     "OF_SCORES",
     "SOURCE_ROW",
+    "Answer",
     "Averaging",
     "ClassReading",
     "Columns",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, Self
 
 Averaging = Literal["tasks", "rows"]
 """What counts alike in a mean over tasks: each task, or each row."""
@@ -14,46 +15,124 @@ Normalisation = Literal["none", "tokens", "bytes", "pmi"]
 """What the likelihood of an option is divided by, or set against."""
 
 
+Answer = Literal["label", "option", "score", "text"]
+"""What answers a row: one of the task's labels, one of the row's options, a score, or a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """All that depends on a task's type; `TaskType` hands it on."""
+
+    name: str
+    answer: Answer
+    metrics: tuple[str, ...]
+    settings: tuple[str, ...]
+    is_pair: bool = False
+
+
+_OF_LABELS = ("accuracy", "auroc", "average_precision", "em", "f1", "f1a", "macro_f1", "matthews")
+_LABEL_SETTINGS = ("label_words", "labels", "normalisation", "segments", "weights")
+
+
 class TaskType(StrEnum):
-    """What a row asks for; decides how it is encoded and scored."""
+    """What a row asks for; decides how it is encoded and scored.
 
-    CLASSIFICATION = "classification"
-    PAIR_CLASSIFICATION = "pair-classification"
-    REGRESSION = "regression"
-    MULTIPLE_CHOICE = "multiple-choice"
-    GENERATION = "generation"
+    Each type is one object, and everything else asks it instead of telling types apart.
 
+    Attributes:
+        answer: What answers a row. An encoder's head is made for it.
+        metrics: Names of the metrics that can score it.
+        settings: Settings that not every type has, and this one has.
+        is_pair: Whether it compares two inputs, and needs exactly two.
+    """
 
-CLASSIFICATION = frozenset({TaskType.CLASSIFICATION, TaskType.PAIR_CLASSIFICATION})
-_CHOICE = CLASSIFICATION | {TaskType.MULTIPLE_CHOICE}
-_REGRESSION = frozenset({TaskType.REGRESSION})
-_GENERATION = frozenset({TaskType.GENERATION})
+    _value_: str
+    answer: Answer
+    metrics: tuple[str, ...]
+    settings: tuple[str, ...]
+    is_pair: bool
+
+    # Any: for type checkers, this is also what TaskType("regression") calls, which looks one up.
+    def __new__(cls, facts: Any) -> Self:
+        """A member whose value is its name in a task's definition."""
+        member = str.__new__(cls, facts.name)
+        member._value_ = facts.name
+        member.answer, member.is_pair = facts.answer, facts.is_pair
+        member.metrics, member.settings = facts.metrics, facts.settings
+        return member
+
+    CLASSIFICATION = _Facts(
+        name="classification", answer="label", metrics=_OF_LABELS, settings=_LABEL_SETTINGS
+    )
+    PAIR_CLASSIFICATION = _Facts(
+        name="pair-classification",
+        answer="label",
+        metrics=_OF_LABELS,
+        settings=_LABEL_SETTINGS,
+        is_pair=True,
+    )
+    REGRESSION = _Facts(
+        name="regression",
+        answer="score",
+        metrics=("mae", "pearson", "r2", "rmse", "spearman"),
+        settings=("scale", "segments"),
+    )
+    MULTIPLE_CHOICE = _Facts(
+        name="multiple-choice",
+        answer="option",
+        metrics=("accuracy", "span_em", "span_f1"),
+        settings=("columns.choices", "columns.keys", "normalisation", "option", "segments"),
+    )
+    GENERATION = _Facts(
+        name="generation",
+        answer="text",
+        metrics=(
+            *("bleu", "chrf", "exact_match", "number_match", "option_match"),
+            *("rouge_1", "rouge_2", "rouge_l", "span_em", "span_f1"),
+        ),
+        settings=("columns.choices", "columns.keys", "max_new_tokens", "stop", "target"),
+    )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the task names the labels that a row can have."""
+        return self.answer == "label"
+
+    @property
+    def has_own_options(self) -> bool:
+        """Whether each row brings the options to choose from."""
+        return self.answer == "option"
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the answer is a number on the task's scale."""
+        return self.answer == "score"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the answer is a text that the model writes."""
+        return self.answer == "text"
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the answer is the index of a label or an option, each with a score."""
+        return self.has_labels or self.has_own_options
+
+    @property
+    def evaluated_as(self) -> Literal["score", "generate"]:
+        """How a row is encoded to be answered."""
+        return "generate" if self.generates else "score"
+
+    @property
+    def compared_as(self) -> Literal["score", "train"]:
+        """How a row is encoded with the answers that the model can give, or is to learn."""
+        return "train" if self.generates else "score"
+
 
 METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
     {
-        "accuracy": _CHOICE,
-        "auroc": CLASSIFICATION,
-        "average_precision": CLASSIFICATION,
-        "bleu": _GENERATION,
-        "chrf": _GENERATION,
-        "em": CLASSIFICATION,
-        "exact_match": _GENERATION,
-        "f1": CLASSIFICATION,
-        "f1a": CLASSIFICATION,
-        "macro_f1": CLASSIFICATION,
-        "mae": _REGRESSION,
-        "matthews": CLASSIFICATION,
-        "number_match": _GENERATION,
-        "option_match": _GENERATION,
-        "pearson": _REGRESSION,
-        "r2": _REGRESSION,
-        "rmse": _REGRESSION,
-        "rouge_1": _GENERATION,
-        "rouge_2": _GENERATION,
-        "rouge_l": _GENERATION,
-        "span_em": _GENERATION | {TaskType.MULTIPLE_CHOICE},
-        "span_f1": _GENERATION | {TaskType.MULTIPLE_CHOICE},
-        "spearman": _REGRESSION,
+        name: frozenset(kind for kind in TaskType if name in kind.metrics)
+        for name in sorted({name for kind in TaskType for name in kind.metrics})
     }
 )
 """Metric names, and the task types each one can score.
@@ -70,25 +149,23 @@ OF_SCORES = frozenset({"auroc", "average_precision"})
 BINARY = frozenset({"f1", "f1a"}) | OF_SCORES
 """Metrics that need exactly two labels, of which the second is the positive one."""
 
-_CHOOSING = frozenset({TaskType.MULTIPLE_CHOICE, TaskType.GENERATION})
-
-BELONGING: Mapping[str, tuple[frozenset[TaskType], str]] = MappingProxyType(
+BELONGING: Mapping[str, str] = MappingProxyType(
     {
-        "columns.choices": (_CHOOSING, "has none"),
-        "columns.keys": (_CHOOSING, "has none"),
-        "label_words": (CLASSIFICATION, "has none"),
-        "labels": (CLASSIFICATION, "has none"),
-        "max_new_tokens": (_GENERATION, "generates nothing"),
-        "normalisation": (_CHOICE, "compares no options"),
-        "option": (frozenset({TaskType.MULTIPLE_CHOICE}), "has none"),
-        "scale": (_REGRESSION, "has none"),
-        "segments": (frozenset(TaskType) - _GENERATION, "is for no encoder"),
-        "stop": (_GENERATION, "generates nothing"),
-        "target": (_GENERATION, "generates nothing"),
-        "weights": (CLASSIFICATION, "has no labels to balance"),
+        "columns.choices": "has none",
+        "columns.keys": "has none",
+        "label_words": "has none",
+        "labels": "has none",
+        "max_new_tokens": "generates nothing",
+        "normalisation": "compares no options",
+        "option": "has none",
+        "scale": "has none",
+        "segments": "is for no encoder",
+        "stop": "generates nothing",
+        "target": "generates nothing",
+        "weights": "has no labels to balance",
     }
 )
-"""Settings of a task that only some types have: the types, and what to say of the others."""
+"""Settings of a task that only some types have, and what to say of a type that has not."""
 
 OVER_GROUPS = frozenset({"em"})
 OF_TEXTS = frozenset({"span_em", "span_f1"})

@@ -8,7 +8,6 @@ from typing import Any
 from peml.tasks.classes import read_class, settle_class
 from peml.tasks.columns import FieldKind
 from peml.tasks.example import Example
-from peml.tasks.kinds import TaskType
 from peml.tasks.matching import (
     describe_mismatch,
     find_names,
@@ -44,7 +43,7 @@ def read_label(
     Raises:
         ValueError: The value is not accepted, or ambiguous.
     """
-    if task.type is TaskType.GENERATION and task.columns.choices is None:
+    if task.type.generates and task.columns.choices is None:
         return _target(value)
     if task.scale is not None:
         return _score(task.scale, value)

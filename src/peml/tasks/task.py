@@ -13,7 +13,6 @@ from peml.tasks.columns import Columns
 from peml.tasks.kinds import (
     BELONGING,
     BINARY,
-    CLASSIFICATION,
     LOWER_IS_BETTER,
     METRICS,
     OF_TEXTS,
@@ -237,16 +236,16 @@ class Task(Settings):
     def _foreign_problems(self) -> list[str]:
         """Settings of other task types."""
         problems = []
-        for name, (types, why) in BELONGING.items():
+        for name, why in BELONGING.items():
             owner: Settings = self.columns if name.startswith("columns.") else self
             given = getattr(owner, name.removeprefix("columns."))
-            if given not in (None, ()) and self.type not in types:
+            if given not in (None, ()) and name not in self.type.settings:
                 problems.append(f"{name}: a {self.type} task {why}")
         return problems
 
     def _label_problems(self) -> list[str]:
         problems = []
-        if self.type in CLASSIFICATION and len(self.labels) < 2:
+        if self.type.has_labels and len(self.labels) < 2:
             problems.append("labels: a classification task needs two or more")
         if len(set(self.labels)) != len(self.labels):
             problems.append("labels: a name is given twice")
@@ -259,20 +258,20 @@ class Task(Settings):
                 problems.append(f"{field}: a text is empty")
         if len(set(self.label_words or ())) != len(self.label_words or ()):
             problems.append("label_words: a word is given twice")
-        if self.type is TaskType.REGRESSION and self.scale is None:
+        if self.type.has_scale and self.scale is None:
             problems.append("scale: a regression task needs one")
         return problems
 
     def _column_problems(self) -> list[str]:
         problems = []
-        if self.type is TaskType.PAIR_CLASSIFICATION and len(self.columns.inputs) != 2:
-            problems.append("columns.inputs: a pair classification task needs exactly two")
+        if self.type.is_pair and len(self.columns.inputs) != 2:
+            problems.append(f"columns.inputs: a {self.type} task needs exactly two")
         shown = (*self.columns.inputs, *self.columns.options, *self.columns.extra)
         if self.columns.label in (*shown, *self.columns.group):
             problems.append(f"columns.label: {self.columns.label!r} is an input too")
         if self.segments is not None and len(self.segments) not in (1, 2):
             problems.append("segments: one or two templates")
-        encoded = self.type is not TaskType.GENERATION
+        encoded = "segments" in self.type.settings
         if self.segments is None and len(self.columns.inputs) > 2 and encoded:
             problems.append("segments: more than two inputs need one or two templates")
         return problems + self._kind_problems()
@@ -285,9 +284,9 @@ class Task(Settings):
             return [
                 "columns.kinds: a label that is an index needs no columns.keys; remove one of them"
             ]
-        if self.type is TaskType.REGRESSION and kind != "number":
+        if self.type.has_scale and kind != "number":
             return [f"columns.kinds: the label of a regression is a number, not a {kind}"]
-        valued = self.type is TaskType.REGRESSION or self.target is not None
+        valued = self.type.has_scale or self.target is not None
         if kind == "boolean" and not valued:
             return [f"columns.kinds: the label of a {self.type} task is a text or a number"]
         return []
@@ -295,10 +294,10 @@ class Task(Settings):
     def _choice_problems(self) -> list[str]:
         problems = []
         columns = self.columns
-        is_choice = self.type is TaskType.MULTIPLE_CHOICE
+        is_choice = self.type.has_own_options
         if is_choice and columns.choices is None:
             problems.append("columns.choices: a multiple choice task needs it")
-        if self.type is TaskType.GENERATION and columns.choices is not None and not self.target:
+        if self.type.generates and columns.choices is not None and not self.target:
             problems.append("target: needed to spell the correct one of columns.choices")
         if columns.keys is not None and columns.choices is None:
             problems.append("columns.keys: needs columns.choices")
@@ -308,14 +307,14 @@ class Task(Settings):
 
     def _metric_problems(self) -> list[str]:
         problems = []
-        usable = ", ".join(name for name in METRICS if self.type in METRICS[name])
+        usable = ", ".join(self.type.metrics)
         for name in self.metrics:
             if name not in METRICS:
                 close = nearest(name, METRICS)
                 problems.append(
                     f"metrics: {name!r} is not known.{close} A {self.type} task can use {usable}"
                 )
-            elif self.type not in METRICS[name]:
+            elif name not in self.type.metrics:
                 problems.append(f"metrics: {name!r} can't score {self.type}; use {usable}")
             elif name in BINARY and len(self.labels) > 2:
                 problems.append(f"metrics: {name!r} needs exactly two labels; use macro_f1")
@@ -331,7 +330,7 @@ class Task(Settings):
                 f"metrics: {self.metrics[0]!r} can't come first; intervals of the headline draw "
                 "single rows"
             )
-        if self.type is TaskType.MULTIPLE_CHOICE and len({m in OF_TEXTS for m in self.metrics}) > 1:
+        if self.type.has_own_options and len({m in OF_TEXTS for m in self.metrics}) > 1:
             problems.append("metrics: of options (accuracy) or of their texts (span_...), not both")
         if self.answers_in_text and self.option is not None:
             problems.append("option: span metrics compare the original texts; remove it")
@@ -340,7 +339,7 @@ class Task(Settings):
     @property
     def answers_in_text(self) -> bool:
         """Whether a multiple choice is scored on the texts of its options."""
-        return self.type is TaskType.MULTIPLE_CHOICE and self.metrics[0] in OF_TEXTS
+        return self.type.has_own_options and self.metrics[0] in OF_TEXTS
 
     @property
     def verbalised_labels(self) -> tuple[str, ...]:

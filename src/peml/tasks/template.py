@@ -11,7 +11,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from peml.errors import DataError, TaskError, nearest
 from peml.tasks.example import Example
-from peml.tasks.kinds import TaskType
 from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_names, spell_number
 from peml.tasks.null import NULL, Null
@@ -144,7 +143,7 @@ class TaskRenderer:
         segments = tuple(
             self._fill(field, template, variables) for field, template in self._segments
         )
-        generates = self.task.type is TaskType.GENERATION
+        generates = self.task.type.generates
         return Example(
             index=index,
             segments=segments or tuple(texts.values()),
@@ -188,7 +187,7 @@ class TaskRenderer:
         return template
 
     def _options_of_every_row(self) -> tuple[str, ...]:
-        if self.task.type is TaskType.REGRESSION and self.task.scale is not None:
+        if self.task.scale is not None:
             return self.task.scale.spell()
         return self.task.verbalised_labels
 
@@ -306,7 +305,7 @@ class TaskRenderer:
         return (choices[int(self._answer(row, choices))],)
 
     def _placeholder(self) -> int | float | str:
-        if self.task.type is TaskType.GENERATION:
+        if self.task.type.generates:
             return ""
         return self.task.scale.low if self.task.scale is not None else 0
 

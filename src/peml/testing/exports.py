@@ -17,8 +17,6 @@ from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing.models import save_tiny_model
 from peml.testing.tasks import TINY_TASKS, batch_of
 
-__all__ = ["ExportSuite"]
-
 
 class ExportSuite:
     """What every export format has to fulfil. Subclass it in a test file::

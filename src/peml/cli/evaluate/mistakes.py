@@ -11,7 +11,6 @@ from peml.cli.evaluate.numbers import Content, number
 from peml.errors import PemlError
 from peml.evaluation import KeptPredictions
 from peml.run import FinishedRun, RowText, read_texts
-from peml.tasks import TaskType
 
 
 def show_mistakes(run: FinishedRun, limit: int, console: Console) -> Content:
@@ -21,7 +20,7 @@ def show_mistakes(run: FinishedRun, limit: int, console: Console) -> Content:
         found = find_mistakes(kept)
         shown = found[:limit]
         texts, note = _texts(run, kept, shown)
-        wrong = "not exact" if kept.task.type is TaskType.REGRESSION else "wrong"
+        wrong = "not exact" if kept.task.type.has_scale else "wrong"
         said = f"{name}: {len(found):,} of {len(kept.rows):,} {kept.task.split} rows are {wrong}"
         console.print(said, style="bold", highlight=False, markup=False)
         if note:

@@ -13,7 +13,7 @@ from peml.data.leakage import Leak, find_leakage
 from peml.data.sources import TaskData
 from peml.errors import PemlError, TaskError
 from peml.models import Family
-from peml.tasks import Task, TaskType, load_suite, load_task_file
+from peml.tasks import Task, load_suite, load_task_file
 from peml.tasks.yaml_file import read_yaml
 from peml.terminal import Column, print_table, print_warnings
 
@@ -131,10 +131,10 @@ def _describe(found: TaskInspection, *, with_tokens: bool) -> list[str]:
 
 
 def _distribution(task: Task, labels: Sequence[int | float | str]) -> str:
-    if task.type is TaskType.GENERATION:
+    if task.type.generates:
         mean = sum(len(str(label)) for label in labels) / len(labels)
         return f"targets of {mean:.0f} characters on average"
-    if task.type is TaskType.REGRESSION:
+    if task.type.has_scale:
         scores = [float(label) for label in labels]
         mean = sum(scores) / len(scores)
         return f"{min(scores):g} to {max(scores):g}, mean {mean:.2f}"

@@ -10,7 +10,7 @@ from rich.panel import Panel
 
 from peml.data.sources import load_shots, load_source
 from peml.errors import TaskError
-from peml.tasks import Example, Task, TaskRenderer, TaskType
+from peml.tasks import Example, Task, TaskRenderer
 
 _ROWS_SHOWN = 3
 
@@ -55,9 +55,9 @@ def print_rows(
 
 def _print_example(task: Task, example: Example, place: str, console: Console) -> None:
     lines = [example.prompt]
-    if task.type is TaskType.GENERATION:
+    if task.type.generates:
         lines.append(f"-> {example.label}")
-    elif task.type is TaskType.REGRESSION:
+    elif task.type.has_scale:
         lines.append(f"-> {example.label:g}")
     else:
         lines += [

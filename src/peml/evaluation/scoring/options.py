@@ -19,7 +19,7 @@ from peml.evaluation.scoring.settings import ScoringSettings
 from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees
 from peml.models import TaskModel
-from peml.tasks import Example, Task, TaskType
+from peml.tasks import Example, Task
 
 _BATCHES_AT_ONCE = 64
 """Rows are read, and searched for what they share, so many batches at a time."""
@@ -89,7 +89,7 @@ def score_options(
     """
     task = base.tasks[task_id]
     kind = task.normalisation or settings.normalisation
-    if task.type is TaskType.REGRESSION:
+    if task.type.has_scale:
         kind = "none"
     elsewhere = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
     for rows in _windows(split, tokens):

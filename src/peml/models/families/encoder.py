@@ -30,7 +30,9 @@ class EncoderFamily(Family):
     """Reads one or two segments, answers through a head."""
 
     name: ClassVar[str] = "encoder"
-    task_types: ClassVar[frozenset[TaskType]] = frozenset(TaskType) - {TaskType.GENERATION}
+    task_types: ClassVar[frozenset[TaskType]] = frozenset(
+        kind for kind in TaskType if not kind.generates
+    )
     auto_class: ClassVar[Any] = AutoModel
 
     @classmethod
@@ -44,7 +46,7 @@ class EncoderFamily(Family):
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """One sequence a row, or one an option in multiple choice."""
-        if task.type is TaskType.MULTIPLE_CHOICE:
+        if task.type.has_own_options:
             return self._options(" ".join(example.segments), example)
         segments = example.segments
         encoded = self.tokenizer(*segments, verbose=False)
@@ -111,7 +113,7 @@ class EncoderFamily(Family):
     ) -> Tensor:
         """Logits of the task's own columns; options of multiple choice side by side."""
         scores = cast(TaskHeads, heads).scores(output.scores, index)
-        if task.type is TaskType.MULTIPLE_CHOICE:
+        if task.type.has_own_options:
             return pad_groups(scores, batch.groups, batch.examples)
         return scores
 

@@ -9,8 +9,6 @@ from peml.registry import Registry
 if TYPE_CHECKING:  # names are known without torch
     from peml.models.families.base import Family
 
-__all__ = ["FAMILIES"]
-
 FAMILIES: Registry[type[Family]] = Registry(
     "peml.families",
     "model family",

@@ -62,7 +62,7 @@ class TextFamily(Family):
         """One sequence (train, generate), or one an option (score)."""
         if purpose == "generate":
             return [self._prompt(example.prompt)]
-        if task.type is TaskType.GENERATION:
+        if task.type.generates:
             self.spelling.refuse_frame(str(example.label))
             return [self._text(example.prompt, str(example.label))]
         right = right_option(task, example)
@@ -122,7 +122,7 @@ class TextFamily(Family):
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
         """The first text of an example to be answered with that its tokens don't stand for."""
-        generates = task.type is TaskType.GENERATION
+        generates = task.type.generates
         texts = [str(example.label)] if generates else list(example.options)
         _, answers = self._split(example.prompt, texts)
         pairs = [(t, read_back(self.tokenizer, a)) for t, a in zip(texts, answers, strict=True)]

@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from peml.errors import ConfigError, nearest
-
 
 class Operation(nn.Module, ABC):
     """One candidate of a cell: what it adds to the residual stream over prefix positions.

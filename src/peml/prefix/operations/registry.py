@@ -11,15 +11,6 @@ from peml.registry import Registry
 if TYPE_CHECKING:  # names are known without torch
     from peml.prefix.operations.operation import Operation
 
-__all__ = [
-    "DEFAULT_OPERATIONS",
-    "OPERATIONS",
-    "SKIP",
-    "list_operations",
-    "make_operation",
-    "refuse_unknown",
-]
-
 SKIP = "skip"
 """Name of the operation that adds nothing; the search guards against a collapse to it."""
 
