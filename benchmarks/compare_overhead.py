@@ -95,7 +95,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table and writes the figures."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=500, help="train rows a task")
+    parser.add_argument("--rows", type=int, default=500, help="train rows per task")
     parser.add_argument("--epochs", type=float, default=1, help="epochs of every run")
     parser.add_argument("--seeds", type=int, default=2, help="runs of a method, besides its grid")
     arguments = parser.parse_args(argv)

@@ -8,7 +8,7 @@ Every option's log-likelihood is then compared with the run's model's, row by ro
     python benchmarks/harness_agreement.py [--family NAME | --model FOLDER] [--dtype bfloat16]
         [--rows N] [--json FILE]
 
-Our options share their contexts, as in a run's evaluation. Our families score an option with its
+Our options share their contexts, as in a run's evaluation. Our families score per option with its
 end token, the harness without one; the end token is left out of the comparison.
 """
 

@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     base = make_model()
     figures = [figure for name in CASES for figure in compare(name, base, arguments)]
     report(
-        f"lm-evaluation-harness against peml, {arguments.batch} rows a batch", figures, arguments
+        f"lm-evaluation-harness against peml, {arguments.batch} rows per batch", figures, arguments
     )
 
 

@@ -21,7 +21,7 @@ class _Output(NamedTuple):
 
 
 class PlainLora(nn.Module):
-    """A PEFT model, mean pooling and one head a task; the same arithmetic as PEML's ``lora``.
+    """A PEFT model, mean pooling and one head per task; the same arithmetic as PEML's ``lora``.
 
     The encoder is built without its pooler, which no head would read; PEML drops it too.
 

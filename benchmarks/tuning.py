@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=24, help="of every study")
     parser.add_argument("--startup", type=int, default=8, help="of them drawn at random by TPE")
     parser.add_argument("--seeds", type=int, default=5, help="studies of a sampler")
-    parser.add_argument("--rows", type=int, default=200, help="train rows a task")
+    parser.add_argument("--rows", type=int, default=200, help="train rows per task")
     parser.add_argument("--epochs", type=float, default=3, help="epochs of every trial")
     parser.add_argument("--precision", default="fp32", help="of every trial")
     parser.add_argument("--evaluate-every", type=int, default=30, help="steps, for the pruner")

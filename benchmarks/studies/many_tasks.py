@@ -1,4 +1,4 @@
-"""Tables of the study of 21 tasks: one adapter for all of them against one a suite.
+"""Tables of the study of 21 tasks: one adapter for all of them against one per suite.
 
     peml compare benchmarks/studies/many_tasks.yaml --set run.tasks.source=FOLDER
     python benchmarks/studies/many_tasks.py runs/many_tasks
@@ -42,7 +42,7 @@ def mark(values: list[float], majority: float) -> str:
 
 
 def task_rows(runs: dict[str, list[Run]]) -> list[str]:
-    """One line a task: its suite, both scores, their difference seed by seed, its flag."""
+    """One line per task: its suite, both scores, their difference seed by seed, its flag."""
     lines = []
     for suite, apart in runs.items():
         if suite == TOGETHER:
@@ -121,12 +121,13 @@ def tables(runs: dict[str, list[Run]]) -> str:
         [
             f"Seeds: {seeds}. (m): at or below the majority baseline.",
             "",
-            "| suite | task | metric | majority | one adapter a suite | one for all | difference |",
+            "| suite | task | metric | majority | one adapter per suite "
+            "| one for all | difference |",
             "|---|---|---|--:|--:|--:|--:|",
             *task_rows(runs),
             *mean_rows(runs),
             "",
-            "| cost, means over seeds | one adapter a suite, sum | one for all |",
+            "| cost, means over seeds | one adapter per suite, sum | one for all |",
             "|---|--:|--:|",
             *cost_rows(runs),
         ]

@@ -290,7 +290,7 @@ def test_the_grid_and_its_cost_are_told(tmp_path: Path) -> None:
 def test_what_was_equal_is_listed_and_what_was_not_is_said(tmp_path: Path) -> None:
     all_runs(tmp_path)
     equal = dict(collected(tmp_path, config())["equal"])
-    assert (equal["epochs"], equal["train rows a task"]) == ("3", "50")
+    assert (equal["epochs"], equal["train rows per task"]) == ("3", "50")
     assert (equal["steps"], equal["shots"]) == ("10 on glue", "0")
     assert equal["tuning"] == "none: learning rates as configured"
     results = cell(tmp_path, "lora", 0) / "results.json"

@@ -61,7 +61,7 @@ def test_every_method_gets_its_trials_and_the_best_values(toys: Path, tmp_path: 
     assert "Tuning trials" in page
     assert 'href="tuning/toy/lora/report.html"' in page
     assert "Learning-rate grid" not in page
-    assert "2 trials a method (random)" in (tmp_path / "out" / "report.md").read_text()
+    assert "2 trials per method (random)" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_space_may_be_a_file(toys: Path, tmp_path: Path) -> None:

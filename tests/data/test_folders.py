@@ -1,4 +1,4 @@
-"""Where a task's files are looked for: one folder a task, or a folder a suite that holds them."""
+"""Where a task's files are looked for: one folder per task, or one folder per suite."""
 
 from __future__ import annotations
 

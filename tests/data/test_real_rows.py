@@ -1,4 +1,4 @@
-"""The bundled suites on real rows: PEML_DATA names a folder with one folder a suite."""
+"""The bundled suites on real rows: PEML_DATA names a folder with one folder per suite."""
 
 from __future__ import annotations
 

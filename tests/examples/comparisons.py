@@ -87,7 +87,7 @@ def write_example_comparison(
         "tolerance": 0.05,
         "equal": [
             ["epochs", "3"],
-            ["rows a task", "1,000"],
+            ["rows per task", "1,000"],
             ["order of the data", "a function of the seed alone"],
             ["tuning", "3 learning-rate factors, chosen on the development split"],
         ],

@@ -1,4 +1,4 @@
-"""The controller: weights a step, what the log sees, guards, and resuming."""
+"""The controller: weights per step, what the log sees, guards, and resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mode that runs one operation a cell: what it computes, and the gradients it gives."""
+"""The mode that runs one operation per cell: what it computes, and the gradients it gives."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_records_tell_rates_epochs_tokens_and_task_losses() -> None:
     assert steps[0].learning_rates == {"lora": pytest.approx(2.5e-4), "heads": pytest.approx(5e-4)}
     for record in steps:
         assert set(record.task_losses) == ({"mood", "closeness"} if record.step % 3 == 0 else set())
-    # Four rows a batch, three batches: their mean is the mean over all twelve examples.
+    # Four rows per batch, three batches: their mean is the mean over all twelve examples.
     assert made.loop.progress.losses == {}
 
 

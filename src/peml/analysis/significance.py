@@ -30,7 +30,7 @@ def discordant_rows(metric: str, gold: Values, first: Values, second: Values) ->
 
     Args:
         metric: Name of the metric.
-        gold: Right answers, one a row.
+        gold: Right answers, one per row.
         first: Predictions of a run.
         second: Predictions of the other.
     """
@@ -64,7 +64,7 @@ def permuted_differences(
 
     Args:
         metric: Name of the metric.
-        gold: Right answers, one a row.
+        gold: Right answers, one per row.
         first: Predictions of a run.
         second: Predictions of the other.
         permutations: Number of draws.

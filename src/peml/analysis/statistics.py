@@ -45,8 +45,8 @@ class PairedTask:
 
     Attributes:
         metric: Name of the metric.
-        gold: Right answers, one a row.
-        first: Predictions by seed, each one a row.
+        gold: Right answers, one per row.
+        first: Predictions by seed, each one per row.
         second: The other method's, with the same seeds in the same order.
     """
 
@@ -115,8 +115,8 @@ def bootstrap_interval(
 
     Args:
         metric: Name of the metric.
-        gold: Right answers, one a row.
-        predicted: Predictions, one a row.
+        gold: Right answers, one per row.
+        predicted: Predictions, one per row.
         resamples: Number of resamples.
         seed: Of the draws.
 
@@ -146,7 +146,7 @@ def _check_pairs(tasks: Mapping[str, PairedTask]) -> int:
     seeds = {len(runs) for task in tasks.values() for runs in (task.first, task.second)}
     if len(seeds) > 1 or 0 in seeds:
         raise DataError(
-            f"runs that don't pair up: between {min(seeds)} and {max(seeds)} seeds a task",
+            f"runs that don't pair up: between {min(seeds)} and {max(seeds)} seeds per task",
             allowed="the same seeds, at least one, for both methods and every task",
             action="pass the seeds that both methods have finished",
         )

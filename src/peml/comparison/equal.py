@@ -31,7 +31,7 @@ def list_equal(
         ("epochs", f"{training.epochs:g}"),
         ("steps", "; ".join(_steps(suite) for suite in suites)),
         ("batches", batch + (f", x {training.accumulation}" if training.accumulation > 1 else "")),
-        ("train rows a task", _range(task.train for task in tasks)),
+        ("train rows per task", _range(task.train for task in tasks)),
         ("data order", _order(batches.mixing) + "; seeds " + _listed(config.seeds)),
         ("templates", "version " + _listed(sorted({task.version for task in tasks}))),
         ("shots", _range(task.shots for task in tasks)),
@@ -83,13 +83,13 @@ def _tuning(config: ComparisonConfig) -> str:
     if tuning is not None and tuning.space is not None:
         listed = ", ".join(tuning.space)
         return (
-            f"{tuning.trials} trials a method ({tuning.sampler.name}) over {listed}; "
+            f"{tuning.trials} trials per method ({tuning.sampler.name}) over {listed}; "
             f"{tuning.epochs:g} epochs, seed {tuning.seed}, chosen on the development split"
         )
     if tuning is None or len(tuning.factors) == 1:
         return "none: learning rates as configured"
     return (
-        f"{len(tuning.factors)} runs a method: its learning rates x {_listed(tuning.factors)}, "
+        f"{len(tuning.factors)} runs per method: its learning rates x {_listed(tuning.factors)}, "
         f"{tuning.epochs:g} epochs, seed {tuning.seed}, chosen on the development split"
     )
 

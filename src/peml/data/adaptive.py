@@ -26,7 +26,7 @@ class AdaptiveSettings(Settings):
         gt=1,
     )
     rows: int = Field(
-        64, description="Development rows a task that its loss is measured on, at most.", ge=1
+        64, description="Development rows per task that its loss is measured on, at most.", ge=1
     )
 
 

@@ -2,8 +2,8 @@
 
 ::
 
-    DATA/sst2/train.jsonl        a folder a task
-    DATA/glue/sst2/train.jsonl   a folder a suite, which holds them
+    DATA/sst2/train.jsonl        a folder per task
+    DATA/glue/sst2/train.jsonl   a folder per suite, which holds them
 
 Hyphen and underscore are alike in the names of both. A task that is found in two places is refused:
 nobody can tell which rows are meant.

@@ -75,7 +75,7 @@ def inspect_task(
 
     Args:
         task: The task.
-        source: Folder with one folder a task, read instead of the task's own source.
+        source: Folder with one folder per task, read instead of the task's own source.
         or_hub: Whether a task that isn't in the folder is loaded from the hub.
         family: Tokenizer and length limit of a model.
 

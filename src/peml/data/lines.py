@@ -137,8 +137,8 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError(
                 f"{path}, line {number} holds a {type(row).__name__}, not an object.",
-                allowed='one JSON object a line, such as {"sentence": "...", "label": 0}',
-                action="Write one row a line.",
+                allowed='one JSON object per line, such as {"sentence": "...", "label": 0}',
+                action="Write one row per line.",
             )
         yield number, row
 
@@ -155,7 +155,7 @@ def _json(path: Path, number: int, line: bytes) -> Any:
         said = " is not valid JSON:" if isinstance(error, JSONDecodeError) else ":"
         raise DataError(
             f"{path}, line {number}{said} {error}.",
-            allowed="one JSON object a line, UTF-8, each field once",
+            allowed="one JSON object per line, UTF-8, each field once",
             action=action,
         ) from error
     _check_utf8(path, number, line, _marked_field(row) if isinstance(row, dict) else "")

@@ -29,8 +29,8 @@ class TasksSettings(Settings):
     exclude: tuple[str, ...] = Field((), description="Names of the tasks to leave out.")
     source: str | None = Field(
         None,
-        description="Folder with one folder a task ({train,validation}.jsonl, .csv or .parquet), "
-        "or with a folder a suite that holds them; hyphen and underscore are alike in their names. "
+        description="Folder with one folder per task ({train,validation}.jsonl, .csv or .parquet), "
+        "or with one folder per suite; hyphen and underscore are the same in their names. "
         "Read instead of the tasks' own sources.",
     )
     missing: Literal["refuse", "skip", "hub"] = Field(
@@ -46,11 +46,11 @@ class TasksSettings(Settings):
     )
     rows: int | None = Field(
         None,
-        description="Most train rows a task, drawn after the development split is carved.",
+        description="Most train rows per task, drawn after the development split is carved.",
         ge=1,
     )
-    evaluation_rows: int | None = Field(None, description="Most reported rows a task.", ge=1)
-    development_rows: int | None = Field(None, description="Most development rows a task.", ge=1)
+    evaluation_rows: int | None = Field(None, description="Most reported rows per task.", ge=1)
+    development_rows: int | None = Field(None, description="Most development rows per task.", ge=1)
     leakage: Literal["report", "drop"] = Field(
         "report",
         description="Train rows that are in any task's evaluation splits: count them, or drop "

@@ -139,7 +139,7 @@ def load_source(
 
     Args:
         task: The task.
-        folder: Folder with one folder a task, or with a folder a suite that holds these; read
+        folder: Folder with one folder per task, or with a folder per suite that holds these; read
             instead of the task's own source.
         or_hub: Whether a task that isn't in the folder is loaded from the hub, if it is there.
 

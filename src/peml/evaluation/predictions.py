@@ -1,7 +1,7 @@
-"""The predictions a run keeps: one Parquet file a task, from which every metric can be recomputed.
+"""A run's stored predictions: one Parquet file per task, from which metrics can be recomputed.
 
 Columns: ``row`` (number of the row in its source split), ``gold`` and ``predicted`` (option index,
-score or text, by the task), ``scores`` (one number an option) where the task has options, and
+score or text, by the task), ``scores`` (one number per option) where the task has options, and
 ``group`` where rows belong together. The schema's metadata says which task it is. Readers leave
 further columns alone.
 """

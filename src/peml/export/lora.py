@@ -8,7 +8,7 @@
       adapter_config.json          one LoRA for all tasks, where the method merges once,
       adapter_model.safetensors
       heads.safetensors
-      TASK/                        or one such folder a task
+      TASK/                        or one such folder per task
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _readme(model: TaskModel, saved: SavedModel, tasks: dict[int, Task], *, per_
     first = next(iter(tasks.values())).name
     place = f"FOLDER/{first}" if per_task else "FOLDER"
     shared = (
-        "One adapter a task, each in a folder of its own."
+        "One adapter per task, each in a folder of its own."
         if per_task
         else ("One adapter for all tasks.")
     )
@@ -221,7 +221,7 @@ def _about_heads(model: TaskModel, tasks: dict[int, Task]) -> list[str]:
 
 def _meaning(task: Task) -> str:
     if task.type.has_own_options:
-        return "one score an option, each encoded with the context; the highest is the answer"
+        return "one score per option, each encoded with the context; the highest is the answer"
     if task.scale is not None:
         low, width = task.scale.low, task.scale.high - task.scale.low
         return f"the value is `(score + 2) / 4 * {width:g} + {low:g}`"

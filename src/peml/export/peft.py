@@ -131,7 +131,7 @@ def _refuse(saved: SavedModel, task: str | None) -> None:
     problem, allowed, action = "", "methods that merge once", USE_NATIVE
     if merging.how == "per task":
         problem = f"the method {name!r} has weights of its own for each task: {merging.reason}"
-        action = "export one adapter a task: --format lora"
+        action = "export one adapter per task: --format lora"
     elif merging.how == "never":
         problem = f"the method {name!r} can't be merged: {merging.reason}"
     elif family != "causal":

@@ -182,7 +182,7 @@ class Merging:
 
     Attributes:
         how: ``once``: one plain model for all tasks (a static prefix or prompt may stand beside
-            it); ``per task``: one set of weights a task, so the task's id is needed at inference;
+            it); ``per task``: one set of weights per task, so the task's id is needed at inference;
             ``never``: the update depends on the input.
         reason: Why it isn't ``once``, for tables and messages.
     """

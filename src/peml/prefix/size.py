@@ -52,7 +52,7 @@ class SizeRange:
 
 
 def count_flat(shape: PrefixShape, length: int) -> int:
-    """Parameters of a `FlatPrefix`: a key and a value a layer, head and position."""
+    """Parameters of a `FlatPrefix`: a key and a value per layer, head and position."""
     return length * shape.layers * _row(shape)
 
 
@@ -172,7 +172,7 @@ class ExpectedSize:
         """The mean size, a scalar in float64, differentiable.
 
         Args:
-            weights: A row a decision, zeros behind its options, (decisions, most options).
+            weights: A row per decision, zeros behind its options, (decisions, most options).
         """
         layers = weights[self._gates, 0].sum() + self._layers
         empty, first = self._head.unbind(1)

@@ -60,7 +60,7 @@ class RunFolder(WorkFolder[RunConfig]):
 
     @property
     def metrics(self) -> Path:
-        """The log, one JSON object a line."""
+        """The log, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     def create(self, config: RunConfig) -> None:

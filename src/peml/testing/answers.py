@@ -46,7 +46,7 @@ def merged_for(layer: AdaptedLinear, task: int) -> torch.nn.Module:
 
 
 def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4) -> str:
-    """Greedy decoding of one row with a full forward pass a token: no cache, no padding."""
+    """Greedy decoding of one row with a full forward pass per token: no cache, no padding."""
     base = model.base
     batch = batch_of(base, [row], "generate")
     base.routing.set(batch.task_ids, inputs=batch.attention_mask)

@@ -326,7 +326,7 @@ class MethodSuite:
         assert left == {name for name, _ in self.plain(family).backbone.named_parameters()}
 
     def test_each_tasks_factors_are_its_update(self, family: str) -> None:
-        """Methods with a set of weights a task: merged for one task it gives that task's scores."""
+        """Methods with weights per task: merged for one, it gives that task's scores."""
         if self.method().merging.how != "per task":
             return
         model = self.trained(family)

@@ -16,7 +16,7 @@ tasks_app = typer.Typer(help="List, show and check tasks and suites.", no_args_i
 Split = Literal["train", "reported"]
 SourceOption = Annotated[
     str | None,
-    typer.Option(help="Folder with one folder a task, read instead of the tasks' own sources."),
+    typer.Option(help="Folder with one folder per task, read instead of the tasks' own sources."),
 ]
 
 

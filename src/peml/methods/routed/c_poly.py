@@ -127,5 +127,5 @@ class CPoly(AdapterMethod):
 
     @property
     def merging(self) -> Merging:
-        """One set of weights a task."""
+        """One set of weights per task."""
         return Merging("per task", "each task weighs the skills in its own way")

@@ -89,5 +89,5 @@ class MtlLora(AdapterMethod):
 
     @property
     def merging(self) -> Merging:
-        """One set of weights a task."""
+        """One set of weights per task."""
         return Merging("per task", "each task has its own transform and mix")

@@ -68,7 +68,7 @@ class MoeLoraSettings(AdapterSettings):
         "task", description="Who decides the experts' weights: the task, or each token."
     )
     gate: Literal["shared", "per-layer"] = Field(
-        "shared", description="Task routing: one gate for the whole model, or one a layer."
+        "shared", description="Task routing: one gate for the whole model, or one per layer."
     )
     embedding: int = Field(64, description="Task routing: channels of a task's embedding.", ge=1)
     top_k: int = Field(2, description="Token routing: experts in use for a token.", ge=1)

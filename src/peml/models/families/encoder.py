@@ -45,7 +45,7 @@ class EncoderFamily(Family):
         )
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
-        """One sequence a row, or one an option in multiple choice."""
+        """One sequence per row, or one per option in multiple choice."""
         if task.type.has_own_options:
             return self._options(" ".join(example.segments), example)
         segments = example.segments
@@ -56,7 +56,7 @@ class EncoderFamily(Family):
         return [_sequence(encoded, float(example.label), cut)]
 
     def _options(self, context: str, example: Example) -> list[EncodedSequence]:
-        """A sequence an option.
+        """A sequence per option.
 
         A long context loses its beginning, since the question is at its end; an option loses its
         end where it is too long by itself.

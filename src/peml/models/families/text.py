@@ -59,7 +59,7 @@ class TextFamily(Family):
         self._told_apart: object = None  # the options and the seam that were compared last
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
-        """One sequence (train, generate), or one an option (score)."""
+        """One sequence (train, generate), or one per option (score)."""
         if purpose == "generate":
             return [self._prompt(example.prompt)]
         if task.type.generates:

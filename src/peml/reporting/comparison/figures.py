@@ -158,7 +158,7 @@ def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure
 
 
 def draw_ranks(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
-    """A row a method, the best mean rank on top: each task's rank, and their mean."""
+    """A row per method, the best mean rank on top: each task's rank, and their mean."""
     ranks = rank_tasks(suite)  # (methods, tasks)
     means = ranks.mean(axis=1)
     order = np.argsort(means, kind="stable")

@@ -74,7 +74,7 @@ def to_latex(table: Table, caption: str, *, width: int = 9) -> str:
 
 
 def to_csv(comparison: ComparisonRecord, suite: SuiteRecord) -> str:
-    """One row a method and one for the majority baseline, nothing rounded; scores as fractions.
+    """One row per method and one for the majority baseline, nothing rounded; scores as fractions.
 
     Empty where there is no number. ``flags`` holds everything that is a footnote elsewhere.
     """

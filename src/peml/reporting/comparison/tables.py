@@ -72,7 +72,7 @@ class Table:
 
     Attributes:
         columns: From left to right.
-        rows: A row a method.
+        rows: A row per method.
         last: The row below a line (the majority baseline), or None.
         notes: Footnotes.
     """

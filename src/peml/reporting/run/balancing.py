@@ -22,7 +22,7 @@ def has_balancing(history: History) -> bool:
 
 
 def draw_balancing(run: RunRecord) -> Figure:
-    """A line a task over the steps: the weight of its loss, the factor of its share."""
+    """A line per task over the steps: the weight of its loss, the factor of its share."""
     panels = _panels(run.history)
     names = [task.name for task in run.plan.tasks]
     with style_context():

@@ -23,7 +23,7 @@ _HEAT_COLUMNS = 60
 
 
 def gate_names(history: History) -> list[str]:
-    """The on/off decisions (one a layer), in order."""
+    """The on/off decisions (one per layer), in order."""
     return [name for name, options in _final(history).items() if set(options) == {_ON, _OFF}]
 
 
@@ -63,7 +63,7 @@ def draw_decisions(run: RunRecord) -> Figure:
 
 
 def draw_gates(run: RunRecord) -> Figure:
-    """A heat map: one row a layer gate, darker where the prefix is more likely on."""
+    """A heat map: one row per layer gate, darker where the prefix is more likely on."""
     history = run.history
     names = gate_names(history)
     records = free_course(history)

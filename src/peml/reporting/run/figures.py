@@ -76,7 +76,7 @@ def save_figures(run_folder: Path, out: Path) -> list[Path]:
 
 
 def draw_scores(run: RunRecord) -> Figure:
-    """One row a task on the reported split: with everything, without a part, majority."""
+    """One row per task on the reported split: with everything, without a part, majority."""
     tasks = run.results.tasks
     marks = _score_marks(run)
     with style_context():

@@ -18,7 +18,7 @@ def count_drawn(history: History) -> dict[str, int]:
 
 
 def draw_mixture(run: RunRecord) -> Figure:
-    """One bar a task: rows drawn, their share, and how often each train row was seen."""
+    """One bar per task: rows drawn, their share, and how often each train row was seen."""
     counted = count_drawn(run.history)
     planned = {task.name: task.train for task in run.plan.tasks}
     names = [name for name in planned if name in counted]

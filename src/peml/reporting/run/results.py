@@ -138,7 +138,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(line, dict):
             raise RunError(
                 f"{where}: {shown(line)} is not a record",
-                allowed="one JSON object a line",
+                allowed="one JSON object per line",
                 action=DAMAGED,
             )
         yield where, line
