@@ -113,7 +113,7 @@ def test_a_folder_without_the_settings_is_refused(tmp_path: Path) -> None:
     assert stored["evaluation"]["max_new_tokens"] == 6
     changes: list[tuple[Row, str]] = [
         ({"format": 1}, "format 1"),
-        ({"evaluation": {"scoring": {"normalisation": "words"}}}, "evaluation settings"),
+        ({"evaluation": {"scoring": {"normalisation": "words"}}}, "the evaluation of"),
     ]
     for change, message in changes:
         (model / "peml.json").write_text(json.dumps(stored | change))

@@ -87,6 +87,8 @@ def logits_problem(model: Any) -> str | None:
         return f"a try failed: {error}"
     if chosen.shape != whole.shape:
         return f"a try gave logits of shape {tuple(chosen.shape)}"
+    if not whole.isfinite().all():
+        return None  # such a model is refused where its numbers are used
     difference = float((chosen - whole).abs().max() / whole.abs().max().clamp_min(1e-6))
     if difference <= max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(whole.dtype).eps):
         return None
