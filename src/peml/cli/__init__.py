@@ -22,6 +22,7 @@ from peml.cli.evaluate import evaluate_command
 from peml.cli.export import export_command
 from peml.cli.fit import fit_command
 from peml.cli.genotype import genotype_app
+from peml.cli.init import init_command
 from peml.cli.predict import predict_command
 from peml.cli.tasks import tasks_app
 from peml.cli.tune import tune_command
@@ -58,6 +59,7 @@ def _top(
     pass
 
 
+app.command("init")(init_command)
 app.command("fit")(fit_command)
 app.command("tune")(tune_command)
 app.command("compare")(compare_command)
