@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from peml.data import sources
 from peml.data.files import read_unlabelled
 from peml.data.inspection import check_rows
 from peml.data.sources import load_source
@@ -212,7 +212,7 @@ def _feel() -> Task:
 
 def _hub(monkeypatch: pytest.MonkeyPatch, data: Dataset, task: Task) -> Task:
     splits = DatasetDict({"train": data, "validation": data})
-    monkeypatch.setattr(sources, "load_dataset", lambda *_, **__: splits)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
     return task.model_copy(update={"source": Source(hub="x/y")})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
@@ -304,7 +305,7 @@ def _hub(monkeypatch: pytest.MonkeyPatch, splits: DatasetDict | Exception) -> li
             raise splits
         return splits
 
-    monkeypatch.setattr(sources, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset", load)
     return calls
 
 

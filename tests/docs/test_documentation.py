@@ -37,6 +37,8 @@ def shrunk(command: str, folder: Path) -> list[str]:
     words = [w.replace("=runs/", f"={folder}/runs/") for w in words]
     if words[0] != "fit":
         return words
+    if "runs/first" in command:
+        return words  # as it is: what `peml init` wrote
     if "--output" not in words:
         words += ["--output", str(folder / "runs" / Path(words[1]).stem)]
     return [*words, *(word for setting in SMALL for word in ("--set", setting))]

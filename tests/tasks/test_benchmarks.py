@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
-from peml.data import sources
 from peml.data.inspection import check_rows
 from peml.data.settings import TasksSettings, select_tasks
 from peml.data.sources import load_source, load_task_data
@@ -52,7 +52,7 @@ def test_hub_and_folder_give_the_same_examples(
         asked.append((*where, options))
         return DatasetDict({split: Dataset.from_list(rows) for split in splits})
 
-    monkeypatch.setattr(sources, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset", load)
     for split in splits:
         write_jsonl(tmp_path / name / f"{split}.jsonl", rows)
     hub, local = load_source(task), load_source(task, str(tmp_path))

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-from datasets import DatasetDict, load_dataset
+from typing import TYPE_CHECKING, NamedTuple
 
 from peml.data.files import SUFFIXES, needed_rows, read_file
 from peml.data.folders import TaskMissingError, find_folder, listing
@@ -20,6 +18,9 @@ from peml.data.splits import carve_development, draw_groups, draw_indices
 from peml.errors import DataError, nearest
 from peml.records import SkippedTask
 from peml.tasks import Shots, Task, TaskRenderer, generate
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +305,8 @@ def _from_hub(task: Task) -> dict[str, Rows]:
 
 
 def _load_hub(task: Task) -> DatasetDict:
+    from datasets import load_dataset
+
     try:
         loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
     except Exception as error:  # the hub client raises dozens of kinds; all mean "not loaded"

@@ -8,9 +8,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from sacrebleu.metrics import BLEU, CHRF
-from scipy import stats
-from sklearn import metrics as sk
 
 from peml.evaluation.texts import number_hit, option_hit, rouge, span_em, span_f1
 from peml.records import Classes
@@ -27,32 +24,41 @@ class Scored(Protocol):
         """Names of the metrics, headline first."""
 
 
+def _sk() -> Any:
+    """scikit-learn's metrics, imported when a score is computed: a prediction needs none."""
+    from sklearn import metrics
+
+    return metrics
+
+
 def _hits(gold: Values, predicted: Values) -> list[float]:
     return [float(g == p) for g, p in zip(gold, predicted, strict=True)]
 
 
 def _f1(gold: Values, predicted: Values) -> float:
-    return float(sk.f1_score(gold, predicted, pos_label=1, zero_division=0.0))
+    return float(_sk().f1_score(gold, predicted, pos_label=1, zero_division=0.0))
 
 
 def _macro_f1(gold: Values, predicted: Values) -> float:
-    return float(sk.f1_score(gold, predicted, average="macro", zero_division=0.0))
+    return float(_sk().f1_score(gold, predicted, average="macro", zero_division=0.0))
 
 
 def _matthews(gold: Values, predicted: Values) -> float:
     if len(set(gold)) == 1 or len(set(predicted)) == 1:
         return 0.0  # what scikit-learn gives as well, but with a warning
-    return float(sk.matthews_corrcoef(gold, predicted))
+    return float(_sk().matthews_corrcoef(gold, predicted))
 
 
-def _correlation(measure: Callable[..., Any]) -> Callable[[Values, Values], float]:
+def _correlation(name: str) -> Callable[[Values, Values], float]:
     def correlate(gold: Values, predicted: Values) -> float:
         # A constant has no correlation with anything; the field counts that as 0.
         if np.ptp(np.asarray(predicted, float)) == 0 or np.ptp(np.asarray(gold, float)) == 0:
             return 0.0
+        from scipy import stats
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-            return float(measure(gold, predicted).statistic)
+            return float(getattr(stats, name)(gold, predicted).statistic)
 
     return correlate
 
@@ -62,22 +68,22 @@ def _absolute_errors(gold: Values, predicted: Values) -> list[float]:
 
 
 def _rmse(gold: Values, predicted: Values) -> float:
-    return float(sk.root_mean_squared_error(gold, predicted))
+    return float(_sk().root_mean_squared_error(gold, predicted))
 
 
 def _r2(gold: Values, predicted: Values) -> float:
     # Of a single row nothing varies, and scikit-learn gives NaN.
-    return float(sk.r2_score(gold, predicted)) if len(gold) > 1 else 0.0
+    return float(_sk().r2_score(gold, predicted)) if len(gold) > 1 else 0.0
 
 
 def _auroc(gold: Values, predicted: Values) -> float:
     # With one class alone there is nothing to tell apart; scikit-learn gives NaN.
-    return float(sk.roc_auc_score(gold, predicted)) if len(set(gold)) > 1 else 0.5
+    return float(_sk().roc_auc_score(gold, predicted)) if len(set(gold)) > 1 else 0.5
 
 
 def _average_precision(gold: Values, predicted: Values) -> float:
     # Without a positive row there is no precision; scikit-learn gives 0 with a warning.
-    return float(sk.average_precision_score(gold, predicted)) if 1 in gold else 0.0
+    return float(_sk().average_precision_score(gold, predicted)) if 1 in gold else 0.0
 
 
 def margins(scores: Sequence[Sequence[float]]) -> list[float]:
@@ -143,7 +149,20 @@ PROPORTIONS = frozenset(
 )
 """The metrics that count right rows, or right groups of rows."""
 
-CORPUS_METRICS: dict[str, Callable[[], Any]] = {"bleu": lambda: BLEU(force=True), "chrf": CHRF}
+
+def _bleu() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(force=True)
+
+
+def _chrf() -> Any:
+    from sacrebleu.metrics import CHRF
+
+    return CHRF()
+
+
+CORPUS_METRICS: dict[str, Callable[[], Any]] = {"bleu": _bleu, "chrf": _chrf}
 """The metrics of sacrebleu that are over all texts together: what computes each."""
 
 METRICS: dict[str, Callable[[Values, Values], float]] = {
@@ -155,10 +174,10 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "f1a": _f1,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
-    "pearson": _correlation(stats.pearsonr),
+    "pearson": _correlation("pearsonr"),
     "r2": _r2,
     "rmse": _rmse,
-    "spearman": _correlation(stats.spearmanr),
+    "spearman": _correlation("spearmanr"),
 }
 """What each metric makes of right answers and predictions; of those of scores, see `margins`."""
 
@@ -223,8 +242,8 @@ def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> 
         predicted: Predicted ones.
     """
     numbers = range(len(labels))
-    f1 = sk.f1_score(gold, predicted, labels=numbers, average=None, zero_division=0.0)
-    confusion = sk.confusion_matrix(gold, predicted, labels=numbers)
+    f1 = _sk().f1_score(gold, predicted, labels=numbers, average=None, zero_division=0.0)
+    confusion = _sk().confusion_matrix(gold, predicted, labels=numbers)
     return Classes(labels=list(labels), f1=f1.tolist(), confusion=confusion.tolist())
 
 

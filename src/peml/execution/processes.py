@@ -24,6 +24,7 @@ from peml.execution.settings import ExecutionSettings
 from peml.execution.work import print_to, work
 
 WARM = [
+    "datasets",
     "matplotlib.figure",
     "peft",
     "peml.cli",
@@ -36,6 +37,8 @@ WARM = [
     "peml.methods.routed.part",
     "peml.reporting.run.report",
     "peml.run.pipeline",
+    "sacrebleu.metrics",
+    "scipy.stats",
     "sklearn.metrics",
     "transformers.models.auto.modeling_auto",
 ]

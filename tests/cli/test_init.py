@@ -1,0 +1,38 @@
+"""`peml init` writes files that run as they are, and overwrites none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peml.config import load_config
+from peml.data import load_task_data, select_tasks
+from tests.cli.commands import content, peml
+
+
+@pytest.mark.parametrize("folder", ["", "my tasks/first"])
+def test_the_files_are_a_config_a_task_and_ten_rows(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = peml(capsys, "init", *([folder] if folder else []))
+    assert said.code == 0
+    config = load_config(Path(folder) / "config.yaml")
+    assert config.output == (f"{folder}/run" if folder else "run")
+    (task,) = select_tasks(config.tasks)
+    data = load_task_data(task, config.tasks, config.seed)
+    assert len(data.train) + len(data.development) == 10
+    assert len(data.reported) == 4
+    assert f"peml fit {Path(folder) / 'config.yaml'}" in said.out
+
+
+def test_nothing_is_overwritten_and_nothing_is_written_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tickets.yaml").write_text("mine")
+    before = content(tmp_path)
+    said = peml(capsys, "init", tmp_path)
+    assert said.code == 2
+    assert "tickets.yaml is there already" in said.error.replace("\n", " ")
+    assert content(tmp_path) == before
