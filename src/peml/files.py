@@ -304,7 +304,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} can't be read: {error}",

@@ -113,7 +113,8 @@ def test_gradient_is_that_of_finite_differences() -> None:
 
     def loss(tensor: Tensor) -> Tensor:
         injection.set(Prefix(tensor, (True, True)))
-        return model(input_ids=ids).logits.square().mean()
+        loss: Tensor = model(input_ids=ids).logits.square().mean()
+        return loss
 
     start = random_prefix(injection.shape, length=1).tensor.double().requires_grad_()
     assert torch.autograd.gradcheck(loss, (start,), fast_mode=True)

@@ -23,7 +23,8 @@ def _peft_logits(family: str, embeddings: Tensor, inputs: dict[str, Any]) -> Ten
     model = get_peft_model(tiny_model(family), config).eval()
     model.prompt_encoder["default"].embedding.weight.data.copy_(embeddings)
     with torch.no_grad():
-        return model(**inputs).logits
+        logits: Tensor = model(**inputs).logits
+        return logits
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "phi", "gpt-neox", "smollm3"])

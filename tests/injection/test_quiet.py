@@ -166,4 +166,5 @@ def _fresh(start: PrefixStart, length: int = 16) -> Prefix:
 
 @torch.no_grad()
 def _hidden(model: PreTrainedModel, inputs: Any) -> Tensor:
-    return model(**inputs)[0][inputs["attention_mask"].bool()]
+    hidden: Tensor = model(**inputs)[0][inputs["attention_mask"].bool()]
+    return hidden

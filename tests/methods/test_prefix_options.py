@@ -56,7 +56,8 @@ def first(model: AttachedModel) -> Tensor:
     if isinstance(network, PrefixSupernet):
         chosen = {"cell.0": "linear", "length": "4", "layer.0": "on", "layer.1": "on"}
         with torch.no_grad():
-            return network(network.one_hot(chosen)).tensor[0]
+            first: Tensor = network(network.one_hot(chosen)).tensor[0]
+        return first
     return part(model).as_numbers().tensor[0]
 
 

@@ -57,7 +57,8 @@ def _mean_f1(right: Array, said: Array, hits: Array) -> Array:
     each = np.divide(2 * hits, met, out=np.zeros_like(met), where=met > 0)
     present = (met > 0).sum(axis=0)
     total: Array = each.sum(axis=0)
-    return np.divide(total, present, out=np.zeros_like(total), where=present > 0)
+    scores: Array = np.divide(total, present, out=np.zeros_like(total), where=present > 0)
+    return scores
 
 
 def _matthews(right: Array, said: Array, hits: Array) -> Array:
@@ -65,7 +66,8 @@ def _matthews(right: Array, said: Array, hits: Array) -> Array:
     rows = right.sum(axis=0)
     covariance: Array = hits.sum(axis=0) * rows - (right * said).sum(axis=0)
     spread = np.sqrt((rows**2 - (right**2).sum(axis=0)) * (rows**2 - (said**2).sum(axis=0)))
-    return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+    scores: Array = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+    return scores
 
 
 def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
@@ -174,14 +176,16 @@ def _auroc(hits: Array, others: Array) -> Array:
     above = np.cumsum(hits, axis=1) - hits / 2  # a tie counts half
     pairs = hits.sum(axis=1) * others.sum(axis=1)
     won = (above * others).sum(axis=1)
-    return np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
+    scores: Array = np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
+    return scores
 
 
 def _average_precision(hits: Array, others: Array) -> Array:
     found, met = np.cumsum(hits, axis=1), np.cumsum(hits + others, axis=1)
     precision = np.divide(found, met, out=np.zeros_like(found), where=met > 0)
     total, every = (precision * hits).sum(axis=1), hits.sum(axis=1)
-    return np.divide(total, every, out=np.zeros_like(total), where=every > 0)
+    scores: Array = np.divide(total, every, out=np.zeros_like(total), where=every > 0)
+    return scores
 
 
 def _corpus_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:

@@ -93,9 +93,9 @@ def levelled(metric: str, predicted: Values) -> Values:
     ones. Swapping their raw predictions would mix the scales and call nearly any difference chance.
     """
     if metric == "pearson":
-        return standardised(predicted).tolist()
+        return list(standardised(predicted).tolist())
     if metric == "spearman":
-        return stats.rankdata(predicted).tolist()
+        return list(stats.rankdata(predicted).tolist())
     return predicted
 
 

@@ -137,7 +137,9 @@ def _plain_type(kind: pa.DataType, *, numbers: bool = False) -> pa.DataType | No
 
 def _is_text(kind: pa.DataType) -> bool:
     types = pa.types
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return any(
+        is_text(kind) for is_text in (types.is_string, types.is_large_string, types.is_string_view)
+    )
 
 
 def _plain(

@@ -23,7 +23,8 @@ class Mailbox:
     async def ask(self, folder: str, step: int, value: float) -> bool:
         """A job's question: whether it stops here."""
         number = next(self._numbers)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
         await self._mail.put((number, folder, step, value))
         return await answer
 

@@ -28,7 +28,8 @@ _FAR = 2**24
 
 def find_rotary(model: nn.Module) -> nn.Module | None:
     """The model's rotary position embedding (a module with inverse frequencies), or None."""
-    for module in unwrap(model).modules():
+    inner: nn.Module = unwrap(model)
+    for module in inner.modules():
         if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
             return module
     return None

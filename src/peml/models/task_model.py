@@ -40,7 +40,8 @@ class TaskModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the backbone's weights are."""
-        return next(self.backbone.parameters()).device
+        device: torch.device = next(self.backbone.parameters()).device
+        return device
 
     @property
     def not_finite_advice(self) -> str:

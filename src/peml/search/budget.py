@@ -109,7 +109,7 @@ class Budget:
             scores: Of every decision's options, (options,).
         """
         chosen = self._space.complete(choices)
-        points = {
+        points: dict[str, dict[str, float]] = {
             name: dict(zip(options, scores[name].tolist(), strict=True))
             for name, options in self._size.decisions.items()
         }

@@ -102,7 +102,8 @@ class CPolyDelta(Delta):
 def _average(weights: Tensor, factors: Tensor) -> Tensor:
     """Sum over skills, (rows, r, d), of shared or per-row factors."""
     if factors.dim() == 3:
-        return torch.tensordot(weights, factors, dims=1)
+        shared: Tensor = torch.tensordot(weights, factors, dims=1)
+        return shared
     return torch.einsum("nk,nkrd->nrd", weights, factors)
 
 

@@ -120,7 +120,8 @@ class TokenMoeDelta(_MoeDelta):
         weights = mask.to(shares.dtype) / mask.sum()
         tokens = torch.tensordot(weights, used, dims=2) / self.settings.top_k
         probability = torch.tensordot(weights, shares, dims=2)
-        return self.settings.balance * self.settings.experts * (tokens * probability).sum()
+        load: Tensor = self.settings.balance * self.settings.experts * (tokens * probability).sum()
+        return load
 
     def auxiliary_loss(self) -> Tensor | None:
         """The load-balancing loss of the pass just made."""

@@ -33,7 +33,8 @@ class Convolution(Operation):
         padded = F.pad(x * presence[:, None], (0, 0, half, half))
         # On tensors this small a view and a product are three times faster than conv1d.
         windows = padded.unfold(0, self.kernel, 1)  # (length, width, kernel)
-        return self.last(F.gelu((windows * self.depthwise).sum(-1) + self.bias))
+        added: Tensor = self.last(F.gelu((windows * self.depthwise).sum(-1) + self.bias))
+        return added
 
 
 class SelfAttention(Operation):
@@ -59,7 +60,8 @@ class SelfAttention(Operation):
         presence_log = presence.clamp_min(torch.finfo(presence.dtype).tiny).log()
         weights = (scores + presence_log.masked_fill(presence == 0, -torch.inf)).softmax(-1)
         mixed = (weights @ value).transpose(0, 1).reshape(length, width)
-        return self.last(mixed)
+        added: Tensor = self.last(mixed)
+        return added
 
 
 class GRU(Operation):
@@ -79,7 +81,8 @@ class GRU(Operation):
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """See :meth:`Operation.forward`."""
         hidden, _ = self.first(x * presence[:, None])
-        return self.last(hidden)
+        added: Tensor = self.last(hidden)
+        return added
 
 
 class MinimalGRU(Operation):
@@ -108,4 +111,5 @@ class MinimalGRU(Operation):
         # overflow, and inf * 0 would be NaN in the backward pass.
         decay = (kept[:, None] - kept[None, :]).masked_fill(future[:, :, None], -torch.inf).exp()
         state = (decay * (gate.sigmoid() * candidate.tanh())[None]).sum(1)
-        return self.last(state)
+        added: Tensor = self.last(state)
+        return added

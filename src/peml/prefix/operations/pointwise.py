@@ -25,7 +25,8 @@ class Linear(Operation):
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """See :meth:`Operation.forward`."""
-        return self.last(x)
+        added: Tensor = self.last(x)
+        return added
 
 
 class _Perceptron(Operation):
@@ -41,7 +42,8 @@ class _Perceptron(Operation):
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """See :meth:`Operation.forward`."""
-        return self.last(self._activation(self.first(x)))
+        added: Tensor = self.last(self._activation(self.first(x)))
+        return added
 
     def _activation(self, hidden: Tensor) -> Tensor:
         return F.gelu(hidden)
@@ -83,4 +85,5 @@ class Gated(Operation):
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """See :meth:`Operation.forward`."""
         gate, value = self.first(x).chunk(2, dim=-1)
-        return self.last(F.silu(gate) * value)
+        added: Tensor = self.last(F.silu(gate) * value)
+        return added
