@@ -1,4 +1,4 @@
-"""Shares that follow the tasks' development losses from epoch to epoch."""
+"""Shares of tasks that follow their development losses."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ class AdaptiveSettings(Settings):
 
     rate: float = Field(
         1.0,
-        description="Step of the exponentiated gradient: between a task that learnt all and one "
-        "that learnt nothing, an evaluation changes the ratio of their shares by e^rate.",
+        description="Step size: after an evaluation, the share of a task that learnt nothing grows "
+        "by e^rate relative to one that learnt everything.",
         gt=0,
     )
     bound: float = Field(
         4.0,
-        description="A task's factor stays between 1 / bound and bound, so that none vanishes.",
+        description="A task's factor stays between 1 / bound and bound.",
         gt=1,
     )
     rows: int = Field(
-        64, description="Development rows per task that its loss is measured on, at most.", ge=1
+        64, description="Most development rows per task to measure its loss on.", ge=1
     )
 
 
 class AdaptiveShares:
-    """What each task's share is multiplied with, epoch by epoch.
+    """The factor of each task's share in each epoch.
 
     After an evaluation the factor of task t becomes
 
         f_t <- clip(f_t * exp(rate * (r_t - mean r)), 1 / bound, bound)
 
-    the multiplicative update of DoReMi (arXiv 2305.10429, algorithm 1) with a box in place of its
-    smoothing. In place of the excess over a reference model, r_t is the part of the untrained
-    model's loss that is left, L_t / L_t(0), GradNorm's inverse training rate (arXiv 1711.02257), at
-    most 1: losses of different kinds become comparable, and a task that overfits counts like one
-    that learnt nothing, not more.
+    the multiplicative update of DoReMi (arXiv 2305.10429, algorithm 1), clipped, not smoothed.
+    r_t is the remaining part of the untrained model's loss, L_t / L_t(0) (GradNorm's inverse
+    training rate, arXiv 1711.02257), instead of the excess over a reference model. So losses of
+    different kinds are comparable. It is at most 1: a task that overfits counts like one that
+    learnt nothing.
 
-    An epoch is drawn by the last factors there were before its first batch; until then no later
-    evaluation changes it.
+    An epoch uses the factors at its first batch; later evaluations don't change it.
 
     Args:
         settings: Rate and bound.
@@ -63,18 +62,18 @@ class AdaptiveShares:
         return self._start is not None
 
     def factors(self, epoch: int) -> list[float]:
-        """The factors of an epoch; the newest for one that hasn't begun, (tasks,)."""
+        """The factors of an epoch, (tasks,); the newest if it hasn't begun."""
         return self._epochs[epoch] if epoch < len(self._epochs) else self._newest
 
     def begin_epoch(self) -> None:
-        """Fixes the newest factors for the next epoch."""
+        """Uses the newest factors for the next epoch."""
         self._epochs.append(self._newest)
 
     def adapt(self, losses: Sequence[float | None]) -> None:
-        """Takes the losses of an evaluation; the first are the untrained model's.
+        """Updates the factors with an evaluation; the first one is of the untrained model.
 
         Args:
-            losses: Mean development loss of each task, finite; None for a task that isn't trained.
+            losses: Mean development loss of each task, finite; None if it isn't trained.
         """
         if self._start is None:
             self._start = list(losses)
@@ -94,10 +93,10 @@ class AdaptiveShares:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the epochs to come, as JSON."""
+        """All state, as JSON."""
         return {"epochs": [*self._epochs], "newest": self._newest, "start": self._start}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from another's state."""
+        """Restores a state."""
         self._epochs = [list(factors) for factors in state["epochs"]]
         self._newest, self._start = list(state["newest"]), state["start"]

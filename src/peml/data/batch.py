@@ -1,4 +1,4 @@
-"""What one training or evaluation step consumes."""
+"""A batch of encoded examples."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TaskBatch:
-    """A padded batch, flat over sequences, that may mix tasks.
+    """A padded batch of sequences, possibly of several tasks.
 
-    An example is one or more sequences: one for a row an encoder classifies, one per option
-    where options are scored. ``groups`` ties the sequences of an example together.
+    An example has one sequence if an encoder classifies it, or one per option if options are
+    scored. ``groups`` tells which sequences belong to the same example.
 
     Attributes:
         input_ids: Token ids, (sequences, length).
@@ -25,7 +25,7 @@ class TaskBatch:
         rows: Row number of each example in its encoded split, (examples,).
         labels: Target token ids, -100 where not scored, (sequences, target_length), or None.
         token_type_ids: Segment ids, (sequences, length), or None.
-        weights: What each example's loss counts, (examples,) float32, or None: all the same.
+        weights: Weight of each example's loss, (examples,) float32, or None for equal weights.
     """
 
     input_ids: Tensor

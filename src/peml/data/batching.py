@@ -1,8 +1,7 @@
 """Batches by token budget, rows of similar length together.
 
-An epoch's batches are a pure function of the seed and the epoch, so a stream's whole state is
-two integers, and a killed run draws the same batches again. Adaptive shares are the exception:
-what they were in each epoch is part of the state.
+An epoch's batches depend only on the seed and the epoch, so the state of a stream is two integers,
+and a resumed run draws the same batches. Only adaptive shares add to the state.
 """
 
 from __future__ import annotations
@@ -78,11 +77,11 @@ class Collator:
 
 
 class Batches(Sequence[Indices]):
-    """Numbers cut into batches and held end to end, two arrays whatever the number of batches.
+    """Batches of numbers, stored as two arrays.
 
     Args:
-        numbers: Of the examples, batch after batch, (examples,).
-        bounds: Where each batch begins among them, and where the last ends, (batches + 1,).
+        numbers: The numbers of all batches in order, (examples,).
+        bounds: Start of each batch in ``numbers``, and the end of the last, (batches + 1,).
     """
 
     def __init__(self, numbers: Indices, bounds: Indices) -> None:
@@ -103,17 +102,17 @@ class Batches(Sequence[Indices]):
         return self.numbers[self.bounds[number] : self.bounds[number + 1]]
 
     def of(self, values: Indices) -> Batches:
-        """The same batches with a value of each example in place of its number."""
+        """The same batches of ``values[number]``."""
         return Batches(values[self.numbers], self.bounds)
 
     def shuffled(self, rng: np.random.Generator) -> Batches:
         """The same batches in another order."""
-        turn = rng.permutation(len(self))
-        sizes = np.diff(self.bounds)[turn]
+        order = rng.permutation(len(self))
+        sizes = np.diff(self.bounds)[order]
         bounds = np.concatenate([[0], np.cumsum(sizes)])
-        moved = (self.bounds[turn] - bounds[:-1]).astype(self.numbers.dtype)
-        places = np.arange(len(self.numbers), dtype=self.numbers.dtype) + np.repeat(moved, sizes)
-        return Batches(self.numbers[places], bounds)
+        shifts = (self.bounds[order] - bounds[:-1]).astype(self.numbers.dtype)
+        source = np.arange(len(self.numbers), dtype=self.numbers.dtype) + np.repeat(shifts, sizes)
+        return Batches(self.numbers[source], bounds)
 
 
 def plan_batches(
@@ -121,14 +120,13 @@ def plan_batches(
 ) -> Batches:
     """Cuts examples into batches within the budget.
 
-    Examples are taken in pools in the given order; each pool is sorted by length and cut from
-    the longest down. With ``rng`` the batches are shuffled, else their order is kept.
+    Each pool of consecutive examples is sorted by length, longest first, and cut into batches.
 
     Args:
         lengths: Longest sequence of each example, (examples,).
         sequences: Sequences of each example, (examples,).
-        settings: Budget; an example that exceeds it alone is a batch of its own.
-        rng: Shuffles the batches.
+        settings: Budget; an example that exceeds it becomes a batch by itself.
+        rng: Shuffles the batches; None keeps their order.
     """
     order = np.empty(len(lengths), dtype=index_type(len(lengths)))
     bounds = array("q")
@@ -144,15 +142,15 @@ def plan_batches(
 
 
 def _cut(lengths: list[int], sequences: list[int], settings: BatchSettings) -> Iterator[int]:
-    """Where batches begin among examples of which the longest come first."""
-    first = held = 0
+    """First index of each batch, for examples sorted from longest to shortest."""
+    first = size = 0
     yield first
     for position, count in enumerate(sequences):
-        over = (held + count) * lengths[first] > settings.tokens
+        over = (size + count) * lengths[first] > settings.tokens
         if position > first and (over or position - first >= settings.rows):
             yield position
-            first, held = position, 0
-        held += count
+            first, size = position, 0
+        size += count
 
 
 class BatchPlan(Sequence[tuple[Indices, Indices]]):
@@ -181,16 +179,16 @@ class BatchPlan(Sequence[tuple[Indices, Indices]]):
 class BatchStream:
     """Training batches of all tasks, epoch after epoch.
 
-    The state after any batch is ``{"epoch": int, "batch": int}``, and ``adaptive`` where shares
-    follow the development losses; a stream that loads it goes on with the very next batch.
+    The state is ``{"epoch": int, "batch": int}``, and ``adaptive`` if shares follow the development
+    losses. A stream that loads it continues with the next batch.
 
     Args:
         splits: Encoded train splits in the order of the task ids.
         settings: Batching and mixing.
         collate: Pads rows.
-        seed: Decides the order.
-        weights: What each task's share is multiplied with; default: 1.
-        epochs: Length of the run, which annealed mixing spans.
+        seed: Seed of the order.
+        weights: Factor of each task's share; default: 1.
+        epochs: Length of the run, for annealed mixing.
     """
 
     def __init__(
@@ -221,7 +219,7 @@ class BatchStream:
         self._planned: tuple[int, BatchPlan] | None = None
 
     def counts(self, epoch: int) -> list[int]:
-        """Rows an epoch draws from each task; as things stand, where shares are adaptive."""
+        """Rows that an epoch draws from each task."""
         weights = self._weights
         if self.adaptive is not None:
             factors = self.adaptive.factors(epoch)
@@ -236,7 +234,7 @@ class BatchStream:
     def plan(self, epoch: int) -> BatchPlan:
         """The batches of an epoch, each (task ids, row numbers)."""
         if self._planned is None or self._planned[0] != epoch:
-            self._planned = None  # two plans would be held otherwise
+            self._planned = None  # frees the old plan first
             self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
 
@@ -264,7 +262,7 @@ class BatchStream:
         return self._sizes[what][self._offsets[tasks] + rows]
 
     def padding(self, epoch: int = 0) -> float:
-        """Share of padding among all input tokens of an epoch."""
+        """Share of padding in the input tokens of an epoch."""
         padded = 0
         for tasks, rows in self.plan(epoch):
             padded += int(self._of("sequences", tasks, rows).sum()) * int(
@@ -273,11 +271,11 @@ class BatchStream:
         return 1 - self.tokens(epoch) / padded if padded else 0.0
 
     def tokens(self, epoch: int = 0) -> int:
-        """Real input tokens of an epoch."""
+        """Input tokens of an epoch, without padding."""
         return sum(int(self._of("tokens", *batch).sum()) for batch in self.plan(epoch))
 
     def next(self) -> TaskBatch:
-        """The next batch, going on into the next epoch."""
+        """The next batch, of the next epoch if this one has ended."""
         if self._batch >= len(self.plan(self._epoch)):
             self._epoch, self._batch = self._epoch + 1, 0
             if self.adaptive is not None:
@@ -288,7 +286,7 @@ class BatchStream:
         return self.fetch(tasks, rows)
 
     def fetch(self, tasks: Indices, rows: Indices) -> TaskBatch:
-        """Reads and pads a planned batch; the stream's position stays."""
+        """Reads and pads a planned batch, without changing the stream's position."""
         columns: dict[str, list[Any]] = {}
         order = np.argsort(tasks, kind="stable")
         for task in np.unique(tasks):
@@ -298,19 +296,19 @@ class BatchStream:
         return self.collate(columns, tasks[order].tolist(), rows[order])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """The position of the stream."""
         adaptive = {} if self.adaptive is None else {"adaptive": self.adaptive.state_dict()}
         return {"epoch": self._epoch, "batch": self._batch, **adaptive}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where another stream of the same data stood."""
+        """Restores the position of a stream of the same data."""
         if self.adaptive is not None:
             self.adaptive.load_state_dict(state["adaptive"])
             self._planned = None
         epoch, batch = state["epoch"], state["batch"]
         if batch > len(self.plan(epoch)):
             raise CheckpointError(
-                f"the checkpoint stands at batch {batch} of epoch {epoch}, "
+                f"the checkpoint is at batch {batch} of epoch {epoch}, "
                 f"but the data gives only {len(self.plan(epoch))} batches",
                 action="the data changed since the run began; start a new run folder",
             )

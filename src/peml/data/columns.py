@@ -1,6 +1,6 @@
-"""One column, read in one form, whatever file, data set or list of rows it comes from.
+"""How the values of a column are read, the same for files, data sets and lists of rows.
 
-A column is seen whole before a value of it is read: no single row decides what it holds.
+All rows are inspected first (``see``, then ``finish``), before any value is converted (``read``).
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ _LARGEST = 2**53  # up to here a float holds every whole number
 
 
 class ColumnError(ValueError):
-    """What is wrong with a column, found once it was seen whole.
-
-    Args:
-        problem: What is wrong.
-        place: The row to show.
-    """
+    """A problem with a whole column; ``place`` is a row that shows it."""
 
     def __init__(self, problem: str, place: str) -> None:
         super().__init__(problem)
@@ -30,32 +25,32 @@ class ColumnError(ValueError):
 
 
 class Column:
-    """Values of one kind, told by all rows.
+    """A column whose values are all of one kind.
 
     Args:
-        parse: Reads a value.
-        allowed: What it may be, in words.
-        optional: Whether a row may have none.
+        parse: Converts a value.
+        allowed: Description of the allowed values, for messages.
+        optional: Whether values may be missing.
     """
 
     def __init__(self, parse: Parse, allowed: str, *, optional: bool = False) -> None:
         self.allowed = allowed
         self.optional = optional
         self._parse = parse
-        self._kinds: dict[str, str] = {}  # and where each was met first
+        self._kinds: dict[str, str] = {}  # and the first row of each
         self._large = ""
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """How it is kept, once it was seen whole."""
+        """The type of the converted values, after `finish`."""
         kinds = set(self._kinds)
         return ARROW_TYPES["number" if len(kinds) > 1 else kinds.pop() if kinds else "text"]
 
     def see(self, value: Any, place: str) -> None:
-        """Takes note of a row's value.
+        """Inspects the value of a row.
 
         Raises:
-            ValueError: It is of no kind, or of another than the rows before.
+            ValueError: Its kind is not allowed, or differs from earlier rows.
         """
         parsed = self.read(value)
         if parsed is None:
@@ -71,10 +66,10 @@ class Column:
             self._large = self._large or place
 
     def finish(self) -> None:
-        """Decides how the column is read; called when all rows were seen.
+        """Decides how the column is converted; called after all rows were inspected.
 
         Raises:
-            ColumnError: It can't be read in one way.
+            ColumnError: Its values don't fit together.
         """
         if self._large and "number" in self._kinds:
             raise ColumnError(
@@ -87,11 +82,11 @@ class Column:
         return None if value is None else self._parse(value)
 
     def passes(self, kind: pa.DataType) -> bool:
-        """Whether values of an Arrow type are kept as they are."""
+        """Whether values of an Arrow type need no conversion."""
         return self._parse in _KEEPING and bool(kind == self.arrow_type)
 
     def keeps_texts(self) -> bool:
-        """Whether each text is kept as it is, so that one tells of all."""
+        """Whether texts need no conversion, so that inspecting one is enough."""
         return self._parse in _KEEPING
 
     def _add(self, kind: str, value: Any, place: str) -> None:
@@ -102,7 +97,7 @@ class Column:
 
 
 class _Met(NamedTuple):
-    """A label as it stands in a column, and where."""
+    """A label of a column, and its first row."""
 
     value: Any
     reading: ClassReading
@@ -110,15 +105,14 @@ class _Met(NamedTuple):
 
 
 class ClassColumn(Column):
-    """Class labels, kept as the labels' names.
+    """A column of class labels, converted to the labels' names.
 
-    A column holds names or indices, not both; digits that could be either are read as what all rows
-    allow.
+    A column holds names or indices, not both. If a number could be either, the other rows decide.
 
     Args:
         task: A classification.
-        typed: Whether the source tells texts from numbers.
-        stored: The names that the source has for integers.
+        typed: Whether the source distinguishes texts from numbers.
+        stored: The source's names of the integers, if it has any.
     """
 
     def __init__(self, task: Task, *, typed: bool, stored: tuple[str, ...] | None) -> None:
@@ -138,10 +132,10 @@ class ClassColumn(Column):
         return ARROW_TYPES["text"]
 
     def see(self, value: Any, place: str) -> None:
-        """Takes note of a row's label.
+        """Inspects the label of a row.
 
         Raises:
-            ValueError: It is no label of the task.
+            ValueError: It is not a label of the task.
         """
         if value is None:
             raise ValueError("null, and every row needs a label")
@@ -161,7 +155,7 @@ class ClassColumn(Column):
         """Decides whether numbers are names or indices.
 
         Raises:
-            ColumnError: They could be either, or are neither all names nor all indices.
+            ColumnError: Both are possible, or neither fits all rows.
         """
         named, indexed = self._indexless, self._nameless
         if named and indexed:

@@ -1,4 +1,4 @@
-"""Tokenising a split once: cached as Arrow, memory-mapped afterwards."""
+"""Tokenising a split once into a cached, memory-mapped Arrow file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peml.data.rows import Row, Rows
 from peml.errors import DataError, placed
 from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
-_FORMAT = 7  # raised when the encoding of a row changes, so that old caches are not read
+_FORMAT = 7  # increased when the encoding of a row changes, so that old caches are not used
 _SCHEMA = pa.schema(
     {
         "input_ids": pa.list_(pa.list_(pa.int32())),
@@ -45,13 +45,13 @@ class EncodesExamples(Protocol):
 
     @property
     def tokenizer_rules(self) -> str:
-        """The tokenizer as a text that is the same whenever it tokenises the same."""
+        """A text that identifies how the tokenizer works."""
 
     def encode(self, task: Task, example: Example, purpose: Any) -> Sequence[Any]:
         """Sequences of one example."""
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
-        """An answer that is another text once it is tokens, and that text."""
+        """An answer that tokenising and decoding changes, and the changed text; else None."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class EncodedSplit:
     """A tokenised split on disk.
 
     Attributes:
-        rows: One an example; token lists nested by sequence.
+        rows: One row per example; token lists nested by sequence.
         lengths: Longest sequence of each example in tokens, (examples,).
         sequences: Sequences of each example, (examples,).
-        tokens: Input tokens of each example, its sequences together, (examples,).
-        cut: Examples that lost tokens to the length limit.
-        altered: Whether a target of an example is not what its tokens stand for, (examples,).
+        tokens: Input tokens of each example over all its sequences, (examples,).
+        cut: Number of examples that were cut to the length limit.
+        altered: Whether a target changes when its tokens are decoded, (examples,).
     """
 
     rows: Rows
@@ -95,16 +95,17 @@ def encode_split(
 
     Args:
         rows: Raw rows.
-        task: How to read them.
-        family: Whose inputs to make.
+        task: Their task.
+        family: The model family to encode for.
         purpose: ``train``, ``score`` or ``generate``.
-        weights: What the loss of a row counts, by its label; others count 1.
+        weights: Weight of a row's loss by its label; default: 1.
         too_long: ``cut`` or ``refuse`` rows longer than the family's limit.
         cache: Folder for the cached files; default `cache_folder()`.
-        where: What to call them in messages, such as a file.
+        where: File or split, for messages.
 
     Raises:
-        DataError: A row can't be rendered or tokenised, or is too long and must not be cut.
+        DataError: A row can't be rendered or tokenised, or is too long and ``too_long`` is
+            ``refuse``.
     """
     key = _key(rows, task, family, purpose, weights)
     path = (cache or cache_folder()) / "encoded" / f"{task.name}-{key}.arrow"
@@ -125,7 +126,7 @@ def encode_split(
 def encode_rows(
     examples: Sequence[Example], task: Task, family: EncodesExamples, purpose: str
 ) -> EncodedSplit:
-    """Tokenises rendered rows in memory, for prediction; too long ones are cut.
+    """Tokenises rendered rows in memory, for prediction; long rows are cut.
 
     Raises:
         DataError: A row can't be tokenised.

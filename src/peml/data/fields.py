@@ -1,4 +1,4 @@
-"""The fields of a row: nested ones by dotted names, and renamed ones."""
+"""The fields of a row, with nested fields and aliases resolved."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> 
     """A row with nested objects spelled with dots (``idx.question``) and aliases resolved.
 
     Raises:
-        DataError: A name is there twice, in an object and spelled out, or objects are nested too
-            deeply. The message says where.
+        DataError: A nested field and a dotted name are the same, or objects are nested too deeply.
     """
     try:
         fields = _flat(row, "")
@@ -32,11 +31,7 @@ def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> 
 
 
 def refuse_repeated(names: Sequence[str]) -> None:
-    """Refuses fields of one name.
-
-    Raises:
-        ValueError: Names the first that is there twice.
-    """
+    """Raises a ValueError if a name occurs twice."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Reading files of rows into Arrow files that are mapped.
+"""Reading files of rows into memory-mapped Arrow files.
 
-Columns are typed by what the task says they are, not by guessing: no text that looks like a
-date, a number or "NA" turns into something else.
+The task decides the types of columns: no text that looks like a date, a number or "NA" becomes
+something else.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def read_file(path: Path, task: Task) -> Rows:
     with _reading(path), path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     columns = task.columns.model_dump_json()
-    said = (_FORMAT, path.suffix, content, columns, task.type, task.labels, task.target is None)
-    key = hashlib.sha256(repr(said).encode()).hexdigest()
+    parts = (_FORMAT, path.suffix, content, columns, task.type, task.labels, task.target is None)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()
     if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
         return Rows.of_table(_read_whole(path, task), key)
     target = cache / "rows" / f"{key[:32]}.arrow"

@@ -1,12 +1,11 @@
-"""Finding a task's folder in a local source: beside the other tasks', or in its suite's folder.
+"""Finding a task's folder in a local source, directly or in its suite's folder.
 
 ::
 
     DATA/sst2/train.jsonl        a folder per task
-    DATA/glue/sst2/train.jsonl   a folder per suite, which holds them
+    DATA/glue/sst2/train.jsonl   or a folder per suite, with a folder per task
 
-Hyphen and underscore are alike in the names of both. A task that is found in two places is refused:
-nobody can tell which rows are meant.
+Hyphens and underscores in both names are interchangeable. A task that is found twice is refused.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from peml.data.files import SUFFIXES
 from peml.errors import DataError, nearest
 from peml.tasks import Task
 
-_MOST_MARKS = 8  # hyphens and underscores in a name that are all tried as the other one
+_MOST_MARKS = 8  # hyphens and underscores up to which all combinations are tried
 
 
 class TaskMissingError(DataError):
-    """A task has no data where it was looked for; the one error ``tasks.missing`` can skip."""
+    """A task has no data; the only error that ``tasks.missing: skip`` skips."""
 
 
 def find_folder(task: Task, source: str | None) -> Path:
     """The folder with a task's files.
 
     Args:
-        task: The task. Its own name comes before its ``source.folder``.
-        source: Folder that holds the tasks'; default: the task's own ``source.path``, which may
-            be the task's folder itself as well.
+        task: The task. Its name is tried before its ``source.folder``.
+        source: Folder with the tasks' folders; default: the task's ``source.path``, which may also
+            be the task's folder.
 
     Raises:
-        TaskMissingError: There is none.
-        DataError: There are two.
+        TaskMissingError: There is no such folder.
+        DataError: There are several.
     """
     root = Path(source if source is not None else task.source.path or "")
     itself = [root] if source is None else []
@@ -50,7 +49,7 @@ def find_folder(task: Task, source: str | None) -> Path:
             raise DataError(
                 f"Task {task.name!r} is in {len(found)} folders: {', '.join(map(str, found))}.",
                 allowed="one folder that holds its files (hyphen and underscore are alike)",
-                action="Take the others away, or name the folder that is meant in tasks.source.",
+                action="Remove the others, or set tasks.source to the right one.",
             )
         if found:
             return found[0]
@@ -62,12 +61,12 @@ def find_folder(task: Task, source: str | None) -> Path:
 
 
 def listing(folder: Path) -> list[str]:
-    """Names of what a folder holds, sorted; nothing where it is none."""
+    """Sorted names in a folder; empty if there is no folder."""
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
 
 def _own_names(task: Task) -> tuple[str, ...]:
-    """The task's name, and without the suite's before it, which tells it from another's."""
+    """The task's name, with and without the name of its suite in front."""
     short = task.name.removeprefix(f"{task.source.suite}-")
     return tuple(dict.fromkeys((task.name, short)))
 
@@ -81,7 +80,7 @@ def _places(root: Path, suite: str | None, names: tuple[str, ...]) -> Iterator[P
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """A name as it is, then with any of its hyphens and underscores as the other one."""
+    """A name, then all variants of its hyphens and underscores."""
     yield name
     pieces = re.split("[-_]", name)
     if len(pieces) - 1 <= _MOST_MARKS:
@@ -100,7 +99,7 @@ def _holds(folder: Path, task: Task) -> bool:
 
 
 def _distinct(places: Iterator[Path]) -> list[Path]:
-    """The folders, each once, however many names lead to it."""
+    """Each folder once, even if several names lead to it."""
     found: dict[Path, Path] = {}
     for place in places:
         found.setdefault(place.resolve(), place)

@@ -1,4 +1,4 @@
-"""Rows that belong together, such as all answers of one question; draws keep them whole."""
+"""Groups of rows, such as all answers to one question, which are never split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peml.tasks import Task
 
 
 def read_groups(rows: Rows, task: Task) -> list[Hashable] | None:
-    """The group of each row, the values of ``columns.group``; None where the task has no groups."""
+    """The group of each row, its values of ``columns.group``; None if the task has no groups."""
     if not task.columns.group:
         return None
     return list(zip(*(rows.column(name) for name in task.columns.group), strict=True))

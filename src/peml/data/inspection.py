@@ -1,4 +1,4 @@
-"""What there is to know about a task's rows before anything is trained on them."""
+"""Checks and statistics of a task's rows before training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
-    """How long a task's rows are for a model, train and reported rows together.
+    """Lengths of a task's train and reported rows in tokens (each row's longest sequence).
 
     Attributes:
-        median: Tokens of a middling row, its longest sequence.
-        high: Tokens that 95 % of the rows don't exceed.
-        longest: Tokens of the longest row, once cut.
-        cut: Rows that lose tokens to the model's length limit.
+        median: Median length.
+        high: 95th percentile.
+        longest: Length of the longest row, after cutting.
+        cut: Number of rows that are cut to the model's length limit.
     """
 
     median: int
@@ -34,12 +34,12 @@ class TokenLengths:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRows:
-    """What is to be told of rows that can all be used.
+    """Labels and oddities of rows that can all be used.
 
     Attributes:
-        labels: Of each row, as :class:`~peml.tasks.Example` holds them.
-        repeated: Numbers of the rows that have an option twice; only one of the two can be right.
-        empty: Numbers of the rows whose right answer is an empty text.
+        labels: Label of each row, as in :class:`~peml.tasks.Example`.
+        repeated: Numbers of the rows that have an option twice.
+        empty: Numbers of the rows whose correct answer is an empty text.
     """
 
     labels: list[int | float | str]
@@ -49,13 +49,13 @@ class CheckedRows:
 
 @dataclass(frozen=True, slots=True)
 class TaskInspection:
-    """One task's rows, all of them rendered without a problem.
+    """One task's rows, all of which can be rendered.
 
     Attributes:
-        data: Train and reported rows whole; nothing is carved for development.
-        labels: Labels of the train rows, or of the reported rows where there is no train split.
+        data: All train and reported rows, without a development split.
+        labels: Labels of the train rows, or of the reported rows if there is no train split.
         tokens: Lengths for a model, if one was given.
-        notes: What is odd about rows that can be used, in sentences.
+        notes: Sentences about oddities of the rows.
     """
 
     data: TaskData
@@ -71,11 +71,11 @@ def inspect_task(
     or_hub: bool = False,
     family: EncodesExamples | None = None,
 ) -> TaskInspection:
-    """Loads and renders every row of a task, and tokenises it where a model family is given.
+    """Loads and renders every row of a task, and tokenises it if a model family is given.
 
     Args:
         task: The task.
-        source: Folder with one folder per task, read instead of the task's own source.
+        source: Folder with one folder per task, read instead of the task's source.
         or_hub: Whether a task that isn't in the folder is loaded from the hub.
         family: Tokenizer and length limit of a model.
 
@@ -85,26 +85,26 @@ def inspect_task(
     train, reported, origin = load_source(task, source, or_hub=or_hub)
     task = load_shots(task, source, or_hub=or_hub)
     trained = check_rows(task, train, origin.train)
-    said = check_rows(task, reported, origin.reported)
+    evaluated = check_rows(task, reported, origin.reported)
     data = TaskData(task, train, train.select([]), reported, origin)
-    notes = [*_notes(trained, origin.train), *_notes(said, origin.reported)]
+    notes = [*_notes(trained, origin.train), *_notes(evaluated, origin.reported)]
     if family is not None:
         notes += _altered(data, family)
     return TaskInspection(
         data=data,
-        labels=trained.labels or said.labels,
+        labels=trained.labels or evaluated.labels,
         tokens=None if family is None else _token_lengths(data, family),
         notes=tuple(notes),
     )
 
 
 def check_rows(task: Task, rows: Rows, where: str = "") -> CheckedRows:
-    """Renders every row, and reports the first that can't be.
+    """Renders every row, and raises an error for the first that can't be rendered.
 
     Args:
         task: The task.
         rows: As loaded.
-        where: What to call the rows in the message, such as a file.
+        where: File or split, for messages.
 
     Raises:
         DataError: Names task, row and field.
@@ -136,7 +136,7 @@ def _have(rows: int) -> str:
 
 
 def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
-    """Notes on answers that no model with this tokenizer can learn, or give, as they are."""
+    """Notes on answers that the tokenizer changes, so that no model can learn or give them."""
     task = data.task
     for rows, purpose, where in (
         (data.train, "train", data.origin.train),

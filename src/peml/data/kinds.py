@@ -1,4 +1,4 @@
-"""The kinds of values that a field may hold, and reading a value as one that a task asks for."""
+"""Kinds of values, and parsing values as a kind."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ARROW_TYPES: Mapping[str, pa.DataType] = MappingProxyType(
         "true or false": pa.bool_(),
     }
 )
-"""The kinds by name, and how each is kept in Arrow."""
+"""The Arrow type of each kind."""
 
 Parse = Callable[[Any], Any]
-"""Turns a value of a file into the one that is kept; raises ValueError where it can't."""
+"""Converts a value of a file, or raises a ValueError."""
 
 
 def kind_of(value: Any) -> str | None:
-    """The name of a value's kind; None where it has none."""
+    """The name of a value's kind, or None."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int):
@@ -93,14 +93,14 @@ def parse_spelled_number(value: Any) -> int | float:
 
 def parse_boolean(value: Any) -> bool:
     """True or False, or a text that says so."""
-    said = read_boolean(value) if isinstance(value, str) else value
-    if not isinstance(said, bool):
+    boolean = read_boolean(value) if isinstance(value, str) else value
+    if not isinstance(boolean, bool):
         raise ValueError(f"{value!r} is not true or false")
-    return said
+    return boolean
 
 
 def parser(kind: FieldKind | None) -> Parse:
-    """What reads the values of a field whose kind a task tells, or leaves open."""
+    """The parser of a field, whose kind the task may leave open (None)."""
     return parse_any if kind is None else _TOLD[kind]
 
 

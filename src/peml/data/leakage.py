@@ -39,7 +39,7 @@ class Leak:
         rows: Number of evaluation rows found.
         evaluation_rows: Number of rows of the evaluation split.
         anywhere: Number of its rows that are in any task's training split.
-        whole: Whether all inputs of the rows were found together, or one of them in other company.
+        whole: Whether rows are equal in all inputs, or share a single text.
     """
 
     evaluation_task: str
@@ -52,7 +52,7 @@ class Leak:
 
     @property
     def share(self) -> float:
-        """Of the evaluation split, the rows that are in any task's training split."""
+        """Share of the evaluation split that is in any task's training split."""
         return self.anywhere / self.evaluation_rows
 
     def __str__(self) -> str:

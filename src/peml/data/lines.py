@@ -1,7 +1,7 @@
 """Reading rows out of JSONL and CSV files, plain or compressed with gzip.
 
-What a file of rows can be instead (a folder, a dangling link, another encoding, half a file) is
-refused here, with the line where there is one.
+Folders, dangling links, other encodings and incomplete files are refused, with the line if there is
+one.
 """
 
 from __future__ import annotations
@@ -190,20 +190,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _allow_long_fields() -> None:
-    """Lifts the csv module's limit of 131,072 characters a field, which is the whole process's.
+    """Raises the csv module's limit of 131,072 characters per field for the whole process.
 
-    It is only ever raised: put back after a file, it would cut off one that is read beside it.
+    It is not lowered again, since another thread may be reading a file.
     """
     if csv.field_size_limit() < _LONGEST_FIELD:
         csv.field_size_limit(_LONGEST_FIELD)
 
 
 class _CsvLines:
-    """Lines as CSV counts them (a lone carriage return ends one as well), and which is not UTF-8.
-
-    Args:
-        path: The file.
-    """
+    """Lines of a CSV file (a lone carriage return ends one too), and the first not in UTF-8."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

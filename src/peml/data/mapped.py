@@ -1,10 +1,9 @@
-"""Arrow files that are written in one step, and mapped so that their pages can be let go of.
+"""Cached Arrow files: written atomically and memory-mapped.
 
-A mapped file costs no memory of its own, but every page that was touched counts as the process's
-until it is released, and a run touches all of them in time. The pages stay in the system's cache,
-so reading them again is cheap.
+Pages that were read count as the process's memory until they are released, and a run reads all of
+them at some point. Released pages stay in the system's cache, so reading them again is cheap.
 
-A file is not trusted because it is there: its seal (`seal.py`) is checked before it is used.
+The seal of a file (`seal.py`) is checked before the file is used.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from peml.errors import ConfigError, DataError
 from peml.files import disk_errors
 
 BATCH = 1000
-"""Rows that are read or written at once."""
+"""Rows per batch of reading and writing."""
 
 
 def cache_folder() -> Path:
-    """Where rows and tokenised rows are kept: ``PEML_CACHE``, or ``~/.cache/peml``.
+    """Folder of cached rows and tokenised rows: ``PEML_CACHE``, or ``~/.cache/peml``.
 
     Raises:
         ConfigError: ``PEML_CACHE`` is set and names no folder.
@@ -42,8 +41,8 @@ def cache_folder() -> Path:
     if not told.strip():
         raise ConfigError(
             f"the environment variable PEML_CACHE is {told!r}, which names no folder",
-            allowed="the path of a folder, which is made where it is not there",
-            action="name one, or unset PEML_CACHE to use ~/.cache/peml",
+            allowed="the path of a folder, which is created if needed",
+            action="set it to a folder, or unset it to use ~/.cache/peml",
         )
     return Path(told).expanduser()
 
@@ -54,15 +53,15 @@ def _libc() -> ctypes.CDLL:
 
 
 class Pages:
-    """A file's mapping. No file stays open for it: a run may map thousands."""
+    """A memory-mapped file. The file itself is closed, since a run may map thousands."""
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as file:
             self.content: pa.Buffer = file.read_buffer()
 
     def release(self) -> None:
-        """Lets go of what was read; it is read anew when it is wanted."""
-        if hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
+        """Releases the memory of pages that were read."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
             _libc().madvise(
                 ctypes.c_void_p(self.content.address),
                 ctypes.c_size_t(self.content.size),
@@ -73,15 +72,15 @@ class Pages:
 def open_table(
     path: Path, key: str, make: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch]]]
 ) -> tuple[pa.Table, Pages]:
-    """Maps a file of the cache; it is written where it isn't there, and again where it is damaged.
+    """Maps a cached file; writes it first if it is missing or damaged.
 
     Args:
         path: The file.
-        key: Of its rows.
-        make: Gives their columns and the rows, where the file has to be written.
+        key: Identifies its rows.
+        make: Returns the schema and the rows, if the file has to be written.
 
     Raises:
-        RunError: It can't be written.
+        RunError: The file can't be written.
     """
     if path.exists():
         try:
@@ -93,10 +92,10 @@ def open_table(
 
 
 def map_table(path: Path, key: str = "") -> tuple[pa.Table, Pages]:
-    """Opens a file that :func:`write_table` wrote, once it is sure that it is that file.
+    """Opens a file of :func:`write_table` after checking its seal.
 
     Raises:
-        DataError: It is not the file that was written.
+        DataError: The file is damaged, or holds other rows.
     """
     try:
         written = read_seal(path)
@@ -113,22 +112,22 @@ def map_table(path: Path, key: str = "") -> tuple[pa.Table, Pages]:
 
 
 def in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Rows as :func:`write_table` wants them; no more than a batch of them is held."""
-    coming = iter(rows)
-    while held := list(islice(coming, BATCH)):
-        yield pa.RecordBatch.from_pylist(held, schema=schema)
+    """Rows as batches for :func:`write_table`; one batch is in memory at a time."""
+    iterator = iter(rows)
+    while batch := list(islice(iterator, BATCH)):
+        yield pa.RecordBatch.from_pylist(batch, schema=schema)
 
 
 def write_table(
     path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], key: str = ""
 ) -> None:
-    """Writes a file of rows, a batch at a time; it is there when all of it is.
+    """Writes a file of rows atomically, batch by batch.
 
-    Processes that write the same file at once don't disturb each other: the last one stays, and
-    who has mapped an earlier one keeps it.
+    Several processes may write the same file: the last one stays, and mappings of earlier ones
+    remain valid.
 
     Raises:
-        RunError: The disk is full, or may not be written to.
+        RunError: The disk is full or not writable.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     rows = 0

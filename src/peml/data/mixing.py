@@ -1,8 +1,8 @@
 """How many rows of each task an epoch draws, and which.
 
-Sources: proportional and capped mixing as in T5; temperature mixing as in seqio, which caps
-before it takes the power; annealed mixing as in Stickland and Murray (1902.02671); adaptive mixing
-as `AdaptiveShares` says.
+Sources: T5 (proportional and capped mixing), seqio (temperature mixing with a cap before the
+power), Stickland and Murray (arXiv 1902.02671, annealed mixing); see `AdaptiveShares` for adaptive
+mixing.
 """
 
 from __future__ import annotations
@@ -29,29 +29,31 @@ class MixingSettings(Settings):
     ] = Field(
         "proportional",
         description="Shares proportional to min(rows, cap)^power. proportional: power 1, every row "
-        "once an epoch; square-root: 1/2; temperature: 1 / temperature; annealed: from 1 in the "
+        "once per epoch; square-root: 1/2; temperature: 1 / temperature; annealed: from 1 in the "
         "first epoch down to final_power in the last; uniform: 0, equal shares; adaptive: as "
-        "temperature, then more of the tasks whose development loss falls least.",
+        "temperature, then more rows of the tasks whose development loss falls least.",
     )
-    temperature: float = Field(2.0, description="Flattens the shares; 1 is proportional.", ge=1)
+    temperature: float = Field(
+        2.0, description="Higher values make shares more equal; 1 is proportional.", ge=1
+    )
     final_power: float = Field(0.2, description="Power of annealed's last epoch.", ge=0, le=1)
     cap: int | None = Field(
-        None, description="Rows a task counts for at most, applied before the power.", ge=1
+        None, description="Upper bound of a task's rows, applied before the power.", ge=1
     )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="Task: what its share is multiplied with; 1 for tasks not named.",
+        description="Task: factor of its share; 1 for tasks not named.",
     )
     adaptive: AdaptiveSettings = Field(
         default_factory=lambda: AdaptiveSettings(), description="How adaptive shares move."
     )
 
     def adaptive_shares(self, tasks: int) -> AdaptiveShares | None:
-        """What moves the shares of so many tasks; None where they don't depend on losses."""
+        """The adaptive shares, or None if shares don't depend on losses."""
         return AdaptiveShares(self.adaptive, tasks) if self.strategy == "adaptive" else None
 
     def power(self, progress: float) -> float:
-        """The power of the rows that shares are proportional to.
+        """The power of the row counts that shares are proportional to.
 
         Args:
             progress: 0 in the first epoch, 1 in the last.
@@ -73,12 +75,12 @@ def task_weights(
     """Weights in the order of the tasks, 1 for those without.
 
     Args:
-        weights: Task to weight.
+        weights: Weight by task.
         names: The tasks.
-        field: Where in the config the weights stand.
+        field: Name of the option, for messages.
 
     Raises:
-        ConfigError: A weight is for a task that isn't there.
+        ConfigError: A weight names a task that doesn't exist.
     """
     unknown = [name for name in weights if name not in names]
     if unknown:
@@ -101,13 +103,13 @@ def rows_per_epoch(
 ) -> list[int]:
     """Rows drawn from each task in one epoch.
 
-    The epoch is as long as the (capped) rows together; shares are rounded by largest remainder,
-    and every task with rows gets at least one.
+    An epoch has as many rows as all tasks (capped) together. Counts are rounded by largest
+    remainder, and every task with rows gets at least one.
 
     Args:
         sizes: Train rows of each task.
         settings: The mixing strategy.
-        weights: What each task's share is multiplied with; default: 1.
+        weights: Factor of each task's share; default: 1.
         progress: 0 in the first epoch, 1 in the last.
     """
     capped = np.array([min(size, settings.cap or size) for size in sizes], dtype=np.float64)
@@ -116,7 +118,7 @@ def rows_per_epoch(
     shares = capped ** settings.power(progress) * np.array(weights or [1.0] * len(sizes))
     shares[capped == 0] = 0  # a task without train rows is evaluated only
     total = int(capped.sum())
-    # Rounded, so that shares that are whole stay whole.
+    # Removes floating-point errors, so that whole shares stay whole.
     exact = np.round(shares / shares.sum() * total, 9)
     counts = np.floor(exact).astype(int)
     missing = total - int(counts.sum())
@@ -127,8 +129,8 @@ def rows_per_epoch(
 def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Indices:
     """The rows of one task in one epoch, (count,).
 
-    Epochs walk through an endless row of seeded permutations, so a row comes again only after
-    all others came, also across epochs; nothing but the arguments decides the result.
+    Rows are taken from one seeded permutation of all rows after another. So even across epochs, a
+    row repeats only after all others were drawn.
 
     Args:
         task_id: The task.

@@ -1,7 +1,7 @@
-"""What a value of a file must be to mean the same everywhere: no half characters, no lost digits.
+"""Strict JSON: refuses values that can't be stored exactly.
 
-JSON allows a key twice (the last one counts) and whole numbers of any length, and Python reads NaN
-and halves of characters as well. None of these can be kept as they are, so they are refused.
+JSON allows duplicate keys and integers of any length, and Python also reads NaN and lone
+surrogates (halves of characters). All of these are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Stands for a number that JSON holds and that has no value here.
+    """A number in JSON that can't be used.
 
     Attributes:
         text: As it was written.
@@ -42,7 +42,7 @@ def read_json_row(text: str) -> Any:
 
 
 def why_unusable(value: Any) -> str:
-    """What is wrong with a value of a row; empty where nothing is."""
+    """The problem with a value of a row; empty if there is none."""
     if isinstance(value, str):
         return _half_character(value)
     if isinstance(value, Unusable):

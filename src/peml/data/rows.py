@@ -1,7 +1,7 @@
 """The rows of a split: a read-only view of an Arrow table, in memory or mapped from a file.
 
-Making a view costs microseconds, so a suite may have thousands of small tasks; reading a mapped one
-leaves nothing in memory, so a task may have millions of rows.
+A view is made in microseconds, so a suite may have thousands of small tasks. Reading from a mapped
+file keeps nothing in memory, so a task may have millions of rows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Indices = np.ndarray[Any, Any]
 
 
 def index_type(count: int) -> np.dtype[Any]:
-    """The type of a position among so many rows: half as large where that is enough."""
+    """The integer type of row numbers: 32 bits if that is enough."""
     return np.dtype(np.int32 if count <= np.iinfo(np.int32).max else np.int64)
 
 
 class _Stored:
-    """A table, cut into the batches it was written in."""
+    """A table as the batches it was written in."""
 
     def __init__(self, table: pa.Table, pages: Pages | None) -> None:
         self.table = table
@@ -36,7 +36,7 @@ class _Stored:
         self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
 
     def read(self, numbers: Indices, names: Sequence[str]) -> dict[str, list[Any]]:
-        """Columns of the rows of these numbers; what was touched of a file is let go of."""
+        """Columns of some rows; the pages of a mapped file are released afterwards."""
         of_batch = np.searchsorted(self._ends, numbers, side="right")
         cuts = np.flatnonzero(np.diff(of_batch)) + 1
         pieces = []
@@ -55,10 +55,10 @@ class _Stored:
 
 
 class Rows:
-    """Rows of a split, read-only; made by its class methods.
+    """Read-only rows of a split, created by the class methods.
 
     Attributes:
-        key: Says which rows they are: what has the same key holds the same rows.
+        key: Identifies the content: rows with the same key are the same.
     """
 
     def __init__(self, stored: _Stored, key: str, numbers: Indices | None = None) -> None:
@@ -68,12 +68,12 @@ class Rows:
 
     @classmethod
     def of_table(cls, table: pa.Table, key: str = "") -> Rows:
-        """The rows of a table that belongs to someone else."""
+        """The rows of a table."""
         return cls(_Stored(table, None), key)
 
     @classmethod
     def from_list(cls, rows: list[Row]) -> Rows:
-        """Rows that are held in memory, with the columns of the first."""
+        """Rows in memory, with the columns of the first."""
         content = json.dumps(rows).encode()
         return cls.of_table(pa.Table.from_pylist(rows), hashlib.sha256(content).hexdigest())
 
@@ -81,31 +81,22 @@ class Rows:
     def cached(
         cls, path: Path, key: str, make: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch]]]
     ) -> Rows:
-        """Rows mapped from a file, which is written first where it is not there or is damaged.
-
-        Args:
-            path: The file.
-            key: Of its rows.
-            make: Gives their columns and the rows, where the file has to be written.
-
-        Raises:
-            RunError: It can't be written.
-        """
+        """Rows mapped from a cached file; arguments and errors as for `open_table`."""
         return cls(_Stored(*open_table(path, key, make)), key)
 
     @property
     def table(self) -> pa.Table:
-        """The table that this is a view of."""
+        """The whole table behind this view."""
         return self._stored.table
 
     @property
     def column_names(self) -> list[str]:
-        """The columns in their order."""
+        """Names of the columns."""
         return list(self._stored.table.column_names)
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the rows lie in a file, not in memory."""
+        """Whether the rows are in a file, not in memory."""
         return self._stored.pages is not None
 
     def __len__(self) -> int:
@@ -120,10 +111,10 @@ class Rows:
         return self.iterate()
 
     def iterate(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """The rows in their order, read some at a time.
+        """The rows in order, read in batches.
 
         Args:
-            columns: What to read of them; default: all.
+            columns: Columns to read; default: all.
         """
         for first in range(0, len(self), BATCH):
             found = self.read(range(first, min(first + BATCH, len(self))), columns)
@@ -137,7 +128,7 @@ class Rows:
 
         Args:
             positions: Which rows.
-            columns: What to read of them; default: all.
+            columns: Columns to read; default: all.
         """
         names = self.column_names if columns is None else list(columns)
         return self._stored.read(self._numbers_at(positions), names)
@@ -154,9 +145,9 @@ class Rows:
         return values if self._numbers is None else values[self._numbers]
 
     def checksum(self) -> str:
-        """A checksum of what the rows say, in their order, whatever file they come from.
+        """A checksum of the rows' values in order, independent of the file's format.
 
-        Every row is read for it; `key` costs nothing, and follows the bytes of a file.
+        Reads every row. `key` is free, but depends on the bytes of the file.
         """
         found = hashlib.sha256(json.dumps(self.column_names).encode())
         for first in range(0, len(self), BATCH):

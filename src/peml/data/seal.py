@@ -1,13 +1,12 @@
-"""The end of a cached file, which tells whether the file is what was written.
+"""The seal at the end of a cached file, which shows whether the file was changed or cut.
 
 ::
 
     Arrow stream | {"key", "rows", "schema", "size", "sha256"} | length of that (8 bytes) | PEMLSEAL
 
-Arrow reads its stream to the end that it marks itself, and passes over what follows. The checksum
-is of the whole stream up to 64 MiB. Of a larger one it is of 64 blocks of 1 MiB, spread evenly from
-the first byte to the last, so that a start takes no longer the more rows there are; a change
-between the blocks is seen only in the number of rows and bytes.
+Arrow ignores what follows its stream. The checksum covers streams up to 64 MiB completely. In
+larger ones it covers 64 evenly spread blocks of 1 MiB, so that checking takes the same time for any
+number of rows. A change between the blocks is found only if it changes the number of rows or bytes.
 """
 
 from __future__ import annotations
@@ -32,14 +31,7 @@ Seal = dict[str, Any]
 
 
 def write_seal(path: Path, schema: pa.Schema, rows: int, key: str) -> None:
-    """Seals a file that holds an Arrow stream and nothing else.
-
-    Args:
-        path: The file.
-        schema: Columns of the stream.
-        rows: Rows of it.
-        key: What tells these rows from others.
-    """
+    """Seals a file that holds only an Arrow stream; ``key`` identifies its rows."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         found = _checksum(file, size)
@@ -53,7 +45,7 @@ def read_seal(path: Path) -> Seal:
     """Reads a file's seal and checks the bytes before it.
 
     Raises:
-        ValueError: There is none, or the bytes are others.
+        ValueError: There is no seal, or the bytes were changed.
     """
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END) - _LENGTH - len(_MARK)
@@ -73,11 +65,7 @@ def read_seal(path: Path) -> Seal:
 
 
 def check_seal(seal: Seal, table: pa.Table, key: str) -> None:
-    """Checks what was read of a file against its seal.
-
-    Raises:
-        ValueError: It holds other rows, or another number of them, or other columns.
-    """
+    """Raises a ValueError if the table read from a file doesn't match its seal."""
     if seal.get("key") != key:
         raise ValueError("it holds other rows than its name says")
     if seal.get("rows") != len(table):

@@ -1,4 +1,4 @@
-"""Which tasks a run trains on, and which of their rows."""
+"""The ``tasks`` section of a config: which tasks and which of their rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class TasksSettings(Settings):
 
     suite: str | tuple[str, ...] | None = Field(
         None,
-        description="Name of a bundled suite, or path of a suite's YAML file; a list for several, "
-        "where a task whose name occurs twice is called SUITE-TASK.",
+        description="Name of a bundled suite, path of a suite's YAML file, or a list of these. "
+        "Tasks of the same name are then called SUITE-TASK.",
     )
     files: tuple[str, ...] = Field(
         (), description="YAML files of single tasks, added to the suite's."
@@ -30,31 +30,31 @@ class TasksSettings(Settings):
     source: str | None = Field(
         None,
         description="Folder with one folder per task ({train,validation}.jsonl, .csv or .parquet), "
-        "or with one folder per suite; hyphen and underscore are the same in their names. "
-        "Read instead of the tasks' own sources.",
+        "or one per suite that contains these; read instead of the tasks' sources. Hyphens and "
+        "underscores in folder names are interchangeable.",
     )
     missing: Literal["refuse", "skip", "hub"] = Field(
         "refuse",
-        description="When a task has no data: stop, go on without it and say so, or take the hub's "
-        "where `source` has none.",
+        description="If a task has no data: refuse to run, skip the task with a message, or load "
+        "it from the hub.",
     )
     shots: int | None = Field(
         None,
-        description="Solved examples in front of every row of every task (few-shot), in training "
-        "as well; default: as each task says. Text-to-text models only.",
+        description="Solved examples before every row of every task (few-shot), in training too; "
+        "default: as each task sets it. Text-to-text models only.",
         ge=0,
     )
     rows: int | None = Field(
         None,
-        description="Most train rows per task, drawn after the development split is carved.",
+        description="Most train rows per task, drawn after the development split is taken out.",
         ge=1,
     )
     evaluation_rows: int | None = Field(None, description="Most reported rows per task.", ge=1)
     development_rows: int | None = Field(None, description="Most development rows per task.", ge=1)
     leakage: Literal["report", "drop"] = Field(
         "report",
-        description="Train rows that are in any task's evaluation splits: count them, or drop "
-        "them as well.",
+        description="Train rows that are in any task's evaluation splits: report them, or also "
+        "drop them.",
     )
 
     @model_validator(mode="after")
@@ -65,12 +65,12 @@ class TasksSettings(Settings):
 
 
 def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
-    """Reads the suite and the task files, and returns the chosen tasks in their order.
+    """Reads the suites and task files, and returns the selected tasks in order.
 
     Raises:
         TaskError: A suite or task file can't be used.
-        ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice even with
-            the suites' names before it, nothing is left, or a task has fewer written shots.
+        ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice, no task
+            is left, or a task has fewer written shots than ``shots``.
     """
     tasks = (*_suite_tasks(settings), *(load_task_file(path) for path in settings.files))
     names = [task.name for task in tasks]
@@ -100,7 +100,7 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
 
 
 def _with_shots(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
-    """The tasks with so many shots; of written examples, the first."""
+    """The tasks with ``count`` shots; of written examples, the first ones."""
     short = [task.name for task in tasks if 0 < len(task.shots.examples) < count]
     if short:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Loading a task's rows from a local folder, the hub or a generator, as three raw splits."""
+"""Loading a task's splits from a local folder, the hub or a generator."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a task's rows came from, for people.
+    """Where a task's rows came from, for messages and reports.
 
     Attributes:
         name: Folder, hub data set or generator.
-        train: File or split of the train and development rows; empty where there are none.
+        train: File or split of the train and development rows; empty if there are none.
         reported: File or split of the reported rows.
     """
 
@@ -45,14 +45,14 @@ class Origin:
 class TaskData:
     """One task's rows, before rendering.
 
-    Each split holds the columns the task needs, and ``SOURCE_ROW``, a row's number in the file
-    or split it came from.
+    Each split has the columns that the task needs, and ``SOURCE_ROW``, the row's number in its file
+    or split.
 
     Attributes:
-        task: The task, its shots written out.
-        train: What the task is trained on; no rows if it is evaluated only.
-        development: Carved from train; everything is chosen on it.
-        reported: Reported, and never used to choose.
+        task: The task, with its shots as ``shots.examples``.
+        train: Rows to train on; empty if the task is only evaluated.
+        development: Rows taken from train, used for all choices.
+        reported: Rows to report, never used to select anything.
         origin: Where the rows came from.
     """
 
@@ -65,11 +65,11 @@ class TaskData:
 
 @dataclass(frozen=True, slots=True)
 class LoadedTasks:
-    """What :func:`load_all` found.
+    """The result of :func:`load_all`.
 
     Attributes:
         data: The tasks with data, in order.
-        skipped: The tasks without, to be reported.
+        skipped: The tasks without data.
     """
 
     data: tuple[TaskData, ...]
@@ -77,12 +77,13 @@ class LoadedTasks:
 
 
 def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> LoadedTasks:
-    """Loads every task; with ``missing: skip``, tasks without data are listed instead.
+    """Loads every task.
 
-    With ``missing: hub``, a task that isn't in the folder is loaded from its own hub data set.
+    If a task has no data, ``missing: skip`` lists it as skipped, and ``missing: hub`` loads it from
+    its hub data set.
 
     Raises:
-        TaskMissingError: A task has no data and ``missing`` is ``refuse``, or none has any.
+        TaskMissingError: A task has no data and ``missing`` is ``refuse``, or no task has data.
         DataError: As :func:`load_task_data`.
     """
     data, skipped = [], []
@@ -96,7 +97,7 @@ def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> Loade
     if not data:
         raise TaskMissingError(
             f"No task has data: {'; '.join(item.reason for item in skipped) or 'none was named'}",
-            allowed="one task with data or more",
+            allowed="at least one task with data",
             action="Correct tasks.source.",
         )
     return LoadedTasks(tuple(data), tuple(skipped))
@@ -107,9 +108,9 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
 
     Args:
         task: The task.
-        settings: ``source``, ``rows``, ``development_rows`` and ``evaluation_rows`` are read.
-        seed: Seed of the development split and of the draws. Keep it fixed across the runs that
-            are to be compared.
+        settings: Source and row limits.
+        seed: Seed of the development split and of the draws. Use the same one for runs that you
+            want to compare.
 
     Raises:
         TaskMissingError: The task's folder isn't there.
@@ -133,16 +134,15 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
 def load_source(
     task: Task, folder: str | None = None, *, or_hub: bool = False
 ) -> tuple[Rows, Rows, Origin]:
-    """Loads a task's train and reported split, and says where they came from.
+    """Loads a task's train and reported splits, without the rows that are shots, and their origin.
 
-    They are whole but for the rows that serve as shots. The train split of a task that is
-    evaluated only is empty, and so is one of which all rows are shots.
+    The train split is empty if the task is only evaluated, or if all its rows are shots.
 
     Args:
         task: The task.
-        folder: Folder with one folder per task, or with a folder per suite that holds these; read
-            instead of the task's own source.
-        or_hub: Whether a task that isn't in the folder is loaded from the hub, if it is there.
+        folder: Folder with one folder per task (or per suite, with one folder per task), read
+            instead of the task's source.
+        or_hub: Whether to load the task from the hub if it isn't in the folder.
 
     Raises:
         TaskMissingError: The task's folder isn't there.
@@ -163,9 +163,9 @@ def load_source(
 
 
 def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -> Task:
-    """The task with its shots written out as ``shots.examples``; as it is where it has none.
+    """The task with its shots rendered as ``shots.examples``; unchanged if it has none.
 
-    A task whose shots are written out takes no rows for them, so its rows are loaded before.
+    Load the task's rows with the original task, since only that one leaves out the shots.
 
     Args:
         task: The task.
@@ -183,7 +183,7 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
         raise DataError(
             f"Task {task.name!r} has no train split to take {count} shots from.",
             allowed="a split that the source has",
-            action="Name it in the task's shots.split, or write shots.examples.",
+            action="Set the task's shots.split, or write shots.examples.",
         )
     read, _ = _open_source(task, folder, or_hub=or_hub)
     rows = read((split,)).rows
@@ -211,7 +211,7 @@ class _Found(NamedTuple):
 
 
 _Read = Callable[[tuple[str, ...]], _Found]
-"""Loads the first split of some names that a source has."""
+"""Loads the first of several splits that the source has."""
 
 
 def _without_shots(task: Task, found: _Found) -> _Found:
@@ -223,7 +223,7 @@ def _without_shots(task: Task, found: _Found) -> _Found:
 
 
 def _open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[_Read, str]:
-    """What reads a task's splits, and the source's name."""
+    """A function that reads the task's splits, and the source's name."""
     if folder is not None or task.source.path is not None:
         try:
             with _permission(task):
@@ -270,7 +270,7 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> _Found:
         for name in names:
             for suffix in SUFFIXES:
                 path = folder / f"{name}{suffix}"
-                if os.path.lexists(path):  # a link that leads nowhere is refused by its name
+                if os.path.lexists(path):  # so that read_file refuses a dangling link
                     rows = _not_empty(task, read_file(path, task), str(path))
                     return _Found(rows, str(path), name)
         found = listing(folder)
@@ -309,7 +309,7 @@ def _load_hub(task: Task) -> DatasetDict:
 
     try:
         loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
-    except Exception as error:  # the hub client raises dozens of kinds; all mean "not loaded"
+    except Exception as error:  # the hub client raises dozens of exception types
         raise DataError(
             f"Task {task.name!r}: the hub data set {task.source.hub!r} can't be loaded: "
             f"{type(error).__name__}: {error}",

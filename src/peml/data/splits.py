@@ -1,4 +1,4 @@
-"""Carving the development split from train, and drawing a part of a split."""
+"""Taking the development split from train, and drawing a part of a split."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:
     """Splits a task's train rows into train and development.
 
-    The development split stands in for the reported split wherever something is chosen. Its size
-    is the task's ``development`` (a share, and at most so many rows), at least one row. For
-    classification each label has its share; groups of rows stay whole. It depends on nothing but
-    the rows, the task's settings and the seed, so capping the train rows later leaves it as it is.
+    The development split is used for all choices, so that the reported split is used for none. The
+    task's ``development`` sets its size. Classification is stratified by label, and groups of rows
+    stay together. The split depends only on the rows, the task's settings and the seed, not on a
+    later limit of the train rows.
 
     Returns:
         Train and development; together they hold every row once, in the original order.
@@ -52,13 +52,13 @@ def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:
 
 
 def divide_development(development: Rows, task: Task, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Takes rows for a search to choose by out of a task's development split.
+    """Splits rows for a search off a task's development split.
 
-    As in `carve_development`, labels have their shares and groups of rows stay whole. What can't
-    be divided, because it has fewer than two rows or a single group, stays whole.
+    Stratified and grouped as `carve_development`. Nothing is split off if there are fewer than two
+    rows or a single group.
 
     Returns:
-        What remains, and the rows held out.
+        The remaining rows, and the rows for the search.
     """
     count = len(development)
     if count < 2:
@@ -71,7 +71,7 @@ def divide_development(development: Rows, task: Task, share: float, seed: int) -
 
 
 def _carve(rows: Rows, task: Task, size: int, seed: int) -> tuple[Indices, Indices]:
-    """Row numbers of the rest, and of ``size`` rows spread over labels or of whole groups."""
+    """Numbers of the remaining rows, and of ``size`` rows: stratified, or whole groups."""
     count = len(rows)
     groups = read_groups(rows, task)
     if groups is None:
@@ -84,9 +84,9 @@ def _carve(rows: Rows, task: Task, size: int, seed: int) -> tuple[Indices, Indic
 
 
 def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices, Indices]:
-    """Splits the indices of the strata in two: the rest, and ``size`` indices spread over strata.
+    """Splits the indices in two, stratified: the rest, and ``size`` carved indices.
 
-    Each stratum gives its share, rounded by largest remainder. Both arrays are ascending.
+    Counts per stratum are rounded by largest remainder. Both arrays are ascending.
 
     Args:
         strata: The stratum of each row (a label, or one value for all).
@@ -113,7 +113,7 @@ def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices,
 
 
 def draw_indices(count: int, most: int | None, seed: int) -> Indices:
-    """At most ``most`` of ``range(count)``, ascending; a smaller draw is part of a larger one."""
+    """At most ``most`` of ``range(count)``, ascending; larger draws contain smaller ones."""
     if most is None or most >= count:
         return np.arange(count)
     order = array("q", range(count))
@@ -122,9 +122,9 @@ def draw_indices(count: int, most: int | None, seed: int) -> Indices:
 
 
 def draw_groups(groups: Sequence[Hashable], most: int, seed: str) -> list[int]:
-    """Row numbers of whole groups, ascending: one group, and more while all fit into ``most`` rows.
+    """Row numbers of whole groups, ascending: one group, and more while they fit in ``most`` rows.
 
-    A smaller draw is part of a larger one.
+    Larger draws contain smaller ones.
 
     Args:
         groups: The group of each row.

@@ -1,7 +1,7 @@
 """Names that a data set has for the integers of a label column (``ClassLabel`` of `datasets`).
 
-Parquet files and data sets of the hub bring them along. An integer then means what its name says,
-which a task's own order of labels may contradict.
+They come with Parquet files and hub data sets. An integer then means the stored name, even if the
+task lists its labels in another order.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _KEY = b"huggingface"
 
 
 def stored_names(schema: pa.Schema, columns: Columns, where: str) -> tuple[str, ...] | None:
-    """The names stored for a task's label column, in the order of their integers; None without.
+    """The names stored for a task's label column, in the order of their integers, or None.
 
     Args:
-        schema: Of a Parquet file, or of a data set of the hub.
-        columns: The task's.
-        where: The file or split, for messages.
+        schema: Schema of a Parquet file or a hub data set.
+        columns: The task's columns.
+        where: File or split, for messages.
 
     Raises:
-        DataError: What is stored can't be read.
+        DataError: The stored features can't be read.
     """
     metadata = schema.metadata or {}
     if _KEY not in metadata:
@@ -60,15 +60,15 @@ def _find(features: Mapping[str, Any], name: str) -> Any:
 
 
 def naming(task: Task, names: tuple[str, ...], parse: Parse) -> Parse:
-    """Reads integers that mean an option of a row by the names stored for them.
+    """Parses integers that mean an option of a row by their stored names.
 
-    A name is a key where the task has keys, or the field of an option; where the names are in
-    ascending order (A, B, C or 0, 1, 2), the integer is the option's index.
+    A stored name is one of the task's keys, if it has keys, or the field of an option. If the names
+    are in ascending order (A, B, C or 0, 1, 2), the integer is the option's index.
 
     Args:
-        task: A task whose rows bring their options.
-        names: As stored.
-        parse: Reads what is no integer.
+        task: A task whose rows have their own options.
+        names: The stored names.
+        parse: Parses values that are not integers.
     """
     columns = task.columns
     order = _order(columns, names)
@@ -95,7 +95,7 @@ def naming(task: Task, names: tuple[str, ...], parse: Parse) -> Parse:
 
 
 def _order(columns: Columns, names: tuple[str, ...]) -> list[int] | None:
-    """The option that each name stands for; None where it can't be told."""
+    """The option that each name stands for, or None if that is unclear."""
     if isinstance(columns.choices, tuple):
         found = [find_loosely(name, columns.choices) for name in names]
         if None not in found:

@@ -1,8 +1,7 @@
-"""The columns a task needs of a table, from Parquet or the hub, each as its one plain type.
+"""The columns that a task needs of a table, from Parquet or the hub, as plain types.
 
-Parquet knows many more types than a task can read. Those with one plain meaning are turned into it
-(every kind of text column, lists of texts, integers, floats); the rest are refused by the column's
-name. A value that has no meaning here is refused by its row.
+Texts, lists of texts, integers and floats of any Arrow type are cast to one type each. Columns of
+other types are refused, and so are values that can't be used.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from peml.tasks import Task
 def find_columns(
     schema: pa.Schema, fields: Sequence[str], task: Task, where: str
 ) -> dict[str, str]:
-    """Which column of a table is read for each field that a task needs.
+    """The column of a table to read for each field that a task needs.
 
     Args:
         schema: The table's; fields of its structs are found by dotted names.
@@ -56,18 +55,17 @@ def find_columns(
 def needed_table(
     table: pa.Table, fields: Sequence[str], task: Task, where: str, first: int = 0
 ) -> pa.Table:
-    """The columns that a task needs, under its own names, as texts, numbers, booleans or lists.
+    """The columns that a task needs, by its names, as texts, numbers, booleans or lists.
 
     Args:
         table: As it was read.
         fields: The columns.
-        task: What needs them.
-        where: The file or split, for messages.
-        first: Number of the table's first row there.
+        task: The task.
+        where: File or split, for messages.
+        first: Number of the table's first row.
 
     Raises:
-        DataError: A column is missing, is there twice or is of another type, or one of its values
-            can't be kept.
+        DataError: A column is missing, occurs twice or has a wrong type, or a value can't be used.
     """
     sources = find_columns(table.schema, fields, task, where)
     while any(pa.types.is_struct(field.type) for field in table.schema):
@@ -88,7 +86,7 @@ def needed_table(
 
 
 def content_key(table: pa.Table) -> str:
-    """A checksum of what a table holds, however it was read."""
+    """A checksum of a table's content, however its rows are batched."""
     found = hashlib.sha256(table.schema.remove_metadata().to_string().encode())
     for batch in table.combine_chunks().to_batches(max_chunksize=BATCH):
         found.update(batch.serialize())
@@ -103,7 +101,7 @@ def _flat_names(field: pa.Field) -> list[str]:
 
 
 def _plain_type(kind: pa.DataType, *, numbers: bool = False) -> pa.DataType | None:
-    """What a column's type stands for here; None where that would be a guess.
+    """The plain type for a column's type, or None if there is none.
 
     Args:
         kind: The type.

@@ -1,6 +1,6 @@
-"""The columns that a task needs, each in one form, from rows or tables of any source.
+"""Reading the columns that a task needs, from rows or tables of any source.
 
-Files, data sets of the hub and lists of rows, for training and for prediction, all pass here.
+All files, hub data sets and lists of rows, for training and prediction, are read here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TEXTS = "a list of texts"
 
 
 def needed_fields(task: Task, *, labelled: bool = True) -> tuple[str, ...]:
-    """Every field that a task reads of a row: all, or those that a prediction takes."""
+    """The fields of a row that a task needs; unlabelled rows don't need the label."""
     columns = task.columns
     if labelled:
         return columns.needed
@@ -41,14 +41,14 @@ def needed_fields(task: Task, *, labelled: bool = True) -> tuple[str, ...]:
 
 
 class TaskColumns:
-    """Reads rows twice: all are seen, and then read in the form that all of them allow.
+    """The columns of a task, read in two passes: ``see`` all rows, ``finish``, then ``read`` them.
 
     Args:
-        task: What needs the columns.
+        task: The task.
         where: File or split, for messages.
-        labelled: Whether the rows have labels; those to predict need none.
-        typed: Whether the source tells texts from numbers and nulls; CSV doesn't.
-        stored: Names that the source has for the integers of the label column.
+        labelled: Whether the rows have labels; False for rows to predict.
+        typed: Whether the source distinguishes texts, numbers and nulls; CSV doesn't.
+        stored: The source's names for the integers of the label column.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class TaskColumns:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns as they are kept, once all rows were seen."""
+        """Types of the converted columns, after `finish`."""
         return pa.schema([(name, column.arrow_type) for name, column in self._columns.items()])
 
     def see(self, row: Mapping[str, Any], place: str) -> None:
-        """Takes note of a row.
+        """Inspects a row.
 
         Args:
-            row: Its fields, objects in it spelled with dots.
-            place: How to call it.
+            row: Its fields, with dotted names for nested ones.
+            place: Line or number, for messages.
 
         Raises:
-            DataError: A field is missing, or holds what it can't.
+            DataError: A field is missing, or its value is not allowed.
         """
         if not self._found:
             needed = [name for name, column in self._columns.items() if not column.optional]
@@ -101,14 +101,14 @@ class TaskColumns:
                 raise self._error(place, name, error) from error
 
     def see_table(self, table: pa.Table, first: int) -> None:
-        """Takes note of a table's rows; it has all columns, as plain types.
+        """Inspects the rows of a table that has all columns, as plain types.
 
         Args:
             table: Some rows.
             first: Number of the first of them in the source, from 0.
 
         Raises:
-            DataError: A field holds what it can't.
+            DataError: The value of a field is not allowed.
         """
         self._unmet.clear()
         for name, column in self._columns.items():
@@ -125,10 +125,10 @@ class TaskColumns:
                     raise self._error(_row(number), name, error) from error
 
     def finish(self) -> None:
-        """Decides how the columns are read; called when all rows were seen.
+        """Decides how the columns are converted; called after all rows were inspected.
 
         Raises:
-            DataError: A column is in no row, or can't be read in one way.
+            DataError: A column is missing from all rows, or its values don't fit together.
         """
         check_columns(self._task, sorted(self._unmet), list(self._found), self._where)
         for name, column in self._columns.items():
@@ -138,11 +138,11 @@ class TaskColumns:
                 raise self._error(error.place, name, error) from error
 
     def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row that was seen, in the form of its columns."""
+        """Converts an inspected row."""
         return {name: column.read(row.get(name)) for name, column in self._columns.items()}
 
     def read_table(self, table: pa.Table) -> pa.Table:
-        """Rows that were seen, in the form of their columns."""
+        """Converts the inspected rows of a table."""
         columns = []
         for name, column in self._columns.items():
             values = table.column(name)
@@ -162,10 +162,10 @@ class TaskColumns:
 
 
 def read_list(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, Any]]:
-    """Rows to predict, in the form that files are read in; they need no labels.
+    """Converts rows to predict, as rows of files are; they need no labels.
 
     Raises:
-        DataError: A field is missing, or holds what it can't. The message names row and field.
+        DataError: A field is missing, or its value is not allowed.
     """
     columns = TaskColumns(task, "", labelled=False)
     flat = []
@@ -177,11 +177,7 @@ def read_list(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, A
 
 
 def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where: str) -> None:
-    """Refuses rows that lack a column.
-
-    Raises:
-        DataError: Names the missing ones.
-    """
+    """Raises a DataError that names the missing columns, if there are any."""
     absent = [name for name in needed if name not in found]
     if absent:
         listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
