@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from peml.injection import attach_prefix
+from peml.models.loading import enable_checkpointing
 from peml.prefix.prefix import Prefix
 from peml.testing.models import tiny_llama, tiny_model
 from tests.injection.common import CAUSAL, inputs_for, random_prefix, token_ids, with_random_prefix
@@ -87,7 +88,7 @@ def test_gradient_checkpointing_changes_no_gradient(
     for checkpointing in (False, True):
         model = tiny_model(family, attention=attention).train().requires_grad_(not frozen)
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         injection = attach_prefix(model)
         assert model.training
         tensor = random_prefix(injection.shape).tensor.requires_grad_()

@@ -13,6 +13,7 @@ from torch import Tensor
 from peml.data import TaskBatch
 from peml.errors import ModelError
 from peml.models import TaskModel, check_generation, check_prompt
+from peml.models.loading import enable_checkpointing
 from peml.models.prompt import build_inputs
 from tests.models.tasks import Row, batch_of, collate, encode, tiny_family, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
@@ -145,7 +146,7 @@ def test_checkpointing_gives_the_same_gradient(name: str) -> None:
     for checkpointed in (False, True):
         prompted = model(name).train()
         if checkpointed:
-            prompted.backbone.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(prompted.backbone)
         for module in prompted.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0

@@ -239,7 +239,7 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
                 stacklevel=2,
             )
     if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model)
     return Backbone(model, family, settings)
 
 
@@ -298,6 +298,13 @@ def check_prompt(family: Family, prompt_length: int) -> None:
             allowed=f"at most {room} together",
             action="lower one of the two",
         )
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Recomputes activations in the backward pass; Transformers renamed its switch after 5.15."""
+    new = hasattr(model, "activation_checkpointing_enable")
+    switch = model.activation_checkpointing_enable if new else model.gradient_checkpointing_enable
+    switch({"use_reentrant": False})
 
 
 def check_generation(

@@ -25,6 +25,7 @@ from peml.methods import (
     read_shape,
 )
 from peml.models import TaskModel
+from peml.models.loading import enable_checkpointing
 from peml.testing.answers import (
     decode_slowly,
     merged_for,
@@ -210,7 +211,7 @@ class MethodSuite:
         for checkpointing in (False, True):
             model = self.trained(family).train()
             if checkpointing:
-                model.base.backbone.activation_checkpointing_enable({"use_reentrant": False})
+                enable_checkpointing(model.base.backbone)
             torch.manual_seed(3)
             loss = model(batch_of(model.base)).loss
             loss.backward()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from optuna import Study
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
@@ -57,6 +58,7 @@ def build_sampler(
     with warnings.catch_warnings():
         # Optuna 6 may drop it, and nothing else sets the quantile: then this call fails.
         warnings.filterwarnings("ignore", "`gamma` has been deprecated", FutureWarning)
+        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna 4's word for two arguments
         return TPESampler(
             seed=seed,
             n_startup_trials=settings.startup,
