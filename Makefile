@@ -38,6 +38,7 @@ format: $(VENV)/installed
 # Speed and memory against named peers; nothing else should run meanwhile.
 benchmarks: $(VENV)/installed
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/batching.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/quiet_start.py
