@@ -22,7 +22,6 @@ from peml.methods import (
     AttachContext,
     Lora,
     LoraMethodSettings,
-    LoraSettings,
     MethodSettings,
     build_method,
     parse_method,
@@ -45,7 +44,7 @@ METHODS: dict[str, tuple[dict[str, Any], float]] = {
 }
 """Name: the method's section, and the ratio it may reach."""
 
-PEFT = LoraSettings(r=16, alpha=32)
+PEFT = LoraMethodSettings(r=16, alpha=32)
 """The rival, which sets the size."""
 
 
@@ -53,7 +52,7 @@ def matched_settings(prepared: Prepared) -> tuple[int, dict[str, MethodSettings]
     """The budget of PEFT's LoRA, and each method at the size nearest to it."""
     base = TaskModel(load_backbone(prepared.config.model, prepared.family), prepared.tasks)
     shape = read_shape(base)
-    reference = Lora(LoraMethodSettings(lora=PEFT))
+    reference = Lora(PEFT)
     budget = sum(reference.count_parameters(shape).values())
     resized: dict[str, MethodSettings] = {}
     for name, (section, _) in METHODS.items():

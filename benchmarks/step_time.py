@@ -163,7 +163,7 @@ def measure(prepared: Prepared, arguments: argparse.Namespace, precision: str) -
     batches[f"{rows} x {length} tokens, padded"] = padded
     figures = []
     for name, batch in batches.items():
-        plain = plain_step(prepared, precision, LoraMethodSettings().lora)
+        plain = plain_step(prepared, precision, LoraMethodSettings())
         kinds = ("LoRA", *TARGETS)
         steps = {kind: peml_step(prepared, kind, batch, precision) for kind in kinds}
         seconds = time_rounds(

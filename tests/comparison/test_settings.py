@@ -72,7 +72,7 @@ def test_the_example_takes_overrides() -> None:
         EXAMPLE, ["run.training.epochs=1", "methods.lora.lora.r=3", "run.tasks.rows=7"]
     )
     method: Any = config.methods["lora"]
-    assert (config.run.training.epochs, method.lora.r) == (1, 3)
+    assert (config.run.training.epochs, method.r) == (1, 3)
     assert config.suites["glue"].rows == 7
 
 
@@ -103,7 +103,7 @@ def test_every_mistake_is_told_at_once_where_it_was_written() -> None:
         "run.tasks.rowz: unknown key. Did you mean 'rows'?",
         "run.seed: unknown key.",
         "suites.demo.excludee: unknown key. Did you mean 'exclude'?",
-        "methods.lora.lora.rr: unknown key. Did you mean 'r'?",
+        "methods.lora.rr: unknown key. Did you mean 'r'?",
         "methods.x.name: there is no method 'lorra'. Did you mean 'lora'?",
         "methods.a/b: 'a/b' names a folder",
         "seeds: 1 is given twice",

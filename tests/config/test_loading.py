@@ -45,15 +45,15 @@ def problems(**sections: Any) -> str:
             "method.lora.alpa: unknown key. Did you mean 'alpha'?",
         ),
         (
-            {"method": {"name": "lora", "lora": {"alpa": 4}}},
-            "method.lora.alpa: unknown key. Did you mean 'alpha'?",
+            {"method": {"name": "lora", "alpa": 4}},
+            "method.alpa: unknown key. Did you mean 'alpha'?",
         ),
         (
             {"method": {"name": "lora", "lora": {"rr": 4}}},
-            "method.lora.rr: unknown key. Did you mean 'r'?",
+            "method.rr: unknown key. Did you mean 'r'?",
         ),
         (
-            {"method": {"name": "lora", "loro": {}}},
+            {"method": {"name": "lora+prefix", "loro": {}}},
             "method.loro: unknown key. Did you mean 'lora'?",
         ),
         ({"method": {"name": "lorra"}}, "there is no method 'lorra'. Did you mean 'lora'?"),
@@ -64,11 +64,11 @@ def test_unknown_keys_get_the_nearest_valid_name(sections: dict[str, Any], expec
 
 
 def test_a_key_like_no_other_gets_the_list_of_its_own_section() -> None:
-    message = problems(method={"name": "lora", "lora": {"zzz": 4}})
+    message = problems(method={"name": "lora+prefix", "lora": {"zzz": 4}})
     assert "method.lora.zzz: unknown key." in message
     assert " Valid here: alpha, dropout, learning_rate, r, target_modules." in message
     message = problems(method={"name": "lora", "zzz": 4})
-    assert "method.zzz: unknown key. Valid here: lora, name." in message
+    assert "method.zzz: unknown key. Valid here: alpha, dropout, learning_rate, name, r," in message
 
 
 def test_every_mistake_is_told_at_once() -> None:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 import peml
 from peml.comparison import ComparisonConfig, parse_comparison
 from peml.config import RunConfig, parse_config
-from peml.methods import LoraMethodSettings, MethodSettings
+from peml.errors import ConfigError
+from peml.methods import LoraMethodSettings, MethodSettings, parse_method
 from peml.tuning import StudyConfig, parse_study
 
 TASKS: dict[str, Any] = {"suite": "glue"}
@@ -44,7 +45,46 @@ Held = Callable[[Any], MethodSettings]
 def test_a_section_is_the_methods_own_settings(held: Held) -> None:
     method: Any = held({"name": "lora", "lora": {"r": 4}})
     assert type(method) is LoraMethodSettings
-    assert method.lora.r == 4
+    assert method.r == 4
+
+
+PLAIN = pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("lora", {"r": 4, "alpha": 2}),
+        ("rslora", {"r": 4}),
+        ("dora", {"target_modules": ("query",)}),
+        ("adalora", {"init_r": 4, "target_r": 2}),
+    ],
+)
+
+
+@PLAIN
+def test_lora_alone_reads_its_settings_from_the_section_of_before(
+    name: str, settings: dict[str, Any]
+) -> None:
+    nested = parse_method({"name": name, "lora": settings})
+    assert nested == parse_method({"name": name, **settings})
+    assert parse_method(nested.model_dump(mode="json")) == nested
+    assert "lora" not in nested.model_dump()
+
+
+@PLAIN
+def test_a_setting_written_in_both_places_is_refused(name: str, settings: dict[str, Any]) -> None:
+    one = next(iter(settings))
+    with pytest.raises(ConfigError, match=rf"{one}: written twice.*remove lora\.{one}"):
+        parse_method({"name": name, "lora": settings, one: settings[one]})
+    other = parse_method({"name": name, "lora": settings, "dropout": 0.5})
+    assert other == parse_method({"name": name, **settings, "dropout": 0.5})
+    with pytest.raises(ConfigError, match="lora is 3, not a section"):
+        parse_method({"name": name, "lora": 3})
+
+
+def test_where_lora_is_half_of_a_method_it_has_its_own_section() -> None:
+    for name in ("peml", "lora+prefix"):
+        assert parse_method({"name": name, "lora": {"r": 4}}).model_dump()["lora"]["r"] == 4
+        with pytest.raises(ConfigError, match="r: unknown key"):
+            parse_method({"name": name, "r": 4})
 
 
 @CONFIGS

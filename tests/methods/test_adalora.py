@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from peml.errors import TrainingError
 from peml.methods import (
     AdaLora,
-    AdaLoraMethodSettings,
     AdaLoraPart,
+    AdaLoraSettings,
     AttachContext,
     AttachedModel,
     read_shape,
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {"init_r": INIT, "target_r": TARGET, "tinit": 0.25, "tfi
 
 
 class TestAdaLora(MethodSuite):
-    settings = AdaLoraMethodSettings.model_validate({"lora": {"init_r": 4, "target_r": 2}})
+    settings = AdaLoraSettings.model_validate({"init_r": 4, "target_r": 2})
     families: ClassVar = ("bert", "llama", "t5", "gpt2")
     learns_first = ("*.lora_E.*", "*.lora_A.*", "*.lora_B.*")  # A and B by their orthogonality
 
@@ -41,7 +41,7 @@ class Training:
     def __init__(
         self, name: str = "bert", *, seed: int = 0, total: int = STEPS, **lora: Any
     ) -> None:
-        settings = AdaLoraMethodSettings.model_validate({"lora": SMALL | lora})
+        settings = AdaLoraSettings.model_validate(SMALL | lora)
         context = AttachContext(seed=seed, calibrate=lambda: None, total_steps=total)
         self.model: AttachedModel = AdaLora(settings).attach(plain(name), context)
         part = self.model.parts["lora"]
@@ -201,7 +201,7 @@ def test_pruned_and_merged_it_gives_the_same_answers() -> None:
 @pytest.mark.parametrize(("total", "tinit"), [(1, 0.0), (2, 0.5)])
 def test_a_run_too_short_to_prune_in_is_refused(total: int, tinit: float) -> None:
     lora = SMALL | {"tinit": tinit}
-    method = AdaLora(AdaLoraMethodSettings.model_validate({"lora": lora}))
+    method = AdaLora(AdaLoraSettings.model_validate(lora))
     context = AttachContext(seed=0, calibrate=lambda: None, total_steps=total)
     with pytest.raises(TrainingError, match=f"in a run of {total} optimiser step"):
         method.attach(plain("bert"), context)
@@ -225,16 +225,16 @@ def test_the_shortest_runs_are_pruned_too(total: int) -> None:
 )
 def test_settings_that_prune_nothing_are_refused(lora: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
-        AdaLoraMethodSettings.model_validate({"lora": lora})
+        AdaLoraSettings.model_validate(lora)
 
 
 def test_resizing_keeps_the_shares() -> None:
     shape = read_shape(plain("bert"))
-    method = AdaLora(AdaLoraMethodSettings())
+    method = AdaLora(AdaLoraSettings())
     for budget in (1, 20_000, 100_000):
         settings = method.resized(shape, budget)
-        assert isinstance(settings, AdaLoraMethodSettings)
-        lora = settings.lora
+        assert isinstance(settings, AdaLoraSettings)
+        lora = settings
         assert 1 <= lora.target_r < lora.init_r
         assert lora.alpha / lora.init_r == pytest.approx(32 / 12)
         assert abs(lora.target_r / lora.init_r - 8 / 12) <= 0.5 / lora.init_r

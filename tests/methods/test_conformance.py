@@ -19,7 +19,6 @@ from peml.methods import (
     AttachedModel,
     CPolySettings,
     LoraMethodSettings,
-    LoraSettings,
     MoeLoraSettings,
     MtlLora,
     MtlLoraSettings,
@@ -34,7 +33,7 @@ _UP = ("*.delta.up",)
 
 
 class TestLora(MethodSuite):
-    settings = LoraMethodSettings(lora=LoraSettings(r=2))
+    settings = LoraMethodSettings(r=2)
     learns_first = ("*.lora_B.*",)
 
 

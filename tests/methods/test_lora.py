@@ -32,7 +32,7 @@ def plain(name: str) -> TaskModel:
 
 
 def attach(name: str, *, seed: int = 0, **lora: Any) -> AttachedModel:
-    settings = LoraMethodSettings.model_validate({"lora": {"r": 2} | lora})
+    settings = LoraMethodSettings.model_validate({"r": 2} | lora)
     return Lora(settings).attach(plain(name), AttachContext(seed=seed, calibrate=lambda: None))
 
 
@@ -162,7 +162,7 @@ def test_saved_it_loads_with_peft_alone(tmp_path: Path) -> None:
 def test_layers_the_model_does_not_have_are_one_clear_message(target: Any) -> None:
     with pytest.raises(ModelError, match=r"no linear layer|no regular expression") as caught:
         attach("bert", target_modules=target)
-    assert "method.lora.target_modules" in str(caught.value)
+    assert "method.target_modules" in str(caught.value)
 
 
 def test_trainable_state_is_what_training_changes_and_comes_back() -> None:

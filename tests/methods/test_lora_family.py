@@ -15,11 +15,11 @@ from peml.methods import (
     AttachContext,
     AttachedModel,
     Dora,
-    DoraMethodSettings,
+    DoraSettings,
     Lora,
     Method,
     RsLora,
-    RsLoraMethodSettings,
+    RsLoraSettings,
     build_method,
     parse_method,
     read_shape,
@@ -34,7 +34,7 @@ FAMILIES = ["bert", "llama", "t5", "gpt2"]
 
 
 class TestRsLora(MethodSuite):
-    settings = RsLoraMethodSettings.model_validate({"lora": {"r": 2}})
+    settings = RsLoraSettings(r=2)
     families: ClassVar = FAMILIES
     learns_first = ("*.lora_B.*",)
 
@@ -43,15 +43,15 @@ class TestRsLora(MethodSuite):
         shape = read_shape(self.plain(family))
         budget = 30 * sum(self.method().count_parameters(shape).values())
         settings = self.method().resized(shape, budget)
-        assert isinstance(settings, RsLoraMethodSettings)
+        assert isinstance(settings, RsLoraSettings)
         reached = sum(build_method(settings).count_parameters(shape).values())
         assert abs(reached - budget) <= 0.05 * budget
-        assert settings.lora.r == 60
-        assert settings.lora.alpha == 16
+        assert settings.r == 60
+        assert settings.alpha == 16
 
 
 class TestDora(MethodSuite):
-    settings = DoraMethodSettings.model_validate({"lora": {"r": 2}})
+    settings = DoraSettings(r=2)
     families: ClassVar = FAMILIES
     learns_first = ("*.lora_B.*", "*.lora_magnitude_vector.*")
 
@@ -60,7 +60,7 @@ def attach(method: str, name: str, *, dtype: torch.dtype | None = None, **lora: 
     base = plain(name)
     if dtype is not None:
         base.backbone.to(dtype)
-    built: Method = build_method(parse_method({"name": method, "lora": {"r": 4} | lora}))
+    built: Method = build_method(parse_method({"name": method, "r": 4} | lora))
     return built.attach(base, AttachContext(seed=0, calibrate=lambda: None))
 
 
@@ -155,19 +155,19 @@ def test_saved_it_loads_with_peft_alone(method: str, name: str, tmp_path: Path) 
 
 def test_doras_rank_leaves_room_for_the_magnitudes() -> None:
     shape = read_shape(plain("bert"))
-    method = Dora(DoraMethodSettings())
+    method = Dora(DoraSettings())
     fixed = method.count_parameters(shape)["magnitude"]
     at_16 = sum(Dora(_dora(16)).count_parameters(shape).values())
     settings = method.resized(shape, at_16)
-    assert isinstance(settings, DoraMethodSettings)
-    assert (settings.lora.r, settings.lora.alpha) == (16, 32)
+    assert isinstance(settings, DoraSettings)
+    assert (settings.r, settings.alpha) == (16, 32)
     least = method.resized(shape, fixed // 2)  # not even the magnitudes fit
-    assert isinstance(least, DoraMethodSettings)
-    assert least.lora.r == 1
+    assert isinstance(least, DoraSettings)
+    assert least.r == 1
 
 
-def _dora(r: int) -> DoraMethodSettings:
-    return DoraMethodSettings.model_validate({"lora": {"r": r}})
+def _dora(r: int) -> DoraSettings:
+    return DoraSettings(r=r)
 
 
 def test_each_is_a_lora_and_no_more_than_its_options() -> None:

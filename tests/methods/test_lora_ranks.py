@@ -14,7 +14,8 @@ from torch import Tensor
 from peml.errors import ConfigError
 from peml.methods import AttachContext, AttachedModel, Method, build_method, parse_method
 from peml.methods.layers import LinearShape
-from peml.methods.lora.lora import ADAPTER, LoraPart
+from peml.methods.lora.lora import LoraPart
+from peml.methods.lora.part import ADAPTER
 from peml.methods.lora.ranks import rank_groups
 from peml.methods.prefix.part import PrefixPart
 from peml.methods.shape import read_shape

@@ -34,7 +34,7 @@ def base(**config: Any) -> TaskModel:
 
 
 def attached(model: TaskModel | None = None, **lora: Any) -> AttachedModel:
-    settings = LoraMethodSettings.model_validate({"lora": {"r": 2} | lora})
+    settings = LoraMethodSettings.model_validate({"r": 2} | lora)
     return Lora(settings).attach(model or base(), AttachContext(seed=0, calibrate=lambda: None))
 
 

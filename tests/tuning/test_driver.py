@@ -78,7 +78,7 @@ class CrowdedExecutor(FakeExecutor):
 
 def made_up_results(job: Job, *, tokens: int = 100) -> dict[str, Any]:
     rate = job.config.training.learning_rates["lora"]
-    r = job.config.method.model_dump()["lora"]["r"]
+    r = job.config.method.model_dump()["r"]
     cost: Any = {"seconds": {"train": 2.0, "evaluate": 0.5}, "tokens": {"train": tokens}}
     mean = 0.5 + 0.02 * r - 0.1 * abs(math.log10(rate) + 2)
     return results_of({"mood": mean}, rows=50, parameters=100 * r, **cost)

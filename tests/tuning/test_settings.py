@@ -44,7 +44,7 @@ def _problem(**sections: Any) -> str:
         ({RATE: [0.1, 0.2, 0.1]}, "0.1 is given twice"),
         ({RATE: {"low": 0.1, "hihg": 1.0}}, "hihg: unknown key. Did you mean 'high'?"),
         ({RATE: {"low": "small", "high": 1.0}}, f"space.{RATE}.low"),
-        ({"method.lora.r": {"low": 2.0, "high": 8.5}}, "method.lora.r: "),
+        ({"method.lora.r": {"low": 2.0, "high": 8.5}}, "method.r: "),
         ({"training.epochs": ["many", "few"]}, "training.epochs: "),
         ({"training.warmup": {"low": 0.0, "high": 1.5}}, "training.warmup: "),
         ({"training.schedule": ["linear", "square"]}, "training.schedule: "),
@@ -52,6 +52,8 @@ def _problem(**sections: Any) -> str:
             {"method": [{"name": "lora"}, {"name": "dora"}], "method.lora.r": [4, 8]},
             "space.method.lora.r lies within space.method",
         ),
+        ({"method.r": [4, 8], "method.lora.r": [4, 8]}, "space.method.lora.r lies within"),
+        ({"method.lora": [{"r": 4}, {"r": 8}]}, "space.method.lora: the run config has no such"),
         ({"seed": [0, 1]}, "space.seed: all trials share it"),
         ({"tasks.rows": [10, 20]}, "space.tasks.rows: all trials share it"),
         ({"evaluation.split": ["reported", "development"]}, "all trials share it"),
@@ -107,10 +109,23 @@ def test_the_run_may_be_a_file_and_is_overridden_like_a_section(tmp_path: Path) 
 def test_trials_are_scored_on_the_development_split_and_nothing_else_is_made() -> None:
     config = made_up().trial_config({RATE: 0.5, "method.lora.r": 3})
     assert config.training.learning_rates == {"lora": 0.5}
-    assert config.method.model_dump()["lora"]["r"] == 3
+    assert config.method.model_dump()["r"] == 3
     assert config.evaluation.split == "development"
     assert not config.evaluation.ablations
     assert not config.export
+
+
+def test_one_path_serves_lora_alone_and_lora_as_half_of_a_method() -> None:
+    values = {"method.lora.r": 5, "method.lora.dropout": 0.25}
+    for name in ("lora", "adalora", "peml"):
+        run = {"tasks": {"suite": "demo"}, "method": {"name": name}}
+        space = {"method.lora.dropout": [0.0, 0.25]}
+        method: Any = (
+            made_up(run=run, space=space).trial_config({"method.lora.dropout": 0.25}).method
+        )
+        assert getattr(method, "lora", method).dropout == 0.25
+    flat: Any = made_up().trial_config(values).method
+    assert (flat.r, flat.dropout) == (5, 0.25)
 
 
 def test_values_that_do_not_go_together_are_refused_as_a_trial() -> None:

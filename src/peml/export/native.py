@@ -4,7 +4,7 @@
 
     model/
       backbone/            the merged model and its tokenizer, as save_pretrained writes them
-      lora/                the LoRA before merging, as PEFT saves it
+      lora/                the LoRA (HiRA, ...) before merging, as PEFT saves it
       prefix.safetensors   keys and values of the active layers, where there is a prefix
       prompt.safetensors   vectors in front of the input embeddings, where there is a prompt
       adapter.safetensors  what the method can't merge, where it can't

@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from peml.methods.layers import Layers, LinearShape
     from peml.methods.lora.adalora import AdaLora, AdaLoraPart
     from peml.methods.lora.dora import Dora, DoraPart
+    from peml.methods.lora.hira import Hira
     from peml.methods.lora.lora import Lora, LoraPart
+    from peml.methods.lora.miss import Miss
+    from peml.methods.lora.part import PeftMethod, PeftPart
     from peml.methods.lora.rslora import RsLora
     from peml.methods.lora.settings import (
-        AdaLoraMethodSettings,
         AdaLoraSettings,
-        DoraMethodSettings,
         DoraSettings,
+        HiraSettings,
         LoraMethodSettings,
         LoraSettings,
         LowRankSettings,
-        RsLoraMethodSettings,
+        MissSettings,
         RsLoraSettings,
+        UpdateSettings,
     )
     from peml.methods.lora_prefix import LoraPrefix
     from peml.methods.peml import Peml
@@ -77,7 +80,6 @@ else:
 
 __all__ = [
     "AdaLora",
-    "AdaLoraMethodSettings",
     "AdaLoraPart",
     "AdaLoraSettings",
     "AdaptedLinear",
@@ -90,7 +92,6 @@ __all__ = [
     "CPolySettings",
     "Delta",
     "Dora",
-    "DoraMethodSettings",
     "DoraPart",
     "DoraSettings",
     "FixedPrefixSettings",
@@ -99,6 +100,8 @@ __all__ = [
     "Full",
     "FullSettings",
     "HeldOut",
+    "Hira",
+    "HiraSettings",
     "Layers",
     "LinearShape",
     "Lora",
@@ -112,6 +115,8 @@ __all__ = [
     "Method",
     "MethodSection",
     "MethodSettings",
+    "Miss",
+    "MissSettings",
     "ModelShape",
     "MoeLora",
     "MoeLoraSettings",
@@ -121,6 +126,8 @@ __all__ = [
     "MultiLoraSettings",
     "ParameterGroup",
     "Part",
+    "PeftMethod",
+    "PeftPart",
     "Peml",
     "PemlSettings",
     "PrefixNas",
@@ -133,9 +140,9 @@ __all__ = [
     "PromptTuning",
     "PromptTuningSettings",
     "RsLora",
-    "RsLoraMethodSettings",
     "RsLoraSettings",
     "Search",
+    "UpdateSettings",
     "build_method",
     "check_count",
     "list_methods",

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from pydantic import model_validator
+
 from peml.errors import CheckpointError
 from peml.settings import Settings
 
@@ -22,9 +24,33 @@ if TYPE_CHECKING:
 
 
 class MethodSettings(Settings):
-    """Base of every method's config section; subclasses fix ``name`` to a literal."""
+    """Base of every method's config section; subclasses fix ``name`` to a literal.
+
+    Attributes:
+        nested: Name of a section in which these settings may be written as well; empty for none.
+            ``lora: {r: 4}`` then means ``r: 4``, as it is written where LoRA is half of a method.
+    """
+
+    nested: ClassVar[str] = ""
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unnested(cls, written: Any) -> Any:
+        if not (cls.nested and isinstance(written, Mapping) and cls.nested in written):
+            return written
+        outer = {key: value for key, value in written.items() if key != cls.nested}
+        inner = written[cls.nested]
+        if not isinstance(inner, Mapping):
+            raise ValueError(f"{cls.nested} is {inner!r}, not a section with settings")
+        twice = [str(key) for key in inner if key in outer]
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)}: written twice, here and under {cls.nested}; "
+                f"remove {', '.join(f'{cls.nested}.{key}' for key in twice)}"
+            )
+        return {**outer, **inner}
 
 
 @dataclass(frozen=True)

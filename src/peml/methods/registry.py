@@ -30,13 +30,15 @@ from peml.registry import Registry
 # Settings are read without torch; the module of a method is imported when one is built.
 _BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
     {
-        lora.AdaLoraMethodSettings: "peml.methods.lora.adalora:AdaLora",
+        lora.AdaLoraSettings: "peml.methods.lora.adalora:AdaLora",
         routed.CPolySettings: "peml.methods.routed.c_poly:CPoly",
-        lora.DoraMethodSettings: "peml.methods.lora.dora:Dora",
+        lora.DoraSettings: "peml.methods.lora.dora:Dora",
         plain.FrozenSettings: "peml.methods.frozen:Frozen",
         plain.FullSettings: "peml.methods.full:Full",
+        lora.HiraSettings: "peml.methods.lora.hira:Hira",
         lora.LoraMethodSettings: "peml.methods.lora.lora:Lora",
         plain.LoraPrefixSettings: "peml.methods.lora_prefix:LoraPrefix",
+        lora.MissSettings: "peml.methods.lora.miss:Miss",
         routed.MoeLoraSettings: "peml.methods.routed.moe_lora:MoeLora",
         routed.MtlLoraSettings: "peml.methods.routed.mtl_lora:MtlLora",
         routed.MultiLoraSettings: "peml.methods.routed.multilora:MultiLora",
@@ -44,7 +46,7 @@ _BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
         prefix.PrefixNasSettings: "peml.methods.prefix.prefix_nas:PrefixNas",
         prefix.PrefixTuningSettings: "peml.methods.prefix.prefix_tuning:PrefixTuning",
         prefix.PromptTuningSettings: "peml.methods.prefix.prompt_tuning:PromptTuning",
-        lora.RsLoraMethodSettings: "peml.methods.lora.rslora:RsLora",
+        lora.RsLoraSettings: "peml.methods.lora.rslora:RsLora",
     }
 )
 

@@ -89,7 +89,7 @@ class MethodSuite:
     def scale(self, settings: Any) -> float:
         """What stays when the method is resized: alpha / r, where there are the two."""
         low_rank = getattr(settings, "lora", settings)
-        if not hasattr(low_rank, "r"):
+        if not (hasattr(low_rank, "r") and hasattr(low_rank, "alpha")):
             return 0.0
         return float(low_rank.alpha / low_rank.r)
 

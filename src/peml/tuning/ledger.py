@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from peml.config import without_grants
-from peml.errors import RunError
+from peml.config import parse_config, without_grants
+from peml.errors import ConfigError, RunError
 from peml.files import disk_errors
 from peml.records import Identity
 from peml.records.study import State, TrialRecord
@@ -84,7 +84,7 @@ class Ledger:
             return
         changed = "it was not made by `peml tune`"
         if old is not None:
-            changed = differences(without_removed(without_grants(old)), new)
+            changed = differences(_as_written_now(without_removed(without_grants(old))), new)
         if changed:
             url = self._config.storage.url
             where = "the journal" if url is None else shown_url(url)
@@ -241,3 +241,15 @@ class Ledger:
             drawn[path] = space[path].suggest(handle, path)
         values = {path: drawn[path] for path in space}
         return Trial(trial.number, values)
+
+
+def _as_written_now(definition: dict[str, Any]) -> dict[str, Any]:
+    """A study's definition with its run spelled as this version spells it.
+
+    What it can't read it leaves, for the comparison to name.
+    """
+    try:
+        run = parse_config(definition["run"]).model_dump(mode="json")
+    except (ConfigError, KeyError):
+        return definition
+    return definition | {"run": without_grants(run)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -151,9 +151,22 @@ def apply_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """
     raw = base.model_dump(mode="json")
     for path, value in values.items():
-        set_value(raw, path, copy.deepcopy(value))
+        set_value(raw, ".".join(_own_path(base, path)), copy.deepcopy(value))
     listed = ", ".join(f"{path}={value}" for path, value in values.items())
     return parse_config(raw, f"the run config with {listed}")
+
+
+def _own_path(base: RunConfig, path: str) -> list[str]:
+    """The keys of a path, without a section in which the method's settings may be written as well.
+
+    ``method.lora.r`` is ``method.r`` of a method that is LoRA alone, so that one path of a
+    comparison's space serves it and the methods where LoRA is half of what trains.
+    """
+    section, *keys = path.split(".")
+    nested = base.method.nested
+    if section == "method" and nested and len(keys) > 1 and keys[0] == nested:
+        keys = keys[1:]
+    return [section, *keys]
 
 
 def check_space(base: RunConfig, space: Mapping[str, Parameter]) -> None:
@@ -164,11 +177,12 @@ def check_space(base: RunConfig, space: Mapping[str, Parameter]) -> None:
             the run config refuses; all of them.
     """
     problems = [problem for path in space if (problem := _path_problem(base, path))]
+    keys = {path: _own_path(base, path) for path in space}
     problems += [
         f"space.{path} lies within space.{other}: give one of them"
         for path in space
         for other in space
-        if path.startswith(f"{other}.")
+        if path != other and keys[path][: len(keys[other])] == keys[other]
     ]
     if not problems:
         first = first_values(space)
@@ -191,7 +205,7 @@ def check_space(base: RunConfig, space: Mapping[str, Parameter]) -> None:
 def _path_problem(base: RunConfig, path: str) -> str:
     if path in _DECIDED or path.split(".")[0] == "tasks":
         return f"space.{path}: all trials share it, so that they are measured alike"
-    if _exists(base, path):
+    if _exists(base, _own_path(base, path)):
         return ""
     if reason := why_removed(path.split("."), None):
         return f"space.{path}: {reason}"
@@ -199,8 +213,8 @@ def _path_problem(base: RunConfig, path: str) -> str:
     return f"space.{path}: the run config has no such path.{nearest(path, known)}"
 
 
-def _exists(node: Any, path: str) -> bool:
-    for part in path.split("."):
+def _exists(node: Any, keys: Sequence[str]) -> bool:
+    for part in keys:
         if isinstance(node, BaseModel):
             if part not in type(node).model_fields:
                 return False

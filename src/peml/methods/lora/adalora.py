@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
-from peft import AdaLoraConfig, LoraConfig
+from peft import AdaLoraConfig, PeftConfig
 from peft.tuners.adalora import AdaLoraModel
-from peft.tuners.lora import LoraModel
 from torch import Tensor
 
 from peml.errors import TrainingError
 from peml.methods.base import AttachContext, MethodSettings
-from peml.methods.lora.lora import ADAPTER, Lora, LoraPart
-from peml.methods.lora.settings import AdaLoraMethodSettings, AdaLoraSettings
-from peml.models import TaskModel
+from peml.methods.lora.part import ADAPTER, PeftMethod, PeftPart
+from peml.methods.lora.settings import AdaLoraSettings
 
 
-class AdaLoraPart(LoraPart):
+class AdaLoraPart(PeftPart):
     """PEFT's AdaLoRA layers, and the allocation of ranks among them.
 
     A rank is pruned by setting its E to zero. Until ``tinit`` nothing is pruned; then the budget
@@ -34,11 +32,10 @@ class AdaLoraPart(LoraPart):
         TrainingError: The run is too short to prune in.
     """
 
-    tuner_type: ClassVar[type[LoraModel]] = AdaLoraModel
-
     def __init__(self, model: Any, settings: AdaLoraSettings, seed: int, total_steps: int) -> None:
-        self._total_steps = total_steps
-        super().__init__(model, settings, seed)
+        config = _config(settings, total_steps)
+        super().__init__(model, AdaLoraModel, config, settings, seed)
+        self._orth_reg_weight = settings.orth_reg_weight
         # What the allocator makes up on the way is made here, so that a checkpoint always has
         # the same tensors; PEFT keeps the masks as lists in its config.
         self._masks = {
@@ -47,32 +44,6 @@ class AdaLoraPart(LoraPart):
             if f"lora_E.{ADAPTER}" in name
         }
         self._fill_statistics()
-
-    def build_config(self) -> LoraConfig:
-        """PEFT's config, its schedule in steps."""
-        settings, total = cast(AdaLoraSettings, self.settings), self._total_steps
-        # The last pruning takes a step of its own.
-        tinit, tfinal = int(settings.tinit * total), max(1, int(settings.tfinal * total))
-        if tinit >= total - tfinal:
-            raise TrainingError(
-                f"AdaLoRA can't prune in a run of {total} optimiser steps: the first {tinit} "
-                f"(method.lora.tinit) and the last {tfinal} (method.lora.tfinal) are left alone",
-                allowed="at least one step between them",
-                action="raise training.epochs, or lower tinit, tfinal, batches.rows or "
-                "training.accumulation",
-            )
-        return AdaLoraConfig(
-            init_r=settings.init_r,
-            target_r=settings.target_r,
-            tinit=tinit,
-            tfinal=tfinal,
-            deltaT=settings.delta_t,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            orth_reg_weight=settings.orth_reg_weight,
-            total_step=total,
-            **self.common_options(),
-        )
 
     def ranks(self) -> dict[str, int]:
         """Ranks that are left, by the layer's path."""
@@ -86,7 +57,6 @@ class AdaLoraPart(LoraPart):
 
         PEFT adds the same to the loss of a `PeftModel`, which is not used here.
         """
-        weight = cast(AdaLoraSettings, self.settings).orth_reg_weight
         losses = []
         # In half precision 1 - the sum of squares would be mostly rounding.
         with torch.autocast(next(iter(self._parameters.values())).device.type, enabled=False):
@@ -96,7 +66,7 @@ class AdaLoraPart(LoraPart):
                 gram = factor @ factor.T if ".lora_A." in name else factor.T @ factor
                 identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
                 losses.append(torch.linalg.matrix_norm(gram - identity))
-            return weight * torch.stack(losses).mean()
+            return self._orth_reg_weight * torch.stack(losses).mean()
 
     def after_step(self, step: int) -> None:
         """Updates the sensitivities and prunes what is over the budget."""
@@ -123,14 +93,14 @@ class AdaLoraPart(LoraPart):
             **{f"mask.{name}": mask for name, mask in self._masks.items()},
         }
 
-    def peft_format(self) -> tuple[LoraConfig, dict[str, Tensor]]:
+    def peft_format(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """The ranks that are left; the config's pattern says which.
 
         Between two prunings, and in weights kept from before the last one, a rank that was pruned
         may have come back: E decides, not the last mask.
         """
-        config, state = super().peft_format()
-        config = copy.copy(config)
+        plain, state = super().peft_format()
+        config: Any = copy.copy(plain)
         config.rank_pattern = {}
         for name in self._masks:
             kept = self._parameters[name].detach().view(-1) != 0
@@ -150,12 +120,38 @@ class AdaLoraPart(LoraPart):
                     statistics[name] = torch.zeros_like(parameter)
 
 
-class AdaLora(Lora):
+def _config(settings: AdaLoraSettings, total: int) -> AdaLoraConfig:
+    """PEFT's config, its schedule in steps."""
+    # The last pruning takes a step of its own.
+    tinit, tfinal = int(settings.tinit * total), max(1, int(settings.tfinal * total))
+    if tinit >= total - tfinal:
+        raise TrainingError(
+            f"AdaLoRA can't prune in a run of {total} optimiser steps: the first {tinit} "
+            f"(method.tinit) and the last {tfinal} (method.tfinal) are left alone",
+            allowed="at least one step between them",
+            action="raise training.epochs, or lower tinit, tfinal, batches.rows or "
+            "training.accumulation",
+        )
+    return AdaLoraConfig(
+        init_r=settings.init_r,
+        target_r=settings.target_r,
+        tinit=tinit,
+        tfinal=tfinal,
+        deltaT=settings.delta_t,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        orth_reg_weight=settings.orth_reg_weight,
+        total_step=total,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+    )
+
+
+class AdaLora(PeftMethod):
     """AdaLoRA on all linear layers."""
 
-    settings_type: ClassVar[type[MethodSettings]] = AdaLoraMethodSettings
+    settings_type: ClassVar[type[MethodSettings]] = AdaLoraSettings
 
-    def build_part(self, model: TaskModel, context: AttachContext) -> AdaLoraPart:
+    def build_part(self, backbone: Any, context: AttachContext) -> AdaLoraPart:
         """Puts the layers into the backbone; the schedule spans the run."""
-        settings = self.settings.lora
-        return AdaLoraPart(model.backbone, settings, context.seed, context.total_steps)
+        return AdaLoraPart(backbone, self.settings, context.seed, context.total_steps)

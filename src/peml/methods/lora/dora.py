@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from peml.methods.base import AttachContext, MethodSettings, ParameterGroup
-from peml.methods.lora.lora import ADAPTER, Lora, LoraPart
-from peml.methods.lora.settings import DoraMethodSettings, DoraSettings
+from peml.methods.lora.lora import Lora, LoraPart
+from peml.methods.lora.part import ADAPTER
+from peml.methods.lora.settings import DoraSettings
 from peml.methods.shape import ModelShape
-from peml.models import TaskModel
 
 
 class DoraPart(LoraPart):
@@ -19,11 +19,11 @@ class DoraPart(LoraPart):
 
     def __init__(self, model: Any, settings: DoraSettings, seed: int) -> None:
         super().__init__(model, settings, seed)
-        for layer in self._layers:
+        for layer in self.layers().values():
             # PEFT takes the norms in the precision of the frozen weights and compares them with
             # norms in float32 later: a model stored in bf16 would not start as itself.
             magnitude = layer.get_submodule(f"lora_magnitude_vector.{ADAPTER}")
-            weight = layer.get_base_layer().weight.detach().float()
+            weight = layer.get_base_layer().get_parameter("weight").detach().float()
             magnitude.weight.data = magnitude.get_weight_norm(weight, weight.new_zeros(()), 1.0)
 
     def groups(self) -> list[ParameterGroup]:
@@ -41,13 +41,13 @@ class DoraPart(LoraPart):
 class Dora(Lora):
     """DoRA on all linear layers."""
 
-    settings_type: ClassVar[type[MethodSettings]] = DoraMethodSettings
+    settings_type: ClassVar[type[MethodSettings]] = DoraSettings
 
-    def build_part(self, model: TaskModel, context: AttachContext) -> DoraPart:
+    def build_part(self, backbone: Any, context: AttachContext) -> DoraPart:
         """Puts the layers into the backbone."""
-        return DoraPart(model.backbone, self.settings.lora, context.seed)
+        return DoraPart(backbone, self.settings, context.seed)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The factors' and the magnitudes'."""
-        magnitudes = self.settings.lora.count_magnitudes(shape)
+        magnitudes = self.settings.count_magnitudes(shape)
         return {**super().count_parameters(shape), "magnitude": magnitudes}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from peml.errors import ConfigError, ModelError
 from peml.methods.layers import LinearShape
-from peml.methods.lora.lora import ADAPTER, LoraPart
+from peml.methods.lora.lora import LoraPart
+from peml.methods.lora.part import ADAPTER
 from peml.methods.lora.settings import LoraSettings
 from peml.prefix import RankGroup
 

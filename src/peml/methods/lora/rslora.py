@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from peml.methods.base import MethodSettings
 from peml.methods.lora.lora import Lora
-from peml.methods.lora.settings import RsLoraMethodSettings
+from peml.methods.lora.settings import RsLoraSettings
 
 
 class RsLora(Lora):
     """LoRA scaled by alpha / sqrt(r), on all linear layers."""
 
-    settings_type: ClassVar[type[MethodSettings]] = RsLoraMethodSettings
+    settings_type: ClassVar[type[MethodSettings]] = RsLoraSettings

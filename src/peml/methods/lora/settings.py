@@ -17,23 +17,26 @@ if TYPE_CHECKING:
     from peml.methods.shape import ModelShape
 
 
-class LowRankSettings(Settings):
-    """What the methods of the LoRA family have in common.
+class UpdateSettings(Settings):
+    """What all updates of linear layers have in common.
 
     Attributes:
-        peft_options: What makes a method of PEFT's ``LoraConfig``.
         embeddings: Whether the method can adapt an embedding.
     """
 
-    peft_options: ClassVar[Mapping[str, Any]] = {}
     embeddings: ClassVar[bool] = False
 
-    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
     dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
     target_modules: str | tuple[str, ...] = Field(
         "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
     )
-    learning_rate: float = Field(5e-4, description="Default rate of the group `lora`.", gt=0)
+    learning_rate: float = Field(5e-4, description="Default rate of the update's group.", gt=0)
+
+    @property
+    def target_setting(self) -> str:
+        """Where a config says ``target_modules``: in the method's section, or in one of its own."""
+        section = "method" if isinstance(self, MethodSettings) else "method.lora"
+        return f"{section}.target_modules"
 
     def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
         """The layers that get an update.
@@ -42,54 +45,74 @@ class LowRankSettings(Settings):
             ModelError: See `Layers.select`.
         """
         return layers.select(
-            self.target_modules,
-            setting="method.lora.target_modules",
-            embeddings=self.embeddings,
+            self.target_modules, setting=self.target_setting, embeddings=self.embeddings
         )
 
+
+class LowRankSettings(UpdateSettings):
+    """An update through PEFT, whose size is a rank.
+
+    Attributes:
+        group: Name of the part and of its parameters' group.
+    """
+
+    group: ClassVar[str] = "lora"
+
     @abstractmethod
+    def count_layer(self, layer: LinearShape) -> int:
+        """Closed form of one layer's trainable parameters."""
+
+    @abstractmethod
+    def at_rank(self, r: int) -> Self:
+        """Another rank."""
+
     def count_parameters(self, shape: ModelShape) -> int:
         """Closed form of the trainable parameters."""
-
-    @abstractmethod
-    def resized(self, shape: ModelShape, budget: int) -> Self:
-        """The rank nearest to a budget."""
-
-
-class LoraSettings(LowRankSettings):
-    """Low-rank updates of the model's linear layers."""
-
-    embeddings: ClassVar[bool] = True
-
-    r: int = Field(8, description="Rank.", ge=1)
-
-    def count_parameters(self, shape: ModelShape) -> int:
-        """Closed form: r (d_in + d_out) for each layer."""
-        layers = self.targets(shape.layers)
-        return sum(self.r * (layer.d_in + layer.d_out) for layer in layers)
+        return sum(self.count_layer(layer) for layer in self.targets(shape.layers))
 
     def resized(self, shape: ModelShape, budget: int) -> Self:
         """The rank nearest to a budget."""
         return self.at_rank(nearest_size(lambda r: self.at_rank(r).count_parameters(shape), budget))
+
+
+class LoraSettings(LowRankSettings):
+    """Low-rank updates of the model's linear layers.
+
+    Attributes:
+        peft_options: What makes a method of PEFT's ``LoraConfig``.
+    """
+
+    embeddings: ClassVar[bool] = True
+    peft_options: ClassVar[Mapping[str, Any]] = {}
+
+    r: int = Field(8, description="Rank.", ge=1)
+    alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
+
+    def count_layer(self, layer: LinearShape) -> int:
+        """Closed form: r (d_in + d_out)."""
+        return self.r * (layer.d_in + layer.d_out)
 
     def at_rank(self, r: int) -> Self:
         """Another rank; alpha / r stays."""
         return self.model_copy(update={"r": r, "alpha": self.alpha / self.r * r})
 
 
-class LoraMethodSettings(MethodSettings):
+class LoraMethodSettings(LoraSettings, MethodSettings):
     """LoRA alone."""
 
+    nested: ClassVar[str] = "lora"
+
     name: Literal["lora"] = "lora"
-    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
 
 
-class DoraSettings(LoraSettings):
+class DoraSettings(LoraSettings, MethodSettings):
     """Low-rank updates of the direction, and a magnitude for each output."""
 
+    nested: ClassVar[str] = "lora"
     peft_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
     embeddings: ClassVar[bool] = False
 
+    name: Literal["dora"] = "dora"
     learning_rate: float = Field(
         5e-4, description="Default rate of the groups `lora` and `magnitude`.", gt=0
     )
@@ -103,18 +126,13 @@ class DoraSettings(LoraSettings):
         return super().resized(shape, budget - self.count_magnitudes(shape))
 
 
-class DoraMethodSettings(MethodSettings):
-    """DoRA alone."""
-
-    name: Literal["dora"] = "dora"
-    lora: DoraSettings = Field(default_factory=lambda: DoraSettings(), description="The LoRA.")
-
-
-class RsLoraSettings(LoraSettings):
+class RsLoraSettings(LoraSettings, MethodSettings):
     """Low-rank updates whose scale shrinks with the root of the rank."""
 
+    nested: ClassVar[str] = "lora"
     peft_options: ClassVar[Mapping[str, Any]] = {"use_rslora": True}
 
+    name: Literal["rslora"] = "rslora"
     alpha: float = Field(16.0, description="The update is scaled by alpha / sqrt(r).", gt=0)
 
     def at_rank(self, r: int) -> Self:
@@ -122,16 +140,12 @@ class RsLoraSettings(LoraSettings):
         return self.model_copy(update={"r": r})
 
 
-class RsLoraMethodSettings(MethodSettings):
-    """Rank-stabilised LoRA alone."""
-
-    name: Literal["rslora"] = "rslora"
-    lora: RsLoraSettings = Field(default_factory=lambda: RsLoraSettings(), description="The LoRA.")
-
-
-class AdaLoraSettings(LowRankSettings):
+class AdaLoraSettings(LowRankSettings, MethodSettings):
     """Updates B diag(E) A whose ranks are pruned to a budget shared by all layers."""
 
+    nested: ClassVar[str] = "lora"
+
+    name: Literal["adalora"] = "adalora"
     init_r: int = Field(12, description="Rank of every layer at the start.", ge=2)
     target_r: int = Field(8, description="Mean rank of the layers at the end.", ge=1)
     alpha: float = Field(32.0, description="The update is scaled by alpha / init_r.", gt=0)
@@ -163,28 +177,48 @@ class AdaLoraSettings(LowRankSettings):
             )
         return self
 
-    def count_parameters(self, shape: ModelShape) -> int:
-        """Closed form: init_r (d_in + d_out + 1) for each layer, all of which train."""
-        layers = self.targets(shape.layers)
-        return sum(self.init_r * (layer.d_in + layer.d_out + 1) for layer in layers)
+    def count_layer(self, layer: LinearShape) -> int:
+        """Closed form: init_r (d_in + d_out + 1), all of which train."""
+        return self.init_r * (layer.d_in + layer.d_out + 1)
 
-    def resized(self, shape: ModelShape, budget: int) -> Self:
-        """The first rank nearest to a budget; target_r / init_r and alpha / init_r stay."""
-        return self._at_rank(
-            nearest_size(lambda r: self._at_rank(r).count_parameters(shape), budget)
-        )
-
-    def _at_rank(self, init_r: int) -> Self:
-        r = max(2, init_r)  # a rank of 1 can't be pruned
+    def at_rank(self, r: int) -> Self:
+        """Another first rank; target_r / init_r and alpha / init_r stay."""
+        r = max(2, r)  # a rank of 1 can't be pruned
         target = min(r - 1, max(1, round(self.target_r / self.init_r * r)))
         alpha = self.alpha / self.init_r * r
         return self.model_copy(update={"init_r": r, "target_r": target, "alpha": alpha})
 
 
-class AdaLoraMethodSettings(MethodSettings):
-    """AdaLoRA alone."""
+class HiraSettings(LowRankSettings, MethodSettings):
+    """Updates W * (B A), element by element: of high rank, at LoRA's number of parameters."""
 
-    name: Literal["adalora"] = "adalora"
-    lora: AdaLoraSettings = Field(
-        default_factory=lambda: AdaLoraSettings(), description="The LoRA."
-    )
+    group: ClassVar[str] = "hira"
+
+    name: Literal["hira"] = "hira"
+    r: int = Field(32, description="Rank of B A.", ge=1)
+    learning_rate: float = Field(5e-3, description="Default rate of the group `hira`.", gt=0)
+
+    def count_layer(self, layer: LinearShape) -> int:
+        """Closed form: r (d_in + d_out)."""
+        return self.r * (layer.d_in + layer.d_out)
+
+    def at_rank(self, r: int) -> Self:
+        """Another rank."""
+        return self.model_copy(update={"r": r})
+
+
+class MissSettings(LowRankSettings, MethodSettings):
+    """Updates B (x_1 + x_2 + ...): the inputs in shards of r channels, summed, then one matrix."""
+
+    group: ClassVar[str] = "miss"
+
+    name: Literal["miss"] = "miss"
+    r: int = Field(16, description="Channels of a shard; at most a layer's inputs.", ge=1)
+
+    def count_layer(self, layer: LinearShape) -> int:
+        """Closed form: r d_out."""
+        return self.r * layer.d_out
+
+    def at_rank(self, r: int) -> Self:
+        """Another rank."""
+        return self.model_copy(update={"r": r})

@@ -7,32 +7,19 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from peml.methods.base import MethodSettings
-from peml.methods.layers import Layers, LinearShape
+from peml.methods.lora.settings import UpdateSettings
 
 
-class AdapterSettings(MethodSettings):
+class AdapterSettings(UpdateSettings, MethodSettings):
     """What the low-rank layers of all multi-task methods have in common."""
 
     r: int = Field(8, description="Rank.", ge=1)
     alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
-    dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
-    )
-    learning_rate: float = Field(5e-4, description="Default rate of the group `adapter`.", gt=0)
 
     @property
     def scale(self) -> float:
         """What the update is multiplied with."""
         return self.alpha / self.r
-
-    def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
-        """The layers that get an update.
-
-        Raises:
-            ModelError: See `Layers.select`.
-        """
-        return layers.select(self.target_modules, setting="method.target_modules")
 
 
 class CPolySettings(AdapterSettings):

@@ -1,0 +1,165 @@
+"""Any tuner of PEFT's on a model's linear layers, as one part of a model and one method."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import Tensor, nn
+
+from peml.errors import ModelError
+from peml.files import write_tensors
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
+from peml.methods.lora.settings import LowRankSettings
+from peml.methods.shape import ModelShape
+from peml.methods.targets import read_layers
+from peml.models import TaskModel
+
+ADAPTER = "default"
+"""PEFT's name of the one adapter there is."""
+
+
+def _exactly_on(paths: Set[str], tuner: type[BaseTuner]) -> type[BaseTuner]:
+    """A tuner that works on these layers, whatever else PEFT would make of their names.
+
+    For mixtures of experts PEFT rewrites ``target_modules`` first: it adds the experts, and takes
+    dense layers that share a name with them out.
+    """
+
+    class ExactTuner(tuner):
+        def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
+            peft_config.target_modules = set(paths)
+            if hasattr(peft_config, "target_parameters"):
+                peft_config.target_parameters = None
+            return peft_config
+
+    return ExactTuner
+
+
+class PeftPart(Part):
+    """The layers of one of PEFT's tuners inside a model.
+
+    Only the tuner is used, not a `PeftModel`, so that the model keeps its class and signature
+    and nothing of PEFT's prompt learning comes in its way.
+
+    Args:
+        model: Gets the layers.
+        tuner: PEFT's class that puts them in.
+        config: PEFT's config; on which layers is left to the settings.
+        settings: Which layers, learning rate, and the name of the group.
+        seed: Of the initial weights.
+
+    Raises:
+        ModelError: PEFT can't adapt a layer, or adapts others than it was asked for.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tuner: type[BaseTuner],
+        config: PeftConfig,
+        settings: LowRankSettings,
+        seed: int,
+    ) -> None:
+        self.name, self.settings = settings.group, settings
+        targets = {layer.name for layer in settings.targets(read_layers(model))}
+        action = f"leave these layers out of {settings.target_setting}, or change the settings"
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                self._tuner: Any = _exactly_on(targets, tuner)(model, config, ADAPTER)
+            except (TypeError, ValueError) as error:  # a kind of layer, a size
+                raise ModelError(
+                    f"{self.name} can't be attached: {error}", action=action
+                ) from error
+        self._layers = {
+            path: module
+            for path, module in self._tuner.model.named_modules()
+            if isinstance(module, BaseTunerLayer)
+        }
+        if self._layers.keys() != targets:
+            odd = ", ".join(sorted(self._layers.keys() ^ targets))
+            raise ModelError(
+                f"{self.name} was attached to other layers than asked for: {odd}", action=action
+            )
+        self._parameters: dict[str, nn.Parameter] = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if f".{tuner.prefix}" in name and ADAPTER in name
+        }
+        for parameter in self._parameters.values():
+            # The adapter trains in float32 whatever the frozen weights are stored in.
+            parameter.data = parameter.data.float()
+
+    def groups(self) -> list[ParameterGroup]:
+        """One group, called as the part."""
+        parameters = list(self._parameters.values())
+        return [ParameterGroup(self.name, parameters, self.settings.learning_rate)]
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The model without its updates."""
+        for layer in self._layers.values():
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in self._layers.values():
+                layer.enable_adapters(True)
+
+    def save(self, folder: Path, base_model: str) -> None:
+        """Writes a folder of the part's name, to be loaded by ``PeftModel.from_pretrained``."""
+        target = folder / self.name
+        config, state = self.peft_format()
+        config.base_model_name_or_path = base_model
+        config.save_pretrained(target)
+        # A PeftModel would hold the tuner under the name base_model.
+        named = {f"base_model.{name}": value for name, value in state.items()}
+        write_tensors(target / "adapter_model.safetensors", named)
+
+    def peft_format(self) -> tuple[PeftConfig, dict[str, Tensor]]:
+        """Config and tensors as PEFT saves them."""
+        # Left to itself PEFT asks the hub whether the base model's vocabulary has grown.
+        state = get_peft_model_state_dict(
+            self._tuner, adapter_name=ADAPTER, save_embedding_layers=False
+        )
+        config: PeftConfig = self._tuner.peft_config[ADAPTER]
+        return config, state
+
+    def merge(self) -> None:
+        """Adds the updates to the frozen weights and removes the layers."""
+        self._tuner.merge_and_unload()
+
+
+class PeftMethod(Method):
+    """One tuner of PEFT's, heads beside it; a subclass says which, with which config."""
+
+    settings: Any
+
+    def __init__(self, settings: MethodSettings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def build_part(self, backbone: Any, context: AttachContext) -> PeftPart:
+        """Puts the layers into the backbone."""
+
+    def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
+        """Adds PEFT's layers."""
+        part = self.build_part(model.backbone, context)
+        return AttachedModel(model, {part.name: part})
+
+    def count_parameters(self, shape: ModelShape) -> dict[str, int]:
+        """The settings' closed form."""
+        return {self.settings.group: self.settings.count_parameters(shape)}
+
+    def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
+        """Another rank."""
+        resized: MethodSettings = self.settings.resized(shape, budget)
+        return resized
