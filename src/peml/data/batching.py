@@ -172,8 +172,8 @@ class BatchPlan(Sequence[tuple[Indices, Indices]]):
     @overload
     def __getitem__(self, index: slice) -> list[tuple[Indices, Indices]]: ...
     def __getitem__(self, index: Any) -> Any:
-        held = self._tasks[index], self._rows[index]
-        return list(zip(*held, strict=True)) if isinstance(index, slice) else held
+        pair = self._tasks[index], self._rows[index]
+        return list(zip(*pair, strict=True)) if isinstance(index, slice) else pair
 
 
 class BatchStream:

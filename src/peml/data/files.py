@@ -30,7 +30,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
 
 _NUMBER = pa.field(SOURCE_ROW, pa.int64())
-_SMALL = 2**16  # bytes of a file whose rows are held in memory: a file in the cache would be dearer
+_SMALL = 2**16  # bytes of a file whose rows are held in memory: a cached file would cost more
 _FORMAT = 5  # raised when what is written to the Arrow cache changes
 
 

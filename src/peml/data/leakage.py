@@ -103,18 +103,18 @@ _Pairs = dict[tuple[_Split, int], set[int]]
 
 def _shared(data: Sequence[TaskData], keys: _Keys) -> _Pairs:
     """Evaluation rows with a key of a training split, by (evaluation task, split), train task."""
-    places: dict[bytes, list[tuple[_Split, int]]] = {}
+    evaluated: dict[bytes, list[tuple[_Split, int]]] = {}
     for number, item in enumerate(data):
         for split in _SPLITS:
             for row, found in enumerate(keys(getattr(item, split), item.task)):
                 for key in found:
-                    places.setdefault(key, []).append(((number, split), row))
+                    evaluated.setdefault(key, []).append(((number, split), row))
     pairs: _Pairs = defaultdict(set)
     for number, item in enumerate(data):
-        trained = {k for found in keys(item.train, item.task) for k in found if k in places}
+        trained = {k for found in keys(item.train, item.task) for k in found if k in evaluated}
         for key in trained:
-            for place, row in places[key]:
-                pairs[place, number].add(row)
+            for leaked_split, row in evaluated[key]:
+                pairs[leaked_split, number].add(row)
     return dict(pairs)
 
 
@@ -125,12 +125,12 @@ def _leaks(data: Sequence[TaskData], pairs: _Pairs, *, whole: bool = True) -> tu
         anywhere[split] |= shared
     leaks = []
     for pair in sorted(pairs, key=lambda p: (p[0][0], _SPLITS.index(p[0][1]), p[1])):
-        place, trained = pair
-        item, rows = data[place[0]], len(pairs[pair])
+        split, trained = pair
+        item, rows = data[split[0]], len(pairs[pair])
         if rows:
-            names = item.task.name, place[1], data[trained].task.name
-            total = len(getattr(item, place[1]))
-            leaks.append(Leak(*names, rows, total, len(anywhere[place]), whole))
+            names = item.task.name, split[1], data[trained].task.name
+            total = len(getattr(item, split[1]))
+            leaks.append(Leak(*names, rows, total, len(anywhere[split]), whole))
     return tuple(leaks)
 
 

@@ -114,10 +114,10 @@ def _check_utf8(path: Path, number: int, line: bytes, field: str = "") -> None:
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        place = f" (field {field!r})" if field else ""
+        in_field = f" (field {field!r})" if field else ""
         raise DataError(
             f"{path}, line {number} is not UTF-8: byte 0x{line[error.start]:02x} after "
-            f"{line[max(0, error.start - 20) : error.start].decode(errors='replace')!r}{place}.",
+            f"{line[max(0, error.start - 20) : error.start].decode(errors='replace')!r}{in_field}.",
             allowed="UTF-8",
             action="Convert the file (iconv -f latin1 -t utf-8, if it is Latin-1), or correct the "
             "line.",
@@ -152,9 +152,9 @@ def _json(path: Path, number: int, line: bytes) -> Any:
         action = "Correct the line, or write the file again."
         if "\r" in text.rstrip("\r\n"):
             action = "Carriage returns don't end a line; convert the file to line feeds."
-        said = " is not valid JSON:" if isinstance(error, JSONDecodeError) else ":"
+        problem = " is not valid JSON:" if isinstance(error, JSONDecodeError) else ":"
         raise DataError(
-            f"{path}, line {number}{said} {error}.",
+            f"{path}, line {number}{problem} {error}.",
             allowed="one JSON object per line, UTF-8, each field once",
             action=action,
         ) from error

@@ -84,12 +84,12 @@ def _constant(text: str) -> Unusable:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the column {repeated!r} is there twice")
-    return found
+    return row
 
 
 def _short(text: str) -> str:

@@ -40,9 +40,9 @@ class _Stored:
         of_batch = np.searchsorted(self._ends, numbers, side="right")
         cuts = np.flatnonzero(np.diff(of_batch)) + 1
         pieces = []
-        for held in np.split(np.arange(len(numbers)), cuts) if len(numbers) else ():
-            batch = self._batches[of_batch[held[0]]].select(names)
-            within = numbers[held] - (self._ends[of_batch[held[0]]] - len(batch))
+        for part in np.split(np.arange(len(numbers)), cuts) if len(numbers) else ():
+            batch = self._batches[of_batch[part[0]]].select(names)
+            within = numbers[part] - (self._ends[of_batch[part[0]]] - len(batch))
             if (np.diff(within) == 1).all():
                 pieces.append(batch.slice(int(within[0]), len(within)))
             else:
@@ -104,8 +104,8 @@ class Rows:
 
     def __getitem__(self, position: int) -> Row:
         """One row by its position; negative ones count from the end."""
-        found = range(len(self))[position]
-        return {name: value for name, (value,) in self.read([found]).items()}
+        index = range(len(self))[position]
+        return {name: value for name, (value,) in self.read([index]).items()}
 
     def __iter__(self) -> Iterator[Row]:
         return self.iterate()
@@ -117,9 +117,9 @@ class Rows:
             columns: Columns to read; default: all.
         """
         for first in range(0, len(self), BATCH):
-            found = self.read(range(first, min(first + BATCH, len(self))), columns)
-            for values in zip(*found.values(), strict=True):
-                yield dict(zip(found, values, strict=True))
+            batch = self.read(range(first, min(first + BATCH, len(self))), columns)
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(batch, values, strict=True))
 
     def read(
         self, positions: Sequence[int] | Indices, columns: Sequence[str] | None = None
@@ -149,11 +149,11 @@ class Rows:
 
         Reads every row. `key` is free, but depends on the bytes of the file.
         """
-        found = hashlib.sha256(json.dumps(self.column_names).encode())
+        checksum = hashlib.sha256(json.dumps(self.column_names).encode())
         for first in range(0, len(self), BATCH):
             values = self.read(range(first, min(first + BATCH, len(self))))
-            found.update(json.dumps(list(values.values())).encode())
-        return found.hexdigest()
+            checksum.update(json.dumps(list(values.values())).encode())
+        return checksum.hexdigest()
 
     def select(self, positions: Sequence[int] | Indices) -> Rows:
         """A view of some of the rows, in the order of the positions."""

@@ -87,10 +87,10 @@ def needed_table(
 
 def content_key(table: pa.Table) -> str:
     """A checksum of a table's content, however its rows are batched."""
-    found = hashlib.sha256(table.schema.remove_metadata().to_string().encode())
+    checksum = hashlib.sha256(table.schema.remove_metadata().to_string().encode())
     for batch in table.combine_chunks().to_batches(max_chunksize=BATCH):
-        found.update(batch.serialize())
-    return found.hexdigest()
+        checksum.update(batch.serialize())
+    return checksum.hexdigest()
 
 
 def _flat_names(field: pa.Field) -> list[str]:

@@ -209,16 +209,16 @@ def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | Non
 def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) -> Column:
     if task.labels:
         return ClassColumn(task, typed=typed, stored=stored)
-    told = task.columns.kinds.get(task.columns.label)
+    kind = task.columns.kinds.get(task.columns.label)
     if task.type.has_scale:
-        spelled = not typed or told is not None
+        spelled = not typed or kind is not None
         return Column(parse_spelled_number if spelled else parse_number, "a number")
     if task.columns.choices is not None:
-        named = stored is not None and told is None
-        parse = naming(task, stored or (), parse_any) if named else parser(told)
+        named = stored is not None and kind is None
+        parse = naming(task, stored or (), parse_any) if named else parser(kind)
         return Column(parse, "the text, key or index of an option, or a list of texts")
-    if task.target is not None or told is not None:
-        return Column(parser(told), ANY_KIND)
+    if task.target is not None or kind is not None:
+        return Column(parser(kind), ANY_KIND)
     return Column(lambda value: read_label(task, value, ()), "a text or a number")
 
 
