@@ -217,7 +217,7 @@ ONE = kept("accuracy", [1, 0, 1], [1, 1, 1])
         ({"a": ONE, "b": ONE}, "different tasks: only the second has b"),
         (
             {"a": replace(ONE, task=ONE.task.model_copy(update={"version": 2}))},
-            "a: not the same task in the two runs: version is 1 in the first and 2 in the second",
+            "a: the two runs define the task differently: version is 1 in the first and 2 in",
         ),
         (
             {"a": replace(ONE, gold=[1, 0, 0])},

@@ -194,5 +194,5 @@ def test_two_runs_differ_by_the_same_weights() -> None:
     assert found.difference.value == pytest.approx(7 / 400)
     assert found.difference.low <= 7 / 400 <= found.difference.high
     other = {"a": grouped("stem", 100, 50, "tasks"), "b": second["b"]}
-    with pytest.raises(DataError, match=r"a: not the same task .* average is 'rows'"):
+    with pytest.raises(DataError, match=r"a: the two runs define .* average is 'rows'"):
         contrast_runs(first, other)

@@ -201,15 +201,15 @@ DAMAGES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "empty field": (_with("gold", pa.array([1, None, 0, 1])), "column 'gold' has empty fields"),
     "no option": (
         _with("predicted", pa.array([1, 0, 2, 1])),
-        "column 'predicted' holds 2, which is no option",
+        "column 'predicted' holds 2, not an option's index",
     ),
     "less than no option": (_with("gold", pa.array([1, 0, -1, 1])), "column 'gold' holds -1"),
     "empty score": (
         _with("scores", pa.array([[0.1, None]] * 4, pa.list_(pa.float32()))),
         "column 'scores' has empty fields",
     ),
-    "no header": (lambda t: t.replace_schema_metadata(None), "doesn't say which task"),
-    "bad header": (_header(metrics=[]), "doesn't say which task"),
+    "no header": (lambda t: t.replace_schema_metadata(None), "doesn't describe its task"),
+    "bad header": (_header(metrics=[]), "doesn't describe its task"),
     "another task": (_header(name="same"), "it holds the task 'same'"),
     "unknown metric": (_header(metrics=["acuracy"]), "Did you mean 'accuracy'"),
     "newer": (_header(format=2), "written in format 2"),
@@ -273,11 +273,11 @@ def test_an_altered_byte_never_changes_a_prediction(tmp_path: Path) -> None:
         ),
         (
             {"rows": [5, 2], "gold": [1, 0]},
-            "4 rows in the first and 2 in the second; row 11 is in the first alone",
+            "4 rows in the first and 2 in the second; row 11 is only in the first",
         ),
         (
             {"rows": [5, 2, 11, 7, 1], "gold": [1, 0, 0, 1, 1]},
-            "4 rows in the first and 5 in the second; row 1 is in the second alone",
+            "4 rows in the first and 5 in the second; row 1 is only in the second",
         ),
     ],
 )

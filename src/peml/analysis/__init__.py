@@ -1,4 +1,4 @@
-"""Analysis of kept predictions: intervals, paired differences, mistakes."""
+"""Analysis of stored predictions: intervals, paired differences, mistakes."""
 
 from typing import TYPE_CHECKING
 

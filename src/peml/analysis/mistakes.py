@@ -1,4 +1,4 @@
-"""The rows a model got most wrong."""
+"""The rows that a model predicted wrong, worst first."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Mistake:
     Attributes:
         row: Number of the row in its source split, from 0.
         gold: The right answer: option index, score or text.
-        predicted: The model's.
-        margin: How wrong. With options: score of the predicted option less that of the right one;
-            for scores, their distance; for texts, what the headline metric lacks of 1. NaN where
-            the model's scores are not numbers.
+        predicted: The model's answer.
+        margin: How wrong. With options: score of the predicted option minus that of the right one;
+            for scores: their distance; for texts: 1 minus the headline metric. NaN if the model's
+            scores are not numbers.
     """
 
     row: int
@@ -30,8 +30,8 @@ class Mistake:
 
 
 def find_mistakes(kept: KeptPredictions) -> list[Mistake]:
-    """All rows predicted wrong, the most confidently wrong first; ties by row number."""
-    found = [
+    """All rows predicted wrong, largest margin first; ties by row number."""
+    mistakes = [
         Mistake(row, gold, predicted, margin)
         for row, gold, predicted, margin, wrong in zip(
             kept.rows, kept.gold, kept.predicted, _margins(kept), _wrong(kept), strict=True
@@ -39,15 +39,16 @@ def find_mistakes(kept: KeptPredictions) -> list[Mistake]:
         if wrong
     ]
     return sorted(
-        found, key=lambda m: (math.isnan(m.margin), 0 if math.isnan(m.margin) else -m.margin, m.row)
+        mistakes,
+        key=lambda m: (math.isnan(m.margin), 0 if math.isnan(m.margin) else -m.margin, m.row),
     )
 
 
 def _wrong(kept: KeptPredictions) -> list[bool]:
-    if _in_text(kept):  # what the metric forgives, such as upper case, makes no mistake
+    if _in_text(kept):  # differences that the metric ignores, such as upper case, are no mistakes
         exact = ROW_SCORES["exact_match"](kept.gold, kept.predicted)
         return [not hit and margin > 0 for hit, margin in zip(exact, _margins(kept), strict=True)]
-    return [gold != said for gold, said in zip(kept.gold, kept.predicted, strict=True)]
+    return [gold != predicted for gold, predicted in zip(kept.gold, kept.predicted, strict=True)]
 
 
 def _margins(kept: KeptPredictions) -> list[float]:
@@ -56,10 +57,10 @@ def _margins(kept: KeptPredictions) -> list[float]:
     if kept.task.type.has_scale:
         return [abs(gold - said) for gold, said in zip(kept.gold, kept.predicted, strict=True)]
     answers = zip(kept.gold, kept.predicted, kept.scores, strict=True)
-    # A diverged model has no scores: what is not finite is not kept.
+    # The rows of a diverged model have no scores, since only finite ones are stored.
     return [
-        scores[said] - scores[gold] if max(gold, said) < len(scores) else math.nan
-        for gold, said, scores in answers
+        scores[predicted] - scores[gold] if max(gold, predicted) < len(scores) else math.nan
+        for gold, predicted, scores in answers
     ]
 
 

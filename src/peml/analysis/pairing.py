@@ -22,19 +22,19 @@ from peml.evaluation.predictions import KeptPredictions, first_mismatch
 
 Array = NDArray[np.float64]
 
-_PERMUTE = 1  # tells the draws of swaps from those of rows
+_PERMUTE = 1  # gives permutations another random stream than the bootstrap
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Two scores and what lies between them.
+    """Two scores and their difference.
 
     Attributes:
         first: Score of the first run.
-        second: Score of the second.
+        second: Score of the second run.
         difference: First minus second, with its paired bootstrap interval over rows.
-        p_value: Two-sided: how likely so large a difference is if the runs were equally good.
-        test: What the p-value is from.
+        p_value: Two-sided: how likely so large a difference would be if the runs were equally good.
+        test: Name of the test that gave the p-value.
     """
 
     first: float
@@ -51,7 +51,7 @@ class TaskContrast(Contrast):
     Attributes:
         metric: The task's headline metric.
         rows: Number of rows.
-        discordant: Rows that only the first, only the second has right; None where the metric
+        discordant: Rows that only the first, and only the second has right; None if the metric
             doesn't count right rows.
     """
 
@@ -78,25 +78,26 @@ def contrast_runs(
     """Compares two runs row by row.
 
     A task whose headline metric counts right rows (accuracy, exact match) is tested by McNemar's
-    exact test; others, and the mean over tasks, by swapping predictions at random (with draws in
-    place of all 2^rows swaps, the least p-value is 1 / (resamples + 1)). The p-values are not
-    corrected for the number of tasks, and know the chance in the rows alone, not in the seeds.
+    exact test; others, and the mean over tasks, by a permutation test that swaps predictions at
+    random (its smallest possible p-value is 1 / (resamples + 1)). The p-values are not corrected
+    for the number of tasks, and cover the randomness of the rows only, not of the seeds.
 
     Args:
-        first: Predictions by task.
-        second: The other run's.
+        first: The first run's predictions by task.
+        second: The second run's predictions by task.
         resamples: Number of resamples, and of permutations.
-        seed: Of the draws.
+        seed: Seed of both.
 
     Raises:
-        DataError: Tasks, their definitions, rows or right answers differ; the first is named.
+        DataError: Tasks, their definitions, rows or right answers differ; names the first.
     """
     _check_same(first, second)
-    kept = list(first.values())
-    weights = mean_weights([each.task.average for each in kept], [len(each.rows) for each in kept])
+    weights = mean_weights(
+        [one.task.average for one in first.values()], [len(one.rows) for one in first.values()]
+    )
     intervals = paired_difference(
         {
-            name: PairedTask(metric, one.gold, [one.said(metric)], [two.said(metric)])
+            name: PairedTask(metric, one.gold, [one.compared(metric)], [two.compared(metric)])
             for name, (one, two) in _pairs(first, second)
             for metric in one.task.metrics[:1]
         },
@@ -107,12 +108,12 @@ def contrast_runs(
     tasks, draws = {}, []
     for name, (one, two) in _pairs(first, second):
         metric = one.task.metrics[0]
-        sides = (one.said(metric), two.said(metric))
+        sides = (one.compared(metric), two.compared(metric))
         random = task_random(seed, name, _PERMUTE)
         draws.append(permuted_differences(metric, one.gold, *sides, resamples, random))
         tasks[name] = _contrast(one, two, intervals.tasks[name], draws[-1])
-    p_value, test = _tested(intervals.mean, weights @ np.array(draws))
-    if len(tasks) == 1:  # its mean is the task, whose test may be exact
+    p_value, test = _permutation_test(intervals.mean, weights @ np.array(draws))
+    if len(tasks) == 1:  # the mean is the task's score, whose test may be exact
         p_value, test = next((task.p_value, task.test) for task in tasks.values())
     mean = Contrast(
         first=weighted_mean([task.first for task in tasks.values()], weights),
@@ -128,7 +129,7 @@ def _contrast(
     one: KeptPredictions, two: KeptPredictions, difference: Interval, draws: Array
 ) -> TaskContrast:
     metric = one.task.metrics[0]
-    p_value, test = _tested(difference, draws)
+    p_value, test = _permutation_test(difference, draws)
     discordant = discordant_rows(metric, one.gold, one.predicted, two.predicted)
     if discordant is not None:
         p_value, test = mcnemar_test(discordant), "McNemar, exact"
@@ -144,7 +145,7 @@ def _contrast(
     )
 
 
-def _tested(difference: Interval, draws: Array) -> tuple[float, str]:
+def _permutation_test(difference: Interval, draws: Array) -> tuple[float, str]:
     return tail_share(difference.value, draws), f"{len(draws)} permutations"
 
 
@@ -164,10 +165,10 @@ def _check_same(
             values = getattr(one.task, field), getattr(two.task, field)
             if values[0] != values[1]:
                 raise DataError(
-                    f"{name}: not the same task in the two runs: {field} is {values[0]!r} in the "
-                    f"first and {values[1]!r} in the second",
+                    f"{name}: the two runs define the task differently: {field} is {values[0]!r} "
+                    f"in the first and {values[1]!r} in the second",
                     allowed="the same definition of the task in both runs",
-                    action="train the older run again with the task as it is now",
+                    action="train the older run again with the current definition of the task",
                 )
         if mismatch := first_mismatch(one, two):
             raise DataError(
@@ -178,16 +179,16 @@ def _check_same(
 
 
 def _different_tasks(first: list[str], second: list[str]) -> DataError:
-    alone = {
+    unshared = {
         "first": [name for name in first if name not in second],
         "second": [name for name in second if name not in first],
     }
-    listed = [f"only the {run} has {', '.join(names)}" for run, names in alone.items() if names]
+    listed = [f"only the {run} has {', '.join(names)}" for run, names in unshared.items() if names]
     shared = [name for name in first if name in second]
     return DataError(
         f"the runs have different tasks: {'; '.join(listed)}",
         allowed="two runs of the same tasks",
-        action=f"compare them on one that both have with --task: {', '.join(shared)}"
+        action=f"compare a task that both have, with --task: {', '.join(shared)}"
         if shared
         else "give two runs that share a task",
     )

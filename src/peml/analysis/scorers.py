@@ -1,6 +1,6 @@
 """Each metric as a function of how often each row counts, for resampling.
 
-Held as how often each row was drawn, (resamples, rows), a resample turns every metric into
+Resamples are stored as how often each row was drawn, (resamples, rows). Every metric then becomes
 arithmetic on weighted sums, so that thousands of resamples take seconds.
 """
 
@@ -23,7 +23,7 @@ Scorer = Callable[[Array], Array]
 def weighted_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
     """A metric as a function of how often each row counts.
 
-    Every resample, (resamples, rows), has to count the same number of rows.
+    All resamples, (resamples, rows), have to draw the same number of rows.
     """
     return _SCORERS[metric](metric, gold, runs)
 
@@ -34,45 +34,45 @@ def _row_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
 
 
 def _label_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    """F1 and Matthews' correlation, from how often each label is right, predicted and hit."""
+    """F1 and Matthews' correlation, from how often each label is right, predicted, and both."""
     answers = np.array([gold, *runs])  # (1 + runs, rows)
     labels = [1] if metric in ("f1", "f1a") else np.unique(answers)
     measure = _matthews if metric == "matthews" else _mean_f1
 
     def score(counts: Array) -> Array:
         sums = np.empty((len(labels), len(counts), 1 + 2 * len(runs)))
-        for label, at in zip(labels, sums, strict=True):  # never all labels' columns at once
+        for label, label_sums in zip(labels, sums, strict=True):  # one by one, to save memory
             is_label = answers == label
             columns = np.concatenate([is_label, is_label[1:] & is_label[0]])
-            at[...] = counts @ columns.T.astype(np.float64)
-        right, said, hits = np.split(sums, [1, 1 + len(runs)], axis=2)
-        return measure(right, said, hits)
+            label_sums[...] = counts @ columns.T.astype(np.float64)
+        right, predicted, hits = np.split(sums, [1, 1 + len(runs)], axis=2)
+        return measure(right, predicted, hits)
 
     return score
 
 
-def _mean_f1(right: Array, said: Array, hits: Array) -> Array:
-    """Mean over the labels that a resample holds, in truth or prediction, as scikit-learn's."""
-    met = right + said
-    each = np.divide(2 * hits, met, out=np.zeros_like(met), where=met > 0)
-    present = (met > 0).sum(axis=0)
-    total: Array = each.sum(axis=0)
+def _mean_f1(right: Array, predicted: Array, hits: Array) -> Array:
+    """Mean over the labels that occur in a resample, right or predicted, as scikit-learn's."""
+    occurrences = right + predicted
+    f1 = np.divide(2 * hits, occurrences, out=np.zeros_like(occurrences), where=occurrences > 0)
+    present = (occurrences > 0).sum(axis=0)
+    total: Array = f1.sum(axis=0)
     scores: Array = np.divide(total, present, out=np.zeros_like(total), where=present > 0)
     return scores
 
 
-def _matthews(right: Array, said: Array, hits: Array) -> Array:
+def _matthews(right: Array, predicted: Array, hits: Array) -> Array:
     """For any number of labels (Gorodkin 2004); 0 for a constant answer."""
     rows = right.sum(axis=0)
-    covariance: Array = hits.sum(axis=0) * rows - (right * said).sum(axis=0)
-    spread = np.sqrt((rows**2 - (right**2).sum(axis=0)) * (rows**2 - (said**2).sum(axis=0)))
+    covariance: Array = hits.sum(axis=0) * rows - (right * predicted).sum(axis=0)
+    spread = np.sqrt((rows**2 - (right**2).sum(axis=0)) * (rows**2 - (predicted**2).sum(axis=0)))
     scores: Array = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
     return scores
 
 
 def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    truth, *said = (standardised(values) for values in (gold, *runs))
-    predicted = np.stack(said)  # (runs, rows)
+    truth, *answers = (standardised(values) for values in (gold, *runs))
+    predicted = np.stack(answers)  # (runs, rows)
     columns = np.concatenate([[truth, truth**2], predicted, predicted**2, predicted * truth]).T
     parts = np.cumsum([1, 1, len(runs), len(runs)])
 
@@ -84,7 +84,7 @@ def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer
 
 
 def standardised(values: Values) -> Array:
-    """Mean 0, variance 1: no digits are lost in sums of squares, and "constant" has a meaning."""
+    """Values scaled to mean 0 and variance 1, so that sums of squares lose no digits."""
     numbers = np.asarray(values, np.float64)
     if np.ptp(numbers) == 0:
         return np.zeros_like(numbers)
@@ -94,7 +94,7 @@ def standardised(values: Values) -> Array:
 
 
 def _correlation(covariance: Array, first: Array, second: Array) -> Array:
-    """0 where a variance is 0 up to rounding: a constant has no correlation with anything."""
+    """Correlation; 0 if a variance is 0 up to rounding."""
     constant = (first < 1e-12) | (second < 1e-12)
     product = np.where(constant, 1.0, first * second)
     return np.where(constant, 0.0, covariance / np.sqrt(product))
@@ -122,10 +122,10 @@ def _spearman_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Score
         spread = np.einsum("br,br,br->b", counts, truth, truth) / rows
         columns = []
         for group in groups[1:]:
-            said = ranks(counts, group)
-            together = np.einsum("br,br,br->b", counts, truth, said) / rows
-            own = np.einsum("br,br,br->b", counts, said, said) / rows
-            columns.append(_correlation(together, spread, own))
+            predicted = ranks(counts, group)
+            covariance = np.einsum("br,br,br->b", counts, truth, predicted) / rows
+            variance = np.einsum("br,br,br->b", counts, predicted, predicted) / rows
+            columns.append(_correlation(covariance, spread, variance))
         return np.stack(columns, axis=1)
 
     return score
@@ -141,23 +141,24 @@ def _error_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
 
     def r2(counts: Array) -> Array:
         spread = (counts @ centered**2 - (counts @ centered) ** 2 / counts[0].sum())[:, None]
-        wrong: Array = counts @ squares
-        some = spread > 1e-12
-        # As scikit-learn has it where nothing varies: 1 if all is right, else 0.
-        return np.where(some, 1 - wrong / np.where(some, spread, 1.0), (wrong == 0).astype(float))
+        error: Array = counts @ squares
+        varies = spread > 1e-12
+        # As scikit-learn for constant right answers: 1 if all predictions are right, else 0.
+        perfect = (error == 0).astype(float)
+        return np.where(varies, 1 - error / np.where(varies, spread, 1.0), perfect)
 
     return r2
 
 
 def _ranking_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    """Area under the ROC curve, and average precision, from margins."""
+    """Area under the ROC curve, and average precision; ``runs`` hold margins."""
     positive = np.asarray(gold, np.float64)
     measure = _auroc if metric == "auroc" else _average_precision
     ranked = []
     for run in runs:
         values = np.asarray(run, np.float64)
         order = np.argsort(-values, kind="stable")
-        first = np.flatnonzero(np.diff(values[order], prepend=np.inf))  # of each group of ties
+        first = np.flatnonzero(np.diff(values[order], prepend=np.inf))  # of each set of ties
         ranked.append((order, first))
 
     def score(counts: Array) -> Array:
@@ -181,25 +182,27 @@ def _auroc(hits: Array, others: Array) -> Array:
 
 
 def _average_precision(hits: Array, others: Array) -> Array:
-    found, met = np.cumsum(hits, axis=1), np.cumsum(hits + others, axis=1)
-    precision = np.divide(found, met, out=np.zeros_like(found), where=met > 0)
-    total, every = (precision * hits).sum(axis=1), hits.sum(axis=1)
-    scores: Array = np.divide(total, every, out=np.zeros_like(total), where=every > 0)
+    positives, rows = np.cumsum(hits, axis=1), np.cumsum(hits + others, axis=1)
+    precision = np.divide(positives, rows, out=np.zeros_like(positives), where=rows > 0)
+    total, all_positives = (precision * hits).sum(axis=1), hits.sum(axis=1)
+    scores: Array = np.divide(
+        total, all_positives, out=np.zeros_like(total), where=all_positives > 0
+    )
     return scores
 
 
 def _corpus_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    """BLEU and chrF, from the counts that sacrebleu makes of each row."""
+    """BLEU and chrF, from sacrebleu's counts per row."""
     measures = [CORPUS_METRICS[metric]() for _ in runs]
-    rows = [
+    statistics = [
         np.asarray(measure._extract_corpus_statistics(list(run), [list(gold)]), np.float64)
         for measure, run in zip(measures, runs, strict=True)
     ]
 
     def score(counts: Array) -> Array:
         columns = [
-            [measure._compute_score_from_stats(each.tolist()).score / 100 for each in counts @ own]
-            for measure, own in zip(measures, rows, strict=True)
+            [measure._compute_score_from_stats(sums.tolist()).score / 100 for sums in counts @ rows]
+            for measure, rows in zip(measures, statistics, strict=True)
         ]
         return np.array(columns).T
 

@@ -1,4 +1,4 @@
-"""A finished run's scores with their intervals, from the predictions it kept."""
+"""A finished run's scores with intervals, from its stored predictions."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TaskScores:
     """One task's scores.
 
     Attributes:
-        task: Which task.
+        task: The task's description.
         rows: Number of rows.
         metrics: Each metric with its interval over rows, headline first.
-        majority: Each metric of the best constant guess.
+        majority: Each metric of the constant baseline.
     """
 
     task: KeptTask
@@ -45,10 +45,10 @@ class GroupScores:
     """Means over some tasks.
 
     Attributes:
-        mean: Of the headline metrics, their intervals combined as of independent samples.
-        majority_mean: Of the best constant guesses.
-        average: What counts alike in both, tasks or rows.
-        names: The tasks.
+        mean: Mean of the headline metrics; the intervals are combined as of independent samples.
+        majority_mean: Mean of the constant baselines' headline metrics.
+        average: Whether both means weigh tasks or rows equally.
+        names: Names of the tasks.
     """
 
     mean: Interval
@@ -59,13 +59,7 @@ class GroupScores:
 
 @dataclass(frozen=True, slots=True)
 class RunScores:
-    """A run's scores.
-
-    Attributes:
-        overall: Means over all tasks.
-        groups: Means over the tasks of each group, where there are groups.
-        tasks: Of each task.
-    """
+    """A run's scores: over all tasks, over the tasks of each group (if any), and per task."""
 
     overall: GroupScores
     groups: dict[str, GroupScores]
@@ -77,13 +71,13 @@ def score_run(
 ) -> RunScores:
     """Recomputes every metric, with 95 % intervals over rows.
 
-    The intervals tell the chance in the rows alone: another seed of the same run may differ by
+    The intervals cover the randomness of the rows only: another seed of the same run may differ by
     more.
 
     Args:
         predictions: By task, at least one.
-        resamples: Number of resamples, where an interval is from a bootstrap.
-        seed: Of the draws. A task's interval doesn't depend on which other tasks there are.
+        resamples: Number of resamples of intervals that use a bootstrap.
+        seed: Seed of the bootstrap. A task's interval doesn't depend on the other tasks.
     """
     tasks = {}
     for name, kept in predictions.items():
@@ -105,14 +99,14 @@ def score_interval(
 ) -> Interval:
     """One metric of a task with its 95 % interval over rows.
 
-    A share of right rows (or groups of rows) gets Wilson's interval, which keeps its width at 0 and
-    1; other metrics get the percentile interval of a bootstrap.
+    A share of right rows (or groups of rows) gets Wilson's interval, which does not shrink to zero
+    width at 0 and 1; other metrics get the percentile interval of a bootstrap.
 
     Args:
         kept: The task's predictions.
         metric: One of the task's metrics.
         resamples: Number of resamples.
-        seed: Of the draws.
+        seed: Seed of the bootstrap.
     """
     value = kept.score(metric)
     if metric in PROPORTIONS:
@@ -120,22 +114,22 @@ def score_interval(
             right = GROUP_SCORES[metric](kept.gold, kept.predicted, kept.groups or ())
         else:
             right = ROW_SCORES[metric](kept.gold, kept.predicted)
-        found = binomtest(round(sum(right)), len(right)).proportion_ci(method="wilson")
-        return Interval(value, float(found.low), float(found.high))
+        wilson = binomtest(round(sum(right)), len(right)).proportion_ci(method="wilson")
+        return Interval(value, float(wilson.low), float(wilson.high))
     random = task_random(seed, kept.task.name)  # the same rows for every metric
-    drawn = resample(metric, kept.gold, [kept.said(metric)], resamples, random)
+    drawn = resample(metric, kept.gold, [kept.compared(metric)], resamples, random)
     return percentile_interval(value, drawn[:, 0])
 
 
 def mean_interval(intervals: Sequence[Interval], weights: Array) -> Interval:
     """The weighted mean of independent scores, with its interval.
 
-    Distances to the bounds are added in squares ("MOVER": Zou and Donner 2008, doi
+    The squared distances to the bounds are added ("MOVER": Zou and Donner 2008, doi
     10.1002/sim.3095).
 
     Args:
-        intervals: Of each score.
-        weights: What each counts, adding up to 1, (scores,).
+        intervals: One per score.
+        weights: One per score, with sum 1, (scores,).
     """
     values, lows, highs = np.array([(i.value, i.low, i.high) for i in intervals]).T
     value = weighted_mean(values.tolist(), weights)

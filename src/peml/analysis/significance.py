@@ -1,7 +1,7 @@
 """Whether two runs' difference on the same rows could be chance: exact and permutation tests.
 
-Under the null hypothesis it doesn't matter which run said what: on each row the two predictions
-could be swapped. Both tests ask how often such swaps give a difference as large as the one found.
+Under the null hypothesis the two runs are equally good, so on each row their predictions could be
+swapped. Both tests compute how often such swaps give a difference as large as the observed one.
 """
 
 from __future__ import annotations
@@ -21,22 +21,15 @@ Values = Sequence[Any]
 Discordant = tuple[int, int]
 """How many rows only the first run has right, and how many only the second."""
 
-_CELLS_AT_ONCE = 1_000_000  # rows times permutations held at a time; 8 MB an array
+_CELLS_AT_ONCE = 1_000_000  # rows times permutations in memory at a time; 8 MB per array
 _ROUNDING = 1e-12
 
 
 def discordant_rows(metric: str, gold: Values, first: Values, second: Values) -> Discordant | None:
-    """Counts the rows that one run alone has right; None where rows aren't simply right or wrong.
-
-    Args:
-        metric: Name of the metric.
-        gold: Right answers, one per row.
-        first: Predictions of a run.
-        second: Predictions of the other.
-    """
+    """Counts the rows that only one run has right; None if the metric gives partial credit."""
     if metric not in ROW_SCORES:
         return None
-    one, two = (np.asarray(ROW_SCORES[metric](gold, said)) for said in (first, second))
+    one, two = (np.asarray(ROW_SCORES[metric](gold, run)) for run in (first, second))
     if not np.isin([one, two], (0.0, 1.0)).all():
         return None
     return int((one > two).sum()), int((two > one).sum())
@@ -58,39 +51,31 @@ def permuted_differences(
 ) -> Array:
     """Differences of the metric after swapping the predictions on random rows, (permutations,).
 
-    Where the metric doesn't see the scale of predictions, they are brought to one scale first.
-    The two runs' rows are laid end to end. A permuted run is then a choice of one of the two
-    halves for each row, so it is a matter of how often each row counts (once or not at all).
-
-    Args:
-        metric: Name of the metric.
-        gold: Right answers, one per row.
-        first: Predictions of a run.
-        second: Predictions of the other.
-        permutations: Number of draws.
-        random: Where they come from.
+    If the metric ignores the scale of predictions, both runs are brought to one scale first. The
+    two runs' rows are concatenated; a permuted run takes each row from one of the two halves, which
+    a weighted scorer expresses as how often each row counts (once or not at all).
     """
-    said = [*levelled(metric, first), *levelled(metric, second)]
-    score = weighted_scorer(metric, [*gold, *gold], [said])
+    predicted = [*levelled(metric, first), *levelled(metric, second)]
+    score = weighted_scorer(metric, [*gold, *gold], [predicted])
     size = max(1, _CELLS_AT_ONCE // (2 * len(gold)))
-    found = []
+    differences = []
     for start in range(0, permutations, size):
         shape = (min(size, permutations - start), len(gold))
         swapped = random.integers(0, 2, shape).astype(np.float64)
-        kept = 1.0 - swapped
+        unswapped = 1.0 - swapped
         one, two = (
             score(np.concatenate(halves, axis=1))[:, 0]
-            for halves in ((kept, swapped), (swapped, kept))
+            for halves in ((unswapped, swapped), (swapped, unswapped))
         )
-        found.append(one - two)
-    return np.concatenate(found)
+        differences.append(one - two)
+    return np.concatenate(differences)
 
 
 def levelled(metric: str, predicted: Values) -> Values:
-    """Predictions on a scale that two runs share, without a change of the metric.
+    """Predictions on a scale that two runs share, without changing the metric.
 
-    A correlation is the same whatever the scale, and so two equally good runs may have different
-    ones. Swapping their raw predictions would mix the scales and call nearly any difference chance.
+    A correlation ignores the scale, so two equally good runs may use different ones. Swapping their
+    raw predictions would mix the scales and make nearly any difference look like chance.
     """
     if metric == "pearson":
         return list(standardised(predicted).tolist())
@@ -100,9 +85,9 @@ def levelled(metric: str, predicted: Values) -> Values:
 
 
 def tail_share(value: float, draws: Array) -> float:
-    """Two-sided p-value: the share of draws at least as far from 0, the value itself counted in.
+    """Two-sided p-value: the share of draws at least as far from 0, counting the value itself.
 
-    Not a number where the value is none.
+    NaN if the value is not finite.
     """
     if not np.isfinite(value):
         return float("nan")

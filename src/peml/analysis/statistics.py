@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 Values = Sequence[Any]
 
 _BOUNDS = (2.5, 97.5)  # percent: a 95 % interval
-_COUNTS_AT_ONCE = 1_000_000  # rows times resamples held at a time; 8 MB an array
+_COUNTS_AT_ONCE = 1_000_000  # rows times resamples in memory at a time; 8 MB per array
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Interval:
     """A number and its 95 % percentile interval.
 
     Attributes:
-        value: What the data itself gives, not the middle of the resamples.
+        value: Computed from the data itself, not the middle of the resamples.
         low: The 2.5th percentile of the resamples.
         high: The 97.5th percentile.
     """
@@ -46,8 +46,8 @@ class PairedTask:
     Attributes:
         metric: Name of the metric.
         gold: Right answers, one per row.
-        first: Predictions by seed, each one per row.
-        second: The other method's, with the same seeds in the same order.
+        first: The first method's predictions: per seed, one per row.
+        second: The second method's, with the same seeds in the same order.
     """
 
     metric: str
@@ -58,12 +58,7 @@ class PairedTask:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """First minus second.
-
-    Attributes:
-        mean: Of the mean over tasks.
-        tasks: Of each task.
-    """
+    """First minus second: of the mean over tasks, and of each task."""
 
     mean: Interval
     tasks: dict[str, Interval]
@@ -76,30 +71,30 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> PairedDifference:
-    """How much better the first method is, and how sure that is (paired bootstrap).
+    """How much better the first method is, with intervals from a paired bootstrap.
 
     Each resample draws a task's rows with replacement, the same rows for both methods and all
     seeds, and independently for each task. It also draws the pairs of runs with replacement, one
-    draw for all tasks, because one run trains them all. The interval so covers the chance in both
-    the rows and the seeds. With few seeds it is somewhat narrow (their spread comes out too small
-    by a factor of sqrt((seeds - 1) / seeds)); with one seed it covers the rows alone.
+    draw for all tasks, because one run trains them all. So the interval covers the randomness of
+    both rows and seeds. With few seeds it is somewhat narrow (their spread is underestimated by a
+    factor of sqrt((seeds - 1) / seeds)); with one seed it covers the rows alone.
 
     Args:
         tasks: By name; all with the same seeds.
-        weights: What each task weighs in the mean, (tasks,); default: all the same.
+        weights: Weight of each task in the mean, (tasks,); default: equal.
         resamples: Number of resamples.
-        seed: Of the draws. A task's interval doesn't depend on which other tasks there are.
+        seed: Seed of the bootstrap. A task's interval doesn't depend on the other tasks.
 
     Raises:
         DataError: Rows or seeds don't pair up, there are none, or a metric is unknown.
     """
     seeds = _check_pairs(tasks)
-    picks = _draw(np.random.default_rng(seed), resamples, seeds) / seeds  # (resamples, seeds)
+    seed_weights = _draw(np.random.default_rng(seed), resamples, seeds) / seeds
     values, draws = [], []
     for name, task in tasks.items():
         runs = [*task.first, *task.second]
         drawn = resample(task.metric, task.gold, runs, resamples, task_random(seed, name))
-        draws.append(((drawn[:, :seeds] - drawn[:, seeds:]) * picks).sum(axis=1))
+        draws.append(((drawn[:, :seeds] - drawn[:, seeds:]) * seed_weights).sum(axis=1))
         exact = [METRICS[task.metric](task.gold, run) for run in runs]
         values.append(float(np.mean(exact[:seeds]) - np.mean(exact[seeds:])))
     intervals = {n: percentile_interval(v, d) for n, v, d in zip(tasks, values, draws, strict=True)}
@@ -113,13 +108,6 @@ def bootstrap_interval(
 ) -> Interval:
     """One run's score on a task with its interval over rows.
 
-    Args:
-        metric: Name of the metric.
-        gold: Right answers, one per row.
-        predicted: Predictions, one per row.
-        resamples: Number of resamples.
-        seed: Of the draws.
-
     Raises:
         DataError: The numbers of rows differ, there are none, or the metric is unknown.
     """
@@ -129,13 +117,13 @@ def bootstrap_interval(
 
 
 def percentile_interval(value: float, draws: Array) -> Interval:
-    """A number with the interval of its resamples, (resamples,)."""
+    """A value with the 95 % interval of its resamples, (resamples,)."""
     low, high = np.percentile(draws, _BOUNDS)
     return Interval(value, float(low), float(high))
 
 
 def task_random(seed: int, task: str, use: int = 0) -> np.random.Generator:
-    """Draws of a task that depend on no other task, and differ by what they are used for."""
+    """A task's random generator: independent of other tasks, and different for each ``use``."""
     return np.random.default_rng([seed, zlib.crc32(task.encode()), *([use] if use else [])])
 
 
@@ -172,7 +160,7 @@ def _check_rows(name: str, metric: str, gold: Values, runs: Sequence[Values]) ->
 
 
 def _draw(random: np.random.Generator, resamples: int, items: int) -> Array:
-    """How often each item is drawn when as many are drawn as there are: (resamples, items)."""
+    """How often each item is drawn in ``items`` draws with replacement: (resamples, items)."""
     drawn = random.integers(0, items, (resamples, items))
     drawn += items * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * items)
@@ -185,7 +173,9 @@ def resample(
     """The metric of each run in each resample of the rows: (resamples, runs)."""
     score = weighted_scorer(metric, gold, runs)
     size = max(1, _COUNTS_AT_ONCE // len(gold))
-    done = range(0, resamples, size)
     return np.concatenate(
-        [score(_draw(random, min(size, resamples - start), len(gold))) for start in done]
+        [
+            score(_draw(random, min(size, resamples - start), len(gold)))
+            for start in range(0, resamples, size)
+        ]
     )

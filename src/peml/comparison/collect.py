@@ -313,7 +313,7 @@ def _difference(
                     f"{second.label}: {mismatch}",
                     action="the data changed meanwhile; start the comparison in a new folder",
                 )
-        said = [[kept.said(task.metric) for kept in side] for side in sides]
+        said = [[kept.compared(task.metric) for kept in side] for side in sides]
         paired[task.name] = PairedTask(task.metric, start.gold, said[0], said[1])
     found = paired_difference(paired, _weights(tasks))
     return DifferenceRecord(

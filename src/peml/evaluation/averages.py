@@ -1,4 +1,4 @@
-"""Means over tasks: what each task weighs, and which tasks a group's mean is over."""
+"""Means over tasks: the weight of each task, and which tasks belong to each group."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from peml.tasks import Averaging
 
 
 def common_average(averages: Iterable[Averaging]) -> Averaging:
-    """What counts alike in a mean over tasks: rows where all of them say so, else tasks."""
+    """Whether a mean over tasks weighs rows equally (if every task says so) or tasks."""
     return "rows" if set(averages) == {"rows"} else "tasks"
 
 
 def mean_weights(averages: Sequence[Averaging], rows: Sequence[int]) -> NDArray[np.float64]:
-    """What each task weighs in their mean, (tasks,); adds up to 1.
+    """The weight of each task in their mean, (tasks,), with sum 1.
 
     Args:
         averages: Each task's ``average``.
-        rows: Rows each task was scored on.
+        rows: Number of rows each task was scored on.
     """
-    alike = common_average(averages) == "tasks"
-    weights = np.ones(len(rows)) if alike else np.asarray(rows, np.float64)
+    by_task = common_average(averages) == "tasks"
+    weights = np.ones(len(rows)) if by_task else np.asarray(rows, np.float64)
     normalised: NDArray[np.float64] = weights / weights.sum()
     return normalised
 
 
 def weighted_mean(values: Sequence[float], weights: NDArray[np.float64]) -> float:
-    """The mean of the tasks' values, (tasks,), under weights that add up to 1."""
+    """The mean of the tasks' values, (tasks,), with weights whose sum is 1."""
     return float(np.asarray(values, np.float64) @ weights)
 
 
 def gather_groups(groups: Mapping[str, str | None]) -> dict[str, list[str]]:
-    """The tasks of each group, in their order; a group of all tasks is none.
+    """The tasks of each group, in their order; without a group that holds all tasks.
 
     Args:
-        groups: Each task's group, if it has one.
+        groups: The group of each task, or None.
     """
     members: dict[str, list[str]] = {}
     for task, group in groups.items():

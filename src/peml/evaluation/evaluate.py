@@ -23,7 +23,7 @@ from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 
 class Evaluable(Protocol):
-    """What evaluation needs of a model: an `AttachedModel` or a loaded one."""
+    """What evaluation needs of a model: an `AttachedModel` or a loaded `Predictor`."""
 
     base: TaskModel
 
@@ -34,7 +34,7 @@ class Evaluable(Protocol):
         """Switches dropout off."""
 
     def prepared(self) -> AbstractContextManager[None]:
-        """Prepares once for many forward passes."""
+        """Computes what many forward passes share once, for the length of the block."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class GoldSplit:
         task_id: Index of the task.
         encoded: Tokenised rows.
         gold: Option index, score, text or tuple of right texts of each row.
-        groups: The group of each row, where the task's rows belong to groups.
-        options: The texts to choose from in each row, where texts are compared, not indices.
-        numbers: Number of each row in its source, for messages; None: from 0.
+        groups: The group of each row, if the task's rows belong to groups.
+        options: The option texts of each row, if metrics compare texts instead of indices.
+        numbers: Number of each row in its source file, for messages; None: 0, 1, 2, ...
     """
 
     task_id: int
@@ -68,7 +68,7 @@ def read_gold(
         task_id: Its index.
         rows: The raw rows.
         encoded: The same rows, tokenised.
-        spelling: How the model spells a text that is to be generated.
+        spelling: How the model's tokenizer writes a text that is to be generated.
     """
     renderer = TaskRenderer(task)
     examples = [renderer.render(row, number) for number, row in enumerate(rows)]
@@ -88,22 +88,22 @@ def read_gold(
 
 
 def spell_gold(task: Task, gold: Any, spelling: Spelling) -> Any:
-    """A right answer as predictions are compared with it: a text as the model spells it.
+    """A right answer in the form predictions are compared with; texts as the tokenizer writes them.
 
     Raises:
-        DataError: No prediction could ever equal it.
+        DataError: The text holds a special token that predictions never contain.
     """
     return spelling.respell(gold) if task.type.generates else gold
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said about the rows of a split, in their order.
+    """A model's predictions for the rows of a split, in their order.
 
     Attributes:
         predicted: Option index, score or text of each row.
-        scores: Scores of the options of each row; a regression's or a text's is empty.
-        notes: What to know about how they were computed, such as that contexts were not shared.
+        scores: Scores of each row's options; empty for regression and generation.
+        notes: Remarks on how they were computed, such as that contexts were not shared.
     """
 
     predicted: list[Any]
@@ -112,7 +112,7 @@ class Predictions:
 
 
 class _Answers:
-    """Collects a model's answers, and the rows on which they are no numbers."""
+    """Collects a model's answers, and the rows for which they are NaN or infinite."""
 
     def __init__(self, task: Task, rows: int) -> None:
         self._task = task
@@ -121,13 +121,13 @@ class _Answers:
         self.bad: list[int] = []
 
     def text(self, row: int, text: str | None) -> None:
-        """What was generated."""
+        """A generated text; None if its logits were NaN or infinite."""
         self.predicted[row] = text
         if text is None:
             self.bad.append(row)
 
     def score(self, row: int, answer: torch.Tensor) -> None:
-        """A regression's score, (), or the scores of a row's own options, (options,)."""
+        """A regression's score, (), or the scores of a row's options, (options,)."""
         if not answer.isfinite().all():
             self.bad.append(row)
         elif self._task.type.has_scale:
@@ -148,10 +148,10 @@ def predict_split(
 
     Args:
         model: Attached or loaded model.
-        split: Rows encoded for scoring, or for generation where the task generates.
+        split: Rows encoded for scoring, or for generation if the task generates text.
         task_id: Index of the task.
-        settings: Batch size, what an option's score is, the longest generated text.
-        numbers: What the rows are called in messages; default: from 0.
+        settings: Batch size, how options are scored, the longest generated text.
+        numbers: Row numbers for messages; default: 0, 1, 2, ...
 
     Raises:
         ModelError: The model's scores of a row, or the logits of a text, are NaN or infinite.
@@ -166,8 +166,8 @@ def predict_split(
             _generate(base, split, task_id, settings, answers)
         elif isinstance(base.family, TextFamily):
             options = score_options(base, split, task_id, settings.scoring, settings.tokens, notes)
-            for row, found in options:
-                answers.score(row, base.family.answer(found[None], task)[0])
+            for row, scores in options:
+                answers.score(row, base.family.answer(scores[None], task)[0])
         else:
             _score_heads(model, split, task_id, settings, answers)
     if answers.bad:
@@ -207,16 +207,16 @@ def _score_heads(
     settings: EvaluationSettings,
     answers: _Answers,
 ) -> None:
-    """An encoder's heads; rows with fewer options than others of a batch are padded."""
+    """Scores an encoder's heads; a batch pads rows that have fewer options than others."""
     base = model.base
     choice = base.tasks[task_id].type.has_own_options
     collate = Collator(base.family.tokenizer.pad_token_id)
     for batch in evaluation_batches(split, task_id, settings.tokens, collate):
         moved = batch.to(base.device)
-        found = base.predict(model(moved), moved, task_id).float().cpu()
+        scores = base.predict(model(moved), moved, task_id).float().cpu()
         options = torch.bincount(batch.groups, minlength=batch.examples).tolist()
-        for row, answer, own in zip(batch.rows.tolist(), found, options, strict=True):
-            answers.score(row, answer[:own] if choice else answer)
+        for row, row_scores, count in zip(batch.rows.tolist(), scores, options, strict=True):
+            answers.score(row, row_scores[:count] if choice else row_scores)
 
 
 def score_split(
@@ -230,8 +230,8 @@ def score_split(
     Args:
         model: Attached or loaded model.
         split: Rows with their right answers.
-        settings: Batch size and the like.
-        context: Entered around the predictions (an ablation).
+        settings: Batch size, how options are scored, the longest generated text.
+        context: Entered while predicting (switches a part off for an ablation).
 
     Raises:
         ModelError: A score, a prediction or a metric is NaN or infinite.
@@ -248,9 +248,9 @@ def score_split(
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise ModelError(
-                f"Task {task.name!r}: the {name} is {value}, though all {len(split.gold)} "
+                f"Task {task.name!r}: the {name} is {value}, although all {len(split.gold)} "
                 "predictions are finite",
-                allowed="predictions in a range that the metric can be computed in",
+                allowed="predictions small enough that the metric does not overflow",
                 action=model.base.not_finite_advice,
             )
     return metrics, predictions

@@ -1,4 +1,4 @@
-"""The training loss on rows that aren't trained on."""
+"""The training loss on rows that are not used for training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from peml.evaluation.evaluate import Evaluable
 def mean_losses(
     model: Evaluable, splits: Sequence[EncodedSplit], tokens: int
 ) -> list[float | None]:
-    """Mean loss of an example of each task, without dropout; None for a task without rows.
+    """Mean loss per example of each task, without dropout; None for a task without rows.
 
     Args:
         model: Attached or loaded model.
         splits: Rows of each task, encoded as for training, in the order of the task ids.
-        tokens: Most tokens of a batch, padding included.
+        tokens: Maximum tokens per batch, padding included.
 
     Raises:
         TrainingError: A loss isn't finite.
@@ -40,8 +40,8 @@ def mean_losses(
             if not math.isfinite(total):
                 raise TrainingError(
                     f"the development loss of {base.tasks[task_id].name!r} is {total}",
-                    allowed="finite losses, which adaptive shares follow",
-                    action="lower training.learning_rates; where nothing is learnt yet, "
+                    allowed="finite losses: adaptive task shares are computed from them",
+                    action="lower training.learning_rates; if this happens before any training, "
                     f"{base.not_finite_advice}",
                 )
             means.append(total / len(split) if len(split) else None)

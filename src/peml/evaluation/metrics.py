@@ -1,4 +1,4 @@
-"""The metrics of the tasks, by the names task files use."""
+"""The metrics of the tasks, under the names that task files use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Values = Sequence[Any]
 
 
 class Scored(Protocol):
-    """A task as far as its metrics go, such as the one a predictions file is of."""
+    """Anything that names a task's metrics, such as the header of a predictions file."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -45,13 +45,13 @@ def _macro_f1(gold: Values, predicted: Values) -> float:
 
 def _matthews(gold: Values, predicted: Values) -> float:
     if len(set(gold)) == 1 or len(set(predicted)) == 1:
-        return 0.0  # what scikit-learn gives as well, but with a warning
+        return 0.0  # as scikit-learn, but without its warning
     return float(_sk().matthews_corrcoef(gold, predicted))
 
 
 def _correlation(name: str) -> Callable[[Values, Values], float]:
     def correlate(gold: Values, predicted: Values) -> float:
-        # A constant has no correlation with anything; the field counts that as 0.
+        # The correlation with a constant is undefined; by convention it counts as 0.
         if np.ptp(np.asarray(predicted, float)) == 0 or np.ptp(np.asarray(gold, float)) == 0:
             return 0.0
         from scipy import stats
@@ -72,25 +72,25 @@ def _rmse(gold: Values, predicted: Values) -> float:
 
 
 def _r2(gold: Values, predicted: Values) -> float:
-    # Of a single row nothing varies, and scikit-learn gives NaN.
+    # A single row has no variance; scikit-learn gives NaN.
     return float(_sk().r2_score(gold, predicted)) if len(gold) > 1 else 0.0
 
 
 def _auroc(gold: Values, predicted: Values) -> float:
-    # With one class alone there is nothing to tell apart; scikit-learn gives NaN.
+    # Undefined if only one class occurs; scikit-learn gives NaN.
     return float(_sk().roc_auc_score(gold, predicted)) if len(set(gold)) > 1 else 0.5
 
 
 def _average_precision(gold: Values, predicted: Values) -> float:
-    # Without a positive row there is no precision; scikit-learn gives 0 with a warning.
+    # Without a positive row, scikit-learn gives 0 with a warning.
     return float(_sk().average_precision_score(gold, predicted)) if 1 in gold else 0.0
 
 
 def margins(scores: Sequence[Sequence[float]]) -> list[float]:
-    """How much higher label 1 is scored than label 0 in each row, as kept predictions hold it.
+    """Score of label 1 minus score of label 0, per row, rounded as in a predictions file.
 
     Args:
-        scores: Both labels' scores, one pair a row.
+        scores: Both labels' scores, one pair per row.
     """
     pairs = np.asarray(scores, np.float32).reshape(len(scores), 2).astype(np.float64)
     differences: list[float] = (pairs[:, 1] - pairs[:, 0]).tolist()
@@ -99,8 +99,8 @@ def margins(scores: Sequence[Sequence[float]]) -> list[float]:
 
 def _corpus(name: str) -> Callable[[Values, Values], float]:
     def score(gold: Values, predicted: Values) -> float:
-        found = CORPUS_METRICS[name]().corpus_score(list(predicted), [list(gold)])
-        return float(found.score) / 100
+        result = CORPUS_METRICS[name]().corpus_score(list(predicted), [list(gold)])
+        return float(result.score) / 100
 
     return score
 
@@ -142,12 +142,12 @@ ROW_SCORES: dict[str, Callable[[Values, Values], list[float]]] = {
     "span_em": _each(span_em),
     "span_f1": _each(span_f1),
 }
-"""The metrics that are a mean over rows: what each row scores."""
+"""The metrics that are a mean over rows: each function gives the score of every row."""
 
 PROPORTIONS = frozenset(
     {"accuracy", "em", "exact_match", "number_match", "option_match", "span_em"}
 )
-"""The metrics that count right rows, or right groups of rows."""
+"""The metrics that are a share of right rows, or of right groups of rows."""
 
 
 def _bleu() -> Any:
@@ -163,7 +163,7 @@ def _chrf() -> Any:
 
 
 CORPUS_METRICS: dict[str, Callable[[], Any]] = {"bleu": _bleu, "chrf": _chrf}
-"""The metrics of sacrebleu that are over all texts together: what computes each."""
+"""The metrics that sacrebleu computes over all texts together: a factory for each."""
 
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     **{name: _mean_of(rows) for name, rows in ROW_SCORES.items()},
@@ -179,13 +179,14 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "rmse": _rmse,
     "spearman": _correlation("spearmanr"),
 }
-"""What each metric makes of right answers and predictions; of those of scores, see `margins`."""
+"""The function of each metric: (right answers, predictions) -> value. Metrics that rank rows take
+`margins` in place of predictions."""
 
 
 GROUP_SCORES: dict[str, Callable[[Values, Values, Sequence[Hashable]], list[float]]] = {
     "em": _all_right
 }
-"""The metrics that are a mean over groups of rows: what each group scores."""
+"""The metrics that are a mean over groups of rows: each function gives every group's score."""
 
 
 def compute_metrics(
@@ -199,47 +200,47 @@ def compute_metrics(
 
     Args:
         task: Names the metrics.
-        gold: Option indices, scores or texts.
-        predicted: The same, as predicted.
-        groups: The group of each row; needed where a metric is over groups.
-        scores: Of each row's options; needed where a metric ranks rows by them.
+        gold: Right option indices, scores or texts.
+        predicted: Predicted option indices, scores or texts.
+        groups: The group of each row; needed by metrics over groups.
+        scores: Scores of each row's options; needed by metrics that rank rows.
     """
-    said = {name: margins(scores or ()) for name in task.metrics if name in OF_SCORES}
-    return {name: _score(name, gold, said.get(name, predicted), groups) for name in task.metrics}
+    ranking = {name: margins(scores or ()) for name in task.metrics if name in OF_SCORES}
+    return {name: _score(name, gold, ranking.get(name, predicted), groups) for name in task.metrics}
 
 
 def score_constant(
     task: Task | Scored, gold: Values, majority: Any, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """What the best constant answer scores, by metric.
+    """Scores of a baseline that gives every row the same answer, by metric.
 
-    It is the most frequent answer, but label 1 for its F1, and the same score for every row where
-    a metric ranks rows.
+    The answer is the most frequent one. For the F1 of label 1 it is label 1, and for metrics that
+    rank rows every row gets the same score.
 
     Args:
         task: Names the metrics.
-        gold: Option indices, scores or texts.
-        majority: What `majority_prediction` gives.
-        groups: The group of each row; needed where a metric is over groups.
+        gold: Right option indices, scores or texts.
+        majority: The result of `majority_prediction`.
+        groups: The group of each row; needed by metrics over groups.
     """
     best = dict.fromkeys(task.metrics, majority) | dict.fromkeys(OF_SCORES, 0.0)
     best |= dict.fromkeys(("f1", "f1a"), 1)
     return {n: _score(n, gold, [best[n]] * len(gold), groups) for n in task.metrics}
 
 
-def _score(name: str, gold: Values, said: Values, groups: Sequence[Hashable] | None) -> float:
+def _score(name: str, gold: Values, predicted: Values, groups: Sequence[Hashable] | None) -> float:
     if name in GROUP_SCORES:
-        return float(np.mean(GROUP_SCORES[name](gold, said, groups or ())))
-    return METRICS[name](gold, said)
+        return float(np.mean(GROUP_SCORES[name](gold, predicted, groups or ())))
+    return METRICS[name](gold, predicted)
 
 
 def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> Classes:
-    """How a classification went label by label.
+    """F1 of each label and the confusion matrix of a classification.
 
     Args:
         labels: Label names in index order.
-        gold: Right labels by index.
-        predicted: Predicted ones.
+        gold: Indices of the right labels.
+        predicted: Indices of the predicted labels.
     """
     numbers = range(len(labels))
     f1 = _sk().f1_score(gold, predicted, labels=numbers, average=None, zero_division=0.0)
@@ -248,15 +249,15 @@ def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> 
 
 
 def majority_prediction(task: Task, gold: Iterable[Any]) -> Any:
-    """What the best constant guess is: the most frequent answer, or the mean score.
+    """The constant baseline's answer: the most frequent answer, or the mean score.
 
     Args:
         task: The task.
-        gold: Right answers, one or more: of the train rows, or of the reported rows where a task
+        gold: Right answers, at least one: of the train rows, or of the reported rows if the task
             has no others.
     """
     if task.type.has_scale:
         return float(np.fromiter(gold, dtype=np.float64).mean())
-    # of several right texts, the one that is trained on; of equally frequent answers, the lowest
+    # If several texts are right, count the one used for training; on a tie, take the lowest answer.
     counts = Counter(answer[0] if isinstance(answer, tuple) else answer for answer in gold)
     return min(counts, key=lambda answer: (-counts[answer], answer))

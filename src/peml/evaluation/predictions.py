@@ -1,9 +1,9 @@
-"""A run's stored predictions: one Parquet file per task, from which metrics can be recomputed.
+"""The stored predictions of a run: one Parquet file per task, enough to recompute every metric.
 
 Columns: ``row`` (number of the row in its source split), ``gold`` and ``predicted`` (option index,
-score or text, by the task), ``scores`` (one number per option) where the task has options, and
-``group`` where rows belong together. The schema's metadata says which task it is. Readers leave
-further columns alone.
+score or text, depending on the task), ``scores`` (one number per option) if the task has options,
+and ``group`` if rows belong to groups. The schema's metadata describes the task. Readers ignore
+other columns.
 """
 
 from __future__ import annotations
@@ -42,20 +42,21 @@ _VALUES: Mapping[Answer, Any] = MappingProxyType(
 
 
 class KeptTask(BaseModel):
-    """What a predictions file says about its task, in the schema's metadata.
+    """The description of a task in its predictions file (the schema's metadata).
 
     Attributes:
         name: Name of the task.
-        version: The task's version; scores of different versions mean different things.
-        type: What gold and predicted are.
+        version: The task's version; scores of different versions can't be compared.
+        type: The task's type, which says what gold and predicted are.
         metrics: Metrics, headline first.
-        labels: Label names in index order; empty where a row brings its own options, or none.
-        split: Which of the run's evaluation splits the rows are of.
-        majority: The best constant guess.
-        majority_of: Rows it is from: the train rows, or the reported ones if there are no others.
-        answers_in_text: Whether options are told by their texts, of which several may be right.
+        labels: Label names in index order; empty if the options differ by row or there are none.
+        split: Which of the run's evaluation splits the rows are from.
+        majority: The constant baseline's answer.
+        majority_of: Rows it was computed from: train, or reported if there are no train rows.
+        answers_in_text: Whether gold and predicted hold option texts (several may be right)
+            instead of option indices.
         group: The group of tasks it belongs to, if any.
-        average: What counts alike in a mean over tasks.
+        average: Whether a mean over tasks weighs tasks or rows equally.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -73,7 +74,7 @@ class KeptTask(BaseModel):
     average: Averaging = "tasks"
 
     def spell(self, value: Any) -> str:
-        """A gold or predicted value as people read it: a label's name, or the value itself."""
+        """A gold or predicted value for people to read: a label's name, or the value itself."""
         if isinstance(value, tuple):
             return " or ".join(value)
         if not isinstance(value, int):
@@ -82,12 +83,12 @@ class KeptTask(BaseModel):
 
     @property
     def has_options(self) -> bool:
-        """Whether the task is to choose among options, with a score each."""
+        """Whether the task chooses among options, each of which has a score."""
         return self.type.chooses
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Columns of the file and their Arrow types; ``group`` is there besides where it is."""
+        """Columns of the file and their Arrow types, except for the optional ``group``."""
         gold = predicted = _VALUES[self.type.answer]
         if self.answers_in_text:
             gold, predicted = pa.list_(pa.string()), pa.string()
@@ -97,16 +98,16 @@ class KeptTask(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class KeptPredictions:
-    """What a finished model said about the rows of one task.
+    """A finished model's predictions for the rows of one task.
 
     Attributes:
-        task: Which task.
+        task: The task's description.
         rows: Number of each row in its source split, from 0.
-        gold: Right answers; a tuple of texts where several are right. A text with special tokens
-            has the spaces that the model's tokenizer gives back.
-        predicted: The model's.
-        scores: Of each row's options; a row has none where the task has no options.
-        groups: Which rows belong together; None where a task has no groups.
+        gold: Right answers; a tuple of texts if several are right. A text with special tokens
+            has the spaces that the model's tokenizer writes around them.
+        predicted: The model's answers.
+        scores: Scores of each row's options; empty per row if the task has no options.
+        groups: The group of each row; None if the task has no groups.
     """
 
     task: KeptTask
@@ -124,20 +125,20 @@ class KeptPredictions:
         """All metrics of the task, headline first."""
         return compute_metrics(self.task, self.gold, self.predicted, self.groups, self.scores)
 
-    def said(self, metric: str) -> Sequence[Any]:
-        """What a metric compares with the right answers: predictions, or how rows are ranked."""
+    def compared(self, metric: str) -> Sequence[Any]:
+        """What a metric compares with the right answers: predictions, or margins to rank rows."""
         return margins(self.scores) if metric in OF_SCORES else self.predicted
 
     def majority(self) -> dict[str, float]:
-        """What the best constant guess scores, by metric."""
+        """The constant baseline's scores, by metric."""
         return score_constant(self.task, self.gold, self.task.majority, self.groups)
 
 
 def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
-    """Where two runs were not scored on the same rows with the same answers, in words.
+    """Describes the first row in which two runs differ in row number or right answer.
 
     Returns:
-        The first row that differs, or None where all are the same.
+        The difference in words, or None if all rows are the same.
     """
     pairs = zip(one.rows, one.gold, other.rows, other.gold, strict=False)
     for row, gold, other_row, other_gold in pairs:
@@ -154,24 +155,24 @@ def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
     longer, which = (one, "first") if len(one.rows) > shared else (other, "second")
     return (
         f"{len(one.rows)} rows in the first and {len(other.rows)} in the second; "
-        f"row {longer.rows[shared]} is in the {which} alone"
+        f"row {longer.rows[shared]} is only in the {which}"
     )
 
 
 def same_answer(one: Any, other: Any) -> bool:
-    """Whether two right answers are the same; models differ in the spaces of a text they learn."""
+    """Whether two right answers are the same; spaces don't count, since tokenizers change them."""
     if isinstance(one, str) and isinstance(other, str):
         return "".join(one.split()) == "".join(other.split())
     return bool(one == other)
 
 
 def predictions_path(run: Path, task: str) -> Path:
-    """Where a run folder keeps the predictions of a task."""
+    """The file with a task's predictions in a run folder."""
     return run / "predictions" / f"{task}.parquet"
 
 
 def write_predictions(run: Path, kept: KeptPredictions) -> None:
-    """Replaces a task's file in a run folder in one step; equal predictions give equal bytes."""
+    """Writes or atomically replaces a task's file; equal predictions give equal bytes."""
     task = kept.task
     values = {"row": kept.rows, "gold": kept.gold, "predicted": kept.predicted}
     values["scores"] = kept.scores
@@ -186,10 +187,10 @@ def write_predictions(run: Path, kept: KeptPredictions) -> None:
 
 
 def read_predictions(run: Path, task: str) -> KeptPredictions:
-    """Reads what a run has kept of a task.
+    """Reads a task's predictions from a run folder.
 
     Raises:
-        CheckpointError: The file is missing, damaged, of another task or of another format.
+        CheckpointError: The file is missing, damaged, of another task or in another format.
     """
     path = predictions_path(run, task)
     try:
@@ -199,19 +200,19 @@ def read_predictions(run: Path, task: str) -> KeptPredictions:
         raise _unusable(path, "is missing") from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise _unusable(path, f"can't be read: {error}") from error
-    kept = _header(path, table.schema.metadata or {})
-    if kept.name != task:
-        raise _unusable(path, f"can't be read: it holds the task {kept.name!r}")
-    grouped = any(name in GROUP_SCORES for name in kept.metrics)
-    _check_columns(path, table, kept.fields | ({"group": pa.string()} if grouped else {}))
-    if kept.has_options and not kept.answers_in_text:
-        _check_options(path, table, kept)
-    scores = table["scores"].to_pylist() if kept.has_options else [[]] * len(table)
-    row, gold, predicted = (table[name].to_pylist() for name in ("row", "gold", "predicted"))
-    if kept.answers_in_text:
+    header = _header(path, table.schema.metadata or {})
+    if header.name != task:
+        raise _unusable(path, f"can't be read: it holds the task {header.name!r}")
+    grouped = any(name in GROUP_SCORES for name in header.metrics)
+    _check_columns(path, table, header.fields | ({"group": pa.string()} if grouped else {}))
+    if header.has_options and not header.answers_in_text:
+        _check_options(path, table, header)
+    scores = table["scores"].to_pylist() if header.has_options else [[]] * len(table)
+    rows, gold, predicted = (table[name].to_pylist() for name in ("row", "gold", "predicted"))
+    if header.answers_in_text:
         gold = [tuple(texts) for texts in gold]
     groups = table["group"].to_pylist() if grouped else None
-    return KeptPredictions(kept, row, gold, predicted, scores, groups)
+    return KeptPredictions(header, rows, gold, predicted, scores, groups)
 
 
 def _header(path: Path, metadata: Mapping[bytes, bytes]) -> KeptTask:
@@ -225,7 +226,7 @@ def _header(path: Path, metadata: Mapping[bytes, bytes]) -> KeptTask:
             )
         task = KeptTask.model_validate(header)
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise _unusable(path, "can't be read: it doesn't say which task it is of") from error
+        raise _unusable(path, "can't be read: it doesn't describe its task") from error
     for name in task.metrics:
         known = (*METRICS, *GROUP_SCORES)
         if name not in known:
@@ -237,10 +238,10 @@ def _check_columns(path: Path, table: Any, expected: Mapping[str, Any]) -> None:
     for name, kind in expected.items():
         if name not in table.column_names:
             raise _unusable(path, f"can't be read: it has no column {name!r}")
-        # The name of a list's items differs between writers; only what they are matters.
-        found = table.schema.field(name).type
-        if found != kind:
-            raise _unusable(path, f"can't be read: column {name!r} holds {found}, not {kind}")
+        # Comparing types ignores the name of a list's items, which differs between writers.
+        actual = table.schema.field(name).type
+        if actual != kind:
+            raise _unusable(path, f"can't be read: column {name!r} holds {actual}, not {kind}")
         if table[name].null_count:
             raise _unusable(path, f"can't be read: column {name!r} has empty fields")
     if not len(table):
@@ -253,7 +254,7 @@ def _check_options(path: Path, table: Any, task: KeptTask) -> None:
         for option in table[name].unique().to_pylist():
             if option < 0 or (most is not None and option >= most):
                 raise _unusable(
-                    path, f"can't be read: column {name!r} holds {option}, which is no option"
+                    path, f"can't be read: column {name!r} holds {option}, not an option's index"
                 )
     if pc.list_flatten(table["scores"]).null_count:
         raise _unusable(path, "can't be read: column 'scores' has empty fields")
@@ -261,5 +262,5 @@ def _check_options(path: Path, table: Any, task: KeptTask) -> None:
 
 def _unusable(path: Path, problem: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} {problem}", allowed="the file as `peml fit` wrote it", action=_RESTORE
+        f"{path} {problem}", allowed="the unchanged file that `peml fit` wrote", action=_RESTORE
     )

@@ -18,18 +18,18 @@ _OPTION = re.compile(r"(true|false)|(solution|answer|ending|option)\d+")
 
 
 def span_em(gold: str | Sequence[str], predicted: str) -> float:
-    """1.0 where the texts are the same but for case, punctuation, articles and spaces.
+    """1.0 if the texts are equal except for case, punctuation, articles and spaces, else 0.0.
 
-    As SQuAD and ReCoRD are scored: of several right texts the best counts.
+    As SQuAD and ReCoRD are scored: if several texts are right, the best match counts.
     """
-    said = _words(predicted)
-    return max(float(said == _words(text)) for text in _texts(gold))
+    words = _words(predicted)
+    return max(float(words == _words(text)) for text in _texts(gold))
 
 
 def span_f1(gold: str | Sequence[str], predicted: str) -> float:
-    """F1 of the words, normalised as in :func:`span_em`; the best of several right texts."""
-    said = _words(predicted)
-    return max(_overlap(_words(text), said) for text in _texts(gold))
+    """F1 of the words, normalised as in :func:`span_em`; the best match of several right texts."""
+    words = _words(predicted)
+    return max(_overlap(_words(text), words) for text in _texts(gold))
 
 
 def _texts(gold: str | Sequence[str]) -> Sequence[str]:
@@ -40,57 +40,57 @@ def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_MARKS)).split()
 
 
-def _overlap(right: list[str], said: list[str]) -> float:
-    if not right or not said:
-        return float(right == said)
-    shared = (Counter(right) & Counter(said)).total()
-    return 2 * shared / (len(right) + len(said))
+def _overlap(gold: list[str], predicted: list[str]) -> float:
+    if not gold or not predicted:
+        return float(gold == predicted)
+    shared = (Counter(gold) & Counter(predicted)).total()
+    return 2 * shared / (len(gold) + len(predicted))
 
 
 def number_hit(gold: str, predicted: str) -> float:
-    """1.0 where the answer's number is the right one, within a thousandth."""
-    right, said = read_number(gold), read_number(predicted)
-    if right is None or said is None:
+    """1.0 if the number in the answer is right within 0.001, else 0.0."""
+    right, answer = read_number(gold), read_number(predicted)
+    if right is None or answer is None:
         return 0.0
-    return float(math.isclose(right, said, rel_tol=0, abs_tol=_TOLERANCE))
+    return float(math.isclose(right, answer, rel_tol=0, abs_tol=_TOLERANCE))
 
 
 def read_number(text: str) -> float | None:
-    """The answer in a text: the first number after ``####``, or else the last number; or None.
+    """The answer in a text: the first number after ``####``, else the last number; None if none.
 
-    ``$1,250.50`` is 1250.5; a minus sign counts where no digit stands before it.
+    ``$1,250.50`` is 1250.5. A minus sign counts unless a letter or digit stands before it.
     """
     _, mark, answer = text.rpartition(_ANSWER_MARK)
-    found = [
+    matches = [
         match
         for match in _NUMBER.finditer(answer)
         if any(character.isdigit() for character in match[0])
     ]
-    if not found:
+    if not matches:
         return None
-    match = found[0] if mark else found[-1]
+    match = matches[0] if mark else matches[-1]
     number = match[0].replace(",", "").replace("\u2212", "-")
     joined = match.start() > 0 and answer[match.start() - 1].isalnum()
     return float(number.removeprefix("-") if joined else number)
 
 
 def option_hit(gold: str, predicted: str) -> float:
-    """1.0 where the first option that the text names is the right one.
+    """1.0 if the first option that the text names is the right one, else 0.0.
 
     An option is ``true`` or ``false``, or ``solution``, ``answer``, ``ending`` or ``option`` with
-    a number, in lower case; as in LLM-Adapters (arXiv 2304.01933), only options of the right one's
-    kind are looked for.
+    a number, in lower case. As in LLM-Adapters (arXiv 2304.01933), only options of the same kind
+    as the right one are considered.
     """
     right = _OPTION.search(gold)
     if right is None:
         return 0.0
-    said = (found for found in _OPTION.finditer(predicted) if found[2] == right[2])
-    first = next(said, None)
+    same_kind = (match for match in _OPTION.finditer(predicted) if match[2] == right[2])
+    first = next(same_kind, None)
     return float(first is not None and first[0] == right[0])
 
 
 def rouge(name: str) -> Callable[[Sequence[Any], Sequence[Any]], list[float]]:
-    """The F-measure of a ROUGE of the package rouge-score, with stemming, for each row.
+    """A function that gives the ROUGE F-measure of each row (package rouge-score, with stemming).
 
     Args:
         name: ``rouge1``, ``rouge2`` or ``rougeL``.

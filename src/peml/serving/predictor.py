@@ -1,4 +1,4 @@
-"""Prediction with a finished model: rows in, answers out."""
+"""Prediction with a finished model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from peml.tasks import Task, TaskRenderer
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says about one row.
+    """The model's answer for one row.
 
     Attributes:
         value: Label name, option text, score, or generated text.
-        scores: Probability of each label or option, the softmax of their scores; empty for scores
-            and generated texts. An option that is there twice counts once.
-        cut: Tokens the row lost to the model's length limit.
+        scores: Probability of each label or option (softmax of their scores); empty for regression
+            and generation. Equal option texts count as one option.
+        cut: Number of tokens cut from the row to fit the model's length limit.
     """
 
     value: str | float
@@ -39,11 +39,11 @@ class Prediction:
 
 
 class Predictor:
-    """A loaded model that answers for its tasks; made by `load`.
+    """A loaded model that predicts its tasks; made by `load`.
 
     Args:
         model: The model, in evaluation mode.
-        evaluation: How answers are scored and generated; default: the project's own settings.
+        evaluation: How answers are scored and generated; default: PEML's default settings.
     """
 
     def __init__(self, model: TaskModel, evaluation: EvaluationSettings | None = None) -> None:
@@ -52,11 +52,11 @@ class Predictor:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks it was trained on."""
+        """The tasks the model was trained on."""
         return self.base.tasks
 
     def task(self, name: str) -> Task:
-        """One of its tasks.
+        """The task with this name.
 
         Raises:
             TaskError: The model has no such task.
@@ -75,7 +75,7 @@ class Predictor:
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Nothing to prepare: the prefix is static."""
+        """Does nothing: a loaded model's prefix is computed already."""
         yield
 
     def predict(
@@ -84,13 +84,13 @@ class Predictor:
         rows: Sequence[Mapping[str, Any]],
         settings: EvaluationSettings | None = None,
     ) -> list[Prediction]:
-        """Answers rows of one task, in their order.
+        """Predicts rows of one task, in their order.
 
         Args:
             task: Name of a task the model was trained on.
-            rows: Rows with the task's input columns, read as files are; no label is needed.
-            settings: Batch size, what an option's score is, the longest generated text; default:
-                `evaluation`, as the run that trained the model was evaluated.
+            rows: Rows with the task's input columns, read like rows of files; no label is needed.
+            settings: Batch size, how options are scored, the longest generated text; default: the
+                evaluation settings of the run that trained the model.
 
         Raises:
             TaskError: The model has no such task.
@@ -104,11 +104,12 @@ class Predictor:
         read = enumerate(read_list(rows, definition))
         examples = [renderer.render(row, number, labelled=False) for number, row in read]
         split = encode_rows(examples, definition, self.base.family, definition.type.evaluated_as)
-        said = predict_split(self, split, task_id, settings or self.evaluation)
+        answers = predict_split(self, split, task_id, settings or self.evaluation)
+        cuts = split.rows.column("cut")
         return [
-            _read(definition, example.options, value, scores, cut)
+            _prediction(definition, example.options, value, scores, cut)
             for example, value, scores, cut in zip(
-                examples, said.predicted, said.scores, split.rows.column("cut"), strict=True
+                examples, answers.predicted, answers.scores, cuts, strict=True
             )
         ]
 
@@ -123,7 +124,7 @@ class Predictor:
         return names.index(name)
 
 
-def _read(
+def _prediction(
     task: Task, options: tuple[str, ...], value: Any, scores: Sequence[float], cut: int
 ) -> Prediction:
     if not scores:
@@ -142,14 +143,14 @@ def load(
     """Loads the model of a finished run, or an exported one.
 
     Args:
-        path: Run folder, or the ``model`` folder of one.
+        path: Run folder, or its ``model`` folder.
         device: Where to put it; default: the CPU.
-        trust_remote_code: Run Python code that comes with the model: read it first. Nothing in the
-            folder can say so.
+        trust_remote_code: Run Python code that comes with the model; read that code first. No file
+            in the folder can set this.
 
     Raises:
         CheckpointError: There is no finished model, or its files were altered.
-        ModelError: The model asks for code of its own, and nobody allowed it.
+        ModelError: The model needs its own Python code, and `trust_remote_code` is False.
     """
     folder = find_model(Path(path))
     saved = open_model(folder)

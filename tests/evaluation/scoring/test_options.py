@@ -165,7 +165,7 @@ def test_a_first_token_without_a_likelihood_does_not_count() -> None:
 
 def test_what_has_no_text_is_not_divided_by_its_bytes() -> None:
     spelling = model("llama").base.family.spelling
-    with pytest.raises(DataError, match="no text to divide by") as caught:
+    with pytest.raises(DataError, match="has no text, so its score") as caught:
         normalise(torch.zeros(1), [Request((5,), (2,), 0)], "bytes", spelling)
     assert caught.value.allowed
     assert caught.value.action

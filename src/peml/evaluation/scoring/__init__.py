@@ -1,4 +1,4 @@
-"""Exact likelihoods of answer options, with what they share computed once."""
+"""Exact likelihoods of answer options; common prefixes of tokens are computed once."""
 
 from typing import TYPE_CHECKING
 

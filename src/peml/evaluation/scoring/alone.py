@@ -1,4 +1,4 @@
-"""Every option in a sequence of its own: the plain way, and what sharing is measured against."""
+"""One sequence per option: the plain way, and the reference that sharing is tested against."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from peml.models import TaskModel
 
 @torch.no_grad()
 def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Tensor:
-    """Log-likelihoods of the options, (requests,) float64, from one sequence each.
+    """Log-likelihoods of the options, (requests,) float64, with one sequence per option.
 
     Args:
-        base: The model, with whatever is attached to it.
+        base: The model, including attached methods.
         requests: Options after their contexts.
-        tokens: Most tokens of a batch, padding included.
+        tokens: Maximum tokens per batch, padding included.
     """
     totals = torch.zeros(len(requests), dtype=torch.float64)
     joined = not is_seq2seq(base)
@@ -30,11 +30,11 @@ def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Te
 
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    held: list[int] = []
+    batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if held and (len(held) + 1) * lengths[held[0]] > tokens:
-            yield held
-            held = []
-        held.append(index)
-    if held:
-        yield held
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

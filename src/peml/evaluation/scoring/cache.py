@@ -1,4 +1,4 @@
-"""Keys and values of a trunk, held once for all rows behind it."""
+"""Keys and values of a trunk, stored once for all rows that continue it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers import Cache
 
 
 class TrunkCache(Cache):
-    """A trunk's keys and values, one part for each trunk it is made of.
+    """A trunk's keys and values; those of its parents stay in their own caches.
 
-    Unlike Transformers' caches it keeps a single copy: rows get it in front of their own keys while
-    their layer is computed, and leave nothing behind. A pass adds a part only while `growing`.
+    Unlike Transformers' caches it stores a single copy for all rows: `update` puts it in front of
+    the rows' own keys, which are not stored. Keys are stored only while `growing`.
 
     Attributes:
-        parent: The trunk this one goes on from.
-        length: Cached positions, those of the parents included.
-        growing: Whether the pass at hand is the trunk's own.
+        parent: The trunk that this one continues.
+        length: Cached positions, including the parents'.
+        growing: Whether the current forward pass computes the trunk itself.
     """
 
     def __init__(self, parent: TrunkCache | None, length: int) -> None:
@@ -26,22 +26,22 @@ class TrunkCache(Cache):
         self.parent = parent
         self.length = length
         self.growing = True
-        self._own: dict[int, tuple[Tensor, Tensor]] = {}
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """The trunk's keys and values in front of a pass's own.
+        """The trunk's keys and values, followed by those of the current pass.
 
         Args:
-            key_states: (rows, kv_heads, size, head_dim); values likewise.
+            key_states: (rows, kv_heads, size, head_dim).
             value_states: (rows, kv_heads, size, head_dim).
-            layer_idx: Which layer asks.
-            *args: What other caches use.
-            **kwargs: What other caches use.
+            layer_idx: Index of the calling layer.
+            *args: Ignored; part of Transformers' interface.
+            **kwargs: Ignored.
         """
         if self.growing:
-            self._own[layer_idx] = (key_states, value_states)
+            self._stored[layer_idx] = (key_states, value_states)
         parts = self._parts(layer_idx)
         if not self.growing:
             rows = len(key_states)
@@ -52,9 +52,9 @@ class TrunkCache(Cache):
 
     def _parts(self, layer: int) -> list[tuple[Tensor, Tensor]]:
         before = [] if self.parent is None else self.parent._parts(layer)
-        return [*before, self._own[layer]]
+        return [*before, self._stored[layer]]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Cached positions in front of the pass at hand."""
+        """Cached positions in front of the current pass."""
         before = 0 if self.parent is None else self.parent.length
         return before if self.growing else self.length

@@ -1,4 +1,4 @@
-"""A tree of tokens laid out as one sequence: positions, and who sees whom."""
+"""A tree of tokens laid out as one sequence: positions and attention mask."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Tokens of one row or trunk. Those whose predictions are read stand last.
+    """Tokens of one row or trunk. The tokens whose predictions are read come last.
 
     Attributes:
         tokens: Token ids, (size,).
-        depths: Position of each token in its own sequence, (size,).
+        depths: Position of each token in its original sequence, (size,).
         sees: Whether a token (row) attends to another (column), (size, size).
-        wanted: Tokens at the end whose predictions are read.
-        slots: Where a target is predicted, (targets,).
-        targets: The token predicted there, (targets,).
-        requests: The request it belongs to, (targets,).
+        wanted: Number of tokens at the end whose predictions are read.
+        slots: Index of the token that predicts each target, (targets,).
+        targets: The predicted tokens, (targets,).
+        requests: The request that each target belongs to, (targets,).
     """
 
     tokens: Indices
@@ -44,15 +44,15 @@ def lay_out(
     start: int,
     end: int | None = None,
 ) -> Layout:
-    """Lays out the nodes of a run between two depths.
+    """Lays out the nodes of consecutive sorted sequences between two depths.
 
     Args:
         trie: Sequences without their last token.
         sequences: The whole sequences, by request.
-        firsts: First scored token of each request.
-        run: First place and the one after the last.
-        start: Depth of the first node; all sequences share what lies before.
-        end: Depth behind the last node of a trunk, which all sequences share; None for a row.
+        firsts: Index of the first scored token of each request.
+        run: First sorted place, and the place after the last.
+        start: Depth of the first node; the sequences share all tokens before it.
+        end: For a trunk, which all sequences share: the depth after its last node. None: a row.
     """
     first, stop = run
     tokens: list[Indices] = []
@@ -60,7 +60,7 @@ def lay_out(
     reads: list[tuple[Indices, Indices, int]] = []
     size = trie.nodes(first, stop, start) if end is None else end - start
     sees = np.zeros((size, size), dtype=np.bool_)
-    path = np.zeros(trie.longest, dtype=np.int64)  # slot of each depth, of the sequence at hand
+    path = np.zeros(trie.longest, dtype=np.int64)  # slot of each depth of the current sequence
     filled = 0
     for place in range(first, stop):
         last = int(trie.lengths[place]) if end is None else end
@@ -87,7 +87,10 @@ def _ordered(
     sees: np.ndarray[Any, np.dtype[np.bool_]],
     reads: list[tuple[Indices, Indices, int]],
 ) -> Layout:
-    """Attention does not mind the order of tokens, so what is read can stand together."""
+    """Moves the tokens whose predictions are read to the end.
+
+    With explicit positions and mask, attention does not depend on the order of tokens.
+    """
     empty = np.zeros(0, dtype=np.int64)
     slots = np.concatenate([empty, *(read[0] for read in reads)])
     targets = np.concatenate([empty, *(read[1] for read in reads)])

@@ -25,13 +25,13 @@ def normalise(
     Args:
         likelihoods: Log-likelihoods, (requests,).
         requests: The options.
-        kind: What they are divided by, or lessened by.
-        spelling: Spells the options, whose bytes in UTF-8 are counted without the end of text and
-            without spaces around them.
+        kind: What they are divided by, or what is subtracted from them.
+        spelling: Decodes the options for ``bytes``: UTF-8 bytes without the end of text and
+            without spaces around.
         unconditional: For ``pmi``: log-likelihoods of the options after the unconditional prompt.
 
     Raises:
-        DataError: An option without any text is to be divided by its bytes.
+        DataError: With ``bytes``, an option has no text.
     """
     if kind == "none":
         return likelihoods
@@ -40,7 +40,7 @@ def normalise(
             raise AssertionError("pmi needs the options' likelihoods after another prompt")
         return likelihoods - unconditional
     if kind == "tokens":
-        # Without a context the first token has no likelihood.
+        # Without a context, the first token is not predicted.
         sizes = [len(r.option) - (not r.context) for r in requests]
     else:
         sizes = [_bytes(request, spelling) for request in requests]
@@ -51,7 +51,8 @@ def _bytes(request: Request, spelling: Spelling) -> int:
     text = spelling.read(request.option).strip()
     if not text:
         raise DataError(
-            f"the option of the tokens {list(request.option)} has no text to divide by",
+            f"the option with the tokens {list(request.option)} has no text, so its score can't "
+            "be divided by its bytes",
             allowed="options with a text, for evaluation.scoring.normalisation: bytes",
             action="correct the option, or choose another normalisation",
         )

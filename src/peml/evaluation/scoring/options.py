@@ -1,4 +1,4 @@
-"""Scores of every row's options, for the families that answer with text."""
+"""Scores of every row's options, for text-to-text models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peml.models import TaskModel
 from peml.tasks import Example, Task
 
 _BATCHES_AT_ONCE = 64
-"""Rows are read, and searched for what they share, so many batches at a time."""
+"""Rows are read, and searched for common beginnings, this many batches at a time."""
 
 
 def score_requests(
@@ -36,11 +36,11 @@ def score_requests(
     """Log-likelihoods of options after their contexts, (requests,) float64; tasks may be mixed.
 
     Args:
-        base: The model, with whatever is attached to it.
+        base: The model, including attached methods.
         requests: What to score.
-        tokens: Most tokens of a batch, padding and cached tokens included.
-        share: Compute common beginnings (or inputs of an encoder) once where the model can.
-        notes: Gets the reason, where the model can't; a warning says it too.
+        tokens: Maximum tokens per batch, padding and cached tokens included.
+        share: Compute common beginnings (or inputs of an encoder) once, if the model can.
+        notes: The reason is added here, and warned about, if the model can't.
 
     Raises:
         DataError: An option has no tokens to score.
@@ -61,7 +61,7 @@ def score_requests(
     problem = sharing_problem(base, longest)
     if problem is not None:
         note = f"options are scored one by one, which is slower: {problem}"
-        if notes is None or note not in notes:  # long splits come in pieces
+        if notes is None or note not in notes:  # long splits come in pieces: warn once
             warnings.warn(note, stacklevel=2)
         if notes is not None:
             notes.add(note)
@@ -77,21 +77,21 @@ def score_options(
     tokens: int,
     notes: set[str] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Row numbers, and the scores of their options (options,), of a split encoded for scoring.
+    """Yields each row's number and the scores of its options, (options,).
 
     Args:
-        base: The model, with whatever is attached to it.
-        split: Rows of one task.
+        base: The model, including attached methods.
+        split: Rows of one task, encoded for scoring.
         task_id: Index of the task.
-        settings: What a score is.
-        tokens: Most tokens of a batch.
+        settings: How options are scored.
+        tokens: Maximum tokens per batch.
         notes: As for `score_requests`.
     """
     task = base.tasks[task_id]
     kind = task.normalisation or settings.normalisation
     if task.type.has_scale:
         kind = "none"
-    elsewhere = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
+    neutral = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
     for rows in _windows(split, tokens):
         fetched = split.rows.read(rows)
         options = [
@@ -99,17 +99,17 @@ def score_options(
             for ids, labels in zip(fetched["input_ids"], fetched["labels"], strict=True)
         ]
         requests = [request for row in options for request in row]
-        asked = list(requests)
+        scored = list(requests)
         if kind == "pmi":
-            asked += [Request(elsewhere, request.option, task_id) for request in requests]
-        likelihoods = score_requests(base, asked, tokens, share=settings.share, notes=notes)
-        after, before = likelihoods[: len(requests)], likelihoods[len(requests) :]
-        scores = normalise(after, requests, kind, base.family.spelling, before)
+            scored += [Request(neutral, request.option, task_id) for request in requests]
+        likelihoods = score_requests(base, scored, tokens, share=settings.share, notes=notes)
+        conditional, unconditional = likelihoods[: len(requests)], likelihoods[len(requests) :]
+        scores = normalise(conditional, requests, kind, base.family.spelling, unconditional)
         yield from zip(rows.tolist(), scores.split([len(row) for row in options]), strict=True)
 
 
 def _windows(split: EncodedSplit, tokens: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Row numbers in order, some batches' worth at a time."""
+    """Row numbers in order, `_BATCHES_AT_ONCE` batches at a time."""
     window = (split.tokens.cumsum() - split.tokens) // (tokens * _BATCHES_AT_ONCE)
     for number in np.unique(window):
         yield np.flatnonzero(window == number)
@@ -119,18 +119,18 @@ def _requests(
     base: TaskModel, ids: list[list[int]], labels: list[list[int]], task_id: int, *, end: bool
 ) -> list[Request]:
     """The options of one encoded row."""
-    found = []
+    requests = []
     for tokens, scored in zip(ids, labels, strict=True):
         option = [token for token in scored if token != -100]
         context = tokens if is_seq2seq(base) else tokens[: len(tokens) - len(option)]
         if not end and option[-1] == base.family.tokenizer.eos_token_id:
             option = option[:-1]
-        found.append(Request(tuple(context), tuple(option), task_id))
-    return found
+        requests.append(Request(tuple(context), tuple(option), task_id))
+    return requests
 
 
 def _unconditional(base: TaskModel, task: Task, prompt: str) -> tuple[int, ...]:
-    """Tokens of the prompt that says nothing of the row."""
+    """Tokens of the prompt that holds nothing of the row."""
     example = Example(index=0, segments=(prompt,), prompt=prompt, options=(), label="")
     (sequence,) = base.family.encode(task, example, "generate")
     return tuple(sequence.input_ids)

@@ -21,7 +21,7 @@ class TreePass:
     """Runs layouts through a model and adds up the log-likelihoods of their targets.
 
     Args:
-        base: The model, with whatever is attached to it.
+        base: The model, including attached methods.
         totals: Log-likelihood of each request so far, (requests,) float64.
     """
 
@@ -29,25 +29,20 @@ class TreePass:
         self.base, self.totals = base, totals
         self.prompt = base.prompt.vectors
 
-    def trunk(self, layout: Layout, task_id: int, behind: TrunkCache | None) -> TrunkCache:
-        """Computes a trunk and keeps its keys and values."""
+    def trunk(self, layout: Layout, task_id: int, parent: TrunkCache | None) -> TrunkCache:
+        """Computes a trunk and stores its keys and values."""
         new = len(layout.tokens)
-        if behind is None:
+        if parent is None:
             new += 0 if self.prompt is None else len(self.prompt)
-        cache = TrunkCache(behind, new + (0 if behind is None else behind.length))
-        self._run([layout], [task_id], cache)
+        cache = TrunkCache(parent, new + (0 if parent is None else parent.length))
+        self.rows([layout], [task_id], cache)
         cache.growing = False
         return cache
 
     def rows(
-        self, layouts: Sequence[Layout], task_ids: Sequence[int], behind: TrunkCache | None
-    ) -> None:
-        """Computes rows behind a trunk, or behind nothing."""
-        self._run(layouts, task_ids, behind)
-
-    def _run(
         self, layouts: Sequence[Layout], task_ids: Sequence[int], cache: TrunkCache | None
     ) -> None:
+        """Computes rows that continue the cached trunk, if there is one."""
         base, device = self.base, self.base.device
         past = 0 if cache is None else cache.get_seq_length()
         ids, depths, sees = _padded(layouts, base.family.tokenizer.pad_token_id)
@@ -78,7 +73,10 @@ class TreePass:
         return {"inputs_embeds": torch.cat([vectors.expand(len(ids), -1, -1), tokens], 1)}
 
     def _mask(self, sees: Tensor, past: int, front: int) -> Tensor:
-        """Additive, (rows, 1, front + width, past + front + width); trunk and prompt are seen."""
+        """Additive mask, (rows, 1, front + width, past + front + width).
+
+        All tokens see the trunk and the prompt.
+        """
         rows, width, _ = sees.shape
         dtype = self.base.backbone.dtype
         hidden = torch.finfo(dtype).min
@@ -101,17 +99,16 @@ class TreePass:
             torch.from_numpy(part).to(self.base.device)
             for part in (rows, places, targets, requests)
         )
-        asked = Positions(row, place, everywhere=self.base.family.logits_everywhere)
-        logits = asked.logits(self.base.backbone, **inputs)
+        positions = Positions(row, place, everywhere=self.base.family.logits_everywhere)
+        logits = positions.logits(self.base.backbone, **inputs)
         nll = nn.functional.cross_entropy(logits.float(), target, reduction="none")
         self.totals.index_add_(0, request, -nll.to(self.totals))
 
 
 def _padded(layouts: Sequence[Layout], pad: int) -> tuple[Array, Array, Array]:
-    """Token ids and depths, (rows, width), and who sees whom, (rows, width, width).
+    """Token ids and depths, (rows, width), and attention, (rows, width, width), padded on the left.
 
-    Rows end together, since their last tokens are read. Padding sees itself: a query without any
-    key would be undefined.
+    Padding attends to itself: attention over no keys at all would be undefined.
     """
     width = max(len(layout.tokens) for layout in layouts)
     ids = np.full((len(layouts), width), pad, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which tokens are computed together: rows that hold a small tree, behind cached trunks.
+"""Which tokens are computed together: rows, each a small tree, that continue cached trunks.
 
 ::
 
@@ -7,8 +7,9 @@
                                 +- question 2 -+- A          row: one question with its options, a
                                                +- B                 tree in one sequence
 
-Options share their question inside a row, by an attention mask, which costs no extra pass. Rows
-share what stands before them through the cache, which costs one, so a trunk has to save enough.
+Options share their question inside a row through an attention mask, without an extra forward pass.
+Rows share the tokens before them through the cache. That takes an extra pass, so a trunk is used
+only if it saves enough.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from dataclasses import dataclass
 from peml.evaluation.scoring.trie import Trie
 
 _KEYS_LIKE_A_TOKEN = 1024
-"""So many keys cost a token as much as its way through the layers. Roughly so for small models;
-large ones mind attention less."""
+"""Attending to this many keys costs about as much as the rest of a token's forward pass. A rough
+figure for small models; in large ones attention weighs less."""
 
 _SAVED_BY_A_TRUNK = 1 / 4
-"""A trunk has to save this part of a batch, for the passes it leaves half empty."""
+"""A trunk has to save this share of a batch, since it leaves some passes half empty."""
 
 
 def _cost(size: int, depth: int) -> float:
@@ -33,10 +34,10 @@ def _cost(size: int, depth: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A run of sorted sequences that one sequence of a batch computes.
+    """Consecutive sorted sequences that are computed as one sequence of a batch.
 
     Attributes:
-        first: First place.
+        first: First sorted place.
         stop: The place after the last.
         size: Tokens to compute.
     """
@@ -48,15 +49,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows behind one trunk, and the groups whose trunks go on from it.
+    """Rows that continue one trunk, and the groups whose longer trunks continue it.
 
     Attributes:
-        first: First place of the run it covers.
+        first: First sorted place it covers.
         stop: The place after the last.
-        start: Depth at which its own trunk begins; what lies before is its parent's.
-        depth: Depth at which its trunk ends. The whole plan has an empty trunk.
-        rows: What is computed behind the trunk.
-        groups: Longer trunks.
+        start: Depth at which its trunk begins; the tokens before are its parent's.
+        depth: Depth at which its trunk ends. The outermost group has an empty trunk.
+        rows: What is computed after the trunk.
+        groups: Groups with longer trunks.
     """
 
     first: int
@@ -73,18 +74,18 @@ class Group:
         keys) stays within that of a batch of whole sequences.
 
         Args:
-            tokens: Most tokens of a batch, padding included.
-            longest: The longest sequence's tokens.
+            tokens: Maximum tokens per batch, padding included.
+            longest: Length of the longest sequence in tokens.
         """
-        held: list[Row] = []
+        batch: list[Row] = []
         for row in sorted(self.rows, key=lambda row: -row.size):
-            size = held[0].size if held else row.size
-            if held and not _fits(len(held) + 1, size, self.depth, tokens, longest):
-                yield held
-                held = []
-            held.append(row)
-        if held:
-            yield held
+            size = batch[0].size if batch else row.size
+            if batch and not _fits(len(batch) + 1, size, self.depth, tokens, longest):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
 
 
 def _fits(rows: int, size: int, depth: int, tokens: int, longest: int) -> bool:
@@ -96,8 +97,8 @@ def plan_groups(trie: Trie, tokens: int, saving: int | None = None) -> Group:
     """Plans the scoring of all sequences of a trie.
 
     Args:
-        trie: The sequences, without their last token, which is only predicted.
-        tokens: Most tokens of a batch.
+        trie: The sequences without their last token, which is only predicted.
+        tokens: Maximum tokens per batch.
         saving: Tokens a trunk must save; default: a quarter of a batch. With 1, every node of the
             trie is computed once.
     """
@@ -110,12 +111,12 @@ class _Planner:
         self.trie, self.tokens, self.saving = trie, tokens, saving
 
     def group(self, first: int, stop: int, start: int, depth: int) -> Group:
-        """The plan of a run whose sequences share ``depth`` tokens."""
+        """The plan for consecutive sequences that share ``depth`` tokens."""
         rows: list[Row] = []
         groups = []
         begin = first
         while begin < stop and self.trie.lengths[begin] == depth:
-            begin += 1  # the trunk is all of it
+            begin += 1  # the trunk is the whole sequence
         for low, high, end in sorted(self._trunks(begin, stop, depth)):
             rows.extend(self._rows(begin, low, depth))
             groups.append(self.group(low, high, depth, end))
@@ -124,7 +125,7 @@ class _Planner:
         return Group(first, stop, start, depth, tuple(rows), tuple(groups))
 
     def _trunks(self, first: int, stop: int, depth: int) -> Iterator[tuple[int, int, int]]:
-        """Runs that are worth a trunk, as large as they can be: (first, stop, end of trunk)."""
+        """The largest ranges of places that are worth a trunk: (first, stop, end of trunk)."""
         waiting = [(first, stop)]
         while waiting:
             low, high = waiting.pop()
@@ -146,7 +147,7 @@ class _Planner:
                 waiting.extend(zip([low, *cuts], [*cuts, high], strict=True))
 
     def _rows(self, first: int, stop: int, depth: int) -> list[Row]:
-        """Neighbours that are cheaper together, as long as they fit."""
+        """Joins neighbours in a row if they are cheaper together and fit."""
         rows: list[Row] = []
         begin, size = first, 0
         for place in range(first, stop):

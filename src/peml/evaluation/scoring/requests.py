@@ -1,4 +1,4 @@
-"""What is asked of a model: the likelihood of an option after its context."""
+"""A request to a model: the likelihood of an option after its context."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Request:
     """An option to score.
 
     Attributes:
-        context: Tokens the option follows; an encoder-decoder's input.
+        context: Tokens before the option; for an encoder-decoder, the encoder's input.
         option: Tokens to score.
         task_id: Index of the task.
     """
@@ -29,12 +29,12 @@ class Request:
 
 
 def is_seq2seq(base: TaskModel) -> bool:
-    """Whether the context goes through an encoder of its own."""
+    """Whether the model is an encoder-decoder, whose encoder reads the context."""
     return bool(base.backbone.config.is_encoder_decoder)
 
 
 def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
-    """The requests as any other batch: a sequence each, labels on the options."""
+    """The requests as a batch of one sequence per request, with labels on the options."""
     joined = not is_seq2seq(base)
     inputs, labels = [], []
     for request in requests:

@@ -1,4 +1,4 @@
-"""Encoder-decoder models: a distinct input is encoded once, its options decoded against it."""
+"""Encoder-decoder models: each distinct input is encoded once for all its options."""
 
 from __future__ import annotations
 
@@ -21,64 +21,66 @@ def score_decoded(base: TaskModel, requests: Sequence[Request], tokens: int) -> 
     """Log-likelihoods of the options, (requests,) float64.
 
     Args:
-        base: The model, with whatever is attached to it.
+        base: The model, including attached methods.
         requests: Options and their inputs.
-        tokens: Most tokens of a batch, padding included, of an encoder's pass as of a decoder's.
+        tokens: Maximum tokens per batch, padding included, for encoder and decoder alike.
     """
     totals = torch.zeros(len(requests), dtype=torch.float64)
     by_input: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for index, request in enumerate(requests):
         by_input.setdefault((request.task_id, request.context), []).append(index)
-    asking = sorted(by_input.values(), key=lambda indices: -len(requests[indices[0]].context))
-    for batch in _cut(asking, [len(requests[indices[0]].context) for indices in asking], tokens):
+    inputs = sorted(by_input.values(), key=lambda indices: -len(requests[indices[0]].context))
+    for batch in _batches(
+        inputs, [len(requests[indices[0]].context) for indices in inputs], tokens
+    ):
         _score(base, requests, batch, tokens, totals)
     return totals
 
 
-def _cut(asking: list[list[int]], lengths: list[int], tokens: int) -> Iterator[list[list[int]]]:
-    """Inputs, longest first, in batches within the budget."""
+def _batches(inputs: list[list[int]], lengths: list[int], tokens: int) -> Iterator[list[list[int]]]:
+    """Inputs, longest first, in batches of at most ``tokens``."""
     begin = 0
-    for at in range(1, len(asking) + 1):
-        if at == len(asking) or (at - begin + 1) * lengths[begin] > tokens:
-            yield asking[begin:at]
-            begin = at
+    for stop in range(1, len(inputs) + 1):
+        if stop == len(inputs) or (stop - begin + 1) * lengths[begin] > tokens:
+            yield inputs[begin:stop]
+            begin = stop
 
 
 def _score(
     base: TaskModel,
     requests: Sequence[Request],
-    asking: list[list[int]],
+    by_input: list[list[int]],
     tokens: int,
     totals: Tensor,
 ) -> None:
-    """Encodes some inputs and decodes all options asked of them.
+    """Encodes a batch of inputs and scores all their options.
 
     Args:
         base: The model.
         requests: All requests.
-        asking: Requests of each input.
-        tokens: Most tokens of a pass.
-        totals: Where the log-likelihoods go, (requests,).
+        by_input: Indices of the requests of each input.
+        tokens: Maximum tokens per forward pass.
+        totals: Receives the log-likelihoods, (requests,).
     """
     model, prompt = base.backbone, base.prompt.vectors
-    sources = to_batch(base, [requests[indices[0]] for indices in asking]).to(base.device)
+    sources = to_batch(base, [requests[indices[0]] for indices in by_input]).to(base.device)
     base.routing.set(sources.task_ids)
     inputs = build_inputs(model, sources, prompt)
     encoded = model.get_encoder()(**inputs).last_hidden_state
-    wanted = [(source, index) for source, indices in enumerate(asking) for index in indices]
-    wanted.sort(key=lambda pair: -len(requests[pair[1]].option))
-    while wanted:
-        width = max(sources.input_ids.shape[1], len(requests[wanted[0][1]].option))
+    waiting = [(source, index) for source, indices in enumerate(by_input) for index in indices]
+    waiting.sort(key=lambda pair: -len(requests[pair[1]].option))
+    while waiting:
+        width = max(sources.input_ids.shape[1], len(requests[waiting[0][1]].option))
         count = max(1, tokens // width)
-        now, wanted = wanted[:count], wanted[count:]
-        rows = torch.tensor([source for source, _ in now], device=base.device)
+        batch, waiting = waiting[:count], waiting[count:]
+        rows = torch.tensor([source for source, _ in batch], device=base.device)
         labels = nn.utils.rnn.pad_sequence(
-            [torch.tensor(requests[index].option) for _, index in now], True, _IGNORED
+            [torch.tensor(requests[index].option) for _, index in batch], True, _IGNORED
         ).to(base.device)
         base.routing.set(sources.task_ids[rows])
         answers, places = (labels != _IGNORED).nonzero(as_tuple=True)
-        asked = Positions(answers, places, everywhere=base.family.logits_everywhere)
-        logits = asked.logits(
+        positions = Positions(answers, places, everywhere=base.family.logits_everywhere)
+        logits = positions.logits(
             model,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded[rows]),
             attention_mask=inputs["attention_mask"][rows],
@@ -86,5 +88,5 @@ def _score(
             use_cache=False,
         )
         nll = nn.functional.cross_entropy(logits.float(), labels[answers, places], reduction="none")
-        summed = nll.new_zeros(len(now)).index_add(0, answers, nll)
-        totals[[index for _, index in now]] = -summed.double().cpu()
+        summed = nll.new_zeros(len(batch)).index_add(0, answers, nll)
+        totals[[index for _, index in batch]] = -summed.double().cpu()

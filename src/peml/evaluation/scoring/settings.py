@@ -9,25 +9,25 @@ from peml.tasks import Normalisation
 
 
 class ScoringSettings(Settings):
-    """What the score of an option is, for text-to-text models."""
+    """How text-to-text models score an option."""
 
     normalisation: Normalisation = Field(
         "none",
-        description="An option's log-likelihood as it is (none), divided by its tokens or by the "
-        "bytes of its text, or less its log-likelihood after the unconditional prompt (pmi); a "
-        "task's own normalisation comes first. A regression's expected score always uses plain "
-        "likelihoods.",
+        description="An option's score: its log-likelihood (none), divided by the number of its "
+        "tokens (tokens) or of its text's bytes (bytes), or minus its log-likelihood after the "
+        "unconditional prompt (pmi). A task's own normalisation takes precedence. Regression "
+        "always uses plain likelihoods.",
     )
     unconditional: str = Field(
-        "Answer:", description="What pmi puts in place of the prompt.", min_length=1
+        "Answer:", description="The prompt that pmi uses in place of the row's.", min_length=1
     )
     end: bool = Field(
         True,
-        description="Whether the end of text after an option is scored too, as it is trained. "
-        "Without it an option of one token takes a single prediction.",
+        description="Also score the end-of-text token after an option, as in training. Without "
+        "it, an option of one token needs a single prediction.",
     )
     share: bool = Field(
         True,
-        description="Compute what options and rows have in common once, where the model allows "
-        "it. The scores are the same; false is there to compare.",
+        description="Compute the tokens that options and rows have in common once, if the model "
+        "allows it. The scores are the same; false is for comparison.",
     )

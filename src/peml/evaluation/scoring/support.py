@@ -1,4 +1,4 @@
-"""Whether a decoder-only model can share contexts: asked of the model, not of a list of names."""
+"""Whether a decoder-only model can share contexts: tested on the model, not looked up by name."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _LAYERS = {"full_attention", "sliding_attention"}
 _NEEDED = ("position_ids", "past_key_values")
 _LEAST_TOLERANCE = 1e-3  # nats
 _TIMES_NOISE = 3.0
-_PADDINGS = (3, 17)  # tokens by which a row beside the tried ones is longer
+_PADDINGS = (3, 17)  # extra tokens of the longer row that makes the test rows padded
 
 
 def sharing_problem(base: TaskModel, longest: int) -> str | None:
-    """Why this model has to compute every option alone, or None.
+    """Why this model has to compute every option alone, or None if it can share contexts.
 
     Args:
-        base: A decoder-only model, with whatever is attached to it.
-        longest: The longest sequence's tokens; a sliding window has to hold it.
+        base: A decoder-only model, including attached methods.
+        longest: Length of the longest sequence in tokens; a sliding window has to hold it.
     """
     config = base.backbone.config
     attention = str(config._attn_implementation).removeprefix("peml_")
     if attention not in _ATTENTION:
-        return f"its attention {attention!r} takes no mask of who sees whom"
+        return f"its attention {attention!r} takes no custom attention mask"
     taken = inspect.signature(base.backbone.forward).parameters
     missing = [name for name in _NEEDED if name not in taken]
     if missing:
@@ -44,16 +44,16 @@ def sharing_problem(base: TaskModel, longest: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window is not None and longest > window:
         return f"its attention window of {window} is shorter than {longest} tokens"
-    return _tried(base)
+    return _test_sharing(base)
 
 
 @torch.no_grad()
-def _tried(base: TaskModel) -> str | None:
-    """Scores a tiny tree, trunk and rows, both ways.
+def _test_sharing(base: TaskModel) -> str | None:
+    """Scores a tiny tree of trunk and rows with and without sharing.
 
-    What rounding does to a score depends on the type, the depth and the length of a prefix, so it
-    is measured: the same options scored alone, without padding and beside longer rows. A mask that
-    is ignored, or a wrong position, moves scores by more.
+    The rounding error depends on dtype, number of layers and prefix length, so it is measured: the
+    same options are scored alone, without padding and beside longer rows. An ignored mask or a
+    wrong position changes scores by more.
     """
     tokens = [(7 * n + 3) % base.backbone.config.vocab_size for n in range(14)]
     trunk, one, two, ends = tokens[:6], tokens[6:8], tokens[8:10], tokens[10:]
@@ -68,16 +68,16 @@ def _tried(base: TaskModel) -> str | None:
     worst = float((shared - alone).abs().max())
     if worst <= tolerance:
         return None
-    return f"a try gave scores that differ by {worst:.2g}, where rounding explains {tolerance:.2g}"
+    return f"in a test, scores differ by {worst:.2g}; rounding explains at most {tolerance:.2g}"
 
 
 def _rounding(base: TaskModel, requests: Sequence[Request], alone: Tensor) -> float:
-    """How far rounding alone moves the scores of requests, in nats.
+    """How much rounding alone changes the scores of requests, in nats.
 
     Args:
         base: The model.
-        requests: Of one length.
-        alone: Their scores, each without any padding, (requests,).
+        requests: Requests of equal length.
+        alone: Their scores without padding, (requests,).
     """
     steps = [float(alone.abs().max()) * torch.finfo(base.backbone.dtype).eps]
     length = len(requests[0].context) + len(requests[0].option)

@@ -1,4 +1,4 @@
-"""Decoder-only models: what sequences begin with alike is computed once."""
+"""Decoder-only models: common beginnings of sequences are computed once."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def score_trees(
 ) -> Tensor:
     """Log-likelihoods of the options, (requests,) float64.
 
-    The requests become a trie of token ids, so nothing is assumed about where a tokenizer draws the
-    seam between context and option. Trunks are walked depth first and dropped when their rows are
-    through: what is cached at any time is one path, never longer than the longest request.
+    The requests become a trie of token ids, so nothing is assumed about where a tokenizer splits
+    context and option. Trunks are visited depth first and dropped after their rows: the cache never
+    holds more than one path, at most as long as the longest request.
 
     Args:
-        base: The model, with whatever is attached to it.
-        requests: Options after their contexts. What no token precedes has no likelihood.
-        tokens: Most tokens of a batch, padding and cached tokens included.
+        base: The model, including attached methods.
+        requests: Options after their contexts. The first token of a sequence is not scored.
+        tokens: Maximum tokens per batch, padding and cached tokens included.
         saving: Tokens that a cached trunk must save; default: a quarter of a batch.
     """
     totals = torch.zeros(len(requests), dtype=torch.float64, device=base.device)
     walk = _Walk.over(requests, tokens, TreePass(base, totals))
-    walk.through(plan_groups(walk.trie, tokens, saving), None)
+    walk.compute(plan_groups(walk.trie, tokens, saving), None)
     return totals.cpu()
 
 
@@ -61,17 +61,17 @@ class _Walk:
     def task(self, place: int) -> int:
         return self.requests[int(self.trie.order[place])].task_id
 
-    def through(self, group: Group, behind: TrunkCache | None) -> None:
-        """Computes a group's trunk, its rows, and the groups that go on from it."""
+    def compute(self, group: Group, cache: TrunkCache | None) -> None:
+        """Computes a group's trunk, its rows, and the groups that continue it."""
         if group.depth > group.start:
             run, start = (group.first, group.stop), group.start
             trunk = lay_out(self.trie, self.sequences, self.firsts, run, start, group.depth)
-            behind = self.model.trunk(trunk, self.task(group.first), behind)
+            cache = self.model.trunk(trunk, self.task(group.first), cache)
         for batch in group.batches(self.tokens, self.trie.longest):
             layouts = [
                 lay_out(self.trie, self.sequences, self.firsts, (row.first, row.stop), group.depth)
                 for row in batch
             ]
-            self.model.rows(layouts, [self.task(row.first) for row in batch], behind)
+            self.model.rows(layouts, [self.task(row.first) for row in batch], cache)
         for longer in group.groups:
-            self.through(longer, behind)
+            self.compute(longer, cache)

@@ -1,4 +1,4 @@
-"""The trie of many token sequences, kept as a sorted list and what neighbours share.
+"""The trie of many token sequences, stored as a sorted list with what neighbours share.
 
 ::
 
@@ -8,7 +8,7 @@
     the dog                 1                                 1
     a fox                   0                                 2
 
-A subtree is a run of neighbours, and its size is a difference of two sums.
+A subtree is a range of neighbours, and its size is a difference of two cumulative sums.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Trie:
 
     Args:
         sequences: Token ids of each sequence.
-        tasks: Task of each sequence; routed layers answer the same tokens differently by task.
+        tasks: Task of each sequence; routed layers give different results for different tasks.
 
     Attributes:
-        order: Index of each sorted place's sequence, (sequences,).
+        order: Index of the sequence at each sorted place, (sequences,).
         lengths: Tokens of the sequence at each place, (sequences,).
         shared: Leading tokens it has in common with the place before, (sequences,).
     """
@@ -60,21 +60,15 @@ class Trie:
         return self._arrays[place]
 
     def nodes(self, first: int, stop: int, depth: int = 0) -> int:
-        """Nodes below a depth that all sequences of a run share.
+        """Number of nodes of a range of places, without the first ``depth`` tokens.
 
         Args:
-            first: First place of the run.
+            first: First place of the range.
             stop: The place after its last.
-            depth: Leading tokens left out.
+            depth: Leading tokens to leave out, which all its sequences share.
         """
         added = int(self._added[stop] - self._added[first + 1])
         return int(self.lengths[first]) - depth + added
-
-    def common(self, first: int, stop: int) -> int:
-        """Leading tokens that all sequences of a run share."""
-        if stop - first == 1:
-            return int(self.lengths[first])
-        return int(self.shared[first + 1 : stop].min())
 
 
 def _common(one: Counts, two: Counts) -> int:
