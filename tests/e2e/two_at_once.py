@@ -215,7 +215,7 @@ def disturb(command: Command, folder: Path, stops: tuple[int, int], *, kill_firs
     again = Started(words, folder)
     assert again.end() == 0, again.said
     found, expected = content(folder), content(command.folder)
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     for name in expected:
         assert found[name] == expected[name], name
 

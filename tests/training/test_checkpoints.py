@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,6 +61,18 @@ def test_the_newest_few_are_kept_and_steps_are_not_sorted_as_text(store: Checkpo
         store.save(step, "train", checkpoint(step))
     assert names(store) == ["step-0000010-train", "step-0000100-train"]
     assert latest(store).state["value"] == 100
+
+
+def test_what_a_kill_kept_from_being_removed_goes_when_the_run_goes_on(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        for step in (1, 2, 3):
+            store.save(step, "train", checkpoint(step))
+    assert len(names(store)) == 3
+    assert latest(store).state["value"] == 3
+    assert names(store) == ["step-0000002-train", "step-0000003-train"]
 
 
 def test_training_after_the_search_at_the_same_step_is_the_newer(store: CheckpointStore) -> None:

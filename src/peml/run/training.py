@@ -162,6 +162,7 @@ class TrainingSession:
             load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
             prepared.stream.load_state_dict(state.stream)
             load_random_state(checkpoint.extra)
+            self.store.drop_bests_but(self._progress.best_step)
 
     @property
     def steps_done(self) -> int:

@@ -63,11 +63,16 @@ class CheckpointStore:
             for name in _TENSORS:
                 write_tensors(partial / f"{name}.safetensors", getattr(checkpoint, name))
             write_json(partial / "state.json", checkpoint.state)
+        self._drop_old()
+
+    def _drop_old(self) -> None:
         for old in self._steps()[: -self.keep]:
             shutil.rmtree(old)
 
     def load_latest(self) -> Checkpoint | None:
         """The newest checkpoint with its files verified, or None.
+
+        Older ones that a kill left behind are removed.
 
         Raises:
             CheckpointError: It is incomplete or was changed.
@@ -79,6 +84,7 @@ class CheckpointStore:
         verify_manifest(
             folder, f"delete {folder} to go on from the checkpoint before it, or restore the file"
         )
+        self._drop_old()
         tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in _TENSORS}
         return Checkpoint(**tensors, state=read_json(folder / "state.json"))
 
