@@ -44,10 +44,10 @@ class SharedSettings(ConfigFile):
         default_factory=lambda: BatchSettings(), description="How rows become batches."
     )
     training: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(), description="How it is trained."
+        default_factory=lambda: TrainingSettings(), description="How the model is trained."
     )
     evaluation: EvaluationSettings = Field(
-        default_factory=lambda: EvaluationSettings(), description="How it is evaluated."
+        default_factory=lambda: EvaluationSettings(), description="How the model is evaluated."
     )
 
     @field_validator("evaluation")
@@ -63,23 +63,25 @@ class TuningSettings(Settings):
 
     factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.5, 1.0, 2.0),
-        description="What every learning rate is multiplied with; one value: no grid is run.",
+        description="Factors that multiply all learning rates; with a single value there is no "
+        "grid.",
         min_length=1,
     )
     trials: int | None = Field(
-        None, description="Trials of each method over `space`, instead of the grid.", ge=1
+        None, description="Number of trials per method over `space`, instead of the grid.", ge=1
     )
     space: dict[str, Parameter] | None = Field(
         None,
-        description="With trials: path into the run config and its values, as `peml tune` takes "
-        "them, or a file that holds this; `methods` names those that have a path.",
+        description="With trials: path into the run config and its values, as for `peml tune`, "
+        "or the name of a file with these. `methods` lists the methods that have a path.",
         min_length=1,
     )
     sampler: SamplerSettings = Field(
-        default_factory=lambda: SamplerSettings(), description="With trials: how they are chosen."
+        default_factory=lambda: SamplerSettings(),
+        description="With trials: how the next one is chosen.",
     )
-    epochs: float = Field(1.0, description="Length of a grid run or trial.", gt=0)
-    seed: int = Field(0, description="Seed of these runs, and of the draws.", ge=0)
+    epochs: float = Field(1.0, description="Epochs of each grid run or trial.", gt=0)
+    seed: int = Field(0, description="Random seed of these runs and of the sampler.", ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -128,26 +130,29 @@ class ComparisonConfig(ConfigFile):
 
     run: SharedSettings = Field(
         default_factory=lambda: SharedSettings(),
-        description="A run's config without method, seed and output; shared by all cells.",
+        description="A run's config without method, seed and output, shared by all runs.",
     )
     suites: dict[Label, TasksSettings] = Field(
-        description="Label: changes to `run.tasks`; `suite` is the label unless it is given. "
-        "Left out: `run.tasks` as it stands.",
+        description="Label: changes to `run.tasks`. `suite` is the label unless you set it. "
+        "Default: `run.tasks` as it is.",
         min_length=1,
     )
     methods: dict[Label, MethodSection] = Field(
-        description="Label: a run's method section; `name` is the label unless it is given.",
+        description="Label: a run's method section. `name` is the label unless you set it.",
         min_length=1,
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1, 2), description="One run each, for every method and suite.", min_length=1
+        (0, 1, 2), description="One run per seed, method and suite.", min_length=1
     )
     match: Literal["parameters", "none"] = Field(
-        "none", description="Whether methods are resized to the same trainable parameters."
+        "none",
+        description="parameters: change the methods' sizes to the same number of trainable "
+        "parameters.",
     )
     budget: int | None = Field(
         None,
-        description="Trainable parameters to match, heads left out; default: the reference's.",
+        description="Trainable parameters per method, without heads; default: those of the "
+        "reference.",
         gt=0,
     )
     reference: str | None = Field(
@@ -155,21 +160,23 @@ class ComparisonConfig(ConfigFile):
     )
     unmatched: tuple[str, ...] = Field(
         (),
-        description="Labels of the methods that keep their own size when the others are matched.",
+        description="Labels of the methods that keep their own size.",
     )
     focus: str | None = Field(
         None,
-        description="Label of the method that is not a baseline; default: peml, else the last.",
+        description="Label of the method that is compared with the baselines; default: peml, "
+        "else the last.",
     )
     tuning: TuningSettings | None = Field(
         default_factory=lambda: TuningSettings(),
-        description="The learning-rate grid; null: rates as configured.",
+        description="How learning rates or other settings are tuned for each method; null: use "
+        "them as configured.",
     )
-    jobs: int = Field(1, description="Runs at a time; cores are shared out.", ge=1)
+    jobs: int = Field(1, description="Runs at a time; they share the cores.", ge=1)
     execution: WorkerSettings = Field(
-        default_factory=lambda: WorkerSettings(), description="Where the runs execute."
+        default_factory=lambda: WorkerSettings(), description="Where the runs are started."
     )
-    keep_models: bool = Field(True, description="Keep the final models once they are measured.")
+    keep_models: bool = Field(True, description="Keep the final models after they were measured.")
 
     @field_validator("seeds")
     @classmethod

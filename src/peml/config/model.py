@@ -21,28 +21,28 @@ class RunConfig(ConfigFile):
     model: ModelSettings = Field(
         default_factory=lambda: ModelSettings(), description="The frozen base model."
     )
-    tasks: TasksSettings = Field(description="What is learnt.")
+    tasks: TasksSettings = Field(description="The tasks to learn.")
     batches: BatchSettings = Field(
         default_factory=lambda: BatchSettings(), description="How rows become batches."
     )
     method: MethodSection = Field(
-        default_factory=lambda: PemlSettings(), description="What trains on the frozen model."
+        default_factory=lambda: PemlSettings(), description="What is trained on the frozen model."
     )
     training: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(), description="How it is trained."
+        default_factory=lambda: TrainingSettings(), description="How the model is trained."
     )
     evaluation: EvaluationSettings = Field(
-        default_factory=lambda: EvaluationSettings(), description="How it is evaluated."
+        default_factory=lambda: EvaluationSettings(), description="How the model is evaluated."
     )
-    seed: int = Field(0, description="Decides initial weights, data order and noise.", ge=0)
-    export: bool = Field(True, description="Save the final model; off where only scores matter.")
+    seed: int = Field(0, description="Random seed of initial weights, data order and noise.", ge=0)
+    export: bool = Field(True, description="Save the final model; false if only the scores matter.")
     output: str | None = Field(
         None, description="Run folder; default: runs/ and the config file's name."
     )
     tuning_cost: TuningCost | None = Field(
         None,
-        description="What finding these settings has cost; `peml tune` writes it, results and "
-        "reports repeat it.",
+        description="Cost of finding these settings. `peml tune` writes it; results and reports "
+        "repeat it.",
     )
 
     @field_validator("method", mode="before")

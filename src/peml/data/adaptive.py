@@ -16,17 +16,18 @@ class AdaptiveSettings(Settings):
 
     rate: float = Field(
         1.0,
-        description="Step size: after an evaluation, the share of a task that learnt nothing grows "
-        "by e^rate relative to one that learnt everything.",
+        description="Step size of the exponentiated gradient. One evaluation changes the ratio "
+        "of two tasks' shares by e^rate if one of them has learnt everything and the other "
+        "nothing.",
         gt=0,
     )
     bound: float = Field(
         4.0,
-        description="A task's factor stays between 1 / bound and bound.",
+        description="The factor of a task's share stays between 1 / bound and bound.",
         gt=1,
     )
     rows: int = Field(
-        64, description="Most development rows per task to measure its loss on.", ge=1
+        64, description="Maximum development rows per task for measuring its loss.", ge=1
     )
 
 

@@ -17,14 +17,14 @@ class TasksSettings(Settings):
 
     suite: str | tuple[str, ...] | None = Field(
         None,
-        description="Name of a bundled suite, path of a suite's YAML file, or a list of these. "
-        "Tasks of the same name are then called SUITE-TASK.",
+        description="Name of a bundled suite, or path of a suite's YAML file; a list for "
+        "several. With several, a task name that occurs twice becomes SUITE-TASK.",
     )
     files: tuple[str, ...] = Field(
         (), description="YAML files of single tasks, added to the suite's."
     )
     include: tuple[str, ...] = Field(
-        (), description="Names of the tasks to use, in the suite's order; empty: all."
+        (), description="Names of the tasks to use, in the suite's order; default: all."
     )
     exclude: tuple[str, ...] = Field((), description="Names of the tasks to leave out.")
     source: str | None = Field(
@@ -35,26 +35,28 @@ class TasksSettings(Settings):
     )
     missing: Literal["refuse", "skip", "hub"] = Field(
         "refuse",
-        description="If a task has no data: refuse to run, skip the task with a message, or load "
-        "it from the hub.",
+        description="If a task has no data: refuse stops, skip continues without the task and "
+        "says so, hub loads tasks that `source` lacks from the hub.",
     )
     shots: int | None = Field(
         None,
-        description="Solved examples before every row of every task (few-shot), in training too; "
-        "default: as each task sets it. Text-to-text models only.",
+        description="Solved examples before every row of every task (few-shot), also in "
+        "training; default: as each task defines. Text-to-text models only.",
         ge=0,
     )
     rows: int | None = Field(
         None,
-        description="Most train rows per task, drawn after the development split is taken out.",
+        description="Maximum train rows per task, drawn after the development split is taken.",
         ge=1,
     )
-    evaluation_rows: int | None = Field(None, description="Most reported rows per task.", ge=1)
-    development_rows: int | None = Field(None, description="Most development rows per task.", ge=1)
+    evaluation_rows: int | None = Field(None, description="Maximum reported rows per task.", ge=1)
+    development_rows: int | None = Field(
+        None, description="Maximum development rows per task.", ge=1
+    )
     leakage: Literal["report", "drop"] = Field(
         "report",
-        description="Train rows that are in any task's evaluation splits: report them, or also "
-        "drop them.",
+        description="Train rows that are also in an evaluation split of any task: report counts "
+        "them, drop also removes them from training.",
     )
 
     @model_validator(mode="after")
@@ -132,12 +134,12 @@ def _repeated(names: list[str]) -> list[str]:
 class BatchSettings(Settings):
     """Budget and mixing of the training batches."""
 
-    tokens: int = Field(2048, description="Most tokens of a batch, padding included.", ge=16)
-    rows: int = Field(32, description="Most rows of a batch.", ge=1)
+    tokens: int = Field(2048, description="Maximum tokens of a batch, padding included.", ge=16)
+    rows: int = Field(32, description="Maximum rows of a batch.", ge=1)
     pool: int = Field(
         64,
-        description="Batches among which rows are sorted by length; more means less padding, "
-        "fewer means more mixing.",
+        description="Number of batches whose rows are sorted by length together. More means "
+        "less padding, fewer means more mixing.",
         ge=1,
     )
     mixing: MixingSettings = Field(

@@ -14,10 +14,11 @@ from peml.tasks import Task
 class EvaluationSettings(Settings):
     """Batches, scoring, generation and ablations of an evaluation."""
 
-    tokens: int = Field(8192, description="Maximum tokens per batch, padding included.", ge=16)
+    tokens: int = Field(8192, description="Maximum tokens of a batch, padding included.", ge=16)
     max_new_tokens: int = Field(
         32,
-        description="Longest generated text in tokens, for tasks that set no limit themselves.",
+        description="Maximum length of a generated text in tokens, for tasks without a limit of "
+        "their own.",
         ge=1,
     )
     scoring: ScoringSettings = Field(
@@ -26,8 +27,9 @@ class EvaluationSettings(Settings):
     )
     split: Literal["reported", "development"] = Field(
         "reported",
-        description="Split the finished model is scored on. Use development for runs that only "
-        "choose settings, so that the reported split is never used to select anything.",
+        description="Split on which the finished model is scored. `development` is for runs "
+        "that only select settings, so that the reported split is never used to select "
+        "anything.",
     )
     ablations: bool = Field(
         True, description="Also score every task with each part (prefix, LoRA) switched off."

@@ -14,25 +14,27 @@ class WorkerSettings(Settings):
 
     kind: Literal["inline", "processes", "ray"] = Field(
         "processes",
-        description="inline: in this process, one after another; processes: on this machine, each "
-        "in a process of its own; ray: on a Ray cluster.",
+        description="inline: in this process, one after another; processes: on this machine, "
+        "one process per run; ray: on a Ray cluster.",
     )
     address: str | None = Field(
         None,
-        description="ray: the cluster, HOST:PORT, ray://HOST:PORT or auto; default: a cluster is "
-        "started on this machine for as long as it takes.",
+        description="ray: address of the cluster, HOST:PORT, ray://HOST:PORT or auto; default: "
+        "start a cluster on this machine and stop it at the end.",
     )
     cpus: int | None = Field(
         None,
-        description="Cores of a run; default: an equal share of this machine's, or 1 on a cluster "
-        "given by its address.",
+        description="Cores per run; default: an equal share of this machine's cores, or 1 on a "
+        "cluster given by its address.",
         ge=1,
     )
-    gpus: float = Field(0, description="ray: GPUs of a run; parts such as 0.5 are shared.", ge=0)
+    gpus: float = Field(
+        0, description="ray: GPUs per run; with a fraction such as 0.5, runs share a GPU.", ge=0
+    )
     retries: int | None = Field(
         None,
-        description="Times that a run goes on from its checkpoint after its worker died; default: "
-        "2 on ray, where machines come and go, else 0.",
+        description="How often a run is resumed from its checkpoint after its worker died; "
+        "default: 2 on ray, where machines come and go, else 0.",
         ge=0,
     )
 

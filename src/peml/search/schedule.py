@@ -10,8 +10,8 @@ from peml.settings import Settings
 class TemperatureSchedule(Settings):
     """The temperature from the first to the last step in which the decisions move."""
 
-    start: float = Field(1.0, description="Temperature until the warm-up ends.", gt=0)
-    end: float = Field(0.1, description="Temperature of the last step.", gt=0)
+    start: float = Field(1.0, description="Temperature until the end of the warm-up.", gt=0)
+    end: float = Field(0.1, description="Temperature at the last step before the cool-down.", gt=0)
 
     @model_validator(mode="after")
     def _falling(self) -> TemperatureSchedule:

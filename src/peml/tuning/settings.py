@@ -28,21 +28,28 @@ class SamplerSettings(Settings):
     """How the next trial is chosen."""
 
     name: Literal["tpe", "random", "grid"] = Field(
-        "tpe", description="Tree-structured Parzen estimator, random search, or every combination."
+        "tpe",
+        description="tpe: tree-structured Parzen estimator; random: random search; grid: every "
+        "combination.",
     )
-    seed: int = Field(0, description="Decides the draws, trial by trial.", ge=0)
-    startup: int = Field(10, description="tpe: trials drawn at random before it models.", ge=1)
-    candidates: int = Field(24, description="tpe: draws among which the best ratio wins.", ge=1)
+    seed: int = Field(0, description="Random seed of the sampler.", ge=0)
+    startup: int = Field(
+        10, description="tpe: number of random trials before it starts to model the results.", ge=1
+    )
+    candidates: int = Field(
+        24, description="tpe: candidates drawn per trial; the most promising one is tried.", ge=1
+    )
     quantile: float = Field(
         0.25,
-        description="tpe: share of the trials whose parameters it looks for again, 25 at most. "
-        "Optuna's own 0.1 leaves one of ten, too few to model in a study of one or two dozen.",
+        description="tpe: fraction of the trials that counts as good, at most 25 trials. "
+        "Optuna's own 0.1 leaves one trial of ten, which is too few in a study of one or two "
+        "dozen.",
         gt=0,
         lt=1,
     )
     multivariate: bool = Field(True, description="tpe: model the parameters jointly.")
     constant_liar: bool = Field(
-        True, description="tpe: keep away from trials that are still running."
+        True, description="tpe: avoid values close to those of trials that are still running."
     )
 
 
@@ -50,11 +57,18 @@ class PrunerSettings(Settings):
     """Whether trials that fall behind are stopped early."""
 
     name: Literal["none", "hyperband"] = Field(
-        "none", description="hyperband compares the development evaluations while trials run."
+        "none",
+        description="hyperband: stop trials early that fall behind at their development "
+        "evaluations.",
     )
-    reduction: int = Field(3, description="About one in so many trials goes on at a rung.", ge=2)
+    reduction: int = Field(
+        3, description="At each rung about one in this many trials continues.", ge=2
+    )
     least: float = Field(
-        0.1, description="Share of its steps a trial has made before it can be stopped.", gt=0, lt=1
+        0.1,
+        description="Fraction of its steps that a trial makes before it can be stopped.",
+        gt=0,
+        lt=1,
     )
 
 
@@ -63,28 +77,40 @@ class StorageSettings(Settings):
 
     url: str | None = Field(
         None,
-        description="Database to share, such as postgresql+psycopg://user@host/name; default: a "
-        "journal file in the study's folder.",
+        description="URL of a database for several machines, such as "
+        "postgresql+psycopg://user@host/name; default: a journal file in the study's folder.",
         repr=False,  # it may hold a password
     )
     wait: float = Field(
-        600.0, description="Seconds to wait for a database that is away before giving up.", ge=0
+        600.0,
+        description="Seconds to wait for a database that can't be reached before the study stops.",
+        ge=0,
     )
 
 
 class BudgetSettings(Settings):
     """When no more trials are started; the first limit that is reached counts."""
 
-    trials: int | None = Field(None, description="Trials of the study, failed ones too.", ge=1)
-    hours: float | None = Field(None, description="Hours this driver works.", gt=0)
-    tokens: int | None = Field(None, description="Training tokens of all trials.", ge=1)
+    trials: int | None = Field(
+        None, description="Maximum number of trials, including failed ones.", ge=1
+    )
+    hours: float | None = Field(
+        None, description="Maximum working time of this machine in hours.", gt=0
+    )
+    tokens: int | None = Field(
+        None, description="Maximum training tokens of all trials together.", ge=1
+    )
 
 
 class StudyConfig(ConfigFile):
     """Everything that decides a study."""
 
-    name: str = Field(description="Of the study, in a shared database; default: the file's name.")
-    run: RunConfig = Field(description="The run config that the trials vary, or its file.")
+    name: str = Field(
+        description="Name of the study in a shared database; default: the config file's name."
+    )
+    run: RunConfig = Field(
+        description="The run config that the trials vary, or the name of its file."
+    )
     space: dict[str, Parameter] = Field(
         description="Path into `run`: a list of values, or {low, high, log, step}.", min_length=1
     )
@@ -93,16 +119,17 @@ class StudyConfig(ConfigFile):
     )
     objectives: tuple[ObjectiveName, ...] = Field(
         ("mean",),
-        description="mean (development metric, the higher the better), alone or with one of "
-        "parameters, latency, seconds, tokens (the lower the better).",
+        description="mean (the development metric, maximised), alone or with one of parameters, "
+        "latency, seconds, tokens (minimised).",
         min_length=1,
         max_length=2,
     )
     pruner: PrunerSettings = Field(
-        default_factory=lambda: PrunerSettings(), description="Whether weak trials stop early."
+        default_factory=lambda: PrunerSettings(),
+        description="Whether weak trials are stopped early.",
     )
     storage: StorageSettings = Field(
-        default_factory=lambda: StorageSettings(), description="Where trials are kept."
+        default_factory=lambda: StorageSettings(), description="Where the trials are stored."
     )
     budget: BudgetSettings = Field(
         default_factory=lambda: BudgetSettings(), description="When the study ends."
@@ -111,7 +138,7 @@ class StudyConfig(ConfigFile):
         default_factory=lambda: ExecutionSettings(), description="Where trials run."
     )
     failures: int = Field(
-        3, description="Stop when the first so many trials of a session fail.", ge=1
+        3, description="Stop if this many trials fail at the start of a session.", ge=1
     )
 
     @field_validator("run")

@@ -28,12 +28,14 @@ class Parameter(Settings):
     """
 
     choices: tuple[Any, ...] | None = Field(
-        None, description="The values; a plain list says the same."
+        None, description="The values to try; a plain list means the same."
     )
     low: Number | None = Field(None, description="Lowest value of a range.")
     high: Number | None = Field(None, description="Highest value of a range, included.")
-    log: bool = Field(False, description="Draw the logarithm evenly.")
-    step: Number | None = Field(None, description="Distance of neighbouring values, from `low`.")
+    log: bool = Field(False, description="Draw evenly on a logarithmic scale.")
+    step: Number | None = Field(
+        None, description="Distance between neighbouring values, starting at `low`."
+    )
     methods: tuple[str, ...] | None = Field(
         None,
         description="In a comparison: labels of the methods that have this path; default: all.",

@@ -13,21 +13,21 @@ class ScoringSettings(Settings):
 
     normalisation: Normalisation = Field(
         "none",
-        description="An option's score: its log-likelihood (none), divided by the number of its "
-        "tokens (tokens) or of its text's bytes (bytes), or minus its log-likelihood after the "
-        "unconditional prompt (pmi). A task's own normalisation takes precedence. Regression "
-        "always uses plain likelihoods.",
+        description="none: an option's log-likelihood as it is; tokens or bytes: divided by its "
+        "number of tokens, or of bytes of its text; pmi: minus its log-likelihood after the "
+        "unconditional prompt. A task's own normalisation overrides this. The expected score of "
+        "a regression always uses plain likelihoods.",
     )
     unconditional: str = Field(
-        "Answer:", description="The prompt that pmi uses in place of the row's.", min_length=1
+        "Answer:", description="pmi: text that replaces the prompt.", min_length=1
     )
     end: bool = Field(
         True,
-        description="Also score the end-of-text token after an option, as in training. Without "
-        "it, an option of one token needs a single prediction.",
+        description="Also score the end of text after an option, as in training. Without it, an "
+        "option of one token needs a single prediction.",
     )
     share: bool = Field(
         True,
-        description="Compute the tokens that options and rows have in common once, if the model "
-        "allows it. The scores are the same; false is for comparison.",
+        description="Compute the context that options and rows share once, if the model allows "
+        "it. The scores are the same; `false` is for comparison.",
     )

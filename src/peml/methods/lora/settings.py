@@ -28,7 +28,7 @@ class UpdateSettings(Settings):
 
     dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="PEFT's target_modules: names, a regular expression, or all."
+        "all-linear", description="As in PEFT: names, a regular expression, or all-linear."
     )
     learning_rate: float = Field(5e-4, description="Default rate of the update's group.", gt=0)
 
@@ -150,14 +150,16 @@ class AdaLoraSettings(LowRankSettings, MethodSettings):
     target_r: int = Field(8, description="Mean rank of the layers at the end.", ge=1)
     alpha: float = Field(32.0, description="The update is scaled by alpha / init_r.", gt=0)
     tinit: float = Field(
-        0.1, description="Share of the steps before the first rank is pruned.", ge=0, lt=1
+        0.1, description="Fraction of the steps before the first rank is pruned.", ge=0, lt=1
     )
     tfinal: float = Field(
-        0.4, description="Share of the steps after the last rank is pruned.", ge=0, lt=1
+        0.4, description="Fraction of the steps after the last rank is pruned.", ge=0, lt=1
     )
     delta_t: int = Field(1, description="Steps between two prunings.", ge=1)
-    beta1: float = Field(0.85, description="Smoothing of the sensitivity.", gt=0, lt=1)
-    beta2: float = Field(0.85, description="Smoothing of its uncertainty.", gt=0, lt=1)
+    beta1: float = Field(0.85, description="Smoothing of the sensitivity scores.", gt=0, lt=1)
+    beta2: float = Field(
+        0.85, description="Smoothing of the sensitivity's uncertainty.", gt=0, lt=1
+    )
     orth_reg_weight: float = Field(
         0.5, description="Weight of the loss that keeps A's rows and B's columns orthogonal.", ge=0
     )
@@ -213,7 +215,9 @@ class MissSettings(LowRankSettings, MethodSettings):
     group: ClassVar[str] = "miss"
 
     name: Literal["miss"] = "miss"
-    r: int = Field(16, description="Channels of a shard; at most a layer's inputs.", ge=1)
+    r: int = Field(
+        16, description="Size of a shard in channels; at most a layer's input size.", ge=1
+    )
 
     def count_layer(self, layer: LinearShape) -> int:
         """Closed form: r d_out."""

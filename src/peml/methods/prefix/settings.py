@@ -28,18 +28,23 @@ class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
 
     network: Literal["mlp", "flat"] = Field(
         "mlp",
-        description="mlp: embeddings, a two-layer MLP and a head yield the prefix; flat: every "
-        "key and value is learnt by itself.",
+        description="mlp: embeddings, a two-layer MLP and a head generate the prefix; flat: "
+        "every key and value is a parameter of its own.",
     )
-    length: int = Field(16, description="Prefix positions.", ge=1)
-    width: int = Field(64, description="Channels of the MLP; flat has none.", ge=1)
-    radius: float = Field(1.0, description="See the searched prefix.", gt=0)
+    length: int = Field(16, description="Number of prefix positions.", ge=1)
+    width: int = Field(64, description="Hidden size of the MLP; not used by flat.", ge=1)
+    radius: float = Field(
+        1.0,
+        description="How far training may move a key or value of the prefix from its start, in "
+        "units of the model's own keys and values.",
+        gt=0,
+    )
     bounded: bool = Field(
         True,
-        description="Whether the radius bounds what a flat prefix learns; an MLP's is always.",
+        description="Whether `radius` limits a flat prefix. An MLP's prefix is always limited.",
     )
     head: HeadKind = Field(
-        "full", description="Output head of the MLP: full or low-rank, see the searched prefix."
+        "full", description="Output head of the MLP: full (one matrix) or low-rank (two factors)."
     )
     head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
 
@@ -99,13 +104,14 @@ class PrefixTuningSettings(FixedPrefixSettings):
     rates: ClassVar[Mapping[str, float]] = {"mlp": 2e-2, "flat": 0.2}
     quietness: float = Field(
         1.0,
-        description="As for other prefixes, but louder by default: no LoRA learns in its place.",
+        description="Quiet keys get an attention logit near minus this value. The default is "
+        "lower than beside LoRA, because without LoRA the prefix needs a stronger start.",
         ge=0,
     )
     learning_rate: float | None = Field(
         None,
-        description="Default rate of the group `prefix`; left out, 2e-2 for an MLP and 0.2 for a "
-        "flat prefix, whose rows need larger steps.",
+        description="Default learning rate of the group `prefix`; default: 2e-2 for an MLP, and "
+        "0.2 for a flat prefix, which needs larger steps.",
         gt=0,
     )
 
@@ -114,11 +120,11 @@ class PromptTuningSettings(MethodSettings):
     """Learnt vectors in front of the input, the same for all tasks."""
 
     name: Literal["prompt-tuning"] = "prompt-tuning"
-    length: int = Field(20, description="Vectors in front of the input.", ge=1)
+    length: int = Field(20, description="Number of vectors before the input.", ge=1)
     start: Literal["vocabulary", "normal"] = Field(
         "vocabulary",
-        description="vocabulary: embeddings of tokens drawn with the seed; normal: drawn from "
-        "N(0, 1) as PEFT does, far from any embedding most models have seen, and slow to learn.",
+        description="vocabulary: embeddings of random tokens; normal: drawn from N(0, 1) as in "
+        "PEFT, which is far from most models' embeddings and slow to learn.",
     )
     learning_rate: float = Field(1e-2, description="Default rate of the group `prompt`.", gt=0)
 
@@ -145,7 +151,8 @@ class LonePrefixSettings(PrefixSettings):
 
     quietness: float = Field(
         1.0,
-        description="As for PEML's prefix, but louder by default: no LoRA learns in its place.",
+        description="Quiet keys get an attention logit near minus this value. The default is "
+        "lower than in PEML, because without LoRA the prefix needs a stronger start.",
         ge=0,
     )
 

@@ -28,20 +28,22 @@ class CPolySettings(AdapterSettings):
     name: Literal["c-poly"] = "c-poly"
     r: int = Field(2, description="Rank of one skill.", ge=1)
     alpha: float = Field(4.0, description="The update is scaled by alpha / r.", gt=0)
-    shared: int = Field(3, description="Skills all tasks share.", ge=1)
+    shared: int = Field(3, description="Skills that all tasks share.", ge=1)
     own: int = Field(1, description="Skills of each task; 0 with mixing=factors is Poly.", ge=0)
     mixing: Literal["outputs", "factors"] = Field(
         "outputs", description="Mix the skills' outputs, or average their factors as Poly does."
     )
     own_matrix: Literal["full", "diagonal"] = Field(
         "full",
-        description="full: a task may also learn to use other tasks' own skills; diagonal: its "
-        "own only, which costs the same however many tasks there are.",
+        description="full: a task may also learn to use other tasks' own skills; diagonal: only "
+        "its own, so the cost does not grow with the number of tasks.",
     )
-    normalised: bool = Field(True, description="A task's shared weights sum to 1.")
-    noise: bool = Field(True, description="Shared weights are drawn while training.")
+    normalised: bool = Field(True, description="A task's weights of the shared skills sum to 1.")
+    noise: bool = Field(
+        True, description="Add noise to the weights of the shared skills during training."
+    )
     routing_learning_rate: float = Field(
-        1e-2, description="Default rate of the group `routing`, the skills' weights.", gt=0
+        1e-2, description="Default learning rate of the group `routing`, the skills' weights.", gt=0
     )
 
 
@@ -50,15 +52,15 @@ class MoeLoraSettings(AdapterSettings):
 
     name: Literal["moe-lora"] = "moe-lora"
     r: int = Field(8, description="Rank of all experts together.", ge=1)
-    experts: int = Field(4, description="Experts; r is a multiple of it.", ge=1)
+    experts: int = Field(4, description="Number of experts; r must be a multiple of it.", ge=1)
     routing: Literal["task", "token"] = Field(
-        "task", description="Who decides the experts' weights: the task, or each token."
+        "task", description="What sets the experts' weights: the task, or each token."
     )
     gate: Literal["shared", "per-layer"] = Field(
         "shared", description="Task routing: one gate for the whole model, or one per layer."
     )
-    embedding: int = Field(64, description="Task routing: channels of a task's embedding.", ge=1)
-    top_k: int = Field(2, description="Token routing: experts in use for a token.", ge=1)
+    embedding: int = Field(64, description="Task routing: size of a task's embedding.", ge=1)
+    top_k: int = Field(2, description="Token routing: experts used per token.", ge=1)
     balance: float = Field(
         0.01, description="Token routing: weight of the load-balancing loss.", ge=0
     )
@@ -82,15 +84,17 @@ class MtlLoraSettings(AdapterSettings):
     """Shared factors with a transform and a mix of each task's own."""
 
     name: Literal["mtl-lora"] = "mtl-lora"
-    bases: int = Field(3, description="B matrices that tasks mix.", ge=1)
-    temperature: float = Field(0.1, description="Of the softmax that mixes them.", gt=0)
+    bases: int = Field(3, description="Number of B matrices that tasks mix.", ge=1)
+    temperature: float = Field(
+        0.1, description="Temperature of the softmax over the B matrices.", gt=0
+    )
     transform: Literal["full", "diagonal"] = Field(
-        "full", description="A task's transform between A and B: r x r, or r scales."
+        "full", description="A task's transform between A and B: an r x r matrix, or r scales."
     )
     mixing_start: Literal["even", "random"] = Field(
         "even",
-        description="even: all B nearly alike; random: as the published code, where at a "
-        "temperature of 0.1 most tasks start bound to one B drawn at random.",
+        description="even: all B matrices start with nearly equal weights; random: as in the "
+        "published code, where a temperature of 0.1 ties most tasks to one B chosen at random.",
     )
     routing_learning_rate: float = Field(
         5e-3, description="Default rate of the group `routing`.", gt=0
@@ -103,7 +107,7 @@ class MultiLoraSettings(AdapterSettings):
     name: Literal["multilora"] = "multilora"
     r: int = Field(4, description="Rank of one branch.", ge=1)
     alpha: float = Field(8.0, description="The update is scaled by alpha / r.", gt=0)
-    branches: int = Field(3, description="Parallel branches.", ge=1)
+    branches: int = Field(3, description="Number of parallel branches.", ge=1)
     scaling_learning_rate: float = Field(
         5e-3, description="Default rate of the group `scaling`, the branches' output scales.", gt=0
     )

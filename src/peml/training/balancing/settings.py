@@ -14,21 +14,23 @@ class BalancingSettings(Settings):
 
     strategy: Literal["fixed", "running-mean", "uncertainty", "pcgrad"] = Field(
         "fixed",
-        description="fixed: the weights below; running-mean: each task's loss relative to its "
+        description="fixed: the weights below; running-mean: each task's loss divided by its "
         "running mean; uncertainty: learned weights (arXiv 1705.07115); pcgrad: conflicting "
-        "gradients of tasks are projected (arXiv 2001.06782); costs one backward pass per task.",
+        "gradients of tasks are projected (arXiv 2001.06782), at the cost of one backward pass "
+        "per task.",
     )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="Task: factor of its loss; 1 for tasks not named.",
+        description="Task name: factor of its loss; 1 for tasks not named.",
     )
     normalise: Literal["batch", "example"] = Field(
         "batch",
-        description="batch: each batch of a step counts the same; example: each example does. "
-        "They differ with training.accumulation, since long examples come in smaller batches.",
+        description="batch: all batches of a step count equally, so examples in small batches "
+        "weigh more; example: all examples count equally. They differ with "
+        "training.accumulation, since long examples come in smaller batches.",
     )
     decay: float = Field(
-        0.98, description="running-mean: weight of the old mean at each update.", ge=0, lt=1
+        0.98, description="running-mean: weight of the old mean in each update.", ge=0, lt=1
     )
     bound: float = Field(
         10.0, description="running-mean: weights stay between 1 / bound and bound.", gt=1
