@@ -58,7 +58,7 @@ def test_an_interrupt_says_how_to_go_on(
         capsys, "compare", comparison_file(toys, toys / "stop.yaml"), "-o", tmp_path / "out"
     )
     assert said.code == 130
-    assert "run the same command again to go on" in said.error
+    assert "run the same command again to resume" in said.error
 
 
 @pytest.mark.e2e

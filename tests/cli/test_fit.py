@@ -24,7 +24,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert said.code == 0
     for word in ("mood", "pair-classification", "pearson", "36", "10"):
         assert word in said.out
-    assert "batches an epoch: 18" in said.out
+    assert "batches per epoch: 18" in said.out
     assert "steps: search 14, train 22" in said.out
     assert "lora 3,328, prefix" in said.out
     assert not list(tmp_path.rglob("*"))
@@ -49,7 +49,7 @@ def test_a_run_on_its_own_test_rows_says_so_at_start_end_and_in_the_report(
         fit(load_config(config), tmp_path / "run", on_evaluation=lambda _: True)
     resumed = peml(capsys, "fit", config, "--output", tmp_path / "run").out
     assert "going on after step" in resumed
-    assert "batches an epoch" not in resumed
+    assert "batches per epoch" not in resumed
     assert len(re.findall(told, resumed)) == 2
     assert resumed.index("! ") < resumed.index("peak memory") < resumed.rindex("! ")
     sentence = re.findall(told, resumed)[0]
@@ -58,7 +58,7 @@ def test_a_run_on_its_own_test_rows_says_so_at_start_end_and_in_the_report(
         assert 0 < text.index(sentence) < text.index("reaches a mean of")
 
     new = peml(capsys, "fit", config, "--output", tmp_path / "new").out
-    assert new.index("batches an epoch") < new.index("! ") < new.index("development mean")
+    assert new.index("batches per epoch") < new.index("! ") < new.index("development mean")
     assert new.rindex("! ") > new.index("peak memory")
     assert len(re.findall(told, new)) == 2
 

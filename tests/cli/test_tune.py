@@ -36,7 +36,7 @@ def test_a_study_from_plan_to_best_config(capsys: Capture, config: Path, tmp_pat
     assert best.tuning_cost is not None
     assert best.tuning_cost.trials == 2
     fitted = peml(capsys, "fit", folder / "best.yaml", "--output", tmp_path / "run")
-    assert "found in 2 other runs:" in fitted.out
+    assert "settings tuned in 2 other runs:" in fitted.out
     for name in ("report.html", "report.md"):
         assert "Finding these settings took 2 other runs" in (tmp_path / "run" / name).read_text()
     trials = content(folder / "trials")

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            stopped = "stopped; run the same command again to go on"
+            stopped = "stopped; run the same command again to resume"
             Console(stderr=True).print(stopped, style="yellow")
         raise
 

@@ -26,15 +26,15 @@ def compare_command(
         bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run the cells that failed again.")
+        bool, typer.Option("--retry-failed", help="Repeat the runs that failed.")
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Run nothing: report what is finished.")
+        bool, typer.Option("--report", help="Train nothing; report the finished runs.")
     ] = False,
 ) -> None:
-    """Compare methods on the same tasks; on an existing folder, go on where it stopped.
+    """Compare methods on the same tasks. In an existing folder, resume where it stopped.
 
-    The exit code is 1 when a cell failed or is missing.
+    The exit code is 1 if a run failed or is missing.
 
     Examples:
       peml compare examples/compare.yaml

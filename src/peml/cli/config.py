@@ -15,7 +15,7 @@ config_app = typer.Typer(help="Describe or check a config file.", no_args_is_hel
 
 @config_app.command("schema")
 def schema() -> None:
-    """Print the JSON Schema of a config file; every field is described."""
+    """Print the JSON Schema of a config file, with a description of every field."""
     from peml.config import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))

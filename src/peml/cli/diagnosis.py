@@ -118,7 +118,7 @@ def _checkpointing(model: PreTrainedModel) -> Finding:
         "gradient checkpointing",
         "supported" if works else "not supported",
         "yes" if works else "no",
-        "" if works else f"{type(model).__name__} has no layers that can be run again",
+        "" if works else f"{type(model).__name__} does not support it",
     )
 
 
@@ -137,7 +137,7 @@ def _without_lora(layers: Layers) -> Iterator[Finding]:
     tied = [layer for layer in layers.linears if layer.tied]
     if tied:
         names = ", ".join(layer.name for layer in tied)
-        reason = f"{names} use one weight; target_modules can't name them"
+        reason = f"{names} share one weight, so target_modules can't name them"
         yield Finding("tied layers", str(len(tied)), reason=reason)
     if layers.fused:
         reason = f"{layers.fused[0]} and the like hold several matrices; all-linear leaves them out"
@@ -149,7 +149,7 @@ def _export_to_peft(model: PreTrainedModel, support: Support, own: list[Attentio
     if not support.ok:
         reason = "it takes no prefix"
     elif any(not site.causal for site in own):
-        reason = "PEFT's prefix tuning reaches the self-attention of decoders only"
+        reason = "PEFT's prefix tuning works in the self-attention of decoders only"
     elif any(site.sliding_window is not None for site in own):
         reason = "PEFT's cached prefix scrolls out of a sliding window"
     else:
@@ -162,5 +162,5 @@ def _export_to_peft(model: PreTrainedModel, support: Support, own: list[Attentio
         "prefix export to PEFT",
         "no" if reason else "exact",
         "no" if reason else "yes",
-        reason and f"{reason}; the native format keeps the prefix as it is",
+        reason and f"{reason}; PEML's own format can store the prefix",
     )

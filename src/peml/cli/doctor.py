@@ -12,14 +12,12 @@ from peml.cli.options import TrustOption
 
 
 def doctor(
-    model: Annotated[
-        str, typer.Argument(help="Model id on the hub, local folder, or 'minilm' (bundled).")
-    ],
+    model: Annotated[str, typer.Argument(help="Hub id, local folder, 'minilm' or 'smollm2'.")],
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Say what works with a model: prefix, LoRA merging, checkpointing, export to PEFT.
+    """Check what works with a model: prefix, LoRA merging, checkpointing, export to PEFT.
 
-    Exits with status 1 if the model can't take a prefix.
+    The exit code is 1 if the model can't take a prefix.
     """
     from peml.cli.diagnosis import Finding, diagnose, load_for_diagnosis
 

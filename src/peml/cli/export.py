@@ -18,21 +18,21 @@ def export_command(
         str,
         typer.Option(
             "--format",
-            help="lora: ordinary LoRA adapters for PEFT. peft: the merged decoder, and its "
-            "prefix or prompt as PEFT's. Or a format that an installed package adds.",
+            help="lora: LoRA adapters for PEFT. peft: the merged decoder, with its prefix or "
+            "prompt as a PEFT adapter. Installed packages may add formats.",
         ),
     ],
     task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write a finished run's model for other tools.
+    """Export a finished run's model for other tools.
 
-    `--format lora` makes LoRA adapters that plain PEFT loads onto the base model: one for all
-    tasks, or one per task for the methods that tell tasks apart.
+    `--format lora` writes LoRA adapters that PEFT loads onto the base model: one for all tasks,
+    or one per task if the method needs the task id.
 
-    `--format peft` makes the merged model that plain Transformers loads, and beside it, where the
-    method trained a prefix or a prompt, an adapter that plain PEFT puts in front of it. For
-    decoders; with a prefix, for those with rotary positions (Llama, Qwen, Phi, ...).
+    `--format peft` writes the merged model for Transformers. A prefix or prompt becomes a PEFT
+    adapter beside it. This works for decoders; with a prefix, for decoders with rotary positions
+    (Llama, Qwen, Phi, ...).
 
     Examples:
       peml export runs/mtl-lora adapters --format lora

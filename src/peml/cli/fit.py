@@ -25,7 +25,7 @@ def fit_command(
         bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")
     ] = False,
 ) -> None:
-    """Train one model on many tasks; on an existing run folder, go on where it stopped.
+    """Train one model on many tasks. In an existing run folder, resume where it stopped.
 
     Examples:
       peml fit examples/demo.yaml
@@ -83,5 +83,5 @@ def print_results(results: Results, console: Console) -> None:
         highlight=False,
     )
     if cost.tuning is not None:
-        text = f"found in {cost.tuning.trials} other runs: {cost.tuning.seconds:,.0f} s"
+        text = f"settings tuned in {cost.tuning.trials} other runs: {cost.tuning.seconds:,.0f} s"
         console.print(f"{text}, {cost.tuning.tokens:,} tokens", highlight=False)

@@ -82,7 +82,7 @@ def _weights(found: Outcome) -> str:
 
 @genotype_app.command("diff")
 def diff(first: _Source, second: _Source) -> None:
-    """Print what differs between two prefix networks; exits with status 1 if anything does."""
+    """Print the differences between two prefix networks. The exit code is 1 if there are any."""
     from peml.prefix import differences
 
     rows = differences(_load(first), _load(second))
@@ -99,7 +99,7 @@ def diff(first: _Source, second: _Source) -> None:
 @genotype_app.command("plot")
 def plot(
     source: _Source,
-    out: Annotated[Path, typer.Argument(help="File to write; its ending is .png or .svg.")],
+    out: Annotated[Path, typer.Argument(help="File to write, .png or .svg.")],
 ) -> None:
     """Draw a prefix network and the model layers that get its prefix."""
     from peml.reporting import save_drawing
@@ -112,17 +112,18 @@ def plot(
 def check(
     source: _Source,
     model: Annotated[
-        str | None, typer.Option(help="Model it shall fit: hub id, local folder or 'minilm'.")
+        str | None,
+        typer.Option(help="Model to check it against: hub id, local folder or 'minilm'."),
     ] = None,
     adapted: Annotated[
-        bool, typer.Option("--adapt", help="Adapt it to the model, and say what changes.")
+        bool, typer.Option("--adapt", help="Fit it to the model, and print the changes.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Write the adapted genotype to this file.")
     ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Check that a genotype can be read and fits a model; refused with the reason if not.
+    """Check that a genotype can be read, and that it fits a model.
 
     Examples:
       peml genotype check runs/glue --model meta-llama/Llama-3.2-1B
@@ -131,7 +132,7 @@ def check(
     if (adapted and model is None) or (output is not None and not adapted):
         raise ConfigError(
             "--adapt needs --model, and --output needs --adapt",
-            action="say which model the genotype is adapted to",
+            action="name the model with --model",
         )
     genotype = _load(source)
     typer.echo(f"readable, made for {_described(genotype.shape)}")
@@ -166,8 +167,8 @@ def _shape_of(settings: ModelSettings) -> PrefixShape:
     support = check_support(load_backbone(settings).model)
     if support.shape is None:
         raise ModelError(
-            f"no prefix can be put in front of the attention of {settings.name}: {support.reason}",
-            allowed="models that attend through Transformers' attention interface",
+            f"{settings.name} can't take a prefix: {support.reason}",
+            allowed="models that use Transformers' attention interface",
             action=support.action,
         )
     return support.shape

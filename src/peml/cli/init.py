@@ -23,10 +23,10 @@ _FILES = (
 
 def init_command(
     folder: Annotated[
-        Path, typer.Argument(help="Where the files go; made if it isn't there.")
+        Path, typer.Argument(help="Folder for the files; created if it doesn't exist.")
     ] = Path(),
 ) -> None:
-    """Write a config, a task file and ten rows to start from.
+    """Write a config, a task file and ten rows as a starting point.
 
     They train as they are. Nothing that is there already is overwritten.
 

@@ -8,23 +8,24 @@ from typing import Annotated
 import typer
 
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")
+    list[str] | None,
+    typer.Option("--set", help="Override a setting: section.key=value. Can be repeated."),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder; default: runs/NAME.")
+    Path | None, typer.Option("--output", "-o", help="Output folder; default: runs/NAME.")
 ]
 JobsOption = Annotated[
-    int | None, typer.Option(min=1, help="Runs at a time; default: the config's `jobs`.")
+    int | None, typer.Option(min=1, help="Runs at a time; default: `jobs` in the config.")
 ]
 ExecutorOption = Annotated[
     str | None,
     typer.Option(
-        metavar="KIND", help="Where they run: inline, processes or ray; default: the config's."
+        metavar="KIND", help="Where to run: inline, processes or ray; default: as in the config."
     ),
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option(help="The Ray cluster, HOST:PORT or auto; default: one on this machine."),
+    typer.Option(help="Address of the Ray cluster, HOST:PORT or auto; default: this machine."),
 ]
 TrustOption = Annotated[
     bool,

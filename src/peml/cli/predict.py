@@ -16,23 +16,25 @@ from peml.files import write_text
 
 def predict_command(
     run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
-    task: Annotated[str, typer.Option(help="Task the rows belong to.")],
+    task: Annotated[str, typer.Option(help="Name of the rows' task.")],
     input_file: Annotated[
         Path,
         typer.Option(
-            "--input", "-i", help="JSONL, CSV (or gzip of it) or Parquet with the task's columns."
+            "--input",
+            "-i",
+            help="JSONL, CSV (also gzipped) or Parquet file with the task's columns.",
         ),
     ],
     output_file: Annotated[
-        Path, typer.Option("--output", "-o", help="JSON lines: row, prediction, scores.")
+        Path, typer.Option("--output", "-o", help="JSONL file to write: row, prediction, scores.")
     ],
     tokens: Annotated[
         int | None,
-        typer.Option(min=16, help="Most tokens of a batch; default: the run's own."),
+        typer.Option(min=16, help="Maximum tokens of a batch; default: as in the run."),
     ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Predict rows of one task with a finished run's model, scored as the run was evaluated.
+    """Predict rows of a task with a finished run's model and evaluation settings.
 
     Example:
       peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl

@@ -29,13 +29,13 @@ def tune_command(
         typer.Option("--dry-run", help="Check everything, print the plan of one trial and stop."),
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Run nothing: report what is there.")
+        bool, typer.Option("--report", help="Train nothing; report the trials so far.")
     ] = False,
 ) -> None:
-    """Search a run's settings; on an existing folder, go on where it stopped.
+    """Tune a run's settings. In an existing folder, resume where it stopped.
 
     Trials are judged on the development split. The best config is written as best.yaml, ready
-    for `peml fit`. The exit code is 1 when no trial finished.
+    for `peml fit`. The exit code is 1 if no trial finished.
 
     Examples:
       peml tune examples/tune-demo.yaml

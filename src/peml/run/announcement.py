@@ -46,7 +46,7 @@ def print_cautions(plan: Plan, console: Console) -> None:
 
 def _print_size(planned: Plan, console: Console) -> None:
     console.print(
-        f"batches an epoch: {planned.batches_per_epoch:,}, "
+        f"batches per epoch: {planned.batches_per_epoch:,}, "
         f"{planned.tokens_per_epoch:,} tokens, {planned.padding:.1%} padding",
         highlight=False,
     )

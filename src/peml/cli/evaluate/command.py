@@ -26,22 +26,20 @@ def evaluate_command(
     ] = False,
     task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help=f"Rows a task with --errors; default: {_LIMIT}.")
+        int | None, typer.Option(min=1, help=f"Rows per task with --errors; default: {_LIMIT}.")
     ] = None,
     resamples: Annotated[
         int | None,
-        typer.Option(
-            min=100, help=f"Draws of bootstrap and permutations; default: {_RESAMPLES:,}."
-        ),
+        typer.Option(min=100, help=f"Bootstrap and permutation draws; default: {_RESAMPLES:,}."),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write what is shown as JSON to this file too.")
+        Path | None, typer.Option("--json", help="Also write the output to this file, as JSON.")
     ] = None,
 ) -> None:
-    """Score finished runs again from their predictions: intervals, paired tests, mistakes.
+    """Score finished runs from their stored predictions: intervals, paired tests, mistakes.
 
-    Nothing is trained or predicted, and run folders are left as they are.
-    Intervals and p-values tell the chance in the rows, not in the seeds.
+    Nothing is trained or predicted, and run folders don't change.
+    Intervals and p-values cover the chance in the rows, not in the seeds.
 
     Examples:
       peml evaluate runs/demo

@@ -22,7 +22,7 @@ _COLUMNS = [
     Column("tasks", right=True, drop=3),
     Column("rows", right=True, drop=4),
 ]
-_NOTE = "these runs were not scored in the same way on the same rows: their means don't compare"
+_NOTE = "these runs were not scored in the same way on the same rows: their means can't be compared"
 
 
 def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> Content:

@@ -99,8 +99,8 @@ def _bears(leaks: Sequence[Leak], most: float, console: Console) -> bool:
     print_warnings(texts, console)
     if leaking:
         console.print(
-            "Correct the files. Or leave such rows out of training (tasks.leakage: drop in the "
-            "run's config), and pass --allow-leakage here.",
+            "Correct the files, or remove such rows from training (tasks.leakage: drop in the "
+            "run's config) and pass --allow-leakage here.",
             highlight=False,
         )
     return not leaking

@@ -24,7 +24,7 @@ SourceOption = Annotated[
 def list_tasks(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
-    """List the suites that come along, and their tasks."""
+    """List the bundled suites and their tasks."""
     from peml.cli.tasks.definitions import describe_suite, print_suite
     from peml.tasks import list_suites, load_suite
 
@@ -50,7 +50,7 @@ def show_task(
     ] = None,
     split: Annotated[
         Split | None,
-        typer.Option(help="Split the rows are from; default: train, or reported without train."),
+        typer.Option(help="Split of the rows; default: train, or reported if there is no train."),
     ] = None,
 ) -> None:
     """Show a suite's tasks, or one task in detail with rows as a model sees them.
@@ -85,33 +85,33 @@ def check_file(
     ],
     source: SourceOption = None,
     hub: Annotated[
-        bool, typer.Option("--hub", help="Load from the hub what no folder has.")
+        bool, typer.Option("--hub", help="Load rows from the hub that are not in a local folder.")
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Also count tokens, and rows that would be cut, for this model."),
     ] = None,
     max_length: Annotated[
-        int, typer.Option(help="Longest input of the model in tokens.", min=8)
+        int, typer.Option(help="Maximum length of an input in tokens.", min=8)
     ] = 128,
     max_leakage: Annotated[
         float,
         typer.Option(
-            help="Share of a task's reported rows that may be train rows, of itself or of another "
-            "task of the file.",
+            help="Fraction of a task's reported rows that may also be train rows, of the same or "
+            "of another task in the file.",
             min=0,
             max=1,
         ),
     ] = 0.01,
     allow_leakage: Annotated[
-        bool, typer.Option("--allow-leakage", help="Count such rows, however many there are.")
+        bool, typer.Option("--allow-leakage", help="Report such rows, but allow any number.")
     ] = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Validate a task or suite, and every row it leads to: counts, labels, lengths, leakage.
+    """Check a task or suite and all of its rows: counts, labels, lengths, leakage.
 
-    Rows of the hub are loaded with --hub only. The exit code is 2 when a task can't be used, and 1
-    when more of a task's reported rows are train rows than --max-leakage.
+    Rows of the hub are only loaded with --hub. The exit code is 2 if a task can't be used, and 1
+    if more of a task's reported rows are train rows than --max-leakage allows.
     """
     from peml.cli.tasks.checking import check_tasks
     from peml.models import ModelSettings, load_family

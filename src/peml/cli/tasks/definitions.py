@@ -1,4 +1,4 @@
-"""Suites and tasks as their definitions have them; no row is read."""
+"""Prints suites and tasks from their definitions; no row is read."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ def attention_shape(shape: ModelShape) -> PrefixShape:
     """
     if shape.attention is None:
         raise ModelError(
-            "no prefix can be put in front of this model's attention",
-            allowed="models that attend through Transformers' attention interface",
+            "this model can't take a prefix",
+            allowed="models that use Transformers' attention interface",
             action="choose a method without a prefix; `peml doctor` gives the reason",
         )
     return shape.attention
