@@ -114,7 +114,7 @@ def test_of_written_examples_the_first_are_taken(tmp_path: Path) -> None:
 
 
 def test_an_encoder_would_not_see_them() -> None:
-    with pytest.raises(ModelError, match=r"reads no prompts.* shots of mood"):
+    with pytest.raises(ModelError, match=r"has no prompts.* shots of mood"):
         check_task_types(tiny_family("bert"), [sentiment(shots={"count": 1})])
     check_task_types(tiny_family("bert"), [sentiment(shots={"count": 0, "split": "dev"})])
     check_task_types(tiny_family("t5"), [sentiment(shots={"count": 1})])

@@ -84,7 +84,7 @@ def test_no_room_for_it_is_one_clear_message_before_training() -> None:
     model = tiny_task_model("bert", TINY_TASKS)
     model.family.positions = 160
     method = build_method(PromptTuningSettings(length=97))
-    with pytest.raises(ModelError, match="97 vectors does not fit before 64 tokens"):
+    with pytest.raises(ModelError, match="97 vectors and 64 tokens"):
         method.attach(model, AttachContext(0, lambda: None))
 
 

@@ -90,7 +90,7 @@ def test_it_is_converted_once_and_again_where_the_cache_is_damaged(
     assert converted(tmp_path / "tiny.gguf") == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == made.st_mtime_ns
     (folder / "config.json").write_text("{}")
-    with pytest.warns(UserWarning, match=r"config\.json was cut short or altered.*made again"):
+    with pytest.warns(UserWarning, match=r"config\.json was cut short or altered.*converted again"):
         converted(tmp_path / "tiny.gguf")
     assert (folder / "config.json").stat().st_size > 10
     assert [path.name for path in (cache / "models").iterdir()] == [folder.name]

@@ -119,7 +119,7 @@ def test_what_the_tokenizer_puts_behind_every_text_is_left_out(bos: bool) -> Non
 def test_an_empty_prompt_without_a_token_to_start_with_is_refused() -> None:
     made = family(small_tokenizer("unigram", starts=False, bos_token=None, eos_token=None))
     row = {"start": " ", "options": ["positive", "no"], "answer": 0}
-    with pytest.raises(DataError, match="prompt is empty, and the model's tokenizer has no token"):
+    with pytest.raises(DataError, match="and the model's tokenizer has no start or end token"):
         encode(made, task(), [row], "score")
 
 
@@ -128,7 +128,7 @@ def test_options_that_disappear_in_the_seam_are_refused() -> None:
     tokenizer = small_tokenizer("prepend")
     tokenizer.add_tokens([AddedToken("Mood: no", normalized=False)])
     row = {"start": "Mood:", "options": ["positive", "no"], "answer": 0}
-    with pytest.raises(DataError, match=r"option 1 \(from 0\), 'no', is nothing to the model's"):
+    with pytest.raises(DataError, match=r"option 1 \(from 0\), 'no', has no tokens in the model's"):
         encode(family(tokenizer), task(), [row], "score")
 
 
@@ -144,7 +144,7 @@ def test_options_of_the_same_tokens_are_refused(make: Any, purpose: str) -> None
     with pytest.raises(DataError) as caught:
         encode(made, words, [{"sentence": "a film", "label": 1}], purpose)
     message = str(caught.value)
-    assert "options 0 and 1 (from 0), 'Good' and 'good', are the same" in message
+    assert "options 0 and 1 (from 0), 'Good' and 'good', have the same tokens" in message
     assert "tokenizer: good." in message
     row = {"start": "a", "options": ["yes", "\u2603", "no", "\u2708"], "answer": 0}
     with pytest.raises(DataError, match=r"options 1 and 3 .*<unk>"):

@@ -59,7 +59,7 @@ def test_an_adapter_alone_is_named_with_its_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", '{"peft_type": 3}'])
 def test_a_damaged_adapter_is_one_all_the_same(content: str, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(content)
-    with pytest.raises(ModelError, match="holds an adapter beside its weights"):
+    with pytest.raises(ModelError, match="has an adapter beside its weights"):
         load_family(_settings(folder))
 
 
@@ -76,7 +76,7 @@ def test_code_is_refused_without_a_grant_even_where_it_is_not_needed(
     with pytest.raises(ModelError, match=f"{file} of model .* ask for Python code") as caught:
         load_backbone(_settings(folder))
     assert "--trust-remote-code" in caught.value.action
-    assert "type 'llama' by itself: remove auto_map" in caught.value.action
+    assert "type 'llama': remove auto_map" in caught.value.action
     assert not trace.exists()
 
 

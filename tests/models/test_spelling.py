@@ -91,10 +91,10 @@ def test_an_answer_with_padding_a_start_or_an_end_is_refused(token: str) -> None
     if token == "<mask>":
         assert spelling.respell(text) == text
         return
-    with pytest.raises(DataError, match=f"holds '{token}'"):
+    with pytest.raises(DataError, match=f"contains '{token}'"):
         spelling.respell(text)
     rows = [{"text": "the dog", "target": text}]
-    with pytest.raises(DataError, match=f"holds '{token}'"):
+    with pytest.raises(DataError, match=f"contains '{token}'"):
         encode(tiny_family("llama"), generation(), rows, "train")
 
 

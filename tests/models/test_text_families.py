@@ -209,7 +209,7 @@ def test_an_option_that_the_tokenizer_drops_is_refused(name: str) -> None:
     family = tiny_family(name)
     family.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
     row = {"start": "the ball", "options": ["a", "\u200b"], "answer": 0}
-    with pytest.raises(DataError, match=r"option 1 \(from 0\), .*u200b.*nothing to the model"):
+    with pytest.raises(DataError, match=r"option 1 \(from 0\), .*u200b.*no tokens in the model"):
         encode(family, TASKS[2], [row], "score")
 
 

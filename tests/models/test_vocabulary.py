@@ -65,7 +65,7 @@ def test_padding_alone_beyond_the_embedding_is_replaced(
     folder = _changed(
         family, tmp_path, lambda t: t.add_special_tokens({"pad_token": "[PAD]"}), eos_token_id=EOS
     )
-    with pytest.warns(UserWarning, match=r"no embedding for \[PAD\]"):
+    with pytest.warns(UserWarning, match=r"no embedding for its padding token \[PAD\]"):
         loaded = load_backbone(_settings(folder))
     tokenizer = loaded.family.tokenizer
     assert tokenizer.pad_token == instead

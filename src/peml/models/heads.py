@@ -19,12 +19,12 @@ _KINDS: Mapping[Answer, int] = MappingProxyType(
 class TaskHeads(nn.Module):
     """The heads of an encoder's tasks.
 
-    All heads are rows of one (columns, hidden) matrix: a classification task owns one column a
-    label, a regression or multiple-choice task owns one. A step computes all columns of all rows
-    and picks by task id, so nothing loops over tasks.
+    All heads are rows of one (columns, hidden) matrix: a classification task has one column per
+    label, a regression or multiple-choice task has one. A step computes all columns of all rows
+    and selects by task id, without a loop over tasks.
 
-    A regression's scores are spread over [-2, 2], so that its squared error starts near a
-    classification's cross-entropy and neither drowns the other.
+    Regression scores are scaled to [-2, 2], so that their squared error starts near the
+    cross-entropy of classification and neither dominates.
     """
 
     _kind: Tensor
@@ -66,7 +66,7 @@ class TaskHeads(nn.Module):
 
         Args:
             logits: (sequences, columns).
-            targets: (sequences,), see `TaskBatch`.
+            targets: (sequences,); as `task_ids` and `groups`, see `TaskBatch`.
             task_ids: (sequences,).
             groups: (sequences,).
             examples: Number of examples.
@@ -77,17 +77,17 @@ class TaskHeads(nn.Module):
         classes = torch.where(kind == _CLASSES, targets, 0.0).long()
         masked = logits.masked_fill(~self._owned[task_ids], -torch.inf)
         chosen = masked.log_softmax(1).gather(1, (start + classes)[:, None]).squeeze(1)
-        wanted = 4 * (targets - self._low[task_ids]) / self._width[task_ids] - 2
+        scaled = 4 * (targets - self._low[task_ids]) / self._width[task_ids] - 2
         option = targets * (single - _group_logsumexp(single, groups, examples)[groups])
         losses = torch.where(
-            kind == _CLASSES, -chosen, torch.where(kind == _SCORE, (single - wanted) ** 2, -option)
+            kind == _CLASSES, -chosen, torch.where(kind == _SCORE, (single - scaled) ** 2, -option)
         )
         return losses.new_zeros(examples).index_add(0, groups, losses)
 
     def scores(self, logits: Tensor, task_id: int) -> Tensor:
-        """What one task's columns say: (sequences, labels) logits, or (sequences,) scores.
+        """One task's output: (sequences, labels) logits, or (sequences,) scores.
 
-        Regression scores are given back on the task's own scale.
+        Regression scores are on the task's scale.
         """
         start, size = int(self._start[task_id]), self.sizes[task_id]
         columns = logits.float()[:, start : start + size]

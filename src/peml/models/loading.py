@@ -31,7 +31,7 @@ from peml.models.vocabulary import check_end, check_vocabulary, fit_tokenizer
 from peml.models.weights import weights_checksum
 from peml.tasks import Task
 
-# RoBERTa and its kin count positions from the padding index on, and their configs don't say so.
+# RoBERTa and similar models count positions from the padding index, which configs don't say.
 _COUNTED_FROM_PADDING = (
     "camembert",
     "data2vec-text",
@@ -44,13 +44,13 @@ _COUNTED_FROM_PADDING = (
 )
 
 
-# Of a config.json: who wrote it, and where it lay.
+# Fields of config.json that don't describe the model: its location, and what wrote the file.
 _NOT_THE_MODELS = {"_name_or_path", "transformers_version"}
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen pretrained model with what reads and writes for it."""
+    """A frozen pretrained model, its family (with tokenizer) and the settings it was loaded by."""
 
     model: Any
     family: Family
@@ -68,18 +68,18 @@ def _gguf_file(settings: ModelSettings) -> Path:
     name, file = settings.name, str(settings.gguf_file)
     check_source(name, name, settings.revision, trusted=settings.trust_remote_code)
     try:
-        found = cached_file(name, file, revision=settings.revision)
+        path = cached_file(name, file, revision=settings.revision)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model {name!r} has no file {file!r}: {str(error).strip().splitlines()[0]}",
             allowed="the name of a GGUF file in that folder or repository",
             action="correct model.gguf_file, or leave it out for safetensors",
         ) from error
-    return Path(str(found))
+    return Path(str(path))
 
 
 def _from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: Any) -> Any:
-    """Calls ``loader.from_pretrained`` and turns its failures into one clear message."""
+    """Calls ``loader.from_pretrained`` and turns its errors into a ModelError."""
     location = _location(settings)
     try:
         return loader.from_pretrained(
@@ -108,7 +108,7 @@ def detect_family(config: Any) -> str:
     """Name of the family a model's config belongs to.
 
     Raises:
-        ModelError: It belongs to none, or to more than one.
+        ModelError: It fits no family, or more than one.
     """
     known = FAMILIES.load_all()
     fitting = [name for name, family in known.items() if family.fits(config)]
@@ -131,8 +131,8 @@ def load_family(settings: ModelSettings) -> Family:
     """Reads config and tokenizer only: enough to check and encode tasks.
 
     Raises:
-        ModelError: They can't be found or read, bring code, an adapter or names of files elsewhere,
-            or don't go together.
+        ModelError: They can't be found or read, contain code, an adapter or paths to other folders,
+            or don't fit together.
     """
     location, revision = _location(settings), settings.revision
     check_source(settings.name, location, revision, trusted=settings.trust_remote_code)
@@ -163,9 +163,9 @@ def load_family(settings: ModelSettings) -> Family:
 
 
 def _end_tokens(settings: ModelSettings, config: Any) -> Any:
-    """``eos_token_id`` of the model's ``generation_config.json``, or of its config without one.
+    """``eos_token_id`` of the model's ``generation_config.json``, else of its config.
 
-    Nothing else of that file is used: answers are decoded greedily, whatever it says.
+    Nothing else in that file is used, since answers are always decoded greedily.
     """
     name = "generation_config.json"
     path = cached_file(
@@ -181,13 +181,13 @@ def _end_tokens(settings: ModelSettings, config: Any) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
     except (ValueError, AttributeError) as error:
         raise ModelError(
-            f"{name} of model {settings.name!r} is no JSON object: {error}",
+            f"{name} of model {settings.name!r} is not a JSON object: {error}",
             action="correct or delete the file",
         ) from error
 
 
 def _positions(config: Any) -> int | None:
-    """Longest input of a model with learned positions; rotary and relative ones stretch."""
+    """Longest input of a model with learned positions; None for rotary and relative ones."""
     if hasattr(config, "rope_parameters") or hasattr(config, "relative_attention_num_buckets"):
         return None
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
@@ -202,10 +202,10 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
         ModelError: The model can't be found or read.
     """
     family = family or load_family(settings)
-    own: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if isinstance(family, TextFamily):
         config = _from_pretrained(AutoConfig, settings, "config")
-        own["generation_config"] = own_generation(family.spelling, config)
+        options["generation_config"] = own_generation(family.spelling, config)
     with _without_load_report():
         model, report = _from_pretrained(
             family.auto_class,
@@ -216,17 +216,17 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with a message that names one
-            **own,
+            **options,
         )
-    of_other_shape = [key for key, *_ in report["mismatched_keys"]]
-    _refuse_missing_weights(settings.name, [*report["missing_keys"], *of_other_shape])
+    wrong_shape = [key for key, *_ in report["mismatched_keys"]]
+    _refuse_missing_weights(settings.name, [*report["missing_keys"], *wrong_shape])
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if rows is not None:
         check_vocabulary(family.tokenizer, rows, settings.name)
     if not settings.trust_remote_code and hasattr(model.config, "auto_map"):
         del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
     if isinstance(getattr(model, "pooler", None), nn.Module):
-        # A head sees token states; the pretraining task's pooler would be computed for nothing.
+        # The heads read token states, so the pretraining task's pooler is not needed.
         model.pooler = None
     model.requires_grad_(False)
     if isinstance(family, TextFamily):
@@ -244,13 +244,13 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
 
 
 def identify_model(settings: ModelSettings, family: Family) -> dict[str, str]:
-    """Checksums that tell a base model from any other: weights, config, tokenizer, end tokens."""
+    """Checksums that identify a base model: weights, config, tokenizer, end tokens."""
     location, revision = _location(settings), settings.revision
     config = read_source(location, "config.json", revision)
-    lasting = {key: config[key] for key in sorted(config.keys() - _NOT_THE_MODELS)}
+    relevant = {key: config[key] for key in sorted(config.keys() - _NOT_THE_MODELS)}
     return {
         "weights": weights_checksum(location, revision),
-        "config": _sha256(json.dumps(lasting)),
+        "config": _sha256(json.dumps(relevant)),
         "tokenizer": _sha256(family.tokenizer_rules),
         "end tokens": _sha256(repr(family.spelling.ends)),
     }
@@ -262,7 +262,7 @@ def _sha256(text: str) -> str:
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Transformers prints which weights it missed; here that is an error or does not matter."""
+    """Hides Transformers' report of missing weights; those that matter raise an error here."""
     before, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -278,14 +278,14 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
     needed = sorted(key for key in missing if not key.startswith("pooler."))
     if needed:
         raise ModelError(
-            f"the files of model {name!r} lack {len(needed)} weights, or hold them in another "
-            f"shape, {needed[0]!r} among them; a frozen model can't have random ones",
-            action="check that the files are complete, and that model.family fits them",
+            f"the files of model {name!r} lack {len(needed)} weights, or have them in another "
+            f"shape, {needed[0]!r} among them; a frozen model can't use random weights instead",
+            action="check that the files are complete, and that model.family is right",
         )
 
 
 def check_prompt(family: Family, prompt_length: int) -> None:
-    """Refuses a prompt that learned positions have no room for beside the longest input.
+    """Refuses a prompt that, with the longest input, exceeds a model's learned positions.
 
     Raises:
         ModelError: ``model.max_length`` and the prompt don't fit together.
@@ -293,8 +293,8 @@ def check_prompt(family: Family, prompt_length: int) -> None:
     room = family.positions
     if room is not None and family.max_length + prompt_length > room:
         raise ModelError(
-            f"a prompt of {prompt_length} vectors does not fit before {family.max_length} tokens "
-            f"(model.max_length), the model has {room} positions",
+            f"a prompt of {prompt_length} vectors and {family.max_length} tokens "
+            f"(model.max_length) are too long together: the model has {room} positions",
             allowed=f"at most {room} together",
             action="lower one of the two",
         )
@@ -313,29 +313,29 @@ def check_generation(
     """Refuses to generate past a model's last position.
 
     Args:
-        family: The model's.
-        tasks: Those that generate are looked at.
-        max_new_tokens: Longest text of a task that doesn't say.
-        prompt_length: Vectors in front of the input.
+        family: The model's family.
+        tasks: The tasks; only those that generate text are checked.
+        max_new_tokens: Longest text of tasks that set no limit themselves.
+        prompt_length: Number of vectors in front of the input.
 
     Raises:
-        ModelError: The longest input, the vectors in front of it, if any, and the longest text
-            of a task don't fit together; all tasks by name.
+        ModelError: The longest input, the prompt vectors and the longest text of a task don't fit
+            together; names all such tasks.
     """
     room = family.room_for_generation(prompt_length)
     if room is None:
         return
-    wanted: dict[int, list[str]] = {}
+    too_long: dict[int, list[str]] = {}
     for task in tasks:
         longest = task.max_new_tokens or max_new_tokens
         if task.type.generates and longest > room:
-            wanted.setdefault(longest, []).append(task.name)
-    if wanted:
+            too_long.setdefault(longest, []).append(task.name)
+    if too_long:
         prompt = f" and a prompt of {prompt_length} vectors" if prompt_length else ""
-        named = "; ".join(f"{', '.join(names)}: {count}" for count, names in wanted.items())
+        named = "; ".join(f"{', '.join(names)}: {count}" for count, names in too_long.items())
         raise ModelError(
             f"{named} new tokens (the task's max_new_tokens, else evaluation.max_new_tokens) do "
-            f"not fit after {family.max_length} tokens (model.max_length){prompt}, the model has "
+            f"not fit after {family.max_length} tokens (model.max_length){prompt}: the model has "
             f"{family.positions} positions",
             allowed=f"at most {max(room, 0)} new tokens",
             action="lower one of the two",
@@ -343,16 +343,16 @@ def check_generation(
 
 
 def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
-    """Refuses tasks whose type the family can't do, or shots that it wouldn't see; all by name.
+    """Refuses tasks whose type the family can't do, and shots for families without prompts.
 
     Raises:
-        ModelError: At least one task doesn't fit.
+        ModelError: Names all tasks that don't fit.
     """
     with_shots = [task.name for task in tasks if task.shots.count or task.shots.examples]
     if with_shots and not isinstance(family, TextFamily):
         raise ModelError(
-            f"the family {family.name!r} reads no prompts, so it would not see the shots of "
-            f"{', '.join(with_shots)}",
+            f"the family {family.name!r} has no prompts, so the shots of {', '.join(with_shots)} "
+            "would be ignored",
             allowed="shots for text-to-text models",
             action="set tasks.shots: 0, or choose a text-to-text model",
         )

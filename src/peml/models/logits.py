@@ -1,8 +1,7 @@
-"""Logits at chosen positions alone: the vocabulary is large, and few positions are asked for it.
+"""Logits at chosen positions only, since the vocabulary is large and few positions are needed.
 
-A hook in front of the output layer keeps the hidden states that are asked for. What a model does to
-its logits afterwards (soft caps, scaling, an added bias) it does to these, and whatever is attached
-to the output layer works as ever.
+A hook in front of the output layer selects the hidden states of these positions. Everything after
+it works as usual: soft caps, scaling, a bias, and methods attached to the output layer.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# As a share of the largest logit; a wrong position is off by far more.
+# As a share of the largest logit; a wrong position gives a far larger difference.
 _LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-3, 8.0
 _TOKENS = 5
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Positions whose next token is asked for.
+    """Positions whose logits are needed.
 
     Attributes:
-        rows: Row of each, (positions,).
-        places: Its place in the row's hidden states, (positions,).
+        rows: Row of each position, (positions,).
+        places: Its index in the row's hidden states, (positions,).
         everywhere: Whether the model has to compute all logits, see `logits_problem`.
     """
 
@@ -35,21 +34,16 @@ class Positions:
     everywhere: bool = False
 
     def logits(self, model: Any, **inputs: Any) -> Tensor:
-        """Runs a text-to-text model; the positions' logits, (positions, vocabulary).
-
-        Args:
-            model: Has an output layer.
-            **inputs: Of its forward pass.
-        """
+        """Runs a text-to-text model and returns the positions' logits, (positions, vocabulary)."""
         if self.everywhere:
             whole: Tensor = model(**inputs).logits
             return whole[self.rows, self.places]
-        with self._asked_for(model.get_output_embeddings()):
+        with self._selected(model.get_output_embeddings()):
             chosen: Tensor = model(**inputs).logits
         return chosen[0]
 
     @contextmanager
-    def _asked_for(self, layer: nn.Module) -> Iterator[None]:
+    def _selected(self, layer: nn.Module) -> Iterator[None]:
         def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             hidden, *others = inputs
             return (hidden[self.rows, self.places][None], *others)
@@ -63,12 +57,12 @@ class Positions:
 
 @torch.no_grad()
 def logits_problem(model: Any) -> str | None:
-    """Why a model has to compute the logits of every position; None where it doesn't.
+    """Why a model has to compute the logits of every position; None if it doesn't.
 
-    A tiny input is run both ways.
+    Runs a tiny input both ways.
 
     Args:
-        model: Freshly loaded, nothing attached.
+        model: Freshly loaded, without attached methods.
     """
     layer = model.get_output_embeddings()
     if not isinstance(layer, nn.Module):
@@ -84,12 +78,12 @@ def logits_problem(model: Any) -> str | None:
     try:
         chosen = Positions(rows, places).logits(model, **inputs)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        return f"a try failed: {error}"
+        return f"a test failed: {error}"
     if chosen.shape != whole.shape:
-        return f"a try gave logits of shape {tuple(chosen.shape)}"
+        return f"a test gave logits of shape {tuple(chosen.shape)}"
     if not whole.isfinite().all():
         return None  # such a model is refused where its numbers are used
     difference = float((chosen - whole).abs().max() / whole.abs().max().clamp_min(1e-6))
     if difference <= max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(whole.dtype).eps):
         return None
-    return f"a try differs by {difference:.2g} of the largest logit"
+    return f"in a test, logits differ by {difference:.2g} of the largest"

@@ -1,4 +1,4 @@
-"""What to say where a model answers with something that is no number."""
+"""The error for NaN or infinite values in a model's output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ _SHOWN = 5
 
 
 def not_finite_advice(settings: ModelSettings) -> str:
-    """What to do about NaN or infinity in a model's answers.
-
-    Args:
-        settings: How the model is loaded.
-    """
+    """What to do about NaN or infinity in the output of a model loaded with these settings."""
     if settings.dtype == "float16":
         return (
             "set model.dtype to bfloat16 or float32 in a new run: float16 overflows above 65504, "
@@ -28,18 +24,18 @@ def not_finite_advice(settings: ModelSettings) -> str:
 
 
 def not_finite(what: str, task: str, rows: Sequence[int], settings: ModelSettings) -> ModelError:
-    """The error for rows whose answers are no numbers.
+    """The error for rows with NaN or infinite output.
 
     Args:
-        what: What of the model is not finite.
+        what: The output: ``scores`` or ``logits``.
         task: Name of the task.
-        rows: Numbers of the rows, one or more.
+        rows: Numbers of the rows, at least one.
         settings: How the model is loaded.
     """
     named = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
     count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
     return ModelError(
         f"Task {task!r}: the model's {what} are NaN or infinite on {count} (from 0): {named}",
-        allowed="finite numbers: NaN is no answer",
+        allowed="finite numbers",
         action=not_finite_advice(settings),
     )

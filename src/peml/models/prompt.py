@@ -5,9 +5,9 @@
     right padding   [prompt | tokens | padding]      training, scoring
     left padding    [padding | prompt | tokens]      generation by causal models
 
-The prompt takes positions of its own, so the tokens behind it move up by its length; what comes
-out of the model is cut back, so that nothing behind it sees a difference. Where a model attends
-through a sliding window, the prompt scrolls out of sight like any token.
+The prompt takes positions, so the tokens after it move by its length; its positions are cut from
+the model's output, so that heads and losses see the tokens only. With a sliding attention window,
+late tokens no longer see the prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from peml.data.batch import TaskBatch
 
 
 class InputPrompt:
-    """The prompt in use: one object per model (`TaskModel.prompt`), read in every forward pass."""
+    """The current prompt: one object per model (`TaskModel.prompt`), read in every forward pass."""
 
     def __init__(self) -> None:
         self._vectors: Tensor | None = None
@@ -31,15 +31,15 @@ class InputPrompt:
 
     @property
     def vectors(self) -> Tensor | None:
-        """The prompt, (prompt_length, channels); None where none is set or inside `disabled`."""
+        """The prompt, (prompt_length, channels); None if none is set, or inside `disabled`."""
         return self._vectors if self._enabled else None
 
     def set(self, vectors: Tensor | None) -> None:
-        """Uses this prompt from the next forward pass on; None for none.
+        """Uses this prompt from the next forward pass on; None removes it.
 
         Args:
-            vectors: (prompt_length, channels), where Transformers' ``inputs_embeds`` go in: after
-                a model's scaling of its embeddings, before any projection to its hidden size.
+            vectors: (prompt_length, channels), as Transformers' ``inputs_embeds``: after the
+                model's scaling of embeddings, before any projection to its hidden size.
         """
         self._vectors = vectors
 
@@ -56,17 +56,17 @@ class InputPrompt:
 def build_inputs(
     model: Any, batch: TaskBatch, prompt: Tensor | None, *, padded_left: bool = False
 ) -> dict[str, Tensor]:
-    """What a Transformers model is called with: a batch's input, a prompt in front if there is one.
+    """The keyword arguments of a Transformers model for a batch, with the prompt in front.
 
     Args:
         model: The backbone.
         batch: Token ids, mask and segments, (sequences, length).
         prompt: (prompt_length, channels), or None.
-        padded_left: Whether the rows end together. The prompt then stands between padding and
-            tokens: apart from them, a sliding window would lose it early.
+        padded_left: Whether rows are padded on the left. The prompt then goes between padding and
+            tokens: before the padding, it would leave a sliding window earlier.
 
     Returns:
-        ``attention_mask``, ``token_type_ids`` where the batch has them, and ``input_ids``, or
+        ``attention_mask``, ``token_type_ids`` if the batch has them, and ``input_ids``, or
         ``inputs_embeds`` of shape (sequences, prompt_length + length, channels).
     """
     mask, segments = batch.attention_mask, batch.token_type_ids
@@ -99,10 +99,9 @@ def _in_front(value: int, rows: Tensor, length: int) -> Tensor:
 
 
 def _behind_padding(mask: Tensor, length: int) -> Tensor:
-    """Where each place takes its content from, (sequences, length + tokens).
+    """Source index of each place, (sequences, length + tokens).
 
-    The content stands as ``[prompt | padding | tokens]`` and is wanted as
-    ``[padding | prompt | tokens]``.
+    Turns ``[prompt | padding | tokens]`` into ``[padding | prompt | tokens]``.
     """
     padding = mask.shape[1] - mask.sum(1, keepdim=True)
     place = torch.arange(length + mask.shape[1], device=mask.device)[None]

@@ -1,4 +1,4 @@
-"""Tasks and real tokens of the batch at hand: one object per model, read by its routed layers."""
+"""Tasks and real tokens of the current batch: one object per model, read by its routed layers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from peml.errors import TaskError
 
 Side = Literal["inputs", "targets"]
-"""Whose tokens a layer sees: the inputs', or those an encoder-decoder is to say."""
+"""Which tokens a layer processes: the inputs, or the targets of an encoder-decoder."""
 
 
 class TaskRouting:
-    """The task ids of the batch at hand, and which of its tokens are real.
+    """The task ids of the current batch, and which of its tokens are not padding.
 
     Held by the model and shared by reference with every layer that routes. It is set before a
     forward pass and stays until the next one, so that layers recomputed in the backward pass
@@ -32,20 +32,20 @@ class TaskRouting:
     def set(
         self, task_ids: Tensor, *, inputs: Tensor | None = None, targets: Tensor | None = None
     ) -> None:
-        """Fixes the tasks of the coming forward pass.
+        """Sets the tasks of the next forward pass.
 
         Args:
             task_ids: (sequences,), each in 0..tasks-1.
             inputs: 1 for real tokens, (sequences, length); None: all are.
-            targets: The same of an encoder-decoder's targets, (sequences, target_length).
+            targets: The same for an encoder-decoder's targets, (sequences, target_length).
 
         Raises:
-            TaskError: An id is not one of the tasks'.
+            TaskError: An id is out of range.
         """
         if len(task_ids) and not 0 <= int(task_ids.min()) <= int(task_ids.max()) < self.tasks:
             wrong = sorted({int(t) for t in task_ids if not 0 <= int(t) < self.tasks})
             raise TaskError(
-                f"the batch holds the task ids {', '.join(map(str, wrong))}",
+                f"the batch contains the task ids {', '.join(map(str, wrong))}",
                 allowed=f"0 to {self.tasks - 1}, the tasks the model was attached for",
                 action="give each row the index of its task",
             )
@@ -54,32 +54,25 @@ class TaskRouting:
     def rows(self, count: int) -> Tensor:
         """The task id of each of ``count`` rows, (count,).
 
-        A layer may see a multiple of the batch: beams of a sequence, or the tokens of flattened
-        sequences. Either way the rows of one sequence stand together.
+        A layer may get a multiple of the batch: beams of a sequence, or the tokens of flattened
+        sequences. In both cases the rows of one sequence are consecutive.
         """
         if self._ids is None:
             raise TaskError(
                 "a routed layer was called without task ids",
-                action="call the model with a TaskBatch, or set model.routing before",
+                action="call the model with a TaskBatch, or call model.routing.set() before",
             )
         copies, rest = divmod(count, len(self._ids))
         if rest:
             raise TaskError(
-                f"a routed layer sees {count} rows in a batch of {len(self._ids)} sequences",
+                f"a routed layer gets {count} rows in a batch of {len(self._ids)} sequences",
                 allowed="a multiple of the batch's sequences",
                 action="leave the layer out with target_modules",
             )
         return self._ids if copies == 1 else self._ids.repeat_interleave(copies)
 
     def mask(self, side: Side, rows: int, length: int) -> Tensor | None:
-        """1 for real tokens, (rows, length), or None where all are.
-
-        A layer may see the tokens of flattened sequences.
-
-        Args:
-            side: Whose tokens the layer sees.
-            rows: Rows it sees.
-            length: Length of a row.
+        """1 for real tokens, (rows, length), or None if all are; rows may be flattened sequences.
 
         Raises:
             TaskError: The batch has another number of tokens on this side.
@@ -89,7 +82,7 @@ class TaskRouting:
             return None
         if mask.numel() != rows * length:
             raise TaskError(
-                f"a routed layer sees {rows} x {length} tokens, and the batch's {side} are "
+                f"a routed layer gets {rows} x {length} tokens, but the batch's {side} are "
                 f"{' x '.join(map(str, mask.shape))}",
                 allowed="as many tokens as the batch has",
                 action="leave the layer out with target_modules",
@@ -97,5 +90,5 @@ class TaskRouting:
         return mask.reshape(rows, length)
 
     def one_task(self, task_id: int, device: torch.device) -> None:
-        """Fixes one task for batches of any size, as `rows` multiplies it."""
+        """Sets one task for batches of any size."""
         self.set(torch.tensor([task_id], device=device))

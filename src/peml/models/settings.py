@@ -17,7 +17,7 @@ class ModelSettings(Settings):
     CALLERS: ClassVar[frozenset[str]] = frozenset(
         ("name", "revision", "gguf_file", "trust_remote_code")
     )
-    """What a saved model does not say of itself: where it is, and whether its code may run."""
+    """Fields that a saved model may not set: its location, and whether its code may run."""
 
     name: str = Field(
         "minilm",
@@ -26,8 +26,8 @@ class ModelSettings(Settings):
     )
     family: str = Field(
         "auto",
-        description="How rows become inputs: encoder, seq2seq, causal, or a family that an "
-        "installed package adds; `auto` reads the model's config.",
+        description="The kind of model: encoder, seq2seq, causal, or a family that an installed "
+        "package adds; `auto` reads it from the model's config.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     gguf_file: str | None = Field(
@@ -70,5 +70,5 @@ class ModelSettings(Settings):
         return name
 
     def stored(self) -> dict[str, Any]:
-        """The part that is saved with a model."""
+        """The fields that are saved with a model."""
         return self.model_dump(mode="json", exclude=set(self.CALLERS))

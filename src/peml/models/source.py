@@ -1,8 +1,8 @@
-"""What a model's files say before anything in them is used: adapters, code, ways out of the folder.
+"""Checks a model's files before they are used: adapters, code, paths out of the folder.
 
 Transformers applies an adapter that it finds beside the weights, follows file names in JSON files
-wherever they lead, and tells only late that a model needs code of its own. Here that is refused
-while nothing but JSON has been read.
+to any folder, and reports late that a model needs its own code. Here all of that is refused before
+anything but JSON has been read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 from peml.errors import ModelError
 
 GRANT = "set model.trust_remote_code: true in your own config, or give --trust-remote-code"
-"""How a caller lets a model's own code run."""
+"""How a caller allows a model's own code to run."""
 
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
@@ -27,22 +27,16 @@ _INDEX = "model.safetensors.index.json"
 
 
 def read_source(location: str, file: str, revision: str | None) -> dict[str, Any]:
-    """A JSON file of a local folder or hub repository; empty where there is none to be had.
-
-    Args:
-        location: The folder, or the repository's id.
-        file: Its name.
-        revision: Of the repository.
-    """
+    """A JSON file of a local folder or hub repository; empty if it is missing or unreadable."""
     try:
         content = json.loads(_read_text(location, file, revision))
-    except (ValueError, RecursionError):  # loading says what is wrong
+    except (ValueError, RecursionError):  # loading the model will report it
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def read_vocabulary(location: str, revision: str | None) -> str:
-    """The files that define a tokenizer's tokens, or an empty text where it has no such file."""
+    """The text of the files that define a tokenizer's tokens; empty without such a file."""
     tokens = _read_text(location, _TOKENIZER, revision)
     if not tokens:
         return ""
@@ -52,7 +46,7 @@ def read_vocabulary(location: str, revision: str | None) -> str:
 
 
 def _read_text(location: str, file: str, revision: str | None) -> str:
-    """A file of a folder or repository; empty where there is none to be had."""
+    """A file of a folder or repository; empty if it is missing or unreadable."""
     path: Path | None = Path(location, file)
     try:
         if not Path(location).is_dir():
@@ -66,25 +60,25 @@ def _read_text(location: str, file: str, revision: str | None) -> str:
             )
             path = None if found is None else Path(found)
         return "" if path is None else path.read_text(encoding="utf-8")
-    except (OSError, ValueError):  # no such repository or file, no text: loading says so
+    except (OSError, ValueError):  # loading the model will report it
         return ""
 
 
 def check_source(name: str, location: str, revision: str | None, *, trusted: bool) -> None:
-    """Refuses a model that brings an adapter, code, or names of files elsewhere.
+    """Refuses a model with an adapter, code, or paths to files in other folders.
 
     Args:
-        name: As the user gave it, for messages.
+        name: The model's name as the user gave it, for messages.
         location: Its folder, or the repository's id.
-        revision: Of the repository.
+        revision: The repository's revision.
         trusted: Whether the caller allows its code to run.
 
     Raises:
-        ModelError: It does.
+        ModelError: The model has one of them.
     """
     _refuse_adapter(name, location, revision)
     if not Path(location).is_dir():
-        return  # Transformers runs no code of a repository's and leaves none without a grant
+        return  # for hub repositories, Transformers itself asks before it runs code
     config = read_source(location, _CONFIG, None)
     tokenizer = read_source(location, _TOKENIZER_CONFIG, None)
     if not trusted:
@@ -99,7 +93,7 @@ def check_source(name: str, location: str, revision: str | None, *, trusted: boo
     if tokenizer.get("init_inputs"):
         raise ModelError(
             f"{_TOKENIZER_CONFIG} of model {name!r} passes {tokenizer['init_inputs']!r} to the "
-            "tokenizer (init_inputs), which may name files elsewhere",
+            "tokenizer (init_inputs), which may name files in other folders",
             allowed="no init_inputs",
             action=f"remove init_inputs from {_TOKENIZER_CONFIG}",
         )
@@ -107,13 +101,13 @@ def check_source(name: str, location: str, revision: str | None, *, trusted: boo
 
 def _refuse_adapter(name: str, location: str, revision: str | None) -> None:
     try:
-        found = find_adapter_config_file(location, revision=revision)
-    except (OSError, ValueError):  # no such repository: loading says so
+        config = find_adapter_config_file(location, revision=revision)
+    except (OSError, ValueError):  # loading the model will report it
         return
-    if found is None:
+    if config is None:
         return
     try:
-        adapter = json.loads(Path(found).read_text(encoding="utf-8"))
+        adapter = json.loads(Path(config).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         adapter = {}
     kind, base = (
@@ -123,16 +117,16 @@ def _refuse_adapter(name: str, location: str, revision: str | None) -> None:
     kind = f"a {kind} adapter" if isinstance(kind, str) else "an adapter"
     if read_source(location, _CONFIG, revision):
         raise ModelError(
-            f"model {name!r} holds {kind} beside its weights (adapter_config.json), which "
-            "Transformers would apply to them unasked",
+            f"model {name!r} has {kind} beside its weights (adapter_config.json), which "
+            "Transformers would apply automatically",
             allowed="a model without an adapter beside it",
             action="remove the adapter_* files if the weights have it merged already; if not, "
-            "merge it with PEFT's merge_and_unload and save the result in a folder of its own",
+            "merge it with PEFT's merge_and_unload and save the result in a separate folder",
         )
     of = f" of {base!r}" if isinstance(base, str) else ""
     raise ModelError(
         f"model {name!r} is {kind}{of}, not a model",
-        allowed="a whole model, its adapters merged",
+        allowed="a whole model, with its adapters merged",
         action=f"load {base if of else 'its base model'!r} and the adapter with PEFT, call "
         "merge_and_unload, save model and tokenizer with save_pretrained, and give that folder",
     )
@@ -145,14 +139,14 @@ def _refuse_code(name: str, files: dict[str, dict[str, Any]]) -> None:
     kind = files[_CONFIG].get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING_NAMES
     alternative = (
-        f"; Transformers knows models of type {kind!r} by itself: remove auto_map to use its code"
+        f"; Transformers has code for models of type {kind!r}: remove auto_map to use that"
         if known
         else ""
     )
     raise ModelError(
         f"{' and '.join(asking)} of model {name!r} ask for Python code that comes with the model "
         "(auto_map)",
-        allowed="models that Transformers knows, or your word that the code may run",
+        allowed="models that Transformers knows, or your permission to run the code",
         action=f"read that code, then {GRANT}{alternative}",
     )
 
@@ -160,7 +154,7 @@ def _refuse_code(name: str, files: dict[str, dict[str, Any]]) -> None:
 def _named_files(
     location: str, config: dict[str, Any], tokenizer: dict[str, Any]
 ) -> Iterator[tuple[str, str, Any]]:
-    """Files that Transformers opens because a JSON file says so: where, the field, the name."""
+    """File names in JSON files that Transformers opens: (JSON file, field, file name)."""
     index = read_source(location, _INDEX, None).get("weight_map")
     for value in index.values() if isinstance(index, dict) else ():
         yield _INDEX, "weight_map", value

@@ -18,7 +18,7 @@ from peml.tasks import Task
 
 
 class TaskModel(nn.Module):
-    """Answers batches of many tasks, whatever the family.
+    """Computes losses and predictions for batches of many tasks, for any family.
 
     Args:
         backbone: The frozen model and its family.
@@ -39,13 +39,13 @@ class TaskModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone's weights are."""
+        """The device of the backbone's weights."""
         device: torch.device = next(self.backbone.parameters()).device
         return device
 
     @property
     def not_finite_advice(self) -> str:
-        """What to do where the frozen model gives NaN or infinity."""
+        """What to do if the model's output is NaN or infinite, for error messages."""
         return not_finite_advice(self.settings)
 
     def forward(self, batch: TaskBatch) -> ModelOutput:
@@ -67,14 +67,7 @@ class TaskModel(nn.Module):
         stop: Sequence[str] = (),
         gaps: Sequence[str] = (),
     ) -> list[str | None]:
-        """Generated texts of a batch of prompts; None where the model's logits are no numbers.
-
-        Args:
-            batch: Prompts; a decoder's are padded on the left.
-            max_new_tokens: Longest text in tokens.
-            stop: A text ends before the first of these.
-            gaps: White space that stood at the end of each prompt (`EncodedSequence.gap`).
-        """
+        """Generated texts of a batch of prompts; arguments and result as for `Family.generate`."""
         self._route(batch)
         return self.family.generate(
             self.backbone,
@@ -86,7 +79,7 @@ class TaskModel(nn.Module):
         )
 
     def _route(self, batch: TaskBatch) -> None:
-        """Lets routed layers know which row belongs to which task."""
+        """Tells routed layers which row belongs to which task."""
         mask, prompt = batch.attention_mask, self.prompt.vectors
         if prompt is not None:
             mask = torch.cat([mask.new_ones(len(mask), len(prompt)), mask], 1)

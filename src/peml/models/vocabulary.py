@@ -1,4 +1,4 @@
-"""A tokenizer made to fit its model: ids within the embedding, padding, an end token, segments."""
+"""Fits a tokenizer to its model: ids within the embedding, padding, an end token, segments."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from peml.errors import ModelError
 _SHOWN = 5  # tokens named in a message
 _RESIZE = (
     "call model.resize_token_embeddings(len(tokenizer)) and save model and tokenizer together, or "
-    "take the added tokens out of the tokenizer"
+    "remove the added tokens from the tokenizer"
 )
 
 
 def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str) -> None:
-    """Refuses a tokenizer that can't go with a model's config, and sets what it leaves open.
+    """Refuses a tokenizer that doesn't fit a model's config, and sets a missing end or padding.
 
     Called once while loading, before anything is tokenised.
 
     Args:
-        tokenizer: Of Transformers; changed in place.
-        config: The model's, as Transformers completes it.
-        stored: The content of ``config.json``: a class's defaults name tokens of another model.
-        name: Of the model, for messages.
+        tokenizer: Transformers' tokenizer; changed in place.
+        config: The model's config, with Transformers' defaults filled in.
+        stored: The content of ``config.json``; defaults may name tokens of another model.
+        name: The model's name, for messages.
 
     Raises:
-        ModelError: It has ids that the model has no embedding for, no padding, or, for a model
-            that writes text, no end token.
+        ModelError: It has ids without an embedding, or no padding token and no end token.
     """
     if getattr(config, "type_vocab_size", 2) < 2:
-        # The model has at most one segment, which it takes for given.
+        # A model with at most one segment needs no segment ids.
         names = [each for each in tokenizer.model_input_names if each != "token_type_ids"]
         tokenizer.model_input_names = names
     if tokenizer.eos_token_id is None:
@@ -53,10 +52,10 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
 
 
 def _embedding_rows(config: Any) -> int | None:
-    """How many tokens a model has embeddings for by its config; None where it doesn't say."""
+    """The number of embeddings in a model's config; None if it doesn't say."""
     try:
         rows = getattr(config.get_text_config(), "vocab_size", None)
-    except ValueError:  # more than one text model; the embeddings themselves are looked at later
+    except ValueError:  # more than one text model; `load_backbone` checks the embeddings later
         return None
     return rows if isinstance(rows, int) else None
 
@@ -64,10 +63,10 @@ def _embedding_rows(config: Any) -> int | None:
 def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
     """Refuses a tokenizer with ids that a model has no embedding for.
 
-    A model may have more embeddings than there are tokens: that is how sizes are rounded up.
+    More embeddings than tokens are fine: models often round their number up.
 
     Raises:
-        ModelError: It has; the first tokens are named.
+        ModelError: Names the first such tokens.
     """
     beyond = _beyond(tokenizer, rows)
     if not beyond:
@@ -76,7 +75,7 @@ def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
     more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
     end = tokenizer.eos_token
     about_end = (
-        f"; {end} is its end token (tokenizer_config.json), which its vocabulary did not have"
+        f"; {end} is its end token (tokenizer_config.json), but was not in its vocabulary"
         if end in dict(beyond)
         else ""
     )
@@ -89,22 +88,22 @@ def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
 
 
 def check_end(tokenizer: Any, name: str, vocabulary: str) -> None:
-    """Refuses a tokenizer that can't say where a text ends.
+    """Refuses a text-to-text model's tokenizer without a usable end token.
 
     Args:
-        tokenizer: Of a model that writes text.
-        name: Of the model.
-        vocabulary: The files that define the tokens; empty where they are of another kind.
+        tokenizer: The model's tokenizer.
+        name: The model's name.
+        vocabulary: The text of the files that define the tokens, if the tokenizer has them.
 
     Raises:
-        ModelError: Neither tokenizer nor config names an end token, or it is one that Transformers
-            had to make up.
+        ModelError: Neither tokenizer nor config names an end token, or Transformers added it
+            because the vocabulary did not have it.
     """
     end = tokenizer.eos_token
     if end is None or tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of model {name!r} has no end-of-text token, and its config names none "
-            "(eos_token_id): the model could not end a text",
+            "(eos_token_id), so the model could not end a text",
             allowed="a token of the tokenizer",
             action="set tokenizer.eos_token and save the tokenizer beside the model",
         )
@@ -112,19 +111,19 @@ def check_end(tokenizer: Any, name: str, vocabulary: str) -> None:
     if vocabulary and not any(each in vocabulary for each in spelled):
         raise ModelError(
             f"the end token {end} of model {name!r} (tokenizer_config.json) is not in its "
-            "vocabulary, so the model never saw it",
+            "vocabulary, so the model was not trained with it",
             allowed="a token of tokenizer.json",
             action="name the token that the model ends its texts with as eos_token",
         )
 
 
 def _beyond(tokenizer: Any, rows: int) -> Sequence[tuple[str, int]]:
-    found = [(token, number) for token, number in tokenizer.get_vocab().items() if number >= rows]
-    return sorted(found, key=lambda item: item[1])
+    beyond = [(token, number) for token, number in tokenizer.get_vocab().items() if number >= rows]
+    return sorted(beyond, key=lambda item: item[1])
 
 
 def _take_end_of(tokenizer: Any, stored: dict[str, Any]) -> None:
-    """The end token that a model's config names, for a tokenizer that names none."""
+    """Sets the end token that a model's config names, for a tokenizer that names none."""
     tokens = {number: token for token, number in tokenizer.get_vocab().items()}
     for section in (stored, stored.get("text_config")):
         value = section.get("eos_token_id") if isinstance(section, dict) else None
@@ -135,10 +134,10 @@ def _take_end_of(tokenizer: Any, stored: dict[str, Any]) -> None:
 
 
 def _drop_padding_beyond(tokenizer: Any, rows: int, name: str) -> None:
-    """Pads with the end token where the padding token is all that a model has no embedding for.
+    """Pads with the end token if the padding token is the only token without an embedding.
 
-    Padding is masked, so that any token serves. The padding token leaves the vocabulary, or a text
-    that spells it would be turned into the id that the model doesn't have.
+    Padding is masked, so any token works. The padding token is removed from the vocabulary;
+    otherwise a text that contains it would get the id without an embedding.
     """
     backend = getattr(tokenizer, "_tokenizer", None)
     padding = tokenizer.pad_token
@@ -148,14 +147,14 @@ def _drop_padding_beyond(tokenizer: Any, rows: int, name: str) -> None:
     if instead is None or instead == padding:
         return
     content = json.loads(backend.to_str())
-    kept = [token for token in content["added_tokens"] if token["content"] != padding]
-    if len(kept) == len(content["added_tokens"]):
+    others = [token for token in content["added_tokens"] if token["content"] != padding]
+    if len(others) == len(content["added_tokens"]):
         return
-    content["added_tokens"] = kept
+    content["added_tokens"] = others
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.pad_token = instead
     warnings.warn(
-        f"model {name!r} has no embedding for {padding}, which pads its rows: {instead} does so "
-        "instead",
+        f"model {name!r} has no embedding for its padding token {padding}; rows are padded with "
+        f"{instead} instead",
         stacklevel=2,
     )

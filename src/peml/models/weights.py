@@ -1,4 +1,4 @@
-"""Which weights a base model has: a checksum of the files that they are loaded from."""
+"""Checksums of the files that a base model's weights are loaded from."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _IS_CHECKSUM = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # a name in the hub's ca
 def weights_checksum(location: str, revision: str | None) -> str:
     """A checksum of all weights of a local folder or a hub repository's snapshot.
 
-    Every byte of a folder's files is read, once a process. Files in the hub's cache are called by
-    their checksums, which are taken as they are.
+    A folder's files are read once per process. Files in the hub's cache have their checksum as
+    their name, which is used without reading them.
 
     Args:
         location: The folder, or the repository's id.
-        revision: Of the repository.
+        revision: The repository's revision.
     """
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for path in _files(location, revision):
         blob = path.resolve()
         is_named = not Path(location).is_dir() and _IS_CHECKSUM.fullmatch(blob.name)
         content = blob.name if is_named else checksum(blob)
-        found.update(f"{path.name} {content}\n".encode())
-    return found.hexdigest()
+        total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()
 
 
 def checksum(path: Path) -> str:
-    """A file's SHA-256; the file is read once a process, unless it changes."""
+    """A file's SHA-256; an unchanged file is read once per process."""
     state = path.stat()
     return _checksum(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
@@ -49,14 +49,14 @@ def _checksum(path: Path, *_: int) -> str:
 
 
 def _files(location: str, revision: str | None) -> Iterable[Path]:
-    """The files that Transformers reads: one, or what an index lists."""
+    """The files that Transformers reads: a single one, or those listed in an index."""
     single = _find(location, _SINGLE, revision)
     if single is not None:
         return [single]
     listed = read_source(location, _INDEX, revision).get("weight_map")
     names = sorted(set(listed.values())) if isinstance(listed, dict) else []
-    found = (_find(location, str(name), revision) for name in names)
-    return [path for path in found if path is not None]
+    paths = (_find(location, str(name), revision) for name in names)
+    return [path for path in paths if path is not None]
 
 
 def _find(location: str, name: str, revision: str | None) -> Path | None:
@@ -64,7 +64,7 @@ def _find(location: str, name: str, revision: str | None) -> Path | None:
         path = Path(location, name)
         return path if path.is_file() else None
     try:
-        found = cached_file(
+        cached = cached_file(
             location,
             name,
             revision=revision,
@@ -72,6 +72,6 @@ def _find(location: str, name: str, revision: str | None) -> Path | None:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-    except (OSError, ValueError):  # no such repository: loading says so
+    except (OSError, ValueError):  # loading the model will report it
         return None
-    return None if found is None else Path(found)
+    return None if cached is None else Path(cached)

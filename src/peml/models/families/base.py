@@ -1,4 +1,4 @@
-"""What a model family is: how rows become inputs, and outputs become losses and scores."""
+"""The interface of a model family: rows to inputs, and outputs to losses and scores."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class EncodedSequence:
 
     Attributes:
         input_ids: Token ids.
-        target: Class index, score, or 1.0 on the right option and 0.0 elsewhere.
-        labels: Target token ids, -100 where not scored, or None.
+        target: Class index, score, or 1.0 for the right option and 0.0 for others.
+        labels: Target token ids, -100 for tokens that are not scored, or None.
         token_type_ids: Segment ids, or None.
-        cut: Tokens that were dropped because the text was too long.
-        altered: Whether the tokenizer doesn't give the target's text back from its tokens.
-        gap: White space between a prompt and what is to be generated, which is not in the prompt.
+        cut: Number of tokens dropped because the text was too long.
+        altered: Whether decoding the target's tokens gives a different text.
+        gap: White space at the end of a prompt, which the model has to generate itself.
     """
 
     input_ids: list[int]
@@ -45,14 +45,14 @@ class EncodedSequence:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """What one forward pass gives, whatever the family.
+    """The result of one forward pass, the same for every family.
 
     Attributes:
         loss: Mean over examples, a scalar.
         losses: Loss of each example, (examples,).
         scores: Encoder: logits of all heads, (sequences, columns). Text families: log-likelihood
             of each sequence's target, (sequences,).
-        auxiliary: What the method adds to a training step's loss, part of `loss`; None: nothing.
+        auxiliary: The method's additional loss term, included in `loss`; None: no such term.
     """
 
     loss: Tensor
@@ -61,7 +61,7 @@ class ModelOutput:
     auxiliary: Tensor | None = None
 
     def weighted(self, weights: Tensor) -> ModelOutput:
-        """The same with each example's loss times its weight, (examples,)."""
+        """This output with each example's loss multiplied by its weight, (examples,)."""
         losses = self.losses * weights
         return replace(self, loss=losses.mean(), losses=losses)
 
@@ -108,12 +108,12 @@ class Family(ABC):
 
     @cached_property
     def tokenizer_rules(self) -> str:
-        """The tokenizer as a text that is the same whenever it tokenises the same."""
+        """A text that identifies the tokenizer: equal if and only if it tokenises the same."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             rules = json.dumps(self.tokenizer.get_vocab())
         else:
-            # It remembers how it truncated and padded last; every call sets that anew.
+            # Drop the truncation and padding of the last call; each call sets them again.
             backend.no_truncation()
             backend.no_padding()
             rules = backend.to_str()
@@ -125,9 +125,9 @@ class Family(ABC):
         """Tokenises one example for training, for scoring its options, or for generation."""
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
-        """An answer that is another text once it is tokens, and that text; None: there is none.
+        """An answer that the tokenizer changes, and the changed text; None if it changes none.
 
-        Called for an example to be shown, after `EncodedSequence.altered` has counted them.
+        Called to show an example, after `EncodedSequence.altered` has counted them.
         """
         return None
 
@@ -135,7 +135,7 @@ class Family(ABC):
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
     ) -> nn.Module | None:
-        """The per-task heads, or None where all tasks share the model's own."""
+        """The per-task heads, or None if all tasks share the language model head."""
 
     @abstractmethod
     def forward(
@@ -149,7 +149,7 @@ class Family(ABC):
 
         Args:
             model: The backbone.
-            heads: What `build_heads` made.
+            heads: The result of `build_heads`.
             batch: Padded on the right.
             prompt: Vectors in front of the input embeddings, (prompt_length, channels).
         """
@@ -161,16 +161,12 @@ class Family(ABC):
         """Scores of a batch of one task.
 
         Returns:
-            (examples, options) with -inf where an example has fewer options, or (examples,)
-            for regression, on the task's scale.
+            (examples, options), padded with -inf if an example has fewer options; for regression
+            (examples,), on the task's scale.
         """
 
     def room_for_generation(self, prompt_length: int = 0) -> int | None:
-        """Tokens that can be generated after the longest input; None: no limit.
-
-        Args:
-            prompt_length: Vectors in front of the input embeddings.
-        """
+        """Tokens that can be generated after the longest input and a prompt; None: no limit."""
         return self.positions
 
     def generate(
@@ -183,19 +179,19 @@ class Family(ABC):
         stop: Sequence[str] = (),
         gaps: Sequence[str] = (),
     ) -> list[str | None]:
-        """Decodes greedily, up to the first stop string; only families with a text output can.
+        """Decodes greedily, up to the first stop string; only text-to-text families can.
 
         Args:
             model: The backbone.
             batch: Prompts; a decoder's are padded on the left.
             prompt: Vectors in front of the input embeddings, (prompt_length, channels).
             max_new_tokens: Longest text in tokens.
-            stop: A text ends before the first of these.
-            gaps: White space that stood at the end of each prompt and is left to the model to
-                write (`EncodedSequence.gap`); no stop string begins in it.
+            stop: A text ends before the first of these strings.
+            gaps: White space removed from the end of each prompt (`EncodedSequence.gap`), which
+                the model generates first; stop strings are only searched after it.
 
         Returns:
-            A text a row; None where the model's logits are no numbers.
+            One text per row; None if its logits were NaN or infinite.
         """
         raise NotImplementedError(f"the family {self.name!r} does not generate text")
 
@@ -217,18 +213,18 @@ def pad_groups(scores: Tensor, groups: Tensor, examples: int) -> Tensor:
 
 
 def refuse_no_tokens(number: int, option: str) -> NoReturn:
-    """Refuses an option that a model can't be asked about.
+    """Refuses an option of which the tokenizer makes no tokens.
 
     Args:
         number: Its index in the row.
-        option: Its text, of which the tokenizer makes no token.
+        option: Its text.
 
     Raises:
         DataError: Always.
     """
     raise DataError(
-        f"option {number} (from 0), {option!r}, is nothing to the model's tokenizer.",
-        allowed="options that the tokenizer makes tokens of",
+        f"option {number} (from 0), {option!r}, has no tokens in the model's tokenizer.",
+        allowed="options of at least one token",
         action="correct the row, or leave it out",
     )
 
@@ -236,25 +232,25 @@ def refuse_no_tokens(number: int, option: str) -> NoReturn:
 def refuse_equal_tokens(
     options: Sequence[str], tokens: Sequence[Sequence[int]], tokenizer: Any
 ) -> None:
-    """Refuses options of a row that differ as texts and not as tokens: they would always tie.
+    """Refuses different options of a row that have the same tokens: their scores would be equal.
 
     Args:
         options: Their texts.
-        tokens: Their tokens.
-        tokenizer: Spells the tokens in the message.
+        tokens: Their token ids.
+        tokenizer: Converts token ids to texts for the message.
 
     Raises:
         DataError: Two of them have the same tokens.
     """
-    known: dict[tuple[int, ...], int] = {}
+    first: dict[tuple[int, ...], int] = {}
     for number, ids in enumerate(tokens):
-        other = known.setdefault(tuple(ids), number)
+        other = first.setdefault(tuple(ids), number)
         if options[other] != options[number]:
             spelled = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(ids))))
             raise DataError(
                 f"options {other} and {number} (from 0), {options[other]!r} and "
-                f"{options[number]!r}, are the same to the model's tokenizer: {spelled}.",
-                allowed="options (or label words) that the tokenizer tells apart",
-                action="spell one of them differently (label_words, or the row), or choose a "
-                "model whose tokenizer tells them apart",
+                f"{options[number]!r}, have the same tokens in the model's tokenizer: {spelled}.",
+                allowed="options (or label words) with different tokens",
+                action="write one of them differently (label_words, or the row), or choose a "
+                "model whose tokenizer distinguishes them",
             )

@@ -1,4 +1,4 @@
-"""Greedy decoding of the project's own, whatever a base model's files say."""
+"""Greedy decoding that ignores the generation settings in a base model's files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from peml.models.families.stopping import cut_text, stopping_criteria
 
 
 def own_generation(spelling: Spelling, config: Any) -> GenerationConfig:
-    """What stands in place of a base model's ``generation_config.json``.
+    """The settings that replace a base model's ``generation_config.json``.
 
-    Transformers fills every setting that a call leaves open from there: lengths, penalties, stop
-    strings, forced tokens. Only padding, start and ends are facts about a model.
+    Transformers would take every setting that a call leaves open from that file: lengths,
+    penalties, stop strings, forced tokens. Only padding, start and end tokens are needed from it.
 
     Args:
-        spelling: Knows padding and ends.
-        config: The model's config, which says where an encoder-decoder's answers start.
+        spelling: Knows padding and end tokens.
+        config: The model's config, which names an encoder-decoder's start token.
     """
     tokenizer = spelling.tokenizer
     return GenerationConfig(
@@ -48,34 +48,34 @@ def decode(
 
     Args:
         model: A text-to-text model.
-        inputs: Of the model, padded on the left for a decoder.
-        given: Tokens at the start of each row of the output that are not generated.
-        spelling: Reads answers.
+        inputs: The model's inputs, padded on the left for a decoder.
+        given: Number of tokens at the start of each output row that are not generated.
+        spelling: Converts tokens to texts.
         max_new_tokens: Longest text in tokens.
-        stop: A text ends before the first of these.
-        gaps: White space of each row's prompt that its text may begin with; none: no such space.
+        stop: A text ends before the first of these strings.
+        gaps: White space of each row's prompt that its text may begin with; empty: none.
 
     Returns:
-        A text a row; None where the model gave no numbers to decide by.
+        One text per row; None if its logits were NaN or infinite.
     """
-    reading = spelling.ending_at(stop)
-    own = own_generation(reading, model.config)
-    own.max_new_tokens = max_new_tokens
-    watch = _Watch(reading.ends, given)
+    spelling = spelling.ending_at(stop)
+    settings = own_generation(spelling, model.config)
+    settings.max_new_tokens = max_new_tokens
+    watch = _Watch(spelling.ends, given)
     tokens = model.generate(
         **inputs,
-        generation_config=own,
+        generation_config=settings,
         logits_processor=LogitsProcessorList([watch]),
-        stopping_criteria=stopping_criteria(reading, stop, given, gaps),
+        stopping_criteria=stopping_criteria(spelling, stop, given, gaps),
     )
-    said = [reading.read(row) for row in tokens[:, given:].tolist()]
-    spaces = gaps or [""] * len(said)
-    texts = [cut_text(text, stop, gap) for text, gap in zip(said, spaces, strict=True)]
+    generated = [spelling.read(row) for row in tokens[:, given:].tolist()]
+    spaces = gaps or [""] * len(generated)
+    texts = [cut_text(text, stop, gap) for text, gap in zip(generated, spaces, strict=True)]
     return [None if bad else text for bad, text in zip(watch.bad.tolist(), texts, strict=True)]
 
 
 class _Watch(LogitsProcessor):
-    """Notes the rows whose logits are NaN or infinite while they are not at their end."""
+    """Marks the rows whose logits are NaN or infinite before the row has ended."""
 
     def __init__(self, ends: Sequence[int], given: int) -> None:
         self._ends = ends
@@ -83,12 +83,11 @@ class _Watch(LogitsProcessor):
         self.bad = torch.zeros(1, dtype=torch.bool)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Leaves the logits as they are."""
+        """Returns the logits unchanged."""
         ends = torch.tensor(self._ends, device=input_ids.device)
-        over = torch.isin(input_ids[:, self._given :], ends).any(1)
-        # Some models set what they must not say to minus infinity.
-        unusable: Tensor = (scores.isnan() | (scores == torch.inf)).any(1) | ~scores.isfinite().any(
-            1
-        )
-        self.bad = self.bad.to(unusable.device) | (unusable & ~over)
+        ended = torch.isin(input_ids[:, self._given :], ends).any(1)
+        # Minus infinity alone is fine: some models exclude tokens that way.
+        broken = (scores.isnan() | (scores == torch.inf)).any(1)
+        unusable: Tensor = broken | ~scores.isfinite().any(1)
+        self.bad = self.bad.to(unusable.device) | (unusable & ~ended)
         return scores

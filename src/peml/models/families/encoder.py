@@ -56,10 +56,10 @@ class EncoderFamily(Family):
         return [_sequence(encoded, float(example.label), cut)]
 
     def _options(self, context: str, example: Example) -> list[EncodedSequence]:
-        """A sequence per option.
+        """One sequence per option.
 
-        A long context loses its beginning, since the question is at its end; an option loses its
-        end where it is too long by itself.
+        If it is too long, the context is cut at its beginning, since the question is at its end;
+        an option that alone is too long is cut at its end.
         """
         frame = self.tokenizer.num_special_tokens_to_add(pair=True)
         before = len(self.tokenizer(context, add_special_tokens=False, verbose=False)["input_ids"])
@@ -97,7 +97,7 @@ class EncoderFamily(Family):
         """Pools the last hidden states and applies the heads."""
         heads = cast(TaskHeads, heads)
         hidden = model(**build_inputs(model, batch, prompt)).last_hidden_state
-        hidden = cut_prompt(hidden, prompt)  # a head sees tokens, the first of them is [CLS]
+        hidden = cut_prompt(hidden, prompt)  # so that the first position is [CLS]
         logits = heads(self._pool(hidden, batch.attention_mask))
         losses = heads.losses(logits, batch.targets, batch.task_ids, batch.groups, batch.examples)
         return ModelOutput(losses.mean(), losses, logits)
@@ -111,7 +111,7 @@ class EncoderFamily(Family):
     def predict(
         self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int
     ) -> Tensor:
-        """Logits of the task's own columns; options of multiple choice side by side."""
+        """Logits of the task's columns; in multiple choice one column per option."""
         scores = cast(TaskHeads, heads).scores(output.scores, index)
         if task.type.has_own_options:
             return pad_groups(scores, batch.groups, batch.examples)

@@ -1,8 +1,8 @@
-"""Where a prompt ends and its answer begins: tokens of the two read as one text.
+"""Splits the tokens of prompt + answer, tokenised as one text, into those of each.
 
-A tokenizer may draw other tokens across the seam than for the two texts apart: sentencepiece puts a
-space in front of a text of its own, and white space belongs to the word behind it. So prompt and
-answer are tokenised together, and the answer's tokens are those behind the prompt's::
+Tokenising the two texts separately can give other tokens where they meet: sentencepiece puts a
+space in front of every text, and white space belongs to the word after it. So prompt and answer are
+tokenised together, and the answer's tokens are those after the prompt's::
 
     prompt             "Mood: "
     context            "Mood:"                 white space at its end moves to the answer
@@ -10,7 +10,7 @@ answer are tokenised together, and the answer's tokens are those behind the prom
     answer                                             _positive
 
 This is the rule of lm-evaluation-harness (``TemplateLM._encode_pair`` and ``HFLM.tok_encode``). As
-there, the prompt's tokens are counted and not compared, so the context is the same for all answers.
+there, only the number of the prompt's tokens is used, so the context is the same for all answers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from peml.tasks import join_answer
 
 
 def trailing_space(prompt: str) -> str:
-    """The white space at a prompt's end, which counts as the answer's."""
+    """The white space at a prompt's end, which is tokenised as part of the answer."""
     return prompt[len(prompt.rstrip()) :]
 
 
 def read_back(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text that tokens stand for, special tokens included."""
+    """The text of tokens, including special tokens."""
     text: str = tokenizer.decode(
         list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
@@ -37,39 +37,39 @@ def read_back(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 
 def is_altered(answer: str, spelled: str) -> bool:
-    """Whether an answer is another text once it is tokens (`read_back`), white space left aside."""
+    """Whether tokenising changed an answer (`spelled`, from `read_back`), ignoring white space."""
     return "".join(answer.split()) != "".join(spelled.split())
 
 
 def find_frame(
     tokenizer: Any, argument: Literal["text", "text_target"]
 ) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts in front of every text, and those behind it.
+    """The special tokens that a tokenizer adds before every text, and those it adds after.
 
     Args:
-        tokenizer: Is asked with and without them.
-        argument: How the texts are given to it; some treat targets differently.
+        tokenizer: The model's tokenizer.
+        argument: Its argument for the text; some tokenizers treat targets differently.
 
     Raises:
-        ModelError: They don't stand around the text's own tokens.
+        ModelError: Without them, a text's tokens are not a part of its tokens with them.
     """
     framed, bare = (
         tokenizer(**{argument: "a"}, add_special_tokens=special)["input_ids"]
         for special in (True, False)
     )
-    for place in range(len(framed) - len(bare) + 1):
-        if framed[place : place + len(bare)] == bare:
-            return framed[:place], framed[place + len(bare) :]
+    for start in range(len(framed) - len(bare) + 1):
+        if framed[start : start + len(bare)] == bare:
+            return framed[:start], framed[start + len(bare) :]
     raise ModelError(
-        f"the tokenizer makes {framed} of 'a', and {bare} without special tokens: what it puts "
-        "around a text can't be told",
-        allowed="a tokenizer whose special tokens stand around a text's own",
+        f"the tokenizer turns 'a' into {framed}, and without special tokens into {bare}: PEML "
+        "can't tell which special tokens it adds",
+        allowed="a tokenizer that adds special tokens only before and after a text's tokens",
         action="correct the tokenizer's post-processor",
     )
 
 
 def start_token(tokenizer: Any) -> int:
-    """What a model reads in place of an empty prompt: its start token, or else its end token.
+    """The token that replaces an empty prompt: the start token, else the end token.
 
     Raises:
         DataError: The tokenizer has neither.
@@ -77,8 +77,8 @@ def start_token(tokenizer: Any) -> int:
     token = _first_token(tokenizer)
     if token is None:
         raise DataError(
-            "the prompt is empty, and the model's tokenizer has no token to start with.",
-            allowed="a prompt with a text, or a tokenizer with a start or an end token",
+            "the prompt is empty, and the model's tokenizer has no start or end token.",
+            allowed="a prompt with text, or a tokenizer with a start or end token",
             action="correct the row or the template",
         )
     return token
@@ -90,36 +90,32 @@ def _first_token(tokenizer: Any) -> int | None:
 
 
 class Seam:
-    """Tokenises prompts, and answers behind them, for decoder-only models.
-
-    Args:
-        tokenizer: The model's.
-    """
+    """Tokenises prompts and the answers after them, for decoder-only models."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     def context(self, prompt: str) -> list[int]:
-        """A prompt's tokens, one start token at least."""
+        """A prompt's tokens; at least a start token."""
         return self._context(self._encode([prompt.rstrip()])[0])
 
     def split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """A prompt's tokens, and those of each answer behind it.
+        """A prompt's tokens, and those of each answer after it.
 
         Raises:
-            DataError: The prompt is empty, and the tokenizer has no token to start with.
+            DataError: The prompt is empty, and the tokenizer has no start or end token.
         """
         joined = [prompt + join_answer(prompt, answer) for answer in answers]
         before, *wholes = self._encode([prompt.rstrip(), *joined])
         context = self._context(before)
-        found = [whole[len(before) :] for whole in wholes]
-        if not before:  # an answer that spells the start token is not given it twice
-            found = [ids[1:] if ids[:1] == context else ids for ids in found]
-        return context, found
+        tokens = [whole[len(before) :] for whole in wholes]
+        if not before:  # no second start token if the answer begins with one
+            tokens = [ids[1:] if ids[:1] == context else ids for ids in tokens]
+        return context, tokens
 
     @cached_property
     def start(self) -> list[int]:
-        """What the tokenizer puts in front of every text; what it puts behind is left out."""
+        """The special tokens that the tokenizer adds before every text."""
         return find_frame(self._tokenizer, "text")[0]
 
     @cached_property
@@ -131,12 +127,12 @@ class Seam:
         return ids or [start_token(self._tokenizer)]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        found = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [
-            ids if self._starts_itself(text) else [*self.start, *ids]
-            for text, ids in zip(texts, found, strict=True)
+            ids if self._has_start(text) else [*self.start, *ids]
+            for text, ids in zip(texts, tokens, strict=True)
         ]
 
-    def _starts_itself(self, text: str) -> bool:
-        """Whether a template spells the start token."""
+    def _has_start(self, text: str) -> bool:
+        """Whether the text itself begins with the start token, as some templates do."""
         return bool(self._spelled_start) and text.startswith(self._spelled_start)

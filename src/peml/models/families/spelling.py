@@ -1,4 +1,4 @@
-"""Tokens of an answer as text: what was generated, and what is right, spelled alike."""
+"""Answers as the tokenizer writes them, the same for generated and for right ones."""
 
 from __future__ import annotations
 
@@ -12,53 +12,54 @@ from peml.errors import DataError
 
 
 class Spelling:
-    """Reads and spells the answers of a text-to-text model.
+    """Converts the answers of a text-to-text model from and to tokens.
 
-    Only padding, start and end tokens are no part of an answer. Every other special token may be
-    one, such as a sentinel, a mask, or a marker that was added to the tokenizer.
+    Padding, start and end tokens are never part of an answer. Other special tokens can be, such as
+    a sentinel, a mask, or a marker that was added to the tokenizer.
 
     Args:
-        tokenizer: Spells tokens.
-        ends: Further tokens that end an answer, beside the tokenizer's own, which training uses.
+        tokenizer: The model's tokenizer.
+        ends: Further tokens that end an answer, besides the tokenizer's end token, which training
+            uses.
     """
 
     def __init__(self, tokenizer: Any, ends: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
-        known = [token for token in (tokenizer.eos_token_id, *ends) if token is not None]
-        self.ends = tuple(dict.fromkeys(known))
+        ends = [token for token in (tokenizer.eos_token_id, *ends) if token is not None]
+        self.ends = tuple(dict.fromkeys(ends))
 
     @cached_property
     def special(self) -> dict[int, str]:
-        """The tokenizer's special tokens."""
+        """The tokenizer's special tokens, id to text."""
         added = self.tokenizer.added_tokens_decoder.items()
-        found = {number: str(token) for number, token in added if token.special}
+        special = {number: str(token) for number, token in added if token.special}
         named = zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True)
-        return found | dict(named)
+        return special | dict(named)
 
     @cached_property
     def frame(self) -> frozenset[int]:
-        """Padding, starts and ends: no part of an answer."""
+        """Padding, start and end tokens, which are never part of an answer."""
         tokenizer = self.tokenizer
-        # What stands around every target, such as BART's start or a language's code.
-        around = tokenizer(text_target="")["input_ids"]
-        known = {tokenizer.pad_token_id, tokenizer.bos_token_id, *self.ends}
-        return frozenset({*known, *(token for token in around if token in self.special)} - {None})
+        # Tokens added to every target, such as BART's start token or a language code.
+        added = tokenizer(text_target="")["input_ids"]
+        named = {tokenizer.pad_token_id, tokenizer.bos_token_id, *self.ends}
+        return frozenset({*named, *(token for token in added if token in self.special)} - {None})
 
     def ending_at(self, stop: Sequence[str]) -> Spelling:
-        """The same, with the special tokens among some stop strings as further ends."""
-        found = [number for number, token in self.special.items() if token in stop]
-        return Spelling(self.tokenizer, (*self.ends, *found)) if found else self
+        """A copy that also ends answers at the stop strings that are special tokens."""
+        more = [number for number, token in self.special.items() if token in stop]
+        return Spelling(self.tokenizer, (*self.ends, *more)) if more else self
 
     def read(self, tokens: Sequence[int]) -> str:
-        """The answer in generated tokens."""
+        """The answer text of generated tokens."""
         answer = takewhile(lambda token: token not in self.ends, tokens)
         return self._decode([token for token in answer if token not in self.frame])
 
     def respell(self, text: str) -> str:
-        """A right answer as the model that learnt it would spell it.
+        """A right answer as a model that learnt it would write it.
 
-        Many tokenizers drop the spaces around special tokens, so that no model can give them back.
-        A text that changes in more than spaces stays as it is, for then it can't be learnt.
+        Many tokenizers drop the spaces around special tokens, so no model can reproduce them. A
+        text that the tokenizer changes in more than spaces is returned unchanged.
 
         Raises:
             DataError: See `refuse_frame`.
@@ -70,20 +71,20 @@ class Spelling:
         return spelled if _solid(spelled) == _solid(text) else text
 
     def refuse_frame(self, text: str) -> None:
-        """Refuses a right answer that no prediction could ever equal.
+        """Refuses a right answer that no prediction could equal.
 
         Raises:
-            DataError: The text holds padding, a start or an end.
+            DataError: The text contains a padding, start or end token.
         """
         if self._some_special.search(text) is None:
             return
         for token in self._ids(text):
             if token in self.frame and self.special.get(token, "") in text:
                 raise DataError(
-                    f"the right answer {text!r} holds {self.special[token]!r}, which stands for "
-                    "padding, or for the start or end of an answer.",
-                    allowed="answers without it: it is added and taken away where it belongs",
-                    action="take it out of the answers",
+                    f"the right answer {text!r} contains {self.special[token]!r}, which marks "
+                    "padding, or the start or end of an answer.",
+                    allowed="answers without this token: PEML adds and removes it itself",
+                    action="remove it from the answers",
                 )
 
     def _ids(self, text: str) -> list[int]:
@@ -95,7 +96,7 @@ class Spelling:
         return re.compile("|".join(map(re.escape, self.special.values())) or r"(?!)")
 
     def _decode(self, ids: list[int]) -> str:
-        # What some tokenizers call cleaning takes spaces before punctuation out of an answer.
+        # "Cleaning up" would remove spaces before punctuation from an answer.
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
@@ -107,15 +108,15 @@ def _solid(text: str) -> str:
 
 
 def declared_ends(tokenizer: Any, declared: Any) -> tuple[int, ...]:
-    """The ends that a model's files name, as far as they are special tokens of its tokenizer.
+    """The end tokens that a model's files name and that are special tokens of its tokenizer.
 
-    A chat model often names several. Others are left out: an ordinary token that ends every text,
-    such as another tokenizer's end, would cut answers short.
+    A chat model often names several. Ordinary tokens (such as the id of another tokenizer's end
+    token) are left out, since they would cut answers short.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
         declared: ``eos_token_id`` of a config: a number, several, or None.
     """
-    several = declared if isinstance(declared, list | tuple) else [declared]
+    tokens = declared if isinstance(declared, list | tuple) else [declared]
     special = Spelling(tokenizer).special
-    return tuple(token for token in several if token in special)
+    return tuple(token for token in tokens if token in special)

@@ -1,4 +1,4 @@
-"""Where a generated text ends: before the first of a task's stop strings."""
+"""Ends a generated text before the first of a task's stop strings."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from peml.models.families.spelling import Spelling
 def stopping_criteria(
     spelling: Spelling, stop: Sequence[str], given: int, gaps: Sequence[str] = ()
 ) -> StoppingCriteriaList:
-    """What ends a row's generation early, so that a batch ends with its last row.
+    """Ends a row's generation at its stop string, so that a batch ends when all rows have.
 
     Args:
-        spelling: Spells tokens.
-        stop: Strings none of which a text may hold; none: only the end of text ends it.
-        given: Tokens at the start of each row that were not generated.
+        spelling: Converts tokens to texts.
+        stop: The stop strings; if empty, only an end token ends a text.
+        given: Number of tokens at the start of each row that were not generated.
         gaps: White space of each row's prompt that its text may begin with (`cut_text`).
     """
     return StoppingCriteriaList([_Stops(spelling, stop, given, gaps)] if stop else [])
 
 
 class _Stops(StoppingCriteria):
-    """Reads the generated text alone.
+    """Searches stop strings in the generated text only.
 
-    Transformers' own criterion reads prompt and text as one, so that a stop string may begin in
-    the prompt.
+    Transformers' criterion searches prompt and text as one, so that a stop string may begin in the
+    prompt.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class _Stops(StoppingCriteria):
 
 
 def cut_text(text: str, stop: Sequence[str], gap: str = "") -> str:
-    """A text up to its first stop string, without spaces around it.
+    """A generated text up to its first stop string, stripped.
 
     Args:
-        text: What was generated.
-        stop: Strings that it ends before.
-        gap: White space between prompt and text, which no stop string begins in.
+        text: The generated text.
+        stop: The stop strings.
+        gap: White space of the prompt that the text may begin with; removed before the search.
     """
     text = text.removeprefix(gap)
-    places = [place for each in stop if (place := text.find(each)) >= 0]
-    return (text[: min(places)] if places else text).strip()
+    starts = [start for string in stop if (start := text.find(string)) >= 0]
+    return (text[: min(starts)] if starts else text).strip()

@@ -1,4 +1,4 @@
-"""Text-to-text families: one shared head, label words scored by likelihood."""
+"""Text-to-text families: a shared language model head; options are scored by likelihood."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ _IGNORED = -100
 
 
 class TextFamily(Family):
-    """What seq2seq and causal models share.
+    """The common part of seq2seq and causal models.
 
-    In training the target is the right option or text, and an example's loss is the mean over
-    its target tokens, so that long answers don't drown short ones. In scoring every option is a
-    sequence of its own and its score is the log-likelihood of its tokens. A regression answers
-    with the mean of the spelled scores under their likelihoods.
+    In training, the target is the right option or text, and an example's loss is the mean over
+    its target tokens, so that long answers don't dominate. In scoring, every option is a separate
+    sequence and its score is the log-likelihood of its tokens. Regression predicts the mean of the
+    possible scores, weighted by the likelihoods of their texts.
     """
 
     task_types: ClassVar[frozenset[TaskType]] = frozenset(TaskType)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._told_apart: object = None  # the options and the seam that were compared last
+        self._compared: object = None  # options and trailing space whose tokens differ
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """One sequence (train, generate), or one per option (score)."""
@@ -74,29 +74,29 @@ class TextFamily(Family):
 
     @abstractmethod
     def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Tokens of a prompt, and those of answers to it, not cut and not closed."""
+        """Tokens of a prompt and of answers to it, before cutting and without end token."""
 
     @abstractmethod
     def _text(self, prompt: str, target: str) -> EncodedSequence:
-        """A prompt and what is to be generated; either is cut where it is too long."""
+        """A prompt and its target text; either is cut if it is too long."""
 
     @abstractmethod
     def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
-        """Answers after their prompt, whole unless one alone is too long."""
+        """Answers after their prompt; only an answer that alone is too long is cut."""
 
     def _options(self, example: Example, chosen: list[int], right: int) -> list[EncodedSequence]:
-        """Some of a row's options after its prompt; the others are compared with them once."""
-        seam = (example.options, trailing_space(example.prompt))
-        asked = chosen if seam == self._told_apart else list(range(len(example.options)))
-        texts = [example.options[number] for number in asked]
+        """The chosen options after the prompt; new sets of options are all compared first."""
+        compared = (example.options, trailing_space(example.prompt))
+        encoded = chosen if compared == self._compared else list(range(len(example.options)))
+        texts = [example.options[number] for number in encoded]
         context, answers = self._split(example.prompt, texts)
         spelled = [read_back(self.tokenizer, answer) for answer in answers]
-        for number, text, said in zip(asked, texts, spelled, strict=True):
-            if not said.strip():
+        for number, text, decoded in zip(encoded, texts, spelled, strict=True):
+            if not decoded.strip():
                 refuse_no_tokens(number, text)
         refuse_equal_tokens(texts, answers, self.tokenizer)
-        self._told_apart = seam
-        places = [asked.index(number) for number in chosen]
+        self._compared = compared
+        places = [encoded.index(number) for number in chosen]
         sequences = self._fit_options(context, [self._close(answers[place]) for place in places])
         return [
             replace(
@@ -114,14 +114,14 @@ class TextFamily(Family):
         return is_altered(target, read_back(self.tokenizer, answer))
 
     def _fit(self, ids: list[int], room: int) -> list[int]:
-        """A prompt that is too long keeps its start token, and its end: the question is there."""
+        """Cuts a long prompt after its start token; the end stays, since it holds the question."""
         if len(ids) <= room:
             return ids
         start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
         return start + ids[len(ids) - room + len(start) :]
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
-        """The first text of an example to be answered with that its tokens don't stand for."""
+        """The first answer of an example that the tokenizer changes, and the changed text."""
         generates = task.type.generates
         texts = [str(example.label)] if generates else list(example.options)
         _, answers = self._split(example.prompt, texts)
@@ -131,14 +131,14 @@ class TextFamily(Family):
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
     ) -> nn.Module | None:
-        """None: the language model head serves all tasks."""
+        """None: all tasks use the language model head."""
         return None
 
     @abstractmethod
     def _target_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (targets, vocabulary), the target tokens and their sequences, (targets,)."""
+        """Logits (targets, vocabulary), target tokens and their sequence indices, (targets,)."""
 
     def forward(
         self,
@@ -152,7 +152,7 @@ class TextFamily(Family):
         nll = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         total = nll.new_zeros(len(batch.groups)).index_add(0, rows, nll)
         tokens = torch.bincount(rows, minlength=len(batch.groups))
-        # Only the right option's likelihood is a loss; in training that is every sequence.
+        # Only right options count in the loss; in training all sequences are right.
         right = batch.targets > 0
         losses = total.new_zeros(batch.examples).index_add(
             0, batch.groups, torch.where(right, total / tokens, 0.0)
@@ -162,15 +162,15 @@ class TextFamily(Family):
     def predict(
         self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int
     ) -> Tensor:
-        """Log-likelihoods of the options, or a regression's expected score."""
+        """Log-likelihoods of the options, or the expected score for regression."""
         return self.answer(pad_groups(output.scores, batch.groups, batch.examples), task)
 
     def answer(self, scores: Tensor, task: Task) -> Tensor:
-        """The options' scores as they are, or a regression's expected score, (examples,).
+        """The options' scores unchanged; for regression the expected score, (examples,).
 
         Args:
-            scores: (examples, options); a regression's are log-likelihoods of the spelled scores.
-            task: The task they belong to.
+            scores: (examples, options); for regression the log-likelihoods of the scores' texts.
+            task: Their task.
         """
         if task.scale is None:
             return scores
@@ -209,7 +209,7 @@ class CausalFamily(TextFamily):
     def _text(self, prompt: str, target: str) -> EncodedSequence:
         ids, (answer,) = self._seam.split(prompt, [target])
         wanted = self._close(answer)
-        # The target comes first, but a very long one leaves the prompt a quarter of the room.
+        # The target has priority, but the prompt keeps at least a quarter of the length.
         kept_answer = wanted[: self.max_length - min(len(ids), self.max_length // 4)]
         kept = self._fit(ids, self.max_length - len(kept_answer))
         cut = len(ids) + len(wanted) - len(kept) - len(kept_answer)
@@ -217,8 +217,8 @@ class CausalFamily(TextFamily):
         return replace(joined, altered=self._is_altered(target, answer))
 
     def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
-        # Options are compared after the same context: what the longest leaves of it, a token or
-        # more.
+        # All options get the same context: the part that fits before the longest option, at least
+        # one token.
         most = self.max_length - 1
         kept = self._fit(context, self.max_length - min(most, max(map(len, answers))))
         lost = len(context) - len(kept)
@@ -230,12 +230,12 @@ class CausalFamily(TextFamily):
         labels = cast(Tensor, batch.labels)[:, 1:]
         rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
         front = 0 if prompt is None else len(prompt)
-        asked = Positions(rows, places + front, everywhere=self.logits_everywhere)
+        positions = Positions(rows, places + front, everywhere=self.logits_everywhere)
         inputs = build_inputs(model, batch, prompt)
-        return asked.logits(model, **inputs, use_cache=False), labels[rows, places], rows
+        return positions.logits(model, **inputs, use_cache=False), labels[rows, places], rows
 
     def room_for_generation(self, prompt_length: int = 0) -> int | None:
-        """What the input, in the same sequence, leaves of the positions."""
+        """The positions that are left after the prompt and the longest input."""
         if self.positions is None:
             return None
         return self.positions - prompt_length - self.max_length
@@ -252,7 +252,7 @@ class CausalFamily(TextFamily):
     ) -> list[str | None]:
         """Greedy continuation of left-padded inputs."""
         inputs = build_inputs(model, batch, prompt, padded_left=True)
-        # Given embeddings, Transformers answers with the new tokens alone.
+        # For input embeddings, Transformers returns the new tokens only.
         given = batch.input_ids.shape[1] if prompt is None else 0
         return decode(
             model,
@@ -266,7 +266,7 @@ class CausalFamily(TextFamily):
 
 
 class Seq2SeqFamily(TextFamily):
-    """Encoder-decoder models: the prompt goes in, the target comes out."""
+    """Encoder-decoder models: the encoder reads the prompt, the decoder writes the target."""
 
     name: ClassVar[str] = "seq2seq"
     auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
@@ -284,9 +284,9 @@ class Seq2SeqFamily(TextFamily):
         return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept))
 
     def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """A target is a text of its own here: it has a decoder to itself."""
-        found = self.tokenizer(text_target=list(answers), add_special_tokens=False, verbose=False)
-        return self._source_ids(prompt), found["input_ids"]
+        """The decoder's target is tokenised separately from the prompt."""
+        targets = self.tokenizer(text_target=list(answers), add_special_tokens=False, verbose=False)
+        return self._source_ids(prompt), targets["input_ids"]
 
     def _source_ids(self, prompt: str) -> list[int]:
         ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
@@ -319,11 +319,11 @@ class Seq2SeqFamily(TextFamily):
     ) -> tuple[Tensor, Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)
         rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
-        # Shifted by hand: given `labels`, the model would compute a second, unused loss.
+        # Shifted here, since with `labels` the model would compute a second, unused loss.
         shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
         inputs = build_inputs(model, batch, prompt)
-        asked = Positions(rows, places, everywhere=self.logits_everywhere)
-        logits = asked.logits(model, **inputs, decoder_input_ids=shifted, use_cache=False)
+        positions = Positions(rows, places, everywhere=self.logits_everywhere)
+        logits = positions.logits(model, **inputs, decoder_input_ids=shifted, use_cache=False)
         return logits, labels[rows, places], rows
 
     def generate(
@@ -336,7 +336,7 @@ class Seq2SeqFamily(TextFamily):
         stop: Sequence[str] = (),
         gaps: Sequence[str] = (),
     ) -> list[str | None]:
-        """Greedy decoding, after the decoder's start token; prompts keep their white space."""
+        """Greedy decoding after the decoder's start token; `gaps` are not used."""
         inputs = build_inputs(model, batch, prompt)
         return decode(model, inputs, 1, self.spelling, max_new_tokens=max_new_tokens, stop=stop)
 
