@@ -89,7 +89,7 @@ def test_full_fine_tuning_of_tied_weights_keeps_them(tmp_path: Path, base: str) 
 
 
 def _refused(model: AttachedModel, folder: Path, method: str) -> RunError:
-    with pytest.raises(RunError, match="answers otherwise") as caught:
+    with pytest.raises(RunError, match="gives other scores") as caught:
         save_model(model, folder / "model", settings_of(method), probes=probes(model))
     assert not (folder / "model").exists()
     assert not (folder / ".model.partial").exists()

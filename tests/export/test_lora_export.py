@@ -140,8 +140,12 @@ def test_a_lora_for_all_tasks_is_one_folder_with_all_heads(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [
-        ("moe-lora", {"routing": "token"}, ("'moe-lora' is no LoRA", "depend on the token")),
-        ("lora+prefix", {}, ("a prefix beside its LoRA", "the prefix would be lost", "model/")),
+        (
+            "moe-lora",
+            {"routing": "token"},
+            ("'moe-lora' can't be exported as a LoRA", "depend on the token"),
+        ),
+        ("lora+prefix", {}, ("a prefix besides its LoRA", "format can't store", "model/")),
         ("prompt-tuning", {}, ("'prompt-tuning' trained no LoRA",)),
         ("full", {}, ("'full' trained no LoRA", "methods whose update is a LoRA")),
         ("frozen", {}, ("'frozen' trained no LoRA",)),
@@ -159,7 +163,7 @@ def test_layers_that_peft_would_take_for_experts_are_refused_by_name(
     tmp_path: Path, method: str
 ) -> None:
     run = run_of("deepseek-v3", method, tmp_path)
-    _refused(RunError, run, tmp_path / "out", ("layers.0.mlp.down_proj", "for experts", "model/"))
+    _refused(RunError, run, tmp_path / "out", ("layers.0.mlp.down_proj", "as experts", "model/"))
     assert not (tmp_path / "out").exists()
     export_model(run_of("qwen2-moe", method, tmp_path), tmp_path / "fits", "lora")
 
@@ -172,7 +176,7 @@ def test_a_part_of_what_peft_takes_for_experts_is_refused(tmp_path: Path) -> Non
 def test_unknown_tasks_full_folders_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
     run, out = run_of("bert", "mtl-lora", tmp_path), tmp_path / "out"
     _refused(TaskError, run, out, ("'moods'", "Did you mean 'mood'?", "same, closeness"), "moods")
-    _refused(CheckpointError, tmp_path, out, ("holds no finished model", "peml fit"))
+    _refused(CheckpointError, tmp_path, out, ("has no finished model", "peml fit"))
     out.mkdir()
     export_model(run, out, "lora", "mood")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}

@@ -227,14 +227,12 @@ def test_a_model_that_would_answer_differently_is_not_written(
     """Keys that nobody turned."""
     run = run_of("llama", "lora+prefix", tmp_path, **_LOUD)
     monkeypatch.setattr("peml.injection.rotation.rotate_keys", lambda model, site, keys, n: keys)
-    _refused(RunError, run, tmp_path / "out", ("would not answer as the run's", "logits differ"))
+    _refused(RunError, run, tmp_path / "out", ("differs from the run's", "logits differ"))
 
 
 def test_task_routed_methods_go_to_lora(tmp_path: Path) -> None:
     run = run_of("llama", "mtl-lora", tmp_path)
-    _refused(
-        RunError, run, tmp_path / "out", ("'mtl-lora' has weights of its own", "--format lora")
-    )
+    _refused(RunError, run, tmp_path / "out", ("'mtl-lora' has separate weights", "--format lora"))
 
 
 @pytest.mark.parametrize(
@@ -280,9 +278,13 @@ def test_a_prefix_that_leaves_layers_out_is_refused(tmp_path: Path) -> None:
 def test_tasks_full_folders_and_unfinished_or_altered_runs_are_refused(tmp_path: Path) -> None:
     run, out = run_of("llama", "lora", tmp_path), tmp_path / "out"
     _refused(
-        RunError, run, out, ("--task mood", "serve all tasks alike", "leave --task out"), "mood"
+        RunError,
+        run,
+        out,
+        ("--task mood", "are the same for all tasks", "leave --task out"),
+        "mood",
     )
-    _refused(CheckpointError, tmp_path, out, ("holds no finished model", "peml fit"))
+    _refused(CheckpointError, tmp_path, out, ("has no finished model", "peml fit"))
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     _refused(RunError, run, out, ("exists and is not empty", "new or an empty folder"))

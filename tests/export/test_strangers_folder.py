@@ -230,7 +230,7 @@ def test_an_altered_folder_is_refused_or_says_the_same(
 def test_the_digest_finds_what_was_altered_with_its_checksum(folder: Path) -> None:
     ALTERED["another template"](folder)
     reseal(folder)
-    with pytest.raises(CheckpointError, match="its digest is not theirs"):
+    with pytest.raises(CheckpointError, match="its digest is wrong"):
         load_model(folder)
     reseal(folder, with_digest=True)
     load_model(folder)
@@ -241,7 +241,7 @@ def test_trust_is_not_the_folders_to_give(folder: Path) -> None:
     assert not {"trust_remote_code", "name", "revision"} & stored.keys()
     ALTERED["trust in the folder"](folder)
     reseal(folder, with_digest=True)
-    with pytest.raises(CheckpointError, match="trust_remote_code: that is for the caller to say"):
+    with pytest.raises(CheckpointError, match="trust_remote_code: only the caller may set this"):
         load_model(folder)
 
 

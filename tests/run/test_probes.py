@@ -36,7 +36,7 @@ def test_a_refused_model_leaves_a_run_to_go_on_with(
     config = load_config(toy_config(toys, "causal", "lora"))
     with monkeypatch.context() as broken:
         broken.setattr(LoraPart, "merge", lambda part: part._tuner.unload())
-        with pytest.raises(RunError, match="answers otherwise"):
+        with pytest.raises(RunError, match="gives other scores"):
             fit(config, tmp_path / "run")
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"checkpoints", "predictions"} <= left

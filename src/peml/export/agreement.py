@@ -1,4 +1,4 @@
-"""Whether a model read back from disk answers as the trained one did."""
+"""Whether a model read back from disk gives the same scores as the trained one."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from peml.models import TaskModel
 from peml.records import Agreement
 
 # Merging rounds the summed weights to the type they are stored in. With random updates of all sizes
-# on MiniLM and SmolLM2-135M it made 1e-6 in float32, 0.003 in float16 and 0.02 in bfloat16.
+# on MiniLM and SmolLM2-135M, scores changed by 1e-6 in float32, 0.003 in float16 and 0.02 in
+# bfloat16.
 _TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1})
-# In a mixture of experts a rounding may let a token choose another expert.
+# In a mixture of experts, rounding can send a token to another expert.
 _MIXTURE = 0.1
 
 
 @torch.no_grad()
 def answers(model: AttachedModel | TaskModel, batches: Iterable[TaskBatch]) -> list[Tensor]:
-    """What a model says to each batch: scores of its sequences, without dropout."""
+    """A model's scores of the sequences of each batch, without dropout."""
     base = model.base if isinstance(model, AttachedModel) else model
     model.eval()
-    found = []
+    all_scores = []
     with model.prepared() if isinstance(model, AttachedModel) else nullcontext():
         for batch in batches:
             scores = model(batch.to(base.device)).scores.double().cpu()
-            if batch.labels is not None:  # a log-likelihood, which grows with the text
+            if batch.labels is not None:  # a log-likelihood, which grows with the text's length
                 scores = scores / (batch.labels >= 0).sum(1).clamp(min=1)
-            found.append(scores)
-    return found
+            all_scores.append(scores)
+    return all_scores
 
 
 def check_agreement(
@@ -43,12 +44,12 @@ def check_agreement(
     batches: Sequence[TaskBatch],
     model: TaskModel,
 ) -> Agreement:
-    """Refuses a saved model that answers otherwise than the trained one did.
+    """Refuses a saved model whose scores differ from the trained model's.
 
     Args:
-        trained: Its `answers` before it was merged.
-        saved: Those of the model from disk.
-        batches: What was asked.
+        trained: The trained model's `answers`, before it was merged.
+        saved: The `answers` of the model from disk.
+        batches: The batches of both.
         model: The model from disk.
 
     Raises:
@@ -59,10 +60,10 @@ def check_agreement(
         tolerance = max(tolerance, _MIXTURE)
     largest = 0.0
     for before, after, batch in zip(trained, saved, batches, strict=True):
-        apart = (after - before).abs() / (1 + before.abs())
-        worst = float(apart.max())
-        if not worst <= tolerance:  # as it isn't where a score is no number
-            place = int(apart.nan_to_num(torch.inf).argmax())
+        difference = (after - before).abs() / (1 + before.abs())
+        worst = float(difference.max())
+        if not worst <= tolerance:  # also true for NaN
+            place = int(difference.nan_to_num(torch.inf).argmax())
             scores = float(before.flatten()[place]), float(after.flatten()[place])
             raise _refusal(model, batch, scores, tolerance)
         largest = max(largest, worst)
@@ -71,7 +72,7 @@ def check_agreement(
 
 
 def _chooses_experts(backbone: nn.Module) -> bool:
-    """Whether the base model is a mixture; what a method has put into it doesn't count."""
+    """Whether the base model is a mixture of experts; layers added by a method don't count."""
     added = {id(p) for m in backbone.modules() if isinstance(m, Delta) for p in m.parameters()}
     fused = (backbone.get_parameter(path) for path in read_layers(backbone).fused)
     return any(id(parameter) not in added for parameter in fused)
@@ -80,14 +81,14 @@ def _chooses_experts(backbone: nn.Module) -> bool:
 def _refusal(
     model: TaskModel, batch: TaskBatch, scores: tuple[float, float], tolerance: float
 ) -> RunError:
-    """What differs, by the trained model's score and the saved one's."""
+    """The error for a pair of scores: the trained model's and the saved one's."""
     stored, task = model.settings.dtype, model.tasks[int(batch.task_ids[0])].name
     rounding = "" if stored == "float32" else "with model.dtype: float32, "
     return RunError(
-        f"the saved model answers otherwise than the trained one: a score of a row of {task!r} was "
-        f"{scores[0]:.4g} and is {scores[1]:.4g}",
-        allowed=f"differences up to {tolerance:g} x (1 + the score), as rounding to {stored} makes",
+        f"the saved model gives other scores than the trained one: a score of a row of {task!r} "
+        f"was {scores[0]:.4g} and is {scores[1]:.4g}",
+        allowed=f"differences up to {tolerance:g} x (1 + the score), as from rounding to {stored}",
         action=f"train in a new run folder {rounding}with other target_modules, or with "
-        "export: false for the results alone; no model was written, and this run's checkpoints and "
-        "predictions are kept",
+        "export: false if you only need the results; no model was written, but this run's "
+        "checkpoints and predictions are kept",
     )

@@ -1,4 +1,4 @@
-"""What an export format is, the formats there are, and how a model is written in one."""
+"""The interface of an export format, the registry of formats, and `export_model`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from peml.registry import Registry
 
 
 class ExportFormat(ABC):
-    """A format for tools that don't know this package.
+    """A format for tools other than PEML.
 
-    Made for one export by `export_model`, which calls `check`, `write` and `verify` in this order;
-    the folder appears at its place only where all three pass. ``peml.testing.ExportSuite`` checks
-    a format.
+    `export_model` creates one object per export and calls `check`, `write` and `verify` in this
+    order; the folder appears at its final path only if all three pass. ``peml.testing.ExportSuite``
+    tests a format.
 
     Args:
-        saved: The model, its files verified, nothing loaded yet.
-        out: Where the folder will be in the end.
-        task: The only task to export; None for all of them.
+        saved: The model, its files verified but not loaded.
+        out: The final path of the folder.
+        task: The only task to export; None for all tasks.
         trust_remote_code: Whether code that comes with the model may run.
     """
 
@@ -40,7 +40,7 @@ class ExportFormat(ABC):
         """Refuses a model that the format can't express, before anything is loaded.
 
         Raises:
-            PemlError: What the format would lose, and what to use instead.
+            PemlError: Says what the format would lose, and what to use instead.
         """
 
     @abstractmethod
@@ -48,7 +48,7 @@ class ExportFormat(ABC):
         """Writes the model, with a README.md that says how to load it.
 
         Args:
-            folder: Empty, and not yet at its place.
+            folder: An empty folder, not yet at its final path.
 
         Returns:
             The folders in it that other tools load; ``.`` for the folder itself.
@@ -59,11 +59,11 @@ class ExportFormat(ABC):
         """Reads back what `write` wrote, as another tool would.
 
         Returns:
-            What was compared and how near it came, a sentence for the README; empty if nothing
-            was measured.
+            A sentence for the README: what was compared, and the difference; empty if nothing was
+            measured.
 
         Raises:
-            PemlError: It is not the model that was exported.
+            PemlError: It differs from the run's model.
         """
 
 
@@ -97,8 +97,8 @@ def export_model(
     Raises:
         ConfigError: There is no format of this name.
         CheckpointError: There is no finished model, or its files were altered.
-        RunError: The format can't express the model, ``out`` holds something, or what was written
-            is not the run's model.
+        RunError: The format can't express the model, ``out`` is not empty, or the exported model
+            differs from the run's.
     """
     chosen = EXPORTS.load(name, "correct --format")
     export = chosen(
@@ -110,8 +110,8 @@ def export_model(
         folders = export.write(partial)
         if compared := export.verify(partial):
             readme = partial / "README.md"
-            said = readme.read_text(encoding="utf-8")
-            write_text(readme, f"{said}\nChecked when it was written: {compared}\n")
+            text = readme.read_text(encoding="utf-8")
+            write_text(readme, f"{text}\nChecked when it was written: {compared}\n")
     return [out / folder for folder in folders]
 
 

@@ -1,11 +1,11 @@
-"""A trained model as ordinary LoRA adapters, which PEFT loads without this package.
+"""A trained model as ordinary LoRA adapters, which PEFT loads without PEML.
 
 ::
 
     OUT/
-      README.md                    how to load what is here
+      README.md                    how to load the adapters
       manifest.json                checksum of every file
-      adapter_config.json          one LoRA for all tasks, where the method merges once,
+      adapter_config.json          one LoRA for all tasks, if they share it,
       adapter_model.safetensors
       heads.safetensors
       TASK/                        or one such folder per task
@@ -82,55 +82,55 @@ class LoraExport(ExportFormat):
 
 
 def _refuse(saved: SavedModel, method: Method) -> None:
-    """Stops where a LoRA would say less than the model does."""
+    """Refuses a model of which a LoRA would be only a part."""
     merging, name = method.merging, saved.method_name
     if merging.how == "never":
         raise RunError(
-            f"the method {name!r} is no LoRA, whatever its settings: {merging.reason}",
+            f"the method {name!r} can't be exported as a LoRA: {merging.reason}",
             action=USE_NATIVE,
         )
     if merging.how == "per task":
         return
     if not saved.has("lora"):
         raise RunError(
-            f"the method {name!r} trained no LoRA that could be exported",
+            f"the method {name!r} trained no LoRA",
             allowed="methods whose update is a LoRA",
             action=USE_NATIVE,
         )
     beside = [what for what in ("prefix", "prompt") if f"{what}.safetensors" in saved.files]
     if beside:
         raise RunError(
-            f"the method {name!r} trained a {beside[0]} beside its LoRA; PEFT's LoRA format has "
-            f"no place for it, and the {beside[0]} would be lost",
+            f"the method {name!r} trained a {beside[0]} besides its LoRA, which PEFT's LoRA format "
+            "can't store",
             allowed="methods whose whole update is a LoRA",
             action=USE_NATIVE,
         )
 
 
 def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
-    """Stops where PEFT would put the adapter on other layers than those it was trained on.
+    """Refuses an adapter that PEFT would load onto other layers than those it was trained on.
 
-    In some mixtures of experts it takes every layer called as an expert's (``down_proj``) for one,
-    dense layers and shared experts included.
+    In some mixtures of experts, PEFT treats every layer with an expert layer's name (``down_proj``)
+    as an expert, including dense layers and shared experts.
     """
     config = LoraConfig.from_pretrained(str(adapter))
-    wanted = set(config.target_modules or ())
+    targets = set(config.target_modules or ())
     problem = ""
     try:
         convert_peft_config_for_transformers(config, model.backbone, None)
     except ValueError as error:
         problem = f"PEFT can't load the adapter: {error}"
-    lost = sorted(wanted - set(config.target_modules or ()))
-    if lost:
+    renamed = sorted(targets - set(config.target_modules or ()))
+    if renamed:
         problem = (
-            f"PEFT takes {', '.join(lost[:3])} of this model for experts of a mixture, and would "
-            "load the adapter onto other layers than it was trained on"
+            f"PEFT treats {', '.join(renamed[:3])} of this model as experts of a mixture, and "
+            "would load the adapter onto other layers than it was trained on"
         )
     if problem:
         raise RunError(
             problem,
-            allowed="adapters of layers that PEFT finds by name",
-            action=f"train with target_modules that leave them out, or {USE_NATIVE}",
+            allowed="adapters of layers that PEFT finds by their names",
+            action=f"train with target_modules that leave these layers out, or {USE_NATIVE}",
         )
 
 
@@ -145,7 +145,7 @@ def _chosen(trained: Sequence[Task], name: str | None) -> dict[int, Task]:
         raise TaskError(
             f"the model was not trained on a task {name!r}.{nearest(name, names)}",
             allowed=", ".join(names),
-            action="name one of its tasks, or leave --task out for all of them",
+            action="name one of its tasks, or leave --task out for all tasks",
         )
     return chosen
 
@@ -207,7 +207,7 @@ def _readme(model: TaskModel, saved: SavedModel, tasks: dict[int, Task], *, per_
 
 def _about_heads(model: TaskModel, tasks: dict[int, Task]) -> list[str]:
     pooled = (
-        "the last hidden states' mean over the tokens that are no padding"
+        "the last hidden states' mean over all tokens but padding"
         if model.family.pooling == "mean"
         else "the last hidden state of the first token"
     )

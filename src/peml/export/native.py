@@ -1,13 +1,13 @@
-"""The final model in the project's own format: merged weights, static prefix, heads, tasks.
+"""The final model in PEML's native format: merged weights, static prefix, heads, tasks.
 
 ::
 
     model/
       backbone/            the merged model and its tokenizer, as save_pretrained writes them
       lora/                the LoRA (HiRA, ...) before merging, as PEFT saves it
-      prefix.safetensors   keys and values of the active layers, where there is a prefix
-      prompt.safetensors   vectors in front of the input embeddings, where there is a prompt
-      adapter.safetensors  what the method can't merge, where it can't
+      prefix.safetensors   keys and values of the active layers, if there is a prefix
+      prompt.safetensors   vectors in front of the input embeddings, if there is a prompt
+      adapter.safetensors  weights that can't be merged, if the method has any
       heads.safetensors    the encoder's heads
       peml.json            format, family, settings, tasks, how answers are scored and generated
       manifest.json        checksum of every file, written last
@@ -48,21 +48,21 @@ def save_model(
     """Merges a trained model and writes it; the model can't be trained afterwards.
 
     Args:
-        model: Trained; its LoRA is folded into the weights here.
-        folder: Becomes the model's folder in one step.
-        method: How it was trained; restores what can't be merged.
-        evaluation: Settings of the run's evaluation, which predictions repeat; default: the
-            project's own.
-        probes: Rows that the trained model and the one read back from disk have to answer alike,
-            each batch of one task. With them the model given is let go after it is written, so
-            that there is only one in memory.
+        model: The trained model; its LoRA is merged into the weights here.
+        folder: The model's folder; appears when it is complete.
+        method: The method's settings, from which `load_model` restores unmerged weights.
+        evaluation: Settings of the run's evaluation, which predictions reuse; default: PEML's
+            default settings.
+        probes: Batches of one task each, for which the trained model and the one read back from
+            disk must give the same scores. With probes, ``model`` is freed after it is written, so
+            that only one model is in memory.
 
     Returns:
-        How near the two models are; None without probes.
+        The largest difference of the two models' scores; None without probes.
 
     Raises:
-        ModelError: A weight is NaN or infinite once merged.
-        RunError: The two answer otherwise. There is no folder then.
+        ModelError: A merged weight is NaN or infinite.
+        RunError: The two models' scores differ. No folder is written then.
     """
     base, device = model.base, model.base.device
     trained = answers(model, probes)
@@ -101,20 +101,20 @@ def save_model(
 
 
 def _refuse_not_finite(base: TaskModel, beside: Sequence[Tensor]) -> None:
-    """Refuses weights that no answer could come from.
+    """Refuses NaN and infinite weights.
 
     Args:
         base: The merged model.
-        beside: What is saved beside its weights.
+        beside: Tensors that are saved besides its weights.
     """
     named: list[tuple[str, Tensor]] = [
         *base.named_parameters(),
         *((f"number {number} beside the backbone", each) for number, each in enumerate(beside)),
     ]
-    wrong = [name for name, tensor in named if not bool(tensor.isfinite().all())]
-    if wrong:
+    broken = [name for name, tensor in named if not bool(tensor.isfinite().all())]
+    if broken:
         raise ModelError(
-            f"{len(wrong)} of the merged model's tensors are NaN or infinite, {wrong[0]!r} among "
+            f"{len(broken)} of the merged model's tensors are NaN or infinite, {broken[0]!r} among "
             "them",
             allowed="finite weights",
             action=base.not_finite_advice,
@@ -127,14 +127,14 @@ def load_model(
     """Loads a saved model, its files verified, ready for prediction.
 
     Args:
-        folder: What `save_model` wrote.
+        folder: A folder that `save_model` wrote.
         device: Where to put it; default: the CPU.
-        trust_remote_code: Run Python code that comes with the model. Nothing in the folder can
-            say so.
+        trust_remote_code: Run Python code that comes with the model. No file in the folder can set
+            this.
 
     Raises:
-        CheckpointError: A file is missing, altered or not listed, or the format is another one.
-        ModelError: The model asks for code of its own, and nobody allowed it.
+        CheckpointError: A file is missing, altered or not listed, or in another format.
+        ModelError: The model needs its own Python code, and `trust_remote_code` is False.
     """
     return load_saved(open_model(folder), device, trust_remote_code=trust_remote_code)
 
@@ -142,12 +142,11 @@ def load_model(
 def load_saved(
     saved: SavedModel, device: torch.device | None = None, *, trust_remote_code: bool = False
 ) -> TaskModel:
-    """Loads what `open_model` has verified; arguments and errors as for `load_model`."""
+    """Loads a model that `open_model` has verified; arguments and errors as for `load_model`."""
     settings, description = saved.settings(trust_remote_code=trust_remote_code), saved.description
     model = TaskModel(load_backbone(settings), description.tasks)
     if model.heads is not None:
-        own = model.heads.state_dict()
-        shapes = {name: tuple(value.shape) for name, value in own.items()}
+        shapes = {name: tuple(value.shape) for name, value in model.heads.state_dict().items()}
         model.heads.load_state_dict(saved.shaped(_HEADS, shapes))
     _attach_static_prefix(model, saved)
     _set_prompt(model, saved)
@@ -161,7 +160,7 @@ def _attach_static_prefix(model: TaskModel, saved: SavedModel) -> None:
     if active is None:
         if _PREFIX in saved.files:
             raise CheckpointError(
-                f"{saved.folder} holds {_PREFIX}, and its {DESCRIPTION} says that there is no "
+                f"{saved.folder} has {_PREFIX}, but its {DESCRIPTION} says that there is no "
                 "prefix (prefix_active)",
                 action=ACTION,
             )

@@ -1,4 +1,4 @@
-"""A trained decoder as a plain Transformers model, its prefix or prompt as PEFT's adapter beside.
+"""A trained decoder as a plain Transformers model, with its prefix or prompt as a PEFT adapter.
 
 ::
 
@@ -7,14 +7,14 @@
       adapter/
         adapter_config.json        prefix or prompt tuning, as PEFT saves it
         adapter_model.safetensors
-      README.md                    how to load what is here
+      README.md                    how to load the model
       manifest.json                checksum of every file
 
-PEFT keeps a prefix in the key/value cache and so moves the tokens' positions by its length; where
-positions are rotary, the stored keys are turned once to make up for it (``injection/rotation.py``).
-A prompt in front of the input embeddings takes positions with PEFT as it does here. But where rows
-are padded on the left, PEFT puts it before the padding, so there it answers as here only without
-padding, or with padding on the right.
+PEFT keeps a prefix in the key/value cache, which moves the tokens' positions by its length; for
+rotary positions, the stored keys are rotated once to compensate (``injection/rotation.py``). A
+prompt in front of the input embeddings takes positions in PEFT as it does in PEML. But if rows are
+padded on the left, PEFT puts the prompt before the padding, so the answers agree only without
+padding or with padding on the right.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ from peml.prefix import PrefixShape
 
 _ADAPTER = "adapter"
 
-# Of the largest logit, in float32. Rounding over dozens of layers stays below; keys that are not
-# turned, or sit in the wrong head, are far above.
+# Share of the largest logit, in float32. Rounding over dozens of layers stays below; keys that are
+# not rotated, or in the wrong head, give far more.
 _TOLERANCE = 1e-4
 
 
 class PeftExport(ExportFormat):
-    """A finished run's model so that Transformers and PEFT alone load it.
+    """A finished run's model in a form that Transformers and PEFT load without PEML.
 
-    A model without a prefix or prompt is the merged model and nothing else. PEFT can't express
-    every prefix (positions, windows, layers without one): such a model is an `InjectionError`.
+    Without a prefix or prompt this is only the merged model. PEFT can't express every prefix
+    (because of positions, windows, layers without one); those raise an `InjectionError`.
     """
 
     _inputs: dict[str, Tensor]
     _wanted: Tensor
 
     def check(self) -> None:
-        """Refuses a model that is no decoder or can't be merged, and a task by itself."""
+        """Refuses a model that is not a decoder or can't be merged, and the export of one task."""
         _refuse(self.saved, self.task)
 
     def write(self, folder: Path) -> Sequence[str]:
-        """The merged model, and the adapter beside where there is a prefix or a prompt."""
+        """Writes the merged model, and the adapter if there is a prefix or prompt."""
         converted = _converted(self.saved, trust_remote_code=self.trust_remote_code)
         adapter, self._inputs, self._wanted = converted
         self.saved.copy("backbone", folder)
@@ -70,7 +70,7 @@ class PeftExport(ExportFormat):
         return ["."] if adapter is None else [".", _ADAPTER]
 
     def verify(self, folder: Path) -> str:
-        """Compares with the logits of the run's model, which is let go by then."""
+        """Compares the exported model's logits with those that the run's model gave in `write`."""
         settings = self.saved.settings(trust_remote_code=self.trust_remote_code)
         difference = _verified(folder, settings, self._inputs, self._wanted)
         return (
@@ -81,12 +81,12 @@ class PeftExport(ExportFormat):
 
 @dataclass(frozen=True, slots=True)
 class _Adapter:
-    """A prefix as PEFT's prefix tuning has it, or a prompt as its prompt tuning does.
+    """A prefix in the format of PEFT's prefix tuning, or a prompt in that of its prompt tuning.
 
     Attributes:
-        embeddings: (prefix_length, layers * 2 * kv_heads * head_dim), keys turned; a prompt's:
-            (prompt_length, channels).
-        shape: Of the model's attention; None for a prompt, which stands at the input.
+        embeddings: For a prefix (prefix_length, layers * 2 * kv_heads * head_dim), keys rotated;
+            for a prompt (prompt_length, channels).
+        shape: Shape of the model's attention; None for a prompt.
     """
 
     embeddings: Tensor
@@ -98,11 +98,10 @@ class _Adapter:
         return f"a prefix of {len(self.embeddings)} positions"
 
     def write(self, folder: Path, base_model: str) -> None:
-        """Writes what ``PeftModel.from_pretrained`` reads."""
-        # At the input it is like one layer of one head.
+        """Writes the files that ``PeftModel.from_pretrained`` reads."""
+        # PEFT requires layers and heads for a prompt too, but does not use them.
         shape = self.shape or PrefixShape(1, 1, self.embeddings.shape[1])
-        # All given: what PEFT would take from the model's config does not hold for every model.
-        # (For a prompt, layers and heads are asked for and not used.)
+        # All set here: what PEFT would derive from the model's config is wrong for some models.
         channels = shape.kv_heads * shape.head_dim
         options: dict[str, Any] = {
             "task_type": "CAUSAL_LM",
@@ -125,26 +124,26 @@ class _Adapter:
 
 
 def _refuse(saved: SavedModel, task: str | None) -> None:
-    """Stops where merged weights and a prefix are not the whole model."""
+    """Refuses a model that is more than merged weights and a prefix."""
     name, family = saved.method_name, saved.description.model.family
     merging = saved.method().merging
     problem, allowed, action = "", "methods that merge once", USE_NATIVE
     if merging.how == "per task":
-        problem = f"the method {name!r} has weights of its own for each task: {merging.reason}"
+        problem = f"the method {name!r} has separate weights for each task: {merging.reason}"
         action = "export one adapter per task: --format lora"
     elif merging.how == "never":
         problem = f"the method {name!r} can't be merged: {merging.reason}"
     elif family != "causal":
         problem = f"the model is of the family {family!r}"
         if family == "encoder":
-            problem += ", whose heads PEFT's prefix tuning has no place for"
+            problem += ", whose heads PEFT's prefix tuning can't store"
         else:
-            problem += "; PEFT's prefix tuning would leave its encoder without the prefix"
+            problem += "; PEFT's prefix tuning would not apply the prefix to its encoder"
         allowed = "decoder-only models (the family 'causal')"
         if saved.has("lora") and "prefix.safetensors" not in saved.files:
-            action = "export the LoRA by itself: --format lora"
+            action = "export only the LoRA: --format lora"
     elif task is not None:
-        problem = f"--task {task}: the merged model and its prefix serve all tasks alike"
+        problem = f"--task {task}: the merged model and its prefix are the same for all tasks"
         allowed = "no --task with --format peft"
         action = "leave --task out"
     if problem:
@@ -154,11 +153,11 @@ def _refuse(saved: SavedModel, task: str | None) -> None:
 def _converted(
     saved: SavedModel, *, trust_remote_code: bool
 ) -> tuple[_Adapter | None, dict[str, Tensor], Tensor]:
-    """What the run's model is in PEFT's terms, and what it says to inputs made up for the check.
+    """The run's model in PEFT's terms, and its logits for random inputs.
 
     Returns:
         The prefix or prompt, or None; the inputs; the logits at their tokens (tokens, vocabulary).
-        The model itself is let go, so that only one is in memory at a time.
+        The model itself is freed, so that only one is in memory at a time.
     """
     loaded = load_saved(saved, trust_remote_code=trust_remote_code)
     model, prompt = loaded.backbone.float(), loaded.prompt.vectors
@@ -176,7 +175,7 @@ def _converted(
 
 
 def _inputs(vocabulary: int, padded: Literal["left", "right"]) -> dict[str, Tensor]:
-    """Random tokens, (2, 24), the second row padded on a side."""
+    """Random tokens, (2, 24); the second row is padded on one side."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (2, 24), generator=generator)
     mask = torch.ones_like(ids)
@@ -186,26 +185,26 @@ def _inputs(vocabulary: int, padded: Literal["left", "right"]) -> dict[str, Tens
 
 @torch.no_grad()
 def _logits(model: Any, inputs: dict[str, Tensor], prompt: Tensor | None = None) -> Tensor:
-    """Logits at the tokens; those of a prompt, which PEFT leaves in front, are cut off."""
+    """Logits at the tokens; without those of a prompt, which PEFT does not remove."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    given = inputs
+    arguments = inputs
     if prompt is not None:
         rows = prompt.float().expand(len(ids), -1, -1)
-        given = {
+        arguments = {
             "inputs_embeds": torch.cat([rows, model.get_input_embeddings()(ids)], 1),
             "attention_mask": torch.cat([mask.new_ones(rows.shape[:2]), mask], 1),
         }
-    logits: Tensor = model(**given).logits[:, -ids.shape[1] :]
+    logits: Tensor = model(**arguments).logits[:, -ids.shape[1] :]
     return logits[mask.bool()]
 
 
 def _verified(
     folder: Path, settings: ModelSettings, inputs: dict[str, Tensor], wanted: Tensor
 ) -> float:
-    """Largest difference between the logits of what was exported and those of the run's model.
+    """Largest difference between the logits of the exported model and the run's (``wanted``).
 
     Raises:
-        RunError: It is more than rounding.
+        RunError: It is more than rounding explains.
     """
     stored = settings.model_copy(update={"name": str(folder), "dtype": "float32"})
     model = load_backbone(stored).model
@@ -215,10 +214,10 @@ def _verified(
     largest = wanted.abs().max().item()
     if not difference <= _TOLERANCE * max(1.0, largest):
         raise RunError(
-            f"the exported model would not answer as the run's does: logits differ by up to "
-            f"{difference:.2g} where the largest is {largest:.2g}",
+            f"the exported model differs from the run's: logits differ by up to {difference:.2g}; "
+            f"the largest logit is {largest:.2g}",
             allowed=f"at most {_TOLERANCE:g} of the largest logit, in float32",
-            action=f"{USE_NATIVE}; and report the model's type, nothing was written",
+            action=f"{USE_NATIVE}; and please report the model's type; nothing was written",
         )
     return difference
 
@@ -232,7 +231,7 @@ def _readme(saved: SavedModel, adapter: _Adapter | None) -> str:
             "."
             if adapter is None
             else f", and in `{_ADAPTER}/` {adapter}, as PEFT saves it. Without "
-            "the adapter the model is only half of what was trained."
+            "the adapter, a part of the trained model is missing."
         ),
         "",
         "```python",
@@ -251,7 +250,5 @@ def _readme(saved: SavedModel, adapter: _Adapter | None) -> str:
             "PEFT puts a prompt before any padding: pad rows on the right, or not at all.",
             "",
         ]
-    lines.append(
-        f"Tasks: {tasks}. One model for all of them; nothing has to say which task a text is from."
-    )
+    lines.append(f"Tasks: {tasks}. One model for all of them; it needs no task name.")
     return "\n".join(lines) + "\n"

@@ -1,9 +1,9 @@
-"""A saved model's folder, its files verified and its description read, before anything is loaded.
+"""A saved model's folder: verifies its files and reads its description before anything is loaded.
 
-``peml.json`` and the manifest come with the folder, so neither may grant anything: what a model is
-called, where it is, and whether its code may run is the caller's to say. The digest ties the
-description to the other files. It finds what was altered together with its checksum; it is no
-signature, and anyone who means to can compute it anew.
+``peml.json`` and the manifest come with the folder, so they are not trusted with permissions: the
+caller alone sets the model's name and location, and whether its code may run. The digest ties the
+description to the other files, so that a file altered together with its checksum is noticed. It is
+not a signature: anyone can compute it again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FORMAT = 2
 
 
 class Description(Settings):
-    """What ``peml.json`` says of a saved model."""
+    """The content of a saved model's ``peml.json``."""
 
     format: Literal[2] = Field(2, description="Version of the folder's format.")
     base_model: str = Field(description="The base model, as the run's config named it.")
@@ -61,35 +61,29 @@ class Description(Settings):
     def _is_no_grant(cls, model: Any) -> Any:
         granted = sorted(ModelSettings.CALLERS & model.keys()) if isinstance(model, dict) else []
         if granted:
-            raise ValueError(f"{', '.join(granted)}: that is for the caller to say, not the folder")
+            raise ValueError(f"{', '.join(granted)}: only the caller may set this, not the folder")
         return model
 
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """A saved model's folder.
-
-    Attributes:
-        folder: Where it is.
-        description: What it says.
-        files: The checksum of every file, by its path there.
-    """
+    """A saved model's folder: its path, description, and the checksum of every file by path."""
 
     folder: Path
     description: Description
     files: Mapping[str, str]
 
     def settings(self, *, trust_remote_code: bool) -> ModelSettings:
-        """How its backbone is loaded: from its own folder alone.
+        """The settings that load the backbone from this folder.
 
         Args:
             trust_remote_code: Whether the caller allows code that comes with it to run.
         """
-        own = {"name": str(self.folder / "backbone"), "trust_remote_code": trust_remote_code}
-        return self.description.model.model_copy(update=own)
+        update = {"name": str(self.folder / "backbone"), "trust_remote_code": trust_remote_code}
+        return self.description.model.model_copy(update=update)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Tensors of one of its files.
+        """The tensors of a file in the folder.
 
         Raises:
             CheckpointError: There is no such file, or a number in it is not finite.
@@ -100,33 +94,31 @@ class SavedModel:
         tensors = read_tensors(path)
         for key, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(
-                    f"{path}: {key!r} holds numbers that are not finite", action=ACTION
-                )
+                raise CheckpointError(f"{path}: {key!r} has NaN or infinite values", action=ACTION)
         return tensors
 
-    def shaped(self, name: str, wanted: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
-        """Tensors of one of its files whose shapes are known.
+    def shaped(self, name: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
+        """The tensors of a file in the folder, with known names and shapes.
 
         Args:
             name: The file.
-            wanted: Shape of each tensor; None for a size that may be any but 0.
+            shapes: Shape of each tensor; None for a size that may be any but 0.
 
         Raises:
-            CheckpointError: As `tensors`, or there are others, or others in shape or kind.
+            CheckpointError: As `tensors`, or names, shapes or types differ.
         """
         tensors, path = self.tensors(name), self.folder / name
-        if tensors.keys() != wanted.keys():
+        if tensors.keys() != shapes.keys():
             raise CheckpointError(
-                f"{path} holds the tensors {', '.join(sorted(tensors)) or 'none'}",
-                allowed=", ".join(sorted(wanted)),
+                f"{path} has the tensors {', '.join(sorted(tensors)) or 'none'}",
+                allowed=", ".join(sorted(shapes)),
                 action=ACTION,
             )
         for key, tensor in tensors.items():
-            if not _fits(tensor, wanted[key]):
-                shape = ", ".join("n" if size is None else str(size) for size in wanted[key])
+            if not _fits(tensor, shapes[key]):
+                shape = ", ".join("n" if size is None else str(size) for size in shapes[key])
                 raise CheckpointError(
-                    f"{path}: {key!r} is of shape {tuple(tensor.shape)} and type {tensor.dtype}",
+                    f"{path}: {key!r} has shape {tuple(tensor.shape)} and type {tensor.dtype}",
                     allowed=f"floating-point numbers of the shape ({shape})",
                     action=ACTION,
                 )
@@ -141,7 +133,7 @@ class SavedModel:
         """The method that trained it.
 
         Raises:
-            CheckpointError: There is none of that name here, or its settings are wrong.
+            CheckpointError: No such method is installed, or its settings are wrong.
         """
         try:
             return build_method(parse_method(without_removed(self.description.method)))
@@ -150,82 +142,82 @@ class SavedModel:
             raise CheckpointError(where, allowed=error.allowed, action=ACTION) from error
 
     def has(self, part: str) -> bool:
-        """Whether a folder of its name is part of it."""
+        """Whether the model has a subfolder of this name."""
         return any(name.startswith(f"{part}/") for name in self.files)
 
     def copy(self, part: str, target: Path) -> None:
-        """Copies the files of one of its folders, never through a link."""
+        """Copies the files of a subfolder, without following links."""
         copy_listed(self.folder, self.files, part, target)
 
 
-def _fits(tensor: Tensor, wanted: tuple[int | None, ...]) -> bool:
+def _fits(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:
     return (
         tensor.is_floating_point()
-        and len(tensor.shape) == len(wanted)
+        and len(tensor.shape) == len(shape)
         and all(
-            size == asked or (asked is None and size > 0)
-            for size, asked in zip(tensor.shape, wanted, strict=True)
+            size == expected or (expected is None and size > 0)
+            for size, expected in zip(tensor.shape, shape, strict=True)
         )
     )
 
 
 def describe(folder: Path, description: Description) -> SavedModel:
-    """Writes ``peml.json`` beside the other files of a model, the digest over all of them in it.
+    """Writes ``peml.json``, including the digest.
 
     Args:
-        folder: The model's, all else in it.
-        description: What it is; the digest is filled in.
+        folder: The model's folder, with all its other files.
+        description: Everything but the digest.
     """
     files = checksums(folder)
-    said = description.model_dump(mode="json") | {"model": description.model.stored()}
-    said["digest"] = digest(said, files)
-    write_json(folder / DESCRIPTION, said)
+    content = description.model_dump(mode="json") | {"model": description.model.stored()}
+    content["digest"] = digest(content, files)
+    write_json(folder / DESCRIPTION, content)
     return SavedModel(folder, description, files)
 
 
 def digest(description: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Ties a description to the files beside it.
+    """The checksum that ties a description to the other files.
 
     Args:
-        description: Content of ``peml.json``; a digest in it is left out.
-        files: Checksums by path; that of ``peml.json`` is left out.
+        description: Content of ``peml.json``; its digest is ignored.
+        files: Checksums by path; that of ``peml.json`` is ignored.
     """
-    said = {key: value for key, value in description.items() if key != "digest"}
+    fields = {key: value for key, value in description.items() if key != "digest"}
     others = {name: value for name, value in files.items() if name != DESCRIPTION}
-    text = json.dumps([said, others], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([fields, others], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def open_model(folder: Path) -> SavedModel:
-    """Verifies a saved model's files and reads what it is; nothing is loaded yet.
+    """Verifies a saved model's files and reads its description; loads no weights.
 
     Args:
-        folder: What `save_model` wrote.
+        folder: A folder that `save_model` wrote.
 
     Raises:
-        CheckpointError: A file is missing, altered or not listed, or ``peml.json`` says what it
-            can't say; file and field are named.
+        CheckpointError: A file is missing, altered or not listed, or a field of ``peml.json`` is
+            wrong; names file and field.
     """
     files = verify_manifest(folder, ACTION, (DESCRIPTION, "backbone/config.json"))
     path = folder / DESCRIPTION
-    said = read_json(path)
-    if not isinstance(said, dict):
-        raise CheckpointError(f"{path} holds no description of a model", action=ACTION)
-    if said.get("format") != _FORMAT:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not describe a model", action=ACTION)
+    if content.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{folder} is of format {said.get('format')}",
+            f"{folder} is in format {content.get('format')}",
             allowed=f"format {_FORMAT}",
             action="load it with the version of peml that wrote it",
         )
     try:
-        description = Description.model_validate(said)
+        description = Description.model_validate(content)
     except ValidationError as error:
         problems = describe_problems(error, Description)
         raise CheckpointError(list_problems(str(path), problems), action=ACTION) from None
-    if description.digest != digest(said, files):
+    if description.digest != digest(content, files):
         raise CheckpointError(
-            f"{path} does not belong to the files beside it: its digest is not theirs, so one of "
-            "them was altered together with its checksum",
+            f"{path} does not belong to the files beside it: its digest is wrong, so a file was "
+            "altered together with its checksum",
             action=ACTION,
         )
     return SavedModel(folder, description, files)

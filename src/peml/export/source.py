@@ -1,4 +1,4 @@
-"""What every export starts from: the model of a finished run."""
+"""Finds the model of a finished run, from which every export starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from peml.errors import CheckpointError
 
 USE_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load() read it"
-"""The action of every refusal: the native format can say what the others can't."""
+"""The action of every refusal: the native format can store every model."""
 
 
 def find_model(path: Path) -> Path:
@@ -24,12 +24,12 @@ def find_model(path: Path) -> Path:
         raise CheckpointError(
             f"{model} is a link to {model.resolve()}",
             allowed="a model inside its run folder",
-            action="give the folder it leads to, if that is the model you mean",
+            action="give the folder that the link points to, if that is the model you mean",
         )
     if not (model / "peml.json").is_file():
         raise CheckpointError(
-            f"{path} holds no finished model",
-            allowed="a run folder whose run has ended, or its model/ folder",
+            f"{path} has no finished model",
+            allowed="the folder of a finished run, or its model/ folder",
             action="run `peml fit` on it to the end first",
         )
     return model
