@@ -1,4 +1,4 @@
-"""The prefix, the network that yields it, and the space of such networks. Pure torch."""
+"""The prefix, the network that computes it, and the search space of such networks. Pure torch."""
 
 from typing import TYPE_CHECKING
 

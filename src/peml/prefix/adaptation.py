@@ -1,4 +1,4 @@
-"""Genotypes on other models than their own, and side by side."""
+"""Adapts genotypes to other models, and compares two genotypes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from peml.prefix.shape import PrefixShape
 
 
 def adapt(genotype: Genotype, shape: PrefixShape) -> tuple[Genotype, list[str]]:
-    """A genotype for a model of another shape.
+    """Adapts a genotype to a model of another shape.
 
-    Cells, length, width and head stay: they don't depend on the model. The layers' gates are
-    taken from the layers at the same relative depth. Heads and channels are the new model's.
+    Cells, length, width and head don't depend on the model and stay. Each layer's gate is taken
+    from the layer at the same relative depth; heads and channels are the new model's.
 
     Args:
         genotype: Made for any model.
         shape: Attention layers of the new model.
 
     Returns:
-        The genotype, which keeps a record under ``found_by.adapted``, and what was changed, a line
-        each; without changes it is the given one.
+        The adapted genotype, which records the changes under ``found_by.adapted``, and the changes,
+        one line each. Without changes, the given genotype.
     """
     changes = []
     layers = genotype.layers
@@ -45,13 +45,12 @@ def adapt(genotype: Genotype, shape: PrefixShape) -> tuple[Genotype, list[str]]:
 
 
 def load_for(path: Path, shape: PrefixShape, *, adapted: bool = False) -> Genotype:
-    """Reads the genotype to train on a model.
+    """Reads a genotype file for training on a model.
 
     Args:
         path: The file.
         shape: Attention layers of the model.
-        adapted: Whether one that was made for another shape is adapted, with a warning that says
-            what changed.
+        adapted: Whether to adapt a genotype of another shape; a warning lists the changes.
 
     Raises:
         ConfigError: The file can't be used, or was made for another shape.
@@ -67,7 +66,7 @@ def load_for(path: Path, shape: PrefixShape, *, adapted: bool = False) -> Genoty
 
 
 def differences(first: Genotype, second: Genotype) -> list[tuple[str, str, str]]:
-    """What differs between two networks: field, first, second. How they were found is left out."""
+    """Differences of two networks as (field, first, second); ignores how they were found."""
     a, b = _fields(first), _fields(second)
     names = list(dict.fromkeys([*a, *b]))
     pairs = [(name, a.get(name, "none"), b.get(name, "none")) for name in names]
@@ -90,10 +89,10 @@ def _fields(genotype: Genotype) -> dict[str, str]:
 
 
 def _remapped(layers: tuple[bool, ...], count: int) -> tuple[bool, ...]:
-    """Gates of ``count`` layers, each that of the old layer its middle falls into."""
+    """Gates of ``count`` layers, each from the old layer at its relative depth."""
     old = len(layers)
     gates = [layers[(2 * index + 1) * old // (2 * count)] for index in range(count)]
-    if not any(gates):  # fewer layers, and all those on fell between them
+    if not any(gates):  # with fewer layers, none may map to a layer that is on
         gates[layers.index(True) * count // old] = True
     return tuple(gates)
 

@@ -9,7 +9,7 @@ from peml.prefix.operations import SKIP, Operation, make_operation
 
 
 class Cell(nn.Module):
-    """A cell whose operation is decided: ``x + operation(norm(x))``.
+    """A cell with a single operation: ``x + operation(norm(x))``.
 
     Args:
         name: The operation's registered name.
@@ -19,7 +19,7 @@ class Cell(nn.Module):
 
     def __init__(self, name: str, width: int, length: int) -> None:
         super().__init__()
-        # Skip reads nothing, so a norm would be parameters that never get a gradient.
+        # Skip ignores its input, so a norm's parameters would never get a gradient.
         self.norm = nn.Identity() if name == SKIP else nn.LayerNorm(width)
         self.operation = make_operation(name, width, length)
 
@@ -56,9 +56,9 @@ class MixedCell(nn.Module):
 
         Args:
             x: Hidden states, (length, width).
-            presence: How far each position is there, (length,).
-            weights: Weight of each candidate, (candidates,); None for a single one.
-            used: Candidates to run, where the others are known to weigh exactly 0.
+            presence: How much each position is part of the prefix, 0 to 1, (length,).
+            weights: Weight of each candidate, (candidates,); None for a single candidate.
+            used: Indices of the candidates to run; all others must have weight 0.
 
         Returns:
             (length, width).
@@ -76,7 +76,7 @@ class MixedCell(nn.Module):
 
     @torch.no_grad()
     def copy_to(self, cell: Cell, name: str) -> None:
-        """Copies this cell's norm and the chosen operation into a decided cell."""
+        """Copies this cell's norm and the chosen operation into a single-operation cell."""
         if isinstance(cell.norm, nn.LayerNorm):
             cell.norm.load_state_dict(self.norm.state_dict())
         chosen: Operation = self.operations[name]  # type: ignore[assignment]

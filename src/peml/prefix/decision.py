@@ -7,15 +7,15 @@ from torch import nn
 
 
 class Decision(nn.Module):
-    """A choice among named options, held as one logit an option.
+    """A choice among named options, stored as one logit per option.
 
     A decision only stores its logits. A relaxation (``peml.search``) turns them into weights
-    while the search runs; the largest logit is the choice in the end.
+    while the search runs; at the end the option with the largest logit is chosen.
 
     Args:
         name: Name of the decision in its search space, such as ``cell.0``.
-        options: The options' names, two or more. With one there is nothing to decide.
-        logits: Where the logits start; None: at zero, no option is preferred.
+        options: Names of the options, at least two.
+        logits: Initial logits; None: zeros, so that no option is preferred.
 
     Attributes:
         logits: Architecture parameters alpha, (options,).

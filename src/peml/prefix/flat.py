@@ -1,4 +1,4 @@
-"""The prefix without a network: every key and value row is learnt by itself."""
+"""The prefix without a network: keys and values are parameters themselves."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _VALUE_NOISE = 0.1
 
 
 class FlatPrefix(nn.Module):
-    """One learnable tensor, a correction on top of a start.
+    """One learnable tensor that is added to the start.
 
-    Rows that start equal get equal gradients and would stay equal for good: a prefix of any
-    length would be worth a single row. So where the keys are equal (a start without rows), the
-    values start with a little noise, a tenth of the model's own in norm.
+    Positions that start equal get equal gradients and stay equal, so a prefix of any length would
+    act like a single position. So if the keys start equal (a start without rows), the values start
+    with a little noise, with a tenth of the norm of the model's own values.
 
     Source: the prefix of Li and Liang 2021 (arXiv 2101.00190) without its network, as P-Tuning v2
     (arXiv 2110.07602) and PEFT have it.
 
     Args:
         start: Quiet keys or rows, and the radii of the model's own keys and values.
-        length: Prefix positions.
-        radius: Largest correction, relative to the start's radii; None for no bound.
+        length: Number of prefix positions.
+        radius: Largest correction, relative to the start's radii; None for no limit.
 
-    Rows are drawn from torch's global generator, as in any ``nn.Module``.
+    Noise comes from torch's global generator, as in any ``nn.Module``.
     """
 
     base: Tensor
@@ -54,7 +54,7 @@ class FlatPrefix(nn.Module):
         return PrefixShape(layers, kv_heads, head_dim)
 
     def forward(self) -> Prefix:
-        """The prefix, with gradients; ``.detached()`` of it is the static prefix."""
+        """The prefix, with gradients; its ``.detached()`` is the static prefix."""
         correction: Tensor = self.correction
         if self.limit is not None:
             correction = bounded(correction, self.limit)

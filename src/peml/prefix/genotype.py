@@ -1,4 +1,4 @@
-"""A decided prefix network as a small file to read, edit, compare and train again."""
+"""The structure of a prefix network as a small file to read, edit, compare and train again."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Genotype(Settings):
     @field_validator("shape", mode="before")
     @classmethod
     def _in_front_of_attention(cls, value: Any) -> Any:
-        """Files of before say where the prefix goes; all that are left go there."""
+        """Older files have a placement; only attention is still supported."""
         if not isinstance(value, dict) or "placement" not in value:
             return value
         if value["placement"] != "attention":
@@ -101,13 +101,13 @@ class Genotype(Settings):
             space: The space that was searched.
             shape: Attention layers of the model.
             choices: One option for every decision.
-            found_by: How the choices came about, for the file.
+            found_by: How the choices were found, for the file.
 
         Raises:
             ConfigError: If the choices don't fit the space.
         """
         complete = space.complete(choices)
-        # Indexed through the space, so that mypy knows the head's type.
+        # Looked up in the space, so that mypy knows the head's type.
         head = space.heads[[str(kind) for kind in space.heads].index(complete["head"])]
         return cls(
             cells=tuple(complete[f"cell.{index}"] for index in range(space.cells)),
@@ -133,10 +133,10 @@ class Genotype(Settings):
         head: HeadKind = "full",
         head_rank: int = 16,
     ) -> Genotype:
-        """The prefix nobody searched: a two-layer tanh MLP, all layers, one head.
+        """A prefix network without a search: a two-layer tanh MLP, all layers, one head.
 
-        It is the fixed rival of a searched prefix, close to what prefix tuning introduced (Li
-        and Liang 2021, arXiv 2101.00190, section 4.3).
+        The baseline of a searched prefix, close to the original prefix tuning (Li and Liang 2021,
+        arXiv 2101.00190, section 4.3).
         """
         return cls(
             cells=("mlp-tanh",),
@@ -156,17 +156,17 @@ class Genotype(Settings):
         return tuple(index for index, on in enumerate(self.layers) if on)
 
     def choices(self) -> dict[str, str]:
-        """The option of every decision, by the names that `SearchSpace` gives them."""
+        """The option of every decision, by the decision's name in `SearchSpace`."""
         cells = {f"cell.{number}": name for number, name in enumerate(self.cells)}
         gates = {f"layer.{number}": "on" if on else "off" for number, on in enumerate(self.layers)}
         ranks = {f"rank.{group}": str(rank) for group, rank in self.ranks.items()}
         return {**cells, "length": str(self.length), **gates, "head": self.head, **ranks}
 
     def check(self, shape: PrefixShape) -> None:
-        """Makes sure that the network fits a model.
+        """Refuses a model whose attention layers differ from those it was made for.
 
         Raises:
-            ConfigError: If it was made for other attention layers.
+            ConfigError: They differ.
         """
         if self.shape != shape or len(self.layers) != shape.layers:
             raise ConfigError(
@@ -178,7 +178,7 @@ class Genotype(Settings):
             )
 
     def save(self, path: Path) -> None:
-        """Writes the genotype as indented JSON with sorted keys; replaces a file in one step."""
+        """Writes the genotype as indented JSON with sorted keys; replaces an existing file."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True)
         write_text(path, text + "\n")
 
@@ -187,8 +187,8 @@ class Genotype(Settings):
         """Reads a genotype file.
 
         Raises:
-            ConfigError: If the file is missing, not JSON, of another format version or wrong in
-                a field; all wrong fields are named at once.
+            ConfigError: If the file is missing, not JSON, in another format, or has wrong fields;
+                names all wrong fields.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -16,8 +16,8 @@ class OutputHead(nn.Module):
     """Maps hidden states to the corrections of all layers' keys and values.
 
     ``full`` is one matrix; ``low-rank`` is two, with ``rank`` channels between. The last matrix
-    starts at zero, as LoRA's B does, so a fresh prefix is exactly its quiet start. There is no
-    bias: a shift shared by all positions is in reach through the norm before the head.
+    starts at zero, like LoRA's B, so a new prefix is exactly its start. There is no bias, since
+    the norm before the head can already shift all positions together.
 
     Args:
         kind: ``full`` or ``low-rank``.
@@ -38,7 +38,7 @@ class OutputHead(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Corrections before they are bounded.
+        """Corrections before `bounded`.
 
         Args:
             x: Hidden states, (length, width).
@@ -65,40 +65,40 @@ class OutputHead(nn.Module):
 
 
 def bounded(correction: Tensor, radius: Tensor) -> Tensor:
-    """Shrinks corrections smoothly into a ball: ``c / sqrt(1 + |c|^2 / radius^2)``.
+    """Limits corrections smoothly to a ball: ``c / sqrt(1 + |c|^2 / radius^2)``.
 
-    Small corrections pass as they are and no step, however large, leaves the ball: a prefix
-    can't jump to where it drowns the real tokens.
+    Small corrections hardly change, and no step can leave the ball, where the prefix would take
+    all attention from the real tokens.
 
     Args:
         correction: Vectors, (..., head_dim).
         radius: Largest norm of each, broadcast against (..., 1).
 
     Returns:
-        The bounded vectors, in float32 or better: half precision overflows in the square.
+        The limited vectors, in float32 or float64: half precision overflows in the square.
     """
     correction = correction if correction.dtype == torch.float64 else correction.float()
     square = correction.square().sum(-1, keepdim=True) + radius.square()
-    # The clamp is for a radius of 0, where 0 / 0 would be NaN instead of no correction.
+    # The clamp turns 0 / 0 (a radius of 0) into no correction instead of NaN.
     smallest = torch.finfo(square.dtype).tiny
     return correction * (radius * square.clamp_min(smallest).rsqrt())
 
 
 class PrefixFrame(nn.Module):
-    """The fixed part of a prefix: where it starts and how far it may move.
+    """The fixed part of a prefix: its start and the limit of its corrections.
 
-    Holds no parameters, only buffers, so the start travels with the module's state.
+    Has buffers only, no parameters, so the start is saved with the module's state.
 
     Args:
         shape: Attention layers of the model.
         start: Quiet keys and the radii of the model's own keys and values.
         scale: Largest correction, relative to the start's radii.
-        length: Positions of the prefix, the longest where it is searched.
+        length: Number of prefix positions; the longest candidate if it is searched.
 
     Attributes:
-        base: Silent keys (quiet ones where the start has none) and zero values,
-            (layers, 2, kv_heads, 1, head_dim): a position that is as good as absent.
-        offset: From there to the start, (layers, 2, kv_heads, positions or 1, head_dim), or None.
+        base: Silent keys (or quiet keys if the start has no silent ones) and zero values,
+            (layers, 2, kv_heads, 1, head_dim): a position without any effect.
+        offset: Start minus base, (layers, 2, kv_heads, positions or 1, head_dim), or None for 0.
         radius: The start's radii, (layers, 2, 1, 1, 1).
     """
 
@@ -132,16 +132,16 @@ class PrefixFrame(nn.Module):
         return torch.stack([keys, torch.zeros_like(keys)], dim=1)[:, :, :, None, :]
 
     def start(self) -> PrefixStart:
-        """A start that makes the same frame."""
+        """A start from which an equal frame can be made."""
         rows = None if self.offset is None else self.base + self.offset
         return PrefixStart(self.base[:, 0, :, 0], self.radius[:, :, 0, 0, 0], rows)
 
     def moved(self, correction: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """How far keys and values are from the silent ones: start, and bounded correction.
+        """Keys and values minus `base`: the start's offset plus the limited correction.
 
         Args:
-            correction: Raw, (layers, 2, kv_heads, length, head_dim).
-            layers: Which layers these are, in their order; None for all.
+            correction: Before `bounded`, (layers, 2, kv_heads, length, head_dim).
+            layers: Indices of these layers, in order; None for all.
         """
         chosen = slice(None) if layers is None else list(layers)
         moved = bounded(correction, self.scale * self.radius[chosen])

@@ -1,4 +1,4 @@
-"""The network a genotype describes: what trains after the search, and what is deployed."""
+"""The network that a genotype describes, trained after the search and deployed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from peml.prefix.shape import PrefixShape
 
 
 class PrefixNetwork(nn.Module):
-    """A small network that yields the prefix, once per step, whatever the batch.
+    """A small network that computes the prefix once per step, independent of the batch.
 
     ::
 
         embeddings (length, width) -> cell -> ... -> cell -> norm -> head
             -> corrections (active layers, 2, kv_heads, length, head_dim)
-            -> bounded, added to quiet keys and zero values
+            -> limited, added to quiet keys and zero values
 
-    A fresh network yields exactly its start. Layers that are off keep the start's numbers in
-    the tensor and are marked inactive.
+    A new network returns exactly its start. Layers that are off keep the start's values in the
+    tensor and are marked inactive.
 
     Args:
-        genotype: What it is made of.
+        genotype: Its structure.
         shape: Attention layers of the model.
         start: Quiet keys and radii, measured on the model.
 
@@ -52,7 +52,7 @@ class PrefixNetwork(nn.Module):
         self.frame = PrefixFrame(shape, start, genotype.radius, genotype.length)
 
     def forward(self) -> Prefix:
-        """The prefix, with gradients; ``.detached()`` of it is the static prefix."""
+        """The prefix, with gradients; its ``.detached()`` is the static prefix."""
         presence = self.embeddings.new_ones(self.genotype.length)
         hidden: Tensor = self.embeddings
         for cell in self.cells:

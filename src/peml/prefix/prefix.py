@@ -12,17 +12,17 @@ from peml.prefix.shape import PrefixShape
 
 @dataclass(frozen=True, slots=True)
 class PrefixStart:
-    """A start that hardly moves the model, and how far training may move it.
+    """The initial keys and values of a prefix, and how far training may change them.
 
     Attributes:
-        keys: Quiet keys, (layers, kv_heads, head_dim); every prefix position starts there.
-            Values start at zero.
+        keys: Quiet keys, (layers, kv_heads, head_dim), which get little attention; the start of
+            every position. Values start at zero.
         radius: Largest norm of the learnt correction of one head's key and value,
             (layers, 2), in units of the model's own keys and values.
-        rows: Where each position starts instead, (layers, 2, kv_heads, positions, head_dim);
-            None for quiet keys and zero values at all of them.
-        silent: Keys as good as absent, (layers, kv_heads, head_dim), to which a search leads what
-            it switches off; None where the quiet keys are quiet enough.
+        rows: Another start for each position, (layers, 2, kv_heads, positions, head_dim);
+            None: quiet keys and zero values.
+        silent: Keys that get no attention, (layers, kv_heads, head_dim); a search moves layers and
+            positions that it switches off to them. None: the quiet keys are used for that.
     """
 
     keys: Tensor
@@ -31,22 +31,22 @@ class PrefixStart:
     silent: Tensor | None = None
 
     def zeroed(self) -> PrefixStart:
-        """Keys of zero instead, which take attention from the tokens; for studies and tests."""
+        """This start with zero keys, which take attention from tokens; for studies and tests."""
         return replace(self, keys=torch.zeros_like(self.keys))
 
     def drawn(self, length: int, generator: torch.Generator) -> PrefixStart:
-        """Rows from N(0, 1) instead, as PEFT draws a flat prefix; for studies and tests."""
+        """This start with rows from N(0, 1), as in PEFT's flat prefix; for studies and tests."""
         layers, kv_heads, head_dim = self.keys.shape
         rows = torch.randn(layers, 2, kv_heads, length, head_dim, generator=generator)
         return replace(self, rows=rows.to(self.keys))
 
     def at(self, rows: Tensor) -> PrefixStart:
-        """Given rows instead, such as a text's keys and values."""
+        """This start with the given rows, such as a text's keys and values."""
         return replace(self, rows=rows.to(self.keys))
 
     @staticmethod
     def zeros(shape: PrefixShape, radius: float = 1.0) -> PrefixStart:
-        """A start at all-zero keys, for tests and for models without measured queries."""
+        """A start with all-zero keys, for tests and for models without measured queries."""
         return PrefixStart(
             keys=torch.zeros(shape.layers, shape.kv_heads, shape.head_dim),
             radius=torch.full((shape.layers, 2), radius),
@@ -59,8 +59,8 @@ class Prefix:
 
     Attributes:
         tensor: (layers, 2, kv_heads, prefix_length, head_dim), keys then values. Keys are used
-            as they are: after rotation, so nothing rotates them again.
-        active: Which layers get the prefix at all.
+            unchanged: rotary embeddings are not applied to them.
+        active: Which layers get the prefix.
     """
 
     tensor: Tensor
@@ -79,24 +79,24 @@ class Prefix:
         return self.tensor.shape[3]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of one layer, each (kv_heads, length, head_dim); None where inactive."""
+        """Keys and values of one layer, each (kv_heads, length, head_dim); None if inactive."""
         if not self.active[index] or self.length == 0:
             return None
         return self.tensor[index, 0], self.tensor[index, 1]
 
     def without_some(self, probability: float) -> Prefix:
-        """The prefix without some positions, each dropped with a probability, but never all.
+        """The prefix with each position dropped with this probability, but never all.
 
-        A dropped position takes no attention at all, and the softmax over what is left needs no
-        rescaling: DropKey (Li et al. 2023, arXiv 2208.02646) for whole positions. Drawn from
-        torch's global generator.
+        A dropped position gets no attention, and the softmax over the others needs no rescaling:
+        DropKey (Li et al. 2023, arXiv 2208.02646) for whole positions. Uses torch's global
+        generator.
         """
-        kept = torch.rand(self.length) >= probability
-        if not kept.any():
-            kept[int(torch.randint(self.length, ()))] = True
-        positions = kept.nonzero().flatten().to(self.tensor.device)
+        remaining = torch.rand(self.length) >= probability
+        if not remaining.any():
+            remaining[int(torch.randint(self.length, ()))] = True
+        positions = remaining.nonzero().flatten().to(self.tensor.device)
         return Prefix(self.tensor.index_select(3, positions), self.active)
 
     def detached(self) -> Prefix:
-        """The same numbers, cut from the graph: a static prefix."""
+        """A copy without gradients: a static prefix."""
         return Prefix(self.tensor.detach().clone(), self.active)

@@ -1,4 +1,4 @@
-"""Where a prefix goes."""
+"""The attention layers that a prefix is for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PrefixShape:
-    """Where a prefix goes: the attention layers of a model.
+    """The shape of a model's self-attention, which a prefix has to fit.
 
     Attributes:
         layers: Number of self-attention layers, in call order.

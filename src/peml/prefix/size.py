@@ -1,4 +1,4 @@
-"""How many parameters a prefix network has, without building it."""
+"""Counts the parameters of prefix networks without building them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from peml.prefix.space import HeadKind, SearchSpace
 
 @dataclass(frozen=True, slots=True)
 class SizeRange:
-    """Trainable parameters before it is known which network they belong to.
+    """The range of trainable parameters over the networks of a search space.
 
     Attributes:
-        low: Fewest of any network.
-        mean: Mean over all networks, as likely as they are when a search begins.
-        high: Most of any network.
+        low: Parameters of the smallest network.
+        mean: Mean over all networks, with their probabilities at the start of a search.
+        high: Parameters of the largest network.
     """
 
     low: int
@@ -31,23 +31,23 @@ class SizeRange:
 
     @staticmethod
     def exactly(count: int) -> SizeRange:
-        """Where there is nothing to decide."""
+        """The range of a single network."""
         return SizeRange(count, float(count), count)
 
     def shifted(self, count: int) -> SizeRange:
-        """With so many parameters more."""
+        """The range with ``count`` parameters added."""
         return SizeRange(self.low + count, self.mean + count, self.high + count)
 
     def without(self, other: SizeRange) -> SizeRange:
-        """What is left where another is a part of this."""
+        """The range without the parameters of a part."""
         return SizeRange(self.low - other.low, self.mean - other.mean, self.high - other.high)
 
     def within(self, budget: float) -> SizeRange:
-        """Where the mean is held at a budget, and nothing may be larger."""
+        """The range under a budget, which is the mean and the maximum."""
         return SizeRange(self.low, float(budget), round(budget))
 
     def distance(self, budget: int) -> float:
-        """How far the network farthest from a budget lies from it."""
+        """The largest difference of a network's parameters from a budget."""
         return max(budget - self.low, self.high - budget)
 
 
@@ -65,7 +65,7 @@ def count_network(genotype: Genotype) -> int:
 
 
 def count_choices(space: SearchSpace, shape: PrefixShape, choices: Mapping[str, str]) -> int:
-    """Parameters of one option for every name of the space, the LoRA's among them if searched."""
+    """Parameters of the network with these choices, plus the LoRA's if its ranks are searched."""
     width, length = space.width, int(choices["length"])
     names = [choices[f"cell.{cell}"] for cell in range(space.cells)]
     cells = sum(_count_cell(name, width, length) for name in names)
@@ -77,12 +77,12 @@ def count_choices(space: SearchSpace, shape: PrefixShape, choices: Mapping[str, 
 
 
 def count_space(space: SearchSpace, shape: PrefixShape, lead: float = 0.0) -> SizeRange:
-    """Parameters of the networks of a search space, with the LoRA's where its ranks are searched.
+    """Parameters of the networks of a search space, plus the LoRA's if its ranks are searched.
 
     Args:
         space: The search space.
         shape: Attention layers of the model.
-        lead: Of the largest option of every decision of size, as a logit; see `PrefixSupernet`.
+        lead: Initial logit of the largest option of decisions of size; see `PrefixSupernet`.
     """
     cells = _count_cells(space)
 
@@ -107,10 +107,10 @@ def count_space(space: SearchSpace, shape: PrefixShape, lead: float = 0.0) -> Si
 
 
 def _mean(space: SearchSpace, shape: PrefixShape, lead: float) -> float:
-    """Of all networks, each as likely as its options' leads make it.
+    """Mean size over all networks, with their probabilities at the start of a search.
 
-    The decisions are independent; only that not all layers may be off ties the gates together: of
-    L layers, each on with probability p, ``L p / (1 - (1 - p)^L)`` are on in the mean.
+    The decisions are independent, except that not all layers may be off: of L layers, each on with
+    probability p, ``L p / (1 - (1 - p)^L)`` are on in the mean.
     """
     size, sizes = ExpectedSize(space, shape), space.sizes()
     odds = {}
@@ -123,18 +123,18 @@ def _mean(space: SearchSpace, shape: PrefixShape, lead: float) -> float:
 
 
 class ExpectedSize:
-    """Parameters of the network in the mean, where every decision is drawn by its weights.
+    """Mean parameters of the network if every decision is drawn with its weights.
 
     The decisions are independent, so the mean is a polynomial of their weights: a sum over lengths
     and cells, the product of both for operations whose size depends on the length, and that of
-    head and layers that are on. That not all layers may be off is left out.
+    head and layers that are on. That not all layers may be off is ignored.
 
     Args:
         space: The search space.
         shape: Attention layers of the model.
 
     Attributes:
-        decisions: Name to options; their order is that of the rows below.
+        decisions: Name to options, in the order of the rows of `pack`.
     """
 
     def __init__(self, space: SearchSpace, shape: PrefixShape) -> None:
@@ -192,7 +192,7 @@ class ExpectedSize:
 
         Args:
             values: Name to (options,).
-            fill: What stands behind a row's options.
+            fill: Value after a row's last option.
         """
         rows = torch.full((len(self.decisions), self._options), fill, dtype=torch.float64)
         for row, (name, options) in zip(rows, self.decisions.items(), strict=True):
@@ -215,7 +215,7 @@ def _count_cells(space: SearchSpace) -> list[list[int]]:
 
 @cache
 def _count_cell(name: str, width: int, length: int) -> int:
-    """A cell's operation, and the norm before it where it reads anything."""
+    """A cell's operation, and the norm before it, which skip does not have."""
     if name == SKIP:
         return 0
     with torch.device("meta"):

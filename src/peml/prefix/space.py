@@ -1,4 +1,4 @@
-"""The search space: every decision about a prefix network and the LoRA beside it, by name."""
+"""The search space: the named decisions about a prefix network and the LoRA next to it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HeadKind = Literal["full", "low-rank"]
 
 @dataclass(frozen=True, slots=True)
 class RankGroup:
-    """Linear layers of a model whose LoRA gets one rank.
+    """Linear layers whose LoRAs share one searched rank.
 
     Attributes:
         name: The layers' path, ``*`` for their numbers: ``encoder.layer.*.attention.self.query``.
-        ranks: Candidates, ascending.
-        cost: Parameters that one rank takes over all layers of the group.
+        ranks: Candidate ranks, ascending.
+        cost: Parameters per unit of rank, over all layers of the group.
     """
 
     name: str
@@ -36,11 +36,11 @@ class RankGroup:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What a prefix network can be, and on request the ranks of the LoRA beside it.
+    """The possible prefix networks, and optionally the ranks of the LoRA next to it.
 
     The decisions are ``cell.0``, ``cell.1``, ... (which operation), ``length`` (how many
     positions), ``layer.0``, ``layer.1``, ... (``on`` or ``off``), ``head`` (``full`` or
-    ``low-rank``) and ``rank.{group}``. What has only one option is not a decision.
+    ``low-rank``) and ``rank.{group}``. A name with a single option is not a decision.
 
     Attributes:
         layers: Self-attention layers of the model.
@@ -72,7 +72,7 @@ class SearchSpace:
         return max(self.lengths)
 
     def options(self) -> dict[str, tuple[str, ...]]:
-        """All names with their options, in order, those with one option included."""
+        """All names with their options, in order, including names with a single option."""
         on_off = ("on", "off") if self.layer_gates else ("on",)
         return {
             **{f"cell.{cell}": self.operations for cell in range(self.cells)},
@@ -83,11 +83,11 @@ class SearchSpace:
         }
 
     def decisions(self) -> dict[str, tuple[str, ...]]:
-        """The names that have something to decide, with their options, in order."""
+        """The names with two or more options, with these options, in order."""
         return {name: options for name, options in self.options().items() if len(options) > 1}
 
     def sizes(self) -> dict[str, tuple[float, ...]]:
-        """How large the options of each decision of size are, from 0 (smallest) to 1 (largest)."""
+        """Relative size of the options of each decision of size: 0 (smallest) to 1 (largest)."""
         return {
             "length": _between(self.lengths),
             **{f"layer.{layer}": (1.0, 0.0) for layer in range(self.layers)},
@@ -96,10 +96,10 @@ class SearchSpace:
         }
 
     def complete(self, choices: Mapping[str, str]) -> dict[str, str]:
-        """Checks choices and adds what is fixed.
+        """Checks choices and adds the names with a single option.
 
         Args:
-            choices: One option for every decision; fixed names may be left out.
+            choices: One option for every decision; names with a single option may be left out.
 
         Returns:
             One option for every name of :meth:`options`, in order.
@@ -135,7 +135,7 @@ class SearchSpace:
     def sample(self, generator: torch.Generator) -> dict[str, str]:
         """Draws random choices, uniform over each decision (for the random-search baseline).
 
-        Where all layers come out as off, one random layer is switched on.
+        If all layers are drawn as off, one random layer is switched on.
         """
         import torch
 
@@ -149,6 +149,6 @@ class SearchSpace:
 
 
 def _between(values: tuple[int, ...]) -> tuple[float, ...]:
-    """Where each value lies between the smallest and the largest."""
+    """Each value's position between the smallest (0) and the largest (1)."""
     low, reach = min(values), max(values) - min(values)
     return tuple((value - low) / reach if reach else 1.0 for value in values)

@@ -21,7 +21,7 @@ from peml.prefix.space import SearchSpace
 
 @dataclass(frozen=True, slots=True)
 class _Pruning:
-    """What weighs exactly zero, read from the weights once: what remains."""
+    """The options, layers and positions whose weight is not exactly zero."""
 
     used: dict[str, list[int]]
     active: tuple[bool, ...]
@@ -31,26 +31,26 @@ class _Pruning:
 class PrefixSupernet(nn.Module):
     """A prefix network in which every decision is a weighted mixture of its options.
 
-    The decisions act like this (g, m and the weights of operations and heads come from
+    The decisions act as follows (g, m, and the weights of operations and heads come from
     ``weights``):
 
     * cell: ``x + sum over o of w_o o(norm(x))``;
-    * length: position ``p`` has presence ``m_p``, the summed weight of the lengths beyond it;
+    * length: position ``p`` has presence ``m_p``, the sum of weights of all lengths above ``p``;
     * layer: ``g``, the weight of ``on``;
     * head: the weighted sum of the heads' outputs;
     * together: ``key = silent key + g m (start - silent key + correction)`` and
-      ``value = g m (start + correction)``. What weighs nothing is as good as absent, whatever the
-      start's loudness; a key that the gate left at a loud start would take attention until the
-      network is decided, and then be gone.
+      ``value = g m (start + correction)``. With weight 0, a position or layer gets no attention,
+      whatever its start; otherwise a key with a loud start would take attention during the search,
+      and disappear only when the network is discretised.
 
-    At one-hot weights it equals the network :meth:`discretise` returns.
+    With one-hot weights it equals the network that :meth:`discretise` returns.
 
     Args:
         space: The decisions.
         shape: Attention layers of the model.
         start: Quiet keys and radii, measured on the model.
-        lead: Where the logit of the largest option of a decision of size starts; the smallest
-            starts at 0, and what lies between in proportion.
+        lead: Initial logit of the largest option of each decision of size; the smallest option
+            starts at 0, others in proportion to their size.
 
     Attributes:
         decisions: Name to decision, in the space's order; they hold the logits.
@@ -104,19 +104,19 @@ class PrefixSupernet(nn.Module):
         return [decision.logits for decision in self.decisions.values()]
 
     def weight_parameters(self) -> list[nn.Parameter]:
-        """Everything that trains and is not a logit."""
+        """All parameters but the decisions' logits."""
         logits = {id(parameter) for parameter in self.architecture_parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in logits]
 
     def uniform_weights(self) -> dict[str, Tensor]:
-        """Weights without a preference: 1 / k for each of k options."""
+        """Equal weights: 1 / k for each of k options."""
         return {
             name: torch.full_like(decision.logits, 1 / len(decision.options)).detach()
             for name, decision in self.decisions.items()
         }
 
     def one_hot(self, choices: Mapping[str, str]) -> dict[str, Tensor]:
-        """Weights of a decided network: 1 for the chosen option of each decision.
+        """Weights of the network with these choices: 1 for the chosen option of each decision.
 
         Raises:
             ConfigError: If the choices don't fit the space.
@@ -131,19 +131,19 @@ class PrefixSupernet(nn.Module):
     def forward(self, weights: Mapping[str, Tensor], *, prune: bool | None = None) -> Prefix:
         """The prefix of a mixture.
 
-        Pruning drops what weighs exactly zero: operations and heads are not run, trailing
-        positions leave the tensor, layers become inactive. It has to read the weights, which
-        would make a GPU wait in every step, and it would cut off the gradient of the options
-        dropped. So the default is to prune only where no weight carries a gradient (one-hot
-        weights, evaluation); in the soft search everything is on, at full length.
+        Pruning drops everything with weight exactly zero: operations and heads are not run,
+        trailing positions are cut, layers become inactive. It has to read the weights, for which a
+        GPU would have to wait in every step, and dropped options get no gradient. So by default it
+        prunes only if no weight has a gradient (one-hot weights, evaluation); the soft search
+        computes everything at full length.
 
         Args:
-            weights: For every decision the weights of its options, (options,), summing to 1.
-            prune: Whether to drop what weighs zero; None decides as described. True where a step
-                runs one option of each decision and the others are meant to get no gradient.
+            weights: The weights of every decision's options, (options,), with sum 1.
+            prune: Whether to drop options with weight zero; None: as described. Use True if a step
+                runs one option of each decision and the others should get no gradient.
 
         Returns:
-            The prefix, of length up to the longest candidate.
+            The prefix, at most as long as the longest candidate.
 
         Raises:
             ValueError: If the weights of a decision are missing or of the wrong shape.
@@ -173,17 +173,17 @@ class PrefixSupernet(nn.Module):
     def discretise(
         self, choices: Mapping[str, str], found_by: Mapping[str, JsonValue] | None = None
     ) -> PrefixNetwork:
-        """The decided network, with copies of this supernet's weights.
+        """The network with these choices and copies of this supernet's weights.
 
         Args:
             choices: One option for every decision.
-            found_by: How the choices came about, kept in the genotype.
+            found_by: How the choices were found, stored in the genotype.
 
         Raises:
             ConfigError: If the choices don't fit the space.
         """
         genotype = Genotype.from_choices(self.space, self.shape, choices, found_by)
-        with torch.random.fork_rng(devices=[]):  # its first weights are all replaced
+        with torch.random.fork_rng(devices=[]):  # its initial weights are all replaced
             network = PrefixNetwork(genotype, self.shape, self.frame.start())
         network.to(self.embeddings.device)
         with torch.no_grad():
@@ -208,7 +208,7 @@ class PrefixSupernet(nn.Module):
                 )
 
     def _presence(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """How far each position is part of the prefix, (max_length,)."""
+        """How much each position is part of the prefix, (max_length,)."""
         if "length" not in weights:
             return self._reach[0]
         return weights["length"] @ self._reach
@@ -216,7 +216,7 @@ class PrefixSupernet(nn.Module):
     def _head_output(
         self, hidden: Tensor, weights: Tensor | None, used: list[int] | None
     ) -> Tensor:
-        """Raw corrections, (layers, 2, kv_heads, length, head_dim)."""
+        """Corrections before `bounded`, (layers, 2, kv_heads, length, head_dim)."""
         heads = list(self.heads.values())
         if weights is None:
             only: Tensor = heads[0](hidden)
@@ -225,7 +225,7 @@ class PrefixSupernet(nn.Module):
         return torch.stack([weights[index] * heads[index](hidden) for index in indices]).sum(0)
 
     def _prune(self, weights: Mapping[str, Tensor]) -> _Pruning:
-        """Reads all weights in one transfer and finds what is not exactly zero."""
+        """Reads all weights in one transfer and finds those that are not exactly zero."""
         names = list(self.decisions)
         used: dict[str, list[int]] = {}
         if names:

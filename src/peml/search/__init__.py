@@ -1,4 +1,4 @@
-"""Relaxations, the timetable, the budget and the controller of the architecture search."""
+"""The architecture search: relaxations, timetable, budget and controller."""
 
 from typing import TYPE_CHECKING
 

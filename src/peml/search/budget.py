@@ -1,4 +1,4 @@
-"""A budget of parameters that a search keeps to, in every step and at its end."""
+"""A parameter budget that holds in every step of a search and for its result."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _FARTHEST = 1e9
 
 
 class Budget:
-    """Holds the expected size of the prefix network at what was asked for.
+    """Keeps the expected size of the prefix network at a given number of parameters.
 
-    In every step the logits are shifted in proportion to what their options cost, by the one
-    factor at which the expected size equals the budget::
+    In every step the logits are shifted in proportion to their options' cost, by the factor at
+    which the expected size equals the budget::
 
         p_o ~ exp((logit_o - shift * cost_o) / temperature)
 
-    That is the shifted sigmoid of S3Delta (arXiv 2206.07382) for decisions among more
-    than two options of unequal cost. Of all distributions with this expected size, it is the one
-    nearest to the unshifted in relative entropy (for costs that add up). The shift is a constant to
-    the gradient.
+    This generalises the shifted sigmoid of S3Delta (arXiv 2206.07382) to decisions with more than
+    two options of unequal cost. Of all distributions with this expected size, it is the nearest to
+    the unshifted one in relative entropy (for costs that add up). Gradients treat the shift as a
+    constant.
 
     Args:
         space: The search space.
         shape: Attention layers of the model.
-        wanted: Parameters of the prefix network, and of the LoRA where the space holds its ranks.
-        skips: How many cells may end as skip.
+        wanted: Parameters of the prefix network, plus the LoRA's if the space has its ranks.
+        skips: Maximum number of cells that may be skip.
 
     Raises:
         ConfigError: No network of the space is as small, or as large, as the budget.
@@ -48,7 +48,7 @@ class Budget:
         even = {name: torch.full((len(o),), 1 / len(o)) for name, o in names.items()}
         weights = self._size.pack(even, 0.0).requires_grad_()
         (costs,) = torch.autograd.grad(self._size(weights), weights)
-        # The head's options are worth their cost at half the layers; all costs are at most 1.
+        # The head's options cost as with half the layers on; costs are scaled to at most 1.
         self._costs = costs / max([1.0, *costs.abs().flatten().tolist()])
 
     def expected(self, weights: Mapping[str, Tensor]) -> float:
@@ -56,14 +56,14 @@ class Budget:
         return self._size(self._size.pack(weights, 0.0)).item()
 
     def shift(self, logits: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
-        """What to take off the logits so that the expected size is the budget.
+        """What to subtract from the logits so that the expected size is the budget.
 
         Args:
-            logits: Of every decision, (options,).
-            temperature: At which the logits become probabilities.
+            logits: Logits of every decision, (options,).
+            temperature: Temperature at which the logits become probabilities.
 
         Returns:
-            Name to (options,), on the logits' device and of their type.
+            Name to (options,), with the logits' device and dtype.
         """
         rows = self._size.pack(logits, -torch.inf)
         factor = self._solve(rows, temperature)
@@ -73,40 +73,41 @@ class Budget:
         }
 
     def _solve(self, rows: Tensor, temperature: float) -> float:
-        """The factor, by the Illinois method: the larger it is, the smaller is the network."""
+        """The factor, by the Illinois method; a larger factor gives a smaller network."""
 
         def excess(factor: float) -> float:
             weights = ((rows - factor * self._costs) / temperature).softmax(-1)
             return self._size(weights).item() - self.wanted
 
-        at, over = 0.0, excess(0.0)
-        toward = 1.0 if over > 0 else -1.0
-        other, under = toward, excess(toward)
-        while under * over > 0 and abs(other) < _FARTHEST:
-            at, over = other, under
-            other *= 2
-            under = excess(other)
+        # The root lies between `start` and `end` once their excesses have opposite signs.
+        start, excess_start = 0.0, excess(0.0)
+        end = 1.0 if excess_start > 0 else -1.0
+        excess_end = excess(end)
+        while excess_end * excess_start > 0 and abs(end) < _FARTHEST:
+            start, excess_start = end, excess_end
+            end *= 2
+            excess_end = excess(end)
         for _ in range(_STEPS):
-            if abs(under) <= _TOLERANCE * self.wanted or over == under:
+            if abs(excess_end) <= _TOLERANCE * self.wanted or excess_start == excess_end:
                 break
-            middle = (at * under - other * over) / (under - over)
-            found = excess(middle)
-            if found * under < 0:
-                at, over = other, under
-            else:  # the same end stays: its weight is halved, or it would stay for long
-                over /= 2
-            other, under = middle, found
-        return other
+            middle = (start * excess_end - end * excess_start) / (excess_end - excess_start)
+            excess_middle = excess(middle)
+            if excess_middle * excess_end < 0:
+                start, excess_start = end, excess_end
+            else:  # `start` stays; halving its excess keeps it from staying in every step
+                excess_start /= 2
+            end, excess_end = middle, excess_middle
+        return end
 
     def fitted(self, choices: Mapping[str, str], scores: Mapping[str, Tensor]) -> dict[str, str]:
-        """Choices within the budget, as near to the given ones as their scores allow.
+        """Changes choices to fit the budget with little loss of score.
 
-        While the network is too large, the change is made that loses least score a parameter
-        saved. Then what the budget has room for is taken back, the largest gain first.
+        While the network is too large, makes the change with the least loss of score per parameter
+        saved. Then makes the changes that gain score and fit the budget, largest gain first.
 
         Args:
             choices: An option for every decision, within the guards.
-            scores: Of every decision's options, (options,).
+            scores: Scores of every decision's options, (options,).
         """
         chosen = self._space.complete(choices)
         points: dict[str, dict[str, float]] = {
@@ -124,22 +125,22 @@ class Budget:
             )
             chosen[name] = option
         while True:
-            better = [
+            improvements = [
                 move
                 for move in self._moves(chosen)
                 if move[2] <= self.wanted and gain(*move[:2]) > 0
             ]
-            if not better:
+            if not improvements:
                 return {name: chosen[name] for name in self._size.decisions}
-            name, option, _ = max(better, key=lambda move: gain(*move[:2]))
+            name, option, _ = max(improvements, key=lambda move: gain(*move[:2]))
             chosen[name] = option
 
     def sample(self, generator: torch.Generator, tries: int = 1000) -> dict[str, str]:
-        """Draws a network within the budget; its size before rejection is the budget in the mean.
+        """Draws a network within the budget by rejection; the mean size of draws is the budget.
 
         Args:
-            generator: Decides.
-            tries: Draws before the last one is cut down to the budget.
+            generator: Source of randomness.
+            tries: Number of draws before a network is fitted to the budget instead.
         """
         names = self._size.decisions
         even = {name: torch.zeros(len(options)) for name, options in names.items()}
@@ -158,7 +159,7 @@ class Budget:
         return self.fitted(self._extreme(1), {name: -row for name, row in shift.items()})
 
     def _moves(self, chosen: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:
-        """Every allowed change of one decision, and the size it leads to."""
+        """Every allowed change of one decision: name, new option, resulting size."""
         for name, options in self._size.decisions.items():
             for option in options:
                 changed = {**chosen, name: option}

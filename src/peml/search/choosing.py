@@ -1,4 +1,4 @@
-"""From logits to choices: the strongest options, what a search remembers, and the guards."""
+"""From logits to choices: the best options, the search's memory, and the guards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Choices:
 
     Attributes:
         choices: Decision name to option.
-        guarded: Decisions where a guard or the budget overruled the best option, in the space's
+        guarded: Decisions in which a guard or the budget replaced the best option, in the space's
             order.
-        fitted: Those of them that the budget overruled.
+        fitted: Those in which the budget did.
     """
 
     choices: dict[str, str]
@@ -26,11 +26,11 @@ class Choices:
 
 @dataclass
 class Memory:
-    """What a search remembers from step to step besides its logits; plain values.
+    """The state of a search besides its logits, as plain values.
 
     Attributes:
-        decided: Decisions that are made already.
-        guarded: Those of them where a guard overruled the best option.
+        decided: Decisions made so far, with their option.
+        guarded: Those in which a guard replaced the best option.
         scores: By decision and option, how much the held-out loss rises without the option.
     """
 
@@ -45,33 +45,33 @@ def choose(
     memory: Memory,
     skip_limit: int,
 ) -> Choices:
-    """What is decided already, and the largest logit of each other decision, after the guards.
+    """Made decisions, and the largest logit of each open decision, after the guards.
 
-    * Of the cells, at most ``skip_limit`` end as skip. Where more would, those whose best other
-      option comes closest to skip take it.
-    * If every layer would be switched off, the one whose ``on`` comes closest stays on.
+    * At most ``skip_limit`` cells may be skip. If more would, the cells with the smallest gap
+      between skip and their best other option take that option.
+    * If every layer would be off, the one with the smallest gap between off and on stays on.
 
-    Where logits are equal, the earlier option is taken.
+    Of equal logits, the earlier option is chosen.
 
     Args:
         space: The search space.
-        logits: Of every decision, by option.
-        memory: What is decided.
-        skip_limit: How many cells may end as skip.
+        logits: Logits of every decision, by option.
+        memory: Holds the made decisions.
+        skip_limit: Maximum number of cells that may be skip.
     """
-    left = {name: options for name, options in logits.items() if name not in memory.decided}
-    best = {name: max(options, key=options.__getitem__) for name, options in left.items()}
+    undecided = {name: options for name, options in logits.items() if name not in memory.decided}
+    best = {name: max(options, key=options.__getitem__) for name, options in undecided.items()}
     choices = {name: memory.decided.get(name) or best[name] for name in logits}
-    changes = _guard_cells(space, choices, left, skip_limit)
-    changes |= _guard_layers(space, choices, left)
-    overruled = {*changes, *memory.guarded}
-    return Choices(choices | changes, tuple(name for name in logits if name in overruled))
+    changes = _guard_cells(space, choices, undecided, skip_limit)
+    changes |= _guard_layers(space, choices, undecided)
+    guarded = {*changes, *memory.guarded}
+    return Choices(choices | changes, tuple(name for name in logits if name in guarded))
 
 
 def may_choose(
     space: SearchSpace, memory: Memory, name: str, option: str, *, skip_limit: int
 ) -> bool:
-    """Whether the guards allow an option, when decisions are made one after another."""
+    """Whether the guards allow an option if decisions are made one after another."""
     if option == SKIP:
         skips = sum(choice == SKIP for choice in memory.decided.values())
         return skips < skip_limit
@@ -87,10 +87,10 @@ def decide(
     """Makes a decision: the option whose removal hurts most (arXiv 2108.04392, algorithm 1).
 
     Args:
-        memory: Is brought up to date.
+        memory: Is updated.
         name: The decision.
         scores: How much the held-out loss rises without each option.
-        allowed: What the guards say to an option.
+        allowed: Whether the guards allow an option.
     """
     best = max(scores, key=scores.__getitem__)
     option = max(filter(allowed, scores), key=scores.__getitem__)
@@ -106,23 +106,23 @@ def _guard_cells(
     logits: Mapping[str, Mapping[str, float]],
     skip_limit: int,
 ) -> dict[str, str]:
-    """Other operations for the cells that may not be skip."""
+    """Replacement operations for the cells that may not be skip."""
     skips = [cell for cell in _cells(space) if choices.get(cell) == SKIP]
-    rivals: dict[str, tuple[float, str]] = {}  # cell: (lead of skip, best other option)
+    runners_up: dict[str, tuple[float, str]] = {}  # cell: (lead of skip, best other option)
     for name in skips:
         others = {o: value for o, value in logits.get(name, {}).items() if o != SKIP}
         if others:
             best = max(others, key=others.__getitem__)
-            rivals[name] = (logits[name][SKIP] - others[best], best)
+            runners_up[name] = (logits[name][SKIP] - others[best], best)
     excess = max(0, len(skips) - skip_limit)
-    closest = sorted(rivals, key=lambda name: rivals[name][0])[:excess]
-    return {name: rivals[name][1] for name in closest}
+    closest = sorted(runners_up, key=lambda name: runners_up[name][0])[:excess]
+    return {name: runners_up[name][1] for name in closest}
 
 
 def _guard_layers(
     space: SearchSpace, choices: Mapping[str, str], logits: Mapping[str, Mapping[str, float]]
 ) -> dict[str, str]:
-    """One layer to keep on, where all would be off."""
+    """The layer to keep on if all would be off."""
     gates = [f"layer.{index}" for index in range(space.layers)]
     if any(choices.get(name, "on") == "on" for name in gates):
         return {}

@@ -1,4 +1,4 @@
-"""How logits become weights that a mixture can be computed and differentiated with."""
+"""Turns logits into weights of a differentiable mixture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def softmax(logits: Tensor, temperature: float) -> Tensor:
 
     Args:
         logits: (..., options).
-        temperature: Above 0; the lower, the nearer to one-hot.
+        temperature: Above 0; lower is nearer to one-hot.
 
     Returns:
         Weights that sum to 1, (..., options).
@@ -33,8 +33,8 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 
     Args:
         logits: (..., options).
-        temperature: Above 0; the lower, the nearer to one-hot.
-        generator: Source of the noise, on the CPU: every device and every process of a run
+        temperature: Above 0; lower is nearer to one-hot.
+        generator: Source of the noise, on the CPU, so that every device and every process of a run
             gets the same sample.
 
     Returns:
@@ -46,20 +46,20 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 def sampled_path(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One option, with a gradient that needs the output of that option only.
 
-    With ``p = softmax(logits / temperature)``, option k is drawn with probability p_k and weighs
-    ``p_k / stop(p_k)``: exactly 1, with the gradient of ``log p_k``. The others weigh 0 and have
-    no gradient. Let c_k be what the loss changes by per unit of weight k (the gradient at the
+    With ``p = softmax(logits / temperature)``, option k is drawn with probability p_k and gets the
+    weight ``p_k / stop(p_k)``: exactly 1, with the gradient of ``log p_k``. The others get weight 0
+    without a gradient. Let c_k be the change of the loss per unit of weight k (the gradient at the
     mixture times option k's output). Then the logits' expected gradient is
     ``sum over k of p_k c_k grad(log p_k) = sum over k of c_k grad(p_k)``, which is the gradient
-    of ProxylessNAS (arXiv 1812.00332, equation 4). It takes the outputs of all options there; here
-    each comes in as often as it is drawn. GDAS (arXiv 1910.04465) also runs one path, with the
-    straight-through weight in place of the quotient, whose expectation is another: it weighs an
-    option's term by how often the option is drawn.
-    The quotient is DiCE's (arXiv 1802.05098, equation 8).
+    of ProxylessNAS (arXiv 1812.00332, equation 4). That needs the outputs of all options; here each
+    contributes as often as it is drawn. GDAS (arXiv 1910.04465) also runs one path, but with the
+    straight-through weight instead of the quotient, which has another expectation: an option's term
+    is weighted by how often the option is drawn. The quotient is DiCE's (arXiv 1802.05098,
+    equation 8).
 
     Args:
         logits: (..., options).
-        temperature: The lower, the surer the largest logit is drawn.
+        temperature: Lower makes it more likely to draw the largest logit.
         generator: As for `gumbel`.
 
     Returns:
@@ -81,14 +81,14 @@ def _noise(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Relaxation:
-    """One way to make decisions soft.
+    """One way to turn logits into weights.
 
     Attributes:
         relax: From logits (..., options), temperature and generator to weights (..., options).
-        one_path: Whether a step's weights are those of one option, and only that one has to be
+        one_path: Whether each step has a single option with weight 1, so that only it has to be
             computed.
-        fixed_odds: Whether the odds of the options are those of temperature 1 in every step; else
-            they get surer as it falls.
+        fixed_odds: Whether the options' probabilities are those of temperature 1 in every step;
+            else they sharpen as the temperature falls.
     """
 
     relax: Callable[[Tensor, float, torch.Generator], Tensor]
@@ -103,7 +103,7 @@ RELAXATIONS: Mapping[RelaxationName, Relaxation] = MappingProxyType(
         "sampled-path": Relaxation(sampled_path, one_path=True),
     }
 )
-"""By the name they have in a config."""
+"""The relaxations by their name in a config."""
 
 
 def relax(

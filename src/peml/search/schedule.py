@@ -1,4 +1,4 @@
-"""What changes in the course of a search: the temperature."""
+"""The temperature of a search over its steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TemperatureSchedule(Settings):
         """The temperature, which falls exponentially.
 
         Args:
-            progress: From 0 (start) to 1 (end); what lies outside is clamped.
+            progress: From 0 (start) to 1 (end); clamped to this range.
         """
         progress = min(max(progress, 0.0), 1.0)
         return float(self.start * (self.end / self.start) ** progress)

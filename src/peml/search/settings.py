@@ -191,16 +191,16 @@ class SearchSettings(Settings):
         return self.discretise != "perturbation"
 
     def held_to(self, budget: int) -> SearchSettings:
-        """The same search held to a budget; as it is where its rule can't hold one."""
+        """This search with a budget; unchanged if its rule can't keep to one."""
         return self.model_copy(update={"budget": budget}) if self._holds_budgets else self
 
     @property
     def searches(self) -> bool:
-        """Whether anything is left to find."""
+        """Whether there is a search (no given, fixed or random network)."""
         return self.mode == "search" and self.genotype is None
 
     def held(self, space: SearchSpace, shape: PrefixShape) -> Budget | None:
-        """What keeps a search of this space to the budget, if there is one.
+        """The budget of a search of this space, if there is one.
 
         Raises:
             ConfigError: No network of the space is as small, or as large, as the budget.
@@ -213,7 +213,7 @@ class SearchSettings(Settings):
 
     @property
     def needs_held_out(self) -> bool:
-        """Whether some choice is made on rows of its own."""
+        """Whether the search needs held-out rows."""
         scored = self.score_options or self.discretise == "perturbation"
         return scored or self.optimise == "bilevel"
 
@@ -222,7 +222,7 @@ class SearchSettings(Settings):
         return max(1, round(self.share * total_steps))
 
     def skip_limit(self, cells: int) -> int:
-        """How many of ``cells`` cells may end as skip."""
+        """The maximum number of ``cells`` cells that may be skip."""
         if isinstance(self.max_skips, int):
             return self.max_skips
         return math.floor(self.max_skips * cells)

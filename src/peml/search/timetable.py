@@ -1,4 +1,4 @@
-"""What happens when in a search: a pure function of the settings and the step."""
+"""The phases of a search: pure functions of the settings and the step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from peml.search.settings import SearchSettings
 
 
 class Timetable:
-    """The stretches of a search, and what falls or rises in them.
+    """The phases of a search, with temperature (T) and hardness.
 
     ::
 
@@ -40,31 +40,31 @@ class Timetable:
         return self.warmup_steps <= step < self.cooldown_start
 
     def is_due(self, step: int) -> bool:
-        """Whether it is the turn of the decisions: in every moving step, or in every so many."""
+        """Whether the decisions are updated: in every moving step, for bilevel every few steps."""
         every = self._settings.every if self._settings.optimise == "bilevel" else 1
         return self.moves(step) and (step - self.warmup_steps) % every == 0
 
     def turn(self, step: int) -> int:
-        """How many turns of the decisions came before a step that is due."""
+        """Number of updates of the decisions before a step that is due."""
         return (step - self.warmup_steps) // self._settings.every
 
     def progress(self, step: int) -> float:
-        """From 0 in the first moving step to 1 in the last; outside below 0 or above 1."""
-        into, last = step - self.warmup_steps, self.moving_steps - 1
-        return into / last if last > 0 else float(into >= 0)
+        """From 0 in the first moving step to 1 in the last; below 0 before, above 1 after."""
+        moved, last = step - self.warmup_steps, self.moving_steps - 1
+        return moved / last if last > 0 else float(moved >= 0)
 
     def temperature(self, step: int) -> float:
-        """It stands, falls while the logits move, and stands again."""
+        """Constant in warm-up and cool-down, falling in between."""
         return self._settings.temperature.at(self.progress(step))
 
     def hardness(self, step: int) -> float:
-        """Share of the chosen network in the weights of a step: 0, then up to 1 in the last."""
+        """Share of the choices in a step's weights: 0, then rising to 1 in the last step."""
         if self.cooldown_steps == 0:
             return 0.0
         return min(max((step + 1 - self.cooldown_start) / self.cooldown_steps, 0.0), 1.0)
 
     def picks(self, step: int, decisions: int) -> int:
-        """Decisions that are made by a step under the perturbation rule, all in the last."""
+        """Number of decisions made by a step under the perturbation rule; all by the last step."""
         passed = step + 1 - self.cooldown_start
         if passed <= 0 or self.cooldown_steps == 0:
             return 0

@@ -1,4 +1,4 @@
-"""Operations that let prefix positions see each other. All of them heed presence."""
+"""Operations that mix prefix positions. All of them use presence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Convolution(Operation):
     """
 
     kernel = 3
-    """Positions each output sees; odd, so that it is centred."""
+    """Positions that each output depends on; odd, so that they are centred."""
 
     def __init__(self, width: int, length: int) -> None:
         super().__init__(width, length)
@@ -38,7 +38,7 @@ class Convolution(Operation):
 
 
 class SelfAttention(Operation):
-    """Multi-head self-attention among the prefix positions, without an order of its own.
+    """Multi-head self-attention among the prefix positions, without position encoding.
 
     Positions differ by their learnt embeddings only, so permuting the inputs permutes the
     outputs. There are as many of 4, 2 or 1 heads as divide the width.
@@ -56,7 +56,7 @@ class SelfAttention(Operation):
         projected = self.first(x).view(length, 3, self.heads, width // self.heads)
         query, key, value = projected.permute(1, 2, 0, 3)  # each (heads, length, channels)
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        # The clamp keeps the gradient of the logarithm finite; exactly absent is exactly out.
+        # The clamp keeps the logarithm's gradient finite; presence 0 gets exactly no attention.
         presence_log = presence.clamp_min(torch.finfo(presence.dtype).tiny).log()
         weights = (scores + presence_log.masked_fill(presence == 0, -torch.inf)).softmax(-1)
         mixed = (weights @ value).transpose(0, 1).reshape(length, width)
@@ -67,10 +67,9 @@ class SelfAttention(Operation):
 class GRU(Operation):
     """A gated recurrent unit from the first position to the last (``torch.nn.GRU``).
 
-    It never looks back, so absent positions, which trail, can't reach the others. Its steps are
-    sequential: about 2.6 ms forward and backward for 16 positions on a CPU, where all other
-    candidates together take less. The default search space therefore has
-    :class:`MinimalGRU` in its place.
+    Information flows forward only, so absent positions, which come last, can't affect the others.
+    Its steps are sequential: about 2.6 ms forward and backward for 16 positions on a CPU, more than
+    all other candidates together. The default search space has :class:`MinimalGRU` instead.
     """
 
     def __init__(self, width: int, length: int) -> None:
@@ -86,7 +85,7 @@ class GRU(Operation):
 
 
 class MinimalGRU(Operation):
-    """A GRU whose gates see the input only, so that all positions are computed at once.
+    """A GRU whose gates depend on the input only, so that all positions are computed at once.
 
     ``h_t = (1 - z_t) h_{t-1} + z_t c_t`` with ``z_t = sigmoid(W_z x_t)`` and
     ``c_t = tanh(W_c x_t)``, solved in closed form:
@@ -104,12 +103,13 @@ class MinimalGRU(Operation):
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """See :meth:`Operation.forward`."""
         gate, candidate = self.first(x * presence[:, None]).chunk(2, dim=-1)
-        kept = F.logsigmoid(-gate).cumsum(0)  # log of prod(1 - z_i), i = 0..t
+        log_decay = F.logsigmoid(-gate).cumsum(0)  # log of prod(1 - z_i), i = 0..t
         length = x.shape[0]
         future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         # (t, j, width). Masked before exp, not after: there the exponent is positive and may
         # overflow, and inf * 0 would be NaN in the backward pass.
-        decay = (kept[:, None] - kept[None, :]).masked_fill(future[:, :, None], -torch.inf).exp()
+        log_ratio = log_decay[:, None] - log_decay[None, :]
+        decay = log_ratio.masked_fill(future[:, :, None], -torch.inf).exp()
         state = (decay * (gate.sigmoid() * candidate.tanh())[None]).sum(1)
         added: Tensor = self.last(state)
         return added

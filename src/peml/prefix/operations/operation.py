@@ -1,4 +1,4 @@
-"""What a candidate operation of a cell is."""
+"""The interface of a candidate operation of a cell."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Operation(nn.Module, ABC):
 
     Contract (``peml.testing.OperationSuite`` checks it):
 
-    * A fresh operation adds zero. Its last layer starts at zero, so that no candidate starts
-      with an advantage, or with noise that would drive the search towards ``skip``. The layers
-      before it start as usual, so gradients reach everything after the first step.
-    * A position of presence exactly 0 has no influence on any other position, so a prefix whose
-      length was decided equals one that never had the other positions.
+    * A new operation adds zero. Its last layer starts at zero, so that no candidate starts with an
+      advantage, or with noise that would drive the search towards ``skip``. The layers before it
+      are initialised as usual, so that all parameters get gradients after the first step.
+    * A position with presence exactly 0 has no influence on any other position, so a prefix of a
+      chosen length equals one that never had the other positions.
 
     Args:
         width: Channels of the hidden states.
@@ -36,9 +36,9 @@ class Operation(nn.Module, ABC):
 
         Args:
             x: Normalised hidden states of the prefix positions, (length, width).
-            presence: How far each position is part of the prefix, (length,), from 0 to 1 and
-                never rising. The first is always 1. Operations that mix positions must
-                heed it; the others may ignore it.
+            presence: How much each position is part of the prefix, (length,), from 0 to 1 and
+                never increasing. The first is always 1. Operations that mix positions must
+                use it; others may ignore it.
 
         Returns:
             What is added to the residual stream, (length, width).
@@ -46,10 +46,10 @@ class Operation(nn.Module, ABC):
 
     @torch.no_grad()
     def inherit(self, other: Operation) -> None:
-        """Takes over the weights of the same operation, made for as many positions or more.
+        """Copies the weights of the same operation, made for as many positions or more.
 
-        Called where a search has decided. A parameter whose size depends on the length takes the
-        first rows or columns, those of the first positions; override it where that is not so.
+        Called at the end of a search. A parameter whose size depends on the length gets the first
+        rows or columns, those of the first positions; override this if that is wrong.
         """
         given = other.state_dict()
         for name, value in self.state_dict().items():

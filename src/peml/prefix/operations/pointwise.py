@@ -1,4 +1,4 @@
-"""Operations that treat every prefix position by itself. They ignore presence."""
+"""Operations on each prefix position separately. They ignore presence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peml.prefix.operations.operation import Operation, zero_linear
 
 
 class Skip(Operation):
-    """Adds nothing: the cell is its residual alone."""
+    """Adds nothing: the cell returns its input."""
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
         """Zeros, (length, width)."""

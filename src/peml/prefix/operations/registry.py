@@ -32,7 +32,7 @@ OPERATIONS: Registry[Callable[[int, int], Operation]] = Registry(
 )
 """Name to factory, called with width and length; usually an `Operation` subclass."""
 
-# `skip` stands last: where two logits are exactly equal the earlier option is taken.
+# `skip` comes last, since of equal logits the earlier option is chosen.
 DEFAULT_OPERATIONS = (
     "linear",
     "mlp-tanh",
@@ -44,7 +44,7 @@ DEFAULT_OPERATIONS = (
     "min-gru",
     SKIP,
 )
-"""What a cell chooses from unless the config says otherwise."""
+"""The default candidates of a cell."""
 
 
 def list_operations() -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
     """Checks names of operations in a config or a genotype.
 
     Raises:
-        ValueError: Names that nothing is registered under, each with the nearest one that is.
+        ValueError: Lists the unknown names, each with the nearest known one.
     """
     known = list_operations()
     unknown = [f"{name!r}.{nearest(name, known)}" for name in names if name not in known]
