@@ -55,7 +55,7 @@ def _margins(kept: KeptPredictions) -> list[float]:
     if _in_text(kept):
         return [1 - score for score in ROW_SCORES[kept.task.metrics[0]](kept.gold, kept.predicted)]
     if kept.task.type.has_scale:
-        return [abs(gold - said) for gold, said in zip(kept.gold, kept.predicted, strict=True)]
+        return [abs(gold - answer) for gold, answer in zip(kept.gold, kept.predicted, strict=True)]
     answers = zip(kept.gold, kept.predicted, kept.scores, strict=True)
     # The rows of a diverged model have no scores, since only finite ones are stored.
     return [

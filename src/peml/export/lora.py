@@ -179,7 +179,7 @@ def _readme(model: TaskModel, saved: SavedModel, tasks: dict[int, Task], *, per_
     first = next(iter(tasks.values())).name
     place = f"FOLDER/{first}" if per_task else "FOLDER"
     shared = (
-        "One adapter per task, each in a folder of its own."
+        "One adapter per task, each in a separate folder."
         if per_task
         else ("One adapter for all tasks.")
     )

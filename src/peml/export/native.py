@@ -68,17 +68,17 @@ def save_model(
     trained = answers(model, probes)
     with atomic_folder(folder) as partial:
         model.save_parts(partial)
-        kept = {name: value.clone() for name, value in model.kept().items()}
+        unmerged = {name: value.clone() for name, value in model.kept().items()}
         prefix = model.merge()
-        _refuse_not_finite(base, [*kept.values(), *([] if prefix is None else [prefix.tensor])])
+        _refuse_not_finite(base, [*unmerged.values(), *([] if prefix is None else [prefix.tensor])])
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
         if prefix is not None:
             write_tensors(partial / _PREFIX, {"prefix": prefix.tensor})
         if base.prompt.vectors is not None:
             write_tensors(partial / _PROMPT, {"prompt": base.prompt.vectors})
-        if kept:
-            write_tensors(partial / _ADAPTER, kept)
+        if unmerged:
+            write_tensors(partial / _ADAPTER, unmerged)
         if base.heads is not None:
             write_tensors(partial / _HEADS, base.heads.state_dict())
         model_settings = base.settings.model_copy(update={"family": base.family.name})

@@ -50,7 +50,7 @@ def _read_text(location: str, file: str, revision: str | None) -> str:
     path: Path | None = Path(location, file)
     try:
         if not Path(location).is_dir():
-            found = cached_file(
+            cached = cached_file(
                 location,
                 file,
                 revision=revision,
@@ -58,7 +58,7 @@ def _read_text(location: str, file: str, revision: str | None) -> str:
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
             )
-            path = None if found is None else Path(found)
+            path = None if cached is None else Path(cached)
         return "" if path is None else path.read_text(encoding="utf-8")
     except (OSError, ValueError):  # loading the model will report it
         return ""

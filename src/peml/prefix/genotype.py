@@ -25,7 +25,7 @@ _PLACEMENT = ("prefix", "placement")
 
 
 class Genotype(Settings):
-    """What a prefix network, and where it was searched the LoRA, is made of; without weights."""
+    """The structure of a prefix network, and of the LoRA if its ranks were searched; no weights."""
 
     format: int = Field(GENOTYPE_FORMAT, description="Version of this file's format.")
     cells: tuple[str, ...] = Field(description="Operation of each cell.", min_length=1)

@@ -159,6 +159,34 @@ class TextFamily(Family):
         )
         return ModelOutput(losses.mean(), losses, -total)
 
+    @abstractmethod
+    def _generation_inputs(
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[dict[str, Tensor], int]:
+        """The model's inputs, and how many tokens at the start of each output row are given."""
+
+    def generate(
+        self,
+        model: Any,
+        batch: TaskBatch,
+        prompt: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        gaps: Sequence[str] = (),
+    ) -> list[str | None]:
+        """Greedy decoding; see `Family.generate`."""
+        inputs, given = self._generation_inputs(model, batch, prompt)
+        return decode(
+            model,
+            inputs,
+            given,
+            self.spelling,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            gaps=gaps,
+        )
+
     def predict(
         self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int
     ) -> Tensor:
@@ -200,29 +228,29 @@ class CausalFamily(TextFamily):
 
     def _prompt(self, prompt: str) -> EncodedSequence:
         ids = self._seam.context(prompt)
-        kept = self._fit(ids, self.max_length)
-        return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept), gap=trailing_space(prompt))
+        fitted = self._fit(ids, self.max_length)
+        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted), gap=trailing_space(prompt))
 
     def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         return self._seam.split(prompt, answers)
 
     def _text(self, prompt: str, target: str) -> EncodedSequence:
         ids, (answer,) = self._seam.split(prompt, [target])
-        wanted = self._close(answer)
+        closed = self._close(answer)
         # The target has priority, but the prompt keeps at least a quarter of the length.
-        kept_answer = wanted[: self.max_length - min(len(ids), self.max_length // 4)]
-        kept = self._fit(ids, self.max_length - len(kept_answer))
-        cut = len(ids) + len(wanted) - len(kept) - len(kept_answer)
-        joined = _joined(kept, kept_answer, cut)
+        target_ids = closed[: self.max_length - min(len(ids), self.max_length // 4)]
+        fitted = self._fit(ids, self.max_length - len(target_ids))
+        cut = len(ids) + len(closed) - len(fitted) - len(target_ids)
+        joined = _joined(fitted, target_ids, cut)
         return replace(joined, altered=self._is_altered(target, answer))
 
     def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
         # All options get the same context: the part that fits before the longest option, at least
         # one token.
         most = self.max_length - 1
-        kept = self._fit(context, self.max_length - min(most, max(map(len, answers))))
-        lost = len(context) - len(kept)
-        return [_joined(kept, each[:most], lost + max(0, len(each) - most)) for each in answers]
+        fitted = self._fit(context, self.max_length - min(most, max(map(len, answers))))
+        lost = len(context) - len(fitted)
+        return [_joined(fitted, each[:most], lost + max(0, len(each) - most)) for each in answers]
 
     def _target_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
@@ -240,29 +268,12 @@ class CausalFamily(TextFamily):
             return None
         return self.positions - prompt_length - self.max_length
 
-    def generate(
-        self,
-        model: Any,
-        batch: TaskBatch,
-        prompt: Tensor | None = None,
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        gaps: Sequence[str] = (),
-    ) -> list[str | None]:
-        """Greedy continuation of left-padded inputs."""
+    def _generation_inputs(
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[dict[str, Tensor], int]:
         inputs = build_inputs(model, batch, prompt, padded_left=True)
         # For input embeddings, Transformers returns the new tokens only.
-        given = batch.input_ids.shape[1] if prompt is None else 0
-        return decode(
-            model,
-            inputs,
-            given,
-            self.spelling,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            gaps=gaps,
-        )
+        return inputs, batch.input_ids.shape[1] if prompt is None else 0
 
 
 class Seq2SeqFamily(TextFamily):
@@ -280,8 +291,8 @@ class Seq2SeqFamily(TextFamily):
         return self._source(self._source_ids(prompt))
 
     def _source(self, ids: list[int]) -> EncodedSequence:
-        kept = self._fit(ids, self.max_length)
-        return EncodedSequence(kept, 1.0, cut=len(ids) - len(kept))
+        fitted = self._fit(ids, self.max_length)
+        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted))
 
     def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """The decoder's target is tokenised separately from the prompt."""
@@ -311,8 +322,8 @@ class Seq2SeqFamily(TextFamily):
         return [self._targeted(source, answer) for answer in answers]
 
     def _targeted(self, source: EncodedSequence, answer: list[int]) -> EncodedSequence:
-        kept = answer[: self.max_length]
-        return replace(source, labels=kept, cut=source.cut + len(answer) - len(kept))
+        labels = answer[: self.max_length]
+        return replace(source, labels=labels, cut=source.cut + len(answer) - len(labels))
 
     def _target_logits(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
@@ -326,19 +337,10 @@ class Seq2SeqFamily(TextFamily):
         logits = positions.logits(model, **inputs, decoder_input_ids=shifted, use_cache=False)
         return logits, labels[rows, places], rows
 
-    def generate(
-        self,
-        model: Any,
-        batch: TaskBatch,
-        prompt: Tensor | None = None,
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        gaps: Sequence[str] = (),
-    ) -> list[str | None]:
-        """Greedy decoding after the decoder's start token; `gaps` are not used."""
-        inputs = build_inputs(model, batch, prompt)
-        return decode(model, inputs, 1, self.spelling, max_new_tokens=max_new_tokens, stop=stop)
+    def _generation_inputs(
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[dict[str, Tensor], int]:
+        return build_inputs(model, batch, prompt), 1  # the decoder's start token
 
 
 def _joined(context: list[int], answer: list[int], cut: int) -> EncodedSequence:
