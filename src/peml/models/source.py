@@ -47,21 +47,30 @@ def read_vocabulary(location: str, revision: str | None) -> str:
 
 def _read_text(location: str, file: str, revision: str | None) -> str:
     """A file of a folder or repository; empty if it is missing or unreadable."""
-    path: Path | None = Path(location, file)
+    path = find_file(location, file, revision)
     try:
-        if not Path(location).is_dir():
-            cached = cached_file(
-                location,
-                file,
-                revision=revision,
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-            path = None if cached is None else Path(cached)
         return "" if path is None else path.read_text(encoding="utf-8")
     except (OSError, ValueError):  # loading the model will report it
         return ""
+
+
+def find_file(location: str, file: str, revision: str | None) -> Path | None:
+    """A file of a local folder or hub repository; None if it is missing or can't be fetched."""
+    if Path(location).is_dir():
+        path = Path(location, file)
+        return path if path.is_file() else None
+    try:
+        cached = cached_file(
+            location,
+            file,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):  # loading the model will report it
+        return None
+    return None if cached is None else Path(cached)
 
 
 def check_source(name: str, location: str, revision: str | None, *, trusted: bool) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from transformers.utils import cached_file
-
 from peml.files import sha256
-from peml.models.source import read_source
+from peml.models.source import find_file, read_source
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -50,28 +48,10 @@ def _checksum(path: Path, *_: int) -> str:
 
 def _files(location: str, revision: str | None) -> Iterable[Path]:
     """The files that Transformers reads: a single one, or those listed in an index."""
-    single = _find(location, _SINGLE, revision)
+    single = find_file(location, _SINGLE, revision)
     if single is not None:
         return [single]
     listed = read_source(location, _INDEX, revision).get("weight_map")
     names = sorted(set(listed.values())) if isinstance(listed, dict) else []
-    paths = (_find(location, str(name), revision) for name in names)
+    paths = (find_file(location, str(name), revision) for name in names)
     return [path for path in paths if path is not None]
-
-
-def _find(location: str, name: str, revision: str | None) -> Path | None:
-    if Path(location).is_dir():
-        path = Path(location, name)
-        return path if path.is_file() else None
-    try:
-        cached = cached_file(
-            location,
-            name,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except (OSError, ValueError):  # loading the model will report it
-        return None
-    return None if cached is None else Path(cached)
