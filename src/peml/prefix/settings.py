@@ -137,7 +137,7 @@ class PrefixSettings(PrefixBaseSettings):
         )
 
     def fixed(self, shape: PrefixShape) -> Genotype:
-        """The network nobody searched, as large as these settings allow it to be.
+        """The fixed network, without a search, as large as these settings allow.
 
         A two-layer MLP, the longest candidate length, every layer on, the first candidate head.
         """

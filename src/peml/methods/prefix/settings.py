@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
-    """A prefix nobody searches: a two-layer MLP, or the keys and values themselves."""
+    """A prefix without a search: from a two-layer MLP, or keys and values trained directly."""
 
     # A row of a flat prefix moves by its own steps alone, while an MLP's moves with every weight
     # of its head. On MiniLM (SST-2 and MRPC, 70 steps, one seed) a flat prefix lowered the
@@ -100,7 +100,7 @@ class PrefixTuningSettings(FixedPrefixSettings):
     """A prefix alone, from a two-layer MLP or flat, the same for all tasks."""
 
     name: Literal["prefix-tuning"] = "prefix-tuning"
-    # Where nothing else learns, it pays to be heard early: see prefix_nas.py.
+    # Without LoRA, the prefix needs a stronger start: see PrefixNasSettings.
     rates: ClassVar[Mapping[str, float]] = {"mlp": 2e-2, "flat": 0.2}
     quietness: float = Field(
         1.0,
@@ -157,10 +157,10 @@ class LonePrefixSettings(PrefixSettings):
     )
 
 
-# At the rate and the quietness that do for a prefix beside a LoRA (1e-3, 4), a prefix alone has
-# hardly begun to move after 600 steps: docs/results/search.md.
+# With the rate and quietness of a prefix beside a LoRA (1e-3, 4), a prefix without LoRA has hardly
+# changed after 600 steps: docs/results/search.md.
 class PrefixNasSettings(SearchedPrefixSettings):
-    """A searched prefix alone: what the search is worth where no LoRA learns beside it."""
+    """A searched prefix without LoRA."""
 
     name: Literal["prefix-nas"] = "prefix-nas"
     prefix: LonePrefixSettings = Field(
