@@ -218,7 +218,7 @@ def test_nothing_of_the_frozen_model_learns() -> None:
 def test_a_model_without_such_attention_is_one_clear_message(name: str) -> None:
     method: Method = build_method(parse_method({"name": name}))
     model = tiny_task_model("deberta-v2", TINY_TASKS)
-    with pytest.raises(ModelError, match="no prefix can be put"):
+    with pytest.raises(ModelError, match="take a prefix"):
         method.count_parameters(read_shape(model))
     with pytest.raises(ModelError):
         method.attach(model, AttachContext(0, lambda: _run(model)))

@@ -89,7 +89,7 @@ _TEXT = "the good dog is on the box and the bad ball is under the man"
 @pytest.mark.parametrize(
     ("family", "prefix", "search"),
     [
-        ("causal", {"dropout": 0.3}, {"budget": 3000}),
+        ("causal", {"dropout": 0.3}, {"budget": 800}),
         ("encoder", {"start": "text", "text": _TEXT, "dropout": 0.3, "warmup": 0.3}, {}),
     ],
 )

@@ -47,6 +47,9 @@ class AdapterPart(Part):
         self._backbone = model.backbone
         self._settings, self._merges = settings, merges
         linears = find_linears(model.backbone)
+        output = model.backbone.get_output_embeddings()
+        if output is not None and any(linears[name] is output for name in deltas):
+            model.family.logits_everywhere = True  # its tasks are told apart by whole rows
         self.layers: dict[str, AdaptedLinear] = {}
         for name, delta in deltas.items():
             base = linears[name]
