@@ -74,7 +74,7 @@ def test_the_mask_is_the_one_that_is_meant_whatever_its_shape(length: int) -> No
     torch.testing.assert_close(routing.mask("inputs", 2, 5), inputs)
     torch.testing.assert_close(routing.mask("targets", 2, length), targets)
     torch.testing.assert_close(routing.mask("inputs", 10, 1), inputs.reshape(10, 1))
-    with pytest.raises(TaskError, match="sees 4 x 5 tokens, and the batch's inputs are 2 x 5"):
+    with pytest.raises(TaskError, match="gets 4 x 5 tokens, but the batch's inputs are 2 x 5"):
         routing.mask("inputs", 4, 5)
     routing.set(torch.tensor([0, 0]), inputs=inputs)
     assert routing.mask("targets", 2, 5) is None
