@@ -22,9 +22,9 @@ test-fast: $(VENV)/installed
 test-floor: $(FLOOR)/installed
 	$(FLOOR)/bin/$(PYTEST)
 
-# Two fit, tune and compare at once on a new folder, either killed at 50 moments each: 10 minutes.
+# Two fit, tune and compare at once on a new folder, either killed at 50 moments each: 5 minutes.
 test-kill: $(VENV)/installed
-	$(BIN)/python -m pytest -m kill
+	$(BIN)/$(PYTEST) -m kill
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

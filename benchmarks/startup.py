@@ -21,8 +21,8 @@ PEER = ("-c", "import transformers, peft")
 MODEL = """
 import sys
 from transformers import AutoModel, AutoTokenizer
-from peml.models.embedded import embedded_minilm
-folder = embedded_minilm()
+from peml.models.embedded import embedded_model
+folder = embedded_model("minilm")
 rows = AutoTokenizer.from_pretrained(folder)("My refund is late.", return_tensors="pt")
 AutoModel.from_pretrained(folder)(**rows)
 """
