@@ -228,6 +228,16 @@ def test_option_scoring_sets_shared_contexts_against_plain_ones(
     assert all(figure["holds"] for figure in found if figure["unit"] == "nats")
 
 
+def test_answer_logits_sets_the_answer_against_every_token(
+    script: Script, tmp_path: Path, figures: Figures
+) -> None:
+    options = ["--json", str(tmp_path / "figures.json"), "--layers", "1", "--rows", "2"]
+    script("answer_logits").main([*options, "--length", "8", "--rounds", "2"])
+    ratio, difference = figures()
+    assert ratio["value"] > 0
+    assert difference["value"] < 1e-4
+
+
 def test_option_scoring_asks_what_the_benchmarks_ask(script: Script, tmp_path: Path) -> None:
     scoring = script("option_scoring")
     source = scored_rows(tmp_path)

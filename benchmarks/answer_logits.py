@@ -1,0 +1,101 @@
+"""A training step with logits at the answer's tokens alone, against logits at every token.
+
+The model has SmolLM2-135M's shape (30 layers, 576 channels, 49,152 tokens) and random weights, with
+a LoRA of rank 8 on all linear layers; rows have three answer tokens. Both sides take the same step.
+
+    python benchmarks/answer_logits.py [--dtype bfloat16] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from common import CLOCKS, Figure, at_least, plain_parser, ratio_of_medians, report
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from peml.data.batch import TaskBatch
+from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.models import Backbone, ModelSettings, TaskModel
+from peml.testing import TINY_TASKS
+from peml.testing.tasks import tiny_family
+
+VOCABULARY = 49_152
+ANSWER = 3  # tokens
+
+
+def build(layers: int, dtype: str) -> AttachedModel:
+    """The model with its LoRA."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).requires_grad_(False).to(getattr(torch, dtype))
+    settings = ModelSettings(name="random-llama")
+    base = TaskModel(Backbone(model, tiny_family("llama", max_length=512), settings), TINY_TASKS)
+    method = build_method(parse_method({"name": "lora"}))
+    return method.attach(base, AttachContext(0, lambda: None)).train()
+
+
+def draw_batch(rows: int, length: int) -> TaskBatch:
+    """Random rows of one length."""
+    ids = torch.randint(10, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
+    labels = torch.full_like(ids, -100)
+    labels[:, -ANSWER:] = ids[:, -ANSWER:]
+    numbers = torch.arange(rows)
+    return TaskBatch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        targets=torch.ones(rows),
+        task_ids=torch.zeros_like(numbers),
+        groups=numbers,
+        rows=numbers,
+        labels=labels,
+    )
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """Seconds of a forward and a backward pass on both sides, interleaved."""
+    model = build(arguments.layers, arguments.dtype)
+    batch, clock = draw_batch(arguments.rows, arguments.length), CLOCKS[arguments.clock]
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    losses = {}
+    for _ in range(arguments.rounds + 1):
+        for everywhere, series in seconds.items():
+            model.base.family.logits_everywhere = everywhere
+            since = clock()
+            loss = model(batch).loss
+            loss.backward()
+            series.append(clock() - since)
+            losses[everywhere] = float(loss.detach())
+            model.zero_grad()
+    whole, chosen = seconds[True][1:], seconds[False][1:]  # the first round warms up
+    ratio = ratio_of_medians(whole, chosen)
+    unit = f"ratio, 95 % in [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return [
+        at_least("tokens per second, answers alone / every token", ratio.value, unit, 1.0),
+        Figure("difference of the losses", abs(losses[True] - losses[False]), "nats"),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table and writes the figures."""
+    parser = plain_parser(__doc__)
+    parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
+    parser.add_argument("--length", type=int, default=64, help="tokens of a row")
+    parser.add_argument("--layers", type=int, default=30, help="layers of the model")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds that are counted")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="see step_time.py")
+    arguments = parser.parse_args(argv)
+    report(f"Logits at the answer, {arguments.dtype}", measure(arguments), arguments)
+
+
+if __name__ == "__main__":
+    main()
