@@ -20,6 +20,7 @@ from peml.methods import (
     parse_method,
     read_shape,
 )
+from peml.methods.lora import part
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model
 from tests.methods.test_lora import disturb, plain
@@ -127,3 +128,14 @@ def test_a_shard_wider_than_a_layers_inputs_is_refused() -> None:
     ) as caught:
         attach("miss", "bert", r=33)
     assert "or change the settings" in str(caught.value)
+
+
+def test_a_tuner_that_takes_other_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    exactly_on = part._exactly_on
+
+    def one_less(paths: set[str], tuner: Any) -> Any:
+        return exactly_on(set(sorted(paths)[1:]), tuner)
+
+    monkeypatch.setattr(part, "_exactly_on", one_less)
+    with pytest.raises(ModelError, match="attached to other layers than asked for"):
+        attach("hira", "llama")
