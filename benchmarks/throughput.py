@@ -45,8 +45,9 @@ from transformers import (
 from peml.methods import LoraSettings
 from peml.records import Evaluation, StepRecord
 from peml.run.cost import peak_memory
+from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared
-from peml.run.training import attach, build_accelerator
+from peml.run.training import attach
 from peml.training import Phase, TrainingLoop, build_optimizer
 
 TARGET = 2.0

@@ -298,6 +298,17 @@ def test_what_was_equal_is_listed_and_what_was_not_is_said(tmp_path: Path) -> No
     assert dict(collected(tmp_path, config())["equal"])["steps"] == "8 to 10 on glue (NOT equal)"
 
 
+@pytest.mark.parametrize(("one", "said"), [("fp32", "fp32"), ("bf16", "bf16 and fp32 (NOT equal)")])
+def test_the_precision_is_the_cells(tmp_path: Path, one: str, said: str) -> None:
+    all_runs(tmp_path)
+    assert dict(collected(tmp_path, config())["equal"])["precision"] == "auto"
+    for label, compute in (("peml", "fp32"), ("lora", one)):
+        path = cell(tmp_path, label, 0) / "results.json"
+        precision = {"compute": compute, "weights": "float32", "reason": "r"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": precision}))
+    assert dict(collected(tmp_path, config())["equal"])["precision"] == said
+
+
 def test_cells_of_a_comparison_are_methods_times_seeds(tmp_path: Path) -> None:
     one = config()
     halved = {"training.learning_rate_factor": 0.5}

@@ -15,8 +15,9 @@ from peml.run import RunFolder
 from peml.run.cost import CostMeter
 from peml.run.evaluation import evaluate_run
 from peml.run.held_out import HeldOutRows
+from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared, prepare
-from peml.run.training import attach, build_accelerator
+from peml.run.training import attach
 from peml.tasks import SOURCE_ROW
 from peml.training import build_optimizer
 from peml.training.optimizer import set_learning_rates

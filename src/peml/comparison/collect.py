@@ -206,6 +206,7 @@ def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord
         mean=results.mean,
         tasks=values,
         steps=sum(cost.steps.values()),
+        precision=results.precision and results.precision.compute,
         seconds={
             # Discretising belongs to what a search costs.
             "search": seconds.get("search", 0.0) + seconds.get("discretise", 0.0),

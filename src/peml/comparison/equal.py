@@ -36,7 +36,7 @@ def list_equal(
         ("templates", "version " + _listed(sorted({task.version for task in tasks}))),
         ("shots", _range(task.shots for task in tasks)),
         ("loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)),
-        ("precision", training.precision),
+        ("precision", _precision(suites) or training.precision),
         ("schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"),
         ("final weights", _FINAL[training.keep]),
         ("splits", "development rows carved from train, the same for all seeds; they alone choose"),
@@ -68,6 +68,13 @@ def _steps(suite: SuiteRecord) -> str:
     made = sorted(set().union(*by_seed.values()))
     unequal = any(len(steps) > 1 for steps in by_seed.values())
     return f"{_range(made)} on {suite.name}" + (" (NOT equal)" * unequal)
+
+
+def _precision(suites: Sequence[SuiteRecord]) -> str:
+    """What the cells were computed in; empty where none says."""
+    cells = (cell for suite in suites for row in suite.rows for cell in row.cells)
+    found = sorted({cell.precision for cell in cells if cell.precision is not None})
+    return " and ".join(found) + " (NOT equal)" * (len(found) > 1)
 
 
 def _decoding(config: ComparisonConfig, tasks: Sequence[ComparedTask]) -> str:

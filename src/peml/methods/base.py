@@ -224,6 +224,8 @@ class Method(ABC):
     """
 
     settings_type: ClassVar[type[MethodSettings]]
+    trains_backbone: ClassVar[bool] = False
+    """Whether the base model's own weights train, which are then stored in float32."""
 
     @abstractmethod
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:

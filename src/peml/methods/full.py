@@ -15,6 +15,7 @@ class Full(Method):
     """Everything trains, embeddings included; nothing is added, so nothing can be taken away."""
 
     settings_type: ClassVar[type[MethodSettings]] = FullSettings
+    trains_backbone: ClassVar[bool] = True
 
     def __init__(self, settings: FullSettings) -> None:
         self.settings = settings

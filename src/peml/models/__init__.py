@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         identify_model,
         load_backbone,
         load_family,
+        read_width,
     )
     from peml.models.numbers import not_finite
     from peml.models.prompt import InputPrompt
@@ -56,4 +57,5 @@ __all__ = [
     "load_backbone",
     "load_family",
     "not_finite",
+    "read_width",
 ]

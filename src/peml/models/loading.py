@@ -162,6 +162,17 @@ def load_family(settings: ModelSettings) -> Family:
     )
 
 
+def read_width(settings: ModelSettings) -> int | None:
+    """Channels of the model's hidden states, from its config alone; None if that doesn't say.
+
+    Raises:
+        ModelError: The config can't be read.
+    """
+    config = _from_pretrained(AutoConfig, settings, "config")
+    width: int | None = getattr(config.get_text_config(), "hidden_size", None)
+    return width
+
+
 def _end_tokens(settings: ModelSettings, config: Any) -> Any:
     """``eos_token_id`` of the model's ``generation_config.json``, else of its config.
 
@@ -202,6 +213,8 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
         ModelError: The model can't be found or read.
     """
     family = family or load_family(settings)
+    if settings.dtype == "auto":  # nobody trains: runs have decided
+        settings = settings.model_copy(update={"dtype": "float32"})
     options: dict[str, Any] = {}
     if isinstance(family, TextFamily):
         config = _from_pretrained(AutoConfig, settings, "config")

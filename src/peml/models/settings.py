@@ -35,8 +35,10 @@ class ModelSettings(Settings):
         description="Name of a GGUF file in the folder or repository. It is read instead of "
         "safetensors and cached as bfloat16. Needs the extra `lm`.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Data type of the frozen weights."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Data type of the frozen weights. `auto`: bfloat16 in a run that computes in "
+        "bf16, unless the method trains these weights; else float32.",
     )
     attention: Literal["sdpa", "eager"] = Field(
         "sdpa", description="Attention implementation that the prefix is injected into."

@@ -48,6 +48,7 @@ class CellRecord(Record):
     mean: Number = None
     tasks: dict[str, Number] = {}
     steps: int | None = None
+    precision: str | None = None
     seconds: dict[str, Number] = {}
     peak_memory_bytes: int | None = None
     trainable_parameters: int | None = None

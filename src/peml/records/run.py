@@ -100,6 +100,19 @@ class LeakageEntry(Record):
     anywhere: int | None = None
 
 
+class Precision(Record):
+    """What a run computes in, the type its frozen weights are stored in, and why."""
+
+    compute: Literal["fp32", "bf16"]
+    weights: Literal["float32", "bfloat16", "float16"]
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The same, for people."""
+        return f"{self.compute}, frozen weights in {self.weights}: {self.reason}"
+
+
 class Plan(FileRecord):
     """``plan.json``: what the run set out to do, and what it was begun with.
 
@@ -113,6 +126,7 @@ class Plan(FileRecord):
     leakage: list[LeakageEntry] = []
     leakage_action: str = "report"
     leakage_dropped: dict[str, int] = {}
+    precision: Precision | None = None
     max_length: int | None = None
     trainable_parameters: dict[str, int] = {}
     batches_per_epoch: int | None = None
@@ -279,6 +293,7 @@ class Results(Means, FileRecord):
     merging: str | None = None
     needs_task_id: bool = False
     model: str
+    precision: Precision | None = None
     seed: int
     tasks: dict[str, TaskResult] = Field(min_length=1)
     average: str = "tasks"

@@ -22,7 +22,7 @@ from peml.config import (
 )
 from peml.errors import RunError
 from peml.files import write_text
-from peml.records import Environment, Identity, Plan, Results
+from peml.records import Environment, Identity, Plan, Precision, Results
 from peml.run.identity import check_identity
 from peml.run.work_folder import WorkFolder
 
@@ -86,6 +86,24 @@ class RunFolder(WorkFolder[RunConfig]):
         before = Plan.find(self.path)
         if before is not None:
             check_identity(before.identity, identity, self.path)
+
+    def precision(self, config: RunConfig) -> Precision | None:
+        """What a run that was begun computes in; None for one that starts.
+
+        Raises:
+            RunError: It left the choice to the machine, and kept no record of it.
+        """
+        before = Plan.find(self.path)
+        if before is None:
+            return None
+        if before.precision is None and config.training.precision == "auto":
+            raise RunError(
+                f"{self.path} was begun by a version of peml that didn't record what "
+                "training.precision: auto came to",
+                allowed="a run that says what it computes in",
+                action="choose another --output; nothing was changed",
+            )
+        return before.precision
 
     def check_plan(self, planned: Plan) -> None:
         """Keeps the plan of a run that starts; refuses to go on with data that changed since.

@@ -91,7 +91,7 @@ def fit(
             return Run(output, Results.read(output))
         results = Results.find(output)
         if results is None:
-            prepared = prepare(config)
+            prepared = prepare(config, folder.precision(config))
             identity = identify(prepared)
             folder.check_identity(identity)  # before anything of the folder is loaded
             session = TrainingSession(prepared, folder, console, on_evaluation)
@@ -109,7 +109,8 @@ def _run_phases(session: TrainingSession, folder: RunFolder, identity: Identity)
     print_plan(planned, session.console, done=None if before is None else session.steps_done)
     model = session.run()
     counts = session.trainable_parameters()
-    tasks = evaluate_run(prepared, model, folder, session.cost)
+    with session.accelerator.autocast():  # scores are of the arithmetic that was trained with
+        tasks = evaluate_run(prepared, model, folder, session.cost)
     agreement = None
     if prepared.config.export:
         with session.cost.phase("export"):
@@ -141,6 +142,7 @@ def _results(
         merging=method.merging.how,
         needs_task_id=method.needs_task_id,
         model=config.model.name,
+        precision=prepared.precision,
         seed=config.seed,
         tasks=tasks,
         average=common_average(task.average for task in definitions.values()),

@@ -25,8 +25,9 @@ from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method
 from peml.models import Family, Spelling, check_generation, check_task_types, load_family
-from peml.records import Identity, LeakageEntry, Plan, PlannedTask
+from peml.records import Identity, LeakageEntry, Plan, PlannedTask, Precision
 from peml.run.encoding import SplitEncoder
+from peml.run.precision import choose_precision, with_precision
 from peml.tasks import Task, TaskRenderer
 from peml.training import Balancing, build_balancing
 
@@ -58,7 +59,8 @@ class Prepared:
     """A run's data and plan.
 
     Attributes:
-        config: The run's config.
+        config: The run's config, with its precision decided.
+        precision: What is computed and stored in, and why.
         method: What will be attached.
         family: How rows are encoded.
         tasks: Tasks that have data, in the order of their ids.
@@ -81,6 +83,7 @@ class Prepared:
     """
 
     config: RunConfig
+    precision: Precision
     method: Method
     family: Family
     tasks: tuple[Task, ...]
@@ -157,6 +160,7 @@ class Prepared:
             ],
             leakage_action=self.config.tasks.leakage,
             leakage_dropped=self.dropped,
+            precision=self.precision,
             max_length=self.config.model.max_length,
             trainable_parameters=trainable,
             batches_per_epoch=len(self.stream.plan(0)),
@@ -167,10 +171,14 @@ class Prepared:
         )
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     """Checks, loads and encodes everything that doesn't need the model's weights.
 
     What can't work is refused here, before anything is trained or written.
+
+    Args:
+        config: What to do.
+        precision: As an earlier session of the run decided; default: decided here.
 
     Raises:
         PemlError: A task, file, row, template or setting can't be used.
@@ -178,6 +186,8 @@ def prepare(config: RunConfig) -> Prepared:
     tasks = select_tasks(config.tasks)
     method = build_method(config.method)
     family = load_family(config.model)
+    precision = choose_precision(config, method, precision)
+    config = with_precision(config, precision)
     check_task_types(family, tasks)
     check_generation(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
@@ -198,6 +208,7 @@ def prepare(config: RunConfig) -> Prepared:
         watched = [encoder.encode(item, _watched_rows(item, most), "train") for item in loaded.data]
     return Prepared(
         config=config,
+        precision=precision,
         method=method,
         family=family,
         tasks=tuple(item.task for item in loaded.data),
@@ -268,12 +279,21 @@ def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
         PemlError: The method's settings can't be used, or the run would have too few steps.
     """
     method = build_method(config.method)
+    precision = choose_precision(config, method, None)
+    config = with_precision(config, precision)
     longest = config.evaluation.max_new_tokens
     check_generation(prepared.family, prepared.tasks, longest, method.prompt_length)
     steps = _steps(config, method, prepared.stream)
     names = [task.name for task in prepared.tasks]
     balancing = build_balancing(config.training.balancing, names, config.seed)
-    prepared = replace(prepared, config=config, method=method, balancing=balancing, steps=steps)
+    prepared = replace(
+        prepared,
+        config=config,
+        precision=precision,
+        method=method,
+        balancing=balancing,
+        steps=steps,
+    )
     if method.held_out_share() or prepared.held_out:
         encoder = SplitEncoder(config.model, prepared.family)
         development, held_out = encoder.divided(

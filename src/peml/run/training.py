@@ -6,7 +6,6 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
@@ -26,6 +25,7 @@ from peml.run.listener import (
     RunListener,
     never_stops,
 )
+from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared
 from peml.run.state import SessionState
 from peml.training import (
@@ -43,25 +43,6 @@ from peml.training import (
 )
 
 _CALIBRATION_BATCHES = 8
-
-
-def build_accelerator(precision: str) -> Accelerator:
-    """Device and precision; bf16 where it is asked for or the GPU has it.
-
-    Raises:
-        TrainingError: bf16 is asked for and the device can't, or several processes were started.
-    """
-    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    if precision == "auto":
-        precision = "bf16" if gpu else "fp32"
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    if accelerator.num_processes > 1:
-        raise TrainingError(
-            f"the run was started in {accelerator.num_processes} processes",
-            allowed="one process",
-            action="start it with `peml fit`, without a launcher",
-        )
-    return accelerator
 
 
 def attach(
@@ -223,7 +204,8 @@ class TrainingSession:
             return
         self._mix_without_noise()
         tokens = self.prepared.config.evaluation.tokens
-        losses = mean_losses(self.model, self.prepared.watched, tokens)
+        with self.accelerator.autocast():
+            losses = mean_losses(self.model, self.prepared.watched, tokens)
         stream.adaptive.adapt(losses)
         epoch = stream.state_dict()["epoch"] + 1
         names = [task.name for task in self.prepared.tasks]
@@ -335,7 +317,8 @@ class TrainingSession:
         self._mix_without_noise()
         values = {}
         for split in self.prepared.development:
-            metrics, _ = score_split(self.model, split, self.prepared.config.evaluation)
+            with self.accelerator.autocast():
+                metrics, _ = score_split(self.model, split, self.prepared.config.evaluation)
             task = self.prepared.tasks[split.task_id]
             values[task.name] = metrics[task.metrics[0]]
         return values

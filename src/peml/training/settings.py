@@ -40,7 +40,10 @@ class TrainingSettings(Settings):
         default_factory=lambda: BalancingSettings(), description="Weights of the tasks' losses."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 if the GPU supports it, else fp32."
+        "auto",
+        description="Of the forward and backward pass, in training and evaluation. `auto`: bf16 "
+        "on a GPU that has it, and on a CPU with AVX512-BF16 if the model is at least 256 channels "
+        "wide; else fp32. What trains is stored in float32.",
     )
     evaluate_every: int | None = Field(
         None,

@@ -1,0 +1,100 @@
+"""What a run computes and stores in, where its config leaves that to the machine."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from peml.config import RunConfig
+from peml.errors import TrainingError
+from peml.methods import Method
+from peml.models import read_width
+from peml.records import Precision
+
+# On a CPU, narrower models train no faster in bf16, and slower below 128 (benchmarks/RESULTS.md).
+_LEAST_WIDTH = 256
+
+
+def choose_precision(config: RunConfig, method: Method, before: Precision | None) -> Precision:
+    """Decides ``training.precision: auto`` and ``model.dtype: auto``.
+
+    Args:
+        config: The run's config.
+        method: What it trains.
+        before: As an earlier session of the run decided: a run goes on as it was begun, on
+            whatever machine.
+
+    Raises:
+        TrainingError: bf16 is asked for, and the accelerator can't compute in it.
+    """
+    if before is not None:
+        return before
+    compute, reason = _compute(config)
+    weights = config.model.dtype
+    if weights == "auto":
+        weights = "bfloat16" if compute == "bf16" and not method.trains_backbone else "float32"
+    return Precision(compute=compute, weights=weights, reason=reason)
+
+
+def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
+    """The config with both settings as decided."""
+    training = config.training.model_copy(update={"precision": precision.compute})
+    model = config.model.model_copy(update={"dtype": precision.weights})
+    return config.model_copy(update={"training": training, "model": model})
+
+
+def build_accelerator(precision: str) -> Accelerator:
+    """The device, and autocast where the precision is bf16.
+
+    Raises:
+        TrainingError: Several processes were started.
+    """
+    accelerator = Accelerator(mixed_precision="no")
+    # Accelerate has one precision for the whole process; here each run has its own.
+    device, bf16 = accelerator.device.type, precision == "bf16"
+    accelerator.autocast = partial(torch.autocast, device, torch.bfloat16, enabled=bf16)
+    if accelerator.num_processes > 1:
+        raise TrainingError(
+            f"the run was started in {accelerator.num_processes} processes",
+            allowed="one process",
+            action="start it with `peml fit`, without a launcher",
+        )
+    return accelerator
+
+
+def _compute(config: RunConfig) -> tuple[Literal["fp32", "bf16"], str]:
+    """The precision and, in a few words, why."""
+    asked = config.training.precision
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    if gpu is not None and gpu.type == "cuda":
+        # Without emulation: older GPUs compute in bf16, but slowly.
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        if asked == "bf16" and not torch.cuda.is_bf16_supported():
+            raise TrainingError(
+                f"training.precision is bf16, which {torch.cuda.get_device_name()} can't compute",
+                allowed="auto or fp32 on this GPU",
+                action="set training.precision: auto",
+            )
+        found = "the GPU has bf16" if able else "the GPU has no bf16"
+    elif gpu is not None:
+        able, found = False, f"auto takes bf16 on CUDA GPUs and CPUs only, not on {gpu.type}"
+    else:
+        able, found = _cpu(config)
+    if asked != "auto":
+        return asked, "as training.precision says"
+    return ("bf16" if able else "fp32"), found
+
+
+def _cpu(config: RunConfig) -> tuple[bool, str]:
+    """Whether bf16 is faster on this CPU, and why: it needs instructions and a wide model."""
+    if not (torch.cpu._is_avx512_bf16_supported() and torch.backends.mkldnn.is_available()):
+        return False, "the CPU has no bf16 instructions (AVX512-BF16)"
+    width = read_width(config.model)
+    if width is None:
+        return False, "the model's config has no hidden_size, and CPUs gain with wide models only"
+    if width < _LEAST_WIDTH:
+        return False, f"with {width} channels, below {_LEAST_WIDTH}, a CPU is no faster in bf16"
+    return True, "the CPU has bf16 instructions (AVX512-BF16)"
