@@ -59,11 +59,14 @@ def test_every_kind_of_text_column_is_the_same_text(tmp_path: Path, kind: str) -
     assert rows.table.schema.field("sentence").type == pa.string()
 
 
+writes_list_views = pytest.mark.skipif(
+    int(pa.__version__.split(".")[0]) < 23, reason="pyarrow 22 writes no list views"
+)
 _LISTS = (
     pa.list_(pa.string_view()),
     pa.large_list(pa.large_string()),
     pa.list_(pa.string(), 2),
-    pa.list_view(pa.string()),
+    pytest.param(pa.list_view(pa.string()), marks=writes_list_views),
     pa.list_(pa.dictionary(pa.int32(), pa.string())),
 )
 

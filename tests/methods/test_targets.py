@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "prompt-tuning": {"length": 3},
     "rslora": {"r": 2},
 }
+if importlib.util.find_spec("peft.tuners.hira") is None:  # it came with PEFT 0.20
+    del SMALL["hira"]
 LOW_RANK = tuple(
     name
     for name, section in SMALL.items()

@@ -97,7 +97,8 @@ def test_checkpointing_gives_the_same_states(bert: Path) -> None:
     plain, saving = (
         load_backbone(settings(bert, gradient_checkpointing=on)).model for on in (False, True)
     )
-    assert saving.is_activation_checkpointing
+    on = [getattr(module, "gradient_checkpointing", False) for module in saving.modules()]
+    assert any(on)
     ids = torch.arange(8, 16)[None]
     torch.testing.assert_close(saving(ids).last_hidden_state, plain(ids).last_hidden_state)
 

@@ -120,7 +120,7 @@ class PrefixInjection:
             slot = get_slot(module)
             if isinstance(slot, _PrefixSlot) and slot.injection is self:
                 set_slot(module, None)
-        self.model.set_attn_implementation(self._base)
+        switch_implementation(self.model, self._base)
         self._prefix = None
         self._attached = False
 

@@ -179,7 +179,10 @@ def switch_implementation(model: PreTrainedModel, name: str) -> None:
     Raises:
         InjectionError: A module reads it from a config that is not the model's.
     """
-    model.set_attn_implementation(name)
+    for part in model.modules():
+        # Transformers 5.15 leaves out parts with a copy of the model's config, as T5's stacks.
+        if isinstance(part, PreTrainedModel):
+            part.set_attn_implementation(name)
     for path, module in model.named_modules():
         config = getattr(module, "config", None)
         if getattr(config, "_attn_implementation", name) != name:
@@ -269,7 +272,7 @@ def _recording(model: PreTrainedModel, base: str) -> Iterator[_Recorder]:
             switch_implementation(model, register_wrapper(base))
             yield recorder
     finally:
-        model.set_attn_implementation(implementation)
+        switch_implementation(model, implementation)
         for module, slot in before:
             set_slot(module, slot)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from peft import HiraConfig
-from peft.tuners.hira import HiraModel
+import peft
 
+from peml.errors import ModelError
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.lora.part import PeftMethod, PeftPart
 from peml.methods.lora.settings import HiraSettings
@@ -19,5 +19,14 @@ class Hira(PeftMethod):
 
     def build_part(self, backbone: Any, context: AttachContext) -> PeftPart:
         """Puts the layers into the backbone."""
+        try:
+            from peft import HiraConfig
+            from peft.tuners.hira import HiraModel
+        except ImportError as error:
+            raise ModelError(
+                f"PEFT {peft.__version__} has no HiRA",
+                allowed="PEFT 0.20 or newer for the method hira",
+                action="upgrade PEFT, or use another method",
+            ) from error
         config = HiraConfig(r=self.settings.r, hira_dropout=self.settings.dropout)
         return PeftPart(backbone, HiraModel, config, self.settings, context.seed)
