@@ -9,12 +9,24 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
-from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
 from peml.models.logits import Positions, logits_problem
 from peml.testing.models import TINY_FAMILIES, tiny_model
 
 ROWS, PLACES = torch.tensor([0, 0, 1]), torch.tensor([1, 4, 2])
+TOKENS = torch.tensor([7, 30, 12])
 SMALL: dict[str, Any] = {
     "vocab_size": 50,
     "hidden_size": 16,
@@ -24,8 +36,12 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 1,
     "head_dim": 8,
 }
+BART: dict[str, Any] = {"d_model": 16, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
 MADE: dict[str, Callable[[], Any]] = {
-    "gemma": lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=0.05)),
+    "bart-decoder": lambda: BartForCausalLM(BartConfig(vocab_size=50, decoder_layers=2, **BART)),
+    "bert-decoder": lambda: BertLMHeadModel(BertConfig(**SMALL, is_decoder=True)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=0.2)),
+    "gemma-capped": lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=0.05)),
     "cohere": lambda: CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.0625)),
 }
 NAMES = [*(n for n, made in TINY_FAMILIES.items() if made.kind != "encoder"), *MADE]
@@ -74,6 +90,70 @@ def test_a_lora_on_the_output_layer_works_on_them() -> None:
     torch.testing.assert_close(chosen, whole, atol=1e-5, rtol=1e-5)
     chosen.sum().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if "lora_" in n)
+
+
+def _losses(
+    model: Any, most: int, everywhere: bool = False
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Losses of the three positions, and gradients of their sum with weights that differ."""
+    positions = Positions(ROWS, PLACES, everywhere, most)
+    nll = positions.nll(model, TOKENS, **_inputs(model))
+    (nll * torch.tensor([0.2, 1.0, 3.0])).sum().backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return nll.detach(), gradients
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradients_in_chunks_are_those_of_the_whole(name: str, frozen: bool) -> None:
+    model = _model(name)
+    head = model.get_output_embeddings().requires_grad_(not frozen)
+    expected, wanted = _losses(model, most=3, everywhere=True)
+    sizes: list[int] = []
+    handle = head.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[1]))
+    nll, gradients = _losses(model, most=2)
+    handle.remove()
+    # With a frozen output layer no logits are computed again in the backward pass.
+    assert sizes[:3] == [0, 2, 1]
+    assert sorted(sizes[3:]) == ([] if frozen else [1, 2])
+    torch.testing.assert_close(nll, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "bart-decoder"])
+def test_chunks_run_the_layers_once(name: str) -> None:
+    model = _model(name)
+    calls: list[nn.Module] = []
+    groups = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    for layer in (each for group in groups for each in group):
+        layer.register_forward_hook(lambda module, *_: calls.append(module))
+    nll = Positions(ROWS, PLACES, most=1).nll(model, TOKENS, **_inputs(model))
+    nll.sum().backward()
+    assert len(calls) == len(set(calls)) > 0
+
+
+@pytest.mark.parametrize("name", ["gemma-capped", "t5"])
+def test_chunks_respect_a_lora_on_the_output_layer(name: str) -> None:
+    model = _model(name)
+    inject_adapter_in_model(LoraConfig(target_modules=["lm_head"], init_lora_weights=False), model)
+    expected, wanted = _losses(model, most=3, everywhere=True)
+    nll, gradients = _losses(model, most=1)
+    assert any("lora_" in each for each in gradients)
+    torch.testing.assert_close(nll, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_scoring_holds_one_chunk_of_logits_at_a_time() -> None:
+    model = _model("llama")
+    sizes: list[int] = []
+    with torch.no_grad():
+        whole = Positions(ROWS, PLACES).nll(model, TOKENS, **_inputs(model))
+        head = model.get_output_embeddings()
+        head.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[1]))
+        chunks = Positions(ROWS, PLACES, most=1).nll(model, TOKENS, **_inputs(model))
+    assert sizes == [0, 1, 1, 1]
+    torch.testing.assert_close(chunks, whole, atol=1e-6, rtol=1e-6)
 
 
 class _ByPlace(nn.Module):

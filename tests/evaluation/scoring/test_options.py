@@ -53,14 +53,10 @@ def by_hand(name: str, row: dict[str, Any], option: str, prompt: str | None = No
     if prompt is not None:
         base.tasks = (task.model_copy(update={"template": prompt}), TASKS[1])
     batch = batch_of(base, [(0, asked)], "score")
-    tokens = []
     base.family.logits_everywhere = True
     with torch.no_grad():
-        logits, labels, rows = base.family._target_logits(base.backbone, batch, None)  # type: ignore[attr-defined]
-    for number, each, wanted in zip(rows, logits, labels, strict=True):
-        if number == 0:
-            tokens.append(float(each.log_softmax(-1)[wanted]))
-    return tokens
+        losses, rows = base.family._target_losses(base.backbone, batch, None)  # type: ignore[attr-defined]
+    return [-float(loss) for number, loss in zip(rows, losses, strict=True) if number == 0]
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

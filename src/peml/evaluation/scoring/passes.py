@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peml.evaluation.scoring.cache import TrunkCache
 from peml.evaluation.scoring.layout import Layout
@@ -100,8 +100,7 @@ class TreePass:
             for part in (rows, places, targets, requests)
         )
         positions = Positions(row, place, everywhere=self.base.family.logits_everywhere)
-        logits = positions.logits(self.base.backbone, **inputs)
-        nll = nn.functional.cross_entropy(logits.float(), target, reduction="none")
+        nll = positions.nll(self.base.backbone, target, **inputs)
         self.totals.index_add_(0, request, -nll.to(self.totals))
 
 

@@ -80,13 +80,13 @@ def _score(
         base.routing.set(sources.task_ids[rows])
         answers, places = (labels != _IGNORED).nonzero(as_tuple=True)
         positions = Positions(answers, places, everywhere=base.family.logits_everywhere)
-        logits = positions.logits(
+        nll = positions.nll(
             model,
+            labels[answers, places],
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded[rows]),
             attention_mask=inputs["attention_mask"][rows],
             decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=labels),
             use_cache=False,
         )
-        nll = nn.functional.cross_entropy(logits.float(), labels[answers, places], reduction="none")
         summed = nll.new_zeros(len(batch)).index_add(0, answers, nll)
         totals[[index for _, index in batch]] = -summed.double().cpu()

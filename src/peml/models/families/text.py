@@ -135,10 +135,10 @@ class TextFamily(Family):
         return None
 
     @abstractmethod
-    def _target_logits(
+    def _target_losses(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (targets, vocabulary), target tokens and their sequence indices, (targets,)."""
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of every target token, and the index of its sequence, (targets,)."""
 
     def forward(
         self,
@@ -148,8 +148,7 @@ class TextFamily(Family):
         prompt: Tensor | None = None,
     ) -> ModelOutput:
         """Scores the target tokens of every sequence."""
-        logits, labels, rows = self._target_logits(model, batch, prompt)
-        nll = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        nll, rows = self._target_losses(model, batch, prompt)
         total = nll.new_zeros(len(batch.groups)).index_add(0, rows, nll)
         tokens = torch.bincount(rows, minlength=len(batch.groups))
         # Only right options count in the loss; in training all sequences are right.
@@ -252,15 +251,15 @@ class CausalFamily(TextFamily):
         lost = len(context) - len(fitted)
         return [_joined(fitted, each[:most], lost + max(0, len(each) - most)) for each in answers]
 
-    def _target_logits(
+    def _target_losses(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)[:, 1:]
         rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
         front = 0 if prompt is None else len(prompt)
         positions = Positions(rows, places + front, everywhere=self.logits_everywhere)
         inputs = build_inputs(model, batch, prompt)
-        return positions.logits(model, **inputs, use_cache=False), labels[rows, places], rows
+        return positions.nll(model, labels[rows, places], **inputs, use_cache=False), rows
 
     def room_for_generation(self, prompt_length: int = 0) -> int | None:
         """The positions that are left after the prompt and the longest input."""
@@ -325,17 +324,17 @@ class Seq2SeqFamily(TextFamily):
         labels = answer[: self.max_length]
         return replace(source, labels=labels, cut=source.cut + len(answer) - len(labels))
 
-    def _target_logits(
+    def _target_losses(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)
         rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
         # Shifted here, since with `labels` the model would compute a second, unused loss.
         shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
         inputs = build_inputs(model, batch, prompt)
         positions = Positions(rows, places, everywhere=self.logits_everywhere)
-        logits = positions.logits(model, **inputs, decoder_input_ids=shifted, use_cache=False)
-        return logits, labels[rows, places], rows
+        inputs["decoder_input_ids"] = shifted
+        return positions.nll(model, labels[rows, places], **inputs, use_cache=False), rows
 
     def _generation_inputs(
         self, model: Any, batch: TaskBatch, prompt: Tensor | None
