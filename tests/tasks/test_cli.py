@@ -224,3 +224,30 @@ def test_check_says_which_tasks_a_model_can_not_do(tmp_path: Path) -> None:
     output = _run("check", str(file), "--source", str(tmp_path / "data"), "--model", str(model))
     assert "not for this model" in output
     assert "reported row 0" in _run("show", "multiarith", "--source", str(tmp_path / "data"))
+
+
+def test_check_shows_the_tokens_of_answers_and_finds_nested_ones(tmp_path: Path) -> None:
+    rows = [
+        {"start": "the dog", "options": ["runs", "the fox"], "label": 0},
+        {"start": "the fox", "options": ["and a dog", "and a"], "label": 0},
+        {"start": "a dog", "options": ["a fox", "fox"], "label": 1},
+    ]
+    _write_rows(tmp_path / "data", rows)
+    fields = {
+        "name": "ends",
+        "type": "multiple-choice",
+        "source": {"path": "data"},
+        "columns": {"inputs": ["start"], "choices": "options", "label": "label"},
+        "template": "Beginning: {{ start }}",
+        "metrics": ["accuracy"],
+    }
+    file = tmp_path / "ends.yaml"
+    file.write_text(yaml.safe_dump(fields))
+    check = ("check", str(file), "--allow-leakage", "--model")
+    output = _run(*check, str(save_tiny_model("llama", tmp_path / "llama")))
+    assert "ends: 'Beginning: the dog' -> Ġ ru n s </s> | Ġthe Ġf ox </s>\n" in output
+    assert "1 row has an option that begins with all tokens of another (the first" in output
+    assert "is row 1, from 0)" in output
+    output = _run(*check, str(save_tiny_model("bert", tmp_path / "bert")))
+    assert "->" not in output
+    assert "all tokens of another" not in output

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from peml.data.answers import AnswerTokens, nested_rows, show_answers
 from peml.data.encoding import EncodesExamples, encode_split
 from peml.data.rows import Rows
 from peml.data.sources import TaskData, load_shots, load_source
@@ -55,12 +56,14 @@ class TaskInspection:
         data: All train and reported rows, without a development split.
         labels: Labels of the train rows, or of the reported rows if there is no train split.
         tokens: Lengths for a model, if one was given.
+        answers: The first reported row's answers, if that model answers in text.
         notes: Sentences about oddities of the rows.
     """
 
     data: TaskData
     labels: list[int | float | str]
     tokens: TokenLengths | None
+    answers: AnswerTokens | None
     notes: tuple[str, ...]
 
 
@@ -89,11 +92,12 @@ def inspect_task(
     data = TaskData(task, train, train.select([]), reported, origin)
     notes = [*_notes(trained, origin.train), *_notes(evaluated, origin.reported)]
     if family is not None:
-        notes += _altered(data, family)
+        notes += [*_altered(data, family), *_nested(data, family)]
     return TaskInspection(
         data=data,
         labels=trained.labels or evaluated.labels,
         tokens=None if family is None else _token_lengths(data, family),
+        answers=None if family is None else show_answers(task, reported, family),
         notes=tuple(notes),
     )
 
@@ -152,6 +156,21 @@ def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
         yield (
             f"{where}: {_have(int(altered.sum()))} an answer that the model's tokenizer doesn't "
             f"give back (the first is row {row.get(SOURCE_ROW, first)}, from 0{example})"
+        )
+
+
+def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
+    """A note on options that begin with another: without the end token, they can never win."""
+    task, where = data.task, data.origin.reported
+    if task.type.generates:
+        return
+    nested = nested_rows(encode_split(data.reported, task, family, "score", where=where))
+    if nested:
+        row = data.reported[nested[0]].get(SOURCE_ROW, nested[0])
+        yield (
+            f"{where}: {_have(len(nested))} an option that begins with all tokens of another (the "
+            f"first is row {row}, from 0); keep evaluation.scoring.end, without which the longer "
+            "one can't have the higher likelihood"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -68,6 +68,7 @@ def _inspect(
     rows: list[list[str]] = []
     problems: list[PemlError] = []
     checked: list[TaskData] = []
+    asked: list[str] = []
     notes: list[str] = []
     for task in tasks:
         cells = ["-"] * (len(columns) - 2) + ["definition is valid; hub rows not loaded"]
@@ -77,12 +78,18 @@ def _inspect(
                 found = inspect_task(task, source, or_hub=hub, family=family if fits else None)
                 cells = [*_describe(found, with_tokens=family is not None), "good"]
                 checked.append(found.data)
+                asked.extend(_spell_answers(found))
                 notes.extend(found.notes)
             except PemlError as error:
                 problems.append(error)
                 cells[-1] = f"problem {len(problems)} below"
         rows.append([task.name, *cells])
     print_table(console, columns, rows)
+    if asked:
+        said = "The first reported row: the prompt's end, and each answer's tokens"
+        console.print(said, style="italic", highlight=False)
+    for line in asked:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for note in notes:
         console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
     return checked, problems
@@ -128,6 +135,14 @@ def _describe(found: TaskInspection, *, with_tokens: bool) -> list[str]:
     if tokens is None:
         return [*cells, "not for this model", "-"]
     return [*cells, f"{tokens.median} / {tokens.high} / {tokens.longest}", str(tokens.cut)]
+
+
+def _spell_answers(found: TaskInspection) -> Iterator[str]:
+    answers = found.answers
+    if answers is not None:
+        listed = [" ".join(tokens) for tokens in answers.answers]
+        listed += [f"{answers.more} more"] if answers.more else []
+        yield f"{found.data.task.name}: {answers.tail!r} -> {' | '.join(listed)}"
 
 
 def _distribution(task: Task, labels: Sequence[int | float | str]) -> str:
