@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from datasets import disable_progress_bars
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -159,7 +158,6 @@ def load_mixture(arguments: argparse.Namespace, *overrides: str) -> Prepared:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    disable_progress_bars()
     settings = [f"model.name={arguments.model}"]
     if arguments.source is None:
         unfit = (TaskType.MULTIPLE_CHOICE, TaskType.GENERATION)

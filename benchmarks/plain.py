@@ -1,4 +1,4 @@
-"""The rival: PEFT's LoRA on a plain Transformers encoder, as one would write it without PEML."""
+"""The rivals: PEFT's LoRA on plain Transformers models, as one would write it without PEML."""
 
 from __future__ import annotations
 
@@ -13,11 +13,32 @@ from peml.models.embedded import EMBEDDED, embedded_model
 from peml.models.heads import TaskHeads
 from peml.run.preparation import Prepared
 
-__all__ = ["PlainLora"]
+__all__ = ["PlainLora", "TokenCount"]
 
 
 class _Output(NamedTuple):
     loss: Tensor
+
+
+class TokenCount:
+    """Counts the real tokens that a model is given, without waiting for a GPU.
+
+    Args:
+        model: Called with ``attention_mask``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._counts: list[Tensor] = []
+        model.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def _add(self, model: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        self._counts.append(named["attention_mask"].sum())
+
+    def take(self) -> int:
+        """The tokens since the last call."""
+        total = sum(int(count) for count in self._counts)
+        self._counts = []
+        return total
 
 
 class PlainLora(nn.Module):
@@ -41,7 +62,6 @@ class PlainLora(nn.Module):
         self.heads = TaskHeads(
             prepared.tasks, encoder.config.hidden_size, torch.Generator().manual_seed(0)
         )
-        self.tokens = 0
 
     def forward(
         self,
@@ -51,8 +71,7 @@ class PlainLora(nn.Module):
         task_ids: Tensor,
         token_type_ids: Tensor | None = None,
     ) -> _Output:
-        """The mean loss of a padded batch; counts its real tokens."""
-        self.tokens += int(attention_mask.sum())
+        """The mean loss of a padded batch."""
         hidden = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
         ).last_hidden_state

@@ -1,0 +1,227 @@
+"""PEML's training loop against Transformers' Trainer, in turn on the same machine.
+
+The Trainer is interrupted every few steps to let the PEML loops train for a while, so that all see
+the same machine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from common import Clock, Figure, at_least, ratio_of_medians
+from plain import TokenCount
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from peml.models import Backbone
+from peml.prefix import Genotype
+from peml.records import Evaluation, StepRecord
+from peml.run.precision import build_accelerator
+from peml.run.preparation import Prepared
+from peml.run.training import attach
+from peml.training import Phase, TrainingLoop, build_optimizer
+
+__all__ = ["RIVAL", "Ours", "Rival", "Tally", "race"]
+
+RIVAL = "Trainer + PEFT LoRA"
+
+
+@dataclass
+class Tally:
+    """Tokens and seconds of one side's segments."""
+
+    tokens: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Adds a segment."""
+        self.tokens.append(tokens)
+        self.seconds.append(seconds)
+
+    @property
+    def rate(self) -> float:
+        """Real tokens per second, all segments together."""
+        return sum(self.tokens) / sum(self.seconds)
+
+    @property
+    def rates(self) -> list[float]:
+        """Real tokens per second of each segment."""
+        return [tokens / seconds for tokens, seconds in zip(self.tokens, self.seconds, strict=True)]
+
+
+class Silent:
+    """Listens to a training loop and says nothing."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """Ignored."""
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Ignored."""
+
+    def on_checkpoint(self, phase: str) -> None:
+        """Ignored."""
+
+
+class Ours:
+    """One PEML method in the loop that ``peml fit`` runs.
+
+    Args:
+        prepared: Rows, method and settings.
+        total_steps: Steps it will be asked for.
+        genotype: The prefix that a search has left; default: the method searches, if it can.
+        backbone: The frozen model, which is changed in place; default: it is loaded.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        total_steps: int,
+        genotype: Genotype | None = None,
+        backbone: Backbone | None = None,
+    ) -> None:
+        settings = prepared.config.training
+        accelerator = build_accelerator(settings.precision)
+        model = attach(prepared, accelerator.device, genotype, backbone)
+        self._before_step: Callable[[int], None] = lambda step: None
+        if model.search is not None:
+            model.search.begin(total_steps)
+            self._before_step = model.search.before_step
+        self.loop = TrainingLoop(
+            model,
+            build_optimizer(model.groups(), settings),
+            prepared.stream,
+            accelerator,
+            settings,
+            balancing=prepared.balancing.to(accelerator.device),
+            total_steps=total_steps,
+            evaluate=lambda: {"none": 0.0},
+            listener=Silent(),
+        )
+
+    def train(self, steps: int) -> int:
+        """Trains for so many steps and returns the real tokens seen."""
+        progress = self.loop.progress
+        before = progress.tokens
+        self.loop.run(Phase("benchmark", progress.step + steps, self._before_step, may_stop=False))
+        return progress.tokens - before
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What the Trainer gets.
+
+    Attributes:
+        model: The model, with its LoRA.
+        rows: Encoded train rows.
+        collate: Makes batches of them.
+        options: What differs from the Trainer's defaults.
+    """
+
+    model: Any
+    rows: Any
+    collate: Any
+    options: Mapping[str, Any]
+
+    def train(
+        self, total_steps: int, steps: int, clock: Clock, between: Callable[[bool], None]
+    ) -> Tally:
+        """Trains with the Trainer's defaults, but for saving and reporting.
+
+        Args:
+            total_steps: Steps of all segments.
+            steps: Steps of a segment; the first segment is not counted.
+            clock: What tells the time.
+            between: Called after every segment with whether it counts.
+        """
+        segments = _BetweenSegments(TokenCount(self.model), steps, clock, between)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(
+                self.model,
+                TrainingArguments(
+                    output_dir=folder,
+                    max_steps=total_steps,
+                    save_strategy="no",
+                    report_to="none",
+                    disable_tqdm=True,
+                    remove_unused_columns=False,
+                    logging_strategy="no",
+                    **self.options,
+                ),
+                train_dataset=self.rows,
+                data_collator=self.collate,
+                callbacks=[segments],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        return segments.tally
+
+
+class _BetweenSegments(TrainerCallback):  # type: ignore[misc]
+    """Times the Trainer in segments and calls others in between."""
+
+    def __init__(
+        self, count: TokenCount, steps: int, clock: Clock, between: Callable[[bool], None]
+    ) -> None:
+        self.tally = Tally()
+        self._count = count
+        self._steps = steps
+        self._clock = clock
+        self._between = between
+        self._since = 0.0
+
+    def on_train_begin(self, *arguments: Any, **others: Any) -> None:
+        """Starts the clock."""
+        self._since = self._clock()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Ends a segment every so many steps."""
+        if state.global_step % self._steps:
+            return
+        seconds, tokens = self._clock() - self._since, self._count.take()
+        counted = state.global_step > self._steps
+        if counted:
+            self.tally.add(tokens, seconds)
+        self._between(counted)
+        self._since = self._clock()
+
+
+def race(
+    ours: Mapping[str, Ours],
+    rival: Rival,
+    *,
+    segments: int,
+    steps: int,
+    more: int,
+    clock: Clock,
+    target: float,
+) -> list[Figure]:
+    """Tokens per second of all sides, interleaved.
+
+    Args:
+        ours: The PEML loops by name, ready for ``(segments + 1) * steps * more`` steps.
+        rival: What the Trainer gets.
+        segments: Segments that are counted; one more warms up.
+        steps: The Trainer's steps in a segment.
+        more: PEML's steps for one of the Trainer's.
+        clock: What tells the time.
+        target: What each ratio to the Trainer has to reach.
+    """
+    tallies = {name: Tally() for name in ours}
+
+    def train_ours(counted: bool) -> None:
+        for name, loop in ours.items():
+            since = clock()
+            tokens = loop.train(steps * more)
+            if counted:
+                tallies[name].add(tokens, clock() - since)
+
+    theirs = rival.train((segments + 1) * steps, steps, clock, train_ours)
+    figures = [Figure(f"{RIVAL}: real tokens per second", theirs.rate, "tokens/s")]
+    for name, tally in tallies.items():
+        figures.append(Figure(f"{name}: real tokens per second", tally.rate, "tokens/s"))
+        spread = ratio_of_medians(tally.rates, theirs.rates)
+        unit = f"ratio, 95 % in [{spread.low:.2f}, {spread.high:.2f}]"
+        figures.append(at_least(f"{name} / {RIVAL}", tally.rate / theirs.rate, unit, target))
+    return figures
