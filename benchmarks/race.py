@@ -12,9 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common import Clock, Figure, at_least, ratio_of_medians
+from peft import LoraConfig, get_peft_model
 from plain import TokenCount
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
+from peml.methods import LoraSettings
 from peml.models import Backbone
 from peml.prefix import Genotype
 from peml.records import Evaluation, StepRecord
@@ -23,7 +31,7 @@ from peml.run.preparation import Prepared
 from peml.run.training import attach
 from peml.training import Phase, TrainingLoop, build_optimizer
 
-__all__ = ["RIVAL", "Ours", "Rival", "Tally", "race"]
+__all__ = ["RIVAL", "Ours", "Rival", "Tally", "decoder_rival", "race"]
 
 RIVAL = "Trainer + PEFT LoRA"
 
@@ -156,6 +164,29 @@ class Rival:
             trainer.remove_callback(PrinterCallback)
             trainer.train()
         return segments.tally
+
+
+def decoder_rival(prepared: Prepared, model: Any, rows: int, **options: Any) -> Rival:
+    """PEFT's LoRA on a decoder, with PEML's rank, learning rate and rows.
+
+    Args:
+        prepared: Names the rows and the tokenizer.
+        model: The decoder, which is changed in place.
+        rows: Rows of a batch.
+        **options: Of `TrainingArguments`.
+    """
+    lora = LoraSettings()
+    config = LoraConfig(
+        r=lora.r, lora_alpha=int(lora.alpha), target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    encoded = [
+        {"input_ids": row["input_ids"][0], "labels": row["labels"][0]}
+        for split in prepared.train
+        for row in split.rows
+    ]
+    collate = DataCollatorForSeq2Seq(prepared.family.tokenizer)
+    given = {"per_device_train_batch_size": rows, "learning_rate": lora.learning_rate, **options}
+    return Rival(get_peft_model(model, config), encoded, collate, given)
 
 
 class _BetweenSegments(TrainerCallback):  # type: ignore[misc]

@@ -16,7 +16,7 @@ import torch
 from peml.cli import main
 from peml.comparison import load_comparison
 from peml.run.training import attach
-from peml.testing import tiny_task_model
+from peml.testing import save_tiny_model, tiny_task_model
 from peml.tuning import load_study
 from tests.benchmarks.conftest import Script, scored_rows
 
@@ -192,6 +192,31 @@ def test_throughput_measures_every_side(
         assert found[f"{side} / {throughput.RIVAL}"]["target"] == ">= 2"
         assert found[f"{side}: real tokens per second"]["value"] > 0
         assert found[f"{side}: peak memory"]["value"] > 0
+
+
+def test_decoder_measures_speed_steps_and_memory(
+    script: Script,
+    tmp_path: Path,
+    source: Path,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = script("decoder")
+    monkeypatch.setattr(decoder.subprocess, "run", _in_process(decoder))
+    monkeypatch.setattr(decoder, "require_harness", lambda: None)
+    monkeypatch.setitem(decoder.WORK["evaluation"], decoder.HARNESS, decoder.evaluate_ours)
+    model = save_tiny_model("llama", tmp_path / "llama")
+    sizes = ["--rows", "4", "--steps", "1", "--more", "1", "--segments", "2", "--rounds", "2"]
+    sizes += ["--memory-steps", "2", "--evaluation-rows", "4"]
+    decoder.main([*_options(tmp_path, model, source), *sizes])
+    found = {figure["name"]: figure for figure in figures()}
+    targets = {name: figure["target"] for name, figure in found.items() if figure["target"]}
+    assert {targets[f"{side} / {decoder.RIVAL}"] for side in decoder.SIDES} == {">= 2.5"}
+    steps = {name: target for name, target in targets.items() if "tokens" in name}
+    assert sorted(steps.values()) == ["<= 1.05", "<= 1.1"]
+    memory = {name: target for name, target in targets.items() if "memory" in name}
+    assert list(memory.values()) == ["<= 0.6", "<= 0.5", "<= 1"]
+    assert all(figure["value"] > 0 for figure in found.values())
 
 
 def test_method_steps_compares_every_method_at_peft_loras_size(
