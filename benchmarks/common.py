@@ -158,7 +158,8 @@ def load_mixture(arguments: argparse.Namespace, *overrides: str) -> Prepared:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    settings = [f"model.name={arguments.model}"]
+    # Both sides of a comparison in the same precision, whatever the machine has.
+    settings = [f"model.name={arguments.model}", "training.precision=fp32", "model.dtype=float32"]
     if arguments.source is None:
         unfit = (TaskType.MULTIPLE_CHOICE, TaskType.GENERATION)
         left_out = [task.name for task in load_suite("demo").tasks if task.type in unfit]

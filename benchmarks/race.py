@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from common import Clock, Figure, at_least, ratio_of_medians
 from peft import LoraConfig, get_peft_model
 from plain import TokenCount
@@ -90,6 +91,7 @@ class Ours:
         backbone: Backbone | None = None,
     ) -> None:
         settings = prepared.config.training
+        AcceleratorState._reset_state()  # or a Trainer's precision, built before, would be refused
         accelerator = build_accelerator(settings.precision)
         model = attach(prepared, accelerator.device, genotype, backbone)
         self._before_step: Callable[[int], None] = lambda step: None
@@ -144,6 +146,7 @@ class Rival:
             between: Called after every segment with whether it counts.
         """
         segments = _BetweenSegments(TokenCount(self.model), steps, clock, between)
+        AcceleratorState._reset_state()  # or a precision that PEML has set would be kept
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(
                 self.model,
