@@ -156,6 +156,17 @@ def test_scoring_holds_one_chunk_of_logits_at_a_time() -> None:
     torch.testing.assert_close(chunks, whole, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_generation_computes_the_last_position_alone(name: str) -> None:
+    model = _model(name)
+    inputs = {k: v for k, v in _inputs(model).items() if k in {"input_ids", "attention_mask"}}
+    sizes: list[int] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[1]))
+    model.generate(**inputs, max_new_tokens=2, do_sample=False, pad_token_id=0)
+    assert set(sizes) == {1}
+
+
 class _ByPlace(nn.Module):
     """An output layer whose logits depend on where a token stands."""
 
