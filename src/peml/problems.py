@@ -93,7 +93,7 @@ def _texts(item: Any, model: type[BaseModel]) -> list[str]:
         return ["unknown key." + (hint or f" Valid here: {', '.join(sorted(valid))}.")]
     if kind in _CHOICES:
         valid = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        if removed:
+        if removed := why_removed(item["loc"], given, valid):
             return [f"{removed}; allowed: {', '.join(valid)}"]
         return [f"{given!r} is not one of {', '.join(valid)}.{nearest(str(given), valid)}"]
     hint = "; put it in quotes" if kind == "string_type" and isinstance(given, int | float) else ""

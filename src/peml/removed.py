@@ -19,12 +19,14 @@ class _Removed:
         reason: Why it went, as the end of a sentence; measured: docs/results/search.md.
         values: The values that went; empty where all did.
         idle: The value at which it did nothing; configs of old runs say so of every option.
+        beside: A value that the option still has, where another option ends in the same path.
     """
 
     place: str
     reason: str
     values: tuple[Any, ...] = ()
     idle: Any = None
+    beside: str = ""
 
 
 _OFF = {"start": 0.0, "end": 0.0}
@@ -41,8 +43,8 @@ _REMOVED = (
         "a searched prompt is 9 points worse than a prefix (55.2, 64.3); prompt-tuning learns one",
         idle="attention",
     ),
-    _Removed("start", "it is 6 points worse than quiet (58.4, 64.3)", ("zero",)),
-    _Removed("start", "it is 14 points worse than quiet (50.5, 64.3)", ("random",)),
+    _Removed("start", "it is 6 points worse than quiet (58.4, 64.3)", ("zero",), beside="quiet"),
+    _Removed("start", "it is 14 points worse than quiet (50.5, 64.3)", ("random",), beside="quiet"),
     _Removed("start", "no prompt is searched any more", ("vocabulary",)),
     _Removed("search.relaxation", "it is 2 points worse than gumbel", ("straight-through",)),
     _Removed("search.discretise", "scores are those of argmax (65.0, 64.3)", ("pruning",)),
@@ -51,16 +53,17 @@ _REMOVED = (
 )
 
 
-def why_removed(path: Sequence[Any], value: Any) -> str | None:
+def why_removed(path: Sequence[Any], value: Any, allowed: Sequence[str] = ()) -> str | None:
     """What to say of an option that is refused; None where there never was one.
 
     Args:
         path: Where it stands.
         value: What it is set to.
+        allowed: The values that it may have, where it is one of several.
     """
     shown = ".".join(map(str, path))
     for one in _REMOVED:
-        if f".{one.place}." not in f".{shown}.":
+        if f".{one.place}." not in f".{shown}." or (one.beside and one.beside not in allowed):
             continue
         if not one.values or value in one.values:
             what = f"{value!r} was taken out" if one.values else "taken out"

@@ -144,3 +144,10 @@ def test_what_is_in_use_is_never_dropped() -> None:
     stored = yaml.safe_load(dump_shared(config))
     assert without_removed(stored) == stored
     assert without_removed({"search": {"skip_dropout": 0.3}}) == {"search": {"skip_dropout": 0.3}}
+
+
+def test_a_prompts_start_is_no_prefixs() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_method({"name": "prompt-tuning", "start": "zero"})
+    assert "start: 'zero' is not one of vocabulary, normal" in str(caught.value)
+    assert "quiet" not in str(caught.value)
