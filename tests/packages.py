@@ -12,8 +12,6 @@ import pytest
 
 from peml.registry import Registry
 
-__all__ = ["added", "write_package"]
-
 
 @contextmanager
 def added(registry: Registry[Any], site: Path, entries: Mapping[str, str]) -> Iterator[None]:

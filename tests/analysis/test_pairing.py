@@ -19,19 +19,19 @@ from peml.analysis.significance import (
     tail_share,
 )
 from peml.errors import DataError
-from peml.evaluation import METRICS, KeptPredictions, KeptTask
+from peml.evaluation import METRICS, KeptTask, TaskPredictions
 from peml.tasks import METRICS as DECLARED
 from tests.analysis.test_statistics import answers
 
 
-def kept(metric: str, gold: Any, predicted: Any, name: str = "a") -> KeptPredictions:
+def kept(metric: str, gold: Any, predicted: Any, name: str = "a") -> TaskPredictions:
     """Predictions of a task whose type has the metric."""
     kind = min(DECLARED[metric])
     task = KeptTask(name=name, version=1, type=kind, metrics=(metric,), majority=gold[0])
-    return KeptPredictions(task, range(len(gold)), gold, predicted, [[]] * len(gold))
+    return TaskPredictions(task, range(len(gold)), gold, predicted, [[]] * len(gold))
 
 
-def pair(metric: str, rows: int, seed: int) -> tuple[KeptPredictions, KeptPredictions]:
+def pair(metric: str, rows: int, seed: int) -> tuple[TaskPredictions, TaskPredictions]:
     gold, good, bad = answers(metric, rows, seed)
     return kept(metric, gold, good), kept(metric, gold, bad)
 
@@ -227,7 +227,7 @@ ONE = kept("accuracy", [1, 0, 1], [1, 1, 1])
     ],
 )
 def test_runs_that_do_not_pair_up_are_refused(
-    second: dict[str, KeptPredictions], message: str
+    second: dict[str, TaskPredictions], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
         contrast_runs({"a": ONE}, second)
@@ -243,7 +243,7 @@ def test_a_shared_task_is_offered() -> None:
 def test_the_p_value_of_a_mean_over_rows_weighs_tasks_by_their_rows() -> None:
     """A clear difference on a tiny task says little about a mean that counts rows alike."""
     large, small = [1] * 400, [1] * 12
-    runs: list[dict[str, KeptPredictions]] = []
+    runs: list[dict[str, TaskPredictions]] = []
     for shift, hits in ((0, 12), (3, 2)):
         said = [int(n % 3 != shift % 3) for n in range(400)]
         made = {

@@ -11,14 +11,14 @@ from scipy import stats
 
 from peml.analysis import contrast_runs, find_mistakes, score_run
 from peml.errors import DataError
-from peml.evaluation import KeptPredictions, KeptTask
+from peml.evaluation import KeptTask, TaskPredictions
 from peml.tasks import TaskType
 from tests.analysis.test_pairing import kept as scored
 from tests.analysis.test_statistics import answers
 from tests.evaluation.test_predictions import answered_in_text, kept
 
 
-def accuracy_run(rows: int, hits: int, name: str = "a") -> KeptPredictions:
+def accuracy_run(rows: int, hits: int, name: str = "a") -> TaskPredictions:
     said = [1] * hits + [0] * (rows - hits)
     return scored("accuracy", [1] * rows, said, name)
 
@@ -133,7 +133,7 @@ def test_the_interval_of_a_metric_over_groups_draws_groups() -> None:
         labels=("no", "yes"),
         majority=1,
     )
-    kept = KeptPredictions(
+    kept = TaskPredictions(
         task,
         list(range(120)),
         [1] * 120,
@@ -153,7 +153,7 @@ def test_a_wrong_text_is_one_that_the_metric_does_not_forgive() -> None:
     assert [(m.row, m.predicted, m.margin) for m in mistakes] == [(9, "Oslo", 1.0)]
 
 
-def grouped(group: str, rows: int, hits: int, average: str = "rows") -> KeptPredictions:
+def grouped(group: str, rows: int, hits: int, average: str = "rows") -> TaskPredictions:
     run = accuracy_run(rows, hits)
     return replace(run, task=run.task.model_copy(update={"group": group, "average": average}))
 

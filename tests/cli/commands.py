@@ -9,8 +9,6 @@ import pytest
 
 from peml.cli import main
 
-__all__ = ["Said", "content", "peml"]
-
 
 @dataclass(frozen=True)
 class Said:

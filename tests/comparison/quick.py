@@ -8,13 +8,11 @@ from typing import Any
 
 import yaml
 
-from peml.evaluation import KeptPredictions, KeptTask, write_predictions
+from peml.evaluation import KeptTask, TaskPredictions, write_predictions
 from peml.records.study import StudyRecord
 from peml.tasks import TaskType
 from tests.e2e.toy import METHODS, Row, toy_config
 from tests.records.made_up import results_of
-
-__all__ = ["ADAPTER", "WILD", "comparison_file", "finish"]
 
 ADAPTER: Row = {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01}
 WILD: Row = {"name": "lora", "lora": {"r": 5, "alpha": 8, "learning_rate": 1e6}}
@@ -65,7 +63,7 @@ def finish(
         )
         rows = range(len(gold))
         scores = [[1.0 - p, float(p)] for p in predicted]
-        write_predictions(cell, KeptPredictions(task, rows, gold, predicted, scores))
+        write_predictions(cell, TaskPredictions(task, rows, gold, predicted, scores))
     results = results_of(
         values,
         majority=majority,

@@ -21,8 +21,6 @@ from typing import Any
 
 from peml.execution.processes import WARM
 
-__all__ = ["Moment", "fit_apart", "fresh_processes", "run_apart", "start_apart"]
-
 _MOST_SECONDS = 240
 
 

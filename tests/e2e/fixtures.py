@@ -10,8 +10,6 @@ import pytest
 from peml.cli import main
 from tests.e2e.toy import toy_config
 
-__all__ = ["Runs", "runs", "toys"]
-
 Runs = Callable[[str, str], Path]
 """(family, method) -> folder of a finished run."""
 

@@ -13,8 +13,6 @@ import yaml
 
 from peml.testing.models import save_tiny_model
 
-__all__ = ["FAMILIES", "METHODS", "Row", "toy_config", "write_rows", "write_suite"]
-
 Row = dict[str, Any]
 
 FAMILIES = {"encoder": "bert", "causal": "llama", "seq2seq": "t5"}

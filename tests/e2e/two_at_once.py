@@ -20,8 +20,6 @@ import yaml
 
 from tests.e2e.apart import fresh_processes
 
-__all__ = ["Command", "Started", "content", "disturb"]
-
 _EVENTS = {
     "open": 1,
     "fcntl.flock": 1,

@@ -16,8 +16,8 @@ import pytest
 
 from peml.errors import CheckpointError
 from peml.evaluation import (
-    KeptPredictions,
     KeptTask,
+    TaskPredictions,
     first_mismatch,
     predictions_path,
     read_predictions,
@@ -36,30 +36,30 @@ MOOD = KeptTask(
 )
 
 
-def kept(kind: TaskType = TaskType.CLASSIFICATION, **changes: Any) -> KeptPredictions:
+def kept(kind: TaskType = TaskType.CLASSIFICATION, **changes: Any) -> TaskPredictions:
     """Four rows of a task of a type."""
     rows = [5, 2, 11, 7]
     tenth = float(np.float32(0.1))
     match kind:
         case TaskType.REGRESSION:
             task = KeptTask(name="near", version=1, type=kind, metrics=("pearson",), majority=0.7)
-            return KeptPredictions(
+            return TaskPredictions(
                 task, rows, [0.0, 0.1, 2.0, 1.0], [0.3, 1 / 3, 2.5, 1.0], [[]] * 4
             )
         case TaskType.GENERATION:
             task = KeptTask(name="say", version=1, type=kind, metrics=("rouge_l",), majority="a")
-            return KeptPredictions(
+            return TaskPredictions(
                 task, rows, ["a b", "ü", "", "c"], ["a", "ü", "x\n", "d"], [[]] * 4
             )
         case TaskType.MULTIPLE_CHOICE:
             task = KeptTask(name="end", version=1, type=kind, metrics=("accuracy",), majority=0)
             scores = [[0.5, tenth], [-3.0, 1.0, 2.0], [0.0, 0.0], [1.0, tenth]]
-            return KeptPredictions(task, rows, [0, 1, 1, 0], [0, 2, 0, 0], scores)
+            return TaskPredictions(task, rows, [0, 1, 1, 0], [0, 2, 0, 0], scores)
     scores = [[tenth, 0.5], [2.0, 1.0], [0.0, 0.25], [-1.0, 1.0]]
-    return replace(KeptPredictions(MOOD, rows, [1, 0, 0, 1], [1, 0, 1, 1], scores), **changes)
+    return replace(TaskPredictions(MOOD, rows, [1, 0, 0, 1], [1, 0, 1, 1], scores), **changes)
 
 
-def grouped() -> KeptPredictions:
+def grouped() -> TaskPredictions:
     """Two questions with three and one answers; the second question is all right."""
     task = KeptTask(
         name="multi",
@@ -71,10 +71,10 @@ def grouped() -> KeptPredictions:
     )
     groups = ["[0, 1]", "[0, 2]", "[0, 1]", "[0, 1]"]
     scores = [[0.0, 1.0]] * 4
-    return KeptPredictions(task, [0, 1, 2, 3], [1, 0, 1, 0], [1, 0, 0, 0], scores, groups)
+    return TaskPredictions(task, [0, 1, 2, 3], [1, 0, 1, 0], [1, 0, 0, 0], scores, groups)
 
 
-def answered_in_text() -> KeptPredictions:
+def answered_in_text() -> TaskPredictions:
     """Rows of which several options may be right."""
     task = KeptTask(
         name="cloze",
@@ -85,12 +85,12 @@ def answered_in_text() -> KeptPredictions:
         answers_in_text=True,
     )
     gold = [("Oslo", "the city of Oslo"), ("Bergen",)]
-    return KeptPredictions(task, [4, 9], gold, ["oslo", "Oslo"], [[0.5, 0.25], [1.0, 2.0]])
+    return TaskPredictions(task, [4, 9], gold, ["oslo", "Oslo"], [[0.5, 0.25], [1.0, 2.0]])
 
 
 @pytest.mark.parametrize("before", [grouped(), answered_in_text()], ids=["groups", "texts"])
 def test_groups_and_several_right_answers_come_back(
-    before: KeptPredictions, tmp_path: Path
+    before: TaskPredictions, tmp_path: Path
 ) -> None:
     write_predictions(tmp_path, before)
     assert read_predictions(tmp_path, before.task.name) == before

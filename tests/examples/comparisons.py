@@ -8,8 +8,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_example_comparison"]
-
 # name: (metric, rows, majority, what a good method reaches)
 _TASKS: dict[str, tuple[str, int, float, float]] = {
     "cola": ("matthews", 1043, 0.0, 0.338),

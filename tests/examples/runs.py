@@ -8,8 +8,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_example_run"]
-
 # name: (metric, rows, majority, prefix off, LoRA off, both on). One task is learnt by the prefix,
 # one by LoRA alone, one not at all.
 _TASKS: dict[str, tuple[str, int, float, float, float, float]] = {

@@ -8,8 +8,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_example_study"]
-
 _SPACE: dict[str, dict[str, Any]] = {
     "training.learning_rates.prefix": {"log": True, "choices": None},
     "method.lora.r": {"log": False, "choices": [4, 8, 16]},

@@ -14,8 +14,6 @@ from peml.execution import ExecutionSettings, Job, make_executor, processes
 from tests.e2e.apart import fresh_processes
 from tests.e2e.toy import toy_config
 
-__all__ = ["drive", "quick_processes", "quick_run"]
-
 
 @pytest.fixture(scope="module")
 def quick_processes(toys: Path) -> Iterator[None]:

@@ -8,8 +8,6 @@ from pathlib import Path
 from peml.export.saved import digest
 from peml.files import checksums, read_json
 
-__all__ = ["reseal"]
-
 
 def reseal(folder: Path, *, with_digest: bool = False) -> None:
     """Recomputes a folder's manifest, as a stranger would after an alteration.

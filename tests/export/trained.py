@@ -18,8 +18,6 @@ from peml.methods import (
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing import TINY_TASKS, batch_of, save_tiny_model
 
-__all__ = ["attach", "run_of", "settings_of"]
-
 _SMALL: dict[str, dict[str, Any]] = {
     "lora": {"lora": {"r": 2}},
     "mtl-lora": {"r": 2},

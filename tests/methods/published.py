@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from peml.methods import LinearShape, MethodSettings, ModelShape, build_method
 
-__all__ = ["LLAMA_ATTENTION", "millions"]
-
 LLAMA_ATTENTION = ModelShape(
     linears=tuple(
         LinearShape(f"layers.{layer}.{name}_proj", 4096, 4096)

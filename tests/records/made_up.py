@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["results_of"]
-
 
 def results_of(
     values: dict[str, float],

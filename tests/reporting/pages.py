@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-__all__ = ["markdown_tables", "parse_page", "section_names", "table_rows", "text_of"]
-
 SVG = "{http://www.w3.org/2000/svg}"
 
 

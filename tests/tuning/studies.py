@@ -10,8 +10,6 @@ import yaml
 from peml.tuning import StudyConfig, parse_study
 from tests.e2e.toy import METHODS, toy_config
 
-__all__ = ["MADE_UP", "RATE", "made_up", "study_file", "toy_study"]
-
 RATE = "training.learning_rates.lora"
 
 MADE_UP: dict[str, Any] = {

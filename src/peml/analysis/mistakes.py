@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peml.evaluation.metrics import ROW_SCORES
-from peml.evaluation.predictions import KeptPredictions
+from peml.evaluation.predictions import TaskPredictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Mistake:
     margin: float
 
 
-def find_mistakes(kept: KeptPredictions) -> list[Mistake]:
+def find_mistakes(kept: TaskPredictions) -> list[Mistake]:
     """All rows predicted wrong, largest margin first; ties by row number."""
     mistakes = [
         Mistake(row, gold, predicted, margin)
@@ -44,14 +44,14 @@ def find_mistakes(kept: KeptPredictions) -> list[Mistake]:
     )
 
 
-def _wrong(kept: KeptPredictions) -> list[bool]:
+def _wrong(kept: TaskPredictions) -> list[bool]:
     if _in_text(kept):  # differences that the metric ignores, such as upper case, are no mistakes
         exact = ROW_SCORES["exact_match"](kept.gold, kept.predicted)
         return [not hit and margin > 0 for hit, margin in zip(exact, _margins(kept), strict=True)]
     return [gold != predicted for gold, predicted in zip(kept.gold, kept.predicted, strict=True)]
 
 
-def _margins(kept: KeptPredictions) -> list[float]:
+def _margins(kept: TaskPredictions) -> list[float]:
     if _in_text(kept):
         return [1 - score for score in ROW_SCORES[kept.task.metrics[0]](kept.gold, kept.predicted)]
     if kept.task.type.has_scale:
@@ -64,5 +64,5 @@ def _margins(kept: KeptPredictions) -> list[float]:
     ]
 
 
-def _in_text(kept: KeptPredictions) -> bool:
+def _in_text(kept: TaskPredictions) -> bool:
     return kept.task.type.generates or kept.task.answers_in_text

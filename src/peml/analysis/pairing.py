@@ -18,7 +18,7 @@ from peml.analysis.significance import (
 from peml.analysis.statistics import Interval, PairedTask, paired_difference, task_random
 from peml.errors import DataError
 from peml.evaluation.averages import mean_weights, weighted_mean
-from peml.evaluation.predictions import KeptPredictions, first_mismatch
+from peml.evaluation.predictions import TaskPredictions, first_mismatch
 
 Array = NDArray[np.float64]
 
@@ -69,8 +69,8 @@ class RunContrast:
 
 
 def contrast_runs(
-    first: Mapping[str, KeptPredictions],
-    second: Mapping[str, KeptPredictions],
+    first: Mapping[str, TaskPredictions],
+    second: Mapping[str, TaskPredictions],
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -126,7 +126,7 @@ def contrast_runs(
 
 
 def _contrast(
-    one: KeptPredictions, two: KeptPredictions, difference: Interval, draws: Array
+    one: TaskPredictions, two: TaskPredictions, difference: Interval, draws: Array
 ) -> TaskContrast:
     metric = one.task.metrics[0]
     p_value, test = _permutation_test(difference, draws)
@@ -150,13 +150,13 @@ def _permutation_test(difference: Interval, draws: Array) -> tuple[float, str]:
 
 
 def _pairs(
-    first: Mapping[str, KeptPredictions], second: Mapping[str, KeptPredictions]
-) -> list[tuple[str, tuple[KeptPredictions, KeptPredictions]]]:
+    first: Mapping[str, TaskPredictions], second: Mapping[str, TaskPredictions]
+) -> list[tuple[str, tuple[TaskPredictions, TaskPredictions]]]:
     return [(name, (first[name], second[name])) for name in first]
 
 
 def _check_same(
-    first: Mapping[str, KeptPredictions], second: Mapping[str, KeptPredictions]
+    first: Mapping[str, TaskPredictions], second: Mapping[str, TaskPredictions]
 ) -> None:
     if first.keys() != second.keys():
         raise _different_tasks(list(first), list(second))

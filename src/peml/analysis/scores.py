@@ -17,7 +17,7 @@ from peml.evaluation.averages import (
     weighted_mean,
 )
 from peml.evaluation.metrics import GROUP_SCORES, PROPORTIONS, ROW_SCORES
-from peml.evaluation.predictions import KeptPredictions, KeptTask
+from peml.evaluation.predictions import KeptTask, TaskPredictions
 from peml.tasks import Averaging
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ class RunScores:
 
 
 def score_run(
-    predictions: Mapping[str, KeptPredictions], *, resamples: int = 2000, seed: int = 0
+    predictions: Mapping[str, TaskPredictions], *, resamples: int = 2000, seed: int = 0
 ) -> RunScores:
     """Recomputes every metric, with 95 % intervals over rows.
 
@@ -95,7 +95,7 @@ def score_run(
 
 
 def score_interval(
-    kept: KeptPredictions, metric: str, *, resamples: int = 2000, seed: int = 0
+    kept: TaskPredictions, metric: str, *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """One metric of a task with its 95 % interval over rows.
 

@@ -11,8 +11,6 @@ import typer
 from peml.errors import RunError
 from peml.files import write_text
 
-__all__ = ["init_command"]
-
 _FILES = (
     "config.yaml",
     "tickets.yaml",

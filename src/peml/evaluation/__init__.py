@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         score_constant,
     )
     from peml.evaluation.predictions import (
-        KeptPredictions,
         KeptTask,
+        TaskPredictions,
         first_mismatch,
         predictions_path,
         read_predictions,
@@ -48,9 +48,9 @@ __all__ = [
     "ROW_SCORES",
     "EvaluationSettings",
     "GoldSplit",
-    "KeptPredictions",
     "KeptTask",
     "Predictions",
+    "TaskPredictions",
     "common_average",
     "compute_metrics",
     "describe_classes",

@@ -97,7 +97,7 @@ class KeptTask(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPredictions:
+class TaskPredictions:
     """A finished model's predictions for the rows of one task.
 
     Attributes:
@@ -134,7 +134,7 @@ class KeptPredictions:
         return score_constant(self.task, self.gold, self.task.majority, self.groups)
 
 
-def first_mismatch(one: KeptPredictions, other: KeptPredictions) -> str | None:
+def first_mismatch(one: TaskPredictions, other: TaskPredictions) -> str | None:
     """Describes the first row in which two runs differ in row number or right answer.
 
     Returns:
@@ -171,7 +171,7 @@ def predictions_path(run: Path, task: str) -> Path:
     return run / "predictions" / f"{task}.parquet"
 
 
-def write_predictions(run: Path, kept: KeptPredictions) -> None:
+def write_predictions(run: Path, kept: TaskPredictions) -> None:
     """Writes or atomically replaces a task's file; equal predictions give equal bytes."""
     task = kept.task
     values = {"row": kept.rows, "gold": kept.gold, "predicted": kept.predicted}
@@ -186,7 +186,7 @@ def write_predictions(run: Path, kept: KeptPredictions) -> None:
     write_bytes(predictions_path(run, task.name), buffer.getvalue().to_pybytes())
 
 
-def read_predictions(run: Path, task: str) -> KeptPredictions:
+def read_predictions(run: Path, task: str) -> TaskPredictions:
     """Reads a task's predictions from a run folder.
 
     Raises:
@@ -212,7 +212,7 @@ def read_predictions(run: Path, task: str) -> KeptPredictions:
     if header.answers_in_text:
         gold = [tuple(texts) for texts in gold]
     groups = table["group"].to_pylist() if grouped else None
-    return KeptPredictions(header, rows, gold, predicted, scores, groups)
+    return TaskPredictions(header, rows, gold, predicted, scores, groups)
 
 
 def _header(path: Path, metadata: Mapping[bytes, bytes]) -> KeptTask:

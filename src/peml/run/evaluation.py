@@ -8,9 +8,9 @@ import time
 from peml.analysis import score_interval
 from peml.evaluation import (
     GoldSplit,
-    KeptPredictions,
     KeptTask,
     Predictions,
+    TaskPredictions,
     describe_classes,
     score_split,
     write_predictions,
@@ -73,11 +73,11 @@ def _evaluate_task(
     })  # fmt: skip
 
 
-def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> KeptPredictions:
+def _kept(prepared: Prepared, split: GoldSplit, said: Predictions) -> TaskPredictions:
     task = prepared.tasks[split.task_id]
     data = prepared.loaded.data[split.task_id]
     scored = prepared.config.evaluation.split
-    return KeptPredictions(
+    return TaskPredictions(
         task=KeptTask(
             name=task.name,
             version=task.version,

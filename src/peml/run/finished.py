@@ -10,7 +10,7 @@ from pathlib import Path
 from peml.data import select_tasks
 from peml.data.sources import load_source
 from peml.errors import CheckpointError, DataError, RunError, nearest
-from peml.evaluation import KeptPredictions, predictions_path, read_predictions, same_answer
+from peml.evaluation import TaskPredictions, predictions_path, read_predictions, same_answer
 from peml.records import Results
 from peml.run.folder import RunFolder
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
@@ -28,7 +28,7 @@ class FinishedRun:
 
     folder: Path
     results: Results
-    predictions: dict[str, KeptPredictions]
+    predictions: dict[str, TaskPredictions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
     return FinishedRun(folder, results, predictions)
 
 
-def _check_results(folder: Path, kept: KeptPredictions, results: Results) -> None:
+def _check_results(folder: Path, kept: TaskPredictions, results: Results) -> None:
     name = kept.task.name
     said = results.tasks[name]
     found = kept.metrics()
@@ -103,7 +103,7 @@ def _same(one: float, other: float) -> bool:
     return both_nan or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict[int, RowText]:
+def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict[int, RowText]:
     """Texts of some of the rows that a run was scored on, from the run's own data source.
 
     Args:
@@ -138,7 +138,7 @@ def read_texts(folder: Path, kept: KeptPredictions, rows: Iterable[int]) -> dict
     return texts
 
 
-def _task(kept: KeptPredictions, tasks: Iterable[Task]) -> Task:
+def _task(kept: TaskPredictions, tasks: Iterable[Task]) -> Task:
     for task in tasks:
         if task.name == kept.task.name:
             return task

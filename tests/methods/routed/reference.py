@@ -11,19 +11,6 @@ from torch import Tensor
 from peml.methods import Delta, LinearShape
 from peml.models import TaskRouting
 
-__all__ = [
-    "D_IN",
-    "D_OUT",
-    "SCALE",
-    "TASKS",
-    "Reference",
-    "agree",
-    "inputs",
-    "linear",
-    "moved",
-    "routing",
-]
-
 D_IN, D_OUT, TASKS, SCALE = 5, 7, 3, 1.7
 
 Reference = Callable[[Mapping[str, Tensor], Tensor, int], Tensor]

@@ -9,7 +9,7 @@ from rich.console import Console
 from peml.analysis import Mistake, find_mistakes
 from peml.cli.evaluate.numbers import Content, number
 from peml.errors import PemlError
-from peml.evaluation import KeptPredictions
+from peml.evaluation import TaskPredictions
 from peml.run import FinishedRun, RowText, read_texts
 
 
@@ -34,7 +34,7 @@ def show_mistakes(run: FinishedRun, limit: int, console: Console) -> Content:
 
 
 def _texts(
-    run: FinishedRun, kept: KeptPredictions, shown: list[Mistake]
+    run: FinishedRun, kept: TaskPredictions, shown: list[Mistake]
 ) -> tuple[dict[int, RowText], str]:
     """The rows' texts, or why there are none: the data may be gone, the row numbers are not."""
     try:
@@ -43,7 +43,7 @@ def _texts(
         return {}, f"the rows' texts can't be shown: {error.problem}"
 
 
-def _mistake_content(kept: KeptPredictions, mistake: Mistake, text: RowText | None) -> Content:
+def _mistake_content(kept: TaskPredictions, mistake: Mistake, text: RowText | None) -> Content:
     options = text.options if text is not None else ()
 
     def spell(value: Any) -> Any:
