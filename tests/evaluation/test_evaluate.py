@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from peml.data import EncodedSplit, encode_split
+from peml.data.batch import TaskBatch
 from peml.data.rows import Rows
 from peml.errors import ModelError
 from peml.evaluation import (
@@ -155,7 +156,7 @@ def test_parts_prepare_once_for_a_whole_split(tmp_path: Path) -> None:
         name = "counting"
         calls = 0
 
-        def prepare(self) -> None:
+        def prepare(self, batch: TaskBatch | None = None) -> None:
             self.calls += 1
 
     part: Any = Counting()

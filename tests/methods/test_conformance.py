@@ -25,6 +25,8 @@ from peml.methods import (
     MultiLoraSettings,
     list_methods,
 )
+from peml.methods.context.settings import ContextSettings, LoraContextSettings
+from peml.methods.lora.settings import LoraSettings
 from peml.methods.routed.mtl_lora import MtlLoraDelta
 from peml.models import TaskRouting
 from peml.testing import MethodSuite
@@ -239,3 +241,14 @@ def test_a_method_that_breaks_its_promise_is_caught(
 def test_every_check_of_the_suite_is_shown_to_catch_something() -> None:
     checks = {name.removeprefix("test_") for name in dir(MethodSuite) if name.startswith("test_")}
     assert {check for check, *_ in _BROKEN} == checks
+
+
+class TestLoraContext(MethodSuite):
+    settings = LoraContextSettings(lora=LoraSettings(r=2))
+    families = ("bert", "llama")
+    identity_at_start = False  # rows see the context from the first step on
+    learns_first = ("*.lora_B.*",)
+
+
+class TestLoraContextAdapted(TestLoraContext):
+    settings = LoraContextSettings(lora=LoraSettings(r=2), context=ContextSettings(of="adapted"))

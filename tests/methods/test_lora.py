@@ -193,7 +193,7 @@ def test_parts_are_prepared_before_each_pass_and_once_inside_prepared() -> None:
         name = "counting"
         calls = 0
 
-        def prepare(self) -> None:
+        def prepare(self, batch: TaskBatch | None = None) -> None:
             self.calls += 1
 
     part: Any = Counting()

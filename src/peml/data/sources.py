@@ -14,7 +14,7 @@ from peml.data.folders import TaskMissingError, find_folder, listing
 from peml.data.groups import read_groups
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
-from peml.data.splits import carve_development, draw_groups, draw_indices
+from peml.data.splits import carve_development, choose_shots, draw_groups, draw_indices
 from peml.errors import DataError, nearest
 from peml.records import SkippedTask
 from peml.tasks import Shots, Task, TaskRenderer, generate
@@ -194,7 +194,7 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
             action="Lower tasks.shots, or name another split in the task's shots.split.",
         )
     renderer = TaskRenderer(task)
-    examples = tuple(renderer.render_solved(rows[number], number) for number in range(count))
+    examples = tuple(renderer.render_solved(rows[n], n) for n in choose_shots(rows, task))
     return task.model_copy(update={"shots": Shots(split=split, examples=examples)})
 
 
@@ -215,10 +215,10 @@ _Read = Callable[[tuple[str, ...]], _Found]
 
 
 def _without_shots(task: Task, found: _Found) -> _Found:
-    shown = task.shots.count if found.split == _shots_split(task) else 0
-    if not shown:
+    if not task.shots.count or found.split != _shots_split(task):
         return found
-    left = range(shown, len(found.rows)) if shown < len(found.rows) else []
+    shown = set(choose_shots(found.rows, task))
+    left = [number for number in range(len(found.rows)) if number not in shown]
     return found._replace(rows=found.rows.select(left))
 
 

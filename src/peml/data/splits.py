@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import repeat
+from itertools import islice, repeat, zip_longest
 from random import Random
 from typing import Any
 
@@ -110,6 +110,25 @@ def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices,
     for rows, take in zip(groups, takes, strict=True):
         is_carved[rows[random.sample(range(len(rows)), take)]] = True
     return np.flatnonzero(~is_carved), np.flatnonzero(is_carved)
+
+
+def choose_shots(rows: Rows, task: Task) -> list[int]:
+    """Numbers of the rows that are a task's shots, in the order in which they are shown.
+
+    Args:
+        rows: All rows of the split that they are taken from.
+        task: With `Shots.count` and `Shots.choose`.
+    """
+    most = min(task.shots.count, len(rows))
+    if task.shots.choose == "first" or not task.type.has_labels:
+        return list(range(most))
+    label = task.columns.label
+    members: dict[Any, list[int]] = {}
+    for number, row in enumerate(rows.iterate([label])):
+        members.setdefault(row[label], []).append(number)
+    # One of each label in turn, labels in the order of their first row.
+    in_turn = (number for turn in zip_longest(*members.values()) for number in turn)
+    return list(islice((number for number in in_turn if number is not None), most))
 
 
 def draw_indices(count: int, most: int | None, seed: int) -> Indices:

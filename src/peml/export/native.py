@@ -6,6 +6,7 @@
       backbone/            the merged model and its tokenizer, as save_pretrained writes them
       lora/                the LoRA (HiRA, ...) before merging, as PEFT saves it
       prefix.safetensors   keys and values of the active layers, if there is a prefix
+      contexts.safetensors keys and values of each task's context, if there are contexts
       prompt.safetensors   vectors in front of the input embeddings, if there is a prompt
       adapter.safetensors  weights that can't be merged, if the method has any
       heads.safetensors    the encoder's heads
@@ -28,13 +29,14 @@ from peml.errors import CheckpointError, ModelError
 from peml.export.agreement import answers, check_agreement
 from peml.export.saved import ACTION, DESCRIPTION, Description, SavedModel, describe, open_model
 from peml.files import atomic_folder, write_tensors
-from peml.injection import attach_prefix
+from peml.injection import Contexts, attach_prefix, injection_of
 from peml.methods import AttachedModel, MethodSettings
 from peml.models import TaskModel, check_prompt, load_backbone
 from peml.prefix import Prefix
 from peml.records import Agreement
 
 _PREFIX, _PROMPT = "prefix.safetensors", "prompt.safetensors"
+_CONTEXTS = "contexts.safetensors"
 _ADAPTER, _HEADS = "adapter.safetensors", "heads.safetensors"
 
 
@@ -69,12 +71,18 @@ def save_model(
     with atomic_folder(folder) as partial:
         model.save_parts(partial)
         unmerged = {name: value.clone() for name, value in model.kept().items()}
+        contexts = {
+            base.tasks[task].name: held.tensor for task, held in model.static_contexts().items()
+        }
         prefix = model.merge()
-        _refuse_not_finite(base, [*unmerged.values(), *([] if prefix is None else [prefix.tensor])])
+        beside = [*unmerged.values(), *contexts.values()]
+        _refuse_not_finite(base, beside + ([] if prefix is None else [prefix.tensor]))
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
         if prefix is not None:
             write_tensors(partial / _PREFIX, {"prefix": prefix.tensor})
+        if contexts:
+            write_tensors(partial / _CONTEXTS, contexts)
         if base.prompt.vectors is not None:
             write_tensors(partial / _PROMPT, {"prompt": base.prompt.vectors})
         if unmerged:
@@ -149,6 +157,7 @@ def load_saved(
         shapes = {name: tuple(value.shape) for name, value in model.heads.state_dict().items()}
         model.heads.load_state_dict(saved.shaped(_HEADS, shapes))
     _attach_static_prefix(model, saved)
+    _attach_contexts(model, saved)
     _set_prompt(model, saved)
     if _ADAPTER in saved.files:
         saved.method().restore(model, saved.tensors(_ADAPTER))
@@ -168,6 +177,23 @@ def _attach_static_prefix(model: TaskModel, saved: SavedModel) -> None:
     shape = (len(active), 2, None, None, None)
     tensor = saved.shaped(_PREFIX, {"prefix": shape})["prefix"]
     attach_prefix(model.backbone).set(Prefix(tensor, active))
+
+
+def _attach_contexts(model: TaskModel, saved: SavedModel) -> None:
+    names = [task.name for task in model.tasks if task.context]
+    if not names:
+        return
+    injection = injection_of(model.backbone) or attach_prefix(model.backbone)
+    shape = injection.shape
+    wanted = (shape.layers, 2, shape.kv_heads, None, shape.head_dim)
+    tensors = saved.shaped(_CONTEXTS, dict.fromkeys(names, wanted))
+    active = (True,) * shape.layers
+    held = {
+        number: Prefix(tensors[task.name], active)
+        for number, task in enumerate(model.tasks)
+        if task.context
+    }
+    injection.set_contexts(Contexts(held, model.routing.rows))
 
 
 def _set_prompt(model: TaskModel, saved: SavedModel) -> None:

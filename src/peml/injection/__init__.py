@@ -3,6 +3,7 @@
 ``attach_prefix`` is the way in; ``check_support`` says beforehand whether it will work.
 """
 
+from peml.injection.contexts import Contexts
 from peml.injection.inject import PrefixInjection, attach_prefix, injection_of
 from peml.injection.probe import AttentionSite, probe, probe_decoder_side
 from peml.injection.quiet import StartMeasurement, measure_quiet_keys, measure_start
@@ -17,6 +18,7 @@ from peml.injection.support import Support, check_support
 
 __all__ = [
     "AttentionSite",
+    "Contexts",
     "PrefixInjection",
     "StartMeasurement",
     "Support",

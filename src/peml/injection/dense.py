@@ -46,14 +46,14 @@ def attend_densely(
             logits = logits.masked_fill_(~mask, -torch.inf)
         else:
             logits = logits.add_(mask)
-    weights, kept_share = _drop(logits.softmax(-1), dropout)
+    weights, kept_share = drop(logits.softmax(-1), dropout)
     return (torch.matmul(weights, value) / kept_share).transpose(1, 2).contiguous()
 
 
 _LEVELS = 2**16
 
 
-def _drop(weights: Tensor, probability: float) -> tuple[Tensor, float]:
+def drop(weights: Tensor, probability: float) -> tuple[Tensor, float]:
     """Drops weights at random, and returns the share that is kept, to divide by.
 
     The probability is rounded to 1/65536 (0.1 becomes 0.100006), and so is the share. So the

@@ -3,7 +3,8 @@
     K' = [P_K ; K]    V' = [P_V ; V]
 
 Positions of the tokens do not move, the key/value cache holds real tokens only, and a sliding
-window never hides the prefix.
+window never hides the prefix. Beside the prefix, which all rows share, each task can have a context
+(`Contexts`), which its rows share.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from peml.injection.attention import (
     register_wrapper,
     set_slot,
 )
+from peml.injection.contexts import Contexts
 from peml.injection.dense import attend_densely
 from peml.injection.masks import MaskMemo
 from peml.injection.probe import AttentionSite, switch_implementation, unwrap
+from peml.injection.shared import attend_shared
 from peml.injection.support import check_support
 from peml.prefix.prefix import Prefix
 from peml.prefix.shape import PrefixShape
@@ -61,6 +64,8 @@ class PrefixInjection:
         self._base = base
         self._prefix: Prefix | None = None
         self._enabled = True
+        self._contexts: Contexts | None = None
+        self._contexts_enabled = True
         self._attached = True
         self.masks = MaskMemo()
         self.biases = MaskMemo()
@@ -102,12 +107,31 @@ class PrefixInjection:
         finally:
             self._enabled = before
 
+    @property
+    def contexts(self) -> Contexts | None:
+        """The contexts in use; None if none are set, and inside ``without_contexts()``."""
+        return self._contexts if self._contexts_enabled else None
+
+    def set_contexts(self, contexts: Contexts | None) -> None:
+        """Uses these contexts, or none, from the next forward pass on."""
+        self._contexts = contexts
+
     @contextmanager
-    def observed(self, observer: Observer) -> Iterator[None]:
-        """Calls ``observer`` with each self-attention call; without prefix and gradients."""
-        self.observer = observer
+    def without_contexts(self) -> Iterator[None]:
+        """Runs the model without contexts inside the block."""
+        before, self._contexts_enabled = self._contexts_enabled, False
         try:
-            with self.disabled(), torch.no_grad():
+            yield
+        finally:
+            self._contexts_enabled = before
+
+    @contextmanager
+    def observed(self, observer: Observer, *, gradients: bool = False) -> Iterator[None]:
+        """Calls ``observer`` with each self-attention call; without prefix and contexts."""
+        self.observer = observer
+        grad = torch.is_grad_enabled() and gradients
+        try:
+            with self.disabled(), self.without_contexts(), torch.set_grad_enabled(grad):
                 yield
         finally:
             self.observer = None
@@ -121,7 +145,7 @@ class PrefixInjection:
             if isinstance(slot, _PrefixSlot) and slot.injection is self:
                 set_slot(module, None)
         switch_implementation(self.model, self._base)
-        self._prefix = None
+        self._prefix = self._contexts = None
         self._attached = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -154,34 +178,70 @@ class _PrefixSlot:
         injection = self.injection
         if injection.observer is not None:
             injection.observer(self._layer, query, key, value, attention_mask)
-        prefix = injection.prefix
+        prefix, contexts = injection.prefix, injection.contexts
         pair = None if prefix is None else prefix.layer(self._layer)
-        if pair is None:
+        if pair is None and contexts is None:
             return self._function(module, query, key, value, attention_mask, **kwargs)
 
-        length = pair[0].shape[1]
         bias = kwargs.get("position_bias")
-        if attention_mask is not None:
-            attention_mask = injection.masks.padded(attention_mask, length)
-        elif self._sdpa and (queries := query.shape[2]) > 1 and masks_causally(module, kwargs):
-            # Without a mask sdpa builds a causal one and cuts the keys to the query length: with
-            # a prefix in front it would drop the last tokens. Without a mask the queries are the
-            # first tokens; keys after them are unused entries of a static cache.
-            attention_mask = injection.masks.causal(queries, length, query.device)
+        # Without a mask sdpa builds a causal one and cuts the keys to the query length: with a
+        # prefix in front it would drop the last tokens. Without a mask the queries are the first
+        # tokens; keys after them are unused entries of a static cache.
+        causal = (
+            attention_mask is None
+            and self._sdpa
+            and query.shape[2] > 1
+            and masks_causally(module, kwargs)
+        )
+        if causal:
+            queries = query.shape[2]
             key, value = key[:, :, :queries], value[:, :, :queries]
+            bias = None if bias is None else bias[..., :queries]
+        if pair is not None:
+            length = pair[0].shape[1]
+            if causal:
+                attention_mask = injection.masks.causal(query.shape[2], length, query.device)
+                causal = False
+            elif attention_mask is not None:
+                attention_mask = injection.masks.padded(attention_mask, length)
             if bias is not None:
-                bias = bias[..., :queries]
-        if bias is not None:
-            kwargs["position_bias"] = injection.biases.padded(bias, length)
-        key, value = _in_front(pair[0], key), _in_front(pair[1], value)
+                kwargs["position_bias"] = injection.biases.padded(bias, length)
+            key, value = _in_front(pair[0], key), _in_front(pair[1], value)
+        scaling = kwargs.get("scaling")
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         dropout = kwargs.get("dropout", 0.0)
+        if contexts is not None:
+            return self._with_contexts(
+                contexts, query, key, value, attention_mask, scaling, causal, dropout
+            ), None
         if self._sdpa and query.device.type == "cpu" and 0 < dropout < 1 and bias is None:
-            scaling = kwargs.get("scaling")
-            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             return attend_densely(
                 query, key, value, attention_mask, scaling=scaling, dropout=dropout
             ), None
         return self._function(module, query, key, value, attention_mask, **kwargs)
+
+    def _with_contexts(
+        self,
+        contexts: Contexts,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        causal: bool,
+        dropout: float,
+    ) -> Tensor:
+        """Attention to the rows' own keys and to their tasks' contexts."""
+        order = contexts.order(len(query))
+        shared = contexts.layer(self._layer, order, value)
+        if order.order is not None:
+            query, key, value = (t.index_select(0, order.order) for t in (query, key, value))
+            if mask is not None and len(mask) > 1:
+                mask = mask.index_select(0, order.order)
+        output = attend_shared(
+            query, key, value, mask, shared, scaling=scaling, causal=causal, dropout=dropout
+        )
+        return output if order.back is None else output.index_select(0, order.back)
 
 
 def _in_front(prefix: Tensor, states: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Keys and values that a model computes for a text, to start a prefix from."""
+"""Keys and values that a model computes for a text."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from peml.errors import InjectionError
 from peml.injection.inject import PrefixInjection
 
 
-def read_rows(injection: PrefixInjection, run: Callable[[], None]) -> Tensor:
+def read_rows(
+    injection: PrefixInjection, run: Callable[[], None], *, gradients: bool = False
+) -> Tensor:
     """Keys and values of one text in every self-attention layer.
 
     PEFT's ``initialize_kv_prefix_from_text`` reads them from the cache. Here they are read at the
     attention calls (after rotation), so that it works with encoders too.
 
     Args:
-        injection: Of the attached model; its prefix, if one is set, is left out.
+        injection: Of the attached model; its prefix and contexts are left out.
         run: Calls the model on one row without padding.
+        gradients: Whether keys and values keep their graph.
 
     Returns:
-        (layers, 2, kv_heads, tokens, head_dim), in float32 on the CPU.
+        (layers, 2, kv_heads, tokens, head_dim), as the model computes them.
 
     Raises:
         InjectionError: ``run()`` did not reach every layer, or lengths differ between layers.
@@ -30,9 +33,9 @@ def read_rows(injection: PrefixInjection, run: Callable[[], None]) -> Tensor:
     seen: dict[int, Tensor] = {}
 
     def observe(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-        seen[layer] = torch.stack([key[0], value[0]]).detach().float().cpu()
+        seen[layer] = torch.stack([key[0], value[0]])
 
-    with injection.observed(observe):
+    with injection.observed(observe, gradients=gradients):
         run()
     lengths = sorted({rows.shape[2] for rows in seen.values()})
     if len(seen) < len(injection.sites) or len(lengths) > 1:

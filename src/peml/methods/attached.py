@@ -48,7 +48,7 @@ class AttachedModel(nn.Module):
 
     def forward(self, batch: TaskBatch) -> ModelOutput:
         """Losses and scores of a batch that may mix tasks."""
-        self.prepare()
+        self.prepare(batch)
         output: ModelOutput = self.base(batch)
         if not self.training:
             return output
@@ -59,11 +59,11 @@ class AttachedModel(nn.Module):
         auxiliary = sum(losses[1:], start=losses[0])
         return dataclasses.replace(output, loss=output.loss + auxiliary, auxiliary=auxiliary)
 
-    def prepare(self) -> None:
-        """Lets every part get ready for a forward pass."""
+    def prepare(self, batch: TaskBatch | None = None) -> None:
+        """Lets every part get ready for a forward pass over a batch; None: over any batches."""
         if not self._fixed:
             for part in self.parts.values():
-                part.prepare()
+                part.prepare(batch)
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -146,6 +146,13 @@ class AttachedModel(nn.Module):
             for part in self.parts.values()
             for name, value in part.kept().items()
         }
+
+    def static_contexts(self) -> dict[int, Prefix]:
+        """The contexts that stay beside the merged weights, by task id; call before `merge`."""
+        held: dict[int, Prefix] = {}
+        for part in self.parts.values():
+            held.update(part.static_contexts())
+        return held
 
     def merge(self) -> Prefix | None:
         """Folds every part into the weights, and returns the prefix that stays beside them."""

@@ -17,7 +17,9 @@ from peml.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from peml.data.batch import TaskBatch
     from peml.methods.attached import AttachedModel
+    from peml.methods.context.settings import ContextSettings
     from peml.methods.shape import ModelShape
     from peml.models import TaskModel
     from peml.prefix import Genotype, Prefix
@@ -87,8 +89,12 @@ class Part(ABC):
     def disabled(self) -> AbstractContextManager[None]:
         """Takes the part's effect away for a while."""
 
-    def prepare(self) -> None:
-        """Called before every forward pass; once for many passes in an evaluation."""
+    def prepare(self, batch: TaskBatch | None = None) -> None:
+        """Called before every forward pass.
+
+        Args:
+            batch: What the pass reads; None: many batches of any tasks, in an evaluation.
+        """
         return
 
     def auxiliary_loss(self) -> Tensor | None:
@@ -118,6 +124,10 @@ class Part(ABC):
     def static_prefix(self) -> Prefix | None:
         """The prefix that stays beside the merged weights, if this part makes one."""
         return None
+
+    def static_contexts(self) -> dict[int, Prefix]:
+        """Contexts that stay beside the merged weights, by task id; asked for before `merge`."""
+        return {}
 
 
 class HeldOut(Protocol):
@@ -256,6 +266,11 @@ class Method(ABC):
     def needs_task_id(self) -> bool:
         """Whether inference has to be told the task: an oracle, stated in every table."""
         return self.merging.how == "per task"
+
+    @property
+    def context(self) -> ContextSettings | None:
+        """What each task's context holds; None for a method without contexts."""
+        return None
 
     @property
     def prompt_length(self) -> int:

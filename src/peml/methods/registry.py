@@ -21,6 +21,7 @@ from pydantic_core import core_schema
 from peml.errors import ConfigError, nearest
 from peml.methods import settings as plain
 from peml.methods.base import Method, MethodSettings
+from peml.methods.context import settings as context
 from peml.methods.lora import settings as lora
 from peml.methods.prefix import settings as prefix
 from peml.methods.routed import settings as routed
@@ -37,6 +38,7 @@ _BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
         plain.FullSettings: "peml.methods.full:Full",
         lora.HiraSettings: "peml.methods.lora.hira:Hira",
         lora.LoraMethodSettings: "peml.methods.lora.lora:Lora",
+        context.LoraContextSettings: "peml.methods.context.lora_context:LoraContext",
         plain.LoraPrefixSettings: "peml.methods.lora_prefix:LoraPrefix",
         lora.MissSettings: "peml.methods.lora.miss:Miss",
         routed.MoeLoraSettings: "peml.methods.routed.moe_lora:MoeLora",

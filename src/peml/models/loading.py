@@ -361,7 +361,18 @@ def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
     Raises:
         ModelError: Names all tasks that don't fit.
     """
-    with_shots = [task.name for task in tasks if task.shots.count or task.shots.examples]
+    held = [task.name for task in tasks if task.context]
+    if held and not family.holds_contexts:
+        raise ModelError(
+            f"the family {family.name!r} can't hold the contexts of {', '.join(held)}",
+            allowed="contexts on decoders and encoders",
+            action="choose a method without a context, or another model",
+        )
+    with_shots = [
+        task.name
+        for task in tasks
+        if (task.shots.count or task.shots.examples) and not task.context
+    ]
     if with_shots and not isinstance(family, TextFamily):
         raise ModelError(
             f"the family {family.name!r} has no prompts, so the shots of {', '.join(with_shots)} "

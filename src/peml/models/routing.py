@@ -28,6 +28,7 @@ class TaskRouting:
         self.tasks = tasks
         self._ids: Tensor | None = None
         self._masks: dict[Side, Tensor | None] = {}
+        self._repeated: dict[int, Tensor] = {}
 
     def set(
         self, task_ids: Tensor, *, inputs: Tensor | None = None, targets: Tensor | None = None
@@ -50,12 +51,14 @@ class TaskRouting:
                 action="give each row the index of its task",
             )
         self._ids, self._masks = task_ids, {"inputs": inputs, "targets": targets}
+        self._repeated.clear()
 
     def rows(self, count: int) -> Tensor:
         """The task id of each of ``count`` rows, (count,).
 
         A layer may get a multiple of the batch: beams of a sequence, or the tokens of flattened
-        sequences. In both cases the rows of one sequence are consecutive.
+        sequences. In both cases the rows of one sequence are consecutive. The same tensor is
+        returned throughout a forward pass.
         """
         if self._ids is None:
             raise TaskError(
@@ -69,7 +72,11 @@ class TaskRouting:
                 allowed="a multiple of the batch's sequences",
                 action="leave the layer out with target_modules",
             )
-        return self._ids if copies == 1 else self._ids.repeat_interleave(copies)
+        if copies == 1:
+            return self._ids
+        if copies not in self._repeated:
+            self._repeated[copies] = self._ids.repeat_interleave(copies)
+        return self._repeated[copies]
 
     def mask(self, side: Side, rows: int, length: int) -> Tensor | None:
         """1 for real tokens, (rows, length), or None if all are; rows may be flattened sequences.

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from peml.data import select_tasks
 from peml.data.sources import load_source
 from peml.errors import CheckpointError, DataError, RunError, nearest
@@ -118,13 +120,14 @@ def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict
     task = _task(kept, select_tasks(config.tasks))
     train, reported, origin = load_source(task, config.tasks.source)
     split = reported if kept.task.split == "reported" else train
-    first = split[0][SOURCE_ROW]  # rows that served as shots stood before it
+    sources = split.array(SOURCE_ROW)  # ascending; rows that serve as shots are missing
     renderer = TaskRenderer(task)
     gold = dict(zip(kept.rows, kept.gold, strict=True))
     texts = {}
     for row in rows:
-        place = row - first
-        example = renderer.render(split[place], row) if 0 <= place < len(split) else None
+        place = int(np.searchsorted(sources, row))
+        is_there = place < len(split) and sources[place] == row
+        example = renderer.render(split[place], row) if is_there else None
         if example is None or not same_answer(example.gold, gold[row]):
             raise DataError(
                 f"Task {task.name!r}: row {row} of {origin} is not what it was when the run was "

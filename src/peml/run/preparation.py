@@ -183,8 +183,10 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     Raises:
         PemlError: A task, file, row, template or setting can't be used.
     """
-    tasks = select_tasks(config.tasks)
     method = build_method(config.method)
+    tasks = select_tasks(config.tasks)
+    if method.context is not None:
+        tasks = method.context.hold(tasks)
     family = load_family(config.model)
     precision = choose_precision(config, method, precision)
     config = with_precision(config, precision)

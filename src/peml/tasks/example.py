@@ -18,6 +18,8 @@ class Example:
         label: Option index, score, or target text.
         answers: Texts of all correct options, if the task is scored on texts
             (`Task.answers_in_text`); else empty.
+        context: Beginning of the prompt that the model holds as keys and values (`Task.context`);
+            else empty.
     """
 
     index: int
@@ -26,6 +28,7 @@ class Example:
     options: tuple[str, ...]
     label: int | float | str
     answers: tuple[str, ...] = ()
+    context: str = ""
 
     @property
     def gold(self) -> int | float | str | tuple[str, ...]:

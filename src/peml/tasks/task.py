@@ -122,11 +122,16 @@ class Shots(Settings):
 
     count: int = Field(
         0,
-        description="Number of rows to show, the first of the split; `tasks.shots` sets it for a "
-        "run. They are neither trained on nor scored.",
+        description="Number of rows to show; `tasks.shots` sets it for a run. They are neither "
+        "trained on nor scored.",
         ge=0,
     )
     split: str | None = Field(None, description="Split of these rows; default: the train split.")
+    choose: Literal["first", "balanced"] = Field(
+        "first",
+        description="first: the first rows of the split; balanced: the first rows of each label "
+        "in turn, so that every label is shown about equally often.",
+    )
     examples: tuple[str, ...] = Field(
         (), description="Examples as texts, each with its answer, instead of rows."
     )
@@ -170,6 +175,11 @@ class Task(Settings):
     )
     shots: Shots = Field(
         default_factory=Shots, description="Solved examples before each row (few-shot)."
+    )
+    context: bool = Field(
+        False,
+        description="Whether the model holds header and shots as keys and values, instead of "
+        "reading them before every row. A method with a context sets it.",
     )
     template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
     target: str | None = Field(

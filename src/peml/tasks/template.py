@@ -127,8 +127,8 @@ class TaskRenderer:
         Raises:
             DataError: As :meth:`render`.
         """
-        bare = TaskRenderer(self.task.model_copy(update={"header": None, "shots": Shots()}))
-        example = bare.render(row, index)
+        without = {"header": None, "shots": Shots(), "context": False}
+        example = TaskRenderer(self.task.model_copy(update=without)).render(row, index)
         answer = str(example.label)
         if example.options:
             answer = example.options[right_option(self.task, example)]
@@ -151,12 +151,32 @@ class TaskRenderer:
             options=() if generates else options,
             label=self._label(row, choices, variables) if labelled else self._placeholder(),
             answers=self._answers(row, choices) if labelled else (),
+            context=self.context() if self.task.context else "",
         )
 
+    def context(self) -> str:
+        """What precedes every row, header and shots, if it is the same for all of them.
+
+        Raises:
+            TaskError: The header depends on the row.
+        """
+        try:
+            return _BETWEEN.join(self._before({}))
+        except _RowError as problem:
+            raise TaskError(
+                f"Task {self.task.name!r}: its header depends on the row, so it can't be held as a "
+                f"context ({problem})",
+                allowed="a header without columns",
+                action="leave the columns out of the header, or choose a method without a context",
+            ) from None
+
     def _whole_prompt(self, variables: dict[str, Any]) -> str:
-        header = [] if self._header is None else [self._fill("header", self._header, variables)]
         row = self._fill("template", self._prompt, variables)
-        return _BETWEEN.join([*header, *self.task.shots.examples, row])
+        return _BETWEEN.join([*self._before(variables), row])
+
+    def _before(self, variables: dict[str, Any]) -> list[str]:
+        header = [] if self._header is None else [self._fill("header", self._header, variables)]
+        return [*header, *self.task.shots.examples]
 
     def _compile_if_given(self, field: str, source: str | None) -> Template | None:
         return None if source is None else self._compile(field, source)

@@ -34,7 +34,13 @@ from peml.testing.answers import (
     scores_of_rows,
 )
 from peml.testing.models import TINY_FAMILIES
-from peml.testing.tasks import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
+from peml.testing.tasks import (
+    TINY_ROWS,
+    TINY_TASKS,
+    batch_of,
+    tasks_with_contexts,
+    tiny_task_model,
+)
 
 _HEADS = "base.heads."
 # Dropout would hide behind its noise what the checks compare.
@@ -95,7 +101,8 @@ class MethodSuite:
 
     def plain(self, family: str) -> TaskModel:
         """The frozen model nothing is attached to."""
-        return tiny_task_model(family, TINY_TASKS, **_CONFIG.get(family, {}))
+        tasks = TINY_TASKS if self.method().context is None else tasks_with_contexts()
+        return tiny_task_model(family, tasks, **_CONFIG.get(family, {}))
 
     def fresh(self, family: str, *, seed: int = 0) -> AttachedModel:
         """The model with the method, before the first step; a search is ended at once."""

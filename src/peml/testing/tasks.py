@@ -10,7 +10,7 @@ import numpy as np
 from peml.data import Collator, TaskBatch
 from peml.models import Backbone, EncodedSequence, Family, ModelSettings, TaskModel
 from peml.models.families import FAMILIES
-from peml.tasks import Task, TaskRenderer
+from peml.tasks import Shots, Task, TaskRenderer
 from peml.testing.models import TINY_FAMILIES, tiny_model, tiny_tokenizer
 
 Row = dict[str, Any]
@@ -62,6 +62,18 @@ TINY_ROWS: tuple[tuple[int, Row], ...] = (
     (1, {"first": "yes", "second": "the answer is yes", "label": 0}),
 )
 """Rows of `TINY_TASKS`, mixed: (task id, row)."""
+
+
+def tasks_with_contexts() -> tuple[Task, ...]:
+    """`TINY_TASKS` with a solved row each, held as the task's context."""
+    solved = [
+        TaskRenderer(TINY_TASKS[number]).render_solved(row, 0) for number, row in TINY_ROWS[:3]
+    ]
+    by_task = {number: text for (number, _), text in zip(TINY_ROWS, solved, strict=False)}
+    return tuple(
+        task.model_copy(update={"context": True, "shots": Shots(examples=(by_task[number],))})
+        for number, task in enumerate(TINY_TASKS)
+    )
 
 
 def tiny_family(

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from peml.data.batch import TaskBatch
 from peml.errors import TrainingError
 from peml.injection import PrefixInjection, attach_prefix
 from peml.methods.base import AttachContext, ParameterGroup, Part
@@ -75,7 +76,7 @@ class PrefixPart(nn.Module, Part):
         prefix: Prefix = self.network() if self.search is None else self.search.prefix()
         return prefix
 
-    def prepare(self) -> None:
+    def prepare(self, batch: TaskBatch | None = None) -> None:
         """Puts a fresh prefix in front of every layer."""
         prefix = self.yielded()
         if self.training and self._settings.dropout:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from peml.data.batch import TaskBatch
 from peml.methods.base import ParameterGroup, Part
 from peml.models import TaskModel
 
@@ -50,7 +51,7 @@ class PromptPart(nn.Module, Part):
         self._prompt = model.prompt
         self._learning_rate = learning_rate
 
-    def prepare(self) -> None:
+    def prepare(self, batch: TaskBatch | None = None) -> None:
         """Puts the vectors in front."""
         self._prompt.set(self.vectors)
 

@@ -60,4 +60,4 @@ def _text_rows(model: TaskModel, injection: PrefixInjection, tokens: Tensor) -> 
         model.eval()
         model.backbone(**inputs)
 
-    return read_rows(injection, run)
+    return read_rows(injection, run).float().cpu()

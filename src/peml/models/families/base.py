@@ -78,12 +78,15 @@ class Family(ABC):
         version: Of how rows are encoded; a cache made by another version is not used.
         task_types: What it can do.
         auto_class: The class in Transformers that loads its models.
+        holds_contexts: Whether a task's context can be held as keys and values; `encode` then
+            leaves `Example.context` out.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     task_types: ClassVar[frozenset[TaskType]]
     auto_class: ClassVar[Any]
+    holds_contexts: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -123,6 +126,10 @@ class Family(ABC):
     @abstractmethod
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """Tokenises one example for training, for scoring its options, or for generation."""
+
+    def context_tokens(self, text: str) -> list[int]:
+        """The tokens of a text that the model holds as keys and values (`holds_contexts`)."""
+        raise NotImplementedError(f"the family {self.name!r} does not hold contexts")
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
         """An answer that the tokenizer changes, and the changed text; None if it changes none.

@@ -34,6 +34,7 @@ class EncoderFamily(Family):
         kind for kind in TaskType if not kind.generates
     )
     auto_class: ClassVar[Any] = AutoModel
+    holds_contexts: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, config: Any) -> bool:
@@ -54,6 +55,11 @@ class EncoderFamily(Family):
         if cut:
             encoded = self._shortened(segments, "longest_first")
         return [_sequence(encoded, float(example.label), cut)]
+
+    def context_tokens(self, text: str) -> list[int]:
+        """A segment of its own; rows are read as without it."""
+        tokens: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+        return tokens
 
     def _options(self, context: str, example: Example) -> list[EncodedSequence]:
         """One sequence per option.

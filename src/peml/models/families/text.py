@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from peml.data.batch import TaskBatch
+from peml.errors import DataError
 from peml.models.families.base import (
     EncodedSequence,
     Family,
@@ -221,20 +222,54 @@ class CausalFamily(TextFamily):
             and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         )
 
+    holds_contexts: ClassVar[bool] = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held: tuple[str, list[int]] = ("", [])
+
     @cached_property
     def _seam(self) -> Seam:
         return Seam(self.tokenizer)
 
+    def context_tokens(self, text: str) -> list[int]:
+        """The tokens of a context, which are the first tokens of every prompt that begins so."""
+        return self._seam.context(text)
+
+    def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
+        """Without the tokens of the context, if the model holds one."""
+        if example.context != self._held[0]:
+            ids = self.context_tokens(example.context) if example.context else []
+            self._held = (example.context, ids)
+        return super().encode(task, example, purpose)
+
+    def _behind_context(self, ids: list[int]) -> list[int]:
+        """A prompt's tokens after those of the context.
+
+        Raises:
+            DataError: The prompt's first tokens are others, so it can't follow the context.
+        """
+        held = self._held[1]
+        if ids[: len(held)] != held:
+            raise DataError(
+                "the tokenizer joins the end of the context with the beginning of this row, so the "
+                "row can't follow keys and values that were computed before",
+                allowed="a context whose tokens are the first ones of every prompt",
+                action="end the header with a full stop, or choose a method without a context",
+            )
+        return ids[len(held) :]
+
     def _prompt(self, prompt: str) -> EncodedSequence:
-        ids = self._seam.context(prompt)
+        ids = self._behind_context(self._seam.context(prompt))
         fitted = self._fit(ids, self.max_length)
         return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted), gap=trailing_space(prompt))
 
     def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        return self._seam.split(prompt, answers)
+        ids, tokens = self._seam.split(prompt, answers)
+        return self._behind_context(ids), tokens
 
     def _text(self, prompt: str, target: str) -> EncodedSequence:
-        ids, (answer,) = self._seam.split(prompt, [target])
+        ids, (answer,) = self._split(prompt, [target])
         closed = self._close(answer)
         # The target has priority, but the prompt keeps at least a quarter of the length.
         target_ids = closed[: self.max_length - min(len(ids), self.max_length // 4)]

@@ -1,0 +1,218 @@
+"""Attention to keys and values that several rows share, without a copy per row.
+
+A row attends to its own tokens and to its task's context. Both parts are computed on their own and
+joined by their log-sum-exps, so all rows of a task meet the context in one matrix product. Hydragen
+(arXiv 2402.05099) does this at inference; here gradients flow too: with the joint log-sum-exp and
+the joint output, a fused kernel's backward gives each part's exact share of the gradient.
+
+torch's fused kernel for CPUs returns the log-sum-exp. Elsewhere, and with dropout, the logits of
+both parts are written out and share one softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peml.injection.dense import drop
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """One layer's context of neighbouring rows.
+
+    Attributes:
+        rows: Number of rows that share it.
+        key: (kv_heads, positions, head_dim); None: these rows have no context.
+        value: As ``key``.
+    """
+
+    rows: int
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+
+def attend_shared(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    contexts: Sequence[Shared],
+    *,
+    scaling: float,
+    causal: bool,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention of each row to its own keys and to the context it shares with its neighbours.
+
+    Args:
+        query: (batch, query_heads, query_length, head_dim).
+        key: (batch, kv_heads, key_length, head_dim).
+        value: As ``key``.
+        mask: Of the rows' own keys: boolean (True is visible) or additive, broadcastable to (batch,
+            1, query_length, key_length); None: all are visible, or ``causal``.
+        contexts: Of all rows, in the order of the batch.
+        scaling: Factor of the logits.
+        causal: Whether a token sees itself and its own tokens before it; without a mask.
+        dropout: Probability that a weight is dropped.
+
+    Returns:
+        (batch, query_length, query_heads, head_dim), as Transformers' functions return it.
+    """
+    group = query.shape[1] // key.shape[1]
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves rotations in float32
+    if mask is not None and mask.dtype == torch.bool:
+        # The smallest number rather than minus infinity: a padded query may see no token.
+        least = torch.finfo(query.dtype).min
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, least)
+    elif mask is not None:
+        mask = mask.to(query.dtype)
+    if _is_fused(query, dropout):
+        if group > 1:
+            key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+        pairs = [t for each in contexts for t in (each.key, each.value)]
+        rows = [each.rows for each in contexts]
+        output: Tensor = _Joined.apply(query, key, value, mask, scaling, causal, rows, *pairs)
+    else:
+        output = _dense(query, key, value, mask, contexts, scaling, causal, dropout)
+    return output.transpose(1, 2).contiguous()
+
+
+def _is_fused(query: Tensor, dropout: float) -> bool:
+    """Whether torch's fused kernel for CPUs can be used."""
+    return query.device.type == "cpu" and not dropout
+
+
+def _flat(states: Tensor, kv_heads: int) -> Tensor:
+    """(rows, query_heads, length, d) -> (kv_heads, rows * group * length, d)."""
+    rows, heads, length, size = states.shape
+    grouped = states.view(rows, kv_heads, heads // kv_heads, length, size)
+    return grouped.transpose(0, 1).reshape(kv_heads, -1, size)
+
+
+def _rows(flat: Tensor, like: Tensor) -> Tensor:
+    """The reverse of `_flat`: (kv_heads, rows * group * length, d) -> (rows, heads, length, d)."""
+    rows, heads, length = like.shape[:3]
+    kv_heads, _, size = flat.shape
+    grouped = flat.view(kv_heads, rows, heads // kv_heads, length, size)
+    return grouped.transpose(0, 1).reshape(rows, heads, length, size)
+
+
+class _Joined(torch.autograd.Function):
+    """The two parts by torch's fused kernel, joined by their log-sum-exps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        causal: bool,
+        rows: list[int],
+        *pairs: Tensor | None,
+    ) -> Tensor:
+        own, sums = _forward(query, key, value, 0.0, causal, attn_mask=mask, scale=scaling)
+        output, joint = torch.empty_like(query), torch.empty_like(sums)
+        begin = 0
+        for number, count in enumerate(rows):
+            part = slice(begin, begin + count)
+            begin += count
+            keys, values = pairs[2 * number : 2 * number + 2]
+            if keys is None or values is None:
+                output[part], joint[part] = own[part], sums[part]
+                continue
+            flat = _flat(query[part], len(keys))[None]
+            shared, shared_sums = _forward(flat, keys[None], values[None], 0.0, scale=scaling)
+            shared = _rows(shared[0], query[part])
+            others = _rows(shared_sums[0][..., None], query[part])[..., 0]
+            both = torch.logaddexp(sums[part], others)
+            output[part] = (
+                own[part] * (sums[part] - both).exp()[..., None]
+                + shared * (others - both).exp()[..., None]
+            )
+            joint[part] = both
+        ctx.save_for_backward(query, key, value, mask, output, joint, *pairs)
+        ctx.plan = (scaling, causal, rows)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        query, key, value, mask, output, joint, *pairs = ctx.saved_tensors
+        scaling, causal, rows = ctx.plan
+        gradient = gradient.contiguous()
+        d_query, d_key, d_value = _backward(
+            gradient, query, key, value, output, joint, 0.0, causal, attn_mask=mask, scale=scaling
+        )
+        d_pairs: list[Tensor | None] = []
+        begin = 0
+        for number, count in enumerate(rows):
+            part = slice(begin, begin + count)
+            begin += count
+            keys, values = pairs[2 * number : 2 * number + 2]
+            if keys is None or values is None:
+                d_pairs += [None, None]
+                continue
+            heads = len(keys)
+            d_shared, d_keys, d_values = _backward(
+                _flat(gradient[part], heads)[None],
+                _flat(query[part], heads)[None],
+                keys[None],
+                values[None],
+                _flat(output[part], heads)[None],
+                _flat(joint[part][..., None], heads)[None, ..., 0],
+                0.0,
+                False,
+                scale=scaling,
+            )
+            d_query[part] += _rows(d_shared[0], query[part])
+            d_pairs += [d_keys[0], d_values[0]]
+        return d_query, d_key, d_value, None, None, None, None, *d_pairs
+
+
+def _dense(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    contexts: Sequence[Shared],
+    scaling: float,
+    causal: bool,
+    dropout: float,
+) -> Tensor:
+    """The same with all logits written out."""
+    kv_heads = key.shape[1]
+    group = query.shape[1] // kv_heads
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    scaled = query * scaling
+    logits = scaled @ key.transpose(-1, -2)
+    if mask is not None:
+        logits = logits + mask
+    elif causal:
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).triu_(1)
+        logits = logits.masked_fill(later, torch.finfo(query.dtype).min)
+    outputs = []
+    begin = 0
+    for each in contexts:
+        part = slice(begin, begin + each.rows)
+        begin += each.rows
+        if each.key is None or each.value is None:
+            weights, share = drop(logits[part].softmax(-1), dropout)
+            outputs.append(weights @ value[part] / share)
+            continue
+        shared = _rows(_flat(scaled[part], kv_heads) @ each.key.transpose(-1, -2), query[part])
+        weights, share = drop(torch.cat([shared, logits[part]], -1).softmax(-1), dropout)
+        positions = each.key.shape[1]
+        front = _flat(weights[..., :positions], kv_heads) @ each.value
+        own = weights[..., positions:] @ value[part]
+        outputs.append((_rows(front, query[part]) + own) / share)
+    return torch.cat(outputs)

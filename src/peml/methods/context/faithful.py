@@ -1,0 +1,97 @@
+"""Whether a context that is held gives the answers of the same text in front of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from peml.errors import ModelError
+from peml.injection import PrefixInjection
+from peml.models import TaskModel
+from peml.models.logits import Positions
+
+_ROW = 8
+# As a share of the largest logit; wrong positions give a far larger difference.
+_LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-4, 8.0
+_ACTION = "choose a method without a context; tasks.shots shows the same rows in every prompt"
+
+
+def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -> None:
+    """Refuses a context that leaves too few positions for rows, or that a window would hide.
+
+    Args:
+        model: The model, whose family knows positions and the longest row.
+        injection: Knows the layers' windows.
+        length: Tokens of the longest context.
+
+    Raises:
+        ModelError: It is too long.
+    """
+    family = model.family
+    total = length + family.max_length
+    if family.positions is not None and total > family.positions:
+        raise ModelError(
+            f"a context of {length} tokens and rows of up to {family.max_length} (model.max_length)"
+            f" don't fit into the model's {family.positions} positions",
+            allowed=f"contexts of at most {family.positions - family.max_length} tokens",
+            action="lower method.context.shots, or model.max_length",
+        )
+    windows = [site.sliding_window for site in injection.sites if site.sliding_window is not None]
+    if windows and total > min(windows):
+        raise ModelError(
+            f"a context of {length} tokens and rows of up to {family.max_length} (model.max_length)"
+            f" are longer than the model's sliding window of {min(windows)}, which would hide part "
+            "of the context from the rows' ends",
+            allowed=f"at most {min(windows)} tokens in all",
+            action="lower method.context.shots, or model.max_length",
+        )
+
+
+def refuse_unfaithful(
+    model: TaskModel, tokens: Sequence[int], hold: Callable[[Sequence[int]], None]
+) -> None:
+    """Compares logits after a held context with those after the same text; both ends the same row.
+
+    Args:
+        model: The model, in evaluation mode.
+        tokens: A context; its last tokens serve as the row.
+        hold: Holds the tokens it is given as the context of the next forward pass.
+
+    Raises:
+        ModelError: They differ, or the model can't place a context before position 0.
+    """
+    row = min(_ROW, len(tokens) // 2)
+    if not row:
+        return
+    try:
+        whole = _last_logits(model, tokens, row)
+        hold(tokens[:-row])
+        held = _last_logits(model, tokens[-row:], row)
+    except (IndexError, TypeError) as error:
+        raise ModelError(
+            f"this model can't hold a context: it has no positions before a row's first ({error})",
+            allowed="decoders with rotary positions (Llama, Qwen, Phi, GPT-NeoX, ...), encoders",
+            action=_ACTION,
+        ) from error
+    difference = float((held - whole).abs().max() / whole.abs().max().clamp_min(1e-6))
+    if not difference <= max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(whole.dtype).eps):
+        raise ModelError(
+            "this model would answer differently with a held context than with the same text in "
+            f"front of a row: in a test, logits differ by {difference:.2g} of the largest",
+            allowed="decoders with rotary positions (Llama, Qwen, Phi, GPT-NeoX, ...), encoders",
+            action=_ACTION,
+        )
+
+
+def _last_logits(model: TaskModel, tokens: Sequence[int], count: int) -> Tensor:
+    """Logits of the last tokens of a row, (count, vocabulary)."""
+    ids = torch.tensor([tokens], device=model.device)
+    places = torch.arange(len(tokens) - count, len(tokens), device=model.device)
+    positions = Positions(
+        torch.zeros_like(places), places, everywhere=model.family.logits_everywhere
+    )
+    return positions.logits(
+        model.backbone, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
+    )

@@ -1,0 +1,137 @@
+"""Contexts as a part of a method: computes their keys and values, and hands them to the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import nn
+
+from peml.data.batch import TaskBatch
+from peml.injection import Contexts, PrefixInjection, read_rows
+from peml.methods.base import ParameterGroup, Part
+from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
+from peml.methods.context.settings import ContextSettings
+from peml.models import TaskModel
+from peml.prefix import Prefix
+from peml.tasks import TaskRenderer
+
+
+class ContextPart(nn.Module, Part):
+    """Holds each task's context in front of its rows.
+
+    A decoder's context takes the positions before the rows' first, -n to -1, so the rows' own
+    positions don't move. An encoder's context is read by itself, from position 0: its tokens don't
+    see the rows.
+
+    Args:
+        model: The model, without other parts if the contexts are those of the frozen model.
+        injection: Where contexts go.
+        settings: Whose keys and values.
+
+    Attributes:
+        tokens: Token ids of each task's context.
+
+    Raises:
+        ModelError: A context is too long, or the model would answer differently than with the text
+            in front of a row.
+    """
+
+    name = "context"
+
+    def __init__(
+        self, model: TaskModel, injection: PrefixInjection, settings: ContextSettings
+    ) -> None:
+        super().__init__()
+        self.injection = injection
+        self.tokens = [_read_tokens(model, task) for task in range(len(model.tasks))]
+        self._of = settings.of
+        self._holders = [model]  # in a list, so that the model doesn't become a submodule
+        self._frozen: dict[int, Prefix] = {}
+        if self._is_causal:
+            self._check()
+        if self._of == "frozen":
+            with torch.no_grad():
+                self._frozen = {task: self._compute(ids) for task, ids in enumerate(self.tokens)}
+
+    def prepare(self, batch: TaskBatch | None = None) -> None:
+        """Puts the contexts of the batch's tasks in front of its rows; None: of all tasks."""
+        tasks = list(range(len(self.tokens)))
+        if batch is not None:  # an id that is none of a task is refused by the model's routing
+            present = set(batch.task_ids.tolist())
+            tasks = [task for task in tasks if task in present]
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            self._set(self._contexts(tasks))
+
+    def _set(self, held: dict[int, Prefix]) -> None:
+        self.injection.set_contexts(Contexts(held, self._holders[0].routing.rows))
+
+    def _contexts(self, tasks: Sequence[int]) -> dict[int, Prefix]:
+        if self._of == "frozen":
+            return {task: self._frozen[task] for task in tasks}
+        return {task: self._compute(self.tokens[task], task) for task in tasks}
+
+    def _compute(self, tokens: Sequence[int], task: int = 0) -> Prefix:
+        """The model's keys and values of a text, with their graph where gradients are on."""
+        model = self._holders[0]
+        ids = torch.tensor([tokens], device=model.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self._is_causal:
+            inputs["position_ids"] = torch.arange(-len(tokens), 0, device=model.device)[None]
+        model.routing.one_task(task, model.device)
+
+        def run() -> None:
+            model.backbone.base_model(**inputs)
+
+        with _evaluating(model.backbone):
+            rows = read_rows(self.injection, run, gradients=True)
+        return Prefix(rows, (True,) * len(rows))
+
+    @property
+    def _is_causal(self) -> bool:
+        return all(site.causal for site in self.injection.sites)
+
+    def _check(self) -> None:
+        """Refuses a model that answers differently than with the text in front of a row."""
+        model = self._holders[0]
+        longest = max(self.tokens, key=len)
+        refuse_too_long(model, self.injection, len(longest))
+
+        def hold(tokens: Sequence[int]) -> None:
+            self._set({task: self._compute(tokens) for task in (0,)})
+            model.routing.one_task(0, model.device)
+
+        with torch.no_grad(), _evaluating(model.backbone):
+            refuse_unfaithful(model, longest, hold)
+        self.injection.set_contexts(None)
+
+    def groups(self) -> list[ParameterGroup]:
+        """None: contexts are computed, not trained."""
+        return []
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The rows without their contexts."""
+        return self.injection.without_contexts()
+
+    def static_contexts(self) -> dict[int, Prefix]:
+        """All contexts as numbers."""
+        with torch.no_grad():
+            held = self._contexts(range(len(self.tokens)))
+        return {task: prefix.detached() for task, prefix in held.items()}
+
+
+def _read_tokens(model: TaskModel, task: int) -> list[int]:
+    return model.family.context_tokens(TaskRenderer(model.tasks[task]).context())
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and checkpointing, whose first pass has no graph."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
