@@ -36,13 +36,14 @@ def _copied(
 @pytest.mark.parametrize("kv_heads", [2, 4])
 @pytest.mark.parametrize("kind", ["causal", "boolean", "additive"])
 @pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
 def test_it_is_attention_to_a_copy_with_its_gradients(
-    kv_heads: int, kind: str, written_out: bool, monkeypatch: pytest.MonkeyPatch
+    kv_heads: int, kind: str, frozen: bool, written_out: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     query = torch.randn(5, 4, 6, 8, requires_grad=True)
     key, value = (torch.randn(5, kv_heads, 6, 8, requires_grad=True) for _ in range(2))
-    held = [torch.randn(kv_heads, n, 8, requires_grad=True) for n in (7, 7, 3, 3)]
+    held = [torch.randn(kv_heads, n, 8, requires_grad=not frozen) for n in (7, 7, 3, 3)]
     contexts = [Shared(2, held[0], held[1]), Shared(1), Shared(2, held[2], held[3])]
     mask = causal_mask(6, 0, torch.device("cpu"))
     if kind != "causal":
@@ -57,7 +58,7 @@ def test_it_is_attention_to_a_copy_with_its_gradients(
 
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     weight = torch.randn_like(ours)
-    inputs = (query, key, value, *held)
+    inputs = (query, key, value) if frozen else (query, key, value, *held)
     for mine, reference in zip(
         torch.autograd.grad((ours * weight).sum(), inputs),
         torch.autograd.grad((theirs * weight).sum(), inputs),

@@ -162,21 +162,56 @@ class _Joined(torch.autograd.Function):
             if keys is None or values is None:
                 d_pairs += [None, None]
                 continue
-            heads = len(keys)
-            d_shared, d_keys, d_values = _backward(
-                _flat(gradient[part], heads)[None],
-                _flat(query[part], heads)[None],
-                keys[None],
-                values[None],
-                _flat(output[part], heads)[None],
-                _flat(joint[part][..., None], heads)[None, ..., 0],
-                0.0,
-                False,
-                scale=scaling,
-            )
-            d_query[part] += _rows(d_shared[0], query[part])
-            d_pairs += [d_keys[0], d_values[0]]
+            given = [
+                _flat(each[part], len(keys)) for each in (query, gradient, output, joint[..., None])
+            ]
+            if ctx.needs_input_grad[7 + 2 * number]:
+                flat, gradients_of, outputs, sums = (each[None] for each in given)
+                d_shared, d_keys, d_values = _backward(
+                    gradients_of,
+                    flat,
+                    keys[None],
+                    values[None],
+                    outputs,
+                    sums[..., 0],
+                    0.0,
+                    False,
+                    scale=scaling,
+                )
+                d_pairs += [d_keys[0], d_values[0]]
+                shared = d_shared[0]
+            else:
+                d_pairs += [None, None]
+                shared = _query_gradient(*given, keys, values, scaling)
+            d_query[part] += _rows(shared, query[part])
         return d_query, d_key, d_value, None, None, None, None, *d_pairs
+
+
+def _query_gradient(
+    query: Tensor,
+    gradient: Tensor,
+    output: Tensor,
+    sums: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+) -> Tensor:
+    """The query's gradient from a context that needs none: a third less work than the kernel's.
+
+    Args:
+        query: (kv_heads, queries, head_dim); `gradient` and `output` alike, of both parts together.
+        gradient: Of the output.
+        output: Of attention.
+        sums: Log-sum-exp of both parts, (kv_heads, queries, 1).
+        key: (kv_heads, positions, head_dim); `value` alike.
+        value: As ``key``.
+        scaling: Factor of the logits.
+    """
+    logits = (query * scaling) @ key.transpose(-1, -2)
+    weights = logits.float().sub_(sums).exp_().to(query.dtype)
+    along = (gradient * output).sum(-1, keepdim=True)
+    inner = (gradient @ value.transpose(-1, -2)).sub_(along).mul_(weights)
+    return (inner @ key) * scaling
 
 
 def _dense(
