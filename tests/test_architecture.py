@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"data"},
     "evaluation": {"data", "models", "tasks"},
     "analysis": {"evaluation", "tasks"},
-    "methods": {"data", "injection", "models", "prefix", "search"},
+    "methods": {"data", "injection", "models", "prefix", "search", "tasks"},
     "export": {"data", "injection", "methods", "models", "prefix", "tasks"},
     "serving": {"data", "evaluation", "export", "models", "tasks"},
     "reporting": set(),

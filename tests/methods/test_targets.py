@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "full": {},
     "hira": {"r": 2, "dropout": 0.1},
     "lora": {"r": 2, "dropout": 0.1},
+    "lora+context": {"lora": {"r": 2}},
     "lora+prefix": {"lora": {"r": 2}, "length": 3, "width": 4},
     "miss": {"r": 2, "dropout": 0.1},
     "moe-lora": {"r": 4, "experts": 2, "routing": "token"},
@@ -109,7 +110,7 @@ def test_as_many_parameters_train_as_the_closed_form_says(family: str) -> None:
 def test_no_update_is_put_on_experts_and_routers(family: str) -> None:
     for name in LOW_RANK:
         model = tiny_task_model(family, TINY_TASKS)
-        if read_shape(model).attention is None and name in ("peml", "lora+prefix"):
+        if read_shape(model).attention is None and name in ("peml", "lora+prefix", "lora+context"):
             continue
         _, attached = attach({"name": name, **SMALL[name]}, model)
         attached.train()

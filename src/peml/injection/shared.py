@@ -162,27 +162,20 @@ class _Joined(torch.autograd.Function):
             if keys is None or values is None:
                 d_pairs += [None, None]
                 continue
-            given = [
-                _flat(each[part], len(keys)) for each in (query, gradient, output, joint[..., None])
-            ]
+            given = (query, gradient, output, joint[..., None])
+            queries, gradients_of, outputs, sums = (_flat(t[part], len(keys)) for t in given)
             if ctx.needs_input_grad[7 + 2 * number]:
-                flat, gradients_of, outputs, sums = (each[None] for each in given)
+                single = (gradients_of[None], queries[None], keys[None], values[None])
                 d_shared, d_keys, d_values = _backward(
-                    gradients_of,
-                    flat,
-                    keys[None],
-                    values[None],
-                    outputs,
-                    sums[..., 0],
-                    0.0,
-                    False,
-                    scale=scaling,
+                    *single, outputs[None], sums[None, ..., 0], 0.0, False, scale=scaling
                 )
                 d_pairs += [d_keys[0], d_values[0]]
                 shared = d_shared[0]
             else:
                 d_pairs += [None, None]
-                shared = _query_gradient(*given, keys, values, scaling)
+                shared = _query_gradient(
+                    queries, gradients_of, outputs, sums, keys, values, scaling
+                )
             d_query[part] += _rows(shared, query[part])
         return d_query, d_key, d_value, None, None, None, None, *d_pairs
 
