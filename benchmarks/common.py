@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -35,6 +36,7 @@ __all__ = [
     "benchmark_parser",
     "describe_machine",
     "final_genotype",
+    "genotype_for",
     "load_mixture",
     "mixture_name",
     "plain_parser",
@@ -173,10 +175,15 @@ def load_mixture(arguments: argparse.Namespace, *overrides: str) -> Prepared:
 
 
 def final_genotype(prepared: Prepared) -> Genotype:
+    """`genotype_for` the model that a run loads."""
+    return genotype_for(load_backbone(prepared.config.model, prepared.family).model)
+
+
+def genotype_for(model: Any) -> Genotype:
     """A prefix as a search may end with: every layer, and cells that are among the dearer ones."""
-    shape = check_support(load_backbone(prepared.config.model, prepared.family).model).shape
+    shape = check_support(model).shape
     if shape is None:
-        raise ValueError(f"{prepared.config.model.name} can't take a prefix")
+        raise ValueError(f"{type(model).__name__} can't take a prefix")
     return Genotype.fixed_mlp(shape, length=_LENGTH).model_copy(update={"cells": _CELLS})
 
 

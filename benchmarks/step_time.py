@@ -59,8 +59,13 @@ def attached(prepared: Prepared, kind: str, batch: TaskBatch) -> AttachedModel:
 
 
 def peml_step(prepared: Prepared, kind: str, batch: TaskBatch, precision: str) -> Step:
+    """A step of a PEML model of one contender."""
+    return model_step(attached(prepared, kind, batch), precision)
+
+
+def model_step(model: AttachedModel, precision: str) -> Step:
     """A step of a PEML model; in a search it begins with drawing the decisions' weights."""
-    model = attached(prepared, kind, batch).train()
+    model.train()
     optimizer = build_optimizer(model.groups(), TrainingSettings())
     search = model.search
     if search is not None:
@@ -98,7 +103,7 @@ def training_step(
     """Forward, backward, optimizer."""
 
     def step(batch: TaskBatch) -> None:
-        with cast_to(precision):
+        with cast_to(precision, batch.input_ids.device.type):
             loss = loss_of(batch)
         loss.backward()
         optimizer.step()
@@ -107,9 +112,9 @@ def training_step(
     return step
 
 
-def cast_to(precision: str) -> AbstractContextManager[Any]:
+def cast_to(precision: str, device: str) -> AbstractContextManager[Any]:
     """Autocast to bf16, or nothing."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def full_batch(prepared: Prepared, rows: int, length: int) -> TaskBatch:

@@ -219,6 +219,30 @@ def test_decoder_measures_speed_steps_and_memory(
     assert all(figure["value"] > 0 for figure in found.values())
 
 
+def test_gpu_writes_what_it_has_when_a_part_fails(
+    script: Script, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = script("gpu")
+
+    def fail(bench: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(gpu, "measure_evaluation", fail)
+    target = tmp_path / "gpu.json"
+    parts = ["evaluation", "agreement", "large-checkpointing", "small-steps"]
+    gpu.main(["--tiny", "--json", str(target), "--source", str(source), "--only", *parts])
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert found["problems"] == {"evaluation": "RuntimeError: out of memory"}
+    assert set(found["seconds"]) == set(parts)
+    figures = {figure["name"]: figure for figure in found["figures"]}
+    agreement = [figure for name, figure in figures.items() if "float32" in name]
+    assert [figure["holds"] for figure in agreement] == [True] * 3
+    against = [name for name, figure in figures.items() if figure["target"] == ">= 1.5"]
+    assert len(against) == 3
+    assert all("1.2 B, checkpointing on" in name for name in against)
+    assert {f["target"] for name, f in figures.items() if "step," in name} == {"<= 1.1", "<= 1.05"}
+
+
 def test_method_steps_compares_every_method_at_peft_loras_size(
     script: Script, tmp_path: Path, model: Path, source: Path, figures: Figures
 ) -> None:
