@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from peml.errors import RunError
 from peml.export.saved import SavedModel, open_model
@@ -25,7 +26,13 @@ class ExportFormat(ABC):
         out: The final path of the folder.
         task: The only task to export; None for all tasks.
         trust_remote_code: Whether code that comes with the model may run.
+
+    Attributes:
+        holds_contexts: Whether the format keeps the tasks' contexts; without, models with contexts
+            are refused.
     """
+
+    holds_contexts: ClassVar[bool] = False
 
     def __init__(
         self, saved: SavedModel, out: Path, task: str | None, *, trust_remote_code: bool
@@ -104,6 +111,14 @@ def export_model(
     export = chosen(
         open_model(find_model(run_or_model)), out, task, trust_remote_code=trust_remote_code
     )
+    held = [task.name for task in export.saved.description.tasks if task.context]
+    if held and not chosen.holds_contexts:
+        raise RunError(
+            f"the format {name!r} can't keep the contexts of {', '.join(held)}, so it would answer "
+            "differently",
+            allowed="models without contexts",
+            action="use the native format (the run's model/ folder)",
+        )
     export.check()
     _refuse_occupied(out)
     with new_folder(out) as partial:

@@ -277,10 +277,14 @@ def _watched_rows(item: TaskData, most: int) -> Rows:
 def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
     """The same data for a run that differs in its method, training or evaluation only.
 
+    A method with another context shows other rows of it, so its data is prepared anew.
+
     Raises:
         PemlError: The method's settings can't be used, or the run would have too few steps.
     """
     method = build_method(config.method)
+    if method.context != prepared.method.context:
+        return prepare(config)
     precision = choose_precision(config, method, None)
     config = with_precision(config, precision)
     longest = config.evaluation.max_new_tokens
