@@ -209,3 +209,38 @@ def test_parts_are_prepared_before_each_pass_and_once_inside_prepared() -> None:
         raise RuntimeError
     model(batch(model))
     assert part.calls == 5
+
+
+def test_under_autocast_a_layers_input_is_not_copied_and_nothing_else_changes() -> None:
+    base = plain("llama")
+    base.backbone.to(torch.bfloat16)
+    context = AttachContext(seed=0, calibrate=lambda: None)
+    model = disturb(Lora(LoraMethodSettings(r=2)).attach(base, context))
+    first: Any = next(
+        m for m in model.modules() if type(m).__name__ == "Linear" and hasattr(m, "r")
+    )
+    seen: list[torch.Tensor] = []
+    for module in (first, first.lora_A["default"]):
+        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        kept = scores(model)
+    outer, inner = seen
+    assert inner is outer
+    layers: list[Any] = list(model.modules())
+    for layer in layers:
+        layer._forward_pre_hooks.clear()  # PEFT's own way
+        if hasattr(layer, "cast_input_dtype_enabled"):
+            layer.cast_input_dtype_enabled = True
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = scores(model)
+    assert torch.equal(kept, cast)
+
+
+def test_without_autocast_a_bfloat16_input_meets_the_float32_update() -> None:
+    base = plain("llama")
+    base.backbone.to(torch.bfloat16)
+    context = AttachContext(seed=0, calibrate=lambda: None)
+    model = Lora(LoraMethodSettings(r=2)).attach(base, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores(model)
+    assert scores(model).isfinite().all()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from peft import LoraConfig
-from peft.tuners.lora import LoraLayer, LoraModel
+from peft.tuners.lora import Linear, LoraLayer, LoraModel
 
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.lora.part import ADAPTER, PeftMethod, PeftPart
@@ -29,6 +30,9 @@ class LoraPart(PeftPart):
             **settings.peft_options,
         )
         super().__init__(model, LoraModel, config, settings, seed)
+        for layer in self._layers.values():
+            if isinstance(layer, Linear) and not layer.lora_variant:
+                layer.register_forward_pre_hook(_keep_input_type)
 
     def layers(self) -> dict[str, LoraLayer]:
         """PEFT's layers by their path in the model."""
@@ -43,6 +47,14 @@ class LoraPart(PeftPart):
         scale, config = layer.scaling[ADAPTER], self._tuner.peft_config[ADAPTER]
         layer.r[ADAPTER], layer.lora_alpha[ADAPTER] = rank, scale * rank
         config.rank_pattern[path], config.alpha_pattern[path] = rank, scale * rank
+
+
+def _keep_input_type(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Under autocast, leaves PEFT's cast of the input to A's float32 out.
+
+    Autocast would cast it back, to a copy of its own in each layer, kept for the backward pass.
+    """
+    layer.cast_input_dtype_enabled = not torch.is_autocast_enabled(inputs[0].device.type)
 
 
 class Lora(PeftMethod):
