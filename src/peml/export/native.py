@@ -46,6 +46,8 @@ def save_model(
     method: MethodSettings,
     evaluation: Mapping[str, Any] = MappingProxyType({}),
     probes: Sequence[TaskBatch] = (),
+    *,
+    exact: bool = False,
 ) -> Agreement | None:
     """Merges a trained model and writes it; the model can't be trained afterwards.
 
@@ -58,6 +60,7 @@ def save_model(
         probes: Batches of one task each, for which the trained model and the one read back from
             disk must give the same scores. With probes, ``model`` is freed after it is written, so
             that only one model is in memory.
+        exact: Merge and save in float32, whatever the weights were stored in.
 
     Returns:
         The largest difference of the two models' scores; None without probes.
@@ -67,6 +70,9 @@ def save_model(
         RunError: The two models' scores differ. No folder is written then.
     """
     base, device = model.base, model.base.device
+    if exact:
+        base.backbone.float()
+        base.settings = base.settings.model_copy(update={"dtype": "float32"})
     trained = answers(model, probes)
     with atomic_folder(folder) as partial:
         model.save_parts(partial)

@@ -38,7 +38,8 @@ class ModelSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Data type of the frozen weights. `auto`: bfloat16 in a run that computes in "
-        "bf16, unless the method trains these weights; else float32.",
+        "bf16, unless the method trains these weights, else float32; the final model is merged and "
+        "saved in float32. A type that is set is also that of the final model.",
     )
     attention: Literal["sdpa", "eager"] = Field(
         "sdpa", description="Attention implementation that the prefix is injected into."

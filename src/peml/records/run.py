@@ -101,10 +101,11 @@ class LeakageEntry(Record):
 
 
 class Precision(Record):
-    """What a run computes in, the type its frozen weights are stored in, and why."""
+    """What a run computes in and why, and the types of its frozen weights and exported model."""
 
     compute: Literal["fp32", "bf16"]
     weights: Literal["float32", "bfloat16", "float16"]
+    exported: Literal["float32", "bfloat16", "float16"] = "float32"
     reason: str
 
     @property

@@ -117,7 +117,8 @@ def _run_phases(session: TrainingSession, folder: RunFolder, identity: Identity)
             evaluation = prepared.config.evaluation.model_dump(mode="json")
             probes = probe_batches(prepared)
             method = prepared.config.method
-            agreement = save_model(model, folder.model, method, evaluation, probes)
+            exact = prepared.precision.exported == "float32"
+            agreement = save_model(model, folder.model, method, evaluation, probes, exact=exact)
     searched = (before or planned).trainable_parameters
     cost = Cost(
         **session.cost.spent().model_dump(),

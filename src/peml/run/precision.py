@@ -33,10 +33,11 @@ def choose_precision(config: RunConfig, method: Method, before: Precision | None
     if before is not None:
         return before
     compute, reason = _compute(config)
-    weights = config.model.dtype
+    weights, exported = config.model.dtype, config.model.dtype
     if weights == "auto":
         weights = "bfloat16" if compute == "bf16" and not method.trains_backbone else "float32"
-    return Precision(compute=compute, weights=weights, reason=reason)
+        exported = "float32"  # merged into bfloat16, LoRA would be rounded away in part
+    return Precision(compute=compute, weights=weights, exported=exported, reason=reason)
 
 
 def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
