@@ -8,6 +8,10 @@ most: the harness's rows times the longest row. Memory is what a fresh process's
 
     pip install 'peml[harness]'
     python benchmarks/harness_speed.py --source FOLDER [--json FILE]
+
+With ``--model smollm2`` (extra `lm`, or another decoder) the questions are the first reported rows
+of each task of a suite, zero-shot with the suite's templates, and the accuracies are given as well.
+As in the harness, an option's end token is not scored.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import argparse
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -37,18 +43,20 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from peml.data.encoding import encode_rows
+from peml.data.sources import load_source
 from peml.evaluation.scoring import ScoringSettings, score_options
-from peml.models import Backbone, ModelSettings, TaskModel
+from peml.models import Backbone, ModelSettings, TaskModel, load_backbone
 from peml.models.embedded import MINILM, embedded_model
 from peml.models.families import CausalFamily
 from peml.run.cost import peak_memory
-from peml.tasks import TaskRenderer
+from peml.tasks import TaskRenderer, load_suite
 
 Question = tuple[str, list[str]]
 """A prompt and its options; a space stands between them."""
 Side = Callable[[TaskModel, Sequence[Question], int], Scores]
 
 TARGETS = {"long endings": 2.0, "five-shot letters": 4.0}
+SUITE_TARGET = 2.0
 SHOTS = 5
 _POSITIONS = 4096
 
@@ -163,37 +171,100 @@ def in_fresh_process(case: str, side: str, arguments: argparse.Namespace) -> int
     return int(run.stdout.splitlines()[-1])
 
 
-def compare(case: str, base: TaskModel, arguments: argparse.Namespace) -> list[Figure]:
-    """Seconds of both sides in turn, agreement of their scores, memory."""
-    questions = CASES[case](arguments)
-    clock = CLOCKS[arguments.clock]
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    scores: dict[str, Scores] = {}
+@dataclass
+class Timed:
+    """What both sides took for the same questions, and their scores.
+
+    Attributes:
+        seconds: By side, one number a round.
+        scores: By side, of the last round.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    scores: dict[str, Scores] = field(default_factory=dict)
+
+    def agreement(self, name: str) -> list[Figure]:
+        """How far the scores are apart, and the predictions that differ."""
+        theirs, ours = self.scores["harness"], self.scores["here"]
+        other = sum(best_option(a) != best_option(b) for a, b in zip(theirs, ours, strict=True))
+        apart = largest_difference(theirs, ours)
+        return [
+            at_most(f"{name}: largest difference of a log-likelihood", apart, "nats", LIMIT),
+            at_most(f"{name}: other predictions", float(other), "rows", 0),
+        ]
+
+
+def time_sides(
+    base: TaskModel, questions: Sequence[Question], arguments: argparse.Namespace
+) -> Timed:
+    """Both sides in turn, after a round that warms up."""
+    clock, timed = CLOCKS[arguments.clock], Timed()
     for number in range(arguments.rounds + 1):
         for side, score in SIDES.items():
             since = clock()
-            # The first round warms up.
-            scores[side] = score(base, questions if number else questions[:1], arguments.batch)
+            chosen = questions if number else questions[:1]
+            timed.scores[side] = score(base, chosen, arguments.batch)
             if number:
-                seconds[side].append(clock() - since)
-    ratio = ratio_of_medians(seconds["harness"], seconds["here"])
-    interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"
-    other = sum(
-        best_option(a) != best_option(b)
-        for a, b in zip(scores["harness"], scores["here"], strict=True)
-    )
-    apart = largest_difference(scores["harness"], scores["here"])
-    name = f"{case}: harness / here, seconds {interval}"
-    figures = [
-        at_least(name, ratio.value, "ratio", TARGETS[case]),
-        at_most(f"{case}: largest difference of a log-likelihood", apart, "nats", LIMIT),
-        at_most(f"{case}: other predictions", float(other), "rows", 0),
-    ]
+                timed.seconds[side].append(clock() - since)
+    return timed
+
+
+def compare(case: str, base: TaskModel, arguments: argparse.Namespace) -> list[Figure]:
+    """Seconds of both sides in turn, agreement of their scores, memory."""
+    timed = time_sides(base, CASES[case](arguments), arguments)
+    ratio = ratio_of_medians(timed.seconds["harness"], timed.seconds["here"])
+    name = f"{case}: harness / here, seconds [{ratio.low:.2f}, {ratio.high:.2f}]"
+    figures = [at_least(name, ratio.value, "ratio", TARGETS[case]), *timed.agreement(case)]
     if arguments.memory:
         theirs, ours = (in_fresh_process(case, side, arguments) for side in SIDES)
         name = f"{case}: here / harness, peak memory ({theirs / 2**20:.0f} MiB harness)"
         figures.append(at_most(name, ours / theirs, "ratio", 1.0))
     return figures
+
+
+def load_decoder(name: str, dtype: str) -> TaskModel:
+    """A decoder, without an adapter."""
+    settings = {"name": name, "max_length": _POSITIONS // 2, "dtype": dtype}
+    return TaskModel(load_backbone(ModelSettings.model_validate(settings)), [TASK])
+
+
+def ask_suite(arguments: argparse.Namespace) -> dict[str, tuple[list[Question], list[int]]]:
+    """The first reported rows of the suite's tasks with options, and their answers."""
+    found = {}
+    for task in load_suite(arguments.suite).tasks:
+        if task.type.generates or task.type.has_scale:
+            continue
+        rows = load_source(task, str(arguments.source / arguments.suite))[1]
+        renderer = TaskRenderer(task)
+        examples = [renderer.render(rows[i], i) for i in range(min(arguments.rows, len(rows)))]
+        questions = [(example.prompt, list(example.options)) for example in examples]
+        found[task.name] = questions, [int(example.label) for example in examples]
+    return found
+
+
+def compare_suite(base: TaskModel, arguments: argparse.Namespace) -> list[Figure]:
+    """Accuracy and agreement task by task; seconds of the whole suite."""
+    total, figures = Timed(), []
+    for name, (questions, answers) in ask_suite(arguments).items():
+        timed = time_sides(base, questions, arguments)
+        for side, seconds in timed.seconds.items():
+            kept = total.seconds[side] or [0.0] * arguments.rounds
+            total.seconds[side] = [a + b for a, b in zip(kept, seconds, strict=True)]
+        ratio = ratio_of_medians(timed.seconds["harness"], timed.seconds["here"])
+        right = sum(
+            best_option(scores) == answer
+            for scores, answer in zip(timed.scores["here"], answers, strict=True)
+        )
+        majority = Counter(answers).most_common(1)[0][1]
+        figures += [
+            Figure(f"{name}: accuracy", right / len(answers), f"of {len(answers)} rows"),
+            Figure(f"{name}: majority", majority / len(answers), ""),
+            Figure(f"{name}: harness / here, seconds", ratio.value, "ratio"),
+            *timed.agreement(name),
+        ]
+    ratio = ratio_of_medians(total.seconds["harness"], total.seconds["here"])
+    name = f"{arguments.suite}: harness ({sum(total.seconds['harness']):.0f} s) / here, seconds"
+    return [*figures, at_least(name, ratio.value, "ratio", SUITE_TARGET)]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -215,6 +286,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it (Linux)"
     )
+    parser.add_argument("--model", help="a decoder, to be scored on --suite")
+    parser.add_argument("--suite", default="commonsense", help="bundled suite, for --model")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     return parser
 
@@ -229,11 +303,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         case, side = arguments.memory_of
         print(memory_of(case, side, arguments))
         return
-    base = make_model()
-    figures = [figure for name in CASES for figure in compare(name, base, arguments)]
-    report(
-        f"lm-evaluation-harness against peml, {arguments.batch} rows per batch", figures, arguments
-    )
+    if arguments.model is None:
+        base, what = make_model(), "a random Llama"
+        figures = [figure for name in CASES for figure in compare(name, base, arguments)]
+    else:
+        base, what = load_decoder(arguments.model, arguments.dtype), arguments.model
+        figures = compare_suite(base, arguments)
+    title = f"lm-evaluation-harness against peml, {what}, {arguments.batch} rows per batch"
+    report(title, figures, arguments)
 
 
 if __name__ == "__main__":
