@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peml.errors import RunError
 from peml.export import export_model, load_model
+from peml.tasks import load_suite
 from peml.testing import tiny_task_model
 from tests.benchmarks.conftest import Script, scored_rows
 
@@ -99,6 +101,37 @@ def test_speed_asks_both_sides_the_same(
     assert letters == ["A", "B", "C", "D"]
     assert context.count("Answer: B") == speed.SHOTS
     assert context.endswith("Answer:")
+
+
+def test_a_suite_is_scored_task_by_task(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = script("harness_speed")
+    gap = {"sentence": "the dog and _ run", "option1": "a fox", "option2": "a dog", "answer": "2"}
+    rows = [gap | {"sentence": f"{start} and _ run"} for start in ("the dog", "the fox", "a dog")]
+    for split in ("train", "validation"):
+        path = tmp_path / "commonsense" / "winogrande" / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    suite = load_suite("commonsense")
+    only = suite.model_copy(update={"tasks": (suite.task("winogrande"),)})
+    monkeypatch.setattr(speed, "load_suite", lambda name: only)
+    monkeypatch.setitem(speed.SIDES, "harness", one_by_one)
+    tiny = tiny_task_model("llama", [speed.TASK]).eval()
+    options = ["--source", str(tmp_path), "--model", "tiny", "--rows", "2", "--rounds", "1"]
+    arguments = speed.build_parser().parse_args(options)
+
+    questions, answers = speed.ask_suite(arguments)["winogrande"]
+    assert questions[0] == ("the dog and", ["a fox run", "a dog run"])
+    assert answers == [1, 1]
+    figures = {figure.name: figure for figure in speed.compare_suite(tiny, arguments)}
+    scores = one_by_one(tiny, questions, 8)
+    right = sum(second > first for first, second in scores) / 2
+    assert figures["winogrande: accuracy"].value == right
+    assert figures["winogrande: accuracy"].unit == "of 2 rows"
+    assert figures["winogrande: majority"].value == 1.0
+    assert figures["winogrande: other predictions"].holds
+    assert figures["winogrande: largest difference of a log-likelihood"].holds
 
 
 @torch.no_grad()
