@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peml.config import load_config
-from peml.errors import ConfigError, RunError
+from peml.errors import ConfigError, DataError, RunError
 from peml.export import export_model
 from peml.run import fit
 from peml.run.preparation import prepare, with_config
@@ -50,6 +50,14 @@ def test_rows_that_are_shown_are_not_trained_on(toys: Path) -> None:
         whole = len(before.train) + len(before.development)
         assert len(after.train) + len(after.development) == whole - 3
         assert after.reported.checksum() == before.reported.checksum()
+
+
+def test_shown_rows_count_as_train_rows(toys: Path) -> None:
+    path = toy_config(toys, "causal", "lora")
+    held = prepare(load_config(path, [_section(), "tasks.rows=8"]))
+    assert [len(item.train) for item in held.loaded.data] == [5] * len(held.tasks)
+    with pytest.raises(DataError, match="none is left to train on"):
+        prepare(load_config(path, [_section(), "tasks.rows=3"]))
 
 
 def test_a_comparison_prepares_a_method_with_contexts_anew(toys: Path) -> None:

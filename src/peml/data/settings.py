@@ -46,7 +46,8 @@ class TasksSettings(Settings):
     )
     rows: int | None = Field(
         None,
-        description="Maximum train rows per task, drawn after the development split is taken.",
+        description="Maximum train rows per task, drawn after the development split is taken. Rows "
+        "that a method's context shows count.",
         ge=1,
     )
     evaluation_rows: int | None = Field(None, description="Maximum reported rows per task.", ge=1)

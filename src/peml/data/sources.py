@@ -124,11 +124,25 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
         train, development = carve_development(train, task, seed)
     return TaskData(
         task=shown,
-        train=_draw(train, task, settings.rows, seed),
+        train=_draw(train, task, _most_trained(task, settings.rows), seed),
         development=_draw(development, task, settings.development_rows, seed),
         reported=_draw(reported, task, settings.evaluation_rows, seed),
         origin=origin,
     )
+
+
+def _most_trained(task: Task, rows: int | None) -> int | None:
+    """Most rows to train on; rows that a context shows count as train rows too."""
+    if rows is None or not task.context:
+        return rows
+    if rows <= task.shots.count:
+        raise DataError(
+            f"Task {task.name!r}: of {rows} train rows (tasks.rows), {task.shots.count} are shown "
+            "in the context, so none is left to train on.",
+            allowed=f"tasks.rows of {task.shots.count + 1} or more",
+            action="Raise tasks.rows, or lower method.context.shots.",
+        )
+    return rows - task.shots.count
 
 
 def load_source(
