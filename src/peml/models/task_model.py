@@ -24,6 +24,10 @@ class TaskModel(nn.Module):
         backbone: The frozen model and its family.
         tasks: Tasks in the order of their ids.
         seed: Seed of the heads' initial weights.
+
+    Attributes:
+        sharing: Why options can't share contexts, or None, by what was tested; see
+            `peml.evaluation`.
     """
 
     def __init__(self, backbone: Backbone, tasks: Sequence[Task], *, seed: int = 0) -> None:
@@ -34,6 +38,7 @@ class TaskModel(nn.Module):
         self.tasks = tuple(tasks)
         self.routing = TaskRouting(len(self.tasks))
         self.prompt = InputPrompt()
+        self.sharing: dict[str, str | None] = {}
         generator = torch.Generator().manual_seed(seed)
         self.heads = self.family.build_heads(self.tasks, self.backbone, generator)
 

@@ -44,7 +44,12 @@ def sharing_problem(base: TaskModel, longest: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window is not None and longest > window:
         return f"its attention window of {window} is shorter than {longest} tokens"
-    return _test_sharing(base)
+    # What a test finds, an ignored mask or a wrong position, is in the model's code, not in its
+    # weights: it is tested once. Attaching a prefix changes the attention's name.
+    tested = f"{config._attn_implementation}, {base.backbone.dtype}, {prompt is not None}"
+    if tested not in base.sharing:
+        base.sharing[tested] = _test_sharing(base)
+    return base.sharing[tested]
 
 
 @torch.no_grad()
