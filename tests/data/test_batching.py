@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -266,3 +267,47 @@ def test_evaluation_reads_every_row_once_within_its_budget(
         assert set(batch.task_ids.tolist()) == {4}
         assert torch.bincount(batch.groups).tolist() == [sequences[r] for r in batch.rows.tolist()]
     assert sorted(rows) == list(range(len(examples)))
+
+
+def test_batches_read_ahead_are_the_same_and_leave_no_thread() -> None:
+    plain, ahead = stream([13, 9]), stream([13, 9])
+    expected, states = [], []
+    for _ in range(9):
+        expected.append(plain.next())
+        states.append(plain.state_dict())
+    before = threading.active_count()
+    with ahead.prefetching(3):
+        for batch, state in zip(expected, states, strict=True):
+            _same(ahead.next(), batch)
+            assert ahead.state_dict() == state
+        ahead.load_state_dict(states[2])
+        _same(ahead.next(), expected[3])
+        assert any(thread.name.startswith("peml-batches") for thread in threading.enumerate())
+    assert threading.active_count() == before
+    _same(ahead.next(), expected[4])
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_batch_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = stream([30, 9])
+    fetch, seen = made.fetch, []
+
+    def broken(*planned: Any) -> TaskBatch:
+        seen.append(planned)
+        if len(seen) == 3:
+            raise OSError("the disk is gone")
+        return fetch(*planned)
+
+    monkeypatch.setattr(made, "fetch", broken)
+    with made.prefetching(2):
+        made.next()  # starts to read the third
+        made.next()
+        with pytest.raises(OSError, match="disk is gone"):
+            made.next()
+    assert not any(thread.name.startswith("peml-batches") for thread in threading.enumerate())
+
+
+def _same(one: TaskBatch, other: TaskBatch) -> None:
+    for name in ("input_ids", "attention_mask", "targets", "task_ids", "groups", "rows"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name

@@ -13,7 +13,8 @@ from torch import Tensor
 from peml.config import load_config
 from peml.data import TaskBatch
 from peml.errors import CheckpointError, ModelError
-from peml.export import load_model, save_model
+from peml.export import load_model, load_saved, open_model, save_model
+from peml.injection import injection_of
 from peml.methods import AttachedModel
 from peml.methods.prefix.part import PrefixPart
 from peml.prefix import Prefix
@@ -87,6 +88,31 @@ def test_a_layer_without_prefix_has_none_after_loading(toys: Path, tmp_path: Pat
     for before, after, other in zip(trained, loaded, whole, strict=True):
         torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
         assert (before - other).abs().max() > 1e-3
+
+
+def test_a_loaded_prefix_is_where_the_model_is(saved: Path) -> None:
+    folder, meta = open_model(saved), torch.device("meta")
+    model = load_saved(folder, meta, dtype="bfloat16")
+    injection = injection_of(model.backbone)
+    assert injection is not None
+    assert injection.prefix is not None
+    assert injection.prefix.tensor.device == model.device == meta
+    assert model.backbone.dtype == torch.bfloat16
+    assert model.settings.dtype == "bfloat16"
+    assert load_saved(folder).backbone.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_in_another_type_says_nearly_the_same(saved: Path, toys: Path, dtype: str) -> None:
+    prepared = prepare(load_config(toy_config(toys, "encoder", "lora+prefix")))
+    batches, folder = _batches(prepared), open_model(saved)
+    for one, other in zip(
+        _scores(load_saved(folder), batches),
+        _scores(load_saved(folder, dtype=dtype), batches),
+        strict=True,
+    ):
+        torch.testing.assert_close(other, one, atol=0.1, rtol=0.1)
+        assert not torch.equal(other, one)
 
 
 def test_the_weights_that_lora_leaves_alone_are_the_base_models(toys: Path, saved: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from peml.errors import DataError, TaskError
-from peml.serving.predictor import Predictor
+from peml.errors import DataError, ModelError, PemlError, TaskError
+from peml.models import choose_device
+from peml.serving.predictor import Predictor, load
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, score, sentiment
 
@@ -85,3 +89,39 @@ def test_rows_are_read_as_files_are(predictor: Predictor) -> None:
     assert numbers == spelled
     with pytest.raises(DataError, match=r"row 1 \(from 0\), field 'start': null"):
         predictor.predict("ending", [row, row | {"start": None}])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"device": "gpu"}, "auto"),
+        ({"device": "cuda:99"}, "sees"),
+        ({"dtype": "float8"}, "bfloat16"),
+        ({"batch_tokens": 15}, "16 or more"),
+    ],
+)
+def test_what_there_is_not_is_refused_before_anything_is_read(
+    asked: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PemlError) as caught:
+        load(tmp_path / "nowhere", **asked)
+    value = str(next(iter(asked.values())))
+    assert value in caught.value.problem
+    assert said in str(caught.value)
+    assert caught.value.allowed
+    assert caught.value.action
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_says_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ModelError, match="no CUDA GPUs"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ModelError, match="sees 2 CUDA GPUs"):
+        choose_device("cuda:2")

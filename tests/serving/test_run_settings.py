@@ -98,7 +98,7 @@ def test_the_command_uses_them_too(tmp_path: Path, capsys: pytest.CaptureFixture
     run = run_of(tmp_path, "causal", SETTINGS["pmi"])
     said = tmp_path / "said.jsonl"
     rows = tmp_path / "data" / "choice" / "validation.jsonl"
-    for more in ((), ("--tokens", "32")):
+    for more in ((), ("--batch-tokens", "32"), ("--device", "cpu", "--dtype", "float32")):
         command(capsys, "predict", run, "--task", "choice", "-i", rows, "-o", said, *more)
         found = [json.loads(line)["prediction"] for line in said.read_text().splitlines()]
         kept = read_predictions(run, "choice").predicted

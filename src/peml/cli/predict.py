@@ -28,9 +28,21 @@ def predict_command(
     output_file: Annotated[
         Path, typer.Option("--output", "-o", help="JSONL file to write: row, prediction, scores.")
     ],
-    tokens: Annotated[
+    device: Annotated[
+        str,
+        typer.Option(help="auto (a GPU if there is one, else the CPU), cpu, cuda, or cuda:N."),
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Type of the frozen weights: auto (as saved), float32, bfloat16 or float16."
+        ),
+    ] = "auto",
+    batch_tokens: Annotated[
         int | None,
-        typer.Option(min=16, help="Maximum tokens of a batch; default: as in the run."),
+        typer.Option(
+            "--batch-tokens", "--tokens", help="Maximum tokens of a batch; default: as in the run."
+        ),
     ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
@@ -44,13 +56,12 @@ def predict_command(
     from peml.serving import load
 
     check_file(input_file)
-    model = load(run, trust_remote_code=trust_remote_code)
+    model = load(
+        run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
+    )
     rows = list(read_unlabelled(input_file, model.task(task)))
-    settings = model.evaluation
-    if tokens is not None:
-        settings = settings.model_copy(update={"tokens": tokens})
     with placed(str(input_file)):
-        answers = model.predict(task, rows, settings)
+        answers = model.predict(task, rows)
     lines = [
         json.dumps(
             {"row": number, "prediction": answer.value, "scores": answer.scores},

@@ -17,6 +17,7 @@ from rich.console import Console
 from peml.comparison.cells import Cell
 from peml.data import Collator, TaskBatch
 from peml.evaluation import EvaluationSettings
+from peml.models import choose_device
 from peml.records import FileRecord
 from peml.run import Prepared, prepare
 from peml.serving import Predictor, load
@@ -67,7 +68,7 @@ def measure_latency(cells: Sequence[Cell], folder: Path, console: Console) -> No
 
 
 def _measure(folders: dict[str, Path], prepared: Prepared) -> dict[str, float]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     rows = _single_rows(prepared, device)
     settings = prepared.config.evaluation
     seconds: dict[str, list[float]] = {label: [] for label in folders}

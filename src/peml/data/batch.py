@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+IGNORED = -100
+"""Label of a token that is not scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """Plain numbers about a batch, known before it is moved: reading them from a GPU would wait.
+
+    Attributes:
+        tokens: Real (unpadded) input tokens.
+        task_rows: Task id to number of examples, for the tasks in the batch.
+        scored: Sequence and place of every label that is scored, (2, targets); moved along.
+        first_scored: The smallest of these places, 0 if there is none.
+    """
+
+    tokens: int
+    task_rows: Mapping[int, int]
+    scored: Tensor
+    first_scored: int
+
+    @classmethod
+    def of(cls, batch: TaskBatch) -> BatchFacts:
+        """Reads them from the batch's tensors."""
+        ids, counts = batch.tasks.unique(return_counts=True)
+        labels = batch.input_ids.new_empty(0, 0) if batch.labels is None else batch.labels
+        scored = (labels != IGNORED).nonzero().T
+        return cls(
+            tokens=int(batch.attention_mask.sum()),
+            task_rows=dict(zip(ids.tolist(), counts.tolist(), strict=True)),
+            scored=scored,
+            first_scored=int(scored[1].min()) if scored.numel() else 0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +60,7 @@ class TaskBatch:
         labels: Target token ids, -100 where not scored, (sequences, target_length), or None.
         token_type_ids: Segment ids, (sequences, length), or None.
         weights: Weight of each example's loss, (examples,) float32, or None for equal weights.
+        facts: What is known without reading the tensors; there from `to` on.
     """
 
     input_ids: Tensor
@@ -37,6 +72,7 @@ class TaskBatch:
     labels: Tensor | None = None
     token_type_ids: Tensor | None = None
     weights: Tensor | None = None
+    facts: BatchFacts | None = None
 
     @property
     def examples(self) -> int:
@@ -46,20 +82,43 @@ class TaskBatch:
     @property
     def tasks(self) -> Tensor:
         """Index of each example's task, (examples,)."""
-        first = torch.ones_like(self.groups, dtype=torch.bool)
-        first[1:] = self.groups[1:] != self.groups[:-1]
-        return self.task_ids[first]
+        return self.task_ids.new_zeros(self.examples).scatter(0, self.groups, self.task_ids)
 
     @property
     def tokens(self) -> int:
         """Number of real (unpadded) input tokens."""
-        return int(self.attention_mask.sum())
+        return self.known.tokens
+
+    @property
+    def known(self) -> BatchFacts:
+        """The facts, read from the tensors if need be."""
+        return self.facts or BatchFacts.of(self)
+
+    def scored(self, before: int = 0) -> tuple[Tensor, Tensor]:
+        """Sequence and place of each scored label behind the first ``before``, both (targets,)."""
+        if self.facts is not None and self.facts.first_scored >= before:
+            rows, places = self.facts.scored
+            return rows, places
+        labels = cast(Tensor, self.labels)[:, before:]
+        rows, places = (labels != IGNORED).nonzero(as_tuple=True)
+        return rows, places + before
+
+    def with_facts(self) -> TaskBatch:
+        """The batch, its facts known."""
+        return self if self.facts is not None else replace(self, facts=self.known)
+
+    def pinned(self) -> TaskBatch:
+        """The batch in page-locked memory, from which a GPU can copy while it computes."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> TaskBatch:
         """Returns the batch on ``device``."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
+        facts = self.known
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: None if tensor is None else tensor.to(device, non_blocking=True)
-            for name, tensor in tensors.items()
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)
         }
-        return TaskBatch(**moved)
+        return replace(self, **changed, facts=replace(facts, scored=change(facts.scored)))

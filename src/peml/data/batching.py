@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peml.data.ahead import Ahead
 from peml.data.batch import TaskBatch
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import Indices, draw_rows, rows_per_epoch
@@ -217,6 +220,7 @@ class BatchStream:
         self._epoch = 0
         self._batch = 0
         self._planned: tuple[int, BatchPlan] | None = None
+        self._ahead = Ahead()
 
     def counts(self, epoch: int) -> list[int]:
         """Rows that an epoch draws from each task."""
@@ -281,9 +285,28 @@ class BatchStream:
             if self.adaptive is not None:
                 self.adaptive.begin_epoch()
                 self._planned = None
-        tasks, rows = self.plan(self._epoch)[self._batch]
+        plan = self.plan(self._epoch)
+        batch = self._ahead.take(self._epoch, self._batch, plan, self.fetch)
         self._batch += 1
-        return self.fetch(tasks, rows)
+        return batch
+
+    @contextmanager
+    def prefetching(self, count: int, *, pin: bool = False) -> Iterator[None]:
+        """Lets a thread read the next batches of the epoch while the block computes.
+
+        Order and state are those of a stream that reads at the last moment.
+
+        Args:
+            count: Batches to read ahead.
+            pin: Put them in page-locked memory, for copies to a GPU.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="peml-batches") as pool:
+            self._ahead = Ahead(pool, count, pin=pin)
+            try:
+                yield
+            finally:
+                self._ahead.cancel()
+                self._ahead = Ahead()
 
     def fetch(self, tasks: Indices, rows: Indices) -> TaskBatch:
         """Reads and pads a planned batch, without changing the stream's position."""
@@ -305,6 +328,7 @@ class BatchStream:
         if self.adaptive is not None:
             self.adaptive.load_state_dict(state["adaptive"])
             self._planned = None
+        self._ahead.cancel()
         epoch, batch = state["epoch"], state["batch"]
         if batch > len(self.plan(epoch)):
             raise CheckpointError(

@@ -154,23 +154,38 @@ def load_model(
 
 
 def load_saved(
-    saved: SavedModel, device: torch.device | None = None, *, trust_remote_code: bool = False
+    saved: SavedModel,
+    device: torch.device | None = None,
+    *,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> TaskModel:
-    """Loads a model that `open_model` has verified; arguments and errors as for `load_model`."""
+    """Loads a model that `open_model` has verified.
+
+    Args:
+        saved: The model's folder.
+        device: Where to put it, with its prefix or prompt; default: the CPU.
+        dtype: Type of the frozen weights; default: as the model was saved.
+        trust_remote_code: As for `load_model`, and so are the errors.
+    """
     settings, description = saved.settings(trust_remote_code=trust_remote_code), saved.description
+    if dtype is not None:
+        settings = settings.model_copy(update={"dtype": dtype})
+    device = device or torch.device("cpu")
     model = TaskModel(load_backbone(settings), description.tasks)
     if model.heads is not None:
         shapes = {name: tuple(value.shape) for name, value in model.heads.state_dict().items()}
         model.heads.load_state_dict(saved.shaped(_HEADS, shapes))
-    _attach_static_prefix(model, saved)
-    _attach_contexts(model, saved)
-    _set_prompt(model, saved)
+    # On the model's device at once: otherwise they would be copied there in every forward pass.
+    _attach_static_prefix(model, saved, device)
+    _attach_contexts(model, saved, device)
+    _set_prompt(model, saved, device)
     if _ADAPTER in saved.files:
         saved.method().restore(model, saved.tensors(_ADAPTER))
-    return model.to(device or torch.device("cpu")).eval()
+    return model.to(device).eval()
 
 
-def _attach_static_prefix(model: TaskModel, saved: SavedModel) -> None:
+def _attach_static_prefix(model: TaskModel, saved: SavedModel, device: torch.device) -> None:
     active = saved.description.prefix_active
     if active is None:
         if _PREFIX in saved.files:
@@ -182,10 +197,10 @@ def _attach_static_prefix(model: TaskModel, saved: SavedModel) -> None:
         return
     shape = (len(active), 2, None, None, None)
     tensor = saved.shaped(_PREFIX, {"prefix": shape})["prefix"]
-    attach_prefix(model.backbone).set(Prefix(tensor, active))
+    attach_prefix(model.backbone).set(Prefix(tensor.to(device), active))
 
 
-def _attach_contexts(model: TaskModel, saved: SavedModel) -> None:
+def _attach_contexts(model: TaskModel, saved: SavedModel, device: torch.device) -> None:
     names = [task.name for task in model.tasks if task.context]
     if not names:
         return
@@ -195,17 +210,17 @@ def _attach_contexts(model: TaskModel, saved: SavedModel) -> None:
     tensors = saved.shaped(_CONTEXTS, dict.fromkeys(names, wanted))
     active = (True,) * shape.layers
     held = {
-        number: Prefix(tensors[task.name], active)
+        number: Prefix(tensors[task.name].to(device), active)
         for number, task in enumerate(model.tasks)
         if task.context
     }
     injection.set_contexts(Contexts(held, model.routing.rows))
 
 
-def _set_prompt(model: TaskModel, saved: SavedModel) -> None:
+def _set_prompt(model: TaskModel, saved: SavedModel, device: torch.device) -> None:
     if _PROMPT not in saved.files:
         return
     channels: int = model.backbone.get_input_embeddings().weight.shape[1]
     prompt = saved.shaped(_PROMPT, {"prompt": (None, channels)})["prompt"]
     check_prompt(model.family, len(prompt))
-    model.prompt.set(prompt)
+    model.prompt.set(prompt.to(device))

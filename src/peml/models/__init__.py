@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
+    from peml.models.device import check_dtype, choose_device
     from peml.models.embedded import embedded_model
     from peml.models.families import (
         FAMILIES,
@@ -48,9 +49,11 @@ __all__ = [
     "TaskModel",
     "TaskRouting",
     "TextFamily",
+    "check_dtype",
     "check_generation",
     "check_prompt",
     "check_task_types",
+    "choose_device",
     "detect_family",
     "embedded_model",
     "identify_model",

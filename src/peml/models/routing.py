@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -31,20 +32,27 @@ class TaskRouting:
         self._repeated: dict[int, Tensor] = {}
 
     def set(
-        self, task_ids: Tensor, *, inputs: Tensor | None = None, targets: Tensor | None = None
+        self,
+        task_ids: Tensor,
+        *,
+        present: Collection[int] | None = None,
+        inputs: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> None:
         """Sets the tasks of the next forward pass.
 
         Args:
             task_ids: (sequences,), each in 0..tasks-1.
+            present: The ids among them, if they are known; else they are read.
             inputs: 1 for real tokens, (sequences, length); None: all are.
             targets: The same for an encoder-decoder's targets, (sequences, target_length).
 
         Raises:
             TaskError: An id is out of range.
         """
-        if len(task_ids) and not 0 <= int(task_ids.min()) <= int(task_ids.max()) < self.tasks:
-            wrong = sorted({int(t) for t in task_ids if not 0 <= int(t) < self.tasks})
+        ids = set(task_ids.tolist()) if present is None else present
+        wrong = sorted(number for number in ids if not 0 <= number < self.tasks)
+        if wrong:
             raise TaskError(
                 f"the batch contains the task ids {', '.join(map(str, wrong))}",
                 allowed=f"0 to {self.tasks - 1}, the tasks the model was attached for",

@@ -91,4 +91,5 @@ class TaskModel(nn.Module):
         targets = None
         if self.backbone.config.is_encoder_decoder and batch.labels is not None:
             targets = (batch.labels >= 0).to(mask.dtype)
-        self.routing.set(batch.task_ids, inputs=mask, targets=targets)
+        present = None if batch.facts is None else batch.facts.task_rows.keys()
+        self.routing.set(batch.task_ids, present=present, inputs=mask, targets=targets)

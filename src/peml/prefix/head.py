@@ -136,14 +136,14 @@ class PrefixFrame(nn.Module):
         rows = None if self.offset is None else self.base + self.offset
         return PrefixStart(self.base[:, 0, :, 0], self.radius[:, :, 0, 0, 0], rows)
 
-    def moved(self, correction: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+    def moved(self, correction: Tensor, layers: Tensor | None = None) -> Tensor:
         """Keys and values minus `base`: the start's offset plus the limited correction.
 
         Args:
             correction: Before `bounded`, (layers, 2, kv_heads, length, head_dim).
-            layers: Indices of these layers, in order; None for all.
+            layers: Indices of these layers, in order, on the same device; None for all.
         """
-        chosen = slice(None) if layers is None else list(layers)
+        chosen = slice(None) if layers is None else layers
         moved = bounded(correction, self.scale * self.radius[chosen])
         if self.offset is None:
             return moved

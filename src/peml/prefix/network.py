@@ -50,6 +50,10 @@ class PrefixNetwork(nn.Module):
             rank=genotype.head_rank,
         )
         self.frame = PrefixFrame(shape, start, genotype.radius, genotype.length)
+        # As a tensor, since a list of indices would be copied to the device in each step.
+        active = torch.tensor(genotype.active_layers, dtype=torch.long)
+        self.register_buffer("_active", active, persistent=False)
+        self._active: Tensor
 
     def forward(self) -> Prefix:
         """The prefix, with gradients; its ``.detached()`` is the static prefix."""
@@ -57,10 +61,8 @@ class PrefixNetwork(nn.Module):
         hidden: Tensor = self.embeddings
         for cell in self.cells:
             hidden = cell(hidden, presence)
-        active = list(self.genotype.active_layers)
-        correction = self.frame.moved(self.head(self.norm(hidden)), active)
-        if len(active) < self.shape.layers:
+        correction = self.frame.moved(self.head(self.norm(hidden)), self._active)
+        if len(self._active) < self.shape.layers:
             whole = correction.new_zeros(self.shape.layers, *correction.shape[1:])
-            whole[active] = correction
-            correction = whole
+            correction = whole.index_copy(0, self._active, correction)
         return Prefix(self.frame.base + correction, self.genotype.layers)

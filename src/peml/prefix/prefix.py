@@ -94,7 +94,7 @@ class Prefix:
         remaining = torch.rand(self.length) >= probability
         if not remaining.any():
             remaining[int(torch.randint(self.length, ()))] = True
-        positions = remaining.nonzero().flatten().to(self.tensor.device)
+        positions = remaining.nonzero().flatten().to(self.tensor.device, non_blocking=True)
         return Prefix(self.tensor.index_select(3, positions), self.active)
 
     def detached(self) -> Prefix:

@@ -195,8 +195,12 @@ class ExpectedSize:
             fill: Value after a row's last option.
         """
         rows = torch.full((len(self.decisions), self._options), fill, dtype=torch.float64)
-        for row, (name, options) in zip(rows, self.decisions.items(), strict=True):
-            row[: len(options)] = values[name].detach()
+        if not self.decisions:
+            return rows
+        flat = torch.cat([values[name].detach() for name in self.decisions]).cpu()  # one transfer
+        sizes = [len(options) for options in self.decisions.values()]
+        for row, part in zip(rows, flat.split(sizes), strict=True):
+            row[: len(part)] = part
         return rows
 
 

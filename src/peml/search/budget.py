@@ -67,9 +67,13 @@ class Budget:
         """
         rows = self._size.pack(logits, -torch.inf)
         factor = self._solve(rows, temperature)
+        if not logits:
+            return {}
+        like = next(iter(logits.values()))
+        shifts = (factor * self._costs).to(like, non_blocking=True)
         return {
-            name: (factor * row[: len(logits[name])]).to(logits[name])
-            for name, row in zip(self._size.decisions, self._costs, strict=True)
+            name: row[: len(logits[name])]
+            for name, row in zip(self._size.decisions, shifts, strict=True)
         }
 
     def _solve(self, rows: Tensor, temperature: float) -> float:

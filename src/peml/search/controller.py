@@ -65,6 +65,7 @@ class SearchController:
         self.timetable = Timetable(settings, total_steps)
         self.seed = seed
         self.memory = Memory()
+        self._chosen: tuple[tuple[int, ...], Mapping[str, str]] | None = None
         self._relaxation = RELAXATIONS[settings.relaxation]
         self._space = supernet.space
         self._decisions = supernet.decisions
@@ -230,13 +231,20 @@ class SearchController:
         decided = self.memory.decided
         chosen: Mapping[str, str] = {}
         if hardness > 0 and self.settings.discretise != "perturbation":
-            chosen = self.choices().choices
+            chosen = self._final_choices()
         result = {}
         for name in self._decisions:
             row, share = weights[name], 1.0 if name in decided else hardness
             option = decided.get(name) or chosen.get(name)
             result[name] = row if option is None else self._lerp(row, name, option, share)
         return result
+
+    def _final_choices(self) -> Mapping[str, str]:
+        """The choices in the cool-down; the logits stand still there, so they are read once."""
+        versions = tuple(decision.logits._version for decision in self._decisions.values())
+        if self._chosen is None or self._chosen[0] != versions:
+            self._chosen = (versions, self.choices().choices)
+        return self._chosen[1]
 
     def _lerp(self, row: Tensor, name: str, option: str, share: float) -> Tensor:
         if share == 0:

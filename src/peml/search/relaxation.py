@@ -76,7 +76,7 @@ def _noise(logits: Tensor, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
     smallest = torch.finfo(torch.float64).tiny
     noise = -(-uniform.clamp_min(smallest).log()).clamp_min(smallest).log()
-    return noise.to(device=logits.device, dtype=logits.dtype)
+    return noise.to(device=logits.device, dtype=logits.dtype, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)

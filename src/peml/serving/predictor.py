@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from peml.data import TaskBatch
 from peml.data.encoding import encode_rows
 from peml.data.task_columns import read_list
-from peml.errors import CheckpointError, TaskError, nearest
+from peml.errors import CheckpointError, ConfigError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
-from peml.models import ModelOutput, TaskModel
+from peml.models import ModelOutput, TaskModel, check_dtype, choose_device
 from peml.problems import describe_problems, list_problems
 from peml.tasks import Task, TaskRenderer
+
+_LEAST_TOKENS = 16  # as for evaluation.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +140,41 @@ def _prediction(
 
 
 def load(
-    path: Path | str, device: torch.device | None = None, *, trust_remote_code: bool = False
+    path: Path | str,
+    device: str | torch.device = "auto",
+    *,
+    dtype: str = "auto",
+    batch_tokens: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Predictor:
     """Loads the model of a finished run, or an exported one.
 
     Args:
         path: Run folder, or its ``model`` folder.
-        device: Where to put it; default: the CPU.
+        device: ``auto`` (a GPU if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N``, or a
+            PyTorch device.
+        dtype: Type of the frozen weights: ``float32``, ``bfloat16``, ``float16``, or ``auto``: as
+            the model was saved. Another type rounds, so answers may differ from the run's.
+        batch_tokens: Maximum tokens of a batch, padding included; default: as in the run.
         trust_remote_code: Run Python code that comes with the model; read that code first. No file
             in the folder can set this.
 
     Raises:
         CheckpointError: There is no finished model, or its files were altered.
-        ModelError: The model needs its own Python code, and `trust_remote_code` is False.
+        ModelError: There is no such device or type, or the model needs its own Python code, and
+            `trust_remote_code` is False.
+        ConfigError: `batch_tokens` is below 16.
     """
+    chosen, weights = choose_device(device), check_dtype(dtype)
+    if batch_tokens is not None and batch_tokens < _LEAST_TOKENS:
+        raise ConfigError(
+            f"batch_tokens is {batch_tokens}",
+            allowed=f"{_LEAST_TOKENS} or more",
+            action="raise it, or leave it out for the run's own",
+        )
     folder = find_model(Path(path))
     saved = open_model(folder)
-    model = load_saved(saved, device, trust_remote_code=trust_remote_code)
+    model = load_saved(saved, chosen, dtype=weights, trust_remote_code=trust_remote_code)
     try:
         evaluation = EvaluationSettings.model_validate(saved.description.evaluation)
     except ValidationError as error:
@@ -163,4 +183,6 @@ def load(
             list_problems(f"the evaluation of {where}", problems),
             action="restore the file, or load it with the version of peml that wrote it",
         ) from error
+    if batch_tokens is not None:
+        evaluation = evaluation.model_copy(update={"tokens": batch_tokens})
     return Predictor(model, evaluation)

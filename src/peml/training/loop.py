@@ -10,20 +10,15 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from peml.data.batch import TaskBatch
 from peml.data.batching import BatchStream
-from peml.errors import TrainingError
 from peml.records import Evaluation, StepRecord
 from peml.training.balancing import Balancing
+from peml.training.divergence import check_weights
 from peml.training.optimizer import set_learning_rates
+from peml.training.readings import Losses, Readings, StepSums
 from peml.training.settings import TrainingSettings
-
-_LOWER_RATES = (
-    "lower training.learning_rates (prefix first) in a new run folder; the last checkpoint of this "
-    "run is untouched"
-)
 
 
 @dataclass(frozen=True)
@@ -57,14 +52,14 @@ class Progress:
     best: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
-    losses: dict[str, list[float]] = field(default_factory=dict)
+    losses: Losses = field(default_factory=dict)
 
 
 class Listener(Protocol):
     """Receives the loop's events: log, progress bar and checkpoints."""
 
     def on_step(self, record: StepRecord) -> None:
-        """Called after every optimiser step."""
+        """Called for every optimiser step, in order; on a GPU some steps later."""
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Called after every development evaluation."""
@@ -114,6 +109,10 @@ class TrainingLoop:
         self.listener = listener
         self.count = count
         self.progress = Progress()
+        names = [task.name for task in model.base.tasks]
+        self.readings = Readings(
+            names, settings, accelerator.device, advice=lambda: model.base.not_finite_advice
+        )
         self._evaluated_epochs = 0
 
     def run(self, phase: Phase) -> None:
@@ -126,18 +125,23 @@ class TrainingLoop:
         if phase.may_stop and self._is_out_of_patience():
             return  # resumed after the checkpoint that ended the phase
         self._evaluated_epochs = int(self._epochs())
+        gpu = self.accelerator.device.type == "cuda"
+        with self.stream.prefetching(self.settings.accumulation + 1, pin=gpu):
+            self._run(phase)
+
+    def _run(self, phase: Phase) -> None:
         while self.progress.step < phase.last:
             phase.before_step(self.progress.step)
             self._step(phase)
             ends = self.progress.step >= phase.last
             if self._evaluation_is_due() or ends:
-                self._check_weights()
+                self._settle()
                 self._evaluate(phase)
                 self.listener.on_checkpoint(phase.name)
                 if phase.may_stop and self._is_out_of_patience():
                     return
             elif self._is_multiple_of(self.settings.checkpoint_every):
-                self._check_weights()
+                self._settle()
                 self.listener.on_checkpoint(phase.name)
 
     def _step(self, phase: Phase) -> None:
@@ -150,106 +154,51 @@ class TrainingLoop:
             for _ in range(self.settings.accumulation)
         ]
         parameters = self._parameters()
-        loss, tokens = 0.0, 0
+        sums = StepSums(len(self.model.base.tasks), self.accelerator.device)
         for batch, share in zip(batches, self.balancing.shares(batches), strict=True):
             with nullcontext() if batch is batches[-1] else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
                     output = self.model(batch)
                 self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
-            self._add_losses(batch, output.losses)
-            loss += float(output.loss.detach()) * share
-            tokens += batch.tokens
+            sums.add(output.loss, share, output.losses, batch.tasks)
         self.balancing.finish(parameters, self.progress.step)
-        norm = float(self.accelerator.clip_grad_norm_(parameters, self.settings.clip))
-        self._check_numbers(loss, norm)
+        norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
+        record = self._record(phase, rates, sum(batch.tokens for batch in batches))
+        self.readings.add(record, batches, sums.with_norm(norm))
+        if self.readings.is_due():
+            self.readings.read(self.progress.losses)
         self.optimizer.step()
         self.model.after_step(self.progress.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        self.progress.tokens += tokens
-        self.count(phase.name, tokens)
-        self.listener.on_step(self._record(phase, loss, norm, rates, tokens))
+        self.progress.tokens += record.tokens
+        self.count(phase.name, record.tokens)
+        self._report()
 
     def _parameters(self) -> list[nn.Parameter]:
         groups = self.optimizer.param_groups
         return [p for group in groups for p in group["params"] if p.requires_grad]
 
-    def _check_numbers(self, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm) and loss <= self.settings.explode_at:
-            return
-        losses = sorted(self._mean_losses().items())
-        by_task = ", ".join(f"{name} {value:.3g}" for name, value in losses)
-        numbers = f"loss {loss:.4g}, gradient norm {norm:.4g}; losses by task: {by_task}"
-        allowed = (
-            f"finite numbers, a loss of at most {self.settings.explode_at:g} (training.explode_at)"
-        )
-        if self.progress.step:
-            raise TrainingError(
-                f"training diverged at step {self.progress.step + 1}: {numbers}",
-                allowed=allowed,
-                action=_LOWER_RATES,
-            )
-        # No weight has changed yet, so no learning rate can be the cause.
-        if math.isfinite(loss) and math.isfinite(norm):
-            what, action = "starts above training.explode_at", "raise it, or check the targets"
-        elif math.isfinite(loss):
-            what, action = "gives no finite gradient", self.model.base.not_finite_advice
-        else:
-            what, action = f"itself gives {loss:.4g}", self.model.base.not_finite_advice
-        raise TrainingError(
-            f"training can't start: before the first step the frozen model {what}: {numbers}",
-            allowed=allowed,
-            action=action,
-        )
+    def _settle(self) -> None:
+        """Reads and checks everything, so that no broken number is evaluated or saved."""
+        self.readings.read(self.progress.losses)
+        self._report()
+        check_weights(self.optimizer, self.progress.step)
 
-    def _check_weights(self) -> None:
-        """Called before each evaluation and checkpoint, so that neither uses broken weights.
+    def _report(self) -> None:
+        for record in self.readings.records(self.balancing.moving_weights):
+            self.listener.on_step(record)
 
-        Raises:
-            TrainingError: A weight is NaN or infinite; the group is named.
-        """
-        broken = [
-            group.get("name", "unnamed")
-            for group in self.optimizer.param_groups
-            if not all(bool(parameter.isfinite().all()) for parameter in group["params"])
-        ]
-        if broken:
-            raise TrainingError(
-                f"training diverged at step {self.progress.step}: after it, weights of "
-                f"{', '.join(broken)} are NaN or infinite",
-                allowed="finite weights",
-                action=_LOWER_RATES,
-            )
-
-    def _add_losses(self, batch: TaskBatch, losses: Tensor) -> None:
-        for task, loss in zip(batch.tasks.tolist(), losses.detach().double().tolist(), strict=True):
-            total = self.progress.losses.setdefault(self.model.base.tasks[task].name, [0.0, 0])
-            total[0] += loss
-            total[1] += 1
-
-    def _mean_losses(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self.progress.losses.items()}
-
-    def _record(
-        self, phase: Phase, loss: float, norm: float, rates: dict[str, float], tokens: int
-    ) -> StepRecord:
-        task_losses, task_rows, task_weights = {}, {}, {}
-        if self._is_multiple_of(self.settings.log_every):
-            task_losses = self._mean_losses()
-            task_rows = {name: int(count) for name, (_, count) in self.progress.losses.items()}
-            task_weights = self.balancing.moving_weights()
-            self.progress.losses = {}
+    def _record(self, phase: Phase, rates: dict[str, float], tokens: int) -> StepRecord:
+        """What is known of the step at hand before its numbers are read."""
         return StepRecord(
             phase=phase.name,
-            step=self.progress.step,
+            step=self.progress.step + 1,
             epoch=self._epochs(),
-            loss=loss,
-            gradient_norm=norm,
+            loss=math.nan,
+            gradient_norm=math.nan,
             learning_rates=rates,
             tokens=tokens,
-            task_losses=task_losses,
-            task_rows=task_rows,
-            task_weights=task_weights,
         )
 
     def _is_multiple_of(self, every: int | None) -> bool:

@@ -59,8 +59,7 @@ class ContextPart(nn.Module, Part):
         """Puts the contexts of the batch's tasks in front of its rows; None: of all tasks."""
         tasks = list(range(len(self.tokens)))
         if batch is not None:  # an id that is none of a task is refused by the model's routing
-            present = set(batch.task_ids.tolist())
-            tasks = [task for task in tasks if task in present]
+            tasks = [task for task in tasks if task in batch.known.task_rows]
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             self._set(self._contexts(tasks))
 

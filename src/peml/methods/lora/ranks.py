@@ -96,7 +96,7 @@ class LoraRanks:
             if group.decision in weights:  # one candidate alone is no decision
                 row = weights[group.decision]
                 reach = torch.tensor(group.ranks)[:, None] > torch.arange(group.ranks[-1])[None]
-                self._masks[group.name] = row @ reach.to(row)
+                self._masks[group.name] = row @ reach.to(row, non_blocking=True)
 
     def _masked(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         mask = self._masks.get(name)

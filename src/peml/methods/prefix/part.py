@@ -84,7 +84,12 @@ class PrefixPart(nn.Module, Part):
         self.injection.set(prefix)
 
     def after_step(self, step: int) -> None:
-        """Makes sure that the decisions are still numbers, before anything of them is saved.
+        """Checks the decisions, where reading them makes no GPU wait."""
+        if next(self.network.parameters()).device.type == "cpu":
+            self.check_decisions(step)
+
+    def check_decisions(self, step: int) -> None:
+        """Makes sure that the decisions are still numbers, before anything of them is written.
 
         Raises:
             TrainingError: They aren't.

@@ -44,8 +44,7 @@ class PrefixSearch:
         self._seed = seed
         self._controller: SearchController | None = None
         self._held_out: HeldOut | None = None
-        # A relaxation that draws one option wants no other computed, gradient or not.
-        self._prune = RELAXATIONS[settings.relaxation].one_path or None
+        self._one_path = RELAXATIONS[settings.relaxation].one_path
         self._step = 0
         self._purpose: _Purpose = "evaluate"
         self._scored: Mapping[str, Tensor] = {}
@@ -87,8 +86,16 @@ class PrefixSearch:
         weights = self._weights()
         if self._ranks is not None:
             self._ranks.mix(weights)
-        prefix: Prefix = self.supernet(weights, prune=self._prune)
+        prefix: Prefix = self.supernet(weights, prune=self._prunes())
         return prefix
+
+    def _prunes(self) -> bool | None:
+        """Whether options of weight zero are left out, for which the weights have to be read."""
+        if self._one_path:
+            return True  # only the option that was drawn is to be computed, gradient or not
+        if self._purpose in ("train", "move") and not self.controller.memory.decided:
+            return False  # there are none, and a GPU would wait in each step
+        return None
 
     def _weights(self) -> Mapping[str, Tensor]:
         if self._controller is None:
@@ -112,7 +119,10 @@ class PrefixSearch:
         loss = self._rows.loss(self.controller.timetable.turn(step))
         gradients = torch.autograd.grad(loss, logits, allow_unused=True)
         known = [gradient for gradient in gradients if gradient is not None]
-        if not all(bool(gradient.isfinite().all()) for gradient in known):
+        # A GPU would have to finish its work; there the step's gradient norm tells, a little later.
+        if loss.device.type == "cpu" and not all(
+            bool(gradient.isfinite().all()) for gradient in known
+        ):
             raise TrainingError(
                 f"the search diverged at its step {step + 1}: the held-out loss is "
                 f"{float(loss.detach()):.4g}, its gradient for the decisions not finite",
@@ -136,7 +146,12 @@ class PrefixSearch:
         return self._rows.measure(_SCORE_BATCHES)
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """Temperature and weights, for the log."""
+        """Temperature and weights, for the log.
+
+        Raises:
+            TrainingError: A decision is no number.
+        """
+        self._part.check_decisions(step)
         return {
             "temperature": self.controller.temperature(step),
             "weights": self.controller.snapshot(step),

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from peml.data.batch import TaskBatch
+from peml.data.batch import IGNORED, TaskBatch
 from peml.errors import DataError
 from peml.models.families.base import (
     EncodedSequence,
@@ -40,8 +40,6 @@ from peml.models.families.seam import (
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs
 from peml.tasks import Example, Task, TaskType, right_option
-
-_IGNORED = -100
 
 
 class TextFamily(Family):
@@ -151,7 +149,7 @@ class TextFamily(Family):
         """Scores the target tokens of every sequence."""
         nll, rows = self._target_losses(model, batch, prompt)
         total = nll.new_zeros(len(batch.groups)).index_add(0, rows, nll)
-        tokens = torch.bincount(rows, minlength=len(batch.groups))
+        tokens = total.new_zeros(len(total)).index_add(0, rows, torch.ones_like(nll))
         # Only right options count in the loss; in training all sequences are right.
         right = batch.targets > 0
         losses = total.new_zeros(batch.examples).index_add(
@@ -289,12 +287,12 @@ class CausalFamily(TextFamily):
     def _target_losses(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        labels = cast(Tensor, batch.labels)[:, 1:]
-        rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
-        front = 0 if prompt is None else len(prompt)
-        positions = Positions(rows, places + front, everywhere=self.logits_everywhere)
+        rows, places = batch.scored(before=1)
+        targets = cast(Tensor, batch.labels)[rows, places]
+        shift = -1 if prompt is None else len(prompt) - 1  # a token is predicted one place earlier
+        positions = Positions(rows, places + shift, everywhere=self.logits_everywhere)
         inputs = build_inputs(model, batch, prompt)
-        return positions.nll(model, labels[rows, places], **inputs, use_cache=False), rows
+        return positions.nll(model, targets, **inputs, use_cache=False), rows
 
     def room_for_generation(self, prompt_length: int = 0) -> int | None:
         """The positions that are left after the prompt and the longest input."""
@@ -363,7 +361,7 @@ class Seq2SeqFamily(TextFamily):
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)
-        rows, places = (labels != _IGNORED).nonzero(as_tuple=True)
+        rows, places = batch.scored()
         # Shifted here, since with `labels` the model would compute a second, unused loss.
         shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
         inputs = build_inputs(model, batch, prompt)
@@ -378,5 +376,5 @@ class Seq2SeqFamily(TextFamily):
 
 
 def _joined(context: list[int], answer: list[int], cut: int) -> EncodedSequence:
-    labels = [_IGNORED] * len(context) + answer
+    labels = [IGNORED] * len(context) + answer
     return EncodedSequence(context + answer, 1.0, labels=labels, cut=cut)

@@ -36,10 +36,10 @@ class PCGrad(Balancing):
     ) -> None:
         """Adds the batch's part to each task's gradient; an auxiliary loss belongs to no task."""
         losses = self.balance(output.losses, batch.tasks) * (share / batch.examples)
-        present = batch.tasks.unique().tolist()
+        present = sorted(batch.known.task_rows)
         for task in present:
             gradients = torch.autograd.grad(
-                losses[batch.tasks == task].sum(),
+                torch.where(batch.tasks == task, losses, 0.0).sum(),
                 parameters,
                 retain_graph=task != present[-1] or output.auxiliary is not None,
                 allow_unused=True,
@@ -84,14 +84,16 @@ def project_conflicts(gradients: Tensor, rng: np.random.Generator) -> Tensor:
     """
     shared = (gradients != 0).sum(0) > 1
     common = gradients * shared
-    products = (common @ common.T).double().cpu().numpy()
-    mixed = np.eye(len(products))  # row i: the projected gradient in terms of all
-    for i, row in enumerate(mixed):
-        for j in rng.permutation(np.delete(np.arange(len(products)), i)):
-            against = row @ products[:, j]
-            if against < 0:
-                row[j] -= against / products[j, j]
-    weights = torch.from_numpy(mixed.sum(0)).to(gradients)
+    products = (common @ common.T).double()
+    tasks = np.arange(len(products))
+    orders = [rng.permutation(np.delete(tasks, task)) for task in tasks]
+    # The rows take their turns together; row i: the projected gradient of task i in terms of all.
+    mixed = torch.eye(len(products), dtype=products.dtype, device=products.device)
+    for turn in torch.from_numpy(np.stack(orders, 1)).to(mixed.device, non_blocking=True):
+        against = (mixed * products[turn]).sum(1)
+        excess = torch.where(against < 0, against / products.diagonal()[turn], 0.0)
+        mixed = mixed.scatter_add(1, turn[:, None], -excess[:, None])
+    weights = mixed.sum(0).to(gradients)
     return torch.where(shared, weights @ common, gradients.sum(0))
 
 

@@ -52,8 +52,9 @@ class RunningMean(Balancing):
         return torch.where(self.seen & (self.means > 0), factors, 1.0)
 
     def _update(self, losses: Tensor, tasks: Tensor) -> None:
-        counts = torch.bincount(tasks, minlength=len(self.tasks))
-        sums = self.means.new_zeros(len(self.tasks)).index_add(0, tasks, losses.to(self.means))
+        none = self.means.new_zeros(len(self.tasks))
+        counts = none.index_add(0, tasks, torch.ones_like(losses).to(none))
+        sums = none.index_add(0, tasks, losses.to(none))
         now = sums / counts.clamp(min=1)
         decay = torch.where(self.seen, self.settings.decay, 0.0)
         updated = decay * self.means + (1 - decay) * now

@@ -1,0 +1,52 @@
+"""Batches that are read while the model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from peml.data.batch import TaskBatch
+from peml.data.mixing import Indices
+
+Plan = Sequence[tuple[Indices, Indices]]
+
+
+class Ahead:
+    """Batches that a thread reads before they are asked for; without one they are read then.
+
+    Args:
+        pool: The thread.
+        count: Batches to read ahead.
+        pin: Put them in page-locked memory.
+    """
+
+    def __init__(
+        self, pool: ThreadPoolExecutor | None = None, count: int = 0, *, pin: bool = False
+    ) -> None:
+        self._pool, self._count, self._pin = pool, count, pin
+        self._reading: dict[tuple[int, int], Future[TaskBatch]] = {}
+
+    def take(
+        self, epoch: int, number: int, plan: Plan, fetch: Callable[..., TaskBatch]
+    ) -> TaskBatch:
+        """A planned batch; starts to read those after it, within the epoch.
+
+        An epoch's order may still change while the one before it is trained.
+        """
+        if self._pool is None:
+            return fetch(*plan[number])
+        for later in range(number, min(number + self._count + 1, len(plan))):
+            if (epoch, later) not in self._reading:
+                job = self._pool.submit(self._read, fetch, *plan[later])
+                self._reading[epoch, later] = job
+        return self._reading.pop((epoch, number)).result()
+
+    def _read(self, fetch: Callable[..., TaskBatch], tasks: Indices, rows: Indices) -> TaskBatch:
+        batch = fetch(tasks, rows).with_facts()
+        return batch.pinned() if self._pin else batch
+
+    def cancel(self) -> None:
+        """Forgets what was read ahead."""
+        for job in self._reading.values():
+            job.cancel()
+        self._reading.clear()

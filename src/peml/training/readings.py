@@ -1,0 +1,154 @@
+"""The numbers of training steps, read from the device a few steps at a time.
+
+Reading a number makes a GPU finish all the work queued before it, and then wait for more. So each
+step leaves its numbers on the device::
+
+    step      1  2  3  ...  10      log_every: 10
+    queued    x  x  x       x
+    read      x             2-10    at each logged step, and before anything is evaluated or saved
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peml.data.batch import TaskBatch
+from peml.records import StepRecord
+from peml.training.divergence import check_numbers
+from peml.training.settings import TrainingSettings
+
+Losses = dict[str, list[float]]
+"""Sum and count of the example losses per task, since the last logged step."""
+
+_MOST_UNREAD = 10
+
+
+class StepSums:
+    """Adds up a step's losses over its batches, on the device.
+
+    Args:
+        tasks: Number of tasks.
+        device: Of the model.
+    """
+
+    def __init__(self, tasks: int, device: torch.device) -> None:
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._by_task = torch.zeros(tasks, dtype=torch.float64, device=device)
+
+    def add(self, loss: Tensor, share: float, losses: Tensor, tasks: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            loss: Its loss.
+            share: Its weight in the step.
+            losses: Loss of each example, (examples,).
+            tasks: Index of each example's task, (examples,).
+        """
+        self._loss += loss.detach().double() * share
+        self._by_task.index_add_(0, tasks, losses.detach().double())
+
+    def with_norm(self, norm: Tensor) -> Tensor:
+        """The step's loss, gradient norm, and sum of each task's losses, (2 + tasks,)."""
+        return torch.cat([self._loss[None], norm.detach().double()[None], self._by_task])
+
+
+@dataclass
+class _Unread:
+    record: StepRecord
+    rows: dict[str, int]
+    numbers: Tensor
+
+
+class Readings:
+    """Keeps steps until their numbers are read, checks these, and completes the records.
+
+    Args:
+        tasks: Names in the order of the task ids.
+        settings: Interval of the log, limit of the loss.
+        device: A CPU's numbers are there at once, so every step is read.
+        advice: What to do if the frozen model itself gives no finite number.
+
+    Attributes:
+        most: Steps that are read together at most.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        settings: TrainingSettings,
+        device: torch.device,
+        advice: Callable[[], str],
+    ) -> None:
+        self._tasks = tuple(tasks)
+        self._settings = settings
+        self._advice = advice
+        self.most = 1 if device.type == "cpu" else _MOST_UNREAD
+        self._unread: list[_Unread] = []
+        self._read: list[StepRecord] = []
+
+    def add(self, record: StepRecord, batches: Sequence[TaskBatch], numbers: Tensor) -> None:
+        """Adds a step.
+
+        Args:
+            record: What is known of it at once.
+            batches: Its batches.
+            numbers: As `StepSums.with_norm` returns them.
+        """
+        rows: dict[str, int] = {}
+        for batch in batches:
+            for task, count in batch.known.task_rows.items():
+                rows[self._tasks[task]] = rows.get(self._tasks[task], 0) + count
+        self._unread.append(_Unread(record, rows, numbers))
+
+    def is_due(self) -> bool:
+        """Whether to read now: the newest step is logged, or the first, or enough are unread."""
+        step = self._unread[-1].record.step
+        return step == 1 or self._is_logged(step) or len(self._unread) >= self.most
+
+    def read(self, losses: Losses) -> None:
+        """Reads and checks all steps, in one transfer.
+
+        Args:
+            losses: Are continued, and emptied at every logged step.
+
+        Raises:
+            TrainingError: Numbers of a step are not finite, or its loss is too large.
+        """
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        rows = torch.stack([step.numbers for step in unread]).tolist()
+        for step, (loss, norm, *by_task) in zip(unread, rows, strict=True):
+            sums = dict(zip(self._tasks, by_task, strict=True))
+            for name, count in step.rows.items():
+                total = losses.setdefault(name, [0.0, 0])
+                total[0] += sums[name]
+                total[1] += count
+            means = {name: total / count for name, (total, count) in losses.items()}
+            number, limit = step.record.step, self._settings.explode_at
+            check_numbers(number, loss, norm, means, explode_at=limit, advice=self._advice())
+            found: dict[str, Any] = {"loss": loss, "gradient_norm": norm}
+            if self._is_logged(number):
+                counts = {name: int(count) for name, (_, count) in losses.items()}
+                found |= {"task_losses": means, "task_rows": counts}
+                losses.clear()
+            self._read.append(step.record.model_copy(update=found))
+
+    def records(self, task_weights: Callable[[], dict[str, float]]) -> Iterator[StepRecord]:
+        """The records of the steps read, each once; call it after the newest step's update.
+
+        Args:
+            task_weights: What the tasks' losses count after the newest step.
+        """
+        read, self._read = self._read, []
+        for record in read:
+            weights = task_weights() if record.task_losses else {}
+            yield record.model_copy(update={"task_weights": weights})
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self._settings.log_every == 0
