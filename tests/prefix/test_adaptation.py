@@ -55,7 +55,7 @@ def test_any_genotype_comes_back_from_its_file(
 @given(genotypes(), SHAPES)
 def test_an_adapted_genotype_fits_and_says_what_changed(made: Genotype, shape: PrefixShape) -> None:
     fitted, changes = adapt(made, shape)
-    fitted.check(shape)
+    fitted.check_fits(shape)
     assert any(fitted.layers)
     assert (fitted.cells, fitted.length, fitted.head, fitted.width) == (
         made.cells,

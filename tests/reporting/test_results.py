@@ -19,7 +19,7 @@ def test_reads_what_the_run_wrote(searched: Path) -> None:
     assert run.name == "searched"
     assert run.results.tasks["rte"].rows == 277
     assert run.genotype is not None
-    assert run.genotype.cells == ["gated-mlp", "conv", "mlp-tanh"]
+    assert run.genotype.cells == ("gated-mlp", "conv", "mlp-tanh")
     assert run.history.phases() == {"search": (1, 120), "train": (121, 420)}
     assert run.history.discretise is not None
     assert run.history.discretise.guarded == ["cell.1"]

@@ -104,7 +104,7 @@ def plot(
     """Draw a prefix network and the model layers that get its prefix."""
     from peml.reporting import save_drawing
 
-    save_drawing(_load(source).model_dump(mode="json"), out)
+    save_drawing(_load(source), out)
     typer.echo(str(out))
 
 
@@ -148,7 +148,7 @@ def check(
         genotype, changes = adapt(genotype, shape)
         for change in changes:
             typer.echo(f"adapted: {change}")
-    genotype.check(shape)
+    genotype.check_fits(shape)
     typer.echo(f"fits {model}: {_described(shape)}")
     if output is not None:
         genotype.save(output)

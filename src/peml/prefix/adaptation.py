@@ -61,7 +61,7 @@ def load_for(path: Path, shape: PrefixShape, *, adapted: bool = False) -> Genoty
         if changes:
             warnings.warn(f"{path} was adapted: {'; '.join(changes)}", stacklevel=2)
         return genotype
-    genotype.check(shape)
+    genotype.check_fits(shape)
     return genotype
 
 

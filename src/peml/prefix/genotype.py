@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from peml.errors import ConfigError
 from peml.files import write_text
@@ -15,25 +15,23 @@ from peml.prefix.operations import refuse_unknown
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.problems import describe_problems, list_problems
-from peml.removed import why_removed
-from peml.settings import Settings
+from peml.records import GenotypeRecord
 
 GENOTYPE_FORMAT = 1
 """Version of the file format this release writes and reads."""
 
-_PLACEMENT = ("prefix", "placement")
 
+class Genotype(GenotypeRecord):
+    """The structure of a prefix network, and of the LoRA if its ranks were searched; no weights.
 
-class Genotype(Settings):
-    """The structure of a prefix network, and of the LoRA if its ranks were searched; no weights."""
+    Stricter than the record: it is written by hand too, and a network is built from it.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
 
     format: int = Field(GENOTYPE_FORMAT, description="Version of this file's format.")
-    cells: tuple[str, ...] = Field(description="Operation of each cell.", min_length=1)
-    length: int = Field(description="Number of prefix positions.", ge=1)
-    layers: tuple[bool, ...] = Field(description="Which model layers get a prefix.")
     head: HeadKind = Field(description="Output head: full or low-rank.")
     head_rank: int = Field(description="Rank of the head if it is low-rank.", ge=1)
-    width: int = Field(description="Hidden size of the network.", ge=1)
     radius: float = Field(
         description="Maximum distance from the start, in units of the model's own keys and values.",
         gt=0,
@@ -69,16 +67,6 @@ class Genotype(Settings):
         if not any(value):
             raise ValueError("at least one layer must be true, or there is no prefix")
         return value
-
-    @field_validator("shape", mode="before")
-    @classmethod
-    def _in_front_of_attention(cls, value: Any) -> Any:
-        """Older files have a placement; only attention is still supported."""
-        if not isinstance(value, dict) or "placement" not in value:
-            return value
-        if value["placement"] != "attention":
-            raise ValueError(f"placement: {why_removed(_PLACEMENT, value['placement'])}")
-        return {key: number for key, number in value.items() if key != "placement"}
 
     @field_validator("shape")
     @classmethod
@@ -162,7 +150,7 @@ class Genotype(Settings):
         ranks = {f"rank.{group}": str(rank) for group, rank in self.ranks.items()}
         return {**cells, "length": str(self.length), **gates, "head": self.head, **ranks}
 
-    def check(self, shape: PrefixShape) -> None:
+    def check_fits(self, shape: PrefixShape) -> None:
         """Refuses a model whose attention layers differ from those it was made for.
 
         Raises:

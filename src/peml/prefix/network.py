@@ -35,7 +35,7 @@ class PrefixNetwork(nn.Module):
 
     def __init__(self, genotype: Genotype, shape: PrefixShape, start: PrefixStart) -> None:
         super().__init__()
-        genotype.check(shape)
+        genotype.check_fits(shape)
         self.genotype = genotype
         self.shape = shape
         width = genotype.width

@@ -327,23 +327,26 @@ class Ending(FileRecord):
 
 
 class GenotypeRecord(FileRecord):
-    """``genotype.json``: the network that makes the prefix, as far as a report draws it."""
+    """``genotype.json`` as far as a report shows it; a plug-in's operation needn't be installed."""
 
     FILE: ClassVar[str] = "genotype.json"
 
-    cells: list[str]
-    length: int
-    layers: list[bool]
+    cells: tuple[str, ...] = Field(description="Operation of each cell.", min_length=1)
+    length: int = Field(description="Number of prefix positions.", ge=1)
+    layers: tuple[bool, ...] = Field(description="Which model layers get a prefix.")
     head: str
     head_rank: int | None = None
-    width: int
-    shape: dict[str, Any] = {}
+    width: int = Field(description="Hidden size of the network.", ge=1)
+    shape: Any = None
     found_by: Any = None
 
-    @field_validator("shape")
+    @field_validator("shape", mode="before")
     @classmethod
-    def _in_front_of_attention(cls, shape: dict[str, Any]) -> dict[str, Any]:
-        placement = shape.get("placement", "attention")
-        if placement != "attention":
-            raise ValueError(f"placement: {why_removed(('prefix', 'placement'), placement)}")
-        return shape
+    def _in_front_of_attention(cls, shape: Any) -> Any:
+        """Older files have a placement; only attention is still supported."""
+        if not isinstance(shape, dict) or "placement" not in shape:
+            return shape
+        if shape["placement"] != "attention":
+            reason = why_removed(("prefix", "placement"), shape["placement"])
+            raise ValueError(f"placement: {reason}")
+        return {key: value for key, value in shape.items() if key != "placement"}

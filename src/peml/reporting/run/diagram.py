@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,11 +27,11 @@ _BOX_HEIGHT, _BOX_GAP = 0.46, 0.32
 _LAYER_HEIGHT, _LAYER_GAP = 0.24, 0.09
 
 
-def save_drawing(genotype: Mapping[str, Any], out: Path) -> None:
-    """Draws the network a genotype file describes.
+def save_drawing(genotype: GenotypeRecord, out: Path) -> None:
+    """Draws a prefix network into a file.
 
     Args:
-        genotype: The file's content.
+        genotype: The network's structure.
         out: ``NAME.png`` or ``NAME.svg``.
 
     Raises:
@@ -47,7 +45,7 @@ def save_drawing(genotype: Mapping[str, Any], out: Path) -> None:
             allowed="names that end in .png or .svg",
             action="choose one of these endings",
         )
-    figure = draw_network(GenotypeRecord.model_validate(genotype))
+    figure = draw_network(genotype)
     with disk_errors(out):
         save(figure, out)
 
