@@ -9,12 +9,15 @@ own, from the config its folder holds. What the two took is compared, processes 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ from common import Figure, at_most, benchmark_parser, report
 
 METHODS = ("lora", "mtl-lora", "peml")
 """They share data and model, and PEML has a search besides."""
+
+_SUBREAPER = 36  # of Linux's prctl: orphans become this process's children
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,31 @@ def comparison(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def spend(*words: str) -> Spent:
     """Runs `peml` with these words; its output is shown if it fails."""
+    return count([sys.executable, "-m", "peml", *words])
+
+
+def count(command: Sequence[str]) -> Spent:
+    """Runs a command and counts what it leaves behind, too: the server that workers fork from."""
+    _adopt_orphans(True)
     before, since = _children(), time.perf_counter()
-    command = [sys.executable, "-m", "peml", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}")
-    return Spent(time.perf_counter() - since, _children() - before)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        failed, wall = process.wait(), time.perf_counter() - since
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-process.pid, 0)
+        _adopt_orphans(False)
+        if failed:
+            output.seek(0)
+            sys.exit(f"{' '.join(command)} failed:\n{output.read()}")
+    return Spent(wall, _children() - before)
+
+
+def _adopt_orphans(on: bool) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SUBREAPER, int(on), 0, 0, 0)
 
 
 def _children() -> float:

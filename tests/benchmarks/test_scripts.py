@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -300,6 +301,13 @@ def test_option_scoring_asks_what_the_benchmarks_ask(script: Script, tmp_path: P
     shots = 5 * (len(scoring.tokens_of("Where is the ball? A. in B. on C. at D. by Answer: B")))
     assert letters[0].context[: 1 + shots] == letters[1].context[: 1 + shots]
     assert letters[0].context[1 + shots :] != letters[4].context[1 + shots :]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others don't fork workers from a server")
+def test_compare_overhead_counts_processes_that_outlive_the_command(script: Script) -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    leave = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
+    assert script("compare_overhead").count([sys.executable, "-c", leave]).cpu >= 0.3
 
 
 def test_compare_overhead_sets_the_comparison_against_its_runs(
