@@ -1,0 +1,149 @@
+"""A training step whose rows see a context of 500 positions, against our own LoRA's step.
+
+Rows of four tasks are mixed in a batch, each task with a context of its own. Sides take the same
+batch in turn: `lora`; `lora+context` with keys and values of the frozen and of the adapted model;
+and the naive way, a copy of the context in front of every row's keys.
+
+    python benchmarks/context_step.py [--model smollm2] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from common import CLOCKS, Figure, at_most, plain_parser, ratio_of_medians, report
+from torch import Tensor
+
+from peml.data.batch import TaskBatch
+from peml.injection import inject
+from peml.injection.shared import Shared, attend_shared
+from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.models import ModelSettings, TaskModel, load_backbone
+from peml.tasks import Shots, load_suite
+from peml.testing import tiny_task_model
+
+TASKS = ("sst2", "mrpc", "qnli", "rte")
+SIDES = ("lora", "frozen", "adapted", "copied")
+
+
+def build(side: str, arguments: argparse.Namespace) -> AttachedModel:
+    """The model of one side."""
+    tasks = [task for task in load_suite("glue").tasks if task.name in TASKS]
+    if side != "lora":
+        text = "the film was good. " * (arguments.positions // 5)
+        held = {"context": True, "shots": Shots(examples=(text,))}
+        tasks = [task.model_copy(update=held) for task in tasks]
+    if arguments.model == "tiny":
+        base = tiny_task_model("llama", tasks, max_position_embeddings=2048)
+    else:
+        base = TaskModel(load_backbone(ModelSettings(name=arguments.model)), tasks)
+    if arguments.dtype == "bfloat16":
+        base.backbone.to(torch.bfloat16)
+    section: dict[str, object] = {"name": "lora"}
+    if side != "lora":
+        section = {"name": "lora+context", "context": {"of": side.replace("copied", "frozen")}}
+    method = build_method(parse_method(section))
+    return method.attach(base, AttachContext(0, lambda: None)).train()
+
+
+def draw_batch(arguments: argparse.Namespace, model: AttachedModel) -> TaskBatch:
+    """Random rows of one length, whose last tokens are the answer."""
+    size = (arguments.rows, arguments.length)
+    ids = torch.randint(10, 300, size, generator=torch.Generator().manual_seed(0))
+    labels = torch.full_like(ids, -100)
+    labels[:, -3:] = ids[:, -3:]
+    numbers = torch.arange(arguments.rows)
+    return TaskBatch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        targets=torch.ones(arguments.rows),
+        task_ids=numbers % len(TASKS),
+        groups=numbers,
+        rows=numbers,
+        labels=None if model.base.heads is not None else labels,
+    )
+
+
+def copied(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    contexts: Sequence[Shared],
+    *,
+    scaling: float,
+    causal: bool,
+    dropout: float = 0.0,
+) -> Tensor:
+    """What `attend_shared` computes, from a copy of the context per row; contexts of one length."""
+    keys = [each.key.expand(each.rows, -1, -1, -1) for each in contexts if each.key is not None]
+    values = [v.value.expand(v.rows, -1, -1, -1) for v in contexts if v.value is not None]
+    queries, length = query.shape[2], keys[0].shape[2]
+    key, value = torch.cat([torch.cat(keys), key], 2), torch.cat([torch.cat(values), value], 2)
+    if mask is None and causal:
+        mask = torch.ones(queries, queries, dtype=torch.bool).tril_()[None, None]
+    if mask is not None:
+        mask = torch.nn.functional.pad(mask, (length, 0), value=mask.dtype == torch.bool)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query.to(value.dtype), key, value, attn_mask=mask, scale=scaling, enable_gqa=True
+    )
+    return output.transpose(1, 2)
+
+
+def step(model: AttachedModel, batch: TaskBatch, arguments: argparse.Namespace) -> None:
+    """A forward and a backward pass."""
+    low = arguments.dtype == "bfloat16"
+    with torch.autocast("cpu", dtype=torch.bfloat16) if low else nullcontext():
+        loss = model(batch).loss
+    loss.backward()
+    model.zero_grad()
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """Seconds of a step on every side, interleaved."""
+    models = {side: build(side, arguments) for side in SIDES}
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    clock = CLOCKS[arguments.clock]
+    for _ in range(arguments.rounds + 1):
+        for side, model in models.items():
+            batch = draw_batch(arguments, model)
+            use = copied if side == "copied" else attend_shared
+            setattr(inject, "attend_shared", use)  # noqa: B010
+            since = clock()
+            step(model, batch, arguments)
+            seconds[side].append(clock() - since)
+    setattr(inject, "attend_shared", attend_shared)  # noqa: B010
+    counted = {side: series[1:] for side, series in seconds.items()}  # the first warms up
+    figures = []
+    for side, limit in (("frozen", 1.35), ("adapted", 1.6), ("copied", None)):
+        ratio = ratio_of_medians(counted[side], counted["lora"])
+        unit = f"ratio, 95 % in [{ratio.low:.2f}, {ratio.high:.2f}]"
+        name = f"step, {side} / lora"
+        figures.append(
+            Figure(name, ratio.value, unit)
+            if limit is None
+            else at_most(name, ratio.value, unit, limit)
+        )
+    return figures
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table and writes the figures."""
+    parser = plain_parser(__doc__)
+    parser.add_argument("--model", default="smollm2", help="smollm2, minilm, or tiny")
+    parser.add_argument("--positions", type=int, default=500, help="about that many per context")
+    parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
+    parser.add_argument("--length", type=int, default=64, help="tokens of a row")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="see step_time.py")
+    arguments = parser.parse_args(argv)
+    title = f"{arguments.model}, contexts of {arguments.positions}, {arguments.dtype}"
+    report(title, measure(arguments), arguments)
+
+
+if __name__ == "__main__":
+    main()
