@@ -29,6 +29,11 @@ class TestPeftPrompt(ExportSuite):
     method = {"name": "prompt-tuning", "length": 2}  # noqa: RUF012
 
 
+class TestText(ExportSuite):
+    name = "text"
+    method = {"name": "lora+context", "lora": {"r": 2}, "context": {"of": "adapted"}}  # noqa: RUF012
+
+
 def test_every_format_has_a_suite() -> None:
     suites = {value.name for key, value in globals().items() if key.startswith("Test")}
     assert suites == set(EXPORTS.names())

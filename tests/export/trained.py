@@ -17,6 +17,7 @@ from peml.methods import (
 )
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing import TINY_TASKS, batch_of, save_tiny_model
+from peml.testing.tasks import tasks_with_contexts
 
 _SMALL: dict[str, dict[str, Any]] = {
     "lora": {"lora": {"r": 2}},
@@ -24,6 +25,7 @@ _SMALL: dict[str, dict[str, Any]] = {
     "multilora": {"r": 2},
     "c-poly": {},
     "moe-lora": {"r": 4, "experts": 2},
+    "lora+context": {"lora": {"r": 2}, "context": {"of": "adapted"}},
     "lora+prefix": {"lora": {"r": 2}, "length": 2, "width": 4},
     "peml": {"lora": {"r": 2}},
     "prompt-tuning": {"length": 2},
@@ -45,8 +47,9 @@ def attach(
     if not name.is_dir():
         save_tiny_model(base, name)
     loaded = load_backbone(ModelSettings(name=str(name), max_length=64, dtype=dtype))
-    model = TaskModel(loaded, TINY_TASKS)
     settings = settings_of(method, **options)
+    tasks = TINY_TASKS if build_method(settings).context is None else tasks_with_contexts()
+    model = TaskModel(loaded, tasks)
     context = AttachContext(seed=0, calibrate=lambda: model(batch_of(model)), total_steps=9)
     attached = build_method(settings).attach(model, context).eval()
     noise = torch.Generator().manual_seed(1)

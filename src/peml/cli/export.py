@@ -19,7 +19,8 @@ def export_command(
         typer.Option(
             "--format",
             help="lora: LoRA adapters for PEFT. peft: the merged decoder, with its prefix or "
-            "prompt as a PEFT adapter. Installed packages may add formats.",
+            "prompt as a PEFT adapter. text: the merged decoder, with each task's context as text. "
+            "Installed packages may add formats.",
         ),
     ],
     task: Annotated[str | None, typer.Option(help="Only this task; default: all.")] = None,
@@ -33,6 +34,9 @@ def export_command(
     `--format peft` writes the merged model for Transformers. A prefix or prompt becomes a PEFT
     adapter beside it. This works for decoders; with a prefix, for decoders with rotary positions
     (Llama, Qwen, Phi, ...).
+
+    `--format text` writes the merged model and, for each task, the text to put in front of its
+    rows. This works for decoders trained with `method.context.of: adapted`.
 
     Examples:
       peml export runs/mtl-lora adapters --format lora

@@ -77,7 +77,11 @@ class ExportFormat(ABC):
 EXPORTS: Registry[type[ExportFormat]] = Registry(
     "peml.exports",
     "export format",
-    {"lora": "peml.export.lora:LoraExport", "peft": "peml.export.peft:PeftExport"},
+    {
+        "lora": "peml.export.lora:LoraExport",
+        "peft": "peml.export.peft:PeftExport",
+        "text": "peml.export.text:TextExport",
+    },
 )
 
 

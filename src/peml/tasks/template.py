@@ -21,7 +21,8 @@ SOURCE_ROW = "_source_row"
 
 _OPTIONS = "options"
 _ABSENT = object()
-_BETWEEN = "\n\n"  # header, shots and prompt
+BETWEEN = "\n\n"
+"""What separates header, shots and the row's prompt."""
 _FIELD_VARIABLES = {"option": ("option", "index"), "target": (_OPTIONS, "label", "index")}
 
 
@@ -161,7 +162,7 @@ class TaskRenderer:
             TaskError: The header depends on the row.
         """
         try:
-            return _BETWEEN.join(self._before({}))
+            return BETWEEN.join(self._before({}))
         except _RowError as problem:
             raise TaskError(
                 f"Task {self.task.name!r}: its header depends on the row, so it can't be held as a "
@@ -172,7 +173,7 @@ class TaskRenderer:
 
     def _whole_prompt(self, variables: dict[str, Any]) -> str:
         row = self._fill("template", self._prompt, variables)
-        return _BETWEEN.join([*self._before(variables), row])
+        return BETWEEN.join([*self._before(variables), row])
 
     def _before(self, variables: dict[str, Any]) -> list[str]:
         header = [] if self._header is None else [self._fill("header", self._header, variables)]

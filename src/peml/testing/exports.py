@@ -15,7 +15,7 @@ from peml.files import checksums
 from peml.methods import AttachContext, build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing.models import save_tiny_model
-from peml.testing.tasks import TINY_TASKS, batch_of
+from peml.testing.tasks import TINY_TASKS, batch_of, tasks_with_contexts
 
 
 class ExportSuite:
@@ -37,8 +37,9 @@ class ExportSuite:
     def finished(self, folder: Path) -> Path:
         """The ``model`` folder of a finished run, all that trained moved from its start."""
         base = save_tiny_model(self.model, folder / "base")
-        model = TaskModel(load_backbone(ModelSettings(name=str(base), max_length=64)), TINY_TASKS)
         settings = parse_method(self.method)
+        tasks = TINY_TASKS if build_method(settings).context is None else tasks_with_contexts()
+        model = TaskModel(load_backbone(ModelSettings(name=str(base), max_length=64)), tasks)
         context = AttachContext(seed=0, calibrate=lambda: model(batch_of(model)), total_steps=9)
         attached = build_method(settings).attach(model, context)
         noise = torch.Generator().manual_seed(1)
