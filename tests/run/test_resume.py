@@ -142,6 +142,13 @@ def test_adaptive_shares_and_balanced_losses_end_the_same(
     assert (tmp_path / "killed/report.html").read_text().count('id="fig-balancing"') == 1
 
 
+def test_contexts_drawn_in_every_step_end_the_same(toys: Path, tmp_path: Path) -> None:
+    context = {"shots": 3, "draw": "step"}
+    method = {"name": "lora+context", "lora": _DROPOUT, "context": context}
+    config = toy_config(toys, "causal", method=method, training=_TRAINING | {"epochs": 1})
+    _check_resume(config, tmp_path, [Moment("peml.run.listener.RunListener.on_step", 8)])
+
+
 def _check_resume(config: Path, folder: Path, moments: list[Moment]) -> None:
     whole, killed = folder / "whole", folder / "killed"
     assert fit_apart(config, whole) == 0

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peml.data.batch import TaskBatch
+    from peml.data.solved import SolvedRows
     from peml.methods.attached import AttachedModel
     from peml.methods.context.settings import ContextSettings
     from peml.methods.shape import ModelShape
@@ -204,12 +205,15 @@ class AttachContext:
         calibrate: Runs the frozen model over some real rows, without gradients.
         genotype: A network found before, when a run goes on after its search.
         total_steps: Optimiser steps of the whole run, for methods with a schedule of their own.
+        solved: Train rows with their answers, for methods that draw from them; None outside of
+            runs.
     """
 
     seed: int
     calibrate: Callable[[], None]
     genotype: Genotype | None = None
     total_steps: int = 1
+    solved: SolvedRows | None = None
 
 
 @dataclass(frozen=True)

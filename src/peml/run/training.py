@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from math import ceil
 from typing import Any
 
 import torch
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from peml.data.solved import SolvedRows
 from peml.errors import TrainingError
 from peml.evaluation import mean_losses, score_split
 from peml.methods import AttachContext, AttachedModel, check_count, read_shape
@@ -80,6 +82,7 @@ def attach(
         calibrate=calibrate,
         genotype=genotype,
         total_steps=prepared.steps.total,
+        solved=SolvedRows(prepared.loaded.data, prepared.stream, ceil(config.training.epochs)),
     )
     attached = prepared.method.attach(model, context).to(device)
     check_count(prepared.method, shape, attached)

@@ -21,6 +21,8 @@ _ACTION = "choose a method without a context; tasks.shots shows the same rows in
 def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -> None:
     """Refuses a context that leaves too few positions for rows, or that a window would hide.
 
+    An encoder's context has positions of its own.
+
     Args:
         model: The model, whose family knows positions and the longest row.
         injection: Knows the layers' windows.
@@ -30,6 +32,15 @@ def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -
         ModelError: It is too long.
     """
     family = model.family
+    if not all(site.causal for site in injection.sites):
+        if family.positions is not None and length > family.positions:
+            raise ModelError(
+                f"a context of {length} tokens doesn't fit into the model's {family.positions} "
+                "positions",
+                allowed=f"contexts of at most {family.positions} tokens",
+                action="lower method.context.shots",
+            )
+        return
     total = length + family.max_length
     if family.positions is not None and total > family.positions:
         raise ModelError(

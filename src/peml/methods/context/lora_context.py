@@ -37,6 +37,8 @@ class LoraContext(Method):
         injection = attach_prefix(model.backbone)
         part = ContextPart(model, injection, self.settings.context)
         lora = LoraPart(model.backbone, self.settings.lora, context.seed)
+        if self.settings.context.draw == "step":
+            part.draw_from(context.solved, without_update=lora.disabled)
         return AttachedModel(model, {lora.name: lora, part.name: part}, modules={part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
 
 from peml.data.batch import TaskBatch
+from peml.data.solved import SolvedRows
+from peml.errors import ModelError
 from peml.injection import Contexts, PrefixInjection, read_rows
 from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel
 from peml.prefix import Prefix
-from peml.tasks import TaskRenderer
+from peml.tasks import Shots, Task, TaskRenderer
 
 
 class ContextPart(nn.Module, Part):
@@ -45,10 +47,14 @@ class ContextPart(nn.Module, Part):
     ) -> None:
         super().__init__()
         self.injection = injection
-        self.tokens = [_read_tokens(model, task) for task in range(len(model.tasks))]
+        self.tokens = [_read_tokens(model, task) for task in model.tasks]
         self._of = settings.of
         self._holders = [model]  # in a list, so that the model doesn't become a submodule
+        self._shots = settings.shots
+        self._solved: SolvedRows | None = None  # set where every step draws
+        self._without_update: Callable[[], AbstractContextManager[None]] = nullcontext
         self._frozen: dict[int, Prefix] = {}
+        refuse_too_long(model, injection, max(map(len, self.tokens)))
         if self._is_causal:
             self._check()
         if self._of == "frozen":
@@ -57,11 +63,67 @@ class ContextPart(nn.Module, Part):
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
         """Puts the contexts of the batch's tasks in front of its rows; None: of all tasks."""
+        if self._solved is not None and self.training and batch is not None:
+            self._set(self._drawn(batch))
+            return
         tasks = list(range(len(self.tokens)))
         if batch is not None:  # an id that is none of a task is refused by the model's routing
             tasks = [task for task in tasks if task in batch.known.task_rows]
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             self._set(self._contexts(tasks))
+
+    def draw_from(
+        self,
+        solved: SolvedRows | None,
+        *,
+        without_update: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Shows other solved rows in every training step.
+
+        Args:
+            solved: Train rows with their answers.
+            without_update: Makes the model the frozen one.
+
+        Raises:
+            DataError: A task has too few rows.
+            ModelError: There are no rows to draw from, or the longest are too long.
+        """
+        if solved is None:
+            raise ModelError(
+                "method.context.draw is 'step', and there are no train rows to draw from",
+                allowed="an AttachContext with solved rows",
+                action="train with peml fit, or set method.context.draw: once",
+            )
+        solved.refuse_too_few(self._shots)
+        self._solved, self._without_update = solved, without_update
+        for task in range(len(self.tokens)):
+            longest = solved.longest(task, self._shots)
+            if longest:  # else the task is evaluated only
+                self._tokens_of(task, longest)
+
+    def _drawn(self, batch: TaskBatch) -> dict[int, Prefix]:
+        """Contexts of other solved rows than those of the batch."""
+        assert self._solved is not None
+        present: dict[int, set[int]] = {}
+        for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True):
+            present.setdefault(task, set()).add(row)
+        held = {}
+        for task, rows in sorted(present.items()):
+            tokens = self._tokens_of(task, self._solved.draw(task, self._shots, rows))
+            if self._of == "frozen":
+                with torch.no_grad(), self._without_update():
+                    held[task] = self._compute(tokens, task)
+            else:
+                held[task] = self._compute(tokens, task)
+        return held
+
+    def _tokens_of(self, task: int, examples: Sequence[str]) -> list[int]:
+        """The tokens of a task's context with other solved rows."""
+        model = self._holders[0]
+        shots = {"shots": Shots(examples=tuple(examples))}
+        tokens = _read_tokens(model, model.tasks[task].model_copy(update=shots))
+        refuse_too_long(model, self.injection, len(tokens))
+        return tokens
 
     def _set(self, held: dict[int, Prefix]) -> None:
         self.injection.set_contexts(Contexts(held, self._holders[0].routing.rows))
@@ -95,7 +157,6 @@ class ContextPart(nn.Module, Part):
         """Refuses a model that answers differently than with the text in front of a row."""
         model = self._holders[0]
         longest = max(self.tokens, key=len)
-        refuse_too_long(model, self.injection, len(longest))
 
         def hold(tokens: Sequence[int]) -> None:
             self._set({task: self._compute(tokens) for task in (0,)})
@@ -120,8 +181,8 @@ class ContextPart(nn.Module, Part):
         return {task: prefix.detached() for task, prefix in held.items()}
 
 
-def _read_tokens(model: TaskModel, task: int) -> list[int]:
-    return model.family.context_tokens(TaskRenderer(model.tasks[task]).context())
+def _read_tokens(model: TaskModel, task: Task) -> list[int]:
+    return model.family.context_tokens(TaskRenderer(task).context())
 
 
 @contextmanager

@@ -31,6 +31,12 @@ class ContextSettings(Settings):
         "balanced",
         description="balanced: the first rows of each label in turn; first: the first rows.",
     )
+    draw: Literal["once", "step"] = Field(
+        "once",
+        description="once: the same rows throughout. step: every training step shows others, drawn "
+        "at random from the task's train rows without those of the batch; evaluation and the saved "
+        "model show those of once.",
+    )
     of: Literal["frozen", "adapted"] = Field(
         "frozen",
         description="Whose keys and values. frozen: those of the base model, computed once. "
@@ -42,6 +48,8 @@ class ContextSettings(Settings):
     def _holds_something(self) -> ContextSettings:
         if not self.instruction and not self.shots:
             raise ValueError("a context needs shots of at least 1, or instruction: true")
+        if self.draw == "step" and not self.shots:
+            raise ValueError("draw: step needs shots of at least 1, since it draws solved rows")
         return self
 
     def hold(self, tasks: Sequence[Task]) -> tuple[Task, ...]:

@@ -1,0 +1,83 @@
+"""Solved train rows drawn anew, to be shown in front of the rows of a batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from random import Random
+
+import numpy as np
+import torch
+
+from peml.data.batching import BatchStream
+from peml.data.sources import TaskData
+from peml.errors import DataError
+from peml.tasks import TaskRenderer
+
+
+class SolvedRows:
+    """The train rows of all tasks, each with its answer.
+
+    Args:
+        data: The tasks with their raw rows.
+        stream: Training batches of the same rows.
+        epochs: Number of epochs that are begun.
+    """
+
+    def __init__(self, data: Sequence[TaskData], stream: BatchStream, epochs: int) -> None:
+        self._data = data
+        self._stream = stream
+        self._epochs = epochs
+
+    def refuse_too_few(self, count: int) -> None:
+        """Refuses a draw that a batch of the run would leave too few rows for.
+
+        Raises:
+            DataError: A task has fewer train rows than ``count`` and the rows of one batch.
+        """
+        most: Counter[int] = Counter()
+        for epoch in range(self._epochs):
+            for tasks, rows in self._stream.plan(epoch):
+                distinct = set(zip(tasks.tolist(), rows.tolist(), strict=True))
+                most |= Counter(task for task, _ in distinct)
+        for task, together in sorted(most.items()):
+            self._refuse_too_few(task, count, together)
+
+    def _refuse_too_few(self, task: int, count: int, together: int) -> None:
+        rows = len(self._data[task].train)
+        if rows < count + together:
+            raise DataError(
+                f"task {self._data[task].task.name!r} has {rows} train rows, but a batch has "
+                f"{together} of them and {count} others are drawn to be shown",
+                allowed=f"at least {count + together} train rows",
+                action="lower method.context.shots or batches.rows, give more rows, or set "
+                "method.context.draw: once",
+            )
+
+    def draw(self, task: int, count: int, without: Collection[int]) -> list[str]:
+        """So many solved rows of a task in random order, by torch's global generator.
+
+        Args:
+            task: Task id.
+            count: Number of rows.
+            without: Numbers of the train rows that are left out.
+
+        Raises:
+            DataError: The task has too few rows.
+        """
+        left_out = set(without)
+        self._refuse_too_few(task, count, len(left_out))
+        random = Random(int(torch.randint(2**62, ())))
+        drawn = random.sample(range(len(self._data[task].train)), count + len(left_out))
+        return self._solve(task, [number for number in drawn if number not in left_out][:count])
+
+    def longest(self, task: int, count: int) -> list[str]:
+        """So many solved rows of a task, those that have the most tokens in training."""
+        split = self._stream.splits[task]
+        order = np.argsort(-(split.lengths + split.rows.array("cut")), kind="stable")
+        return self._solve(task, order[:count].tolist())
+
+    def _solve(self, task: int, numbers: Iterable[int]) -> list[str]:
+        item = self._data[task]
+        renderer = TaskRenderer(item.task)
+        return [renderer.render_solved(item.train[number], number) for number in numbers]

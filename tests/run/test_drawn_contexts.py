@@ -1,0 +1,174 @@
+"""Contexts whose solved rows every training step draws anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from peml.config import load_config
+from peml.data import TaskBatch
+from peml.data.solved import SolvedRows
+from peml.errors import ConfigError, DataError, ModelError
+from peml.methods import AttachContext, AttachedModel
+from peml.methods.context.part import ContextPart
+from peml.run.preparation import Prepared, prepare
+from peml.run.training import attach
+from peml.testing import tiny_task_model
+from tests.e2e.toy import toy_config
+
+pytestmark = pytest.mark.e2e
+
+_CPU = torch.device("cpu")
+
+
+def _prepared(toys: Path, *overrides: str, family: str = "causal", **context: Any) -> Prepared:
+    method = {"name": "lora+context", "lora": {"r": 2}}
+    method["context"] = {"shots": 3, "draw": "step", **context}
+    return prepare(load_config(toy_config(toys, family, method), list(overrides)))
+
+
+def _solved(prepared: Prepared) -> SolvedRows:
+    return SolvedRows(prepared.loaded.data, prepared.stream, 1)
+
+
+def _batch(prepared: Prepared) -> TaskBatch:
+    return prepared.stream.fetch(*prepared.stream.plan(0)[0])
+
+
+def _held(model: AttachedModel, batch: TaskBatch | None, seed: int = 0) -> dict[int, Tensor]:
+    """The last layer's keys and values in front of a batch's rows."""
+    torch.manual_seed(seed)
+    model.prepare(batch)
+    part = model.parts["context"]
+    assert isinstance(part, ContextPart)
+    assert part.injection.contexts is not None
+    pairs = {task: held.layer(-1) for task, held in part.injection.contexts.by_task.items()}
+    return {task: torch.stack(pair) for task, pair in pairs.items() if pair is not None}
+
+
+def _differ(some: dict[int, Tensor], others: dict[int, Tensor]) -> bool:
+    same = [some[t].shape == others[t].shape and bool((some[t] == others[t]).all()) for t in some]
+    return not any(same)
+
+
+def _raise(model: AttachedModel) -> None:
+    with torch.no_grad():
+        for parameter in (p for group in model.groups() for p in group.parameters):
+            parameter.add_(0.1)
+
+
+def test_rows_are_drawn_without_those_of_the_batch(toys: Path) -> None:
+    prepared = _prepared(toys)
+    solved, count = _solved(prepared), len(prepared.train[0])
+    whole = set(range(count))
+    kept = {1, 4, 7}
+    one = [solved.draw(0, 1, whole - {number})[0] for number in sorted(kept)]
+    assert sorted(solved.draw(0, 3, whole - kept)) == sorted(one)
+    assert one[0] != one[1] or one[1] != one[2]
+    with pytest.raises(DataError, match=f"has {count} train rows") as caught:
+        solved.draw(0, 4, whole - kept)
+    assert "method.context.shots" in caught.value.action
+
+
+def test_draws_follow_torchs_generator(toys: Path) -> None:
+    solved = _solved(_prepared(toys))
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first, second = solved.draw(0, 6, ()), solved.draw(0, 6, ())
+    torch.set_rng_state(state)
+    assert [solved.draw(0, 6, ()), solved.draw(0, 6, ())] == [first, second]
+    assert first != second
+
+
+@pytest.mark.parametrize("of", ["frozen", "adapted"])
+def test_every_training_step_shows_others_and_evaluation_the_fixed_ones(
+    toys: Path, of: str
+) -> None:
+    prepared = _prepared(toys, of=of)
+    batch = _batch(prepared)
+    model = attach(prepared, _CPU, None)
+    fixed = _held(model.eval(), batch)
+    once = attach(_prepared(toys, of=of, draw="once"), _CPU, None).eval()
+    assert all(bool((fixed[t] == held).all()) for t, held in _held(once, batch).items())
+    first, second = _held(model.train(), batch, 1), _held(model, batch, 2)
+    assert _differ(first, second)
+    assert _differ(first, fixed)
+    assert not _differ(first, _held(model, batch, 1))
+    assert all(
+        bool((fixed[task] == held).all()) for task, held in _held(model.eval(), batch).items()
+    )
+    saved = model.static_contexts()
+    assert len(saved) == len(prepared.tasks)
+
+
+def test_drawn_contexts_are_of_the_frozen_model_or_of_the_adapted_one(toys: Path) -> None:
+    for of in ("frozen", "adapted"):
+        prepared = _prepared(toys, of=of)
+        batch = _batch(prepared)
+        model = attach(prepared, _CPU, None).train()
+        before = _held(model, batch)
+        _raise(model)
+        after = _held(model, batch)
+        assert _differ(before, after) is (of == "adapted")
+        assert all(held.requires_grad is (of == "adapted") for held in after.values())
+        model(batch).loss.backward()
+        lora = [p for group in model.groups() for p in group.parameters]
+        assert all(p.requires_grad and p.grad is not None for p in lora)
+
+
+def test_drawn_contexts_are_the_text_that_the_task_would_show(toys: Path) -> None:
+    """The fixed rows, drawn, give the fixed context."""
+    prepared = _prepared(toys)
+    model = attach(prepared, _CPU, None)
+    batch = _batch(prepared)
+    fixed = _held(model.eval(), batch)
+
+    class Fixed(SolvedRows):
+        def draw(self, task: int, count: int, without: Any) -> list[str]:
+            return list(prepared.tasks[task].shots.examples)
+
+    part = model.parts["context"]
+    assert isinstance(part, ContextPart)
+    fixed_rows = Fixed(prepared.loaded.data, prepared.stream, 1)
+    part.draw_from(fixed_rows, without_update=model.parts["lora"].disabled)
+    drawn = _held(model.train(), batch)
+    assert drawn.keys() == fixed.keys()
+    for task, held in drawn.items():
+        torch.testing.assert_close(held, fixed[task])
+
+
+def test_too_few_train_rows_are_refused_before_training(toys: Path) -> None:
+    prepared = _prepared(toys, "tasks.rows=8")  # three are the fixed ones, five are left
+    with pytest.raises(DataError, match="'mood' has 5 train rows, but a batch has"):
+        attach(prepared, _CPU, None)
+    attach(_prepared(toys, "tasks.rows=8", draw="once"), _CPU, None)
+
+
+@pytest.mark.parametrize("family", ["causal", "encoder"])
+def test_the_longest_rows_have_to_fit_the_positions(tmp_path: Path, family: str) -> None:
+    toy_config(tmp_path, family)
+    path = tmp_path / "data" / "mood" / "train.jsonl"
+    long = [json.dumps({"sentence": "the dog is good " * 20, "label": 1})] * 5
+    path.write_text("\n".join([path.read_text().rstrip(), *long]) + "\n")
+    for draw in ("once", "step"):
+        prepared = _prepared(tmp_path, family=family, draw=draw)
+        prepared.family.positions = 150
+        if draw == "once":
+            attach(prepared, _CPU, None)
+        else:
+            with pytest.raises(ModelError, match="150 positions"):
+                attach(prepared, _CPU, None)
+
+
+def test_without_rows_to_draw_it_is_refused(toys: Path) -> None:
+    prepared = _prepared(toys)
+    model = tiny_task_model("llama", prepared.tasks[:3])
+    with pytest.raises(ModelError, match="no train rows to draw from"):
+        prepared.method.attach(model, AttachContext(seed=0, calibrate=lambda: None))
+    with pytest.raises(ConfigError, match="draw: step needs shots"):
+        _prepared(toys, shots=0, instruction=True)
