@@ -21,7 +21,7 @@ from peml.errors import CheckpointError, RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _READ_BY_PEOPLE = ("readme", "license", "licence", "notice")
 
@@ -134,9 +134,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         with _filled(partial):
             yield partial
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.gone")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(old)  # a kill while it is removed leaves the new one whole
         partial.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -185,7 +187,7 @@ def _filled(partial: Path) -> Iterator[None]:
 def _seal(folder: Path) -> None:
     """Writes the manifest and makes sure that everything has reached the disk."""
     manifest = checksums(folder)
-    write_json(folder / _MANIFEST, {"format": 1, "sha256": manifest})
+    write_json(folder / MANIFEST, {"format": 1, "sha256": manifest})
     for name in manifest:
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -214,10 +216,10 @@ def verify_manifest(folder: Path, action: str, required: Iterable[str] = ()) -> 
     Raises:
         CheckpointError: A file is missing, cut short, altered, a link, or not listed; it is named.
     """
-    listed = _read_manifest(folder / _MANIFEST, action)
+    listed = _read_manifest(folder / MANIFEST, action)
     for name in required:
         if name not in listed:
-            raise CheckpointError(f"{folder / _MANIFEST} does not list {name}", action=action)
+            raise CheckpointError(f"{folder / MANIFEST} does not list {name}", action=action)
     for name, expected in listed.items():
         path = _listed_file(folder, name, action)
         if sha256(path) != expected:
@@ -227,7 +229,7 @@ def verify_manifest(folder: Path, action: str, required: Iterable[str] = ()) -> 
             )
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
-        if place.as_posix() in {*listed, _MANIFEST} or any(p.startswith(".") for p in place.parts):
+        if place.as_posix() in {*listed, MANIFEST} or any(p.startswith(".") for p in place.parts):
             continue
         if path.is_symlink() or not (
             path.is_dir() or path.name.lower().startswith(_READ_BY_PEOPLE)
@@ -260,7 +262,7 @@ def _listed_file(folder: Path, name: str, action: str) -> Path:
     place = PurePosixPath(name)
     if place.is_absolute() or ".." in place.parts or place.as_posix() != name or "\\" in name:
         raise CheckpointError(
-            f"{folder / _MANIFEST} lists {name!r}, which is no file inside the folder",
+            f"{folder / MANIFEST} lists {name!r}, which is no file inside the folder",
             action=action,
         )
     path = folder / place

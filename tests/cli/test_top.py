@@ -17,7 +17,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     said = peml(capsys, "--help")
     assert said.code == 0
     for verb in (
-        *("fit", "tune", "compare", "evaluate", "predict", "export", "doctor"),
+        *("fit", "tune", "compare", "evaluate", "predict", "add-task", "export", "doctor"),
         *("tasks", "config", "genotype", "--version"),
     ):
         assert verb in said.out

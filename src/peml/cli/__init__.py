@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 import peml
+from peml.cli.add_task import add_task_command
 from peml.cli.compare import compare_command
 from peml.cli.config import config_app
 from peml.cli.doctor import doctor
@@ -65,6 +66,7 @@ app.command("tune")(tune_command)
 app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
+app.command("add-task")(add_task_command)
 app.command("export")(export_command)
 app.command("doctor")(doctor)
 app.add_typer(tasks_app, name="tasks")

@@ -7,6 +7,7 @@ from peml.lazy import hand_on
 if TYPE_CHECKING:
     from peml.export.format import EXPORTS, ExportFormat, export_model
     from peml.export.native import load_model, load_saved, save_model
+    from peml.export.new_task import add_task
     from peml.export.saved import SavedModel, open_model
     from peml.export.source import find_model
 else:
@@ -16,6 +17,7 @@ __all__ = [
     "EXPORTS",
     "ExportFormat",
     "SavedModel",
+    "add_task",
     "export_model",
     "find_model",
     "load_model",

@@ -18,7 +18,7 @@ from peml.records import Agreement
 # Merging rounds the summed weights to the type they are stored in. With random updates of all sizes
 # on MiniLM and SmolLM2-135M, scores changed by 1e-6 in float32, 0.003 in float16 and 0.02 in
 # bfloat16.
-_TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1})
+TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1})
 # In a mixture of experts, rounding can send a token to another expert.
 _MIXTURE = 0.1
 
@@ -55,7 +55,7 @@ def check_agreement(
     Raises:
         RunError: A score differs by more than rounding can explain, or isn't a number.
     """
-    tolerance = _TOLERANCES[model.settings.dtype]
+    tolerance = TOLERANCES[model.settings.dtype]
     if _chooses_experts(model.backbone):
         tolerance = max(tolerance, _MIXTURE)
     largest = 0.0

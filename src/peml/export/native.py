@@ -36,7 +36,8 @@ from peml.prefix import Prefix
 from peml.records import Agreement
 
 _PREFIX, _PROMPT = "prefix.safetensors", "prompt.safetensors"
-_CONTEXTS = "contexts.safetensors"
+CONTEXTS = "contexts.safetensors"
+"""The file of the tasks' contexts, by name."""
 _ADAPTER, _HEADS = "adapter.safetensors", "heads.safetensors"
 
 
@@ -88,7 +89,7 @@ def save_model(
         if prefix is not None:
             write_tensors(partial / _PREFIX, {"prefix": prefix.tensor})
         if contexts:
-            write_tensors(partial / _CONTEXTS, contexts)
+            write_tensors(partial / CONTEXTS, contexts)
         if base.prompt.vectors is not None:
             write_tensors(partial / _PROMPT, {"prompt": base.prompt.vectors})
         if unmerged:
@@ -207,7 +208,7 @@ def _attach_contexts(model: TaskModel, saved: SavedModel, device: torch.device) 
     injection = injection_of(model.backbone) or attach_prefix(model.backbone)
     shape = injection.shape
     wanted = (shape.layers, 2, shape.kv_heads, None, shape.head_dim)
-    tensors = saved.shaped(_CONTEXTS, dict.fromkeys(names, wanted))
+    tensors = saved.shaped(CONTEXTS, dict.fromkeys(names, wanted))
     active = (True,) * shape.layers
     held = {
         number: Prefix(tensors[task.name].to(device), active)

@@ -36,7 +36,8 @@ def compare(
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tensors = load_file(wanted)
     rows = tensors.pop("rows")
-    difference, misread = torch.zeros(()), None
+    difference = torch.zeros(())
+    misread: str | None = None
     for place, logits in tensors.items():
         ids = json.loads((folder / f"{place}.json").read_text(encoding="utf-8"))["token_ids"]
         text = (folder / f"{place}.txt").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ from torch import Tensor
 from peml.errors import RunError
 from peml.export import plain
 from peml.export.format import ExportFormat
-from peml.export.native import load_saved
+from peml.export.native import CONTEXTS, load_saved
 from peml.export.source import USE_NATIVE
 from peml.files import write_json, write_tensors, write_text
 from peml.models import TaskModel
@@ -58,9 +58,7 @@ class TextExport(ExportFormat):
         beside = sorted(
             name
             for name in self.saved.files
-            if name.endswith(".safetensors")
-            and "/" not in name
-            and name != f"{_CONTEXTS}.safetensors"
+            if name.endswith(".safetensors") and "/" not in name and name != CONTEXTS
         )
         if context is None:
             problem = f"the method {self.saved.method_name!r} has no contexts to write as text"

@@ -1,0 +1,39 @@
+"""`peml add-task`: a finished run's model answers a task that it never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peml.cli.options import TrustOption
+
+
+def add_task_command(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
+    task_file: Annotated[Path, typer.Argument(help="YAML file of the new task.")],
+    shots: Annotated[
+        int, typer.Option(min=1, help="Solved rows of the task's train split to show.")
+    ],
+    source: Annotated[
+        Path | None, typer.Option(help="Folder with the task's folder; default: its own source.")
+    ] = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Add a task to a finished run's model without training.
+
+    The model has to be a decoder trained with contexts (lora+context). The new task's context is
+    computed from solved rows of its train split; no other split is read.
+
+    Example:
+      peml add-task runs/contexts tickets.yaml --shots 16
+    """
+    from peml.export import add_task
+    from peml.tasks import load_task_file
+
+    task = load_task_file(task_file)
+    folder = None if source is None else str(source)
+    tokens = add_task(run, task, shots, folder, trust_remote_code=trust_remote_code)
+    typer.echo(f"added {task.name}: a context of {shots} solved rows, {tokens} tokens")
+    typer.echo(f"answer its rows: peml predict {run} --task {task.name} --input ROWS --output OUT")

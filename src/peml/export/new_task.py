@@ -1,0 +1,141 @@
+"""A context for a task that a finished run never saw: computed, not trained."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from peml.data.sources import load_shots
+from peml.errors import ModelError, RunError
+from peml.export.agreement import TOLERANCES
+from peml.export.native import CONTEXTS
+from peml.export.saved import DESCRIPTION, SavedModel, describe, open_model
+from peml.export.source import find_model
+from peml.files import MANIFEST, atomic_folder, write_tensors
+from peml.injection import attach_prefix
+from peml.methods.context.part import ContextPart
+from peml.methods.context.settings import ContextSettings
+from peml.models import TaskModel, check_task_types, load_backbone
+from peml.tasks import Task, TaskRenderer
+
+
+def add_task(
+    run_or_model: Path,
+    task: Task,
+    shots: int,
+    source: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> int:
+    """Adds a task to a finished run's model, which answers it from then on.
+
+    Only the split that the solved rows are taken from is read.
+
+    Args:
+        run_or_model: Run folder, or the ``model`` folder of one.
+        task: The task.
+        shots: Number of solved rows that its context shows.
+        source: Folder with the task's folder; default: the task's own source.
+        trust_remote_code: Run Python code that comes with the model.
+
+    Returns:
+        Tokens of the context.
+
+    Raises:
+        PemlError: The model can't have another task, or can't answer this one; nothing is changed.
+    """
+    saved = open_model(find_model(run_or_model))
+    context = _context_of(saved, task)
+    context = context.model_copy(update={"shots": shots})
+    shown = load_shots(context.hold([task])[0], source)
+    held, tokens = _compute(saved, shown, context, trust_remote_code=trust_remote_code)
+    tasks = (*saved.description.tasks, shown)
+    contexts = {**saved.tensors(CONTEXTS), shown.name: held}
+    with atomic_folder(saved.folder) as partial:
+        kept = shutil.ignore_patterns(".*", MANIFEST, DESCRIPTION, CONTEXTS)
+        shutil.copytree(saved.folder, partial, ignore=kept, copy_function=_link, dirs_exist_ok=True)
+        write_tensors(partial / CONTEXTS, contexts)
+        describe(partial, saved.description.model_copy(update={"tasks": tasks}))
+    return tokens
+
+
+def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
+    """What the run's contexts hold; refuses a model that can't have another task."""
+    context = saved.method().context
+    names = [each.name for each in saved.description.tasks]
+    if task.name in names:
+        raise RunError(
+            f"the model has a task {task.name!r}",
+            allowed=f"a name other than {', '.join(names)}",
+            action="rename the new task; nothing was changed",
+        )
+    beside = sorted(name for name in saved.files if name.endswith(".safetensors"))
+    beside = [name for name in beside if "/" not in name and name != CONTEXTS]
+    if context is None or beside:
+        has = ", ".join(beside) or "no contexts"
+        raise RunError(
+            f"a task can't be added to this model: it has {has}",
+            allowed="text-to-text models trained with contexts (lora+context) and nothing beside",
+            action="train with the task, or with such a method; nothing was changed",
+        )
+    return context
+
+
+def _compute(
+    saved: SavedModel, task: Task, context: ContextSettings, *, trust_remote_code: bool
+) -> tuple[Tensor, int]:
+    """The keys and values of the new task's context, and its number of tokens."""
+    description = saved.description
+    settings = saved.settings(trust_remote_code=trust_remote_code)
+    if context.of == "frozen":
+        settings = settings.model_copy(update={"name": description.base_model})
+    known = description.tasks[0]
+    model = TaskModel(load_backbone(settings), (known, task)).eval()
+    check_task_types(model.family, [task])
+    _refuse_too_long(model, task)
+    part = ContextPart(model, attach_prefix(model.backbone), context)
+    again, held = (prefix.tensor for prefix in part.static_contexts().values())
+    _refuse_other_model(saved, again, known.name, settings.name)
+    return held, len(part.tokens[1])
+
+
+def _refuse_too_long(model: TaskModel, task: Task) -> None:
+    """Refuses a context past the positions of the model's config, which rotary ones would take."""
+    length = len(model.family.context_tokens(TaskRenderer(task).context()))
+    positions = getattr(model.backbone.config, "max_position_embeddings", None)
+    if positions is not None and length + model.family.max_length > positions:
+        raise ModelError(
+            f"a context of {length} tokens and rows of up to {model.family.max_length} "
+            f"(model.max_length) don't fit into the model's {positions} positions",
+            allowed=f"contexts of at most {positions - model.family.max_length} tokens",
+            action="lower --shots; nothing was changed",
+        )
+
+
+def _refuse_other_model(saved: SavedModel, again: Tensor, known: str, name: str) -> None:
+    """Refuses weights that don't give the stored context of a task that was trained."""
+    stored = saved.tensors(CONTEXTS)[known]
+    tolerance = TOLERANCES[str(stored.dtype).removeprefix("torch.")]
+    difference = torch.inf
+    if stored.shape == again.shape:
+        difference = float((again.float() - stored.float()).norm() / stored.float().norm())
+    if not difference <= tolerance:
+        raise ModelError(
+            f"{name} gives another context of {known!r} than the run's model has: keys and values "
+            f"differ by {difference:.2g} of their size",
+            allowed=f"at most {tolerance:g}",
+            action="use the base model that the run was trained with; nothing was changed",
+        )
+
+
+def _link(source: str, target: str) -> str:
+    """The same file at another place; a copy where the disk can't link."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

@@ -1,0 +1,114 @@
+"""`peml add-task`: a finished run's model answers a task that it never saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from peml.files import checksums, read_tensors
+from peml.models import TaskModel
+from peml.serving import load
+from peml.testing import batch_of, save_tiny_model, tiny_task_model
+from tests.cli.commands import peml
+from tests.export.trained import run_of
+
+Capture = pytest.CaptureFixture[str]
+TASK = """\
+name: colour
+type: classification
+source: {path: rows}
+columns: {inputs: [text], label: label}
+template: "{{ text }} Is it red?"
+labels: ["no", "yes"]
+metrics: [accuracy]
+"""
+ROWS = [("the red ball", 1), ("the green box", 0), ("a brown fox", 0), ("a red box", 1)]
+
+
+def _task(folder: Path, text: str = TASK) -> Path:
+    """The task's file and its train split; there is no other split."""
+    (folder / "rows").mkdir(exist_ok=True)
+    lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS]
+    (folder / "rows/train.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "colour.yaml").write_text(text, encoding="utf-8")
+    return folder / "colour.yaml"
+
+
+@pytest.mark.parametrize("of", ["adapted", "frozen"])
+def test_it_answers_as_with_the_rows_in_its_prompt(
+    tmp_path: Path, capsys: Capture, of: str
+) -> None:
+    run = run_of("llama", "lora+context", tmp_path, context={"of": of})
+    before, files = read_tensors(run / "model/contexts.safetensors"), checksums(run / "model")
+    said = peml(capsys, "add-task", run, _task(tmp_path), "--shots", 3)
+    assert said.code == 0, said
+    assert "added colour: a context of 3 solved rows" in said.out
+    after = read_tensors(run / "model/contexts.safetensors")
+    assert after.keys() == {*before, "colour"}
+    assert all(torch.equal(after[name], held) for name, held in before.items())
+    changed = {"contexts.safetensors", "peml.json", "manifest.json"}
+    now = checksums(run / "model")
+    assert {name for name in now if now[name] != files.get(name)} == changed
+    assert now.keys() == files.keys()
+    assert not [path.name for path in run.iterdir() if path.name != "model"]
+
+    rows = tmp_path / "new.jsonl"
+    rows.write_text('{"text": "a lazy dog"}\n', encoding="utf-8")
+    words = ("predict", run, "--task", "colour", "--input", rows, "--output", tmp_path / "out")
+    assert peml(capsys, *words).code == 0
+
+    model = load(run).base
+    new = (len(model.tasks) - 1, {"text": "a lazy dog", "label": 0})
+    shown = tiny_task_model("llama", [t.model_copy(update={"context": False}) for t in model.tasks])
+    shown.family.max_length = 160
+    if of == "adapted":  # the base model's are checked against those of the trained tasks
+        shown.backbone.load_state_dict(model.backbone.state_dict())
+        torch.testing.assert_close(_scores(model, new), _scores(shown, new), atol=1e-4, rtol=0)
+    shots = model.tasks[-1].shots.examples
+    assert shots == tuple(f"{ROWS[n][0]} Is it red? {('no', 'yes')[ROWS[n][1]]}" for n in (0, 1, 3))
+
+
+@torch.no_grad()
+def _scores(model: TaskModel, row: tuple[int, dict[str, object]]) -> torch.Tensor:
+    scores: torch.Tensor = model.eval()(batch_of(model, [row], "score")).scores
+    return scores
+
+
+def test_another_base_model_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    run = run_of("llama", "lora+context", tmp_path, context={"of": "frozen"})
+    save_tiny_model("llama", tmp_path / "llama", seed=7)
+    files = checksums(run)
+    said = peml(capsys, "add-task", run, _task(tmp_path), "--shots", 3)
+    assert said.code == 2
+    assert "gives another context of 'mood'" in said.error
+    assert checksums(run) == files
+
+
+@pytest.mark.parametrize(
+    ("base", "method", "text", "shots", "said"),
+    [
+        ("llama", "lora+context", TASK.replace("colour", "mood"), 2, "the model has a task 'mood'"),
+        ("llama", "lora+context", TASK, 5, "5 shots are asked for, and 'train' has 4 rows"),
+        ("llama", "lora", TASK, 2, "it has no contexts"),
+        ("bert", "lora+context", TASK, 2, "it has heads.safetensors"),
+        (
+            "llama",
+            "lora+context",
+            TASK.replace("Is it red", "the dog " * 400),
+            2,
+            "don't fit into the model's",
+        ),
+    ],
+)
+def test_what_cannot_be_added_is_refused(
+    tmp_path: Path, capsys: Capture, base: str, method: str, text: str, shots: int, said: str
+) -> None:
+    run = run_of(base, method, tmp_path)
+    files = checksums(run)
+    answer = peml(capsys, "add-task", run, _task(tmp_path, text), "--shots", shots)
+    assert answer.code == 2, answer
+    assert said in answer.error
+    assert checksums(run) == files
