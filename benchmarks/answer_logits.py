@@ -43,6 +43,11 @@ def build(layers: int, dtype: str) -> AttachedModel:
         num_key_value_heads=3,
         tie_word_embeddings=True,
     )
+    return attach_lora(config, dtype)
+
+
+def attach_lora(config: LlamaConfig, dtype: str) -> AttachedModel:
+    """A random Llama with a LoRA, in training mode."""
     model = LlamaForCausalLM(config).requires_grad_(False).to(getattr(torch, dtype))
     settings = ModelSettings(name="random-llama")
     base = TaskModel(Backbone(model, tiny_family("llama", max_length=512), settings), TINY_TASKS)

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": set(),
     "prefix": set(),
     "data": {"tasks"},
-    "models": {"data", "tasks"},
+    "models": {"data", "injection", "tasks"},
     "injection": {"prefix"},
     "search": {"prefix"},
     "training": {"data"},

@@ -288,6 +288,20 @@ def test_answer_logits_sets_the_answer_against_every_token(
     assert difference["value"] < 1e-4
 
 
+def test_packing_sets_packed_rows_against_padded_ones(
+    script: Script, tmp_path: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packing = script("packing")
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    monkeypatch.setitem(packing.SHAPES, "minilm", tiny | heads)
+    monkeypatch.setattr(packing, "ROWS", {"little": (6, 8)})
+    packing.main(["--json", str(tmp_path / "figures.json"), "--tokens", "24", "--rounds", "2"])
+    ratio, difference = figures()
+    assert ratio["value"] > 0
+    assert difference["holds"]
+
+
 def test_option_scoring_asks_what_the_benchmarks_ask(script: Script, tmp_path: Path) -> None:
     scoring = script("option_scoring")
     source = scored_rows(tmp_path)

@@ -60,6 +60,8 @@ class TaskBatch:
         labels: Target token ids, -100 where not scored, (sequences, target_length), or None.
         token_type_ids: Segment ids, (sequences, length), or None.
         weights: Weight of each example's loss, (examples,) float32, or None for equal weights.
+        packed: Place of each real token in the flattened rows, (tokens,), if the model is to read
+            the rows as one sequence; else None.
         facts: What is known without reading the tensors; there from `to` on.
     """
 
@@ -72,6 +74,7 @@ class TaskBatch:
     labels: Tensor | None = None
     token_type_ids: Tensor | None = None
     weights: Tensor | None = None
+    packed: Tensor | None = None
     facts: BatchFacts | None = None
 
     @property

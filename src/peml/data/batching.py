@@ -36,10 +36,12 @@ class Collator:
     Attributes:
         pad_token_id: Fills `input_ids`.
         left: Pad on the left, which generation with a decoder needs.
+        packs: The model reads the rows of a batch as one sequence.
     """
 
     pad_token_id: int
     left: bool = False
+    packs: bool = False
 
     def __call__(
         self, rows: dict[str, list[Any]], task_ids: Sequence[int], numbers: Indices
@@ -66,6 +68,7 @@ class Collator:
             labels=labels,
             token_type_ids=types,
             weights=torch.tensor(weights) if set(weights) - {1.0} else None,
+            packed=mask.flatten().nonzero()[:, 0] if self.packs and not mask.all() else None,
         )
 
     def _pad(self, nested: list[list[list[int]]], fill: int) -> tuple[Tensor, Tensor]:

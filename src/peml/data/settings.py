@@ -143,6 +143,11 @@ class BatchSettings(Settings):
         "less padding, fewer means more mixing.",
         ge=1,
     )
+    packing: bool = Field(
+        False,
+        description="The rows of a training batch are one sequence without padding, each with "
+        "positions and attention of its own. Batches and losses stay the same.",
+    )
     mixing: MixingSettings = Field(
         default_factory=lambda: MixingSettings(), description="Share of each task."
     )

@@ -5,6 +5,7 @@
 
 from peml.injection.contexts import Contexts
 from peml.injection.inject import PrefixInjection, attach_prefix, injection_of
+from peml.injection.packing import PackedRows, enable_packing
 from peml.injection.probe import AttentionSite, probe, probe_decoder_side
 from peml.injection.quiet import StartMeasurement, measure_quiet_keys, measure_start
 from peml.injection.rotation import (
@@ -19,11 +20,13 @@ from peml.injection.support import Support, check_support
 __all__ = [
     "AttentionSite",
     "Contexts",
+    "PackedRows",
     "PrefixInjection",
     "StartMeasurement",
     "Support",
     "attach_prefix",
     "check_support",
+    "enable_packing",
     "find_rotary",
     "injection_of",
     "measure_quiet_keys",

@@ -3,7 +3,8 @@
 Transformers looks up an attention function, and the function that builds its mask, by the name in
 ``config._attn_implementation``. PEML registers one wrapper per implementation (``peml_sdpa`` for
 ``sdpa``, ``peml_eager`` for ``eager``). The wrapper has no state: it calls the *slot* of the
-attention module, or the original implementation if the module has no slot.
+attention module, or the original implementation if the module has no slot. Packed rows (an argument
+that models pass on unchanged) are laid side by side before.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from peml.injection.masks import causal_mask
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 """``(module, query, key, value, attention_mask, **kwargs) -> (output, weights or None)``."""
@@ -25,6 +29,8 @@ IMPLEMENTATIONS = ("eager", "sdpa")
 """Attention implementations that can take a prefix."""
 
 WRAPPER_PREFIX = "peml_"
+PACKED = "packed_rows"
+"""Argument of a model's forward pass that holds `PackedRows`."""
 _SLOT = "_peml_slot"
 
 
@@ -108,8 +114,43 @@ def masks_causally(module: nn.Module, kwargs: dict[str, Any]) -> bool:
 
 
 def _attend(
-    base: str, module: nn.Module, *args: Any, **kwargs: Any
+    base: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     slot = get_slot(module)
     attend = base_attention(module, base) if slot is None else slot.attend
-    return attend(module, *args, **kwargs)
+    packed = kwargs.pop(PACKED, None)
+    if packed is None:
+        return attend(module, query, key, value, attention_mask, **kwargs)
+    # (1, heads, tokens, head_dim) -> (rows, heads, length, head_dim)
+    query, key, value = (
+        packed.unpack(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value)
+    )
+    mask = _mask_of_rows(base, module, query, attention_mask, kwargs)
+    output, _ = attend(module, query, key, value, mask, **kwargs)
+    return packed.pack(output), None
+
+
+def _mask_of_rows(
+    base: str, module: nn.Module, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> Tensor | None:
+    """The mask of packed rows that lie side by side, padded on the right.
+
+    No token of a row sees the padding behind it if attention is causal, so sdpa needs no mask then.
+    """
+    if masks_causally(module, kwargs):
+        length = query.shape[2]
+        window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None) or length
+        if base == "sdpa" and length <= window:
+            return None
+        mask = causal_mask(length, 0, query.device, window)
+    if mask is None or base == "sdpa":
+        return mask
+    return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(
+        ~mask, torch.finfo(query.dtype).min
+    )

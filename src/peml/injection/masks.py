@@ -23,10 +23,21 @@ def pad_mask(mask: Tensor, length: int) -> Tensor:
     return functional.pad(mask, (length, 0), value=mask.dtype == torch.bool)
 
 
-def causal_mask(queries: int, length: int, device: torch.device) -> Tensor:
-    """Boolean mask, (1, 1, queries, length + queries): the prefix and a causal triangle."""
-    mask = torch.ones(queries, length + queries, dtype=torch.bool, device=device)
-    return mask.tril_(length)[None, None]
+def causal_mask(
+    queries: int, length: int, device: torch.device, window: int | None = None
+) -> Tensor:
+    """Boolean mask, (1, 1, queries, length + queries): the prefix and a causal triangle.
+
+    Args:
+        queries: Number of tokens.
+        length: Prefix positions.
+        device: Where it is needed.
+        window: Tokens that a query sees, itself included; None: all. The prefix stays visible.
+    """
+    mask = torch.ones(queries, queries, dtype=torch.bool, device=device).tril_()
+    if window is not None:
+        mask.triu_(1 - window)
+    return pad_mask(mask, length)[None, None]
 
 
 class MaskMemo:

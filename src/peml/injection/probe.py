@@ -109,12 +109,6 @@ def probe(model: nn.Module) -> list[AttentionSite]:
     """
     inner = unwrap(model)
     base = implementation_of(inner)
-    if not type(inner)._can_set_attn_implementation():
-        raise InjectionError(
-            f"{type(inner).__name__} does not use Transformers' attention interface",
-            allowed="models whose attention implementation can be set by name",
-            action="use another base model; LoRA still works on this one",
-        )
     # Without the head: some heads require an end token, labels or equal lengths.
     with _recording(inner, base) as recorder:
         _run(inner.base_model)
@@ -153,7 +147,7 @@ def probe_decoder_side(model: nn.Module, paths: Iterable[str]) -> frozenset[str]
     modules = [(path, inner.get_submodule(path)) for path in paths]
     hooks = [module.register_forward_pre_hook(partial(note, path)) for path, module in modules]
     try:
-        with _in_eval_mode(inner):
+        with in_eval_mode(inner):
             _run(inner.base_model)
     finally:
         for hook in hooks:
@@ -177,8 +171,15 @@ def switch_implementation(model: PreTrainedModel, name: str) -> None:
     """Sets the attention implementation of all parts of a model.
 
     Raises:
-        InjectionError: A module reads it from a config that is not the model's.
+        InjectionError: The model doesn't use Transformers' attention interface, or a module reads
+            the name from a config that is not the model's.
     """
+    if not type(model)._can_set_attn_implementation():
+        raise InjectionError(
+            f"{type(model).__name__} does not use Transformers' attention interface",
+            allowed="models whose attention implementation can be set by name",
+            action="use another base model; LoRA still works on this one",
+        )
     for part in model.modules():
         # Transformers 5.15 leaves out parts with a copy of the model's config, as T5's stacks.
         if isinstance(part, PreTrainedModel):
@@ -249,7 +250,8 @@ def _unknown_inputs(kwargs: dict[str, Any], keys: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; then each module is as it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -268,7 +270,7 @@ def _recording(model: PreTrainedModel, base: str) -> Iterator[_Recorder]:
     for module, _ in before:
         set_slot(module, recorder)
     try:
-        with _in_eval_mode(model):
+        with in_eval_mode(model):
             switch_implementation(model, register_wrapper(base))
             yield recorder
     finally:

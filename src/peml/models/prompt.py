@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from peml.data.batch import TaskBatch
+from peml.injection import PackedRows
 
 
 class InputPrompt:
@@ -55,7 +56,7 @@ class InputPrompt:
 
 def build_inputs(
     model: Any, batch: TaskBatch, prompt: Tensor | None, *, padded_left: bool = False
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """The keyword arguments of a Transformers model for a batch, with the prompt in front.
 
     Args:
@@ -67,8 +68,26 @@ def build_inputs(
 
     Returns:
         ``attention_mask``, ``token_type_ids`` if the batch has them, and ``input_ids``, or
-        ``inputs_embeds`` of shape (sequences, prompt_length + length, channels).
+        ``inputs_embeds`` of shape (sequences, prompt_length + length, channels); packed if the
+        batch is, see `PackedRows.inputs`.
     """
+    packed = packed_rows(batch, prompt)
+    inputs = _padded_inputs(model, batch, prompt, padded_left=padded_left)
+    return inputs if packed is None else packed.inputs(inputs)
+
+
+def packed_rows(batch: TaskBatch, prompt: Tensor | None) -> PackedRows | None:
+    """Where the tokens of a packed batch are, the prompt in front of each row included."""
+    if batch.packed is None:
+        return None
+    if prompt is not None:
+        return PackedRows.of(_in_front(1, batch.attention_mask, len(prompt)))
+    return PackedRows(batch.packed, *batch.attention_mask.shape)
+
+
+def _padded_inputs(
+    model: Any, batch: TaskBatch, prompt: Tensor | None, *, padded_left: bool
+) -> dict[str, Tensor]:
     mask, segments = batch.attention_mask, batch.token_type_ids
     inputs = {"attention_mask": mask}
     if segments is not None:

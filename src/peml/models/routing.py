@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from peml.errors import TaskError
+from peml.injection import PackedRows
 
 Side = Literal["inputs", "targets"]
 """Which tokens a layer processes: the inputs, or the targets of an encoder-decoder."""
@@ -23,10 +24,14 @@ class TaskRouting:
 
     Args:
         tasks: Number of tasks.
+
+    Attributes:
+        packed: Where the tokens are, if layers get the sequences of the batch as one; else None.
     """
 
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
+        self.packed: PackedRows | None = None
         self._ids: Tensor | None = None
         self._masks: dict[Side, Tensor | None] = {}
         self._repeated: dict[int, Tensor] = {}
@@ -38,6 +43,7 @@ class TaskRouting:
         present: Collection[int] | None = None,
         inputs: Tensor | None = None,
         targets: Tensor | None = None,
+        packed: PackedRows | None = None,
     ) -> None:
         """Sets the tasks of the next forward pass.
 
@@ -46,6 +52,7 @@ class TaskRouting:
             present: The ids among them, if they are known; else they are read.
             inputs: 1 for real tokens, (sequences, length); None: all are.
             targets: The same for an encoder-decoder's targets, (sequences, target_length).
+            packed: Where the tokens are, if layers get the sequences as one.
 
         Raises:
             TaskError: An id is out of range.
@@ -58,7 +65,8 @@ class TaskRouting:
                 allowed=f"0 to {self.tasks - 1}, the tasks the model was attached for",
                 action="give each row the index of its task",
             )
-        self._ids, self._masks = task_ids, {"inputs": inputs, "targets": targets}
+        self._ids, self.packed = task_ids, packed
+        self._masks = {"inputs": inputs, "targets": targets}
         self._repeated.clear()
 
     def rows(self, count: int) -> Tensor:

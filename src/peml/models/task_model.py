@@ -12,7 +12,7 @@ from peml.data.batch import TaskBatch
 from peml.models.families import Family, ModelOutput
 from peml.models.loading import Backbone
 from peml.models.numbers import not_finite_advice
-from peml.models.prompt import InputPrompt
+from peml.models.prompt import InputPrompt, packed_rows
 from peml.models.routing import TaskRouting
 from peml.tasks import Task
 
@@ -92,4 +92,7 @@ class TaskModel(nn.Module):
         if self.backbone.config.is_encoder_decoder and batch.labels is not None:
             targets = (batch.labels >= 0).to(mask.dtype)
         present = None if batch.facts is None else batch.facts.task_rows.keys()
-        self.routing.set(batch.task_ids, present=present, inputs=mask, targets=targets)
+        packed = packed_rows(batch, prompt)
+        self.routing.set(
+            batch.task_ids, present=present, inputs=mask, targets=targets, packed=packed
+        )

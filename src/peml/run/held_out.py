@@ -5,7 +5,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 from torch import Tensor
 
-from peml.data import BatchStream, Collator, MixingSettings, TaskBatch
+from peml.data import BatchStream, MixingSettings, TaskBatch
 from peml.methods import AttachedModel
 from peml.run.preparation import Prepared
 
@@ -23,7 +23,7 @@ class HeldOutRows:
 
     def __init__(self, prepared: Prepared, model: AttachedModel, accelerator: Accelerator) -> None:
         batches = prepared.config.batches.model_copy(update={"mixing": MixingSettings()})
-        collate = Collator(prepared.family.tokenizer.pad_token_id)
+        collate = prepared.stream.collate
         self._stream = BatchStream(prepared.held_out, batches, collate, seed=prepared.config.seed)
         self._length = len(self._stream.plan(0))
         self._model = model

@@ -191,6 +191,13 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     precision = choose_precision(config, method, precision)
     config = with_precision(config, precision)
     check_task_types(family, tasks)
+    if config.batches.packing and not family.packs:
+        raise ConfigError(
+            f"batches.packing is true, but the family {family.name!r} can't pack rows",
+            allowed="decoder-only models and encoders; encoder-decoders compute positions from a "
+            "token's place in the sequence",
+            action="leave out batches.packing",
+        )
     check_generation(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
     leakage = find_leakage(loaded.data)
@@ -240,7 +247,7 @@ def _build_stream(
     return BatchStream(
         train,
         config.batches,
-        Collator(family.tokenizer.pad_token_id),
+        Collator(family.tokenizer.pad_token_id, packs=config.batches.packing),
         seed=config.seed,
         weights=task_weights(config.batches.mixing.weights, names),
         epochs=config.training.epochs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -13,6 +14,7 @@ from tensorboardX import SummaryWriter
 from peml.data.solved import SolvedRows
 from peml.errors import TrainingError
 from peml.evaluation import mean_losses, score_split
+from peml.injection import enable_packing
 from peml.methods import AttachContext, AttachedModel, check_count, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.prefix import Genotype
@@ -67,6 +69,9 @@ def attach(
     """
     config = prepared.config
     backbone = backbone or load_backbone(config.model, prepared.family)
+    if config.batches.packing:
+        longest = prepared.family.max_length + prepared.method.prompt_length
+        enable_packing(backbone.model, longest)
     model = TaskModel(backbone, prepared.tasks, seed=config.seed).to(device)
     shape = read_shape(model)
 
@@ -75,7 +80,9 @@ def attach(
         if not prepared.steps.total:
             raise _nothing_to_train_on()
         for tasks, rows in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
-            model(prepared.stream.fetch(tasks, rows).to(device))
+            batch = prepared.stream.fetch(tasks, rows)
+            # Not packed: the mask tells which queries are those of real tokens.
+            model(replace(batch, packed=None).to(device))
 
     context = AttachContext(
         seed=config.seed,

@@ -13,8 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from peml.data import TaskBatch
 from peml.errors import TaskError
 from peml.export import load_model, save_model
+from peml.injection.attention import register_wrapper
+from peml.injection.probe import switch_implementation
 from peml.methods import (
     AdaptedLinear,
     AttachContext,
@@ -46,6 +49,7 @@ _HEADS = "base.heads."
 # Dropout would hide behind its noise what the checks compare.
 _CONFIG: dict[str, dict[str, Any]] = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "electra": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "t5": {"num_layers": 1, "num_decoder_layers": 1},  # twice the layers of the others otherwise
 }
@@ -214,18 +218,26 @@ class MethodSuite:
 
     def test_checkpointing_changes_no_gradient(self, family: str) -> None:
         """Recomputed layers see the same tasks, the same prefix and the same noise."""
-        losses, gradients = [], []
+        results = []
         for checkpointing in (False, True):
             model = self.trained(family).train()
             if checkpointing:
                 enable_checkpointing(model.base.backbone)
-            torch.manual_seed(3)
-            loss = model(batch_of(model.base)).loss
-            loss.backward()
-            losses.append(loss.detach())
-            gradients.append({n: p.grad for n, p in _own_parameters(model)})
-        torch.testing.assert_close(losses[0], losses[1])
-        torch.testing.assert_close(gradients[0], gradients[1])
+            results.append(_pass(model, batch_of(model.base)))
+        torch.testing.assert_close(*results)
+
+    def test_packed_rows_equal_padded_ones(self, family: str) -> None:
+        """The rows of a batch as one sequence: the same losses and gradients, recomputed or not."""
+        results = []
+        for packs in (False, True):
+            model = self.trained(family).train()
+            if not model.base.family.packs:
+                return
+            if packs:
+                switch_implementation(model.base.backbone, register_wrapper("sdpa"))
+                enable_checkpointing(model.base.backbone)
+            results.append(_pass(model, batch_of(model.base, packs=packs)))
+        torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
     def test_half_precision_gives_finite_gradients(self, family: str) -> None:
         """Under bfloat16 autocast, with the trainable parameters in float32."""
@@ -371,6 +383,14 @@ def _own_parameters(model: AttachedModel) -> list[tuple[str, torch.nn.Parameter]
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter.numel() and not name.startswith(_HEADS)
     ]
+
+
+def _pass(model: AttachedModel, batch: TaskBatch) -> dict[str, Any]:
+    """Losses and gradients of a training pass with the same noise each time."""
+    torch.manual_seed(3)
+    output = model(batch)
+    output.loss.backward()
+    return {n: p.grad for n, p in _own_parameters(model)} | {"losses": output.losses.detach()}
 
 
 def _reached(model: AttachedModel) -> set[str]:

@@ -124,6 +124,7 @@ def batch_of(
     purpose: Any = "train",
     *,
     left: bool = False,
+    packs: bool = False,
 ) -> TaskBatch:
     """A batch of raw rows that may mix tasks.
 
@@ -132,17 +133,22 @@ def batch_of(
         rows: (task id, row).
         purpose: ``train``, ``score`` or ``generate``.
         left: Pad on the left, as generation with a decoder needs it.
+        packs: The model is to read the rows as one sequence.
     """
     renderers = {task_id: TaskRenderer(model.tasks[task_id]) for task_id, _ in rows}
     encoded = []
     for number, (task_id, row) in enumerate(rows):
         example = renderers[task_id].render(row, number)
         encoded.append((task_id, model.family.encode(model.tasks[task_id], example, purpose)))
-    return collate(model.family, encoded, left=left)
+    return collate(model.family, encoded, left=left, packs=packs)
 
 
 def collate(
-    family: Family, encoded: Sequence[tuple[int, list[EncodedSequence]]], *, left: bool = False
+    family: Family,
+    encoded: Sequence[tuple[int, list[EncodedSequence]]],
+    *,
+    left: bool = False,
+    packs: bool = False,
 ) -> TaskBatch:
     """A batch of encoded examples: (task id, sequences of one example), in that order."""
     columns: dict[str, list[Any]] = {
@@ -153,5 +159,5 @@ def collate(
         "labels": [[s.labels for s in sequences if s.labels] for _, sequences in encoded],
         "targets": [[s.target for s in sequences] for _, sequences in encoded],
     }
-    collator = Collator(family.tokenizer.pad_token_id, left=left)
+    collator = Collator(family.tokenizer.pad_token_id, left=left, packs=packs)
     return collator(columns, [task for task, _ in encoded], np.arange(len(encoded)))

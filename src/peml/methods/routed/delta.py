@@ -52,10 +52,16 @@ class Delta(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The update of inputs (rows, ..., d_in), in their shape."""
-        wide = x.reshape(x.shape[0], -1, self.layer.d_in)
+        packed = self.routing.packed
+        if packed is None:
+            wide = x.reshape(x.shape[0], -1, self.layer.d_in)
+        else:  # rows of one task each
+            wide = packed.unpack(x.reshape(1, -1, self.layer.d_in))
         if not torch.is_autocast_enabled(x.device.type):
             wide = wide.to(next(self.parameters()).dtype)
-        return self.update(self.dropout(wide)).reshape(*x.shape[:-1], self.layer.d_out)
+        update = self.update(self.dropout(wide))
+        update = update if packed is None else packed.pack(update)
+        return update.reshape(*x.shape[:-1], self.layer.d_out)
 
     def auxiliary_loss(self) -> Tensor | None:
         """A scalar of the last training pass, weighted, or None."""

@@ -80,6 +80,7 @@ class Family(ABC):
         auto_class: The class in Transformers that loads its models.
         holds_contexts: Whether a task's context can be held as keys and values; `encode` then
             leaves `Example.context` out.
+        packs: Whether its forward pass can read a batch as one sequence (`TaskBatch.packed`).
     """
 
     name: ClassVar[str]
@@ -87,6 +88,7 @@ class Family(ABC):
     task_types: ClassVar[frozenset[TaskType]]
     auto_class: ClassVar[Any]
     holds_contexts: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
 
     def __init__(
         self,

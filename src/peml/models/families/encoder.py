@@ -22,7 +22,7 @@ from peml.models.families.base import (
     refuse_no_tokens,
 )
 from peml.models.heads import TaskHeads
-from peml.models.prompt import build_inputs, cut_prompt
+from peml.models.prompt import build_inputs, cut_prompt, packed_rows
 from peml.tasks import Example, Task, TaskType
 
 
@@ -35,6 +35,7 @@ class EncoderFamily(Family):
     )
     auto_class: ClassVar[Any] = AutoModel
     holds_contexts: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, config: Any) -> bool:
@@ -103,6 +104,9 @@ class EncoderFamily(Family):
         """Pools the last hidden states and applies the heads."""
         heads = cast(TaskHeads, heads)
         hidden = model(**build_inputs(model, batch, prompt)).last_hidden_state
+        packed = packed_rows(batch, prompt)
+        if packed is not None:
+            hidden = packed.unpack(hidden)
         hidden = cut_prompt(hidden, prompt)  # so that the first position is [CLS]
         logits = heads(self._pool(hidden, batch.attention_mask))
         losses = heads.losses(logits, batch.targets, batch.task_ids, batch.groups, batch.examples)

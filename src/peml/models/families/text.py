@@ -38,7 +38,7 @@ from peml.models.families.seam import (
     trailing_space,
 )
 from peml.models.logits import Positions
-from peml.models.prompt import build_inputs
+from peml.models.prompt import build_inputs, packed_rows
 from peml.tasks import Example, Task, TaskType, right_option
 
 
@@ -209,6 +209,7 @@ class CausalFamily(TextFamily):
 
     name: ClassVar[str] = "causal"
     auto_class: ClassVar[Any] = AutoModelForCausalLM
+    packs: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, config: Any) -> bool:
@@ -290,7 +291,10 @@ class CausalFamily(TextFamily):
         rows, places = batch.scored(before=1)
         targets = cast(Tensor, batch.labels)[rows, places]
         shift = -1 if prompt is None else len(prompt) - 1  # a token is predicted one place earlier
-        positions = Positions(rows, places + shift, everywhere=self.logits_everywhere)
+        lines, columns, packed = rows, places + shift, packed_rows(batch, prompt)
+        if packed is not None:
+            lines, columns = torch.zeros_like(rows), packed.find(rows, columns)
+        positions = Positions(lines, columns, everywhere=self.logits_everywhere)
         inputs = build_inputs(model, batch, prompt)
         return positions.nll(model, targets, **inputs, use_cache=False), rows
 
