@@ -31,7 +31,7 @@ from peml.export.saved import ACTION, DESCRIPTION, Description, SavedModel, desc
 from peml.files import atomic_folder, write_tensors
 from peml.injection import Contexts, attach_prefix, injection_of
 from peml.methods import AttachedModel, MethodSettings
-from peml.models import TaskModel, check_prompt, load_backbone
+from peml.models import TaskModel, check_prompt, load_backbone, make_room
 from peml.prefix import Prefix
 from peml.records import Agreement
 
@@ -223,5 +223,6 @@ def _set_prompt(model: TaskModel, saved: SavedModel, device: torch.device) -> No
         return
     channels: int = model.backbone.get_input_embeddings().weight.shape[1]
     prompt = saved.shaped(_PROMPT, {"prompt": (None, channels)})["prompt"]
+    make_room(model.family, (), 0, len(prompt))
     check_prompt(model.family, len(prompt))
     model.prompt.set(prompt.to(device))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     )
     from peml.models.loading import (
         Backbone,
-        check_generation,
-        check_prompt,
         check_task_types,
         detect_family,
         identify_model,
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     )
     from peml.models.numbers import not_finite
     from peml.models.prompt import InputPrompt
+    from peml.models.room import check_generation, check_prompt, make_room, settle
     from peml.models.routing import Side, TaskRouting
     from peml.models.settings import ModelSettings
     from peml.models.task_model import TaskModel
@@ -59,6 +58,8 @@ __all__ = [
     "identify_model",
     "load_backbone",
     "load_family",
+    "make_room",
     "not_finite",
     "read_width",
+    "settle",
 ]

@@ -44,6 +44,8 @@ _COUNTED_FROM_PADDING = (
 )
 
 
+_NO_LIMIT = 1 << 20
+
 # Fields of config.json that don't describe the model: its location, and what wrote the file.
 _NOT_THE_MODELS = {"_name_or_path", "transformers_version"}
 
@@ -146,20 +148,22 @@ def load_family(settings: ModelSettings) -> Family:
     if issubclass(family, TextFamily):
         check_end(tokenizer, settings.name, read_vocabulary(location, revision))
     positions = _positions(config)
-    if positions is not None and settings.max_length > positions:
+    asked = settings.max_length
+    if positions is not None and asked is not None and asked > positions:
         raise ModelError(
-            f"model.max_length is {settings.max_length}, but {settings.name!r} has only "
-            f"{positions} positions",
+            f"model.max_length is {asked}, but {settings.name!r} has only {positions} positions",
             allowed=f"at most {positions}",
             action="lower model.max_length",
         )
-    return family(
+    made: Family = family(
         tokenizer,
-        max_length=settings.max_length,
+        max_length=asked or positions or _declared_length(config, tokenizer),
         pooling=settings.pooling,
         positions=positions,
         ends=declared_ends(tokenizer, _end_tokens(settings, config)),
     )
+    made.follows_rows = asked is None
+    return made
 
 
 def read_width(settings: ModelSettings) -> int | None:
@@ -204,6 +208,14 @@ def _positions(config: Any) -> int | None:
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     offset = config.pad_token_id + 1 if config.model_type in _COUNTED_FROM_PADDING else 0
     return None if limit is None else int(limit) - offset
+
+
+def _declared_length(config: Any, tokenizer: Any) -> int:
+    """The length a model without learned positions was made for, as far as its files say."""
+    text = config.get_text_config()
+    declared = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
+    known = next((int(length) for length in declared if length), tokenizer.model_max_length)
+    return min(known, _NO_LIMIT)  # a tokenizer that knows of no limit has 1e30
 
 
 def load_backbone(settings: ModelSettings, family: Family | None = None) -> Backbone:
@@ -297,62 +309,11 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
         )
 
 
-def check_prompt(family: Family, prompt_length: int) -> None:
-    """Refuses a prompt that, with the longest input, exceeds a model's learned positions.
-
-    Raises:
-        ModelError: ``model.max_length`` and the prompt don't fit together.
-    """
-    room = family.positions
-    if room is not None and family.max_length + prompt_length > room:
-        raise ModelError(
-            f"a prompt of {prompt_length} vectors and {family.max_length} tokens "
-            f"(model.max_length) are too long together: the model has {room} positions",
-            allowed=f"at most {room} together",
-            action="lower one of the two",
-        )
-
-
 def enable_checkpointing(model: Any) -> None:
     """Recomputes activations in the backward pass; Transformers renamed its switch after 5.15."""
     new = hasattr(model, "activation_checkpointing_enable")
     switch = model.activation_checkpointing_enable if new else model.gradient_checkpointing_enable
     switch({"use_reentrant": False})
-
-
-def check_generation(
-    family: Family, tasks: Sequence[Task], max_new_tokens: int, prompt_length: int = 0
-) -> None:
-    """Refuses to generate past a model's last position.
-
-    Args:
-        family: The model's family.
-        tasks: The tasks; only those that generate text are checked.
-        max_new_tokens: Longest text of tasks that set no limit themselves.
-        prompt_length: Number of vectors in front of the input.
-
-    Raises:
-        ModelError: The longest input, the prompt vectors and the longest text of a task don't fit
-            together; names all such tasks.
-    """
-    room = family.room_for_generation(prompt_length)
-    if room is None:
-        return
-    too_long: dict[int, list[str]] = {}
-    for task in tasks:
-        longest = task.max_new_tokens or max_new_tokens
-        if task.type.generates and longest > room:
-            too_long.setdefault(longest, []).append(task.name)
-    if too_long:
-        prompt = f" and a prompt of {prompt_length} vectors" if prompt_length else ""
-        named = "; ".join(f"{', '.join(names)}: {count}" for count, names in too_long.items())
-        raise ModelError(
-            f"{named} new tokens (the task's max_new_tokens, else evaluation.max_new_tokens) do "
-            f"not fit after {family.max_length} tokens (model.max_length){prompt}: the model has "
-            f"{family.positions} positions",
-            allowed=f"at most {max(room, 0)} new tokens",
-            action="lower one of the two",
-        )
 
 
 def check_task_types(family: Family, tasks: Sequence[Task]) -> None:

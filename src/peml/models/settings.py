@@ -47,7 +47,12 @@ class ModelSettings(Settings):
     pooling: Literal["mean", "first"] = Field(
         "mean", description="Encoders: input of a head, the mean of the tokens or the first token."
     )
-    max_length: int = Field(128, description="Maximum length of an input in tokens.", ge=8)
+    max_length: int | None = Field(
+        None,
+        description="Maximum length of an input in tokens. Default: what the longest row needs, up "
+        "to the model's positions, less those of a prompt and of the text to generate.",
+        ge=8,
+    )
     too_long: Literal["cut", "refuse"] = Field(
         "cut",
         description="A longer row is cut and counted (cut), or stops the run with its number "

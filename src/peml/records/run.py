@@ -63,7 +63,7 @@ class PlannedTask(Record):
     """One task of the plan, with the rows of its splits.
 
     `held_out` are development rows that the search chooses on; `cut` are rows longer than the model
-    allows, `cut_reported` those of them that are reported.
+    allows, `cut_{split}` those of a split.
     """
 
     name: str
@@ -75,6 +75,8 @@ class PlannedTask(Record):
     reported: int
     metric: str
     cut: int = 0
+    cut_train: int | None = None
+    cut_development: int | None = None
     cut_reported: int | None = None
     origin: str = ""
 

@@ -137,8 +137,12 @@ def _rows_of(entry: LeakageEntry, task: PlannedTask | None) -> int | None:
 
 
 def _cut(task: PlannedTask, max_length: int | None) -> str:
-    reported = task.cut_reported
-    of = f", {reported:,} of its {task.reported:,} reported ones," if reported is not None else ""
+    by_split = {
+        f"of its {getattr(task, split):,} {split} ones": getattr(task, f"cut_{split}")
+        for split in ("train", "development", "reported")
+    }
+    parts = [f"{count:,} {of}" for of, count in by_split.items() if count is not None]
+    of = f", {join_names(parts)}," if parts else ""
     rows, are = ("row", "is") if task.cut == 1 else ("rows", "are")
     limit = f" ({max_length} tokens)" if max_length is not None else ""
     return (

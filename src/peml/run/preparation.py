@@ -24,7 +24,15 @@ from peml.data.rows import Rows
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method
-from peml.models import Family, Spelling, check_generation, check_task_types, load_family
+from peml.models import (
+    Family,
+    Spelling,
+    check_generation,
+    check_task_types,
+    load_family,
+    make_room,
+    settle,
+)
 from peml.records import Identity, LeakageEntry, Plan, PlannedTask, Precision
 from peml.run.encoding import SplitEncoder
 from peml.run.precision import choose_precision, with_precision
@@ -114,14 +122,15 @@ class Prepared:
         return (own[0][0], own[-1][1]) if own else (0, self.steps.total)
 
     def _cut(self) -> list[dict[str, int]]:
-        """Rows of each task that lose tokens to the length limit: all, and the reported ones."""
-        cut = [{"cut": split.cut, "cut_reported": 0} for split in self.train]
-        for split in self.development:
-            cut[split.task_id]["cut"] += split.encoded.cut
-        for split in self.reported:
-            cut[split.task_id]["cut"] += split.encoded.cut
-            cut[split.task_id]["cut_reported"] = split.encoded.cut
-        return cut
+        """Rows of each task that lose tokens to the length limit: by split, and all."""
+        cut = [
+            {"cut_train": split.cut, "cut_development": 0, "cut_reported": 0}
+            for split in self.train
+        ]
+        for name in ("development", "reported"):
+            for split in getattr(self, name):
+                cut[split.task_id][f"cut_{name}"] = split.encoded.cut
+        return [counts | {"cut": sum(counts.values())} for counts in cut]
 
     def plan(self, trainable: dict[str, int], identity: Identity | None = None) -> Plan:
         """The plan, for the run folder and ``--dry-run``."""
@@ -161,7 +170,7 @@ class Prepared:
             leakage_action=self.config.tasks.leakage,
             leakage_dropped=self.dropped,
             precision=self.precision,
-            max_length=self.config.model.max_length,
+            max_length=self.family.max_length,
             trainable_parameters=trainable,
             batches_per_epoch=len(self.stream.plan(0)),
             padding=self.stream.padding(0),
@@ -198,6 +207,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
             "token's place in the sequence",
             action="leave out batches.packing",
         )
+    make_room(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
     check_generation(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
     leakage = find_leakage(loaded.data)
@@ -215,6 +225,10 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     if stream.adaptive is not None:
         most = stream.adaptive.settings.rows
         watched = [encoder.encode(item, _watched_rows(item, most), "train") for item in loaded.data]
+    reported = encoder.golds(loaded.data, [item.reported for item in loaded.data])
+    scored = [split.encoded for split in (*development, *reported)]
+    encoded = (split.lengths for split in (*train, *held_out, *watched, *scored))
+    settle(family, (int(lengths.max()) for lengths in encoded if len(lengths)))
     return Prepared(
         config=config,
         precision=precision,
@@ -225,7 +239,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         development=development,
         held_out=held_out,
         watched=watched,
-        reported=encoder.golds(loaded.data, [item.reported for item in loaded.data]),
+        reported=reported,
         majority=[
             majority_prediction(
                 item.task, _gold(item.task, getattr(item, majority_of(item.train)), family.spelling)

@@ -17,7 +17,7 @@ from peml.data.task_columns import read_list
 from peml.errors import CheckpointError, ConfigError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
-from peml.models import ModelOutput, TaskModel, check_dtype, choose_device
+from peml.models import ModelOutput, TaskModel, check_dtype, choose_device, make_room
 from peml.problems import describe_problems, list_problems
 from peml.tasks import Task, TaskRenderer
 
@@ -185,4 +185,6 @@ def load(
         ) from error
     if batch_tokens is not None:
         evaluation = evaluation.model_copy(update={"tokens": batch_tokens})
+    prompt = 0 if model.prompt.vectors is None else len(model.prompt.vectors)
+    make_room(model.family, model.tasks, evaluation.max_new_tokens, prompt)
     return Predictor(model, evaluation)

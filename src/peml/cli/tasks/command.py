@@ -92,8 +92,11 @@ def check_file(
         typer.Option(help="Also count tokens, and rows that would be cut, for this model."),
     ] = None,
     max_length: Annotated[
-        int, typer.Option(help="Maximum length of an input in tokens.", min=8)
-    ] = 128,
+        int | None,
+        typer.Option(
+            help="Maximum length of an input in tokens; default: the model's positions.", min=8
+        ),
+    ] = None,
     max_leakage: Annotated[
         float,
         typer.Option(
