@@ -111,8 +111,8 @@ def test_orders_agree_with_projected_gradients_and_adaptive_shares(
 
 
 def test_held_out_rows_leave_the_development_split(toys: Path) -> None:
-    whole = prepare(_config(toys))
-    divided = prepare(_config(toys, optimise="bilevel", held_out=0.25))
+    plain, bilevel = _config(toys), _config(toys, optimise="bilevel", held_out=0.25)
+    whole, divided = prepare(plain), prepare(bilevel)
     assert whole.held_out == []
     for split, kept, held in zip(
         whole.development, divided.development, divided.held_out, strict=True
@@ -123,11 +123,11 @@ def test_held_out_rows_leave_the_development_split(toys: Path) -> None:
     assert [task.held_out for task in tasks] == [len(rows) for rows in divided.held_out]
     assert whole.plan({}).tasks[0].held_out is None
     # The same data for another method: rows are held out only for the search that needs them.
-    again = with_config(divided, whole.config)
+    again = with_config(divided, plain)
     assert [len(split.encoded) for split in again.development] == [
         len(split.encoded) for split in whole.development
     ]
-    assert with_config(again, divided.config).plan({}) == divided.plan({})
+    assert with_config(again, bilevel).plan({}) == divided.plan({})
 
 
 @pytest.mark.parametrize("rule", ["argmax", "perturbation"])

@@ -15,6 +15,8 @@ from peml.methods import AdaptedLinear, AttachedModel
 from peml.models.prompt import build_inputs
 from peml.testing.tasks import TINY_ROWS, Row, batch_of
 
+_HEADS = "base.heads."
+
 
 @torch.no_grad()
 def scores_of(model: Any, batch: TaskBatch) -> Tensor:
@@ -66,3 +68,38 @@ def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4
         if said[0, -1] in base.family.spelling.ends:
             break
     return base.family.spelling.read(said[0, start:].tolist()).strip()
+
+
+def own_parameters(model: AttachedModel) -> list[tuple[str, torch.nn.Parameter]]:
+    """What the method trains: every trainable parameter but the heads'."""
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.numel() and not name.startswith(_HEADS)
+    ]
+
+
+def pass_of(model: AttachedModel, batch: TaskBatch) -> dict[str, Any]:
+    """Losses and gradients of a training pass with the same noise each time."""
+    torch.manual_seed(3)
+    output = model(batch)
+    output.loss.backward()
+    return {n: p.grad for n, p in own_parameters(model)} | {"losses": output.losses.detach()}
+
+
+def reached(model: AttachedModel) -> set[str]:
+    """Names of the method's parameters whose gradient is not all zero."""
+    return {n for n, p in own_parameters(model) if p.grad is not None and bool(p.grad.any())}
+
+
+def frozen_of(model: AttachedModel) -> dict[str, Tensor]:
+    """Every tensor that training must not change."""
+    declared = {
+        value.data_ptr() for part in model.parts.values() for value in part.state().values()
+    }
+    tensors = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    return {
+        name: tensor.detach()
+        for name, tensor in [*tensors, *model.named_buffers()]
+        if tensor.data_ptr() not in declared
+    }

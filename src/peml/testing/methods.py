@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from peml.data import TaskBatch
 from peml.errors import TaskError
 from peml.export import load_model, save_model
 from peml.injection.attention import register_wrapper
@@ -31,7 +29,11 @@ from peml.models import TaskModel
 from peml.models.loading import enable_checkpointing
 from peml.testing.answers import (
     decode_slowly,
+    frozen_of,
     merged_for,
+    own_parameters,
+    pass_of,
+    reached,
     rows_of,
     scores_of,
     scores_of_rows,
@@ -45,7 +47,6 @@ from peml.testing.tasks import (
     tiny_task_model,
 )
 
-_HEADS = "base.heads."
 # Dropout would hide behind its noise what the checks compare.
 _CONFIG: dict[str, dict[str, Any]] = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
@@ -188,13 +189,13 @@ class MethodSuite:
         """Which parameters have a gradient in the first step, and which in the second."""
         model = self.fresh(family).train()
         model(batch_of(model.base)).loss.backward()
-        names = {n for n, p in _own_parameters(model)}
+        names = {n for n, p in own_parameters(model)}
         if self.learns_first is not None:
-            assert _reached(model) == {n for n in names if _fits(n, self.learns_first)}
+            assert reached(model) == {n for n in names if _fits(n, self.learns_first)}
         model = self.updated(family)
         model.zero_grad()
         model(batch_of(model.base)).loss.backward()
-        assert _reached(model) == {n for n in names if _fits(n, self.learns_later)}
+        assert reached(model) == {n for n in names if _fits(n, self.learns_later)}
 
     def test_gradients_reach_exactly_what_is_declared(self, family: str) -> None:
         """The groups hold every parameter that requires a gradient, once; all get one."""
@@ -210,8 +211,8 @@ class MethodSuite:
 
     def test_nothing_frozen_moves(self, family: str) -> None:
         """One step changes the trainable tensors and the declared state alone."""
-        before = {name: value.clone() for name, value in _frozen(self.fresh(family)).items()}
-        after = _frozen(self.updated(family))
+        before = {name: value.clone() for name, value in frozen_of(self.fresh(family)).items()}
+        after = frozen_of(self.updated(family))
         assert before.keys() == after.keys()
         moved = [name for name in before if not torch.equal(before[name], after[name])]
         assert not moved
@@ -223,7 +224,7 @@ class MethodSuite:
             model = self.trained(family).train()
             if checkpointing:
                 enable_checkpointing(model.base.backbone)
-            results.append(_pass(model, batch_of(model.base)))
+            results.append(pass_of(model, batch_of(model.base)))
         torch.testing.assert_close(*results)
 
     def test_packed_rows_equal_padded_ones(self, family: str) -> None:
@@ -236,7 +237,7 @@ class MethodSuite:
             if packs:
                 switch_implementation(model.base.backbone, register_wrapper("sdpa"))
                 enable_checkpointing(model.base.backbone)
-            results.append(_pass(model, batch_of(model.base, packs=packs)))
+            results.append(pass_of(model, batch_of(model.base, packs=packs)))
         torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
     def test_half_precision_gives_finite_gradients(self, family: str) -> None:
@@ -374,41 +375,6 @@ class MethodSuite:
         torch.testing.assert_close(
             scores_of(loaded, batch_of(loaded)), before, atol=self.tolerance, rtol=self.tolerance
         )
-
-
-def _own_parameters(model: AttachedModel) -> list[tuple[str, torch.nn.Parameter]]:
-    """What the method trains: every trainable parameter but the heads'."""
-    return [
-        (name, parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.numel() and not name.startswith(_HEADS)
-    ]
-
-
-def _pass(model: AttachedModel, batch: TaskBatch) -> dict[str, Any]:
-    """Losses and gradients of a training pass with the same noise each time."""
-    torch.manual_seed(3)
-    output = model(batch)
-    output.loss.backward()
-    return {n: p.grad for n, p in _own_parameters(model)} | {"losses": output.losses.detach()}
-
-
-def _reached(model: AttachedModel) -> set[str]:
-    """Names of the method's parameters whose gradient is not all zero."""
-    return {n for n, p in _own_parameters(model) if p.grad is not None and bool(p.grad.any())}
-
-
-def _frozen(model: AttachedModel) -> dict[str, Tensor]:
-    """Every tensor that training must not change."""
-    declared = {
-        value.data_ptr() for part in model.parts.values() for value in part.state().values()
-    }
-    tensors = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
-    return {
-        name: tensor.detach()
-        for name, tensor in [*tensors, *model.named_buffers()]
-        if tensor.data_ptr() not in declared
-    }
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
