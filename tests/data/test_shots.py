@@ -11,7 +11,7 @@ from peml.data.settings import TasksSettings, select_tasks
 from peml.data.sources import load_shots, load_source, load_task_data
 from peml.errors import ConfigError, DataError, ModelError
 from peml.models import check_task_types
-from peml.tasks import SOURCE_ROW, Task
+from peml.tasks import SOURCE_ROW, Shot, Task
 from peml.testing.tasks import tiny_family
 from tests.data.rows import write_jsonl
 from tests.tasks.examples import sentiment
@@ -104,7 +104,7 @@ def test_of_written_examples_the_first_are_taken(tmp_path: Path) -> None:
     file = tmp_path / "mood.yaml"
     file.write_text(task.model_dump_json(exclude_defaults=True))  # JSON is YAML
 
-    def chosen(shots: int) -> tuple[str, ...]:
+    def chosen(shots: int) -> tuple[str | Shot, ...]:
         (task,) = select_tasks(TasksSettings(files=(str(file),), shots=shots))
         return task.shots.examples
 

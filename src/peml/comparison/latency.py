@@ -111,7 +111,7 @@ def _time_one(
     since = time.perf_counter()
     task = base.tasks[task_id]
     if task.type.generates:
-        base.generate(batch, max_new_tokens=settings.longest(task), stop=task.stop)
+        base.generate(batch, max_new_tokens=settings.longest(task), stop=base.family.stops(task))
     else:
         base.predict(model(batch), batch, task_id).cpu()  # the copy waits for the device
     return time.perf_counter() - since

@@ -42,7 +42,11 @@ def show_answers(task: Task, rows: Rows, family: EncodesExamples) -> AnswerToken
     spelled = tuple(
         tuple(family.tokenizer.convert_ids_to_tokens(answer)) for answer in answers[:_SHOWN]
     )
-    return AnswerTokens(example.prompt[-_TAIL:], spelled, len(answers) - len(spelled))
+    prompt = example.prompt
+    if example.turns:
+        before = encoded.rows[0]["labels"][0].count(_IGNORED)
+        prompt = family.tokenizer.decode(encoded.rows[0]["input_ids"][0][:before])
+    return AnswerTokens(prompt[-_TAIL:], spelled, len(answers) - len(spelled))
 
 
 def nested_rows(split: EncodedSplit) -> list[int]:

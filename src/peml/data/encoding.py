@@ -50,6 +50,9 @@ class EncodesExamples(Protocol):
     def encode(self, task: Task, example: Example, purpose: Any) -> Sequence[Any]:
         """Sequences of one example."""
 
+    def chat_template(self, task: Task) -> str:
+        """The chat template that a task is asked through; empty without one."""
+
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
         """An answer that tokenising and decoding changes, and the changed text; else None."""
 
@@ -91,7 +94,7 @@ def encode_split(
 ) -> EncodedSplit:
     """Renders and tokenises every row, or opens the cached result.
 
-    The cache is keyed by the rows, the task, the tokenizer and the length limit.
+    The cache is keyed by the rows, the task, the tokenizer, the chat template and the length limit.
 
     Args:
         rows: Raw rows.
@@ -197,6 +200,7 @@ def _key(
         task.model_dump_json(exclude={"source", "development", "metrics", "description"}),
         f"{family.name} {family.version}",
         family.tokenizer_rules,
+        family.chat_template(task),
         str(family.max_length),
         purpose,
         json.dumps(weights),

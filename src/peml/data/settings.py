@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from peml.data.mixing import MixingSettings
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
-from peml.tasks import Shots, Task, join_suites, load_suite, load_task_file
+from peml.tasks import Chat, Shots, Task, join_suites, load_suite, load_task_file
 
 
 class TasksSettings(Settings):
@@ -43,6 +43,12 @@ class TasksSettings(Settings):
         description="Solved examples before every row of every task (few-shot), also in "
         "training; default: as each task defines. Text-to-text models only.",
         ge=0,
+    )
+    chat: bool | Chat | None = Field(
+        None,
+        description="Whether all tasks are asked through the tokenizer's chat template: true, "
+        "false, or {system: TEXT} for a system turn; default: as each task defines. Decoder-only "
+        "models with a chat template only.",
     )
     rows: int | None = Field(
         None,
@@ -99,7 +105,20 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
             allowed=f"one task or more of {', '.join(names)}",
             action="Shorten tasks.exclude.",
         )
-    return chosen if settings.shots is None else _with_shots(chosen, settings.shots)
+    if settings.shots is not None:
+        chosen = _with_shots(chosen, settings.shots)
+    return chosen if settings.chat is None else with_chat(chosen, settings.chat)
+
+
+def with_chat(tasks: tuple[Task, ...], chat: bool | Chat) -> tuple[Task, ...]:
+    """The tasks, asked through the chat template (True: as they define it), or not."""
+
+    def choose(task: Task) -> Chat | None:
+        if isinstance(chat, Chat):
+            return chat
+        return (task.chat or Chat()) if chat else None
+
+    return tuple(task.model_copy(update={"chat": choose(task)}) for task in tasks)
 
 
 def _with_shots(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:

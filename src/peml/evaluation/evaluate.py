@@ -193,7 +193,7 @@ def _generate(
         texts = base.generate(
             batch.to(base.device),
             max_new_tokens=settings.longest(task),
-            stop=task.stop,
+            stop=base.family.stops(task),
             gaps=[gaps[row] for row in rows],
         )
         for row, text in zip(rows, texts, strict=True):

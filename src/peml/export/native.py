@@ -84,6 +84,7 @@ def save_model(
         prefix = model.merge()
         beside = [*unmerged.values(), *contexts.values()]
         _refuse_not_finite(base, beside + ([] if prefix is None else [prefix.tensor]))
+        _name_ends(base)
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
         if prefix is not None:
@@ -113,6 +114,13 @@ def save_model(
         model.to("meta")
         loaded = load_saved(saved, device, trust_remote_code=base.settings.trust_remote_code)
         return check_agreement(trained, answers(loaded, probes), probes, loaded)
+
+
+def _name_ends(base: TaskModel) -> None:
+    """Names what ends the answers of a chat, so that other programs end a text there too."""
+    if all(task.chat is not None for task in base.tasks):
+        ends = [*base.family.spelling.ends, *(base.family.end_token(task) for task in base.tasks)]
+        base.backbone.generation_config.eos_token_id = list(dict.fromkeys(ends))
 
 
 def _refuse_not_finite(base: TaskModel, beside: Sequence[Tensor]) -> None:

@@ -268,16 +268,20 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
     return Backbone(model, family, settings)
 
 
-def identify_model(settings: ModelSettings, family: Family) -> dict[str, str]:
-    """Checksums that identify a base model: weights, config, tokenizer, end tokens."""
+def identify_model(
+    settings: ModelSettings, family: Family, tasks: Sequence[Task] = ()
+) -> dict[str, str]:
+    """Checksums that identify a base model, and its chat template if a task uses it."""
     location, revision = _location(settings), settings.revision
     config = read_source(location, "config.json", revision)
     relevant = {key: config[key] for key in sorted(config.keys() - _NOT_THE_MODELS)}
+    chats = {family.chat_template(task) for task in tasks if task.chat is not None}
     return {
         "weights": weights_checksum(location, revision),
         "config": _sha256(json.dumps(relevant)),
         "tokenizer": _sha256(family.tokenizer_rules),
         "end tokens": _sha256(repr(family.spelling.ends)),
+        **({"chat template": _sha256("".join(sorted(chats)))} if chats else {}),
     }
 
 
@@ -317,7 +321,7 @@ def enable_checkpointing(model: Any) -> None:
 
 
 def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
-    """Refuses tasks whose type the family can't do, and shots for families without prompts.
+    """Refuses tasks that the family can't do, and shots and chats where it reads none.
 
     Raises:
         ModelError: Names all tasks that don't fit.
@@ -341,6 +345,9 @@ def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
             allowed="shots for text-to-text models",
             action="set tasks.shots: 0, or choose a text-to-text model",
         )
+    for task in tasks:
+        if task.chat is not None:
+            family.check_chat(task)
     unfit = [task for task in tasks if task.type not in family.task_types]
     if not unfit:
         return

@@ -33,7 +33,7 @@ def identify(prepared: Prepared) -> Identity:
             )
             for item in prepared.loaded.data
         },
-        model=identify_model(prepared.config.model, prepared.family),
+        model=identify_model(prepared.config.model, prepared.family, prepared.tasks),
     )
 
 

@@ -1,5 +1,6 @@
 """Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
 
+from peml.tasks.chat import Chat, Turn, read_switch
 from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
@@ -19,6 +20,7 @@ from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_t
 from peml.tasks.task import (
     DevelopmentSplit,
     Scale,
+    Shot,
     Shots,
     Source,
     Splits,
@@ -33,6 +35,7 @@ __all__ = [
     "SOURCE_ROW",
     "Answer",
     "Averaging",
+    "Chat",
     "ClassReading",
     "Columns",
     "DevelopmentSplit",
@@ -40,6 +43,7 @@ __all__ = [
     "FieldKind",
     "Normalisation",
     "Scale",
+    "Shot",
     "Shots",
     "Source",
     "Splits",
@@ -47,6 +51,7 @@ __all__ = [
     "Task",
     "TaskRenderer",
     "TaskType",
+    "Turn",
     "explain_ambiguity",
     "find_loosely",
     "generate",
@@ -58,6 +63,7 @@ __all__ = [
     "read_boolean",
     "read_class",
     "read_label",
+    "read_switch",
     "right_option",
     "spell_number",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peml.tasks.chat import Turn
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -20,6 +22,7 @@ class Example:
             (`Task.answers_in_text`); else empty.
         context: Beginning of the prompt that the model holds as keys and values (`Task.context`);
             else empty.
+        turns: What a chat template is given instead of the prompt, if the task has a `chat`.
     """
 
     index: int
@@ -29,6 +32,7 @@ class Example:
     label: int | float | str
     answers: tuple[str, ...] = ()
     context: str = ""
+    turns: tuple[Turn, ...] = ()
 
     @property
     def gold(self) -> int | float | str | tuple[str, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from peml.errors import nearest
 from peml.settings import Settings
+from peml.tasks.chat import Chat, read_switch
 from peml.tasks.columns import Columns
 from peml.tasks.kinds import (
     BELONGING,
@@ -117,6 +118,13 @@ def _shortest(number: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
+class Shot(Settings):
+    """A solved example whose answer stands apart, so that it can be a turn of a chat."""
+
+    question: str = Field(description="The example, as a prompt shows it.")
+    answer: str = Field(description="Its answer.")
+
+
 class Shots(Settings):
     """Solved examples before each row in the prompt (few-shot)."""
 
@@ -132,8 +140,10 @@ class Shots(Settings):
         description="first: the first rows of the split; balanced: the first rows of each label "
         "in turn, so that every label is shown about equally often.",
     )
-    examples: tuple[str, ...] = Field(
-        (), description="Examples as texts, each with its answer, instead of rows."
+    examples: tuple[str | Shot, ...] = Field(
+        (),
+        description="Examples instead of rows: texts, each with its answer, or {question, answer}. "
+        "In a chat, the latter are earlier turns; texts stand in the user's last turn.",
     )
 
     @model_validator(mode="after")
@@ -182,6 +192,12 @@ class Task(Settings):
         "reading them before every row. A method with a context sets it.",
     )
     template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
+    chat: Annotated[Chat | None, BeforeValidator(read_switch)] = Field(
+        None,
+        description="Decoder-only models: ask through the tokenizer's chat template; `true`, or "
+        "{system: TEXT}. The rendered row is the user's turn, the answer the assistant's; header "
+        "and shots become the system turn and earlier turns. `tasks.chat` sets it for a run.",
+    )
     target: str | None = Field(
         None,
         description="Generation: Jinja2 template of the text to learn. It can use `label` and, if "

@@ -10,11 +10,12 @@ from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from peml.errors import DataError, TaskError, nearest
+from peml.tasks.chat import Turn
 from peml.tasks.example import Example
 from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_names, spell_number
 from peml.tasks.null import NULL, Null
-from peml.tasks.task import Shots, Task
+from peml.tasks.task import Shot, Shots, Task
 
 SOURCE_ROW = "_source_row"
 """Column with a row's number in its file (from 0), for messages."""
@@ -29,6 +30,12 @@ _FIELD_VARIABLES = {"option": ("option", "index"), "target": (_OPTIONS, "label",
 def join_answer(prompt: str, answer: str) -> str:
     """An answer as it follows its prompt: after a space, unless the prompt ends with one."""
     return answer if prompt.endswith((" ", "\n")) else f" {answer}"
+
+
+def _spell_shot(shot: str | Shot) -> str:
+    if isinstance(shot, str):
+        return shot
+    return shot.question + join_answer(shot.question, shot.answer)
 
 
 def _for_template(value: Any) -> Any:
@@ -69,7 +76,8 @@ class TaskRenderer:
     that a prompt can't contain the answer. An extra column without a value is none and prints as an
     empty text; whole numbers are integers.
 
-    A prompt is the task's header, its shots and the row's template, separated by blank lines.
+    A prompt is the task's header, its shots and the row's template, separated by blank lines. With
+    ``chat``, they are also given as turns.
 
     Raises:
         TaskError: A template is not valid Jinja2, or uses an unknown variable.
@@ -122,8 +130,10 @@ class TaskRenderer:
         except _RowError as problem:
             raise self._error(row, index, problem) from problem.__cause__
 
-    def render_solved(self, row: Mapping[str, Any], index: int) -> str:
+    def render_solved(self, row: Mapping[str, Any], index: int) -> str | Shot:
         """A row with its answer, to be shown before other rows; without header and shots.
+
+        One text, or in a chat the two apart.
 
         Raises:
             DataError: As :meth:`render`.
@@ -133,7 +143,8 @@ class TaskRenderer:
         answer = str(example.label)
         if example.options:
             answer = example.options[right_option(self.task, example)]
-        return example.prompt + join_answer(example.prompt, answer)
+        shot = Shot(question=example.prompt, answer=answer)
+        return shot if self.task.chat is not None else _spell_shot(shot)
 
     def _render(self, row: Mapping[str, Any], index: int, *, labelled: bool) -> Example:
         texts = {name: self._text(row, name) for name in self.task.columns.inputs}
@@ -145,14 +156,16 @@ class TaskRenderer:
             self._fill(field, template, variables) for field, template in self._segments
         )
         generates = self.task.type.generates
+        question = self._fill("template", self._prompt, variables)
         return Example(
             index=index,
             segments=segments or tuple(texts.values()),
-            prompt=self._whole_prompt(variables),
+            prompt=BETWEEN.join([*self._before(variables), question]),
             options=() if generates else options,
             label=self._label(row, choices, variables) if labelled else self._placeholder(),
             answers=self._answers(row, choices) if labelled else (),
             context=self.context() if self.task.context else "",
+            turns=self._turns(variables, question),
         )
 
     def context(self) -> str:
@@ -171,13 +184,23 @@ class TaskRenderer:
                 action="leave the columns out of the header, or choose a method without a context",
             ) from None
 
-    def _whole_prompt(self, variables: dict[str, Any]) -> str:
-        row = self._fill("template", self._prompt, variables)
-        return BETWEEN.join([*self._before(variables), row])
-
     def _before(self, variables: dict[str, Any]) -> list[str]:
-        header = [] if self._header is None else [self._fill("header", self._header, variables)]
-        return [*header, *self.task.shots.examples]
+        return [*self._opening(variables), *map(_spell_shot, self.task.shots.examples)]
+
+    def _opening(self, variables: dict[str, Any]) -> list[str]:
+        return [] if self._header is None else [self._fill("header", self._header, variables)]
+
+    def _turns(self, variables: dict[str, Any], question: str) -> tuple[Turn, ...]:
+        if self.task.chat is None:
+            return ()
+        shots, texts = [], []
+        for shot in self.task.shots.examples:
+            if isinstance(shot, str):
+                texts.append(shot)
+            else:
+                shots += [Turn("user", shot.question), Turn("assistant", shot.answer)]
+        header = "".join(self._opening(variables))
+        return tuple(self.task.chat.ask(BETWEEN.join([*texts, question]), header, tuple(shots)))
 
     def _compile_if_given(self, field: str, source: str | None) -> Template | None:
         return None if source is None else self._compile(field, source)

@@ -75,6 +75,8 @@ def _inspect(
         if hub or source is not None or task.source.hub is None:
             try:
                 fits = family is not None and task.type in family.task_types
+                if family is not None and task.chat is not None:
+                    family.check_chat(task)
                 found = inspect_task(task, source, or_hub=hub, family=family if fits else None)
                 cells = [*_describe(found, with_tokens=family is not None), "good"]
                 checked.append(found.data)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from peml.cli.options import TrustOption
 from peml.errors import TaskError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peml.tasks import Example, Task
 
 tasks_app = typer.Typer(help="List, show and check tasks and suites.", no_args_is_help=True)
 
@@ -52,6 +57,15 @@ def show_task(
         Split | None,
         typer.Option(help="Split of the rows; default: train, or reported if there is no train."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Show prompts as this model reads them, with its special tokens."),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Ask through the model's chat template, as tasks.chat: true."),
+    ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Show a suite's tasks, or one task in detail with rows as a model sees them.
 
@@ -59,9 +73,11 @@ def show_task(
       peml tasks show glue
       peml tasks show demo/topics --row 12
       peml tasks show demo/topics --row 3 --split reported
+      peml tasks show demo/topics --row 3 --model smollm2 --chat
     """
     from peml.cli.tasks.definitions import find, print_suite, print_task
     from peml.cli.tasks.rows import print_rows
+    from peml.data.settings import with_chat
     from peml.tasks import Suite
 
     console = Console()
@@ -74,8 +90,31 @@ def show_task(
             )
         print_suite(found, console)
         return
+    if chat and model is None:
+        raise TaskError(
+            "--chat shows a prompt as a model's chat template writes it, and no model is named",
+            action="name one: --model smollm2 --chat",
+        )
+    found = with_chat((found,), chat=True)[0] if chat else found
     print_task(found, console)
-    print_rows(found, source, row, split, console)
+    read = None if model is None else _reader(model, found, trusted=trust_remote_code)
+    print_rows(found, source, row, split, console, read=read)
+
+
+def _reader(model: str, task: Task, *, trusted: bool) -> Callable[[Task, Example], str]:
+    """Gives an example's prompt as a model reads it, special tokens included."""
+    from peml.models import ModelSettings, check_task_types, load_family
+    from peml.models.families.seam import read_back
+
+    family = load_family(ModelSettings(name=model, max_length=8, trust_remote_code=trusted))
+    family.max_length = 2**31  # nothing of what is shown is cut
+    check_task_types(family, [task])
+
+    def read(task: Task, example: Example) -> str:
+        sequence, *_ = family.encode(task, example, "generate")
+        return read_back(family.tokenizer, sequence.input_ids) + sequence.gap
+
+    return read
 
 
 @tasks_app.command("check")

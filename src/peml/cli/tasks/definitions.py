@@ -88,6 +88,7 @@ def print_task(task: Task, console: Console) -> None:
         "scores": ", ".join(task.scale.spell()) if task.scale is not None else "",
         "metrics": ", ".join(task.metrics),
         "shots": _describe_shots(task),
+        "chat": "" if task.chat is None else task.chat.system or "by the model's template",
         "header": task.header,
         "template": task.template,
         "target": task.target,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from rich.console import Console
@@ -21,6 +22,8 @@ def print_rows(
     row: int | None,
     split: Literal["train", "reported"] | None,
     console: Console,
+    *,
+    read: Callable[[Task, Example], str] | None = None,
 ) -> None:
     """Prints the first rows, or one.
 
@@ -30,6 +33,7 @@ def print_rows(
         row: Number of the row; None: the first three.
         split: Where they are from; None: train, or reported where there is no train split.
         console: Where.
+        read: The text that a model reads of an example; None: the prompt as it is rendered.
 
     Raises:
         TaskError: There is no such row.
@@ -50,11 +54,13 @@ def print_rows(
     renderer = TaskRenderer(load_shots(task, source))
     for number in shown:
         place = f"{split} row {number} ({origin})"
-        _print_example(task, renderer.render(rows[number], number), place, console)
+        example = renderer.render(rows[number], number)
+        prompt = example.prompt if read is None else read(renderer.task, example)
+        _print_example(task, example, prompt, place, console)
 
 
-def _print_example(task: Task, example: Example, place: str, console: Console) -> None:
-    lines = [example.prompt]
+def _print_example(task: Task, example: Example, prompt: str, place: str, console: Console) -> None:
+    lines = [prompt]
     if task.type.generates:
         lines.append(f"-> {example.label}")
     elif task.type.has_scale:

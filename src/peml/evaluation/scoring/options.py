@@ -92,10 +92,11 @@ def score_options(
     if task.type.has_scale:
         kind = "none"
     neutral = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
+    unscored = None if settings.end else base.family.end_token(task)
     for rows in _windows(split, tokens):
         fetched = split.rows.read(rows)
         options = [
-            _requests(base, ids, labels, task_id, end=settings.end)
+            _requests(base, ids, labels, task_id, unscored)
             for ids, labels in zip(fetched["input_ids"], fetched["labels"], strict=True)
         ]
         requests = [request for row in options for request in row]
@@ -116,14 +117,18 @@ def _windows(split: EncodedSplit, tokens: int) -> Iterator[np.ndarray[Any, Any]]
 
 
 def _requests(
-    base: TaskModel, ids: list[list[int]], labels: list[list[int]], task_id: int, *, end: bool
+    base: TaskModel,
+    ids: list[list[int]],
+    labels: list[list[int]],
+    task_id: int,
+    unscored: int | None,
 ) -> list[Request]:
-    """The options of one encoded row."""
+    """The options of one encoded row, without the token `unscored` at their ends."""
     requests = []
     for tokens, scored in zip(ids, labels, strict=True):
         option = [token for token in scored if token != -100]
         context = tokens if is_seq2seq(base) else tokens[: len(tokens) - len(option)]
-        if not end and option[-1] == base.family.tokenizer.eos_token_id:
+        if option[-1] == unscored:
             option = option[:-1]
         requests.append(Request(tuple(context), tuple(option), task_id))
     return requests
@@ -131,6 +136,7 @@ def _requests(
 
 def _unconditional(base: TaskModel, task: Task, prompt: str) -> tuple[int, ...]:
     """Tokens of the prompt that holds nothing of the row."""
-    example = Example(index=0, segments=(prompt,), prompt=prompt, options=(), label="")
+    turns = () if task.chat is None else tuple(task.chat.ask(prompt))
+    example = Example(0, (prompt,), prompt, options=(), label="", turns=turns)
     (sequence,) = base.family.encode(task, example, "generate")
     return tuple(sequence.input_ids)

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from peml.models.families.base import EncodedSequence, Family, ModelOutput, Purpose
     from peml.models.families.encoder import EncoderFamily
     from peml.models.families.registry import FAMILIES
+    from peml.models.families.seq2seq import Seq2SeqFamily
     from peml.models.families.spelling import Spelling
-    from peml.models.families.text import CausalFamily, Seq2SeqFamily, TextFamily
+    from peml.models.families.text import CausalFamily, TextFamily
 else:
     __getattr__ = hand_on(__name__)
 

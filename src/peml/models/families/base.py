@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
-from peml.errors import DataError
+from peml.errors import DataError, ModelError
 from peml.models.families.spelling import Spelling
 from peml.tasks import Example, Task, TaskType
 
@@ -133,6 +133,33 @@ class Family(ABC):
     def context_tokens(self, text: str) -> list[int]:
         """The tokens of a text that the model holds as keys and values (`holds_contexts`)."""
         raise NotImplementedError(f"the family {self.name!r} does not hold contexts")
+
+    def check_chat(self, task: Task) -> None:
+        """Refuses a task that this model can't be asked through a chat template.
+
+        Raises:
+            ModelError: The family has none, or the tokenizer's can't be used.
+        """
+        raise ModelError(
+            f"task {task.name!r} is asked through a chat template, and the family {self.name!r} "
+            "reads no chats",
+            allowed="decoder-only models whose tokenizer has a chat template",
+            action="set tasks.chat: false, or choose a chat model",
+        )
+
+    def chat_template(self, task: Task) -> str:
+        """The chat template that a task is asked through; empty without one."""
+        return ""
+
+    def end_token(self, task: Task) -> int:
+        """The token that ends an answer of a task; of text-to-text families."""
+        end: int = self.tokenizer.eos_token_id
+        return end
+
+    def stops(self, task: Task) -> tuple[str, ...]:
+        """The task's stop strings, and its end token if the model's files don't name it."""
+        end = self.end_token(task)
+        return task.stop if end in self.spelling.ends else (*task.stop, self.spelling.special[end])
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
         """An answer that the tokenizer changes, and the changed text; None if it changes none.

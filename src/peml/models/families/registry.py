@@ -15,7 +15,7 @@ FAMILIES: Registry[type[Family]] = Registry(
     {
         "causal": "peml.models.families.text:CausalFamily",
         "encoder": "peml.models.families.encoder:EncoderFamily",
-        "seq2seq": "peml.models.families.text:Seq2SeqFamily",
+        "seq2seq": "peml.models.families.seq2seq:Seq2SeqFamily",
     },
     own_name=lambda family: family.name,
 )

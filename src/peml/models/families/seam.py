@@ -11,6 +11,7 @@ tokenised together, and the answer's tokens are those after the prompt's::
 
 This is the rule of lm-evaluation-harness (``TemplateLM._encode_pair`` and ``HFLM.tok_encode``). As
 there, only the number of the prompt's tokens is used, so the context is the same for all answers.
+`ChatSeam` (``chat.py``) does the same for chats, by the tokenizer's chat template.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from peml.errors import DataError, ModelError
-from peml.tasks import join_answer
+from peml.tasks import Example, join_answer
 
 
 def trailing_space(prompt: str) -> str:
@@ -94,17 +95,27 @@ class Seam:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.end: int = tokenizer.eos_token_id
 
-    def context(self, prompt: str) -> list[int]:
+    def gap(self, example: Example) -> str:
+        """White space at the prompt's end, with which an answer begins."""
+        return trailing_space(example.prompt)
+
+    def context(self, example: Example) -> list[int]:
+        """The tokens of an example's prompt."""
+        return self.tokens(example.prompt)
+
+    def tokens(self, prompt: str) -> list[int]:
         """A prompt's tokens; at least a start token."""
         return self._context(self._encode([prompt.rstrip()])[0])
 
-    def split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    def split(self, example: Example, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """A prompt's tokens, and those of each answer after it.
 
         Raises:
             DataError: The prompt is empty, and the tokenizer has no start or end token.
         """
+        prompt = example.prompt
         joined = [prompt + join_answer(prompt, answer) for answer in answers]
         before, *wholes = self._encode([prompt.rstrip(), *joined])
         context = self._context(before)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -28,13 +28,11 @@ from peml.models.families.base import (
     refuse_equal_tokens,
     refuse_no_tokens,
 )
+from peml.models.families.chat import Seams
 from peml.models.families.decoding import decode
 from peml.models.families.seam import (
-    Seam,
-    find_frame,
     is_altered,
     read_back,
-    start_token,
     trailing_space,
 )
 from peml.models.logits import Positions
@@ -60,35 +58,39 @@ class TextFamily(Family):
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """One sequence (train, generate), or one per option (score)."""
         if purpose == "generate":
-            return [self._prompt(example.prompt)]
+            return [self._prompt(task, example)]
         if task.type.generates:
             self.spelling.refuse_frame(str(example.label))
-            return [self._text(example.prompt, str(example.label))]
+            return [self._text(task, example, str(example.label))]
         right = right_option(task, example)
         chosen = [right] if purpose == "train" else list(range(len(example.options)))
-        return self._options(example, chosen, right)
+        return self._options(task, example, chosen, right)
 
     @abstractmethod
-    def _prompt(self, prompt: str) -> EncodedSequence: ...
+    def _prompt(self, task: Task, example: Example) -> EncodedSequence: ...
 
     @abstractmethod
-    def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    def _split(
+        self, task: Task, example: Example, answers: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
         """Tokens of a prompt and of answers to it, before cutting and without end token."""
 
     @abstractmethod
-    def _text(self, prompt: str, target: str) -> EncodedSequence:
+    def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
         """A prompt and its target text; either is cut if it is too long."""
 
     @abstractmethod
     def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
         """Answers after their prompt; only an answer that alone is too long is cut."""
 
-    def _options(self, example: Example, chosen: list[int], right: int) -> list[EncodedSequence]:
+    def _options(
+        self, task: Task, example: Example, chosen: list[int], right: int
+    ) -> list[EncodedSequence]:
         """The chosen options after the prompt; new sets of options are all compared first."""
-        compared = (example.options, trailing_space(example.prompt))
+        compared = (example.options, bool(example.turns), trailing_space(example.prompt))
         encoded = chosen if compared == self._compared else list(range(len(example.options)))
         texts = [example.options[number] for number in encoded]
-        context, answers = self._split(example.prompt, texts)
+        context, answers = self._split(task, example, texts)
         spelled = [read_back(self.tokenizer, answer) for answer in answers]
         for number, text, decoded in zip(encoded, texts, spelled, strict=True):
             if not decoded.strip():
@@ -96,7 +98,8 @@ class TextFamily(Family):
         refuse_equal_tokens(texts, answers, self.tokenizer)
         self._compared = compared
         places = [encoded.index(number) for number in chosen]
-        sequences = self._fit_options(context, [self._close(answers[place]) for place in places])
+        closed = [self._close(task, answers[place]) for place in places]
+        sequences = self._fit_options(context, closed)
         return [
             replace(
                 sequence,
@@ -106,8 +109,8 @@ class TextFamily(Family):
             for sequence, number, place in zip(sequences, chosen, places, strict=True)
         ]
 
-    def _close(self, answer: list[int]) -> list[int]:
-        return [*answer, self.tokenizer.eos_token_id]
+    def _close(self, task: Task, answer: list[int]) -> list[int]:
+        return [*answer, self.end_token(task)]
 
     def _is_altered(self, target: str, answer: list[int]) -> bool:
         return is_altered(target, read_back(self.tokenizer, answer))
@@ -123,7 +126,7 @@ class TextFamily(Family):
         """The first answer of an example that the tokenizer changes, and the changed text."""
         generates = task.type.generates
         texts = [str(example.label)] if generates else list(example.options)
-        _, answers = self._split(example.prompt, texts)
+        _, answers = self._split(task, example, texts)
         pairs = [(t, read_back(self.tokenizer, a)) for t, a in zip(texts, answers, strict=True)]
         return next((pair for pair in pairs if is_altered(*pair)), None)
 
@@ -228,12 +231,24 @@ class CausalFamily(TextFamily):
         self._held: tuple[str, list[int]] = ("", [])
 
     @cached_property
-    def _seam(self) -> Seam:
-        return Seam(self.tokenizer)
+    def _seams(self) -> Seams:
+        return Seams(self.tokenizer, self.spelling)
+
+    def check_chat(self, task: Task) -> None:
+        """Refuses tokenizers without a chat template; see `Family.check_chat`."""
+        self._seams.check_chat(task)
+
+    def chat_template(self, task: Task) -> str:
+        """The template with its fixed dates."""
+        return "" if task.chat is None else self._seams.chat(task.chat).template
+
+    def end_token(self, task: Task) -> int:
+        """The tokenizer's end token; in a chat, what ends the assistant's turn."""
+        return self._seams.of(task).end
 
     def context_tokens(self, text: str) -> list[int]:
         """The tokens of a context, which are the first tokens of every prompt that begins so."""
-        return self._seam.context(text)
+        return self._seams.plain.tokens(text)
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """Without the tokens of the context, if the model holds one."""
@@ -258,18 +273,21 @@ class CausalFamily(TextFamily):
             )
         return ids[len(held) :]
 
-    def _prompt(self, prompt: str) -> EncodedSequence:
-        ids = self._behind_context(self._seam.context(prompt))
+    def _prompt(self, task: Task, example: Example) -> EncodedSequence:
+        seam = self._seams.of(task)
+        ids = self._behind_context(seam.context(example))
         fitted = self._fit(ids, self.max_length)
-        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted), gap=trailing_space(prompt))
+        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted), gap=seam.gap(example))
 
-    def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        ids, tokens = self._seam.split(prompt, answers)
+    def _split(
+        self, task: Task, example: Example, answers: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        ids, tokens = self._seams.of(task).split(example, answers)
         return self._behind_context(ids), tokens
 
-    def _text(self, prompt: str, target: str) -> EncodedSequence:
-        ids, (answer,) = self._split(prompt, [target])
-        closed = self._close(answer)
+    def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
+        ids, (answer,) = self._split(task, example, [target])
+        closed = self._close(task, answer)
         # The target has priority, but the prompt keeps at least a quarter of the length.
         target_ids = closed[: self.max_length - min(len(ids), self.max_length // 4)]
         fitted = self._fit(ids, self.max_length - len(target_ids))
@@ -310,73 +328,6 @@ class CausalFamily(TextFamily):
         inputs = build_inputs(model, batch, prompt, padded_left=True)
         # For input embeddings, Transformers returns the new tokens only.
         return inputs, batch.input_ids.shape[1] if prompt is None else 0
-
-
-class Seq2SeqFamily(TextFamily):
-    """Encoder-decoder models: the encoder reads the prompt, the decoder writes the target."""
-
-    name: ClassVar[str] = "seq2seq"
-    auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
-
-    @classmethod
-    def fits(cls, config: Any) -> bool:
-        """Models with an encoder and a decoder."""
-        return bool(getattr(config, "is_encoder_decoder", False))
-
-    def _prompt(self, prompt: str) -> EncodedSequence:
-        return self._source(self._source_ids(prompt))
-
-    def _source(self, ids: list[int]) -> EncodedSequence:
-        fitted = self._fit(ids, self.max_length)
-        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted))
-
-    def _split(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """The decoder's target is tokenised separately from the prompt."""
-        targets = self.tokenizer(text_target=list(answers), add_special_tokens=False, verbose=False)
-        return self._source_ids(prompt), targets["input_ids"]
-
-    def _source_ids(self, prompt: str) -> list[int]:
-        ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
-        return ids or [start_token(self.tokenizer)]
-
-    @cached_property
-    def _target_frame(self) -> tuple[list[int], list[int]]:
-        return find_frame(self.tokenizer, "text_target")
-
-    def _close(self, answer: list[int]) -> list[int]:
-        start, end = self._target_frame
-        closed = [*start, *answer, *end]
-        return closed if end[-1:] == [self.tokenizer.eos_token_id] else super()._close(closed)
-
-    def _text(self, prompt: str, target: str) -> EncodedSequence:
-        ids, (answer,) = self._split(prompt, [target])
-        sequence = self._targeted(self._source(ids), self._close(answer))
-        return replace(sequence, altered=self._is_altered(target, answer))
-
-    def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
-        source = self._source(context)
-        return [self._targeted(source, answer) for answer in answers]
-
-    def _targeted(self, source: EncodedSequence, answer: list[int]) -> EncodedSequence:
-        labels = answer[: self.max_length]
-        return replace(source, labels=labels, cut=source.cut + len(answer) - len(labels))
-
-    def _target_losses(
-        self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        labels = cast(Tensor, batch.labels)
-        rows, places = batch.scored()
-        # Shifted here, since with `labels` the model would compute a second, unused loss.
-        shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
-        inputs = build_inputs(model, batch, prompt)
-        positions = Positions(rows, places, everywhere=self.logits_everywhere)
-        inputs["decoder_input_ids"] = shifted
-        return positions.nll(model, labels[rows, places], **inputs, use_cache=False), rows
-
-    def _generation_inputs(
-        self, model: Any, batch: TaskBatch, prompt: Tensor | None
-    ) -> tuple[dict[str, Tensor], int]:
-        return build_inputs(model, batch, prompt), 1  # the decoder's start token
 
 
 def _joined(context: list[int], answer: list[int], cut: int) -> EncodedSequence:

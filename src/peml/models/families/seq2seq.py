@@ -1,0 +1,88 @@
+"""Encoder-decoder models: the encoder reads the prompt, the decoder writes the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM
+
+from peml.data.batch import TaskBatch
+from peml.models.families.base import EncodedSequence
+from peml.models.families.seam import find_frame, start_token
+from peml.models.families.text import TextFamily
+from peml.models.logits import Positions
+from peml.models.prompt import build_inputs
+from peml.tasks import Example, Task
+
+
+class Seq2SeqFamily(TextFamily):
+    """Encoder-decoder models: the encoder reads the prompt, the decoder writes the target."""
+
+    name: ClassVar[str] = "seq2seq"
+    auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+
+    @classmethod
+    def fits(cls, config: Any) -> bool:
+        """Models with an encoder and a decoder."""
+        return bool(getattr(config, "is_encoder_decoder", False))
+
+    def _prompt(self, task: Task, example: Example) -> EncodedSequence:
+        return self._source(self._source_ids(example.prompt))
+
+    def _source(self, ids: list[int]) -> EncodedSequence:
+        fitted = self._fit(ids, self.max_length)
+        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted))
+
+    def _split(
+        self, task: Task, example: Example, answers: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """The decoder's target is tokenised separately from the prompt."""
+        targets = self.tokenizer(text_target=list(answers), add_special_tokens=False, verbose=False)
+        return self._source_ids(example.prompt), targets["input_ids"]
+
+    def _source_ids(self, prompt: str) -> list[int]:
+        ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
+        return ids or [start_token(self.tokenizer)]
+
+    @cached_property
+    def _target_frame(self) -> tuple[list[int], list[int]]:
+        return find_frame(self.tokenizer, "text_target")
+
+    def _close(self, task: Task, answer: list[int]) -> list[int]:
+        start, end = self._target_frame
+        closed = [*start, *answer, *end]
+        return closed if end[-1:] == [self.tokenizer.eos_token_id] else super()._close(task, closed)
+
+    def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
+        ids, (answer,) = self._split(task, example, [target])
+        sequence = self._targeted(self._source(ids), self._close(task, answer))
+        return replace(sequence, altered=self._is_altered(target, answer))
+
+    def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
+        source = self._source(context)
+        return [self._targeted(source, answer) for answer in answers]
+
+    def _targeted(self, source: EncodedSequence, answer: list[int]) -> EncodedSequence:
+        labels = answer[: self.max_length]
+        return replace(source, labels=labels, cut=source.cut + len(answer) - len(labels))
+
+    def _target_losses(
+        self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        labels = cast(Tensor, batch.labels)
+        rows, places = batch.scored()
+        # Shifted here, since with `labels` the model would compute a second, unused loss.
+        shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
+        inputs = build_inputs(model, batch, prompt)
+        positions = Positions(rows, places, everywhere=self.logits_everywhere)
+        inputs["decoder_input_ids"] = shifted
+        return positions.nll(model, labels[rows, places], **inputs, use_cache=False), rows
+
+    def _generation_inputs(
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None
+    ) -> tuple[dict[str, Tensor], int]:
+        return build_inputs(model, batch, prompt), 1  # the decoder's start token
