@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peml.errors import DataError
-from peml.tasks import Columns
+from peml.tasks import Columns, Task, split_row
 
 
 def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> dict[str, Any]:
@@ -27,6 +27,26 @@ def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> 
             f"{where}: {error}.",
             allowed="each column once in a row, and objects in objects some levels deep",
             action="Correct the row.",
+        ) from error
+
+
+def plain_row(
+    row: Mapping[str, Any], task: Task, where: str, *, labelled: bool = True
+) -> dict[str, Any]:
+    """`flat_row`, whose conversation is split where the task's rows have one (`Task.format`).
+
+    Raises:
+        DataError: As `flat_row`, or the conversation can't be used.
+    """
+    flat = flat_row(row, task.columns, where)
+    try:
+        return split_row(task.format, flat, labelled=labelled)
+    except ValueError as error:
+        raise DataError(
+            f"{where}: {error}.",
+            allowed="turns with a text each: the system's first if at all, then the user's and the "
+            "assistant's, whose answer is last",
+            action="Correct the row, or leave it out.",
         ) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile, read_schema
 
-from peml.data.fields import flat_row
+from peml.data.fields import plain_row
 from peml.data.lines import check_file, is_csv, read_rows, unreadable
 from peml.data.mapped import BATCH, cache_folder, in_batches
 from peml.data.rows import Rows
@@ -24,7 +25,7 @@ from peml.data.stored_names import stored_names
 from peml.data.tables import content_key, find_columns, needed_table
 from peml.data.task_columns import TaskColumns, needed_fields
 from peml.errors import DataError
-from peml.tasks import SOURCE_ROW, Columns, Task
+from peml.tasks import SOURCE_ROW, Task
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
@@ -50,7 +51,8 @@ def read_file(path: Path, task: Task) -> Rows:
     with _reading(path), path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     columns = task.columns.model_dump_json()
-    parts = (_FORMAT, path.suffix, content, columns, task.type, task.labels, task.target is None)
+    kind = (task.type, task.labels, task.target is None, task.format)
+    parts = (_FORMAT, path.suffix, content, columns, *kind)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
         return Rows.of_table(_read_whole(path, task), key)
@@ -77,7 +79,8 @@ def _open(
     path: Path, task: Task, *, labelled: bool = True
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """A file's columns, once all rows were seen, and its rows."""
-    return (_open_parquet if path.suffix == ".parquet" else _open_text)(path, task, labelled)
+    tabular = path.suffix == ".parquet" and not task.is_conversation
+    return (_open_parquet if tabular else _open_text)(path, task, labelled)
 
 
 @contextmanager
@@ -94,6 +97,8 @@ def needed_rows(rows: Rows, task: Task, where: str) -> Rows:
     Raises:
         DataError: A column is missing, or holds what only its library can read.
     """
+    if task.is_conversation:
+        return _split_rows(rows, task, where)
     table = needed_table(rows.table, needed_fields(task), task, where)
     stored = stored_names(rows.table.schema, task.columns, where)
     columns = TaskColumns(task, where, stored=stored)
@@ -103,14 +108,38 @@ def needed_rows(rows: Rows, task: Task, where: str) -> Rows:
     return Rows.of_table(_numbered(table, 0), content_key(table))
 
 
-def flat_rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and flat content of each row of a JSONL or CSV file.
+def _split_rows(rows: Rows, task: Task, where: str) -> Rows:
+    """`needed_rows` of conversations, which Arrow holds as lists of structs."""
+    columns = TaskColumns(task, where)
+    found = [(f"row {number} (from 0)", row) for number, row in enumerate(rows.table.to_pylist())]
+    split = [(place, plain_row(row, task, f"{where}, {place}")) for place, row in found]
+    for place, row in split:
+        columns.see(row, place)
+    columns.finish()
+    table = pa.Table.from_pylist([columns.read(row) for _, row in split], columns.schema)
+    return Rows.of_table(_numbered(table, 0), content_key(table))
+
+
+def flat_rows(
+    path: Path, task: Task, *, labelled: bool = True
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place (for messages) and flat content of each row of a file.
 
     Raises:
         DataError: A line is no row. The message names file and line.
     """
-    for line, row in read_rows(path):
-        yield line, flat_row(row, columns, f"{path}, line {line}")
+    for place, row in _placed_rows(path):
+        yield place, plain_row(row, task, f"{path}, {place}", labelled=labelled)
+
+
+def _placed_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix != ".parquet":
+        yield from ((f"line {line}", row) for line, row in read_rows(path))
+        return
+    with _reading(path), ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=BATCH)
+        rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+        yield from ((f"row {number} (from 0)", row) for number, row in enumerate(rows))
 
 
 def _open_text(
@@ -118,14 +147,14 @@ def _open_text(
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     columns = TaskColumns(task, str(path), labelled=labelled, typed=not is_csv(path))
     count = 0
-    for line, row in flat_rows(path, task.columns):
-        columns.see(row, f"line {line}")
+    for place, row in flat_rows(path, task, labelled=labelled):
+        columns.see(row, place)
         count += 1
     if not count:
         raise DataError(f"{path} has no rows.", allowed="one row or more", action="Check the file.")
     columns.finish()
     schema = columns.schema.append(_NUMBER)
-    rows = (row for _, row in flat_rows(path, task.columns))
+    rows = (row for _, row in flat_rows(path, task, labelled=labelled))
     typed = ({**columns.read(row), SOURCE_ROW: number} for number, row in enumerate(rows))
     return schema, in_batches(typed, schema)
 

@@ -105,6 +105,14 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
             allowed=f"one task or more of {', '.join(names)}",
             action="Shorten tasks.exclude.",
         )
+    turns = [task.name for task in chosen if task.is_conversation]
+    if turns and (settings.shots or settings.chat is False):
+        field = "shots" if settings.shots else "chat: false"
+        raise ConfigError(
+            f"tasks.{field} doesn't go with {', '.join(turns)}, whose rows are conversations",
+            allowed="conversations through the chat template, with the turns they have",
+            action="leave it out, or leave these tasks out (tasks.exclude)",
+        )
     if settings.shots is not None:
         chosen = _with_shots(chosen, settings.shots)
     return chosen if settings.chat is None else with_chat(chosen, settings.chat)

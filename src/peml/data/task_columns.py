@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from peml.data.columns import ClassColumn, Column, ColumnError
-from peml.data.fields import flat_row
+from peml.data.fields import plain_row
 from peml.data.kinds import (
     ANY_KIND,
     Parse,
@@ -170,7 +170,7 @@ def read_list(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, A
     columns = TaskColumns(task, "", labelled=False)
     flat = []
     for number, row in enumerate(rows):
-        flat.append(flat_row(row, task.columns, _row(number)))
+        flat.append(plain_row(row, task, _row(number), labelled=False))
         columns.see(flat[-1], _row(number))
     columns.finish()
     return [columns.read(row) for row in flat]

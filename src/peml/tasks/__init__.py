@@ -1,10 +1,11 @@
 """Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
 
-from peml.tasks.chat import Chat, Turn, read_switch
+from peml.tasks.chat import Chat, Shot, Turn, read_switch
 from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
+from peml.tasks.instructions import split_row
 from peml.tasks.kinds import (
     LOWER_IS_BETTER,
     METRICS,
@@ -20,7 +21,6 @@ from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_t
 from peml.tasks.task import (
     DevelopmentSplit,
     Scale,
-    Shot,
     Shots,
     Source,
     Splits,
@@ -66,4 +66,5 @@ __all__ = [
     "read_switch",
     "right_option",
     "spell_number",
+    "split_row",
 ]

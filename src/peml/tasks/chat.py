@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,13 @@ class Turn:
 
     role: Role
     content: str
+
+
+class Shot(Settings):
+    """A solved example whose answer stands apart, so that it can be a turn of a chat."""
+
+    question: str = Field(description="The example, as a prompt shows it.")
+    answer: str = Field(description="Its answer.")
 
 
 class Chat(Settings):
@@ -37,7 +45,7 @@ class Chat(Settings):
         description="Values for the chat template, such as {enable_thinking: false}.",
     )
 
-    def ask(self, text: str, header: str | None = None, shots: tuple[Turn, ...] = ()) -> list[Turn]:
+    def ask(self, text: str, header: str | None = None, shots: Sequence[Turn] = ()) -> list[Turn]:
         """The turns in front of an answer.
 
         Args:
@@ -45,9 +53,14 @@ class Chat(Settings):
             header: Added to the system turn.
             shots: Earlier turns.
         """
-        system = "\n\n".join(part for part in (self.system, header) if part)
+        return self.open([*shots, Turn("user", text)], header)
+
+    def open(self, turns: Sequence[Turn], header: str | None = None) -> list[Turn]:
+        """Turns with the system's text in front, and a header, before what their own turn says."""
+        own = [turn.content for turn in turns[:1] if turn.role == "system"]
+        system = "\n\n".join(part for part in (self.system, header, *own) if part)
         start = [Turn("system", system)] if system else []
-        return [*start, *shots, Turn("user", text)]
+        return [*start, *turns[len(own) :]]
 
 
 def read_switch(value: object) -> object:

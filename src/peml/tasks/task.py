@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from peml.errors import nearest
 from peml.settings import Settings
-from peml.tasks.chat import Chat, read_switch
+from peml.tasks.chat import Chat, Shot, read_switch
 from peml.tasks.columns import Columns
+from peml.tasks.instructions import Form, fill_in, is_conversation
 from peml.tasks.kinds import (
     BELONGING,
     BINARY,
@@ -118,13 +119,6 @@ def _shortest(number: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
-class Shot(Settings):
-    """A solved example whose answer stands apart, so that it can be a turn of a chat."""
-
-    question: str = Field(description="The example, as a prompt shows it.")
-    answer: str = Field(description="Its answer.")
-
-
 class Shots(Settings):
     """Solved examples before each row in the prompt (few-shot)."""
 
@@ -176,6 +170,13 @@ class Task(Settings):
     )
     type: TaskType = Field(description="Kind of task.")
     source: Source = Field(description="Where the rows come from.")
+    format: Form | None = Field(
+        None,
+        description="Instruction data, without a template: `messages` (a list of {role, content}), "
+        "`sharegpt` (`conversations`, a list of {from, value}) or `alpaca` (instruction, input, "
+        "output). A generation task, asked through the chat template; of a conversation, the last "
+        "answer is learnt. columns.aliases gives columns of other names.",
+    )
     splits: Splits = Field(default_factory=Splits, description="Splits of the source.")
     columns: Columns = Field(description="Meaning of the columns.")
     header: str | None = Field(
@@ -246,9 +247,15 @@ class Task(Settings):
         default_factory=DevelopmentSplit, description="Development split, taken from train."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, definition: object) -> object:
+        return fill_in(definition) if isinstance(definition, dict) else definition
+
     @model_validator(mode="after")
     def _fits_its_type(self) -> Task:
         problems = [
+            *self._conversation_problems(),
             *self._foreign_problems(),
             *self._label_problems(),
             *self._column_problems(),
@@ -267,6 +274,16 @@ class Task(Settings):
             given = getattr(owner, name.removeprefix("columns."))
             if given not in (None, ()) and name not in self.type.settings:
                 problems.append(f"{name}: a {self.type} task {why}")
+        return problems
+
+    def _conversation_problems(self) -> list[str]:
+        if not self.is_conversation:
+            return []
+        problems = []
+        if self.chat is None:
+            problems.append(f"chat: needed for format {self.format}, whose rows are turns")
+        if self.shots.count or self.shots.examples:
+            problems.append(f"shots: rows of format {self.format} have earlier turns of their own")
         return problems
 
     def _label_problems(self) -> list[str]:
@@ -361,6 +378,11 @@ class Task(Settings):
         if self.answers_in_text and self.option is not None:
             problems.append("option: span metrics compare the original texts; remove it")
         return problems
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether a row is a list of turns, the last of which is learnt."""
+        return is_conversation(self.format)
 
     @property
     def answers_in_text(self) -> bool:

@@ -10,12 +10,13 @@ from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from peml.errors import DataError, TaskError, nearest
-from peml.tasks.chat import Turn
+from peml.tasks.chat import Shot, Turn
 from peml.tasks.example import Example
+from peml.tasks.instructions import read_turns
 from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_names, spell_number
 from peml.tasks.null import NULL, Null
-from peml.tasks.task import Shot, Shots, Task
+from peml.tasks.task import Shots, Task
 
 SOURCE_ROW = "_source_row"
 """Column with a row's number in its file (from 0), for messages."""
@@ -193,14 +194,17 @@ class TaskRenderer:
     def _turns(self, variables: dict[str, Any], question: str) -> tuple[Turn, ...]:
         if self.task.chat is None:
             return ()
+        header = "".join(self._opening(variables))
+        if self.task.is_conversation:
+            turns = read_turns(variables[self.task.columns.inputs[0]])
+            return tuple(self.task.chat.open(turns, header))
         shots, texts = [], []
         for shot in self.task.shots.examples:
             if isinstance(shot, str):
                 texts.append(shot)
             else:
                 shots += [Turn("user", shot.question), Turn("assistant", shot.answer)]
-        header = "".join(self._opening(variables))
-        return tuple(self.task.chat.ask(BETWEEN.join([*texts, question]), header, tuple(shots)))
+        return tuple(self.task.chat.ask(BETWEEN.join([*texts, question]), header, shots))
 
     def _compile_if_given(self, field: str, source: str | None) -> Template | None:
         return None if source is None else self._compile(field, source)

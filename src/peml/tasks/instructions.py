@@ -1,0 +1,123 @@
+"""Instruction data in its usual forms: what a task of such a form needs no words for.
+
+A conversation is trained on its last answer; all turns before are the prompt. Its rows get two
+texts: the turns as JSON, and the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from peml.tasks.chat import Role, Turn
+
+Form = Literal["messages", "sharegpt", "alpaca"]
+
+ANSWER = "answer"
+"""The column that a conversation's last answer is put into."""
+
+
+class _Names(NamedTuple):
+    """What a form calls a turn's parts, and who speaks."""
+
+    column: str
+    role: str
+    content: str
+    roles: Mapping[object, Role]
+
+
+_MESSAGES: Mapping[object, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+_CONVERSATIONS: Mapping[object, _Names] = MappingProxyType(
+    {
+        "messages": _Names("messages", "role", "content", _MESSAGES),
+        "sharegpt": _Names(
+            "conversations", "from", "value", {**_MESSAGES, "human": "user", "gpt": "assistant"}
+        ),
+    }
+)
+_ALPACA = {
+    "columns": {"inputs": ["instruction"], "extra": ["input"], "label": "output"},
+    "template": "{{ instruction }}{% if input %}\n\n{{ input }}{% endif %}",
+}
+
+
+def is_conversation(form: Form | None) -> bool:
+    """Whether rows of a form hold a list of turns."""
+    return form in _CONVERSATIONS
+
+
+def fill_in(definition: dict[str, Any]) -> dict[str, Any]:
+    """A task's definition with what its form says of fields that it leaves open."""
+    form = definition.get("format")
+    filled: dict[str, Any] = {"type": "generation", "metrics": ["rouge_l"], "chat": {}}
+    if form == "alpaca":
+        filled |= _ALPACA
+    elif form in _CONVERSATIONS:
+        column = _CONVERSATIONS[form].column
+        filled |= {
+            "columns": {"inputs": [column], "label": ANSWER},
+            "template": f"{{{{ {column} }}}}",
+        }
+    else:
+        return definition
+    given = definition.get("columns")
+    if isinstance(given, dict):
+        filled["columns"] = {**filled["columns"], **given}
+    return {**filled, **definition, "columns": filled["columns"]}
+
+
+def split_row(form: Form | None, row: dict[str, Any], *, labelled: bool = True) -> dict[str, Any]:
+    """A row whose conversation is split into the turns before the last answer, and that answer.
+
+    Args:
+        form: The task's; rows of other forms are returned as they are.
+        row: Its fields.
+        labelled: False for rows to predict, which needn't have the answer.
+
+    Raises:
+        ValueError: The conversation is none.
+    """
+    if form not in _CONVERSATIONS:
+        return row
+    names = _CONVERSATIONS[form]
+    value = row.get(names.column)
+    if value is None or isinstance(value, str):  # missing, or split already
+        return row
+    turns = _read(value, names)
+    ends = bool(turns) and turns[-1].role == "assistant"
+    if labelled and not ends:
+        raise ValueError("the conversation doesn't end with an answer of the assistant")
+    before = turns[:-1] if ends else turns
+    if not before or before[-1].role != "user":
+        raise ValueError("the conversation has no turn of the user in front of the last answer")
+    for number, turn in enumerate(before[1:], start=1):
+        if turn.role == "system":
+            raise ValueError(f"turn {number} (from 0) is the system's, which can only come first")
+    text = json.dumps([[turn.role, turn.content] for turn in before], ensure_ascii=False)
+    return {**row, names.column: text} | ({ANSWER: turns[-1].content} if ends else {})
+
+
+def read_turns(text: str) -> list[Turn]:
+    """The turns that `split_row` put into a text."""
+    return [Turn(role, content) for role, content in json.loads(text)]
+
+
+def _read(value: Any, names: _Names) -> list[Turn]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not a list of turns")
+    turns = []
+    for number, turn in enumerate(value):
+        where = f"turn {number} (from 0)"
+        if not isinstance(turn, Mapping):
+            raise ValueError(f"{where}: {turn!r} is not an object with {names.role}")
+        role, content = turn.get(names.role), turn.get(names.content)
+        if not isinstance(role, str) or role not in names.roles:
+            raise ValueError(
+                f"{where}: {names.role} is {role!r}, not {' or '.join(map(str, names.roles))}"
+            )
+        if not isinstance(content, str) or not content.strip():
+            raise ValueError(f"{where}: {names.content} is {content!r}, not a text")
+        turns.append(Turn(names.roles[role], content))
+    return turns

@@ -1,0 +1,140 @@
+"""Instruction data in its usual forms becomes tasks without a template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from peml.data.files import needed_rows, read_file, read_unlabelled
+from peml.data.rows import Rows
+from peml.data.settings import TasksSettings, select_tasks
+from peml.data.task_columns import read_list
+from peml.errors import ConfigError, DataError
+from peml.tasks import Task, TaskRenderer
+from tests.data.rows import write_jsonl
+
+MESSAGES: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "And?"},
+    {"role": "assistant", "content": "No."},
+]
+SHARED = [
+    {"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]), "value": m["content"]}
+    for m in MESSAGES
+]
+FORMS = {"messages": {"messages": MESSAGES}, "sharegpt": {"conversations": SHARED}}
+TURNS = [(m["role"], m["content"]) for m in MESSAGES[:-1]]
+
+
+def task(form: str = "messages", **fields: Any) -> Task:
+    definition = {"name": "talk", "format": form, "source": {"path": "data"}, **fields}
+    return Task.model_validate(definition)
+
+
+def turns(task: Task, row: dict[str, Any], *, labelled: bool = True) -> list[tuple[str, str]]:
+    example = TaskRenderer(task).render(row, 0, labelled=labelled)
+    return [(turn.role, turn.content) for turn in example.turns]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "hub"])
+def test_the_last_answer_of_a_conversation_is_learnt(form: str, kind: str, tmp_path: Path) -> None:
+    made, row = task(form), FORMS[form]
+    path = tmp_path / f"train.{kind}"
+    table = pa.Table.from_pylist([row, row])
+    if kind == "hub":
+        rows = needed_rows(Rows.of_table(table), made, "a split")
+    elif kind == "parquet":
+        pq.write_table(table, path)
+        rows = read_file(path, made)
+    else:
+        write_jsonl(path, [row, row])
+        rows = read_file(path, made)
+    assert len(rows) == 2
+    example = TaskRenderer(made).render(rows[1], 1)
+    assert turns(made, rows[1]) == TURNS
+    assert example.label == "No."
+    assert made.type.generates
+    assert made.chat is not None
+    assert Task.model_validate_json(made.model_dump_json()) == made  # as an export keeps it
+
+
+def test_system_texts_of_the_task_come_before_the_conversation_s() -> None:
+    made = task(chat={"system": "Be kind."}, header="Talk.")
+    (row,) = read_list([FORMS["messages"]], made)
+    assert turns(made, row, labelled=False)[0] == ("system", "Be kind.\n\nTalk.\n\nBe brief.")
+    (bare,) = read_list([{"messages": MESSAGES[1:4]}], made)
+    assert turns(made, bare, labelled=False)[0] == ("system", "Be kind.\n\nTalk.")
+
+
+def test_conversations_to_predict_end_with_the_user(tmp_path: Path) -> None:
+    made = task()
+    for messages in (MESSAGES, MESSAGES[:-1]):  # an answer that is there is left out
+        (row,) = read_list([{"messages": messages}], made)
+        assert turns(made, row, labelled=False) == TURNS
+        write_jsonl(tmp_path / "rows.jsonl", [{"messages": messages}])
+        again = read_list(list(read_unlabelled(tmp_path / "rows.jsonl", made)), made)
+        assert again == [row]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (MESSAGES[:-1], "doesn't end with an answer of the assistant"),
+        ([], "doesn't end with an answer of the assistant"),
+        (MESSAGES[-1:], "no turn of the user in front of the last answer"),
+        ([*MESSAGES, MESSAGES[-1]], "no turn of the user in front"),
+        ([MESSAGES[1], *MESSAGES], r"turn 1 \(from 0\) is the system's"),
+        (
+            [{"role": "tool", "content": "3"}, *MESSAGES],
+            "role is 'tool', not system or user or assistant",
+        ),
+        ([{"role": "user", "content": None}, MESSAGES[-1]], "content is None, not a text"),
+        ([{"role": "user", "content": " "}, MESSAGES[-1]], "content is ' ', not a text"),
+        (["Hi"], "'Hi' is not an object with role"),
+        (3, "3 is not a list of turns"),
+        ([{"role": [], "content": "Hi"}], r"role is \[\]"),
+        ([{"from": "human", "value": "Hi"}], "role is None"),
+    ],
+)
+def test_malformed_conversations_are_named(messages: Any, message: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [FORMS["messages"], {"messages": messages}])
+    with pytest.raises(DataError, match=rf"train\.jsonl, line 2.*{message}") as caught:
+        read_file(tmp_path / "train.jsonl", task())
+    assert caught.value.action
+
+
+def test_alpaca_s_columns_are_a_prompt(tmp_path: Path) -> None:
+    made = task("alpaca", columns={"aliases": {"output": "response"}})
+    rows = [
+        {"instruction": "Add.", "input": "1 2", "response": "3"},
+        {"instruction": "Greet.", "input": "", "response": "Hi."},
+    ]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    read = read_file(tmp_path / "train.jsonl", made)
+    assert [turns(made, row) for row in read] == [
+        [("user", "Add.\n\n1 2")],
+        [("user", "Greet.")],
+    ]
+    plain = task("alpaca", chat=False, metrics=["exact_match"])
+    example = TaskRenderer(plain).render(rows[0] | {"output": "3"}, 0)
+    assert (example.turns, example.prompt, example.label) == ((), "Add.\n\n1 2", "3")
+
+
+def test_conversations_keep_their_turns(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="chat: needed for format messages"):
+        task(chat=False)
+    with pytest.raises(ValidationError, match="shots: rows of format sharegpt have earlier turns"):
+        task("sharegpt", shots={"count": 1})
+    file = tmp_path / "talk.yaml"
+    file.write_text("name: talk\nformat: messages\nsource: {path: data}\n")
+    for setting in ({"shots": 2}, {"chat": False}):
+        with pytest.raises(ConfigError, match="talk, whose rows are conversations"):
+            select_tasks(TasksSettings.model_validate({"files": [str(file)], **setting}))
