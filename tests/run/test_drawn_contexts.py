@@ -130,7 +130,7 @@ def test_drawn_contexts_are_the_text_that_the_task_would_show(toys: Path) -> Non
 
     class Fixed(SolvedRows):
         def draw(self, task: int, count: int, without: Any) -> list[str]:
-            return list(prepared.tasks[task].shots.examples)
+            return [str(text) for text in prepared.tasks[task].shots.examples]
 
     part = model.parts["context"]
     assert isinstance(part, ContextPart)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from random import Random
+from typing import cast
 
 import numpy as np
 import torch
@@ -80,4 +81,5 @@ class SolvedRows:
     def _solve(self, task: int, numbers: Iterable[int]) -> list[str]:
         item = self._data[task]
         renderer = TaskRenderer(item.task)
-        return [renderer.render_solved(item.train[number], number) for number in numbers]
+        # One text each: a task with a context is no chat.
+        return [cast(str, renderer.render_solved(item.train[number], number)) for number in numbers]
