@@ -167,7 +167,6 @@ def test_the_rival_computes_the_same_loss(
         batch.input_ids, batch.attention_mask, batch.targets, batch.task_ids, batch.token_type_ids
     )
     torch.testing.assert_close(theirs.loss, ours(batch).loss)
-    assert rival.tokens == batch.tokens
     trained = sum(p.numel() for p in rival.parameters() if p.requires_grad)
     assert trained == sum(p.numel() for group in ours.groups() for p in group.parameters)
 

@@ -294,7 +294,7 @@ def test_tasks_full_folders_and_unfinished_or_altered_runs_are_refused(tmp_path:
 
 
 def _batch(ids: Tensor, mask: Tensor) -> Any:
-    return SimpleNamespace(input_ids=ids, attention_mask=mask, token_type_ids=None)
+    return SimpleNamespace(input_ids=ids, attention_mask=mask, token_type_ids=None, packed=None)
 
 
 def _refused(

@@ -54,7 +54,8 @@ if importlib.util.find_spec("peft.tuners.hira") is None:  # it came with PEFT 0.
 LOW_RANK = tuple(
     name
     for name, section in SMALL.items()
-    if "lora" in section or name.endswith(("poly", "ora", "hira", "miss"))
+    if name != "lora+context"  # its LoRA is that of the others, and few models hold a context
+    and ("lora" in section or name.endswith(("poly", "ora", "hira", "miss")))
 )
 
 
@@ -94,6 +95,8 @@ def test_as_many_parameters_train_as_the_closed_form_says(family: str) -> None:
         model = tiny_task_model(family, TINY_TASKS)
         if read_shape(model).attention is None and ("prefix" in name or name == "peml"):
             continue  # refused: no prefix can be put in front of this model's attention
+        if name == "lora+context" and family not in ("bert", "electra", "llama", "phi3"):
+            continue  # most others can't hold a context
         if (family, name) == ("gpt2", "miss"):
             with pytest.raises(ModelError, match="Conv1D") as caught:
                 attach({"name": name, **section}, model)
@@ -110,7 +113,7 @@ def test_as_many_parameters_train_as_the_closed_form_says(family: str) -> None:
 def test_no_update_is_put_on_experts_and_routers(family: str) -> None:
     for name in LOW_RANK:
         model = tiny_task_model(family, TINY_TASKS)
-        if read_shape(model).attention is None and name in ("peml", "lora+prefix", "lora+context"):
+        if read_shape(model).attention is None and name in ("peml", "lora+prefix"):
             continue
         _, attached = attach({"name": name, **SMALL[name]}, model)
         attached.train()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from peml.config import RunConfig, load_config
@@ -18,7 +20,7 @@ from peml.records import Plan, Precision, Results
 from peml.run import RunStopped, fit
 from peml.run import evaluation as final
 from peml.run import training as session
-from peml.run.precision import choose_precision
+from peml.run.precision import build_accelerator, choose_precision
 from peml.testing.models import save_tiny_model
 from tests.e2e.toy import toy_config
 
@@ -123,3 +125,13 @@ def test_a_run_that_kept_no_record_of_its_precision_is_not_guessed_at(tmp_path: 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": None}))
     with pytest.raises(RunError, match="didn't record what"):
         fit(config, tmp_path / "run")
+
+
+def test_a_trainers_precision_in_the_same_process_does_not_stand_in_the_way() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        Accelerator(mixed_precision="bf16", cpu=True)
+        assert not build_accelerator("fp32").autocast().__dict__["_enabled"]
+        assert build_accelerator("bf16").autocast().__dict__["_enabled"]
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -50,7 +50,7 @@ def test_a_config_that_cannot_run_is_refused_under_the_lock_and_leaves_nothing(
 ) -> None:
     held = []
 
-    def prepare(config: RunConfig) -> Any:
+    def prepare(config: RunConfig, *_: Any) -> Any:
         with pytest.raises(RunError, match="another process"), lock_folder(tmp_path / "a/run"):
             pass
         held.append(True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 
 from peml.config import RunConfig
 from peml.errors import TrainingError
@@ -53,8 +54,10 @@ def build_accelerator(precision: str) -> Accelerator:
     Raises:
         TrainingError: Several processes were started.
     """
-    accelerator = Accelerator(mixed_precision="no")
-    # Accelerate has one precision for the whole process; here each run has its own.
+    # Accelerate has one precision for the whole process, and refuses another one than the first.
+    # Here each run has its own, also after a Trainer's in the same process.
+    accelerator = Accelerator(mixed_precision=None if is_initialized() else "no")
+    accelerator.scaler = None  # a Trainer's float16 would scale the losses
     device, bf16 = accelerator.device.type, precision == "bf16"
     accelerator.autocast = partial(torch.autocast, device, torch.bfloat16, enabled=bf16)
     if accelerator.num_processes > 1:
