@@ -31,7 +31,13 @@ from peml.export.saved import ACTION, DESCRIPTION, Description, SavedModel, desc
 from peml.files import atomic_folder, write_tensors
 from peml.injection import Contexts, attach_prefix, injection_of
 from peml.methods import AttachedModel, MethodSettings
-from peml.models import TaskModel, check_prompt, load_backbone, make_room
+from peml.models import (
+    TaskModel,
+    check_prompt,
+    load_backbone,
+    make_room,
+    make_room_for_context,
+)
 from peml.prefix import Prefix
 from peml.records import Agreement
 
@@ -224,6 +230,9 @@ def _attach_contexts(model: TaskModel, saved: SavedModel, device: torch.device) 
         if task.context
     }
     injection.set_contexts(Contexts(held, model.routing.rows))
+    if all(site.causal for site in injection.sites):
+        longest = max(prefix.length for prefix in held.values())
+        make_room_for_context(model.family, longest, model.family.max_length)
 
 
 def _set_prompt(model: TaskModel, saved: SavedModel, device: torch.device) -> None:

@@ -20,7 +20,7 @@ from peml.injection import attach_prefix
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel, check_task_types, load_backbone
-from peml.tasks import Task, TaskRenderer
+from peml.tasks import Task
 
 
 def add_task(
@@ -96,24 +96,10 @@ def _compute(
     known = description.tasks[0]
     model = TaskModel(load_backbone(settings), (known, task)).eval()
     check_task_types(model.family, [task])
-    _refuse_too_long(model, task)
     part = ContextPart(model, attach_prefix(model.backbone), context)
     again, held = (prefix.tensor for prefix in part.static_contexts().values())
     _refuse_other_model(saved, again, known.name, settings.name)
     return held, len(part.tokens[1])
-
-
-def _refuse_too_long(model: TaskModel, task: Task) -> None:
-    """Refuses a context past the positions of the model's config, which rotary ones would take."""
-    length = len(model.family.context_tokens(TaskRenderer(task).context()))
-    positions = getattr(model.backbone.config, "max_position_embeddings", None)
-    if positions is not None and length + model.family.max_length > positions:
-        raise ModelError(
-            f"a context of {length} tokens and rows of up to {model.family.max_length} "
-            f"(model.max_length) don't fit into the model's {positions} positions",
-            allowed=f"contexts of at most {positions - model.family.max_length} tokens",
-            action="lower --shots; nothing was changed",
-        )
 
 
 def _refuse_other_model(saved: SavedModel, again: Tensor, known: str, name: str) -> None:

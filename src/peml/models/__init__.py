@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     )
     from peml.models.numbers import not_finite
     from peml.models.prompt import InputPrompt
-    from peml.models.room import check_generation, check_prompt, make_room, settle
+    from peml.models.room import (
+        check_generation,
+        check_prompt,
+        make_room,
+        make_room_for_context,
+        settle,
+    )
     from peml.models.routing import Side, TaskRouting
     from peml.models.settings import ModelSettings
     from peml.models.task_model import TaskModel
@@ -59,6 +65,7 @@ __all__ = [
     "load_backbone",
     "load_family",
     "make_room",
+    "make_room_for_context",
     "not_finite",
     "read_width",
     "settle",

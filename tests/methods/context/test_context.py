@@ -176,14 +176,23 @@ def test_what_has_nothing_to_hold_is_refused() -> None:
         attached("llama", tasks=by_row)
 
 
-def test_a_context_that_leaves_no_positions_for_rows_is_refused() -> None:
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_context_that_leaves_no_positions_for_rows_is_refused(learned: bool) -> None:
     long = [task.model_copy(update={"header": "the dog " * 60}) for task in tasks_with("context")]
-    model = tiny_task_model("llama", long)
-    model.family.positions = 160
+    model = tiny_task_model("llama", long, max_position_embeddings=160)
+    model.family.positions = 160 if learned else None
+    method, context = build_method(LoraContextSettings()), AttachContext(0, lambda: None)
     with pytest.raises(ModelError, match="160 positions"):
-        build_method(LoraContextSettings()).attach(
-            model, AttachContext(seed=0, calibrate=lambda: None)
-        )
+        method.attach(model, context)
+
+
+def test_rows_without_a_limit_of_their_own_get_the_positions_that_are_left() -> None:
+    model = tiny_task_model("llama", tasks_with("context"), max_position_embeddings=160)
+    model.family.max_length, model.family.follows_rows = 160, True
+    attached = build_method(LoraContextSettings()).attach(model, AttachContext(0, lambda: None))
+    part = attached.parts["context"]
+    assert isinstance(part, ContextPart)
+    assert model.family.max_length == 160 - max(map(len, part.tokens))
 
 
 def test_an_encoder_reads_its_context_alone() -> None:

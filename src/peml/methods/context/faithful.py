@@ -9,7 +9,7 @@ from torch import Tensor
 
 from peml.errors import ModelError
 from peml.injection import PrefixInjection
-from peml.models import TaskModel
+from peml.models import TaskModel, make_room_for_context
 from peml.models.logits import Positions
 
 _ROW = 8
@@ -41,13 +41,17 @@ def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -
                 action="lower method.context.shots",
             )
         return
+    # Rotary positions have no table that ends, but the model was made for so many.
+    config = model.backbone.config.get_text_config()
+    positions = family.positions or getattr(config, "max_position_embeddings", None)
+    make_room_for_context(family, length, positions)
     total = length + family.max_length
-    if family.positions is not None and total > family.positions:
+    if positions is not None and total > positions:
         raise ModelError(
             f"a context of {length} tokens and rows of up to {family.max_length} (model.max_length)"
-            f" don't fit into the model's {family.positions} positions",
-            allowed=f"contexts of at most {family.positions - family.max_length} tokens",
-            action="lower method.context.shots, or model.max_length",
+            f" don't fit into the model's {positions} positions",
+            allowed=f"contexts of at most {positions - family.max_length} tokens",
+            action="show fewer rows (method.context.shots), or lower model.max_length",
         )
     windows = [site.sliding_window for site in injection.sites if site.sliding_window is not None]
     if windows and total > min(windows):
