@@ -93,16 +93,16 @@ def save_model(
         _name_ends(base)
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
-        if prefix is not None:
-            write_tensors(partial / _PREFIX, {"prefix": prefix.tensor})
-        if contexts:
-            write_tensors(partial / CONTEXTS, contexts)
-        if base.prompt.vectors is not None:
-            write_tensors(partial / _PROMPT, {"prompt": base.prompt.vectors})
-        if unmerged:
-            write_tensors(partial / _ADAPTER, unmerged)
-        if base.heads is not None:
-            write_tensors(partial / _HEADS, base.heads.state_dict())
+        beside_weights = {
+            _PREFIX: {} if prefix is None else {"prefix": prefix.tensor},
+            CONTEXTS: contexts,
+            _PROMPT: {} if base.prompt.vectors is None else {"prompt": base.prompt.vectors},
+            _ADAPTER: unmerged,
+            _HEADS: {} if base.heads is None else base.heads.state_dict(),
+        }
+        for name, tensors in beside_weights.items():
+            if tensors:
+                write_tensors(partial / name, tensors)
         model_settings = base.settings.model_copy(update={"family": base.family.name})
         saved = describe(
             partial,

@@ -199,16 +199,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     family = load_family(config.model)
     precision = choose_precision(config, method, precision)
     config = with_precision(config, precision)
-    check_task_types(family, tasks)
-    if config.batches.packing and not family.packs:
-        raise ConfigError(
-            f"batches.packing is true, but the family {family.name!r} can't pack rows",
-            allowed="decoder-only models and encoders; encoder-decoders compute positions from a "
-            "token's place in the sequence",
-            action="leave out batches.packing",
-        )
-    make_room(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
-    check_generation(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
+    _check_fits(family, config, method, tasks)
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
     leakage = find_leakage(loaded.data)
     dropped: dict[str, int] = {}
@@ -240,12 +231,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         held_out=held_out,
         watched=watched,
         reported=reported,
-        majority=[
-            majority_prediction(
-                item.task, _gold(item.task, getattr(item, majority_of(item.train)), family.spelling)
-            )
-            for item in loaded.data
-        ],
+        majority=[_majority(item, family.spelling) for item in loaded.data],
         stream=stream,
         balancing=build_balancing(config.training.balancing, names, config.seed),
         steps=_steps(config, method, stream),
@@ -253,6 +239,26 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         leakage=leakage,
         dropped=dropped,
     )
+
+
+def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequence[Task]) -> None:
+    """Refuses what the family can't do, and makes room for a prompt and for generated texts."""
+    check_task_types(family, tasks)
+    if config.batches.packing and not family.packs:
+        raise ConfigError(
+            f"batches.packing is true, but the family {family.name!r} can't pack rows",
+            allowed="decoder-only models and encoders; encoder-decoders compute positions from a "
+            "token's place in the sequence",
+            action="leave out batches.packing",
+        )
+    make_room(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
+    check_generation(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
+
+
+def _majority(item: TaskData, spelling: Spelling) -> Any:
+    """A task's best constant guess."""
+    rows = getattr(item, majority_of(item.train))
+    return majority_prediction(item.task, _gold(item.task, rows, spelling))
 
 
 def _build_stream(

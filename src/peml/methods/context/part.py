@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from peml.data.batch import TaskBatch
 from peml.data.solved import SolvedRows
 from peml.errors import ModelError
 from peml.injection import Contexts, PrefixInjection, read_rows
+from peml.injection.probe import in_eval_mode
 from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
 from peml.methods.context.settings import ContextSettings
@@ -145,7 +146,8 @@ class ContextPart(nn.Module, Part):
         def run() -> None:
             model.backbone.base_model(**inputs)
 
-        with _evaluating(model.backbone):
+        # Without dropout, and without checkpointing, whose first pass has no graph.
+        with in_eval_mode(model.backbone):
             rows = read_rows(self.injection, run, gradients=True)
         return Prefix(rows, (True,) * len(rows))
 
@@ -162,7 +164,7 @@ class ContextPart(nn.Module, Part):
             self._set({task: self._compute(tokens) for task in (0,)})
             model.routing.one_task(0, model.device)
 
-        with torch.no_grad(), _evaluating(model.backbone):
+        with torch.no_grad(), in_eval_mode(model.backbone):
             refuse_unfaithful(model, longest, hold)
         self.injection.set_contexts(None)
 
@@ -183,15 +185,3 @@ class ContextPart(nn.Module, Part):
 
 def _read_tokens(model: TaskModel, task: Task) -> list[int]:
     return model.family.context_tokens(TaskRenderer(task).context())
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout and checkpointing, whose first pass has no graph."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
