@@ -219,30 +219,6 @@ def test_decoder_measures_speed_steps_and_memory(
     assert all(figure["value"] > 0 for figure in found.values())
 
 
-def test_gpu_writes_what_it_has_when_a_part_fails(
-    script: Script, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu = script("gpu")
-
-    def fail(bench: Any) -> Any:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(gpu, "measure_evaluation", fail)
-    target = tmp_path / "gpu.json"
-    parts = ["evaluation", "agreement", "large-checkpointing", "small-steps"]
-    gpu.main(["--tiny", "--json", str(target), "--source", str(source), "--only", *parts])
-    found = json.loads(target.read_text(encoding="utf-8"))
-    assert found["problems"] == {"evaluation": "RuntimeError: out of memory"}
-    assert set(found["seconds"]) == set(parts)
-    figures = {figure["name"]: figure for figure in found["figures"]}
-    agreement = [figure for name, figure in figures.items() if "float32" in name]
-    assert [figure["holds"] for figure in agreement] == [True] * 3
-    against = [name for name, figure in figures.items() if figure["target"] == ">= 1.5"]
-    assert len(against) == 3
-    assert all("1.2 B, checkpointing on" in name for name in against)
-    assert {f["target"] for name, f in figures.items() if "step," in name} == {"<= 1.1", "<= 1.05"}
-
-
 def test_method_steps_compares_every_method_at_peft_loras_size(
     script: Script, tmp_path: Path, model: Path, source: Path, figures: Figures
 ) -> None:
@@ -285,20 +261,6 @@ def test_answer_logits_sets_the_answer_against_every_token(
     ratio, difference = figures()
     assert ratio["value"] > 0
     assert difference["value"] < 1e-4
-
-
-def test_packing_sets_packed_rows_against_padded_ones(
-    script: Script, tmp_path: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packing = script("packing")
-    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    monkeypatch.setitem(packing.SHAPES, "minilm", tiny | heads)
-    monkeypatch.setattr(packing, "ROWS", {"little": (6, 8)})
-    packing.main(["--json", str(tmp_path / "figures.json"), "--tokens", "24", "--rounds", "2"])
-    ratio, difference = figures()
-    assert ratio["value"] > 0
-    assert difference["holds"]
 
 
 def test_option_scoring_asks_what_the_benchmarks_ask(script: Script, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""The benchmarks of large models and of contexts run through ``main`` on tiny ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peml.injection.shared import Shared, attend_shared
+from tests.benchmarks.conftest import Script
+
+Figures = Callable[[], list[dict[str, Any]]]
+
+
+def test_gpu_writes_what_it_has_when_a_part_fails(
+    script: Script, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = script("gpu")
+
+    def fail(bench: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(gpu, "measure_evaluation", fail)
+    target = tmp_path / "gpu.json"
+    parts = ["evaluation", "agreement", "large-checkpointing", "small-steps"]
+    gpu.main(["--tiny", "--json", str(target), "--source", str(source), "--only", *parts])
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert found["problems"] == {"evaluation": "RuntimeError: out of memory"}
+    assert set(found["seconds"]) == set(parts)
+    figures = {figure["name"]: figure for figure in found["figures"]}
+    agreement = [figure for name, figure in figures.items() if "float32" in name]
+    assert [figure["holds"] for figure in agreement] == [True] * 3
+    against = [name for name, figure in figures.items() if figure["target"] == ">= 1.5"]
+    assert len(against) == 3
+    assert all("1.2 B, checkpointing on" in name for name in against)
+    assert {f["target"] for name, f in figures.items() if "step," in name} == {"<= 1.1", "<= 1.05"}
+
+
+def test_context_step_sets_every_way_to_hold_a_context_against_lora(
+    script: Script, tmp_path: Path
+) -> None:
+    target = tmp_path / "figures.json"
+    sizes = ["--positions", "20", "--rows", "4", "--length", "8", "--rounds", "1"]
+    options = ["--model", "tiny", "--dtype", "float32", "--json", str(target)]
+    script("context_step").main([*options, *sizes])
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert [figure["target"] for figure in found] == ["<= 1.35", "<= 1.6", None]
+    assert all(figure["value"] > 0 for figure in found)
+
+
+def test_the_naive_way_of_context_step_computes_the_same(script: Script) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(4, 4, 6, 8), torch.randn(4, 2, 6, 8), torch.randn(4, 2, 6, 8)
+    contexts = [Shared(2, torch.randn(2, 5, 8), torch.randn(2, 5, 8)) for _ in range(2)]
+    copied = script("context_step").copied
+    naive, ours = (
+        attend(query, key, value, None, contexts, scaling=0.3, causal=True)
+        for attend in (copied, attend_shared)
+    )
+    torch.testing.assert_close(naive, ours)
+
+
+def test_packing_sets_packed_rows_against_padded_ones(
+    script: Script, tmp_path: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packing = script("packing")
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    monkeypatch.setitem(packing.SHAPES, "minilm", tiny | heads)
+    monkeypatch.setattr(packing, "ROWS", {"little": (6, 8)})
+    packing.main(["--json", str(tmp_path / "figures.json"), "--tokens", "24", "--rounds", "2"])
+    ratio, difference = figures()
+    assert ratio["value"] > 0
+    assert difference["holds"]
