@@ -71,6 +71,19 @@ def test_it_answers_as_with_the_rows_in_its_prompt(
     assert shots == tuple(f"{ROWS[n][0]} Is it red? {('no', 'yes')[ROWS[n][1]]}" for n in (0, 1, 3))
 
 
+def test_rows_can_be_chosen_by_hand(tmp_path: Path, capsys: Capture) -> None:
+    run, file = run_of("llama", "lora+context", tmp_path), tmp_path / "rows.csv"
+    file.write_text("task,row\ncolour,3\ncolour,1\n")
+    words = ("add-task", run, _task(tmp_path), "--shots", 2, "--choose")
+    said = peml(capsys, *words, "balancd")
+    assert said.code == 2
+    assert "Did you mean 'balanced'" in said.error
+    assert peml(capsys, *words, file).code == 0
+    shots = load(run).base.tasks[-1].shots
+    assert shots.choose == (3, 1)
+    assert shots.examples == ("a red box Is it red? yes", "the green box Is it red? no")
+
+
 @torch.no_grad()
 def _scores(model: TaskModel, row: tuple[int, dict[str, object]]) -> torch.Tensor:
     scores: torch.Tensor = model.eval()(batch_of(model, [row], "score")).scores

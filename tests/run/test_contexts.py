@@ -11,8 +11,10 @@ from peml.config import load_config
 from peml.errors import ConfigError, DataError, RunError
 from peml.export import export_model
 from peml.run import fit
+from peml.run.identity import check_identity, identify
 from peml.run.preparation import prepare, with_config
 from peml.serving import load
+from peml.tasks import SOURCE_ROW
 from tests.e2e.toy import toy_config
 
 pytestmark = pytest.mark.e2e
@@ -37,8 +39,34 @@ def test_a_run_holds_its_solved_rows_and_a_loaded_model_answers_with_them(
     assert len(mood.shots.examples) == 3
     assert {str(text).rpartition(" ")[2] for text in mood.shots.examples} == {"bad", "good"}
     assert "context" in run.results.tasks["mood"].without
+    shown = "\n\n".join(map(str, mood.shots.examples))
+    assert shown in (run.folder / "report.html").read_text()
+    assert f"    {shown.splitlines()[0]}" in (run.folder / "report.md").read_text()
     with pytest.raises(RunError, match="can't keep the contexts"):
         export_model(run.folder, tmp_path / "out", "lora")
+
+
+def test_rows_chosen_by_hand_are_shown_and_written_into_the_plan(
+    toys: Path, tmp_path: Path
+) -> None:
+    path, file = toy_config(toys, "causal", "lora"), tmp_path / "rows.csv"
+    names = [task.name for task in prepare(load_config(path)).tasks]
+    choose = [_section(choose=file)]
+    file.write_text("task,row\n" + "".join(f"{name},{n}\n" for n in (7, 2, 9) for name in names))
+    prepared = prepare(load_config(path, choose))
+    for task, planned, item in zip(
+        prepared.tasks, prepared.plan({}).tasks, prepared.loaded.data, strict=True
+    ):
+        assert planned.context is not None
+        assert planned.context.rows == [7, 2, 9]
+        assert planned.context.text == "\n\n".join(map(str, task.shots.examples))
+        assert planned.context.tokens > 0
+        trained = {*item.train.column(SOURCE_ROW)[:], *item.development.column(SOURCE_ROW)[:]}
+        assert trained == {*range(40)} - {7, 2, 9}
+    before = identify(prepared)
+    file.write_text(file.read_text().replace("mood,9", "mood,8"))
+    with pytest.raises(RunError, match="task mood's definition changed: shots"):
+        check_identity(before, identify(prepare(load_config(path, choose))), tmp_path)
 
 
 def test_rows_that_are_shown_are_not_trained_on(toys: Path) -> None:

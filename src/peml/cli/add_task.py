@@ -19,6 +19,13 @@ def add_task_command(
     source: Annotated[
         Path | None, typer.Option(help="Folder with the task's folder; default: its own source.")
     ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            help="How rows are chosen: balanced, first, or a file of rows (task, row); default: as "
+            "in the run (method.context.choose)."
+        ),
+    ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Add a task to a finished run's model without training.
@@ -34,6 +41,6 @@ def add_task_command(
 
     task = load_task_file(task_file)
     folder = None if source is None else str(source)
-    tokens = add_task(run, task, shots, folder, trust_remote_code=trust_remote_code)
+    tokens = add_task(run, task, shots, folder, choose=choose, trust_remote_code=trust_remote_code)
     typer.echo(f"added {task.name}: a context of {shots} solved rows, {tokens} tokens")
     typer.echo(f"answer its rows: peml predict {run} --task {task.name} --input ROWS --output OUT")

@@ -207,9 +207,35 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
             allowed=f"at most {len(rows)} shots",
             action="Lower tasks.shots, or name another split in the task's shots.split.",
         )
+    _refuse_unknown_rows(task, len(rows), split)
     renderer = TaskRenderer(task)
-    examples = tuple(renderer.render_solved(rows[n], n) for n in choose_shots(rows, task))
-    return task.model_copy(update={"shots": Shots(split=split, examples=examples)})
+    numbers = choose_shots(rows, task)
+    examples = tuple(renderer.render_solved(rows[n], n) for n in numbers)
+    shots = Shots(split=split, examples=examples)
+    if task.context:  # the model keeps the rows' numbers beside their texts
+        shots = shots.model_copy(update={"choose": tuple(numbers)})
+    return task.model_copy(update={"shots": shots})
+
+
+def _refuse_unknown_rows(task: Task, rows: int, split: str) -> None:
+    """Refuses chosen numbers that are too few, or are of no row."""
+    chosen, count = task.shots.choose, task.shots.count
+    if not isinstance(chosen, tuple):
+        return
+    if len(chosen) < count:
+        raise DataError(
+            f"Task {task.name!r}: {count} shots are asked for, and {len(chosen)} rows are chosen.",
+            allowed=f"at most {len(chosen)} shots",
+            action="Choose more rows, or show fewer.",
+        )
+    beyond = [number for number in chosen[:count] if number >= rows]
+    if beyond:
+        raise DataError(
+            f"Task {task.name!r}: row {beyond[0]} is chosen to be shown, and {split!r} has {rows} "
+            "rows.",
+            allowed=f"0 to {rows - 1}",
+            action="Correct the chosen rows.",
+        )
 
 
 def _shots_split(task: Task) -> str | None:

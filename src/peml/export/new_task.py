@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from peml.data.sources import load_shots
-from peml.errors import ModelError, RunError
+from peml.errors import ConfigError, ModelError, RunError
 from peml.export.agreement import TOLERANCES
 from peml.export.native import CONTEXTS
 from peml.export.saved import DESCRIPTION, SavedModel, describe, open_model
@@ -20,6 +21,7 @@ from peml.injection import attach_prefix
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel, check_task_types, load_backbone
+from peml.problems import describe_problems, list_problems
 from peml.tasks import Task
 
 
@@ -29,6 +31,7 @@ def add_task(
     shots: int,
     source: str | None = None,
     *,
+    choose: str | None = None,
     trust_remote_code: bool = False,
 ) -> int:
     """Adds a task to a finished run's model, which answers it from then on.
@@ -40,6 +43,7 @@ def add_task(
         task: The task.
         shots: Number of solved rows that its context shows.
         source: Folder with the task's folder; default: the task's own source.
+        choose: How its rows are chosen, as `ContextSettings.choose`; default: as the run's.
         trust_remote_code: Run Python code that comes with the model.
 
     Returns:
@@ -50,7 +54,7 @@ def add_task(
     """
     saved = open_model(find_model(run_or_model))
     context = _context_of(saved, task)
-    context = context.model_copy(update={"shots": shots})
+    context = _choosing(context, shots, choose or context.choose)
     shown = load_shots(context.hold([task])[0], source)
     held, tokens = _compute(saved, shown, context, trust_remote_code=trust_remote_code)
     tasks = (*saved.description.tasks, shown)
@@ -61,6 +65,17 @@ def add_task(
         write_tensors(partial / CONTEXTS, contexts)
         describe(partial, saved.description.model_copy(update={"tasks": tasks}))
     return tokens
+
+
+def _choosing(context: ContextSettings, shots: int, choose: str) -> ContextSettings:
+    try:
+        changed = context.model_dump() | {"shots": shots, "choose": choose}
+        return ContextSettings.model_validate(changed)
+    except ValidationError as error:
+        problems = describe_problems(error, ContextSettings)
+        raise ConfigError(
+            list_problems("the new task's context", problems), action="correct the option"
+        ) from None
 
 
 def _context_of(saved: SavedModel, task: Task) -> ContextSettings:

@@ -59,6 +59,18 @@ class Identity(Record):
     model: dict[str, str]
 
 
+class PlannedContext(Record):
+    """What a method holds in front of a task's rows: its text, and the solved rows in it.
+
+    `rows` are their numbers in the split, from 0.
+    """
+
+    split: str | None = None
+    rows: list[int] = []
+    text: str
+    tokens: int
+
+
 class PlannedTask(Record):
     """One task of the plan, with the rows of its splits.
 
@@ -79,6 +91,7 @@ class PlannedTask(Record):
     cut_development: int | None = None
     cut_reported: int | None = None
     origin: str = ""
+    context: PlannedContext | None = None
 
 
 class SkippedTask(Record):

@@ -33,7 +33,7 @@ from peml.models import (
     make_room,
     settle,
 )
-from peml.records import Identity, LeakageEntry, Plan, PlannedTask, Precision
+from peml.records import Identity, LeakageEntry, Plan, PlannedContext, PlannedTask, Precision
 from peml.run.encoding import SplitEncoder
 from peml.run.precision import choose_precision, with_precision
 from peml.tasks import Task, TaskRenderer
@@ -149,6 +149,7 @@ class Prepared:
                     reported=len(reported.encoded),
                     metric=task.metrics[0],
                     origin=str(data.origin),
+                    context=_planned_context(task, self.family),
                     **cut,
                 )
                 for number, (task, train, reported, cut, data) in enumerate(
@@ -178,6 +179,15 @@ class Prepared:
             steps={"search": self.steps.search, "train": self.steps.train},
             identity=identity,
         )
+
+
+def _planned_context(task: Task, family: Family) -> PlannedContext | None:
+    if not task.context:
+        return None
+    shots, text = task.shots, TaskRenderer(task).context()
+    rows = shots.choose if isinstance(shots.choose, tuple) else ()
+    tokens = len(family.context_tokens(text))
+    return PlannedContext(split=shots.split, rows=list(rows), text=text, tokens=tokens)
 
 
 def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:

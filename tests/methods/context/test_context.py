@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from peml.data import TaskBatch
-from peml.errors import ConfigError, ModelError, TaskError
+from peml.errors import ConfigError, DataError, ModelError, TaskError
 from peml.export import load_model, save_model
 from peml.methods import AttachContext, AttachedModel, build_method
 from peml.methods.context.part import ContextPart
@@ -161,6 +162,13 @@ def test_generation_goes_on_from_the_context() -> None:
         batch = batch_of(base, TINY_ROWS, "generate", left=True)
         texts.append(base.generate(batch, max_new_tokens=5))
     assert texts[0] == texts[1]
+
+
+def test_rows_are_chosen_by_a_known_way_or_a_file() -> None:
+    with pytest.raises(ValidationError, match="Did you mean 'first'"):
+        ContextSettings(choose="frist")
+    with pytest.raises(DataError, match=r"none\.csv is not there"):
+        ContextSettings(choose="none.csv").hold(TINY_TASKS)
 
 
 def test_what_has_nothing_to_hold_is_refused() -> None:

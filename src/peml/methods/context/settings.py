@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from peml.errors import ConfigError
+from peml.data.chosen import ENDINGS, read_chosen, take_chosen
+from peml.errors import ConfigError, nearest
 from peml.methods.base import MethodSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.settings import Settings
 from peml.tasks import Shots, Task
+
+_CHOICES = ("balanced", "first")
 
 
 class ContextSettings(Settings):
@@ -27,9 +31,11 @@ class ContextSettings(Settings):
         "nor scored.",
         ge=0,
     )
-    choose: Literal["balanced", "first"] = Field(
+    choose: str = Field(
         "balanced",
-        description="balanced: the first rows of each label in turn; first: the first rows.",
+        description="balanced: the first rows of each label in turn; first: the first rows; "
+        "or a file of rows chosen by hand, NAME.jsonl or NAME.csv, each line a `task` and a "
+        "`row`, its number in the split from 0. The first `shots` rows of each task are shown.",
     )
     draw: Literal["once", "step"] = Field(
         "once",
@@ -44,6 +50,16 @@ class ContextSettings(Settings):
         "the merged model then answers as with the text in front of every row.",
     )
 
+    @field_validator("choose")
+    @classmethod
+    def _known(cls, choose: str) -> str:
+        if choose not in _CHOICES and not choose.endswith(ENDINGS):
+            raise ValueError(
+                f"{choose!r} is neither balanced nor first, nor a file (.jsonl, .csv)."
+                f"{nearest(choose, _CHOICES)}"
+            )
+        return choose
+
     @model_validator(mode="after")
     def _holds_something(self) -> ContextSettings:
         if not self.instruction and not self.shots:
@@ -57,10 +73,15 @@ class ContextSettings(Settings):
 
         Raises:
             ConfigError: A task has shots of its own, or nothing to hold.
+            DataError: The file of chosen rows can't be used.
         """
-        return tuple(self._held(task) for task in tasks)
+        if self.choose in _CHOICES:
+            return tuple(self._held(task, self.choose) for task in tasks)
+        path = Path(self.choose)
+        chosen = read_chosen(path)
+        return tuple(self._held(task, take_chosen(path, chosen, task.name)) for task in tasks)
 
-    def _held(self, task: Task) -> Task:
+    def _held(self, task: Task, choose: str | tuple[int, ...]) -> Task:
         if task.shots.count or task.shots.examples:
             raise ConfigError(
                 f"task {task.name!r} shows solved rows in its prompts (shots), and "
@@ -78,7 +99,9 @@ class ContextSettings(Settings):
                     allowed="a task with a header or a description",
                     action="write one in the task's file, or set method.context.instruction: false",
                 )
-        shots = Shots(count=self.shots, choose=self.choose, split=task.shots.split)
+        shots = Shots.model_validate(
+            {"count": self.shots, "choose": choose, "split": task.shots.split}
+        )
         return task.model_copy(update={"context": True, "header": header, "shots": shots})
 
 
