@@ -10,6 +10,8 @@ from peml.errors import ConfigError
 from peml.export import EXPORTS, export_model
 from peml.testing import ExportSuite
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 class TestLora(ExportSuite):
     name = "lora"
@@ -32,6 +34,15 @@ class TestPeftPrompt(ExportSuite):
 class TestText(ExportSuite):
     name = "text"
     method = {"name": "lora+context", "lora": {"r": 2}, "context": {"of": "adapted"}}  # noqa: RUF012
+
+
+class TestTransformers(ExportSuite):
+    name = "transformers"
+
+
+class TestTransformersPrefix(ExportSuite):
+    name = "transformers"
+    method = {"name": "lora+prefix", "lora": {"r": 2}, "length": 2, "width": 4}  # noqa: RUF012
 
 
 def test_every_format_has_a_suite() -> None:

@@ -281,7 +281,7 @@ def test_tasks_full_folders_and_unfinished_or_altered_runs_are_refused(tmp_path:
         RunError,
         run,
         out,
-        ("--task mood", "are the same for all tasks", "leave --task out"),
+        ("--task mood", "is the same for all tasks", "leave --task out"),
         "mood",
     )
     _refused(CheckpointError, tmp_path, out, ("has no finished model", "peml fit"))

@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peml.errors import RunError
 from peml.export import export_model
-from peml.export.plain import compare
 from peml.export.text import TextExport
-from peml.files import write_json, write_tensors, write_text
+from peml.files import write_json, write_text
 from peml.serving import load
 from peml.testing import batch_of
 from tests.export.trained import run_of
@@ -49,11 +48,22 @@ def test_plain_transformers_scores_a_real_row_after_the_text(tmp_path: Path) -> 
     # PEML scores an end token as a part of each option, so only the order is compared.
     assert (scores[0] > scores[1]) == (losses[0] > losses[1])
 
-    write_text(out / "contexts/mood.txt", f"Oh. {text}")
-    wanted = {"rows": torch.tensor([[5, 6]]), "contexts/mood": torch.zeros(1, 2, 1)}
-    write_tensors(tmp_path / "wanted.safetensors", wanted)
-    said = compare(out, tmp_path / "wanted.safetensors", trust_remote_code=False)
-    assert said["misread"] == "contexts/mood"
+
+@pytest.mark.usefixtures("one_process")
+def test_a_text_that_is_read_as_other_tokens_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, write = run_of("llama", "lora+context", tmp_path), TextExport.write
+
+    def with_another_text(export: TextExport, folder: Path) -> Any:
+        named = write(export, folder)
+        place = folder / "contexts/mood.txt"
+        write_text(place, f"Oh. {place.read_text(encoding='utf-8')}")
+        return named
+
+    monkeypatch.setattr(TextExport, "write", with_another_text)
+    with pytest.raises(RunError, match=r"reads contexts/mood.txt as other tokens"):
+        export_model(run, tmp_path / "out", "text", "mood")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +82,7 @@ def test_what_is_not_exact_as_text_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("one_process")
 def test_another_text_than_the_models_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

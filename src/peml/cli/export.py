@@ -20,6 +20,7 @@ def export_command(
             "--format",
             help="lora: LoRA adapters for PEFT. peft: the merged decoder, with its prefix or "
             "prompt as a PEFT adapter. text: the merged decoder, with each task's context as text. "
+            "transformers: the merged decoder, with prefix, prompt or contexts as past_key_values. "
             "Installed packages may add formats.",
         ),
     ],
@@ -38,10 +39,15 @@ def export_command(
     `--format text` writes the merged model and, for each task, the text to put in front of its
     rows. This works for decoders trained with `method.context.of: adapted`.
 
+    `--format transformers` writes the merged model, and keys and values of its prefix, prompt or
+    contexts, which the README's ten lines put into Transformers' cache. This works for decoders;
+    with a prefix or contexts, for decoders with rotary positions.
+
     Examples:
       peml export runs/mtl-lora adapters --format lora
       peml export runs/mtl-lora adapters --format lora --task sst2
       peml export runs/peml merged --format peft
+      peml export runs/peml plain --format transformers
     """
     from peml.export import export_model
 

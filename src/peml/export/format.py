@@ -81,6 +81,7 @@ EXPORTS: Registry[type[ExportFormat]] = Registry(
         "lora": "peml.export.lora:LoraExport",
         "peft": "peml.export.peft:PeftExport",
         "text": "peml.export.text:TextExport",
+        "transformers": "peml.export.transformers:TransformersExport",
     },
 )
 

@@ -21,11 +21,11 @@ from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor
 
-from peml.errors import RunError, TaskError, nearest
+from peml.errors import RunError
 from peml.export.format import ExportFormat
 from peml.export.native import load_saved
 from peml.export.saved import SavedModel
-from peml.export.source import USE_NATIVE
+from peml.export.source import USE_NATIVE, check_task
 from peml.files import read_tensors, write_tensors, write_text
 from peml.methods import AdaptedLinear, Method
 from peml.methods.lora.peft_format import write_peft_lora
@@ -47,7 +47,9 @@ class LoraExport(ExportFormat):
     def check(self) -> None:
         """Refuses a model that is more or other than a LoRA, and a task it was not trained on."""
         _refuse(self.saved, self.saved.method())
-        self._tasks = _chosen(self.saved.description.tasks, self.task)
+        check_task(self.saved, self.task)
+        numbered = enumerate(self.saved.description.tasks)
+        self._tasks = {n: task for n, task in numbered if self.task in (None, task.name)}
 
     def write(self, folder: Path) -> Sequence[str]:
         """One adapter, or one per task; heads beside."""
@@ -132,22 +134,6 @@ def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
             allowed="adapters of layers that PEFT finds by their names",
             action=f"train with target_modules that leave these layers out, or {USE_NATIVE}",
         )
-
-
-def _chosen(trained: Sequence[Task], name: str | None) -> dict[int, Task]:
-    """The tasks to write, by id."""
-    tasks = dict(enumerate(trained))
-    if name is None:
-        return tasks
-    chosen = {number: task for number, task in tasks.items() if task.name == name}
-    if not chosen:
-        names = [task.name for task in trained]
-        raise TaskError(
-            f"the model was not trained on a task {name!r}.{nearest(name, names)}",
-            allowed=", ".join(names),
-            action="name one of its tasks, or leave --task out for all tasks",
-        )
-    return chosen
 
 
 def _routed(model: TaskModel) -> dict[str, AdaptedLinear]:

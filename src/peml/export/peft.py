@@ -32,7 +32,7 @@ from peml.errors import RunError
 from peml.export.format import ExportFormat
 from peml.export.native import load_saved
 from peml.export.saved import SavedModel
-from peml.export.source import USE_NATIVE
+from peml.export.source import USE_NATIVE, refuse_task, refuse_unmerged
 from peml.files import write_tensors, write_text
 from peml.injection import injection_of, peft_prompt_embeddings
 from peml.models import ModelSettings, load_backbone
@@ -57,7 +57,8 @@ class PeftExport(ExportFormat):
 
     def check(self) -> None:
         """Refuses a model that is not a decoder or can't be merged, and the export of one task."""
-        _refuse(self.saved, self.task)
+        refuse_unmerged(self.saved, "peft")
+        refuse_task(self.task, "peft")
 
     def write(self, folder: Path) -> Sequence[str]:
         """Writes the merged model, and the adapter if there is a prefix or prompt."""
@@ -121,33 +122,6 @@ class _Adapter:
         config.save_pretrained(folder)
         tensors = {"prompt_embeddings": self.embeddings}
         write_tensors(folder / "adapter_model.safetensors", tensors)
-
-
-def _refuse(saved: SavedModel, task: str | None) -> None:
-    """Refuses a model that is more than merged weights and a prefix."""
-    name, family = saved.method_name, saved.description.model.family
-    merging = saved.method().merging
-    problem, allowed, action = "", "methods that merge once", USE_NATIVE
-    if merging.how == "per task":
-        problem = f"the method {name!r} has separate weights for each task: {merging.reason}"
-        action = "export one adapter per task: --format lora"
-    elif merging.how == "never":
-        problem = f"the method {name!r} can't be merged: {merging.reason}"
-    elif family != "causal":
-        problem = f"the model is of the family {family!r}"
-        if family == "encoder":
-            problem += ", whose heads PEFT's prefix tuning can't store"
-        else:
-            problem += "; PEFT's prefix tuning would not apply the prefix to its encoder"
-        allowed = "decoder-only models (the family 'causal')"
-        if saved.has("lora") and "prefix.safetensors" not in saved.files:
-            action = "export only the LoRA: --format lora"
-    elif task is not None:
-        problem = f"--task {task}: the merged model and its prefix are the same for all tasks"
-        allowed = "no --task with --format peft"
-        action = "leave --task out"
-    if problem:
-        raise RunError(problem, allowed=allowed, action=action)
 
 
 def _converted(

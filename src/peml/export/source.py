@@ -1,10 +1,11 @@
-"""Finds the model of a finished run, from which every export starts."""
+"""What every export starts from: the model of a finished run, and what it must not be."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from peml.errors import CheckpointError
+from peml.errors import CheckpointError, RunError, TaskError, nearest
+from peml.export.saved import SavedModel
 
 USE_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load() read it"
 """The action of every refusal: the native format can store every model."""
@@ -33,3 +34,63 @@ def find_model(path: Path) -> Path:
             action="run `peml fit` on it to the end first",
         )
     return model
+
+
+def refuse_unmerged(saved: SavedModel, format_name: str) -> None:
+    """Refuses a model that isn't a decoder whose updates are merged into its weights.
+
+    Args:
+        saved: The model.
+        format_name: Name of the format.
+
+    Raises:
+        RunError: It is another model; says which format can store it.
+    """
+    name, family = saved.method_name, saved.description.model.family
+    merging = saved.method().merging
+    problem, allowed, action = "", "methods that merge once", USE_NATIVE
+    if merging.how == "per task":
+        problem = f"the method {name!r} has separate weights for each task: {merging.reason}"
+        action = "export one adapter per task: --format lora"
+    elif merging.how == "never":
+        problem = f"the method {name!r} can't be merged: {merging.reason}"
+    elif family != "causal":
+        problem = f"the model is of the family {family!r}"
+        if family == "encoder":
+            problem += f", whose heads the format {format_name!r} can't store"
+        else:
+            problem += f"; the format {format_name!r} would not apply a prefix to its encoder"
+        allowed = "decoder-only models (the family 'causal')"
+        if saved.has("lora") and "prefix.safetensors" not in saved.files:
+            action = "export only the LoRA: --format lora"
+    if problem:
+        raise RunError(problem, allowed=allowed, action=action)
+
+
+def check_task(saved: SavedModel, task: str | None) -> None:
+    """Refuses the name of a task that the model doesn't have.
+
+    Raises:
+        TaskError: There is no such task.
+    """
+    names = [each.name for each in saved.description.tasks]
+    if task is not None and task not in names:
+        raise TaskError(
+            f"the model was not trained on a task {task!r}.{nearest(task, names)}",
+            allowed=", ".join(names),
+            action="name one of its tasks, or leave --task out for all tasks",
+        )
+
+
+def refuse_task(task: str | None, format_name: str) -> None:
+    """Refuses the export of one task by a format that holds the same for all.
+
+    Raises:
+        RunError: A task is given.
+    """
+    if task is not None:
+        raise RunError(
+            f"--task {task}: the exported model is the same for all tasks",
+            allowed=f"no --task with --format {format_name}, for this model",
+            action="leave --task out",
+        )

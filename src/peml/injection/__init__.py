@@ -9,6 +9,7 @@ from peml.injection.packing import PackedRows, enable_packing
 from peml.injection.probe import AttentionSite, probe, probe_decoder_side
 from peml.injection.quiet import StartMeasurement, measure_quiet_keys, measure_start
 from peml.injection.rotation import (
+    cached_prefix,
     find_rotary,
     peft_layout,
     peft_prompt_embeddings,
@@ -25,6 +26,7 @@ __all__ = [
     "StartMeasurement",
     "Support",
     "attach_prefix",
+    "cached_prefix",
     "check_support",
     "enable_packing",
     "find_rotary",

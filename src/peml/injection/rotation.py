@@ -1,9 +1,9 @@
-"""Converts an injected prefix to the form that PEFT's prefix tuning keeps in the cache.
+"""Converts an injected prefix to what a key/value cache holds, as in PEFT's prefix tuning.
 
-PEFT shifts the tokens' positions by the prefix length n; injection does not. With rotary positions
-the two agree after one rotation of the stored keys, ``k_peft = R(n) k_injected``, because
-``<R(p + n) q, R(n) k> = <R(p) q, k>``. Layers without positions (every fourth of SmolLM3) need no
-rotation.
+A cache shifts the tokens' positions by the prefix length n; injection does not. With rotary
+positions the two agree after one rotation of the stored keys, ``k_cached = R(n) k_injected``,
+because ``<R(p + n) q, R(n) k> = <R(p) q, k>``. Layers without positions (every fourth of SmolLM3)
+need no rotation.
 """
 
 from __future__ import annotations
@@ -77,35 +77,47 @@ def peft_layout(prefix: Tensor) -> Tensor:
     return prefix.permute(3, 0, 1, 2, 4).reshape(prefix.shape[3], -1)
 
 
-def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor:
-    """The ``prompt_embeddings`` with which PEFT's prefix tuning gives the same outputs.
+def cached_prefix(injection: PrefixInjection, prefix: Prefix) -> Tensor:
+    """A prefix as it has to be in a key/value cache, where it moves the tokens' positions.
+
+    Returns:
+        Keys and values in float32, (layers, 2, kv_heads, prefix_length, head_dim).
 
     Raises:
-        InjectionError: The prefix leaves layers out (PEFT uses one length for all), a sliding
+        InjectionError: The prefix leaves layers out (a cache has one length for all), a sliding
             window would hide a cached prefix, or the positions aren't rotary.
     """
     skipped = [site.name for site, on in zip(injection.sites, prefix.active, strict=True) if not on]
     windows = [site.name for site in injection.sites if site.sliding_window is not None]
     problem, action = "", _NATIVE
     if any(not site.causal for site in injection.sites):
-        problem = "PEFT's prefix tuning supports the self-attention of decoders only"
+        problem = "such a cache serves the self-attention of decoders only"
     elif windows:
-        problem = f"{windows[0]} has a sliding window, which would move past PEFT's cached prefix"
+        problem = f"{windows[0]} has a sliding window, which would move past a cached prefix"
     elif skipped:
-        problem = f"{skipped[0]} has no prefix, and PEFT gives every layer one of the same length"
+        problem = f"{skipped[0]} has no prefix, and a cache has the same length in every layer"
         action = f"{_NATIVE}; or search without layer gates (method.prefix.layer_gates: false)"
     if problem:
         raise InjectionError(
-            f"this prefix can't be exported to PEFT: {problem}",
+            f"this prefix can't be kept in the key/value cache of PEFT or Transformers: {problem}",
             allowed="decoder-only models with a prefix in every layer and no sliding window",
             action=action,
         )
-    tensor = prefix.tensor.detach().clone()
+    tensor = prefix.tensor.detach().to(torch.float32, copy=True)
     rotated = _rotated_layers(injection)
     for layer, site in enumerate(injection.sites):
         if rotated[layer]:  # the others have no positions
             tensor[layer, 0] = rotate_keys(injection.model, site, tensor[layer, 0], prefix.length)
-    return peft_layout(tensor)
+    return tensor
+
+
+def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor:
+    """The ``prompt_embeddings`` with which PEFT's prefix tuning gives the same outputs.
+
+    Raises:
+        InjectionError: As `cached_prefix`.
+    """
+    return peft_layout(cached_prefix(injection, prefix))
 
 
 def _rotated_layers(injection: PrefixInjection) -> list[bool]:

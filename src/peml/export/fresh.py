@@ -1,0 +1,95 @@
+"""A fresh process without PEML that reads an export as another tool would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+
+from torch import Tensor
+
+from peml.errors import RunError
+from peml.export import plain
+from peml.export.source import USE_NATIVE
+from peml.files import read_tensors, write_tensors
+
+
+class FreshProcess:
+    """Asks an exported folder in a process of its own (``plain.py``); a context manager.
+
+    Args:
+        reader: One of the readers of ``plain.py``.
+        folder: The exported folder.
+        trust_remote_code: Run Python code that comes with the model.
+    """
+
+    def __init__(self, reader: str, folder: Path, *, trust_remote_code: bool) -> None:
+        self._command = [sys.executable, "-P", plain.__file__, reader, str(folder)]
+        self._command += ["--trust-remote-code"] * trust_remote_code
+
+    def __enter__(self) -> FreshProcess:
+        """Starts the process."""
+        self._scratch = TemporaryDirectory()
+        self._errors = Path(self._scratch.name, "errors").open("w+", encoding="utf-8")
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+        self._scratch.cleanup()
+
+    def ask(self, question: str, place: str, **tensors: Tensor) -> Tensor:
+        """The answer to a question.
+
+        Args:
+            question: A method of the reader.
+            place: The part of the folder that it is about.
+            tensors: Further arguments.
+
+        Raises:
+            RunError: The other tool can't read the export.
+        """
+        file = Path(self._scratch.name, "question")
+        write_tensors(file, tensors)
+        line = json.dumps({"ask": question, "place": place, "file": str(file)})
+        said = ""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            said = self._process.stdout.readline()
+        except BrokenPipeError:
+            pass
+        if not said:
+            self._process.wait()
+            self._errors.seek(0)
+            last = (self._errors.read().strip() or "no message").splitlines()[-1]
+            raise refusal(f"other tools can't use the exported model: {last}")
+        return read_tensors(file.with_name("question.answer"))["answer"]
+
+
+def refusal(problem: str) -> RunError:
+    """The error of an export that isn't what the run's model is."""
+    return RunError(
+        problem,
+        allowed="a model that other tools load, and that answers as the run's model does",
+        action=f"{USE_NATIVE}; and please report the model's type; nothing was written",
+    )

@@ -1,0 +1,202 @@
+"""A trained decoder that plain Transformers loads, its prefix or contexts as a key/value cache.
+
+::
+
+    OUT/
+      config.json, model.safetensors, tokenizer.json, ...   the merged model
+      past_key_values.safetensors       a prefix or prompt, which all rows share
+      contexts/TASK.safetensors         or the context of each task's rows,
+      contexts/TASK.txt, TASK.json      its text, and its token ids and the row's template
+      README.md                         how to load them
+      manifest.json                     checksum of every file
+
+In a cache, a prefix moves the tokens' positions; its keys are rotated to compensate
+(``injection/rotation.py``). A prompt's keys and values are what the model computes for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from peml.errors import RunError
+from peml.export.claims import CONTEXTS_FOLDER, Claims, write_context
+from peml.export.format import ExportFormat
+from peml.export.native import load_saved
+from peml.export.source import USE_NATIVE, check_task, refuse_task, refuse_unmerged
+from peml.files import write_tensors, write_text
+from peml.injection import cached_prefix, injection_of
+from peml.models import TaskModel
+
+_SHARED = "past_key_values"
+
+
+class TransformersExport(ExportFormat):
+    """The merged model, and what its rows see in front of them as ``past_key_values``."""
+
+    holds_contexts: ClassVar[bool] = True
+    _claims: Claims
+
+    def check(self) -> None:
+        """Refuses a model that is not a decoder or can't be merged."""
+        refuse_unmerged(self.saved, "transformers")
+        if self._has_contexts:
+            check_task(self.saved, self.task)
+        else:
+            refuse_task(self.task, "transformers")
+
+    def write(self, folder: Path) -> Sequence[str]:
+        """Writes the merged model, and the caches."""
+        model = load_saved(self.saved, trust_remote_code=self.trust_remote_code)
+        self.saved.copy("backbone", folder)
+        self._claims = Claims.of(model)
+        caches = self._caches(model)
+        for place, (task, held) in caches.items():
+            file = folder / f"{place}.safetensors"
+            file.parent.mkdir(exist_ok=True)
+            keys, values = held.unbind(1)
+            write_tensors(file, {"keys": keys, "values": values})
+            if self._has_contexts:
+                write_context(folder / place, model.tasks[task], model)
+            self._claims.add(place, task)
+        if not caches:
+            self._claims.add("")
+        write_text(folder / "README.md", self._readme(model, caches))
+        return ["."]
+
+    def verify(self, folder: Path) -> str:
+        """Compares logits and greedy texts with the run's, in a process that does without PEML."""
+        return self._claims.check(folder, trust_remote_code=self.trust_remote_code)
+
+    @property
+    def _has_contexts(self) -> bool:
+        return any(task.context for task in self.saved.description.tasks)
+
+    def _caches(self, model: TaskModel) -> dict[str, tuple[int, Tensor]]:
+        """By place: a task whose rows see it, and (layers, 2, kv_heads, length, head_dim)."""
+        injection, prompt = injection_of(model.backbone), model.prompt.vectors
+        prefix = None if injection is None else injection.prefix
+        contexts = None if injection is None else injection.contexts
+        if sum(part is not None for part in (prefix, contexts, prompt)) > 1:
+            raise RunError(
+                "the model has more than one of prefix, contexts and prompt",
+                allowed="one of them",
+                action=USE_NATIVE,
+            )
+        if prompt is not None:
+            return {_SHARED: (0, _of_prompt(model, prompt))}
+        if injection is None:
+            return {}
+        if prefix is not None:
+            return {_SHARED: (0, cached_prefix(injection, prefix))}
+        held = {} if contexts is None else contexts.by_task
+        return {
+            f"{CONTEXTS_FOLDER}/{task.name}": (n, cached_prefix(injection, held[n]))
+            for n, task in enumerate(model.tasks)
+            if self.task in (None, task.name) and n in held
+        }
+
+    def _readme(self, model: TaskModel, caches: dict[str, tuple[int, Tensor]]) -> str:
+        names = [self.task] if self.task else [task.name for task in model.tasks]
+        text, place = _PLAIN, ""
+        if caches:
+            place = next(iter(caches))
+            text = _CONTEXT if self._has_contexts else _PREFIX
+        return text.format(
+            base=self.saved.description.base_model,
+            method=self.saved.method_name,
+            place=place,
+            loader=_LOADER.format(place=place),
+            tasks=", ".join(f"`{name}`" for name in names),
+        )
+
+
+@torch.no_grad()
+def _of_prompt(model: TaskModel, prompt: Tensor) -> Tensor:
+    """The keys and values that the model computes for a prompt in front of its input."""
+    layers = model.backbone(inputs_embeds=prompt.float()[None], use_cache=True).past_key_values
+    return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers.layers])
+
+
+_LOADER = """\
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+held = load_file("FOLDER/{place}.safetensors")
+
+
+def front(rows):  # a new cache for each call, which adds its tokens to it
+    pairs = torch.stack([held["keys"], held["values"]], 1)[:, :, None].to(model.dtype)
+    return DynamicCache([tuple(pair.expand(2, rows, -1, -1, -1)) for pair in pairs])
+
+"""
+
+_PLAIN = """\
+# {base}, trained with `{method}`
+
+The merged model, as Transformers saves it; nothing else is needed:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+```
+
+Tasks: {tasks}. One model for all of them; it needs no task name.
+"""
+
+_PREFIX = """\
+# {base}, trained with `{method}`
+
+The merged model, as Transformers saves it, and in `{place}.safetensors` keys and values in front of
+every row. Without them, a part of the trained model is missing.
+
+```python
+{loader}
+length = held["keys"].shape[2]
+row = tokenizer("the row's prompt", return_tensors="pt").input_ids
+# Any ids will do in front: the cache has been read already.
+ids = torch.cat([torch.zeros(1, length, dtype=row.dtype), row], 1)
+said = model.generate(
+    ids, attention_mask=torch.ones_like(ids), past_key_values=front(1), do_sample=False
+)
+print(tokenizer.decode(said[0, ids.shape[1] :]))
+```
+
+For logits alone: `model(input_ids=row, past_key_values=front(1)).logits`. Rows of a batch are
+padded on the left, with zeros in the mask at the padding.
+
+Tasks: {tasks}. One model for all of them; it needs no task name.
+"""
+
+_CONTEXT = """\
+# {base}, trained with `{method}`
+
+The merged model, as Transformers saves it, and in `contexts/` what the model has read in front of
+each task's rows: the text (`TASK.txt`), its keys and values (`TASK.safetensors`), its token ids and
+the Jinja template of a row's prompt (`TASK.json`). Without them, a part of the trained model is
+missing.
+
+```python
+{loader}
+text = open("FOLDER/{place}.txt", encoding="utf-8").read()
+ids = tokenizer(text + "the row's prompt", return_tensors="pt").input_ids
+said = model.generate(
+    ids, attention_mask=torch.ones_like(ids), past_key_values=front(1), do_sample=False
+)
+print(tokenizer.decode(said[0, ids.shape[1] :]))
+```
+
+The tokens of the text are not computed again: the cache holds their keys and values. An answer
+follows its prompt after a space.
+
+Tasks: {tasks}. Each has its own context.
+"""
