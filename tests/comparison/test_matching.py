@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peml.comparison import ComparisonConfig, parse_comparison
-from peml.comparison.matching import TOLERANCE, Matching, match_methods
+from peml.comparison.matching import TOLERANCE, Matching, Sized, match_methods
 from peml.errors import ConfigError
 from peml.methods import LinearShape, ModelShape
 from peml.prefix import PrefixShape
@@ -38,12 +38,18 @@ def config(methods: dict[str, Any], **top: Any) -> ComparisonConfig:
     return parse_comparison(raw | top)
 
 
+def match(
+    config: ComparisonConfig, shape: ModelShape = SHAPE
+) -> tuple[int | None, dict[str, dict[str, Sized]]]:
+    return match_methods(config, dict.fromkeys(config.places, shape))
+
+
 def lora(r: int) -> int:
     return 12 * r * (64 + 64 + 64 + 256)
 
 
 def test_every_method_comes_near_the_references_parameters() -> None:
-    budget, found = match_methods(config(METHODS, reference="lora"), {"glue": SHAPE})
+    budget, found = match(config(METHODS, reference="lora"))
     assert budget == lora(20)
     for sized in found["glue"].values():
         assert sized.off_budget is not None
@@ -56,12 +62,12 @@ def test_every_method_comes_near_the_references_parameters() -> None:
 
 
 def test_a_budget_of_its_own_resizes_the_reference_too() -> None:
-    _, found = match_methods(config(METHODS, budget=lora(40)), {"glue": SHAPE})
+    _, found = match(config(METHODS, budget=lora(40)))
     assert found["glue"]["lora"].size == "r=40, alpha=40"
 
 
 def test_without_matching_methods_run_as_configured() -> None:
-    budget, found = match_methods(config(METHODS, match="none"), {"glue": SHAPE})
+    budget, found = match(config(METHODS, match="none"))
     assert budget is None
     sized = found["glue"]["lora"]
     assert (sized.parameters, sized.off_budget) == (lora(20), None)
@@ -70,7 +76,7 @@ def test_without_matching_methods_run_as_configured() -> None:
 
 def test_a_size_names_what_the_budget_changes_and_nothing_else() -> None:
     shape = replace(SHAPE, attention=PrefixShape(12, 4, 16))
-    _, found = match_methods(config({"peml": {}, "lora": {}}, reference="peml"), {"glue": shape})
+    _, found = match(config({"peml": {}, "lora": {}}, reference="peml"), shape)
     names = [part.partition("=")[0] for part in found["glue"]["peml"].size.split(", ")]
     assert {"r", "alpha"} <= set(names) <= {"r", "alpha", "width", "head", "head_rank"}
 
@@ -78,7 +84,7 @@ def test_a_size_names_what_the_budget_changes_and_nothing_else() -> None:
 def test_a_size_leaves_out_what_is_not_set() -> None:
     shape = replace(SHAPE, attention=PrefixShape(12, 4, 16))
     chosen = config({"prefix-nas": {}, "lora": {}}, match="none")
-    _, found = match_methods(chosen, {"glue": shape})
+    _, found = match(chosen, shape)
     assert "width=" in found["glue"]["prefix-nas"].size
     assert "None" not in found["glue"]["prefix-nas"].size
 
@@ -86,7 +92,7 @@ def test_a_size_leaves_out_what_is_not_set() -> None:
 def test_a_method_may_keep_its_own_size() -> None:
     methods = METHODS | {"small": {"name": "lora", "lora": {"r": 3}}}
     chosen = config(methods, reference="lora", unmatched=["small"])
-    _, found = match_methods(chosen, {"glue": SHAPE})
+    _, found = match(chosen)
     small = found["glue"]["small"]
     assert (small.parameters, small.off_budget) == (lora(3), None)
     assert found["glue"]["lora"].off_budget == 0
@@ -95,7 +101,7 @@ def test_a_method_may_keep_its_own_size() -> None:
 
 
 def test_a_method_without_a_size_is_unmatched() -> None:
-    _, found = match_methods(config(METHODS | {"full": None}), {"glue": SHAPE})
+    _, found = match(config(METHODS | {"full": None}))
     sized = found["glue"]["full"]
     assert (sized.size, sized.parameters, sized.off_budget) == ("", 1_000_000, None)
 
@@ -103,27 +109,27 @@ def test_a_method_without_a_size_is_unmatched() -> None:
 def test_what_cannot_reach_the_budget_is_told_together_with_one_that_all_can() -> None:
     methods = {"lora": None, "mtl-lora": None, "c-poly": None}
     with pytest.raises(ConfigError) as caught:
-        match_methods(config(methods, budget=2 * lora(1)), {"glue": SHAPE})
+        match(config(methods, budget=2 * lora(1)))
     message = str(caught.value)
     for label in ("mtl-lora", "c-poly"):
         assert f"glue, {label}: the nearest it can reach is" in message
     assert "with r=1, alpha=2" in message
 
     with pytest.raises(ConfigError, match="which suits all of them") as caught:
-        match_methods(config(METHODS, budget=round(1.35 * lora(10))), {"glue": SHAPE})
+        match(config(METHODS, budget=round(1.35 * lora(10))))
     suggested = str(caught.value).partition("such as ")[2].partition(", which")[0]
-    match_methods(config(METHODS, budget=int(suggested.replace(",", ""))), {"glue": SHAPE})
+    match(config(METHODS, budget=int(suggested.replace(",", ""))))
 
 
 def test_methods_that_are_the_same_once_matched_are_refused() -> None:
     twins = {"small": {"name": "lora"}, "large": {"name": "lora", "lora": {"r": 64, "alpha": 128}}}
-    match_methods(config(twins, match="none"), {"glue": SHAPE})
+    match(config(twins, match="none"))
     with pytest.raises(ConfigError, match=r"glue, large: the same as small .*: duplicate cells"):
-        match_methods(config(twins), {"glue": SHAPE})
+        match(config(twins))
 
 
 def test_a_saved_matching_is_the_same_again(tmp_path: Path) -> None:
-    budget, found = match_methods(config(METHODS), {"glue": SHAPE})
+    budget, found = match(config(METHODS))
     matching = Matching(budget=budget, steps={"glue": 10}, tasks={"glue": []}, suites=found)
     matching.write(tmp_path)
     assert Matching.read(tmp_path) == matching

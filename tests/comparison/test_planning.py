@@ -53,3 +53,27 @@ def test_what_the_report_says_of_the_tasks_is_known_before_training(toys: Path) 
     )
     assert mood.majority == 0.5
     assert matching.steps == {"toy": 18}
+
+
+def test_a_trained_context_is_sized_by_its_own_tokens(
+    toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"name": "lora+context", "lora": {"r": 2}, "correction": {"trains": "values"}}
+    methods = {
+        "lora": METHODS["lora"],
+        **{f"of-{shots}": {**held, "context": {"shots": shots}} for shots in (2, 3)},
+    }
+    raw = yaml.safe_load(comparison_file(toys, toys / "sized.yaml", methods).read_text())
+    tried: list[AttachedModel] = []
+
+    def attach_and_keep(*given: Any) -> AttachedModel:
+        tried.append(attach(*given))
+        return tried[-1]
+
+    monkeypatch.setattr(planning, "attach", attach_and_keep)
+    sized = plan_comparison(parse_comparison(raw | {"match": "none"})).suites["toy"]
+    for label, model in zip(methods, tried, strict=True):
+        groups = (group for group in model.groups() if group.name != "heads")
+        trained = sum(p.numel() for group in groups for p in group.parameters)
+        assert sized[label].parameters == trained
+    assert sized["of-3"].parameters > sized["of-2"].parameters

@@ -25,6 +25,7 @@ from peml.methods import (
     MultiLoraSettings,
     list_methods,
 )
+from peml.methods.context.correction_settings import CorrectionSettings
 from peml.methods.context.settings import ContextSettings, LoraContextSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.methods.routed.mtl_lora import MtlLoraDelta
@@ -253,3 +254,22 @@ class TestLoraContext(MethodSuite):
 
 class TestLoraContextAdapted(TestLoraContext):
     settings = LoraContextSettings(lora=LoraSettings(r=2), context=ContextSettings(of="adapted"))
+
+
+class TestLoraContextFree(MethodSuite):
+    settings = LoraContextSettings(
+        lora=LoraSettings(r=2), correction=CorrectionSettings(trains="values", dropout=0)
+    )
+    families = ("bert", "llama")
+    identity_at_start = False
+    learns_first = ("*.lora_B.*", "*.correction.last.*")
+
+
+class TestLoraContextLowRank(TestLoraContextFree):
+    settings = LoraContextSettings(
+        lora=LoraSettings(r=2),
+        context=ContextSettings(of="adapted"),
+        correction=CorrectionSettings(
+            trains="keys-values", kind="low-rank", rank=2, freeze_first=False, dropout=0
+        ),
+    )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 
-from peml.comparison.settings import ComparisonConfig
+from peml.comparison.settings import ComparisonConfig, Place
 from peml.errors import ConfigError, PemlError
 from peml.methods import Method, MethodSection, MethodSettings, ModelShape, build_method
 from peml.records import FileRecord, Identity, MajorityOf, Record
@@ -80,13 +80,13 @@ class Matching(FileRecord):
 
 
 def match_methods(
-    config: ComparisonConfig, shapes: Mapping[str, ModelShape]
+    config: ComparisonConfig, shapes: Mapping[Place, ModelShape]
 ) -> tuple[int | None, dict[str, dict[str, Sized]]]:
     """Solves the size of every method on every suite.
 
     Args:
         config: What is compared.
-        shapes: The base model's, by suite; they differ in the number of tasks.
+        shapes: The base model's, by suite and label; they differ in tasks and contexts.
 
     Returns:
         The budget, None where nothing is matched; the methods by suite and label.
@@ -95,7 +95,7 @@ def match_methods(
         ConfigError: A method can't come near enough to the budget, or two methods would be the
             same; all such problems at once.
     """
-    budget = _budget(config, next(iter(shapes.values())))
+    budget = _budget(config, shapes)
     found, problems, off = _match(config, shapes, budget)
     if problems or off:
         matched = "" if budget is None else f" for a budget of {budget:,} trainable parameters"
@@ -114,16 +114,16 @@ def match_methods(
 
 
 def _match(
-    config: ComparisonConfig, shapes: Mapping[str, ModelShape], budget: int | None
+    config: ComparisonConfig, shapes: Mapping[Place, ModelShape], budget: int | None
 ) -> tuple[dict[str, dict[str, Sized]], list[str], list[str]]:
     """The methods by suite and label; what is wrong with them; which are too far off."""
     problems, off = [], []
-    found: dict[str, dict[str, Sized]] = {suite: {} for suite in shapes}
-    for suite, shape in shapes.items():
+    found: dict[str, dict[str, Sized]] = {suite: {} for suite in config.suites}
+    for suite in config.suites:
         for label, settings in config.methods.items():
             try:
                 wanted = None if label in config.unmatched else budget
-                sized = _sized(build_method(settings), settings, shape, wanted)
+                sized = _sized(build_method(settings), settings, shapes[suite, label], wanted)
             except PemlError as error:
                 problems.append(f"{suite}, {label}: {error.problem}")
                 continue
@@ -139,7 +139,7 @@ def _match(
 
 
 def _fitting_budget(
-    config: ComparisonConfig, shapes: Mapping[str, ModelShape], budget: int
+    config: ComparisonConfig, shapes: Mapping[Place, ModelShape], budget: int
 ) -> int | None:
     """The nearest budget, between half and double, that every method can reach."""
     percents = sorted(range(-70, 71), key=abs)
@@ -147,13 +147,14 @@ def _fitting_budget(
     return next((other for other in tried if not _match(config, shapes, other)[2]), None)
 
 
-def _budget(config: ComparisonConfig, shape: ModelShape) -> int | None:
+def _budget(config: ComparisonConfig, shapes: Mapping[Place, ModelShape]) -> int | None:
     if config.match == "none":
         return None
     if config.budget is not None:
         return config.budget
     assert config.reference is not None, "filled in when the config is read"
     method = build_method(config.methods[config.reference])
+    shape = shapes[next(iter(config.suites)), config.reference]
     return sum(method.count_parameters(shape).values())
 
 

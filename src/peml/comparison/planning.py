@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -51,7 +51,7 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     check_spaces(config)
     prepared = _prepare_suites(config)
     backbone = load_backbone(config.run.model, next(iter(prepared.values())).family)
-    shapes = {suite: _shape(backbone, data) for suite, data in prepared.items()}
+    shapes = _read_shapes(config, backbone, prepared)
     budget, sized = match_methods(config, shapes)
     steps = {suite: data.steps.total for suite, data in prepared.items()}
     tasks = {suite: _describe_tasks(data) for suite, data in prepared.items()}
@@ -117,8 +117,19 @@ def _prepare_suites(config: ComparisonConfig) -> dict[str, Prepared]:
     return prepared
 
 
-def _shape(backbone: Backbone, prepared: Prepared) -> ModelShape:
-    return read_shape(TaskModel(backbone, prepared.tasks))
+def _read_shapes(
+    config: ComparisonConfig, backbone: Backbone, prepared: Mapping[str, Prepared]
+) -> dict[Place, ModelShape]:
+    """The model's shapes, which differ in the tasks, and in the tokens of a method's contexts."""
+    shapes = {}
+    for suite, data in prepared.items():
+        plain = read_shape(TaskModel(backbone, data.tasks))
+        for label, settings in config.methods.items():
+            shapes[suite, label] = plain
+            if build_method(settings).corrects_contexts:
+                own = with_config(data, config.run_config(suite, settings, config.seeds[0]))
+                shapes[suite, label] = read_shape(TaskModel(backbone, own.tasks))
+    return shapes
 
 
 def _describe_tasks(prepared: Prepared) -> list[ComparedTask]:

@@ -69,14 +69,14 @@ def check_spaces(config: ComparisonConfig) -> None:
 
 
 def check_sizes(
-    config: ComparisonConfig, matched: Matched, shapes: Mapping[str, ModelShape]
+    config: ComparisonConfig, matched: Matched, shapes: Mapping[Place, ModelShape]
 ) -> None:
     """Checks that no trial would undo the matching of sizes.
 
     Args:
         config: What is compared.
         matched: Settings of each method, by suite and label.
-        shapes: The base model's, by suite.
+        shapes: The base model's, by suite and label.
 
     Raises:
         ConfigError: The space changes the size of methods whose sizes are matched.
@@ -85,13 +85,13 @@ def check_sizes(
         return
     problems = []
     for (suite, label), study in studies_of(config, matched).items():
-        before = _count(matched[suite][label], shapes[suite])
+        shape = shapes[suite, label]
+        before = _count(matched[suite][label], shape)
         for path, parameter in study.space.items():
             if not path.startswith("method."):
                 continue
             sizes = {
-                _count(study.trial_config({path: end}).method, shapes[suite])
-                for end in parameter.ends()
+                _count(study.trial_config({path: end}).method, shape) for end in parameter.ends()
             }
             if sizes != {before}:
                 listed = ", ".join(f"{size:,}" for size in sorted(sizes))

@@ -80,7 +80,7 @@ def _choosing(context: ContextSettings, shots: int, choose: str) -> ContextSetti
 
 def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
     """What the run's contexts hold; refuses a model that can't have another task."""
-    context = saved.method().context
+    method = saved.method()
     names = [each.name for each in saved.description.tasks]
     if task.name in names:
         raise RunError(
@@ -90,6 +90,14 @@ def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
         )
     beside = sorted(name for name in saved.files if name.endswith(".safetensors"))
     beside = [name for name in beside if "/" not in name and name != CONTEXTS]
+    if method.corrects_contexts:
+        raise RunError(
+            "a task can't be added to this model: its contexts were trained after they were "
+            "computed, and a new task's would not be",
+            allowed="models whose contexts are not trained (method.correction.trains: none)",
+            action="train with the task, or without the correction; nothing was changed",
+        )
+    context = method.context
     if context is None or beside:
         has = ", ".join(beside) or "no contexts"
         raise RunError(

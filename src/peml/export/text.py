@@ -38,7 +38,8 @@ class TextExport(ExportFormat):
     def check(self) -> None:
         """Refuses a model without contexts, with those of the frozen model, or with more parts."""
         problem, allowed = "", "models trained with method.context.of: adapted"
-        context, family = self.saved.method().context, self.saved.description.model.family
+        method, family = self.saved.method(), self.saved.description.model.family
+        context = method.context
         beside = sorted(
             name
             for name in self.saved.files
@@ -51,6 +52,12 @@ class TextExport(ExportFormat):
                 "the contexts are keys and values of the base model (method.context.of: "
                 f"{context.of}), and the merged model would read the same text differently"
             )
+        elif method.corrects_contexts:
+            problem = (
+                "the contexts were trained after they were computed: their keys and values are "
+                "those of no text"
+            )
+            allowed = "models whose contexts are not trained (method.correction.trains: none)"
         elif family != "causal":
             problem = f"the family {family!r} reads a context by itself, not in front of the row"
             allowed = "decoder-only models (the family 'causal')"

@@ -277,6 +277,11 @@ class Method(ABC):
         return None
 
     @property
+    def corrects_contexts(self) -> bool:
+        """Whether contexts are trained beyond the keys and values of their text."""
+        return False
+
+    @property
     def prompt_length(self) -> int:
         """Vectors it puts in front of the input, which learned positions need room for."""
         return 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from peml.methods.layers import Layers, LinearShape
+from peml.tasks import TaskRenderer
 
 if TYPE_CHECKING:
     from peml.models import TaskModel
@@ -26,6 +27,7 @@ class ModelShape:
         free_positions: Learned positions that the longest input leaves for a prompt; None where
             positions are not learned.
         others: What else ``target_modules`` might name, see `Layers`.
+        contexts: Tokens of each task's context; empty without contexts.
     """
 
     linears: tuple[LinearShape, ...]
@@ -35,6 +37,7 @@ class ModelShape:
     tasks: int
     free_positions: int | None = None
     others: Mapping[str, str] = field(default_factory=dict)
+    contexts: tuple[int, ...] = ()
 
     @property
     def layers(self) -> Layers:
@@ -57,6 +60,11 @@ def read_shape(model: TaskModel) -> ModelShape:
         parameters=sum(p.numel() for p in backbone.parameters()),
         tasks=len(model.tasks),
         free_positions=None if family.positions is None else family.positions - family.max_length,
+        contexts=tuple(
+            len(family.context_tokens(TaskRenderer(task).context()))
+            for task in model.tasks
+            if task.context
+        ),
     )
 
 

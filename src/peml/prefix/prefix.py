@@ -84,14 +84,19 @@ class Prefix:
             return None
         return self.tensor[index, 0], self.tensor[index, 1]
 
-    def without_some(self, probability: float) -> Prefix:
+    def without_some(self, probability: float, keep: int = 0) -> Prefix:
         """The prefix with each position dropped with this probability, but never all.
 
         A dropped position gets no attention, and the softmax over the others needs no rescaling:
         DropKey (Li et al. 2023, arXiv 2208.02646) for whole positions. Uses torch's global
         generator.
+
+        Args:
+            probability: Of each position.
+            keep: So many first positions are never dropped.
         """
         remaining = torch.rand(self.length) >= probability
+        remaining[:keep] = True
         if not remaining.any():
             remaining[int(torch.randint(self.length, ()))] = True
         positions = remaining.nonzero().flatten().to(self.tensor.device, non_blocking=True)

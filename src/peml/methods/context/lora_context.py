@@ -6,16 +6,19 @@ from typing import ClassVar
 
 from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
-from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.base import AttachContext, Method, MethodSettings, Part
+from peml.methods.budget import fit_beside_lora
+from peml.methods.context.correction import Correction
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings, LoraContextSettings
 from peml.methods.lora.lora import LoraPart
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
+from peml.prefix import SizeRange
 
 
 class LoraContext(Method):
-    """LoRA on all linear layers, and a context per task that is computed rather than trained."""
+    """LoRA on all linear layers, and a context per task that is computed, and may be corrected."""
 
     settings_type: ClassVar[type[MethodSettings]] = LoraContextSettings
 
@@ -26,6 +29,11 @@ class LoraContext(Method):
     def context(self) -> ContextSettings:
         """What each task's context holds."""
         return self.settings.context
+
+    @property
+    def corrects_contexts(self) -> bool:
+        """As `correction.trains` says."""
+        return self.settings.correction.trains != "none"
 
     @property
     def needs_task_id(self) -> bool:
@@ -39,13 +47,22 @@ class LoraContext(Method):
         lora = LoraPart(model.backbone, self.settings.lora, context.seed)
         if self.settings.context.draw == "step":
             part.draw_from(context.solved, without_update=lora.disabled)
-        return AttachedModel(model, {lora.name: lora, part.name: part}, modules={part.name: part})
+        parts: dict[str, Part] = {lora.name: lora, part.name: part}
+        if self.corrects_contexts:
+            lengths = [len(tokens) for tokens in part.tokens]
+            part.correction = Correction(
+                injection.shape, lengths, self.settings.correction, context.seed
+            ).to(model.device)
+            parts[part.correction.name] = part.correction
+        return AttachedModel(model, parts, modules={part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The LoRA's."""
-        return {"lora": self.settings.lora.count_parameters(shape)}
+        """The LoRA's and the correction's."""
+        correction = self.settings.correction.count(shape)
+        return {"lora": self.settings.lora.count_parameters(shape), "correction": correction}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another rank of the LoRA."""
-        lora = self.settings.lora.resized(shape, budget)
-        return self.settings.model_copy(update={"lora": lora})
+        """Another rank of the LoRA, and of the correction where no LoRA comes near the budget."""
+        sized = ((c, SizeRange.exactly(c.count(shape))) for c in self.settings.correction.smaller())
+        correction, lora = fit_beside_lora(sized, self.settings.lora, shape, budget)
+        return self.settings.model_copy(update={"lora": lora, "correction": correction})

@@ -14,6 +14,7 @@ from peml.errors import ModelError
 from peml.injection import Contexts, PrefixInjection, read_rows
 from peml.injection.probe import in_eval_mode
 from peml.methods.base import ParameterGroup, Part
+from peml.methods.context.correction import Correction
 from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel
@@ -35,6 +36,7 @@ class ContextPart(nn.Module, Part):
 
     Attributes:
         tokens: Token ids of each task's context.
+        correction: What is trained on top; None: nothing.
 
     Raises:
         ModelError: A context is too long, or the model would answer differently than with the text
@@ -48,6 +50,7 @@ class ContextPart(nn.Module, Part):
     ) -> None:
         super().__init__()
         self.injection = injection
+        self.correction: Correction | None = None
         self.tokens = [_read_tokens(model, task) for task in model.tasks]
         self._of = settings.of
         self._holders = [model]  # in a list, so that the model doesn't become a submodule
@@ -131,8 +134,12 @@ class ContextPart(nn.Module, Part):
 
     def _contexts(self, tasks: Sequence[int]) -> dict[int, Prefix]:
         if self._of == "frozen":
-            return {task: self._frozen[task] for task in tasks}
-        return {task: self._compute(self.tokens[task], task) for task in tasks}
+            held = {task: self._frozen[task] for task in tasks}
+        else:
+            held = {task: self._compute(self.tokens[task], task) for task in tasks}
+        if self.correction is None:
+            return held
+        return {task: self.correction.add(task, prefix) for task, prefix in held.items()}
 
     def _compute(self, tokens: Sequence[int], task: int = 0) -> Prefix:
         """The model's keys and values of a text, with their graph where gradients are on."""
@@ -169,7 +176,7 @@ class ContextPart(nn.Module, Part):
         self.injection.set_contexts(None)
 
     def groups(self) -> list[ParameterGroup]:
-        """None: contexts are computed, not trained."""
+        """None: contexts are computed; what is trained on top is a part of its own."""
         return []
 
     def disabled(self) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from peml.data.chosen import ENDINGS, read_chosen, take_chosen
 from peml.errors import ConfigError, nearest
 from peml.methods.base import MethodSettings
+from peml.methods.context.correction_settings import CorrectionSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.settings import Settings
 from peml.tasks import Shots, Task
@@ -113,3 +114,17 @@ class LoraContextSettings(MethodSettings):
     context: ContextSettings = Field(
         default_factory=lambda: ContextSettings(), description="What each task's context holds."
     )
+    correction: CorrectionSettings = Field(
+        default_factory=lambda: CorrectionSettings(),
+        description="What is trained on top of the contexts.",
+    )
+
+    @model_validator(mode="after")
+    def _the_same_positions(self) -> LoraContextSettings:
+        if self.correction.trains != "none" and self.context.draw != "once":
+            raise ValueError(
+                f"correction.trains: {self.correction.trains} trains what stands at each position "
+                f"of a context, and with context.draw: {self.context.draw} other rows stand there "
+                "each time: set draw: once, or trains: none"
+            )
+        return self
