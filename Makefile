@@ -52,6 +52,7 @@ benchmarks: $(VENV)/installed
 	$(BIN)/python benchmarks/option_scoring.py
 	$(BIN)/python benchmarks/many_task_files.py
 	$(BIN)/python benchmarks/many_rows.py
+	$(BIN)/python benchmarks/bulk_prediction.py --memory-model tiny
 
 # torch comes first and pinned: any later package would pull its newest build, with CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt

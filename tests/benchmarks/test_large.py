@@ -76,3 +76,16 @@ def test_packing_sets_packed_rows_against_padded_ones(
     ratio, difference = figures()
     assert ratio["value"] > 0
     assert difference["holds"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_bulk_prediction_measures_a_file_against_an_evaluation(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk, target = script("bulk_prediction"), tmp_path / "figures.json"
+    monkeypatch.setattr(bulk, "in_fresh_process", bulk.measure_memory)
+    sizes = ["--rows", "20", "--speed-rows", "8", "--rounds", "1", "--model", "tiny"]
+    bulk.main(["--json", str(target), *sizes])
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert [figure["target"] for figure in found] == ["<= 300", None, ">= 0.9", None, None]
+    assert all(figure["value"] > 0 for figure in found[1:])

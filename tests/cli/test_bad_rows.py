@@ -221,7 +221,7 @@ def test_predict_reads_what_training_reads(runs: Runs, tmp_path: Path, capsys: C
     [
         (
             {"options": ["good", ""]},
-            (": Task 'ending', row 1 (from 0), field 'options': option 1", "is empty"),
+            (", line 2: Task 'ending', row 1 (from 0), field 'options': option 1", "is empty"),
         ),
         ({"start": 3}, (", line 2, field 'start': 3 is not a text",)),
         ({"start": None}, (", line 2, field 'start': null",)),

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from peml.data.files import read_unlabelled
 from peml.data.inspection import check_rows
 from peml.data.sources import load_source
 from peml.data.task_columns import read_list
+from peml.data.unlabelled import UnlabelledFile
 from peml.errors import DataError
 from peml.tasks import Example, Source, Task, TaskRenderer
 from tests.data.rows import Row, write_jsonl
@@ -181,7 +181,7 @@ def test_the_same_rows_are_the_same_examples(tmp_path: Path, form: str, case: st
     prompts = [example.prompt for example in found[0]]
     assert not any("None" in prompt for prompt in prompts)
     given = [{k: v for k, v in row.items() if k != task.columns.label} for row in rows]
-    for unlabelled in (read_unlabelled(file, task), read_list(given, task)):
+    for unlabelled in (next(UnlabelledFile(file, task).windows(99)).rows, read_list(given, task)):
         renderer = TaskRenderer(task)
         said = [renderer.render(row, n, labelled=False) for n, row in enumerate(unlabelled)]
         assert [example.prompt for example in said] == prompts
@@ -379,7 +379,7 @@ def test_a_field_that_no_row_has_is_refused_with_its_neighbour(tmp_path: Path, f
     file = _write(tmp_path / "mood", _WRITERS[form], rows)
     for read in (
         lambda: load_source(_noted(), str(tmp_path)),
-        lambda: read_unlabelled(file, _noted()),
+        lambda: next(UnlabelledFile(file, _noted()).windows(9)),
     ):
         with pytest.raises(DataError, match=r"lacks column 'note'\. Did you mean 'notes'"):
             read()

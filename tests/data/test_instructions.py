@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from peml.data.files import needed_rows, read_file, read_unlabelled
+from peml.data.files import needed_rows, read_file
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings, select_tasks
 from peml.data.task_columns import read_list
+from peml.data.unlabelled import UnlabelledFile
 from peml.errors import ConfigError, DataError
 from peml.tasks import Task, TaskRenderer
 from tests.data.rows import write_jsonl
@@ -80,8 +81,8 @@ def test_conversations_to_predict_end_with_the_user(tmp_path: Path) -> None:
         (row,) = read_list([{"messages": messages}], made)
         assert turns(made, row, labelled=False) == TURNS
         write_jsonl(tmp_path / "rows.jsonl", [{"messages": messages}])
-        again = read_list(list(read_unlabelled(tmp_path / "rows.jsonl", made)), made)
-        assert again == [row]
+        (window,) = UnlabelledFile(tmp_path / "rows.jsonl", made).windows(9)
+        assert window.rows == [row]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from peml.cli.options import TrustOption
-from peml.errors import placed
-from peml.files import write_text
+from peml.cli.streams import STREAM, as_file, format_of
+from peml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peml.serving import Predictor
+    from peml.serving.bulk import BulkPrediction
 
 
 def predict_command(
@@ -22,12 +27,35 @@ def predict_command(
         typer.Option(
             "--input",
             "-i",
-            help="JSONL, CSV (also gzipped) or Parquet file with the task's columns.",
+            help="JSONL, CSV (also gzipped) or Parquet file with the task's columns; - for "
+            "standard input.",
         ),
     ],
     output_file: Annotated[
-        Path, typer.Option("--output", "-o", help="JSONL file to write: row, prediction, scores.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="JSONL, CSV or Parquet file to write: row, kept columns, prediction, scores; - "
+            "for standard output.",
+        ),
     ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column to pass through. Can be repeated."),
+    ] = None,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Pass all columns of the rows through.")
+    ] = False,
+    input_format: Annotated[
+        str | None,
+        typer.Option(help="jsonl, csv or parquet; default: by the file's ending, - is jsonl."),
+    ] = None,
+    output_format: Annotated[str | None, typer.Option(help="As --input-format.")] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows that are read, sorted and kept at a time; default: 2048."),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(help="auto (a GPU if there is one, else the CPU), cpu, cuda, or cuda:N."),
@@ -48,32 +76,87 @@ def predict_command(
 ) -> None:
     """Predict rows of a task with a finished run's model and evaluation settings.
 
-    Example:
-      peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
-    """
-    from peml.data.files import read_unlabelled
-    from peml.data.lines import check_file
-    from peml.serving import load
+    The output appears when it is complete. A command that was stopped goes on where it was when it
+    is given again.
 
-    check_file(input_file)
-    model = load(
-        run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
-    )
-    rows = list(read_unlabelled(input_file, model.task(task)))
-    with placed(str(input_file)):
-        answers = model.predict(task, rows)
-    lines = [
-        json.dumps(
-            {"row": number, "prediction": answer.value, "scores": answer.scores},
-            ensure_ascii=False,
-            allow_nan=False,
+    Examples:
+      peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
+      peml predict runs/demo --task reviews -i rows.parquet -o answers.csv --keep id
+    """
+    written = _check(input_file, output_file, output_format)
+    with as_file(input_file, input_format) as path:
+        from peml.data.lines import check_file
+        from peml.data.unlabelled import UnlabelledFile
+        from peml.serving import load
+        from peml.serving.bulk import WINDOW, BulkPrediction
+        from peml.serving.formats import FORMATS
+
+        check_file(path)
+        model = load(
+            run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
         )
-        for number, answer in enumerate(answers)
-    ]
-    write_text(output_file, "".join(line + "\n" for line in lines))
-    console = Console()
-    console.print(f"{len(lines)} predictions in {output_file}", highlight=False)
-    cut = sum(answer.cut > 0 for answer in answers)
-    if cut:
-        said = f"{cut} of {len(answers)} rows were longer than the model takes, and were cut"
+        definition = model.task(task)
+        rows = UnlabelledFile(path, definition, None if keep_all else keep or ())
+        form = FORMATS[written](rows, definition)
+        work = BulkPrediction(model, task, rows, form, window or WINDOW)
+        with _bar() as bar:
+            bar_task = bar.add_task("", total=rows.rows)
+            work.advance = lambda count: bar.advance(bar_task, count)
+            if output_file == STREAM:
+                work.write_to(sys.stdout.buffer)
+            else:
+                source = _source(model, task, written)
+                work.write_file(output_file, source)
+    _say(work, output_file)
+
+
+def _check(input_file: Path, output_file: Path, output_format: str | None) -> str:
+    """The output's format; refuses an output that can't be written."""
+    written = format_of(output_file, output_format, "--output-format")
+    if output_file == STREAM:
+        return written
+    problem = ""
+    if output_file.suffix == ".gz":
+        problem = f"{output_file} is to be compressed with gzip"
+    elif output_file.is_dir():
+        problem = f"{output_file} is a folder"
+    elif input_file != STREAM and output_file.exists() and output_file.samefile(input_file):
+        problem = f"{output_file} is the input as well"
+    if problem:
+        raise ConfigError(
+            problem,
+            allowed="a new JSONL, CSV or Parquet file, or an old one to replace",
+            action="choose another output",
+        )
+    return written
+
+
+def _source(model: Predictor, task: str, written: str) -> dict[str, str]:
+    """What answers depend on besides their rows."""
+    return {
+        "model": model.digest,
+        "task": task,
+        "device": model.base.device.type,
+        "dtype": model.base.settings.dtype,
+        "evaluation settings": model.evaluation.model_dump_json(),
+        "format": written,
+    }
+
+
+def _bar() -> Progress:
+    """Rows done, on standard error; none where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _say(work: BulkPrediction, output: Path) -> None:
+    console = Console(stderr=output == STREAM)
+    if output != STREAM:
+        console.print(f"{work.done} predictions in {output}", highlight=False)
+    if work.reused:
+        said = f"{work.reused} of them are those of the command that was stopped"
+        console.print(said, highlight=False)
+    if work.cut:
+        said = f"{work.cut} of {work.done} rows were longer than the model takes, and were cut"
         console.print(said, style="yellow")

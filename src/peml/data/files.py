@@ -48,43 +48,34 @@ def read_file(path: Path, task: Task) -> Rows:
     """
     check_file(path)
     cache = cache_folder()
-    with _reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     columns = task.columns.model_dump_json()
     kind = (task.type, task.labels, task.target is None, task.format)
     parts = (_FORMAT, path.suffix, content, columns, *kind)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
-        return Rows.of_table(_read_whole(path, task), key)
+        schema, batches = open_rows(path, task)
+        return Rows.of_table(pa.Table.from_batches(batches, schema), key)
     target = cache / "rows" / f"{key[:32]}.arrow"
-    return Rows.cached(target, key, lambda: _open(path, task))
+    return Rows.cached(target, key, lambda: open_rows(path, task))
 
 
-def read_unlabelled(path: Path, task: Task) -> Rows:
-    """Reads rows to predict from one file, held in memory; they need no labels.
+def open_rows(
+    path: Path, task: Task, *, labelled: bool = True
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The columns a task needs of a file, once all rows were seen, and its rows with their numbers.
 
     Raises:
         DataError: As :func:`read_file`.
     """
-    check_file(path)
-    return Rows.of_table(_read_whole(path, task, labelled=False))
-
-
-def _read_whole(path: Path, task: Task, *, labelled: bool = True) -> pa.Table:
-    schema, batches = _open(path, task, labelled=labelled)
-    return pa.Table.from_batches(batches, schema)
-
-
-def _open(
-    path: Path, task: Task, *, labelled: bool = True
-) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """A file's columns, once all rows were seen, and its rows."""
     tabular = path.suffix == ".parquet" and not task.is_conversation
     return (_open_parquet if tabular else _open_text)(path, task, labelled)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turns what goes wrong inside a file into a message that names it."""
     try:
         yield
     except (OSError, OverflowError, ValueError, pa.ArrowException) as error:
@@ -128,16 +119,27 @@ def flat_rows(
     Raises:
         DataError: A line is no row. The message names file and line.
     """
-    for place, row in _placed_rows(path):
+    for place, row in placed_rows(path):
         yield place, plain_row(row, task, f"{path}, {place}", labelled=labelled)
 
 
-def _placed_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def placed_rows(
+    path: Path, columns: Sequence[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place (for messages) and content of each row of a file.
+
+    Args:
+        path: The file.
+        columns: What to read of a Parquet file; default: all columns.
+
+    Raises:
+        DataError: As `flat_rows`.
+    """
     if path.suffix != ".parquet":
         yield from ((f"line {line}", row) for line, row in read_rows(path))
         return
-    with _reading(path), ParquetFile(path) as file:
-        batches = file.iter_batches(batch_size=BATCH)
+    with reading(path), ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=BATCH, columns=columns)
         rows = chain.from_iterable(batch.to_pylist() for batch in batches)
         yield from ((f"row {number} (from 0)", row) for number, row in enumerate(rows))
 
@@ -163,7 +165,7 @@ def _open_parquet(
     path: Path, task: Task, labelled: bool
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     fields = needed_fields(task, labelled=labelled)
-    with _reading(path):
+    with reading(path):
         found = read_schema(path)
     stored = stored_names(found, task.columns, str(path)) if labelled else None
     columns = TaskColumns(task, str(path), labelled=labelled, stored=stored)
@@ -184,7 +186,7 @@ def _parquet_tables(
 ) -> Iterator[tuple[int, pa.Table]]:
     """The fields of some rows at a time, and the number of the first of them."""
     first = 0
-    with _reading(path), ParquetFile(path) as file:
+    with reading(path), ParquetFile(path) as file:
         sources = find_columns(file.schema_arrow, fields, task, str(path))
         for batch in _read_batches(path, file, list(sources.values())):
             table = pa.Table.from_batches([batch])

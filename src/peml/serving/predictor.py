@@ -19,7 +19,7 @@ from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
 from peml.models import ModelOutput, TaskModel, check_dtype, choose_device, make_room
 from peml.problems import describe_problems, list_problems
-from peml.tasks import Task, TaskRenderer
+from peml.tasks import Example, Task, TaskRenderer
 
 _LEAST_TOKENS = 16  # as for evaluation.tokens
 
@@ -46,11 +46,15 @@ class Predictor:
     Args:
         model: The model, in evaluation mode.
         evaluation: How answers are scored and generated; default: PEML's default settings.
+        digest: Checksum of the model's folder; empty if it was not loaded from one.
     """
 
-    def __init__(self, model: TaskModel, evaluation: EvaluationSettings | None = None) -> None:
+    def __init__(
+        self, model: TaskModel, evaluation: EvaluationSettings | None = None, digest: str = ""
+    ) -> None:
         self.base = model
         self.evaluation = evaluation or EvaluationSettings()
+        self.digest = digest
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -98,15 +102,36 @@ class Predictor:
             TaskError: The model has no such task.
             DataError: A row lacks a column, or can't be rendered or tokenised.
         """
-        task_id = self._task_id(task)
+        definition = self.task(task)
         if not rows:
             return []
-        definition = self.tasks[task_id]
         renderer = TaskRenderer(definition)
         read = enumerate(read_list(rows, definition))
         examples = [renderer.render(row, number, labelled=False) for number, row in read]
+        return self.predict_examples(task, examples, settings)
+
+    def predict_examples(
+        self,
+        task: str,
+        examples: Sequence[Example],
+        settings: EvaluationSettings | None = None,
+    ) -> list[Prediction]:
+        """Predicts rendered rows of one task, at least one, in their order.
+
+        Args:
+            task: Name of a task the model was trained on.
+            examples: What a `TaskRenderer` of the task made of the rows.
+            settings: As for `predict`.
+
+        Raises:
+            TaskError: The model has no such task.
+            DataError: A row can't be tokenised.
+        """
+        task_id = self._task_id(task)
+        definition = self.tasks[task_id]
         split = encode_rows(examples, definition, self.base.family, definition.type.evaluated_as)
-        answers = predict_split(self, split, task_id, settings or self.evaluation)
+        numbers = [example.index for example in examples]
+        answers = predict_split(self, split, task_id, settings or self.evaluation, numbers)
         cuts = split.rows.column("cut")
         return [
             _prediction(definition, example.options, value, scores, cut)
@@ -187,4 +212,4 @@ def load(
         evaluation = evaluation.model_copy(update={"tokens": batch_tokens})
     prompt = 0 if model.prompt.vectors is None else len(model.prompt.vectors)
     make_room(model.family, model.tasks, evaluation.max_new_tokens, prompt)
-    return Predictor(model, evaluation)
+    return Predictor(model, evaluation, saved.description.digest)

@@ -1,0 +1,71 @@
+"""Files and standard streams of rows: of which format they are, and where they stand."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from peml.errors import ConfigError, PemlError, nearest
+
+STREAM = Path("-")
+"""Standard input or output."""
+
+_FORMATS = ("jsonl", "csv", "parquet")
+
+
+def format_of(path: Path, told: str | None, option: str) -> str:
+    """The format of a file or stream, as told or by the ending of its name.
+
+    Args:
+        path: The file, or `STREAM`, which is JSONL unless told otherwise.
+        told: The format, if the caller names it.
+        option: The option that names it, for messages.
+
+    Raises:
+        ConfigError: There is no such format, or the name has another ending.
+    """
+    name = told or ("jsonl" if path == STREAM else path.name.removesuffix(".gz").rpartition(".")[2])
+    if name not in _FORMATS:
+        shown = f"{option} is {told!r}.{nearest(name, _FORMATS)}" if told else ""
+        raise ConfigError(
+            shown or f"the name of {path} doesn't say of which format it is",
+            allowed=", ".join(_FORMATS),
+            action=f"give one of them with {option}, or as the file's ending",
+        )
+    return name
+
+
+@contextmanager
+def as_file(source: Path, told: str | None) -> Iterator[Path]:
+    """A file whose name says its format: the file itself, a link to it, or standard input's copy.
+
+    Rows are read more than once, so standard input is copied to a temporary file first.
+
+    Args:
+        source: A file, or `STREAM`.
+        told: The format, if the caller names it.
+
+    Raises:
+        PemlError: What happens inside, with the name of `source`.
+    """
+    if source != STREAM and told is None:
+        yield source
+        return
+    with TemporaryDirectory(prefix="peml-") as folder:
+        packed = ".gz" if source.suffix == ".gz" else ""
+        path = Path(folder) / f"rows.{format_of(source, told, '--input-format')}{packed}"
+        if source == STREAM:
+            with path.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        else:
+            path.symlink_to(source.absolute())
+        try:
+            yield path
+        except PemlError as error:
+            name = "standard input" if source == STREAM else str(source)
+            said = [each.replace(str(path), name) for each in (error.problem, error.action)]
+            raise type(error)(said[0], allowed=error.allowed, action=said[1]) from error

@@ -1,0 +1,166 @@
+"""Predicting a file of any length: a window at a time, resumable, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from peml.data.rows import Row
+from peml.data.unlabelled import UnlabelledFile, Window
+from peml.errors import DataError, RunError, placed
+from peml.files import disk_errors, read_json, write_bytes, write_json
+from peml.serving.formats import AnswerFormat
+from peml.serving.predictor import Predictor
+from peml.tasks import TaskRenderer
+
+WINDOW = 2048
+"""Rows of a window: enough to sort by length, few enough to lose with a kill."""
+
+_PLAN = "plan.json"
+
+
+@dataclass
+class BulkPrediction:
+    """The prediction of a file's rows.
+
+    Attributes:
+        model: Answers the rows.
+        task: Name of their task.
+        rows: The rows.
+        form: How answers are written.
+        window: Most rows of a window.
+        advance: Called with the number of rows as they are done.
+        done: Rows that are answered.
+        reused: Rows of these that an earlier, stopped command had answered.
+        cut: Rows that were longer than the model takes.
+    """
+
+    model: Predictor
+    task: str
+    rows: UnlabelledFile
+    form: AnswerFormat
+    window: int = WINDOW
+    advance: Callable[[int], None] = lambda rows: None
+    done: int = field(default=0, init=False)
+    reused: int = field(default=0, init=False)
+    cut: int = field(default=0, init=False)
+
+    def write_to(self, stream: IO[bytes]) -> None:
+        """Writes the answers to a stream as they come.
+
+        Raises:
+            PemlError: A row can't be used or answered; answers before its window are written.
+        """
+        with self._keeping("written"):
+            self.form.join((self._answer(window)[0] for window in self._windows()), stream)
+
+    def write_file(self, path: Path, source: Mapping[str, str]) -> None:
+        """Writes the answers as a file, which appears when it is complete.
+
+        Until then they are in a folder beside it, a file per window. The same command reuses those
+        whose rows are unchanged.
+
+        Args:
+            path: The file.
+            source: What the answers depend on besides the rows, by name, such as the model's
+                checksum. Answers of an unfinished command for which it differs are refused.
+
+        Raises:
+            PemlError: A row can't be used or answered; answers before its window are kept.
+            RunError: There are answers of another command, or the disk is full.
+        """
+        folder = path.with_name(f".{path.name}.parts")
+        _begin(folder, path, source)
+        there = {each.name.partition("-")[0]: each for each in folder.iterdir()}
+        kept = f"in {folder}: the same command goes on from there"
+        try:
+            with self._keeping(kept):
+                parts = [self._part(folder, window, there) for window in self._windows()]
+        except BaseException:
+            if [each.name for each in folder.iterdir()] == [_PLAN]:
+                shutil.rmtree(folder)  # what can't work leaves nothing behind
+            raise
+        partial = path.with_name(f".{path.name}.partial")
+        with disk_errors(path):
+            with partial.open("wb") as file:
+                self.form.join((part.read_bytes() for part in parts), file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            shutil.rmtree(folder)
+
+    def _windows(self) -> Iterator[Window]:
+        """The windows; counts each when the next one is asked for."""
+        for window in self.rows.windows(self.window):
+            yield window
+            self.done += len(window.rows)
+            self.advance(len(window.rows))
+
+    @contextmanager
+    def _keeping(self, where: str) -> Iterator[None]:
+        """Says where the answers before a bad row are."""
+        try:
+            yield
+        except DataError as error:
+            if not self.done:
+                raise
+            action = f"{error.action}. {self.done:,} answers are {where}".replace("..", ".")
+            raise DataError(error.problem, allowed=error.allowed, action=action) from error
+
+    def _part(self, folder: Path, window: Window, there: Mapping[str, Path]) -> Path:
+        """The file of a window's answers, which may be there already."""
+        content = json.dumps([window.first, window.rows, window.kept], default=repr)
+        name = hashlib.sha256(content.encode()).hexdigest()[:32]
+        if name in there:
+            self.reused += len(window.rows)
+            self.cut += int(there[name].name.rpartition("-")[2])
+            return there[name]
+        part, cut = self._answer(window)
+        path = folder / f"{name}-{cut}"
+        write_bytes(path, part)
+        return path
+
+    def _answer(self, window: Window) -> tuple[bytes, int]:
+        """A window's answers, and how many rows were cut."""
+        renderer, examples = TaskRenderer(self.model.task(self.task)), []
+        for number, (row, place) in enumerate(
+            zip(window.rows, window.places, strict=True), start=window.first
+        ):
+            with placed(place):
+                examples.append(renderer.render(row, number, labelled=False))
+        answers = self.model.predict_examples(self.task, examples)
+        lines: list[Row] = [
+            {**kept, "row": number, "prediction": answer.value, "scores": answer.scores}
+            for number, (kept, answer) in enumerate(
+                zip(window.kept, answers, strict=True), start=window.first
+            )
+        ]
+        cut = sum(answer.cut > 0 for answer in answers)
+        self.cut += cut
+        return self.form.encode(lines), cut
+
+
+def _begin(folder: Path, path: Path, source: Mapping[str, str]) -> None:
+    """Opens the folder of an unfinished file, or makes it."""
+    plan = folder / _PLAN
+    if plan.exists():
+        begun = read_json(plan)
+        differ = [name for name in {**source, **begun} if begun.get(name) != source.get(name)]
+        if differ:
+            name = differ[0]
+            raise RunError(
+                f"{path} was begun with other settings: {name} was {begun.get(name)}, and is "
+                f"{source.get(name)}",
+                allowed="the command that began it, which goes on where it stopped",
+                action=f"give the same {', '.join(differ)}, choose another output, or delete "
+                f"{folder}",
+            )
+        return
+    write_json(plan, dict(source))
