@@ -86,8 +86,7 @@ def test_messages_name_the_stream_or_the_file(
     [
         (("-o", "answers.txt"), "answers.txt doesn't say of which format it is"),
         (("-o", "a.jsonl.gz"), "compressed with gzip"),
-        (("-o", "."), "doesn't say of which format"),
-        (("-o", ".", "--output-format", "csv"), "is a folder"),
+        (("-o", "."), "is a folder"),
         (("-o", "rows.jsonl"), "is the input as well"),
         (("-o", "-", "--output-format", "jsnl"), "Did you mean 'jsonl'"),
         (("-o", "-", "--input-format", "xml"), "--input-format is 'xml'"),

@@ -21,14 +21,15 @@ def format_of(path: Path, told: str | None, option: str) -> str:
     """The format of a file or stream, as told or by the ending of its name.
 
     Args:
-        path: The file, or `STREAM`, which is JSONL unless told otherwise.
+        path: The file, or `STREAM`; JSONL where the name has no ending.
         told: The format, if the caller names it.
         option: The option that names it, for messages.
 
     Raises:
         ConfigError: There is no such format, or the name has another ending.
     """
-    name = told or ("jsonl" if path == STREAM else path.name.removesuffix(".gz").rpartition(".")[2])
+    ending = path.name.removesuffix(".gz").rpartition(".")[2]
+    name = told or (ending if path.suffix else "jsonl")
     if name not in _FORMATS:
         shown = f"{option} is {told!r}.{nearest(name, _FORMATS)}" if told else ""
         raise ConfigError(
