@@ -169,3 +169,15 @@ def test_bfloat16_states_are_scored_in_the_heads_precision() -> None:
         rtol=0.02,
         atol=0.05,
     )
+
+
+def test_heads_of_the_same_meaning_are_taken_over_by_name() -> None:
+    old = heads()
+    tasks = (score(name="new"), choice(), sentiment(labels=["x", "y"]), score(name="other"))
+    new = TaskHeads(tasks, HIDDEN, torch.Generator().manual_seed(9))
+    before = new.weight.detach().clone()
+    left = new.take_over(old)
+    assert left == {"new": "a new task", "mood": "its type, labels or scale are others"}
+    assert torch.equal(new.weight[1], old.weight[3])  # `ending`
+    assert torch.equal(new.bias[4], old.bias[7])  # `other`
+    assert torch.equal(new.weight[[0, 2, 3]], before[[0, 2, 3]])

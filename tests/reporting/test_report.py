@@ -329,3 +329,10 @@ def test_a_run_without_ablations_has_no_column_for_them(plain: Path, edit: Edit)
     ]  # fmt: skip
     assert "switched off" not in text_of(page)
     assert "lora can't be merged into the weights." in text_of(page)
+
+
+def test_the_weights_that_training_started_from_are_named(plain: Path, edit: Edit) -> None:
+    start = {"source": "runs/old", "checksum": "1", "taken": {"lora": 9}, "left": {"x": "new"}}
+    edit(plain / "plan.json", lambda plan: plan.update(start=start))
+    for text in (render_markdown(load_run(plain)), render_html(load_run(plain))):
+        assert "Starting from runs/old: lora (9 weights); not taken over: x (new)." in text

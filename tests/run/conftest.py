@@ -1,3 +1,3 @@
-from tests.e2e.fixtures import toys
+from tests.e2e.fixtures import runs, toys
 
-__all__ = ["toys"]
+__all__ = ["runs", "toys"]

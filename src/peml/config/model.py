@@ -35,6 +35,11 @@ class RunConfig(ConfigFile):
         default_factory=lambda: EvaluationSettings(), description="How the model is evaluated."
     )
     seed: int = Field(0, description="Random seed of initial weights, data order and noise.", ge=0)
+    init_from: str | None = Field(
+        None,
+        description="Weights to start from: a finished run's folder, or a LoRA that PEFT saved; "
+        "default: new ones.",
+    )
     export: bool = Field(True, description="Save the final model; false if only the scores matter.")
     output: str | None = Field(
         None, description="Run folder; default: runs/ and the config file's name."

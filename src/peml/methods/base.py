@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from peml.prefix import Genotype, Prefix
 
 
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""Files of an adapter that PEFT saved."""
+
+
 class MethodSettings(Settings):
     """Base of every method's config section; subclasses fix ``name`` to a literal.
 
@@ -113,6 +117,18 @@ class Part(ABC):
     def save(self, folder: Path, base_model: str) -> None:
         """Writes the part in the format other tools read, where there is one."""
         return
+
+    def start_from(self, adapter: Path) -> list[str] | None:
+        """Takes over the weights of an adapter that PEFT saved; called before training.
+
+        Returns:
+            Names of weights in the folder that are none of the part's; None for a part that PEFT
+            has no format for.
+
+        Raises:
+            ModelError: The adapter doesn't fit; nothing was changed.
+        """
+        return None
 
     def kept(self) -> dict[str, Tensor]:
         """What can't be merged and has to stay beside the weights; see `Method.restore`."""

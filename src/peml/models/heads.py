@@ -55,6 +55,29 @@ class TaskHeads(nn.Module):
     def _buffer(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
 
+    @torch.no_grad()
+    def take_over(self, other: TaskHeads) -> dict[str, str]:
+        """Copies the heads of tasks that mean the same in both.
+
+        Returns:
+            Why not, for each other task of this model.
+        """
+        left = {}
+        for number, task in enumerate(self.tasks):
+            found = [n for n, each in enumerate(other.tasks) if each.name == task.name]
+            before = other.tasks[found[0]] if found else None
+            if before is None:
+                left[task.name] = "a new task"
+            elif _meaning(before) != _meaning(task):
+                left[task.name] = "its type, labels or scale are others"
+            else:
+                own = slice(int(self._start[number]), int(self._start[number]) + self.sizes[number])
+                first = int(other._start[found[0]])
+                saved = slice(first, first + self.sizes[number])
+                self.weight[own] = other.weight[saved].to(self.weight)
+                self.bias[own] = other.bias[saved].to(self.bias)
+        return left
+
     def forward(self, pooled: Tensor) -> Tensor:
         """Scores of all columns, (sequences, columns), from (sequences, hidden)."""
         return nn.functional.linear(pooled.to(self.weight.dtype), self.weight, self.bias)
@@ -97,6 +120,11 @@ class TaskHeads(nn.Module):
         if kind == _SCORE:
             return (columns[:, 0] + 2) / 4 * self._width[task_id] + self._low[task_id]
         return columns[:, 0]
+
+
+def _meaning(task: Task) -> tuple[object, ...]:
+    """What a head's columns stand for."""
+    return task.type, task.labels, task.scale
 
 
 def _group_logsumexp(scores: Tensor, groups: Tensor, count: int) -> Tensor:

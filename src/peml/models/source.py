@@ -136,8 +136,9 @@ def _refuse_adapter(name: str, location: str, revision: str | None) -> None:
     raise ModelError(
         f"model {name!r} is {kind}{of}, not a model",
         allowed="a whole model, with its adapters merged",
-        action=f"load {base if of else 'its base model'!r} and the adapter with PEFT, call "
-        "merge_and_unload, save model and tokenizer with save_pretrained, and give that folder",
+        action=f"to train the adapter further, give {base if of else 'its base model'!r} as "
+        "model.name and the adapter as init_from; else load both with PEFT, call merge_and_unload, "
+        "save model and tokenizer with save_pretrained, and give that folder",
     )
 
 

@@ -129,10 +129,36 @@ class Precision(Record):
         return f"{self.compute}, frozen weights in {self.weights}: {self.reason}"
 
 
+class Start(Record):
+    """The weights that training started from, where they were not new.
+
+    `taken` is the number of weights by part; `heads` and `new_tasks` are names of tasks; `left`
+    says what was not taken over, and why. `checksum` is of the file of weights.
+    """
+
+    source: str
+    checksum: str
+    taken: dict[str, int]
+    heads: list[str] = []
+    new_tasks: list[str] = []
+    left: dict[str, str] = {}
+
+    @property
+    def sentences(self) -> list[str]:
+        """The same, for people."""
+        parts = [f"{name} ({count:,} weights)" for name, count in self.taken.items()]
+        parts += [f"heads of {', '.join(self.heads)}"] if self.heads else []
+        said = [f"Starting from {self.source}: {', '.join(parts)}"]
+        if self.new_tasks:
+            said.append(f"new tasks: {', '.join(self.new_tasks)}")
+        said += [f"not taken over: {name} ({reason})" for name, reason in self.left.items()]
+        return said
+
+
 class Plan(FileRecord):
     """``plan.json``: what the run set out to do, and what it was begun with.
 
-    `trainable_parameters` are by group, `steps` by phase.
+    `trainable_parameters` are by group, `steps` by phase; `start` is None where weights were new.
     """
 
     FILE: ClassVar[str] = "plan.json"
@@ -150,6 +176,7 @@ class Plan(FileRecord):
     tokens_per_epoch: int | None = None
     steps: dict[str, int] = {}
     identity: Identity | None = None
+    start: Start | None = None
 
     @property
     def trains(self) -> bool:

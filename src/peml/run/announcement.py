@@ -56,5 +56,7 @@ def _print_size(planned: Plan, console: Console) -> None:
     console.print(f"trainable parameters: {sum(groups.values()):,}{shown}", highlight=False)
     steps = ", ".join(f"{name} {count:,}" for name, count in planned.steps.items())
     console.print(f"steps: {steps}", highlight=False)
+    for sentence in planned.start.sentences if planned.start is not None else ():
+        console.print(sentence, highlight=False, markup=False)
     if planned.precision is not None:
         console.print(f"precision: {planned.precision.sentence}", highlight=False)

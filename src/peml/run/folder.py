@@ -81,6 +81,16 @@ class RunFolder(WorkFolder[RunConfig]):
         dumped = (one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
+    def _advice(self, changed: str) -> str:
+        if not (self.is_finished and changed.startswith("training.epochs was")):
+            return super()._advice(changed)
+        return (
+            "a finished run isn't trained further in its folder: rates, warm-up and search are "
+            "planned over all steps, so with other epochs its first steps would have been others "
+            f"too. To train its weights further, choose another --output and set init_from: "
+            f"{self.path}"
+        )
+
     def check_identity(self, identity: Identity) -> None:
         """Refuses to go on with other rows, tasks or another base model, see `check_identity`."""
         before = Plan.find(self.path)
@@ -116,6 +126,8 @@ class RunFolder(WorkFolder[RunConfig]):
             planned.write(self.path)
             return
         changed = differences(before.data, planned.data)
+        if planned.start is not None and planned.start != before.start:
+            changed = changed or f"init_from, {planned.start.source}, has other weights"
         if changed:
             raise RunError(
                 f"the data changed since the run in {self.path} began: {changed}",

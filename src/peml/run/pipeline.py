@@ -14,6 +14,7 @@ from peml.analysis import Interval, mean_interval
 from peml.config import RunConfig
 from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
+from peml.methods import AttachedModel
 from peml.records import (
     Agreement,
     Cost,
@@ -21,6 +22,7 @@ from peml.records import (
     Identity,
     Plan,
     Results,
+    Start,
     TaskResult,
 )
 from peml.reporting import write_report
@@ -31,6 +33,7 @@ from peml.run.identity import identify
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
+from peml.run.start import start_from
 from peml.run.training import TrainingSession, attach
 from peml.tasks import Task
 from peml.training import build_optimizer
@@ -56,9 +59,17 @@ def plan(config: RunConfig) -> Plan:
     # Refuses rates of groups that aren't there.
     build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
+    identity = identify(prepared)
+    start = _start(prepared, model, identity)
     if not groups:
         prepared = prepared.without_training()
-    return prepared.plan(groups, identify(prepared))
+    return prepared.plan(groups, identity, start)
+
+
+def _start(prepared: Prepared, model: AttachedModel, identity: Identity) -> Start | None:
+    """Puts the weights of `init_from` into a new run's model."""
+    source = prepared.config.init_from
+    return None if source is None else start_from(Path(source), model, prepared, identity)
 
 
 def fit(
@@ -95,15 +106,18 @@ def fit(
             identity = identify(prepared)
             folder.check_identity(identity)  # before anything of the folder is loaded
             session = TrainingSession(prepared, folder, console, on_evaluation)
+            start = None if session.is_resumed else _start(prepared, session.model, identity)
             folder.create(config)  # what can't work leaves no folder behind
-            results = _run_phases(session, folder, identity)
+            results = _run_phases(session, folder, identity, start)
         write_report(output)
     return Run(output, results)
 
 
-def _run_phases(session: TrainingSession, folder: RunFolder, identity: Identity) -> Results:
+def _run_phases(
+    session: TrainingSession, folder: RunFolder, identity: Identity, start: Start | None
+) -> Results:
     prepared = session.prepared
-    planned = prepared.plan(session.trainable_parameters(), identity)
+    planned = prepared.plan(session.trainable_parameters(), identity, start)
     before = Plan.find(folder.path)
     folder.check_plan(planned)
     print_plan(planned, session.console, done=None if before is None else session.steps_done)

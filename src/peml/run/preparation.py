@@ -33,7 +33,7 @@ from peml.models import (
     make_room,
     settle,
 )
-from peml.records import Identity, LeakageEntry, Plan, PlannedContext, PlannedTask, Precision
+from peml.records import Identity, LeakageEntry, Plan, PlannedContext, PlannedTask, Precision, Start
 from peml.run.encoding import SplitEncoder
 from peml.run.precision import choose_precision, with_precision
 from peml.tasks import Task, TaskRenderer
@@ -132,7 +132,12 @@ class Prepared:
                 cut[split.task_id][f"cut_{name}"] = split.encoded.cut
         return [counts | {"cut": sum(counts.values())} for counts in cut]
 
-    def plan(self, trainable: dict[str, int], identity: Identity | None = None) -> Plan:
+    def plan(
+        self,
+        trainable: dict[str, int],
+        identity: Identity | None = None,
+        start: Start | None = None,
+    ) -> Plan:
         """The plan, for the run folder and ``--dry-run``."""
         choosing = {split.task_id: len(split.encoded) for split in self.development}
         held_out = [len(split) for split in self.held_out]
@@ -178,6 +183,7 @@ class Prepared:
             tokens_per_epoch=self.stream.tokens(0),
             steps={"search": self.steps.search, "train": self.steps.train},
             identity=identity,
+            start=start,
         )
 
 

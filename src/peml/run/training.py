@@ -135,6 +135,7 @@ class TrainingSession:
         state = None
         if checkpoint is not None:
             state = SessionState.check(folder.checkpoints, checkpoint.state)
+        self.is_resumed = checkpoint is not None
         self.cost = CostMeter(state.cost if state else None)
         self.model = attach(prepared, self.accelerator.device, state.genotype if state else None)
         if not self.model.groups():
@@ -147,7 +148,7 @@ class TrainingSession:
         self._progress = state.progress if state else Progress()
         self._search_state = state.search if state else None
         self._is_searching = False
-        self.optimizer = self._build_optimizer(remaining=checkpoint is not None)
+        self.optimizer = self._build_optimizer(remaining=self.is_resumed)
         if checkpoint is not None and state is not None:
             self.model.load_trainable_state(checkpoint.trainable)
             load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)

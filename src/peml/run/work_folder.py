@@ -66,7 +66,7 @@ class WorkFolder(ABC, Generic[ConfigT]):
                 raise RunError(
                     f"{self.path} holds {self.held}: {changed}",
                     allowed=self.unchanged,
-                    action="choose another --output, or undo the change; nothing was changed",
+                    action=self._advice(changed),
                 )
             return True
         first = self.before_config
@@ -77,6 +77,10 @@ class WorkFolder(ABC, Generic[ConfigT]):
     @abstractmethod
     def _changed(self, config: ConfigT) -> str:
         """In what a config differs from the one of the folder; empty if in nothing that counts."""
+
+    def _advice(self, changed: str) -> str:
+        """What to do about a changed config."""
+        return "choose another --output, or undo the change; nothing was changed"
 
     def locked(self, wait: float = 0.0) -> AbstractContextManager[None]:
         """Makes the folder and keeps other processes out of it, see `lock_folder`.

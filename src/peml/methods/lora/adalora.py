@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from peft import AdaLoraConfig, PeftConfig
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor
 
-from peml.errors import TrainingError
+from peml.errors import ModelError, TrainingError
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.lora.part import ADAPTER, PeftMethod, PeftPart
 from peml.methods.lora.settings import AdaLoraSettings
@@ -92,6 +93,18 @@ class AdaLoraPart(PeftPart):
             **{f"uncertainty.{name}": allocator.exp_avg_unc[name] for name in self._parameters},
             **{f"mask.{name}": mask for name, mask in self._masks.items()},
         }
+
+    def start_from(self, adapter: Path) -> list[str]:
+        """Refused: what was pruned would have to be trained anew.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            f"AdaLoRA can't start from {adapter}: its ranks were pruned",
+            allowed="methods whose ranks stay",
+            action="leave out init_from, or train another method",
+        )
 
     def peft_format(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """The ranks that are left; the config's pattern says which.

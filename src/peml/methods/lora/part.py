@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from peml.errors import ModelError
 from peml.files import write_tensors
 from peml.methods.attached import AttachedModel
-from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
+from peml.methods.base import (
+    PEFT_WEIGHTS,
+    AttachContext,
+    Method,
+    MethodSettings,
+    ParameterGroup,
+    Part,
+)
+from peml.methods.lora.adapter import copy_weights, read_adapter
 from peml.methods.lora.settings import LowRankSettings
 from peml.methods.shape import ModelShape
 from peml.methods.targets import read_layers
@@ -122,7 +130,14 @@ class PeftPart(Part):
         config.save_pretrained(target)
         # A PeftModel would hold the tuner under the name base_model.
         named = {f"base_model.{name}": value for name, value in state.items()}
-        write_tensors(target / "adapter_model.safetensors", named)
+        write_tensors(target / PEFT_WEIGHTS, named)
+
+    @torch.no_grad()
+    def start_from(self, adapter: Path) -> list[str]:
+        """Takes over the weights of an adapter that fits exactly."""
+        config, own = self.peft_format()
+        saved = read_adapter(adapter, config)
+        return copy_weights(saved, own, self._tuner.model, self._tuner.prefix)
 
     def peft_format(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """Config and tensors as PEFT saves them."""

@@ -1,0 +1,123 @@
+"""A folder that PEFT saved an adapter in, read as the start of a part's training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from torch import Tensor
+
+from peml.errors import ModelError
+from peml.files import read_tensors
+from peml.methods.base import PEFT_CONFIG, PEFT_WEIGHTS
+
+# What says nothing about the update of a layer. On which layers it is, the weights' names say.
+_FREE = frozenset(
+    {
+        *("auto_mapping", "base_model_name_or_path", "corda_config", "eva_config"),
+        *("exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights"),
+        *("init_weights", "layers_pattern", "layers_to_transform", "loftq_config"),
+        *("lora_dropout", "hira_dropout", "miss_dropout", "lora_ga_config", "megatron_core"),
+        *("modules_to_save", "peft_version", "revision", "runtime_config", "target_modules"),
+        "task_type",
+    }
+)
+# Others change the base model's own weights, which are to stay as they are.
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+_NEXT = "correct the method's settings or init_from"
+
+
+def read_adapter(folder: Path, own: PeftConfig) -> dict[str, Tensor]:
+    """The weights of an adapter, by PEFT's names without ``base_model.``.
+
+    Args:
+        folder: The adapter.
+        own: What it has to be like.
+
+    Raises:
+        ModelError: It is damaged, of another kind, rank or scale, or changed the base model.
+    """
+    if not (folder / PEFT_WEIGHTS).is_file():
+        raise ModelError(
+            f"{folder} has no {PEFT_WEIGHTS}",
+            allowed="an adapter that PEFT saved as safetensors",
+            action="save it again with PEFT's save_pretrained",
+        )
+    try:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / PEFT_CONFIG} can't be read: {error}",
+            allowed="an adapter that PEFT saved",
+            action="save it again with PEFT's save_pretrained",
+        ) from error
+    problem = _difference(config.to_dict(), own.to_dict())
+    start = getattr(config, "init_lora_weights", None)
+    if start not in _PLAIN_STARTS:
+        problem = problem or f"init_lora_weights is {start!r}, which changes the base model"
+    if problem:
+        raise ModelError(
+            f"the adapter {folder} doesn't fit the method: {problem}",
+            allowed="an adapter of the same kind, rank and scale",
+            action=_NEXT,
+        )
+    tensors = read_tensors(folder / PEFT_WEIGHTS)
+    return {name.removeprefix("base_model."): value for name, value in tensors.items()}
+
+
+def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    for name in sorted((saved.keys() | own.keys()) - _FREE):
+        one, other = saved.get(name), own.get(name)
+        if (one or None) != (other or None):
+            return f"{name} of the adapter is {one}, and of the method {other}"
+    return ""
+
+
+def copy_weights(
+    saved: Mapping[str, Tensor], own: Mapping[str, Tensor], backbone: Any, prefix: str
+) -> list[str]:
+    """Copies an adapter's weights into those of a part.
+
+    Args:
+        saved: The adapter's, see `read_adapter`.
+        own: The part's, by the same names; written to.
+        backbone: The model they are for.
+        prefix: What the names of the tuner's weights contain (``lora_``).
+
+    Returns:
+        Names of what else was saved: a classifier, layers that the backbone doesn't have.
+
+    Raises:
+        ModelError: The adapter has other layers, or weights of another shape.
+    """
+    # Other classes of the model hold the backbone under a name, such as ``bert``.
+    inner = f"model.{getattr(backbone, 'base_model_prefix', '')}."
+    nested = not any(name.startswith(inner) for name in own)
+    by_name = {
+        f"model.{name.removeprefix(inner)}" if nested and name.startswith(inner) else name: value
+        for name, value in saved.items()
+    }
+    here = {f"model.{path}" for path, _ in backbone.named_modules()}
+    others = by_name.keys() - own.keys()
+    odd = sorted(own.keys() - by_name.keys()) or sorted(
+        name for name in others if name.partition(f".{prefix}")[0] in here
+    )
+    if odd:
+        where = "the method lacks" if odd[0] in by_name else "the adapter lacks"
+        raise ModelError(
+            f"the adapter is on other layers: {where} {odd[0]} (one of {len(odd)})",
+            allowed="an adapter on exactly the layers of the method's target_modules",
+            action=_NEXT,
+        )
+    for name, value in own.items():
+        if value.shape != by_name[name].shape:
+            raise ModelError(
+                f"the adapter's {name} has shape {tuple(by_name[name].shape)}",
+                allowed=f"{tuple(value.shape)}, as the base model's layer needs",
+                action=_NEXT,
+            )
+    for name, value in own.items():
+        value.copy_(by_name[name])
+    return sorted(others)
