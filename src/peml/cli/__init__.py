@@ -25,6 +25,7 @@ from peml.cli.fit import fit_command
 from peml.cli.genotype import genotype_app
 from peml.cli.init import init_command
 from peml.cli.predict import predict_command
+from peml.cli.push import push_command
 from peml.cli.tasks import tasks_app
 from peml.cli.tune import tune_command
 from peml.errors import PemlError
@@ -68,6 +69,7 @@ app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
 app.command("add-task")(add_task_command)
 app.command("export")(export_command)
+app.command("push")(push_command)
 app.command("doctor")(doctor)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(config_app, name="config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,10 @@ EXPORTS: Registry[type[ExportFormat]] = Registry(
 )
 
 
+RUN_CARD = "README-run.md"
+"""The run's model card in an export, beside the README that says how to load it."""
+
+
 def export_model(
     run_or_model: Path,
     out: Path,
@@ -132,6 +137,8 @@ def export_model(
             readme = partial / "README.md"
             text = readme.read_text(encoding="utf-8")
             write_text(readme, f"{text}\nChecked when it was written: {compared}\n")
+        for path in export.saved.folder.glob("README*"):  # the card and its drawing
+            shutil.copyfile(path, partial / (RUN_CARD if path.name == "README.md" else path.name))
     return [out / folder for folder in folders]
 
 

@@ -16,7 +16,7 @@ from peml.export.agreement import TOLERANCES
 from peml.export.native import CONTEXTS
 from peml.export.saved import DESCRIPTION, SavedModel, describe, open_model
 from peml.export.source import find_model
-from peml.files import MANIFEST, atomic_folder, write_tensors
+from peml.files import MANIFEST, atomic_folder, write_bytes, write_tensors
 from peml.injection import attach_prefix
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings
@@ -59,11 +59,15 @@ def add_task(
     held, tokens = _compute(saved, shown, context, trust_remote_code=trust_remote_code)
     tasks = (*saved.description.tasks, shown)
     contexts = {**saved.tensors(CONTEXTS), shown.name: held}
+    # What people wrote into a card later would otherwise be sealed with the rest.
+    cards = {path.name: path.read_bytes() for path in saved.folder.glob("README*")}
     with atomic_folder(saved.folder) as partial:
-        kept = shutil.ignore_patterns(".*", MANIFEST, DESCRIPTION, CONTEXTS)
+        kept = shutil.ignore_patterns(".*", "README*", MANIFEST, DESCRIPTION, CONTEXTS)
         shutil.copytree(saved.folder, partial, ignore=kept, copy_function=_link, dirs_exist_ok=True)
         write_tensors(partial / CONTEXTS, contexts)
         describe(partial, saved.description.model_copy(update={"tasks": tasks}))
+    for name, content in cards.items():
+        write_bytes(saved.folder / name, content)
     return tokens
 
 

@@ -10,6 +10,7 @@ from peml.lazy import hand_on
 if TYPE_CHECKING:
     from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
     from peml.reporting.comparison import write_comparison_report
+    from peml.reporting.run.card import list_unfilled, render_card, write_card
     from peml.reporting.run.diagram import save_drawing
     from peml.reporting.run.figures import draw_figures, save_figures
     from peml.reporting.run.outcomes import Outcome, judge_found
@@ -33,11 +34,14 @@ __all__ = [
     "draw_figures",
     "judge_found",
     "list_cautions",
+    "list_unfilled",
     "load_run",
     "memory",
+    "render_card",
     "save_drawing",
     "save_figures",
     "tell_cautions",
+    "write_card",
     "write_comparison_report",
     "write_report",
     "write_tuning_report",

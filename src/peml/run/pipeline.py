@@ -25,7 +25,7 @@ from peml.records import (
     Start,
     TaskResult,
 )
-from peml.reporting import write_report
+from peml.reporting import write_card, write_report
 from peml.run.announcement import print_plan
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
@@ -109,7 +109,8 @@ def fit(
             start = None if session.is_resumed else _start(prepared, session.model, identity)
             folder.create(config)  # what can't work leaves no folder behind
             results = _run_phases(session, folder, identity, start)
-        write_report(output)
+        write_card(output)
+        write_report(output)  # last: it says that the run is finished
     return Run(output, results)
 
 

@@ -41,13 +41,13 @@ def render_html(run: RunRecord) -> str:
     """The page, with its style and figures inside."""
     # The drawings are ours and every text in them is escaped by Matplotlib.
     figures = {name: Markup(to_svg(f, f"fig-{name}")) for name, f in draw_figures(run).items()}
-    template = _environment().get_template("report.html.j2")
+    template = run_environment().get_template("report.html.j2")
     return template.render(**_context(run), figures=figures, palette=PALETTE)
 
 
 def render_markdown(run: RunRecord) -> str:
     """The same report as text and tables."""
-    return _environment().get_template("report.md.j2").render(**_context(run))
+    return run_environment().get_template("report.md.j2").render(**_context(run))
 
 
 def _context(run: RunRecord) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def _context(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
+def run_environment() -> Environment:
+    """The templates' environment, with the filters of a run's pages."""
     environment = template_environment()
     environment.filters |= {
         "score": _score,

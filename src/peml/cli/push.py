@@ -1,0 +1,54 @@
+"""`peml push`: a finished run's model, with its card, to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def push_command(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
+    repository: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public; default: private.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show files and card, and upload nothing.")
+    ] = False,
+) -> None:
+    """Upload a finished run's model and its card to the Hugging Face hub.
+
+    The card is README.md in the model's folder; edit it there before. The token is that of `hf auth
+    login` or HF_TOKEN.
+
+    Examples:
+      peml push runs/demo me/demo --dry-run
+      peml push runs/demo me/demo
+    """
+    from peml.export import find_model
+    from peml.export.hub import check_repository, list_files, upload
+    from peml.reporting import list_unfilled, load_run, render_card, write_card
+
+    check_repository(repository)
+    folder = find_model(run)
+    card = folder / "README.md"
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if folder != run and not dry_run:
+        write_card(run)
+    files = list_files(folder)
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if folder != run and not text:
+        text = render_card(load_run(run))
+        files = {card.name: card, **files}
+    if dry_run:
+        for name, path in files.items():
+            size = path.stat().st_size if path.exists() else len(text.encode())
+            console.print(f"{size:>14,}  {name}")
+        console.print(f"\n{text}")
+    for sentence in list_unfilled(text):
+        console.print(f"! {card}: {sentence}", style="yellow")
+    if not dry_run:
+        console.print(upload(files, repository, private=not public))

@@ -1,0 +1,78 @@
+"""Uploading a saved model to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import huggingface_hub
+from httpx import HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from peml.errors import ConfigError, RunError
+from peml.export.saved import open_model
+from peml.files import MANIFEST
+
+_FOR_PEOPLE = ("README*", "LICENSE*", "LICENCE*", "NOTICE*")
+
+
+def check_repository(name: str) -> None:
+    """Refuses what can't be a repository's name.
+
+    Raises:
+        ConfigError: It can't.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"{name!r} can't be a repository: {error}",
+            allowed="NAME, or OWNER/NAME",
+            action="correct the repository's name",
+        ) from error
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """The files of a saved model that are uploaded, verified, by their place in the repository.
+
+    Raises:
+        CheckpointError: A file is missing, altered or not listed.
+    """
+    names = {*open_model(folder).files, MANIFEST}
+    names |= {path.name for pattern in _FOR_PEOPLE for path in folder.glob(pattern)}
+    return {name: folder / name for name in sorted(names)}
+
+
+def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
+    """Uploads files in one commit; makes the repository if there is none.
+
+    The token is the one that ``hf auth login`` or ``HF_TOKEN`` has set.
+
+    Args:
+        files: By their place in the repository.
+        repository: Its name.
+        private: Whether a repository that is made is private.
+
+    Returns:
+        Its address.
+
+    Raises:
+        RunError: The hub refuses, or can't be reached.
+    """
+    operations = [
+        huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
+        for name, path in files.items()
+    ]
+    api = huggingface_hub.HfApi()
+    try:
+        made = api.create_repo(repository, private=private, exist_ok=True)
+        api.create_commit(made.repo_id, operations, commit_message="Upload a model of PEML")
+    except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
+        raise RunError(
+            f"can't upload to {repository}: {error}",
+            allowed="a repository that you may write to",
+            action="log in with `hf auth login` (or set HF_TOKEN), check the name and the "
+            "connection, then run the same command again",
+        ) from error
+    return str(made)

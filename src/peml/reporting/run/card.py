@@ -1,0 +1,108 @@
+"""The model card: a finished run as the README of its model's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from peml.files import write_text
+from peml.reporting.cautions import tell_cautions
+from peml.reporting.run.diagram import save_drawing
+from peml.reporting.run.report import run_environment
+from peml.reporting.run.results import RunRecord, load_run
+from peml.reporting.summary import summarise
+
+CARD = "README.md"
+_DRAWING = "README-network.png"  # a name that no manifest has to list
+_MODEL = "model"
+_EMPTY = "To fill:"
+
+
+def write_card(run_folder: Path) -> None:
+    """Writes the card into a finished run's ``model/``; a card that is there stays.
+
+    Raises:
+        RunError: A file of the run is missing or malformed, or the card can't be written.
+    """
+    model = run_folder / _MODEL
+    if not model.is_dir() or (model / CARD).exists():
+        return
+    run = load_run(run_folder)
+    if run.genotype is not None:
+        save_drawing(run.genotype, model / _DRAWING)
+    write_text(model / CARD, render_card(run))
+
+
+def render_card(run: RunRecord) -> str:
+    """The card as Markdown, with the hub's metadata in front."""
+    base = _public_name(run.results.model)
+    layers = run.genotype.layers if run.genotype else []
+    start = run.plan.start
+    return (
+        run_environment()
+        .get_template("card.md.j2")
+        .render(
+            run=run,
+            results=run.results,
+            plan=run.plan,
+            summary=summarise(run.results.model_copy(update={"model": base})),
+            cautions=tell_cautions(run.plan),
+            types={task.name: task.type for task in run.plan.tasks},
+            seconds=sum(run.results.cost.seconds.values()),
+            front_matter=_front_matter(run),
+            base=base,
+            is_public=_is_on_hub(run.results.model),
+            start=_public_name(start.source) if start is not None else "",
+            layers_on=[index for index, active in enumerate(layers) if active],
+            drawing=_DRAWING,
+        )
+    )
+
+
+def list_unfilled(card: str) -> list[str]:
+    """What a card still leaves to be filled in by hand."""
+    found = [line[line.index(_EMPTY) :] for line in card.splitlines() if _EMPTY in line]
+    found += ["To fill: the licence's id (license: ... in the first lines)."] * (
+        "\nlicense:" not in card.partition("\n---\n")[0]
+    )
+    return found
+
+
+def _front_matter(run: RunRecord) -> str:
+    results: Any = [
+        EvalResult(
+            task_type=run_type.replace("-", " "),
+            task_name=name,
+            dataset_type=name,
+            dataset_name=f"{name}, reported split",
+            metric_type=task.metric,
+            metric_value=round(task.value, 6),
+        )
+        for name, task, run_type in _scored(run)
+    ]
+    name = run.results.model
+    data = ModelCardData(
+        library_name="peml",
+        base_model=name if _is_on_hub(name) else None,
+        tags=["peml", run.results.method, "multi-task"],
+        model_name=run.name,
+        eval_results=results,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _scored(run: RunRecord) -> list[tuple[str, Any, str]]:
+    types = {task.name: task.type for task in run.plan.tasks}
+    return [(name, task, types.get(name, "other")) for name, task in run.results.tasks.items()]
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether a model's name can be an id on the hub, and isn't a path here."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def _public_name(name: str) -> str:
+    """A name without the folders it is in here, which are nobody else's business."""
+    return name if _is_on_hub(name) else Path(name).name
