@@ -225,7 +225,7 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Everything a command made, without what is measured; reports by name alone."""
+    """Everything a command made, without what is measured; reports and cards by name."""
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
         place = path.relative_to(folder)
@@ -235,7 +235,7 @@ def content(folder: Path) -> dict[str, Any]:
 
 
 def _meaning(path: Path) -> Any:
-    if path.name.startswith("report."):
+    if path.name.startswith(("report.", "README.")):
         return None
     if path.suffix == ".json":
         return _without_measured(json.loads(path.read_text(encoding="utf-8")))
