@@ -142,15 +142,19 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, verified: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """As `atomic_folder`, but replaces nothing, also where two processes make one folder at once.
+
+    Args:
+        target: The folder.
+        verified: What the block found out about its content, for the manifest.
 
     Raises:
         RunError: ``target`` holds something by now.
     """
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     with disk_errors(target):
-        with _filled(partial):
+        with _filled(partial, verified):
             yield partial
         try:
             partial.rename(target)  # fails on a folder that is not empty
@@ -173,24 +177,44 @@ def remove_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _filled(partial: Path) -> Iterator[None]:
+def _filled(partial: Path, verified: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Makes a folder and seals it, or leaves none."""
     partial.mkdir(parents=True)
     try:
         yield
-        _seal(partial)
+        _seal(partial, verified)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # half a folder only fills a full disk
         raise
 
 
-def _seal(folder: Path) -> None:
+def _seal(folder: Path, verified: Mapping[str, Any] | None) -> None:
     """Writes the manifest and makes sure that everything has reached the disk."""
     manifest = checksums(folder)
-    write_json(folder / MANIFEST, {"format": 1, "sha256": manifest})
+    write_json(folder / MANIFEST, _manifest(manifest, verified))
     for name in manifest:
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _manifest(listed: Any, verified: Any) -> dict[str, Any]:
+    """A manifest's content; what was verified is tied to the checksums by a digest."""
+    content = {"format": 1, "sha256": listed}
+    if not verified:
+        return content
+    text = json.dumps([listed, verified], sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return {**content, "verified": verified, "digest": digest}
+
+
+def read_verified(folder: Path) -> dict[str, Any]:
+    """What the manifest of a folder says was found out about its content.
+
+    Args:
+        folder: A folder that `verify_manifest` has passed.
+    """
+    verified: dict[str, Any] = read_json(folder / MANIFEST).get("verified", {})
+    return verified
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -253,6 +277,10 @@ def _read_manifest(path: Path, action: str) -> dict[str, str]:
     ):
         raise CheckpointError(
             f"{path} was altered: it lists no checksums, or something else", action=action
+        )
+    if manifest != _manifest(listed, manifest.get("verified")):
+        raise CheckpointError(
+            f"{path} was altered: it says something else than its digest", action=action
         )
     return listed
 

@@ -1,3 +1,4 @@
 from tests.e2e.fixtures import runs, toys
+from tests.export.same_process import one_process
 
-__all__ = ["runs", "toys"]
+__all__ = ["one_process", "runs", "toys"]

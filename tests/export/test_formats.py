@@ -22,6 +22,16 @@ class TestLoraPerTask(ExportSuite):
     method = {"name": "mtl-lora", "r": 2}  # noqa: RUF012
 
 
+class TestOnnx(ExportSuite):
+    name = "onnx"
+    model = "bert"
+
+
+class TestOnnxInt8(ExportSuite):
+    name = "onnx-int8"
+    model = "bert"
+
+
 class TestPeft(ExportSuite):
     name = "peft"
 
@@ -34,6 +44,11 @@ class TestPeftPrompt(ExportSuite):
 class TestText(ExportSuite):
     name = "text"
     method = {"name": "lora+context", "lora": {"r": 2}, "context": {"of": "adapted"}}  # noqa: RUF012
+
+
+class TestCartridge(ExportSuite):
+    name = "cartridge"
+    method = {"name": "lora+context", "lora": {"r": 2}}  # noqa: RUF012
 
 
 class TestTransformers(ExportSuite):

@@ -24,6 +24,8 @@ from peml.prefix import Genotype, PrefixShape
 from peml.testing import save_tiny_model
 from tests.export.trained import run_of
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 # Keys and values far from the quiet start, so that a key in the wrong place shows.
 _LOUD: dict[str, Any] = {
     "network": "flat",
@@ -129,6 +131,31 @@ def test_transformers_and_peft_alone_answer_as_the_runs_model(tmp_path: Path) ->
             merged = AutoModelForCausalLM.from_pretrained(cases[family])
             without = merged(input_ids=inputs()["input_ids"]).logits
         assert (without - wanted[family]["none"]).abs().max() > 1e-2, "the prefix does nothing"
+
+
+@pytest.mark.parametrize("method", ["lora+prefix", "lora+context"])
+def test_cartridges_answer_as_the_runs_model_in_peft(tmp_path: Path, method: str) -> None:
+    options = _LOUD if method == "lora+prefix" else {}
+    run, out = run_of("llama", method, tmp_path, **options), tmp_path / "out"
+    folders = export_model(run, out, "cartridge")
+    names = ["adapter"] if options else ["mood", "same", "closeness"]
+    assert folders == [out, *(out / name for name in names)]
+    ours = load_model(run / "model")
+    for number, folder in enumerate(folders[1:]):
+        ours.routing.one_task(number, ours.device)
+        merged = AutoModelForCausalLM.from_pretrained(out)
+        model = PeftModel.from_pretrained(merged, folder)
+        assert model.peft_config["default"].peft_type == "CARTRIDGE"
+        wanted = answers(ours.backbone)
+        for name, value in answers(model.eval()).items():
+            torch.testing.assert_close(value, wanted[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt-tuning"])
+def test_what_has_no_keys_and_values_is_no_cartridge(tmp_path: Path, method: str) -> None:
+    run = run_of("llama", method, tmp_path)
+    with pytest.raises(RunError, match="trained no prefix and has no contexts"):
+        export_model(run, tmp_path / "out", "cartridge")
 
 
 def test_what_stands_in_the_folder(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ _SMALL: dict[str, dict[str, Any]] = {
 
 def settings_of(method: str, **options: Any) -> MethodSettings:
     """The method's section, small."""
-    return parse_method({"name": method, **_SMALL[method], **options})
+    return parse_method({"name": method, **_SMALL.get(method, {}), **options})
 
 
 def attach(

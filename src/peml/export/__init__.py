@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.export.format import EXPORTS, ExportFormat, export_model
+    from peml.export.format import EXPORTS, ExportFormat, check_export, export_model, list_exports
     from peml.export.native import load_model, load_saved, save_model
     from peml.export.new_task import add_task
     from peml.export.saved import SavedModel, open_model
@@ -18,8 +18,10 @@ __all__ = [
     "ExportFormat",
     "SavedModel",
     "add_task",
+    "check_export",
     "export_model",
     "find_model",
+    "list_exports",
     "load_model",
     "load_saved",
     "open_model",

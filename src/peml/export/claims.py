@@ -47,10 +47,16 @@ class Claims:
     wanted: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: TaskModel) -> Claims:
-        """No claims yet about a model."""
-        dtype = next(model.backbone.parameters()).dtype
-        tolerance = max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(dtype).eps)
+    def of(cls, model: TaskModel, *, recomputed: bool = False) -> Claims:
+        """No claims yet about a model.
+
+        Args:
+            model: The run's model.
+            recomputed: Whether keys and values that the run stored, rounded to the weights' type,
+                are computed again by the other tool.
+        """
+        rounding = torch.finfo(next(model.backbone.parameters()).dtype).eps if recomputed else 0.0
+        tolerance = max(_LEAST_TOLERANCE, _TIMES_ROUNDING * rounding)
         generator = torch.Generator().manual_seed(0)
         vocabulary = model.backbone.get_input_embeddings().num_embeddings
         model.backbone.float()
@@ -85,10 +91,11 @@ class Claims:
         tokens = base.backbone.generate(**inputs, attention_mask=mask)[:, skipped:]
         self.wanted[place] = logits, tokens
 
-    def check(self, folder: Path, *, trust_remote_code: bool) -> str:
+    def check(self, reader: str, folder: Path, *, trust_remote_code: bool) -> str:
         """Compares a folder's answers, in a process without PEML, with those that were added.
 
         Args:
+            reader: The reader of ``plain.py``.
             folder: The export.
             trust_remote_code: Run Python code that comes with the model.
 
@@ -100,7 +107,7 @@ class Claims:
         """
         self.model = None  # only one model is in memory at a time
         difference, largest = torch.zeros(()), 1e-6
-        with FreshProcess("decoder", folder, trust_remote_code=trust_remote_code) as other:
+        with FreshProcess(reader, folder, trust_remote_code=trust_remote_code) as other:
             for place, (logits, tokens) in self.wanted.items():
                 found = other.ask("logits", place, rows=self.rows)
                 difference = difference.maximum((found - logits).abs().max())  # keeps a NaN

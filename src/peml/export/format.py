@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from peml.errors import RunError
+from peml.errors import PemlError, RunError
+from peml.export.native import load_saved
 from peml.export.saved import SavedModel, open_model
 from peml.export.source import find_model
-from peml.files import new_folder, write_text
+from peml.files import new_folder, read_verified, verify_manifest, write_text
+from peml.models import TaskModel
 from peml.registry import Registry
 
 
@@ -31,9 +33,14 @@ class ExportFormat(ABC):
     Attributes:
         holds_contexts: Whether the format keeps the tasks' contexts; without, models with contexts
             are refused.
+        reader: The reader of ``plain.py`` that reads the folder in a process without PEML; None:
+            the folder can't be compared with a run's predictions.
+        exact: Whether other answers than the run's are refused, or only counted.
     """
 
     holds_contexts: ClassVar[bool] = False
+    reader: ClassVar[str | None] = None
+    exact: ClassVar[bool] = True
 
     def __init__(
         self, saved: SavedModel, out: Path, task: str | None, *, trust_remote_code: bool
@@ -43,12 +50,36 @@ class ExportFormat(ABC):
         self.task = task
         self.trust_remote_code = trust_remote_code
 
+    @property
+    def has_contexts(self) -> bool:
+        """Whether the model's tasks have contexts."""
+        return any(task.context for task in self.saved.description.tasks)
+
+    @property
+    def reader_options(self) -> dict[str, Any]:
+        """Further arguments of the reader."""
+        return {}
+
+    def place(self, task: str) -> str:
+        """The part of the folder that answers a task's rows, as the reader names it."""
+        return ""
+
     @abstractmethod
     def check(self) -> None:
         """Refuses a model that the format can't express, before anything is loaded.
 
         Raises:
             PemlError: Says what the format would lose, and what to use instead.
+        """
+
+    def check_model(self, model: TaskModel) -> None:  # noqa: B027
+        """Refuses what only the loaded model shows; `write` refuses it too.
+
+        Args:
+            model: The model that ``saved`` holds.
+
+        Raises:
+            PemlError: As `check`.
         """
 
     @abstractmethod
@@ -79,7 +110,10 @@ EXPORTS: Registry[type[ExportFormat]] = Registry(
     "peml.exports",
     "export format",
     {
+        "cartridge": "peml.export.cartridge:CartridgeExport",
         "lora": "peml.export.lora:LoraExport",
+        "onnx": "peml.export.onnx:OnnxExport",
+        "onnx-int8": "peml.export.onnx:OnnxInt8Export",
         "peft": "peml.export.peft:PeftExport",
         "text": "peml.export.text:TextExport",
         "transformers": "peml.export.transformers:TransformersExport",
@@ -97,6 +131,7 @@ def export_model(
     name: str,
     task: str | None = None,
     *,
+    prove: Callable[[ExportFormat, Path], dict[str, Any]] | None = None,
     trust_remote_code: bool = False,
 ) -> list[Path]:
     """Writes a finished run's model for other tools.
@@ -106,6 +141,8 @@ def export_model(
         out: New or empty folder.
         name: The format, one of `EXPORTS`.
         task: Only this task.
+        prove: Compares the written folder with stored predictions; its figures become a part of
+            the manifest.
         trust_remote_code: Run Python code that comes with the model.
 
     Returns:
@@ -121,25 +158,89 @@ def export_model(
     export = chosen(
         open_model(find_model(run_or_model)), out, task, trust_remote_code=trust_remote_code
     )
-    held = [task.name for task in export.saved.description.tasks if task.context]
-    if held and not chosen.holds_contexts:
+    _refuse_contexts(export, name)
+    export.check()
+    _refuse_occupied(out)
+    verified: dict[str, Any] = {}
+    with new_folder(out, verified) as partial:
+        folders = export.write(partial)
+        if compared := export.verify(partial):
+            verified["written"] = compared
+        if prove is not None:
+            verified["predictions"] = prove(export, partial)
+        if verified:
+            readme = partial / "README.md"
+            text = readme.read_text(encoding="utf-8")
+            write_text(readme, f"{text}\n{_spell(verified)}\n")
+        for path in export.saved.folder.glob("README*"):  # the card and its drawing
+            shutil.copyfile(path, partial / (RUN_CARD if path.name == "README.md" else path.name))
+    return [out / folder for folder in folders]
+
+
+def check_export(folder: Path) -> dict[str, Any]:
+    """Makes sure that every byte of an exported folder is as it was written.
+
+    Returns:
+        What was verified when it was written: ``written``, a sentence, and ``predictions``, what
+        ``prove`` gave to `export_model`.
+
+    Raises:
+        CheckpointError: A file is missing, altered or not listed.
+    """
+    verify_manifest(folder, "export it again from its run")
+    return read_verified(folder)
+
+
+def _spell(verified: Mapping[str, Any]) -> str:
+    said = [f"Checked when it was written: {verified['written']}"] if "written" in verified else []
+    if found := verified.get("predictions"):
+        said.append(
+            f"Compared with the run's stored predictions in a process without PEML: of "
+            f"{found['rows']} rows, {found['same']} had the same answer; scores differed by at "
+            f"most {found['largest_difference']:.2g}."
+        )
+    return "\n\n".join([*said, "`manifest.json` has the checksum of every file."])
+
+
+def list_exports(
+    run_or_model: Path, *, trust_remote_code: bool = False
+) -> dict[str, PemlError | None]:
+    """Every format, and why a finished run's model can't be exported to it; None if it can.
+
+    Args:
+        run_or_model: Run folder, or the ``model`` folder of one.
+        trust_remote_code: Run Python code that comes with the model.
+
+    Raises:
+        CheckpointError: There is no finished model, or its files were altered.
+    """
+    saved = open_model(find_model(run_or_model))
+    model = load_saved(saved, trust_remote_code=trust_remote_code)
+    found: dict[str, PemlError | None] = {}
+    for name in EXPORTS.names():
+        chosen = EXPORTS.load(name, "correct the package that adds it")
+        export = chosen(saved, run_or_model, None, trust_remote_code=trust_remote_code)
+        found[name] = None
+        try:
+            _refuse_contexts(export, name)
+            export.check()
+            export.check_model(model)
+        except PemlError as error:
+            found[name] = error
+    return found
+
+
+def _refuse_contexts(export: ExportFormat, name: str) -> None:
+    """Refuses a model with contexts if the format doesn't keep them."""
+    if export.has_contexts and not export.holds_contexts:
+        held = [task.name for task in export.saved.description.tasks if task.context]
         raise RunError(
             f"the format {name!r} can't keep the contexts of {', '.join(held)}, so it would answer "
             "differently",
             allowed="models without contexts",
-            action="use the native format (the run's model/ folder)",
+            action="use the native format (the run's model/ folder); decoders can use --format "
+            "transformers",
         )
-    export.check()
-    _refuse_occupied(out)
-    with new_folder(out) as partial:
-        folders = export.write(partial)
-        if compared := export.verify(partial):
-            readme = partial / "README.md"
-            text = readme.read_text(encoding="utf-8")
-            write_text(readme, f"{text}\nChecked when it was written: {compared}\n")
-        for path in export.saved.folder.glob("README*"):  # the card and its drawing
-            shutil.copyfile(path, partial / (RUN_CARD if path.name == "README.md" else path.name))
-    return [out / folder for folder in folders]
 
 
 def _refuse_occupied(out: Path) -> None:

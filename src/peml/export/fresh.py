@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
+from types import MappingProxyType, TracebackType
+from typing import Any
 
 from torch import Tensor
 
@@ -23,12 +25,20 @@ class FreshProcess:
     Args:
         reader: One of the readers of ``plain.py``.
         folder: The exported folder.
+        options: Further arguments of the reader.
         trust_remote_code: Run Python code that comes with the model.
     """
 
-    def __init__(self, reader: str, folder: Path, *, trust_remote_code: bool) -> None:
-        self._command = [sys.executable, "-P", plain.__file__, reader, str(folder)]
-        self._command += ["--trust-remote-code"] * trust_remote_code
+    def __init__(
+        self,
+        reader: str,
+        folder: Path,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        trust_remote_code: bool,
+    ) -> None:
+        settings = {**options, "folder": str(folder), "trust_remote_code": trust_remote_code}
+        self._command = [sys.executable, "-P", plain.__file__, reader, json.dumps(settings)]
 
     def __enter__(self) -> FreshProcess:
         """Starts the process."""

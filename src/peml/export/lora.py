@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -30,7 +30,7 @@ from peml.files import read_tensors, write_tensors, write_text
 from peml.methods import AdaptedLinear, Method
 from peml.methods.lora.peft_format import write_peft_lora
 from peml.models import TaskModel
-from peml.models.embedded import EMBEDDED
+from peml.models.embedded import EMBEDDED, embedded_model
 from peml.tasks import Task
 
 
@@ -41,8 +41,22 @@ class LoraExport(ExportFormat):
     its own; where all tasks share one, it is written as the run trained it.
     """
 
+    reader: ClassVar[str | None] = "lora"
     _model: TaskModel
     _folders: list[str]
+
+    @property
+    def reader_options(self) -> dict[str, Any]:
+        """The base model, and what an encoder's heads read."""
+        name = self.saved.description.base_model
+        base = str(embedded_model(name)) if name in EMBEDDED else name
+        family = self._model.family
+        first = family.pooling == "first"
+        return {"base": base, "loader": family.auto_class.__name__, "first": first}
+
+    def place(self, task: str) -> str:
+        """The task's name, by which its adapter and head are found."""
+        return task
 
     def check(self) -> None:
         """Refuses a model that is more or other than a LoRA, and a task it was not trained on."""
@@ -50,6 +64,11 @@ class LoraExport(ExportFormat):
         check_task(self.saved, self.task)
         numbered = enumerate(self.saved.description.tasks)
         self._tasks = {n: task for n, task in numbered if self.task in (None, task.name)}
+
+    def check_model(self, model: TaskModel) -> None:
+        """Refuses a LoRA that PEFT would load onto other layers."""
+        if self.saved.has("lora"):
+            _refuse_renamed(self.saved.folder / "lora", model)
 
     def write(self, folder: Path) -> Sequence[str]:
         """One adapter, or one per task; heads beside."""
@@ -201,11 +220,12 @@ def _about_heads(model: TaskModel, tasks: dict[int, Task]) -> list[str]:
         "`heads.safetensors` holds `TASK.weight` and `TASK.bias`. A task's scores are "
         f"`pooled @ weight.T + bias`, where `pooled` is {pooled}:",
         "",
-        *(f"* `{task.name}`: {_meaning(task)}" for task in tasks.values()),
+        *(f"* `{task.name}`: {meaning(task)}" for task in tasks.values()),
     ]
 
 
-def _meaning(task: Task) -> str:
+def meaning(task: Task) -> str:
+    """What the scores of a task's head are, for a README."""
     if task.type.has_own_options:
         return "one score per option, each encoded with the context; the highest is the answer"
     if task.scale is not None:

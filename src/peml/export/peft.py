@@ -19,30 +19,25 @@ padding or with padding on the right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-import torch
-from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
+from peft import PrefixTuningConfig, PromptTuningConfig
 from torch import Tensor
 
-from peml.errors import RunError
+from peml.export.claims import Claims
 from peml.export.format import ExportFormat
 from peml.export.native import load_saved
-from peml.export.saved import SavedModel
-from peml.export.source import USE_NATIVE, refuse_task, refuse_unmerged
+from peml.export.source import refuse_task, refuse_unmerged
 from peml.files import write_tensors, write_text
 from peml.injection import injection_of, peft_prompt_embeddings
-from peml.models import ModelSettings, load_backbone
+from peml.models import TaskModel
 from peml.prefix import PrefixShape
 
 _ADAPTER = "adapter"
-
-# Share of the largest logit, in float32. Rounding over dozens of layers stays below; keys that are
-# not rotated, or in the wrong head, give far more.
-_TOLERANCE = 1e-4
+_SHARED = "One model for all of them; it needs no task name."
 
 
 class PeftExport(ExportFormat):
@@ -52,46 +47,112 @@ class PeftExport(ExportFormat):
     (because of positions, windows, layers without one); those raise an `InjectionError`.
     """
 
-    _inputs: dict[str, Tensor]
-    _wanted: Tensor
+    name: ClassVar[str] = "peft"
+    reader: ClassVar[str | None] = "peft"
+    _claims: Claims
+
+    def place(self, task: str) -> str:
+        """The adapter, which all tasks share."""
+        return _ADAPTER
 
     def check(self) -> None:
         """Refuses a model that is not a decoder or can't be merged, and the export of one task."""
-        refuse_unmerged(self.saved, "peft")
-        refuse_task(self.task, "peft")
+        refuse_unmerged(self.saved, self.name)
+        refuse_task(self.task, self.name)
+
+    def check_model(self, model: TaskModel) -> None:
+        """Refuses a prefix that PEFT would shift or lose."""
+        self.adapters(model)
 
     def write(self, folder: Path) -> Sequence[str]:
         """Writes the merged model, and the adapter if there is a prefix or prompt."""
-        converted = _converted(self.saved, trust_remote_code=self.trust_remote_code)
-        adapter, self._inputs, self._wanted = converted
+        model = load_saved(self.saved, trust_remote_code=self.trust_remote_code)
+        self._claims = Claims.of(model)
+        adapters = self.adapters(model)
         self.saved.copy("backbone", folder)
-        if adapter is not None:
-            adapter.write(folder / _ADAPTER, base_model=str(self.out.resolve()))
-        write_text(folder / "README.md", _readme(self.saved, adapter))
-        return ["."] if adapter is None else [".", _ADAPTER]
+        for place, (task, adapter) in adapters.items():
+            self._claims.add(place, task)
+            adapter.write(folder / place, base_model=str(self.out.resolve()))
+        if not adapters:
+            self._claims.add("")
+        write_text(folder / "README.md", self._readme(adapters))
+        return [".", *adapters]
 
     def verify(self, folder: Path) -> str:
-        """Compares the exported model's logits with those that the run's model gave in `write`."""
-        settings = self.saved.settings(trust_remote_code=self.trust_remote_code)
-        difference = _verified(folder, settings, self._inputs, self._wanted)
-        return (
-            "on two rows of random tokens the logits of the loaded model differed from the run's "
-            f"by at most {difference:.1e} (float32)."
-        )
+        """Compares logits and greedy texts with the run's, in a process that does without PEML."""
+        return self._claims.check("peft", folder, trust_remote_code=self.trust_remote_code)
+
+    def adapters(self, model: TaskModel) -> dict[str, tuple[int, Adapter]]:
+        """By folder: a task whose rows the adapter answers, and the prefix or prompt.
+
+        Args:
+            model: The run's model.
+
+        Raises:
+            InjectionError: PEFT would shift or lose the prefix.
+        """
+        injection, prompt = injection_of(model.backbone), model.prompt.vectors
+        if prompt is not None:
+            return {_ADAPTER: (0, Adapter(PromptTuningConfig, prompt.float()))}
+        if injection is None or injection.prefix is None:
+            return {}
+        embeddings = peft_prompt_embeddings(injection, injection.prefix)
+        shape = injection.shape
+        size = {"encoder_hidden_size": shape.kv_heads * shape.head_dim}
+        return {_ADAPTER: (0, Adapter(PrefixTuningConfig, embeddings, shape, size))}
+
+    def _readme(self, adapters: Mapping[str, tuple[int, Adapter]]) -> str:
+        names = [self.task] if self.task else [t.name for t in self.saved.description.tasks]
+        lines = [
+            f"# {self.saved.description.base_model}, trained with `{self.saved.method_name}`",
+            "",
+            "The merged model, as Transformers saves it" + ("," if adapters else "."),
+        ]
+        for place, (_, adapter) in adapters.items():
+            lines += [f"* in `{place}/` {adapter}, as PEFT saves it"]
+        if adapters:
+            lines += ["", "Without an adapter, a part of the trained model is missing."]
+        lines += [
+            "",
+            "```python",
+            *["from peft import PeftModel"] * bool(adapters),
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+            'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
+            *[
+                f'model = PeftModel.from_pretrained(model, "FOLDER/{place}")'
+                for place in list(adapters)[:1]
+            ],
+            "```",
+            "",
+        ]
+        if any(adapter.shape is None for _, adapter in adapters.values()):
+            lines += [
+                "PEFT puts a prompt before any padding: pad rows on the right, or not at all.",
+                "",
+            ]
+        tasks = ", ".join(f"`{name}`" for name in names)
+        shared = "Each has its own adapter." if len(adapters) > 1 or self.task else _SHARED
+        return "\n".join([*lines, f"Tasks: {tasks}. {shared}"]) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
-class _Adapter:
-    """A prefix in the format of PEFT's prefix tuning, or a prompt in that of its prompt tuning.
+class Adapter:
+    """A prefix or a prompt as PEFT stores it.
 
     Attributes:
+        config: PEFT's config of this kind.
         embeddings: For a prefix (prefix_length, layers * 2 * kv_heads * head_dim), keys rotated;
             for a prompt (prompt_length, channels).
         shape: Shape of the model's attention; None for a prompt.
+        options: Further fields of the config.
     """
 
+    config: Callable[..., Any]
     embeddings: Tensor
     shape: PrefixShape | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -99,130 +160,26 @@ class _Adapter:
         return f"a prefix of {len(self.embeddings)} positions"
 
     def write(self, folder: Path, base_model: str) -> None:
-        """Writes the files that ``PeftModel.from_pretrained`` reads."""
+        """Writes the files that ``PeftModel.from_pretrained`` reads.
+
+        Args:
+            folder: Where to.
+            base_model: The merged model's folder.
+        """
         # PEFT requires layers and heads for a prompt too, but does not use them.
         shape = self.shape or PrefixShape(1, 1, self.embeddings.shape[1])
         # All set here: what PEFT would derive from the model's config is wrong for some models.
-        channels = shape.kv_heads * shape.head_dim
-        options: dict[str, Any] = {
-            "task_type": "CAUSAL_LM",
-            "num_virtual_tokens": len(self.embeddings),
-            "num_layers": shape.layers,
-            "token_dim": channels,
-            "num_attention_heads": shape.kv_heads,
-            "num_transformer_submodules": 1,
-            "inference_mode": True,
-            "base_model_name_or_path": base_model,
-        }
-        config = (
-            PromptTuningConfig(**options)
-            if self.shape is None
-            else PrefixTuningConfig(encoder_hidden_size=channels, **options)
+        config = self.config(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=len(self.embeddings),
+            num_layers=shape.layers,
+            token_dim=shape.kv_heads * shape.head_dim,
+            num_attention_heads=shape.kv_heads,
+            num_transformer_submodules=1,
+            inference_mode=True,
+            base_model_name_or_path=base_model,
+            **self.options,
         )
         config.save_pretrained(folder)
         tensors = {"prompt_embeddings": self.embeddings}
         write_tensors(folder / "adapter_model.safetensors", tensors)
-
-
-def _converted(
-    saved: SavedModel, *, trust_remote_code: bool
-) -> tuple[_Adapter | None, dict[str, Tensor], Tensor]:
-    """The run's model in PEFT's terms, and its logits for random inputs.
-
-    Returns:
-        The prefix or prompt, or None; the inputs; the logits at their tokens (tokens, vocabulary).
-        The model itself is freed, so that only one is in memory at a time.
-    """
-    loaded = load_saved(saved, trust_remote_code=trust_remote_code)
-    model, prompt = loaded.backbone.float(), loaded.prompt.vectors
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if prompt is not None:
-        inputs = _inputs(vocabulary, padded="right")
-        adapter = _Adapter(prompt.float())
-        return adapter, inputs, _logits(model, inputs, prompt)
-    inputs = _inputs(vocabulary, padded="left")
-    injection = injection_of(model)
-    if injection is None or injection.prefix is None:
-        return None, inputs, _logits(model, inputs)
-    embeddings = peft_prompt_embeddings(injection, injection.prefix)
-    return _Adapter(embeddings, injection.shape), inputs, _logits(model, inputs)
-
-
-def _inputs(vocabulary: int, padded: Literal["left", "right"]) -> dict[str, Tensor]:
-    """Random tokens, (2, 24); the second row is padded on one side."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (2, 24), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[1, slice(7) if padded == "left" else slice(-7, None)] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-@torch.no_grad()
-def _logits(model: Any, inputs: dict[str, Tensor], prompt: Tensor | None = None) -> Tensor:
-    """Logits at the tokens; without those of a prompt, which PEFT does not remove."""
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    arguments = inputs
-    if prompt is not None:
-        rows = prompt.float().expand(len(ids), -1, -1)
-        arguments = {
-            "inputs_embeds": torch.cat([rows, model.get_input_embeddings()(ids)], 1),
-            "attention_mask": torch.cat([mask.new_ones(rows.shape[:2]), mask], 1),
-        }
-    logits: Tensor = model(**arguments).logits[:, -ids.shape[1] :]
-    return logits[mask.bool()]
-
-
-def _verified(
-    folder: Path, settings: ModelSettings, inputs: dict[str, Tensor], wanted: Tensor
-) -> float:
-    """Largest difference between the logits of the exported model and the run's (``wanted``).
-
-    Raises:
-        RunError: It is more than rounding explains.
-    """
-    stored = settings.model_copy(update={"name": str(folder), "dtype": "float32"})
-    model = load_backbone(stored).model
-    if (folder / _ADAPTER).is_dir():
-        model = PeftModel.from_pretrained(model, folder / _ADAPTER)
-    difference = (_logits(model.eval(), inputs) - wanted).abs().max().item()
-    largest = wanted.abs().max().item()
-    if not difference <= _TOLERANCE * max(1.0, largest):
-        raise RunError(
-            f"the exported model differs from the run's: logits differ by up to {difference:.2g}; "
-            f"the largest logit is {largest:.2g}",
-            allowed=f"at most {_TOLERANCE:g} of the largest logit, in float32",
-            action=f"{USE_NATIVE}; and please report the model's type; nothing was written",
-        )
-    return difference
-
-
-def _readme(saved: SavedModel, adapter: _Adapter | None) -> str:
-    lines = [
-        f"# {saved.description.base_model}, trained with `{saved.method_name}`",
-        "",
-        "The merged model, as Transformers saves it"
-        + (
-            "."
-            if adapter is None
-            else f", and in `{_ADAPTER}/` {adapter}, as PEFT saves it. Without "
-            "the adapter, a part of the trained model is missing."
-        ),
-        "",
-        "```python",
-        *([] if adapter is None else ["from peft import PeftModel"]),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
-    ]
-    if adapter is not None:
-        lines += [f'model = PeftModel.from_pretrained(model, "FOLDER/{_ADAPTER}")']
-    tasks = ", ".join(f"`{task.name}`" for task in saved.description.tasks)
-    lines += ["```", ""]
-    if adapter is not None and adapter.shape is None:
-        lines += [
-            "PEFT puts a prompt before any padding: pad rows on the right, or not at all.",
-            "",
-        ]
-    lines.append(f"Tasks: {tasks}. One model for all of them; it needs no task name.")
-    return "\n".join(lines) + "\n"

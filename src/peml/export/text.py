@@ -33,7 +33,12 @@ class TextExport(ExportFormat):
     """
 
     holds_contexts: ClassVar[bool] = True
+    reader: ClassVar[str | None] = "decoder"
     _claims: Claims
+
+    def place(self, task: str) -> str:
+        """The task's text."""
+        return f"{CONTEXTS_FOLDER}/{task}"
 
     def check(self) -> None:
         """Refuses a model without contexts, with those of the frozen model, or with more parts."""
@@ -72,7 +77,7 @@ class TextExport(ExportFormat):
         """Writes the merged model, and the chosen tasks' texts."""
         model = load_saved(self.saved, trust_remote_code=self.trust_remote_code)
         self.saved.copy("backbone", folder)
-        self._claims = Claims.of(model)
+        self._claims = Claims.of(model, recomputed=True)
         for number, task in enumerate(model.tasks):
             if self.task in (None, task.name):
                 place = f"{CONTEXTS_FOLDER}/{task.name}"
@@ -83,7 +88,7 @@ class TextExport(ExportFormat):
 
     def verify(self, folder: Path) -> str:
         """Compares logits after the text with the run's, in a process that does without PEML."""
-        return self._claims.check(folder, trust_remote_code=self.trust_remote_code)
+        return self._claims.check("decoder", folder, trust_remote_code=self.trust_remote_code)
 
     def _readme(self) -> str:
         names = [self.task] if self.task else [t.name for t in self.saved.description.tasks]

@@ -39,15 +39,24 @@ class TransformersExport(ExportFormat):
     """The merged model, and what its rows see in front of them as ``past_key_values``."""
 
     holds_contexts: ClassVar[bool] = True
+    reader: ClassVar[str | None] = "decoder"
     _claims: Claims
+
+    def place(self, task: str) -> str:
+        """The task's context, or the shared cache; no file is there if there is neither."""
+        return f"{CONTEXTS_FOLDER}/{task}" if self.has_contexts else _SHARED
 
     def check(self) -> None:
         """Refuses a model that is not a decoder or can't be merged."""
         refuse_unmerged(self.saved, "transformers")
-        if self._has_contexts:
+        if self.has_contexts:
             check_task(self.saved, self.task)
         else:
             refuse_task(self.task, "transformers")
+
+    def check_model(self, model: TaskModel) -> None:
+        """Refuses a prefix or context that no cache can hold."""
+        self._caches(model)
 
     def write(self, folder: Path) -> Sequence[str]:
         """Writes the merged model, and the caches."""
@@ -60,7 +69,7 @@ class TransformersExport(ExportFormat):
             file.parent.mkdir(exist_ok=True)
             keys, values = held.unbind(1)
             write_tensors(file, {"keys": keys, "values": values})
-            if self._has_contexts:
+            if self.has_contexts:
                 write_context(folder / place, model.tasks[task], model)
             self._claims.add(place, task)
         if not caches:
@@ -70,11 +79,7 @@ class TransformersExport(ExportFormat):
 
     def verify(self, folder: Path) -> str:
         """Compares logits and greedy texts with the run's, in a process that does without PEML."""
-        return self._claims.check(folder, trust_remote_code=self.trust_remote_code)
-
-    @property
-    def _has_contexts(self) -> bool:
-        return any(task.context for task in self.saved.description.tasks)
+        return self._claims.check("decoder", folder, trust_remote_code=self.trust_remote_code)
 
     def _caches(self, model: TaskModel) -> dict[str, tuple[int, Tensor]]:
         """By place: a task whose rows see it, and (layers, 2, kv_heads, length, head_dim)."""
@@ -105,7 +110,7 @@ class TransformersExport(ExportFormat):
         text, place = _PLAIN, ""
         if caches:
             place = next(iter(caches))
-            text = _CONTEXT if self._has_contexts else _PREFIX
+            text = _CONTEXT if self.has_contexts else _PREFIX
         return text.format(
             base=self.saved.description.base_model,
             method=self.saved.method_name,

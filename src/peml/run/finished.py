@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from peml.data import select_tasks
+from peml.data.rows import Row
 from peml.data.sources import load_source
 from peml.errors import CheckpointError, DataError, RunError, nearest
 from peml.evaluation import TaskPredictions, predictions_path, read_predictions, same_answer
 from peml.records import Results
 from peml.run.folder import RunFolder
-from peml.tasks import SOURCE_ROW, Task, TaskRenderer
+from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,29 +117,50 @@ def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict
     Raises:
         PemlError: Config, task or data isn't there any more, or has changed since.
     """
+    task = _task(kept, select_tasks(RunFolder(folder).config().tasks))
+    texts = {}
+    for row, (fields, example) in read_examples(folder, kept, rows).items():
+        inputs = {name: str(fields[name]) for name in task.columns.inputs}
+        is_choice = task.type.has_own_options
+        texts[row] = RowText(inputs, example.options if is_choice else ())
+    return texts
+
+
+def read_examples(
+    folder: Path, kept: TaskPredictions, rows: Iterable[int], task: Task | None = None
+) -> dict[int, tuple[Row, Example]]:
+    """Some of the rows that a run was scored on, as read and as rendered.
+
+    Args:
+        folder: The run folder.
+        kept: The predictions of a task.
+        rows: Row numbers that occur in them.
+        task: The task whose template they are rendered with; default: as its file defines it.
+
+    Raises:
+        PemlError: As `read_texts`.
+    """
     config = RunFolder(folder).config()
-    task = _task(kept, select_tasks(config.tasks))
-    train, reported, origin = load_source(task, config.tasks.source)
+    defined = _task(kept, select_tasks(config.tasks))
+    train, reported, origin = load_source(defined, config.tasks.source)
     split = reported if kept.task.split == "reported" else train
     sources = split.array(SOURCE_ROW)  # ascending; rows that serve as shots are missing
-    renderer = TaskRenderer(task)
+    renderer = TaskRenderer(task or defined)
     gold = dict(zip(kept.rows, kept.gold, strict=True))
-    texts = {}
+    found = {}
     for row in rows:
         place = int(np.searchsorted(sources, row))
         is_there = place < len(split) and sources[place] == row
         example = renderer.render(split[place], row) if is_there else None
         if example is None or not same_answer(example.gold, gold[row]):
             raise DataError(
-                f"Task {task.name!r}: row {row} of {origin} is not what it was when the run was "
+                f"Task {defined.name!r}: row {row} of {origin} is not what it was when the run was "
                 "scored",
                 allowed="the data the run was scored on",
                 action="restore the data",
             )
-        inputs = {name: str(split[place][name]) for name in task.columns.inputs}
-        is_choice = task.type.has_own_options
-        texts[row] = RowText(inputs, example.options if is_choice else ())
-    return texts
+        found[row] = split[place], example
+    return found
 
 
 def _task(kept: TaskPredictions, tasks: Iterable[Task]) -> Task:

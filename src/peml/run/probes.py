@@ -18,7 +18,7 @@ def probe_batches(prepared: Prepared) -> list[TaskBatch]:
     Where there are more than 64 tasks, 64 spread over them. A batch is of one task.
     """
     data = prepared.loaded.data
-    chosen = _spread(len(data), _ROWS)
+    chosen = spread(len(data), _ROWS)
     each = min(_ROWS_OF_A_TASK, _ROWS // len(chosen))
     collate = Collator(prepared.family.tokenizer.pad_token_id)
     batches: list[TaskBatch] = []
@@ -26,14 +26,14 @@ def probe_batches(prepared: Prepared) -> list[TaskBatch]:
         task, rows = data[task_id].task, data[task_id].reported
         # A text to be generated is scored like an option: it is what the model was trained to say.
         renderer = TaskRenderer(task)
-        examples = [renderer.render(rows[place], place) for place in _spread(len(rows), each)]
+        examples = [renderer.render(rows[place], place) for place in spread(len(rows), each)]
         split = encode_rows(examples, task, prepared.family, task.type.compared_as)
         tokens = prepared.config.evaluation.tokens
         batches += evaluation_batches(split, task_id, tokens, collate)
     return batches
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
     """At most so many numbers below ``count``, from its beginning to its end."""
     kept = min(count, most)
     return [number * count // kept for number in range(kept)]

@@ -103,14 +103,21 @@ class EncoderFamily(Family):
     ) -> ModelOutput:
         """Pools the last hidden states and applies the heads."""
         heads = cast(TaskHeads, heads)
+        logits = self.logits(model, heads, batch, prompt)
+        losses = heads.losses(logits, batch.targets, batch.task_ids, batch.groups, batch.examples)
+        return ModelOutput(losses.mean(), losses, logits)
+
+    def logits(
+        self, model: nn.Module, heads: nn.Module, batch: TaskBatch, prompt: Tensor | None = None
+    ) -> Tensor:
+        """Logits of all heads, (sequences, columns); arguments as for `forward`."""
         hidden = model(**build_inputs(model, batch, prompt)).last_hidden_state
         packed = packed_rows(batch, prompt)
         if packed is not None:
             hidden = packed.unpack(hidden)
         hidden = cut_prompt(hidden, prompt)  # so that the first position is [CLS]
-        logits = heads(self._pool(hidden, batch.attention_mask))
-        losses = heads.losses(logits, batch.targets, batch.task_ids, batch.groups, batch.examples)
-        return ModelOutput(losses.mean(), losses, logits)
+        logits: Tensor = heads(self._pool(hidden, batch.attention_mask))
+        return logits
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "first":

@@ -1,0 +1,72 @@
+"""A trained decoder as a plain Transformers model, its prefix or contexts as PEFT Cartridges.
+
+::
+
+    OUT/
+      config.json, model.safetensors, tokenizer.json, ...   the merged model
+      adapter/                     the prefix as a Cartridge, as PEFT saves it,
+      TASK/                        or one Cartridge per task, of its context
+      README.md                    how to load the model
+      manifest.json                checksum of every file
+
+A Cartridge (arXiv 2506.06266) holds the keys and values themselves, as a cache does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import peft
+
+from peml.errors import RunError
+from peml.export.peft import Adapter, PeftExport
+from peml.export.source import USE_NATIVE, check_task, refuse_task, refuse_unmerged
+from peml.injection import PrefixInjection, injection_of, peft_prompt_embeddings
+from peml.models import TaskModel
+from peml.prefix import Prefix
+
+
+class CartridgeExport(PeftExport):
+    """The merged model, and a Cartridge for its prefix, or for each task's context."""
+
+    name: ClassVar[str] = "cartridge"
+    holds_contexts: ClassVar[bool] = True
+
+    def place(self, task: str) -> str:
+        """The task's Cartridge, or the one that all tasks share."""
+        return task if self.has_contexts else super().place(task)
+
+    def check(self) -> None:
+        """Refuses a model that is not a merged decoder with a prefix or contexts."""
+        refuse_unmerged(self.saved, self.name)
+        if self.has_contexts:
+            check_task(self.saved, self.task)
+        else:
+            refuse_task(self.task, self.name)
+        problem, action = "", USE_NATIVE
+        if not hasattr(peft, "CartridgeConfig"):
+            problem = f"PEFT {peft.__version__} has no Cartridges"
+            action = "install peft>=0.21"
+        elif not self.has_contexts and "prefix.safetensors" not in self.saved.files:
+            problem = f"the method {self.saved.method_name!r} trained no prefix and has no contexts"
+            action = "use --format transformers, or --format peft"
+        if problem:
+            raise RunError(problem, allowed="models with a prefix or contexts", action=action)
+
+    def adapters(self, model: TaskModel) -> dict[str, tuple[int, Adapter]]:
+        """By folder: a task whose rows the Cartridge answers, and its keys and values."""
+        injection = injection_of(model.backbone)
+        assert injection is not None
+        if injection.prefix is not None:
+            return {super().place(""): (0, _cartridge(injection, injection.prefix))}
+        held = {} if injection.contexts is None else injection.contexts.by_task
+        return {
+            task.name: (number, _cartridge(injection, held[number]))
+            for number, task in enumerate(model.tasks)
+            if self.task in (None, task.name) and number in held
+        }
+
+
+def _cartridge(injection: PrefixInjection, prefix: Prefix) -> Adapter:
+    config: Any = peft.CartridgeConfig
+    return Adapter(config, peft_prompt_embeddings(injection, prefix), injection.shape)
