@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,25 @@ def test_draws_follow_torchs_generator(toys: Path) -> None:
     assert first != second
 
 
+def test_an_epoch_shows_the_same_rows_but_for_those_of_the_batch(toys: Path) -> None:
+    prepared = _prepared(toys)
+    solved, stream, rows = _solved(prepared), prepared.stream, len(prepared.train[0])
+
+    def draw(*without: int, count: int = 3, of: SolvedRows = solved) -> tuple[str, ...]:
+        return tuple(of.draw(0, count, without, each="epoch"))
+
+    order = draw(count=rows)
+    torch.manual_seed(1)
+    assert draw() == order[:3]
+    instead = [order[:place] + order[place + 1 : 4] for place in range(3)]
+    wanted = Counter([*instead, *[order[:3]] * (rows - 3)])
+    assert Counter(draw(number) for number in range(rows)) == wanted
+    stream.load_state_dict({"epoch": 1, "batch": 2})
+    assert draw(count=rows) != order
+    stream.load_state_dict({"epoch": 0, "batch": 3})  # as a run that is resumed
+    assert draw(count=rows, of=_solved(prepared)) == order
+
+
 @pytest.mark.parametrize("of", ["frozen", "adapted"])
 def test_every_training_step_shows_others_and_evaluation_the_fixed_ones(
     toys: Path, of: str
@@ -121,6 +141,21 @@ def test_drawn_contexts_are_of_the_frozen_model_or_of_the_adapted_one(toys: Path
         assert all(p.requires_grad and p.grad is not None for p in lora)
 
 
+def test_what_an_epoch_shows_is_computed_once(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = _prepared(toys, draw="epoch")
+    model, batch = attach(prepared, _CPU, None).train(), _batch(prepared)
+    first = _held(model, batch, 1)
+    monkeypatch.setattr(ContextPart, "_compute", None)
+    again = _held(model, batch, 2)
+    assert all(first[task] is not again[task] for task in first)
+    assert all(bool((first[task] == again[task]).all()) for task in first)
+    monkeypatch.undo()
+    prepared.stream.load_state_dict({"epoch": 1, "batch": 0})
+    assert _differ(first, _held(model, batch, 1))
+    other = _prepared(toys, draw="epoch", of="adapted")
+    assert not _differ(first, _held(attach(other, _CPU, None).train(), _batch(other)))
+
+
 def test_drawn_contexts_are_the_text_that_the_task_would_show(toys: Path) -> None:
     """The fixed rows, drawn, give the fixed context."""
     prepared = _prepared(toys)
@@ -129,7 +164,7 @@ def test_drawn_contexts_are_the_text_that_the_task_would_show(toys: Path) -> Non
     fixed = _held(model.eval(), batch)
 
     class Fixed(SolvedRows):
-        def draw(self, task: int, count: int, without: Any) -> list[str]:
+        def draw(self, task: int, count: int, without: Any, *, each: Any = None) -> list[str]:
             return [str(text) for text in prepared.tasks[task].shots.examples]
 
     part = model.parts["context"]

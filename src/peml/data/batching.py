@@ -225,6 +225,11 @@ class BatchStream:
         self._planned: tuple[int, BatchPlan] | None = None
         self._ahead = Ahead()
 
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 0, of the batch that `next` gave last."""
+        return self._epoch
+
     def counts(self, epoch: int) -> list[int]:
         """Rows that an epoch draws from each task."""
         weights = self._weights

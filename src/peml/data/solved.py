@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from random import Random
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
 
 from peml.data.batching import BatchStream
+from peml.data.mixing import Indices
 from peml.data.sources import TaskData
 from peml.errors import DataError
 from peml.tasks import TaskRenderer
+
+Draw = Literal["epoch", "step"]
+"""How long the same rows are shown."""
 
 
 class SolvedRows:
@@ -29,6 +33,7 @@ class SolvedRows:
         self._data = data
         self._stream = stream
         self._epochs = epochs
+        self._orders: dict[int, tuple[tuple[int, int], Indices]] = {}
 
     def refuse_too_few(self, count: int) -> None:
         """Refuses a draw that a batch of the run would leave too few rows for.
@@ -55,22 +60,39 @@ class SolvedRows:
                 "method.context.draw: once",
             )
 
-    def draw(self, task: int, count: int, without: Collection[int]) -> list[str]:
-        """So many solved rows of a task in random order, by torch's global generator.
+    def draw(
+        self, task: int, count: int, without: Collection[int], *, each: Draw = "step"
+    ) -> list[str]:
+        """So many solved rows of a task in random order.
 
         Args:
             task: Task id.
             count: Number of rows.
             without: Numbers of the train rows that are left out.
+            each: step: others at every call, by torch's global generator. epoch: the same in an
+                epoch of the stream; where one of them is left out, the epoch's next row stands in.
 
         Raises:
             DataError: The task has too few rows.
         """
         left_out = set(without)
         self._refuse_too_few(task, count, len(left_out))
-        random = Random(int(torch.randint(2**62, ())))
-        drawn = random.sample(range(len(self._data[task].train)), count + len(left_out))
+        drawn: Iterable[int]
+        if each == "epoch":
+            drawn = self._order(task)[: count + len(left_out)].tolist()
+        else:
+            random = Random(int(torch.randint(2**62, ())))
+            drawn = random.sample(range(len(self._data[task].train)), count + len(left_out))
         return self._solve(task, [number for number in drawn if number not in left_out][:count])
+
+    def _order(self, task: int) -> Indices:
+        """The order in which the stream's epoch shows a task's rows."""
+        key = (self._stream.seed, self._stream.epoch)
+        if self._orders.get(task, (None,))[0] != key:
+            seed = Random(f"shown-{key}-{task}").getrandbits(64)
+            order = np.random.default_rng(seed).permutation(len(self._data[task].train))
+            self._orders[task] = (key, order)
+        return self._orders[task][1]
 
     def longest(self, task: int, count: int) -> list[str]:
         """So many solved rows of a task, those that have the most tokens in training."""

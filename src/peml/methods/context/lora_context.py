@@ -45,7 +45,7 @@ class LoraContext(Method):
         injection = attach_prefix(model.backbone)
         part = ContextPart(model, injection, self.settings.context)
         lora = LoraPart(model.backbone, self.settings.lora, context.seed)
-        if self.settings.context.draw == "step":
+        if self.settings.context.draw != "once":
             part.draw_from(context.solved, without_update=lora.disabled)
         parts: dict[str, Part] = {lora.name: lora, part.name: part}
         if self.corrects_contexts:

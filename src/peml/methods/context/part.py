@@ -55,9 +55,11 @@ class ContextPart(nn.Module, Part):
         self._of = settings.of
         self._holders = [model]  # in a list, so that the model doesn't become a submodule
         self._shots = settings.shots
-        self._solved: SolvedRows | None = None  # set where every step draws
+        self._draw = settings.draw
+        self._solved: SolvedRows | None = None  # set where rows are drawn anew
         self._without_update: Callable[[], AbstractContextManager[None]] = nullcontext
         self._frozen: dict[int, Prefix] = {}
+        self._last: dict[int, tuple[list[int], Prefix]] = {}
         refuse_too_long(model, injection, max(map(len, self.tokens)))
         if self._is_causal:
             self._check()
@@ -82,7 +84,7 @@ class ContextPart(nn.Module, Part):
         *,
         without_update: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """Shows other solved rows in every training step.
+        """Shows other solved rows in every training step or epoch.
 
         Args:
             solved: Train rows with their answers.
@@ -94,7 +96,7 @@ class ContextPart(nn.Module, Part):
         """
         if solved is None:
             raise ModelError(
-                "method.context.draw is 'step', and there are no train rows to draw from",
+                f"method.context.draw is {self._draw!r}, and there are no train rows to draw from",
                 allowed="an AttachContext with solved rows",
                 action="train with peml fit, or set method.context.draw: once",
             )
@@ -108,18 +110,26 @@ class ContextPart(nn.Module, Part):
     def _drawn(self, batch: TaskBatch) -> dict[int, Prefix]:
         """Contexts of other solved rows than those of the batch."""
         assert self._solved is not None
+        assert self._draw != "once"
         present: dict[int, set[int]] = {}
         for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True):
             present.setdefault(task, set()).add(row)
         held = {}
         for task, rows in sorted(present.items()):
-            tokens = self._tokens_of(task, self._solved.draw(task, self._shots, rows))
+            texts = self._solved.draw(task, self._shots, rows, each=self._draw)
+            tokens = self._tokens_of(task, texts)
             if self._of == "frozen":
-                with torch.no_grad(), self._without_update():
-                    held[task] = self._compute(tokens, task)
+                held[task] = self._compute_frozen(tokens, task)
             else:
                 held[task] = self._compute(tokens, task)
         return held
+
+    def _compute_frozen(self, tokens: list[int], task: int) -> Prefix:
+        """Drawn keys and values of the frozen model; those of the task's last draw are kept."""
+        if self._last.get(task, ([],))[0] != tokens:
+            with torch.no_grad(), self._without_update():
+                self._last[task] = (tokens, self._compute(tokens, task))
+        return self._last[task][1]
 
     def _tokens_of(self, task: int, examples: Sequence[str]) -> list[int]:
         """The tokens of a task's context with other solved rows."""

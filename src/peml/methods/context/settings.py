@@ -38,11 +38,12 @@ class ContextSettings(Settings):
         "or a file of rows chosen by hand, NAME.jsonl or NAME.csv, each line a `task` and a "
         "`row`, its number in the split from 0. The first `shots` rows of each task are shown.",
     )
-    draw: Literal["once", "step"] = Field(
+    draw: Literal["once", "epoch", "step"] = Field(
         "once",
         description="once: the same rows throughout. step: every training step shows others, drawn "
-        "at random from the task's train rows without those of the batch; evaluation and the saved "
-        "model show those of once.",
+        "at random from the task's train rows without those of the batch. epoch: all steps of an "
+        "epoch show the same ones; where one is in the batch, another stands in. Evaluation and "
+        "the saved model show those of once.",
     )
     of: Literal["frozen", "adapted"] = Field(
         "frozen",
@@ -65,8 +66,10 @@ class ContextSettings(Settings):
     def _holds_something(self) -> ContextSettings:
         if not self.instruction and not self.shots:
             raise ValueError("a context needs shots of at least 1, or instruction: true")
-        if self.draw == "step" and not self.shots:
-            raise ValueError("draw: step needs shots of at least 1, since it draws solved rows")
+        if self.draw != "once" and not self.shots:
+            raise ValueError(
+                f"draw: {self.draw} needs shots of at least 1, since it draws solved rows"
+            )
         return self
 
     def hold(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
