@@ -84,6 +84,25 @@ def test_rows_can_be_chosen_by_hand(tmp_path: Path, capsys: Capture) -> None:
     assert shots.examples == ("a red box Is it red? yes", "the green box Is it red? no")
 
 
+def test_contexts_of_another_model_are_refused(tmp_path: Path, capsys: Capture) -> None:
+    """Its contexts are those of this folder: the model is sealed as a whole."""
+    run = run_of("llama", "lora+context", tmp_path, context={"of": "adapted"})
+    (tmp_path / "other").mkdir()
+    other = run_of("llama", "lora+context", tmp_path / "other", context={"of": "frozen"})
+    file = "model/contexts.safetensors"
+    (run / file).write_bytes((other / file).read_bytes())
+    rows = tmp_path / "new.jsonl"
+    rows.write_text('{"text": "a lazy dog"}\n', encoding="utf-8")
+    words = ("predict", run, "--task", "mood", "--input", rows, "--output", tmp_path / "out")
+    for said in (
+        peml(capsys, *words),
+        peml(capsys, "add-task", run, _task(tmp_path), "--shots", 3),
+    ):
+        assert said.code == 2
+        assert "contexts.safetensors" in said.error
+    assert not (tmp_path / "out").exists()
+
+
 @torch.no_grad()
 def _scores(model: TaskModel, row: tuple[int, dict[str, object]]) -> torch.Tensor:
     scores: torch.Tensor = model.eval()(batch_of(model, [row], "score")).scores
@@ -107,6 +126,7 @@ def test_another_base_model_is_refused(tmp_path: Path, capsys: Capture) -> None:
         ("llama", "lora+context", TASK, 5, "5 shots are asked for, and 'train' has 4 rows"),
         ("llama", "lora", TASK, 2, "it has no contexts"),
         ("bert", "lora+context", TASK, 2, "it has heads.safetensors"),
+        ("llama", "lora+context", TASK + "chat: true\n", 2, "asked through the chat template"),
         (
             "llama",
             "lora+context",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peml.cli import main
-from tests.e2e.toy import toy_config
+from tests.e2e.toy import toy_config, write_suite
 
 Runs = Callable[[str, str], Path]
 """(family, method) -> folder of a finished run."""
@@ -17,6 +17,18 @@ Runs = Callable[[str, str], Path]
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for suite, models and configs, with a cache of its own."""
+    yield from _folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def distinct_toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same, but no two rows are equal: a context may show no row that is scored."""
+    for folder in _folder(tmp_path_factory):
+        write_suite(folder, distinct=True)
+        yield folder
+
+
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("toys")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PEML_CACHE", str(folder / "cache"))

@@ -123,18 +123,31 @@ _ROWS: dict[str, Callable[[random.Random], Row]] = {
 }
 
 
+def _numbered(row: Row, number: str) -> Row:
+    """A row that no other equals: its first text begins with its number."""
+    name, text = next(iter(row.items()))
+    return {**row, name: f"{number} {text}"}
+
+
 def write_rows(path: Path, rows: list[Row]) -> None:
     """Writes JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_suite(folder: Path, *, train: int = 40, validation: int = 10) -> Path:
-    """Writes ``suite.yaml`` and its rows; the same folder content every time."""
+def write_suite(
+    folder: Path, *, train: int = 40, validation: int = 10, distinct: bool = False
+) -> Path:
+    """Writes ``suite.yaml`` and its rows; the same folder content every time.
+
+    Rows have few texts, so the splits share some, unless they are to be distinct.
+    """
     for task, draw in _ROWS.items():
         for split, count in (("train", train), ("validation", validation)):
             rng = random.Random(f"{task} {split}")
             rows = [draw(rng) for _ in range(count)]
+            if distinct:
+                rows = [_numbered(row, f"{split} {number}") for number, row in enumerate(rows)]
             write_rows(folder / "data" / task / f"{split}.jsonl", rows)
     suite = {"name": "toy", "tasks": [_COMMON | task for task in _TASKS]}
     path = folder / "suite.yaml"

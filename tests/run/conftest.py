@@ -1,3 +1,3 @@
-from tests.e2e.fixtures import runs, toys
+from tests.e2e.fixtures import distinct_toys, runs, toys
 
-__all__ = ["runs", "toys"]
+__all__ = ["distinct_toys", "runs", "toys"]

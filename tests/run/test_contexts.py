@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peml.config import load_config
+from peml.data.solved import SolvedRows
+from peml.data.sources import load_task_data
 from peml.errors import ConfigError, DataError, RunError
 from peml.export import export_model
 from peml.run import fit
 from peml.run.identity import check_identity, identify
 from peml.run.preparation import prepare, with_config
 from peml.serving import load
-from peml.tasks import SOURCE_ROW
-from tests.e2e.toy import toy_config
+from peml.tasks import SOURCE_ROW, Shots
+from tests.e2e.toy import toy_config, write_rows
 
 pytestmark = pytest.mark.e2e
 
@@ -27,9 +31,9 @@ def _section(**context: Any) -> str:
 
 
 def test_a_run_holds_its_solved_rows_and_a_loaded_model_answers_with_them(
-    toys: Path, tmp_path: Path
+    distinct_toys: Path, tmp_path: Path
 ) -> None:
-    config = load_config(toy_config(toys, "causal", "lora"), [_section()])
+    config = load_config(toy_config(distinct_toys, "causal", "lora"), [_section()])
     run = fit(config, tmp_path / "run")
     assert run.results.needs_task_id
     assert run.results.export is not None  # the trained model and the one read back agree
@@ -47,9 +51,9 @@ def test_a_run_holds_its_solved_rows_and_a_loaded_model_answers_with_them(
 
 
 def test_rows_chosen_by_hand_are_shown_and_written_into_the_plan(
-    toys: Path, tmp_path: Path
+    distinct_toys: Path, tmp_path: Path
 ) -> None:
-    path, file = toy_config(toys, "causal", "lora"), tmp_path / "rows.csv"
+    path, file = toy_config(distinct_toys, "causal", "lora"), tmp_path / "rows.csv"
     names = [task.name for task in prepare(load_config(path)).tasks]
     choose = [_section(choose=file)]
     file.write_text("task,row\n" + "".join(f"{name},{n}\n" for n in (7, 2, 9) for name in names))
@@ -69,8 +73,8 @@ def test_rows_chosen_by_hand_are_shown_and_written_into_the_plan(
         check_identity(before, identify(prepare(load_config(path, choose))), tmp_path)
 
 
-def test_rows_that_are_shown_are_not_trained_on(toys: Path) -> None:
-    path = toy_config(toys, "causal", "lora")
+def test_rows_that_are_shown_are_not_trained_on(distinct_toys: Path) -> None:
+    path = toy_config(distinct_toys, "causal", "lora")
     plain = prepare(load_config(path))
     held = prepare(load_config(path, [_section()]))
     assert len(held.tasks[0].shots.examples) == 3
@@ -80,22 +84,83 @@ def test_rows_that_are_shown_are_not_trained_on(toys: Path) -> None:
         assert after.reported.checksum() == before.reported.checksum()
 
 
-def test_shown_rows_count_as_train_rows(toys: Path) -> None:
-    path = toy_config(toys, "causal", "lora")
+def test_rows_that_are_shown_can_be_trained_on(distinct_toys: Path) -> None:
+    path = toy_config(distinct_toys, "causal", "lora")
+    before = prepare(load_config(path, [_section()]))
+    after = prepare(load_config(path, [_section(leave_one_out="masked"), "tasks.rows=8"]))
+    solved = SolvedRows(after.loaded.data, after.stream, 1)
+    for number, (plain, item) in enumerate(zip(before.loaded.data, after.loaded.data, strict=True)):
+        assert item.development.checksum() == plain.development.checksum()
+        assert len(item.train) == 8
+        sources = item.train.column(SOURCE_ROW)
+        places = {sources[row]: place for row, place in solved.shown(number).items()}
+        shots = item.task.shots
+        assert shots.choose == tuple(sorted(places, key=places.__getitem__))
+        assert len(places) == 3
+    other = after.tasks[0].model_copy(update={"shots": Shots(count=2, split="validation")})
+    with pytest.raises(DataError, match="rows that are shown can't be trained on"):
+        load_task_data(other, after.config.tasks, 0, trains_shown=True)
+
+
+def test_shown_rows_count_as_train_rows(distinct_toys: Path) -> None:
+    path = toy_config(distinct_toys, "causal", "lora")
     held = prepare(load_config(path, [_section(), "tasks.rows=8"]))
     assert [len(item.train) for item in held.loaded.data] == [5] * len(held.tasks)
     with pytest.raises(DataError, match="none is left to train on"):
         prepare(load_config(path, [_section(), "tasks.rows=3"]))
 
 
-def test_a_comparison_prepares_a_method_with_contexts_anew(toys: Path) -> None:
-    path = toy_config(toys, "causal", "lora")
+def test_a_comparison_prepares_a_method_with_contexts_anew(distinct_toys: Path) -> None:
+    path = toy_config(distinct_toys, "causal", "lora")
     plain, held = load_config(path), load_config(path, [_section()])
     assert with_config(prepare(plain), held).tasks == prepare(held).tasks
     assert not with_config(prepare(held), plain).tasks[0].context
 
 
-def test_shots_in_prompts_and_in_a_context_are_refused(toys: Path) -> None:
-    path = toy_config(toys, "causal", "lora")
+def test_shots_in_prompts_and_in_a_context_are_refused(distinct_toys: Path) -> None:
+    path = toy_config(distinct_toys, "causal", "lora")
     with pytest.raises(ConfigError, match="solved rows in its prompts"):
         prepare(load_config(path, [_section(), "tasks.shots=2"]))
+
+
+def test_a_row_that_is_scored_may_not_be_shown(distinct_toys: Path, tmp_path: Path) -> None:
+    path = toy_config(distinct_toys, "causal", "lora")
+    source = tmp_path / "data"
+    shutil.copytree(distinct_toys / "data", source)
+    config = [_section(), f"tasks.source={source}"]
+    train = source / "mood/train.jsonl"
+    shown = json.loads(train.read_text().splitlines()[0])
+    for task, text in (("mood", "sentence"), ("rewrite", "text")):
+        reported = source / task / "validation.jsonl"
+        lines = reported.read_text().splitlines()
+        row = json.loads(lines[4]) | {text: shown["sentence"].upper() + " !"}
+        reported.write_text("\n".join([*lines[:4], json.dumps(row), *lines[5:]]))
+        with pytest.raises(DataError) as caught:
+            prepare(load_config(path, config))
+        said = caught.value.problem
+        assert "'mood': row 0 of its 'train' split, which its context shows" in said
+        assert f"a reported row of '{task}': row 4 of {reported} (from 0)" in said
+        reported.write_text("\n".join(lines))
+    copied = {**shown, "label": 1 - shown["label"]}
+    train.write_text(train.read_text() + 30 * (json.dumps(copied) + "\n"))
+    with pytest.raises(DataError, match="as a development row of 'mood'"):
+        prepare(load_config(path, config))
+    prepare(load_config(path, config[1:]))  # without a context, it is leakage that is counted
+
+
+def test_too_few_rows_or_labels_to_show_are_refused(distinct_toys: Path, tmp_path: Path) -> None:
+    path = toy_config(distinct_toys, "causal", "lora")
+    config = load_config(path, [_section(), "tasks.rows=4"])
+    with pytest.raises(DataError, match="'mood': its context shows 3 rows, and 1 are left") as few:
+        prepare(config)
+    assert "at least 2 train rows beside those shown, one for each label" in few.value.allowed
+    source = tmp_path / "data"
+    shutil.copytree(distinct_toys / "data", source)
+    for label in (0, 1):
+        rows = [json.loads(line) for line in (source / "mood/train.jsonl").open()]
+        write_rows(source / "mood/train.jsonl", [row | {"label": label} for row in rows])
+        hidden = ("good", "bad")[label]
+        with pytest.raises(DataError, match=f"'train' has no row of '{hidden}'"):
+            prepare(load_config(path, [_section(), f"tasks.source={source}"]))
+    for context in ({"choose": "first"}, {"shots": 1}):  # too few to show each
+        prepare(load_config(path, [_section(**context), f"tasks.source={source}"]))

@@ -20,17 +20,19 @@ from peml.methods.context.part import ContextPart
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach
 from peml.testing import tiny_task_model
-from tests.e2e.toy import toy_config
+from tests.e2e.toy import toy_config, write_suite
 
 pytestmark = pytest.mark.e2e
 
 _CPU = torch.device("cpu")
 
 
-def _prepared(toys: Path, *overrides: str, family: str = "causal", **context: Any) -> Prepared:
+def _prepared(
+    distinct_toys: Path, *overrides: str, family: str = "causal", **context: Any
+) -> Prepared:
     method = {"name": "lora+context", "lora": {"r": 2}}
     method["context"] = {"shots": 3, "draw": "step", **context}
-    return prepare(load_config(toy_config(toys, family, method), list(overrides)))
+    return prepare(load_config(toy_config(distinct_toys, family, method), list(overrides)))
 
 
 def _solved(prepared: Prepared) -> SolvedRows:
@@ -63,8 +65,8 @@ def _raise(model: AttachedModel) -> None:
             parameter.add_(0.1)
 
 
-def test_rows_are_drawn_without_those_of_the_batch(toys: Path) -> None:
-    prepared = _prepared(toys)
+def test_rows_are_drawn_without_those_of_the_batch(distinct_toys: Path) -> None:
+    prepared = _prepared(distinct_toys)
     solved, count = _solved(prepared), len(prepared.train[0])
     whole = set(range(count))
     kept = {1, 4, 7}
@@ -76,8 +78,8 @@ def test_rows_are_drawn_without_those_of_the_batch(toys: Path) -> None:
     assert "method.context.shots" in caught.value.action
 
 
-def test_draws_follow_torchs_generator(toys: Path) -> None:
-    solved = _solved(_prepared(toys))
+def test_draws_follow_torchs_generator(distinct_toys: Path) -> None:
+    solved = _solved(_prepared(distinct_toys))
     torch.manual_seed(3)
     state = torch.get_rng_state()
     first, second = solved.draw(0, 6, ()), solved.draw(0, 6, ())
@@ -86,8 +88,8 @@ def test_draws_follow_torchs_generator(toys: Path) -> None:
     assert first != second
 
 
-def test_an_epoch_shows_the_same_rows_but_for_those_of_the_batch(toys: Path) -> None:
-    prepared = _prepared(toys)
+def test_an_epoch_shows_the_same_rows_but_for_those_of_the_batch(distinct_toys: Path) -> None:
+    prepared = _prepared(distinct_toys)
     solved, stream, rows = _solved(prepared), prepared.stream, len(prepared.train[0])
 
     def draw(*without: int, count: int = 3, of: SolvedRows = solved) -> tuple[str, ...]:
@@ -107,13 +109,13 @@ def test_an_epoch_shows_the_same_rows_but_for_those_of_the_batch(toys: Path) -> 
 
 @pytest.mark.parametrize("of", ["frozen", "adapted"])
 def test_every_training_step_shows_others_and_evaluation_the_fixed_ones(
-    toys: Path, of: str
+    distinct_toys: Path, of: str
 ) -> None:
-    prepared = _prepared(toys, of=of)
+    prepared = _prepared(distinct_toys, of=of)
     batch = _batch(prepared)
     model = attach(prepared, _CPU, None)
     fixed = _held(model.eval(), batch)
-    once = attach(_prepared(toys, of=of, draw="once"), _CPU, None).eval()
+    once = attach(_prepared(distinct_toys, of=of, draw="once"), _CPU, None).eval()
     assert all(bool((fixed[t] == held).all()) for t, held in _held(once, batch).items())
     first, second = _held(model.train(), batch, 1), _held(model, batch, 2)
     assert _differ(first, second)
@@ -126,9 +128,9 @@ def test_every_training_step_shows_others_and_evaluation_the_fixed_ones(
     assert len(saved) == len(prepared.tasks)
 
 
-def test_drawn_contexts_are_of_the_frozen_model_or_of_the_adapted_one(toys: Path) -> None:
+def test_drawn_contexts_are_of_the_frozen_model_or_of_the_adapted_one(distinct_toys: Path) -> None:
     for of in ("frozen", "adapted"):
-        prepared = _prepared(toys, of=of)
+        prepared = _prepared(distinct_toys, of=of)
         batch = _batch(prepared)
         model = attach(prepared, _CPU, None).train()
         before = _held(model, batch)
@@ -141,8 +143,10 @@ def test_drawn_contexts_are_of_the_frozen_model_or_of_the_adapted_one(toys: Path
         assert all(p.requires_grad and p.grad is not None for p in lora)
 
 
-def test_what_an_epoch_shows_is_computed_once(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = _prepared(toys, draw="epoch")
+def test_what_an_epoch_shows_is_computed_once(
+    distinct_toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = _prepared(distinct_toys, draw="epoch")
     model, batch = attach(prepared, _CPU, None).train(), _batch(prepared)
     first = _held(model, batch, 1)
     monkeypatch.setattr(ContextPart, "_compute", None)
@@ -152,13 +156,13 @@ def test_what_an_epoch_shows_is_computed_once(toys: Path, monkeypatch: pytest.Mo
     monkeypatch.undo()
     prepared.stream.load_state_dict({"epoch": 1, "batch": 0})
     assert _differ(first, _held(model, batch, 1))
-    other = _prepared(toys, draw="epoch", of="adapted")
+    other = _prepared(distinct_toys, draw="epoch", of="adapted")
     assert not _differ(first, _held(attach(other, _CPU, None).train(), _batch(other)))
 
 
-def test_drawn_contexts_are_the_text_that_the_task_would_show(toys: Path) -> None:
+def test_drawn_contexts_are_the_text_that_the_task_would_show(distinct_toys: Path) -> None:
     """The fixed rows, drawn, give the fixed context."""
-    prepared = _prepared(toys)
+    prepared = _prepared(distinct_toys)
     model = attach(prepared, _CPU, None)
     batch = _batch(prepared)
     fixed = _held(model.eval(), batch)
@@ -170,22 +174,25 @@ def test_drawn_contexts_are_the_text_that_the_task_would_show(toys: Path) -> Non
     part = model.parts["context"]
     assert isinstance(part, ContextPart)
     fixed_rows = Fixed(prepared.loaded.data, prepared.stream, 1)
-    part.draw_from(fixed_rows, without_update=model.parts["lora"].disabled)
+    context = prepared.method.context
+    assert context is not None
+    part.use_rows(fixed_rows, context, without_update=model.parts["lora"].disabled)
     drawn = _held(model.train(), batch)
     assert drawn.keys() == fixed.keys()
     for task, held in drawn.items():
         torch.testing.assert_close(held, fixed[task])
 
 
-def test_too_few_train_rows_are_refused_before_training(toys: Path) -> None:
-    prepared = _prepared(toys, "tasks.rows=8")  # three are the fixed ones, five are left
+def test_too_few_train_rows_are_refused_before_training(distinct_toys: Path) -> None:
+    prepared = _prepared(distinct_toys, "tasks.rows=8")  # three are the fixed ones, five are left
     with pytest.raises(DataError, match="'mood' has 5 train rows, but a batch has"):
         attach(prepared, _CPU, None)
-    attach(_prepared(toys, "tasks.rows=8", draw="once"), _CPU, None)
+    attach(_prepared(distinct_toys, "tasks.rows=8", draw="once"), _CPU, None)
 
 
 @pytest.mark.parametrize("family", ["causal", "encoder"])
 def test_the_longest_rows_have_to_fit_the_positions(tmp_path: Path, family: str) -> None:
+    write_suite(tmp_path, distinct=True)
     toy_config(tmp_path, family)
     path = tmp_path / "data" / "mood" / "train.jsonl"
     long = [json.dumps({"sentence": "the dog is good " * 20, "label": 1})] * 5
@@ -200,10 +207,10 @@ def test_the_longest_rows_have_to_fit_the_positions(tmp_path: Path, family: str)
                 attach(prepared, _CPU, None)
 
 
-def test_without_rows_to_draw_it_is_refused(toys: Path) -> None:
-    prepared = _prepared(toys)
+def test_without_rows_to_draw_it_is_refused(distinct_toys: Path) -> None:
+    prepared = _prepared(distinct_toys)
     model = tiny_task_model("llama", prepared.tasks[:3])
-    with pytest.raises(ModelError, match="no train rows to draw from"):
+    with pytest.raises(ModelError, match="there are no train rows"):
         prepared.method.attach(model, AttachContext(seed=0, calibrate=lambda: None))
     with pytest.raises(ConfigError, match="draw: step needs shots"):
-        _prepared(toys, shots=0, instruction=True)
+        _prepared(distinct_toys, shots=0, instruction=True)

@@ -142,10 +142,10 @@ def test_adaptive_shares_and_balanced_losses_end_the_same(
     assert (tmp_path / "killed/report.html").read_text().count('id="fig-balancing"') == 1
 
 
-def test_contexts_drawn_in_every_step_end_the_same(toys: Path, tmp_path: Path) -> None:
+def test_contexts_drawn_in_every_step_end_the_same(distinct_toys: Path, tmp_path: Path) -> None:
     context = {"shots": 3, "draw": "step"}
     method = {"name": "lora+context", "lora": _DROPOUT, "context": context}
-    config = toy_config(toys, "causal", method=method, training=_TRAINING | {"epochs": 1})
+    config = toy_config(distinct_toys, "causal", method=method, training=_TRAINING | {"epochs": 1})
     _check_resume(config, tmp_path, [Moment("peml.run.listener.RunListener.on_step", 8)])
 
 

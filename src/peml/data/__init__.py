@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from peml.data.encoding import EncodedSplit, encode_split
     from peml.data.folders import TaskMissingError
     from peml.data.inspection import CheckedRows, check_rows
-    from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage
+    from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage, refuse_shown
     from peml.data.mapped import cache_folder
     from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
     from peml.data.rows import Rows
@@ -51,6 +51,7 @@ __all__ = [
     "load_all",
     "load_task_data",
     "plan_batches",
+    "refuse_shown",
     "rows_per_epoch",
     "select_tasks",
     "task_weights",

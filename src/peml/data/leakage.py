@@ -17,7 +17,7 @@ import numpy as np
 from peml.data.rows import Rows
 from peml.data.sources import TaskData
 from peml.errors import DataError
-from peml.tasks import Task
+from peml.tasks import SOURCE_ROW, Task
 
 _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text by chance
 
@@ -164,6 +164,42 @@ def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping
             item = replace(item, train=item.train.select(kept))
         cleaned.append(item)
     return tuple(cleaned), dropped
+
+
+def refuse_shown(data: Sequence[TaskData]) -> None:
+    """Refuses a context that shows a development or reported row of any task.
+
+    Raises:
+        DataError: Names both rows.
+    """
+    shown: dict[bytes, tuple[TaskData, int]] = {}
+    for item in data:
+        for key, row in _keyed(item.shown, item.task):
+            shown.setdefault(key, (item, row))
+    if not shown:
+        return
+    for item in data:
+        for split in _SPLITS:
+            for key, row in _keyed(getattr(item, split), item.task):
+                if key in shown:
+                    raise _shown_twice(*shown[key], item, split, row)
+
+
+def _keyed(rows: Rows, task: Task) -> Iterator[tuple[bytes, int]]:
+    """Key and number in the source of each row."""
+    if len(rows):
+        yield from zip(input_keys(rows, task), rows.array(SOURCE_ROW).tolist(), strict=True)
+
+
+def _shown_twice(of: TaskData, row: int, item: TaskData, split: str, other: int) -> DataError:
+    place = item.origin.reported if split == "reported" else item.origin.train
+    return DataError(
+        f"Task {of.task.name!r}: row {row} of its {of.task.shots.split!r} split, which its context "
+        f"shows with its answer, has the same inputs as a {split} row of {item.task.name!r}: row "
+        f"{other} of {place} (from 0).",
+        allowed="shown rows that no task is evaluated on",
+        action="Remove one of them, or name other rows to show (method.context.choose: FILE).",
+    )
 
 
 def input_keys(rows: Rows, task: Task) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from peml.data.batching import BatchStream
 from peml.data.mixing import Indices
 from peml.data.sources import TaskData
 from peml.errors import DataError
-from peml.tasks import TaskRenderer
+from peml.tasks import SOURCE_ROW, TaskRenderer
 
 Draw = Literal["epoch", "step"]
 """How long the same rows are shown."""
@@ -93,6 +93,19 @@ class SolvedRows:
             order = np.random.default_rng(seed).permutation(len(self._data[task].train))
             self._orders[task] = (key, order)
         return self._orders[task][1]
+
+    def shown(self, task: int) -> dict[int, int]:
+        """The place of each demonstration of a task's context that is a train row, by its number.
+
+        Args:
+            task: Task id; its shots have the numbers of their rows.
+        """
+        item = self._data[task]
+        numbers = item.task.shots.choose
+        assert isinstance(numbers, tuple)
+        places = {number: place for place, number in enumerate(numbers)}
+        sources = item.train.array(SOURCE_ROW).tolist() if len(item.train) else []
+        return {row: places[source] for row, source in enumerate(sources) if source in places}
 
     def longest(self, task: int, count: int) -> list[str]:
         """So many solved rows of a task, those that have the most tokens in training."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from peml.data.files import SUFFIXES, needed_rows, read_file
 from peml.data.folders import TaskMissingError, find_folder, listing
@@ -17,7 +19,7 @@ from peml.data.settings import TasksSettings
 from peml.data.splits import carve_development, choose_shots, draw_groups, draw_indices
 from peml.errors import DataError, nearest
 from peml.records import SkippedTask
-from peml.tasks import Shots, Task, TaskRenderer, generate
+from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer, generate
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -54,6 +56,7 @@ class TaskData:
         development: Rows taken from train, used for all choices.
         reported: Rows to report, never used to select anything.
         origin: Where the rows came from.
+        shown: Rows that a context shows, in its order; empty without one.
     """
 
     task: Task
@@ -61,6 +64,7 @@ class TaskData:
     development: Rows
     reported: Rows
     origin: Origin = Origin()
+    shown: Rows = field(default_factory=lambda: Rows.from_list([]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,9 @@ class LoadedTasks:
     skipped: tuple[SkippedTask, ...]
 
 
-def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> LoadedTasks:
+def load_all(
+    tasks: Iterable[Task], settings: TasksSettings, seed: int, *, trains_shown: bool = False
+) -> LoadedTasks:
     """Loads every task.
 
     If a task has no data, ``missing: skip`` lists it as skipped, and ``missing: hub`` loads it from
@@ -89,7 +95,7 @@ def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> Loade
     data, skipped = [], []
     for task in tasks:
         try:
-            data.append(load_task_data(task, settings, seed))
+            data.append(load_task_data(task, settings, seed, trains_shown=trains_shown))
         except TaskMissingError as error:
             if settings.missing != "skip":
                 raise
@@ -103,7 +109,9 @@ def load_all(tasks: Iterable[Task], settings: TasksSettings, seed: int) -> Loade
     return LoadedTasks(tuple(data), tuple(skipped))
 
 
-def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
+def load_task_data(
+    task: Task, settings: TasksSettings, seed: int, *, trains_shown: bool = False
+) -> TaskData:
     """Loads one task: source, development split, then the row limits of ``settings``.
 
     Args:
@@ -111,6 +119,7 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
         settings: Source and row limits.
         seed: Seed of the development split and of the draws. Use the same one for runs that you
             want to compare.
+        trains_shown: Whether rows that a context shows are train rows too.
 
     Raises:
         TaskMissingError: The task's folder isn't there.
@@ -118,17 +127,37 @@ def load_task_data(task: Task, settings: TasksSettings, seed: int) -> TaskData:
     """
     hub = settings.missing == "hub"
     train, reported, origin = load_source(task, settings.source, or_hub=hub)
-    shown = load_shots(task, settings.source, or_hub=hub)
+    shown, whole = _read_shots(task, settings.source, or_hub=hub)
+    chosen = shown.shots.choose if isinstance(shown.shots.choose, tuple) else ()
     development = train
     if len(train):
         train, development = carve_development(train, task, seed)
+    train = _draw(train, task, _most_trained(task, settings.rows), seed)
+    if task.splits.train is not None and task.context:
+        if trains_shown:
+            train = _with_shown(train, shown, whole)
+        _refuse_too_few(task, len(train))
     return TaskData(
         task=shown,
-        train=_draw(train, task, _most_trained(task, settings.rows), seed),
+        train=train,
         development=_draw(development, task, settings.development_rows, seed),
         reported=_draw(reported, task, settings.evaluation_rows, seed),
         origin=origin,
+        shown=whole.select(chosen),
     )
+
+
+def _refuse_too_few(task: Task, rows: int) -> None:
+    """Refuses a task with a context that leaves no row of each label to train on."""
+    needed = len(task.labels) if task.type.has_labels else 1
+    if rows < needed:
+        count = task.shots.count
+        raise DataError(
+            f"Task {task.name!r}: its context shows {count} rows, and {rows} are left to train on.",
+            allowed=f"at least {needed} train rows beside those shown"
+            + (", one for each label" if needed > 1 else ""),
+            action="Lower method.context.shots, give more rows, or raise tasks.rows.",
+        )
 
 
 def _most_trained(task: Task, rows: int | None) -> int | None:
@@ -143,6 +172,26 @@ def _most_trained(task: Task, rows: int | None) -> int | None:
             action="Raise tasks.rows, or lower method.context.shots.",
         )
     return rows - task.shots.count
+
+
+def _with_shown(train: Rows, task: Task, whole: Rows) -> Rows:
+    """The train rows, and among them those that the task's context shows.
+
+    Args:
+        train: The others.
+        task: With the numbers of those rows.
+        whole: All rows of their split.
+    """
+    shots = task.shots
+    if shots.split != task.splits.train:
+        raise DataError(
+            f"Task {task.name!r}: its shots are rows of {shots.split!r}, and its train rows of "
+            f"{task.splits.train!r}, so rows that are shown can't be trained on.",
+            allowed="shots of the train split",
+            action="Leave out method.context.leave_one_out, or the task's shots.split.",
+        )
+    numbers = shots.choose if isinstance(shots.choose, tuple) else ()
+    return whole.select(np.union1d(train.array(SOURCE_ROW), np.asarray(numbers, dtype=np.int64)))
 
 
 def load_source(
@@ -189,9 +238,14 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
     Raises:
         DataError: The split is missing, has too few rows, or one of them can't be rendered.
     """
+    return _read_shots(task, folder, or_hub=or_hub)[0]
+
+
+def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, Rows]:
+    """As `load_shots`, and all rows of the split that they are taken from."""
     count = task.shots.count
     if not count:
-        return task
+        return task, Rows.from_list([])
     split = _shots_split(task)
     if split is None:
         raise DataError(
@@ -213,8 +267,21 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
     examples = tuple(renderer.render_solved(rows[n], n) for n in numbers)
     shots = Shots(split=split, examples=examples)
     if task.context:  # the model keeps the rows' numbers beside their texts
+        _refuse_hidden_labels(task, [renderer.gold(rows[n], n) for n in numbers], split)
         shots = shots.model_copy(update={"choose": tuple(numbers)})
-    return task.model_copy(update={"shots": shots})
+    return task.model_copy(update={"shots": shots}), rows
+
+
+def _refuse_hidden_labels(task: Task, shown: Sequence[Any], split: str) -> None:
+    """Refuses balanced rows that lack a label although there is room for each."""
+    hidden = [label for index, label in enumerate(task.labels) if index not in shown]
+    if task.shots.choose == "balanced" and hidden and task.shots.count >= len(task.labels):
+        raise DataError(
+            f"Task {task.name!r}: the context should show every label in turn, and {split!r} has "
+            f"no row of {', '.join(map(repr, hidden))}.",
+            allowed="a row of each label",
+            action="Give such rows, correct the labels, or set method.context.choose: first.",
+        )
 
 
 def _refuse_unknown_rows(task: Task, rows: int, split: str) -> None:

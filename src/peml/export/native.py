@@ -29,7 +29,7 @@ from peml.errors import CheckpointError, ModelError
 from peml.export.agreement import answers, check_agreement
 from peml.export.saved import ACTION, DESCRIPTION, Description, SavedModel, describe, open_model
 from peml.files import atomic_folder, write_tensors
-from peml.injection import Contexts, attach_prefix, injection_of
+from peml.injection import ALL_TASKS, Contexts, attach_prefix, injection_of
 from peml.methods import AttachedModel, MethodSettings
 from peml.models import (
     TaskModel,
@@ -43,6 +43,7 @@ from peml.records import Agreement
 
 _PREFIX, _PROMPT = "prefix.safetensors", "prompt.safetensors"
 CONTEXTS = "contexts.safetensors"
+_SHARED = "*"  # in place of a task's name, which it can't be
 """The file of the tasks' contexts, by name."""
 _ADAPTER, _HEADS = "adapter.safetensors", "heads.safetensors"
 
@@ -85,7 +86,8 @@ def save_model(
         model.save_parts(partial)
         unmerged = {name: value.clone() for name, value in model.kept().items()}
         contexts = {
-            base.tasks[task].name: held.tensor for task, held in model.static_contexts().items()
+            _SHARED if task == ALL_TASKS else base.tasks[task].name: held.tensor
+            for task, held in model.static_contexts().items()
         }
         prefix = model.merge()
         beside = [*unmerged.values(), *contexts.values()]
@@ -216,19 +218,18 @@ def _attach_static_prefix(model: TaskModel, saved: SavedModel, device: torch.dev
 
 
 def _attach_contexts(model: TaskModel, saved: SavedModel, device: torch.device) -> None:
-    names = [task.name for task in model.tasks if task.context]
+    names = {number: task.name for number, task in enumerate(model.tasks) if task.context}
     if not names:
         return
+    context = saved.method().context
+    if context is not None and context.scope == "shared":
+        names = {ALL_TASKS: _SHARED}
     injection = injection_of(model.backbone) or attach_prefix(model.backbone)
     shape = injection.shape
     wanted = (shape.layers, 2, shape.kv_heads, None, shape.head_dim)
-    tensors = saved.shaped(CONTEXTS, dict.fromkeys(names, wanted))
+    tensors = saved.shaped(CONTEXTS, dict.fromkeys(names.values(), wanted))
     active = (True,) * shape.layers
-    held = {
-        number: Prefix(tensors[task.name].to(device), active)
-        for number, task in enumerate(model.tasks)
-        if task.context
-    }
+    held = {number: Prefix(tensors[name].to(device), active) for number, name in names.items()}
     injection.set_contexts(Contexts(held, model.routing.rows))
     if all(site.causal for site in injection.sites):
         longest = max(prefix.length for prefix in held.values())

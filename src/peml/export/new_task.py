@@ -73,7 +73,8 @@ def add_task(
 
 def _choosing(context: ContextSettings, shots: int, choose: str) -> ContextSettings:
     try:
-        changed = context.model_dump() | {"shots": shots, "choose": choose}
+        fixed = {"draw": "once", "leave_one_out": None}  # nothing is trained
+        changed = context.model_dump() | fixed | {"shots": shots, "choose": choose}
         return ContextSettings.model_validate(changed)
     except ValidationError as error:
         problems = describe_problems(error, ContextSettings)
@@ -108,6 +109,13 @@ def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
             f"a task can't be added to this model: it has {has}",
             allowed="text-to-text models trained with contexts (lora+context) and nothing beside",
             action="train with the task, or with such a method; nothing was changed",
+        )
+    if context.scope == "shared":
+        raise RunError(
+            "a task can't be added to this model: its tasks share one context, which was trained "
+            "with and would have to stay the same",
+            allowed="models with a context per task (method.context.scope: task)",
+            action="train with the task; nothing was changed",
         )
     return context
 

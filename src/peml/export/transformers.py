@@ -98,11 +98,12 @@ class TransformersExport(ExportFormat):
             return {}
         if prefix is not None:
             return {_SHARED: (0, cached_prefix(injection, prefix))}
-        held = {} if contexts is None else contexts.by_task
         return {
-            f"{CONTEXTS_FOLDER}/{task.name}": (n, cached_prefix(injection, held[n]))
+            f"{CONTEXTS_FOLDER}/{task.name}": (n, cached_prefix(injection, held))
             for n, task in enumerate(model.tasks)
-            if self.task in (None, task.name) and n in held
+            if self.task in (None, task.name)
+            and contexts is not None
+            and (held := contexts.of(n)) is not None
         }
 
     def _readme(self, model: TaskModel, caches: dict[str, tuple[int, Tensor]]) -> str:

@@ -3,7 +3,7 @@
 ``attach_prefix`` is the way in; ``check_support`` says beforehand whether it will work.
 """
 
-from peml.injection.contexts import Contexts
+from peml.injection.contexts import ALL_TASKS, Contexts
 from peml.injection.inject import PrefixInjection, attach_prefix, injection_of
 from peml.injection.packing import PackedRows, enable_packing
 from peml.injection.probe import AttentionSite, probe, probe_decoder_side
@@ -19,6 +19,7 @@ from peml.injection.rows import read_rows
 from peml.injection.support import Support, check_support
 
 __all__ = [
+    "ALL_TASKS",
     "AttentionSite",
     "Contexts",
     "PackedRows",

@@ -11,6 +11,9 @@ from torch import Tensor
 from peml.injection.shared import Shared
 from peml.prefix.prefix import Prefix
 
+ALL_TASKS = -1
+"""Stands for the tasks of all rows, where they share one context."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Order:
@@ -31,7 +34,7 @@ class Contexts:
     """Each task's context, for batches that mix tasks.
 
     Args:
-        by_task: Context by task id; other tasks have none.
+        by_task: Context by task id, other tasks have none; or one of `ALL_TASKS`.
         task_ids: Gives the task of each of so many rows, see `peml.models.TaskRouting.rows`.
     """
 
@@ -45,8 +48,14 @@ class Contexts:
         held = {task: prefix.detached() for task, prefix in self.by_task.items()}
         return {**self.__dict__, "by_task": held, "_last": None}
 
+    def of(self, task: int) -> Prefix | None:
+        """The context of a task, or None."""
+        return self.by_task.get(ALL_TASKS, self.by_task.get(task))
+
     def order(self, rows: int) -> _Order:
         """How the batch's rows are brought together; remembered for the layers of a pass."""
+        if ALL_TASKS in self.by_task:
+            return _Order(((ALL_TASKS, rows),))
         ids = self._task_ids(rows)
         if self._last is not None and self._last[0] is ids:
             return self._last[1]

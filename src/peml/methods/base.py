@@ -143,7 +143,7 @@ class Part(ABC):
         return None
 
     def static_contexts(self) -> dict[int, Prefix]:
-        """Contexts that stay beside the merged weights, by task id; asked for before `merge`."""
+        """Contexts that stay beside the merged weights, as `Contexts.by_task`, before `merge`."""
         return {}
 
 

@@ -16,6 +16,7 @@ from peml.data import (
     drop_leaked,
     find_leakage,
     load_all,
+    refuse_shown,
     select_tasks,
 )
 from peml.data.encoding import EncodedSplit
@@ -216,7 +217,11 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     precision = choose_precision(config, method, precision)
     config = with_precision(config, precision)
     _check_fits(family, config, method, tasks)
-    loaded = load_all(tasks, config.tasks, _SPLIT_SEED)
+    trains_shown = method.context is not None and method.context.leave_one_out is not None
+    loaded = load_all(tasks, config.tasks, _SPLIT_SEED, trains_shown=trains_shown)
+    if method.context is not None:
+        loaded = replace(loaded, data=method.context.gather(loaded.data))
+    refuse_shown(loaded.data)
     leakage = find_leakage(loaded.data)
     dropped: dict[str, int] = {}
     if config.tasks.leakage == "drop":

@@ -26,9 +26,10 @@ from peml.tasks.task import (
     Splits,
     Task,
 )
-from peml.tasks.template import SOURCE_ROW, TaskRenderer, join_answer
+from peml.tasks.template import BETWEEN, SOURCE_ROW, TaskRenderer, join_answer
 
 __all__ = [
+    "BETWEEN",
     "LOWER_IS_BETTER",
     "METRICS",
     "OF_SCORES",

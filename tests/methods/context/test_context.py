@@ -17,7 +17,7 @@ from peml.methods import AttachContext, AttachedModel, build_method
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings, LoraContextSettings
 from peml.methods.lora.settings import LoraMethodSettings
-from peml.tasks import Shots, Task
+from peml.tasks import Chat, Shots, Task
 from peml.testing import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
 
 ROTARY = ["llama", "qwen3", "phi", "gpt-neox"]
@@ -177,6 +177,9 @@ def test_what_has_nothing_to_hold_is_refused() -> None:
     shown = [task.model_copy(update={"shots": Shots(count=2)}) for task in TINY_TASKS]
     with pytest.raises(ConfigError, match="solved rows in its prompts"):
         ContextSettings().hold(shown)
+    chats = [task.model_copy(update={"chat": Chat()}) for task in TINY_TASKS]
+    with pytest.raises(ConfigError, match="asked through the chat template"):
+        ContextSettings().hold(chats)
     by_row = [
         task.model_copy(update={"header": "{{ text }}"}) for task in tasks_with("context")[:1]
     ]

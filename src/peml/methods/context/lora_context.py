@@ -37,16 +37,15 @@ class LoraContext(Method):
 
     @property
     def needs_task_id(self) -> bool:
-        """Yes: each task's rows see their own context."""
-        return True
+        """Whether each task's rows see their own context."""
+        return self.settings.context.scope == "task"
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Computes the contexts, then adds the LoRA."""
         injection = attach_prefix(model.backbone)
         part = ContextPart(model, injection, self.settings.context)
         lora = LoraPart(model.backbone, self.settings.lora, context.seed)
-        if self.settings.context.draw != "once":
-            part.draw_from(context.solved, without_update=lora.disabled)
+        part.use_rows(context.solved, self.settings.context, without_update=lora.disabled)
         parts: dict[str, Part] = {lora.name: lora, part.name: part}
         if self.corrects_contexts:
             lengths = [len(tokens) for tokens in part.tokens]

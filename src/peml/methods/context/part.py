@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
 from peml.data.solved import SolvedRows
 from peml.errors import ModelError
-from peml.injection import Contexts, PrefixInjection, read_rows
+from peml.injection import ALL_TASKS, Contexts, PrefixInjection, read_rows
 from peml.injection.probe import in_eval_mode
 from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.correction import Correction
 from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
+from peml.methods.context.own import OwnRows
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel
 from peml.prefix import Prefix
@@ -35,7 +36,7 @@ class ContextPart(nn.Module, Part):
         settings: Whose keys and values.
 
     Attributes:
-        tokens: Token ids of each task's context.
+        tokens: Token ids of each task's context; all the same if they share one.
         correction: What is trained on top; None: nothing.
 
     Raises:
@@ -56,52 +57,82 @@ class ContextPart(nn.Module, Part):
         self._holders = [model]  # in a list, so that the model doesn't become a submodule
         self._shots = settings.shots
         self._draw = settings.draw
+        self._is_shared = settings.scope == "shared"
         self._solved: SolvedRows | None = None  # set where rows are drawn anew
+        self._own: OwnRows | None = None  # set where rows that are shown are trained on
         self._without_update: Callable[[], AbstractContextManager[None]] = nullcontext
         self._frozen: dict[int, Prefix] = {}
-        self._last: dict[int, tuple[list[int], Prefix]] = {}
+        self._last: dict[int, tuple[list[str], Prefix]] = {}  # drawn, of the frozen model
         refuse_too_long(model, injection, max(map(len, self.tokens)))
         if self._is_causal:
             self._check()
         if self._of == "frozen":
             with torch.no_grad():
-                self._frozen = {task: self._compute(ids) for task, ids in enumerate(self.tokens)}
+                self._frozen = {
+                    task: self._compute(self.tokens[task]) for task in self._contexts_of(None)
+                }
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
         """Puts the contexts of the batch's tasks in front of its rows; None: of all tasks."""
         if self._solved is not None and self.training and batch is not None:
             self._set(self._drawn(batch))
             return
-        tasks = list(range(len(self.tokens)))
-        if batch is not None:  # an id that is none of a task is refused by the model's routing
-            tasks = [task for task in tasks if task in batch.known.task_rows]
+        tasks = self._contexts_of(batch)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            self._set(self._contexts(tasks))
+            held = self._contexts(tasks)
+            if self._own is not None and self.training and batch is not None:
+                self._set(*self._own.leave_out(batch, held))
+            else:
+                self._set(held)
 
-    def draw_from(
+    def _contexts_of(self, batch: TaskBatch | None) -> list[int]:
+        """Ids of the contexts of a batch, or of all."""
+        if self._is_shared:
+            return [ALL_TASKS]
+        tasks = list(range(len(self.tokens)))
+        if batch is None:
+            return tasks
+        # An id that is none of a task is refused by the model's routing.
+        return [task for task in tasks if task in batch.known.task_rows]
+
+    def use_rows(
         self,
         solved: SolvedRows | None,
+        settings: ContextSettings,
         *,
         without_update: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """Shows other solved rows in every training step or epoch.
+        """Lets training draw other solved rows, or train on those that are shown.
 
         Args:
             solved: Train rows with their answers.
+            settings: Says whether it does.
             without_update: Makes the model the frozen one.
 
         Raises:
             DataError: A task has too few rows.
-            ModelError: There are no rows to draw from, or the longest are too long.
+            ModelError: There are no rows, or the longest are too long.
         """
+        if settings.draw == "once" and settings.leave_one_out is None:
+            return
         if solved is None:
             raise ModelError(
-                f"method.context.draw is {self._draw!r}, and there are no train rows to draw from",
+                f"method.context.draw is {settings.draw!r} and leave_one_out is "
+                f"{settings.leave_one_out!r}, and there are no train rows",
                 allowed="an AttachContext with solved rows",
-                action="train with peml fit, or set method.context.draw: once",
+                action="train with peml fit, or set draw: once and no leave_one_out",
             )
+        self._without_update = without_update
+        if settings.draw != "once":
+            self._draw_from(solved)
+        elif settings.leave_one_out is not None:
+            model = self._holders[0]
+            compute = self._compute_others if settings.leave_one_out == "exact" else None
+            self._own = OwnRows(model.tasks, solved, model.family.context_tokens, compute)
+
+    def _draw_from(self, solved: SolvedRows) -> None:
         solved.refuse_too_few(self._shots)
-        self._solved, self._without_update = solved, without_update
+        self._solved = solved
         for task in range(len(self.tokens)):
             longest = solved.longest(task, self._shots)
             if longest:  # else the task is evaluated only
@@ -117,19 +148,21 @@ class ContextPart(nn.Module, Part):
         held = {}
         for task, rows in sorted(present.items()):
             texts = self._solved.draw(task, self._shots, rows, each=self._draw)
-            tokens = self._tokens_of(task, texts)
-            if self._of == "frozen":
-                held[task] = self._compute_frozen(tokens, task)
-            else:
-                held[task] = self._compute(tokens, task)
+            if self._of == "adapted":
+                held[task] = self._compute_others(task, texts)
+                continue
+            if self._last.get(task, ([], None))[0] != texts:
+                self._last[task] = (texts, self._compute_others(task, texts))
+            held[task] = self._last[task][1]
         return held
 
-    def _compute_frozen(self, tokens: list[int], task: int) -> Prefix:
-        """Drawn keys and values of the frozen model; those of the task's last draw are kept."""
-        if self._last.get(task, ([],))[0] != tokens:
-            with torch.no_grad(), self._without_update():
-                self._last[task] = (tokens, self._compute(tokens, task))
-        return self._last[task][1]
+    def _compute_others(self, task: int, examples: Sequence[str]) -> Prefix:
+        """A task's context with other solved rows, of whichever model contexts are."""
+        tokens = self._tokens_of(task, examples)
+        if self._of == "adapted":
+            return self._compute(tokens, task)
+        with torch.no_grad(), self._without_update():
+            return self._compute(tokens, task)
 
     def _tokens_of(self, task: int, examples: Sequence[str]) -> list[int]:
         """The tokens of a task's context with other solved rows."""
@@ -139,8 +172,8 @@ class ContextPart(nn.Module, Part):
         refuse_too_long(model, self.injection, len(tokens))
         return tokens
 
-    def _set(self, held: dict[int, Prefix]) -> None:
-        self.injection.set_contexts(Contexts(held, self._holders[0].routing.rows))
+    def _set(self, held: dict[int, Prefix], ids: Callable[[int], Tensor] | None = None) -> None:
+        self.injection.set_contexts(Contexts(held, ids or self._holders[0].routing.rows))
 
     def _contexts(self, tasks: Sequence[int]) -> dict[int, Prefix]:
         if self._of == "frozen":
@@ -158,7 +191,7 @@ class ContextPart(nn.Module, Part):
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self._is_causal:
             inputs["position_ids"] = torch.arange(-len(tokens), 0, device=model.device)[None]
-        model.routing.one_task(task, model.device)
+        model.routing.one_task(max(task, 0), model.device)
 
         def run() -> None:
             model.backbone.base_model(**inputs)
@@ -196,7 +229,7 @@ class ContextPart(nn.Module, Part):
     def static_contexts(self) -> dict[int, Prefix]:
         """All contexts as numbers."""
         with torch.no_grad():
-            held = self._contexts(range(len(self.tokens)))
+            held = self._contexts(self._contexts_of(None))
         return {task: prefix.detached() for task, prefix in held.items()}
 
 

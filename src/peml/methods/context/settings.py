@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +17,9 @@ from peml.methods.context.correction_settings import CorrectionSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.settings import Settings
 from peml.tasks import Shots, Task
+
+if TYPE_CHECKING:
+    from peml.data.sources import TaskData
 
 _CHOICES = ("balanced", "first")
 
@@ -38,6 +43,11 @@ class ContextSettings(Settings):
         "or a file of rows chosen by hand, NAME.jsonl or NAME.csv, each line a `task` and a "
         "`row`, its number in the split from 0. The first `shots` rows of each task are shown.",
     )
+    scope: Literal["task", "shared"] = Field(
+        "task",
+        description="task: each task has a context of its own, so a row's task has to be known. "
+        "shared: all tasks have the same, with `shots` rows of all of them in turn.",
+    )
     draw: Literal["once", "epoch", "step"] = Field(
         "once",
         description="once: the same rows throughout. step: every training step shows others, drawn "
@@ -50,6 +60,14 @@ class ContextSettings(Settings):
         description="Whose keys and values. frozen: those of the base model, computed once. "
         "adapted: those of the model as it is trained, computed in every step, with gradients; "
         "the merged model then answers as with the text in front of every row.",
+    )
+
+    leave_one_out: Literal["exact", "masked"] | None = Field(
+        None,
+        description="Train on the rows that are shown as well, each of which then sees the others "
+        "only. exact: its context is computed without it. masked: its positions are taken out of "
+        "the keys and values, which is cheaper, but the demonstrations after it have read it. "
+        "Default: rows that are shown aren't trained on.",
     )
 
     @field_validator("choose")
@@ -70,43 +88,109 @@ class ContextSettings(Settings):
             raise ValueError(
                 f"draw: {self.draw} needs shots of at least 1, since it draws solved rows"
             )
+        if self.scope == "shared" and (self.draw != "once" or self.leave_one_out is not None):
+            raise ValueError("scope: shared needs draw: once, and no leave_one_out")
+        if self.leave_one_out is not None and (self.draw != "once" or self.shots < 2):
+            raise ValueError(
+                "leave_one_out needs draw: once, since drawn rows are never those of the batch, "
+                "and shots of at least 2, so that another is left"
+            )
         return self
+
+    def refuse_correction(self, dropout: float) -> None:
+        """Refuses what doesn't go with positions that are trained on top of the text's.
+
+        Args:
+            dropout: Share of the positions that a training step leaves out.
+
+        Raises:
+            ValueError: Names it.
+        """
+        trained = "a correction trains what stands at each position of a task's context"
+        if self.draw != "once":
+            raise ValueError(
+                f"{trained}, and with context.draw: {self.draw} other rows stand there each time: "
+                "set draw: once, or train no correction"
+            )
+        if self.scope == "shared":
+            raise ValueError(f"{trained}: set context.scope: task, or train no correction")
+        if self.leave_one_out == "exact" or (self.leave_one_out and dropout):
+            raise ValueError(
+                f"{trained}, and a row that is shown sees these without its own: set "
+                "context.leave_one_out: masked and a correction without dropout"
+            )
 
     def hold(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """The tasks with header and shots as their context.
 
         Raises:
-            ConfigError: A task has shots of its own, or nothing to hold.
+            ConfigError: A task has shots of its own, is a chat, or has nothing to hold.
             DataError: The file of chosen rows can't be used.
         """
-        if self.choose in _CHOICES:
-            return tuple(self._held(task, self.choose) for task in tasks)
-        path = Path(self.choose)
-        chosen = read_chosen(path)
-        return tuple(self._held(task, take_chosen(path, chosen, task.name)) for task in tasks)
+        chosen = None if self.choose in _CHOICES else read_chosen(Path(self.choose))
+        headers = [self._header(task) if self.instruction else None for task in tasks]
+        counts = [self.shots] * len(tasks)
+        if self.scope == "shared":
+            headers = ["\n\n".join(filter(None, headers)) or None] * len(tasks)
+            counts = self._spread(tasks)
+        held = []
+        for task, header, count in zip(tasks, headers, counts, strict=True):
+            choose: str | tuple[int, ...] = self.choose
+            if chosen is not None:
+                choose = take_chosen(Path(self.choose), chosen, task.name) if count else ()
+            held.append(_hold(task, header, count, choose))
+        return tuple(held)
 
-    def _held(self, task: Task, choose: str | tuple[int, ...]) -> Task:
-        if task.shots.count or task.shots.examples:
+    def gather(self, data: Sequence[TaskData]) -> tuple[TaskData, ...]:
+        """The loaded tasks, with the solved rows of all in each if they share one context."""
+        if self.scope == "task":
+            return tuple(data)
+        turns = zip_longest(*(item.task.shots.examples for item in data))
+        texts = tuple(text for turn in turns for text in turn if text is not None)
+        gathered = []
+        for item in data:
+            shots = item.task.shots.model_copy(update={"count": 0, "examples": texts})
+            task = item.task.model_copy(update={"shots": shots})
+            gathered.append(replace(item, task=task))
+        return tuple(gathered)
+
+    def _spread(self, tasks: Sequence[Task]) -> list[int]:
+        """How many rows of each task a shared context shows; none of tasks without train rows."""
+        able = [task.splits.train is not None or task.shots.split is not None for task in tasks]
+        each, more = divmod(self.shots, max(1, sum(able)))
+        places = accumulate(able, initial=0)
+        return [
+            each + (place < more) if can else 0 for can, place in zip(able, places, strict=False)
+        ]
+
+    def _header(self, task: Task) -> str:
+        if not (task.header or task.description).strip():
             raise ConfigError(
-                f"task {task.name!r} shows solved rows in its prompts (shots), and "
-                "method.context.shots holds them as keys and values",
-                allowed="one of the two",
-                action="set tasks.shots: 0, or choose a method without a context",
+                f"task {task.name!r} has neither a header nor a description, so there is no "
+                "instruction to hold",
+                allowed="a task with a header or a description",
+                action="write one in the task's file, or set method.context.instruction: false",
             )
-        header = None
-        if self.instruction:
-            header = task.header or "{% raw %}" + task.description + "{% endraw %}"
-            if not (task.header or task.description).strip():
-                raise ConfigError(
-                    f"task {task.name!r} has neither a header nor a description, so there is no "
-                    "instruction to hold",
-                    allowed="a task with a header or a description",
-                    action="write one in the task's file, or set method.context.instruction: false",
-                )
-        shots = Shots.model_validate(
-            {"count": self.shots, "choose": choose, "split": task.shots.split}
+        return task.header or "{% raw %}" + task.description + "{% endraw %}"
+
+
+def _hold(task: Task, header: str | None, count: int, choose: str | tuple[int, ...]) -> Task:
+    if task.shots.count or task.shots.examples:
+        raise ConfigError(
+            f"task {task.name!r} shows solved rows in its prompts (shots), and "
+            "method.context.shots holds them as keys and values",
+            allowed="one of the two",
+            action="set tasks.shots: 0, or choose a method without a context",
         )
-        return task.model_copy(update={"context": True, "header": header, "shots": shots})
+    if task.chat is not None:
+        raise ConfigError(
+            f"task {task.name!r} is asked through the chat template (chat), and a context is text "
+            "in front of plain prompts",
+            allowed="tasks without a chat",
+            action="set tasks.chat: false, or choose a method without a context",
+        )
+    shots = Shots.model_validate({"count": count, "choose": choose, "split": task.shots.split})
+    return task.model_copy(update={"context": True, "header": header, "shots": shots})
 
 
 class LoraContextSettings(MethodSettings):
@@ -124,10 +208,6 @@ class LoraContextSettings(MethodSettings):
 
     @model_validator(mode="after")
     def _the_same_positions(self) -> LoraContextSettings:
-        if self.correction.trains != "none" and self.context.draw != "once":
-            raise ValueError(
-                f"correction.trains: {self.correction.trains} trains what stands at each position "
-                f"of a context, and with context.draw: {self.context.draw} other rows stand there "
-                "each time: set draw: once, or trains: none"
-            )
+        if self.correction.trains != "none":
+            self.context.refuse_correction(self.correction.dropout)
         return self

@@ -1,0 +1,106 @@
+"""Rows that a context shows and that are trained on too: each sees the others only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from peml.data.batch import TaskBatch
+from peml.data.solved import SolvedRows
+from peml.prefix import Prefix
+from peml.tasks import BETWEEN, Shots, Task, TaskRenderer
+
+Tokenise = Callable[[str], list[int]]
+Compute = Callable[[int, Sequence[str]], Prefix]
+
+
+class OwnRows:
+    """The train rows that are demonstrations of their own task's context.
+
+    Args:
+        tasks: With their demonstrations.
+        solved: Says which train rows they are.
+        tokenise: Gives a context's tokens.
+        compute: Gives a task's context with other demonstrations; None: a demonstration's positions
+            are taken out of the context as it is held.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        solved: SolvedRows,
+        tokenise: Tokenise,
+        compute: Compute | None,
+    ) -> None:
+        self._tasks = tasks
+        self._shown = [solved.shown(task) for task in range(len(tasks))]
+        self._compute = compute
+        self._spans = [] if compute else [find_spans(task, tokenise) for task in tasks]
+        self._lengths = [len(tokenise(TaskRenderer(task).context())) for task in tasks]
+
+    def leave_out(
+        self, batch: TaskBatch, held: Mapping[int, Prefix]
+    ) -> tuple[dict[int, Prefix], Callable[[int], Tensor]]:
+        """Gives each row that is shown a context without itself.
+
+        Args:
+            batch: Rows.
+            held: The whole context of each task of the batch.
+
+        Returns:
+            Contexts by id, those of a task and those of a single row; and what gives the ids of so
+            many sequences.
+        """
+        ids, contexts = batch.task_ids, dict(held)
+        examples = zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True)
+        for example, (task, row) in enumerate(examples):
+            place = self._shown[task].get(row)
+            if place is not None:
+                number = len(self._tasks) + example
+                contexts[number] = self._without(task, place, held[task])
+                ids = ids.masked_fill(batch.groups == example, number)
+        return contexts, partial(_all, ids)
+
+    def _without(self, task: int, place: int, whole: Prefix) -> Prefix:
+        if self._compute is not None:
+            texts = cast(tuple[str, ...], self._tasks[task].shots.examples)
+            return self._compute(task, texts[:place] + texts[place + 1 :])
+        begin, end = self._spans[task][place]
+        tensor = whole.tensor
+        assert whole.length == self._lengths[task]  # or the positions would be others
+        left = torch.cat([tensor[:, :, :, :begin], tensor[:, :, :, end:]], dim=3)
+        return Prefix(left, whole.active)
+
+
+def find_spans(task: Task, tokenise: Tokenise) -> list[tuple[int, int]]:
+    """Begin and end of each demonstration's tokens among those of its task's context.
+
+    Tokens that it shares with the text around it are counted as its own.
+    """
+    texts = cast(tuple[str, ...], task.shots.examples)
+    tokens = tokenise(TaskRenderer(task).context())
+    spans = []
+    for place in range(len(texts)):
+        shots = {"shots": Shots(examples=texts[:place])}
+        before = TaskRenderer(task.model_copy(update=shots)).context()
+        after = "".join(BETWEEN + text for text in texts[place + 1 :])
+        begin = _common(tokens, tokenise(before)) if before else 0
+        end = len(tokens) - (_common(tokens[::-1], tokenise(after)[::-1]) if after else 0)
+        spans.append((begin, end))
+    return spans
+
+
+def _common(some: Sequence[int], others: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(some), len(others)))
+
+
+def _all(ids: Tensor, rows: int) -> Tensor:
+    """The ids, for a forward pass over exactly so many sequences."""
+    assert rows == len(ids)
+    return ids
