@@ -164,3 +164,9 @@ def test_too_few_rows_or_labels_to_show_are_refused(distinct_toys: Path, tmp_pat
             prepare(load_config(path, [_section(), f"tasks.source={source}"]))
     for context in ({"choose": "first"}, {"shots": 1}):  # too few to show each
         prepare(load_config(path, [_section(**context), f"tasks.source={source}"]))
+
+
+def test_encoders_have_no_prompts_to_make_bare(distinct_toys: Path) -> None:
+    path = toy_config(distinct_toys, "encoder", "lora")
+    with pytest.raises(ConfigError, match="'encoder' has no prompts"):
+        prepare(load_config(path, ["tasks.bare=true"]))

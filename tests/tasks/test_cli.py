@@ -251,3 +251,30 @@ def test_check_shows_the_tokens_of_answers_and_finds_nested_ones(tmp_path: Path)
     output = _run(*check, str(save_tiny_model("bert", tmp_path / "bert")))
     assert "->" not in output
     assert "all tokens of another" not in output
+
+
+def test_show_counts_the_tokens_of_prompts_with_and_without_words(tmp_path: Path) -> None:
+    model = save_tiny_model("llama", tmp_path / "model")
+    read = load_family(ModelSettings(name=str(model)))
+    rows = [{"sentence": text, "label": 0} for text in ("a fox runs", "the dog", "brown")]
+    _write_rows(tmp_path / "rows" / "sst2", rows)
+    _write_rows(tmp_path / "rows" / "cola", rows[:1])
+    means = []
+    for words in ("Question: Is this sentence positive or negative?\nAnswer:", ""):
+        prompts = [f"{row['sentence']}\n{words}" for row in rows]
+        means.append(sum(len(read.context_tokens(prompt)) for prompt in prompts) / 3)
+    full, bare = means
+    cells = f"{full:.1f} \u2502 {bare:.1f} \u2502 {1 - bare / full:.0%}"
+    where = ("--model", str(model), "--source", str(tmp_path / "rows"))
+    for name in ("glue/sst2", "two.yaml"):
+        if name == "two.yaml":
+            tasks = [load_suite("glue").task(name) for name in ("sst2", "cola")]
+            fields = [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]
+            (tmp_path / name).write_text(yaml.safe_dump({"name": "two", "tasks": fields}))
+            name = str(tmp_path / name)
+        output = " ".join(_run("show", name, *where).split())
+        assert f"sst2 \u2502 3 \u2502 {cells}" in output
+    assert "mean" in output
+    encoder = save_tiny_model("bert", tmp_path / "encoder")
+    with pytest.raises(TaskError, match="has no prompts to count"):
+        _run("show", str(tmp_path / "two.yaml"), "--model", str(encoder), *where[2:])

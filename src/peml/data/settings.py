@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 from peml.data.mixing import MixingSettings
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
-from peml.tasks import Chat, Shots, Task, join_suites, load_suite, load_task_file
+from peml.tasks import (
+    Chat,
+    Shots,
+    Task,
+    join_suites,
+    load_suite,
+    load_task_file,
+    with_bare_template,
+)
 
 
 class TasksSettings(Settings):
@@ -50,6 +58,12 @@ class TasksSettings(Settings):
         "false, or {system: TEXT} for a system turn; default: as each task defines. Decoder-only "
         "models with a chat template only.",
     )
+    bare: bool = Field(
+        False,
+        description="Whether prompts are nothing but a row's fields (the task's segments, by "
+        "default its inputs), a line each, and the answer follows: for methods that hold the "
+        "instruction elsewhere (method.context.instruction). Text-to-text models only.",
+    )
     rows: int | None = Field(
         None,
         description="Maximum train rows per task, drawn after the development split is taken. Rows "
@@ -77,7 +91,7 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
     """Reads the suites and task files, and returns the selected tasks in order.
 
     Raises:
-        TaskError: A suite or task file can't be used.
+        TaskError: A suite or task file can't be used, or a task's prompts can't be bare.
         ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice, no task
             is left, or a task has fewer written shots than ``shots``.
     """
@@ -113,6 +127,8 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
             allowed="conversations through the chat template, with the turns they have",
             action="leave it out, or leave these tasks out (tasks.exclude)",
         )
+    if settings.bare:
+        chosen = tuple(map(with_bare_template, chosen))
     if settings.shots is not None:
         chosen = _with_shots(chosen, settings.shots)
     return chosen if settings.chat is None else with_chat(chosen, settings.chat)

@@ -28,6 +28,7 @@ from peml.methods import Method, build_method
 from peml.models import (
     Family,
     Spelling,
+    TextFamily,
     check_generation,
     check_task_types,
     load_family,
@@ -265,6 +266,12 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
 def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequence[Task]) -> None:
     """Refuses what the family can't do, and makes room for a prompt and for generated texts."""
     check_task_types(family, tasks)
+    if config.tasks.bare and not isinstance(family, TextFamily):
+        raise ConfigError(
+            f"tasks.bare is true, but the family {family.name!r} has no prompts",
+            allowed="text-to-text models",
+            action="leave out tasks.bare: encoders read a task's segments alone",
+        )
     if config.batches.packing and not family.packs:
         raise ConfigError(
             f"batches.packing is true, but the family {family.name!r} can't pack rows",

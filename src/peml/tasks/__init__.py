@@ -1,5 +1,6 @@
 """Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
 
+from peml.tasks.bare import with_bare_template
 from peml.tasks.chat import Chat, Shot, Turn, read_switch
 from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
 from peml.tasks.columns import Columns, FieldKind
@@ -68,4 +69,5 @@ __all__ = [
     "right_option",
     "spell_number",
     "split_row",
+    "with_bare_template",
 ]

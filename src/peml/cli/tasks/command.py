@@ -12,8 +12,9 @@ from peml.cli.options import TrustOption
 from peml.errors import TaskError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from peml.models import Family
     from peml.tasks import Example, Task
 
 tasks_app = typer.Typer(help="List, show and check tasks and suites.", no_args_is_help=True)
@@ -69,7 +70,10 @@ def show_task(
 ) -> None:
     """Show a suite's tasks, or one task in detail with rows as a model sees them.
 
+    With --model, also the tokens of prompts, with their templates and with tasks.bare.
+
     Examples:
+      peml tasks show glue --model smollm2 --source data
       peml tasks show glue
       peml tasks show demo/topics --row 12
       peml tasks show demo/topics --row 3 --split reported
@@ -89,6 +93,11 @@ def show_task(
                 action=f"name the task: peml tasks show {name}/TASK --row N",
             )
         print_suite(found, console)
+        if model is not None:
+            from peml.cli.tasks.tokens import print_tokens
+
+            tasks = with_chat(found.tasks, chat=True) if chat else found.tasks
+            print_tokens(tasks, source, _family(model, tasks, trusted=trust_remote_code), console)
         return
     if chat and model is None:
         raise TaskError(
@@ -97,18 +106,33 @@ def show_task(
         )
     found = with_chat((found,), chat=True)[0] if chat else found
     print_task(found, console)
-    read = None if model is None else _reader(model, found, trusted=trust_remote_code)
+    family = None if model is None else _family(model, (found,), trusted=trust_remote_code)
+    read = None if family is None else _reader(family)
     print_rows(found, source, row, split, console, read=read)
+    if family is not None and row is None and (source or found.source.hub is None):
+        from peml.cli.tasks.tokens import has_prompts, print_tokens
+
+        if has_prompts(family):
+            print_tokens((found,), source, family, console)
 
 
-def _reader(model: str, task: Task, *, trusted: bool) -> Callable[[Task, Example], str]:
-    """Gives an example's prompt as a model reads it, special tokens included."""
+def _family(model: str, tasks: Sequence[Task], *, trusted: bool) -> Family:
+    """How a model reads the tasks; nothing is cut.
+
+    Raises:
+        ModelError: It has no prompts, or can't do a task.
+    """
     from peml.models import ModelSettings, check_task_types, load_family
-    from peml.models.families.seam import read_back
 
     family = load_family(ModelSettings(name=model, max_length=8, trust_remote_code=trusted))
-    family.max_length = 2**31  # nothing of what is shown is cut
-    check_task_types(family, [task])
+    family.max_length = 2**31
+    check_task_types(family, tasks)
+    return family
+
+
+def _reader(family: Family) -> Callable[[Task, Example], str]:
+    """Gives an example's prompt as a model reads it, special tokens included."""
+    from peml.models.families.seam import read_back
 
     def read(task: Task, example: Example) -> str:
         sequence, *_ = family.encode(task, example, "generate")

@@ -1,0 +1,86 @@
+"""How many tokens the prompts of tasks have, as they are and bare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from peml.data.sources import load_shots, load_source
+from peml.errors import TaskError
+from peml.models import Family, TextFamily
+from peml.tasks import Task, TaskRenderer, with_bare_template
+from peml.terminal import Column, print_table
+
+_MOST = 1000
+_COLUMNS = (
+    Column("task"),
+    Column("rows", right=True),
+    Column("tokens of a prompt", right=True),
+    Column("bare", right=True),
+    Column("saved", right=True),
+)
+
+
+def has_prompts(family: Family) -> bool:
+    """Whether a model reads prompts, which encoders don't."""
+    return isinstance(family, TextFamily)
+
+
+def print_tokens(
+    tasks: Sequence[Task], source: str | None, family: Family, console: Console
+) -> None:
+    """Prints the mean tokens of tasks' prompts, with their templates and bare (tasks.bare).
+
+    Of each task's first thousand train rows, or reported rows where there are no train rows.
+
+    Args:
+        tasks: The tasks.
+        source: Folder that is read instead of the tasks' own sources.
+        family: How the model reads them; it cuts nothing.
+        console: Where.
+
+    Raises:
+        TaskError: The model has no prompts.
+        DataError: A task's rows can't be read.
+    """
+    if not has_prompts(family):
+        raise TaskError(
+            f"the family {family.name!r} reads a task's segments, and has no prompts to count",
+            allowed="text-to-text models",
+            action="leave out --model, or count tokens with peml tasks check --model",
+        )
+    lines, means = [], []
+    for task in tasks:
+        if task.source.hub is not None and source is None:
+            lines.append([task.name, "on the hub", "", "", ""])
+            continue
+        rows, full = _count(task, source, family)
+        try:
+            _, bare = _count(with_bare_template(task), source, family)
+        except TaskError:
+            lines.append([task.name, f"{rows:,}", f"{full:.1f}", "can't be", ""])
+            continue
+        means.append((full, bare))
+        lines.append([task.name, f"{rows:,}", *_spell(full, bare)])
+    if len(means) > 1:
+        both = (sum(values) / len(means) for values in zip(*means, strict=True))
+        lines.append(["mean", "", *_spell(*both)])
+    print_table(console, _COLUMNS, lines)
+
+
+def _count(task: Task, source: str | None, family: Family) -> tuple[int, float]:
+    """Rows, and mean tokens of their prompts."""
+    train, reported, _ = load_source(task, source)
+    rows = train if len(train) else reported
+    number = min(_MOST, len(rows))
+    renderer = TaskRenderer(load_shots(task, source))
+    count = 0
+    for index, row in enumerate(rows.select(range(number))):
+        example = renderer.render(row, index)
+        count += len(family.encode(renderer.task, example, "generate")[0].input_ids)
+    return number, count / number
+
+
+def _spell(full: float, bare: float) -> list[str]:
+    return [f"{full:.1f}", f"{bare:.1f}", f"{1 - bare / full:.0%}"]
