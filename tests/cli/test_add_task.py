@@ -80,7 +80,7 @@ def test_rows_can_be_chosen_by_hand(tmp_path: Path, capsys: Capture) -> None:
     assert "Did you mean 'balanced'" in said.error
     assert peml(capsys, *words, file).code == 0
     shots = load(run).base.tasks[-1].shots
-    assert shots.choose == (3, 1)
+    assert shots.rows == (3, 1)
     assert shots.examples == ("a red box Is it red? yes", "the green box Is it red? no")
 
 

@@ -121,14 +121,14 @@ def test_an_encoder_would_not_see_them() -> None:
 
 
 def test_chosen_rows_are_shown_in_their_order(tmp_path: Path) -> None:
-    task = shown(tmp_path, {"count": 2, "choose": [5, 0, 3]})
+    task = shown(tmp_path, {"count": 2, "rows": [5, 0, 3]})
     assert numbers(task)[0] == [1, 2, 3, 4]
     loaded = load_shots(task.model_copy(update={"context": True}))
     assert loaded.shots.examples == ("train 5 It is good", "train 0 It is bad")
-    assert loaded.shots.choose == (5, 0)  # a context keeps their numbers
+    assert loaded.shots.rows == (5, 0)  # a context keeps their numbers
     for shots, message in (
-        ({"count": 3, "choose": [1, 2]}, "3 shots are asked for, and 2 rows are chosen"),
-        ({"count": 2, "choose": [1, 6]}, "row 6 is chosen to be shown, and 'train' has 6 rows"),
+        ({"count": 3, "rows": [1, 2]}, "3 shots are asked for, and 2 rows are chosen"),
+        ({"count": 2, "rows": [1, 6]}, "row 6 is chosen to be shown, and 'train' has 6 rows"),
     ):
         with pytest.raises(DataError, match=message):
             load_shots(shown(tmp_path, shots))

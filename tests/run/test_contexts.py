@@ -95,7 +95,7 @@ def test_rows_that_are_shown_can_be_trained_on(distinct_toys: Path) -> None:
         sources = item.train.column(SOURCE_ROW)
         places = {sources[row]: place for row, place in solved.shown(number).items()}
         shots = item.task.shots
-        assert shots.choose == tuple(sorted(places, key=places.__getitem__))
+        assert shots.rows == tuple(sorted(places, key=places.__getitem__))
         assert len(places) == 3
     other = after.tasks[0].model_copy(update={"shots": Shots(count=2, split="validation")})
     with pytest.raises(DataError, match="rows that are shown can't be trained on"):

@@ -43,7 +43,7 @@ def test_rows_of_all_tasks_are_shown_in_turn(distinct_toys: Path) -> None:
     for number, task in enumerate(held.tasks):
         assert TaskRenderer(task).context() == "\n\n".join(map(str, shown))
         rows = 2 if number < 2 else 1
-        assert len(task.shots.choose) == rows
+        assert len(task.shots.rows) == rows
         both = len(held.loaded.data[number].train), len(held.loaded.data[number].development)
         assert sum(both) == 40 - rows
     planned = held.plan({}).tasks

@@ -46,7 +46,7 @@ def test_what_a_template_shows_beyond_the_fields_is_not_lost() -> None:
         with_bare_template(
             sentiment(
                 columns={"inputs": ["sentence"], "label": "label", "extra": ["note"]},
-                template="{{ sentence }} ({{ note }}): {{ options | join(' or ') }}?",
+                template="{{ sentence }} (note: {{ note }}): {{ options | join(' or ') }}?",
             )
         )
     (same,) = select_tasks(TasksSettings(suite="mmlu", include=(task.name,)))

@@ -101,9 +101,7 @@ class SolvedRows:
             task: Task id; its shots have the numbers of their rows.
         """
         item = self._data[task]
-        numbers = item.task.shots.choose
-        assert isinstance(numbers, tuple)
-        places = {number: place for place, number in enumerate(numbers)}
+        places = {number: place for place, number in enumerate(item.task.shots.rows)}
         sources = item.train.array(SOURCE_ROW).tolist() if len(item.train) else []
         return {row: places[source] for row, source in enumerate(sources) if source in places}
 

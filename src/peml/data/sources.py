@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from peml.data.files import SUFFIXES, needed_rows, read_file
-from peml.data.folders import TaskMissingError, find_folder, listing
+from peml.data.folders import TaskMissingError
 from peml.data.groups import read_groups
+from peml.data.opening import Found, open_source
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.splits import carve_development, choose_shots, draw_groups, draw_indices
-from peml.errors import DataError, nearest
+from peml.errors import DataError
 from peml.records import SkippedTask
-from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer, generate
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +122,6 @@ def load_task_data(
     hub = settings.missing == "hub"
     train, reported, origin = load_source(task, settings.source, or_hub=hub)
     shown, whole = _read_shots(task, settings.source, or_hub=hub)
-    chosen = shown.shots.choose if isinstance(shown.shots.choose, tuple) else ()
     development = train
     if len(train):
         train, development = carve_development(train, task, seed)
@@ -143,7 +136,7 @@ def load_task_data(
         development=_draw(development, task, settings.development_rows, seed),
         reported=_draw(reported, task, settings.evaluation_rows, seed),
         origin=origin,
-        shown=whole.select(chosen),
+        shown=whole.select(shown.shots.rows if task.context else ()),
     )
 
 
@@ -190,8 +183,7 @@ def _with_shown(train: Rows, task: Task, whole: Rows) -> Rows:
             allowed="shots of the train split",
             action="Leave out method.context.leave_one_out, or the task's shots.split.",
         )
-    numbers = shots.choose if isinstance(shots.choose, tuple) else ()
-    return whole.select(np.union1d(train.array(SOURCE_ROW), np.asarray(numbers, dtype=np.int64)))
+    return whole.select(np.union1d(train.array(SOURCE_ROW), np.asarray(shots.rows, np.int64)))
 
 
 def load_source(
@@ -211,7 +203,7 @@ def load_source(
         TaskMissingError: The task's folder isn't there.
         DataError: A file or split is missing, unreadable, empty, or lacks a column.
     """
-    read, name = _open_source(task, folder, or_hub=or_hub)
+    read, name = open_source(task, folder, or_hub=or_hub)
     train = None if task.splits.train is None else _without_shots(task, read((task.splits.train,)))
     reported = _without_shots(task, read(task.splits.reported))
     if not len(reported.rows):
@@ -253,7 +245,7 @@ def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, 
             allowed="a split that the source has",
             action="Set the task's shots.split, or write shots.examples.",
         )
-    read, _ = _open_source(task, folder, or_hub=or_hub)
+    read, _ = open_source(task, folder, or_hub=or_hub)
     rows = read((split,)).rows
     if len(rows) < count:
         raise DataError(
@@ -268,14 +260,15 @@ def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, 
     shots = Shots(split=split, examples=examples)
     if task.context:  # the model keeps the rows' numbers beside their texts
         _refuse_hidden_labels(task, [renderer.gold(rows[n], n) for n in numbers], split)
-        shots = shots.model_copy(update={"choose": tuple(numbers)})
+        shots = shots.model_copy(update={"rows": tuple(numbers)})
     return task.model_copy(update={"shots": shots}), rows
 
 
 def _refuse_hidden_labels(task: Task, shown: Sequence[Any], split: str) -> None:
     """Refuses balanced rows that lack a label although there is room for each."""
     hidden = [label for index, label in enumerate(task.labels) if index not in shown]
-    if task.shots.choose == "balanced" and hidden and task.shots.count >= len(task.labels):
+    balanced = task.shots.choose == "balanced" and not task.shots.rows
+    if balanced and hidden and task.shots.count >= len(task.labels):
         raise DataError(
             f"Task {task.name!r}: the context should show every label in turn, and {split!r} has "
             f"no row of {', '.join(map(repr, hidden))}.",
@@ -286,8 +279,8 @@ def _refuse_hidden_labels(task: Task, shown: Sequence[Any], split: str) -> None:
 
 def _refuse_unknown_rows(task: Task, rows: int, split: str) -> None:
     """Refuses chosen numbers that are too few, or are of no row."""
-    chosen, count = task.shots.choose, task.shots.count
-    if not isinstance(chosen, tuple):
+    chosen, count = task.shots.rows, task.shots.count
+    if not chosen:
         return
     if len(chosen) < count:
         raise DataError(
@@ -309,46 +302,12 @@ def _shots_split(task: Task) -> str | None:
     return task.shots.split or task.splits.train
 
 
-class _Found(NamedTuple):
-    """Rows, the file or split they are in, and the split's name."""
-
-    rows: Rows
-    place: str
-    split: str
-
-
-_Read = Callable[[tuple[str, ...]], _Found]
-"""Loads the first of several splits that the source has."""
-
-
-def _without_shots(task: Task, found: _Found) -> _Found:
+def _without_shots(task: Task, found: Found) -> Found:
     if not task.shots.count or found.split != _shots_split(task):
         return found
     shown = set(choose_shots(found.rows, task))
     left = [number for number in range(len(found.rows)) if number not in shown]
     return found._replace(rows=found.rows.select(left))
-
-
-def _open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[_Read, str]:
-    """A function that reads the task's splits, and the source's name."""
-    if folder is not None or task.source.path is not None:
-        try:
-            with _permission(task):
-                place = find_folder(task, folder)
-        except TaskMissingError:
-            if or_hub and task.source.hub is not None:
-                return _open_source(task, None, or_hub=False)
-            raise
-        return lambda names: _from_folder(task, place, names), str(place)
-    if task.source.generated is not None:
-        name = task.source.generated
-        splits = generate(name, task.name)
-        generated = {key: Rows.from_list(rows) for key, rows in splits.items()}
-        origin = f"generated: {name}"
-        return lambda names: _from_splits(task, generated, names, origin), origin
-    hub = _from_hub(task)
-    origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
-    return lambda names: _from_splits(task, hub, names, origin), origin
 
 
 def _draw(split: Rows, task: Task, most: int | None, seed: int) -> Rows:
@@ -358,79 +317,3 @@ def _draw(split: Rows, task: Task, most: int | None, seed: int) -> Rows:
     if groups is not None:
         return split.select(draw_groups(groups, most, f"rows-{seed}"))
     return split.select(draw_indices(len(split), most, seed))
-
-
-@contextmanager
-def _permission(task: Task) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        raise DataError(
-            f"Task {task.name!r}: {error.filename} can't be read: permission denied.",
-            allowed="a folder that you may list and enter",
-            action="Change its permissions, or correct tasks.source.",
-        ) from error
-
-
-def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> _Found:
-    with _permission(task):
-        for name in names:
-            for suffix in SUFFIXES:
-                path = folder / f"{name}{suffix}"
-                if os.path.lexists(path):  # so that read_file refuses a dangling link
-                    rows = _not_empty(task, read_file(path, task), str(path))
-                    return _Found(rows, str(path), name)
-        found = listing(folder)
-    raise DataError(
-        f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
-        allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
-        action="Add the file, or name the split in the task's splits.",
-    )
-
-
-def _from_splits(
-    task: Task, splits: Mapping[str, Rows], names: tuple[str, ...], origin: str
-) -> _Found:
-    name = next((name for name in names if name in splits), None)
-    if name is None:
-        raise DataError(
-            f"Task {task.name!r}: the source has no split {' or '.join(names)}."
-            f"{nearest(names[0], splits)}",
-            allowed=", ".join(splits),
-            action="Name the split in the task's splits.",
-        )
-    place = f"split {name!r} of {origin}"
-    split = _not_empty(task, needed_rows(splits[name], task, place), place)
-    return _Found(split, place, name)
-
-
-def _from_hub(task: Task) -> dict[str, Rows]:
-    return {
-        name: Rows.of_table(split.with_format("arrow")[:])
-        for name, split in _load_hub(task).items()
-    }
-
-
-def _load_hub(task: Task) -> DatasetDict:
-    from datasets import load_dataset
-
-    try:
-        loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
-    except Exception as error:  # the hub client raises dozens of exception types
-        raise DataError(
-            f"Task {task.name!r}: the hub data set {task.source.hub!r} can't be loaded: "
-            f"{type(error).__name__}: {error}",
-            allowed="a data set of plain files (no code from a hub is run)",
-            action="Check the connection and the name, or set tasks.source to a local folder.",
-        ) from error
-    return loaded
-
-
-def _not_empty(task: Task, split: Rows, where: str) -> Rows:
-    if len(split) == 0:
-        raise DataError(
-            f"Task {task.name!r}: {where} has no rows.",
-            allowed="one row or more",
-            action="Check how the data was written.",
-        )
-    return split

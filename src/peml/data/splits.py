@@ -120,8 +120,8 @@ def choose_shots(rows: Rows, task: Task) -> list[int]:
         task: With `Shots.count` and `Shots.choose`.
     """
     most = min(task.shots.count, len(rows))
-    if isinstance(task.shots.choose, tuple):
-        return list(task.shots.choose[:most])
+    if task.shots.rows:
+        return list(task.shots.rows[:most])
     if task.shots.choose == "first" or not task.type.has_labels:
         return list(range(most))
     label = task.columns.label

@@ -193,9 +193,8 @@ def _planned_context(task: Task, family: Family) -> PlannedContext | None:
     if not task.context:
         return None
     shots, text = task.shots, TaskRenderer(task).context()
-    rows = shots.choose if isinstance(shots.choose, tuple) else ()
     tokens = len(family.context_tokens(text))
-    return PlannedContext(split=shots.split, rows=list(rows), text=text, tokens=tokens)
+    return PlannedContext(split=shots.split, rows=list(shots.rows), text=text, tokens=tokens)
 
 
 def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:

@@ -129,11 +129,13 @@ class Shots(Settings):
         ge=0,
     )
     split: str | None = Field(None, description="Split of these rows; default: the train split.")
-    choose: Literal["first", "balanced"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    choose: Literal["first", "balanced"] = Field(
         "first",
         description="first: the first rows of the split; balanced: the first rows of each label "
-        "in turn, so that every label is shown about equally often; a list: the numbers of the "
-        "rows, from 0, of which the first `count` are shown.",
+        "in turn, so that every label is shown about equally often.",
+    )
+    rows: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="Numbers of the rows, from 0, instead of `choose`; the first `count` of it."
     )
     examples: tuple[str | Shot, ...] = Field(
         (),

@@ -47,7 +47,7 @@ def _tasks(mood: Sequence[str] = MOOD, *, context: bool = True) -> tuple[Task, .
 def _attached(
     leave: str | None, of: str = "frozen", mood: Sequence[str] = MOOD, name: str = "llama"
 ) -> AttachedModel:
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    still: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = tiny_task_model(name, _tasks(mood), **(still if name == "bert" else {}))
     settings: dict[str, Any] = {"of": of, "leave_one_out": leave}
     section = LoraContextSettings.model_validate({"lora": {"r": 4}, "context": settings})
@@ -127,7 +127,7 @@ def test_what_a_row_knows_of_its_own_answer() -> None:
     assert min(move(None, 1), move(None, 2)) > 1e-4
     assert max(move("exact", 1), move("exact", 2)) < 1e-6
     assert move("masked", 2) < 1e-6
-    assert 1e-6 < move("masked", 1) < move(None, 1)
+    assert move("masked", 1) > 1e-4
 
 
 @pytest.mark.parametrize("leave", ["exact", "masked"])

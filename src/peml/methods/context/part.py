@@ -62,7 +62,7 @@ class ContextPart(nn.Module, Part):
         self._own: OwnRows | None = None  # set where rows that are shown are trained on
         self._without_update: Callable[[], AbstractContextManager[None]] = nullcontext
         self._frozen: dict[int, Prefix] = {}
-        self._last: dict[int, tuple[list[str], Prefix]] = {}  # drawn, of the frozen model
+        self._last: dict[int, tuple[list[str], Prefix]] = {}  # drawn for an epoch
         refuse_too_long(model, injection, max(map(len, self.tokens)))
         if self._is_causal:
             self._check()
@@ -148,12 +148,12 @@ class ContextPart(nn.Module, Part):
         held = {}
         for task, rows in sorted(present.items()):
             texts = self._solved.draw(task, self._shots, rows, each=self._draw)
-            if self._of == "adapted":
-                held[task] = self._compute_others(task, texts)
-                continue
-            if self._last.get(task, ([], None))[0] != texts:
-                self._last[task] = (texts, self._compute_others(task, texts))
-            held[task] = self._last[task][1]
+            last, context = self._last.get(task, ([], None))
+            if context is None or last != texts:
+                context = self._compute_others(task, texts)
+            if self._of == "frozen" and self._draw == "epoch":
+                self._last[task] = (texts, context)
+            held[task] = context
         return held
 
     def _compute_others(self, task: int, examples: Sequence[str]) -> Prefix:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,7 +34,7 @@ class ContextSettings(Settings):
     shots: int = Field(
         8,
         description="Number of solved rows of the task's train split. They are neither trained on "
-        "nor scored.",
+        "(but see leave_one_out) nor scored.",
         ge=0,
     )
     choose: str = Field(
@@ -61,7 +61,6 @@ class ContextSettings(Settings):
         "adapted: those of the model as it is trained, computed in every step, with gradients; "
         "the merged model then answers as with the text in front of every row.",
     )
-
     leave_one_out: Literal["exact", "masked"] | None = Field(
         None,
         description="Train on the rows that are shown as well, each of which then sees the others "
@@ -135,10 +134,11 @@ class ContextSettings(Settings):
             counts = self._spread(tasks)
         held = []
         for task, header, count in zip(tasks, headers, counts, strict=True):
-            choose: str | tuple[int, ...] = self.choose
+            how: dict[str, Any] = {"choose": self.choose}
             if chosen is not None:
-                choose = take_chosen(Path(self.choose), chosen, task.name) if count else ()
-            held.append(_hold(task, header, count, choose))
+                rows = take_chosen(Path(self.choose), chosen, task.name) if count else ()
+                how = {"rows": rows}
+            held.append(_hold(task, header, Shots(count=count, split=task.shots.split, **how)))
         return tuple(held)
 
     def gather(self, data: Sequence[TaskData]) -> tuple[TaskData, ...]:
@@ -174,7 +174,7 @@ class ContextSettings(Settings):
         return task.header or "{% raw %}" + task.description + "{% endraw %}"
 
 
-def _hold(task: Task, header: str | None, count: int, choose: str | tuple[int, ...]) -> Task:
+def _hold(task: Task, header: str | None, shots: Shots) -> Task:
     if task.shots.count or task.shots.examples:
         raise ConfigError(
             f"task {task.name!r} shows solved rows in its prompts (shots), and "
@@ -189,7 +189,6 @@ def _hold(task: Task, header: str | None, count: int, choose: str | tuple[int, .
             allowed="tasks without a chat",
             action="set tasks.chat: false, or choose a method without a context",
         )
-    shots = Shots.model_validate({"count": count, "choose": choose, "split": task.shots.split})
     return task.model_copy(update={"context": True, "header": header, "shots": shots})
 
 

@@ -1,0 +1,138 @@
+"""Opening a task's source: a local folder, the hub or a generator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from peml.data.files import SUFFIXES, needed_rows, read_file
+from peml.data.folders import TaskMissingError, find_folder, listing
+from peml.data.rows import Rows
+from peml.errors import DataError, nearest
+from peml.tasks import Task, generate
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+class Found(NamedTuple):
+    """Rows, the file or split they are in, and the split's name."""
+
+    rows: Rows
+    place: str
+    split: str
+
+
+Read = Callable[[tuple[str, ...]], Found]
+"""Loads the first of several splits that the source has."""
+
+
+def open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Read, str]:
+    """A function that reads the task's splits, and the source's name.
+
+    Args:
+        task: The task.
+        folder: Folder that is read instead of the task's source.
+        or_hub: Whether to load the task from the hub if it isn't in the folder.
+
+    Raises:
+        TaskMissingError: The task's folder isn't there.
+        DataError: A folder or the hub can't be read.
+    """
+    if folder is not None or task.source.path is not None:
+        try:
+            with _permission(task):
+                place = find_folder(task, folder)
+        except TaskMissingError:
+            if or_hub and task.source.hub is not None:
+                return open_source(task, None, or_hub=False)
+            raise
+        return lambda names: _from_folder(task, place, names), str(place)
+    if task.source.generated is not None:
+        name = task.source.generated
+        splits = generate(name, task.name)
+        generated = {key: Rows.from_list(rows) for key, rows in splits.items()}
+        origin = f"generated: {name}"
+        return lambda names: _from_splits(task, generated, names, origin), origin
+    hub = _from_hub(task)
+    origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
+    return lambda names: _from_splits(task, hub, names, origin), origin
+
+
+@contextmanager
+def _permission(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(
+            f"Task {task.name!r}: {error.filename} can't be read: permission denied.",
+            allowed="a folder that you may list and enter",
+            action="Change its permissions, or correct tasks.source.",
+        ) from error
+
+
+def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
+    with _permission(task):
+        for name in names:
+            for suffix in SUFFIXES:
+                path = folder / f"{name}{suffix}"
+                if os.path.lexists(path):  # so that read_file refuses a dangling link
+                    rows = _not_empty(task, read_file(path, task), str(path))
+                    return Found(rows, str(path), name)
+        found = listing(folder)
+    raise DataError(
+        f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
+        allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
+        action="Add the file, or name the split in the task's splits.",
+    )
+
+
+def _from_splits(
+    task: Task, splits: Mapping[str, Rows], names: tuple[str, ...], origin: str
+) -> Found:
+    name = next((name for name in names if name in splits), None)
+    if name is None:
+        raise DataError(
+            f"Task {task.name!r}: the source has no split {' or '.join(names)}."
+            f"{nearest(names[0], splits)}",
+            allowed=", ".join(splits),
+            action="Name the split in the task's splits.",
+        )
+    place = f"split {name!r} of {origin}"
+    split = _not_empty(task, needed_rows(splits[name], task, place), place)
+    return Found(split, place, name)
+
+
+def _from_hub(task: Task) -> dict[str, Rows]:
+    return {
+        name: Rows.of_table(split.with_format("arrow")[:])
+        for name, split in _load_hub(task).items()
+    }
+
+
+def _load_hub(task: Task) -> DatasetDict:
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
+    except Exception as error:  # the hub client raises dozens of exception types
+        raise DataError(
+            f"Task {task.name!r}: the hub data set {task.source.hub!r} can't be loaded: "
+            f"{type(error).__name__}: {error}",
+            allowed="a data set of plain files (no code from a hub is run)",
+            action="Check the connection and the name, or set tasks.source to a local folder.",
+        ) from error
+    return loaded
+
+
+def _not_empty(task: Task, split: Rows, where: str) -> Rows:
+    if len(split) == 0:
+        raise DataError(
+            f"Task {task.name!r}: {where} has no rows.",
+            allowed="one row or more",
+            action="Check how the data was written.",
+        )
+    return split
