@@ -56,14 +56,16 @@ def test_what_the_report_says_of_the_tasks_is_known_before_training(toys: Path) 
 
 
 def test_a_trained_context_is_sized_by_its_own_tokens(
-    toys: Path, monkeypatch: pytest.MonkeyPatch
+    distinct_toys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = {"name": "lora+context", "lora": {"r": 2}, "correction": {"trains": "values"}}
     methods = {
         "lora": METHODS["lora"],
         **{f"of-{shots}": {**held, "context": {"shots": shots}} for shots in (2, 3)},
     }
-    raw = yaml.safe_load(comparison_file(toys, toys / "sized.yaml", methods).read_text())
+    raw = yaml.safe_load(
+        comparison_file(distinct_toys, distinct_toys / "sized.yaml", methods).read_text()
+    )
     tried: list[AttachedModel] = []
 
     def attach_and_keep(*given: Any) -> AttachedModel:

@@ -64,12 +64,13 @@ def test_every_format_gives_the_runs_answers(
 
 @pytest.mark.usefixtures("one_process")
 def test_contexts_give_the_runs_answers_as_cache_cartridge_and_text(
-    toys: Path, tmp_path: Path, capsys: Capture
+    distinct_toys: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     section: dict[str, Any] = {"name": "lora+context", "context": {"of": "adapted", "shots": 2}}
     section |= {"lora": {"r": 2, "learning_rate": 0.02}}
     run = tmp_path / "run"
-    assert peml(capsys, "fit", toy_config(toys, "causal", section), "--output", run).code == 0
+    config = toy_config(distinct_toys, "causal", section)
+    assert peml(capsys, "fit", config, "--output", run).code == 0
     for name in ("transformers", "text", "cartridge"):
         export_model(run, tmp_path / name, name, prove=against_predictions(run))
         found = check_export(tmp_path / name)["predictions"]

@@ -268,13 +268,14 @@ def test_show_counts_the_tokens_of_prompts_with_and_without_words(tmp_path: Path
     where = ("--model", str(model), "--source", str(tmp_path / "rows"))
     for name in ("glue/sst2", "two.yaml"):
         if name == "two.yaml":
-            tasks = [load_suite("glue").task(name) for name in ("sst2", "cola")]
+            tasks = [load_suite("glue").task(name) for name in ("sst2", "cola", "rte")]
             fields = [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]
             (tmp_path / name).write_text(yaml.safe_dump({"name": "two", "tasks": fields}))
             name = str(tmp_path / name)
         output = " ".join(_run("show", name, *where).split())
         assert f"sst2 \u2502 3 \u2502 {cells}" in output
     assert "mean" in output
+    assert "rte \u2502 not there" in output
     encoder = save_tiny_model("bert", tmp_path / "encoder")
     with pytest.raises(TaskError, match="has no prompts to count"):
         _run("show", str(tmp_path / "two.yaml"), "--model", str(encoder), *where[2:])

@@ -59,11 +59,13 @@ class CartridgeExport(PeftExport):
         assert injection is not None
         if injection.prefix is not None:
             return {super().place(""): (0, _cartridge(injection, injection.prefix))}
-        held = {} if injection.contexts is None else injection.contexts.by_task
+        contexts = injection.contexts
         return {
-            task.name: (number, _cartridge(injection, held[number]))
+            task.name: (number, _cartridge(injection, held))
             for number, task in enumerate(model.tasks)
-            if self.task in (None, task.name) and number in held
+            if self.task in (None, task.name)
+            and contexts is not None
+            and (held := contexts.of(number)) is not None
         }
 
 

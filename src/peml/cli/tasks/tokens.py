@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from peml.data.folders import TaskMissingError
 from peml.data.sources import load_shots, load_source
 from peml.errors import TaskError
 from peml.models import Family, TextFamily
@@ -55,7 +56,11 @@ def print_tokens(
         if task.source.hub is not None and source is None:
             lines.append([task.name, "on the hub", "", "", ""])
             continue
-        rows, full = _count(task, source, family)
+        try:
+            rows, full = _count(task, source, family)
+        except TaskMissingError:
+            lines.append([task.name, "not there", "", "", ""])
+            continue
         try:
             _, bare = _count(with_bare_template(task), source, family)
         except TaskError:
