@@ -17,10 +17,11 @@ SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
 BOTTOM = {
-    *("errors", "files", "lazy", "problems", "records"),
+    *("distributed", "errors", "files", "lazy", "problems", "records"),
     *("registry", "removed", "settings", "terminal"),
 }
 ALLOWED: dict[str, set[str]] = {
+    "distributed": {"errors"},
     "errors": set(),
     "lazy": set(),
     "removed": set(),

@@ -1,4 +1,4 @@
-"""The benchmarks of large models and of contexts run through ``main`` on tiny ones."""
+"""The benchmarks of large models, contexts and processes run through ``main`` on tiny ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from peml.config import load_config
 from peml.injection.shared import Shared, attend_shared
 from tests.benchmarks.conftest import Script
 
@@ -89,3 +90,26 @@ def test_bulk_prediction_measures_a_file_against_an_evaluation(
     found = json.loads(target.read_text(encoding="utf-8"))
     assert [figure["target"] for figure in found] == ["<= 300", None, ">= 0.9", None, None]
     assert all(figure["value"] > 0 for figure in found[1:])
+
+
+def test_processes_compares_two_with_one(
+    script: Script,
+    tmp_path: Path,
+    model: Path,
+    source: Path,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processes, rounds = script("processes"), []
+
+    def run(words: Any, config: Path, folder: Path, cores: int) -> dict[str, float]:
+        batches = load_config(config).training.accumulation
+        rounds.append((folder.name, "torch.distributed.run" in words, cores, batches))
+        train = {"one-0": 40.0, "one-1": 38.0, "two-0": 20.0, "two-1": 21.0}[folder.name]
+        return {"train": train, "evaluate": 9.0 / cores}
+
+    monkeypatch.setattr(processes, "run", run)
+    options = ["--model", str(model), "--source", str(source)]
+    processes.main(["--json", str(tmp_path / "figures.json"), *options])
+    assert [figure["value"] for figure in figures()] == pytest.approx([1.9, 2.0])
+    assert rounds[:2] == [("one-0", False, 1, 2), ("two-0", True, 2, 2)]

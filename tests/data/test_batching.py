@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -311,3 +312,30 @@ def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_batch_is_asked_
 def _same(one: TaskBatch, other: TaskBatch) -> None:
     for name in ("input_ids", "attention_mask", "targets", "task_ids", "groups", "rows"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_take_the_batches_of_a_step_in_turn(size: int) -> None:
+    """Steps of six batches: most epochs end within one. Reading ahead changes nothing."""
+    whole, parts = stream([23, 18]), [stream([23, 18]) for _ in range(size)]
+    assert len(whole.plan(0)) % 6
+    with ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(part.prefetching(3, every=size))
+        for _ in range(4):
+            step = whole.next_step(6)
+            shares = [part.next_step(6, slice(n, None, size)) for n, part in enumerate(parts)]
+            dealt = [share.batches[turn] for turn in range(6 // size) for share in shares]
+            for batch, expected in zip(dealt, step.batches, strict=True):
+                _same(batch, expected)
+            for n, share in enumerate(shares):
+                assert share.seeds == step.seeds[n::size]
+                assert share.examples == step.examples == [b.examples for b in step.batches]
+                assert share.tokens == step.tokens == sum(b.tokens for b in step.batches)
+                assert list(share.task_rows.items()) == list(step.task_rows.items())
+            assert len(set(step.seeds)) == 6
+            counted: Counter[int] = Counter()
+            for batch in step.batches:
+                counted.update(batch.tasks.tolist())
+            assert counted == step.task_rows
+    assert {str(part.state_dict()) for part in parts} == {str(whole.state_dict())}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import torch
 from peml.data import EncodedSplit, encode_split
 from peml.data.batch import TaskBatch
 from peml.data.rows import Rows
+from peml.distributed import World
 from peml.errors import ModelError
 from peml.evaluation import (
     METRICS,
     EvaluationSettings,
     GoldSplit,
+    Predictions,
     predict_split,
     read_gold,
     score_split,
@@ -27,6 +31,7 @@ from peml.evaluation.scoring import ScoringSettings
 from peml.methods import AttachedModel
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
+from tests.worlds import together, worlds
 
 TASKS = (sentiment(), score(), choice(), generation())
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs")
@@ -239,3 +244,49 @@ def test_a_metric_that_is_no_number_is_an_error(
     monkeypatch.setitem(METRICS, "pearson", lambda gold, predicted: float("nan"))
     with pytest.raises(ModelError, match="the pearson is nan"):
         score_split(model, gold, EvaluationSettings())
+
+
+@pytest.mark.parametrize(
+    ("name", "task_id"),
+    [("bert", 0), ("bert", 2), ("llama", 1), ("llama", 2), ("llama", 3), ("t5", 2), ("t5", 3)],
+)
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("share", [True, False])
+def test_processes_share_the_batches_and_say_the_same(
+    name: str, task_id: int, size: int, share: bool, tmp_path: Path
+) -> None:
+    settings = EvaluationSettings(tokens=20, scoring=ScoringSettings(share=share))
+    model = attached(name)
+    split = encoded(model, task_id, tmp_path)
+    calls: list[int] = []
+    expected = predict_split(model, split, task_id, settings)
+
+    def predict(world: World) -> Predictions:
+        mine = copy.deepcopy(model)
+        mine.base.world = world
+        mine.base.backbone.register_forward_hook(lambda *_: calls.append(world.rank))
+        return predict_split(mine, split, task_id, settings)
+
+    for found in together([partial(predict, world) for world in worlds(size)]):
+        assert found == expected
+    assert set(calls) == set(range(size))  # each has computed something
+
+
+def test_processes_name_all_rows_without_a_number(tmp_path: Path) -> None:
+    """Whichever process has found them."""
+    model = attached("bert")
+    split = encoded(model, 0, tmp_path)
+    with torch.no_grad():
+        next(model.base.heads.parameters()).fill_(torch.nan)  # type: ignore[union-attr]
+    settings = EvaluationSettings(tokens=20)
+
+    def problem(world: World) -> str:
+        mine = copy.deepcopy(model)
+        mine.base.world = world
+        with pytest.raises(ModelError) as raised:
+            predict_split(mine, split, 0, settings)
+        return raised.value.problem
+
+    with pytest.raises(ModelError) as raised:
+        predict_split(model, split, 0, settings)
+    assert together([partial(problem, world) for world in worlds(2)]) == [raised.value.problem] * 2

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import Tensor
 
 from peml.errors import ConfigError
 from peml.training import BalancingSettings, CheckpointStore, build_balancing, optimizer_state
@@ -202,16 +203,20 @@ def test_uncertainty_learns_in_a_run_and_is_told() -> None:
 
 def test_running_means_make_tasks_of_unlike_loss_count_alike() -> None:
     balancing: RunningMean = build("running-mean", decay=0.5)
+
+    def update(losses: Tensor, tasks: Tensor) -> None:
+        balancing._update(*balancing._measure(losses, tasks))
+
     losses, tasks = torch.tensor([1.0, 3.0, 0.5]), torch.tensor([0, 0, 1])
     assert balancing.balance(losses, tasks).tolist() == losses.tolist()  # nothing seen yet
-    balancing._update(losses, tasks)
+    update(losses, tasks)
     # Means 2 and 0.5, their mean 1.25.
     assert balancing.moving_weights() == pytest.approx({"mood": 0.625, "closeness": 2.5})
-    balancing._update(torch.tensor([1.0]), torch.tensor([0]))
+    update(torch.tensor([1.0]), torch.tensor([0]))
     assert balancing.means.tolist() == [1.5, 0.5]  # a task that is absent keeps its mean
-    balancing._update(torch.tensor([0.0] * 20), torch.tensor([1] * 20))
+    update(torch.tensor([0.0] * 20), torch.tensor([1] * 20))
     for _ in range(40):
-        balancing._update(torch.tensor([0.0]), torch.tensor([1]))
+        update(torch.tensor([0.0]), torch.tensor([1]))
     assert balancing.moving_weights()["closeness"] == 10.0
 
 

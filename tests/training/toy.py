@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from peml.data import BatchSettings, BatchStream, Collator
 from peml.data.encoding import encode_rows
+from peml.distributed import ALONE, World
 from peml.methods import AttachContext, AttachedModel, Lora, LoraMethodSettings
 from peml.models import TaskModel
 from peml.records import Evaluation, StepRecord
@@ -98,11 +99,13 @@ def toy(
     count: int = 12,
     evaluate: Callable[[], dict[str, float]] = lambda: {"mood": 0.5},
     lora: dict[str, Any] | None = None,
+    world: World = ALONE,
     **training: Any,
 ) -> Toy:
     torch.manual_seed(0)
     settings = TrainingSettings.model_validate({"warmup": 0.2, "log_every": 3} | training)
     model = attached(base(**(config or {})), **(lora or {}))
+    model.base.world = world
     balancing = build_balancing(settings.balancing, [task.name for task in TASKS], seed=0)
     model.added["balancing"] = balancing
     optimizer = build_optimizer([*model.groups(), *balancing.groups()], settings)

@@ -51,6 +51,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -58,7 +59,9 @@ def _top(
         ),
     ] = False,
 ) -> None:
-    pass
+    distributed = _distributed()
+    if distributed is not None:
+        distributed.join_for(str(context.invoked_subcommand))
 
 
 app.command("init")(init_command)
@@ -91,13 +94,37 @@ def main(arguments: list[str] | None = None) -> None:
     except PemlError as error:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        _tell(f"error: {error}", style="red")
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            stopped = "stopped; run the same command again to resume"
-            Console(stderr=True).print(stopped, style="yellow")
+            _tell("stopped; run the same command again to resume", style="yellow")
         raise
+    except Exception:
+        if _speaks():
+            raise
+        sys.exit(1)
+
+
+def _tell(message: str, style: str) -> None:
+    """Shows why the command ends; several processes of a run show it once."""
+    if _speaks():
+        name = distributed.named() if (distributed := _distributed()) else ""
+        Console(stderr=True, soft_wrap=True).print(f"{name}{message}", style=style, markup=False)
+
+
+def _speaks() -> bool:
+    distributed = _distributed()
+    return distributed is None or distributed.speaks()
+
+
+def _distributed() -> Any:
+    """The module that knows of other processes, which needs torch; None without a launcher."""
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    from peml import distributed
+
+    return distributed
 
 
 def _show_no_bars() -> None:

@@ -33,20 +33,23 @@ def fit_command(
       peml fit examples/glue.yaml --set method.name=lora --output runs/glue-lora
     """
     from peml.config import load_config
+    from peml.distributed import join, leave
     from peml.records import Plan
     from peml.run import fit, plan, print_cautions, print_plan
 
     settings = load_config(config, overrides or ())
-    console = Console()
+    console = Console(quiet=not join().is_first)
     if dry_run:
         print_plan(plan(settings), console)
         return
     folder = output or Path(settings.output or f"runs/{config.stem}")
     run = fit(settings, folder, console)
     print_results(run.results, console)
-    print_cautions(Plan.read(folder), console)
+    if not console.quiet:  # another process may not see the folder
+        print_cautions(Plan.read(folder), console)
     places = f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}"
     console.print(places, highlight=False, markup=False, soft_wrap=True)
+    leave()
 
 
 def print_results(results: Results, console: Console) -> None:

@@ -17,13 +17,19 @@ class Ahead:
     Args:
         pool: The thread.
         count: Batches to read ahead.
+        every: Distance of the batches that are asked for.
         pin: Put them in page-locked memory.
     """
 
     def __init__(
-        self, pool: ThreadPoolExecutor | None = None, count: int = 0, *, pin: bool = False
+        self,
+        pool: ThreadPoolExecutor | None = None,
+        count: int = 0,
+        *,
+        every: int = 1,
+        pin: bool = False,
     ) -> None:
-        self._pool, self._count, self._pin = pool, count, pin
+        self._pool, self._count, self._every, self._pin = pool, count, every, pin
         self._reading: dict[tuple[int, int], Future[TaskBatch]] = {}
 
     def take(
@@ -35,7 +41,8 @@ class Ahead:
         """
         if self._pool is None:
             return fetch(*plan[number])
-        for later in range(number, min(number + self._count + 1, len(plan))):
+        last = number + self._count * self._every
+        for later in range(number, min(last + 1, len(plan)), self._every):
             if (epoch, later) not in self._reading:
                 job = self._pool.submit(self._read, fetch, *plan[later])
                 self._reading[epoch, later] = job

@@ -125,3 +125,23 @@ class TaskBatch:
             name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)
         }
         return replace(self, **changed, facts=replace(facts, scored=change(facts.scored)))
+
+
+@dataclass
+class StepBatches:
+    """The batches of an optimiser step, or the part of them that one process computes.
+
+    Attributes:
+        batches: Of this process.
+        seeds: For what is drawn at random in each of them, whichever process computes it; None in
+            a step of one batch, where the generator goes on.
+        examples: Number of examples of every batch of the step.
+        tokens: Input tokens of all of them, without padding.
+        task_rows: Task id to number of examples in all of them, in order of first occurrence.
+    """
+
+    batches: list[TaskBatch]
+    seeds: list[int | None]
+    examples: list[int]
+    tokens: int
+    task_rows: dict[int, int]

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from peml.data.ahead import Ahead
-from peml.data.batch import TaskBatch
+from peml.data.batch import StepBatches, TaskBatch
 from peml.data.encoding import EncodedSplit
-from peml.data.mixing import Indices, draw_rows, rows_per_epoch
+from peml.data.mixing import Indices, draw_rows, draw_seed, rows_per_epoch
 from peml.data.rows import index_type
 from peml.data.settings import BatchSettings
 from peml.errors import CheckpointError
@@ -288,28 +288,53 @@ class BatchStream:
 
     def next(self) -> TaskBatch:
         """The next batch, of the next epoch if this one has ended."""
+        return self.next_step(1).batches[0]
+
+    def next_step(self, count: int, part: slice = slice(None)) -> StepBatches:
+        """The next batches, which may be of two epochs.
+
+        Args:
+            count: Batches of the step.
+            part: Those to read; the others are read by other processes.
+        """
+        mine = range(count)[part]
+        step = StepBatches([], [], [], 0, {})
+        for number in range(count):
+            plan = self._current_plan()
+            tasks, rows = plan[self._batch]
+            step.examples.append(len(rows))
+            step.tokens += int(self._of("tokens", tasks, rows).sum())
+            for task, of_task in zip(*np.unique(tasks, return_counts=True), strict=True):
+                step.task_rows[int(task)] = step.task_rows.get(int(task), 0) + int(of_task)
+            if number in mine:
+                place = (self._epoch, self._batch)
+                step.batches.append(self._ahead.take(*place, plan, self.fetch))
+                step.seeds.append(draw_seed(0, self.seed, *place) if count > 1 else None)
+            self._batch += 1
+        return step
+
+    def _current_plan(self) -> BatchPlan:
+        """The plan of the epoch that the next batch is of."""
         if self._batch >= len(self.plan(self._epoch)):
             self._epoch, self._batch = self._epoch + 1, 0
             if self.adaptive is not None:
                 self.adaptive.begin_epoch()
                 self._planned = None
-        plan = self.plan(self._epoch)
-        batch = self._ahead.take(self._epoch, self._batch, plan, self.fetch)
-        self._batch += 1
-        return batch
+        return self.plan(self._epoch)
 
     @contextmanager
-    def prefetching(self, count: int, *, pin: bool = False) -> Iterator[None]:
+    def prefetching(self, count: int, *, every: int = 1, pin: bool = False) -> Iterator[None]:
         """Lets a thread read the next batches of the epoch while the block computes.
 
         Order and state are those of a stream that reads at the last moment.
 
         Args:
             count: Batches to read ahead.
+            every: Number of processes that take the batches in turn.
             pin: Put them in page-locked memory, for copies to a GPU.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="peml-batches") as pool:
-            self._ahead = Ahead(pool, count, pin=pin)
+            self._ahead = Ahead(pool, count, every=every, pin=pin)
             try:
                 yield
             finally:
@@ -348,11 +373,19 @@ class BatchStream:
 
 
 def evaluation_batches(
-    split: EncodedSplit, task_id: int, tokens: int, collate: Collator
+    split: EncodedSplit, task_id: int, tokens: int, collate: Collator, part: slice = slice(None)
 ) -> Iterator[TaskBatch]:
-    """All rows of one task's split, longest first, within a token budget."""
+    """All rows of one task's split, longest first, within a token budget.
+
+    Args:
+        split: The rows.
+        task_id: Index of the task.
+        tokens: Maximum tokens per batch, padding included.
+        collate: Pads rows.
+        part: Which of the batches; default: all.
+    """
     settings = BatchSettings(tokens=tokens, rows=len(split), pool=1)
-    for batch in plan_batches(split.lengths, split.sequences, settings, None):
+    for batch in plan_batches(split.lengths, split.sequences, settings, None)[part]:
         yield collate(split.rows.read(batch), [task_id] * len(batch), batch)
 
 

@@ -153,3 +153,8 @@ def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Ind
         laps.append(rows)
     offset = first - rounds.start * size
     return np.concatenate(laps)[offset : offset + count]
+
+
+def draw_seed(*numbers: int) -> int:
+    """A seed that depends on all of the numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -14,6 +14,7 @@ from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
 from peml.data.groups import read_groups
 from peml.data.rows import Rows
+from peml.distributed import World
 from peml.errors import ModelError, placed
 from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring import score_options
@@ -119,15 +120,28 @@ class _Answers:
         self.predicted: list[Any] = [None] * rows
         self.scores: list[list[float]] = [[] for _ in range(rows)]
         self.bad: list[int] = []
+        self.computed: list[int] = []
+
+    def share(self, world: World) -> None:
+        """Takes the answers that other processes have computed."""
+        if world.size == 1:
+            return
+        mine = [(row, self.predicted[row], self.scores[row]) for row in self.computed]
+        for theirs, bad in world.gather((mine, self.bad)):
+            for row, predicted, scores in theirs:
+                self.predicted[row], self.scores[row] = predicted, scores
+            self.bad = sorted({*self.bad, *bad})
 
     def text(self, row: int, text: str | None) -> None:
         """A generated text; None if its logits were NaN or infinite."""
+        self.computed.append(row)
         self.predicted[row] = text
         if text is None:
             self.bad.append(row)
 
     def score(self, row: int, answer: torch.Tensor) -> None:
         """A regression's score, (), or the scores of a row's options, (options,)."""
+        self.computed.append(row)
         if not answer.isfinite().all():
             self.bad.append(row)
         elif self._task.type.has_scale:
@@ -144,7 +158,7 @@ def predict_split(
     settings: EvaluationSettings,
     numbers: Sequence[int] | None = None,
 ) -> Predictions:
-    """Predicts every row of an encoded split.
+    """Predicts every row of an encoded split; several processes share its batches.
 
     Args:
         model: Attached or loaded model.
@@ -170,6 +184,7 @@ def predict_split(
                 answers.score(row, base.family.answer(scores[None], task)[0])
         else:
             _score_heads(model, split, task_id, settings, answers)
+    answers.share(base.world)
     if answers.bad:
         rows = sorted(answers.bad if numbers is None else (numbers[row] for row in answers.bad))
         what = "logits" if task.type.generates else "scores"
@@ -188,7 +203,7 @@ def _generate(
     decoder = not base.backbone.config.is_encoder_decoder
     collate = Collator(base.family.tokenizer.pad_token_id, left=decoder)
     gaps = split.rows.column("gap")
-    for batch in evaluation_batches(split, task_id, settings.tokens, collate):
+    for batch in evaluation_batches(split, task_id, settings.tokens, collate, base.world.part):
         rows = batch.rows.tolist()
         texts = base.generate(
             batch.to(base.device),
@@ -211,7 +226,7 @@ def _score_heads(
     base = model.base
     choice = base.tasks[task_id].type.has_own_options
     collate = Collator(base.family.tokenizer.pad_token_id)
-    for batch in evaluation_batches(split, task_id, settings.tokens, collate):
+    for batch in evaluation_batches(split, task_id, settings.tokens, collate, base.world.part):
         moved = batch.to(base.device)
         scores = base.predict(model(moved), moved, task_id).float().cpu()
         options = torch.bincount(batch.groups, minlength=batch.examples).tolist()

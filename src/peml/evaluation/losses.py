@@ -33,10 +33,13 @@ def mean_losses(
     model.eval()
     with model.prepared():
         for task_id, split in enumerate(splits):
-            batches = evaluation_batches(split, task_id, tokens, collate) if len(split) else ()
-            total = sum(
-                float(model(batch.to(base.device)).losses.double().sum()) for batch in batches
+            mine = (
+                evaluation_batches(split, task_id, tokens, collate, base.world.part)
+                if len(split)
+                else ()
             )
+            sums = [float(model(batch.to(base.device)).losses.double().sum()) for batch in mine]
+            total = sum(base.world.interleave(sums))
             if not math.isfinite(total):
                 raise TrainingError(
                     f"the development loss of {base.tasks[task_id].name!r} is {total}",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
+from peml.distributed import ALONE
 from peml.models.families import Family, ModelOutput
 from peml.models.loading import Backbone
 from peml.models.numbers import not_finite_advice
@@ -26,6 +27,7 @@ class TaskModel(nn.Module):
         seed: Seed of the heads' initial weights.
 
     Attributes:
+        world: The processes that train and evaluate it together.
         sharing: Why options can't share contexts, or None, by what was tested; see
             `peml.evaluation`.
     """
@@ -36,6 +38,7 @@ class TaskModel(nn.Module):
         self.family: Family = backbone.family
         self.settings = backbone.settings
         self.tasks = tuple(tasks)
+        self.world = ALONE
         self.routing = TaskRouting(len(self.tasks))
         self.prompt = InputPrompt()
         self.sharing: dict[str, str | None] = {}

@@ -172,6 +172,7 @@ class Plan(FileRecord):
     max_length: int | None = None
     trainable_parameters: dict[str, int] = {}
     batches_per_epoch: int | None = None
+    batches_per_step: int | None = None
     padding: float | None = None
     tokens_per_epoch: int | None = None
     steps: dict[str, int] = {}

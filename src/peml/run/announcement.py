@@ -55,7 +55,9 @@ def _print_size(planned: Plan, console: Console) -> None:
     shown = f" ({listed})" if listed else ""
     console.print(f"trainable parameters: {sum(groups.values()):,}{shown}", highlight=False)
     steps = ", ".join(f"{name} {count:,}" for name, count in planned.steps.items())
-    console.print(f"steps: {steps}", highlight=False)
+    several = (planned.batches_per_step or 1) > 1
+    each = f", of {planned.batches_per_step} batches each" if several else ""
+    console.print(f"steps: {steps}{each}", highlight=False)
     for sentence in planned.start.sentences if planned.start is not None else ():
         console.print(sentence, highlight=False, markup=False)
     if planned.precision is not None:

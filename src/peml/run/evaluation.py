@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 
 from peml.analysis import score_interval
 from peml.evaluation import (
@@ -28,16 +29,18 @@ def evaluate_run(
 ) -> dict[str, TaskResult]:
     """Scores what wasn't scored yet and returns the tasks' results by name."""
     results = {}
+    world = model.base.world
     reported = prepared.config.evaluation.split == "reported"
     for split in prepared.reported if reported else prepared.development:
         task = prepared.tasks[split.task_id]
         name = f"evaluation/{task.name}.json"
-        scored = TaskScored.find(folder.path, name)
+        scored = world.from_first(partial(TaskScored.find, folder.path, name))
         if scored is None:
             since = time.monotonic()
             result = _evaluate_task(prepared, model, split, folder)
             scored = TaskScored(result=result, seconds=time.monotonic() - since)
-            scored.write(folder.path, name)
+            if world.is_first:
+                scored.write(folder.path, name)
         cost.add("evaluate", scored.seconds)
         results[task.name] = scored.result
     return results
@@ -51,7 +54,8 @@ def _evaluate_task(
     headline = task.metrics[0]
     metrics, said = score_split(model, split, settings)
     kept = _kept(prepared, split, said)
-    write_predictions(folder.path, kept)
+    if model.base.world.is_first:
+        write_predictions(folder.path, kept)
     interval = score_interval(kept, headline)
     classes = describe_classes(task.labels, kept.gold, kept.predicted) if task.labels else None
     ablations = model.ablations() if settings.ablations else {}

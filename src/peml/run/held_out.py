@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from peml.data import BatchStream, MixingSettings, TaskBatch
+from peml.data.mixing import draw_seed
 from peml.methods import AttachedModel
 from peml.run.preparation import Prepared
 
@@ -26,23 +28,33 @@ class HeldOutRows:
         collate = prepared.stream.collate
         self._stream = BatchStream(prepared.held_out, batches, collate, seed=prepared.config.seed)
         self._length = len(self._stream.plan(0))
+        self._several = prepared.config.training.accumulation > 1
+        self._seed = prepared.config.seed
+        self._world = model.base.world
         self._model = model
         self._accelerator = accelerator
 
     def loss(self, draw: int) -> Tensor:
-        """Loss of the ``draw``-th batch, in training mode and with its graph."""
+        """Loss of the ``draw``-th batch, in training mode and with its graph.
+
+        Several processes all compute it, and sum its gradients with those of their own batches:
+        it counts in the first only.
+        """
         self._model.train()
+        if self._several:
+            torch.manual_seed(draw_seed(1, self._seed, draw))
         with self._accelerator.autocast():
             loss: Tensor = self._model(self._batch(draw)).loss
-        return loss
+        return loss if self._world.is_first else loss * 0
 
     def measure(self, batches: int) -> float:
         """Mean loss over the first batches, in evaluation mode."""
         self._model.eval()
         count = min(batches, self._length)
         with self._model.prepared(), self._accelerator.autocast():
-            losses = [float(self._model(self._batch(draw)).loss.detach()) for draw in range(count)]
-        return sum(losses) / count
+            mine = range(count)[self._world.part]
+            losses = [float(self._model(self._batch(draw)).loss.detach()) for draw in mine]
+        return sum(self._world.interleave(losses)) / count
 
     def _batch(self, draw: int) -> TaskBatch:
         epoch, place = divmod(draw, self._length)

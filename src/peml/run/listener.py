@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -52,6 +52,33 @@ class RunStopped(Exception):  # noqa: N818 - asked for, so no error
     def __init__(self, evaluation: Evaluation) -> None:
         super().__init__(f"stopped at step {evaluation.step}")
         self.evaluation = evaluation
+
+
+class Log(Protocol):
+    """Where events are written."""
+
+    def write(self, record: Record) -> None:
+        """Appends an event."""
+
+    def offset(self) -> int:
+        """Length in bytes, everything on disk."""
+
+    def close(self) -> None:
+        """Called at the end."""
+
+
+class NoLog:
+    """The log of a process that writes nothing."""
+
+    def write(self, record: Record) -> None:
+        """Does nothing."""
+
+    def offset(self) -> int:
+        """Nothing is there."""
+        return 0
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class MetricsLog:
@@ -156,7 +183,7 @@ class RunListener:
 
     def __init__(
         self,
-        log: MetricsLog,
+        log: Log,
         board: SummaryWriter,
         display: ProgressDisplay,
         *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from peml.analysis import Interval, mean_interval
 from peml.config import RunConfig
+from peml.distributed import ALONE, join
 from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
 from peml.methods import AttachedModel
@@ -34,6 +36,7 @@ from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
 from peml.run.start import start_from
+from peml.run.together import check_same_start, prepare_together, with_world
 from peml.run.training import TrainingSession, attach
 from peml.tasks import Task
 from peml.training import build_optimizer
@@ -54,7 +57,7 @@ class Run:
 
 def plan(config: RunConfig) -> Plan:
     """What a run would do, without training or writing a run folder (``--dry-run``)."""
-    prepared = prepare(config)
+    prepared = prepare(with_world(config, join()))
     model = attach(prepared, torch.device("cpu"), None)
     # Refuses rates of groups that aren't there.
     build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
@@ -82,6 +85,8 @@ def fit(
 ) -> Run:
     """Runs all phases that the run folder doesn't have yet.
 
+    Where a launcher has started several processes, each calls this; the first one writes.
+
     Args:
         config: What to do.
         output: The run folder; an existing one of the same config is gone on with.
@@ -94,38 +99,50 @@ def fit(
         PemlError: Something is wrong with config, data, model or folder, or training diverged.
         RunStopped: `on_evaluation` said so; the next call goes on from there.
     """
-    console = console or Console(quiet=True)
+    world = join()
+    console = console if console and world.is_first else Console(quiet=True)
     folder = RunFolder(output)
-    with folder.locked(wait):
-        if folder.holds(config) and folder.is_finished:
+    with folder.locked(wait) if world.is_first else nullcontext():
+        check_same_start(config, output, world)
+        if world.from_first(lambda: folder.holds(config) and folder.is_finished):
             console.print(f"{output} is finished: nothing to do", markup=False)
-            return Run(output, Results.read(output))
-        results = Results.find(output)
+            return Run(output, world.from_first(lambda: Results.read(output)))
+        results = world.from_first(lambda: Results.find(output))
         if results is None:
-            prepared = prepare(config, folder.precision(config))
-            identity = identify(prepared)
-            folder.check_identity(identity)  # before anything of the folder is loaded
-            session = TrainingSession(prepared, folder, console, on_evaluation)
-            start = None if session.is_resumed else _start(prepared, session.model, identity)
-            folder.create(config)  # what can't work leaves no folder behind
-            results = _run_phases(session, folder, identity, start)
-        write_card(output)
-        write_report(output)  # last: it says that the run is finished
+            prepared, identity = prepare_together(config, folder, world)
+            session = TrainingSession(prepared, folder, console, on_evaluation, world)
+            is_new = not session.is_resumed
+            start = world.from_first(
+                lambda: _start(prepared, session.model, identity) if is_new else None
+            )
+            session.align()
+            world.from_first(lambda: folder.create(config))  # what can't work leaves no folder
+            tasks = _run_phases(session, folder, identity, start)
+            results = world.from_first(lambda: _conclude(session, folder, tasks))
+        world.from_first(lambda: write_card(output))
+        world.from_first(lambda: write_report(output))  # last: it says that the run is finished
     return Run(output, results)
 
 
 def _run_phases(
     session: TrainingSession, folder: RunFolder, identity: Identity, start: Start | None
-) -> Results:
-    prepared = session.prepared
+) -> dict[str, TaskResult]:
+    """Trains and evaluates."""
+    prepared, world = session.prepared, session.world
     planned = prepared.plan(session.trainable_parameters(), identity, start)
-    before = Plan.find(folder.path)
-    folder.check_plan(planned)
-    print_plan(planned, session.console, done=None if before is None else session.steps_done)
+    is_new = world.from_first(lambda: Plan.find(folder.path)) is None
+    world.from_first(lambda: folder.check_plan(planned))
+    print_plan(planned, session.console, done=None if is_new else session.steps_done)
     model = session.run()
-    counts = session.trainable_parameters()
     with session.accelerator.autocast():  # scores are of the arithmetic that was trained with
-        tasks = evaluate_run(prepared, model, folder, session.cost)
+        return evaluate_run(prepared, model, folder, session.cost)
+
+
+def _conclude(session: TrainingSession, folder: RunFolder, tasks: dict[str, TaskResult]) -> Results:
+    """Saves the model and the results, in one process."""
+    prepared, model = session.prepared, session.model
+    model.base.world = ALONE
+    counts = session.trainable_parameters()
     agreement = None
     if prepared.config.export:
         with session.cost.phase("export"):
@@ -134,7 +151,7 @@ def _run_phases(
             method = prepared.config.method
             exact = prepared.precision.exported == "float32"
             agreement = save_model(model, folder.model, method, evaluation, probes, exact=exact)
-    searched = (before or planned).trainable_parameters
+    searched = Plan.read(folder.path).trainable_parameters
     cost = Cost(
         **session.cost.spent().model_dump(),
         trainable_parameters=counts,

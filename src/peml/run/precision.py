@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import is_initialized
 
 from peml.config import RunConfig
+from peml.distributed import ALONE, World
 from peml.errors import TrainingError
 from peml.methods import Method
 from peml.models import read_width
@@ -48,11 +49,11 @@ def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
     return config.model_copy(update={"training": training, "model": model})
 
 
-def build_accelerator(precision: str) -> Accelerator:
+def build_accelerator(precision: str, world: World = ALONE) -> Accelerator:
     """The device, and autocast where the precision is bf16.
 
     Raises:
-        TrainingError: Several processes were started.
+        TrainingError: Several processes were started, and are not those of the run.
     """
     # Accelerate has one precision for the whole process, and refuses another one than the first.
     # Here each run has its own, also after a Trainer's in the same process.
@@ -60,11 +61,12 @@ def build_accelerator(precision: str) -> Accelerator:
     accelerator.scaler = None  # a Trainer's float16 would scale the losses
     device, bf16 = accelerator.device.type, precision == "bf16"
     accelerator.autocast = partial(torch.autocast, device, torch.bfloat16, enabled=bf16)
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes != world.size:
         raise TrainingError(
-            f"the run was started in {accelerator.num_processes} processes",
-            allowed="one process",
-            action="start it with `peml fit`, without a launcher",
+            f"the run was started in {accelerator.num_processes} processes, by a launcher that "
+            "sets no WORLD_SIZE",
+            allowed="one process, or those of `accelerate launch` or `torchrun`",
+            action="start it with one of these",
         )
     return accelerator
 

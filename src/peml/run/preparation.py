@@ -181,6 +181,7 @@ class Prepared:
             max_length=self.family.max_length,
             trainable_parameters=trainable,
             batches_per_epoch=len(self.stream.plan(0)),
+            batches_per_step=self.config.training.accumulation,
             padding=self.stream.padding(0),
             tokens_per_epoch=self.stream.tokens(0),
             steps={"search": self.steps.search, "train": self.steps.train},

@@ -12,6 +12,7 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from peml.data.solved import SolvedRows
+from peml.distributed import ALONE, World
 from peml.errors import TrainingError
 from peml.evaluation import mean_losses, score_split
 from peml.injection import enable_packing
@@ -23,7 +24,9 @@ from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
 from peml.run.listener import (
+    Log,
     MetricsLog,
+    NoLog,
     OnEvaluation,
     ProgressDisplay,
     RunListener,
@@ -114,6 +117,7 @@ class TrainingSession:
         folder: Where checkpoints and the log go.
         console: Where progress is shown.
         on_evaluation: Decides after each evaluation whether the run stops there.
+        world: The processes that train it; the first one writes.
     """
 
     def __init__(
@@ -122,22 +126,25 @@ class TrainingSession:
         folder: RunFolder,
         console: Console,
         on_evaluation: OnEvaluation = never_stops,
+        world: World = ALONE,
     ) -> None:
+        self.world = world
         self.prepared = prepared
         self.folder = folder
         self.console = console
         self.on_evaluation = on_evaluation
         self.settings = prepared.config.training
-        self.accelerator = build_accelerator(self.settings.precision)
+        self.accelerator = build_accelerator(self.settings.precision, world)
         self.store = CheckpointStore(folder.checkpoints, self.settings.keep_checkpoints)
         torch.manual_seed(prepared.config.seed)
-        checkpoint = self.store.load_latest()
+        checkpoint = world.from_first(self.store.load_latest)
         state = None
         if checkpoint is not None:
             state = SessionState.check(folder.checkpoints, checkpoint.state)
         self.is_resumed = checkpoint is not None
         self.cost = CostMeter(state.cost if state else None)
         self.model = attach(prepared, self.accelerator.device, state.genotype if state else None)
+        self.model.base.world = world
         if not self.model.groups():
             self.prepared = prepared.without_training()
         self.genotype = self.model.genotype()
@@ -154,7 +161,16 @@ class TrainingSession:
             load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
             prepared.stream.load_state_dict(state.stream)
             load_random_state(checkpoint.extra)
-            self.store.drop_bests_but(self._progress.best_step)
+            if world.is_first:
+                self.store.drop_bests_but(self._progress.best_step)
+
+    def align(self) -> None:
+        """Gives all processes the weights of the first, before training.
+
+        It may have started from another run's; and another kind of processor may have made
+        something else of the same seed.
+        """
+        self.world.align([*self.model.trainable_state().values()])
 
     @property
     def steps_done(self) -> int:
@@ -169,14 +185,16 @@ class TrainingSession:
 
     def run(self) -> AttachedModel:
         """Trains from where the run stands to its end and returns the trained model."""
-        if self.genotype is not None:
+        if self.genotype is not None and self.world.is_first:
             self.genotype.save(self.folder.genotype)
         # What a killed session showed of later steps is hidden, since they are shown again.
         board = SummaryWriter(
-            str(self.folder.path / "tensorboard"), purge_step=self._progress.step + 1
+            str(self.folder.path / "tensorboard"),
+            purge_step=self._progress.step + 1,
+            write_to_disk=self.world.is_first,
         )
         display = ProgressDisplay(self.console, self.prepared.steps.total, self._progress.step)
-        log = MetricsLog(self.folder.metrics, self._log_offset)
+        log = MetricsLog(self.folder.metrics, self._log_offset) if self.world.is_first else NoLog()
         with closing(log), closing(board), display:
             self._listen(log, board, display)
             if self.model.search is not None:
@@ -185,11 +203,11 @@ class TrainingSession:
             if self.prepared.steps.total:
                 self._run_phase(Phase("train", self.prepared.steps.total))
         if self.settings.keep == "best" and self.prepared.steps.total:
-            best = self.store.load_best(self._progress.best_step)
+            best = self.world.from_first(lambda: self.store.load_best(self._progress.best_step))
             self.model.load_trainable_state(best)
         return self.model
 
-    def _listen(self, log: MetricsLog, board: SummaryWriter, display: ProgressDisplay) -> None:
+    def _listen(self, log: Log, board: SummaryWriter, display: ProgressDisplay) -> None:
         self.listener = RunListener(
             log,
             board,
@@ -198,7 +216,7 @@ class TrainingSession:
             decisions=self._snapshot,
             save=lambda phase: self._save(phase, log),
             keep_best=self._keep_best,
-            stops=self.on_evaluation,
+            stops=lambda evaluation: self.world.from_first(lambda: self.on_evaluation(evaluation)),
             reweigh=self._reweigh,
         )
 
@@ -288,7 +306,7 @@ class TrainingSession:
             group[SPAN] = self.prepared.span(group.get("name", ""))
         return optimizer
 
-    def _discretise(self, log: MetricsLog) -> None:
+    def _discretise(self, log: Log) -> None:
         """Replaces the supernet, measures the gap, and starts the choice of the best afresh."""
         search = self.model.search
         assert search is not None
@@ -303,7 +321,8 @@ class TrainingSession:
             self.optimizer = self._build_optimizer(remaining=True)
             load_optimizer_state(self.optimizer, self.model, moments)
             hard = self._evaluate()
-        self.genotype.save(self.folder.genotype)
+        if self.world.is_first:
+            self.genotype.save(self.folder.genotype)
         self.listener.on_discretise(step, soft, hard, self.genotype, guarded=guarded, free=free)
         self._progress.best, self._progress.evaluations_since_best = None, 0
         self._save("train", log)
@@ -335,14 +354,16 @@ class TrainingSession:
         return values
 
     def _keep_best(self, evaluation: Evaluation) -> None:
-        if evaluation.phase == "train":
+        if evaluation.phase == "train" and self.world.is_first:
             self.store.save_best(evaluation.step, self.model.trainable_state())
 
     def _search_memory(self) -> dict[str, Any] | None:
         search = self.model.search
         return search.state_dict() if search is not None and self._is_searching else None
 
-    def _save(self, phase: str, log: MetricsLog) -> None:
+    def _save(self, phase: str, log: Log) -> None:
+        if not self.world.is_first:
+            return
         state = SessionState(
             phase=phase,
             genotype=self.genotype,

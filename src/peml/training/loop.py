@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from peml.data.batching import BatchStream
+from peml.distributed import World
 from peml.records import Evaluation, StepRecord
 from peml.training.balancing import Balancing
 from peml.training.divergence import check_weights
@@ -110,8 +110,14 @@ class TrainingLoop:
         self.count = count
         self.progress = Progress()
         names = [task.name for task in model.base.tasks]
+        self.world: World = model.base.world
+        balancing.world = self.world
         self.readings = Readings(
-            names, settings, accelerator.device, advice=lambda: model.base.not_finite_advice
+            names,
+            settings,
+            accelerator.device,
+            advice=lambda: model.base.not_finite_advice,
+            world=self.world,
         )
         self._evaluated_epochs = 0
 
@@ -126,7 +132,9 @@ class TrainingLoop:
             return  # resumed after the checkpoint that ended the phase
         self._evaluated_epochs = int(self._epochs())
         gpu = self.accelerator.device.type == "cuda"
-        with self.stream.prefetching(self.settings.accumulation + 1, pin=gpu):
+        size = self.world.size
+        ahead = self.settings.accumulation // size + 1
+        with self.stream.prefetching(ahead, every=size, pin=gpu):
             self._run(phase)
 
     def _run(self, phase: Phase) -> None:
@@ -149,22 +157,22 @@ class TrainingLoop:
             self.optimizer, self.progress.step, self.total_steps, self.settings
         )
         self.model.train()
-        batches = [
-            self.stream.next().to(self.accelerator.device)
-            for _ in range(self.settings.accumulation)
-        ]
+        step = self.stream.next_step(self.settings.accumulation, self.world.part)
+        batches = [batch.to(self.accelerator.device) for batch in step.batches]
+        shares = self.balancing.shares(step.examples)[self.world.part]
         parameters = self._parameters()
         sums = StepSums(len(self.model.base.tasks), self.accelerator.device)
-        for batch, share in zip(batches, self.balancing.shares(batches), strict=True):
-            with nullcontext() if batch is batches[-1] else self.accelerator.no_sync(self.model):
-                with self.accelerator.autocast():
-                    output = self.model(batch)
-                self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
+        for batch, share, seed in zip(batches, shares, step.seeds, strict=True):
+            if seed is not None:
+                torch.manual_seed(seed)
+            with self.accelerator.autocast():
+                output = self.model(batch)
+            self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
             sums.add(output.loss, share, output.losses, batch.tasks)
-        self.balancing.finish(parameters, self.progress.step)
+        self.balancing.finish(parameters, self.progress.step, list(step.task_rows))
         norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
-        record = self._record(phase, rates, sum(batch.tokens for batch in batches))
-        self.readings.add(record, batches, sums.with_norm(norm))
+        record = self._record(phase, rates, step.tokens)
+        self.readings.add(record, step.task_rows, sums.with_norm(norm))
         if self.readings.is_due():
             self.readings.read(self.progress.losses)
         self.optimizer.step()

@@ -10,14 +10,14 @@ step leaves its numbers on the device::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from peml.data.batch import TaskBatch
+from peml.distributed import ALONE, World
 from peml.records import StepRecord
 from peml.training.divergence import check_numbers
 from peml.training.settings import TrainingSettings
@@ -72,6 +72,7 @@ class Readings:
         settings: Interval of the log, limit of the loss.
         device: A CPU's numbers are there at once, so every step is read.
         advice: What to do if the frozen model itself gives no finite number.
+        world: The processes that compute the batches of a step.
 
     Attributes:
         most: Steps that are read together at most.
@@ -83,7 +84,9 @@ class Readings:
         settings: TrainingSettings,
         device: torch.device,
         advice: Callable[[], str],
+        world: World = ALONE,
     ) -> None:
+        self._world = world
         self._tasks = tuple(tasks)
         self._settings = settings
         self._advice = advice
@@ -91,18 +94,15 @@ class Readings:
         self._unread: list[_Unread] = []
         self._read: list[StepRecord] = []
 
-    def add(self, record: StepRecord, batches: Sequence[TaskBatch], numbers: Tensor) -> None:
+    def add(self, record: StepRecord, task_rows: Mapping[int, int], numbers: Tensor) -> None:
         """Adds a step.
 
         Args:
             record: What is known of it at once.
-            batches: Its batches.
+            task_rows: Task id to number of examples in it.
             numbers: As `StepSums.with_norm` returns them.
         """
-        rows: dict[str, int] = {}
-        for batch in batches:
-            for task, count in batch.known.task_rows.items():
-                rows[self._tasks[task]] = rows.get(self._tasks[task], 0) + count
+        rows = {self._tasks[task]: count for task, count in task_rows.items()}
         self._unread.append(_Unread(record, rows, numbers))
 
     def is_due(self) -> bool:
@@ -122,7 +122,11 @@ class Readings:
         unread, self._unread = self._unread, []
         if not unread:
             return
-        rows = torch.stack([step.numbers for step in unread]).tolist()
+        numbers = torch.stack([step.numbers for step in unread])
+        norms = numbers[:, 1].clone()  # of gradients that are summed already
+        self._world.sum_(numbers)
+        numbers[:, 1] = norms
+        rows = numbers.tolist()
         for step, (loss, norm, *by_task) in zip(unread, rows, strict=True):
             sums = dict(zip(self._tasks, by_task, strict=True))
             for name, count in step.rows.items():

@@ -35,7 +35,12 @@ class TrainingSettings(Settings):
     )
     weight_decay: float = Field(0.0, description="AdamW's decoupled weight decay.", ge=0)
     clip: float = Field(1.0, description="Maximum norm of the gradient.", gt=0)
-    accumulation: int = Field(1, description="Batches per optimiser step.", ge=1)
+    accumulation: int = Field(
+        1,
+        description="Batches per optimiser step, over all processes that train together; at "
+        "least one for each process.",
+        ge=1,
+    )
     balancing: BalancingSettings = Field(
         default_factory=lambda: BalancingSettings(), description="Weights of the tasks' losses."
     )

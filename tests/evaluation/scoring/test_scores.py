@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from peml.distributed import World
 from peml.errors import DataError
 from peml.evaluation.scoring import (
     Request,
@@ -27,6 +30,7 @@ from peml.models import TaskModel
 from peml.testing import batch_of, tiny_task_model
 from tests.evaluation.scoring.requests import few_shot
 from tests.injection.common import with_random_prefix
+from tests.worlds import together, worlds
 
 CAUSAL = ["llama", "gpt2", "opt", "qwen3", "phi"]
 BUDGETS = [40, 150, 4096]
@@ -254,3 +258,26 @@ def test_an_option_without_tokens_is_refused(name: str) -> None:
         score_requests(base, [Request((5, 6), (), 0)], tokens=100)
     assert caught.value.allowed
     assert "scoring.end" in caught.value.action
+
+
+@pytest.mark.parametrize("what", ["nothing", "prompt", "mtl-lora"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_share_the_passes_of_trees(what: str, size: int) -> None:
+    """Trunks behind trunks, whose own targets count once."""
+    base = attached("llama", what)
+    requests = [
+        *few_shot(examples=30, questions=9),
+        Request(few_shot(examples=30)[0].context[:12], (7, 8), 0),
+    ]
+    expected = score_trees(base, requests, 60, 1)
+    passes: list[int] = []
+
+    def score(world: World) -> Tensor:
+        mine = copy.deepcopy(base)
+        mine.world = world
+        mine.backbone.register_forward_hook(lambda *_: passes.append(world.rank))
+        return score_trees(mine, requests, 60, 1)
+
+    for found in together([partial(score, world) for world in worlds(size)]):
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    assert set(passes) == set(range(size))

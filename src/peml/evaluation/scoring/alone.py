@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -23,10 +24,10 @@ def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Te
     totals = torch.zeros(len(requests), dtype=torch.float64)
     joined = not is_seq2seq(base)
     lengths = [len(r.context) + (len(r.option) if joined else 0) for r in requests]
-    for chosen in _batches(lengths, tokens):
+    for chosen in islice(_batches(lengths, tokens), base.world.rank, None, base.world.size):
         batch = to_batch(base, [requests[i] for i in chosen]).to(base.device)
         totals[chosen] = base(batch).scores.double().cpu()
-    return totals
+    return base.world.sum_of(totals, base.device)
 
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

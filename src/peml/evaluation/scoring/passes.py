@@ -29,18 +29,32 @@ class TreePass:
         self.base, self.totals = base, totals
         self.prompt = base.prompt.vectors
 
-    def trunk(self, layout: Layout, task_id: int, parent: TrunkCache | None) -> TrunkCache:
-        """Computes a trunk and stores its keys and values."""
+    def trunk(
+        self, layout: Layout, task_id: int, parent: TrunkCache | None, *, counts: bool = True
+    ) -> TrunkCache:
+        """Computes a trunk and stores its keys and values.
+
+        Args:
+            layout: The trunk.
+            task_id: Its task.
+            parent: The trunk that it continues.
+            counts: Whether its targets are added; else another process adds them.
+        """
         new = len(layout.tokens)
         if parent is None:
             new += 0 if self.prompt is None else len(self.prompt)
         cache = TrunkCache(parent, new + (0 if parent is None else parent.length))
-        self.rows([layout], [task_id], cache)
+        self.rows([layout], [task_id], cache, counts=counts)
         cache.growing = False
         return cache
 
     def rows(
-        self, layouts: Sequence[Layout], task_ids: Sequence[int], cache: TrunkCache | None
+        self,
+        layouts: Sequence[Layout],
+        task_ids: Sequence[int],
+        cache: TrunkCache | None,
+        *,
+        counts: bool = True,
     ) -> None:
         """Computes rows that continue the cached trunk, if there is one."""
         base, device = self.base, self.base.device
@@ -55,7 +69,7 @@ class TreePass:
             before = torch.arange(front, device=device).expand(len(layouts), -1)
             positions = torch.cat([before, positions], 1)
         base.routing.set(torch.tensor(task_ids, device=device))
-        self._read(
+        nll, request = self._read(
             layouts,
             front + ids.shape[1],
             **inputs,
@@ -64,6 +78,8 @@ class TreePass:
             past_key_values=cache,
             use_cache=cache is not None,
         )
+        if counts:
+            self.totals.index_add_(0, request, -nll.to(self.totals))
 
     def _inputs(self, ids: Tensor, prompt: Tensor | None) -> dict[str, Tensor]:
         if prompt is None:
@@ -89,8 +105,8 @@ class TreePass:
             mask[:, 0, :front].masked_fill_(later, hidden)
         return mask
 
-    def _read(self, layouts: Sequence[Layout], width: int, **inputs: Any) -> None:
-        """Runs the model and adds log p(target) of every read to its request's total."""
+    def _read(self, layouts: Sequence[Layout], width: int, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """Runs the model; returns -log p(target) of every read, and the request it is of."""
         rows = np.concatenate([np.full(len(one.slots), n) for n, one in enumerate(layouts)])
         places = np.concatenate([one.slots + width - len(one.tokens) for one in layouts])
         targets = np.concatenate([one.targets for one in layouts])
@@ -100,8 +116,7 @@ class TreePass:
             for part in (rows, places, targets, requests)
         )
         positions = Positions(row, place, everywhere=self.base.family.logits_everywhere)
-        nll = positions.nll(self.base.backbone, target, **inputs)
-        self.totals.index_add_(0, request, -nll.to(self.totals))
+        return positions.nll(self.base.backbone, target, **inputs), request
 
 
 def _padded(layouts: Sequence[Layout], pad: int) -> tuple[Array, Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +31,11 @@ def score_decoded(base: TaskModel, requests: Sequence[Request], tokens: int) -> 
     for index, request in enumerate(requests):
         by_input.setdefault((request.task_id, request.context), []).append(index)
     inputs = sorted(by_input.values(), key=lambda indices: -len(requests[indices[0]].context))
-    for batch in _batches(
-        inputs, [len(requests[indices[0]].context) for indices in inputs], tokens
-    ):
+    lengths = [len(requests[indices[0]].context) for indices in inputs]
+    batches = _batches(inputs, lengths, tokens)
+    for batch in islice(batches, base.world.rank, None, base.world.size):
         _score(base, requests, batch, tokens, totals)
-    return totals
+    return base.world.sum_of(totals, base.device)
 
 
 def _batches(inputs: list[list[int]], lengths: list[int], tokens: int) -> Iterator[list[list[int]]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import repeat
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +28,8 @@ def score_trees(
 
     The requests become a trie of token ids, so nothing is assumed about where a tokenizer splits
     context and option. Trunks are visited depth first and dropped after their rows: the cache never
-    holds more than one path, at most as long as the longest request.
+    holds more than one path, at most as long as the longest request. Several processes share the
+    passes; each computes the trunks that it needs.
 
     Args:
         base: The model, including attached methods.
@@ -35,7 +39,9 @@ def score_trees(
     """
     totals = torch.zeros(len(requests), dtype=torch.float64, device=base.device)
     walk = _Walk.over(requests, tokens, TreePass(base, totals))
-    walk.compute(plan_groups(walk.trie, tokens, saving), None)
+    plan = plan_groups(walk.trie, tokens, saving)
+    walk.compute(plan, lambda: None, walk.mine(plan))
+    base.world.sum_(totals)
     return totals.cpu()
 
 
@@ -61,17 +67,52 @@ class _Walk:
     def task(self, place: int) -> int:
         return self.requests[int(self.trie.order[place])].task_id
 
-    def compute(self, group: Group, cache: TrunkCache | None) -> None:
-        """Computes a group's trunk, its rows, and the groups that continue it."""
+    def mine(self, plan: Group) -> Iterator[bool]:
+        """Whether this process computes a pass, for all passes in order.
+
+        Each process has an unbroken stretch of them, so that few trunks are computed twice.
+        """
+        world = self.model.base.world
+        if world.size == 1:
+            return repeat(True)
+        sizes = np.array([*self._sizes(plan)])
+        middles = sizes.cumsum() - sizes / 2
+        owners = (middles * world.size / sizes.sum()).astype(int)
+        return iter((owners == world.rank).tolist())
+
+    def _sizes(self, group: Group) -> Iterator[int]:
+        """Tokens of the passes of `compute`."""
         if group.depth > group.start:
-            run, start = (group.first, group.stop), group.start
-            trunk = lay_out(self.trie, self.sequences, self.firsts, run, start, group.depth)
-            cache = self.model.trunk(trunk, self.task(group.first), cache)
+            yield group.depth - group.start
         for batch in group.batches(self.tokens, self.trie.longest):
-            layouts = [
-                lay_out(self.trie, self.sequences, self.firsts, (row.first, row.stop), group.depth)
-                for row in batch
-            ]
-            self.model.rows(layouts, [self.task(row.first) for row in batch], cache)
+            yield sum(row.size for row in batch)
         for longer in group.groups:
-            self.compute(longer, cache)
+            yield from self._sizes(longer)
+
+    def compute(
+        self, group: Group, parent: Callable[[], TrunkCache | None], mine: Iterator[bool]
+    ) -> None:
+        """Computes a group's trunk, its rows, and the groups that continue it."""
+        trunk = parent
+        if group.depth > group.start:
+            counts = next(mine)
+            trunk = cache(partial(self._trunk, group, parent, counts))
+            if counts:
+                trunk()
+        for batch in group.batches(self.tokens, self.trie.longest):
+            if next(mine):
+                rows = [(row.first, row.stop) for row in batch]
+                layouts = [
+                    lay_out(self.trie, self.sequences, self.firsts, row, group.depth)
+                    for row in rows
+                ]
+                self.model.rows(layouts, [self.task(first) for first, _ in rows], trunk())
+        for longer in group.groups:
+            self.compute(longer, trunk, mine)
+
+    def _trunk(
+        self, group: Group, parent: Callable[[], TrunkCache | None], counts: bool
+    ) -> TrunkCache:
+        run, start = (group.first, group.stop), group.start
+        layout = lay_out(self.trie, self.sequences, self.firsts, run, start, group.depth)
+        return self.model.trunk(layout, self.task(group.first), parent(), counts=counts)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
 from peml.data.mixing import task_weights
+from peml.distributed import ALONE
 from peml.training.balancing.settings import BalancingSettings
 
 
@@ -35,6 +36,9 @@ class Balancing(nn.Module):
         tasks: Names in the order of the task ids.
         seed: Seed of random draws.
 
+    Attributes:
+        world: The processes that compute the batches of a step.
+
     Raises:
         ConfigError: A weight names a task that doesn't exist.
     """
@@ -46,15 +50,20 @@ class Balancing(nn.Module):
         self.settings = settings
         self.tasks = tuple(tasks)
         self.seed = seed
+        self.world = ALONE
         weights = task_weights(settings.weights, tasks, "training.balancing.weights")
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
-    def shares(self, batches: Sequence[TaskBatch]) -> list[float]:
-        """Weight of each batch of a step; the weights add up to 1."""
+    def shares(self, examples: Sequence[int]) -> list[float]:
+        """Weight of each batch of a step; the weights add up to 1.
+
+        Args:
+            examples: Number of examples of each batch.
+        """
         if self.settings.normalise == "batch":
-            return [1 / len(batches)] * len(batches)
-        total = sum(batch.examples for batch in batches)
-        return [batch.examples / total for batch in batches]
+            return [1 / len(examples)] * len(examples)
+        total = sum(examples)
+        return [count / total for count in examples]
 
     def balance(self, losses: Tensor, tasks: Tensor) -> Tensor:
         """Balanced losses, (examples,).
@@ -87,9 +96,15 @@ class Balancing(nn.Module):
             loss = loss + output.auxiliary
         backward(share * loss)
 
-    def finish(self, parameters: Sequence[nn.Parameter], step: int) -> None:
-        """Called after the last batch of a step, before the gradients are clipped."""
-        return
+    def finish(self, parameters: Sequence[nn.Parameter], step: int, tasks: Sequence[int]) -> None:
+        """Completes the gradients after the last batch of a step, before they are clipped.
+
+        Args:
+            parameters: The trained parameters.
+            step: Number of the step, from 0.
+            tasks: The tasks of the step's batches, in order of first occurrence.
+        """
+        self.world.sum_gradients(parameters)
 
     def groups(self) -> list[BalancingGroup]:
         """Learnt parameters of the strategy."""

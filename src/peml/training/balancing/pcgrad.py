@@ -19,7 +19,7 @@ class PCGrad(Balancing):
 
     A batch with rows of k tasks costs one forward and k backward passes. A step keeps the gradient
     of every task in it: k x trainable parameters x 4 bytes, twice that during projection. A step of
-    a single task is an ordinary step.
+    a single task is an ordinary step. Several processes exchange every task's gradient.
     """
 
     def __init__(self, settings: BalancingSettings, tasks: Sequence[str], seed: int) -> None:
@@ -49,9 +49,13 @@ class PCGrad(Balancing):
         if output.auxiliary is not None:
             backward(share * output.auxiliary)
 
-    def finish(self, parameters: Sequence[nn.Parameter], step: int) -> None:
+    def finish(self, parameters: Sequence[nn.Parameter], step: int, tasks: Sequence[int]) -> None:
         """Adds the projected gradients to the parameters that a task reaches."""
-        rows = list(self._gradients.values())
+        super().finish(parameters, step, tasks)
+        missing = [None] * len(parameters)
+        rows = [
+            self.world.sum_each(self._gradients.get(task, missing), parameters) for task in tasks
+        ]
         reached = [
             (parameter, by_task)
             for parameter, *by_task in zip(parameters, *rows, strict=True)

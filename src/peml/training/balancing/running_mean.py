@@ -41,9 +41,13 @@ class RunningMean(Balancing):
         parameters: Sequence[nn.Parameter],
         backward: Callable[[Tensor], None],
     ) -> None:
-        """Adds gradients, then updates the means with the batch's losses."""
+        """Adds gradients; updates the means with the batches' losses, one batch after another."""
+        measured = self.world.stack(self._measure(output.losses.detach(), batch.tasks))
+        for earlier in measured[: self.world.rank]:
+            self._update(*earlier)
         super().backward(output, batch, share, parameters, backward)
-        self._update(output.losses.detach(), batch.tasks)
+        for later in measured[self.world.rank :]:
+            self._update(*later)
 
     def _factors(self) -> Tensor:
         bound = self.settings.bound
@@ -51,10 +55,13 @@ class RunningMean(Balancing):
         factors = (common / self.means).clamp(1 / bound, bound)
         return torch.where(self.seen & (self.means > 0), factors, 1.0)
 
-    def _update(self, losses: Tensor, tasks: Tensor) -> None:
+    def _measure(self, losses: Tensor, tasks: Tensor) -> Tensor:
+        """Number and sum of a batch's losses by task, (2, tasks)."""
         none = self.means.new_zeros(len(self.tasks))
         counts = none.index_add(0, tasks, torch.ones_like(losses).to(none))
-        sums = none.index_add(0, tasks, losses.to(none))
+        return torch.stack([counts, none.index_add(0, tasks, losses.to(none))])
+
+    def _update(self, counts: Tensor, sums: Tensor) -> None:
         now = sums / counts.clamp(min=1)
         decay = torch.where(self.seen, self.settings.decay, 0.0)
         updated = decay * self.means + (1 - decay) * now

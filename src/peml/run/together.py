@@ -1,0 +1,93 @@
+"""What the processes of a run agree on before it begins."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from peml.config import RunConfig, without_grants
+from peml.distributed import World
+from peml.errors import ConfigError, RunError
+from peml.records import Identity, Plan
+from peml.run.folder import RunFolder, differences
+from peml.run.identity import identify
+from peml.run.preparation import Prepared, prepare
+
+_PACKAGES = ("peml", "torch", "transformers", "peft")
+
+
+def check_same_start(config: RunConfig, output: Path, world: World) -> None:
+    """Refuses processes that were started differently.
+
+    Raises:
+        RunError: Another config, folder or version in one of them.
+    """
+    mine = {
+        "config": without_grants(config.model_dump(mode="json")),
+        "output": str(output),
+        "version": {package: version(package) for package in _PACKAGES},
+    }
+    first, *others = world.gather(mine)
+    for number, other in enumerate(others, 1):
+        if other != first:
+            raise RunError(
+                "the processes of the run were started differently; from process 0 to process "
+                f"{number}: {differences(first, other)}",
+                allowed="one config, one --output and the same package versions in all processes",
+                action="start them with one command; nothing was changed",
+            )
+
+
+def with_world(config: RunConfig, world: World, begun: int | None = None) -> RunConfig:
+    """The config with the batches of a step decided: at least one for each process.
+
+    Args:
+        config: The run's config.
+        world: The processes.
+        begun: Batches of a step where the run was begun before, in whatever processes.
+
+    Raises:
+        ConfigError: The processes can't have equally many.
+    """
+    batches = begun or max(config.training.accumulation, world.size)
+    if batches % world.size:
+        where = "as the run was begun" if begun else "as training.accumulation says"
+        raise ConfigError(
+            f"a step has {batches} batches, {where}, which {world.size} processes can't share "
+            "equally",
+            allowed=f"a number of processes that divides {batches}"
+            + ("" if begun else f", or training.accumulation a multiple of {world.size}"),
+            action="start it in another number of processes; nothing was changed",
+        )
+    training = config.training.model_copy(update={"accumulation": batches})
+    return config.model_copy(update={"training": training})
+
+
+def prepare_together(
+    config: RunConfig, folder: RunFolder, world: World
+) -> tuple[Prepared, Identity]:
+    """Prepares a run in all its processes: the first before the others, for the cache.
+
+    Raises:
+        PemlError: See `prepare`; or the rows, tasks or models of two processes differ.
+    """
+    before = world.from_first(lambda: Plan.find(folder.path))
+    begun = None if before is None else before.batches_per_step or config.training.accumulation
+    config = with_world(config, world, begun)
+    precision = world.from_first(lambda: folder.precision(config))
+    prepared = prepare(config, precision) if world.is_first else None
+    precision = world.from_first(lambda: prepared.precision if prepared else None)
+    prepared = prepared or prepare(config, precision)
+    identity = identify(prepared)
+    # Before anything of the folder is loaded.
+    world.from_first(lambda: folder.check_identity(identity))
+    first, *others = (one.model_dump() for one in world.gather(identity))
+    for number, other in enumerate(others, 1):
+        if other != first:
+            raise RunError(
+                f"process {number} has other rows, tasks or another base model than process 0: "
+                f"{differences(first, other)}",
+                allowed="the same files on all machines",
+                action="copy them to all machines, or use a shared disk; nothing was changed",
+            )
+    return prepared, identity

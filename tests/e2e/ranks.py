@@ -1,0 +1,59 @@
+"""The processes of a run, each forked from a server that has imported everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peml.execution.processes import WARM
+
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_PATIENCE = 120.0  # seconds
+
+
+def launch(works: Sequence[Callable[[], None]], folder: Path) -> list[tuple[int, str]]:
+    """Runs each work in a process of its own, as a launcher would start them together.
+
+    Args:
+        works: By rank; what can be pickled.
+        folder: Takes what they print.
+
+    Returns:
+        The exit code of each, and what it printed.
+    """
+    if sys.platform == "linux":
+        _CONTEXT.set_forkserver_preload(WARM)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = [folder / f"rank-{rank}.log" for rank in range(len(works))]
+    processes = [
+        _CONTEXT.Process(target=_work, args=(work, rank, len(works), port, log))
+        for rank, (work, log) in enumerate(zip(works, logs, strict=True))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(_PATIENCE)
+        assert process.exitcode is not None, "it has not ended"
+    return [
+        (process.exitcode, log.read_text(encoding="utf-8"))
+        for process, log in zip(processes, logs, strict=True)
+    ]
+
+
+def _work(work: Callable[[], None], rank: int, size: int, port: int, log: Path) -> None:
+    with log.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        | {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        | {"OMP_NUM_THREADS": "1", "PEML_CACHE": str(log.parent / "cache")}
+    )
+    work()

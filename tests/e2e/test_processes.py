@@ -1,0 +1,209 @@
+"""Two processes train one run: as one does with two batches a step, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peml
+from peml.cli import main
+from peml.config import load_config
+from peml.distributed import World
+from peml.errors import ConfigError
+from peml.records import Evaluation
+from peml.run import RunStopped, lock_folder
+from peml.run import fit as run_fit
+from peml.run.together import with_world
+from peml.training import TrainingLoop
+from tests.e2e.ranks import launch
+from tests.e2e.toy import METHODS, Row, toy_config
+
+pytestmark = pytest.mark.e2e
+
+Whole = Callable[[str], dict[str, bytes]]
+
+_SAME = ("metrics.jsonl", "predictions", "evaluation", "genotype.json", "model")
+_SEARCH = {"optimise": "bilevel", "discretise": "perturbation", "held_out": 0.5}
+_DROPOUT = METHODS["lora"]["lora"] | {"dropout": 0.1}
+_RUNS: dict[str, tuple[str, Row, Row]] = {
+    "peml": ("causal", METHODS["peml"], {}),
+    "bilevel": (
+        "encoder",
+        METHODS["peml"] | {"lora": _DROPOUT, "search": _SEARCH},
+        {"batches": {"mixing": {"strategy": "adaptive"}}},
+    ),
+    "mtl-lora": (
+        "seq2seq",
+        {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01},
+        {"training": {"balancing": {"strategy": "pcgrad"}}},
+    ),
+}
+"""Name: family, method and further sections of its config."""
+
+
+def _config(toys: Path, name: str, batches: int) -> Path:
+    family, method, sections = _RUNS[name]
+    training = sections.get("training", {}) | {"epochs": 1, "evaluate_every": 5, "log_every": 1}
+    others = {key: value for key, value in sections.items() if key != "training"}
+    options: Any = others | {"training": training | {"accumulation": batches}}
+    return toy_config(toys, family, method, **options)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """What has to be the same, without what says where the run is and how long it took."""
+    found = {}
+    for name in _SAME:
+        path = folder / name
+        inside = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in inside:
+            if file.suffix in (".jsonl", ".parquet", ".safetensors") or path.is_file():
+                found[str(file.relative_to(folder))] = file.read_bytes()
+    assert len(found) >= 6
+    return found
+
+
+def _fit_all(configs: dict[str, Path], folder: Path) -> None:
+    for name, config in configs.items():
+        peml.fit(config, folder / name)
+
+
+def _stop(evaluation: Evaluation) -> bool:
+    return evaluation.step >= 5
+
+
+def _fit_and_stop(config: Path, folder: Path) -> None:
+    with pytest.raises(RunStopped):
+        run_fit(load_config(config), folder, on_evaluation=_stop)
+
+
+def _command(*words: str) -> None:
+    main(list(words))
+
+
+def _elsewhere(folder: Path, *words: str) -> None:
+    os.chdir(folder)
+    main(list(words))
+
+
+def _killed(step: int, *words: str) -> None:
+    whole = TrainingLoop._step
+
+    def step_or_die(loop: TrainingLoop, phase: Any) -> None:
+        if loop.progress.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(loop, phase)
+
+    pytest.MonkeyPatch().setattr(TrainingLoop, "_step", step_or_die)
+    main(list(words))
+
+
+@pytest.fixture(scope="module")
+def whole(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Runs of one process with two batches a step, made when first asked for."""
+
+    @cache
+    def run(name: str) -> dict[str, bytes]:
+        folder = tmp_path_factory.mktemp("whole") / name
+        peml.fit(_config(toys, name, 2), folder)
+        return _files(folder)
+
+    return run
+
+
+def test_two_processes_make_what_one_makes(toys: Path, tmp_path: Path, whole: Whole) -> None:
+    """Search by one batch and by held-out rows, adaptive shares, PCGrad, dropout."""
+    single = {name: _config(toys, name, 1) for name in _RUNS}
+    for code, log in launch([partial(_fit_all, single, tmp_path / "two")] * 2, tmp_path):
+        assert code == 0, log
+    for name in _RUNS:
+        assert _files(tmp_path / "two" / name) == whole(name), name
+
+
+def test_a_run_goes_on_in_another_number_of_processes(
+    toys: Path, tmp_path: Path, whole: Whole
+) -> None:
+    config = _config(toys, "peml", 1)
+    for code, log in launch([partial(_fit_and_stop, config, tmp_path / "less")] * 2, tmp_path):
+        assert code == 0, log
+    peml.fit(config, tmp_path / "less")
+    assert _files(tmp_path / "less") == whole("peml")
+    with pytest.raises(ConfigError, match="3 processes can't share"):
+        with_world(load_config(config), World(0, 3), begun=2)
+    config = _config(toys, "peml", 2)
+    _fit_and_stop(config, tmp_path / "more")
+    for code, log in launch([partial(_fit_all, {"more": config}, tmp_path)] * 2, tmp_path):
+        assert code == 0, log
+    assert _files(tmp_path / "more") == whole("peml")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_others(
+    rank: int, toys: Path, tmp_path: Path, whole: Whole
+) -> None:
+    config, folder = _config(toys, "peml", 1), tmp_path / "run"
+    words = ("fit", str(config), "--output", str(folder), "--set", "training.checkpoint_every=2")
+    works = [partial(_command, *words)] * 2
+    works[rank] = partial(_killed, 7, *words)
+    ended = launch(works, tmp_path)
+    assert ended[rank][0] == -signal.SIGKILL
+    code, log = ended[1 - rank]
+    assert code > 0
+    assert log.count("another process of this run has ended") == (1 if rank else 0)
+    assert list(folder.glob("checkpoints/step-*"))
+    for code, log in launch([partial(_command, *words)] * 2, tmp_path):
+        assert code == 0, log
+    assert _files(folder) == whole("peml")
+
+
+def _refused(
+    works: Sequence[Callable[[], None]], folder: Path, *said: str, rank: int | None = None
+) -> None:
+    """All processes end with an error, of which one says why."""
+    ended = launch(works, folder)
+    assert all(code > 0 for code, _ in ended)
+    logs = "".join(log for _, log in ended)
+    assert logs.count("error: ") == 1, logs
+    for words in said:
+        assert words in logs
+    if rank:
+        assert f"process {rank}: error: " in ended[rank][1]
+
+
+def test_what_can_t_work_is_said_once(toys: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = str(_config(toys, "peml", 1))
+    words = ("fit", config, "--output", str(folder))
+    plain = partial(_command, *words)
+    other = partial(_command, *words, "--set", "training.epochs=2")
+    _refused([plain, other], tmp_path, "process 1: config.training.epochs was 1.0 and is 2.0")
+    three = partial(_command, *words, "--set", "training.accumulation=3")
+    _refused([three] * 2, tmp_path, "a step has 3 batches", "a multiple of 2")
+    compare = partial(_command, "compare", config)
+    _refused([compare] * 2, tmp_path, "`peml compare` was started in 2 processes")
+    with lock_folder(folder):
+        _refused([plain] * 2, tmp_path, "another process is working in")
+    (tmp_path / "empty").mkdir()
+    data = (*words, "--set", "tasks.source=data")
+    there, lost = (partial(_elsewhere, at, *data) for at in (toys, tmp_path / "empty"))
+    _refused([there, lost], tmp_path, "data", rank=1)
+    assert [path.name for path in folder.iterdir()] == [".lock"]  # nothing was begun
+
+
+def test_a_launcher_starts_the_command(toys: Path, tmp_path: Path, whole: Whole) -> None:
+    words = ["fit", str(_config(toys, "peml", 1)), "--output", str(tmp_path / "run")]
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "-m", "peml"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *launcher, *words], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("trainable parameters: ") == 1
+    assert "of 2 batches each" in ended.stdout
+    assert _files(tmp_path / "run") == whole("peml")
