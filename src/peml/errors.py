@@ -36,14 +36,18 @@ class PemlError(Exception):
         problem: What was wrong, with the offending value, file, row or field.
         allowed: What would have been accepted.
         action: What to do next.
+        field: Name of the field of a row that was wrong, where it is one.
     """
 
-    def __init__(self, problem: str, *, allowed: str = "", action: str = "") -> None:
+    def __init__(
+        self, problem: str, *, allowed: str = "", action: str = "", field: str = ""
+    ) -> None:
         # Messages show the value that was wrong, whatever was written there.
         problem, allowed, action = map(without_passwords, (problem, allowed, action))
         self.problem = problem
         self.allowed = allowed
         self.action = action
+        self.field = field
         parts = [problem, allowed and f"Allowed: {allowed}", action and f"Next: {action}"]
         super().__init__("\n".join(part for part in parts if part))
 
@@ -121,4 +125,6 @@ def placed(where: str) -> Iterator[None]:
         if not where:
             raise
         problem = f"{where}: {error.problem}"
-        raise DataError(problem, allowed=error.allowed, action=error.action) from error
+        raise DataError(
+            problem, allowed=error.allowed, action=error.action, field=error.field
+        ) from error

@@ -134,11 +134,18 @@ def encode_rows(
     Raises:
         DataError: A row can't be tokenised.
     """
-    rows = []
-    for example in examples:
-        with placed(_spell_row(task, example.index)):
-            rows.append(_columns(family.encode(task, example, purpose)))
+    rows = [encode_row(example, task, family, purpose) for example in examples]
     return _split(Rows.of_table(pa.Table.from_pylist(rows, schema=_SCHEMA)))
+
+
+def encode_row(example: Example, task: Task, family: EncodesExamples, purpose: str) -> Row:
+    """Tokenises one rendered row: the columns of an `EncodedSplit`, with lists as values.
+
+    Raises:
+        DataError: The row can't be tokenised.
+    """
+    with placed(_spell_row(task, example.index)):
+        return _columns(family.encode(task, example, purpose))
 
 
 def _spell_row(task: Task, number: int) -> str:

@@ -158,6 +158,7 @@ class TaskColumns:
             f"{place}, field {name!r}: {error}.",
             allowed=f"{self._columns[name].allowed}, of one kind in all rows",
             action="Correct the row, or the task's definition.",
+            field=name,
         )
 
 
@@ -185,6 +186,7 @@ def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where
             f"Task {task.name!r}: {where} lacks {_plural('column', absent)} {listed}",
             allowed=f"the columns there are: {', '.join(dict.fromkeys(found))}",
             action="Correct the task's columns, or the data; a field without a value may be null.",
+            field=absent[0],
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from peml.data.batch import TaskBatch
 from peml.distributed import ALONE
 from peml.models.families import Family, ModelOutput
+from peml.models.families.stopping import Follow
 from peml.models.loading import Backbone
 from peml.models.numbers import not_finite_advice
 from peml.models.prompt import InputPrompt, packed_rows
@@ -74,6 +75,7 @@ class TaskModel(nn.Module):
         max_new_tokens: int,
         stop: Sequence[str] = (),
         gaps: Sequence[str] = (),
+        follow: Follow | None = None,
     ) -> list[str | None]:
         """Generated texts of a batch of prompts; arguments and result as for `Family.generate`."""
         self._route(batch)
@@ -84,6 +86,7 @@ class TaskModel(nn.Module):
             max_new_tokens=max_new_tokens,
             stop=stop,
             gaps=gaps,
+            follow=follow,
         )
 
     def _route(self, batch: TaskBatch) -> None:

@@ -364,6 +364,7 @@ class TaskRenderer:
             f"{problem.text}.",
             allowed=problem.allowed,
             action="Correct the row, or the task's definition.",
+            field=problem.field,
         )
 
 

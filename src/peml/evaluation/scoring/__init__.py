@@ -6,7 +6,7 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.evaluation.scoring.alone import score_alone
-    from peml.evaluation.scoring.options import score_options, score_requests
+    from peml.evaluation.scoring.options import score_options, score_requests, score_rows
     from peml.evaluation.scoring.requests import Request
     from peml.evaluation.scoring.seq2seq import score_decoded
     from peml.evaluation.scoring.settings import ScoringSettings
@@ -22,6 +22,7 @@ __all__ = [
     "score_decoded",
     "score_options",
     "score_requests",
+    "score_rows",
     "score_trees",
     "sharing_problem",
 ]

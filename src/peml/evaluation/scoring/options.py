@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from peml.evaluation.scoring.settings import ScoringSettings
 from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees
 from peml.models import TaskModel
-from peml.tasks import Example, Task
+from peml.tasks import Example, Normalisation, Task
 
 _BATCHES_AT_ONCE = 64
 """Rows are read, and searched for common beginnings, this many batches at a time."""
@@ -87,26 +88,73 @@ def score_options(
         tokens: Maximum tokens per batch.
         notes: As for `score_requests`.
     """
-    task = base.tasks[task_id]
-    kind = task.normalisation or settings.normalisation
-    if task.type.has_scale:
-        kind = "none"
-    neutral = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
-    unscored = None if settings.end else base.family.end_token(task)
     for rows in _windows(split, tokens):
         fetched = split.rows.read(rows)
-        options = [
-            _requests(base, ids, labels, task_id, unscored)
-            for ids, labels in zip(fetched["input_ids"], fetched["labels"], strict=True)
-        ]
-        requests = [request for row in options for request in row]
-        scored = list(requests)
+        encoded = list(zip(fetched["input_ids"], fetched["labels"], strict=True))
+        scores = score_rows(base, encoded, [task_id] * len(rows), settings, tokens, notes)
+        yield from zip(rows.tolist(), scores, strict=True)
+
+
+def score_rows(
+    base: TaskModel,
+    rows: Sequence[tuple[list[list[int]], list[list[int]]]],
+    task_ids: Sequence[int],
+    settings: ScoringSettings,
+    tokens: int,
+    notes: set[str] | None = None,
+) -> list[Tensor]:
+    """Scores of the options of rows that may be of several tasks, (options,) each.
+
+    Args:
+        base: As for `score_options`.
+        rows: Token ids and labels of each row's sequences.
+        task_ids: Task of each row.
+        settings: As for `score_options`, and so are the others.
+        tokens: Maximum tokens per batch.
+        notes: As for `score_requests`.
+    """
+    rules = {task_id: _Rule.of(base, task_id, settings) for task_id in set(task_ids)}
+    options = [
+        _requests(base, *row, task_id, rules[task_id].unscored)
+        for row, task_id in zip(rows, task_ids, strict=True)
+    ]
+    neutral = [
+        Request(rules[request.task_id].neutral, request.option, request.task_id)
+        for row in options
+        for request in row
+        if rules[request.task_id].kind == "pmi"
+    ]
+    conditional = [request for row in options for request in row]
+    likelihoods = score_requests(
+        base, [*conditional, *neutral], tokens, share=settings.share, notes=notes
+    )
+    given, unconditional = likelihoods[: len(conditional)], likelihoods[len(conditional) :]
+    scores = []
+    for row, values in zip(options, given.split([len(row) for row in options]), strict=True):
+        kind = rules[row[0].task_id].kind
+        beside = None
         if kind == "pmi":
-            scored += [Request(neutral, request.option, task_id) for request in requests]
-        likelihoods = score_requests(base, scored, tokens, share=settings.share, notes=notes)
-        conditional, unconditional = likelihoods[: len(requests)], likelihoods[len(requests) :]
-        scores = normalise(conditional, requests, kind, base.family.spelling, unconditional)
-        yield from zip(rows.tolist(), scores.split([len(row) for row in options]), strict=True)
+            beside, unconditional = unconditional[: len(row)], unconditional[len(row) :]
+        scores.append(normalise(values, row, kind, base.family.spelling, beside))
+    return scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How the options of one task are scored: see `ScoringSettings`."""
+
+    kind: Normalisation
+    neutral: tuple[int, ...]
+    unscored: int | None
+
+    @classmethod
+    def of(cls, base: TaskModel, task_id: int, settings: ScoringSettings) -> _Rule:
+        task = base.tasks[task_id]
+        kind = task.normalisation or settings.normalisation
+        if task.type.has_scale:
+            kind = "none"
+        neutral = _unconditional(base, task, settings.unconditional) if kind == "pmi" else ()
+        return cls(kind, neutral, None if settings.end else base.family.end_token(task))
 
 
 def _windows(split: EncodedSplit, tokens: int) -> Iterator[np.ndarray[Any, Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from peml.data.batch import TaskBatch
 from peml.errors import DataError, ModelError
 from peml.models.families.spelling import Spelling
+from peml.models.families.stopping import Follow
 from peml.tasks import Example, Task, TaskType
 
 Purpose = Literal["train", "score", "generate"]
@@ -215,6 +216,7 @@ class Family(ABC):
         max_new_tokens: int,
         stop: Sequence[str] = (),
         gaps: Sequence[str] = (),
+        follow: Follow | None = None,
     ) -> list[str | None]:
         """Decodes greedily, up to the first stop string; only text-to-text families can.
 
@@ -226,6 +228,7 @@ class Family(ABC):
             stop: A text ends before the first of these strings.
             gaps: White space removed from the end of each prompt (`EncodedSequence.gap`), which
                 the model generates first; stop strings are only searched after it.
+            follow: Sees every token as it is generated, and ends rows.
 
         Returns:
             One text per row; None if its logits were NaN or infinite.

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from peml.models.families.spelling import Spelling
-from peml.models.families.stopping import cut_text, stopping_criteria
+from peml.models.families.stopping import Follow, cut_text, stopping_criteria
 
 
 def own_generation(spelling: Spelling, config: Any) -> GenerationConfig:
@@ -43,6 +43,7 @@ def decode(
     max_new_tokens: int,
     stop: Sequence[str],
     gaps: Sequence[str] = (),
+    follow: Follow | None = None,
 ) -> list[str | None]:
     """Decodes greedily, up to an end token or the first stop string.
 
@@ -54,6 +55,7 @@ def decode(
         max_new_tokens: Longest text in tokens.
         stop: A text ends before the first of these strings.
         gaps: White space of each row's prompt that its text may begin with; empty: none.
+        follow: Sees every token as it is generated, and ends rows.
 
     Returns:
         One text per row; None if its logits were NaN or infinite.
@@ -66,7 +68,7 @@ def decode(
         **inputs,
         generation_config=settings,
         logits_processor=LogitsProcessorList([watch]),
-        stopping_criteria=stopping_criteria(spelling, stop, given, gaps),
+        stopping_criteria=stopping_criteria(spelling, stop, given, gaps, follow),
     )
     generated = [spelling.read(row) for row in tokens[:, given:].tolist()]
     spaces = gaps or [""] * len(generated)

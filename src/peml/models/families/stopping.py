@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,16 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from peml.models.families.spelling import Spelling
 
+Follow = Callable[[Tensor], Sequence[bool]]
+"""Gets the tokens generated so far, (rows, tokens), after each one; says which rows are done."""
+
 
 def stopping_criteria(
-    spelling: Spelling, stop: Sequence[str], given: int, gaps: Sequence[str] = ()
+    spelling: Spelling,
+    stop: Sequence[str],
+    given: int,
+    gaps: Sequence[str] = (),
+    follow: Follow | None = None,
 ) -> StoppingCriteriaList:
     """Ends a row's generation at its stop string, so that a batch ends when all rows have.
 
@@ -22,8 +29,24 @@ def stopping_criteria(
         stop: The stop strings; if empty, only an end token ends a text.
         given: Number of tokens at the start of each row that were not generated.
         gaps: White space of each row's prompt that its text may begin with (`cut_text`).
+        follow: Decides after every token which rows are done.
     """
-    return StoppingCriteriaList([_Stops(spelling, stop, given, gaps)] if stop else [])
+    stops = [_Stops(spelling, stop, given, gaps)] if stop else []
+    followed = [] if follow is None else [_Followed(follow, given)]
+    return StoppingCriteriaList([*stops, *followed])
+
+
+class _Followed(StoppingCriteria):
+    """Asks a caller which rows are done."""
+
+    def __init__(self, follow: Follow, given: int) -> None:
+        self._follow = follow
+        self._given = given
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        """Which rows are done, (rows,)."""
+        done = self._follow(input_ids[:, self._given :])
+        return torch.tensor(done, device=input_ids.device)
 
 
 class _Stops(StoppingCriteria):

@@ -35,6 +35,7 @@ from peml.models.families.seam import (
     read_back,
     trailing_space,
 )
+from peml.models.families.stopping import Follow
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs, packed_rows
 from peml.tasks import Example, Task, TaskType, right_option
@@ -175,6 +176,7 @@ class TextFamily(Family):
         max_new_tokens: int,
         stop: Sequence[str] = (),
         gaps: Sequence[str] = (),
+        follow: Follow | None = None,
     ) -> list[str | None]:
         """Greedy decoding; see `Family.generate`."""
         inputs, given = self._generation_inputs(model, batch, prompt)
@@ -186,6 +188,7 @@ class TextFamily(Family):
             max_new_tokens=max_new_tokens,
             stop=stop,
             gaps=gaps,
+            follow=follow,
         )
 
     def predict(
@@ -252,10 +255,18 @@ class CausalFamily(TextFamily):
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """Without the tokens of the context, if the model holds one."""
-        if example.context != self._held[0]:
-            ids = self.context_tokens(example.context) if example.context else []
-            self._held = (example.context, ids)
+        self._hold(example.context)
         return super().encode(task, example, purpose)
+
+    def read_prompt(self, task: Task, example: Example) -> tuple[list[int], str]:
+        """All tokens of a prompt behind the context, and its `EncodedSequence.gap`; never cut."""
+        self._hold(example.context)
+        seam = self._seams.of(task)
+        return self._behind_context(seam.context(example)), seam.gap(example)
+
+    def _hold(self, context: str) -> None:
+        if context != self._held[0]:
+            self._held = (context, self.context_tokens(context) if context else [])
 
     def _behind_context(self, ids: list[int]) -> list[int]:
         """A prompt's tokens after those of the context.
@@ -274,10 +285,9 @@ class CausalFamily(TextFamily):
         return ids[len(held) :]
 
     def _prompt(self, task: Task, example: Example) -> EncodedSequence:
-        seam = self._seams.of(task)
-        ids = self._behind_context(seam.context(example))
+        ids, gap = self.read_prompt(task, example)
         fitted = self._fit(ids, self.max_length)
-        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted), gap=seam.gap(example))
+        return EncodedSequence(fitted, 1.0, cut=len(ids) - len(fitted), gap=gap)
 
     def _split(
         self, task: Task, example: Example, answers: Sequence[str]

@@ -1,0 +1,126 @@
+"""Answers to rows of several tasks at once, as a service gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peml.data import BatchSettings, TaskBatch
+from peml.data.batching import Collator, plan_batches
+from peml.evaluation.scoring import score_rows
+from peml.evaluation.settings import EvaluationSettings
+from peml.models import ModelOutput, TaskModel, TextFamily
+
+_PADDING = 1.5
+"""Rows share a forward pass while padding makes it at most this many times as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row that is encoded for scoring.
+
+    Attributes:
+        task_id: Index of its task.
+        columns: Its columns, see `peml.data.encoding.encode_row`.
+    """
+
+    task_id: int
+    columns: dict[str, Any]
+
+
+@torch.no_grad()
+def score_mixed(
+    base: TaskModel,
+    rows: Sequence[EncodedRow],
+    settings: EvaluationSettings,
+    *,
+    packs: bool = False,
+) -> list[Tensor]:
+    """Scores of each row's options, (options,), or its score, (); on the CPU, tasks mixed.
+
+    The same as `predict_split` computes for each task. They may be NaN or infinite.
+
+    Args:
+        base: The model in evaluation mode.
+        rows: Rows of tasks that don't generate text.
+        settings: Batch size, and how options are scored.
+        packs: Whether the model was prepared to read packed rows (`peml.injection.enable_packing`);
+            an encoder's rows are then computed without padding.
+    """
+    if not rows:
+        return []
+    if isinstance(base.family, TextFamily):
+        return _score_options(base, rows, settings)
+    return _score_heads(base, rows, settings.tokens, packs)
+
+
+def _score_options(
+    base: TaskModel, rows: Sequence[EncodedRow], settings: EvaluationSettings
+) -> list[Tensor]:
+    encoded = [(row.columns["input_ids"], row.columns["labels"]) for row in rows]
+    ids = [row.task_id for row in rows]
+    scores = score_rows(base, encoded, ids, settings.scoring, settings.tokens)
+    family: Any = base.family
+    return [
+        family.answer(each[None], base.tasks[task_id])[0].cpu()
+        for each, task_id in zip(scores, ids, strict=True)
+    ]
+
+
+def _score_heads(
+    base: TaskModel, rows: Sequence[EncodedRow], tokens: int, packs: bool
+) -> list[Tensor]:
+    scores: list[Tensor] = [torch.empty(0)] * len(rows)
+    collate = Collator(base.family.tokenizer.pad_token_id, packs=packs)
+    for numbers in _batches(rows, tokens):
+        columns = {
+            name: [rows[number].columns[name] for number in numbers]
+            for name in ("input_ids", "token_type_ids", "labels", "targets")
+        }
+        batch = collate(columns, [rows[n].task_id for n in numbers], numbers).to(base.device)
+        output = base(batch)
+        for task_id in batch.known.task_rows:
+            alone, places = _of_task(batch, task_id)
+            answers = base.predict(_rows_of(output, batch, task_id), alone, task_id).float().cpu()
+            choice = base.tasks[task_id].type.has_own_options
+            counts = torch.bincount(alone.groups, minlength=alone.examples).tolist()
+            for place, answer, count in zip(places, answers, counts, strict=True):
+                scores[numbers[place]] = answer[:count] if choice else answer
+    return scores
+
+
+def _of_task(batch: TaskBatch, task_id: int) -> tuple[TaskBatch, list[int]]:
+    """The examples of one task as a batch of their own, and their places in the whole one."""
+    sequences = batch.task_ids == task_id
+    places, groups = batch.groups[sequences].unique_consecutive(return_inverse=True)
+    alone = replace(
+        batch, groups=groups, rows=batch.rows[places], task_ids=batch.task_ids[sequences]
+    )
+    return alone, places.tolist()
+
+
+def _rows_of(output: ModelOutput, batch: TaskBatch, task_id: int) -> ModelOutput:
+    return replace(output, scores=output.scores[batch.task_ids == task_id])
+
+
+def _batches(rows: Sequence[EncodedRow], tokens: int) -> Iterator[Any]:
+    """Numbers of rows that are computed together: of similar length, within the budget."""
+    lengths = np.array([row.columns["length"] for row in rows], dtype=np.int32)
+    sequences = np.array([row.columns["sequences"] for row in rows], dtype=np.int32)
+    settings = BatchSettings(tokens=tokens, rows=len(rows), pool=1)
+    for batch in plan_batches(lengths, sequences, settings, None):
+        begin = 0
+        for stop in range(1, len(batch) + 1):
+            if stop < len(batch):
+                part = batch[begin : stop + 1]
+                real = int((lengths[part] * sequences[part]).sum())
+                padded = int(lengths[batch[begin]]) * int(sequences[part].sum())
+                if padded <= _PADDING * real:
+                    continue
+            yield batch[begin:stop]
+            begin = stop
