@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"evaluation", "tasks"},
     "methods": {"data", "injection", "models", "prefix", "search", "tasks"},
     "export": {"data", "injection", "methods", "models", "prefix", "tasks"},
-    "serving": {"data", "evaluation", "export", "models", "tasks"},
+    "serving": {"data", "evaluation", "export", "injection", "models", "tasks"},
     "reporting": set(),
     "config": {"data", "evaluation", "methods", "models", "search", "tasks", "training"},
 }

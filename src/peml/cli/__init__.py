@@ -26,6 +26,7 @@ from peml.cli.genotype import genotype_app
 from peml.cli.init import init_command
 from peml.cli.predict import predict_command
 from peml.cli.push import push_command
+from peml.cli.serve import serve_command
 from peml.cli.tasks import tasks_app
 from peml.cli.tune import tune_command
 from peml.errors import PemlError
@@ -70,6 +71,7 @@ app.command("tune")(tune_command)
 app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
+app.command("serve")(serve_command)
 app.command("add-task")(add_task_command)
 app.command("export")(export_command)
 app.command("push")(push_command)

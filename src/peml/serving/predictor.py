@@ -134,7 +134,7 @@ class Predictor:
         answers = predict_split(self, split, task_id, settings or self.evaluation, numbers)
         cuts = split.rows.column("cut")
         return [
-            _prediction(definition, example.options, value, scores, cut)
+            to_prediction(definition, example.options, value, scores, cut)
             for example, value, scores, cut in zip(
                 examples, answers.predicted, answers.scores, cuts, strict=True
             )
@@ -151,9 +151,18 @@ class Predictor:
         return names.index(name)
 
 
-def _prediction(
+def to_prediction(
     task: Task, options: tuple[str, ...], value: Any, scores: Sequence[float], cut: int
 ) -> Prediction:
+    """The answer for one row.
+
+    Args:
+        task: Its task.
+        options: The texts of the row's options.
+        value: The option's index, the score or the text that was predicted.
+        scores: Scores of the options; empty for regression and generation.
+        cut: Number of tokens cut from the row.
+    """
     if not scores:
         return Prediction(value, {}, cut)
     names = options if task.type.has_own_options else task.labels

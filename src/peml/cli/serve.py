@@ -1,0 +1,130 @@
+"""`peml serve`: a finished model behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from peml.cli.options import TrustOption
+
+_LIMITS = "Limits"
+
+
+def serve_command(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called; default: the run's folder.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the accepted keys, one per line.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve other machines without a key.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU if there is one, else the CPU), cpu, cuda, or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Type of the frozen weights: auto (as saved) or as for predict.")
+    ] = "auto",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Maximum tokens of a batch; default: as in the run.")
+    ] = None,
+    max_body: Annotated[
+        int | None,
+        typer.Option(min=1024, help="Bytes of a body; default: 1048576.", rich_help_panel=_LIMITS),
+    ] = None,
+    max_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of a request; default: 256.", rich_help_panel=_LIMITS),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=16, help="Tokens of a request's rows; default: 32768.", rich_help_panel=_LIMITS
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a completion; default: 512.", rich_help_panel=_LIMITS),
+    ] = None,
+    max_queue: Annotated[
+        int | None,
+        typer.Option(min=1, help="Waiting rows; default: 1024.", rich_help_panel=_LIMITS),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="Seconds until an answer; default: 30.", rich_help_panel=_LIMITS
+        ),
+    ] = None,
+    wait_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Milliseconds a batch of a busy service waits for more rows; default: 2.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Answer HTTP requests with a finished run's model. Needs the extra `serve`.
+
+    Example:
+      peml serve runs/demo
+    """
+    given = {
+        "body": max_body,
+        "rows": max_rows,
+        "tokens": max_tokens,
+        "new_tokens": max_new_tokens,
+        "queue": max_queue,
+        "timeout": timeout,
+        "wait": wait_ms,
+    }
+    _check_extra()
+    from peml.serving import load
+    from peml.serving.service.keys import Keys
+    from peml.serving.service.limits import Limits
+    from peml.serving.service.server import bind, check_exposure, run_service
+
+    check_exposure(host, api_key_file, insecure=insecure)
+    limits = Limits.model_validate({key: n for key, n in given.items() if n is not None})
+    keys = None if api_key_file is None else Keys.read(api_key_file)
+    with bind(host, port) as at:
+        model = load(
+            run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
+        )
+        console = Console(stderr=True, soft_wrap=True)
+        run_service(
+            model,
+            at,
+            name=name or _name_of(run),
+            limits=limits,
+            keys=keys,
+            announce=lambda line: console.print(line, highlight=False, markup=False),
+        )
+
+
+def _name_of(run: Path) -> str:
+    folder = run.resolve()
+    return (folder.parent if folder.name == "model" else folder).name
+
+
+def _check_extra() -> None:
+    from importlib.util import find_spec
+
+    from peml.errors import ConfigError
+
+    missing = [m for m in ("fastapi", "uvicorn", "prometheus_client") if find_spec(m) is None]
+    if missing:
+        raise ConfigError(
+            f"peml serve needs {', '.join(missing)}",
+            allowed="an installation with the extra `serve`",
+            action="pip install 'peml[serve]'",
+        )

@@ -1,0 +1,173 @@
+"""The routes of the service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+import peml
+from peml.errors import PemlError, nearest
+from peml.serving.predictor import Prediction
+from peml.serving.service import schema
+from peml.serving.service.answering import receive_body, unless_hung_up
+from peml.serving.service.batcher import Batcher
+from peml.serving.service.body import parse_object
+from peml.serving.service.completions import Completions
+from peml.serving.service.engine import Engine
+from peml.serving.service.gate import AccessLog, Gate
+from peml.serving.service.keys import Keys
+from peml.serving.service.limits import Limits
+from peml.serving.service.metrics import Metrics
+from peml.serving.service.pages import page
+from peml.serving.service.reading import RowReader
+from peml.serving.service.refusal import RefusedError
+from peml.serving.service.work import Work
+
+_PUBLIC = ("/", "/docs", "/health", "/ready", "/openapi.json")
+
+
+class Service:
+    """A model behind HTTP.
+
+    Args:
+        engine: Answers batches.
+        name: What the model is called.
+        limits: Bounds on requests.
+        keys: Accepted keys; None: none is needed.
+        log: Gets a line per request.
+
+    Attributes:
+        app: The ASGI application. Its lifespan starts and ends the model thread.
+    """
+
+    def __init__(
+        self, engine: Engine, name: str, limits: Limits, keys: Keys | None, log: AccessLog
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.engine = engine
+        self.metrics = Metrics(lambda: self.batcher.waiting)
+        self.batcher = Batcher(engine.answer, engine.tokens, limits, self.metrics.batch)
+        self.reader = RowReader(engine.predictor, limits)
+        # One thread: a tokenizer has state while it cuts a text.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="peml-reader")
+        self.app = FastAPI(
+            title=f"PEML: {name}",
+            version=peml.__version__,
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+        )
+        self._add_routes()
+        Completions(self).add_routes()
+        self.app.add_exception_handler(HTTPException, _refuse)
+        self.app.add_middleware(
+            Gate,
+            routes=[getattr(route, "path", "") for route in self.app.routes],
+            public=_PUBLIC,
+            keys=keys,
+            metrics=self.metrics,
+            log=log,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self.batcher.start()
+        yield
+        await self.batcher.close()
+        self._reading.shutdown()
+
+    def _add_routes(self) -> None:
+        app = self.app
+        for path, name in (("/", "page"), ("/docs", "docs")):
+            app.get(path, include_in_schema=False, response_model=None)(partial(page, name))
+        app.get("/health", summary="Whether the process runs")(self._health)
+        app.get("/ready", summary="Whether requests are answered")(self._ready)
+        app.get("/metrics", summary="Metrics for Prometheus")(self._metrics)
+        app.get("/v1/tasks", summary="The model's tasks")(self._tasks)
+        app.post("/v1/predict", summary="Predict rows", **schema.PREDICT)(self._predict)
+
+    async def _health(self) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self) -> JSONResponse:
+        ready = self.batcher.alive and self.batcher.waiting < self.limits.queue
+        return JSONResponse({"status": "ready" if ready else "busy"}, 200 if ready else 503)
+
+    async def _metrics(self) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def _tasks(self) -> JSONResponse:
+        tasks = [schema.describe(task) for task in self.engine.predictor.tasks]
+        return JSONResponse({"model": self.name, "tasks": tasks})
+
+    async def _predict(self, request: Request) -> Response:
+        body = parse_object(await receive_body(request, self.limits), ("task", "rows"))
+        work = await self.in_reader(self.reader.read, body)
+        answers = await unless_hung_up(request, self.answer(request, work), self.limits)
+        return _json({"predictions": [write_prediction(answer) for answer in answers]})
+
+    async def in_reader(self, read: Any, *arguments: Any) -> Any:
+        """Calls something that uses the tokenizer, on its thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reading, self.engine.reading, read, *arguments)
+
+    async def answer(self, request: Request, work: Sequence[Work]) -> list[Prediction]:
+        """The answers to a request's work.
+
+        Raises:
+            RefusedError: The queue is full, or the model has no answer to a row.
+        """
+        facts = request.state.facts
+        facts.update(rows=len(work), tokens=sum(each.tokens for each in work))
+        for each in work:
+            self.metrics.row(self.engine.task_name(each))
+        answers = await self.batcher.submit(work)
+        for number, answer in enumerate(answers):
+            if isinstance(answer, PemlError):
+                raise RefusedError.of(answer, status=500, kind="model", field=f"rows[{number}]")
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+
+def write_prediction(answer: Prediction) -> dict[str, Any]:
+    """An answer as `peml predict` writes it; ``cut`` is there if tokens were cut from the row."""
+    written: dict[str, Any] = {"prediction": answer.value, "scores": answer.scores}
+    return written | ({"cut": answer.cut} if answer.cut else {})
+
+
+def _json(value: Any) -> Response:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return Response(text.encode(), media_type="application/json")
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    """The routes' own errors (no such path, another method) in the service's shape."""
+    assert isinstance(error, HTTPException)
+    paths = sorted({getattr(route, "path", "") for route in request.app.routes})
+    if error.status_code == 404:
+        said, kind = (
+            f"there is nothing at this path.{nearest(request.url.path, paths)}",
+            "not_found",
+        )
+    else:
+        said, kind = f"the method {request.method} is not allowed here", "not_allowed"
+    refusal = RefusedError(
+        error.status_code,
+        kind,
+        said,
+        allowed=", ".join(paths) if kind == "not_found" else (error.headers or {}).get("Allow", ""),
+        remedy="GET /openapi.json describes the service",
+        headers=error.headers,
+    )
+    return JSONResponse(refusal.body(), refusal.status, refusal.headers)

@@ -1,0 +1,83 @@
+"""Reads a request's body: strict JSON, an object with known keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from peml.data.plain import read_json_row, why_unusable
+from peml.errors import nearest
+from peml.serving.service.refusal import RefusedError
+
+_DEEPEST = 16  # objects and lists in each other
+
+
+def parse_object(body: bytes, known: Iterable[str]) -> dict[str, Any]:
+    """A body's JSON object.
+
+    Args:
+        body: As it was received.
+        known: The keys it may have.
+
+    Raises:
+        RefusedError: It is not UTF-8, not JSON, nested too deeply, no object, or has another key.
+    """
+    value = _parse(body)
+    if not isinstance(value, dict):
+        raise RefusedError(
+            422,
+            "invalid_request",
+            f"the body is {spell_kind(value)}",
+            allowed="a JSON object",
+            remedy="send an object; GET /openapi.json describes it",
+        )
+    names = tuple(known)
+    for key in value:
+        if key not in names:
+            raise RefusedError(
+                422,
+                "invalid_request",
+                f"there is no field {key!r}.{nearest(key, names)}",
+                field=key,
+                allowed=", ".join(names),
+                remedy="correct the name, or leave it out",
+            )
+    return value
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        value = read_json_row(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _invalid(f"byte {error.start} of the body is not UTF-8", "text in UTF-8") from error
+    except ValueError as error:
+        raise _invalid(f"the body is not JSON: {error}", "JSON") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [child for each in level for child in _children(each)]
+        if not level:
+            break
+    else:
+        raise _invalid(
+            "the body is nested too deeply", f"at most {_DEEPEST} objects and lists in each other"
+        )
+    if problem := why_unusable(value):
+        raise _invalid(f"the body can't be used: {problem}", "numbers and texts that JSON allows")
+    return value
+
+
+def _children(value: Any) -> list[Any]:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in items if isinstance(item, dict | list)]
+
+
+def _invalid(message: str, allowed: str) -> RefusedError:
+    return RefusedError(400, "invalid_json", message, allowed=allowed, remedy="correct the body")
+
+
+def spell_kind(value: Any) -> str:
+    """What kind of JSON a value is, for messages."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    kinds = {str: "a text", list: "a list", dict: "an object"}
+    return next((said for kind, said in kinds.items() if isinstance(value, kind)), "a number")

@@ -1,0 +1,139 @@
+"""Answers batches of work; used by one thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from peml.data.batching import Collator
+from peml.errors import InjectionError, ModelError, PemlError
+from peml.evaluation.mixed import score_mixed
+from peml.injection import enable_packing
+from peml.models import TextFamily
+from peml.serving.predictor import Prediction, Predictor, to_prediction
+from peml.serving.service.work import AskedRow, Text, Work
+
+_Read = TypeVar("_Read")
+
+Answer = Prediction | PemlError
+"""An answer, or why this row has none."""
+
+
+class Engine:
+    """A predictor that answers rows of several tasks together.
+
+    Attributes:
+        packs: Whether an encoder reads the rows of a batch without padding.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        predictor.eval()
+        self.packs = self._can_pack()
+        self._tokenizer = threading.Lock()
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens of a batch."""
+        return self.predictor.evaluation.tokens
+
+    def task_name(self, work: Work) -> str:
+        """The name of a row's or text's task."""
+        return self.predictor.tasks[work.task_id].name
+
+    def reading(self, read: Callable[..., _Read], *arguments: Any) -> _Read:
+        """Calls something that uses the tokenizer, on another thread than the model's."""
+        with self._tokenizer:
+            return read(*arguments)
+
+    def answer(self, work: Sequence[Work]) -> list[Answer]:
+        """Answers work of one lane, in its order."""
+        rows = [each for each in work if isinstance(each, AskedRow)]
+        texts = [each for each in work if isinstance(each, Text)]
+        return [*self._score(rows), *self._write(texts)]
+
+    def _can_pack(self) -> bool:
+        base = self.predictor.base
+        if not base.family.packs or isinstance(base.family, TextFamily):
+            return False
+        base.routing.one_task(0, base.device)
+        try:
+            enable_packing(base.backbone, min(base.family.max_length, 64))
+        except InjectionError:
+            return False
+        return True
+
+    def _score(self, rows: Sequence[AskedRow]) -> list[Answer]:
+        base = self.predictor.base
+        encoded = [each.row for each in rows]
+        with self._tokenizer if self._tokenizes(rows) else nullcontext():
+            scores = score_mixed(base, encoded, self.predictor.evaluation, packs=self.packs)
+        return [self._answer(row, each) for row, each in zip(rows, scores, strict=True)]
+
+    def _tokenizes(self, rows: Sequence[AskedRow]) -> bool:
+        """Whether scoring reads a prompt of its own, as pointwise mutual information does."""
+        default = self.predictor.evaluation.scoring.normalisation
+        tasks = {row.task_id: self.predictor.tasks[row.task_id] for row in rows}
+        return any((task.normalisation or default) == "pmi" for task in tasks.values())
+
+    def _answer(self, asked: AskedRow, scores: torch.Tensor) -> Answer:
+        task, cut = self.predictor.tasks[asked.task_id], int(asked.row.columns["cut"])
+        if not scores.isfinite().all():
+            return self._not_finite("scores", asked.task_id)
+        if task.type.has_scale:
+            return Prediction(float(scores), {}, cut)
+        best = int(scores.argmax())
+        return to_prediction(task, asked.options, best, scores.tolist(), cut)
+
+    def _not_finite(self, what: str, task_id: int) -> ModelError:
+        base = self.predictor.base
+        return ModelError(
+            f"the model's {what} are NaN or infinite on a row of task {base.tasks[task_id].name!r}",
+            allowed="finite numbers",
+            action=base.not_finite_advice,
+        )
+
+    def _write(self, texts: Sequence[Text]) -> list[Answer]:
+        """Generates texts, the longest first, as many at a time as the budget holds."""
+        answers: dict[int, Answer] = {}
+        waiting = sorted(texts, key=lambda text: -text.tokens)
+        while waiting:
+            count = max(1, self.tokens // waiting[0].tokens)
+            batch, waiting = waiting[:count], waiting[count:]
+            answers |= {
+                id(text): each for text, each in zip(batch, self._decode(batch), strict=True)
+            }
+        return [answers[id(text)] for text in texts]
+
+    @torch.no_grad()
+    def _decode(self, texts: Sequence[Text]) -> list[Answer]:
+        base = self.predictor.base
+        decoder = not base.backbone.config.is_encoder_decoder
+        collate = Collator(base.family.tokenizer.pad_token_id, left=decoder)
+        columns: dict[str, list[Any]] = {
+            "input_ids": [[text.ids] for text in texts],
+            "token_type_ids": [[] for _ in texts],
+            "labels": [[] for _ in texts],
+            "targets": [[1.0] for _ in texts],
+        }
+        batch = collate(columns, [text.task_id for text in texts], np.arange(len(texts)))
+
+        def follow(new: torch.Tensor) -> list[bool]:
+            for text, token in zip(texts, new[:, -1].tolist(), strict=True):
+                if not text.done:
+                    text.see(token)
+            return [text.done for text in texts]
+
+        limit = max(text.limit for text in texts)
+        written = base.generate(batch.to(base.device), max_new_tokens=limit, follow=follow)
+        return [
+            self._not_finite("logits", text.task_id)
+            if each is None
+            else Prediction(text.text.strip(), {}, text.cut)
+            for text, each in zip(texts, written, strict=True)
+        ]

@@ -1,0 +1,194 @@
+"""From a request's JSON to encoded rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peml.data.encoding import encode_row
+from peml.data.task_columns import needed_fields, read_list
+from peml.errors import DataError, nearest
+from peml.evaluation.mixed import EncodedRow
+from peml.serving.predictor import Predictor
+from peml.serving.service.body import spell_kind
+from peml.serving.service.limits import Limits
+from peml.serving.service.refusal import RefusedError
+from peml.serving.service.work import AskedRow, Text, Work
+from peml.tasks import Example, Task, TaskRenderer
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A row, the name of its task, and its path in the body."""
+
+    task: str
+    row: Any
+    path: str
+
+
+class RowReader:
+    """Reads the body of ``POST /v1/predict``.
+
+    Args:
+        predictor: The model.
+        limits: Most rows and tokens.
+    """
+
+    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+        self._predictor = predictor
+        self._limits = limits
+        self._ids = {task.name: number for number, task in enumerate(predictor.tasks)}
+        self._renderers = [TaskRenderer(task) for task in predictor.tasks]
+        self._known = [_top_names(task) for task in predictor.tasks]
+
+    def read(self, body: Mapping[str, Any]) -> list[Work]:
+        """The work of all rows, in their order.
+
+        Raises:
+            RefusedError: A task, row or column is wrong, or there are too many rows or tokens.
+        """
+        named = self._named(body)
+        by_task: dict[int, list[int]] = {}
+        for number, each in enumerate(named):
+            by_task.setdefault(self.task_id(each.task), []).append(number)
+        work: list[Work | None] = [None] * len(named)
+        for task_id, numbers in by_task.items():
+            chosen = [named[number] for number in numbers]
+            for each in chosen:
+                self._check_names(task_id, each)
+            for number, read in zip(numbers, self._read(task_id, chosen), strict=True):
+                work[number] = read
+        done = [each for each in work if each is not None]
+        self._check_tokens(sum(each.tokens for each in done))
+        return done
+
+    def task_id(self, name: str, field: str = "task") -> int:
+        """The index of a task.
+
+        Raises:
+            RefusedError: There is no such task.
+        """
+        if name not in self._ids:
+            raise RefusedError(
+                404,
+                "unknown_task",
+                f"there is no task {name!r}.{nearest(name, self._ids)}",
+                field=field,
+                allowed=", ".join(self._ids),
+                remedy="name one of the model's tasks",
+            )
+        return self._ids[name]
+
+    def _named(self, body: Mapping[str, Any]) -> list[_Named]:
+        rows, task = body.get("rows"), body.get("task")
+        if not isinstance(rows, list):
+            found = spell_kind(rows) if "rows" in body else "missing"
+            raise _invalid(f"rows is {found}", "rows", "a list of rows")
+        if len(rows) > self._limits.rows:
+            raise RefusedError(
+                413,
+                "too_many_rows",
+                f"the request has {len(rows)} rows",
+                field="rows",
+                allowed=f"at most {self._limits.rows} rows",
+                remedy="send them in several requests",
+            )
+        if task is not None:
+            self.task_id(_text(task, "task"))
+        named = []
+        for number, row in enumerate(rows):
+            path = f"rows[{number}]"
+            if not isinstance(row, dict):
+                raise _invalid(f"{path} is {spell_kind(row)}", path, "an object with columns")
+            if task is not None:
+                named.append(_Named(task, row, path))
+                continue
+            if "task" not in row:
+                raise _invalid(f"{path} names no task", f"{path}.task", "the name of a task")
+            rest = {name: value for name, value in row.items() if name != "task"}
+            named.append(_Named(_text(row["task"], f"{path}.task"), rest, path))
+            self.task_id(named[-1].task, f"{path}.task")
+        return named
+
+    def _check_names(self, task_id: int, named: _Named) -> None:
+        known = self._known[task_id]
+        for name in named.row:
+            if known is not None and name not in known:
+                raise _invalid(
+                    f"{named.path}: the task {named.task!r} reads no column {name!r}."
+                    f"{nearest(name, known)}",
+                    f"{named.path}.{name}",
+                    ", ".join(known),
+                    "correct the name, or leave it out",
+                )
+
+    def _read(self, task_id: int, named: Sequence[_Named]) -> list[Work]:
+        try:
+            return self._work(task_id, [each.row for each in named])
+        except DataError:
+            # Row by row, to say which one it is.
+            for each in named:
+                try:
+                    self._work(task_id, [each.row])
+                except DataError as error:
+                    path = f"{each.path}.{error.field}" if error.field else each.path
+                    raise RefusedError.of(error, kind="invalid_row", field=path) from error
+            raise
+
+    def _work(self, task_id: int, rows: Sequence[Mapping[str, Any]]) -> list[Work]:
+        task = self._predictor.tasks[task_id]
+        renderer = self._renderers[task_id]
+        return [
+            self._encode(task_id, task, renderer.render(row, number, labelled=False))
+            for number, row in enumerate(read_list(rows, task))
+        ]
+
+    def _encode(self, task_id: int, task: Task, example: Example) -> Work:
+        family = self._predictor.base.family
+        columns = encode_row(example, task, family, task.type.evaluated_as)
+        if not task.type.generates:
+            return AskedRow(EncodedRow(task_id, columns), example.options)
+        return Text(
+            task_id,
+            columns["input_ids"][0],
+            family.spelling,
+            limit=self._predictor.evaluation.longest(task),
+            stop=family.stops(task),
+            gap=columns["gap"],
+            cut=columns["cut"],
+        )
+
+    def _check_tokens(self, tokens: int) -> None:
+        if tokens > self._limits.tokens:
+            raise RefusedError(
+                413,
+                "too_many_tokens",
+                f"the rows have {tokens} tokens, options and texts to generate included",
+                field="rows",
+                allowed=f"at most {self._limits.tokens} tokens",
+                remedy="send fewer rows in a request",
+            )
+
+
+def _top_names(task: Task) -> tuple[str, ...] | None:
+    """The names that a row's fields may have; None where a format of rows decides."""
+    if task.format is not None:
+        return None
+    needed = needed_fields(task, labelled=False)
+    names = [*needed, *(task.columns.aliases[n] for n in needed if n in task.columns.aliases)]
+    return tuple(dict.fromkeys([*names, *(name.partition(".")[0] for name in names)]))
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise _invalid(f"{field} is {spell_kind(value)}", field, "a text")
+    return value
+
+
+def _invalid(
+    message: str, field: str, allowed: str, remedy: str = "correct the body"
+) -> RefusedError:
+    return RefusedError(
+        422, "invalid_request", message, field=field, allowed=allowed, remedy=remedy
+    )
