@@ -1,0 +1,353 @@
+"""The service under load: against switching LoRA adapters, beside the bare model, and for a minute.
+
+    python benchmarks/serve.py throughput    # 64 clients, 8 tasks; the rival holds 8 LoRA adapters
+    python benchmarks/serve.py latency       # one request on an idle service, over a forward pass
+    python benchmarks/serve.py soak          # 200 clients; a tenth hangs up, is slow, sends rubbish
+
+Both sides of `throughput` are this project's service with the same queue, rows and batches. The
+rival's engine computes the rows of one task at a time, with that task's adapter of one PEFT model.
+Weights are untrained: what is computed doesn't depend on them. Servers and clients are processes of
+their own. `--json FILE` keeps the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Figure, at_least, at_most, plain_parser, ratio_of_medians, report
+
+from peml.export import save_model
+from peml.methods import AttachContext, build_method, parse_method
+from peml.models import ModelSettings, TaskModel, load_backbone
+from peml.serving import load
+from peml.serving.service.body import parse_object
+from peml.serving.service.engine import Answer, Engine
+from peml.serving.service.keys import Keys
+from peml.serving.service.limits import Limits
+from peml.serving.service.reading import RowReader
+from peml.serving.service.server import bind, run_service
+from peml.serving.service.work import AskedRow
+from peml.tasks import Task, load_suite
+from peml.tasks.generated import generate
+
+NAMES = ("reviews", "topics", "grammar", "paraphrase", "entailment", "similarity")
+RANK = 8
+
+
+def eight_tasks() -> tuple[Task, ...]:
+    """The demo's tasks that an encoder answers in one sequence; two of them twice."""
+    tasks = {task.name: task for task in load_suite("demo").tasks}
+    again = [tasks[name].model_copy(update={"name": f"{name}-again"}) for name in NAMES[:2]]
+    return (*(tasks[name] for name in NAMES), *again)
+
+
+def save(folder: Path, base: str, method: str) -> None:
+    """Writes an untrained model as a run leaves it."""
+    settings = parse_method({"name": method})
+    model = TaskModel(load_backbone(ModelSettings(name=base, max_length=64)), eight_tasks())
+    ids = torch.randint(5, 200, (8, 32), generator=torch.Generator().manual_seed(0))
+
+    def calibrate() -> None:
+        model.backbone(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+    context = AttachContext(seed=0, calibrate=calibrate, total_steps=9)
+    save_model(build_method(settings).attach(model, context), folder, settings)
+
+
+class SwitchingEngine(Engine):
+    """One PEFT model with a LoRA adapter per task, switched for each task's rows."""
+
+    def __init__(self, predictor: Any) -> None:
+        from peft import LoraConfig, PeftModel
+
+        super().__init__(predictor)
+        self.packs = False
+        names = [task.name for task in predictor.tasks]
+        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+        self.model = PeftModel(predictor.base.backbone, config, adapter_name=names[0])
+        for name in names[1:]:
+            self.model.add_adapter(name, config)
+        self.model.eval()
+
+    def _score(self, rows: Sequence[AskedRow]) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+        for task_id in sorted({row.task_id for row in rows}):
+            self.model.set_adapter(self.predictor.tasks[task_id].name)
+            chosen = [row for row in rows if row.task_id == task_id]
+            found = super()._score(chosen)
+            answers |= {id(row): each for row, each in zip(chosen, found, strict=True)}
+        return [answers[id(row)] for row in rows]
+
+
+def serve(folder: str, side: str, threads: int) -> None:
+    """The process of a server."""
+    if threads:
+        torch.set_num_threads(threads)
+    made = Engine if side == "ours" else SwitchingEngine
+    with bind("127.0.0.1", 0) as at:
+        run_service(
+            load(folder, "cpu"),
+            at,
+            name=side,
+            limits=Limits(),
+            keys=Keys("benchmark-benchmark"),
+            announce=lambda line: print(line.rpartition(":")[2], file=sys.stderr, flush=True),
+            made=made,
+        )
+
+
+@contextmanager
+def served(arguments: argparse.Namespace, folder: Path, side: str) -> Iterator[tuple[int, int]]:
+    """A server's port and process id."""
+    words = [__file__, "serve", str(folder), "--side", side, "--threads", str(arguments.threads)]
+    with subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = ""
+            while not line.strip().isdecimal():  # libraries may say something first
+                line = process.stderr.readline()
+                if not line:
+                    raise RuntimeError(f"the server {side} ended: {process.wait()}")
+            yield int(line), process.pid
+        finally:
+            process.terminate()
+
+
+def request(body: bytes) -> bytes:
+    """A request's bytes."""
+    head = (
+        "POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer benchmark-benchmark\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def bodies() -> list[bytes]:
+    """One row each, the tasks in turn."""
+    tasks = eight_tasks()
+    made = []
+    for number in range(64 * len(tasks)):
+        task = tasks[number % len(tasks)]
+        rows = generate("demo", task.name.removesuffix("-again"))["validation"]
+        row = dict(rows[number // len(tasks) % len(rows)])
+        del row[task.columns.label]
+        made.append(json.dumps({"task": task.name, "rows": [row]}).encode())
+    return made
+
+
+class Client:
+    """A connection that asks and waits."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._reader: asyncio.StreamReader | None = None
+
+    async def ask(self, sent: bytes) -> int:
+        """The status of the answer to a request."""
+        if self._reader is None:
+            self._reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.writer.write(sent)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        await self._reader.readexactly(length)
+        if b"connection: close" in head:
+            self.close()
+        return int(head.split(None, 2)[1])
+
+    def close(self) -> None:
+        """Hangs up."""
+        if self._reader is not None:
+            self.writer.close()
+            self._reader = None
+
+
+async def load_for(
+    port: int, seconds: float, sound: int, bad: int = 0
+) -> tuple[list[float], Counter[int]]:
+    """Latencies of the sound clients' answers, and all statuses."""
+    sent = [request(body) for body in bodies()]
+    end = time.perf_counter() + seconds
+    latencies: list[float] = []
+    statuses: Counter[int] = Counter()
+
+    async def ask(number: int) -> None:
+        client, turn = Client(port), number * 17
+        while (began := time.perf_counter()) < end:
+            statuses[await client.ask(sent[turn % len(sent)])] += 1
+            latencies.append(time.perf_counter() - began)
+            turn += 1
+        client.close()
+
+    async def disturb(number: int) -> None:
+        draw = random.Random(number)
+        while time.perf_counter() < end:
+            statuses[await _misbehave(Client(port), draw, sent[number])] += 1
+
+    await asyncio.gather(*map(ask, range(sound)), *map(disturb, range(bad)))
+    return latencies, statuses
+
+
+async def _misbehave(client: Client, draw: random.Random, sound: bytes) -> int:
+    """Rubbish, a slow body, or a hang-up; the status of an answer, 0 without one."""
+    kind = draw.randrange(3)
+    if kind == 0:
+        status = await client.ask(request(bytes(draw.randrange(256) for _ in range(200))))
+    else:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client._port)
+        client._reader, client.writer = reader, writer
+        half = len(sound) - 20
+        writer.write(sound[:half] if kind == 1 else sound)
+        await asyncio.sleep(draw.random())
+        status = await client.ask(sound[half:]) if kind == 1 else 0
+    client.close()
+    return status
+
+
+def throughput(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Requests per second of both sides, in turn."""
+    save(folder / "ours", arguments.model, "lora+prefix")
+    save(folder / "plain", arguments.model, "frozen")
+    rates: dict[str, list[float]] = {"ours": [], "rival": []}
+    with (
+        served(arguments, folder / "ours", "ours") as (ours, _),
+        served(arguments, folder / "plain", "rival") as (rival, _),
+    ):
+        for turn in range(arguments.rounds + 1):
+            for side, port in (("ours", ours), ("rival", rival)):
+                seconds = arguments.seconds if turn else min(2.0, arguments.seconds)
+                run = load_for(port, seconds, arguments.clients)
+                began = time.perf_counter()
+                latencies, statuses = asyncio.run(run)
+                assert set(statuses) == {200}, statuses
+                if turn:  # the first one warms up
+                    rates[side].append(len(latencies) / (time.perf_counter() - began))
+    ratio = ratio_of_medians(rates["ours"], rates["rival"])
+    return [
+        Figure("PEML: requests/s", statistics.median(rates["ours"]), "1/s"),
+        Figure("8 LoRA adapters: requests/s", statistics.median(rates["rival"]), "1/s"),
+        at_least(f"ratio {ratio}", ratio.value, "", 2.0),
+    ]
+
+
+def latency(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
+    """One request at a time, in turn with a forward pass of the same row in this process."""
+    save(folder / "ours", arguments.model, "lora+prefix")
+    engine = Engine(load(folder / "ours", "cpu"))
+    reader = RowReader(engine.predictor, Limits())
+    asked, bare = [], []
+
+    async def measure(port: int) -> None:
+        client = Client(port)
+        for number, body in enumerate(bodies()[: arguments.requests + 10]):
+            work = reader.read(parse_object(body, ("task", "rows")))
+            sent = request(body)
+            began = time.perf_counter()
+            assert await client.ask(sent) == 200
+            between = time.perf_counter()
+            forward = batch_of(engine, work[0])
+            started = time.perf_counter()
+            with torch.no_grad():
+                engine.predictor.base(forward)
+            if number >= 10:
+                asked.append(between - began)
+                bare.append(time.perf_counter() - started)
+        client.close()
+
+    with served(arguments, folder / "ours", "ours") as (port, _):
+        asyncio.run(measure(port))
+    ratio = ratio_of_medians(asked, bare)
+    return [
+        Figure("a request", statistics.median(asked) * 1000, "ms"),
+        Figure("a forward pass", statistics.median(bare) * 1000, "ms"),
+        at_most(f"ratio {ratio}", ratio.value, "", 1.15),
+    ]
+
+
+def batch_of(engine: Engine, work: Any) -> Any:
+    """A row as a batch."""
+    from peml.data.batching import Collator
+
+    columns = {name: [value] for name, value in work.row.columns.items()}
+    collate = Collator(engine.predictor.base.family.tokenizer.pad_token_id)
+    return collate(columns, [work.task_id], torch.arange(1).numpy())
+
+
+def soak(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Many clients, a tenth of them bad."""
+    save(folder / "ours", arguments.model, "lora+prefix")
+    bad = arguments.clients // 10
+    with served(arguments, folder / "ours", "ours") as (port, process):
+        asyncio.run(load_for(port, arguments.seconds / 6, arguments.clients - bad, bad))
+        before = resident(process)
+        run = load_for(port, arguments.seconds, arguments.clients - bad, bad)
+        latencies, statuses = asyncio.run(run)
+        grown = resident(process) / before - 1
+    latencies.sort()
+    failed = float(sum(count for status, count in statuses.items() if status >= 500))
+    return [
+        Figure("answers", float(len(latencies)), ""),
+        Figure("p50", latencies[len(latencies) // 2], "s"),
+        Figure("p99", latencies[len(latencies) * 99 // 100], "s"),
+        *(
+            Figure(f"status {status}", float(count), "")
+            for status, count in sorted(statuses.items())
+        ),
+        at_most("answers with 5xx", failed, "", 0),
+        at_most("growth of memory", grown, "", 0.05),
+    ]
+
+
+def resident(process: int) -> int:
+    """A process's resident memory in KiB."""
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+WHAT = {"throughput": throughput, "latency": latency, "soak": soak}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures one of the three."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = plain_parser(__doc__)
+    parser.add_argument("what", choices=[*WHAT, "serve"])
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--side", default="ours", help=argparse.SUPPRESS)
+    parser.add_argument("--model", default="minilm", help="an encoder; default: minilm")
+    parser.add_argument("--clients", type=int, help="default: 64; soak: 200")
+    parser.add_argument("--seconds", type=float, help="of a round; default: 8; soak: 60")
+    parser.add_argument("--rounds", type=int, default=3, help="of each side of throughput")
+    parser.add_argument("--requests", type=int, default=200, help="of latency")
+    parser.add_argument("--threads", type=int, default=0, help="of a server's torch")
+    arguments = parser.parse_args(words)
+    if arguments.what == "serve":
+        serve(arguments.folder, arguments.side, arguments.threads)
+        return
+    soaks = arguments.what == "soak"
+    arguments.clients = arguments.clients or (200 if soaks else 64)
+    arguments.seconds = arguments.seconds or (60.0 if soaks else 8.0)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = WHAT[arguments.what](arguments, Path(folder))
+    report(f"The service, {arguments.what}: {arguments.clients} clients", figures, arguments)
+
+
+if __name__ == "__main__":
+    main()
