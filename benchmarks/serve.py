@@ -6,8 +6,9 @@
 
 Both sides of `throughput` are this project's service with the same queue, rows and batches. The
 rival's engine computes the rows of one task at a time, with that task's adapter of one PEFT model.
-Weights are untrained: what is computed doesn't depend on them. Servers and clients are processes of
-their own. `--json FILE` keeps the figures.
+Weights are untrained: what is computed doesn't depend on them. Servers and clients are processes
+of their own. Where other work takes the cores, `--clock cpu` counts a server's processor time (in
+units of 10 ms, so `latency` needs `--block 20`). `--json FILE` keeps the figures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -28,7 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Figure, at_least, at_most, plain_parser, ratio_of_medians, report
+from common import (
+    CLOCKS,
+    Clock,
+    Figure,
+    at_least,
+    at_most,
+    plain_parser,
+    ratio_of_medians,
+    report,
+)
 
 from peml.export import save_model
 from peml.methods import AttachContext, build_method, parse_method
@@ -129,6 +140,18 @@ def served(arguments: argparse.Namespace, folder: Path, side: str) -> Iterator[t
             process.terminate()
 
 
+def clock_of(arguments: argparse.Namespace, process: int) -> Clock:
+    """The wall's clock, or the processor time of a server, which other work leaves alone."""
+    if arguments.clock == "wall":
+        return time.perf_counter
+
+    def spent() -> float:
+        ticks = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+
+    return spent
+
+
 def request(body: bytes) -> bytes:
     """A request's bytes."""
     head = (
@@ -225,18 +248,19 @@ def throughput(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     save(folder / "plain", arguments.model, "frozen")
     rates: dict[str, list[float]] = {"ours": [], "rival": []}
     with (
-        served(arguments, folder / "ours", "ours") as (ours, _),
-        served(arguments, folder / "plain", "rival") as (rival, _),
+        served(arguments, folder / "ours", "ours") as ours,
+        served(arguments, folder / "plain", "rival") as rival,
     ):
         for turn in range(arguments.rounds + 1):
-            for side, port in (("ours", ours), ("rival", rival)):
+            for side, (port, process) in (("ours", ours), ("rival", rival)):
+                clock = clock_of(arguments, process)
                 seconds = arguments.seconds if turn else min(2.0, arguments.seconds)
                 run = load_for(port, seconds, arguments.clients)
-                began = time.perf_counter()
+                began = clock()
                 latencies, statuses = asyncio.run(run)
                 assert set(statuses) == {200}, statuses
                 if turn:  # the first one warms up
-                    rates[side].append(len(latencies) / (time.perf_counter() - began))
+                    rates[side].append(len(latencies) / (clock() - began))
     ratio = ratio_of_medians(rates["ours"], rates["rival"])
     return [
         Figure("PEML: requests/s", statistics.median(rates["ours"]), "1/s"),
@@ -246,31 +270,47 @@ def throughput(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
 
 
 def latency(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
-    """One request at a time, in turn with a forward pass of the same row in this process."""
+    """One request after the other, in turn with forward passes of the same rows in this process."""
     save(folder / "ours", arguments.model, "lora+prefix")
     engine = Engine(load(folder / "ours", "cpu"))
     reader = RowReader(engine.predictor, Limits())
-    asked, bare = [], []
+    asked: list[float] = []
+    bare: list[float] = []
+    sent = bodies()
 
-    async def measure(port: int) -> None:
+    async def ask(client: Client, chosen: Sequence[bytes], clock: Clock) -> float:
+        began = clock()
+        for body in chosen:
+            assert await client.ask(request(body)) == 200
+        return clock() - began
+
+    @torch.no_grad()
+    def forward(chosen: Sequence[bytes], clock: Clock) -> float:
+        batches = [
+            batch_of(engine, reader.read(parse_object(body, ("task", "rows")))[0])
+            for body in chosen
+        ]
+        began = clock()
+        for batch in batches:
+            engine.predictor.base(batch)
+        return clock() - began
+
+    async def measure(port: int, process: int) -> None:
         client = Client(port)
-        for number, body in enumerate(bodies()[: arguments.requests + 10]):
-            work = reader.read(parse_object(body, ("task", "rows")))
-            sent = request(body)
-            began = time.perf_counter()
-            assert await client.ask(sent) == 200
-            between = time.perf_counter()
-            forward = batch_of(engine, work[0])
-            started = time.perf_counter()
-            with torch.no_grad():
-                engine.predictor.base(forward)
-            if number >= 10:
-                asked.append(between - began)
-                bare.append(time.perf_counter() - started)
+        for number in range(arguments.requests // arguments.block + 1):
+            first = number * arguments.block
+            chosen = [sent[place % len(sent)] for place in range(first, first + arguments.block)]
+            times = (
+                await ask(client, chosen, clock_of(arguments, process)),
+                forward(chosen, CLOCKS[arguments.clock]),
+            )
+            if number:  # the first one warms up
+                asked.append(times[0] / arguments.block)
+                bare.append(times[1] / arguments.block)
         client.close()
 
-    with served(arguments, folder / "ours", "ours") as (port, _):
-        asyncio.run(measure(port))
+    with served(arguments, folder / "ours", "ours") as server:
+        asyncio.run(measure(*server))
     ratio = ratio_of_medians(asked, bare)
     return [
         Figure("a request", statistics.median(asked) * 1000, "ms"),
@@ -334,6 +374,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, help="of a round; default: 8; soak: 60")
     parser.add_argument("--rounds", type=int, default=3, help="of each side of throughput")
     parser.add_argument("--requests", type=int, default=200, help="of latency")
+    parser.add_argument("--block", type=int, default=1, help="of latency: requests in turn")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: of the server")
     parser.add_argument("--threads", type=int, default=0, help="of a server's torch")
     arguments = parser.parse_args(words)
     if arguments.what == "serve":
