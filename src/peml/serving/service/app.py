@@ -14,7 +14,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-import peml
 from peml.errors import PemlError, nearest
 from peml.serving.predictor import Prediction
 from peml.serving.service import schema
@@ -62,7 +61,7 @@ class Service:
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="peml-reader")
         self.app = FastAPI(
             title=f"PEML: {name}",
-            version=peml.__version__,
+            version="1",
             lifespan=self._lifespan,
             docs_url=None,
             redoc_url=None,
