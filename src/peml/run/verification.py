@@ -18,7 +18,7 @@ from peml.export import ExportFormat, SavedModel, find_model
 from peml.export.agreement import TOLERANCES
 from peml.export.fresh import FreshProcess, refusal
 from peml.models import Backbone, ModelOutput, TaskModel
-from peml.models.families.stopping import cut_text
+from peml.models.families.stopping import Follow, cut_text
 from peml.models.heads import TaskHeads
 from peml.run.finished import FinishedRun, load_finished, read_examples
 from peml.run.probes import spread
@@ -144,7 +144,9 @@ class _Elsewhere(TaskModel):
         max_new_tokens: int,
         stop: Sequence[str] = (),
         gaps: Sequence[str] = (),
+        follow: Follow | None = None,
     ) -> list[str | None]:
+        assert follow is None, "the tokens of another process can't be followed"
         spelling = self.family.spelling.ending_at(stop)
         tokens = self._other.ask(
             "generate",
