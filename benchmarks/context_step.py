@@ -2,7 +2,8 @@
 
 Rows of four tasks are mixed in a batch, each task with a context of its own. Sides take the same
 batch in turn: `lora`; `lora+context` with keys and values of the frozen and of the adapted model;
-and the naive way, a copy of the context in front of every row's keys.
+the naive way, a copy of the context in front of every row's keys; contexts of the frozen model with
+keys and values trained on top (`corrected`); and `peml` with a fixed network on them (`network`).
 
     python benchmarks/context_step.py [--model smollm2] [--json FILE]
 """
@@ -26,7 +27,7 @@ from peml.tasks import Shots, load_suite
 from peml.testing import tiny_task_model
 
 TASKS = ("sst2", "mrpc", "qnli", "rte")
-SIDES = ("lora", "frozen", "adapted", "copied")
+SIDES = ("lora", "frozen", "adapted", "copied", "corrected", "network")
 
 
 def build(side: str, arguments: argparse.Namespace) -> AttachedModel:
@@ -42,15 +43,28 @@ def build(side: str, arguments: argparse.Namespace) -> AttachedModel:
         base = TaskModel(load_backbone(ModelSettings(name=arguments.model)), tasks)
     if arguments.dtype == "bfloat16":
         base.backbone.to(torch.bfloat16)
-    section: dict[str, object] = {"name": "lora"}
-    if side != "lora":
-        section = {"name": "lora+context", "context": {"of": side.replace("copied", "frozen")}}
-    method = build_method(parse_method(section))
-    return method.attach(base, AttachContext(0, lambda: None)).train()
+    method = build_method(parse_method(_section(side)))
+    batch = draw_batch(arguments, heads=base.heads is not None)
+
+    def calibrate() -> None:
+        base(batch)
+
+    return method.attach(base, AttachContext(0, calibrate)).train()
 
 
-def draw_batch(arguments: argparse.Namespace, model: AttachedModel) -> TaskBatch:
-    """Random rows of one length, whose last tokens are the answer."""
+def _section(side: str) -> dict[str, object]:
+    """The method of one side."""
+    if side == "lora":
+        return {"name": "lora"}
+    if side == "network":
+        return {"name": "peml", "context": {}, "search": {"mode": "none"}}
+    of = "adapted" if side == "adapted" else "frozen"
+    correction = {"trains": "keys-values"} if side == "corrected" else {}
+    return {"name": "lora+context", "context": {"of": of}, "correction": correction}
+
+
+def draw_batch(arguments: argparse.Namespace, *, heads: bool) -> TaskBatch:
+    """Random rows of one length, whose last tokens are the answer; for heads without labels."""
     size = (arguments.rows, arguments.length)
     ids = torch.randint(10, 300, size, generator=torch.Generator().manual_seed(0))
     labels = torch.full_like(ids, -100)
@@ -63,7 +77,7 @@ def draw_batch(arguments: argparse.Namespace, model: AttachedModel) -> TaskBatch
         task_ids=numbers % len(TASKS),
         groups=numbers,
         rows=numbers,
-        labels=None if model.base.heads is not None else labels,
+        labels=None if heads else labels,
     )
 
 
@@ -109,7 +123,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     clock = CLOCKS[arguments.clock]
     for _ in range(arguments.rounds + 1):
         for side, model in models.items():
-            batch = draw_batch(arguments, model)
+            batch = draw_batch(arguments, heads=model.base.heads is not None)
             use = copied if side == "copied" else attend_shared
             setattr(inject, "attend_shared", use)  # noqa: B010
             since = clock()
@@ -118,7 +132,9 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     setattr(inject, "attend_shared", attend_shared)  # noqa: B010
     counted = {side: series[1:] for side, series in seconds.items()}  # the first warms up
     figures = []
-    for side, limit in (("frozen", 1.35), ("adapted", 1.6), ("copied", None)):
+    limits = {"frozen": 1.35, "adapted": 1.6}
+    for side in SIDES[1:]:
+        limit = limits.get(side)
         ratio = ratio_of_medians(counted[side], counted["lora"])
         unit = f"ratio, 95 % in [{ratio.low:.2f}, {ratio.high:.2f}]"
         name = f"step, {side} / lora"

@@ -81,7 +81,7 @@ def test_a_layer_without_prefix_has_none_after_loading(toys: Path, tmp_path: Pat
         return Prefix(prefix.tensor, (False, *prefix.active[1:]))
 
     whole = _scores(model, batches)
-    part.yielded = without_first  # type: ignore[method-assign]
+    part.yielded = without_first  # type: ignore[method-assign,assignment]
     trained = _scores(model, batches)
     save_model(model, tmp_path / "model", prepared.config.method)
     loaded = _scores(load_model(tmp_path / "model"), batches)

@@ -14,12 +14,15 @@ from peml.data.solved import SolvedRows
 from peml.data.sources import load_task_data
 from peml.errors import ConfigError, DataError, RunError
 from peml.export import export_model
+from peml.files import read_tensors
+from peml.injection import injection_of
+from peml.prefix import Genotype
 from peml.run import fit
 from peml.run.identity import check_identity, identify
 from peml.run.preparation import prepare, with_config
 from peml.serving import load
 from peml.tasks import SOURCE_ROW, Shots
-from tests.e2e.toy import toy_config, write_rows
+from tests.e2e.toy import METHODS, toy_config, write_rows
 
 pytestmark = pytest.mark.e2e
 
@@ -71,6 +74,27 @@ def test_rows_chosen_by_hand_are_shown_and_written_into_the_plan(
     file.write_text(file.read_text().replace("mood,9", "mood,8"))
     with pytest.raises(RunError, match="task mood's definition changed: shots"):
         check_identity(before, identify(prepare(load_config(path, choose))), tmp_path)
+
+
+def test_a_search_on_contexts_leaves_a_network_as_long_as_the_longest(
+    distinct_toys: Path, tmp_path: Path
+) -> None:
+    method = METHODS["peml"] | {"context": {"shots": 3}, "search": {"optimise": "bilevel"}}
+    config = load_config(toy_config(distinct_toys, "causal", method))
+    run = fit(config, tmp_path / "run")
+    genotype = Genotype.load(run.folder / "genotype.json")
+    contexts = read_tensors(run.folder / "model/contexts.safetensors")
+    lengths = [tensor.shape[3] for tensor in contexts.values()]
+    assert genotype.length == max(lengths) > min(lengths)
+    assert run.results.needs_task_id
+    assert {"lora", "context", "prefix"} <= run.results.tasks["mood"].without.keys()
+    assert not (run.folder / "model/prefix.safetensors").exists()
+    assert run.results.export is not None  # the trained model and the one read back agree
+    seen = load(run.folder).base.backbone
+    injection = injection_of(seen)
+    assert injection is not None
+    assert injection.contexts is not None
+    assert {held.active for held in injection.contexts.by_task.values()} == {genotype.layers}
 
 
 def test_rows_that_are_shown_are_not_trained_on(distinct_toys: Path) -> None:

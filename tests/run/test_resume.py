@@ -149,6 +149,13 @@ def test_contexts_drawn_in_every_step_end_the_same(distinct_toys: Path, tmp_path
     _check_resume(config, tmp_path, [Moment("peml.run.listener.RunListener.on_step", 8)])
 
 
+def test_a_search_on_contexts_ends_the_same(distinct_toys: Path, tmp_path: Path) -> None:
+    method: Any = METHODS["peml"] | {"context": {"shots": 3}, "lora": _DROPOUT}
+    method["prefix"] = METHODS["peml"]["prefix"] | {"dropout": 0.2}
+    config = toy_config(distinct_toys, "causal", method=method, training=_TRAINING | {"epochs": 1})
+    _check_resume(config, tmp_path, [Moment("peml.run.listener.RunListener.on_step", 4)])
+
+
 def _check_resume(config: Path, folder: Path, moments: list[Moment]) -> None:
     whole, killed = folder / "whole", folder / "killed"
     assert fit_apart(config, whole) == 0

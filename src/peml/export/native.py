@@ -85,10 +85,12 @@ def save_model(
     with atomic_folder(folder) as partial:
         model.save_parts(partial)
         unmerged = {name: value.clone() for name, value in model.kept().items()}
-        contexts = {
-            _SHARED if task == ALL_TASKS else base.tasks[task].name: held.tensor
-            for task, held in model.static_contexts().items()
+        held = {
+            _SHARED if task == ALL_TASKS else base.tasks[task].name: each
+            for task, each in model.static_contexts().items()
         }
+        contexts = {name: each.tensor for name, each in held.items()}
+        seen = next((each.active for each in held.values()), ())
         prefix = model.merge()
         beside = [*unmerged.values(), *contexts.values()]
         _refuse_not_finite(base, beside + ([] if prefix is None else [prefix.tensor]))
@@ -113,6 +115,7 @@ def save_model(
                 method=method.model_dump(mode="json"),
                 model=model_settings,
                 prefix_active=None if prefix is None else prefix.active,
+                contexts_active=None if all(seen) else seen,
                 evaluation=dict(evaluation),
                 tasks=base.tasks,
             ),
@@ -228,7 +231,7 @@ def _attach_contexts(model: TaskModel, saved: SavedModel, device: torch.device) 
     shape = injection.shape
     wanted = (shape.layers, 2, shape.kv_heads, None, shape.head_dim)
     tensors = saved.shaped(CONTEXTS, dict.fromkeys(names.values(), wanted))
-    active = (True,) * shape.layers
+    active = saved.description.contexts_active or (True,) * shape.layers
     held = {number: Prefix(tensors[name].to(device), active) for number, name in names.items()}
     injection.set_contexts(Contexts(held, model.routing.rows))
     if all(site.causal for site in injection.sites):

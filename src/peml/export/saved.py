@@ -50,6 +50,9 @@ class Description(Settings):
     prefix_active: tuple[bool, ...] | None = Field(
         description="Which layers get the prefix; null without one."
     )
+    contexts_active: tuple[bool, ...] | None = Field(
+        None, description="Which layers see the contexts; null: all, or there are none."
+    )
     evaluation: dict[str, Any] = Field(description="How answers are scored and generated.")
     tasks: tuple[Task, ...] = Field(
         description="The tasks, in the order of their ids.", min_length=1

@@ -52,6 +52,15 @@ class Contexts:
         """The context of a task, or None."""
         return self.by_task.get(ALL_TASKS, self.by_task.get(task))
 
+    def reach(self, layer: int) -> bool:
+        """Whether any context is seen in a layer."""
+        return any(prefix.active[layer] for prefix in self.by_task.values())
+
+    def gate(self, layer: int) -> Tensor | None:
+        """The share of attention with contexts in a layer, see `Prefix`; None: all of it."""
+        gates = next((prefix.gates for prefix in self.by_task.values()), None)
+        return None if gates is None else gates[layer]
+
     def order(self, rows: int) -> _Order:
         """How the batch's rows are brought together; remembered for the layers of a pass."""
         if ALL_TASKS in self.by_task:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,6 +113,11 @@ class PrefixInjection:
         """The contexts in use; None if none are set, and inside ``without_contexts()``."""
         return self._contexts if self._contexts_enabled else None
 
+    def contexts_in(self, layer: int) -> Contexts | None:
+        """The contexts that a layer's rows see; None if there are none."""
+        contexts = self.contexts
+        return contexts if contexts is not None and contexts.reach(layer) else None
+
     def set_contexts(self, contexts: Contexts | None) -> None:
         """Uses these contexts, or none, from the next forward pass on."""
         self._contexts = contexts
@@ -178,7 +184,7 @@ class _PrefixSlot:
         injection = self.injection
         if injection.observer is not None:
             injection.observer(self._layer, query, key, value, attention_mask)
-        prefix, contexts = injection.prefix, injection.contexts
+        prefix, contexts = injection.prefix, injection.contexts_in(self._layer)
         pair = None if prefix is None else prefix.layer(self._layer)
         if pair is None and contexts is None:
             return self._function(module, query, key, value, attention_mask, **kwargs)
@@ -211,9 +217,11 @@ class _PrefixSlot:
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         dropout = kwargs.get("dropout", 0.0)
         if contexts is not None:
-            return self._with_contexts(
+            output = self._with_contexts(
                 contexts, query, key, value, attention_mask, scaling, causal, dropout
-            ), None
+            )
+            alone = partial(self._function, module, query, key, value, attention_mask, **kwargs)
+            return _mixed(contexts.gate(self._layer), output, alone), None
         if self._sdpa and query.device.type == "cpu" and 0 < dropout < 1 and bias is None:
             return attend_densely(
                 query, key, value, attention_mask, scaling=scaling, dropout=dropout
@@ -242,6 +250,15 @@ class _PrefixSlot:
             query, key, value, mask, shared, scaling=scaling, causal=causal, dropout=dropout
         )
         return output if order.back is None else output.index_select(0, order.back)
+
+
+def _mixed(
+    gate: Tensor | None, output: Tensor, alone: Callable[[], tuple[Tensor, Tensor | None]]
+) -> Tensor:
+    """Attention with contexts and, where a search weighs them, without."""
+    if gate is None:
+        return output
+    return torch.lerp(alone()[0].to(output.dtype), output, gate.to(output.dtype))
 
 
 def _in_front(prefix: Tensor, states: Tensor) -> Tensor:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
+
+from torch import nn
 
 from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
-from peml.methods.base import AttachContext, MethodSettings
+from peml.methods.base import AttachContext, MethodSettings, Part
 from peml.methods.budget import fit_beside_lora
+from peml.methods.context.network import ContextNetwork
+from peml.methods.context.part import ContextPart
+from peml.methods.context.settings import ContextSettings
 from peml.methods.layers import Layers
 from peml.methods.lora.lora import LoraPart
 from peml.methods.lora.ranks import LoraRanks, count_lora, rank_groups, with_ranks
+from peml.methods.prefix.part import PrefixPart
 from peml.methods.prefix.search import PrefixSearch
 from peml.methods.prefix.searched import SearchedPrefix
 from peml.methods.prefix.settings import attention_shape
@@ -21,6 +28,7 @@ from peml.methods.shape import ModelShape, nearest_size
 from peml.methods.targets import read_layers
 from peml.models import TaskModel
 from peml.prefix import (
+    Genotype,
     PrefixSettings,
     PrefixShape,
     SearchSpace,
@@ -41,20 +49,60 @@ class Peml(SearchedPrefix):
         """Adds LoRA and prefix; the search is there unless the genotype is known."""
         settings = self.settings
         injection = attach_prefix(model.backbone)
-        space = self._space(settings.prefix, injection.shape, read_layers(model.backbone))
-        genotype = context.genotype or self._decided(space, injection.shape, context.seed)
+        make: Callable[..., PrefixPart] = PrefixPart
+        lengths: tuple[int, ...] = ()
+        contexts: ContextPart | None = None
+        if settings.context is not None:
+            contexts = ContextPart(model, injection, settings.context)
+            lengths = tuple(map(len, contexts.tokens))
+            make = partial(ContextNetwork, lengths=lengths, seed=context.seed)
+        prefix = self._over(settings.prefix, lengths)
+        space = self._space(prefix, injection.shape, read_layers(model.backbone))
+        genotype = context.genotype or self._decided(space, prefix, injection.shape, context.seed)
         candidates = settings.lora_ranks if genotype is None else tuple(genotype.ranks.values())
         lora = LoraPart(model.backbone, with_ranks(settings.lora, candidates), context.seed)
         ranks = LoraRanks(lora)
         if genotype is not None and genotype.ranks:
             ranks.cut(genotype.ranks)
-        part = self._attach_prefix(model, injection, space, genotype, context)
+        part = self._attach_prefix(model, injection, space, genotype, context, make)
         search = None
         if genotype is None:
             search = PrefixSearch(part, ranks, settings.search, context.seed)
-        return AttachedModel(
-            model, {lora.name: lora, part.name: part}, modules={part.name: part}, search=search
-        )
+        parts: dict[str, Part] = {lora.name: lora, part.name: part}
+        modules: dict[str, nn.Module] = {part.name: part}
+        if contexts is not None and settings.context is not None:
+            assert isinstance(part, ContextNetwork)
+            contexts.use_rows(context.solved, settings.context, without_update=lora.disabled)
+            contexts.correct(part)
+            parts[contexts.name] = modules[contexts.name] = contexts
+        return AttachedModel(model, parts, modules=modules, search=search)
+
+    @property
+    def context(self) -> ContextSettings | None:
+        """What each task's context holds; None in the paper's mode."""
+        return self.settings.context
+
+    @property
+    def needs_task_id(self) -> bool:
+        """With contexts, since each task's rows see their own."""
+        return self.settings.context is not None
+
+    @property
+    def corrects_contexts(self) -> bool:
+        """The prefix network does."""
+        return self.settings.context is not None
+
+    def _over(self, prefix: PrefixSettings, lengths: Sequence[int]) -> PrefixSettings:
+        """With contexts, a network as long as the longest."""
+        if self.settings.context is None:
+            return prefix
+        return prefix.model_copy(update={"length": max(lengths)})
+
+    def _given(self, prefix: PrefixSettings, shape: PrefixShape) -> Genotype | None:
+        genotype = super()._given(prefix, shape)
+        if genotype is None or self.settings.context is None:
+            return genotype
+        return genotype.model_copy(update={"length": prefix.length})
 
     @property
     def _searches_first(self) -> bool:
@@ -92,15 +140,19 @@ class Peml(SearchedPrefix):
         return lora.low + prefix.low, lora.high + prefix.high
 
     def _sizes(self, settings: PrefixSettings, shape: ModelShape) -> tuple[SizeRange, SizeRange]:
-        """Of the LoRA and of the prefix network."""
+        """Of the LoRA and of the prefix network, with the embeddings of the tasks' contexts."""
         attention = attention_shape(shape)
+        embeddings = 0
+        if self.settings.context is not None:
+            settings = self._over(settings, shape.known_contexts())
+            embeddings = settings.width * sum(shape.contexts)
         lora = SizeRange.exactly(self.settings.lora.count_parameters(shape))
         genotype = self._given(settings, attention)
         if genotype is not None and genotype.ranks:
             layers = self.settings.lora.targets(shape.layers)
             lora = SizeRange.exactly(count_lora(layers, genotype.ranks))
         if not self.settings.lora_ranks:
-            return lora, self._prefix_size(settings, attention)
+            return lora, self._prefix_size(settings, attention).shifted(embeddings)
         space = self._space(settings, attention, shape.layers)
         search = self.settings.search
         prefix = count_space(replace(space, ranks=()), attention, search.lead)

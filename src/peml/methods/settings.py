@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from peml.methods.base import MethodSettings
+from peml.methods.context.settings import ContextSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.methods.prefix.settings import FixedPrefixSettings, SearchedPrefixSettings
 
@@ -59,6 +60,13 @@ class PemlSettings(SearchedPrefixSettings):
 
     name: Literal["peml"] = "peml"
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
+    context: ContextSettings | None = Field(
+        None,
+        description="A context per task, as in lora+context. The prefix network's output is then "
+        "added to each task's context: prefix.length is not used, since the network is as long as "
+        "the longest context, and prefix.layer_gates search which layers see the contexts. "
+        "Default: none, a prefix that all tasks share.",
+    )
     lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (),
         description="Candidate ranks of the LoRA, used instead of lora.r. One rank per group of "
@@ -66,6 +74,20 @@ class PemlSettings(SearchedPrefixSettings):
         "scale stays lora.alpha / lora.r. Also set search.budget, which then counts LoRA and "
         "prefix; otherwise large ranks win, because more rank never increases the loss.",
     )
+
+    @model_validator(mode="after")
+    def _fits_contexts(self) -> PemlSettings:
+        if self.context is None:
+            return self
+        self.context.refuse_correction(self.prefix.dropout)
+        if self.prefix.start == "text":
+            raise ValueError("with a context, the prefix starts at it: leave prefix.start out")
+        if self.lora_ranks or self.search.budget is not None:
+            raise ValueError(
+                "lora_ranks and search.budget count a prefix that all tasks share, and a context "
+                "has embeddings per task: leave out the context, or these settings"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranks_to_search(self) -> PemlSettings:

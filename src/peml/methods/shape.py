@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from peml.errors import ModelError
 from peml.methods.layers import Layers, LinearShape
 from peml.tasks import TaskRenderer
 
@@ -43,6 +44,21 @@ class ModelShape:
     def layers(self) -> Layers:
         """What ``target_modules`` can name."""
         return Layers(self.linears, self.others)
+
+    def known_contexts(self) -> tuple[int, ...]:
+        """`contexts`, for methods whose size depends on them.
+
+        Raises:
+            ModelError: It has none.
+        """
+        if not self.contexts:
+            raise ModelError(
+                "what is trained on top of contexts has a size that depends on their tokens, which "
+                "this shape doesn't know",
+                allowed="the shape of a model whose tasks have contexts",
+                action="read it with read_shape from a model with the method's tasks",
+            )
+        return self.contexts
 
 
 def read_shape(model: TaskModel) -> ModelShape:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         make_operation,
         zero_linear,
     )
-    from peml.prefix.prefix import Prefix, PrefixStart
+    from peml.prefix.prefix import OnContext, Prefix, PrefixStart
     from peml.prefix.settings import PrefixBaseSettings, PrefixSettings
     from peml.prefix.shape import PrefixShape
     from peml.prefix.size import (
@@ -46,6 +46,7 @@ __all__ = [
     "FlatPrefix",
     "Genotype",
     "HeadKind",
+    "OnContext",
     "Operation",
     "Prefix",
     "PrefixBaseSettings",

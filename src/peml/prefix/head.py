@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from peml.prefix.prefix import PrefixStart
 from peml.prefix.shape import PrefixShape
@@ -148,3 +149,12 @@ class PrefixFrame(nn.Module):
         if self.offset is None:
             return moved
         return moved + self.offset[chosen][..., : correction.shape[3], :]
+
+    def limited(self, correction: Tensor, layers: Tensor | None = None) -> Tensor:
+        """What is added to a context: the limited correction of all positions but the first.
+
+        Much attention rests on the first position, so it stays as it is. Arguments as for `moved`.
+        """
+        chosen = slice(None) if layers is None else layers
+        moved = bounded(correction, self.scale * self.radius[chosen])
+        return functional.pad(moved[..., 1:, :], (0, 0, 1, 0))

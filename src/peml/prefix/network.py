@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from peml.prefix.cell import Cell
 from peml.prefix.genotype import Genotype
 from peml.prefix.head import OutputHead, PrefixFrame
-from peml.prefix.prefix import Prefix, PrefixStart
+from peml.prefix.prefix import OnContext, Prefix, PrefixStart
 from peml.prefix.shape import PrefixShape
 
 
@@ -55,14 +55,23 @@ class PrefixNetwork(nn.Module):
         self.register_buffer("_active", active, persistent=False)
         self._active: Tensor
 
-    def forward(self) -> Prefix:
-        """The prefix, with gradients; its ``.detached()`` is the static prefix."""
-        presence = self.embeddings.new_ones(self.genotype.length)
+    def forward(self, on: OnContext | None = None) -> Prefix:
+        """The prefix, with gradients; its ``.detached()`` is the static prefix.
+
+        Args:
+            on: A context that its output is added to, instead of the start.
+        """
         hidden: Tensor = self.embeddings
+        if on is not None:
+            hidden = hidden[: len(on.embeddings)] + on.embeddings
+        presence = hidden.new_ones(len(hidden))
         for cell in self.cells:
             hidden = cell(hidden, presence)
-        correction = self.frame.moved(self.head(self.norm(hidden)), self._active)
+        raw = self.head(self.norm(hidden))
+        place = self.frame.moved if on is None else self.frame.limited
+        correction = place(raw, self._active)
         if len(self._active) < self.shape.layers:
             whole = correction.new_zeros(self.shape.layers, *correction.shape[1:])
             correction = whole.index_copy(0, self._active, correction)
-        return Prefix(self.frame.base + correction, self.genotype.layers)
+        base = self.frame.base if on is None else on.rows
+        return Prefix(base + correction, self.genotype.layers)

@@ -54,6 +54,20 @@ class PrefixStart:
 
 
 @dataclass(frozen=True, slots=True)
+class OnContext:
+    """A task's context that a prefix network's output is added to, in one forward pass.
+
+    Attributes:
+        rows: Keys and values, (layers, 2, kv_heads, positions, head_dim), at most as many positions
+            as the network has.
+        embeddings: Added to the network's own embeddings, (positions, width).
+    """
+
+    rows: Tensor
+    embeddings: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix:
     """Keys and values shared by all tasks and all rows of a batch.
 
@@ -61,10 +75,13 @@ class Prefix:
         tensor: (layers, 2, kv_heads, prefix_length, head_dim), keys then values. Keys are used
             unchanged: rotary embeddings are not applied to them.
         active: Which layers get the prefix.
+        gates: Of a context, while a search decides which layers see it: the share, 0 to 1, of a
+            layer's attention with it against that without it, (layers,).
     """
 
     tensor: Tensor
     active: tuple[bool, ...]
+    gates: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tensor.dim() != 5 or self.tensor.shape[0] != len(self.active):
@@ -100,8 +117,9 @@ class Prefix:
         if not remaining.any():
             remaining[int(torch.randint(self.length, ()))] = True
         positions = remaining.nonzero().flatten().to(self.tensor.device, non_blocking=True)
-        return Prefix(self.tensor.index_select(3, positions), self.active)
+        return replace(self, tensor=self.tensor.index_select(3, positions))
 
     def detached(self) -> Prefix:
         """A copy without gradients: a static prefix."""
-        return Prefix(self.tensor.detach().clone(), self.active)
+        gates = None if self.gates is None else self.gates.detach().clone()
+        return Prefix(self.tensor.detach().clone(), self.active, gates)

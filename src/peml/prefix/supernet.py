@@ -14,7 +14,7 @@ from peml.prefix.decision import Decision
 from peml.prefix.genotype import Genotype
 from peml.prefix.head import OutputHead, PrefixFrame
 from peml.prefix.network import PrefixNetwork
-from peml.prefix.prefix import Prefix, PrefixStart
+from peml.prefix.prefix import OnContext, Prefix, PrefixStart
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import SearchSpace
 
@@ -42,6 +42,8 @@ class PrefixSupernet(nn.Module):
       ``value = g m (start + correction)``. With weight 0, a position or layer gets no attention,
       whatever its start; otherwise a key with a loud start would take attention during the search,
       and disappear only when the network is discretised.
+
+    On a context, ``g`` weighs the layer's attention with it against that without it (`Prefix`).
 
     With one-hot weights it equals the network that :meth:`discretise` returns.
 
@@ -128,7 +130,13 @@ class PrefixSupernet(nn.Module):
             weights[name][decision.options.index(complete[name])] = 1
         return weights
 
-    def forward(self, weights: Mapping[str, Tensor], *, prune: bool | None = None) -> Prefix:
+    def forward(
+        self,
+        weights: Mapping[str, Tensor],
+        *,
+        prune: bool | None = None,
+        on: OnContext | None = None,
+    ) -> Prefix:
         """The prefix of a mixture.
 
         Pruning drops everything with weight exactly zero: operations and heads are not run,
@@ -141,6 +149,7 @@ class PrefixSupernet(nn.Module):
             weights: The weights of every decision's options, (options,), with sum 1.
             prune: Whether to drop options with weight zero; None: as described. Use True if a step
                 runs one option of each decision and the others should get no gradient.
+            on: A context that the output is added to, instead of the start.
 
         Returns:
             The prefix, at most as long as the longest candidate.
@@ -158,17 +167,24 @@ class PrefixSupernet(nn.Module):
         if pruning is not None:
             used = pruning.used
             presence, hidden = presence[: pruning.length], hidden[: pruning.length]
+        if on is not None:
+            hidden = hidden[: len(on.embeddings)] + on.embeddings
+            presence = presence[: len(hidden)]
         for index, cell in enumerate(self.cells):
             name = f"cell.{index}"
             hidden = cell(hidden, presence, weights.get(name), used.get(name))
         raw = self._head_output(self.norm(hidden), weights.get("head"), used.get("head"))
-        scale = presence[:, None]
-        if self.space.layer_gates:
-            gates = [weights[f"layer.{layer}"] for layer in range(self.shape.layers)]
-            scale = torch.stack(gates)[:, :1, None, None, None] * scale
-        tensor = self.frame.base + self.frame.moved(raw) * scale
         active = pruning.active if pruning is not None else (True,) * self.shape.layers
-        return Prefix(tensor, active)
+        gates = None
+        if self.space.layer_gates:
+            each = [weights[f"layer.{layer}"] for layer in range(self.shape.layers)]
+            gates = torch.stack(each)[:, 0]
+        if on is not None:
+            return Prefix(on.rows + self.frame.limited(raw), active, gates)
+        scale = presence[:, None]
+        if gates is not None:
+            scale = gates[:, None, None, None, None] * scale
+        return Prefix(self.frame.base + self.frame.moved(raw) * scale, active)
 
     def discretise(
         self, choices: Mapping[str, str], found_by: Mapping[str, JsonValue] | None = None

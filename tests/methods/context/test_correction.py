@@ -108,14 +108,15 @@ def test_a_correction_of_the_adapted_model_is_added_to_what_is_computed_anew() -
     model = attached("adapted", dropout=0)
     part = model.parts["context"]
     assert isinstance(part, ContextPart)
-    assert part.correction is not None
+    correction = model.parts["correction"]
+    assert isinstance(correction, Correction)
     with torch.no_grad():
-        part.correction.last[0].add_(1)
+        correction.last[0].add_(1)
         before = part.static_contexts()[0].tensor
         for parameter in model.parts["lora"].groups()[0].parameters:
             parameter.add_(0.1)
         after = part.static_contexts()[0].tensor
-        with part.correction.disabled():
+        with correction.disabled():
             computed = part.static_contexts()[0].tensor
     assert not torch.allclose(before[:, 1, :, 1:], after[:, 1, :, 1:])
     torch.testing.assert_close(after[:, 1, :, 1:] - 1, computed[:, 1, :, 1:])

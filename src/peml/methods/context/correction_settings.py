@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from peml.errors import ModelError
 from peml.methods.prefix.settings import attention_shape
 from peml.settings import Settings
 
@@ -77,18 +76,12 @@ class CorrectionSettings(Settings):
         """
         if self.trains == "none":
             return 0
-        if not shape.contexts:
-            raise ModelError(
-                "the size of a correction depends on the tokens of the contexts, which this shape "
-                "doesn't know",
-                allowed="the shape of a model whose tasks have contexts",
-                action="read it with read_shape from a model with the method's tasks",
-            )
+        contexts = shape.known_contexts()
         attention = attention_shape(shape)
         channels = attention.kv_heads * attention.head_dim
-        rows = sum(max(0, length - self.frozen_positions) for length in shape.contexts)
+        rows = sum(max(0, length - self.frozen_positions) for length in contexts)
         if self.kind == "low-rank":
-            numbers = self.rank * (rows + channels * len(shape.contexts))
+            numbers = self.rank * (rows + channels * len(contexts))
         else:
             numbers = rows * channels
         return attention.layers * self.halves * numbers

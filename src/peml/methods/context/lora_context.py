@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import nn
+
 from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, Part
@@ -47,13 +49,14 @@ class LoraContext(Method):
         lora = LoraPart(model.backbone, self.settings.lora, context.seed)
         part.use_rows(context.solved, self.settings.context, without_update=lora.disabled)
         parts: dict[str, Part] = {lora.name: lora, part.name: part}
+        modules: dict[str, nn.Module] = {part.name: part}
         if self.corrects_contexts:
             lengths = [len(tokens) for tokens in part.tokens]
-            part.correction = Correction(
-                injection.shape, lengths, self.settings.correction, context.seed
-            ).to(model.device)
-            parts[part.correction.name] = part.correction
-        return AttachedModel(model, parts, modules={part.name: part})
+            settings = self.settings.correction
+            correction = Correction(injection.shape, lengths, settings, context.seed)
+            part.correct(correction.to(model.device))
+            parts[correction.name] = modules[correction.name] = correction
+        return AttachedModel(model, parts, modules=modules)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The LoRA's and the correction's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -73,7 +74,7 @@ class OwnRows:
         tensor = whole.tensor
         assert whole.length == self._lengths[task]  # or the positions would be others
         left = torch.cat([tensor[:, :, :, :begin], tensor[:, :, :, end:]], dim=3)
-        return Prefix(left, whole.active)
+        return replace(whole, tensor=left)
 
 
 def find_spans(task: Task, tokenise: Tokenise) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ from peml.injection.probe import in_eval_mode
 from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.correction import Correction
 from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
+from peml.methods.context.network import ContextNetwork
 from peml.methods.context.own import OwnRows
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel
@@ -37,7 +38,6 @@ class ContextPart(nn.Module, Part):
 
     Attributes:
         tokens: Token ids of each task's context; all the same if they share one.
-        correction: What is trained on top; None: nothing.
 
     Raises:
         ModelError: A context is too long, or the model would answer differently than with the text
@@ -51,10 +51,11 @@ class ContextPart(nn.Module, Part):
     ) -> None:
         super().__init__()
         self.injection = injection
-        self.correction: Correction | None = None
         self.tokens = [_read_tokens(model, task) for task in model.tasks]
         self._of = settings.of
-        self._holders = [model]  # in a list, so that the model doesn't become a submodule
+        # In lists, so that they don't become submodules.
+        self._holders = [model]
+        self._on_top: list[Correction | ContextNetwork] = []
         self._shots = settings.shots
         self._draw = settings.draw
         self._is_shared = settings.scope == "shared"
@@ -94,6 +95,10 @@ class ContextPart(nn.Module, Part):
             return tasks
         # An id that is none of a task is refused by the model's routing.
         return [task for task in tasks if task in batch.known.task_rows]
+
+    def correct(self, correction: Correction | ContextNetwork) -> None:
+        """Adds what is trained to the contexts; it is a part of its own."""
+        self._on_top = [correction]
 
     def use_rows(
         self,
@@ -180,9 +185,9 @@ class ContextPart(nn.Module, Part):
             held = {task: self._frozen[task] for task in tasks}
         else:
             held = {task: self._compute(self.tokens[task], task) for task in tasks}
-        if self.correction is None:
-            return held
-        return {task: self.correction.add(task, prefix) for task, prefix in held.items()}
+        for correction in self._on_top:
+            held = {task: correction.add(task, prefix) for task, prefix in held.items()}
+        return held
 
     def _compute(self, tokens: Sequence[int], task: int = 0) -> Prefix:
         """The model's keys and values of a text, with their graph where gradients are on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from peml.models import TaskModel
 from peml.prefix import (
     FlatPrefix,
     Genotype,
+    OnContext,
     Prefix,
     PrefixBaseSettings,
     PrefixNetwork,
@@ -30,10 +32,13 @@ from peml.prefix import (
 class PrefixSource(Protocol):
     """What mixes the supernet while a network is searched."""
 
-    def prefix(self) -> Prefix:
+    def prefix(self, on: OnContext | None = None) -> Prefix:
         """The prefix of the forward pass at hand.
 
         Asked for before every pass: with accumulated gradients each needs a graph of its own.
+
+        Args:
+            on: A context that the supernet's output is added to.
         """
 
 
@@ -71,9 +76,9 @@ class PrefixPart(nn.Module, Part):
         self._learning_rate = learning_rate
         self._architecture_learning_rate = architecture_learning_rate
 
-    def yielded(self) -> Prefix:
-        """The prefix of the network as it stands."""
-        prefix: Prefix = self.network() if self.search is None else self.search.prefix()
+    def yielded(self, *on: OnContext) -> Prefix:
+        """The prefix of the network as it stands, or its output on a context."""
+        prefix: Prefix = self.network(*on) if self.search is None else self.search.prefix(*on)
         return prefix
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
@@ -147,6 +152,7 @@ def attach_supernet(
     context: AttachContext,
     *,
     lead: float,
+    make: Callable[..., PrefixPart] = PrefixPart,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is still to be found."""
@@ -154,7 +160,7 @@ def attach_supernet(
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         network = PrefixSupernet(space, injection.shape, start, lead)
-    return PrefixPart(injection, network.to(model.device), settings, **rates)
+    return make(injection, network.to(model.device), settings, **rates)
 
 
 def attach_network(
@@ -163,6 +169,7 @@ def attach_network(
     genotype: Genotype,
     settings: PrefixBaseSettings,
     context: AttachContext,
+    make: Callable[..., PrefixPart] = PrefixPart,
     **rates: float,
 ) -> PrefixPart:
     """A prefix whose network is known."""
@@ -170,7 +177,7 @@ def attach_network(
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         network = PrefixNetwork(genotype, injection.shape, start)
-    return PrefixPart(injection, network.to(model.device), settings, **rates)
+    return make(injection, network.to(model.device), settings, **rates)
 
 
 def attach_fixed(

@@ -13,7 +13,7 @@ from peml.methods.prefix.searched import SearchedPrefix
 from peml.methods.prefix.settings import PrefixNasSettings, attention_shape
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
-from peml.prefix import Genotype, PrefixShape, SearchSpace, SizeRange
+from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange
 
 
 class PrefixNas(SearchedPrefix):
@@ -27,16 +27,19 @@ class PrefixNas(SearchedPrefix):
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds the prefix; the search is there unless the genotype is known."""
         injection = attach_prefix(model.backbone)
-        space = self.settings.prefix.space(injection.shape)
-        genotype = context.genotype or self._decided(space, injection.shape, context.seed)
+        prefix = self.settings.prefix
+        space = prefix.space(injection.shape)
+        genotype = context.genotype or self._decided(space, prefix, injection.shape, context.seed)
         part = self._attach_prefix(model, injection, space, genotype, context)
         search = None
         if genotype is None:
             search = PrefixSearch(part, None, self.settings.search, context.seed)
         return AttachedModel(model, {part.name: part}, modules={part.name: part}, search=search)
 
-    def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
-        genotype = super()._decided(space, shape, seed)
+    def _decided(
+        self, space: SearchSpace, prefix: PrefixSettings, shape: PrefixShape, seed: int
+    ) -> Genotype | None:
+        genotype = super()._decided(space, prefix, shape, seed)
         if genotype is not None and genotype.ranks:
             raise ConfigError(
                 f"The genotype {self.settings.search.genotype} holds LoRA ranks, and prefix-nas "

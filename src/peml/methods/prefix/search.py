@@ -12,7 +12,7 @@ from peml.errors import TrainingError
 from peml.methods.base import HeldOut
 from peml.methods.lora.ranks import LoraRanks
 from peml.methods.prefix.part import PrefixPart
-from peml.prefix import Genotype, Prefix, PrefixSupernet
+from peml.prefix import Genotype, OnContext, Prefix, PrefixSupernet
 from peml.search import RELAXATIONS, SearchController, SearchSettings
 
 _Purpose = Literal["train", "move", "evaluate", "score"]
@@ -81,12 +81,12 @@ class PrefixSearch:
         """Weights without noise."""
         self._step, self._purpose = step, "evaluate"
 
-    def prefix(self) -> Prefix:
+    def prefix(self, on: OnContext | None = None) -> Prefix:
         """The supernet's prefix for the forward pass at hand; LoRA's ranks follow the same draw."""
         weights = self._weights()
         if self._ranks is not None:
             self._ranks.mix(weights)
-        prefix: Prefix = self.supernet(weights, prune=self._prunes())
+        prefix: Prefix = self.supernet(weights, prune=self._prunes(), on=on)
         return prefix
 
     def _prunes(self) -> bool | None:

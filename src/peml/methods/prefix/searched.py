@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -49,21 +50,26 @@ class SearchedPrefix(Method):
         space: SearchSpace,
         genotype: Genotype | None,
         context: AttachContext,
+        make: Callable[..., PrefixPart] = PrefixPart,
     ) -> PrefixPart:
         """The known network, or the supernet of the space."""
         settings = self.settings
         rates = {"learning_rate": settings.prefix_learning_rate}
         if genotype is not None:
-            return attach_network(model, injection, genotype, settings.prefix, context, **rates)
+            return attach_network(
+                model, injection, genotype, settings.prefix, context, make, **rates
+            )
         rates["architecture_learning_rate"] = settings.architecture_learning_rate
         lead = settings.search.lead
         return attach_supernet(
-            model, injection, space, settings.prefix, context, lead=lead, **rates
+            model, injection, space, settings.prefix, context, lead=lead, make=make, **rates
         )
 
-    def _decided(self, space: SearchSpace, shape: PrefixShape, seed: int) -> Genotype | None:
+    def _decided(
+        self, space: SearchSpace, prefix: PrefixSettings, shape: PrefixShape, seed: int
+    ) -> Genotype | None:
         """The network that the settings give; None where it has to be searched."""
-        search, prefix = self.settings.search, self.settings.prefix
+        search = self.settings.search
         budget = search.held(space, shape)
         if search.mode != "random":
             return self._given(prefix, shape)

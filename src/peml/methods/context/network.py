@@ -1,0 +1,83 @@
+"""The prefix network as what corrects contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from peml.data.batch import TaskBatch
+from peml.injection import PrefixInjection
+from peml.methods.base import ParameterGroup
+from peml.methods.prefix.part import PrefixPart
+from peml.prefix import OnContext, Prefix, PrefixNetwork, PrefixSupernet
+
+_KEPT = 1  # the first position, which the network leaves as it is; see `OnContext`
+
+
+class ContextNetwork(PrefixPart):
+    """Adds the prefix network's output to each task's context.
+
+    A position's embedding is the network's own, which all tasks share, plus one of the task; cells
+    and head are shared. So contexts may differ in length: a shorter one uses the network's first
+    positions. Rows see no context in layers that the network leaves out.
+
+    Args:
+        injection: Of the attached model.
+        network: The supernet during a search, the decided network afterwards; as long as the
+            longest context.
+        lengths: Tokens of each task's context.
+        seed: Of the tasks' embeddings.
+        **options: As for `PrefixPart`.
+    """
+
+    def __init__(
+        self,
+        injection: PrefixInjection,
+        network: PrefixSupernet | PrefixNetwork,
+        *args: Any,
+        lengths: Sequence[int],
+        seed: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(injection, network, *args, **options)
+        shared = network.embeddings
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [torch.randn(n, shared.shape[1], generator=generator) for n in lengths]
+        self.embeddings = nn.ParameterList(rows.to(shared.device) for rows in drawn)
+        self._enabled = True
+
+    def prepare(self, batch: TaskBatch | None = None) -> None:
+        """Nothing: the contexts ask for what is added to them."""
+
+    def add(self, task: int, context: Prefix) -> Prefix:
+        """A task's context as it is trained; in training without some of its positions."""
+        if not self._enabled:
+            return context
+        corrected = self.yielded(OnContext(context.tensor, self.embeddings[task]))
+        if self.training and self._settings.dropout:
+            return corrected.without_some(self._settings.dropout, keep=_KEPT)
+        return corrected
+
+    def groups(self) -> list[ParameterGroup]:
+        """Those of the network; the tasks' embeddings learn with its weights."""
+        weights, *others = super().groups()
+        own = [*weights.parameters, *self.embeddings]
+        return [replace(weights, parameters=own), *others]
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The contexts as they are computed, in every layer."""
+        before, self._enabled = self._enabled, False
+        try:
+            yield
+        finally:
+            self._enabled = before
+
+    def static_prefix(self) -> Prefix | None:
+        """None: it is a part of the contexts."""
+        return None
