@@ -250,7 +250,7 @@ class PromptReader:
         vectors = base.prompt.vectors
         injection = injection_of(base.backbone)
         contexts = None if injection is None else injection.contexts
-        held = None if contexts is None or task_id is None else contexts.by_task.get(task_id)
+        held = None if contexts is None or task_id is None else contexts.of(task_id)
         return (
             most - (0 if vectors is None else len(vectors)) - (0 if held is None else held.length)
         )
