@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,18 @@ def test_other_answers_are_refused(
     with pytest.raises(RunError, match="model answers row"):
         export_model(run, out, "transformers", prove=against_predictions(run))
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_the_benchmark_compares_every_stored_prediction(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, figures = runs("encoder", "lora"), tmp_path / "figures.json"
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("onnx_latency")
+    benchmark.main([str(run), "--rounds", "4", "--json", str(figures)])
+    same, difference, ratio, _ = read_json(figures)[:4]
+    rows = sum(result["rows"] for result in read_json(run / "results.json")["tasks"].values())
+    assert (same["value"], same["unit"]) == (rows, f"of {rows}")
+    assert difference["value"] <= 1e-4
+    assert ratio["target"] == ">= 1.5"
