@@ -94,6 +94,7 @@ def run_service(
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(limits.timeout)),
     )
+    at.listen()  # from now on, who connects waits until the service has started
     host, port = at.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     announce(f"{name}: {len(predictor.tasks)} tasks at http://{shown}:{port}")
