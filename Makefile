@@ -48,6 +48,7 @@ benchmarks: $(VENV)/installed
 	$(BIN)/python benchmarks/quiet_start.py
 	$(BIN)/python benchmarks/method_steps.py
 	$(BIN)/python benchmarks/task_memory.py
+	$(BIN)/python benchmarks/estimate.py
 	$(BIN)/python benchmarks/compare_overhead.py
 	$(BIN)/python benchmarks/option_scoring.py
 	$(BIN)/python benchmarks/many_task_files.py

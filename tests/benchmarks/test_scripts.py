@@ -236,6 +236,29 @@ def test_task_memory_measures_in_a_process_of_its_own(script: Script, model: Pat
     assert script("task_memory").in_fresh_process("MTL-LoRA", 4, str(model)) >= 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_estimate_sets_every_config_against_what_was_measured(
+    script: Script,
+    tmp_path: Path,
+    model: Path,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    estimate = script("estimate")
+    monkeypatch.setattr(estimate.subprocess, "run", _in_process(estimate))
+    monkeypatch.chdir(model.parent)
+    tiny = (model.name, "method={name: lora}", "tasks.include=[topics]")
+    monkeypatch.setattr(estimate, "CONFIGS", {"tiny": tiny})
+    monkeypatch.setattr(estimate, "peak_memory", lambda: estimate._resident() + 2**20)
+    estimate.main(["--json", str(tmp_path / "figures.json"), "--folder", str(tmp_path)])
+    found = figures()
+    assert [figure["target"] for figure in found] == ["1 +- 0.2"] * 2
+    assert [figure["name"].split(",")[0] for figure in found] == [
+        "tiny: training",
+        "tiny: evaluation",
+    ]
+
+
 @pytest.mark.parametrize("real", [True, False])
 def test_option_scoring_sets_shared_contexts_against_plain_ones(
     script: Script, tmp_path: Path, figures: Figures, real: bool, monkeypatch: pytest.MonkeyPatch

@@ -35,7 +35,14 @@ def imported(*words: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["fit", "--help"], ["compare", "--help"], ["serve", "--help"], ["tasks", "list"]],
+    [
+        ["--help"],
+        ["fit", "--help"],
+        ["compare", "--help"],
+        ["estimate", "--help"],
+        ["serve", "--help"],
+        ["tasks", "list"],
+    ],
 )
 def test_help_and_lists_import_no_library_of_the_kind(words: list[str]) -> None:
     assert imported(*words) == set()

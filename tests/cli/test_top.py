@@ -18,6 +18,6 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.code == 0
     for verb in (
         *("fit", "tune", "compare", "evaluate", "predict", "add-task", "export", "doctor"),
-        *("tasks", "config", "genotype", "--version"),
+        *("tasks", "config", "genotype", "estimate", "--version"),
     ):
         assert verb in said.out

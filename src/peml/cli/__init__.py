@@ -19,6 +19,7 @@ from peml.cli.add_task import add_task_command
 from peml.cli.compare import compare_command
 from peml.cli.config import config_app
 from peml.cli.doctor import doctor
+from peml.cli.estimate import estimate_command
 from peml.cli.evaluate import evaluate_command
 from peml.cli.export import export_command
 from peml.cli.fit import fit_command
@@ -67,6 +68,7 @@ def _top(
 
 app.command("init")(init_command)
 app.command("fit")(fit_command)
+app.command("estimate")(estimate_command)
 app.command("tune")(tune_command)
 app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)

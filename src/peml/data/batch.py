@@ -112,13 +112,14 @@ class TaskBatch:
 
     def pinned(self) -> TaskBatch:
         """The batch in page-locked memory, from which a GPU can copy while it computes."""
-        return self._mapped(lambda tensor: tensor.pin_memory())
+        return self.mapped(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> TaskBatch:
         """Returns the batch on ``device``."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
+        """The batch with every tensor changed, its facts known."""
         facts = self.known
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {

@@ -53,7 +53,7 @@ class Collator:
             task_ids: Task of each example.
             numbers: Row number of each example.
         """
-        counts = torch.tensor([len(example) for example in rows["input_ids"]])
+        counts = np.array([len(example) for example in rows["input_ids"]])
         ids, mask = self._pad(rows["input_ids"], self.pad_token_id)
         labels = self._pad(rows["labels"], -100)[0] if any(rows["labels"]) else None
         types = self._pad(rows["token_type_ids"], 0)[0] if any(rows["token_type_ids"]) else None
@@ -62,8 +62,8 @@ class Collator:
             input_ids=ids,
             attention_mask=mask,
             targets=torch.tensor([t for example in rows["targets"] for t in example]),
-            task_ids=torch.tensor(task_ids).repeat_interleave(counts),
-            groups=torch.arange(len(counts)).repeat_interleave(counts),
+            task_ids=torch.from_numpy(np.repeat(np.asarray(task_ids, np.int64), counts)),
+            groups=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
             rows=torch.from_numpy(numbers.astype(np.int64)),
             labels=labels,
             token_type_ids=types,
@@ -273,13 +273,16 @@ class BatchStream:
         """``lengths``, ``sequences`` or ``tokens`` of examples of many tasks, (examples,)."""
         return self._sizes[what][self._offsets[tasks] + rows]
 
+    def padded(self, epoch: int = 0) -> list[int]:
+        """Input tokens of each batch of an epoch, padding included."""
+        return [
+            int(self._of("sequences", *batch).sum()) * int(self._of("lengths", *batch).max())
+            for batch in self.plan(epoch)
+        ]
+
     def padding(self, epoch: int = 0) -> float:
         """Share of padding in the input tokens of an epoch."""
-        padded = 0
-        for tasks, rows in self.plan(epoch):
-            padded += int(self._of("sequences", tasks, rows).sum()) * int(
-                self._of("lengths", tasks, rows).max()
-            )
+        padded = sum(self.padded(epoch))
         return 1 - self.tokens(epoch) / padded if padded else 0.0
 
     def tokens(self, epoch: int = 0) -> int:

@@ -100,7 +100,7 @@ def _places(backbone: nn.Module) -> dict[int, list[str]]:
 
 
 def _memory(parameter: Tensor) -> int:
-    return id(parameter) if parameter.is_meta else parameter.data_ptr()
+    return parameter.data_ptr() or id(parameter)  # without values there is no address
 
 
 def with_sides(backbone: nn.Module, layers: Sequence[LinearShape]) -> tuple[LinearShape, ...]:

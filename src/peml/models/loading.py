@@ -248,12 +248,7 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if rows is not None:
         check_vocabulary(family.tokenizer, rows, settings.name)
-    if not settings.trust_remote_code and hasattr(model.config, "auto_map"):
-        del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
-    if isinstance(getattr(model, "pooler", None), nn.Module):
-        # The heads read token states, so the pretraining task's pooler is not needed.
-        model.pooler = None
-    model.requires_grad_(False)
+    _freeze(model, settings)
     if isinstance(family, TextFamily):
         problem = logits_problem(model)
         family.logits_everywhere = problem is not None
@@ -266,6 +261,37 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
     return Backbone(model, family, settings)
+
+
+def empty_backbone(settings: ModelSettings, family: Family) -> Backbone:
+    """The model that `load_backbone` loads, built from its config alone, its weights as they come.
+
+    Made for a context in which tensors have no values, so nothing is tested here.
+
+    Raises:
+        ModelError: The config can't be read.
+    """
+    config = _from_pretrained(AutoConfig, settings, "config")
+    model = family.auto_class.from_config(
+        config,
+        dtype=getattr(torch, settings.dtype),
+        attn_implementation=settings.attention,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    _freeze(model, settings)
+    if settings.gradient_checkpointing:
+        enable_checkpointing(model)
+    return Backbone(model, family, settings)
+
+
+def _freeze(model: Any, settings: ModelSettings) -> None:
+    """What is done to every model before anything is attached to it."""
+    if not settings.trust_remote_code and hasattr(model.config, "auto_map"):
+        del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        # The heads read token states, so the pretraining task's pooler is not needed.
+        model.pooler = None
+    model.requires_grad_(False)
 
 
 def identify_model(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from peml.models.tail import cross_entropy, feeding, nll_in_chunks
 
-_HELD_ON_CPU, _HELD = 2**23, 2**26
-"""Logits held at once; each takes about 12 bytes in training. On a GPU, the output layer's weights
-are read from memory for every chunk, which needs many positions to pay."""
+HELD = {"cpu": 2**23, "gpu": 2**26}
+"""Logits held at once, by the kind of device; each takes about 12 bytes in training. On a GPU, the
+output layer's weights are read from memory for every chunk, which needs many positions to pay."""
 
 # As a share of the largest logit; a wrong position gives a far larger difference.
 _LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-3, 8.0
@@ -58,7 +58,7 @@ class Positions:
         """
         most = self.most
         if most is None:
-            held = _HELD_ON_CPU if tokens.device.type == "cpu" else _HELD
+            held = HELD["cpu" if tokens.device.type == "cpu" else "gpu"]
             most = max(1, held // model.config.get_text_config().vocab_size)
         if self.everywhere or len(tokens) <= most:
             return cross_entropy(self.logits(model, **inputs), tokens)

@@ -34,7 +34,13 @@ def choose_precision(config: RunConfig, method: Method, before: Precision | None
     """
     if before is not None:
         return before
-    compute, reason = _compute(config)
+    return precision_of(config, method, *_compute(config))
+
+
+def precision_of(
+    config: RunConfig, method: Method, compute: Literal["fp32", "bf16"], reason: str
+) -> Precision:
+    """What is stored in which type where a run computes in a precision, for a reason."""
     weights, exported = config.model.dtype, config.model.dtype
     if weights == "auto":
         weights = "bfloat16" if compute == "bf16" and not method.trains_backbone else "float32"

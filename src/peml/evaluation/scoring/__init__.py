@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from peml.evaluation.scoring.requests import Request
     from peml.evaluation.scoring.seq2seq import score_decoded
     from peml.evaluation.scoring.settings import ScoringSettings
-    from peml.evaluation.scoring.support import sharing_problem
+    from peml.evaluation.scoring.support import sharing_key, sharing_problem
     from peml.evaluation.scoring.trees import score_trees
 else:
     __getattr__ = hand_on(__name__)
@@ -24,5 +24,6 @@ __all__ = [
     "score_requests",
     "score_rows",
     "score_trees",
+    "sharing_key",
     "sharing_problem",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from peml.data.batch import TaskBatch
+from peml.data.batch import IGNORED, BatchFacts, TaskBatch
 from peml.data.batching import Collator
 from peml.models import TaskModel
 
@@ -40,7 +42,7 @@ def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
     for request in requests:
         context, option = list(request.context), list(request.option)
         inputs.append([context + option if joined else context])
-        labels.append([[-100] * len(context) + option if joined else option])
+        labels.append([[IGNORED] * len(context) + option if joined else option])
     rows: dict[str, list[Any]] = {
         "input_ids": inputs,
         "labels": labels,
@@ -48,5 +50,18 @@ def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
         "targets": [[1.0] for _ in requests],
     }
     collate = Collator(base.family.tokenizer.pad_token_id)
-    numbers = torch.arange(len(requests)).numpy()
-    return collate(rows, [request.task_id for request in requests], numbers)
+    task_ids = [request.task_id for request in requests]
+    batch = collate(rows, task_ids, np.arange(len(requests)))
+    scored = [
+        (row, place)
+        for row, (each,) in enumerate(labels)
+        for place, label in enumerate(each)
+        if label != IGNORED
+    ]
+    facts = BatchFacts(
+        tokens=sum(len(each) for (each,) in inputs),
+        task_rows=Counter(task_ids),
+        scored=torch.tensor(scored).T,
+        first_scored=min(place for _, place in scored),
+    )
+    return replace(batch, facts=facts)

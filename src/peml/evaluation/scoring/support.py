@@ -44,12 +44,20 @@ def sharing_problem(base: TaskModel, longest: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window is not None and longest > window:
         return f"its attention window of {window} is shorter than {longest} tokens"
-    # What a test finds, an ignored mask or a wrong position, is in the model's code, not in its
-    # weights: it is tested once. Attaching a prefix changes the attention's name.
-    tested = f"{config._attn_implementation}, {base.backbone.dtype}, {prompt is not None}"
+    tested = sharing_key(base)
     if tested not in base.sharing:
         base.sharing[tested] = _test_sharing(base)
     return base.sharing[tested]
+
+
+def sharing_key(base: TaskModel) -> str:
+    """What the result of a test is kept under in `TaskModel.sharing`.
+
+    What a test finds, an ignored mask or a wrong position, is in the model's code, not in its
+    weights: it is tested once. Attaching a prefix changes the attention's name.
+    """
+    implementation = base.backbone.config._attn_implementation
+    return f"{implementation}, {base.backbone.dtype}, {base.prompt.vectors is not None}"
 
 
 @torch.no_grad()

@@ -1,0 +1,165 @@
+"""`peml estimate` against measured peak memory.
+
+Each config is trained for some steps on its largest batch, and evaluated, each in a process of its
+own. Measured is what the process's peak rises by from just before the weights are loaded, libraries
+and rows left out. The allocator is told to give large blocks back at once.
+
+    pip install 'peml[demo,lm]'
+    python benchmarks/estimate.py [CONFIG ...] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import Figure, plain_parser, report
+from option_scoring import ALLOCATOR
+from race import Ours
+from transformers.utils import logging
+
+from peml.config import RunConfig, load_config
+from peml.estimation import estimate, read_device
+from peml.evaluation import score_split
+from peml.run.cost import peak_memory
+from peml.run.preparation import Prepared, prepare
+from peml.testing import save_tiny_model
+
+WITHIN = 0.2
+STEPS = 3
+_DEMO = Path(__file__).parents[1] / "examples/demo.yaml"
+
+_T5: dict[str, Any] = {"d_model": 384, "d_kv": 64, "d_ff": 1024, "num_layers": 6, "num_heads": 6}
+_LLAMA: dict[str, Any] = {
+    "hidden_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 1024,
+}
+MADE: dict[str, dict[str, Any]] = {
+    "t5": {**_T5, "vocab_size": 8000},
+    "llama": {**_LLAMA, "vocab_size": 8000},
+}
+"""Random models that are written to a folder; the others come with the package's extras."""
+TINY = {"minilm": "bert", "smollm2": "llama", "llama": "llama", "t5": "t5"}
+
+_BF16 = ("training.precision=bf16", "model.dtype=bfloat16")
+_FP32 = ("training.precision=fp32", "model.dtype=float32")
+_AGAIN = "model.gradient_checkpointing=true"
+CONFIGS: dict[str, tuple[str, ...]] = {
+    "encoder, lora": ("minilm", "method.name=lora", *_FP32),
+    "encoder, peml in search": ("minilm", "method.name=peml", *_FP32),
+    "encoder, full, checkpointing": ("minilm", "method.name=full", *_FP32, _AGAIN),
+    "decoder, lora, bf16": ("smollm2", "method.name=lora", *_BF16),
+    "decoder, peml in search, checkpointing": ("smollm2", "method.name=peml", *_FP32, _AGAIN),
+    "decoder, c-poly, bf16": ("llama", "method.name=c-poly", *_BF16),
+    "decoder, full": ("llama", "method.name=full", *_FP32),
+    "encoder-decoder, mtl-lora": ("t5", "method.name=mtl-lora", *_FP32),
+    "encoder-decoder, peml in search, bf16": ("t5", "method.name=peml", *_BF16, _AGAIN),
+}
+
+
+def read_config(name: str, folder: Path, *, tiny: bool = False) -> RunConfig:
+    """One of ``CONFIGS``; its model is made in the folder if need be.
+
+    Args:
+        name: Its name.
+        folder: Where random models are.
+        tiny: Take a tiny model of the same kind.
+    """
+    model, *overrides = CONFIGS[name]
+    if tiny:
+        model = str(save_tiny_model(TINY.get(model, "bert"), folder / f"tiny-{model}"))
+    elif model in MADE:
+        if not (folder / model).is_dir():
+            save_tiny_model(model, folder / model, **MADE[model])
+        model = str(folder / model)
+    rows = ["tasks.rows=64", "tasks.evaluation_rows=64", "batches.tokens=1024"]
+    rows += ["evaluation.tokens=2048", "training.learning_rates={}"]
+    config: RunConfig = load_config(_DEMO, [f"model.name={model}", *overrides, *rows])
+    return config
+
+
+def measure(name: str, what: str, folder: Path) -> int:
+    """Bytes that training or evaluating takes; in a fresh process."""
+    tiny = read_config(name, folder, tiny=True)
+    work(prepare(tiny), what)  # imports what the work needs
+    prepared = prepare(read_config(name, folder))
+    gc.collect()
+    before = _resident()
+    work(prepared, what)
+    return peak_memory() - before
+
+
+def work(prepared: Prepared, what: str) -> None:
+    """Trains on the largest batch, or evaluates."""
+    ours = Ours(prepared, STEPS)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
+    if what == "training":
+        stream = ours.loop.stream
+        largest = stream.fetch(*stream.plan(0)[int(np.argmax(stream.padded(0)))])
+        setattr(stream, "fetch", lambda *_: largest)  # noqa: B010 - in place of the plan's batches
+        ours.train(STEPS)
+    else:
+        with ours.loop.accelerator.autocast():
+            for split in prepared.reported:
+                score_split(ours.loop.model, split, prepared.config.evaluation)
+
+
+def _resident() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+def in_fresh_process(name: str, what: str, folder: Path) -> int:
+    """`measure`, out of reach of what earlier measurements left in memory."""
+    command = [sys.executable, __file__, name, "--measure", what, "--folder", str(folder)]
+    environment = os.environ | ALLOCATOR
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return int(run.stdout.splitlines()[-1])
+
+
+def compare(name: str, folder: Path) -> list[Figure]:
+    """Estimate / measured of one config, in training and in evaluation."""
+    found = estimate(read_config(name, folder), read_device("cpu"))
+    figures = []
+    parts: dict[str, Any] = {"training": found.training, "evaluation": found.evaluation}
+    for what, part in parts.items():
+        measured = in_fresh_process(name, what, folder)
+        ratio = part.total / measured
+        title = f"{name}: {what}, {part.total / 2**20:,.0f} MiB / {measured / 2**20:,.0f} MiB"
+        holds = abs(ratio - 1) <= WITHIN
+        figures.append(Figure(title, ratio, "ratio", f"1 +- {WITHIN:g}", holds))
+    return figures
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table and writes the figures."""
+    parser = plain_parser(__doc__)
+    parser.add_argument("configs", nargs="*", choices=[*CONFIGS, []], help="default: all")
+    parser.add_argument("--folder", type=Path, help="where random models are written")
+    parser.add_argument("--measure", choices=("training", "evaluation"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if arguments.measure is not None:
+        print(measure(arguments.configs[0], arguments.measure, arguments.folder))
+        return
+    with tempfile.TemporaryDirectory() as made:
+        folder = arguments.folder or Path(made)
+        chosen = arguments.configs or list(CONFIGS)
+        figures = [figure for name in chosen for figure in compare(name, folder)]
+    report("Estimated / measured peak memory", figures, arguments)
+
+
+if __name__ == "__main__":
+    main()

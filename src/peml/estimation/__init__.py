@@ -1,0 +1,14 @@
+"""What a run will take, from its config alone."""
+
+from typing import TYPE_CHECKING
+
+from peml.lazy import hand_on
+
+if TYPE_CHECKING:
+    from peml.estimation.devices import DEVICES, Device, read_device
+    from peml.estimation.estimate import estimate
+    from peml.estimation.record import Estimate, Memory
+else:
+    __getattr__ = hand_on(__name__)
+
+__all__ = ["DEVICES", "Device", "Estimate", "Memory", "estimate", "read_device"]

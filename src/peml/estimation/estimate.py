@@ -1,0 +1,303 @@
+"""Memory, FLOPs and hours of a run, from its config: no weights are loaded."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from peml.config import RunConfig
+from peml.data import TaskBatch
+from peml.errors import ConfigError
+from peml.estimation.devices import Device
+from peml.estimation.record import Estimate, Memory
+from peml.estimation.tracker import Tracker, emptied_batch, without_values
+from peml.estimation.workload import Scoring, Workload, assume_workload, read_workload
+from peml.injection import check_support, enable_packing, probe_decoder_side
+from peml.methods import AttachContext, AttachedModel, build_method, read_shape
+from peml.models import TaskModel, empty_backbone
+from peml.models.logits import HELD
+from peml.run.precision import precision_of
+from peml.training import build_balancing, build_optimizer
+
+
+def estimate(
+    config: RunConfig,
+    device: Device,
+    *,
+    share: float = 0.4,
+    rows: int | None = None,
+    length: int | None = None,
+) -> Estimate:
+    """What a run takes on a device.
+
+    The method is attached to the model built from its config, and one step and one evaluation batch
+    are run, all on tensors without values; bytes and FLOPs are counted on the way.
+
+    Args:
+        config: The run's config.
+        device: Where it is to run.
+        share: Part of the device's peak that is reached.
+        rows: Train rows of all tasks together; default: those of the config, which are read.
+        length: Mean tokens of these rows.
+
+    Raises:
+        PemlError: The config can't be run.
+    """
+    if (rows is None) != (length is None):
+        raise ConfigError(
+            "one of rows and length is given",
+            allowed="both, for an estimate without data, or none",
+            action="give the other as well: --rows and --length",
+        )
+    precision = None
+    if device.kind == "gpu" and config.training.precision == "auto":
+        reason = f"{device.title} has bf16"
+        precision = precision_of(config, build_method(config.method), "bf16", reason)
+    if rows is None or length is None:
+        workload = read_workload(config, precision)
+    else:
+        workload = assume_workload(config, rows, length, precision)
+    passes = _Passes(workload, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values that aren't there
+        passes.run()
+    return passes.estimate(share)
+
+
+class _Passes:
+    """The passes that are tracked, and what they took.
+
+    Args:
+        workload: What is computed.
+        device: For which the code's choices are made.
+    """
+
+    def __init__(self, workload: Workload, device: Device) -> None:
+        self.workload = workload
+        self.device = device
+        self.training: Memory | None = None
+        self.evaluation: Memory | None = None
+        self.flops: dict[str, float] = {}
+        self.scored: list[float] = []
+        """FLOPs a token of each scoring."""
+
+    def run(self) -> None:
+        """Attaches the method and tracks a training step and a batch of each scoring."""
+        work = self.workload
+        with _as_on(self.device), without_values() as tracker:
+            backbone = empty_backbone(work.config.model, work.family)
+            tracker.vocabulary = backbone.model.config.get_text_config().vocab_size
+            if work.config.batches.packing:
+                enable_packing(backbone.model, work.family.max_length + work.method.prompt_length)
+            model = TaskModel(backbone, work.tasks, seed=work.config.seed)
+            self.shape = read_shape(model)
+            self.cache = _bytes_per_token(model)
+            self.model = self._attach(model)
+            if work.batch is not None and self.model.groups():
+                self._train(tracker)
+            for scoring in work.scorings:
+                self._score(scoring, tracker)
+
+    def _attach(self, model: TaskModel) -> AttachedModel:
+        work = self.workload
+        sample = work.batch
+
+        def calibrate() -> None:
+            assert sample is not None
+            model.eval()
+            model(emptied_batch(sample))
+
+        context = AttachContext(
+            seed=work.config.seed,
+            calibrate=calibrate,
+            total_steps=work.steps.total,
+            solved=work.solved,
+        )
+        return work.method.attach(model, context)
+
+    def _train(self, tracker: Tracker) -> None:
+        """The largest training batch, forward and backward."""
+        work, model = self.workload, self.model
+        assert work.batch is not None
+        batch = emptied_batch(work.batch)
+        settings = work.config.training
+        names = [task.name for task in work.tasks]
+        balancing = build_balancing(settings.balancing, names, work.config.seed)
+        build_optimizer([*model.groups(), *balancing.groups()], settings)  # refuses wrong rates
+        parameters = [p for group in model.groups() for p in group.parameters]
+        scale = work.tokens / settings.accumulation / work.batch.input_ids.numel()
+        search_flops = 0.0
+        if model.search is not None and work.steps.search:
+            model.search.begin(work.steps.search, _HeldOut(model, batch, self._autocast))
+            tracker.restart()
+            for step in _middle(work.steps.search):
+                model.search.before_step(step)
+            search_flops = scale * tracker.flops / len(_middle(work.steps.search))
+        model.train()
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        for _ in range(min(settings.accumulation, 2)):  # the second finds the first's gradients
+            tracker.restart()
+            with self._autocast():
+                output = model(batch)
+            share = 1 / settings.accumulation
+            balancing.backward(output, batch, share, parameters, Tensor.backward)
+            del output
+        balancing.finish(parameters, 0, sorted(batch.known.task_rows))
+        computed = settings.accumulation * scale * tracker.flops
+        self.flops = {"search": computed + search_flops, "train": computed}
+        gradients = sum(_size(p) for p in parameters)
+        self.training = self._memory(tracker, gradients=gradients, optimizer=2 * gradients)
+        model.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _score(self, scoring: Scoring, tracker: Tracker) -> None:
+        self.model.eval()
+        gc.collect()
+        tracker.restart()
+        with self.model.prepared(), self._autocast():
+            scoring.run(self.model)
+        longest = 1 + scoring.rows * scoring.generated / scoring.tokens
+        self.scored.append(longest * tracker.flops / scoring.tokens)
+        inputs, targets = self.cache
+        cache = scoring.rows * (scoring.length * inputs + scoring.generated * targets)
+        memory = self._memory(tracker, cache=cache)
+        if self.evaluation is None or memory.total > self.evaluation.total:
+            self.evaluation = memory
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            "cpu", torch.bfloat16, enabled=self.workload.config.training.precision == "bf16"
+        )
+
+    def _memory(
+        self, tracker: Tracker, gradients: int = 0, optimizer: int = 0, cache: int = 0
+    ) -> Memory:
+        """The parts of a pass's peak.
+
+        Args:
+            tracker: Right after the pass.
+            gradients: Bytes of them at its end.
+            optimizer: Bytes of its state.
+            cache: Bytes of keys and values after the longest text.
+        """
+        model = self.model
+        trained = sum(_size(p) for group in model.groups() for p in group.parameters)
+        held = sum(_size(each) for each in (*model.parameters(), *model.buffers()))
+        rest = tracker.peak - held - tracker.peak_logits
+        return Memory(
+            weights=held - trained,
+            trained=trained,
+            gradients=min(gradients, rest),
+            optimizer=optimizer,
+            activations=max(0, rest - gradients - cache),
+            logits=tracker.peak_logits,
+            cache=cache,
+        )
+
+    def estimate(self, share: float) -> Estimate:
+        """Everything together.
+
+        Args:
+            share: Part of the device's peak that is reached.
+        """
+        work, steps = self.workload, self.workload.steps
+        run = {
+            phase: (end - first) * self.flops[phase]
+            for phase, (first, end) in steps.stretches().items()
+            if self.flops
+        }
+        ablations = len(self.model.parts) * work.config.evaluation.ablations
+        pairs = zip(self.scored, work.scorings, strict=True)
+        run["evaluation"] = sum(
+            each * (one.development + (1 + ablations) * one.reported) for each, one in pairs
+        )
+        peak = share * self.device.peak(work.precision.compute)
+        groups = {
+            group.name: sum(p.numel() for p in group.parameters) for group in self.model.groups()
+        }
+        counts = work.method.count_parameters(self.shape)
+        if "heads" in groups:
+            counts["heads"] = groups["heads"]
+        return Estimate(
+            model=work.config.model.name,
+            method=work.config.method.name,
+            parameters=self.shape.parameters,
+            trainable_parameters=counts,
+            trainable_parameters_in_search=None if self.model.search is None else groups,
+            precision=work.precision,
+            basis=work.basis,
+            batch=None if work.batch is None else list(work.batch.input_ids.shape),
+            training=self.training,
+            evaluation=self.evaluation,
+            steps={"search": steps.search, "train": steps.train},
+            step_flops=self.flops,
+            flops=run,
+            device=self.device.title,
+            device_memory=self.device.memory,
+            overhead=self.device.overhead,
+            peak=self.device.peak(work.precision.compute),
+            share=share,
+            hours={phase: count / peak / 3600 for phase, count in run.items()},
+        )
+
+
+@contextmanager
+def _as_on(device: Device) -> Iterator[None]:
+    """Lets as many logits be held at once as on that kind of device."""
+    before = HELD["cpu"]
+    HELD["cpu"] = HELD[device.kind]
+    try:
+        yield
+    finally:
+        HELD["cpu"] = before
+
+
+class _HeldOut:
+    """Rows that a search chooses by, without values."""
+
+    def __init__(
+        self, model: AttachedModel, batch: TaskBatch, autocast: Callable[[], torch.autocast]
+    ) -> None:
+        self._model, self._batch, self._autocast = model, batch, autocast
+
+    def loss(self, draw: int) -> Tensor:
+        """The loss of a batch as large as the largest training batch."""
+        self._model.train()
+        with self._autocast():
+            loss: Tensor = self._model(self._batch).loss
+        return loss
+
+    def measure(self, batches: int) -> float:
+        """Unknown."""
+        return 0.0
+
+
+def _middle(steps: int) -> range:
+    """Some steps in the middle of a search, where the decisions move."""
+    return range(steps // 2, min(steps, steps // 2 + 8))
+
+
+def _size(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _bytes_per_token(model: TaskModel) -> tuple[int, int]:
+    """Bytes of a token's keys and values: of a token that is read, and of one that is generated."""
+    backbone = model.backbone
+    size = backbone.dtype.itemsize
+    sites = {
+        site.name: size * site.kv_heads * (site.head_dim + site.value_dim)
+        for site in check_support(backbone).sites
+    }
+    if not backbone.config.is_encoder_decoder:
+        return sum(sites.values()), sum(sites.values())
+    kinds = {site.name: site.kind for site in check_support(backbone).sites}
+    decoder = probe_decoder_side(backbone, [n for n in sites if kinds[n] == "self"])
+    cross = sum(size for name, size in sites.items() if kinds[name] == "cross")
+    return cross, sum(sites[name] for name in decoder)
