@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from peml.methods import LoraSettings
-from peml.models import Backbone
+from peml.models import Backbone, CompiledBlocks
 from peml.prefix import Genotype
 from peml.records import Evaluation, StepRecord
 from peml.run.precision import build_accelerator
@@ -32,7 +33,7 @@ from peml.run.preparation import Prepared
 from peml.run.training import attach
 from peml.training import Phase, TrainingLoop, build_optimizer
 
-__all__ = ["RIVAL", "Ours", "Rival", "Tally", "decoder_rival", "race"]
+__all__ = ["RIVAL", "Ours", "Rival", "Tally", "decoder_rival", "race", "with_and_without"]
 
 RIVAL = "Trainer + PEFT LoRA"
 
@@ -94,6 +95,7 @@ class Ours:
         AcceleratorState._reset_state()  # or a Trainer's precision, built before, would be refused
         accelerator = build_accelerator(settings.precision)
         model = attach(prepared, accelerator.device, genotype, backbone)
+        self.compiled = CompiledBlocks(model.base.backbone) if settings.compile else None
         self._before_step: Callable[[int], None] = lambda step: None
         if model.search is not None:
             model.search.begin(total_steps)
@@ -108,6 +110,7 @@ class Ours:
             total_steps=total_steps,
             evaluate=lambda: {"none": 0.0},
             listener=Silent(),
+            around=nullcontext if self.compiled is None else self.compiled.in_use,
         )
 
     def train(self, steps: int) -> int:
@@ -258,4 +261,51 @@ def race(
         spread = ratio_of_medians(tally.rates, theirs.rates)
         unit = f"ratio, 95 % in [{spread.low:.2f}, {spread.high:.2f}]"
         figures.append(at_least(f"{name} / {RIVAL}", tally.rate / theirs.rate, unit, target))
+    return figures
+
+
+def with_and_without(
+    name: str,
+    plain: Ours,
+    changed: Ours,
+    *,
+    segments: int,
+    steps: int,
+    clock: Clock,
+    target: float | None = None,
+) -> list[Figure]:
+    """Tokens per second of the same method under two settings, interleaved.
+
+    Args:
+        name: What the second side has.
+        plain: The first side, ready for ``(segments + 1) * steps`` steps.
+        changed: The second.
+        segments: Segments that are counted; one more warms up.
+        steps: Steps of a segment.
+        clock: What tells the time.
+        target: What the ratio has to reach, if anything.
+    """
+    sides = (plain, changed)
+    tallies, first = (Tally(), Tally()), [0.0, 0.0]
+    for segment in range(segments + 1):
+        for side, loop in enumerate(sides):
+            since = clock()
+            tokens = loop.train(steps)
+            seconds = clock() - since
+            if segment:
+                tallies[side].add(tokens, seconds)
+            else:
+                first[side] = seconds
+    ratio = ratio_of_medians(tallies[1].rates, tallies[0].rates)
+    unit = f"ratio, 95 % in [{ratio.low:.2f}, {ratio.high:.2f}]"
+    label, rate = f"{name} / without, tokens per second", tallies[1].rate / tallies[0].rate
+    figures = [
+        Figure(f"{name}, without", tallies[0].rate, "tokens/s"),
+        Figure(label, rate, unit) if target is None else at_least(label, rate, unit, target),
+    ]
+    if changed.compiled is not None:
+        figures += [
+            Figure(f"{name}: graphs", float(changed.compiled.graphs), ""),
+            Figure(f"{name}: first {steps} steps take longer by", first[1] - first[0], "s"),
+        ]
     return figures

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import peml.run.preparation
 from peml.config import load_config
 from peml.injection.shared import Shared, attend_shared
+from peml.testing.models import save_tiny_model
 from tests.benchmarks.conftest import Script
 
 Figures = Callable[[], list[dict[str, Any]]]
@@ -39,6 +42,25 @@ def test_gpu_writes_what_it_has_when_a_part_fails(
     assert len(against) == 3
     assert all("1.2 B, checkpointing on" in name for name in against)
     assert {f["target"] for name, f in figures.items() if "step," in name} == {"<= 1.1", "<= 1.05"}
+
+
+def test_compiling_sets_compiled_steps_against_plain_ones(
+    script: Script, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, race = script("compiling"), script("race")
+    # Without a compiler.
+    monkeypatch.setattr(race, "CompiledBlocks", partial(race.CompiledBlocks, backend="eager"))
+    monkeypatch.setattr(peml.run.preparation, "check_compiler", lambda: None)
+    model = save_tiny_model("llama", tmp_path / "llama", num_hidden_layers=1)
+    target = tmp_path / "figures.json"
+    options = ["--model", str(model), "--source", str(source), "--json", str(target)]
+    sizes = ["--rows", "4", "--steps", "1", "--segments", "2", "--sides", "PEML, lora"]
+    compiling.main([*options, *sizes])
+    found = {figure["name"]: figure["value"] for figure in json.loads(target.read_text())}
+    assert found["PEML, lora, compiled, without"] > 0
+    assert found["PEML, lora, compiled / without, tokens per second"] > 0
+    assert found["PEML, lora, compiled: graphs"] > 0
+    assert "PEML, lora, compiled: first 1 steps take longer by" in found
 
 
 def test_context_step_sets_every_way_to_hold_a_context_against_lora(

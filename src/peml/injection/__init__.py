@@ -3,6 +3,7 @@
 ``attach_prefix`` is the way in; ``check_support`` says beforehand whether it will work.
 """
 
+from peml.injection.attention import leave_out_of_graphs
 from peml.injection.contexts import ALL_TASKS, Contexts
 from peml.injection.inject import PrefixInjection, attach_prefix, injection_of
 from peml.injection.packing import PackedRows, enable_packing
@@ -32,6 +33,7 @@ __all__ = [
     "enable_packing",
     "find_rotary",
     "injection_of",
+    "leave_out_of_graphs",
     "measure_quiet_keys",
     "measure_start",
     "peft_layout",

@@ -88,6 +88,18 @@ def register_wrapper(base: str) -> str:
     return name
 
 
+def leave_out_of_graphs() -> None:
+    """Lets `torch.compile` end its graphs where a wrapper registered so far is called.
+
+    Slots look at the prefix, the contexts and the masks of the batch at hand, which changes between
+    calls; a graph would hold them fast.
+    """
+    for base in IMPLEMENTATIONS:
+        name = f"{WRAPPER_PREFIX}{base}"
+        if name in ALL_ATTENTION_FUNCTIONS:
+            AttentionInterface.register(name, torch.compiler.disable(partial(_attend, base)))
+
+
 def base_attention(module: nn.Module, base: str) -> AttentionFunction:
     """The attention function a module would have called under ``base``.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
+    from peml.models.compiling import CompiledBlocks, check_compiler
     from peml.models.device import check_dtype, choose_device
     from peml.models.embedded import embedded_model
     from peml.models.families import (
@@ -44,6 +45,7 @@ else:
 __all__ = [
     "FAMILIES",
     "Backbone",
+    "CompiledBlocks",
     "EncodedSequence",
     "Family",
     "InputPrompt",
@@ -55,6 +57,7 @@ __all__ = [
     "TaskModel",
     "TaskRouting",
     "TextFamily",
+    "check_compiler",
     "check_dtype",
     "check_generation",
     "check_prompt",

@@ -81,13 +81,13 @@ class TaskRouting:
                 "a routed layer was called without task ids",
                 action="call the model with a TaskBatch, or call model.routing.set() before",
             )
-        copies, rest = divmod(count, len(self._ids))
-        if rest:
+        if count % len(self._ids):
             raise TaskError(
                 f"a routed layer gets {count} rows in a batch of {len(self._ids)} sequences",
                 allowed="a multiple of the batch's sequences",
                 action="leave the layer out with target_modules",
             )
+        copies = count // len(self._ids)  # not divmod, which torch.compile can't trace
         if copies == 1:
             return self._ids
         if copies not in self._repeated:

@@ -29,6 +29,7 @@ from peml.models import (
     Family,
     Spelling,
     TextFamily,
+    check_compiler,
     check_generation,
     check_task_types,
     load_family,
@@ -264,7 +265,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
 
 
 def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequence[Task]) -> None:
-    """Refuses what the family can't do, and makes room for a prompt and for generated texts."""
+    """Refuses what family or machine can't do; makes room for a prompt and generated texts."""
     check_task_types(family, tasks)
     if config.tasks.bare and not isinstance(family, TextFamily):
         raise ConfigError(
@@ -272,6 +273,8 @@ def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequen
             allowed="text-to-text models",
             action="leave out tasks.bare: encoders read a task's segments alone",
         )
+    if config.training.compile:
+        check_compiler()
     if config.batches.packing and not family.packs:
         raise ConfigError(
             f"batches.packing is true, but the family {family.name!r} can't pack rows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -17,7 +17,7 @@ from peml.errors import TrainingError
 from peml.evaluation import mean_losses, score_split
 from peml.injection import enable_packing
 from peml.methods import AttachContext, AttachedModel, check_count, read_shape
-from peml.models import Backbone, TaskModel, load_backbone
+from peml.models import Backbone, CompiledBlocks, TaskModel, load_backbone
 from peml.prefix import Genotype
 from peml.records import Evaluation, Mixing
 from peml.run.cost import CostMeter
@@ -148,6 +148,7 @@ class TrainingSession:
         if not self.model.groups():
             self.prepared = prepared.without_training()
         self.genotype = self.model.genotype()
+        self.compiled = CompiledBlocks(self.model.base.backbone) if self.settings.compile else None
         self.balancing = prepared.balancing.to(self.accelerator.device)
         # Among the modules that checkpoints hold, and of no part, so that exports leave it out.
         self.model.added["balancing"] = self.balancing
@@ -202,6 +203,8 @@ class TrainingSession:
                 self._discretise(log)
             if self.prepared.steps.total:
                 self._run_phase(Phase("train", self.prepared.steps.total))
+        if self.compiled is not None:
+            self.console.print(f"torch.compile: {self.compiled.graphs} graphs", highlight=False)
         if self.settings.keep == "best" and self.prepared.steps.total:
             best = self.world.from_first(lambda: self.store.load_best(self._progress.best_step))
             self.model.load_trainable_state(best)
@@ -263,6 +266,7 @@ class TrainingSession:
             evaluate=self._evaluate,
             listener=self.listener,
             count=self.cost.count_step,
+            around=nullcontext if self.compiled is None else self.compiled.in_use,
         )
         loop.progress = self._progress
         return loop

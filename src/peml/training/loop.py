@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -82,6 +83,7 @@ class TrainingLoop:
         evaluate: Returns the development metric of each task.
         listener: Receives steps, evaluations and checkpoints.
         count: Called with the phase and tokens of every step, to count the cost.
+        around: Entered around the passes of every step.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class TrainingLoop:
         evaluate: Callable[[], dict[str, float]],
         listener: Listener,
         count: Callable[[str, int], None] = lambda phase, tokens: None,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -108,6 +111,7 @@ class TrainingLoop:
         self.evaluate = evaluate
         self.listener = listener
         self.count = count
+        self.around = around
         self.progress = Progress()
         names = [task.name for task in model.base.tasks]
         self.world: World = model.base.world
@@ -162,13 +166,14 @@ class TrainingLoop:
         shares = self.balancing.shares(step.examples)[self.world.part]
         parameters = self._parameters()
         sums = StepSums(len(self.model.base.tasks), self.accelerator.device)
-        for batch, share, seed in zip(batches, shares, step.seeds, strict=True):
-            if seed is not None:
-                torch.manual_seed(seed)
-            with self.accelerator.autocast():
-                output = self.model(batch)
-            self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
-            sums.add(output.loss, share, output.losses, batch.tasks)
+        with self.around():
+            for batch, share, seed in zip(batches, shares, step.seeds, strict=True):
+                if seed is not None:
+                    torch.manual_seed(seed)
+                with self.accelerator.autocast():
+                    output = self.model(batch)
+                self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
+                sums.add(output.loss, share, output.losses, batch.tasks)
         self.balancing.finish(parameters, self.progress.step, list(step.task_rows))
         norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
         record = self._record(phase, rates, step.tokens)

@@ -50,6 +50,11 @@ class TrainingSettings(Settings):
         "on a GPU that has it, and on a CPU with AVX512-BF16 if the model is at least 256 channels "
         "wide; else fp32. What trains is stored in float32.",
     )
+    compile: bool = Field(
+        False,
+        description="Run the frozen model's blocks through `torch.compile` in training steps. The "
+        "first steps then take a minute or more. Needs a C++ compiler; for GPUs Triton as well.",
+    )
     evaluate_every: int | None = Field(
         None,
         description="Steps between evaluations on the development split; default: once per epoch.",

@@ -1,0 +1,144 @@
+"""``training.compile``: the frozen model's blocks go through `torch.compile` while a step trains.
+
+The parts of a block (its norms, its attention, its feed-forward network) are compiled, not the
+block as a whole: gradient checkpointing wraps the block, and would leave out all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from peml.errors import TrainingError
+from peml.injection import leave_out_of_graphs
+
+# How often a function may be compiled anew for other types or sizes. Without this torch would give
+# up after eight times, without a word.
+_MOST = 64
+
+Backend = Callable[..., Any]
+"""Of `torch.compile`: gets a graph and example inputs, and returns what runs."""
+
+
+class CompiledBlocks:
+    """The blocks of a model, to be compiled in place when they are first called.
+
+    Names of parameters stay as they are. What is compiled once serves all layers and lengths.
+
+    Args:
+        model: The model, with what a method has added to it.
+        backend: Of `torch.compile`.
+
+    Raises:
+        TrainingError: The model has no blocks.
+    """
+
+    def __init__(self, model: nn.Module, backend: str | Backend = "inductor") -> None:
+        blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not blocks:
+            raise TrainingError(
+                f"training.compile is true, but {type(model).__name__} has no blocks to compile",
+                allowed="models whose layers are Transformers' GradientCheckpointingLayer",
+                action="leave out training.compile",
+            )
+        leave_out_of_graphs()
+        # torch's own random numbers, so that dropout is that of a run without compile.
+        options: dict[str, Any] | None = (
+            {"fallback_random": True} if backend == "inductor" else None
+        )
+        self._compiled: dict[nn.Module, Any] = {
+            part: torch.compile(part._call_impl, dynamic=True, backend=backend, options=options)
+            for block in blocks
+            for part in _parts(block)
+        }
+        self._graphs = _graphs()
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs have been compiled so far."""
+        return _graphs() - self._graphs
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Around a step's passes, forward and backward. Outside, the model runs as it did.
+
+        Raises:
+            TrainingError: A part can't be compiled.
+        """
+        for part, call in self._compiled.items():
+            part._compiled_call_impl = call
+        try:
+            with _settings():
+                yield
+        except _errors() as error:
+            raise TrainingError(
+                f"training.compile is true, but the model can't be compiled: {_reason(error)}",
+                allowed="models and methods that torch.compile can trace",
+                action="leave out training.compile",
+            ) from error
+        finally:
+            for part in self._compiled:
+                part._compiled_call_impl = None
+
+
+def check_compiler() -> None:
+    """Compiles a small function, so that a missing compiler is noticed before a run begins.
+
+    Raises:
+        TrainingError: That fails.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.compile(_double)(torch.ones(8, device=device))
+    except (RuntimeError, ImportError) as error:
+        raise TrainingError(
+            "training.compile is true, but torch.compile doesn't work on this machine: "
+            f"{_reason(error)}",
+            allowed="machines with a C++ compiler and Python's headers; for GPUs Triton as well",
+            action="install them (Debian: g++ and python3-dev), or leave out training.compile",
+        ) from error
+
+
+def _double(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def _parts(block: nn.Module) -> Iterator[nn.Module]:
+    for child in block.children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):  # never called themselves
+            yield from _parts(child)
+        else:
+            yield child
+
+
+def _settings() -> AbstractContextManager[None]:
+    """Settings of torch for sizes that change from batch to batch, and for too many graphs."""
+    settings: AbstractContextManager[None] = torch._dynamo.config.patch(
+        allow_unspec_int_on_nn_module=True,
+        force_nn_module_property_static_shapes=False,
+        fail_on_recompile_limit_hit=True,
+        recompile_limit=_MOST,
+    )
+    return settings
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    return (FailOnRecompileLimitHit, TorchDynamoException)
+
+
+def _graphs() -> int:
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _reason(error: Exception) -> str:
+    """The first paragraph; what follows are hints on torch's logging."""
+    return " ".join(str(error).strip().partition("\n\n")[0].split()) or repr(error)
