@@ -18,7 +18,8 @@ from peml.models import identify_model, load_family
 from peml.models.families.seam import read_back
 from peml.run import fit, plan
 from peml.serving import load
-from peml.tasks import Chat, TaskRenderer
+from peml.tasks import Chat, TaskRenderer, load_task_file
+from peml.tasks.instructions import split_row
 from peml.testing.models import save_tiny_model, tiny_tokenizer
 from tests.e2e.toy import toy_config
 
@@ -30,6 +31,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<unk>assistant {% endif %}"
 )
 MASK = 4
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -108,3 +110,32 @@ def test_rows_are_shown_as_a_model_is_asked(
     assert "<s>" in plain.output
     refused = CliRunner().invoke(tasks_app, [*asked, "--chat"])
     assert isinstance(refused.exception, TaskError)
+
+
+def test_the_example_of_a_chat_model_trains_on_what_it_says(
+    tmp_path: Path, chats: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+    small = [chats[0], "training.epochs=1", "tasks.rows=8", "tasks.evaluation_rows=4"]
+    small += ["method.r=2", "evaluation.max_new_tokens=4", "export=false"]
+    run = fit(load_config(ROOT / "examples/chat.yaml", small), tmp_path / "run")
+    assert list(run.results.tasks) == ["topics", "assistant"]
+    planned = json.loads((run.folder / "plan.json").read_text())
+    assert planned["tasks"][1]["reported"] == 4
+    assert not any(task["cut"] for task in planned["tasks"])
+
+
+def test_every_row_of_the_example_is_asked_as_a_conversation(chats: list[str]) -> None:
+    task = load_task_file(ROOT / "examples/assistant.yaml")
+    family = load_family(load_config(ROOT / "examples/chat.yaml", chats[:1]).model)
+    for split, count in (("train", 12), ("validation", 4)):
+        lines = (ROOT / f"examples/assistant/{split}.jsonl").read_text().splitlines()
+        rows = [split_row(task.format, json.loads(line)) for line in lines]
+        assert len(rows) == count
+        for number, row in enumerate(rows):
+            example = TaskRenderer(task).render(row, number)
+            (sequence,) = family.encode(task, example, "train")
+            asked = read_back(family.tokenizer, sequence.input_ids)
+            assert asked.startswith("<unk>system You answer questions about")
+            assert f"<unk>assistant {row['answer']}<mask>" in asked
