@@ -24,22 +24,30 @@ def test_it_answers_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stderr is not None
-        said = process.stderr.readline()
-        found = re.search(r"run-bert-lora\+prefix: 3 tasks at (http://127\.0\.0\.1:\d+)", said)
-        assert found, said
-        body = {"task": "mood", "rows": [{"text": "the film was good"}] * 2}
-        with httpx.Client(base_url=found[1], timeout=20) as client:
-            answer = client.post("/v1/predict", json=body)
-            body["rows"] = [{"text": "bad"}] * 3
-            refused = client.post("/v1/predict", json=body)
+        try:
+            answer, refused = _ask(process)
             process.send_signal(signal.SIGTERM)
             out, error = process.communicate(timeout=20)
+        finally:
+            process.kill()  # else a failure above would wait for it for ever
     assert len(answer.json()["predictions"]) == 2
     assert refused.status_code == 413
     assert process.returncode == 0
     assert error == ""
     assert [json.loads(line)["status"] for line in out.splitlines()] == [200, 413]
+
+
+def _ask(process: subprocess.Popen[str]) -> tuple[httpx.Response, httpx.Response]:
+    """The answers to a good request and to one with too many rows."""
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    found = re.search(r"run-bert-lora\+prefix: 3 tasks at (http://127\.0\.0\.1:\d+)", said)
+    assert found, said
+    with httpx.Client(base_url=found[1], timeout=20) as client:
+        body = {"task": "mood", "rows": [{"text": "the film was good"}] * 2}
+        answer = client.post("/v1/predict", json=body)
+        body["rows"] = [{"text": "bad"}] * 3
+        return answer, client.post("/v1/predict", json=body)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
