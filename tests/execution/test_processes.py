@@ -85,7 +85,7 @@ def test_jobs_run_side_by_side_and_share_the_cores(
     told = run(three, jobs=2)
     assert told[:2] == ["+one", "+two"]
     assert told[2].startswith("-")  # the third waits for one of the first
-    assert told[3] == "+three"
+    assert "+three" in told[3:5]  # on a busy machine both may have ended by then
     results = three[0].results()
     assert results is not None
     assert results.mean == 4

@@ -56,7 +56,7 @@ def test_a_config_that_cannot_run_is_refused_under_the_lock_and_leaves_nothing(
         held.append(True)
         raise RunError("no such model", action="name another")
 
-    monkeypatch.setattr("peml.run.pipeline.prepare", prepare)
+    monkeypatch.setattr("peml.run.together.prepare", prepare)
     with pytest.raises(PemlError, match="no such model"):
         fit(config, tmp_path / "a/run")
     assert held
