@@ -126,7 +126,11 @@ def served(arguments: argparse.Namespace, folder: Path, side: str) -> Iterator[t
     """A server's port and process id."""
     words = [__file__, "serve", str(folder), "--side", side, "--threads", str(arguments.threads)]
     with subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, *words],
+        env={"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", **os.environ},  # as `peml serve` does
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stderr is not None
