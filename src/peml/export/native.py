@@ -97,16 +97,8 @@ def save_model(
         _name_ends(base)
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
-        beside_weights = {
-            _PREFIX: {} if prefix is None else {"prefix": prefix.tensor},
-            CONTEXTS: contexts,
-            _PROMPT: {} if base.prompt.vectors is None else {"prompt": base.prompt.vectors},
-            _ADAPTER: unmerged,
-            _HEADS: {} if base.heads is None else base.heads.state_dict(),
-        }
-        for name, tensors in beside_weights.items():
-            if tensors:
-                write_tensors(partial / name, tensors)
+        vectors = {} if prefix is None else {"prefix": prefix.tensor}
+        _write_beside(partial, base, {_PREFIX: vectors, CONTEXTS: contexts, _ADAPTER: unmerged})
         model_settings = base.settings.model_copy(update={"family": base.family.name})
         saved = describe(
             partial,
@@ -125,6 +117,18 @@ def save_model(
         model.to("meta")
         loaded = load_saved(saved, device, trust_remote_code=base.settings.trust_remote_code)
         return check_agreement(trained, answers(loaded, probes), probes, loaded)
+
+
+def _write_beside(folder: Path, base: TaskModel, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Writes what is not the backbone's: a file for each that has tensors."""
+    files = {
+        **parts,
+        _PROMPT: {} if base.prompt.vectors is None else {"prompt": base.prompt.vectors},
+        _HEADS: {} if base.heads is None else base.heads.state_dict(),
+    }
+    for name, tensors in files.items():
+        if tensors:
+            write_tensors(folder / name, tensors)
 
 
 def _name_ends(base: TaskModel) -> None:

@@ -219,17 +219,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     precision = choose_precision(config, method, precision)
     config = with_precision(config, precision)
     _check_fits(family, config, method, tasks)
-    trains_shown = method.context is not None and method.context.leave_one_out is not None
-    loaded = load_all(tasks, config.tasks, _SPLIT_SEED, trains_shown=trains_shown)
-    if method.context is not None:
-        loaded = replace(loaded, data=method.context.gather(loaded.data))
-    refuse_shown(loaded.data)
-    leakage = find_leakage(loaded.data)
-    dropped: dict[str, int] = {}
-    if config.tasks.leakage == "drop":
-        data, counts = drop_leaked(loaded.data)
-        loaded, dropped = LoadedTasks(data, loaded.skipped), dict(counts)
-
+    loaded, leakage, dropped = _load(config, method, tasks)
     encoder = SplitEncoder(config.model, family)
     train = [encoder.encode(item, item.train, "train") for item in loaded.data]
     development, held_out = encoder.divided(loaded.data, method.held_out_share(), _SPLIT_SEED)
@@ -262,6 +252,23 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         leakage=leakage,
         dropped=dropped,
     )
+
+
+def _load(
+    config: RunConfig, method: Method, tasks: Sequence[Task]
+) -> tuple[LoadedTasks, LeakageReport, dict[str, int]]:
+    """The tasks' rows, the leaks among them, and how many rows were dropped for it."""
+    trains_shown = method.context is not None and method.context.leave_one_out is not None
+    loaded = load_all(tasks, config.tasks, _SPLIT_SEED, trains_shown=trains_shown)
+    if method.context is not None:
+        loaded = replace(loaded, data=method.context.gather(loaded.data))
+    refuse_shown(loaded.data)
+    leakage = find_leakage(loaded.data)
+    dropped: dict[str, int] = {}
+    if config.tasks.leakage == "drop":
+        data, counts = drop_leaked(loaded.data)
+        loaded, dropped = LoadedTasks(data, loaded.skipped), dict(counts)
+    return loaded, leakage, dropped
 
 
 def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequence[Task]) -> None:
