@@ -293,6 +293,11 @@ def test_what_was_equal_is_listed_and_what_was_not_is_said(tmp_path: Path) -> No
     assert (equal["epochs"], equal["train rows per task"]) == ("3", "50")
     assert (equal["steps"], equal["shots"]) == ("10 on glue", "0")
     assert equal["tuning"] == "none: learning rates as configured"
+    assert equal["schedule"] == "linear, warm-up 0.06, clip 1"
+    by_group = {"tasks": {"suite": "glue"}, "training": {"clip_by": "group"}}
+    assert dict(collected(tmp_path, config(run=by_group))["equal"])["schedule"].endswith(
+        "per group"
+    )
     results = cell(tmp_path, "lora", 0) / "results.json"
     results.write_text(results.read_text().replace('"train": 10', '"train": 8'))
     assert dict(collected(tmp_path, config())["equal"])["steps"] == "8 to 10 on glue (NOT equal)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from peml.config import load_config
 from peml.errors import RunError
 from peml.export import add_task
 from peml.files import read_tensors
+from peml.methods.context.correction import Correction
+from peml.methods.context.network import ContextNetwork
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings
 from peml.run import fit
@@ -25,14 +28,17 @@ from tests.e2e.toy import toy_config
 pytestmark = pytest.mark.e2e
 
 
-def _section(**context: object) -> str:
+_CORRECTED = "correction: {trains: values}"
+
+
+def _section(more: str = "", name: str = "lora+context", **context: object) -> str:
     settings = {"shots": 7, "scope": "shared", **context}
     inner = ", ".join(f"{key}: {value}" for key, value in settings.items())
-    return f"method={{name: lora+context, lora: {{r: 2}}, context: {{{inner}}}}}"
+    return f"method={{name: {name}, lora: {{r: 2}}, context: {{{inner}}}, {more}}}"
 
 
-def _prepared(distinct_toys: Path, **context: object) -> Prepared:
-    return prepare(load_config(toy_config(distinct_toys, "causal", "lora"), [_section(**context)]))
+def _prepared(distinct_toys: Path, **section: Any) -> Prepared:
+    return prepare(load_config(toy_config(distinct_toys, "causal", "lora"), [_section(**section)]))
 
 
 def test_rows_of_all_tasks_are_shown_in_turn(distinct_toys: Path) -> None:
@@ -85,14 +91,38 @@ def test_mixed_rows_meet_it_in_one_piece(distinct_toys: Path) -> None:
     assert all(p.grad is not None for group in model.groups() for p in group.parameters)
 
 
-def test_a_run_keeps_one_context_and_needs_no_task(distinct_toys: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("lora+context", _CORRECTED), ("peml", "search: {mode: none}, prefix: {width: 8}")],
+)
+def test_what_is_trained_on_it_is_trained_once(distinct_toys: Path, name: str, more: str) -> None:
+    prepared = _prepared(distinct_toys, name=name, more=more)
+    model = attach(prepared, torch.device("cpu"), None).train()
+    batch = prepared.stream.fetch(*prepared.stream.plan(0)[0])
+    with torch.no_grad():
+        for group in model.groups():
+            for parameter in group.parameters:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model(batch).loss.backward()
+    on_top = model.parts["correction" if name == "lora+context" else "prefix"]
+    assert isinstance(on_top, Correction | ContextNetwork)
+    (own,) = on_top.last if isinstance(on_top, Correction) else on_top.embeddings
+    assert own.grad is not None
+    assert own.grad.any()
+    assert not prepared.method.needs_task_id
+
+
+@pytest.mark.parametrize("more", ["", _CORRECTED])
+def test_a_run_keeps_one_context_and_needs_no_task(
+    distinct_toys: Path, tmp_path: Path, more: str
+) -> None:
     path = toy_config(distinct_toys, "causal", "lora", training={"epochs": 1})
-    run = fit(load_config(path, [_section()]), tmp_path / "run")
+    run = fit(load_config(path, [_section(more)]), tmp_path / "run")
     assert not run.results.needs_task_id
     assert run.results.export is not None  # the trained model and the one read back agree
     assert list(read_tensors(run.folder / "model/contexts.safetensors")) == ["*"]
     predictor = load(run.folder)
     assert len({TaskRenderer(task).context() for task in predictor.tasks}) == 1
     task = predictor.task("mood").model_copy(update={"name": "new"})
-    with pytest.raises(RunError, match="its tasks share one context"):
+    with pytest.raises(RunError, match="were trained" if more else "its tasks share one context"):
         add_task(run.folder, task, 2)

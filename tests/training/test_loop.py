@@ -106,18 +106,35 @@ def test_accumulation_equals_one_big_batch() -> None:
         assert one.tokens == other.tokens
 
 
-def test_gradients_are_clipped_together() -> None:
-    made = toy(clip=1e-3, total=1, warmup=0)
-    norms: list[float] = []
+def _clipped(**training: Any) -> tuple[dict[str, float], float]:
+    """Norms of a step's gradients by group as the optimiser gets them, and the recorded norm."""
+    made = toy(total=1, warmup=0, **training)
+    norms: dict[str, float] = {}
 
     def look(*_: Any) -> None:
-        grads = [p.grad for group in made.optimizer.param_groups for p in group["params"]]
-        norms.append(math.sqrt(sum(float(g.square().sum()) for g in grads if g is not None)))
+        for group in made.optimizer.param_groups:
+            grads = [p.grad for p in group["params"] if p.grad is not None]
+            norms[group["name"]] = math.sqrt(sum(float(g.square().sum()) for g in grads))
 
     made.optimizer.register_step_pre_hook(look)
     made.run(1)
-    assert norms == [pytest.approx(1e-3, rel=1e-2)]
-    assert made.recorder.steps[0].gradient_norm > 0.01  # the record shows the norm before
+    return norms, made.recorder.steps[0].gradient_norm
+
+
+def test_gradients_are_clipped_together() -> None:
+    norms, recorded = _clipped(clip=1e-3)
+    assert math.hypot(*norms.values()) == pytest.approx(1e-3, rel=1e-2)
+    assert recorded > 0.01  # the record shows the norm before
+
+
+def test_each_groups_gradient_can_be_clipped_by_itself() -> None:
+    whole, before = _clipped(clip=1e9)
+    small, large = sorted(whole, key=whole.__getitem__)
+    limit = (whole[small] + whole[large]) / 2
+    norms, recorded = _clipped(clip=limit, clip_by="group")
+    assert norms[small] == pytest.approx(whole[small])
+    assert norms[large] == pytest.approx(limit, rel=1e-2)
+    assert recorded == pytest.approx(before)
 
 
 def test_records_tell_rates_epochs_tokens_and_task_losses() -> None:

@@ -9,7 +9,7 @@ from peml.comparison.settings import ComparisonConfig
 from peml.data import MixingSettings
 from peml.records.comparison import SuiteRecord
 from peml.tasks import TaskType
-from peml.training import BalancingSettings
+from peml.training import BalancingSettings, TrainingSettings
 
 _FINAL = {"best": "those of the best development mean", "last": "the last"}
 
@@ -37,7 +37,7 @@ def list_equal(
         ("shots", _range(task.shots for task in tasks)),
         ("loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)),
         ("precision", _precision(suites) or training.precision),
-        ("schedule", f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}"),
+        ("schedule", _schedule(training)),
         ("final weights", _FINAL[training.keep]),
         ("splits", "development rows carved from train, the same for all seeds; they alone choose"),
         ("decoding", _decoding(config, tasks)),
@@ -49,6 +49,11 @@ def _order(mixing: MixingSettings) -> str:
     if mixing.strategy == "adaptive":
         return "NOT equal: shares follow each run's own development losses"
     return "a function of the seed and the epoch"
+
+
+def _schedule(training: TrainingSettings) -> str:
+    clipped = " per group" if training.clip_by == "group" else ""
+    return f"{training.schedule}, warm-up {training.warmup:g}, clip {training.clip:g}{clipped}"
 
 
 def _balancing(balancing: BalancingSettings) -> str:

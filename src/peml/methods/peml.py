@@ -54,7 +54,7 @@ class Peml(SearchedPrefix):
         contexts: ContextPart | None = None
         if settings.context is not None:
             contexts = ContextPart(model, injection, settings.context)
-            lengths = tuple(map(len, contexts.tokens))
+            lengths = tuple(settings.context.held([len(tokens) for tokens in contexts.tokens]))
             make = partial(ContextNetwork, lengths=lengths, seed=context.seed)
         prefix = self._over(settings.prefix, lengths)
         space = self._space(prefix, injection.shape, read_layers(model.backbone))
@@ -84,8 +84,8 @@ class Peml(SearchedPrefix):
 
     @property
     def needs_task_id(self) -> bool:
-        """With contexts, since each task's rows see their own."""
-        return self.settings.context is not None
+        """With a context per task, since each task's rows see their own."""
+        return self.settings.context is not None and self.settings.context.scope == "task"
 
     @property
     def corrects_contexts(self) -> bool:
@@ -145,7 +145,7 @@ class Peml(SearchedPrefix):
         embeddings = 0
         if self.settings.context is not None:
             settings = self._over(settings, shape.known_contexts())
-            embeddings = settings.width * sum(shape.contexts)
+            embeddings = settings.width * sum(self.settings.context.held(shape.contexts))
         lora = SizeRange.exactly(self.settings.lora.count_parameters(shape))
         genotype = self._given(settings, attention)
         if genotype is not None and genotype.ranks:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from peml.data.batching import BatchStream
 from peml.distributed import World
@@ -175,7 +175,7 @@ class TrainingLoop:
                 self.balancing.backward(output, batch, share, parameters, self.accelerator.backward)
                 sums.add(output.loss, share, output.losses, batch.tasks)
         self.balancing.finish(parameters, self.progress.step, list(step.task_rows))
-        norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
+        norm = self._clip()
         record = self._record(phase, rates, step.tokens)
         self.readings.add(record, step.task_rows, sums.with_norm(norm))
         if self.readings.is_due():
@@ -189,8 +189,23 @@ class TrainingLoop:
         self._report()
 
     def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self._parameters_by_group() for p in group]
+
+    def _parameters_by_group(self) -> list[list[nn.Parameter]]:
         groups = self.optimizer.param_groups
-        return [p for group in groups for p in group["params"] if p.requires_grad]
+        return [[p for p in group["params"] if p.requires_grad] for group in groups]
+
+    def _clip(self) -> Tensor:
+        """Clips the gradients, and returns the norm that all had together."""
+        groups = self._parameters_by_group()
+        if self.settings.clip_by == "model":
+            groups = [[p for group in groups for p in group]]
+        clip, most = self.accelerator.clip_grad_norm_, self.settings.clip
+        norms: list[Tensor] = [clip(group, most) for group in groups]
+        if len(norms) == 1:
+            return norms[0]
+        # A group without gradients has its norm on the CPU.
+        return torch.linalg.vector_norm(torch.stack([n.to(self.accelerator.device) for n in norms]))
 
     def _settle(self) -> None:
         """Reads and checks everything, so that no broken number is evaluated or saved."""

@@ -35,6 +35,12 @@ class TrainingSettings(Settings):
     )
     weight_decay: float = Field(0.0, description="AdamW's decoupled weight decay.", ge=0)
     clip: float = Field(1.0, description="Maximum norm of the gradient.", gt=0)
+    clip_by: Literal["model", "group"] = Field(
+        "model",
+        description="Whose gradient `clip` bounds. model: that of everything that trains. group: "
+        "each parameter group's by itself, so that a large gradient of one (a prefix, a context's "
+        "correction) doesn't shorten the steps of the others.",
+    )
     accumulation: int = Field(
         1,
         description="Batches per optimiser step, over all processes that train together; at "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from peml.testing.answers import scores_of
 from peml.testing.tasks import tasks_with_contexts
 from tests.methods.test_prefix_search import Rows
 
-_PREFIX = {"width": 8, "cells": 2, "operations": ["skip", "linear", "self-attention"]}
+_WIDTH = 8
+_PREFIX = {"width": _WIDTH, "cells": 2, "operations": ["skip", "linear", "self-attention"]}
 # The cells' last layers start at zero: what is before them comes a step later still.
 _LATER = ("network.embeddings", "network.norm.*", "network.head.*", "embeddings.*")
 
@@ -203,11 +205,21 @@ def test_the_network_is_as_long_as_the_longest_context_and_counts_every_embeddin
     assert [len(rows) for rows in network.embeddings] == list(shape.contexts)
 
 
+def test_of_a_shared_context_the_embeddings_count_once() -> None:
+    shape = read_shape(tiny_task_model("llama", tasks_with_contexts()))
+    counts = {}
+    for scope in ("task", "shared"):
+        settings = section(search={"mode": "none"}, context={"scope": scope})
+        method = build_method(parse_method(settings))
+        assert method.needs_task_id is (scope == "task")
+        counts[scope] = method.count_parameters(replace(shape, contexts=(7, 7, 7)))["prefix"]
+    assert counts["task"] - counts["shared"] == 2 * 7 * _WIDTH
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"context": {"draw": "step"}}, "draw: once"),
-        ({"context": {"scope": "shared"}}, "scope: task"),
         ({"context": {"leave_one_out": "exact"}}, "masked"),
         ({"prefix": {"start": "text", "text": "Good."}}, "starts at it"),
         ({"search": {"budget": 5000}}, "embeddings per task"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -68,15 +68,13 @@ class CorrectionSettings(Settings):
         """First positions that are neither trained nor dropped."""
         return int(self.freeze_first)
 
-    def count(self, shape: ModelShape) -> int:
+    def count(self, shape: ModelShape, contexts: Sequence[int]) -> int:
         """The closed form of the trainable parameters.
 
-        Raises:
-            ModelError: The shape doesn't know how long the contexts are.
+        Args:
+            shape: Of the model.
+            contexts: Tokens of each context that is held.
         """
-        if self.trains == "none":
-            return 0
-        contexts = shape.known_contexts()
         attention = attention_shape(shape)
         channels = attention.kv_heads * attention.head_dim
         rows = sum(max(0, length - self.frozen_positions) for length in contexts)

@@ -11,6 +11,7 @@ from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, Part
 from peml.methods.budget import fit_beside_lora
 from peml.methods.context.correction import Correction
+from peml.methods.context.correction_settings import CorrectionSettings
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings, LoraContextSettings
 from peml.methods.lora.lora import LoraPart
@@ -51,7 +52,7 @@ class LoraContext(Method):
         parts: dict[str, Part] = {lora.name: lora, part.name: part}
         modules: dict[str, nn.Module] = {part.name: part}
         if self.corrects_contexts:
-            lengths = [len(tokens) for tokens in part.tokens]
+            lengths = self.context.held([len(tokens) for tokens in part.tokens])
             settings = self.settings.correction
             correction = Correction(injection.shape, lengths, settings, context.seed)
             part.correct(correction.to(model.device))
@@ -60,11 +61,17 @@ class LoraContext(Method):
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The LoRA's and the correction's."""
-        correction = self.settings.correction.count(shape)
+        correction = self._count(self.settings.correction, shape)
         return {"lora": self.settings.lora.count_parameters(shape), "correction": correction}
+
+    def _count(self, correction: CorrectionSettings, shape: ModelShape) -> int:
+        if correction.trains == "none":
+            return 0
+        return correction.count(shape, self.context.held(shape.known_contexts()))
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
         """Another rank of the LoRA, and of the correction where no LoRA comes near the budget."""
-        sized = ((c, SizeRange.exactly(c.count(shape))) for c in self.settings.correction.smaller())
+        smaller = self.settings.correction.smaller()
+        sized = ((each, SizeRange.exactly(self._count(each, shape))) for each in smaller)
         correction, lora = fit_beside_lora(sized, self.settings.lora, shape, budget)
         return self.settings.model_copy(update={"lora": lora, "correction": correction})

@@ -186,7 +186,8 @@ class ContextPart(nn.Module, Part):
         else:
             held = {task: self._compute(self.tokens[task], task) for task in tasks}
         for correction in self._on_top:
-            held = {task: correction.add(task, prefix) for task, prefix in held.items()}
+            # A context that all tasks share is the only one.
+            held = {task: correction.add(max(task, 0), prefix) for task, prefix in held.items()}
         return held
 
     def _compute(self, tokens: Sequence[int], task: int = 0) -> Prefix:

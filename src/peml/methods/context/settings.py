@@ -111,8 +111,6 @@ class ContextSettings(Settings):
                 f"{trained}, and with context.draw: {self.draw} other rows stand there each time: "
                 "set draw: once, or train no correction"
             )
-        if self.scope == "shared":
-            raise ValueError(f"{trained}: set context.scope: task, or train no correction")
         if self.leave_one_out == "exact" or (self.leave_one_out and dropout):
             raise ValueError(
                 f"{trained}, and a row that is shown sees these without its own: set "
@@ -153,6 +151,10 @@ class ContextSettings(Settings):
             task = item.task.model_copy(update={"shots": shots})
             gathered.append(replace(item, task=task))
         return tuple(gathered)
+
+    def held(self, lengths: Sequence[int]) -> list[int]:
+        """Of each task's tokens, those that are held: once if all tasks share one context."""
+        return list(lengths[:1] if self.scope == "shared" else lengths)
 
     def _spread(self, tasks: Sequence[Task]) -> list[int]:
         """How many rows of each task a shared context shows; none of tasks without train rows."""
