@@ -205,7 +205,8 @@ class TrainingLoop:
         if len(norms) == 1:
             return norms[0]
         # A group without gradients has its norm on the CPU.
-        return torch.linalg.vector_norm(torch.stack([n.to(self.accelerator.device) for n in norms]))
+        squares = [norm.to(self.accelerator.device).square() for norm in norms]
+        return torch.stack(squares).sum().sqrt()
 
     def _settle(self) -> None:
         """Reads and checks everything, so that no broken number is evaluated or saved."""
