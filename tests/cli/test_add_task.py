@@ -10,7 +10,9 @@ import torch
 
 from peml.files import checksums, read_tensors
 from peml.models import TaskModel
+from peml.models.families.text import CausalFamily
 from peml.serving import load
+from peml.tasks import TaskType
 from peml.testing import batch_of, save_tiny_model, tiny_task_model
 from tests.cli.commands import peml
 from tests.export.trained import run_of
@@ -69,6 +71,43 @@ def test_it_answers_as_with_the_rows_in_its_prompt(
         torch.testing.assert_close(_scores(model, new), _scores(shown, new), atol=1e-4, rtol=0)
     shots = model.tasks[-1].shots.examples
     assert shots == tuple(f"{ROWS[n][0]} Is it red? {('no', 'yes')[ROWS[n][1]]}" for n in (0, 1, 3))
+
+
+def test_the_card_lists_it_and_keeps_what_people_wrote(tmp_path: Path, capsys: Capture) -> None:
+    run, file = run_of("llama", "lora+context", tmp_path), _task(tmp_path)
+    card = run / "model/README.md"
+    written = "# Mine\n\nMy words.\n\n## How to use it\n\nLike this.\n"
+    card.write_text(written, encoding="utf-8")
+    assert peml(capsys, "add-task", run, file, "--shots", 3).code == 0
+    file.write_text(TASK.replace("colour", "hue"), encoding="utf-8")
+    assert peml(capsys, "add-task", run, file, "--shots", 2).code == 0
+    text = card.read_text(encoding="utf-8")
+    start, end = (text.index(mark) for mark in ("## Tasks added", "## How to use it"))
+    assert text[:start] + text[end:] == written
+    lines = [line.split("|")[1:4] for line in text[start:end].splitlines() if line.startswith("|")]
+    added = [["colour", "classification", "3"], ["hue", "classification", "2"]]
+    assert [[cell.strip() for cell in line] for line in lines[2:]] == added
+    assert "no row of theirs was scored" in text[start:end]
+    assert load(run).task("hue").name == "hue"  # the card isn't sealed
+
+
+def test_no_split_but_the_shown_one_is_read(tmp_path: Path, capsys: Capture) -> None:
+    run, file = run_of("llama", "lora+context", tmp_path), _task(tmp_path)
+    (tmp_path / "rows/validation.jsonl").write_text("this is no JSON", encoding="utf-8")
+    assert peml(capsys, "add-task", run, file, "--shots", 3).code == 0
+
+
+def test_a_type_that_the_model_cannot_answer_is_refused(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = run_of("llama", "lora+context", tmp_path), _task(tmp_path)
+    files = checksums(run)
+    types = CausalFamily.task_types - {TaskType.CLASSIFICATION}
+    monkeypatch.setattr(CausalFamily, "task_types", types)
+    said = peml(capsys, "add-task", run, file, "--shots", 3)
+    assert said.code == 2
+    assert "colour (classification)" in said.error
+    assert checksums(run) == files
 
 
 def test_rows_can_be_chosen_by_hand(tmp_path: Path, capsys: Capture) -> None:

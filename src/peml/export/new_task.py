@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,18 @@ from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel, check_task_types, load_backbone
 from peml.problems import describe_problems, list_problems
 from peml.tasks import Task
+
+_CARD = "README.md"
+_NEXT_SECTION = "## How to use it"
+_ADDED = """\
+## Tasks added without training
+
+The model was not trained on these, and no row of theirs was scored. It holds a context of solved
+rows for each.
+
+| task | type | solved rows | tokens of the context |
+|---|---|---:|---:|
+"""
 
 
 def add_task(
@@ -61,6 +74,10 @@ def add_task(
     contexts = {**saved.tensors(CONTEXTS), shown.name: held}
     # What people wrote into a card later would otherwise be sealed with the rest.
     cards = {path.name: path.read_bytes() for path in saved.folder.glob("README*")}
+    if _CARD in cards:
+        card = cards[_CARD].decode(errors="surrogateescape")
+        card = _with_line(card, f"| {task.name} | {task.type} | {shots} | {tokens} |\n")
+        cards[_CARD] = card.encode(errors="surrogateescape")
     with atomic_folder(saved.folder) as partial:
         kept = shutil.ignore_patterns(".*", "README*", MANIFEST, DESCRIPTION, CONTEXTS)
         shutil.copytree(saved.folder, partial, ignore=kept, copy_function=_link, dirs_exist_ok=True)
@@ -69,6 +86,15 @@ def add_task(
     for name, content in cards.items():
         write_bytes(saved.folder / name, content)
     return tokens
+
+
+def _with_line(card: str, line: str) -> str:
+    """A model card with a line for an added task; everything else stays as people wrote it."""
+    if _ADDED not in card:
+        before, following, after = card.partition(_NEXT_SECTION)
+        card = f"{before.rstrip()}\n\n{_ADDED}\n{following}{after}"
+    table = re.compile(re.escape(_ADDED) + r"(\|.*\n)*")
+    return table.sub(lambda found: found[0] + line, card, count=1)
 
 
 def _choosing(context: ContextSettings, shots: int, choose: str) -> ContextSettings:
