@@ -261,8 +261,27 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerLostError(
-            "another process of this run has ended",
-            action="see its message; without one it was killed, perhaps for lack of memory. Run "
-            "the same command again: it goes on from the last checkpoint",
-        ) from error
+        raise _lost_peer() from error
+
+
+@contextmanager
+def noticing_lost_peers() -> Iterator[None]:
+    """Turns an exchange that failed inside of PyTorch's FSDP into a message.
+
+    Raises:
+        PeerLostError: One did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise _lost_peer() from error
+
+
+def _lost_peer() -> PeerLostError:
+    return PeerLostError(
+        "another process of this run has ended",
+        action="see its message; without one it was killed, perhaps for lack of memory. Run "
+        "the same command again: it goes on from the last checkpoint",
+    )

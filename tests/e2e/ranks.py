@@ -14,6 +14,7 @@ from peml.execution.processes import WARM
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _PATIENCE = 120.0  # seconds
+_SAME = ("metrics.jsonl", "predictions", "evaluation", "genotype.json", "model")
 
 
 def launch(works: Sequence[Callable[[], None]], folder: Path) -> list[tuple[int, str]]:
@@ -45,6 +46,19 @@ def launch(works: Sequence[Callable[[], None]], folder: Path) -> list[tuple[int,
         (process.exitcode, log.read_text(encoding="utf-8"))
         for process, log in zip(processes, logs, strict=True)
     ]
+
+
+def run_files(folder: Path) -> dict[str, bytes]:
+    """What has to be the same, without what says where the run is and how long it took."""
+    found = {}
+    for name in _SAME:
+        path = folder / name
+        inside = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in inside:
+            if file.suffix in (".jsonl", ".parquet", ".safetensors") or path.is_file():
+                found[str(file.relative_to(folder))] = file.read_bytes()
+    assert len(found) >= 6
+    return found
 
 
 def _work(work: Callable[[], None], rank: int, size: int, port: int, log: Path) -> None:

@@ -23,14 +23,13 @@ from peml.run import RunStopped, lock_folder
 from peml.run import fit as run_fit
 from peml.run.together import with_world
 from peml.training import TrainingLoop
-from tests.e2e.ranks import launch
+from tests.e2e.ranks import launch, run_files
 from tests.e2e.toy import METHODS, Row, toy_config
 
 pytestmark = pytest.mark.e2e
 
 Whole = Callable[[str], dict[str, bytes]]
 
-_SAME = ("metrics.jsonl", "predictions", "evaluation", "genotype.json", "model")
 _SEARCH = {"optimise": "bilevel", "discretise": "perturbation", "held_out": 0.5}
 _DROPOUT = METHODS["lora"]["lora"] | {"dropout": 0.1}
 _RUNS: dict[str, tuple[str, Row, Row]] = {
@@ -55,19 +54,6 @@ def _config(toys: Path, name: str, batches: int) -> Path:
     others = {key: value for key, value in sections.items() if key != "training"}
     options: Any = others | {"training": training | {"accumulation": batches}}
     return toy_config(toys, family, method, **options)
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    """What has to be the same, without what says where the run is and how long it took."""
-    found = {}
-    for name in _SAME:
-        path = folder / name
-        inside = [path] if path.is_file() else sorted(path.rglob("*"))
-        for file in inside:
-            if file.suffix in (".jsonl", ".parquet", ".safetensors") or path.is_file():
-                found[str(file.relative_to(folder))] = file.read_bytes()
-    assert len(found) >= 6
-    return found
 
 
 def _fit_all(configs: dict[str, Path], folder: Path) -> None:
@@ -113,7 +99,7 @@ def whole(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     def run(name: str) -> dict[str, bytes]:
         folder = tmp_path_factory.mktemp("whole") / name
         peml.fit(_config(toys, name, 2), folder)
-        return _files(folder)
+        return run_files(folder)
 
     return run
 
@@ -124,7 +110,7 @@ def test_two_processes_make_what_one_makes(toys: Path, tmp_path: Path, whole: Wh
     for code, log in launch([partial(_fit_all, single, tmp_path / "two")] * 2, tmp_path):
         assert code == 0, log
     for name in _RUNS:
-        assert _files(tmp_path / "two" / name) == whole(name), name
+        assert run_files(tmp_path / "two" / name) == whole(name), name
 
 
 def test_a_run_goes_on_in_another_number_of_processes(
@@ -134,22 +120,24 @@ def test_a_run_goes_on_in_another_number_of_processes(
     for code, log in launch([partial(_fit_and_stop, config, tmp_path / "less")] * 2, tmp_path):
         assert code == 0, log
     peml.fit(config, tmp_path / "less")
-    assert _files(tmp_path / "less") == whole("peml")
+    assert run_files(tmp_path / "less") == whole("peml")
     with pytest.raises(ConfigError, match="3 processes can't share"):
         with_world(load_config(config), World(0, 3), begun=2)
     config = _config(toys, "peml", 2)
     _fit_and_stop(config, tmp_path / "more")
     for code, log in launch([partial(_fit_all, {"more": config}, tmp_path)] * 2, tmp_path):
         assert code == 0, log
-    assert _files(tmp_path / "more") == whole("peml")
+    assert run_files(tmp_path / "more") == whole("peml")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "sharding"), [(0, "none"), (1, "none"), (0, "fsdp"), (1, "fsdp")])
 def test_a_killed_process_ends_the_others(
-    rank: int, toys: Path, tmp_path: Path, whole: Whole
+    rank: int, sharding: str, toys: Path, tmp_path: Path, whole: Whole
 ) -> None:
     config, folder = _config(toys, "peml", 1), tmp_path / "run"
-    words = ("fit", str(config), "--output", str(folder), "--set", "training.checkpoint_every=2")
+    settings = ("training.checkpoint_every=2", f"model.sharding={sharding}")
+    words = ["fit", str(config), "--output", str(folder)]
+    words += [word for setting in settings for word in ("--set", setting)]
     works = [partial(_command, *words)] * 2
     works[rank] = partial(_killed, 7, *words)
     ended = launch(works, tmp_path)
@@ -160,7 +148,7 @@ def test_a_killed_process_ends_the_others(
     assert list(folder.glob("checkpoints/step-*"))
     for code, log in launch([partial(_command, *words)] * 2, tmp_path):
         assert code == 0, log
-    assert _files(folder) == whole("peml")
+    assert run_files(folder) == whole("peml")
 
 
 def _refused(
@@ -206,4 +194,4 @@ def test_a_launcher_starts_the_command(toys: Path, tmp_path: Path, whole: Whole)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("trainable parameters: ") == 1
     assert "of 2 batches each" in ended.stdout
-    assert _files(tmp_path / "run") == whole("peml")
+    assert run_files(tmp_path / "run") == whole("peml")

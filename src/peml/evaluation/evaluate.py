@@ -177,13 +177,15 @@ def predict_split(
     model.eval()
     with model.prepared():
         if task.type.generates:
-            _generate(base, split, task_id, settings, answers)
+            with base.divided():
+                _generate(base, split, task_id, settings, answers)
         elif isinstance(base.family, TextFamily):
             options = score_options(base, split, task_id, settings.scoring, settings.tokens, notes)
             for row, scores in options:
                 answers.score(row, base.family.answer(scores[None], task)[0])
         else:
-            _score_heads(model, split, task_id, settings, answers)
+            with base.divided():
+                _score_heads(model, split, task_id, settings, answers)
     answers.share(base.world)
     if answers.bad:
         rows = sorted(answers.bad if numbers is None else (numbers[row] for row in answers.bad))

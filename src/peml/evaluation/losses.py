@@ -38,7 +38,8 @@ def mean_losses(
                 if len(split)
                 else ()
             )
-            sums = [float(model(batch.to(base.device)).losses.double().sum()) for batch in mine]
+            with base.divided():
+                sums = [float(model(batch.to(base.device)).losses.double().sum()) for batch in mine]
             total = sum(base.world.interleave(sums))
             if not math.isfinite(total):
                 raise TrainingError(

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
+from peml.distributed import ALONE, World
 from peml.errors import ModelError
 from peml.models.embedded import EMBEDDED, embedded_model
 from peml.models.families import FAMILIES, Family, TextFamily
@@ -26,6 +27,7 @@ from peml.models.families.spelling import declared_ends
 from peml.models.gguf import converted
 from peml.models.logits import logits_problem
 from peml.models.settings import ModelSettings
+from peml.models.sharding import free_after_use, sharded_options
 from peml.models.source import GRANT, check_source, read_source, read_vocabulary
 from peml.models.vocabulary import check_end, check_vocabulary, fit_tokenizer
 from peml.models.weights import weights_checksum
@@ -218,8 +220,15 @@ def _declared_length(config: Any, tokenizer: Any) -> int:
     return min(known, _NO_LIMIT)  # a tokenizer that knows of no limit has 1e30
 
 
-def load_backbone(settings: ModelSettings, family: Family | None = None) -> Backbone:
+def load_backbone(
+    settings: ModelSettings, family: Family | None = None, world: World = ALONE
+) -> Backbone:
     """Loads and freezes the model; weights are read from safetensors only.
+
+    Args:
+        settings: Which model.
+        family: Its family; default: it is loaded.
+        world: The processes that share its weights, where they are to be sharded.
 
     Raises:
         ModelError: The model can't be found or read.
@@ -228,9 +237,11 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
     if settings.dtype == "auto":  # nobody trains: runs have decided
         settings = settings.model_copy(update={"dtype": "float32"})
     options: dict[str, Any] = {}
+    config = _from_pretrained(AutoConfig, settings, "config")
     if isinstance(family, TextFamily):
-        config = _from_pretrained(AutoConfig, settings, "config")
         options["generation_config"] = own_generation(family.spelling, config)
+    if settings.sharding != "none":
+        options |= sharded_options(family.auto_class, config, world, settings.name)
     with _without_load_report():
         model, report = _from_pretrained(
             family.auto_class,
@@ -249,6 +260,7 @@ def load_backbone(settings: ModelSettings, family: Family | None = None) -> Back
     if rows is not None:
         check_vocabulary(family.tokenizer, rows, settings.name)
     _freeze(model, settings)
+    free_after_use(model)
     if isinstance(family, TextFamily):
         problem = logits_problem(model)
         family.logits_everywhere = problem is not None

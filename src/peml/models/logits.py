@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peml.models.sharding import is_sharded
 from peml.models.tail import cross_entropy, feeding, nll_in_chunks
 
 HELD = {"cpu": 2**23, "gpu": 2**26}
@@ -60,7 +61,8 @@ class Positions:
         if most is None:
             held = HELD["cpu" if tokens.device.type == "cpu" else "gpu"]
             most = max(1, held // model.config.get_text_config().vocab_size)
-        if self.everywhere or len(tokens) <= most:
+        # Chunks of a sharded model would be passes, of which processes need equally many.
+        if self.everywhere or len(tokens) <= most or is_sharded(model):
             return cross_entropy(self.logits(model, **inputs), tokens)
         return nll_in_chunks(model, self._choose, tokens, most, **inputs)
 

@@ -15,9 +15,9 @@ class ModelSettings(Settings):
     """The frozen base model of a run."""
 
     CALLERS: ClassVar[frozenset[str]] = frozenset(
-        ("name", "revision", "gguf_file", "trust_remote_code")
+        ("name", "revision", "gguf_file", "sharding", "trust_remote_code")
     )
-    """Fields that a saved model may not set: its location, and whether its code may run."""
+    """Fields that a saved model may not set: where it is, and whether its code may run."""
 
     name: str = Field(
         "minilm",
@@ -60,6 +60,11 @@ class ModelSettings(Settings):
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
+    )
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="With several processes, `fsdp` gives each a part of every frozen weight "
+        "instead of the whole model; they are gathered block by block in each pass.",
     )
     trust_remote_code: bool = Field(
         False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from peml.models.loading import Backbone
 from peml.models.numbers import not_finite_advice
 from peml.models.prompt import InputPrompt, packed_rows
 from peml.models.routing import TaskRouting
+from peml.models.sharding import SharedPasses, is_sharded
 from peml.tasks import Task
 
 
@@ -43,6 +45,9 @@ class TaskModel(nn.Module):
         self.routing = TaskRouting(len(self.tasks))
         self.prompt = InputPrompt()
         self.sharing: dict[str, str | None] = {}
+        self._passes: SharedPasses | None = None
+        if is_sharded(self.backbone):
+            self._passes = SharedPasses(self.backbone, self._pass_idly)
         generator = torch.Generator().manual_seed(seed)
         self.heads = self.family.build_heads(self.tasks, self.backbone, generator)
 
@@ -62,6 +67,16 @@ class TaskModel(nn.Module):
         self._route(batch)
         output = self.family.forward(self.backbone, self.heads, batch, self.prompt.vectors)
         return output if batch.weights is None else output.weighted(batch.weights)
+
+    def divided(self) -> AbstractContextManager[None]:
+        """Around forward passes that are divided among the processes, some of which have fewer."""
+        return nullcontext() if self._passes is None else self._passes.uneven()
+
+    @torch.no_grad()
+    def _pass_idly(self) -> None:
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        self.routing.set(token[0])
+        self.backbone(input_ids=token, attention_mask=torch.ones_like(token))
 
     def predict(self, output: ModelOutput, batch: TaskBatch, task_id: int) -> Tensor:
         """Option scores, (examples, options), or regression scores, (examples,), of one task."""

@@ -51,7 +51,8 @@ class HeldOutRows:
         """Mean loss over the first batches, in evaluation mode."""
         self._model.eval()
         count = min(batches, self._length)
-        with self._model.prepared(), self._accelerator.autocast():
+        divided = self._model.base.divided()
+        with self._model.prepared(), divided, self._accelerator.autocast():
             mine = range(count)[self._world.part]
             losses = [float(self._model(self._batch(draw)).loss.detach()) for draw in mine]
         return sum(self._world.interleave(losses)) / count

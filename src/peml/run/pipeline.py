@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from peml.analysis import Interval, mean_interval
 from peml.config import RunConfig
-from peml.distributed import ALONE, join
+from peml.data import TaskBatch
+from peml.distributed import ALONE, join, noticing_lost_peers
 from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
 from peml.methods import AttachedModel
@@ -35,6 +37,7 @@ from peml.run.identity import identify
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
+from peml.run.sharding import check_sharding, sharded_answers, whole_model
 from peml.run.start import start_from
 from peml.run.together import check_same_start, prepare_together, with_world
 from peml.run.training import TrainingSession, attach
@@ -57,8 +60,10 @@ class Run:
 
 def plan(config: RunConfig) -> Plan:
     """What a run would do, without training or writing a run folder (``--dry-run``)."""
-    prepared = prepare(with_world(config, join()))
-    model = attach(prepared, torch.device("cpu"), None)
+    world = join()
+    prepared = prepare(with_world(config, world))
+    check_sharding(prepared)
+    model = attach(prepared, torch.device("cpu"), None, world=world)
     # Refuses rates of groups that aren't there.
     build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
@@ -102,7 +107,7 @@ def fit(
     world = join()
     console = console if console and world.is_first else Console(quiet=True)
     folder = RunFolder(output)
-    with folder.locked(wait) if world.is_first else nullcontext():
+    with folder.locked(wait) if world.is_first else nullcontext(), noticing_lost_peers():
         check_same_start(config, output, world)
         if world.from_first(lambda: folder.holds(config) and folder.is_finished):
             console.print(f"{output} is finished: nothing to do", markup=False)
@@ -118,7 +123,9 @@ def fit(
             session.align()
             world.from_first(lambda: folder.create(config))  # what can't work leaves no folder
             tasks = _run_phases(session, folder, identity, start)
-            results = world.from_first(lambda: _conclude(session, folder, tasks))
+            probes = probe_batches(prepared) if config.export else []
+            before = sharded_answers(session.model, probes)
+            results = world.from_first(lambda: _conclude(session, folder, tasks, probes, before))
         world.from_first(lambda: write_card(output))
         world.from_first(lambda: write_report(output))  # last: it says that the run is finished
     return Run(output, results)
@@ -138,8 +145,22 @@ def _run_phases(
         return evaluate_run(prepared, model, folder, session.cost)
 
 
-def _conclude(session: TrainingSession, folder: RunFolder, tasks: dict[str, TaskResult]) -> Results:
-    """Saves the model and the results, in one process."""
+def _conclude(
+    session: TrainingSession,
+    folder: RunFolder,
+    tasks: dict[str, TaskResult],
+    probes: Sequence[TaskBatch],
+    before: Sequence[Tensor],
+) -> Results:
+    """Saves the model and the results, in one process.
+
+    Args:
+        session: The training.
+        folder: The run folder.
+        tasks: The tasks' results.
+        probes: Rows that the saved model is tried on.
+        before: What the processes together answered to them, where they share weights.
+    """
     prepared, model = session.prepared, session.model
     model.base.world = ALONE
     counts = session.trainable_parameters()
@@ -147,8 +168,9 @@ def _conclude(session: TrainingSession, folder: RunFolder, tasks: dict[str, Task
     if prepared.config.export:
         with session.cost.phase("export"):
             evaluation = prepared.config.evaluation.model_dump(mode="json")
-            probes = probe_batches(prepared)
             method = prepared.config.method
+            if before:
+                model = whole_model(session, probes, before)
             exact = prepared.precision.exported == "float32"
             agreement = save_model(model, folder.model, method, evaluation, probes, exact=exact)
     searched = Plan.read(folder.path).trainable_parameters

@@ -12,6 +12,7 @@ from peml.records import Identity, Plan
 from peml.run.folder import RunFolder, differences
 from peml.run.identity import identify
 from peml.run.preparation import Prepared, prepare
+from peml.run.sharding import check_sharding
 
 _PACKAGES = ("peml", "torch", "transformers", "peft")
 
@@ -78,6 +79,7 @@ def prepare_together(
     prepared = prepare(config, precision) if world.is_first else None
     precision = world.from_first(lambda: prepared.precision if prepared else None)
     prepared = prepared or prepare(config, precision)
+    check_sharding(prepared)
     identity = identify(prepared)
     # Before anything of the folder is loaded.
     world.from_first(lambda: folder.check_identity(identity))

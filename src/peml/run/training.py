@@ -18,6 +18,7 @@ from peml.evaluation import mean_losses, score_split
 from peml.injection import enable_packing
 from peml.methods import AttachContext, AttachedModel, check_count, read_shape
 from peml.models import Backbone, CompiledBlocks, TaskModel, load_backbone
+from peml.models.sharding import whole_weights_refused
 from peml.prefix import Genotype
 from peml.records import Evaluation, Mixing
 from peml.run.cost import CostMeter
@@ -57,6 +58,7 @@ def attach(
     device: torch.device,
     genotype: Genotype | None,
     backbone: Backbone | None = None,
+    world: World = ALONE,
 ) -> AttachedModel:
     """Attaches the method to the frozen model, with the network of a genotype if given.
 
@@ -65,13 +67,14 @@ def attach(
         device: Where the model goes.
         genotype: A network found before.
         backbone: The frozen model, which is changed in place; default: it is loaded.
+        world: The processes that train it together.
 
     Raises:
         ModelError: The method doesn't fit the model, or trains more or less than it announces.
         TrainingError: There is something to train, and no row to train it on.
     """
     config = prepared.config
-    backbone = backbone or load_backbone(config.model, prepared.family)
+    backbone = backbone or load_backbone(config.model, prepared.family, world)
     if config.batches.packing:
         longest = prepared.family.max_length + prepared.method.prompt_length
         enable_packing(backbone.model, longest)
@@ -94,7 +97,9 @@ def attach(
         total_steps=prepared.steps.total,
         solved=SolvedRows(prepared.loaded.data, prepared.stream, ceil(config.training.epochs)),
     )
-    attached = prepared.method.attach(model, context).to(device)
+    with whole_weights_refused(config.method.name):
+        attached = prepared.method.attach(model, context).to(device)
+    attached.base.world = world
     check_count(prepared.method, shape, attached)
     if attached.groups() and not prepared.steps.total:
         raise _nothing_to_train_on()
@@ -143,8 +148,8 @@ class TrainingSession:
             state = SessionState.check(folder.checkpoints, checkpoint.state)
         self.is_resumed = checkpoint is not None
         self.cost = CostMeter(state.cost if state else None)
-        self.model = attach(prepared, self.accelerator.device, state.genotype if state else None)
-        self.model.base.world = world
+        genotype = state.genotype if state else None
+        self.model = attach(prepared, self.accelerator.device, genotype, world=world)
         if not self.model.groups():
             self.prepared = prepared.without_training()
         self.genotype = self.model.genotype()

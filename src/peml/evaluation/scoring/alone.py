@@ -24,9 +24,10 @@ def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Te
     totals = torch.zeros(len(requests), dtype=torch.float64)
     joined = not is_seq2seq(base)
     lengths = [len(r.context) + (len(r.option) if joined else 0) for r in requests]
-    for chosen in islice(_batches(lengths, tokens), base.world.rank, None, base.world.size):
-        batch = to_batch(base, [requests[i] for i in chosen]).to(base.device)
-        totals[chosen] = base(batch).scores.double().cpu()
+    with base.divided():
+        for chosen in islice(_batches(lengths, tokens), base.world.rank, None, base.world.size):
+            batch = to_batch(base, [requests[i] for i in chosen]).to(base.device)
+            totals[chosen] = base(batch).scores.double().cpu()
     return base.world.sum_of(totals, base.device)
 
 

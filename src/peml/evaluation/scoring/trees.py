@@ -40,7 +40,8 @@ def score_trees(
     totals = torch.zeros(len(requests), dtype=torch.float64, device=base.device)
     walk = _Walk.over(requests, tokens, TreePass(base, totals))
     plan = plan_groups(walk.trie, tokens, saving)
-    walk.compute(plan, lambda: None, walk.mine(plan))
+    with base.divided():
+        walk.compute(plan, lambda: None, walk.mine(plan))
     base.world.sum_(totals)
     return totals.cpu()
 

@@ -82,6 +82,7 @@ class Family(ABC):
         holds_contexts: Whether a task's context can be held as keys and values; `encode` then
             leaves `Example.context` out.
         packs: Whether its forward pass can read a batch as one sequence (`TaskBatch.packed`).
+        shards: Whether it calls its models as a whole only, as sharded weights need it.
     """
 
     name: ClassVar[str]
@@ -90,6 +91,7 @@ class Family(ABC):
     auto_class: ClassVar[Any]
     holds_contexts: ClassVar[bool] = False
     packs: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
 
     def __init__(
         self,

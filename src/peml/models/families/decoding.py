@@ -69,6 +69,7 @@ def decode(
         generation_config=settings,
         logits_processor=LogitsProcessorList([watch]),
         stopping_criteria=stopping_criteria(spelling, stop, given, gaps, follow),
+        synced_gpus=False,  # by default a sharded model's processes would count tokens together
     )
     generated = [spelling.read(row) for row in tokens[:, given:].tolist()]
     spaces = gaps or [""] * len(generated)

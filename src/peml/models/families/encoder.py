@@ -36,6 +36,7 @@ class EncoderFamily(Family):
     auto_class: ClassVar[Any] = AutoModel
     holds_contexts: ClassVar[bool] = True
     packs: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, config: Any) -> bool:

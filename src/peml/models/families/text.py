@@ -216,6 +216,7 @@ class CausalFamily(TextFamily):
     name: ClassVar[str] = "causal"
     auto_class: ClassVar[Any] = AutoModelForCausalLM
     packs: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, config: Any) -> bool:

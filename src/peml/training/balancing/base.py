@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class Balancing(nn.Module):
     """
 
     weights: Tensor
+    passes_backward_once: ClassVar[bool] = True
+    """Whether each batch has one backward pass, whatever tasks it holds."""
 
     def __init__(self, settings: BalancingSettings, tasks: Sequence[str], seed: int) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ class PCGrad(Balancing):
     of every task in it: k x trainable parameters x 4 bytes, twice that during projection. A step of
     a single task is an ordinary step. Several processes exchange every task's gradient.
     """
+
+    passes_backward_once: ClassVar[bool] = False
 
     def __init__(self, settings: BalancingSettings, tasks: Sequence[str], seed: int) -> None:
         super().__init__(settings, tasks, seed)

@@ -1,0 +1,163 @@
+"""``model.sharding: fsdp``: each process holds a part of every frozen weight.
+
+PyTorch's FSDP2 gathers a block's weights before the block runs and frees them after it.
+Transformers sets it up, and reads from the files only what a process holds. What methods add is not
+sharded::
+
+    process 0    embeddings [0]   block 1 [0]   block 2 [0] ...   prefix, LoRA, heads: whole
+    process 1    embeddings [1]   block 1 [1]   block 2 [1] ...   prefix, LoRA, heads: whole
+
+To gather weights is an exchange, so all processes have to make equally many forward passes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.algorithms.join import Join, Joinable, JoinHook
+from torch.distributed.fsdp import FSDPModule
+from transformers.distributed.configuration_utils import DistributedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from peml.distributed import World
+from peml.errors import ModelError
+
+_FREED = "free_full_weight"  # Transformers' word for weights that are sharded again after use
+_MIXED = "mixed torch.Tensor and DTensor"
+
+
+def sharded_options(model_class: Any, config: Any, world: World, name: str) -> dict[str, Any]:
+    """What `from_pretrained` is told, so that a process reads its part of the weights.
+
+    Args:
+        model_class: One of Transformers' auto classes.
+        config: The model's config.
+        world: The processes that share the weights.
+        name: The model's, for messages.
+
+    Raises:
+        ModelError: There is one process, or the model can't be sharded.
+    """
+    if world.size == 1:
+        raise ModelError(
+            "model.sharding is fsdp, and there is one process",
+            allowed="several processes, which share the weights, or model.sharding: none",
+            action="start `peml fit` with `accelerate launch` or `torchrun`, or leave out "
+            "model.sharding",
+        )
+    if "fsdp_plan" not in inspect.signature(DistributedConfig).parameters:
+        raise ModelError(
+            "model.sharding is fsdp, and the installed Transformers can't shard a model",
+            allowed="a version whose DistributedConfig has an fsdp_plan",
+            action="upgrade transformers, or leave out model.sharding",
+        )
+    with torch.device("meta"):
+        empty = model_class.from_config(config)
+    blocks = {
+        re.sub(r"\.\d+(?=\.|$)", ".*", path): _FREED
+        for path, module in empty.named_modules()
+        if isinstance(module, GradientCheckpointingLayer)
+    }
+    if not blocks:
+        raise ModelError(
+            f"model.sharding is fsdp, but {name!r} ({type(empty).__name__}) has no blocks to shard",
+            allowed="models whose layers are Transformers' GradientCheckpointingLayer",
+            action="leave out model.sharding",
+        )
+    plan = DistributedConfig(fsdp_size=world.size, fsdp_plan=blocks)
+    return {"distributed_config": plan}
+
+
+def free_after_use(model: nn.Module) -> None:
+    """Shards all weights again after each forward pass, so that every pass gathers the same ones.
+
+    By default FSDP keeps those that a backward pass needs first.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_reshard_after_forward(True, recurse=False)
+
+
+def is_sharded(model: object) -> bool:
+    """Whether the processes share the model's weights."""
+    return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def whole_weights_refused(method: str) -> Iterator[None]:
+    """Turns the error of a method that needs a whole weight into a message.
+
+    Raises:
+        ModelError: It does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _MIXED not in str(error):
+            raise
+        raise ModelError(
+            f"model.sharding is fsdp, and the method {method} reads whole weights of the frozen "
+            "model, which no process has",
+            allowed="methods that use the frozen weights in forward passes only, such as lora, "
+            "mtl-lora and peml",
+            action="choose another method, or leave out model.sharding",
+        ) from error
+
+
+class SharedPasses(Joinable):
+    """Lets processes make different numbers of forward passes through a sharded model.
+
+    A process that has no pass left joins in the others' passes with one of its own, whose result
+    nobody reads (`torch.distributed.algorithms.join`).
+
+    Args:
+        model: The sharded model.
+        idle: A forward pass over whatever.
+    """
+
+    def __init__(self, model: Any, idle: Callable[[], None]) -> None:
+        super().__init__()
+        self._model, self._idle = model, idle
+        self._uneven = False
+        # In front of FSDP's own hook, which begins to gather.
+        model.register_forward_pre_hook(self._announce, prepend=True)
+
+    def _announce(self, *_: Any) -> None:
+        if self._uneven:
+            Join.notify_join_context(self)
+
+    @contextmanager
+    def uneven(self) -> Iterator[None]:
+        """Around passes of which each process makes as many as it has."""
+        self._uneven = True
+        try:
+            with warnings.catch_warnings(), Join([self]):  # it changes the filters at its end
+                yield
+                self._uneven = False
+        finally:
+            self._uneven = False
+
+    def join_hook(self, **_: Any) -> JoinHook:
+        """What a process does in the others' passes."""
+        hook = JoinHook()
+        hook.main_hook = self._idle  # type: ignore[method-assign]
+        return hook
+
+    @property
+    def join_device(self) -> torch.device:
+        """Where the processes count those that have passes left."""
+        device: torch.device = next(self._model.parameters()).device
+        return device
+
+    @property
+    def join_process_group(self) -> Any:
+        """All processes of the run."""
+        return dist.group.WORLD

@@ -1,0 +1,76 @@
+"""Runs whose processes share the frozen weights: what they refuse, and the whole model at last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from peml.data import TaskBatch
+from peml.errors import ConfigError
+from peml.export.agreement import answers, check_agreement
+from peml.methods import AttachedModel
+from peml.models import load_backbone
+from peml.models.sharding import is_sharded
+from peml.run.preparation import Prepared
+from peml.run.training import TrainingSession, attach
+
+
+def check_sharding(prepared: Prepared) -> None:
+    """Refuses to share weights in a run where one process would need them without the others.
+
+    Raises:
+        ConfigError: Says what can't be had together.
+    """
+    config, method, family = prepared.config, prepared.method, prepared.family
+    if config.model.sharding == "none":
+        return
+    reasons = {
+        f"the family {family.name} calls parts of its models": not family.shards,
+        f"the method {config.method.name} trains the model's own weights": method.trains_backbone,
+        f"the method {config.method.name} computes contexts": method.context is not None,
+        f"the method {config.method.name} reads the model's embeddings": method.prompt_length > 0,
+        f"training.balancing.strategy {config.training.balancing.strategy} makes a backward pass "
+        "for each task of a batch": not prepared.balancing.passes_backward_once,
+        "training.compile is true": config.training.compile,
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise ConfigError(
+            f"model.sharding is {config.model.sharding}, which can't be used here: "
+            f"{'; '.join(found)}",
+            allowed="encoders and decoder-only models, methods that use the frozen weights in "
+            "forward passes only, other balancing strategies, no training.compile",
+            action="change these settings, or leave out model.sharding; nothing was changed",
+        )
+
+
+def sharded_answers(model: AttachedModel, probes: Sequence[TaskBatch]) -> list[Tensor]:
+    """Scores of a few rows, computed by all processes; nothing where each has the whole model."""
+    return answers(model, probes) if is_sharded(model.base.backbone) else []
+
+
+def whole_model(
+    session: TrainingSession, probes: Sequence[TaskBatch], before: Sequence[Tensor]
+) -> AttachedModel:
+    """The trained model for one process, on the CPU, its frozen weights read from their files.
+
+    So nothing is gathered: the shards are what the files say.
+
+    Args:
+        session: The training.
+        probes: A few rows.
+        before: Their `sharded_answers`.
+
+    Raises:
+        RunError: The whole model answers otherwise.
+    """
+    prepared = session.prepared
+    settings = prepared.config.model.model_copy(update={"sharding": "none"})
+    backbone = load_backbone(settings, prepared.family)
+    model = attach(prepared, torch.device("cpu"), session.genotype, backbone)
+    model.added["balancing"] = session.balancing.to("cpu")
+    model.load_trainable_state(session.model.trainable_state())
+    check_agreement(before, answers(model, probes), probes, model.base)
+    return model
