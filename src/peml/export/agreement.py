@@ -38,6 +38,16 @@ def answers(model: AttachedModel | TaskModel, batches: Iterable[TaskBatch]) -> l
     return all_scores
 
 
+def largest_difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The largest difference of two models' `answers`, as a share of 1 + the first one's score."""
+    pairs = zip(before, after, strict=True)
+    return max((float(_differences(*pair).max()) for pair in pairs), default=0.0)
+
+
+def _differences(before: Tensor, after: Tensor) -> Tensor:
+    return (after - before).abs() / (1 + before.abs())
+
+
 def check_agreement(
     trained: Sequence[Tensor],
     saved: Sequence[Tensor],
@@ -60,7 +70,7 @@ def check_agreement(
         tolerance = max(tolerance, _MIXTURE)
     largest = 0.0
     for before, after, batch in zip(trained, saved, batches, strict=True):
-        difference = (after - before).abs() / (1 + before.abs())
+        difference = _differences(before, after)
         worst = float(difference.max())
         if not worst <= tolerance:  # also true for NaN
             place = int(difference.nan_to_num(torch.inf).argmax())

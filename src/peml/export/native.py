@@ -34,6 +34,7 @@ from peml.methods import AttachedModel, MethodSettings
 from peml.models import (
     TaskModel,
     check_prompt,
+    is_quantized,
     load_backbone,
     make_room,
     make_room_for_context,
@@ -74,10 +75,16 @@ def save_model(
         The largest difference of the two models' scores; None without probes.
 
     Raises:
-        ModelError: A merged weight is NaN or infinite.
+        ModelError: A merged weight is NaN or infinite, or the weights are quantised.
         RunError: The two models' scores differ. No folder is written then.
     """
     base, device = model.base, model.base.device
+    if any(map(is_quantized, base.backbone.modules())):
+        raise ModelError(
+            "the weights are quantised, so nothing can be merged into them exactly",
+            allowed="plain weights",
+            action="save a model whose weights were dequantised, as `peml fit` does",
+        )
     if exact:
         base.backbone.float()
         base.settings = base.settings.model_copy(update={"dtype": "float32"})

@@ -65,6 +65,7 @@ def read_shape(model: TaskModel) -> ModelShape:
     """Reads a model that nothing is attached to; the attention is probed with a tiny input."""
     from peml.injection import check_support
     from peml.methods.targets import read_layers
+    from peml.models import count_parameters
 
     backbone, family = model.backbone, model.family
     layers = read_layers(backbone)
@@ -73,7 +74,7 @@ def read_shape(model: TaskModel) -> ModelShape:
         others=layers.others,
         attention=check_support(backbone).shape,
         hidden_size=backbone.get_input_embeddings().weight.shape[1],
-        parameters=sum(p.numel() for p in backbone.parameters()),
+        parameters=count_parameters(backbone),
         tasks=len(model.tasks),
         free_positions=None if family.positions is None else family.positions - family.max_length,
         contexts=tuple(

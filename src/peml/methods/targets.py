@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peml.injection import probe_decoder_side
 from peml.methods.layers import Layers, LinearShape
+from peml.models.quantization import is_quantized, sizes
 
 
 def find_linears(backbone: nn.Module) -> dict[str, nn.Module]:
@@ -23,7 +24,7 @@ def find_linears(backbone: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    if isinstance(module, Conv1D):
+    if isinstance(module, Conv1D) or is_quantized(module):
         return True
     if not isinstance(module, nn.Linear):
         return False
@@ -72,16 +73,21 @@ def read_layers(backbone: Any) -> Layers:
 def _shape(
     name: str, module: nn.Module, places: Mapping[int, Sequence[str]], output: nn.Module | None
 ) -> LinearShape:
-    weight = module.get_parameter("weight")
-    first, second = weight.shape
     transposed = isinstance(module, (Conv1D, nn.Embedding))  # a weight of (d_in, d_out)
+    tied: tuple[str, ...] = ()
+    if is_quantized(module):
+        first, second = sizes(module)
+    else:
+        weight = module.get_parameter("weight")
+        first, second = weight.shape
+        tied = tuple(path for path in places[_memory(weight)] if path != name)
     kind: Literal["linear", "output", "embedding"] = "output" if module is output else "linear"
     return LinearShape(
         name,
         d_in=first if transposed else second,
         d_out=second if transposed else first,
         kind="embedding" if isinstance(module, nn.Embedding) else kind,
-        tied=tuple(path for path in places[_memory(weight)] if path != name),
+        tied=tied,
     )
 
 

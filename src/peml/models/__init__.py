@@ -25,10 +25,19 @@ if TYPE_CHECKING:
         identify_model,
         load_backbone,
         load_family,
+        read_quantization,
         read_width,
     )
     from peml.models.numbers import not_finite
     from peml.models.prompt import InputPrompt
+    from peml.models.quantization import (
+        check_quantization,
+        count_parameters,
+        dense_weight,
+        dequantize,
+        free_quantized,
+        is_quantized,
+    )
     from peml.models.room import (
         check_generation,
         check_prompt,
@@ -61,17 +70,24 @@ __all__ = [
     "check_dtype",
     "check_generation",
     "check_prompt",
+    "check_quantization",
     "check_task_types",
     "choose_device",
+    "count_parameters",
+    "dense_weight",
+    "dequantize",
     "detect_family",
     "embedded_model",
     "empty_backbone",
+    "free_quantized",
     "identify_model",
+    "is_quantized",
     "load_backbone",
     "load_family",
     "make_room",
     "make_room_for_context",
     "not_finite",
+    "read_quantization",
     "read_width",
     "settle",
 ]

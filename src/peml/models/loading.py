@@ -26,6 +26,12 @@ from peml.models.families.decoding import own_generation
 from peml.models.families.spelling import declared_ends
 from peml.models.gguf import converted
 from peml.models.logits import logits_problem
+from peml.models.quantization import (
+    check_quantization,
+    loading_options,
+    quantization_of,
+    settle_quantized,
+)
 from peml.models.settings import ModelSettings
 from peml.models.sharding import free_after_use, sharded_options
 from peml.models.source import GRANT, check_source, read_source, read_vocabulary
@@ -168,6 +174,16 @@ def load_family(settings: ModelSettings) -> Family:
     return made
 
 
+def read_quantization(settings: ModelSettings) -> str | None:
+    """In which form the model's linear layers are stored: as set, or as its config says.
+
+    Raises:
+        ModelError: See `quantization_of`.
+    """
+    config = read_source(_location(settings), "config.json", settings.revision)
+    return quantization_of(settings, config)
+
+
 def read_width(settings: ModelSettings) -> int | None:
     """Channels of the model's hidden states, from its config alone; None if that doesn't say.
 
@@ -221,14 +237,18 @@ def _declared_length(config: Any, tokenizer: Any) -> int:
 
 
 def load_backbone(
-    settings: ModelSettings, family: Family | None = None, world: World = ALONE
+    settings: ModelSettings,
+    family: Family | None = None,
+    world: World = ALONE,
+    device: torch.device | None = None,
 ) -> Backbone:
     """Loads and freezes the model; weights are read from safetensors only.
 
     Args:
         settings: Which model.
-        family: Its family; default: it is loaded.
+        family: Its family; default: as the settings say.
         world: The processes that share its weights, where they are to be sharded.
+        device: Where it will be used; quantised weights are made there. Others are on the CPU.
 
     Raises:
         ModelError: The model can't be found or read.
@@ -236,7 +256,10 @@ def load_backbone(
     family = family or load_family(settings)
     if settings.dtype == "auto":  # nobody trains: runs have decided
         settings = settings.model_copy(update={"dtype": "float32"})
-    options: dict[str, Any] = {}
+    device = device or torch.device("cpu")
+    stored = read_quantization(settings)
+    check_quantization(settings, device)
+    options = loading_options(settings, stored, device)
     config = _from_pretrained(AutoConfig, settings, "config")
     if isinstance(family, TextFamily):
         options["generation_config"] = own_generation(family.spelling, config)
@@ -261,6 +284,8 @@ def load_backbone(
         check_vocabulary(family.tokenizer, rows, settings.name)
     _freeze(model, settings)
     free_after_use(model)
+    if stored is not None:
+        settle_quantized(model, settings.name)
     if isinstance(family, TextFamily):
         problem = logits_problem(model)
         family.logits_everywhere = problem is not None
@@ -319,6 +344,7 @@ def identify_model(
         "config": _sha256(json.dumps(relevant)),
         "tokenizer": _sha256(family.tokenizer_rules),
         "end tokens": _sha256(repr(family.spelling.ends)),
+        **({"quantization": settings.quantization} if settings.quantization else {}),
         **({"chat template": _sha256("".join(sorted(chats)))} if chats else {}),
     }
 

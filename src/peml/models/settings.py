@@ -41,6 +41,12 @@ class ModelSettings(Settings):
         "bf16, unless the method trains these weights, else float32; the final model is merged and "
         "saved in float32. A type that is set is also that of the final model.",
     )
+    quantization: Literal["int8", "nf4"] | None = Field(
+        None,
+        description="Store the frozen linear layers in 8 bits (int8) or 4 bits (nf4), by "
+        "bitsandbytes (extra `quantization`). The other weights are stored in `dtype`, and the "
+        "final model has dequantised weights.",
+    )
     attention: Literal["sdpa", "eager"] = Field(
         "sdpa", description="Attention implementation that the prefix is injected into."
     )

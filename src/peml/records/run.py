@@ -116,17 +116,24 @@ class LeakageEntry(Record):
 
 
 class Precision(Record):
-    """What a run computes in and why, and the types of its frozen weights and exported model."""
+    """What a run computes in and why, and the types of its frozen weights and exported model.
+
+    `quantization` is the form of the frozen linear layers, None where it is as `weights` says.
+    """
 
     compute: Literal["fp32", "bf16"]
     weights: Literal["float32", "bfloat16", "float16"]
     exported: Literal["float32", "bfloat16", "float16"] = "float32"
     reason: str
+    quantization: str | None = None
 
     @property
     def sentence(self) -> str:
         """The same, for people."""
-        return f"{self.compute}, frozen weights in {self.weights}: {self.reason}"
+        stored: str = self.weights
+        if self.quantization is not None:
+            stored = f"{self.quantization} (those that are not of linear layers in {stored})"
+        return f"{self.compute}, frozen weights in {stored}: {self.reason}"
 
 
 class Start(Record):
@@ -307,19 +314,29 @@ class Agreement(Record):
 
     `largest_difference` is a share of 1 + the trained model's score, which is a logit of an
     encoder's head, or the log-likelihood of a text by token; `tolerance` would be accepted.
+    Where the run's model is quantised, the trained model is the one with dequantised weights here,
+    and `from_quantized` is how far its scores are from the quantised one's, as such a share.
     """
 
     rows: int
     largest_difference: float
     tolerance: float
+    from_quantized: float | None = None
 
     @property
     def sentence(self) -> str:
         """The same, for reports."""
-        return (
+        said = (
             f"The saved model, read back from disk, answers {self.rows:,} rows as the trained one "
             f"did: scores differ by at most {self.largest_difference:.0e} x (1 + the score); "
             f"{self.tolerance:g} would be accepted."
+        )
+        if self.from_quantized is None:
+            return said
+        return (
+            f"The scores of this run are of the quantised model. The saved model has dequantised "
+            f"weights; its scores differ by up to {self.from_quantized:.1g} x (1 + the score) from "
+            f"those of the quantised one. {said}"
         )
 
 

@@ -41,6 +41,7 @@ from peml.run.sharding import check_sharding, sharded_answers, whole_model
 from peml.run.start import start_from
 from peml.run.together import check_same_start, prepare_together, with_world
 from peml.run.training import TrainingSession, attach
+from peml.run.weights import dequantized
 from peml.tasks import Task
 from peml.training import build_optimizer
 
@@ -172,7 +173,12 @@ def _conclude(
             if before:
                 model = whole_model(session, probes, before)
             exact = prepared.precision.exported == "float32"
+            apart = None
+            if prepared.precision.quantization is not None:
+                model, apart = dequantized(session, probes)
             agreement = save_model(model, folder.model, method, evaluation, probes, exact=exact)
+            if agreement is not None:
+                agreement = agreement.model_copy(update={"from_quantized": apart})
     searched = Plan.read(folder.path).trainable_parameters
     cost = Cost(
         **session.cost.spent().model_dump(),

@@ -13,7 +13,7 @@ from peml.config import RunConfig
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
 from peml.methods import Method
-from peml.models import read_width
+from peml.models import read_quantization, read_width
 from peml.records import Precision
 
 # On a CPU, narrower models train no faster in bf16, and slower below 128 (benchmarks/RESULTS.md).
@@ -45,7 +45,13 @@ def precision_of(
     if weights == "auto":
         weights = "bfloat16" if compute == "bf16" and not method.trains_backbone else "float32"
         exported = "float32"  # merged into bfloat16, LoRA would be rounded away in part
-    return Precision(compute=compute, weights=weights, exported=exported, reason=reason)
+    return Precision(
+        compute=compute,
+        weights=weights,
+        exported=exported,
+        reason=reason,
+        quantization=read_quantization(config.model),
+    )
 
 
 def with_precision(config: RunConfig, precision: Precision) -> RunConfig:

@@ -31,9 +31,11 @@ from peml.models import (
     TextFamily,
     check_compiler,
     check_generation,
+    check_quantization,
     check_task_types,
     load_family,
     make_room,
+    read_quantization,
     settle,
 )
 from peml.records import Identity, LeakageEntry, Plan, PlannedContext, PlannedTask, Precision, Start
@@ -282,6 +284,7 @@ def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequen
         )
     if config.training.compile:
         check_compiler()
+    _check_quantization(config, method)
     if config.batches.packing and not family.packs:
         raise ConfigError(
             f"batches.packing is true, but the family {family.name!r} can't pack rows",
@@ -291,6 +294,19 @@ def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequen
         )
     make_room(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
     check_generation(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)
+
+
+def _check_quantization(config: RunConfig, method: Method) -> None:
+    """Refuses quantised weights that are to train, and a library that isn't there."""
+    stored = read_quantization(config.model)
+    if stored is not None and method.trains_backbone:
+        raise ConfigError(
+            f"the method {config.method.name!r} trains the model's own weights, which are stored "
+            f"as {stored}",
+            allowed="methods that train something beside frozen weights, such as lora or peml",
+            action="leave out model.quantization, or choose another method",
+        )
+    check_quantization(config.model)
 
 
 def _majority(item: TaskData, spelling: Spelling) -> Any:

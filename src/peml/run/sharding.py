@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from peml.data import TaskBatch
@@ -14,7 +13,8 @@ from peml.methods import AttachedModel
 from peml.models import load_backbone
 from peml.models.sharding import is_sharded
 from peml.run.preparation import Prepared
-from peml.run.training import TrainingSession, attach
+from peml.run.training import TrainingSession
+from peml.run.weights import on_weights
 
 
 def check_sharding(prepared: Prepared) -> None:
@@ -68,9 +68,6 @@ def whole_model(
     """
     prepared = session.prepared
     settings = prepared.config.model.model_copy(update={"sharding": "none"})
-    backbone = load_backbone(settings, prepared.family)
-    model = attach(prepared, torch.device("cpu"), session.genotype, backbone)
-    model.added["balancing"] = session.balancing.to("cpu")
-    model.load_trainable_state(session.model.trainable_state())
+    model = on_weights(session, load_backbone(settings, prepared.family))
     check_agreement(before, answers(model, probes), probes, model.base)
     return model

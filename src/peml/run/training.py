@@ -74,7 +74,7 @@ def attach(
         TrainingError: There is something to train, and no row to train it on.
     """
     config = prepared.config
-    backbone = backbone or load_backbone(config.model, prepared.family, world)
+    backbone = backbone or load_backbone(config.model, prepared.family, world, device)
     if config.batches.packing:
         longest = prepared.family.max_length + prepared.method.prompt_length
         enable_packing(backbone.model, longest)

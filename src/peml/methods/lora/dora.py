@@ -9,6 +9,7 @@ from peml.methods.lora.lora import Lora, LoraPart
 from peml.methods.lora.part import ADAPTER
 from peml.methods.lora.settings import DoraSettings
 from peml.methods.shape import ModelShape
+from peml.models import dense_weight
 
 
 class DoraPart(LoraPart):
@@ -23,7 +24,7 @@ class DoraPart(LoraPart):
             # PEFT takes the norms in the precision of the frozen weights and compares them with
             # norms in float32 later: a model stored in bf16 would not start as itself.
             magnitude = layer.get_submodule(f"lora_magnitude_vector.{ADAPTER}")
-            weight = layer.get_base_layer().get_parameter("weight").detach().float()
+            weight = dense_weight(layer.get_base_layer()).detach().float()
             magnitude.weight.data = magnitude.get_weight_norm(weight, weight.new_zeros(()), 1.0)
 
     def groups(self) -> list[ParameterGroup]:
