@@ -124,14 +124,19 @@ def test_processes_compares_two_with_one(
 ) -> None:
     processes, rounds = script("processes"), []
 
-    def run(words: Any, config: Path, folder: Path, cores: int) -> dict[str, float]:
-        batches = load_config(config).training.accumulation
-        rounds.append((folder.name, "torch.distributed.run" in words, cores, batches))
-        train = {"one-0": 40.0, "one-1": 38.0, "two-0": 20.0, "two-1": 21.0}[folder.name]
-        return {"train": train, "evaluate": 9.0 / cores}
+    def run(command: list[Any], **_: Any) -> None:
+        *_, config, folder = command
+        two = "torch.distributed.run" in command
+        read = load_config(config)
+        rounds.append((folder.name, two, read.training.accumulation, read.batches.even_steps))
+        train = {"1-0": [20, 20], "1-1": [19, 19], "2-0": [10, 8], "2-1": [10, 9]}[folder.name]
+        for rank in range(2 if two else 1):
+            seconds = {"train": train[:: 1 - 2 * rank], "evaluate": [9 / (1 + two)]}
+            (folder.parent / f"{folder.name}-{rank}.json").write_text(json.dumps(seconds))
 
-    monkeypatch.setattr(processes, "run", run)
-    options = ["--model", str(model), "--source", str(source)]
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    options = ["--model", str(model), "--source", str(source), "--clock", "cpu"]
+    options += ["--set", "batches.even_steps=true"]
     processes.main(["--json", str(tmp_path / "figures.json"), *options])
     assert [figure["value"] for figure in figures()] == pytest.approx([1.9, 2.0])
-    assert rounds[:2] == [("one-0", False, 1, 2), ("two-0", True, 2, 2)]
+    assert rounds[:2] == [("1-0", False, 2, True), ("2-0", True, 2, True)]

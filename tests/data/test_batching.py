@@ -42,7 +42,7 @@ def settings_of(**values: object) -> BatchSettings:
 
 
 def stream(
-    sizes: Sequence[int], seed: int = 0, *, epochs: float = 1, **values: object
+    sizes: Sequence[int], seed: int = 0, *, epochs: float = 1, step: int = 1, **values: object
 ) -> BatchStream:
     noise = np.random.default_rng(7)
     splits = [
@@ -50,7 +50,8 @@ def stream(
         for task, size in enumerate(sizes)
     ]
     options = {"tokens": 64, "rows": 5, "pool": 3} | values
-    return BatchStream(splits, settings_of(**options), Collator(PAD), seed=seed, epochs=epochs)
+    made = settings_of(**options)
+    return BatchStream(splits, made, Collator(PAD), seed=seed, epochs=epochs, batches_per_step=step)
 
 
 def test_annealing_spans_the_runs_epochs() -> None:
@@ -186,6 +187,30 @@ def test_order_is_restored_in_mid_epoch_and_across_epochs(
     for _ in range(len(first.plan(0)) + 2):
         assert_equal_batches(first.next(), resumed.next())
         assert first.state_dict() == resumed.state_dict()
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_the_batches_of_an_even_step_are_of_similar_length(adaptive: bool) -> None:
+    """In every epoch, wherever its first step begins, and after a resume."""
+    mixing = {"strategy": "adaptive"} if adaptive else {}
+
+    def made(*, even: bool) -> BatchStream:
+        return stream([203, 90], step=2, pool=60, mixing=mixing, even_steps=even)
+
+    waits, rows = {}, {}
+    for even in (False, True):
+        whole = made(even=even)
+        assert len(whole.plan(0)) % 2 == 1
+        steps = [whole.next_step(2) for _ in range(3 * len(whole.plan(0)) // 2)]
+        lengths = [[batch.input_ids.shape[1] for batch in step.batches] for step in steps]
+        waits[even] = sum(abs(one - other) for one, other in lengths)
+        first = steps[: len(whole.plan(0)) // 2]
+        rows[even] = Counter(row for step in first for b in step.batches for row in rows_of(b))
+        resumed = made(even=even)
+        resumed.load_state_dict(whole.state_dict())
+        assert_equal_batches(resumed.next(), whole.next())
+    assert waits[True] <= 0.1 * waits[False]
+    assert adaptive or all(max(counted.values()) == 1 for counted in rows.values())
 
 
 def assert_equal_batches(left: TaskBatch, right: TaskBatch) -> None:

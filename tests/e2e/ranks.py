@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import socket
@@ -10,10 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.distributed.configuration_utils import DistributedConfig
+
 from peml.execution.processes import WARM
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _PATIENCE = 120.0  # seconds
+CAN_SHARD = "fsdp_plan" in inspect.signature(DistributedConfig).parameters
+"""Whether the installed Transformers shards models: the oldest allowed one doesn't."""
+
 _SAME = ("metrics.jsonl", "predictions", "evaluation", "genotype.json", "model")
 
 

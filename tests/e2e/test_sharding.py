@@ -19,10 +19,13 @@ from peml.run.preparation import prepare
 from peml.run.sharding import check_sharding
 from peml.tasks import load_suite
 from peml.testing.models import save_tiny_model
-from tests.e2e.ranks import launch, run_files
+from tests.e2e.ranks import CAN_SHARD, launch, run_files
 from tests.e2e.toy import METHODS, Row, toy_config
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not CAN_SHARD, reason="Transformers can't shard models"),
+]
 
 _RUNS: dict[str, tuple[str, Row, Row]] = {
     "peml": ("causal", METHODS["peml"], {"model": {"gradient_checkpointing": True}}),

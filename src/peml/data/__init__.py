@@ -6,13 +6,14 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.data.batch import TaskBatch
-    from peml.data.batching import BatchStream, Collator, evaluation_batches, plan_batches
+    from peml.data.batching import BatchStream, Collator, evaluation_batches
     from peml.data.encoding import EncodedSplit, encode_split
     from peml.data.folders import TaskMissingError
     from peml.data.inspection import CheckedRows, check_rows
     from peml.data.leakage import Leak, LeakageReport, drop_leaked, find_leakage, refuse_shown
     from peml.data.mapped import cache_folder
     from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
+    from peml.data.planning import plan_batches
     from peml.data.rows import Rows
     from peml.data.settings import BatchSettings, TasksSettings, select_tasks
     from peml.data.sources import (

@@ -7,12 +7,11 @@ and a resumed run draws the same batches. Only adaptive shares add to the state.
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +21,10 @@ from peml.data.ahead import Ahead
 from peml.data.batch import StepBatches, TaskBatch
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import Indices, draw_rows, draw_seed, rows_per_epoch
+from peml.data.planning import BatchPlan, Sizes, plan_batches
 from peml.data.rows import index_type
 from peml.data.settings import BatchSettings
 from peml.errors import CheckpointError
-
-Sizes = np.ndarray[Any, np.dtype[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -82,106 +80,6 @@ class Collator:
         return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
 
 
-class Batches(Sequence[Indices]):
-    """Batches of numbers, stored as two arrays.
-
-    Args:
-        numbers: The numbers of all batches in order, (examples,).
-        bounds: Start of each batch in ``numbers``, and the end of the last, (batches + 1,).
-    """
-
-    def __init__(self, numbers: Indices, bounds: Indices) -> None:
-        self.numbers = numbers
-        self.bounds = bounds
-
-    def __len__(self) -> int:
-        return len(self.bounds) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> Indices: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Indices]: ...
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        return self.numbers[self.bounds[number] : self.bounds[number + 1]]
-
-    def of(self, values: Indices) -> Batches:
-        """The same batches of ``values[number]``."""
-        return Batches(values[self.numbers], self.bounds)
-
-    def shuffled(self, rng: np.random.Generator) -> Batches:
-        """The same batches in another order."""
-        order = rng.permutation(len(self))
-        sizes = np.diff(self.bounds)[order]
-        bounds = np.concatenate([[0], np.cumsum(sizes)])
-        shifts = (self.bounds[order] - bounds[:-1]).astype(self.numbers.dtype)
-        source = np.arange(len(self.numbers), dtype=self.numbers.dtype) + np.repeat(shifts, sizes)
-        return Batches(self.numbers[source], bounds)
-
-
-def plan_batches(
-    lengths: Sizes, sequences: Sizes, settings: BatchSettings, rng: np.random.Generator | None
-) -> Batches:
-    """Cuts examples into batches within the budget.
-
-    Each pool of consecutive examples is sorted by length, longest first, and cut into batches.
-
-    Args:
-        lengths: Longest sequence of each example, (examples,).
-        sequences: Sequences of each example, (examples,).
-        settings: Budget; an example that exceeds it becomes a batch by itself.
-        rng: Shuffles the batches; None keeps their order.
-    """
-    order = np.empty(len(lengths), dtype=index_type(len(lengths)))
-    bounds = array("q")
-    pool_rows = settings.pool * settings.rows
-    for start in range(0, len(lengths), pool_rows):
-        pool = order[start : start + pool_rows]
-        pool[:] = start + np.argsort(-lengths[start : start + pool_rows], kind="stable")
-        cut = _cut(lengths[pool].tolist(), sequences[pool].tolist(), settings)
-        bounds.extend(start + first for first in cut)
-    bounds.append(len(order))
-    batches = Batches(order, np.frombuffer(bounds, dtype=np.int64))
-    return batches if rng is None else batches.shuffled(rng)
-
-
-def _cut(lengths: list[int], sequences: list[int], settings: BatchSettings) -> Iterator[int]:
-    """First index of each batch, for examples sorted from longest to shortest."""
-    first = size = 0
-    yield first
-    for position, count in enumerate(sequences):
-        over = (size + count) * lengths[first] > settings.tokens
-        if position > first and (over or position - first >= settings.rows):
-            yield position
-            first, size = position, 0
-        size += count
-
-
-class BatchPlan(Sequence[tuple[Indices, Indices]]):
-    """The batches of an epoch, each (task ids, row numbers).
-
-    Args:
-        tasks: Task of each example, in batches.
-        rows: Its row number, in the same batches.
-    """
-
-    def __init__(self, tasks: Batches, rows: Batches) -> None:
-        self._tasks, self._rows = tasks, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[Indices, Indices]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Indices, Indices]]: ...
-    def __getitem__(self, index: Any) -> Any:
-        pair = self._tasks[index], self._rows[index]
-        return list(zip(*pair, strict=True)) if isinstance(index, slice) else pair
-
-
 class BatchStream:
     """Training batches of all tasks, epoch after epoch.
 
@@ -195,6 +93,7 @@ class BatchStream:
         seed: Seed of the order.
         weights: Factor of each task's share; default: 1.
         epochs: Length of the run, for annealed mixing.
+        batches_per_step: For `BatchSettings.even_steps`.
     """
 
     def __init__(
@@ -206,6 +105,7 @@ class BatchStream:
         seed: int,
         weights: Sequence[float] | None = None,
         epochs: float = 1.0,
+        batches_per_step: int = 1,
     ) -> None:
         self.splits = list(splits)
         self.settings = settings
@@ -223,6 +123,8 @@ class BatchStream:
         self._epoch = 0
         self._batch = 0
         self._planned: tuple[int, BatchPlan] | None = None
+        self._together = batches_per_step if settings.even_steps else 1
+        self._begun = {0: 0}  # batches that an epoch's first step has from the epoch before
         self._ahead = Ahead()
 
     @property
@@ -250,6 +152,11 @@ class BatchStream:
             self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
 
+    def _begun_before(self, epoch: int) -> int:
+        if self._together > 1 and epoch not in self._begun:
+            self._plan(epoch - 1)
+        return self._begun.get(epoch, 0)
+
     def _plan(self, epoch: int) -> BatchPlan:
         earlier = [self.counts(past) for past in range(epoch)]
         drawn = [
@@ -266,7 +173,9 @@ class BatchStream:
         tasks, rows = tasks[order], rows[order]
         del order
         lengths = self._of("lengths", tasks, rows)
-        batches = plan_batches(lengths, self._of("sequences", tasks, rows), self.settings, rng)
+        sequences, begun = self._of("sequences", tasks, rows), self._begun_before(epoch)
+        batches = plan_batches(lengths, sequences, self.settings, rng, self._together, begun)
+        self._begun[epoch + 1] = (begun + len(batches)) % self._together
         return BatchPlan(batches.of(tasks), batches.of(rows))
 
     def _of(self, what: str, tasks: Indices, rows: Indices) -> Sizes:
@@ -364,6 +273,7 @@ class BatchStream:
         if self.adaptive is not None:
             self.adaptive.load_state_dict(state["adaptive"])
             self._planned = None
+            self._begun = {0: 0}
         self._ahead.cancel()
         epoch, batch = state["epoch"], state["batch"]
         if batch > len(self.plan(epoch)):

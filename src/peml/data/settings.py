@@ -186,6 +186,12 @@ class BatchSettings(Settings):
         "less padding, fewer means more mixing.",
         ge=1,
     )
+    even_steps: bool = Field(
+        False,
+        description="The batches of a step (`training.accumulation`) are of similar length, so "
+        "that processes wait less for each other. Where tasks differ in length, a step then has "
+        "fewer of them.",
+    )
     packing: bool = Field(
         False,
         description="The rows of a training batch are one sequence without padding, each with "

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from peml.data import BatchSettings, TaskBatch
-from peml.data.batching import Collator, plan_batches
+from peml.data.batching import Collator
+from peml.data.planning import plan_batches
 from peml.evaluation.scoring import score_rows
 from peml.evaluation.settings import EvaluationSettings
 from peml.models import ModelOutput, TaskModel, TextFamily

@@ -325,6 +325,7 @@ def _build_stream(
         seed=config.seed,
         weights=task_weights(config.batches.mixing.weights, names),
         epochs=config.training.epochs,
+        batches_per_step=config.training.accumulation,
     )
 
 

@@ -1,0 +1,139 @@
+"""Which examples make a batch, and the order of the batches of an epoch."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from peml.data.mixing import Indices
+from peml.data.rows import index_type
+from peml.data.settings import BatchSettings
+
+Sizes = np.ndarray[Any, np.dtype[np.int32]]
+
+
+class Batches(Sequence[Indices]):
+    """Batches of numbers, stored as two arrays.
+
+    Args:
+        numbers: The numbers of all batches in order, (examples,).
+        bounds: Start of each batch in ``numbers``, and the end of the last, (batches + 1,).
+    """
+
+    def __init__(self, numbers: Indices, bounds: Indices) -> None:
+        self.numbers = numbers
+        self.bounds = bounds
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Indices: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Indices]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        return self.numbers[self.bounds[number] : self.bounds[number + 1]]
+
+    def of(self, values: Indices) -> Batches:
+        """The same batches of ``values[number]``."""
+        return Batches(values[self.numbers], self.bounds)
+
+    def shuffled(self, rng: np.random.Generator, together: int = 1, begun: int = 0) -> Batches:
+        """The same batches in another order.
+
+        Args:
+            rng: Draws it.
+            together: Batches of a step, which stay beside each other.
+            begun: How many of them the first step has from the epoch before.
+        """
+        order = _shuffled(len(self), rng, together, begun)
+        sizes = np.diff(self.bounds)[order]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        shifts = (self.bounds[order] - bounds[:-1]).astype(self.numbers.dtype)
+        source = np.arange(len(self.numbers), dtype=self.numbers.dtype) + np.repeat(shifts, sizes)
+        return Batches(self.numbers[source], bounds)
+
+
+def _shuffled(count: int, rng: np.random.Generator, together: int, begun: int) -> Indices:
+    if together == 1 or not count:
+        return rng.permutation(count)
+    # From anywhere, so that those left over are not always the shortest.
+    order = np.roll(np.arange(count), int(rng.integers(count)))
+    first = min(-begun % together, count)
+    last = count - (count - first) % together
+    steps = rng.permutation(order[first:last].reshape(-1, together))
+    return np.concatenate([order[:first], steps.ravel(), order[last:]])
+
+
+def plan_batches(
+    lengths: Sizes,
+    sequences: Sizes,
+    settings: BatchSettings,
+    rng: np.random.Generator | None,
+    together: int = 1,
+    begun: int = 0,
+) -> Batches:
+    """Cuts examples into batches within the budget.
+
+    Each pool of consecutive examples is sorted by length, longest first, and cut into batches.
+
+    Args:
+        lengths: Longest sequence of each example, (examples,).
+        sequences: Sequences of each example, (examples,).
+        settings: Budget; an example that exceeds it becomes a batch by itself.
+        rng: Shuffles the batches; None keeps their order.
+        together: Batches of similar length that stay together, see `Batches.shuffled`.
+        begun: See there.
+    """
+    order = np.empty(len(lengths), dtype=index_type(len(lengths)))
+    bounds = array("q")
+    pool_rows = settings.pool * settings.rows
+    for start in range(0, len(lengths), pool_rows):
+        pool = order[start : start + pool_rows]
+        pool[:] = start + np.argsort(-lengths[start : start + pool_rows], kind="stable")
+        cut = _cut(lengths[pool].tolist(), sequences[pool].tolist(), settings)
+        bounds.extend(start + first for first in cut)
+    bounds.append(len(order))
+    batches = Batches(order, np.frombuffer(bounds, dtype=np.int64))
+    return batches if rng is None else batches.shuffled(rng, together, begun)
+
+
+def _cut(lengths: list[int], sequences: list[int], settings: BatchSettings) -> Iterator[int]:
+    """First index of each batch, for examples sorted from longest to shortest."""
+    first = size = 0
+    yield first
+    for position, count in enumerate(sequences):
+        over = (size + count) * lengths[first] > settings.tokens
+        if position > first and (over or position - first >= settings.rows):
+            yield position
+            first, size = position, 0
+        size += count
+
+
+class BatchPlan(Sequence[tuple[Indices, Indices]]):
+    """The batches of an epoch, each (task ids, row numbers).
+
+    Args:
+        tasks: Task of each example, in batches.
+        rows: Its row number, in the same batches.
+    """
+
+    def __init__(self, tasks: Batches, rows: Batches) -> None:
+        self._tasks, self._rows = tasks, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Indices, Indices]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Indices, Indices]]: ...
+    def __getitem__(self, index: Any) -> Any:
+        pair = self._tasks[index], self._rows[index]
+        return list(zip(*pair, strict=True)) if isinstance(index, slice) else pair
