@@ -125,14 +125,14 @@ def test_processes_compares_two_with_one(
     processes, rounds = script("processes"), []
 
     def run(command: list[Any], **_: Any) -> None:
-        *_, config, folder = command
+        config, folder = command[-2:]
         two = "torch.distributed.run" in command
         read = load_config(config)
         rounds.append((folder.name, two, read.training.accumulation, read.batches.even_steps))
         train = {"1-0": [20, 20], "1-1": [19, 19], "2-0": [10, 8], "2-1": [10, 9]}[folder.name]
         for rank in range(2 if two else 1):
-            seconds = {"train": train[:: 1 - 2 * rank], "evaluate": [9 / (1 + two)]}
-            (folder.parent / f"{folder.name}-{rank}.json").write_text(json.dumps(seconds))
+            spent = {"train": train[:: 1 - 2 * rank], "evaluate": [9 / (1 + two)]}
+            (folder.parent / f"{folder.name}-{rank}.json").write_text(json.dumps(spent))
 
     monkeypatch.setattr(processes.subprocess, "run", run)
     options = ["--model", str(model), "--source", str(source), "--clock", "cpu"]

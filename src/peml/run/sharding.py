@@ -34,6 +34,7 @@ def check_sharding(prepared: Prepared) -> None:
         f"training.balancing.strategy {config.training.balancing.strategy} makes a backward pass "
         "for each task of a batch": not prepared.balancing.passes_backward_once,
         "training.compile is true": config.training.compile,
+        "the frozen weights are quantised": prepared.precision.quantization is not None,
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
@@ -41,7 +42,7 @@ def check_sharding(prepared: Prepared) -> None:
             f"model.sharding is {config.model.sharding}, which can't be used here: "
             f"{'; '.join(found)}",
             allowed="encoders and decoder-only models, methods that use the frozen weights in "
-            "forward passes only, other balancing strategies, no training.compile",
+            "forward passes only, other balancing strategies, no training.compile, plain weights",
             action="change these settings, or leave out model.sharding; nothing was changed",
         )
 
