@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from peml import RunConfig
 from peml.comparison import parse_comparison, planning
 from peml.comparison.planning import plan_comparison
 from peml.methods import AttachedModel
 from peml.methods.targets import find_linears
-from peml.run import attach
+from peml.run import Prepared, attach, preparation, prepare
 from tests.comparison.quick import ADAPTER, comparison_file
 from tests.e2e.toy import METHODS
 
@@ -72,8 +73,18 @@ def test_a_trained_context_is_sized_by_its_own_tokens(
         tried.append(attach(*given))
         return tried[-1]
 
+    prepared: list[RunConfig] = []
+
+    def prepare_and_count(config: RunConfig) -> Prepared:
+        prepared.append(config)
+        return prepare(config)
+
     monkeypatch.setattr(planning, "attach", attach_and_keep)
-    sized = plan_comparison(parse_comparison(raw | {"match": "none"})).suites["toy"]
+    monkeypatch.setattr(preparation, "prepare", prepare_and_count)
+    config = parse_comparison(raw | {"match": "none"})
+    sized = plan_comparison(config).suites["toy"]
+    assert len(config.seeds) > 1
+    assert len(prepared) == 4  # to size and to try each context, once for all seeds
     for label, model in zip(methods, tried, strict=True):
         groups = (group for group in model.groups() if group.name != "heads")
         trained = sum(p.numel() for group in groups for p in group.parameters)

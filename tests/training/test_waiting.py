@@ -1,8 +1,9 @@
-"""A training step reads nothing from the device.
+"""A training step reads nothing from the device, and mixes no tensors of two devices.
 
 The model is on the `meta` device, whose tensors have no values: what would make a GPU finish its
 work first (`item`, `tolist`, `nonzero`, masks as indices, a copy to the CPU, an `if` over a tensor)
-raises there. Copies to the device are watched too: one that blocks waits as well.
+raises there. Copies to the device are watched too: one that blocks waits as well. A GPU refuses
+tensors of the CPU, which `meta` takes without a word, so each operation's are compared.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers.masking_utils
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from peml.data import BatchSettings, BatchStream, Collator
 from peml.data.encoding import encode_rows
@@ -21,10 +20,9 @@ from peml.methods import AttachContext, AttachedModel, build_method, parse_metho
 from peml.models import TaskModel
 from peml.testing import tiny_task_model
 from peml.training import Phase, TrainingLoop, TrainingSettings, build_balancing
+from tests.devices import META, OnOneDevice, let_meta_stand_for_a_gpu
 from tests.models.tasks import examples
 from tests.training.toy import TASKS, Recorder, rows
-
-META = torch.device("meta")
 
 
 class _Accelerator:
@@ -43,23 +41,9 @@ class _Accelerator:
         loss.backward()
 
 
-class _NoBlockingCopies(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        copies = func is torch.ops.aten._to_copy.default and kwargs.get("device") == META
-        if copies and args[0].device != META:
-            assert kwargs.get("non_blocking"), "a copy to the device waits for it"
-        return func(*args, **kwargs)
-
-
 @pytest.fixture(autouse=True)
-def _with_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers reads whether a batch has padding; that is not PEML's to defer."""
-    # Autocast doesn't know `meta`.
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *args: False)
-    for name in ("_ignore_causal_mask_sdpa", "_ignore_bidirectional_mask_sdpa"):
-        monkeypatch.setattr(transformers.masking_utils, name, lambda *args, **kwargs: False)
+def _on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_meta_stand_for_a_gpu(monkeypatch)
 
 
 def _stream(model: TaskModel) -> BatchStream:
@@ -105,7 +89,7 @@ def _trained(family: str, method: dict[str, Any], steps: int = 4, **training: An
     if model.search is not None:
         model.search.begin(steps)
         phase = Phase("search", steps, before_step=model.search.before_step)
-    with _NoBlockingCopies():
+    with OnOneDevice():
         while loop.progress.step < steps:
             phase.before_step(loop.progress.step)
             loop._step(phase)

@@ -160,8 +160,9 @@ def _describe_tasks(prepared: Prepared) -> list[ComparedTask]:
 def _problem(prepared: Prepared, backbone: Backbone, runs: Sequence[Cell]) -> str:
     """Why a method can't run; empty if it can."""
     try:
-        plans = [with_config(prepared, run.config) for run in runs]
-        model = attach(plans[-1], torch.device("cpu"), None, _copied(backbone))
+        for run in runs:  # each from the one before, so that a method's contexts are read once
+            prepared = with_config(prepared, run.config)
+        model = attach(prepared, torch.device("cpu"), None, _copied(backbone))
         for run in runs:
             build_optimizer(model.groups(), run.config.training)  # refuses unknown groups' rates
     except PemlError as error:

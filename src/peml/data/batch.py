@@ -20,24 +20,28 @@ class BatchFacts:
     Attributes:
         tokens: Real (unpadded) input tokens.
         task_rows: Task id to number of examples, for the tasks in the batch.
+        examples: Task id and row number of each example.
         scored: Sequence and place of every label that is scored, (2, targets); moved along.
         first_scored: The smallest of these places, 0 if there is none.
     """
 
     tokens: int
     task_rows: Mapping[int, int]
+    examples: tuple[tuple[int, int], ...]
     scored: Tensor
     first_scored: int
 
     @classmethod
     def of(cls, batch: TaskBatch) -> BatchFacts:
         """Reads them from the batch's tensors."""
-        ids, counts = batch.tasks.unique(return_counts=True)
+        tasks = batch.tasks
+        ids, counts = tasks.unique(return_counts=True)
         labels = batch.input_ids.new_empty(0, 0) if batch.labels is None else batch.labels
         scored = (labels != IGNORED).nonzero().T
         return cls(
             tokens=int(batch.attention_mask.sum()),
             task_rows=dict(zip(ids.tolist(), counts.tolist(), strict=True)),
+            examples=tuple(zip(tasks.tolist(), batch.rows.tolist(), strict=True)),
             scored=scored,
             first_scored=int(scored[1].min()) if scored.numel() else 0,
         )

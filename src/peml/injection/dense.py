@@ -57,10 +57,12 @@ def drop(weights: Tensor, probability: float) -> tuple[Tensor, float]:
     """Drops weights at random, and returns the share that is kept, to divide by.
 
     The probability is rounded to 1/65536 (0.1 becomes 0.100006), and so is the share. So the
-    expected value is exact.
+    expected value is exact. With a probability of 0 nothing is drawn.
     """
+    if not probability:
+        return weights, 1.0
     dropped = round(probability * _LEVELS)
-    words = torch.empty((weights.numel() + 3) // 4, dtype=torch.int64)
+    words = torch.empty((weights.numel() + 3) // 4, dtype=torch.int64, device=weights.device)
     levels = words.random_(-(2**63), None).view(torch.int16)[: weights.numel()]
     keep = (levels >= dropped - _LEVELS // 2).view(weights.shape)
     return weights * keep.to(weights.dtype), 1 - dropped / _LEVELS

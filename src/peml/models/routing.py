@@ -114,4 +114,4 @@ class TaskRouting:
 
     def one_task(self, task_id: int, device: torch.device) -> None:
         """Sets one task for batches of any size."""
-        self.set(torch.tensor([task_id], device=device))
+        self.set(torch.full((1,), task_id, device=device), present=[task_id])

@@ -166,7 +166,6 @@ def test_with_a_correction_it_can_only_be_masked() -> None:
     for context, dropout in (
         ({"leave_one_out": "exact"}, 0.0),
         ({"leave_one_out": "masked"}, 0.1),
-        ({"scope": "shared"}, 0.0),
     ):
         section = {"context": context, "correction": correction | {"dropout": dropout}}
         with pytest.raises(ValidationError, match="a correction trains what stands at each"):

@@ -61,6 +61,7 @@ def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
     facts = BatchFacts(
         tokens=sum(len(each) for (each,) in inputs),
         task_rows=Counter(task_ids),
+        examples=tuple(zip(task_ids, range(len(requests)), strict=True)),
         scored=torch.tensor(scored).T,
         first_scored=min(place for _, place in scored),
     )

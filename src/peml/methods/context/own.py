@@ -57,8 +57,7 @@ class OwnRows:
             many sequences.
         """
         ids, contexts = batch.task_ids, dict(held)
-        examples = zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True)
-        for example, (task, row) in enumerate(examples):
+        for example, (task, row) in enumerate(batch.known.examples):
             place = self._shown[task].get(row)
             if place is not None:
                 number = len(self._tasks) + example

@@ -148,7 +148,7 @@ class ContextPart(nn.Module, Part):
         assert self._solved is not None
         assert self._draw != "once"
         present: dict[int, set[int]] = {}
-        for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True):
+        for task, row in batch.known.examples:
             present.setdefault(task, set()).add(row)
         held = {}
         for task, rows in sorted(present.items()):
