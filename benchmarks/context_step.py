@@ -2,10 +2,12 @@
 
 Rows of four tasks are mixed in a batch, each task with a context of its own. Sides take the same
 batch in turn: `lora`; `lora+context` with keys and values of the frozen and of the adapted model;
-the naive way, a copy of the context in front of every row's keys; contexts of the frozen model with
-keys and values trained on top (`corrected`); and `peml` with a fixed network on them (`network`).
+the naive way, a copy of the context in front of every row's keys (`copied`); contexts of the frozen
+model of which a few rows see another, without their own demonstration (`exact`, for
+`leave_one_out: exact`); contexts with keys and values trained on top (`corrected`); `peml` with a
+fixed network on them (`network`); and LoRA with as many tokens in front of every row (`prompt`).
 
-    python benchmarks/context_step.py [--model smollm2] [--json FILE]
+    python benchmarks/context_step.py [--model smollm2] [--sides frozen exact] [--json FILE]
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from common import CLOCKS, Figure, at_most, plain_parser, ratio_of_medians, report
 from torch import Tensor
 
 from peml.data.batch import TaskBatch
+from peml.data.solved import SolvedRows
 from peml.injection import inject
 from peml.injection.shared import Shared, attend_shared
 from peml.methods import AttachContext, AttachedModel, build_method, parse_method
@@ -27,45 +31,74 @@ from peml.tasks import Shots, load_suite
 from peml.testing import tiny_task_model
 
 TASKS = ("sst2", "mrpc", "qnli", "rte")
-SIDES = ("lora", "frozen", "adapted", "copied", "corrected", "network")
+SIDES = ("frozen", "adapted", "copied", "exact", "corrected", "network", "prompt")
+BARE = ("lora", "prompt")
+_SHOTS = 10
 
 
-def build(side: str, arguments: argparse.Namespace) -> AttachedModel:
-    """The model of one side."""
+class ShownRows:
+    """Says that the first rows of a batch are demonstrations of their task's context."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def shown(self, task: int) -> dict[int, int]:
+        """As `SolvedRows.shown`."""
+        rows = range(task, self._count, len(TASKS))
+        return {row: place % _SHOTS for place, row in enumerate(rows)}
+
+
+def load_base(arguments: argparse.Namespace, *, held: bool) -> TaskModel:
+    """The frozen model; its tasks have contexts where these are held."""
     tasks = [task for task in load_suite("glue").tasks if task.name in TASKS]
-    if side != "lora":
-        text = "the film was good. " * (arguments.positions // 5)
-        held = {"context": True, "shots": Shots(examples=(text,))}
-        tasks = [task.model_copy(update=held) for task in tasks]
+    if held:
+        text = "the film was good. " * (arguments.positions // (5 * _SHOTS))
+        shown = {"context": True, "shots": Shots(examples=(text.strip(),) * _SHOTS)}
+        tasks = [task.model_copy(update=shown) for task in tasks]
     if arguments.model == "tiny":
         base = tiny_task_model("llama", tasks, max_position_embeddings=2048)
     else:
         base = TaskModel(load_backbone(ModelSettings(name=arguments.model)), tasks)
     if arguments.dtype == "bfloat16":
         base.backbone.to(torch.bfloat16)
+    return base
+
+
+def build(side: str, arguments: argparse.Namespace) -> AttachedModel:
+    """The model of one side."""
+    base = load_base(arguments, held=side not in BARE)
     method = build_method(parse_method(_section(side)))
     batch = draw_batch(arguments, heads=base.heads is not None)
 
     def calibrate() -> None:
         base(batch)
 
-    return method.attach(base, AttachContext(0, calibrate)).train()
+    solved = cast(SolvedRows, ShownRows(arguments.shown))
+    return method.attach(base, AttachContext(0, calibrate, solved=solved)).train()
 
 
 def _section(side: str) -> dict[str, object]:
     """The method of one side."""
-    if side == "lora":
+    if side in BARE:
         return {"name": "lora"}
     if side == "network":
         return {"name": "peml", "context": {}, "search": {"mode": "none"}}
-    of = "adapted" if side == "adapted" else "frozen"
+    context = {"of": "adapted" if side == "adapted" else "frozen"}
+    if side == "exact":
+        context["leave_one_out"] = "exact"
     correction = {"trains": "keys-values"} if side == "corrected" else {}
-    return {"name": "lora+context", "context": {"of": of}, "correction": correction}
+    return {"name": "lora+context", "context": context, "correction": correction}
 
 
-def draw_batch(arguments: argparse.Namespace, *, heads: bool) -> TaskBatch:
-    """Random rows of one length, whose last tokens are the answer; for heads without labels."""
-    size = (arguments.rows, arguments.length)
+def draw_batch(arguments: argparse.Namespace, *, heads: bool, before: int = 0) -> TaskBatch:
+    """Random rows of one length, whose last tokens are the answer; for heads without labels.
+
+    Args:
+        arguments: Say how many, and how long.
+        heads: Whether the model has some.
+        before: Tokens that stand in front of each row.
+    """
+    size = (arguments.rows, before + arguments.length)
     ids = torch.randint(10, 300, size, generator=torch.Generator().manual_seed(0))
     labels = torch.full_like(ids, -100)
     labels[:, -3:] = ids[:, -3:]
@@ -118,12 +151,14 @@ def step(model: AttachedModel, batch: TaskBatch, arguments: argparse.Namespace) 
 
 def measure(arguments: argparse.Namespace) -> list[Figure]:
     """Seconds of a step on every side, interleaved."""
-    models = {side: build(side, arguments) for side in SIDES}
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    sides = ("lora", *arguments.sides)
+    models = {side: build(side, arguments) for side in sides}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
     clock = CLOCKS[arguments.clock]
     for _ in range(arguments.rounds + 1):
         for side, model in models.items():
-            batch = draw_batch(arguments, heads=model.base.heads is not None)
+            before = arguments.positions if side == "prompt" else 0
+            batch = draw_batch(arguments, heads=model.base.heads is not None, before=before)
             use = copied if side == "copied" else attend_shared
             setattr(inject, "attend_shared", use)  # noqa: B010
             since = clock()
@@ -131,24 +166,28 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
             seconds[side].append(clock() - since)
     setattr(inject, "attend_shared", attend_shared)  # noqa: B010
     counted = {side: series[1:] for side, series in seconds.items()}  # the first warms up
-    figures = []
     limits = {"frozen": 1.35, "adapted": 1.6}
-    for side in SIDES[1:]:
-        limit = limits.get(side)
-        ratio = ratio_of_medians(counted[side], counted["lora"])
-        unit = f"ratio, 95 % in [{ratio.low:.2f}, {ratio.high:.2f}]"
-        name = f"step, {side} / lora"
-        figures.append(
-            Figure(name, ratio.value, unit)
-            if limit is None
-            else at_most(name, ratio.value, unit, limit)
-        )
+    figures = [compare("step", counted, s, "lora", limits.get(s)) for s in arguments.sides]
+    if {"frozen", "prompt"} <= set(arguments.sides):
+        figures.append(compare("step", counted, "frozen", "prompt", 0.35))
     return figures
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table and writes the figures."""
-    parser = plain_parser(__doc__)
+def compare(
+    what: str, seconds: dict[str, list[float]], side: str, base: str, limit: float | None
+) -> Figure:
+    """The ratio of two sides' times, with its interval, and what it must not exceed."""
+    ratio = ratio_of_medians(seconds[side], seconds[base])
+    unit = f"ratio, 95 % in [{ratio.low:.2f}, {ratio.high:.2f}]"
+    name = f"{what}, {side} / {base}"
+    if limit is None:
+        return Figure(name, ratio.value, unit)
+    return at_most(name, ratio.value, unit, limit)
+
+
+def size_options(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the sizes of batches and contexts."""
+    parser = plain_parser(doc)
     parser.add_argument("--model", default="smollm2", help="smollm2, minilm, or tiny")
     parser.add_argument("--positions", type=int, default=500, help="about that many per context")
     parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
@@ -156,6 +195,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="see step_time.py")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table and writes the figures."""
+    parser = size_options(__doc__)
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--shown", type=int, default=2, help="rows of a batch that are shown")
     arguments = parser.parse_args(argv)
     title = f"{arguments.model}, contexts of {arguments.positions}, {arguments.dtype}"
     report(title, measure(arguments), arguments)

@@ -71,8 +71,25 @@ def test_context_step_sets_every_way_to_hold_a_context_against_lora(
     options = ["--model", "tiny", "--dtype", "float32", "--json", str(target)]
     script("context_step").main([*options, *sizes])
     found = json.loads(target.read_text(encoding="utf-8"))
-    assert [figure["target"] for figure in found] == ["<= 1.35", "<= 1.6", None, None, None]
+    targets = ["<= 1.35", "<= 1.6", None, None, None, None, None, "<= 0.35"]
+    assert [figure["target"] for figure in found] == targets
     assert all(figure["value"] > 0 for figure in found)
+    script("context_prediction").main([*options, *sizes])
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert [figure["target"] for figure in found] == ["<= 1.25", "<= 0.25"]
+    assert all(figure["value"] > 0 for figure in found)
+
+
+def test_context_step_gives_each_shown_row_another_context(script: Script) -> None:
+    step = script("context_step")
+    sizes = ["--model", "tiny", "--positions", "50", "--rows", "8", "--length", "8"]
+    arguments = step.size_options("").parse_args([*sizes, "--dtype", "float32"])
+    arguments.shown = 3
+    model = step.build("exact", arguments)
+    model(step.draw_batch(arguments, heads=False))
+    held = model.parts["context"].injection.contexts.by_task
+    assert len(held) == 4 + 3
+    assert max(held[row].length for row in held if row > 3) < min(held[t].length for t in range(4))
 
 
 def test_the_naive_way_of_context_step_computes_the_same(script: Script) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +67,43 @@ def test_it_is_attention_to_a_copy_with_its_gradients(
         strict=True,
     ):
         torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("loud", [0.5, 100.0])
+def test_in_bfloat16_it_is_near_to_float32(
+    padded: bool, loud: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a context's logits are so large that a row's own tokens have no share."""
+    torch.manual_seed(0)
+    size = (3, 4, 6, 8)
+    states = [torch.randn(size), *(torch.randn(3, 2, 6, 8) for _ in range(2))]
+    held = [torch.randn(2, 40, 8) * loud, torch.randn(2, 40, 8)]
+    mask = causal_mask(6, 0, torch.device("cpu")).repeat(3, 1, 1, 1)
+    mask[1, :, :, :2] = not padded  # its first queries see the context alone
+    mask &= causal_mask(6, 0, torch.device("cpu"))
+    weight = torch.randn(3, 6, 4, 8)
+    used, by_products = [], shared._join_by_products
+
+    def watched(*given: Any) -> Any:
+        used.append(by_products(*given))
+        return used[-1]
+
+    monkeypatch.setattr(shared, "_join_by_products", watched)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        own = [each.bfloat16().to(dtype).requires_grad_() for each in states]
+        low = [each.bfloat16().to(dtype).requires_grad_() for each in held]
+        contexts = [Shared(3, low[0], low[1])]
+        query, key, value = own
+        output = attend_shared(query, key, value, mask, contexts, scaling=0.3, causal=False)
+        gradients = torch.autograd.grad((output * weight).sum(), [*own, *low])
+        results.append([each.float() for each in (output, *gradients)])
+    assert used[0] is None
+    assert (used[1] is not None) is (loud < 1 and not padded)
+    for exact, rounded in zip(*results, strict=True):
+        assert rounded.isfinite().all()
+        assert (rounded - exact).norm() <= (0.02 if loud < 1 else 0.05) * exact.norm() + 1e-6
 
 
 def test_dropout_drops_weights_of_both_parts() -> None:

@@ -5,8 +5,9 @@ joined by their log-sum-exps, so all rows of a task meet the context in one matr
 (arXiv 2402.05099) does this at inference; here gradients flow too: with the joint log-sum-exp and
 the joint output, a fused kernel's backward gives each part's exact share of the gradient.
 
-torch's fused kernel for CPUs returns the log-sum-exp. Elsewhere, and with dropout, the logits of
-both parts are written out and share one softmax.
+torch's fused kernel for CPUs returns the log-sum-exp. In bfloat16 it is slower than plain matrix
+products, and takes the rows' own tokens alone. Elsewhere, and with dropout, the logits of both
+parts are written out and share one softmax.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from peml.injection.dense import drop
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+_LEAST_SUM = -100.0
+"""Log-sum-exp of a query's own part below which it sees no token (padding), or hardly any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +134,12 @@ class _Joined(torch.autograd.Function):
             if keys is None or values is None:
                 output[part], joint[part] = own[part], sums[part]
                 continue
-            flat = _flat(query[part], len(keys))[None]
-            shared, shared_sums = _forward(flat, keys[None], values[None], 0.0, scale=scaling)
-            shared = _rows(shared[0], query[part])
-            others = _rows(shared_sums[0][..., None], query[part])[..., 0]
-            both = torch.logaddexp(sums[part], others)
-            output[part] = (
-                own[part] * (sums[part] - both).exp()[..., None]
-                + shared * (others - both).exp()[..., None]
-            )
-            joint[part] = both
+            given = (query, own, sums[..., None])
+            flat, flat_own, flat_sums = (_flat(each[part], len(keys)) for each in given)
+            inputs = (flat, flat_own, flat_sums, keys, values, scaling)
+            both, all_sums = _join_by_products(*inputs) or _join_by_kernel(*inputs)
+            output[part] = _rows(both, query[part])
+            joint[part] = _rows(all_sums, query[part])[..., 0]
         ctx.save_for_backward(query, key, value, mask, output, joint, *pairs)
         ctx.plan = (scaling, causal, rows)
         return output
@@ -178,6 +178,60 @@ class _Joined(torch.autograd.Function):
                 )
             d_query[part] += _rows(shared, query[part])
         return d_query, d_key, d_value, None, None, None, None, *d_pairs
+
+
+def _join_by_kernel(
+    query: Tensor, own: Tensor, sums: Tensor, key: Tensor, value: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Joins the rows' own part with that of the context, computed by the fused kernel.
+
+    Args:
+        query: (kv_heads, queries, head_dim).
+        own: Output of the rows' own part, as ``query``.
+        sums: Its log-sum-exp, (kv_heads, queries, 1).
+        key: (kv_heads, positions, head_dim).
+        value: As ``key``.
+        scaling: Factor of the logits.
+
+    Returns:
+        Output and log-sum-exp of both parts.
+    """
+    shared, others = _forward(query[None], key[None], value[None], 0.0, scale=scaling)
+    others = others[0, ..., None]
+    both = torch.logaddexp(sums, others)
+    return own * (sums - both).exp() + shared[0] * (others - both).exp(), both
+
+
+def _join_by_products(
+    query: Tensor, own: Tensor, sums: Tensor, key: Tensor, value: Tensor, scaling: float
+) -> tuple[Tensor, Tensor] | None:
+    """The same in bfloat16 by matrix products and one softmax over both parts.
+
+    The rows' own part stands in it as one more key, of zeros. Two more channels take its
+    log-sum-exp, in two pieces so that it isn't rounded, off all other logits::
+
+        query  [ scaling * q | -high  -low ]     keys  [ k | 1 1 ]
+                                                       [ 0 | 0 0 ]
+
+    Arguments and result are those of `_join_by_kernel`.
+
+    Returns:
+        None if a part can't be told from nothing in this way, or in other types.
+    """
+    if query.dtype != torch.bfloat16 or sums.min() < _LEAST_SUM:
+        return None
+    heads, positions, size = key.shape
+    keys = key.new_zeros(heads, positions + 1, size + 2)
+    keys[:, :positions, :size] = key
+    keys[:, :positions, size:] = 1
+    high = sums.to(query.dtype)
+    queries = torch.cat([query * scaling, -high, (high - sums).to(query.dtype)], -1)
+    weights = (queries @ keys.transpose(-1, -2)).softmax(-1)
+    share = weights[..., -1:]
+    if not share.min() > 0:
+        return None
+    values = torch.nn.functional.pad(value, (0, 0, 0, 1))
+    return torch.addcmul(weights @ values, share, own), sums - share.float().log()
 
 
 def _query_gradient(
