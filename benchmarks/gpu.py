@@ -30,9 +30,11 @@ from common import Figure, benchmark_parser, describe_machine, report
 from gpu_bench import SHAPES, Bench, build_bench
 from gpu_parts import (
     measure_agreement,
+    measure_contexts,
     measure_evaluation,
     measure_rates,
     measure_settings,
+    measure_shapes,
     measure_steps,
     measure_waits,
 )
@@ -43,10 +45,12 @@ Part = Callable[[], list[Figure]]
 def list_parts(small: Bench, large: Bench) -> dict[str, Part]:
     """The parts by name, the most telling first."""
     parts: dict[str, Part] = {
-        "agreement": lambda: measure_agreement(small),
+        "contexts": lambda: measure_contexts(small),
+        "shapes": lambda: measure_shapes(large),
         "large": lambda: measure_rates(large, checkpointing=False),
         "large-checkpointing": lambda: measure_rates(large, checkpointing=True),
         "large-steps": lambda: measure_steps(large),
+        "agreement": lambda: measure_agreement(small),
         "waits": lambda: measure_waits(small),
         "packing": lambda: measure_settings(large, "packing", ["batches.packing=true"], 1.0),
         "evaluation": lambda: measure_evaluation(large),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import importlib.util
 import time
@@ -85,7 +86,9 @@ class Bench:
         torch.manual_seed(0)
         with device or self.device:
             model = AutoModelForCausalLM.from_config(
-                self.config, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+                copy.deepcopy(self.config),
+                dtype=getattr(torch, settings.dtype),
+                attn_implementation="sdpa",
             )
         if settings.gradient_checkpointing:
             enable_checkpointing(model)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 from common import Figure, at_most, genotype_for, ratio_of_medians
 from gpu_bench import BF16, SIDES, Bench, peak_of
 from harness_agreement import largest_difference
 from race import RIVAL, race, with_and_without
-from step_time import bucket_batch, model_step, time_rounds
+from step_time import Step, bucket_batch, model_step, time_rounds
 
+from peml.data import TaskBatch
 from peml.evaluation import Predictions, predict_split
 from peml.methods import AttachedModel
 from peml.run.training import attach
 from peml.training import build_optimizer
 
 STEPS = {"peml in search": 1.10, "peml after search": 1.05}
+CONTEXT_STEPS = {"frozen": 1.35, "adapted": 1.6}
+_SHAPES = 12
 SPEED, MEMORY = 1.5, 0.7
 # Rounding of float32 sums in another order, over 30 steps of training.
 LOSSES, SCORES = 1e-3, 1e-2
@@ -118,6 +122,54 @@ def measure_steps(bench: Bench) -> list[Figure]:
         label = f"{bench.name}: step, {name} / lora, {rows} x {length} tokens"
         figures.append(at_most(label, ratio.value, unit, limit))
     return figures
+
+
+def measure_contexts(bench: Bench) -> list[Figure]:
+    """Steps with contexts of solved rows against our own LoRA's, on one batch."""
+    held = "method={name: lora+context, context: {shots: 10, of: %s}}"
+    steps = {}
+    for of in ("frozen", "adapted"):
+        prepared = bench.prepared("lora", *BF16, held % of)
+        model = attach(prepared, bench.device, None, bench.backbone(prepared))
+        steps[of] = model_step(model, "bf16")
+    batch = bucket_batch(prepared).to(bench.device)
+    prepared = bench.prepared("lora", *BF16)
+    plain = attach(prepared, bench.device, None, bench.backbone(prepared))
+    steps["lora"] = model_step(plain, "bf16")
+    seconds = time_rounds(steps, batch, bench.arguments.rounds, 3, bench.clock)
+    figures = []
+    for of, limit in CONTEXT_STEPS.items():
+        ratio = ratio_of_medians(seconds[of], seconds["lora"])
+        unit = f"ratio, 95 % in [{ratio.low:.3f}, {ratio.high:.3f}]"
+        label = f"{bench.name}: step, context of the {of} model / lora"
+        figures.append(at_most(label, ratio.value, unit, limit))
+    return figures
+
+
+def measure_shapes(bench: Bench) -> list[Figure]:
+    """What the first step of a batch's shape costs: kernels are chosen or built per shape."""
+    figures = []
+    for name, cudnn in (("", True), (", without cuDNN's attention", False)):
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+        prepared = bench.prepared("lora", *BF16)
+        model = attach(prepared, bench.device, None, bench.backbone(prepared))
+        step = model_step(model, "bf16")
+        planned = (prepared.stream.fetch(*each) for each in prepared.stream.plan(0))
+        batches = list({batch.input_ids.shape: batch for batch in planned}.values())[:_SHAPES]
+        step(batches[0].to(bench.device))
+        first, again = ([timed(step, b, bench) for b in batches[1:]] for _ in range(2))
+        for what, seconds in (("first", first), ("second", again)):
+            label = f"{bench.name}: {what} step of a shape{name}, median of {len(seconds)}"
+            figures.append(Figure(label, 1000 * median(seconds), "ms"))
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    return figures
+
+
+def timed(step: Step, batch: TaskBatch, bench: Bench) -> float:
+    """Seconds of a step."""
+    moved, since = batch.to(bench.device), bench.clock()
+    step(moved)
+    return bench.clock() - since
 
 
 def measure_settings(

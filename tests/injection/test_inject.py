@@ -107,6 +107,31 @@ def test_two_models_do_not_interfere() -> None:
         assert torch.equal(one(**inputs).logits, plain)
 
 
+def test_a_prefix_is_never_left_out_without_a_word() -> None:
+    model = tiny_model("llama")
+    inputs = inputs_for("llama")
+    injection = attach_prefix(model)
+    with_random_prefix(injection, seed=1)
+    copied = copy.deepcopy(model)
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(InjectionError, match="has become 'sdpa' since the prefix was attached"):
+        model(**inputs)
+    with injection.disabled():
+        model(**inputs)
+    copied(**inputs)  # has a config of its own
+    injection.set(None)
+    model(**inputs)
+
+    shared = tiny_model("llama")
+    injection = attach_prefix(shared)
+    with_random_prefix(injection, seed=1)
+    type(shared)._from_config(shared.config, attn_implementation="eager")
+    with pytest.raises(InjectionError, match="give each model a config object of its own"):
+        shared(**inputs)
+    injection.detach()
+    shared(**inputs)
+
+
 def test_inactive_layers_are_untouched() -> None:
     model, inputs = tiny_bert(), inputs_for("bert")
     injection = attach_prefix(model)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from peml.errors import InjectionError
 from peml.injection.attention import (
@@ -68,6 +69,8 @@ class PrefixInjection:
         self._contexts: Contexts | None = None
         self._contexts_enabled = True
         self._attached = True
+        self._configs = [m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)]
+        self._watch = self.model.base_model.register_forward_pre_hook(self._refuse_bypass)
         self.masks = MaskMemo()
         self.biases = MaskMemo()
 
@@ -150,9 +153,29 @@ class PrefixInjection:
             slot = get_slot(module)
             if isinstance(slot, _PrefixSlot) and slot.injection is self:
                 set_slot(module, None)
+        self._watch.remove()
         switch_implementation(self.model, self._base)
         self._prefix = self._contexts = None
         self._attached = False
+
+    def _refuse_bypass(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Refuses a forward pass whose attention would leave out prefix and contexts.
+
+        Raises:
+            InjectionError: Another implementation was set, by `set_attn_implementation` or by a
+                model made from the same config object.
+        """
+        if self.prefix is None and self.contexts is None and self.observer is None:
+            return
+        names = {str(config._attn_implementation) for config in self._configs}
+        for name in sorted(names - {register_wrapper(self._base)}):
+            raise InjectionError(
+                f"the model's attention implementation has become {name!r} since the prefix was "
+                "attached, and would leave prefix and contexts out",
+                allowed=f"{register_wrapper(self._base)!r}, as attach_prefix set it",
+                action="set the implementation before attach_prefix, and give each model a config "
+                "object of its own",
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """State for ``copy.deepcopy`` and pickle, which can't copy tensors inside a graph."""
