@@ -27,6 +27,7 @@ test-floor: $(FLOOR)/installed
 	$(FLOOR)/bin/$(PYTEST)
 
 # Two fit, tune and compare at once on a new folder, either killed at 50 moments each: 5 minutes.
+# Then a run of two processes, one of which is killed, at 20 moments: 5 minutes.
 test-kill: $(VENV)/installed
 	$(BIN)/$(PYTEST) -m kill
 

@@ -157,3 +157,23 @@ def test_processes_compares_two_with_one(
     processes.main(["--json", str(tmp_path / "figures.json"), *options])
     assert [figure["value"] for figure in figures()] == pytest.approx([1.9, 2.0])
     assert rounds[:2] == [("1-0", False, 2, True), ("2-0", True, 2, True)]
+
+
+def test_sharding_compares_a_part_with_the_whole(
+    script: Script, tmp_path: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharding, llama = script("sharding"), save_tiny_model("llama", tmp_path / "llama")
+
+    def run(command: list[Any], **_: Any) -> None:
+        kind, folder = command[-2:]
+        sharding.work(str(llama), 8, "none", Path(folder))
+        found = json.loads((Path(folder) / "none-0.json").read_text())
+        assert found["weights"] > 0
+        found |= {"loaded": 2**20}  # too little to be seen
+        for rank in range(2 if kind == "fsdp" else 1):
+            share = {name: value / 2 if kind == "fsdp" else value for name, value in found.items()}
+            (Path(folder) / f"{kind}-{rank}.json").write_text(json.dumps(share))
+
+    monkeypatch.setattr(sharding.subprocess, "run", run)
+    sharding.main(["--model", str(llama), "--json", str(tmp_path / "figures.json")])
+    assert [figure["value"] for figure in figures()][1:3] == [0.5, 0.5]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from random import Random
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -80,15 +85,59 @@ def _elsewhere(folder: Path, *words: str) -> None:
     main(list(words))
 
 
-def _killed(step: int, *words: str) -> None:
+def _killed(step: int, delay: float, *words: str) -> None:
+    """The command, killed so many seconds after it has begun a step."""
     whole = TrainingLoop._step
 
     def step_or_die(loop: TrainingLoop, phase: Any) -> None:
         if loop.progress.step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+            Timer(delay, kill).start() if delay else kill()
         whole(loop, phase)
 
     pytest.MonkeyPatch().setattr(TrainingLoop, "_step", step_or_die)
+    main(list(words))
+
+
+def _with_another_version(*words: str) -> None:
+    pytest.MonkeyPatch().setattr("peml.run.together.version", lambda package: f"{package} 0.1")
+    main(list(words))
+
+
+def _on_a_full_disk(name: str, cache: Path | None, *words: str) -> None:
+    """The command, where nothing can be written that has a name in its path."""
+    sync, replace = os.fsync, Path.replace
+
+    def check(path: Path) -> None:
+        if name in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def checked_sync(file: int) -> None:
+        check(Path(f"/proc/self/fd/{file}").readlink())
+        sync(file)
+
+    def checked_replace(path: Path, target: Path) -> Path:
+        check(Path(target))
+        return replace(path, target)
+
+    if cache is not None:
+        os.environ["PEML_CACHE"] = str(cache)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(os, "fsync", checked_sync)
+    patch.setattr(Path, "replace", checked_replace)
+    main(list(words))
+
+
+def _held_up(until: Path, *words: str) -> None:
+    """The command, which takes its sixth step when a file is there."""
+    whole = TrainingLoop._step
+
+    def step(loop: TrainingLoop, phase: Any) -> None:
+        while loop.progress.step == 5 and not until.exists():
+            time.sleep(0.01)
+        whole(loop, phase)
+
+    pytest.MonkeyPatch().setattr(TrainingLoop, "_step", step)
     main(list(words))
 
 
@@ -141,13 +190,38 @@ def test_a_killed_process_ends_the_others(
     words = ["fit", str(config), "--output", str(folder)]
     words += [word for setting in settings for word in ("--set", setting)]
     works = [partial(_command, *words)] * 2
-    works[rank] = partial(_killed, 7, *words)
+    works[rank] = partial(_killed, 7, 0.0, *words)
     ended = launch(works, tmp_path)
     assert ended[rank][0] == -signal.SIGKILL
     code, log = ended[1 - rank]
     assert code > 0
     assert log.count("another process of this run has ended") == (1 if rank else 0)
     assert list(folder.glob("checkpoints/step-*"))
+    for code, log in launch([partial(_command, *words)] * 2, tmp_path):
+        assert code == 0, log
+    assert run_files(folder) == whole("peml")
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("number", range(20))
+def test_a_run_killed_anywhere_goes_on(
+    number: int, toys: Path, tmp_path: Path, whole: Whole
+) -> None:
+    """In a step, an evaluation, a checkpoint, the discretisation or the export."""
+    draw = Random(number)
+    rank, step, delay = draw.randrange(2), draw.randrange(12), draw.uniform(0.001, 0.2)
+    config, folder = _config(toys, "peml", 1), tmp_path / "run"
+    settings = ("training.checkpoint_every=1", f"model.sharding={draw.choice(_SHARDINGS)}")
+    words = ["fit", str(config), "--output", str(folder)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    works = [partial(_command, *words)] * 2
+    works[rank] = partial(_killed, step, delay, *words)
+    ended = launch(works, tmp_path)
+    assert ended[rank][0] == -signal.SIGKILL, ended[rank]
+    code, log = ended[1 - rank]
+    assert code > 0
+    assert log.count("another process of this run has ended") + log.count("error: ") <= 2, log
+    assert "Traceback" not in log
     for code, log in launch([partial(_command, *words)] * 2, tmp_path):
         assert code == 0, log
     assert run_files(folder) == whole("peml")
@@ -174,6 +248,8 @@ def test_what_can_t_work_is_said_once(toys: Path, tmp_path: Path) -> None:
     plain = partial(_command, *words)
     other = partial(_command, *words, "--set", "training.epochs=2")
     _refused([plain, other], tmp_path, "process 1: config.training.epochs was 1.0 and is 2.0")
+    old = partial(_with_another_version, *words)
+    _refused([plain, old], tmp_path, "process 1: version.peft was", "is 'peft 0.1'")
     three = partial(_command, *words, "--set", "training.accumulation=3")
     _refused([three] * 2, tmp_path, "a step has 3 batches", "a multiple of 2")
     compare = partial(_command, "compare", config)
@@ -185,6 +261,43 @@ def test_what_can_t_work_is_said_once(toys: Path, tmp_path: Path) -> None:
     there, lost = (partial(_elsewhere, at, *data) for at in (toys, tmp_path / "empty"))
     _refused([there, lost], tmp_path, "data", rank=1)
     assert [path.name for path in folder.iterdir()] == [".lock"]  # nothing was begun
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells an open file's name")
+def test_a_full_disk_is_said_once_and_the_run_goes_on(
+    toys: Path, tmp_path: Path, whole: Whole
+) -> None:
+    folder, own = tmp_path / "run", tmp_path / "own"
+    config = str(_config(toys, "peml", 1))
+    words = ("fit", config, "--output", str(folder), "--set", "training.checkpoint_every=2")
+    plain = partial(_command, *words)
+    cache = partial(_on_a_full_disk, str(own), own, *words)
+    _refused([plain, cache], tmp_path, str(own), "the disk is full", rank=1)
+    full = partial(_on_a_full_disk, "step-0000006", None, *words)
+    _refused([full, plain], tmp_path, "step-0000006", "the disk is full")
+    assert (
+        sorted(path.name[:12] for path in folder.glob("checkpoints/step-*"))[-1] == "step-0000005"
+    )
+    for code, log in launch([plain] * 2, tmp_path):
+        assert code == 0, log
+    assert run_files(folder) == whole("peml")
+
+
+def test_a_second_launch_on_a_folder_is_refused(toys: Path, tmp_path: Path, whole: Whole) -> None:
+    folder, logs, go = tmp_path / "run", tmp_path / "first", tmp_path / "go"
+    logs.mkdir()
+    words = ("fit", str(_config(toys, "peml", 1)), "--output", str(folder))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(launch, [partial(_held_up, go, *words)] * 2, logs)
+        try:
+            while not list(folder.glob("checkpoints/step-*")) and not first.done():
+                time.sleep(0.05)
+            _refused([partial(_command, *words)] * 2, tmp_path, "another process is working in")
+        finally:
+            go.touch()
+        for code, log in first.result():
+            assert code == 0, log
+    assert run_files(folder) == whole("peml")
 
 
 def test_a_launcher_starts_the_command(toys: Path, tmp_path: Path, whole: Whole) -> None:

@@ -28,11 +28,15 @@ pytestmark = [
 ]
 
 _RUNS: dict[str, tuple[str, Row, Row]] = {
-    "peml": ("causal", METHODS["peml"], {"model": {"gradient_checkpointing": True}}),
-    "mtl-lora": ("causal", {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01}, {}),
-    "lora": ("encoder", METHODS["lora"], {"batches": {"mixing": {"strategy": "adaptive"}}}),
+    "peml": ("llama", METHODS["peml"], {"model": {"gradient_checkpointing": True}}),
+    "mtl-lora": ("gemma", {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01}, {}),
+    "lora": (
+        "bert",
+        METHODS["lora"],
+        {"batches": {"mixing": {"strategy": "adaptive"}}, "training": {"precision": "bf16"}},
+    ),
 }
-"""Name: family, method and further sections of its config."""
+"""Name: tiny model, method and further sections of its config; gemma's output layer is tied."""
 _MODELS: dict[str, Row] = {
     "bert": {},
     "electra": {},
@@ -48,10 +52,13 @@ _MODELS: dict[str, Row] = {
 
 
 def _config(toys: Path, name: str, batches: int, sharding: str) -> Path:
-    family, method, sections = _RUNS[name]
+    tiny, method, sections = _RUNS[name]
     training = {"epochs": 1, "evaluate_every": 5, "log_every": 1, "accumulation": batches}
+    training |= sections.get("training", {})
     model = sections.get("model", {}) | {"sharding": sharding}
-    return toy_config(toys, family, method, **sections | {"training": training, "model": model})
+    sections = sections | {"training": training, "model": model}
+    family = "encoder" if tiny == "bert" else "causal"
+    return toy_config(toys, family, method, tiny=tiny, **sections)
 
 
 def _fit_all(configs: dict[str, Path], folder: Path) -> None:
@@ -60,7 +67,7 @@ def _fit_all(configs: dict[str, Path], folder: Path) -> None:
 
 
 def test_they_train_and_evaluate_as_with_whole_models(toys: Path, tmp_path: Path) -> None:
-    """Search, checkpointing, prefixes, routed layers, trees of options, generation, heads."""
+    """Search, checkpointing, routed layers, trees of options, generation, heads, bf16."""
     configs = {name: _config(toys, name, 1, "fsdp") for name in _RUNS}
     for code, log in launch([partial(_fit_all, configs, tmp_path / "two")] * 2, tmp_path):
         assert code == 0, log

@@ -77,13 +77,20 @@ def sharded_options(model_class: Any, config: Any, world: World, name: str) -> d
 
 
 def free_after_use(model: nn.Module) -> None:
-    """Shards all weights again after each forward pass, so that every pass gathers the same ones.
+    """Frees all weights of a sharded model after a pass without gradients.
 
-    By default FSDP keeps those that a backward pass needs first.
+    FSDP keeps those that a backward pass needs first, and frees them in it; an output layer that
+    uses the embeddings' weights needs that.
     """
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_reshard_after_forward(True, recurse=False)
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+    def free(*_: Any) -> None:
+        if not torch.is_grad_enabled():
+            for part in parts:
+                part.reshard()
+
+    if parts:
+        model.register_forward_hook(free)
 
 
 def is_sharded(model: object) -> bool:
