@@ -88,6 +88,39 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
+def panels(
+    rows: int,
+    columns: int,
+    height: float,
+    margins: tuple[float, float, float, float],
+    *,
+    shares_x: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A grid of panels, row by row, on a figure of the common width.
+
+    Margins are fixed: fitting them to the labels would draw every panel three times.
+
+    Args:
+        rows: Rows of panels.
+        columns: Columns of panels.
+        height: Of a row, in inches.
+        margins: Of a panel, in inches: left, right, top, bottom.
+        shares_x: All panels have the same x axis.
+    """
+    figure = Figure(figsize=(WIDTH, rows * height))
+    left, right, top, bottom = margins
+    across, down = left + right, top + bottom
+    figure.subplots_adjust(
+        left=left / WIDTH,
+        right=1 - right / WIDTH,
+        top=1 - top / (rows * height),
+        bottom=bottom / (rows * height),
+        wspace=across / (WIDTH / columns - across),
+        hspace=down / (height - down),
+    )
+    return figure, list(figure.subplots(rows, columns, sharex=shares_x, squeeze=False).flatten())
+
+
 def clean_axes(axes: Axes, *, grid: str = "y") -> None:
     """Removes what does not carry data; leaves faint grid lines along one axis."""
     for side in ("top", "right", "left"):

@@ -15,7 +15,15 @@ from matplotlib.ticker import MaxNLocator
 from peml.records import Decisions
 from peml.reporting.run.outcomes import Outcome, free_course, list_outcomes
 from peml.reporting.run.results import History, RunRecord
-from peml.reporting.style import SERIES, clean_axes, color, new_figure, spread, style_context
+from peml.reporting.style import (
+    SERIES,
+    clean_axes,
+    color,
+    new_figure,
+    panels,
+    spread,
+    style_context,
+)
 
 _ON, _OFF = "on", "off"
 _PANELS_A_ROW = 3
@@ -50,8 +58,10 @@ def draw_decisions(run: RunRecord) -> Figure:
     columns = min(_PANELS_A_ROW, len(names))
     rows = -(-len(names) // columns)
     with style_context():
-        figure = new_figure(2.2 * rows)
-        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        longest = max(len(option) for option in tones) + 5  # with its weight
+        figure, grid = panels(
+            rows, columns, 2.2, (0.35, min(2.2, 0.15 + 0.07 * longest), 0.3, 0.45)
+        )
         for axes in grid[len(names) :]:
             axes.remove()
         for index, (axes, name) in enumerate(zip(grid, names, strict=False)):

@@ -22,7 +22,14 @@ from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names,
 from peml.reporting.run.diagram import draw_network
 from peml.reporting.run.mixture import count_drawn, draw_mixture
 from peml.reporting.run.results import History, RunRecord, load_run
-from peml.reporting.style import clean_axes, color, new_figure, save_png, style_context
+from peml.reporting.style import (
+    clean_axes,
+    color,
+    new_figure,
+    panels,
+    save_png,
+    style_context,
+)
 from peml.reporting.summary import part_title
 
 Values = NDArray[np.float64]
@@ -149,8 +156,8 @@ def draw_validation(run: RunRecord) -> Figure:
         values = [record.tasks.get(name, math.nan) for record in records]
         curves.append((name, values, None if result is None else result.majority))
     with style_context():
-        figure, panels = _panels(len(curves))
-        for index, axes in enumerate(panels):
+        figure, grid = _panels(len(curves))
+        for index, axes in enumerate(grid):
             name, values, majority = curves[index]
             _curve(axes, name, steps, values, "accent" if index else "ink")
             if majority is not None and math.isfinite(majority):
@@ -198,8 +205,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     """A grid of ``count`` small panels over one x axis."""
     columns = min(_PANELS_A_ROW, count)
     rows = math.ceil(count / columns)
-    figure = new_figure(1.75 * rows + 0.2)
-    grid = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flatten())
+    figure, grid = panels(rows, columns, 1.8, (0.42, 0.4, 0.25, 0.42), shares_x=True)
     for index, axes in enumerate(grid[:count]):
         clean_axes(axes)
         axes.tick_params(labelbottom=count - index <= columns)
