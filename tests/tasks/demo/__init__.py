@@ -1,4 +1,7 @@
-"""The demo's tasks: small, generated here, the same on every machine."""
+"""What made the demo's rows (`src/peml/tasks/demo`): small tasks, the same on every machine.
+
+Where it is changed, `python -m tests.tasks.demo` writes the rows anew.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from peml.tasks.demo.clock import make_time
-from peml.tasks.demo.endings import make_story
-from peml.tasks.demo.entailment import make_inference
-from peml.tasks.demo.grammar import make_sentence
-from peml.tasks.demo.paraphrase import make_pair
-from peml.tasks.demo.reviews import make_review
-from peml.tasks.demo.rows import Maker, Row, draw_rows
-from peml.tasks.demo.similarity import make_scenes
-from peml.tasks.demo.topics import make_headline
+from tests.tasks.demo.clock import make_time
+from tests.tasks.demo.endings import make_story
+from tests.tasks.demo.entailment import make_inference
+from tests.tasks.demo.grammar import make_sentence
+from tests.tasks.demo.paraphrase import make_pair
+from tests.tasks.demo.reviews import make_review
+from tests.tasks.demo.rows import Maker, Row, draw_rows
+from tests.tasks.demo.similarity import make_scenes
+from tests.tasks.demo.topics import make_headline
 
 __all__ = ["TASKS", "generate_demo"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from peml.tasks.demo.rows import Row, sentence, words
+from tests.tasks.demo.rows import Row, sentence, words
 
 
 def make_headline(random: Random, turn: int) -> Row:

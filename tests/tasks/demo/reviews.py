@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from peml.tasks.demo.rows import Row, sentence, words
+from tests.tasks.demo.rows import Row, sentence, words
 
 _SHARE_OF_CONTRASTS = 0.6
 

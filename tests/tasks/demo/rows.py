@@ -20,7 +20,7 @@ _TRIES = 1000
 
 @cache
 def _all_words() -> dict[str, Any]:
-    return read_yaml(resources.files("peml.tasks.demo") / "words.yaml")
+    return read_yaml(resources.files("tests.tasks.demo") / "words.yaml")
 
 
 def words(task: str) -> dict[str, Any]:

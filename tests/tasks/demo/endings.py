@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from peml.tasks.demo.rows import Row, words
+from tests.tasks.demo.rows import Row, words
 
 
 def make_story(random: Random, turn: int) -> Row:

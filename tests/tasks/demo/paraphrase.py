@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from peml.tasks.demo.rows import Row, sentence, words
+from tests.tasks.demo.rows import Row, sentence, words
 
 
 def make_pair(random: Random, turn: int) -> Row:
