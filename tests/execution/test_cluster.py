@@ -16,9 +16,9 @@ from peml.errors import RunError
 from peml.execution import ExecutionSettings, Job, make_executor, remote
 from peml.execution.cluster import RayExecutor
 from peml.run import fit, lock_folder
-from peml.testing.executors import ExecutorSuite
 from tests.e2e.apart import run_apart
 from tests.execution.quick import drive, quick_run
+from tests.execution.suite import ExecutorSuite
 
 pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.e2e
@@ -34,7 +34,7 @@ def cluster(toys: Path) -> Iterator[Any]:
     """A cluster of this machine alone, told that it has more cores than it has."""
     from ray.cluster_utils import Cluster
 
-    machine = {"num_cpus": 16, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    machine = {"num_cpus": 4, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=machine)
     yield cluster
     cluster.shutdown()

@@ -9,8 +9,8 @@ import torch
 
 from peml.config import RunConfig
 from peml.execution import ExecutionSettings
-from peml.testing.executors import ExecutorSuite
 from tests.execution.quick import quick_run
+from tests.execution.suite import ExecutorSuite
 
 pytestmark = pytest.mark.e2e
 

@@ -1,7 +1,4 @@
-"""For tests, ours and third parties': tiny models, sentences, conformance suites.
-
-The suite of executors, `peml.testing.executors`, is imported by itself: it needs pytest.
-"""
+"""For tests, ours and third parties': tiny models, sentences, conformance suites."""
 
 from peml.testing.exports import ExportSuite
 from peml.testing.families import FamilySuite

@@ -37,7 +37,7 @@ class _Outcome:
     refused: bool
 
 
-class _Enough(Exception):  # noqa: N818 - raised by a test's own report
+class _Enough(Exception):
     pass
 
 
