@@ -25,6 +25,23 @@ SourceOption = Annotated[
     typer.Option(help="Folder with one folder per task, read instead of the tasks' own sources."),
 ]
 
+_RowOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Show this row, counted from 0; default: the first three."),
+]
+_SplitOption = Annotated[
+    Split | None,
+    typer.Option(help="Split of the rows; default: train, or reported if there is no train."),
+]
+_ReadByOption = Annotated[
+    str | None,
+    typer.Option(help="Show prompts as this model reads them, with its special tokens."),
+]
+_ChatOption = Annotated[
+    bool,
+    typer.Option("--chat", help="Ask through the model's chat template, as tasks.chat: true."),
+]
+
 
 @tasks_app.command("list")
 def list_tasks(
@@ -50,22 +67,10 @@ def show_task(
         str | None, typer.Option(help="Suite (name or YAML file) to look for the task in.")
     ] = None,
     source: SourceOption = None,
-    row: Annotated[
-        int | None,
-        typer.Option(min=0, help="Show this row, counted from 0; default: the first three."),
-    ] = None,
-    split: Annotated[
-        Split | None,
-        typer.Option(help="Split of the rows; default: train, or reported if there is no train."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Show prompts as this model reads them, with its special tokens."),
-    ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", help="Ask through the model's chat template, as tasks.chat: true."),
-    ] = False,
+    row: _RowOption = None,
+    split: _SplitOption = None,
+    model: _ReadByOption = None,
+    chat: _ChatOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Show a suite's tasks, or one task in detail with rows as a model sees them.
