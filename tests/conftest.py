@@ -9,6 +9,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read as torch is imported
 os.environ["HF_HUB_OFFLINE"] = "1"  # what is not here is missed at once, without retries
 
 
+pytest_plugins = ["tests.e2e.fixtures"]
+
+
 def pytest_collection_finish() -> None:
     """Spares the garbage collector all that the imports made, a tenth of the suite's time."""
     gc.collect()

@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peml.testing.models import save_tiny_model
+from tests.export.same_process import one_process
+
+__all__ = ["one_process"]
 
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -79,3 +86,21 @@ def scored_rows(folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
+
+
+def options_of(tmp_path: Path, model: Path, source: Path) -> list[str]:
+    target = str(tmp_path / "figures.json")
+    return ["--json", target, "--model", str(model), "--source", str(source)]
+
+
+def in_process(benchmark: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Stands in for `subprocess.run` of a benchmark that calls itself: saves the imports."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == [sys.executable, benchmark.__file__]
+        written = StringIO()
+        with redirect_stdout(written):
+            benchmark.main(command[2:])
+        return subprocess.CompletedProcess(command, 0, written.getvalue())
+
+    return run

@@ -39,6 +39,7 @@ def by_hand(exported: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return samples
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 def test_likelihoods_are_those_of_the_standard_libraries(
     script: Script, tmp_path: Path, family: str

@@ -35,7 +35,7 @@ def test_it_measures(
             yield int(live.url.rpartition(":")[2]), os.getpid()
 
     monkeypatch.setattr(benchmark, "served", served)
-    words = ["--clients", "10", "--seconds", "0.5", "--rounds", "1", "--requests", "5"]
+    words = ["--clients", "10", "--seconds", "0.2", "--rounds", "1", "--requests", "5"]
     words += ["--model", str(model), "--json", str(tmp_path / "figures.json")]
     benchmark.main([what, *words])
     found = {figure["name"]: figure["value"] for figure in figures()}

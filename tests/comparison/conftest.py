@@ -1,4 +1,12 @@
-from tests.e2e.fixtures import distinct_toys, toys
+from __future__ import annotations
+
+import pytest
+
 from tests.execution.quick import quick_processes
 
-__all__ = ["distinct_toys", "quick_processes", "toys"]
+__all__ = ["plain_reports", "quick_processes"]
+
+
+@pytest.fixture(autouse=True)
+def plain_reports(unrendered: None) -> None:
+    """No test of this folder looks at a report's figures."""

@@ -1,7 +1,8 @@
-"""Fixtures of the tests that run; each folder's conftest imports what it uses."""
+"""Fixtures of the tests that run; `toys` and `runs` are made once for all folders."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from peml.cli import main
 from tests.e2e.toy import toy_config, write_suite
+
+_PAGES = ("run.report", "comparison.page", "tuning.page")
 
 Runs = Callable[[str, str], Path]
 """(family, method) -> folder of a finished run."""
@@ -50,3 +53,17 @@ def runs(toys: Path) -> Runs:
         return folder
 
     return run
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are drawn but not rendered, which takes longer than a toy run's training.
+
+    For folders whose tests look at no figure; `tests/e2e` and `tests/reporting` render them.
+    """
+    for page in _PAGES:
+        module = importlib.import_module(f"peml.reporting.{page}")
+        monkeypatch.setattr(module, "to_svg", lambda figure, name: f'<svg id="{name}"></svg>')
+        for save in ("save_svg", "save_png"):
+            if hasattr(module, save):
+                monkeypatch.setattr(module, save, lambda figure, path: path.write_bytes(b""))

@@ -11,8 +11,6 @@ from typing import Any
 
 import yaml
 
-from peml.testing.models import save_tiny_model
-
 Row = dict[str, Any]
 
 FAMILIES = {"encoder": "bert", "causal": "llama", "seq2seq": "t5"}
@@ -176,6 +174,8 @@ def toy_config(
     if not (folder / "suite.yaml").is_file():
         write_suite(folder)
     if not (folder / stem).is_dir():
+        from peml.testing.models import save_tiny_model
+
         save_tiny_model(stem, folder / stem)
     chosen = METHODS[method] if isinstance(method, str) else method
     rates: Row = {"learning_rates": {"heads": 0.02}} if family == "encoder" else {}

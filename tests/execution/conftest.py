@@ -1,4 +1,3 @@
-from tests.e2e.fixtures import toys
 from tests.execution.quick import quick_processes
 
-__all__ = ["quick_processes", "toys"]
+__all__ = ["quick_processes"]

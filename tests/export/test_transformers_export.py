@@ -76,6 +76,7 @@ def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4, msg=name)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_readmes_loader_gives_the_runs_answers_behind_a_prefix(tmp_path: Path) -> None:
     run, out = run_of("llama", "lora+prefix", tmp_path, **_LOUD), tmp_path / "out"
     assert export_model(run, out, "transformers") == [out / "."]

@@ -16,6 +16,7 @@ import peml.run.training
 from peml.config import load_config
 from peml.models import CompiledBlocks
 from peml.run import fit
+from peml.testing.models import save_tiny_model
 from tests.e2e.toy import METHODS, toy_config
 
 pytestmark = pytest.mark.e2e
@@ -29,7 +30,8 @@ def test_a_compiled_run_writes_what_the_run_without_writes(
     monkeypatch.setattr(peml.run.training, "CompiledBlocks", compiled)
     checked: list[None] = []
     monkeypatch.setattr(peml.run.preparation, "check_compiler", lambda: checked.append(None))
-    config = toy_config(toys, "causal", METHODS["peml"])
+    save_tiny_model("llama", toys / "one-block", num_hidden_layers=1)
+    config = toy_config(toys, "causal", METHODS["peml"], tiny="one-block")
     options = ["training.epochs=0.5", "training.log_every=1", "model.gradient_checkpointing=true"]
     losses, names, said = [], [], []
     for name, more in (("plain", []), ("compiled", ["training.compile=true"])):

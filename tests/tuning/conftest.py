@@ -1,3 +1,8 @@
-from tests.e2e.fixtures import toys
+from __future__ import annotations
 
-__all__ = ["toys"]
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def plain_reports(unrendered: None) -> None:
+    """No test of this folder looks at a report's figures."""

@@ -297,7 +297,7 @@ def undisturbed(
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("kind", "jobs"), [("inline", 1), ("processes", 2), ("ray", 2)])
+@pytest.mark.parametrize(("kind", "jobs"), [("inline", 1), ("processes", 2)])
 def test_a_killed_study_goes_on_and_comes_to_the_same(
     kind: str,
     jobs: int,
@@ -305,8 +305,6 @@ def test_a_killed_study_goes_on_and_comes_to_the_same(
     toys: Path,
     tmp_path: Path,
 ) -> None:
-    if kind == "ray":
-        pytest.importorskip("ray", reason="needs the extra ray")
     raw, killed = _interrupted(toys, kind, jobs), tmp_path / "killed"
     process = start_apart(_tune, raw, killed)
     deadline = time.monotonic() + 200
