@@ -303,14 +303,7 @@ def _listed_file(folder: Path, name: str, action: str) -> Path:
 
 
 def copy_listed(source: Path, listed: Iterable[str], part: str, target: Path) -> None:
-    """Copies the listed files of one part of a verified folder, and nothing else.
-
-    Args:
-        source: The folder.
-        listed: What `verify_manifest` returned.
-        part: Name of a folder in it.
-        target: Where that folder's content goes.
-    """
+    """Copies the files of one part of a folder that `verify_manifest` listed, and nothing else."""
     for name in listed:
         if name.startswith(f"{part}/"):
             copy = target / name.removeprefix(f"{part}/")

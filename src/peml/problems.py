@@ -25,12 +25,8 @@ def describe_problems(
 ) -> list[str]:
     """One line per problem, each with the key it is about.
 
-    A validator that raises a ``ValueError`` of several lines has found several problems.
-
-    Args:
-        error: What validation of ``model`` raised.
-        model: The validated model; an unknown key is answered with its nearest valid one.
-        rename: From the location of a problem to the one the user wrote it at.
+    A validator that raises a ``ValueError`` of several lines has found several problems. ``rename``
+    leads from the location of a problem to the one the user wrote it at.
     """
     lines = []
     for item in error.errors():

@@ -48,11 +48,7 @@ class Registry(Generic[T]):
         return tuple(sorted(self._found()))
 
     def load(self, name: str, action: str) -> T:
-        """What a name stands for.
-
-        Args:
-            name: One of `names`.
-            action: What to do where there is none of that name.
+        """What a name stands for; ``action`` says what to do where there is none of that name.
 
         Raises:
             ConfigError: There is none, it can't be imported, or it has another name itself.

@@ -54,12 +54,9 @@ _REMOVED = (
 
 
 def why_removed(path: Sequence[Any], value: Any, allowed: Sequence[str] = ()) -> str | None:
-    """What to say of an option that is refused; None where there never was one.
+    """What to say of an option, set to a value, that is refused; None where there never was one.
 
-    Args:
-        path: Where it stands.
-        value: What it is set to.
-        allowed: The values that it may have, where it is one of several.
+    ``allowed`` are the values that it may have, where it is one of several.
     """
     shown = ".".join(map(str, path))
     for one in _REMOVED:
@@ -75,10 +72,6 @@ def without_removed(content: Any, section: str = "") -> Any:
     """What this package stored before, without removed options that did nothing.
 
     What did something stays, and is refused where the content is validated.
-
-    Args:
-        content: A config's content, nested mappings.
-        section: Name of the mapping.
     """
     if not isinstance(content, dict):
         return content

@@ -82,12 +82,6 @@ def contrast_runs(
     random (its smallest possible p-value is 1 / (resamples + 1)). The p-values are not corrected
     for the number of tasks, and cover the randomness of the rows only, not of the seeds.
 
-    Args:
-        first: The first run's predictions by task.
-        second: The second run's predictions by task.
-        resamples: Number of resamples, and of permutations.
-        seed: Seed of both.
-
     Raises:
         DataError: Tasks, their definitions, rows or right answers differ; names the first.
     """

@@ -101,12 +101,6 @@ def score_interval(
 
     A share of right rows (or groups of rows) gets Wilson's interval, which does not shrink to zero
     width at 0 and 1; other metrics get the percentile interval of a bootstrap.
-
-    Args:
-        kept: The task's predictions.
-        metric: One of the task's metrics.
-        resamples: Number of resamples.
-        seed: Seed of the bootstrap.
     """
     value = kept.score(metric)
     if metric in PROPORTIONS:
@@ -122,14 +116,10 @@ def score_interval(
 
 
 def mean_interval(intervals: Sequence[Interval], weights: Array) -> Interval:
-    """The weighted mean of independent scores, with its interval.
+    """The weighted mean of independent scores, with its interval; the weights' sum is 1.
 
     The squared distances to the bounds are added ("MOVER": Zou and Donner 2008, doi
     10.1002/sim.3095).
-
-    Args:
-        intervals: One per score.
-        weights: One per score, with sum 1, (scores,).
     """
     values, lows, highs = np.array([(i.value, i.low, i.high) for i in intervals]).T
     value = weighted_mean(values.tolist(), weights)

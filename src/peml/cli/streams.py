@@ -18,15 +18,11 @@ _FORMATS = ("jsonl", "csv", "parquet")
 
 
 def format_of(path: Path, told: str | None, option: str) -> str:
-    """The format of a file or stream, as told or by the ending of its name.
-
-    Args:
-        path: The file, or `STREAM`; JSONL where the name has no ending.
-        told: The format, if the caller names it.
-        option: The option that names it, for messages.
+    """The format of a file or stream, as told or by the ending of its name; JSONL without one.
 
     Raises:
-        ConfigError: There is no such format, or the name has another ending.
+        ConfigError: There is no such format (`option` names it), or the name has another
+            ending.
     """
     ending = path.name.removesuffix(".gz").rpartition(".")[2]
     name = told or (ending if path.suffix else "jsonl")

@@ -88,11 +88,6 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
 def check_identities(config: ComparisonConfig, matching: Matching, path: Path) -> None:
     """Refuses to run cells on other rows, tasks or another base model than the earlier ones.
 
-    Args:
-        config: What is compared.
-        matching: As the comparison was started.
-        path: Its folder.
-
     Raises:
         PemlError: Something changed, see `peml.run.check_identity`, or can't be read any more.
     """

@@ -130,12 +130,7 @@ def validate_config(
 ) -> SettingsT:
     """Validates a raw config of any kind.
 
-    Args:
-        model: What it should be.
-        raw: Sections by name.
-        origin: What is read, for the message.
-        action: What to do about problems.
-        rename: From the location of a problem to the one the user wrote it at.
+    `rename` leads from the location of a problem to the one the user wrote it at.
 
     Raises:
         ConfigError: Every wrong field is listed, unknown ones with the nearest valid name.

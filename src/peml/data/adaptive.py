@@ -45,10 +45,6 @@ class AdaptiveShares:
     learnt nothing.
 
     An epoch uses the factors at its first batch; later evaluations don't change it.
-
-    Args:
-        settings: Rate and bound.
-        tasks: Number of tasks.
     """
 
     def __init__(self, settings: AdaptiveSettings, tasks: int) -> None:

@@ -288,14 +288,9 @@ class BatchStream:
 def evaluation_batches(
     split: EncodedSplit, task_id: int, tokens: int, collate: Collator, part: slice = slice(None)
 ) -> Iterator[TaskBatch]:
-    """All rows of one task's split, longest first, within a token budget.
+    """All rows of one task's split, longest first, within a token budget that counts padding.
 
-    Args:
-        split: The rows.
-        task_id: Index of the task.
-        tokens: Maximum tokens per batch, padding included.
-        collate: Pads rows.
-        part: Which of the batches; default: all.
+    `part` says which of the batches; default: all.
     """
     settings = BatchSettings(tokens=tokens, rows=len(split), pool=1)
     for batch in plan_batches(split.lengths, split.sequences, settings, None)[part]:

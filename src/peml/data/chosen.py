@@ -14,13 +14,13 @@ ENDINGS = (".jsonl", ".csv")
 
 
 def read_chosen(path: Path) -> dict[str, tuple[int, ...]]:
-    """Numbers of the chosen rows of each task, in the order of the file.
+    """Numbers of the chosen rows of each task, in the order of the file (JSONL or CSV).
 
-    Args:
-        path: JSONL or CSV with ``task`` and ``row``, the number of the row in its split, from 0.
+    Columns are ``task`` and ``row``, the number of the row in its split, from 0.
 
     Raises:
-        DataError: The file can't be read, or a line names no row, or one twice; the line is named.
+        DataError: The file can't be read, or a line names no row, or one twice; the line is
+            named.
     """
     chosen: dict[str, list[int]] = {}
     for line, content in read_rows(path):

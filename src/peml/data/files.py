@@ -126,11 +126,7 @@ def flat_rows(
 def placed_rows(
     path: Path, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (for messages) and content of each row of a file.
-
-    Args:
-        path: The file.
-        columns: What to read of a Parquet file; default: all columns.
+    """Place (for messages) and content of each row of a file; of a Parquet file some columns.
 
     Raises:
         DataError: As `flat_rows`.

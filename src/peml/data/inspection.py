@@ -105,11 +105,6 @@ def inspect_task(
 def check_rows(task: Task, rows: Rows, where: str = "") -> CheckedRows:
     """Renders every row, and raises an error for the first that can't be rendered.
 
-    Args:
-        task: The task.
-        rows: As loaded.
-        where: File or split, for messages.
-
     Raises:
         DataError: Names task, row and field.
     """

@@ -31,8 +31,7 @@ def is_csv(path: Path) -> bool:
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number (from 1) and content of each row of a file; blank lines are passed over.
 
-    Args:
-        path: JSONL, or CSV by its name, UTF-8; either with gzip if its name ends in ``.gz``.
+    A file is JSONL, or CSV by its name, in UTF-8; either with gzip if its name ends in ``.gz``.
 
     Raises:
         DataError: The file can't be read to its end, is not UTF-8, or a line is no row.

@@ -72,12 +72,7 @@ class Pages:
 def open_table(
     path: Path, key: str, make: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch]]]
 ) -> tuple[pa.Table, Pages]:
-    """Maps a cached file; writes it first if it is missing or damaged.
-
-    Args:
-        path: The file.
-        key: Identifies its rows.
-        make: Returns the schema and the rows, if the file has to be written.
+    """Maps a cached file; if it is missing or damaged, writes what `make` returns first.
 
     Raises:
         RunError: The file can't be written.

@@ -76,11 +76,6 @@ def task_weights(
 ) -> list[float]:
     """Weights in the order of the tasks, 1 for those without.
 
-    Args:
-        weights: Weight by task.
-        names: The tasks.
-        field: Name of the option, for messages.
-
     Raises:
         ConfigError: A weight names a task that doesn't exist.
     """
@@ -129,17 +124,10 @@ def rows_per_epoch(
 
 
 def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Indices:
-    """The rows of one task in one epoch, (count,).
+    """The rows of one task in one epoch, (count,); ``first`` were drawn in the epochs before.
 
     Rows are taken from one seeded permutation of all rows after another. So even across epochs, a
     row repeats only after all others were drawn.
-
-    Args:
-        task_id: The task.
-        size: Its train rows.
-        first: Rows drawn in the epochs before.
-        count: Rows to draw.
-        seed: The run's.
     """
     kind = index_type(size)
     if count == 0:

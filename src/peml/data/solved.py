@@ -21,13 +21,7 @@ Draw = Literal["epoch", "step"]
 
 
 class SolvedRows:
-    """The train rows of all tasks, each with its answer.
-
-    Args:
-        data: The tasks with their raw rows.
-        stream: Training batches of the same rows.
-        epochs: Number of epochs that are begun.
-    """
+    """The train rows of all tasks, each with its answer."""
 
     def __init__(self, data: Sequence[TaskData], stream: BatchStream, epochs: int) -> None:
         self._data = data

@@ -168,13 +168,7 @@ def _most_trained(task: Task, rows: int | None) -> int | None:
 
 
 def _with_shown(train: Rows, task: Task, whole: Rows) -> Rows:
-    """The train rows, and among them those that the task's context shows.
-
-    Args:
-        train: The others.
-        task: With the numbers of those rows.
-        whole: All rows of their split.
-    """
+    """The train rows, and among them those of the whole split that the task's context shows."""
     shots = task.shots
     if shots.split != task.splits.train:
         raise DataError(
@@ -220,12 +214,8 @@ def load_source(
 def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -> Task:
     """The task with its shots rendered as ``shots.examples``; unchanged if it has none.
 
-    Load the task's rows with the original task, since only that one leaves out the shots.
-
-    Args:
-        task: The task.
-        folder: As for :func:`load_source`.
-        or_hub: As for :func:`load_source`.
+    Load the task's rows with the original task, since only that one leaves out the shots. For
+    folder and hub see `load_source`.
 
     Raises:
         DataError: The split is missing, has too few rows, or one of them can't be rendered.

@@ -145,12 +145,7 @@ def draw_indices(count: int, most: int | None, seed: int) -> Indices:
 def draw_groups(groups: Sequence[Hashable], most: int, seed: str) -> list[int]:
     """Row numbers of whole groups, ascending: one group, and more while they fit in ``most`` rows.
 
-    Larger draws contain smaller ones.
-
-    Args:
-        groups: The group of each row.
-        most: Number of rows to draw at most, if the first group isn't larger.
-        seed: Of the draw.
+    ``groups`` has the group of each row. Larger draws contain smaller ones.
     """
     members = gather_groups(groups)
     Random(seed).shuffle(members)

@@ -57,13 +57,6 @@ def needed_table(
 ) -> pa.Table:
     """The columns that a task needs, by its names, as texts, numbers, booleans or lists.
 
-    Args:
-        table: As it was read.
-        fields: The columns.
-        task: The task.
-        where: File or split, for messages.
-        first: Number of the table's first row.
-
     Raises:
         DataError: A column is missing, occurs twice or has a wrong type, or a value can't be used.
     """

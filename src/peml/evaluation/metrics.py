@@ -198,12 +198,8 @@ def compute_metrics(
 ) -> dict[str, float]:
     """All metrics of a task, headline first.
 
-    Args:
-        task: Names the metrics.
-        gold: Right option indices, scores or texts.
-        predicted: Predicted option indices, scores or texts.
-        groups: The group of each row; needed by metrics over groups.
-        scores: Scores of each row's options; needed by metrics that rank rows.
+    Right and predicted are option indices, scores or texts. Metrics over groups need the group of
+    each row, metrics that rank rows need the scores of each row's options.
     """
     ranking = {name: margins(scores or ()) for name in task.metrics if name in OF_SCORES}
     return {name: _score(name, gold, ranking.get(name, predicted), groups) for name in task.metrics}
@@ -214,14 +210,8 @@ def score_constant(
 ) -> dict[str, float]:
     """Scores of a baseline that gives every row the same answer, by metric.
 
-    The answer is the most frequent one. For the F1 of label 1 it is label 1, and for metrics that
+    The answer is `majority_prediction`. For the F1 of label 1 it is label 1, and for metrics that
     rank rows every row gets the same score.
-
-    Args:
-        task: Names the metrics.
-        gold: Right option indices, scores or texts.
-        majority: The result of `majority_prediction`.
-        groups: The group of each row; needed by metrics over groups.
     """
     best = dict.fromkeys(task.metrics, majority) | dict.fromkeys(OF_SCORES, 0.0)
     best |= dict.fromkeys(("f1", "f1a"), 1)
@@ -235,13 +225,7 @@ def _score(name: str, gold: Values, predicted: Values, groups: Sequence[Hashable
 
 
 def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> Classes:
-    """F1 of each label and the confusion matrix of a classification.
-
-    Args:
-        labels: Label names in index order.
-        gold: Indices of the right labels.
-        predicted: Indices of the predicted labels.
-    """
+    """F1 of each label and the confusion matrix of a classification, from indices of labels."""
     numbers = range(len(labels))
     f1 = _sk().f1_score(gold, predicted, labels=numbers, average=None, zero_division=0.0)
     confusion = _sk().confusion_matrix(gold, predicted, labels=numbers)
@@ -251,10 +235,7 @@ def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> 
 def majority_prediction(task: Task, gold: Iterable[Any]) -> Any:
     """The constant baseline's answer: the most frequent answer, or the mean score.
 
-    Args:
-        task: The task.
-        gold: Right answers, at least one: of the train rows, or of the reported rows if the task
-            has no others.
+    The answers are those of the train rows, or of the reported rows if the task has no others.
     """
     if task.type.has_scale:
         return float(np.fromiter(gold, dtype=np.float64).mean())

@@ -18,10 +18,6 @@ _EXECUTORS: dict[str, type[Executor]] = {
 def make_executor(settings: ExecutionSettings, report: Report | None = None) -> Executor:
     """Makes the executor that the settings ask for.
 
-    Args:
-        settings: Where jobs run, how many at a time, what each gets.
-        report: See `Executor`.
-
     Raises:
         PemlError: Ray is not installed, or the cluster can't be reached.
     """

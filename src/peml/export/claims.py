@@ -50,10 +50,8 @@ class Claims:
     def of(cls, model: TaskModel, *, recomputed: bool = False) -> Claims:
         """No claims yet about a model.
 
-        Args:
-            model: The run's model.
-            recomputed: Whether keys and values that the run stored, rounded to the weights' type,
-                are computed again by the other tool.
+        ``recomputed``: keys and values that the run stored, rounded to the weights' type, are
+        computed again by the other tool.
         """
         rounding = torch.finfo(next(model.backbone.parameters()).dtype).eps if recomputed else 0.0
         tolerance = max(_LEAST_TOLERANCE, _TIMES_ROUNDING * rounding)

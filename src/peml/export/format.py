@@ -75,9 +75,6 @@ class ExportFormat(ABC):
     def check_model(self, model: TaskModel) -> None:  # noqa: B027
         """Refuses what only the loaded model shows; `write` refuses it too.
 
-        Args:
-            model: The model that ``saved`` holds.
-
         Raises:
             PemlError: As `check`.
         """

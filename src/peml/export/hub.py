@@ -45,17 +45,10 @@ def list_files(folder: Path) -> dict[str, Path]:
 
 
 def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
-    """Uploads files in one commit; makes the repository if there is none.
+    """Uploads files, by their place in the repository, in one commit, and returns its address.
 
-    The token is the one that ``hf auth login`` or ``HF_TOKEN`` has set.
-
-    Args:
-        files: By their place in the repository.
-        repository: Its name.
-        private: Whether a repository that is made is private.
-
-    Returns:
-        Its address.
+    A repository that isn't there is made. The token is the one that ``hf auth login`` or
+    ``HF_TOKEN`` has set.
 
     Raises:
         RunError: The hub refuses, or can't be reached.

@@ -103,11 +103,7 @@ class OnnxExport(ExportFormat):
         )
 
     def difference(self, folder: Path) -> float:
-        """The largest difference of logits, relative to 1 + the logit.
-
-        Args:
-            folder: The export.
-        """
+        """The largest difference of logits, relative to 1 + the logit."""
         largest = torch.zeros(())
         with FreshProcess("onnx", folder, trust_remote_code=False) as other:
             for inputs, logits in self._wanted:

@@ -85,9 +85,6 @@ class PeftExport(ExportFormat):
     def adapters(self, model: TaskModel) -> dict[str, tuple[int, Adapter]]:
         """By folder: a task whose rows the adapter answers, and the prefix or prompt.
 
-        Args:
-            model: The run's model.
-
         Raises:
             InjectionError: PEFT would shift or lose the prefix.
         """
@@ -160,12 +157,7 @@ class Adapter:
         return f"a prefix of {len(self.embeddings)} positions"
 
     def write(self, folder: Path, base_model: str) -> None:
-        """Writes the files that ``PeftModel.from_pretrained`` reads.
-
-        Args:
-            folder: Where to.
-            base_model: The merged model's folder.
-        """
+        """Writes the files that ``PeftModel.from_pretrained`` reads."""
         # PEFT requires layers and heads for a prompt too, but does not use them.
         shape = self.shape or PrefixShape(1, 1, self.embeddings.shape[1])
         # All set here: what PEFT would derive from the model's config is wrong for some models.

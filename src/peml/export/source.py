@@ -39,10 +39,6 @@ def find_model(path: Path) -> Path:
 def refuse_unmerged(saved: SavedModel, format_name: str) -> None:
     """Refuses a model that isn't a decoder whose updates are merged into its weights.
 
-    Args:
-        saved: The model.
-        format_name: Name of the format.
-
     Raises:
         RunError: It is another model; says which format can store it.
     """

@@ -28,11 +28,7 @@ def causal_mask(
 ) -> Tensor:
     """Boolean mask, (1, 1, queries, length + queries): the prefix and a causal triangle.
 
-    Args:
-        queries: Number of tokens.
-        length: Prefix positions.
-        device: Where it is needed.
-        window: Tokens that a query sees, itself included; None: all. The prefix stays visible.
+    ``window`` tokens are seen by a query, itself included; None: all. The prefix stays visible.
     """
     mask = torch.ones(queries, queries, dtype=torch.bool, device=device).tril_()
     if window is not None:

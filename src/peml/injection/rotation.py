@@ -65,14 +65,10 @@ def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int
 
 
 def peft_layout(prefix: Tensor) -> Tensor:
-    """Reshapes a prefix as PEFT stores it.
+    """Reshapes a prefix, (layers, 2, kv_heads, prefix_length, head_dim), as PEFT stores it.
 
-    Args:
-        prefix: (layers, 2, kv_heads, prefix_length, head_dim).
-
-    Returns:
-        (prefix_length, layers * 2 * kv_heads * head_dim): layer, then key or value, then head,
-        then channel.
+    (prefix_length, layers * 2 * kv_heads * head_dim): layer, then key or value, then head, then
+    channel.
     """
     return prefix.permute(3, 0, 1, 2, 4).reshape(prefix.shape[3], -1)
 

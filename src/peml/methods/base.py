@@ -324,11 +324,9 @@ class Method(ABC):
         return frozenset()
 
     def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
-        """Puts back what `Part.kept` kept of a trained model, ready for inference.
+        """Puts back what `Part.kept` kept of a trained model, ``{part}.{name}`` -> tensor.
 
-        Args:
-            model: The saved model, freshly loaded.
-            kept: ``{part}.{name}`` -> tensor.
+        The model is freshly loaded, and ready for inference afterwards.
 
         Raises:
             CheckpointError: The method keeps nothing of this kind.

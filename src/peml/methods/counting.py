@@ -14,11 +14,6 @@ def check_count(method: Method, shape: ModelShape, model: AttachedModel) -> None
     Tables and budgets are made from the closed form before anything is attached. While a search
     goes on its supernet trains as well, so there is nothing to compare until it has ended.
 
-    Args:
-        method: What was attached.
-        shape: The model before.
-        model: The model after.
-
     Raises:
         ModelError: The two numbers differ.
     """

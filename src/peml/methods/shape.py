@@ -88,10 +88,7 @@ def read_shape(model: TaskModel) -> ModelShape:
 def nearest_size(count: Callable[[int], int], budget: int, *, step: int = 1) -> int:
     """The size, a multiple of ``step``, whose count comes nearest to a budget.
 
-    Args:
-        count: Parameters at a size; grows with it.
-        budget: Wanted parameters.
-        step: Smallest size and distance between sizes.
+    ``count`` gives the parameters at a size, and grows with it.
     """
     high = 1
     while count(high * step) < budget:

@@ -50,13 +50,7 @@ class Positions:
         return chosen[0]
 
     def nll(self, model: Any, tokens: Tensor, **inputs: Any) -> Tensor:
-        """Negative log-likelihood of a token at each position, (positions,) float32.
-
-        Args:
-            model: A text-to-text model.
-            tokens: A token for each position, (positions,).
-            **inputs: The model's inputs.
-        """
+        """Negative log-likelihood of a token at each position, (positions,) float32."""
         most = self.most
         if most is None:
             held = HELD["cpu" if tokens.device.type == "cpu" else "gpu"]
@@ -75,9 +69,6 @@ def logits_problem(model: Any) -> str | None:
     """Why a model has to compute the logits of every position; None if it doesn't.
 
     Runs a tiny input both ways.
-
-    Args:
-        model: Freshly loaded, without attached methods.
     """
     layer = model.get_output_embeddings()
     if not isinstance(layer, nn.Module):

@@ -24,14 +24,7 @@ def not_finite_advice(settings: ModelSettings) -> str:
 
 
 def not_finite(what: str, task: str, rows: Sequence[int], settings: ModelSettings) -> ModelError:
-    """The error for rows with NaN or infinite output.
-
-    Args:
-        what: The output: ``scores`` or ``logits``.
-        task: Name of the task.
-        rows: Numbers of the rows, at least one.
-        settings: How the model is loaded.
-    """
+    """The error for rows of a task with NaN or infinite ``scores`` or ``logits``."""
     named = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
     count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
     return ModelError(

@@ -31,10 +31,7 @@ def make_room(
 def make_room_for_context(family: Family, length: int, positions: int | None) -> None:
     """Lowers the length limit by a context's positions, if neither config nor rows set the limit.
 
-    Args:
-        family: The model's family.
-        length: Tokens of the longest context.
-        positions: What the model was made for; None: no limit.
+    ``positions`` is what the model was made for; None: no limit.
     """
     if family.follows_rows and positions is not None:
         family.max_length = max(min(family.max_length, positions - length), _LEAST)

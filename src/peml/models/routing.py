@@ -22,9 +22,6 @@ class TaskRouting:
     forward pass and stays until the next one, so that layers recomputed in the backward pass
     (gradient checkpointing) read the same ids.
 
-    Args:
-        tasks: Number of tasks.
-
     Attributes:
         packed: Where the tokens are, if layers get the sequences of the batch as one; else None.
     """

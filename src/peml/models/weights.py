@@ -21,10 +21,6 @@ def weights_checksum(location: str, revision: str | None) -> str:
 
     A folder's files are read once per process. Files in the hub's cache have their checksum as
     their name, which is used without reading them.
-
-    Args:
-        location: The folder, or the repository's id.
-        revision: The repository's revision.
     """
     total = hashlib.sha256()
     for path in _files(location, revision):

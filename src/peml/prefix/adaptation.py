@@ -15,10 +15,6 @@ def adapt(genotype: Genotype, shape: PrefixShape) -> tuple[Genotype, list[str]]:
     Cells, length, width and head don't depend on the model and stay. Each layer's gate is taken
     from the layer at the same relative depth; heads and channels are the new model's.
 
-    Args:
-        genotype: Made for any model.
-        shape: Attention layers of the new model.
-
     Returns:
         The adapted genotype, which records the changes under ``found_by.adapted``, and the changes,
         one line each. Without changes, the given genotype.
@@ -45,12 +41,9 @@ def adapt(genotype: Genotype, shape: PrefixShape) -> tuple[Genotype, list[str]]:
 
 
 def load_for(path: Path, shape: PrefixShape, *, adapted: bool = False) -> Genotype:
-    """Reads a genotype file for training on a model.
+    """Reads a genotype file for training on a model of this shape.
 
-    Args:
-        path: The file.
-        shape: Attention layers of the model.
-        adapted: Whether to adapt a genotype of another shape; a warning lists the changes.
+    One of another shape is adapted if allowed; a warning lists the changes.
 
     Raises:
         ConfigError: The file can't be used, or was made for another shape.

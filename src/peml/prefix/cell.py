@@ -9,13 +9,7 @@ from peml.prefix.operations import SKIP, Operation, make_operation
 
 
 class Cell(nn.Module):
-    """A cell with a single operation: ``x + operation(norm(x))``.
-
-    Args:
-        name: The operation's registered name.
-        width: Channels.
-        length: Positions.
-    """
+    """A cell with a single operation: ``x + operation(norm(x))``."""
 
     def __init__(self, name: str, width: int, length: int) -> None:
         super().__init__()

@@ -39,14 +39,7 @@ class OutputHead(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Corrections before `bounded`.
-
-        Args:
-            x: Hidden states, (length, width).
-
-        Returns:
-            (layers, 2, kv_heads, length, head_dim).
-        """
+        """(length, width) to (layers, 2, kv_heads, length, head_dim), before `bounded`."""
         flat: Tensor = self.last(x if self.down is None else self.down(x))
         split = flat.view(x.shape[0], self.layers, 2, self.kv_heads, self.head_dim)
         return split.permute(1, 2, 3, 0, 4)
@@ -66,17 +59,11 @@ class OutputHead(nn.Module):
 
 
 def bounded(correction: Tensor, radius: Tensor) -> Tensor:
-    """Limits corrections smoothly to a ball: ``c / sqrt(1 + |c|^2 / radius^2)``.
+    """Limits vectors, (..., head_dim), smoothly to a ball: ``c / sqrt(1 + |c|^2 / radius^2)``.
 
-    Small corrections hardly change, and no step can leave the ball, where the prefix would take
-    all attention from the real tokens.
-
-    Args:
-        correction: Vectors, (..., head_dim).
-        radius: Largest norm of each, broadcast against (..., 1).
-
-    Returns:
-        The limited vectors, in float32 or float64: half precision overflows in the square.
+    Small corrections hardly change, and no step can leave the ball, where the prefix would take all
+    attention from the real tokens. The radius is broadcast against (..., 1). The result is in
+    float32 or float64: half precision overflows in the square.
     """
     correction = correction if correction.dtype == torch.float64 else correction.float()
     square = correction.square().sum(-1, keepdim=True) + radius.square()

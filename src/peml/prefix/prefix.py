@@ -102,15 +102,11 @@ class Prefix:
         return self.tensor[index, 0], self.tensor[index, 1]
 
     def without_some(self, probability: float, keep: int = 0) -> Prefix:
-        """The prefix with each position dropped with this probability, but never all.
+        """The prefix with each position after ``keep`` dropped with this probability, never all.
 
         A dropped position gets no attention, and the softmax over the others needs no rescaling:
         DropKey (Li et al. 2023, arXiv 2208.02646) for whole positions. Uses torch's global
         generator.
-
-        Args:
-            probability: Of each position.
-            keep: So many first positions are never dropped.
         """
         remaining = torch.rand(self.length) >= probability
         remaining[:keep] = True

@@ -129,10 +129,6 @@ class ExpectedSize:
     and cells, the product of both for operations whose size depends on the length, and that of
     head and layers that are on. That not all layers may be off is ignored.
 
-    Args:
-        space: The search space.
-        shape: Attention layers of the model.
-
     Attributes:
         decisions: Name to options, in the order of the rows of `pack`.
     """

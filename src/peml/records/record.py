@@ -52,10 +52,6 @@ class Record(BaseModel):
     def check(cls, where: Path | str, data: Any) -> Self:
         """Parsed JSON as this record.
 
-        Args:
-            where: The file, for messages.
-            data: Its content.
-
         Raises:
             RunError: Fields are missing or wrong; all of them are named.
         """
@@ -83,11 +79,7 @@ class FileRecord(Record):
 
     @classmethod
     def read(cls, folder: Path, name: str | None = None) -> Self:
-        """Reads the file of a folder.
-
-        Args:
-            folder: The folder.
-            name: The file's name there, where it isn't always the same.
+        """Reads the file of a folder; ``name`` where it isn't always the same.
 
         Raises:
             RunError: It is missing, malformed or of another format.

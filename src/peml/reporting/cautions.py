@@ -66,12 +66,7 @@ def list_cautions(plan: Plan) -> list[Caution]:
 
 
 def tell_cautions(plan: Plan, task: str | None = None) -> list[str]:
-    """The sentences, but not a page of them: of each kind a few, then the other tasks' names.
-
-    Args:
-        plan: The run's plan.
-        task: Tell of this task alone.
-    """
+    """The sentences, but not a page of them: of each kind a few, then the other tasks' names."""
     cautions = [one for one in list_cautions(plan) if task in (None, one.task)]
     told = []
     for kind in dict.fromkeys(caution.kind for caution in cautions):

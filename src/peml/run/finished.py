@@ -50,10 +50,6 @@ class RowText:
 def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
     """Reads a finished run, and checks that its predictions give the results it reports.
 
-    Args:
-        folder: The run folder.
-        task: Read this task alone.
-
     Raises:
         RunError: No run folder, not finished, or it has no such task.
         CheckpointError: A file is missing, damaged, or doesn't give the results.
@@ -107,12 +103,7 @@ def _same(one: float, other: float) -> bool:
 
 
 def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict[int, RowText]:
-    """Texts of some of the rows that a run was scored on, from the run's own data source.
-
-    Args:
-        folder: The run folder; its config says where the data is.
-        kept: The predictions of a task.
-        rows: Row numbers that occur in them.
+    """Texts of some of the rows that a run was scored on, from the data source its config names.
 
     Raises:
         PemlError: Config, task or data isn't there any more, or has changed since.

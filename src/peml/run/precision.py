@@ -23,11 +23,8 @@ _LEAST_WIDTH = 256
 def choose_precision(config: RunConfig, method: Method, before: Precision | None) -> Precision:
     """Decides ``training.precision: auto`` and ``model.dtype: auto``.
 
-    Args:
-        config: The run's config.
-        method: What it trains.
-        before: As an earlier session of the run decided: a run goes on as it was begun, on
-            whatever machine.
+    ``before`` is what an earlier session decided: a run goes on as it was begun, on whatever
+    machine.
 
     Raises:
         TrainingError: bf16 is asked for, and the accelerator can't compute in it.

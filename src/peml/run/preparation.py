@@ -330,11 +330,7 @@ def _build_stream(
 
 
 def majority_of(train: Sized) -> Literal["train", "reported"]:
-    """The split that a task's majority baseline is of: its own reported one if it has no other.
-
-    Args:
-        train: The task's train rows.
-    """
+    """The split that a task's majority baseline is of: its own reported one if it has no other."""
     return "train" if len(train) else "reported"
 
 

@@ -42,10 +42,7 @@ def check_same_start(config: RunConfig, output: Path, world: World) -> None:
 def with_world(config: RunConfig, world: World, begun: int | None = None) -> RunConfig:
     """The config with the batches of a step decided: at least one for each process.
 
-    Args:
-        config: The run's config.
-        world: The processes.
-        begun: Batches of a step where the run was begun before, in whatever processes.
+    ``begun`` is their number where the run was begun before, in whatever processes.
 
     Raises:
         ConfigError: The processes can't have equally many.

@@ -58,12 +58,7 @@ class Budget:
     def shift(self, logits: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
         """What to subtract from the logits so that the expected size is the budget.
 
-        Args:
-            logits: Logits of every decision, (options,).
-            temperature: Temperature at which the logits become probabilities.
-
-        Returns:
-            Name to (options,), with the logits' device and dtype.
+        Logits are those of every decision, (options,); the result is alike, on their device.
         """
         rows = self._size.pack(logits, -torch.inf)
         factor = self._solve(rows, temperature)

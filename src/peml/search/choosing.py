@@ -52,12 +52,6 @@ def choose(
     * If every layer would be off, the one with the smallest gap between off and on stays on.
 
     Of equal logits, the earlier option is chosen.
-
-    Args:
-        space: The search space.
-        logits: Logits of every decision, by option.
-        memory: Holds the made decisions.
-        skip_limit: Maximum number of cells that may be skip.
     """
     undecided = {name: options for name, options in logits.items() if name not in memory.decided}
     best = {name: max(options, key=options.__getitem__) for name, options in undecided.items()}
@@ -86,11 +80,7 @@ def decide(
 ) -> None:
     """Makes a decision: the option whose removal hurts most (arXiv 2108.04392, algorithm 1).
 
-    Args:
-        memory: Is updated.
-        name: The decision.
-        scores: How much the held-out loss rises without each option.
-        allowed: Whether the guards allow an option.
+    ``scores`` says how much the held-out loss rises without each option.
     """
     best = max(scores, key=scores.__getitem__)
     option = max(filter(allowed, scores), key=scores.__getitem__)

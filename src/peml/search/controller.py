@@ -48,12 +48,6 @@ class SearchController:
     discretised network; see the drawing in `Timetable`.
 
     With perturbation or scores, call :meth:`advance` once before each step.
-
-    Args:
-        supernet: The supernet that is searched.
-        settings: Relaxation, temperature, warm-up, rules and guards.
-        total_steps: Number of steps of the search.
-        seed: Seed of all random draws.
     """
 
     def __init__(
@@ -164,12 +158,7 @@ class SearchController:
         }
 
     def advance(self, step: int, measure: Measure | None = None) -> None:
-        """Updates the memory; called once before each step.
-
-        Args:
-            step: Step of the search, 0-based.
-            measure: Needed if options are scored.
-        """
+        """Updates the memory; called once before each step."""
         if self.settings.discretise == "perturbation":
             picks = self.timetable.picks(step, len(self._decisions))
             self._decide(picks, step, measure)

@@ -15,12 +15,8 @@ from peml.search.settings import RelaxationName
 def softmax(logits: Tensor, temperature: float) -> Tensor:
     """The plain relaxation of DARTS (arXiv 1806.09055, equation 2), with a temperature.
 
-    Args:
-        logits: (..., options).
-        temperature: Above 0; lower is nearer to one-hot.
-
-    Returns:
-        Weights that sum to 1, (..., options).
+    Logits are (..., options), and so are the weights, which sum to 1. A lower temperature is nearer
+    to one-hot.
     """
     return (logits / temperature).softmax(-1)
 
@@ -28,17 +24,9 @@ def softmax(logits: Tensor, temperature: float) -> Tensor:
 def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """A sample of the concrete distribution, as SNAS uses it (arXiv 1812.09926, equation 4).
 
-    As the temperature falls, samples become one-hot, with the softmax probabilities of the
-    logits.
-
-    Args:
-        logits: (..., options).
-        temperature: Above 0; lower is nearer to one-hot.
-        generator: Source of the noise, on the CPU, so that every device and every process of a run
-            gets the same sample.
-
-    Returns:
-        Weights that sum to 1, (..., options).
+    As the temperature falls, samples become one-hot, with the softmax probabilities of the logits,
+    (..., options). The noise is drawn on the CPU, so that every device and every process of a run
+    gets the same sample.
     """
     return softmax(logits + _noise(logits, generator), temperature)
 

@@ -13,10 +13,6 @@ class Timetable:
         |-- warm-up --|-------- logits move --------|-- cool-down --|
         T: start        start ----anneal----> end      end
         hardness: 0     0                              0 ------> 1
-
-    Args:
-        settings: Shares of warm-up and cool-down, schedules.
-        total_steps: Steps of the search.
     """
 
     def __init__(self, settings: SearchSettings, total_steps: int) -> None:

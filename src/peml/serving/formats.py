@@ -25,12 +25,7 @@ ANSWER = ("row", "prediction", "scores")
 
 
 class AnswerFormat(ABC):
-    """How answers are written.
-
-    Args:
-        rows: The rows that are answered.
-        task: Their task.
-    """
+    """How answers are written."""
 
     def __init__(self, rows: UnlabelledFile, task: Task) -> None:
         taken = [name for name in rows.kept if name in ANSWER]

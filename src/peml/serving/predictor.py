@@ -154,14 +154,9 @@ class Predictor:
 def to_prediction(
     task: Task, options: tuple[str, ...], value: Any, scores: Sequence[float], cut: int
 ) -> Prediction:
-    """The answer for one row.
+    """The answer for one row from an option's index, a score or a text.
 
-    Args:
-        task: Its task.
-        options: The texts of the row's options.
-        value: The option's index, the score or the text that was predicted.
-        scores: Scores of the options; empty for regression and generation.
-        cut: Number of tokens cut from the row.
+    Scores of the options are empty for regression and generation.
     """
     if not scores:
         return Prediction(value, {}, cut)

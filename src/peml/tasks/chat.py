@@ -46,13 +46,7 @@ class Chat(Settings):
     )
 
     def ask(self, text: str, header: str | None = None, shots: Sequence[Turn] = ()) -> list[Turn]:
-        """The turns in front of an answer.
-
-        Args:
-            text: What the user says last.
-            header: Added to the system turn.
-            shots: Earlier turns.
-        """
+        """The turns in front of an answer: system turn with the header, shots, the text."""
         return self.open([*shots, Turn("user", text)], header)
 
     def open(self, turns: Sequence[Turn], header: str | None = None) -> list[Turn]:

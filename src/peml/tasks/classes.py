@@ -20,11 +20,7 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
 
     A text that is a label's name means that label. An integer may be a name or an index. True and
     False are names if the task has such labels, else the second and the first of two labels.
-
-    Args:
-        task: The task.
-        value: Value of the label column.
-        typed: Whether the source distinguishes texts from numbers; CSV doesn't.
+    ``typed`` sources distinguish texts from numbers; CSV doesn't.
 
     Raises:
         ValueError: It is not a label of the task.

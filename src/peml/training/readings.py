@@ -29,12 +29,7 @@ _MOST_UNREAD = 10
 
 
 class StepSums:
-    """Adds up a step's losses over its batches, on the device.
-
-    Args:
-        tasks: Number of tasks.
-        device: Of the model.
-    """
+    """Adds up a step's losses over its batches, on the device."""
 
     def __init__(self, tasks: int, device: torch.device) -> None:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)

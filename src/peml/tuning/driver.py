@@ -168,13 +168,9 @@ class Driver:
 
 
 def run_trials(drivers: Sequence[Driver], executor: Executor) -> None:
-    """Runs the trials of studies until their budgets are used up.
+    """Runs the trials of studies until their budgets are used up; nothing else uses the executor.
 
     A study's trials start where those before it leave room.
-
-    Args:
-        drivers: The studies.
-        executor: Where; nothing else is running in it.
 
     Raises:
         PemlError: The first trials all failed, the storage is away, or there is no executor.

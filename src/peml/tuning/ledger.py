@@ -97,11 +97,8 @@ class Ledger:
     def begun_with(self, identity: Identity) -> Identity | None:
         """Checksums of what the study was started with, kept for all its drivers.
 
-        Args:
-            identity: As `peml.run.identify` finds it here; kept by a study without trials.
-
-        Returns:
-            None where a version of before began the study.
+        A study without trials keeps ``identity``, as `peml.run.identify` finds it here. None where
+        a version of before began the study.
         """
 
         def begun_with() -> Any:

@@ -176,9 +176,6 @@ class StudyConfig(ConfigFile):
     def trial_config(self, values: Mapping[str, Any]) -> RunConfig:
         """The run config of a trial: scored on the development split, nothing else made.
 
-        Args:
-            values: By path.
-
         Raises:
             ConfigError: The values don't go together.
         """

@@ -142,11 +142,7 @@ def first_values(space: Mapping[str, Parameter]) -> dict[str, Any]:
 
 
 def apply_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """The run config with other values at some paths.
-
-    Args:
-        base: The run config.
-        values: By path; the paths are known to exist, see `check_space`.
+    """The run config with other values at some paths, which are known to exist (`check_space`).
 
     Raises:
         ConfigError: The values don't make a valid config; all problems at once.

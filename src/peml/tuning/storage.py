@@ -118,12 +118,7 @@ def _mend(journal: Path) -> None:
 
 
 class Patience:
-    """Repeats what a database that is away did not do.
-
-    Args:
-        settings: How long.
-        console: Where waiting is announced.
-    """
+    """Repeats what a database that is away did not do."""
 
     def __init__(self, settings: StorageSettings, console: Console) -> None:
         self._settings = settings

@@ -35,18 +35,10 @@ def check_tasks(
     max_leakage: float | None,
     console: Console,
 ) -> bool:
-    """Prints what each task's rows are like, and what leaks.
+    """Prints what each task's rows are like, and what leaks; whether no task leaks too much.
 
-    Args:
-        file: A suite's name, or the YAML file of a task or a suite.
-        source: Folder that is read instead of the tasks' own sources.
-        family: Counts tokens, if given.
-        hub: Whether rows of the hub are loaded.
-        max_leakage: Share of a task's reported rows that may be train rows; None: any.
-        console: Where.
-
-    Returns:
-        Whether no task has more leaked rows than that.
+    A family counts tokens. `max_leakage` is the share of a task's reported rows that may be train
+    rows; None: any.
 
     Raises:
         PemlError: A task can't be used.

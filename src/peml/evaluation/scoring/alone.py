@@ -14,13 +14,7 @@ from peml.models import TaskModel
 
 @torch.no_grad()
 def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Tensor:
-    """Log-likelihoods of the options, (requests,) float64, with one sequence per option.
-
-    Args:
-        base: The model, including attached methods.
-        requests: Options after their contexts.
-        tokens: Maximum tokens per batch, padding included.
-    """
+    """Log-likelihoods of the options, (requests,) float64, with one sequence per option."""
     totals = torch.zeros(len(requests), dtype=torch.float64)
     joined = not is_seq2seq(base)
     lengths = [len(r.context) + (len(r.option) if joined else 0) for r in requests]

@@ -33,12 +33,8 @@ class TrunkCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """The trunk's keys and values, followed by those of the current pass.
 
-        Args:
-            key_states: (rows, kv_heads, size, head_dim).
-            value_states: (rows, kv_heads, size, head_dim).
-            layer_idx: Index of the calling layer.
-            *args: Ignored; part of Transformers' interface.
-            **kwargs: Ignored.
+        Both are (rows, kv_heads, size, head_dim); further arguments of Transformers' interface are
+        ignored.
         """
         if self.growing:
             self._stored[layer_idx] = (key_states, value_states)

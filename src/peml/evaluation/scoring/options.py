@@ -80,13 +80,7 @@ def score_options(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yields each row's number and the scores of its options, (options,).
 
-    Args:
-        base: The model, including attached methods.
-        split: Rows of one task, encoded for scoring.
-        task_id: Index of the task.
-        settings: How options are scored.
-        tokens: Maximum tokens per batch.
-        notes: As for `score_requests`.
+    The split is encoded for scoring; `notes` as for `score_requests`.
     """
     for rows in _windows(split, tokens):
         fetched = split.rows.read(rows)

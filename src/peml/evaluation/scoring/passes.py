@@ -32,13 +32,9 @@ class TreePass:
     def trunk(
         self, layout: Layout, task_id: int, parent: TrunkCache | None, *, counts: bool = True
     ) -> TrunkCache:
-        """Computes a trunk and stores its keys and values.
+        """Computes a trunk that continues its parent, and stores its keys and values.
 
-        Args:
-            layout: The trunk.
-            task_id: Its task.
-            parent: The trunk that it continues.
-            counts: Whether its targets are added; else another process adds them.
+        Its targets are added if `counts`; else another process adds them.
         """
         new = len(layout.tokens)
         if parent is None:

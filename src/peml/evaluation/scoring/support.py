@@ -85,12 +85,9 @@ def _test_sharing(base: TaskModel) -> str | None:
 
 
 def _rounding(base: TaskModel, requests: Sequence[Request], alone: Tensor) -> float:
-    """How much rounding alone changes the scores of requests, in nats.
+    """How much rounding alone changes the scores of requests of equal length, in nats.
 
-    Args:
-        base: The model.
-        requests: Requests of equal length.
-        alone: Their scores without padding, (requests,).
+    `alone` are their scores without padding, (requests,).
     """
     steps = [float(alone.abs().max()) * torch.finfo(base.backbone.dtype).eps]
     length = len(requests[0].context) + len(requests[0].option)

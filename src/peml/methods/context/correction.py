@@ -20,12 +20,6 @@ class Correction(nn.Module, Part):
     Sources: keys and values that start at those of demonstrations and are trained, with dropout of
     positions (Context Tuning, arXiv 2507.04221); the frozen first position (Cartridges, arXiv
     2506.06266).
-
-    Args:
-        shape: Attention layers of the model.
-        lengths: Tokens of each task's context.
-        settings: What trains.
-        seed: Of the random factors.
     """
 
     name = "correction"

@@ -48,13 +48,10 @@ class OwnRows:
     ) -> tuple[dict[int, Prefix], Callable[[int], Tensor]]:
         """Gives each row that is shown a context without itself.
 
-        Args:
-            batch: Rows.
-            held: The whole context of each task of the batch.
+        ``held`` has the whole context of each task.
 
-        Returns:
-            Contexts by id, those of a task and those of a single row; and what gives the ids of so
-            many sequences.
+        Returns contexts by id, those of a task and those of a single row; and what gives the ids of
+        so many sequences.
         """
         ids, contexts = batch.task_ids, dict(held)
         for example, (task, row) in enumerate(batch.known.examples):

@@ -109,11 +109,6 @@ class ContextPart(nn.Module, Part):
     ) -> None:
         """Lets training draw other solved rows, or train on those that are shown.
 
-        Args:
-            solved: Train rows with their answers.
-            settings: Says whether it does.
-            without_update: Makes the model the frozen one.
-
         Raises:
             DataError: A task has too few rows.
             ModelError: There are no rows, or the longest are too long.

@@ -32,10 +32,6 @@ _NEXT = "correct the method's settings or init_from"
 def read_adapter(folder: Path, own: PeftConfig) -> dict[str, Tensor]:
     """The weights of an adapter, by PEFT's names without ``base_model.``.
 
-    Args:
-        folder: The adapter.
-        own: What it has to be like.
-
     Raises:
         ModelError: It is damaged, of another kind, rank or scale, or changed the base model.
     """

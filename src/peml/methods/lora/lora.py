@@ -14,13 +14,7 @@ from peml.methods.lora.settings import LoraMethodSettings, LoraSettings
 
 
 class LoraPart(PeftPart):
-    """PEFT's LoRA layers inside a model, whose ranks can be cut.
-
-    Args:
-        model: Gets the layers.
-        settings: Rank, scale, which layers.
-        seed: Of the initial A.
-    """
+    """PEFT's LoRA layers inside a model, whose ranks can be cut."""
 
     def __init__(self, model: Any, settings: LoraSettings, seed: int) -> None:
         config = LoraConfig(

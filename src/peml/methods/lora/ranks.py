@@ -68,9 +68,6 @@ class LoraRanks:
     Ranks are nested: the update of rank r is that of the first r rows of ``A`` and columns of
     ``B``, ``(alpha / r_max) B diag(m) A``, where ``m_j`` is the summed weight of the ranks
     beyond j. At one-hot weights this is the LoRA that `cut` leaves, so nothing breaks there.
-
-    Args:
-        part: The LoRA, of the largest rank.
     """
 
     def __init__(self, part: LoraPart) -> None:

@@ -13,13 +13,7 @@ from peml.models import TaskModel
 
 
 def draw_embeddings(model: TaskModel, length: int, generator: torch.Generator) -> Tensor:
-    """Input embeddings of ordinary tokens, (length, channels), none twice while there are others.
-
-    Args:
-        model: Whose tokens.
-        length: How many.
-        generator: Decides which.
-    """
+    """Input embeddings of ordinary tokens, (length, channels), none twice if there are enough."""
     # Some matrices have more rows than there are tokens, for round numbers.
     rows = model.backbone.get_input_embeddings().weight.shape[0]
     tokenizer = model.family.tokenizer

@@ -255,11 +255,7 @@ def pad_groups(scores: Tensor, groups: Tensor, examples: int) -> Tensor:
 
 
 def refuse_no_tokens(number: int, option: str) -> NoReturn:
-    """Refuses an option of which the tokenizer makes no tokens.
-
-    Args:
-        number: Its index in the row.
-        option: Its text.
+    """Refuses an option, by its index and text, of which the tokenizer makes no tokens.
 
     Raises:
         DataError: Always.

@@ -18,10 +18,6 @@ def own_generation(spelling: Spelling, config: Any) -> GenerationConfig:
 
     Transformers would take every setting that a call leaves open from that file: lengths,
     penalties, stop strings, forced tokens. Only padding, start and end tokens are needed from it.
-
-    Args:
-        spelling: Knows padding and end tokens.
-        config: The model's config, which names an encoder-decoder's start token.
     """
     tokenizer = spelling.tokenizer
     return GenerationConfig(

@@ -110,12 +110,9 @@ def _solid(text: str) -> str:
 def declared_ends(tokenizer: Any, declared: Any) -> tuple[int, ...]:
     """The end tokens that a model's files name and that are special tokens of its tokenizer.
 
-    A chat model often names several. Ordinary tokens (such as the id of another tokenizer's end
-    token) are left out, since they would cut answers short.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        declared: ``eos_token_id`` of a config: a number, several, or None.
+    ``declared`` is a config's ``eos_token_id``: a number, several (as chat models often have), or
+    None. Ordinary tokens (such as the id of another tokenizer's end token) are left out, since they
+    would cut answers short.
     """
     tokens = declared if isinstance(declared, list | tuple) else [declared]
     special = Spelling(tokenizer).special

@@ -76,10 +76,7 @@ class _Stops(StoppingCriteria):
 def cut_text(text: str, stop: Sequence[str], gap: str = "") -> str:
     """A generated text up to its first stop string, stripped.
 
-    Args:
-        text: The generated text.
-        stop: The stop strings.
-        gap: White space of the prompt that the text may begin with; removed before the search.
+    ``gap`` is white space of the prompt that the text may begin with; removed before the search.
     """
     text = text.removeprefix(gap)
     starts = [start for string in stop if (start := text.find(string)) >= 0]

@@ -67,12 +67,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
 
 
 def make_operation(name: str, width: int, length: int) -> Operation:
-    """Makes a fresh operation.
-
-    Args:
-        name: A registered name.
-        width: Channels of the hidden states it works on.
-        length: The most positions it will see.
+    """Makes a fresh operation on ``width`` channels and at most ``length`` positions.
 
     Raises:
         ConfigError: There is no operation of that name.

@@ -28,11 +28,7 @@ _LAYER_HEIGHT, _LAYER_GAP = 0.24, 0.09
 
 
 def save_drawing(genotype: GenotypeRecord, out: Path) -> None:
-    """Draws a prefix network into a file.
-
-    Args:
-        genotype: The network's structure.
-        out: ``NAME.png`` or ``NAME.svg``.
+    """Draws a prefix network into a file, ``NAME.png`` or ``NAME.svg``.
 
     Raises:
         ConfigError: The name has another ending.

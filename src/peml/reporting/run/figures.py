@@ -61,14 +61,7 @@ def draw_figures(run: RunRecord) -> dict[str, Figure]:
 
 
 def save_figures(run_folder: Path, out: Path) -> list[Path]:
-    """Writes every figure of a run as PNG.
-
-    Args:
-        run_folder: A finished run.
-        out: Folder for the files; made if it is missing.
-
-    Returns:
-        The files, ``NAME.png`` each.
+    """Writes every figure of a run as ``NAME.png`` into a folder, which is made if it is missing.
 
     Raises:
         RunError: The run folder can't be read.

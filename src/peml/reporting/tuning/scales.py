@@ -51,13 +51,7 @@ def limit_means(
 
 
 class Scale:
-    """One vertical axis: from a parameter's values to heights of 0 to 1.
-
-    Args:
-        study: The study.
-        path: The parameter's.
-        trials: Those that are drawn.
-    """
+    """One vertical axis: from a parameter's values to heights of 0 to 1."""
 
     def __init__(self, study: StudyRecord, path: str, trials: Sequence[TrialRecord]) -> None:
         self.path = path

@@ -15,10 +15,6 @@ _DEEPEST = 16  # objects and lists in each other
 def parse_object(body: bytes, known: Iterable[str]) -> dict[str, Any]:
     """A body's JSON object.
 
-    Args:
-        body: As it was received.
-        known: The keys it may have.
-
     Raises:
         RefusedError: It is not UTF-8, not JSON, nested too deeply, no object, or has another key.
     """

@@ -31,11 +31,7 @@ _TOKENS_NAMES = ("max_completion_tokens",)
 
 
 class Completions:
-    """The routes for texts.
-
-    Args:
-        service: Whose model continues them.
-    """
+    """The routes for texts."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

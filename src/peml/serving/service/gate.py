@@ -29,11 +29,7 @@ class HungUpError(Exception):
 
 
 class AccessLog:
-    """Writes JSON lines. Nothing that a client sent is in them but what the service knows too.
-
-    Args:
-        stream: Where to.
-    """
+    """Writes JSON lines. Nothing that a client sent is in them but what the service knows too."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

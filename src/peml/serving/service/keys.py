@@ -13,11 +13,7 @@ _LEAST = 16
 
 
 class Keys:
-    """The accepted keys. Only their digests are kept, and no message or log names one.
-
-    Args:
-        keys: The keys as they are sent.
-    """
+    """The accepted keys. Only their digests are kept, and no message or log names one."""
 
     def __init__(self, *keys: str) -> None:
         self._digests = [_digest(key.encode()) for key in keys]

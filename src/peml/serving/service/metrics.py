@@ -10,11 +10,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counters of one service.
-
-    Args:
-        waiting: Gives the number of waiting rows.
-    """
+    """Counters of one service."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         registry = self._registry = CollectorRegistry()

@@ -110,13 +110,7 @@ def validate(kind: type[_Asked], body: dict[str, Any]) -> Any:
 
 
 class PromptReader:
-    """Reads prompts and chats, for a model that continues texts.
-
-    Args:
-        predictor: The model.
-        name: What it is called.
-        limits: Most tokens of a completion.
-    """
+    """Reads prompts and chats, for a model that continues texts."""
 
     def __init__(self, predictor: Predictor, name: str, limits: Limits) -> None:
         self._predictor = predictor

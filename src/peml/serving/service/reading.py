@@ -28,12 +28,7 @@ class _Named:
 
 
 class RowReader:
-    """Reads the body of ``POST /v1/predict``.
-
-    Args:
-        predictor: The model.
-        limits: Most rows and tokens.
-    """
+    """Reads the body of ``POST /v1/predict``."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self._predictor = predictor

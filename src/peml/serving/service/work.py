@@ -30,12 +30,7 @@ class Work:
 
 
 class AskedRow(Work):
-    """A row whose options or score the model computes.
-
-    Args:
-        row: The encoded row.
-        options: The texts of its options.
-    """
+    """A row whose options or score the model computes."""
 
     lane = "rows"
 

@@ -57,11 +57,7 @@ class Balancing(nn.Module):
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
     def shares(self, examples: Sequence[int]) -> list[float]:
-        """Weight of each batch of a step; the weights add up to 1.
-
-        Args:
-            examples: Number of examples of each batch.
-        """
+        """Weight of each batch of a step; the weights add up to 1."""
         if self.settings.normalise == "batch":
             return [1 / len(examples)] * len(examples)
         total = sum(examples)
@@ -84,14 +80,9 @@ class Balancing(nn.Module):
         parameters: Sequence[nn.Parameter],
         backward: Callable[[Tensor], None],
     ) -> None:
-        """Adds one batch's part to the gradients.
+        """Adds one batch's part to the gradients of the trained parameters.
 
-        Args:
-            output: The `ModelOutput` of the batch.
-            batch: The batch.
-            share: Weight of the batch in the step.
-            parameters: The trained parameters.
-            backward: Computes gradients of a scalar.
+        ``share`` is the batch's weight in the step; ``backward`` computes gradients of a scalar.
         """
         loss = self.balance(output.losses, batch.tasks).mean()
         if output.auxiliary is not None:
@@ -101,10 +92,7 @@ class Balancing(nn.Module):
     def finish(self, parameters: Sequence[nn.Parameter], step: int, tasks: Sequence[int]) -> None:
         """Completes the gradients after the last batch of a step, before they are clipped.
 
-        Args:
-            parameters: The trained parameters.
-            step: Number of the step, from 0.
-            tasks: The tasks of the step's batches, in order of first occurrence.
+        Steps count from 0; tasks are in order of first occurrence.
         """
         self.world.sum_gradients(parameters)
 
