@@ -39,9 +39,13 @@ def problems(**sections: Any) -> str:
             {"batches": {"mixing": {"temprature": 2}}},
             "batches.mixing.temprature: unknown key. Did you mean 'temperature'?",
         ),
-        ({"method": {"serch": {}}}, "method.serch: unknown key. Did you mean 'search'?"),
         (
-            {"method": {"lora": {"alpa": 4}}},
+            {"method": {"name": "peml", "serch": {}}},
+            "method.serch: unknown key. Did you mean 'search'?",
+        ),
+        ({"method": {"search": {}}}, "method is lora, which has no 'search': name the method"),
+        (
+            {"method": {"name": "peml", "lora": {"alpa": 4}}},
             "method.lora.alpa: unknown key. Did you mean 'alpha'?",
         ),
         (
@@ -105,10 +109,11 @@ def test_a_value_where_a_section_belongs_is_named(section: Any) -> None:
     assert "training:" in problems(training=section)
 
 
-def test_method_defaults_to_peml_also_where_only_its_options_are_given() -> None:
-    assert parse().method.name == "peml"
-    method: Any = parse(method={"lora": {"r": 3}}).method
-    assert (method.name, method.lora.r) == ("peml", 3)
+def test_method_defaults_to_lora_also_where_only_its_options_are_given() -> None:
+    assert parse().method.name == "lora"
+    for section in ({"r": 3}, {"lora": {"r": 3}}):
+        method: Any = parse(method=section).method
+        assert (method.name, method.r) == ("lora", 3)
 
 
 _OPTIONS = ("method.lora.r=5", "method.lora.target_modules=[query, value]")

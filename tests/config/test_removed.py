@@ -90,7 +90,7 @@ def test_what_was_taken_out_is_refused_with_the_reason_and_the_commit(path: str)
 
 def test_an_override_and_a_space_are_refused_alike(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(RUN))
+    file.write_text(yaml.safe_dump(RUN | {"method": {"name": "peml"}}))
     message = refusal(load_config, file, ["method.search.skip_dropout=0"])
     assert "method.search.skip_dropout: taken out, since" in message
     run = RUN | {"method": {"name": "peml"}}

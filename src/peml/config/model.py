@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from peml.data.settings import BatchSettings, TasksSettings
 from peml.evaluation import EvaluationSettings
-from peml.methods import MethodSection, PemlSettings
+from peml.methods import LoraMethodSettings, MethodSection
 from peml.models import ModelSettings
 from peml.records import TuningCost
 from peml.settings import ConfigFile
@@ -26,7 +26,8 @@ class RunConfig(ConfigFile):
         default_factory=lambda: BatchSettings(), description="How rows become batches."
     )
     method: MethodSection = Field(
-        default_factory=lambda: PemlSettings(), description="What is trained on the frozen model."
+        default_factory=lambda: LoraMethodSettings(),
+        description="What is trained on the frozen model.",
     )
     training: TrainingSettings = Field(
         default_factory=lambda: TrainingSettings(), description="How the model is trained."
@@ -52,5 +53,14 @@ class RunConfig(ConfigFile):
 
     @field_validator("method", mode="before")
     @classmethod
-    def _peml_where_none_is_named(cls, section: Any) -> Any:
-        return {"name": "peml", **section} if isinstance(section, dict) else section
+    def _lora_where_none_is_named(cls, section: Any) -> Any:
+        if not isinstance(section, dict) or "name" in section:
+            return section
+        known = {*LoraMethodSettings.model_fields, LoraMethodSettings.nested}
+        foreign = [repr(key) for key in section if key not in known]
+        if foreign:
+            raise ValueError(
+                f"where no name is given the method is lora, which has no {', '.join(foreign)}: "
+                "name the method, for instance peml"
+            )
+        return {"name": "lora", **section}
