@@ -17,7 +17,7 @@ SOURCE = Path(peml.__file__).parent
 
 # Everything may import the bottom; nothing else may import upwards or sideways.
 BOTTOM = {
-    *("distributed", "errors", "files", "lazy", "problems", "records"),
+    *("distributed", "errors", "files", "lazy", "locks", "problems", "records"),
     *("registry", "removed", "settings", "terminal"),
 }
 ALLOWED: dict[str, set[str]] = {
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": set(),
     "terminal": set(),
     "files": {"errors"},
+    "locks": {"errors", "files"},
     "problems": {"errors", "removed"},
     "records": {"errors", "files", "problems", "removed"},
     "registry": {"errors"},

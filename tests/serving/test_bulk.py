@@ -287,3 +287,21 @@ def test_answers_of_another_command_are_not_gone_on_with(
     with pytest.raises(RunError, match="begun with other settings: model was abc, and is def"):
         work(predictor, path).write_file(output, {"model": "def"})
     assert not output.exists()
+
+
+def test_two_processes_never_write_one_file(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    write_rows(path, rows_of(9))
+    first = work(predictor, path)
+    refused = []
+
+    def begin_another(_: int) -> None:
+        with pytest.raises(RunError, match="another process is working in") as caught:
+            work(predictor, path).write_file(output, SOURCE)
+        refused.append(caught.value)
+
+    first.advance = begin_another
+    first.write_file(output, SOURCE)
+    assert len(refused) == 3
+    assert len(read(output)) == 9
+    assert {each.name for each in tmp_path.iterdir()} == {"rows.jsonl", "answers.jsonl"}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
+    from peml.locks import lock_folder
     from peml.run.announcement import print_cautions, print_plan
     from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
     from peml.run.folder import RunFolder, differences
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from peml.run.preparation import Prepared, majority_of, prepare, with_config
     from peml.run.state import SessionState
     from peml.run.training import attach
-    from peml.run.work_folder import WorkFolder, lock_folder
+    from peml.run.work_folder import WorkFolder
 else:
     __getattr__ = hand_on(__name__)
 

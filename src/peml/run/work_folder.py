@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from itertools import takewhile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from peml.errors import RunError
-from peml.files import disk_errors
+from peml.locks import LOCK, lock_folder
 
 ConfigT = TypeVar("ConfigT")
-
-_LOCK = ".lock"
-_PAUSE = 0.05  # seconds between two tries to get a lock
 
 
 class WorkFolder(ABC, Generic[ConfigT]):
@@ -70,7 +62,7 @@ class WorkFolder(ABC, Generic[ConfigT]):
                 )
             return True
         first = self.before_config
-        if there - {_LOCK, first, f".{first}.partial", f".{self.config_file}.partial"}:
+        if there - {LOCK, first, f".{first}.partial", f".{self.config_file}.partial"}:
             raise self._is_something_else()
         return False
 
@@ -101,68 +93,3 @@ class WorkFolder(ABC, Generic[ConfigT]):
             allowed=f"a new folder, or one that an earlier `{self.command}` made",
             action="choose another --output; nothing was changed",
         )
-
-
-@contextmanager
-def lock_folder(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Makes a folder and keeps other processes out of it.
-
-    The lock of a process that is killed is gone with it. When the block ends in an error, the lock
-    file and the folders made for it are removed, unless something is in them: what can't work
-    leaves nothing behind.
-
-    Args:
-        path: The folder.
-        wait: Seconds to wait for another process that is at work in it.
-
-    Raises:
-        RunError: Another process is at work in the folder, or it can't be made.
-    """
-    lock = path / _LOCK
-    deadline = time.monotonic() + wait
-    while True:
-        made = [*takewhile(lambda place: not place.exists(), (lock, path, *path.parents))]
-        with disk_errors(path):
-            file = _take(lock)
-        if file is not None:
-            break
-        if time.monotonic() >= deadline and lock.exists():
-            raise RunError(
-                f"another process is working in {path}",
-                action="wait for it, or choose another --output",
-            )
-        time.sleep(_PAUSE)
-    try:
-        yield
-    except BaseException:
-        _remove(made)  # while it is locked
-        raise
-    finally:
-        os.close(file)
-
-
-def _take(lock: Path) -> int | None:
-    """The open and locked file; None if another process has it, or has just removed it."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except FileNotFoundError:
-        return None
-    is_ours = False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A lock on a file that is no longer there would keep nobody out.
-        is_ours = os.path.samestat(os.fstat(file), lock.stat())
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    finally:
-        if not is_ours:
-            os.close(file)
-    return file if is_ours else None
-
-
-def _remove(made: Sequence[Path]) -> None:
-    """Removes a lock and the folders around it, up to the first that holds something."""
-    with suppress(OSError):
-        for place in made:
-            place.rmdir() if place.is_dir() else place.unlink()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -16,6 +15,7 @@ from peml.data.rows import Row
 from peml.data.unlabelled import UnlabelledFile, Window
 from peml.errors import DataError, RunError, placed
 from peml.files import disk_errors, read_json, write_bytes, write_json
+from peml.locks import LOCK, lock_folder
 from peml.serving.formats import AnswerFormat
 from peml.serving.predictor import Predictor
 from peml.tasks import TaskRenderer
@@ -74,9 +74,14 @@ class BulkPrediction:
 
         Raises:
             PemlError: A row can't be used or answered; answers before its window are kept.
-            RunError: There are answers of another command, or the disk is full.
+            RunError: Another process writes this file, there are answers of another command, or
+                the disk is full.
         """
         folder = path.with_name(f".{path.name}.parts")
+        with lock_folder(folder):
+            self._write_parts(folder, path, source)
+
+    def _write_parts(self, folder: Path, path: Path, source: Mapping[str, str]) -> None:
         _begin(folder, path, source)
         there = {each.name.partition("-")[0]: each for each in folder.iterdir()}
         kept = f"in {folder}: the same command goes on from there"
@@ -84,8 +89,8 @@ class BulkPrediction:
             with self._keeping(kept):
                 parts = [self._part(folder, window, there) for window in self._windows()]
         except BaseException:
-            if [each.name for each in folder.iterdir()] == [_PLAN]:
-                shutil.rmtree(folder)  # what can't work leaves nothing behind
+            if {each.name for each in folder.iterdir()} == {_PLAN, LOCK}:
+                _clear(folder)  # what can't work leaves nothing behind
             raise
         partial = path.with_name(f".{path.name}.partial")
         with disk_errors(path):
@@ -94,7 +99,7 @@ class BulkPrediction:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-            shutil.rmtree(folder)
+            _clear(folder)
 
     def _windows(self) -> Iterator[Window]:
         """The windows; counts each when the next one is asked for."""
@@ -164,3 +169,13 @@ def _begin(folder: Path, path: Path, source: Mapping[str, str]) -> None:
             )
         return
     write_json(plan, dict(source))
+
+
+def _clear(folder: Path) -> None:
+    """Removes the folder of a file; its lock last, since another process may be waiting for it."""
+    for each in folder.iterdir():
+        if each.name != LOCK:
+            each.unlink()
+    (folder / LOCK).unlink()
+    with suppress(OSError):  # the other process has locked it meanwhile
+        folder.rmdir()
