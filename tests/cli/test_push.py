@@ -84,6 +84,26 @@ def test_a_dry_run_shows_all_and_changes_nothing(run: Path, hub: _Hub, capsys: C
         assert name in said.out
 
 
+def test_an_export_is_uploaded_as_it_was_written(
+    runs: Runs, tmp_path: Path, hub: _Hub, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    said = peml(capsys, "export", runs("encoder", "lora"), out, "--format", "lora")
+    assert said.code == 0, said.error
+    said = peml(capsys, "push", out, "me/adapter")
+    assert said.code == 0, said.error
+    written = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
+    assert {"README.md", "manifest.json"} < hub.files.keys()
+    assert hub.files == {name: path.read_bytes() for name, path in written.items()}
+    del hub.files
+    weights = next(out.rglob("adapter_model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    said = peml(capsys, "push", out, "me/adapter")
+    assert said.code == 2
+    assert "adapter_model.safetensors was cut short or altered" in said.error
+    assert not hasattr(hub, "files")
+
+
 def test_a_changed_model_is_not_uploaded(run: Path, hub: _Hub, capsys: Capture) -> None:
     with (run / "model" / "heads.safetensors").open("ab") as file:
         file.write(b"x")

@@ -10,7 +10,9 @@ from rich.console import Console
 
 
 def push_command(
-    run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, its model/ folder, or an export's folder.")
+    ],
     repository: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME.")],
     public: Annotated[
         bool, typer.Option("--public", help="Make a new repository public; default: private.")
@@ -19,21 +21,21 @@ def push_command(
         bool, typer.Option("--dry-run", help="Show files and card, and upload nothing.")
     ] = False,
 ) -> None:
-    """Upload a finished run's model and its card to the Hugging Face hub.
+    """Upload a finished run's model or an export, with its card, to the Hugging Face hub.
 
-    The card is README.md in the model's folder; edit it there before. The token is that of `hf auth
+    The card is README.md in that folder; edit it there before. The token is that of `hf auth
     login` or HF_TOKEN.
 
     Examples:
       peml push runs/demo me/demo --dry-run
       peml push runs/demo me/demo
+      peml push exports/demo me/demo-lora
     """
-    from peml.export import find_model
-    from peml.export.hub import check_repository, list_files, upload
+    from peml.export.hub import check_repository, find_upload, list_files, upload
     from peml.reporting import list_unfilled, load_run, render_card, write_card
 
     check_repository(repository)
-    folder = find_model(run)
+    folder = find_upload(run)
     card = folder / "README.md"
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if folder != run and not dry_run:

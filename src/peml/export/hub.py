@@ -11,8 +11,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from peml.errors import ConfigError, RunError
-from peml.export.saved import open_model
-from peml.files import MANIFEST
+from peml.export.saved import ACTION, DESCRIPTION, open_model
+from peml.export.source import find_model
+from peml.files import MANIFEST, verify_manifest
 
 _FOR_PEOPLE = ("README*", "LICENSE*", "LICENCE*", "NOTICE*")
 
@@ -33,13 +34,30 @@ def check_repository(name: str) -> None:
         ) from error
 
 
+def find_upload(path: Path) -> Path:
+    """The folder to upload: what `export_model` wrote, or a finished run's model.
+
+    Raises:
+        CheckpointError: It is neither.
+    """
+    is_export = all((path / name).is_file() for name in (MANIFEST, "README.md"))
+    return path if is_export else find_model(path)
+
+
 def list_files(folder: Path) -> dict[str, Path]:
-    """The files of a saved model that are uploaded, verified, by their place in the repository.
+    """The files that are uploaded, verified, by their place in the repository.
+
+    Args:
+        folder: From `find_upload`.
 
     Raises:
         CheckpointError: A file is missing, altered or not listed.
     """
-    names = {*open_model(folder).files, MANIFEST}
+    if (folder / DESCRIPTION).is_file():
+        listed = open_model(folder).files
+    else:
+        listed = verify_manifest(folder, ACTION)
+    names = {*listed, MANIFEST}
     names |= {path.name for pattern in _FOR_PEOPLE for path in folder.glob(pattern)}
     return {name: folder / name for name in sorted(names)}
 
