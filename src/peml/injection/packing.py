@@ -56,7 +56,7 @@ class PackedRows:
         """(1, tokens, ...) -> (rows, length, ...), with zeros at padding."""
         shape = packed.shape[2:]
         padded = packed.new_zeros(self.rows * self.length, *shape)
-        return padded.index_copy(0, self.places, packed[0]).view(self.rows, self.length, *shape)
+        return padded.index_copy_(0, self.places, packed[0]).view(self.rows, self.length, *shape)
 
     def find(self, rows: Tensor, places: Tensor) -> Tensor:
         """Where a token of a row is in the packed sequence, for tokens (rows, places)."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         read_width,
     )
     from peml.models.numbers import not_finite
+    from peml.models.prepacked import prepack
     from peml.models.prompt import InputPrompt
     from peml.models.quantization import (
         check_quantization,
@@ -87,6 +88,7 @@ __all__ = [
     "make_room",
     "make_room_for_context",
     "not_finite",
+    "prepack",
     "read_quantization",
     "read_width",
     "settle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from peml.data.task_columns import read_list
 from peml.errors import CheckpointError, ConfigError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
-from peml.models import ModelOutput, TaskModel, check_dtype, choose_device, make_room
+from peml.models import ModelOutput, TaskModel, check_dtype, choose_device, make_room, prepack
 from peml.problems import describe_problems, list_problems
 from peml.tasks import Example, Task, TaskRenderer
 
@@ -77,6 +78,14 @@ class Predictor:
     def eval(self) -> Predictor:
         """Switches dropout off."""
         self.base.eval()
+        return self
+
+    def prepack(self) -> Predictor:
+        """Makes a model on a CPU faster, see `peml.models.prepack`; it can only predict from then.
+
+        Answers change by rounding, about 1e-7 of a score in float32.
+        """
+        prepack(self.base.backbone)
         return self
 
     @contextmanager
@@ -164,8 +173,10 @@ def to_prediction(
     distinct: dict[str, float] = {}
     for name, score in zip(names, scores, strict=True):
         distinct[name] = max(score, distinct.get(name, score))
-    probabilities = torch.tensor(list(distinct.values()), dtype=torch.float64).softmax(0).tolist()
-    return Prediction(names[value], dict(zip(distinct, probabilities, strict=True)), cut)
+    highest = max(distinct.values())
+    shares = {name: math.exp(score - highest) for name, score in distinct.items()}
+    total = math.fsum(shares.values())
+    return Prediction(names[value], {name: each / total for name, each in shares.items()}, cut)
 
 
 def load(

@@ -94,7 +94,7 @@ def living(
     service = Service(made(predictor), "tiny", limits or Limits(), keys, AccessLog(log))
     at = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        service.app, access_log=False, log_level="critical", timeout_graceful_shutdown=5
+        service, access_log=False, log_level="critical", timeout_graceful_shutdown=5
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})

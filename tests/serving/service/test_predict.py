@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +12,9 @@ from typing import Any
 import pytest
 
 from peml.serving.predictor import Predictor
+from peml.serving.service.app import Service
+from peml.serving.service.engine import Engine
+from peml.serving.service.gate import AccessLog
 from peml.serving.service.limits import Limits
 from tests.serving.service.live import ROWS, WRITES, Held, Live, living, predictor_of, until
 
@@ -85,6 +91,56 @@ def test_requests_of_different_tasks_share_a_batch(
     for each, (task, row) in zip(asked, ROWS, strict=False):
         wanted = _said(encoder.service.engine.predictor, task, row)
         _agree(each.result().json()["predictions"][0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("size", "in_use", "on"), [(10, False, "MainThread"), (10, True, "peml"), (9999, False, "peml")]
+)
+def test_short_bodies_are_read_at_once_while_the_tokenizer_is_free(
+    size: int, in_use: bool, on: str
+) -> None:
+    engine = Engine(predictor_of("bert"))
+    service = Service(engine, "tiny", Limits(), None, AccessLog(io.StringIO()))
+
+    def read() -> str:
+        return threading.current_thread().name
+
+    async def ask() -> str:
+        if not in_use:
+            return await service.in_reader(size, read)
+        held, released = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            released.wait(10)
+
+        other = asyncio.to_thread(engine.reading, hold)
+        waiting = asyncio.ensure_future(other)
+        await asyncio.to_thread(held.wait, 10)
+        asked = asyncio.ensure_future(service.in_reader(size, read))
+        await asyncio.sleep(0.01)
+        assert not asked.done()
+        released.set()
+        await waiting
+        return await asked
+
+    assert asyncio.run(ask()).startswith(on)
+
+
+def test_an_encoders_batches_are_small_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with living(predictor_of("bert")) as live:
+        held = Held(live.service, monkeypatch)
+        row = {"sentence": "good " * 20}
+        with ThreadPoolExecutor(2) as clients:
+            asked = [
+                clients.submit(live.post, {"task": "mood", "rows": [row] * 100}) for _ in range(2)
+            ]
+            held.released.set()
+            assert [len(each.result().json()["predictions"]) for each in asked] == [100] * 2
+        tokens = live.service.reader.read({"task": "mood", "rows": [row]})[0].tokens
+    assert max(held.batches) == 1024 // tokens
+    assert sum(held.batches) == 200
+    assert Engine(predictor_of("llama")).tokens > 1024
 
 
 def test_a_full_queue_is_refused_and_asks_to_come_back(

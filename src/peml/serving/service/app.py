@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -22,7 +22,7 @@ from peml.serving.service.batcher import Batcher
 from peml.serving.service.body import parse_object
 from peml.serving.service.completions import Completions
 from peml.serving.service.engine import Engine
-from peml.serving.service.gate import AccessLog, Gate
+from peml.serving.service.gate import AccessLog, Gate, Receive, Scope, Send
 from peml.serving.service.keys import Keys
 from peml.serving.service.limits import Limits
 from peml.serving.service.metrics import Metrics
@@ -31,11 +31,16 @@ from peml.serving.service.reading import RowReader
 from peml.serving.service.refusal import RefusedError
 from peml.serving.service.work import Work
 
+_PREDICT = "/v1/predict"
+_SHORT = 4096  # bytes of a body
 _PUBLIC = ("/", "/docs", "/health", "/ready", "/openapi.json")
 
 
+_Read = TypeVar("_Read")
+
+
 class Service:
-    """A model behind HTTP.
+    """A model behind HTTP; an ASGI application.
 
     Args:
         engine: Answers batches.
@@ -45,7 +50,7 @@ class Service:
         log: Gets a line per request.
 
     Attributes:
-        app: The ASGI application. Its lifespan starts and ends the model thread.
+        routes: What FastAPI serves and describes. Its lifespan starts and ends the model thread.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class Service:
         self.reader = RowReader(engine.predictor, limits)
         # One thread: a tokenizer has state while it cuts a text.
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="peml-reader")
-        self.app = FastAPI(
+        self.routes = FastAPI(
             title=f"PEML: {name}",
             version="1",
             lifespan=self._lifespan,
@@ -68,15 +73,25 @@ class Service:
         )
         self._add_routes()
         Completions(self).add_routes()
-        self.app.add_exception_handler(HTTPException, _refuse)
-        self.app.add_middleware(
-            Gate,
-            routes=[getattr(route, "path", "") for route in self.app.routes],
-            public=_PUBLIC,
-            keys=keys,
-            metrics=self.metrics,
-            log=log,
-        )
+        self.routes.add_exception_handler(HTTPException, _refuse)
+        passed: dict[str, Any] = {
+            "routes": [getattr(route, "path", "") for route in self.routes.routes],
+            "public": _PUBLIC,
+            "keys": keys,
+            "metrics": self.metrics,
+            "log": log,
+        }
+        self.routes.add_middleware(Gate, **passed)
+        self._predicting = Gate(self._answer_predict, **passed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles an ASGI connection.
+
+        FastAPI's own work would take a third of the time that a row costs beside the model, so
+        rows to predict go past it.
+        """
+        predicts = scope.get("path") == _PREDICT and scope.get("method") == "POST"
+        await (self._predicting if predicts else self.routes)(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -86,14 +101,14 @@ class Service:
         self._reading.shutdown()
 
     def _add_routes(self) -> None:
-        app = self.app
+        app = self.routes
         for path, name in (("/", "page"), ("/docs", "docs")):
             app.get(path, include_in_schema=False, response_model=None)(partial(page, name))
         app.get("/health", summary="Whether the process runs")(self._health)
         app.get("/ready", summary="Whether requests are answered")(self._ready)
         app.get("/metrics", summary="Metrics for Prometheus")(self._metrics)
         app.get("/v1/tasks", summary="The model's tasks")(self._tasks)
-        app.post("/v1/predict", summary="Predict rows", **schema.PREDICT)(self._predict)
+        app.post(_PREDICT, summary="Predict rows", **schema.PREDICT)(self._predict)
 
     async def _health(self) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -109,14 +124,24 @@ class Service:
         tasks = [schema.describe(task) for task in self.engine.predictor.tasks]
         return JSONResponse({"model": self.name, "tasks": tasks})
 
+    async def _answer_predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._predict(Request(scope, receive))
+        await response(scope, receive, send)
+
     async def _predict(self, request: Request) -> Response:
-        body = parse_object(await receive_body(request, self.limits), ("task", "rows"))
-        work = await self.in_reader(self.reader.read, body)
+        received = await receive_body(request, self.limits)
+        body = parse_object(received, ("task", "rows"))
+        work = await self.in_reader(len(received), self.reader.read, body)
         answers = await unless_hung_up(request, self.answer(request, work), self.limits)
         return _json({"predictions": [write_prediction(answer) for answer in answers]})
 
-    async def in_reader(self, read: Any, *arguments: Any) -> Any:
-        """Calls something that uses the tokenizer, on its thread."""
+    async def in_reader(self, size: int, read: Callable[..., _Read], *arguments: Any) -> _Read:
+        """Calls something that uses the tokenizer: on its thread, if a body of this size is long.
+
+        Another thread would take longer to wake up than a short body takes to read.
+        """
+        if size <= _SHORT and (read_now := self.engine.reading_now(read, *arguments)):
+            return read_now[0]
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, self.engine.reading, read, *arguments)
 

@@ -39,7 +39,7 @@ class Completions:
 
     def add_routes(self) -> None:
         """Adds them to the service."""
-        app = self._service.app
+        app = self._service.routes
         app.get("/v1/models", summary="Names for `model`")(self._models)
         for path, kind, summary in (
             ("/v1/completions", CompletionRequest, "Continue a text"),
@@ -61,8 +61,8 @@ class Completions:
             asked = validate(kind, parse_object(received, (*kind.model_fields, *_TOKENS_NAMES)))
             form = _Form(asked)
             if asked.stream:
-                return await self._stream(request, asked, form)
-            text = await self._service.in_reader(self._reader.read, asked, None)
+                return await self._stream(request, len(received), asked, form)
+            text = await self._service.in_reader(len(received), self._reader.read, asked, None)
             answering = self._service.answer(request, [text])
             await unless_hung_up(request, answering, self._service.limits)
             return JSONResponse({**form.whole(text), "usage": form.usage(text)})
@@ -70,11 +70,12 @@ class Completions:
         return route
 
     async def _stream(
-        self, request: Request, asked: CompletionRequest | ChatRequest, form: _Form
+        self, request: Request, size: int, asked: CompletionRequest | ChatRequest, form: _Form
     ) -> Response:
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
         text = await self._service.in_reader(
+            size,
             self._reader.read,
             asked,
             lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece),

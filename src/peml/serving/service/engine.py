@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from peml.models import TextFamily
 from peml.serving.predictor import Prediction, Predictor, to_prediction
 from peml.serving.service.work import AskedRow, Text, Work
 
+_CPU_TOKENS = 1024
 _Read = TypeVar("_Read")
 
 Answer = Prediction | PemlError
@@ -39,8 +41,13 @@ class Engine:
 
     @property
     def tokens(self) -> int:
-        """Most tokens of a batch."""
-        return self.predictor.evaluation.tokens
+        """Most tokens of a batch.
+
+        An encoder on a CPU takes no longer for several small batches, and they need less memory.
+        """
+        base, most = self.predictor.base, self.predictor.evaluation.tokens
+        small = base.device.type == "cpu" and not isinstance(base.family, TextFamily)
+        return min(most, _CPU_TOKENS) if small else most
 
     def task_name(self, work: Work) -> str:
         """The name of a row's or text's task."""
@@ -50,6 +57,15 @@ class Engine:
         """Calls something that uses the tokenizer, on another thread than the model's."""
         with self._tokenizer:
             return read(*arguments)
+
+    def reading_now(self, read: Callable[..., _Read], *arguments: Any) -> tuple[_Read] | None:
+        """The same, unless another thread uses the tokenizer: then None, at once."""
+        if not self._tokenizer.acquire(blocking=False):
+            return None
+        try:
+            return (read(*arguments),)
+        finally:
+            self._tokenizer.release()
 
     def answer(self, work: Sequence[Work]) -> list[Answer]:
         """Answers work of one lane, in its order."""
@@ -83,12 +99,12 @@ class Engine:
 
     def _answer(self, asked: AskedRow, scores: torch.Tensor) -> Answer:
         task, cut = self.predictor.tasks[asked.task_id], int(asked.row.columns["cut"])
-        if not scores.isfinite().all():
+        values = scores.flatten().tolist()
+        if not all(map(math.isfinite, values)):
             return self._not_finite("scores", asked.task_id)
         if task.type.has_scale:
-            return Prediction(float(scores), {}, cut)
-        best = int(scores.argmax())
-        return to_prediction(task, asked.options, best, scores.tolist(), cut)
+            return Prediction(values[0], {}, cut)
+        return to_prediction(task, asked.options, values.index(max(values)), values, cut)
 
     def _not_finite(self, what: str, task_id: int) -> ModelError:
         base = self.predictor.base

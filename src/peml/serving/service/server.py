@@ -87,7 +87,7 @@ def run_service(
     """
     service = Service(made(predictor), name, limits, keys, AccessLog(sys.stdout))
     config = uvicorn.Config(
-        service.app,
+        service,
         access_log=False,
         log_level="warning",
         server_header=False,
