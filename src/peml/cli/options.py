@@ -33,3 +33,17 @@ TrustOption = Annotated[
         "--trust-remote-code", help="Run Python code that comes with the model. Read it first."
     ),
 ]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto (a GPU if there is one, else the CPU), cpu, cuda, or cuda:N.")
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(help="Type of the frozen weights: auto (as saved), float32, bfloat16 or float16."),
+]
+BatchTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens", "--tokens", help="Maximum tokens of a batch; default: as in the run."
+    ),
+]

@@ -10,7 +10,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from peml.cli.options import TrustOption
+from peml.cli.options import (
+    BatchTokensOption,
+    DeviceOption,
+    DtypeOption,
+    RunArgument,
+    TrustOption,
+)
 from peml.cli.streams import STREAM, as_file, format_of
 from peml.errors import ConfigError
 
@@ -19,59 +25,54 @@ if TYPE_CHECKING:
     from peml.serving.bulk import BulkPrediction
 
 
+RowsOption = Annotated[
+    Path,
+    typer.Option(
+        "--input",
+        "-i",
+        help="JSONL, CSV (also gzipped) or Parquet file with the task's columns; - for standard "
+        "input.",
+    ),
+]
+AnswersOption = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="JSONL, CSV or Parquet file to write: row, kept columns, prediction, scores; - for "
+        "standard output.",
+    ),
+]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN", help="Column to pass through. Can be repeated."),
+]
+KeepAllOption = Annotated[
+    bool, typer.Option("--keep-all", help="Pass all columns of the rows through.")
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(help="jsonl, csv or parquet; default: by the file's ending, - is jsonl."),
+]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows that are read, sorted and kept at a time; default: 2048."),
+]
+
+
 def predict_command(
-    run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
+    run: RunArgument,
     task: Annotated[str, typer.Option(help="Name of the rows' task.")],
-    input_file: Annotated[
-        Path,
-        typer.Option(
-            "--input",
-            "-i",
-            help="JSONL, CSV (also gzipped) or Parquet file with the task's columns; - for "
-            "standard input.",
-        ),
-    ],
-    output_file: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="JSONL, CSV or Parquet file to write: row, kept columns, prediction, scores; - "
-            "for standard output.",
-        ),
-    ],
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN", help="Column to pass through. Can be repeated."),
-    ] = None,
-    keep_all: Annotated[
-        bool, typer.Option("--keep-all", help="Pass all columns of the rows through.")
-    ] = False,
-    input_format: Annotated[
-        str | None,
-        typer.Option(help="jsonl, csv or parquet; default: by the file's ending, - is jsonl."),
-    ] = None,
+    input_file: RowsOption,
+    output_file: AnswersOption,
+    keep: KeepOption = None,
+    keep_all: KeepAllOption = False,
+    input_format: FormatOption = None,
     output_format: Annotated[str | None, typer.Option(help="As --input-format.")] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rows that are read, sorted and kept at a time; default: 2048."),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(help="auto (a GPU if there is one, else the CPU), cpu, cuda, or cuda:N."),
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="Type of the frozen weights: auto (as saved), float32, bfloat16 or float16."
-        ),
-    ] = "auto",
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-tokens", "--tokens", help="Maximum tokens of a batch; default: as in the run."
-        ),
-    ] = None,
+    window: WindowOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_tokens: BatchTokensOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Predict rows of a task with a finished run's model and evaluation settings.
@@ -94,19 +95,12 @@ def predict_command(
         check_file(path)
         model = load(
             run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
-        )
+        ).prepack()
         definition = model.task(task)
         rows = UnlabelledFile(path, definition, None if keep_all else keep or ())
         form = FORMATS[written](rows, definition)
         work = BulkPrediction(model, task, rows, form, window or WINDOW)
-        with _bar() as bar:
-            bar_task = bar.add_task("", total=rows.rows)
-            work.advance = lambda count: bar.advance(bar_task, count)
-            if output_file == STREAM:
-                work.write_to(sys.stdout.buffer)
-            else:
-                source = _source(model, task, written)
-                work.write_file(output_file, source)
+        _write(work, output_file, _source(model, task, written))
     _say(work, output_file)
 
 
@@ -129,6 +123,16 @@ def _check(input_file: Path, output_file: Path, output_format: str | None) -> st
             action="choose another output",
         )
     return written
+
+
+def _write(work: BulkPrediction, output: Path, source: dict[str, str]) -> None:
+    with _bar() as bar:
+        bar_task = bar.add_task("", total=work.rows.rows)
+        work.advance = lambda count: bar.advance(bar_task, count)
+        if output == STREAM:
+            work.write_to(sys.stdout.buffer)
+        else:
+            work.write_file(output, source)
 
 
 def _source(model: Predictor, task: str, written: str) -> dict[str, str]:

@@ -9,69 +9,76 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from peml.cli.options import TrustOption
+from peml.cli.options import (
+    BatchTokensOption,
+    DeviceOption,
+    DtypeOption,
+    RunArgument,
+    TrustOption,
+)
 
 _LIMITS = "Limits"
 
+NameOption = Annotated[
+    str | None, typer.Option(help="What the model is called; default: the run's folder.")
+]
+KeysOption = Annotated[Path | None, typer.Option(help="File with the accepted keys, one per line.")]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Serve other machines without a key.")
+]
+BodyOption = Annotated[
+    int | None,
+    typer.Option(min=1024, help="Bytes of a body; default: 1048576.", rich_help_panel=_LIMITS),
+]
+RowsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows of a request; default: 256.", rich_help_panel=_LIMITS),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(
+        min=16, help="Tokens of a request's rows; default: 32768.", rich_help_panel=_LIMITS
+    ),
+]
+NewTokensOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens of a completion; default: 512.", rich_help_panel=_LIMITS),
+]
+QueueOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Waiting rows; default: 1024.", rich_help_panel=_LIMITS),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Seconds until an answer; default: 30.", rich_help_panel=_LIMITS),
+]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Milliseconds a batch of a busy service waits for more rows; default: 2.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+
 
 def serve_command(
-    run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
+    run: RunArgument,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
-    name: Annotated[
-        str | None, typer.Option(help="What the model is called; default: the run's folder.")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the accepted keys, one per line.")
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Serve other machines without a key.")
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="auto (a GPU if there is one, else the CPU), cpu, cuda, or cuda:N.")
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Type of the frozen weights: auto (as saved) or as for predict.")
-    ] = "auto",
-    batch_tokens: Annotated[
-        int | None, typer.Option(help="Maximum tokens of a batch; default: as in the run.")
-    ] = None,
-    max_body: Annotated[
-        int | None,
-        typer.Option(min=1024, help="Bytes of a body; default: 1048576.", rich_help_panel=_LIMITS),
-    ] = None,
-    max_rows: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rows of a request; default: 256.", rich_help_panel=_LIMITS),
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=16, help="Tokens of a request's rows; default: 32768.", rich_help_panel=_LIMITS
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens of a completion; default: 512.", rich_help_panel=_LIMITS),
-    ] = None,
-    max_queue: Annotated[
-        int | None,
-        typer.Option(min=1, help="Waiting rows; default: 1024.", rich_help_panel=_LIMITS),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, help="Seconds until an answer; default: 30.", rich_help_panel=_LIMITS
-        ),
-    ] = None,
-    wait_ms: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Milliseconds a batch of a busy service waits for more rows; default: 2.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = None,
+    name: NameOption = None,
+    api_key_file: KeysOption = None,
+    insecure: InsecureOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_tokens: BatchTokensOption = None,
+    max_body: BodyOption = None,
+    max_rows: RowsOption = None,
+    max_tokens: TokensOption = None,
+    max_new_tokens: NewTokensOption = None,
+    max_queue: QueueOption = None,
+    timeout: TimeoutOption = None,
+    wait_ms: WaitOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer HTTP requests with a finished run's model. Needs the extra `serve`.
@@ -103,7 +110,7 @@ def serve_command(
     with bind(host, port) as at:
         model = load(
             run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
-        )
+        ).prepack()
         console = Console(stderr=True, soft_wrap=True)
         run_service(
             model,
