@@ -79,6 +79,7 @@ def test_the_exit_code_says_whether_every_cell_finished(
     assert "! lora: the mean holds scores of rows that were trained on: mood, same" in said.out
     assert "Report: " in said.out
     assert "missing" not in said.out
+    assert "difference to" not in said.out  # there is no other method
 
     again = peml(capsys, *command)
     assert again.code == 0

@@ -71,15 +71,20 @@ def _print_suite(suite: SuiteRecord, console: Console) -> None:
         Column("method"),
         Column("mean", right=True),
         Column("deviation", right=True, drop=3),
-        Column(f"difference to {suite.best_baseline}", right=True, drop=1),
-        Column("95 % interval", right=True, drop=2),
     ]
+    if suite.best_baseline is not None:
+        difference = f"difference to {suite.best_baseline}"
+        columns += [
+            Column(difference, right=True, drop=1),
+            Column("95 % interval", right=True, drop=2),
+        ]
     rows = []
     for row in suite.rows:
         found, interval = row.difference, ("", "")
         if found is not None:
             interval = (f"{found.value:+.4f}", f"{found.low:+.4f} to {found.high:+.4f}")
         shown = ("-" if value is None else f"{value:.4f}" for value in (row.mean, row.deviation))
-        rows.append([row.label + (" (!)" if row.flags else ""), *shown, *interval])
+        cells = [row.label + (" (!)" if row.flags else ""), *shown, *interval]
+        rows.append(cells[: len(columns)])
     title = f"{suite.name}, mean over {len(suite.tasks)} tasks"
     print_table(console, columns, rows, title=title)
