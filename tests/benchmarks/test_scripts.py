@@ -184,7 +184,9 @@ def test_task_memory_measures_what_a_step_takes(
 ) -> None:
     memory = script("task_memory")
     monkeypatch.setattr(memory.subprocess, "run", in_process(memory))
-    assert memory.in_fresh_process("MTL-LoRA", 4, str(model)) >= 0
+    size, seconds = memory.in_fresh_process("MTL-LoRA", 4, str(model))
+    assert size >= 0
+    assert seconds > 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")

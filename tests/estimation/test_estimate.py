@@ -229,3 +229,24 @@ def test_a_gpu_computes_in_bf16_unless_the_config_says_otherwise(folder: Path) -
     assert (chosen.precision.compute, chosen.precision.weights) == ("bf16", "bfloat16")
     assert chosen.peak == gpu.bf16
     assert estimate(config(folder), gpu).peak == gpu.fp32
+
+
+@pytest.mark.parametrize(("quantization", "share"), [("int8", 0.25), ("nf4", 0.125 + 1 / 256)])
+def test_quantised_weights_take_their_bits(
+    folder: Path, quantization: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peml.models.quantization.find_spec", lambda name: object())
+    wide: Any = {"hidden_size": 128, "intermediate_size": 512}
+    save_tiny_model("llama", folder / "llama", **wide)
+    plain = estimated(folder, "llama")
+    packed = estimated(folder, "llama", model={"quantization": quantization})
+    assert packed.trainable_parameters == plain.trainable_parameters
+    assert packed.parameters == plain.parameters
+    linear = 4 * (plain.parameters - 2 * 384 * 128 - 5 * 128)
+    assert plain.training is not None
+    assert packed.training is not None
+    saved = plain.training.weights - packed.training.weights
+    assert saved == pytest.approx((1 - share) * linear, rel=0.01)
+    # Weights are unpacked again for the backward pass: nothing more is kept than of plain ones.
+    assert packed.training.activations <= plain.training.activations + 4 * 512 * 128
+    assert packed.step_flops["train"] == pytest.approx(plain.step_flops["train"], rel=0.02)

@@ -91,12 +91,6 @@ def test_a_quantised_checkpoint_is_recognised(tmp_path: Path) -> None:
         load_backbone(settings)
 
 
-def test_packed_weights_are_not_sharded(tmp_path: Path) -> None:
-    settings = _settings(tmp_path, quantization="nf4", sharding="fsdp")
-    with pytest.raises(ModelError, match=r"sharding is fsdp.* quantised \(nf4\)"):
-        read_quantization(settings)
-
-
 def test_packed_layers_are_linear_layers_and_give_their_weights() -> None:
     plain = nn.Linear(6, 4)
     model: Any = nn.Sequential(PackedLinear(plain), nn.Linear(4, 2))

@@ -14,6 +14,7 @@ from peml.config import RunConfig
 from peml.data import TaskBatch
 from peml.errors import ConfigError
 from peml.estimation.devices import Device
+from peml.estimation.quantized import pack
 from peml.estimation.record import Estimate, Memory
 from peml.estimation.tracker import Tracker, emptied_batch, without_values
 from peml.estimation.workload import Scoring, Workload, assume_workload, read_workload
@@ -91,6 +92,7 @@ class _Passes:
         work = self.workload
         with _as_on(self.device), without_values() as tracker:
             backbone = empty_backbone(work.config.model, work.family)
+            pack(backbone.model, work.precision.quantization)
             tracker.vocabulary = backbone.model.config.get_text_config().vocab_size
             if work.config.batches.packing:
                 enable_packing(backbone.model, work.family.max_length + work.method.prompt_length)

@@ -34,17 +34,10 @@ def quantization_of(settings: ModelSettings, config: dict[str, Any]) -> str | No
         ModelError: The form is not known, or the checkpoint is quantised and is to be once more.
     """
     stored = config.get("quantization_config")
-    method: str | None = settings.quantization
-    if isinstance(stored, dict):
-        found = str(stored.get("quant_method"))
-        _check_stored(settings, found)
-        method = found
-    if method is not None and settings.sharding != "none":
-        raise ModelError(
-            f"model.sharding is {settings.sharding}, and the weights are quantised ({method})",
-            allowed="one of both: FSDP would shard packed weights without their scales",
-            action="leave out model.sharding, or train on plain weights",
-        )
+    if not isinstance(stored, dict):
+        return settings.quantization
+    method = str(stored.get("quant_method"))
+    _check_stored(settings, method)
     return method
 
 
