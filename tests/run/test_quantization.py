@@ -11,9 +11,11 @@ import torch
 from peml.config import RunConfig, load_config
 from peml.errors import ConfigError, ModelError
 from peml.export import load_model
+from peml.methods import build_method
 from peml.models import is_quantized, quantization
 from peml.records import Plan, Results
 from peml.run import RunStopped, fit, plan, prepare
+from peml.run.precision import choose_precision
 from peml.testing import save_tiny_model
 from tests.e2e.toy import toy_config
 
@@ -39,6 +41,14 @@ def _config(folder: Path, method: str | dict[str, Any] = "lora", kind: str = "nf
 def test_what_trains_the_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'full' trains the model's own weights.* nf4"):
         prepare(_config(tmp_path, {"name": "full"}))
+
+
+def test_the_final_model_is_in_float32_whatever_is_set(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    model = config.model.model_copy(update={"dtype": "bfloat16"})
+    config = config.model_copy(update={"model": model})
+    found = choose_precision(config, build_method(config.method), None)
+    assert (found.weights, found.exported, found.quantization) == ("bfloat16", "float32", "nf4")
 
 
 def test_a_missing_library_is_told_before_rows_are_read(

@@ -44,7 +44,7 @@ class PackedStandIn(nn.Linear):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        y: Tensor = _Product.apply(x, self.out_features)  # type: ignore[no-untyped-call]
+        y: Tensor = _Product.apply(x, self.out_features)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 

@@ -29,6 +29,9 @@ from peml.tasks import Task
 _BUDGETS = 2
 """Batches that are scored of a split: in the first, not everything may be shared yet."""
 
+_DENSE = 8
+"""Splits with many options for their length that are tried beside the largest."""
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -208,17 +211,22 @@ def _scorings(prepared: Prepared) -> tuple[Scoring, ...]:
         tokens = {name: sum(map(_tokens, golds)) for name, golds in chosen.items()}
         golds = [gold for chosen_golds in chosen.values() for gold in chosen_golds]
         largest = max(golds, key=lambda gold: (min(budget, _tokens(gold)), _longest(gold)))
-        densest = max(golds, key=lambda gold: gold.encoded.sequences.sum() / _tokens(gold))
+        dense = sorted(golds, key=_options_per_token, reverse=True)[:_DENSE]
         build = _generation if generates else _options
         development = _evaluations(prepared) * tokens["development"]
         made.append(build(prepared, largest, development, tokens["reported"]))
-        if densest is not largest:  # many options have many logits
-            made.append(build(prepared, densest, 0, 0))
+        # Many options, or long ones, have many logits.
+        made += [build(prepared, gold, 0, 0) for gold in dense if gold is not largest]
     return tuple(made)
 
 
 def _tokens(gold: GoldSplit) -> int:
     return int(gold.encoded.tokens.sum())
+
+
+def _options_per_token(gold: GoldSplit) -> float:
+    """Options of a row by its length, since the options of a row share its context."""
+    return float(gold.encoded.sequences.sum() / gold.encoded.lengths.sum())
 
 
 def _longest(gold: GoldSplit) -> int:

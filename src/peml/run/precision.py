@@ -42,12 +42,15 @@ def precision_of(
     if weights == "auto":
         weights = "bfloat16" if compute == "bf16" and not method.trains_backbone else "float32"
         exported = "float32"  # merged into bfloat16, LoRA would be rounded away in part
+    quantization = read_quantization(config.model)
+    if quantization is not None:
+        exported = "float32"  # dequantised
     return Precision(
         compute=compute,
         weights=weights,
         exported=exported,
         reason=reason,
-        quantization=read_quantization(config.model),
+        quantization=quantization,
     )
 
 
