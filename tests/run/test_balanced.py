@@ -9,11 +9,11 @@ import torch
 
 from peml.config import load_config
 from peml.data import Origin, TaskData
+from peml.data.adaptive import watched_rows
 from peml.data.rows import Rows
 from peml.errors import ConfigError
 from peml.evaluation import mean_losses
 from peml.run import attach, plan, prepare
-from peml.run.preparation import _watched_rows
 from peml.testing import TINY_TASKS
 from tests.e2e.toy import Row, toy_config
 
@@ -58,14 +58,14 @@ def test_shares_follow_the_mean_training_loss_of_a_few_development_rows(
 def test_watched_rows_are_spread_over_the_split() -> None:
     rows = Rows.from_list([{"text": "x", "label": n} for n in range(10)])
     data = TaskData(TINY_TASKS[0], rows, rows, rows, Origin("made up"))
-    assert _watched_rows(data, 4).column("label") == [0, 2, 5, 7]
-    assert len(_watched_rows(data, 99)) == 10
+    assert watched_rows(data, 4).column("label") == [0, 2, 5, 7]
+    assert len(watched_rows(data, 99)) == 10
     untrained = TaskData(TINY_TASKS[0], rows.select([]), rows, rows, Origin("made up"))
-    assert len(_watched_rows(untrained, 4)) == 0
+    assert len(watched_rows(untrained, 4)) == 0
 
 
 def test_a_task_without_development_rows_can_not_be_followed() -> None:
     rows = Rows.from_list([{"text": "x", "label": 0}])
     data = TaskData(TINY_TASKS[0], rows, rows.select([]), rows, Origin("made up"))
     with pytest.raises(ConfigError, match="task 'mood' has no development rows"):
-        _watched_rows(data, 4)
+        watched_rows(data, 4)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from peml.errors import ConfigError
 from peml.settings import Settings
+
+if TYPE_CHECKING:
+    from peml.data.rows import Rows
+    from peml.data.sources import TaskData
 
 
 class AdaptiveSettings(Settings):
@@ -97,3 +102,21 @@ class AdaptiveShares:
         """Restores a state."""
         self._epochs = [list(factors) for factors in state["epochs"]]
         self._newest, self._start = list(state["newest"]), state["start"]
+
+
+def watched_rows(item: TaskData, most: int) -> Rows:
+    """At most so many development rows, spread over the split; none of a task without train rows.
+
+    Raises:
+        ConfigError: The task is trained and has no development rows.
+    """
+    count = len(item.development)
+    if len(item.train) and not count:
+        raise ConfigError(
+            f"batches.mixing.strategy is 'adaptive', but task {item.task.name!r} has no "
+            "development rows that its loss could be measured on",
+            allowed="at least one development row of each task that is trained",
+            action="give the task more rows, or choose another strategy",
+        )
+    kept = min(most, count) if len(item.train) else 0
+    return item.development.select([number * count // kept for number in range(kept)])

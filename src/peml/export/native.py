@@ -79,12 +79,7 @@ def save_model(
         RunError: The two models' scores differ. No folder is written then.
     """
     base, device = model.base, model.base.device
-    if any(map(is_quantized, base.backbone.modules())):
-        raise ModelError(
-            "the weights are quantised, so nothing can be merged into them exactly",
-            allowed="plain weights",
-            action="save a model whose weights were dequantised, as `peml fit` does",
-        )
+    _refuse_quantized(base)
     if exact:
         base.backbone.float()
         base.settings = base.settings.model_copy(update={"dtype": "float32"})
@@ -92,12 +87,7 @@ def save_model(
     with atomic_folder(folder) as partial:
         model.save_parts(partial)
         unmerged = {name: value.clone() for name, value in model.kept().items()}
-        held = {
-            _SHARED if task == ALL_TASKS else base.tasks[task].name: each
-            for task, each in model.static_contexts().items()
-        }
-        contexts = {name: each.tensor for name, each in held.items()}
-        seen = next((each.active for each in held.values()), ())
+        contexts, seen = _contexts_of(model)
         prefix = model.merge()
         beside = [*unmerged.values(), *contexts.values()]
         _refuse_not_finite(base, beside + ([] if prefix is None else [prefix.tensor]))
@@ -124,6 +114,25 @@ def save_model(
         model.to("meta")
         loaded = load_saved(saved, device, trust_remote_code=base.settings.trust_remote_code)
         return check_agreement(trained, answers(loaded, probes), probes, loaded)
+
+
+def _refuse_quantized(base: TaskModel) -> None:
+    if any(map(is_quantized, base.backbone.modules())):
+        raise ModelError(
+            "the weights are quantised, so nothing can be merged into them exactly",
+            allowed="plain weights",
+            action="save a model whose weights were dequantised, as `peml fit` does",
+        )
+
+
+def _contexts_of(model: AttachedModel) -> tuple[dict[str, Tensor], Sequence[bool]]:
+    """Each context by the name of its task, and the layers that see them."""
+    held = {
+        _SHARED if task == ALL_TASKS else model.base.tasks[task].name: each
+        for task, each in model.static_contexts().items()
+    }
+    seen = next((each.active for each in held.values()), ())
+    return {name: each.tensor for name, each in held.items()}, seen
 
 
 def _write_beside(folder: Path, base: TaskModel, parts: Mapping[str, Mapping[str, Tensor]]) -> None:

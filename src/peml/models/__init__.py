@@ -17,17 +17,7 @@ if TYPE_CHECKING:
         Spelling,
         TextFamily,
     )
-    from peml.models.loading import (
-        Backbone,
-        check_task_types,
-        detect_family,
-        empty_backbone,
-        identify_model,
-        load_backbone,
-        load_family,
-        read_quantization,
-        read_width,
-    )
+    from peml.models.loading import Backbone, empty_backbone, identify_model, load_backbone
     from peml.models.numbers import not_finite
     from peml.models.prepacked import prepack
     from peml.models.prompt import InputPrompt
@@ -38,6 +28,13 @@ if TYPE_CHECKING:
         dequantize,
         free_quantized,
         is_quantized,
+    )
+    from peml.models.reading import (
+        check_task_types,
+        detect_family,
+        load_family,
+        read_quantization,
+        read_width,
     )
     from peml.models.room import (
         check_generation,

@@ -19,6 +19,7 @@ from peml.data import (
     refuse_shown,
     select_tasks,
 )
+from peml.data.adaptive import watched_rows
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import task_weights
 from peml.data.rows import Rows
@@ -230,7 +231,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     watched = []
     if stream.adaptive is not None:
         most = stream.adaptive.settings.rows
-        watched = [encoder.encode(item, _watched_rows(item, most), "train") for item in loaded.data]
+        watched = [encoder.encode(item, watched_rows(item, most), "train") for item in loaded.data]
     reported = encoder.golds(loaded.data, [item.reported for item in loaded.data])
     scored = [split.encoded for split in (*development, *reported)]
     encoded = (split.lengths for split in (*train, *held_out, *watched, *scored))
@@ -332,24 +333,6 @@ def _build_stream(
 def majority_of(train: Sized) -> Literal["train", "reported"]:
     """The split that a task's majority baseline is of: its own reported one if it has no other."""
     return "train" if len(train) else "reported"
-
-
-def _watched_rows(item: TaskData, most: int) -> Rows:
-    """At most so many development rows, spread over the split; none of a task without train rows.
-
-    Raises:
-        ConfigError: The task is trained and has no development rows.
-    """
-    count = len(item.development)
-    if len(item.train) and not count:
-        raise ConfigError(
-            f"batches.mixing.strategy is 'adaptive', but task {item.task.name!r} has no "
-            "development rows that its loss could be measured on",
-            allowed="at least one development row of each task that is trained",
-            action="give the task more rows, or choose another strategy",
-        )
-    kept = min(most, count) if len(item.train) else 0
-    return item.development.select([number * count // kept for number in range(kept)])
 
 
 def with_config(prepared: Prepared, config: RunConfig) -> Prepared:

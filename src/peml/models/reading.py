@@ -1,0 +1,247 @@
+"""Config, tokenizer and family of a model: all that is read of it but its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
+
+from peml.errors import ModelError
+from peml.models.embedded import EMBEDDED, embedded_model
+from peml.models.families import FAMILIES, Family, TextFamily
+from peml.models.families.spelling import declared_ends
+from peml.models.gguf import converted
+from peml.models.quantization import quantization_of
+from peml.models.settings import ModelSettings
+from peml.models.source import GRANT, check_source, read_source, read_vocabulary
+from peml.models.vocabulary import check_end, fit_tokenizer
+from peml.tasks import Task
+
+# RoBERTa and similar models count positions from the padding index, which configs don't say.
+_COUNTED_FROM_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
+
+
+_NO_LIMIT = 1 << 20
+
+
+def location_of(settings: ModelSettings) -> str:
+    """The folder or repository with the model in Transformers' form."""
+    if settings.gguf_file is not None:
+        return str(converted(_gguf_file(settings)))
+    return str(embedded_model(settings.name)) if settings.name in EMBEDDED else settings.name
+
+
+def _gguf_file(settings: ModelSettings) -> Path:
+    name, file = settings.name, str(settings.gguf_file)
+    check_source(name, name, settings.revision, trusted=settings.trust_remote_code)
+    try:
+        path = cached_file(name, file, revision=settings.revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r} has no file {file!r}: {str(error).strip().splitlines()[0]}",
+            allowed="the name of a GGUF file in that folder or repository",
+            action="correct model.gguf_file, or leave it out for safetensors",
+        ) from error
+    return Path(str(path))
+
+
+def from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: Any) -> Any:
+    """Calls ``loader.from_pretrained`` and turns its errors into a ModelError."""
+    location = location_of(settings)
+    try:
+        return loader.from_pretrained(
+            location,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        local = Path(location)
+        action = "check the name, or give the path of a local folder"
+        if local.is_dir():
+            files = ", ".join(sorted(p.name for p in local.iterdir())[:8]) or "nothing"
+            action = f"the folder holds {files}; save the model there with save_pretrained"
+        if "attn_implementation" in str(error):
+            action = "set model.attention: eager"
+        if "trust_remote_code" in str(error):
+            action = f"read that repository's code, then {GRANT}"
+        raise ModelError(
+            f"the {what} of model {settings.name!r} can't be loaded: {reason}", action=action
+        ) from error
+
+
+def detect_family(config: Any) -> str:
+    """Name of the family a model's config belongs to.
+
+    Raises:
+        ModelError: It fits no family, or more than one.
+    """
+    known = FAMILIES.load_all()
+    fitting = [name for name, family in known.items() if family.fits(config)]
+    if len(fitting) > 1:
+        raise ModelError(
+            f"model type {config.model_type!r} fits the families {' and '.join(fitting)}",
+            allowed="one family",
+            action=f"set model.family to one of {', '.join(fitting)}",
+        )
+    if not fitting:
+        raise ModelError(
+            f"model type {config.model_type!r} belongs to no known family",
+            allowed=", ".join(known),
+            action="set model.family if you know which one it is",
+        )
+    return fitting[0]
+
+
+def load_family(settings: ModelSettings) -> Family:
+    """Reads config and tokenizer only: enough to check and encode tasks.
+
+    Raises:
+        ModelError: They can't be found or read, contain code, an adapter or paths to other folders,
+            or don't fit together.
+    """
+    location, revision = location_of(settings), settings.revision
+    check_source(settings.name, location, revision, trusted=settings.trust_remote_code)
+    config = from_pretrained(AutoConfig, settings, "config")
+    name = settings.family if settings.family != "auto" else detect_family(config)
+    tokenizer = from_pretrained(AutoTokenizer, settings, "tokenizer")
+    if not settings.trust_remote_code:
+        tokenizer.init_kwargs.pop("auto_map", None)  # or it would be saved with the model
+    fit_tokenizer(tokenizer, config, read_source(location, "config.json", revision), settings.name)
+    family = FAMILIES.load(name, "correct model.family")
+    if issubclass(family, TextFamily):
+        check_end(tokenizer, settings.name, read_vocabulary(location, revision))
+    positions = _positions(config)
+    asked = settings.max_length
+    if positions is not None and asked is not None and asked > positions:
+        raise ModelError(
+            f"model.max_length is {asked}, but {settings.name!r} has only {positions} positions",
+            allowed=f"at most {positions}",
+            action="lower model.max_length",
+        )
+    made: Family = family(
+        tokenizer,
+        max_length=asked or positions or _declared_length(config, tokenizer),
+        pooling=settings.pooling,
+        positions=positions,
+        ends=declared_ends(tokenizer, _end_tokens(settings, config)),
+    )
+    made.follows_rows = asked is None
+    return made
+
+
+def read_quantization(settings: ModelSettings) -> str | None:
+    """In which form the model's linear layers are stored: as set, or as its config says.
+
+    Raises:
+        ModelError: See `quantization_of`.
+    """
+    config = read_source(location_of(settings), "config.json", settings.revision)
+    return quantization_of(settings, config)
+
+
+def read_width(settings: ModelSettings) -> int | None:
+    """Channels of the model's hidden states, from its config alone; None if that doesn't say.
+
+    Raises:
+        ModelError: The config can't be read.
+    """
+    config = from_pretrained(AutoConfig, settings, "config")
+    width: int | None = getattr(config.get_text_config(), "hidden_size", None)
+    return width
+
+
+def _end_tokens(settings: ModelSettings, config: Any) -> Any:
+    """``eos_token_id`` of the model's ``generation_config.json``, else of its config.
+
+    Nothing else in that file is used, since answers are always decoded greedily.
+    """
+    name = "generation_config.json"
+    path = cached_file(
+        location_of(settings),
+        name,
+        revision=settings.revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return config.eos_token_id
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{name} of model {settings.name!r} is not a JSON object: {error}",
+            action="correct or delete the file",
+        ) from error
+
+
+def _positions(config: Any) -> int | None:
+    """Longest input of a model with learned positions; None for rotary and relative ones."""
+    if hasattr(config, "rope_parameters") or hasattr(config, "relative_attention_num_buckets"):
+        return None
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    offset = config.pad_token_id + 1 if config.model_type in _COUNTED_FROM_PADDING else 0
+    return None if limit is None else int(limit) - offset
+
+
+def _declared_length(config: Any, tokenizer: Any) -> int:
+    """The length a model without learned positions was made for, as far as its files say."""
+    text = config.get_text_config()
+    declared = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
+    known = next((int(length) for length in declared if length), tokenizer.model_max_length)
+    return min(known, _NO_LIMIT)  # a tokenizer that knows of no limit has 1e30
+
+
+def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
+    """Refuses tasks that the family can't do, and shots and chats where it reads none.
+
+    Raises:
+        ModelError: Names all tasks that don't fit.
+    """
+    held = [task.name for task in tasks if task.context]
+    if held and not family.holds_contexts:
+        raise ModelError(
+            f"the family {family.name!r} can't hold the contexts of {', '.join(held)}",
+            allowed="contexts on decoders and encoders",
+            action="choose a method without a context, or another model",
+        )
+    with_shots = [
+        task.name
+        for task in tasks
+        if (task.shots.count or task.shots.examples) and not task.context
+    ]
+    if with_shots and not isinstance(family, TextFamily):
+        raise ModelError(
+            f"the family {family.name!r} has no prompts, so the shots of {', '.join(with_shots)} "
+            "would be ignored",
+            allowed="shots for text-to-text models",
+            action="set tasks.shots: 0, or choose a text-to-text model",
+        )
+    for task in tasks:
+        if task.chat is not None:
+            family.check_chat(task)
+    unfit = [task for task in tasks if task.type not in family.task_types]
+    if not unfit:
+        return
+    names = ", ".join(f"{task.name} ({task.type.value})" for task in unfit)
+    excluded = ", ".join(task.name for task in unfit)
+    raise ModelError(
+        f"the family {family.name!r} can't do: {names}",
+        allowed=", ".join(sorted(kind.value for kind in family.task_types)),
+        action=f"leave them out (tasks.exclude: [{excluded}]) or choose a text-to-text model",
+    )

@@ -1,0 +1,163 @@
+"""``plan.json``: what a run set out to do, and what it was begun with."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from peml.records.record import FileRecord, Record
+
+
+class TaskIdentity(Record):
+    """Checksums of a task's rows, by split, and of its definition, by field."""
+
+    rows: dict[str, str]
+    definition: dict[str, str]
+
+
+class Identity(Record):
+    """What a run was started with, as checksums; `model` by part: weights, tokenizer, ..."""
+
+    tasks: dict[str, TaskIdentity]
+    model: dict[str, str]
+
+
+class PlannedContext(Record):
+    """What a method holds in front of a task's rows: its text, and the solved rows in it.
+
+    `rows` are their numbers in the split, from 0.
+    """
+
+    split: str | None = None
+    rows: list[int] = []
+    text: str
+    tokens: int
+
+
+class PlannedTask(Record):
+    """One task of the plan, with the rows of its splits.
+
+    `held_out` are development rows that the search chooses on; `cut` are rows longer than the model
+    allows, `cut_{split}` those of a split.
+    """
+
+    name: str
+    version: int | None = None
+    type: str
+    train: int
+    development: int
+    held_out: int | None = None
+    reported: int
+    metric: str
+    cut: int = 0
+    cut_train: int | None = None
+    cut_development: int | None = None
+    cut_reported: int | None = None
+    origin: str = ""
+    context: PlannedContext | None = None
+
+
+class SkippedTask(Record):
+    """A task left out, and why."""
+
+    name: str
+    reason: str
+
+
+class LeakageEntry(Record):
+    """Rows of one task's evaluation split that stand in a task's training split.
+
+    `evaluation_rows` are those of the whole split, `anywhere` those in any training split.
+    """
+
+    evaluation: str
+    split: str
+    train: str
+    rows: int
+    evaluation_rows: int | None = None
+    anywhere: int | None = None
+
+
+class Precision(Record):
+    """What a run computes in and why, and the types of its frozen weights and exported model.
+
+    `quantization` is the form of the frozen linear layers, None where it is as `weights` says.
+    """
+
+    compute: Literal["fp32", "bf16"]
+    weights: Literal["float32", "bfloat16", "float16"]
+    exported: Literal["float32", "bfloat16", "float16"] = "float32"
+    reason: str
+    quantization: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The same, for people."""
+        stored: str = self.weights
+        if self.quantization is not None:
+            stored = f"{self.quantization} (those that are not of linear layers in {stored})"
+        return f"{self.compute}, frozen weights in {stored}: {self.reason}"
+
+
+class Start(Record):
+    """The weights that training started from, where they were not new.
+
+    `taken` is the number of weights by part; `heads` and `new_tasks` are names of tasks; `left`
+    says what was not taken over, and why. `checksum` is of the file of weights.
+    """
+
+    source: str
+    checksum: str
+    taken: dict[str, int]
+    heads: list[str] = []
+    new_tasks: list[str] = []
+    left: dict[str, str] = {}
+
+    @property
+    def sentences(self) -> list[str]:
+        """The same, for people."""
+        parts = [f"{name} ({count:,} weights)" for name, count in self.taken.items()]
+        parts += [f"heads of {', '.join(self.heads)}"] if self.heads else []
+        said = [f"Starting from {self.source}: {', '.join(parts)}"]
+        if self.new_tasks:
+            said.append(f"new tasks: {', '.join(self.new_tasks)}")
+        said += [f"not taken over: {name} ({reason})" for name, reason in self.left.items()]
+        return said
+
+
+class Plan(FileRecord):
+    """``plan.json``: what the run set out to do, and what it was begun with.
+
+    `trainable_parameters` are by group, `steps` by phase; `start` is None where weights were new.
+    """
+
+    FILE: ClassVar[str] = "plan.json"
+
+    tasks: list[PlannedTask]
+    skipped: list[SkippedTask] = []
+    leakage: list[LeakageEntry] = []
+    leakage_action: str = "report"
+    leakage_dropped: dict[str, int] = {}
+    precision: Precision | None = None
+    max_length: int | None = None
+    trainable_parameters: dict[str, int] = {}
+    batches_per_epoch: int | None = None
+    batches_per_step: int | None = None
+    padding: float | None = None
+    tokens_per_epoch: int | None = None
+    steps: dict[str, int] = {}
+    identity: Identity | None = None
+    start: Start | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; plans that don't say so are of runs that train."""
+        return not self.steps or any(self.steps.values())
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The part that tells whether the data is the same."""
+        splits = {"train", "development", "reported"}
+        return {
+            "tasks": {task.name: task.model_dump(include=splits) for task in self.tasks},
+            **self.model_dump(include={"tokens_per_epoch", "batches_per_epoch", "steps"}),
+        }
