@@ -18,13 +18,11 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +39,7 @@ from common import (
     ratio_of_medians,
     report,
 )
+from serve_clients import Client, load_for, request
 
 from peml.data.batching import Collator
 from peml.export import save_model
@@ -163,15 +162,6 @@ def clock_of(arguments: argparse.Namespace, process: int) -> Clock:
     return spent
 
 
-def request(body: bytes) -> bytes:
-    """A request's bytes."""
-    head = (
-        "POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer benchmark-benchmark\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
 def bodies() -> list[bytes]:
     """One row each, the tasks in turn."""
     tasks = eight_tasks()
@@ -183,74 +173,6 @@ def bodies() -> list[bytes]:
         del row[task.columns.label]
         made.append(json.dumps({"task": task.name, "rows": [row]}).encode())
     return made
-
-
-class Client:
-    """A connection that asks and waits."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._reader: asyncio.StreamReader | None = None
-
-    async def ask(self, sent: bytes) -> int:
-        """The status of the answer to a request."""
-        if self._reader is None:
-            self._reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self.writer.write(sent)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-        await self._reader.readexactly(length)
-        if b"connection: close" in head:
-            self.close()
-        return int(head.split(None, 2)[1])
-
-    def close(self) -> None:
-        """Hangs up."""
-        if self._reader is not None:
-            self.writer.close()
-            self._reader = None
-
-
-async def load_for(
-    port: int, seconds: float, sound: int, bad: int = 0
-) -> tuple[list[float], Counter[int]]:
-    """Latencies of the sound clients' answers, and all statuses."""
-    sent = [request(body) for body in bodies()]
-    end = time.perf_counter() + seconds
-    latencies: list[float] = []
-    statuses: Counter[int] = Counter()
-
-    async def ask(number: int) -> None:
-        client, turn = Client(port), number * 17
-        while (began := time.perf_counter()) < end:
-            statuses[await client.ask(sent[turn % len(sent)])] += 1
-            latencies.append(time.perf_counter() - began)
-            turn += 1
-        client.close()
-
-    async def disturb(number: int) -> None:
-        draw = random.Random(number)
-        while time.perf_counter() < end:
-            statuses[await _misbehave(Client(port), draw, sent[number])] += 1
-
-    await asyncio.gather(*map(ask, range(sound)), *map(disturb, range(bad)))
-    return latencies, statuses
-
-
-async def _misbehave(client: Client, draw: random.Random, sound: bytes) -> int:
-    """Rubbish, a slow body, or a hang-up; the status of an answer, 0 without one."""
-    kind = draw.randrange(3)
-    if kind == 0:
-        status = await client.ask(request(bytes(draw.randrange(256) for _ in range(200))))
-    else:
-        reader, writer = await asyncio.open_connection("127.0.0.1", client._port)
-        client._reader, client.writer = reader, writer
-        half = len(sound) - 20
-        writer.write(sound[:half] if kind == 1 else sound)
-        await asyncio.sleep(draw.random())
-        status = await client.ask(sound[half:]) if kind == 1 else 0
-    client.close()
-    return status
 
 
 def throughput(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
@@ -266,7 +188,7 @@ def throughput(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
             for side, (port, process) in (("ours", ours), ("rival", rival)):
                 clock = clock_of(arguments, process)
                 seconds = arguments.seconds if turn else min(2.0, arguments.seconds)
-                run = load_for(port, seconds, arguments.clients)
+                run = load_for(port, seconds, bodies(), arguments.clients)
                 began = clock()
                 latencies, statuses = asyncio.run(run)
                 assert set(statuses) == {200}, statuses
@@ -346,9 +268,9 @@ def soak(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     save(folder / "ours", arguments.model, "lora+prefix")
     bad = arguments.clients // 10
     with served(arguments, folder / "ours", "ours") as (port, process):
-        asyncio.run(load_for(port, arguments.seconds / 6, arguments.clients - bad, bad))
+        asyncio.run(load_for(port, arguments.seconds / 6, bodies(), arguments.clients - bad, bad))
         before = resident(process)
-        run = load_for(port, arguments.seconds, arguments.clients - bad, bad)
+        run = load_for(port, arguments.seconds, bodies(), arguments.clients - bad, bad)
         latencies, statuses = asyncio.run(run)
         grown = resident(process) / before - 1
     latencies.sort()
