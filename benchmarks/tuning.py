@@ -41,6 +41,7 @@ def study(arguments: argparse.Namespace, **sections: Any) -> dict[str, Any]:
     return {
         "run": {
             "model": {"name": arguments.model, "max_length": 64},
+            "method": {"name": "peml"},
             "tasks": {**tasks, "rows": rows, "evaluation_rows": 8, "development_rows": rows // 2},
             "batches": {"tokens": 2048, "rows": 16},
             "training": {
