@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +21,7 @@ from peml.run.training import attach
 from peml.training import build_optimizer
 
 STEPS = {"peml in search": 1.10, "peml after search": 1.05}
-CONTEXT_STEPS = {"frozen": 1.35, "adapted": 1.6}
+CONTEXT_STEPS = {"context, frozen": 1.35, "context, adapted": 1.6}
 _SHAPES = 12
 SPEED, MEMORY = 1.5, 0.7
 # Rounding of float32 sums in another order, over 30 steps of training.
@@ -112,11 +112,17 @@ def measure_steps(bench: Bench) -> list[Figure]:
         backbone = bench.backbone(prepared)
         genotype = genotype_for(backbone.model) if side == "fixed" else None
         steps[name] = model_step(attach(prepared, bench.device, genotype, backbone), "bf16")
-    batch = bucket_batch(prepared).to(bench.device)
-    seconds = time_rounds(steps, batch, bench.arguments.rounds, 3, bench.clock)
+    return step_ratios(bench, steps, bucket_batch(prepared), STEPS)
+
+
+def step_ratios(
+    bench: Bench, steps: dict[str, Step], batch: TaskBatch, limits: Mapping[str, float]
+) -> list[Figure]:
+    """Ratios of steps on one batch to those of the one named ``lora``."""
+    seconds = time_rounds(steps, batch.to(bench.device), bench.arguments.rounds, 3, bench.clock)
     rows, length = batch.input_ids.shape
     figures = []
-    for name, limit in STEPS.items():
+    for name, limit in limits.items():
         ratio = ratio_of_medians(seconds[name], seconds["lora"])
         unit = f"ratio, 95 % in [{ratio.low:.3f}, {ratio.high:.3f}]"
         label = f"{bench.name}: step, {name} / lora, {rows} x {length} tokens"
@@ -126,24 +132,15 @@ def measure_steps(bench: Bench) -> list[Figure]:
 
 def measure_contexts(bench: Bench) -> list[Figure]:
     """Steps with contexts of solved rows against our own LoRA's, on one batch."""
-    held = "method={name: lora+context, context: {shots: 10, of: %s}}"
+    shown = "method={{name: lora+context, context: {{shots: 10, of: {}}}}}"
+    methods = {"lora": "method={name: lora}"}
+    methods |= {f"context, {of}": shown.format(of) for of in ("frozen", "adapted")}
     steps = {}
-    for of in ("frozen", "adapted"):
-        prepared = bench.prepared("lora", *BF16, held % of)
+    for name, method in methods.items():
+        prepared = bench.prepared("lora", *BF16, method)
         model = attach(prepared, bench.device, None, bench.backbone(prepared))
-        steps[of] = model_step(model, "bf16")
-    batch = bucket_batch(prepared).to(bench.device)
-    prepared = bench.prepared("lora", *BF16)
-    plain = attach(prepared, bench.device, None, bench.backbone(prepared))
-    steps["lora"] = model_step(plain, "bf16")
-    seconds = time_rounds(steps, batch, bench.arguments.rounds, 3, bench.clock)
-    figures = []
-    for of, limit in CONTEXT_STEPS.items():
-        ratio = ratio_of_medians(seconds[of], seconds["lora"])
-        unit = f"ratio, 95 % in [{ratio.low:.3f}, {ratio.high:.3f}]"
-        label = f"{bench.name}: step, context of the {of} model / lora"
-        figures.append(at_most(label, ratio.value, unit, limit))
-    return figures
+        steps[name] = model_step(model, "bf16")
+    return step_ratios(bench, steps, bucket_batch(prepared), CONTEXT_STEPS)
 
 
 def measure_shapes(bench: Bench) -> list[Figure]:

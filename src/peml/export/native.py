@@ -64,8 +64,7 @@ def save_model(
         model: The trained model; its LoRA is merged into the weights here.
         folder: The model's folder; appears when it is complete.
         method: The method's settings, from which `load_model` restores unmerged weights.
-        evaluation: Settings of the run's evaluation, which predictions reuse; default: PEML's
-            default settings.
+        evaluation: The run's evaluation settings, which predictions reuse; default: PEML's.
         probes: Batches of one task each, for which the trained model and the one read back from
             disk must give the same scores. With probes, ``model`` is freed after it is written, so
             that only one model is in memory.
@@ -96,19 +95,16 @@ def save_model(
         base.family.tokenizer.save_pretrained(partial / "backbone")
         vectors = {} if prefix is None else {"prefix": prefix.tensor}
         _write_beside(partial, base, {_PREFIX: vectors, CONTEXTS: contexts, _ADAPTER: unmerged})
-        model_settings = base.settings.model_copy(update={"family": base.family.name})
-        saved = describe(
-            partial,
-            Description(
-                base_model=base.settings.name,
-                method=method.model_dump(mode="json"),
-                model=model_settings,
-                prefix_active=None if prefix is None else prefix.active,
-                contexts_active=None if all(seen) else seen,
-                evaluation=dict(evaluation),
-                tasks=base.tasks,
-            ),
+        description = Description(
+            base_model=base.settings.name,
+            method=method.model_dump(mode="json"),
+            model=base.settings.model_copy(update={"family": base.family.name}),
+            prefix_active=None if prefix is None else prefix.active,
+            contexts_active=None if all(seen) else seen,
+            evaluation=dict(evaluation),
+            tasks=base.tasks,
         )
+        saved = describe(partial, description)
         if not probes:
             return None
         model.to("meta")
