@@ -88,12 +88,11 @@ def save_model(
         unmerged = {name: value.clone() for name, value in model.kept().items()}
         contexts, seen = _contexts_of(model)
         prefix = model.merge()
-        beside = [*unmerged.values(), *contexts.values()]
-        _refuse_not_finite(base, beside + ([] if prefix is None else [prefix.tensor]))
+        vectors = {} if prefix is None else {"prefix": prefix.tensor}
+        _refuse_not_finite(base, [*unmerged.values(), *contexts.values(), *vectors.values()])
         _name_ends(base)
         base.backbone.save_pretrained(partial / "backbone")
         base.family.tokenizer.save_pretrained(partial / "backbone")
-        vectors = {} if prefix is None else {"prefix": prefix.tensor}
         _write_beside(partial, base, {_PREFIX: vectors, CONTEXTS: contexts, _ADAPTER: unmerged})
         description = Description(
             base_model=base.settings.name,
