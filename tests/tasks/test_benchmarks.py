@@ -96,6 +96,12 @@ def test_the_order_of_labels_is_each_tasks_own() -> None:
     assert words == ["True", "False", "Neither"]
 
 
+def test_a_space_behind_mnlis_hypothesis_is_not_doubled() -> None:
+    row = {"premise": "It rains.", "hypothesis": "It is wet. ", "label": 0}
+    example = TaskRenderer(bundled("glue").task("mnli")).render(row, 0)
+    assert example.prompt.splitlines()[1] == "Question: It is wet. True, False or Neither?"
+
+
 def test_copa_joins_by_the_question() -> None:
     effect, cause = rendered("superglue", "copa")
     assert (effect.prompt, effect.options) == (
