@@ -18,7 +18,7 @@ from peml.reporting.comparison.summary import (
     describe_trouble,
 )
 from peml.reporting.comparison.tables import Cell, cost_table
-from peml.reporting.comparison.text import interval, score, seconds, share, signed, size
+from peml.reporting.numbers import interval, memory, score, seconds, share, signed
 from tests.reporting.comparisons import Change, column, example, row_of, scores
 from tests.reporting.pages import markdown_tables
 
@@ -34,7 +34,7 @@ def test_numbers_are_short_and_say_what_is_missing() -> None:
     assert [seconds(v) for v in (0.0, 12.34, 182.0, 7260.0)] == [
         "0 s", "12.3 s", "3 min 02 s", "2 h 01 min"
     ]  # fmt: skip
-    assert [size(v) for v in (None, 5 * 2**20, 3 * 2**29)] == ["\u2013", "5 MiB", "1.50 GiB"]
+    assert [memory(v) for v in (None, 5 * 2**20, 3 * 2**29)] == ["\u2013", "5 MiB", "1.50 GiB"]
     assert [share(v) for v in (None, -0.021, 0.0)] == ["", "\u22122.1 %", "0.0 %"]
 
 

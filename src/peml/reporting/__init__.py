@@ -10,6 +10,7 @@ from peml.lazy import hand_on
 if TYPE_CHECKING:
     from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
     from peml.reporting.comparison import write_comparison_report
+    from peml.reporting.numbers import memory
     from peml.reporting.run.card import list_unfilled, render_card, write_card
     from peml.reporting.run.diagram import save_drawing
     from peml.reporting.run.figures import draw_figures, save_figures
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from peml.reporting.run.results import RunRecord, load_run
     from peml.reporting.summary import MAJORITY_NOTE
     from peml.reporting.tuning import write_tuning_report
-    from peml.reporting.units import memory
-    from peml.reporting.winners import Winners, count_winners
 else:
     __getattr__ = hand_on(__name__)
 
@@ -29,8 +28,6 @@ __all__ = [
     "Kind",
     "Outcome",
     "RunRecord",
-    "Winners",
-    "count_winners",
     "draw_figures",
     "judge_found",
     "list_cautions",

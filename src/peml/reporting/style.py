@@ -131,6 +131,13 @@ def clean_axes(axes: Axes, *, grid: str = "y") -> None:
     axes.set_axisbelow(True)
 
 
+def note(axes: Axes, text: str, at: tuple[float, float], shift: float = 5, **look: Any) -> None:
+    """A small text beside a point, ``shift`` points to its right."""
+    usual = {"va": "center", "fontsize": 8.5, "color": color("soft")}
+    place = {"xytext": (shift, 0), "textcoords": "offset points"}
+    axes.annotate(text, at, **{**place, **usual, **look})
+
+
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Moves labels apart so that neighbors are ``gap`` apart, keeping their order.
 

@@ -21,8 +21,8 @@ from peml.records.comparison import (
     RowRecord,
     SuiteRecord,
 )
-from peml.reporting.comparison.text import signed
-from peml.reporting.style import SERIES, clean_axes, color, new_figure, style_context
+from peml.reporting.numbers import signed
+from peml.reporting.style import SERIES, clean_axes, color, new_figure, note, style_context
 
 _MARKERS = "os^DvPX<>ph*"
 _PANELS_A_ROW = 4
@@ -107,14 +107,13 @@ def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
     panels[0].set_ylim(low - 0.12 * span, high)
     for axes in panels:
         axes.axhline(low - 0.09 * span, **_DASHED)
-    panels[0].annotate(
+    note(
+        panels[0],
         f"majority {majority:.3f}, off the scale",
         (0.02, low - 0.09 * span),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
+        va="bottom",
         fontsize=8,
-        color=color("soft"),
     )
 
 
@@ -142,7 +141,7 @@ def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure
                 if name in found:
                     look = _look(index, _is_flagged_at(row, name))
                     _interval(axes, place, found[name], limit, look)
-            axes.set_title(f"{row.label} (flagged)" if _is_flagged(row) else row.label)
+            axes.set_title(_label(row))
             axes.set_xlim(-1.06 * limit, 1.06 * limit)
             axes.set_ylim(len(tasks) + 0.6, -0.6)
             axes.set_yticks(range(len(tasks) + 1), ["mean", *tasks], color=color("ink"))
@@ -186,8 +185,7 @@ def draw_ranks(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
                 va="center",
                 fontweight="bold",
             )
-        names = [suite.rows[i].label + (" (flagged)" if _is_flagged(suite.rows[i]) else "")
-                 for i in order]  # fmt: skip
+        names = [_label(suite.rows[index]) for index in order]
         axes.set_yticks(range(len(order)), names, color=color("ink"))
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.set_xlim(0.6, len(order) + 0.4)
@@ -224,6 +222,10 @@ def _against_baseline(suite: SuiteRecord) -> list[dict[str, IntervalRecord]]:
 
 def _is_flagged(row: RowRecord) -> bool:
     return row.flagged or any(score.flags for score in row.tasks.values())
+
+
+def _label(row: RowRecord) -> str:
+    return f"{row.label} (flagged)" if _is_flagged(row) else row.label
 
 
 def _is_flagged_at(row: RowRecord, name: str) -> bool:
@@ -268,15 +270,13 @@ def _interval(
         return
     edge = math.copysign(limit, value)
     axes.plot(edge, place, **{**look, "marker": ">" if value > 0 else "<", "markersize": 6})
-    axes.annotate(
+    note(
+        axes,
         signed(found.value),
         (edge, place),
-        xytext=(-math.copysign(7, value), 0),
-        textcoords="offset points",
+        -math.copysign(7, value),
         ha="right" if value > 0 else "left",
-        va="center",
         fontsize=8,
-        color=color("soft"),
         bbox={"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5},
     )
 
@@ -320,10 +320,8 @@ def _count(value: float) -> str:
 def _name_methods(figure: Figure, suite: SuiteRecord, *, majority: bool) -> None:
     handles = []
     for index, row in enumerate(suite.rows):
-        flagged = _is_flagged(row)
-        label = row.label + (" (flagged)" if flagged else "")
-        label += " (no score)" if row.mean is None else ""
-        handles.append(Line2D([], [], label=label, **_look(index, flagged)))
+        label = _label(row) + (" (no score)" if row.mean is None else "")
+        handles.append(Line2D([], [], label=label, **_look(index, _is_flagged(row))))
     if majority:
         handles.append(Line2D([], [], label="majority", **_DASHED))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, handletextpad=0.3)

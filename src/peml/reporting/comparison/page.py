@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -17,9 +15,8 @@ from peml.reporting.comparison.figures import draw_comparison, source_line
 from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
 from peml.reporting.comparison.summary import describe_methods, describe_suite, describe_trouble
 from peml.reporting.comparison.tables import Table, cost_table, score_table
-from peml.reporting.comparison.text import interval, score, seconds, share, signed, size
-from peml.reporting.environment import template_environment
-from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
+from peml.reporting.rendering import render
+from peml.reporting.style import save_png, save_svg, to_svg
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +101,11 @@ def _html(comparison: ComparisonRecord, views: list[_SuiteView]) -> str:
         {name: Markup(to_svg(f, f"fig-{index}-{name}")) for name, f in view.figures.items()}
         for index, view in enumerate(views)
     ]
-    template = _environment().get_template("comparison.html.j2")
-    return template.render(**_context(comparison, views), drawings=drawings, palette=PALETTE)
+    return render("comparison.html.j2", **_context(comparison, views), drawings=drawings)
 
 
 def _markdown(comparison: ComparisonRecord, views: list[_SuiteView]) -> str:
-    template = _environment().get_template("comparison.md.j2")
-    return template.render(**_context(comparison, views))
+    return render("comparison.md.j2", **_context(comparison, views), to_markdown=to_markdown)
 
 
 def _context(comparison: ComparisonRecord, views: list[_SuiteView]) -> dict[str, Any]:
@@ -127,18 +122,3 @@ def _context(comparison: ComparisonRecord, views: list[_SuiteView]) -> dict[str,
         "cell_seconds": sum(spent),
         "tuning_seconds": sum(value for value in tuned if value is not None),
     }
-
-
-def _environment() -> Environment:
-    environment = template_environment()
-    environment.filters |= {
-        "score": score,
-        "signed": signed,
-        "interval": interval,
-        "seconds": seconds,
-        "size": size,
-        "link": lambda folder: f"{quote(folder)}/report.html",
-        "markdown_table": to_markdown,
-        "share": share,
-    }
-    return environment

@@ -10,7 +10,7 @@ from peml.records.comparison import (
     RowRecord,
     SuiteRecord,
 )
-from peml.reporting.comparison.text import interval, score, share
+from peml.reporting.numbers import interval, score, share
 from peml.reporting.summary import join_names
 
 _NAMES_SHOWN = 6

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from peml.records.comparison import ComparisonRecord, RowRecord, SuiteRecord
-from peml.reporting.comparison.text import (
+from peml.reporting.numbers import (
     NOTHING,
     interval,
+    memory,
     plus_minus,
     ratio,
     score,
     seconds,
     signed,
-    size,
 )
 from peml.reporting.summary import MAJORITY_NOTE
 
@@ -177,7 +177,7 @@ def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
             Cell(seconds(row.seconds.get("search"))),
             Cell(seconds(row.seconds.get("train"))),
             Cell(ratio(row.run_seconds, first.run_seconds)),
-            Cell(size(row.peak_memory_bytes)),
+            Cell(memory(row.peak_memory_bytes)),
             Cell(NOTHING if latency is None else f"{latency:.2f}"),
             Cell(ratio(latency, first.latency)),
             Cell(method.merging),

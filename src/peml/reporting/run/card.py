@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from peml.files import write_text
 from peml.reporting.cautions import tell_cautions
+from peml.reporting.rendering import render
 from peml.reporting.run.diagram import save_drawing
-from peml.reporting.run.report import run_environment
 from peml.reporting.run.results import RunRecord, load_run
 from peml.reporting.summary import summarise
 
@@ -40,24 +40,21 @@ def render_card(run: RunRecord) -> str:
     base = _public_name(run.results.model)
     layers = run.genotype.layers if run.genotype else []
     start = run.plan.start
-    return (
-        run_environment()
-        .get_template("card.md.j2")
-        .render(
-            run=run,
-            results=run.results,
-            plan=run.plan,
-            summary=summarise(run.results.model_copy(update={"model": base})),
-            cautions=tell_cautions(run.plan),
-            types={task.name: task.type for task in run.plan.tasks},
-            seconds=sum(run.results.cost.seconds.values()),
-            front_matter=_front_matter(run),
-            base=base,
-            is_public=_is_on_hub(run.results.model),
-            start=_public_name(start.source) if start is not None else "",
-            layers_on=[index for index, active in enumerate(layers) if active],
-            drawing=_DRAWING,
-        )
+    return render(
+        "card.md.j2",
+        run=run,
+        results=run.results,
+        plan=run.plan,
+        summary=summarise(run.results.model_copy(update={"model": base})),
+        cautions=tell_cautions(run.plan),
+        types={task.name: task.type for task in run.plan.tasks},
+        seconds=sum(run.results.cost.seconds.values()),
+        front_matter=_front_matter(run),
+        base=base,
+        is_public=_is_on_hub(run.results.model),
+        start=_public_name(start.source) if start is not None else "",
+        layers_on=[index for index, active in enumerate(layers) if active],
+        drawing=_DRAWING,
     )
 
 

@@ -26,6 +26,7 @@ from peml.reporting.style import (
     clean_axes,
     color,
     new_figure,
+    note,
     panels,
     save_png,
     style_context,
@@ -119,12 +120,10 @@ def draw_scores(run: RunRecord) -> Figure:
         return figure
 
 
-def _score_marks(
-    run: RunRecord,
-) -> list[tuple[Callable[[TaskResult], float | None], str, str, str]]:
+def _score_marks(run: RunRecord) -> list[_Mark]:
     """What a task's row shows: the number, its label, marker and color."""
     tasks = run.results.tasks.values()
-    marks: list[tuple[Callable[[TaskResult], float | None], str, str, str]] = []
+    marks: list[_Mark] = []
     if any(task.majority is not None for task in tasks):
         marks.append((lambda task: task.majority, "majority", "|", "soft"))
     for index, part in enumerate(run.results.parts):
@@ -217,16 +216,7 @@ def _curve(axes: Axes, name: str, steps: Sequence[int], values: Sequence[float],
     if finite:
         last = finite[-1]
         axes.plot(*last, "o", color=color(tone), markersize=3.5, clip_on=False)
-        axes.annotate(
-            f"{last[1]:.3f}",
-            last,
-            xytext=(5, 0),
-            textcoords="offset points",
-            color=color(tone),
-            va="center",
-            fontsize=8.5,
-            annotation_clip=False,
-        )
+        note(axes, f"{last[1]:.3f}", last, color=color(tone), annotation_clip=False)
     if len(finite) < len(steps):
         first = next(s for s, v in zip(steps, values, strict=True) if not math.isfinite(v))
         axes.set_title(f"{name}, not finite from {first}", color=color("alarm"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from peml.reporting.run.results import History, RunRecord
-from peml.reporting.style import clean_axes, color, new_figure, style_context
+from peml.reporting.style import clean_axes, color, new_figure, note, style_context
 
 
 def count_drawn(history: History) -> dict[str, int]:
@@ -29,15 +29,8 @@ def draw_mixture(run: RunRecord) -> Figure:
         axes.barh(names, [counted[name] for name in names], height=0.6, color=color("accent"))
         for row, name in enumerate(names):
             passes = counted[name] / planned[name]
-            axes.annotate(
-                f"{100 * counted[name] / total:.1f} %, each row {passes:.2g} times",
-                (counted[name], row),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-                color=color("soft"),
-                fontsize=8.5,
-            )
+            text = f"{100 * counted[name] / total:.1f} %, each row {passes:.2g} times"
+            note(axes, text, (counted[name], row))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.margins(x=0.3)
         axes.set_xlabel("rows drawn by the logged training steps")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from peml.records.study import StudyRecord
-from peml.reporting.style import clean_axes, color, new_figure, style_context
+from peml.reporting.style import clean_axes, color, new_figure, note, style_context
 from peml.reporting.tuning.parallel import draw_parallel
 from peml.reporting.tuning.scales import limit_means
 
@@ -102,13 +102,7 @@ def draw_importance(study: StudyRecord) -> Figure:
         shares = [100 * study.importance[name] for name in names]
         axes.barh(range(len(names)), shares, height=0.6, color=color("accent"))
         for place, share in enumerate(shares):
-            axes.annotate(
-                f"{share:.0f} %",
-                (share, place),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-            )
+            note(axes, f"{share:.0f} %", (share, place), fontsize=9, color=color("ink"))
         axes.set_yticks(range(len(names)), names, color=color("ink"))
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, max(shares) * 1.12 + 1)
@@ -143,13 +137,8 @@ def draw_front(study: StudyRecord) -> Figure:
             linewidth=1.2,
         )
         for trial in front:
-            axes.annotate(
-                str(trial.number),
-                (trial.objectives[1] or 0.0, trial.mean or 0.0),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize=8,
-            )
+            point = (trial.objectives[1] or 0.0, trial.mean or 0.0)
+            note(axes, str(trial.number), point, va="bottom", color=color("ink"))
         limit_means(axes, [*rest, *front], always=front)
         axes.set_xlabel(second.title)
         axes.xaxis.set_major_formatter(FuncFormatter(_count))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from jinja2 import Environment
 from markupsafe import Markup
 
 from peml.files import disk_errors, write_text
 from peml.records.study import StudyRecord
-from peml.reporting.comparison.text import score, seconds
-from peml.reporting.environment import template_environment
-from peml.reporting.style import PALETTE, save_png, save_svg, to_svg
+from peml.reporting.numbers import score
+from peml.reporting.rendering import render
+from peml.reporting.style import save_png, save_svg, to_svg
 from peml.reporting.tuning.figures import draw_study
 from peml.reporting.tuning.parallel import MOST_AXES
 
@@ -39,16 +37,13 @@ def render_study_html(study: StudyRecord) -> str:
     """The page, with its style, table and figures inside."""
     # The drawings are ours and every text in them is escaped by Matplotlib.
     figures = {name: Markup(to_svg(f, f"fig-{name}")) for name, f in draw_study(study).items()}
-    return (
-        _environment()
-        .get_template("tuning.html.j2")
-        .render(
-            study=study,
-            figures=figures,
-            palette=PALETTE,
-            sentences=_describe(study),
-            parallel_shown=min(MOST_AXES, len(study.space)),
-        )
+    return render(
+        "tuning.html.j2",
+        study=study,
+        figures=figures,
+        sentences=_describe(study),
+        parallel_shown=min(MOST_AXES, len(study.space)),
+        show=_shown,
     )
 
 
@@ -82,16 +77,5 @@ def _describe(study: StudyRecord) -> list[str]:
     return sentences
 
 
-def _environment() -> Environment:
-    environment = template_environment()
-    environment.filters |= {
-        "score": score,
-        "seconds": seconds,
-        "value": _value,
-        "link": lambda folder: f"{quote(folder)}/report.html",
-    }
-    return environment
-
-
-def _value(value: Any) -> str:
+def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from peml.records.study import StudyRecord
-from peml.reporting.style import clean_axes, color, new_figure, style_context
+from peml.reporting.style import clean_axes, color, new_figure, note, style_context
 from peml.reporting.tuning.scales import Scale, readable_low
 
 MOST_AXES = 8
@@ -56,14 +56,5 @@ def draw_parallel(study: StudyRecord) -> Figure:
 def _draw_axis(axes: Axes, place: int, ticks: Sequence[tuple[float, str]]) -> None:
     axes.axvline(place, color=color("line"), linewidth=1, zorder=1)
     for height, text in ticks:
-        axes.annotate(
-            text,
-            (place, height),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=color("soft"),
-            bbox={"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
-            zorder=4,
-        )
+        box = {"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+        note(axes, text, (place, height), 4, fontsize=8, bbox=box, zorder=4)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peml.errors import RunError
-from peml.reporting import count_winners
+from tests.benchmarks.conftest import Script
 from tests.examples.runs import write_example_run
 
 
@@ -30,14 +30,14 @@ def _run(folder: Path, cells: list[str], scores: dict[str, Any] | None = None) -
     return folder
 
 
-def test_counts_over_runs(tmp_path: Path) -> None:
+def test_counts_over_runs(script: Script, tmp_path: Path) -> None:
     wanted = {"cell.0": {"skip": 0.2, "conv": 0.1}, "cell.1": {"skip": -0.1, "conv": 0.3}}
     folders = [
         _run(tmp_path / "a", ["conv", "skip", "mlp-gelu"]),
         _run(tmp_path / "b", ["skip", "skip", "skip"], wanted),
         _run(tmp_path / "c", ["conv", "linear", "conv"], wanted),
     ]
-    winners = count_winners(folders)
+    winners = script("studies.search_stability").count_winners(folders)
     assert winners.runs == 3
     assert winners.operations() == {"skip": 4, "conv": 3, "mlp-gelu": 1, "linear": 1}
     assert winners.options["cell.0"] == {"conv": 2, "skip": 1}
@@ -56,7 +56,8 @@ def test_counts_over_runs(tmp_path: Path) -> None:
     assert "(2 runs with scores): b: cell.1\n" in text
 
 
-def test_a_run_without_a_search_is_refused(tmp_path: Path) -> None:
+def test_a_run_without_a_search_is_refused(script: Script, tmp_path: Path) -> None:
     folder = write_example_run(tmp_path / "plain", search=False)
+    stability = script("studies.search_stability")
     with pytest.raises(RunError, match="searched nothing"):
-        count_winners([folder])
+        stability.count_winners([folder])

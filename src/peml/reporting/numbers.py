@@ -1,17 +1,19 @@
-"""Numbers as a comparison's tables and sentences show them."""
+"""Numbers as tables, reports and the terminal show them."""
 
 from __future__ import annotations
 
-from peml.reporting.units import memory
+import math
 
 NOTHING = "\u2013"
 """Stands where there is no number."""
 
 
 def score(value: float | None, deviation: float | None = None) -> str:
-    """A score from 0 to 1, with the standard deviation over seeds where there is one."""
+    """A score with three decimals, with the standard deviation over seeds where there is one."""
     if value is None:
         return NOTHING
+    if not math.isfinite(value):
+        return "not finite"
     shown = _minus(f"{value:.3f}")
     return f"{shown} {plus_minus(deviation)}" if deviation is not None else shown
 
@@ -23,9 +25,14 @@ def plus_minus(deviation: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """A difference of scores, with its sign."""
-    if value is None:
-        return NOTHING
-    return _minus(f"{value:+.3f}")
+    return NOTHING if value is None else _minus(f"{value:+.3f}")
+
+
+def change(value: float | None, reference: float) -> str:
+    """The difference to a reference; empty where one of them is no finite number."""
+    if value is None or not math.isfinite(value - reference):
+        return ""
+    return signed(value - reference)
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -37,10 +44,8 @@ def seconds(value: float | None) -> str:
     """Seconds, short enough for a column."""
     if value is None:
         return NOTHING
-    if value == 0:
-        return "0 s"
     if value < 100:
-        return f"{value:.1f} s"
+        return f"{value:.1f} s" if value else "0 s"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
@@ -51,16 +56,16 @@ def share(value: float | None) -> str:
     return "" if value is None else _minus(f"{100 * value:+.1f}") + " %"
 
 
-def size(value: float | None) -> str:
-    """Bytes, as MiB or GiB."""
-    return NOTHING if value is None else memory(value)
+def memory(value: float | None) -> str:
+    """Bytes in GiB, or in MiB where that is less than one."""
+    if value is None:
+        return NOTHING
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
 
 
 def ratio(value: float | None, reference: float | None) -> str:
     """How many times the reference."""
-    if value is None or not reference:
-        return NOTHING
-    return f"{value / reference:.2f}"
+    return f"{value / reference:.2f}" if value is not None and reference else NOTHING
 
 
 def _minus(text: str) -> str:

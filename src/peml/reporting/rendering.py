@@ -1,0 +1,52 @@
+"""Filling in a report's template: where templates are, what they escape, their filters."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from peml.records import Means, TaskResult
+from peml.reporting import numbers
+from peml.reporting.style import PALETTE
+from peml.reporting.summary import join_names, part_title
+
+
+def render(template: str, **context: Any) -> str:
+    """A report as text; ``NAME.html.j2`` is escaped, others are not."""
+    environment = Environment(
+        loader=PackageLoader("peml.reporting", "templates"),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals["palette"] = PALETTE
+    environment.filters |= {
+        "bounds": _bounds,
+        "cell": _cell,
+        "change": numbers.change,
+        "count": lambda value: f"{value:,}",
+        "link": lambda folder: f"{quote(folder)}/report.html",
+        "memory": numbers.memory,
+        "names": join_names,
+        "part": part_title,
+        "score": numbers.score,
+        "seconds": numbers.seconds,
+        "share": numbers.share,
+    }
+    return environment.get_template(template).render(**context)
+
+
+def _bounds(found: TaskResult | Means) -> str:
+    """The 95 % interval of a score; empty where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"[{found.low:.3f}, {found.high:.3f}]"
+
+
+def _cell(text: object) -> str:
+    """Text that can't break out of a Markdown table's cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")
