@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -11,6 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 _LEAST_FOLDED = 20  # characters that a folded column keeps
+
+
+def open_console(**options: Any) -> Console:
+    """A console that prints texts as they are: brackets are no markup, numbers get no colour.
+
+    Args:
+        **options: Those of rich's `Console`.
+    """
+    return Console(markup=False, highlight=False, **options)
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ def test_every_row_renders_and_the_constant_guess_is_scored(
         renderer = TaskRenderer(task)
         assert [renderer.gold(row, number) for number, row in enumerate(rows)] == split.gold
         guess = majority_prediction(task, split.gold)
-        metrics = compute_metrics(task, split.gold, [guess] * len(rows), split.groups)
+        metrics = compute_metrics(task.metrics, split.gold, [guess] * len(rows), split.groups)
         assert all(0 <= value < 1 for value in metrics.values()), task.name
         answers = [gold[0] if isinstance(gold, tuple) else gold for gold in split.gold]
-        perfect = compute_metrics(task, split.gold, answers, split.groups)
+        perfect = compute_metrics(task.metrics, split.gold, answers, split.groups)
         assert all(value == pytest.approx(1) for value in perfect.values()), (task.name, perfect)
         checked.append(task.name)
     assert len(checked) >= len(bundled(suite).tasks) - 1  # a copy may lack a task

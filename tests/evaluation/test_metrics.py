@@ -90,7 +90,7 @@ def test_every_declared_metric_is_there() -> None:
 
 def test_the_headline_comes_first() -> None:
     task = sentiment(metrics=["f1", "accuracy", "matthews"])
-    found = compute_metrics(task, GOLD, PREDICTED)
+    found = compute_metrics(task.metrics, GOLD, PREDICTED)
     assert list(found) == ["f1", "accuracy", "matthews"]
     assert found["f1"] == pytest.approx(0.75)
 
@@ -98,7 +98,7 @@ def test_the_headline_comes_first() -> None:
 def test_label_one_is_ranked_by_how_much_higher_it_is_scored() -> None:
     task = sentiment(metrics=["accuracy", "auroc", "average_precision"])
     scores = [[0.0, 9.0], [100.0, 101.0], [5.0, 4.0], [3.0, 0.0]]
-    found = compute_metrics(task, [1, 0, 1, 0], [1, 1, 0, 0], scores=scores)
+    found = compute_metrics(task.metrics, [1, 0, 1, 0], [1, 1, 0, 0], scores=scores)
     assert found["auroc"] == 3 / 4
     assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
 
@@ -106,7 +106,7 @@ def test_label_one_is_ranked_by_how_much_higher_it_is_scored() -> None:
 def test_every_metric_has_the_constant_that_is_best_for_it() -> None:
     task = sentiment(metrics=["accuracy", "f1", "auroc", "average_precision", "matthews"])
     gold = [0, 0, 0, 1]
-    found = score_constant(task, gold, majority_prediction(task, gold))
+    found = score_constant(task.metrics, gold, majority_prediction(task, gold))
     assert found == {
         "accuracy": 3 / 4,
         "f1": pytest.approx(2 * 1 / (4 + 1)),  # of label 1; label 0 everywhere would have 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from peml.cli.tasks import tasks_app
+from peml.cli.tasks.command import tasks_app
 from peml.config import load_config
 from peml.data.encoding import encode_rows
 from peml.data.settings import TasksSettings, select_tasks

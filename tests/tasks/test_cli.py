@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from peml.cli.tasks import tasks_app
+from peml.cli.tasks.command import tasks_app
 from peml.errors import DataError, TaskError
 from peml.models import ModelSettings, load_family
 from peml.tasks import list_suites, load_suite

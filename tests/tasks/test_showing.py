@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from peml.cli.tasks import definitions, tasks_app
+from peml.cli.tasks import definitions
+from peml.cli.tasks.command import tasks_app
 from peml.tasks import TaskRenderer, list_suites
 from tests.data.rows import write_jsonl
 from tests.tasks.benchmark_rows import ROWS, bundled

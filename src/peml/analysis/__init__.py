@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         Interval,
         PairedDifference,
         PairedTask,
-        bootstrap_interval,
         paired_difference,
     )
 else:
@@ -36,7 +35,6 @@ __all__ = [
     "RunScores",
     "TaskContrast",
     "TaskScores",
-    "bootstrap_interval",
     "contrast_runs",
     "find_mistakes",
     "mean_interval",

@@ -103,19 +103,6 @@ def paired_difference(
     return PairedDifference(mean=percentile_interval(mean, drawn), tasks=intervals)
 
 
-def bootstrap_interval(
-    metric: str, gold: Values, predicted: Values, *, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """One run's score on a task with its interval over rows.
-
-    Raises:
-        DataError: The numbers of rows differ, there are none, or the metric is unknown.
-    """
-    _check_rows("the run", metric, gold, [predicted])
-    drawn = resample(metric, gold, [predicted], resamples, np.random.default_rng(seed))
-    return percentile_interval(METRICS[metric](gold, predicted), drawn[:, 0])
-
-
 def percentile_interval(value: float, draws: Array) -> Interval:
     """A value with the 95 % interval of its resamples, (resamples,)."""
     low, high = np.percentile(draws, _BOUNDS)

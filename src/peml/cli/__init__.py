@@ -12,7 +12,6 @@ import warnings
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import peml
 from peml.cli.add_task import add_task_command
@@ -20,7 +19,7 @@ from peml.cli.compare import compare_command
 from peml.cli.config import config_app
 from peml.cli.doctor import doctor
 from peml.cli.estimate import estimate_command
-from peml.cli.evaluate import evaluate_command
+from peml.cli.evaluate.command import evaluate_command
 from peml.cli.export import export_command
 from peml.cli.fit import fit_command
 from peml.cli.genotype import genotype_app
@@ -28,9 +27,10 @@ from peml.cli.init import init_command
 from peml.cli.predict import predict_command
 from peml.cli.push import push_command
 from peml.cli.serve import serve_command
-from peml.cli.tasks import tasks_app
+from peml.cli.tasks.command import tasks_app
 from peml.cli.tune import tune_command
 from peml.errors import PemlError
+from peml.terminal import open_console
 
 __all__ = ["app", "main"]
 
@@ -114,7 +114,7 @@ def _tell(message: str, style: str) -> None:
     """Shows why the command ends; several processes of a run show it once."""
     if _speaks():
         name = distributed.named() if (distributed := _distributed()) else ""
-        Console(stderr=True, soft_wrap=True).print(f"{name}{message}", style=style, markup=False)
+        open_console(stderr=True, soft_wrap=True).print(f"{name}{message}", style=style)
 
 
 def _speaks() -> bool:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
-from peml.terminal import Column, print_table, print_warnings
+from peml.terminal import Column, open_console, print_table, print_warnings
 
 if TYPE_CHECKING:
     from peml.records.comparison import SuiteRecord
@@ -48,7 +48,7 @@ def compare_command(
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
     given = [f"{place}={value}" for place, value in options.items() if value is not None]
     settings = load_comparison(config, [*(overrides or ()), *given])
-    console = Console()
+    console = open_console()
     folder = output or Path("runs") / config.stem
     if dry_run:
         plan(settings, folder, console)
@@ -59,9 +59,9 @@ def compare_command(
         print_warnings(describe_flags(suite), console)
     for cell in comparison.unfinished:
         line = f"{cell.status}: {cell.folder}: {cell.reason}".rstrip(": ")
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
     place = f"\nReport: {folder / 'report.html'}"
-    console.print(place, highlight=False, markup=False, soft_wrap=True)
+    console.print(place, soft_wrap=True)
     if comparison.unfinished:
         raise typer.Exit(1)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from peml.cli.options import TrustOption
+from peml.terminal import open_console
 
 
 def doctor(
@@ -29,9 +30,9 @@ def doctor(
         *diagnose(backbone.model),
     ]
     table = Table(show_header=False, box=None, pad_edge=False)
-    marks = {"yes": "[green]yes[/green]", "no": "[red]no[/red]", "info": ""}
+    marks = {"yes": Text("yes", style="green"), "no": Text("no", style="red"), "info": Text()}
     for finding in findings:
         table.add_row(finding.name, marks[finding.status], finding.value, finding.reason)
-    Console().print(table)
+    open_console().print(table)
     if any(finding.name == "prefix" and finding.status == "no" for finding in findings):
         raise typer.Exit(code=1)

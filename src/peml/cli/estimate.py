@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import SetOption
-from peml.terminal import Column, print_table
+from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
     from peml.estimation import Estimate
@@ -50,7 +50,7 @@ def estimate_command(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        _print(found, Console())
+        _print(found, open_console())
 
 
 def _print(found: Estimate, console: Console) -> None:
@@ -86,7 +86,7 @@ def _print(found: Estimate, console: Console) -> None:
         f"of {found.peak / 1e12:.3g} TFLOP/s (assumed)"
     )
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from peml.cli.options import TrustOption
 from peml.errors import ConfigError
+from peml.terminal import Column, open_console, print_table
 
 _FormatOption = Annotated[
     str | None,
@@ -70,11 +70,10 @@ def export_command(
       peml export --check plain
       peml export runs/demo encoder --format onnx
     """
-    console = Console()
     if list_formats:
-        _print_formats(console, run, trust_remote_code=trust_remote_code)
+        _print_formats(run, trust_remote_code=trust_remote_code)
     elif check:
-        _check(console, run)
+        _check(run)
     elif out is None or file_format is None:
         missing = "an output folder" if out is None else "--format"
         raise ConfigError(
@@ -83,26 +82,22 @@ def export_command(
             action="see `peml export --list RUN` for the formats",
         )
     else:
-        for folder in _export(run, out, file_format, task, verify=verify, trust=trust_remote_code):
-            console.print(str(folder), highlight=False, markup=False, soft_wrap=True)
+        from peml.export import export_model
+
+        prove = None
+        if verify:
+            from peml.run.verification import against_predictions
+
+            prove = against_predictions(run, trust_remote_code=trust_remote_code)
+        folders = export_model(
+            run, out, file_format, task, prove=prove, trust_remote_code=trust_remote_code
+        )
+        for folder in folders:
+            typer.echo(folder)
 
 
-def _export(
-    run: Path, out: Path, file_format: str, task: str | None, *, verify: bool, trust: bool
-) -> list[Path]:
-    from peml.export import export_model
-
-    prove = None
-    if verify:
-        from peml.run.verification import against_predictions
-
-        prove = against_predictions(run, trust_remote_code=trust)
-    return list(export_model(run, out, file_format, task, prove=prove, trust_remote_code=trust))
-
-
-def _print_formats(console: Console, run: Path, *, trust_remote_code: bool) -> None:
+def _print_formats(run: Path, *, trust_remote_code: bool) -> None:
     from peml.export import list_exports
-    from peml.terminal import Column, print_table
 
     rows = [("native", "yes", "it is the run's model/ folder")]
     for name, problem in list_exports(run, trust_remote_code=trust_remote_code).items():
@@ -111,14 +106,15 @@ def _print_formats(console: Console, run: Path, *, trust_remote_code: bool) -> N
         else:
             rows.append((name, "no", problem.problem))
     columns = (Column("format"), Column("possible"), Column("how, or why not", fold=True))
-    print_table(console, columns, rows)
+    print_table(open_console(), columns, rows)
 
 
-def _check(console: Console, folder: Path) -> None:
+def _check(folder: Path) -> None:
     from peml.export import check_export
 
     verified = check_export(folder)
-    console.print(f"{folder}: every file is as it was written", highlight=False, markup=False)
+    typer.echo(f"{folder}: every file is as it was written")
     if found := verified.get("predictions"):
-        said = f"{found['same']} of {found['rows']} rows had the run's answers when it was written"
-        console.print(said, highlight=False)
+        typer.echo(
+            f"{found['same']} of {found['rows']} rows had the run's answers when it was written"
+        )

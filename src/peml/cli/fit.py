@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import OutputOption, SetOption
-from peml.terminal import Column, print_table
+from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
     from peml.records import Results
@@ -38,7 +38,7 @@ def fit_command(
     from peml.run import fit, plan, print_cautions, print_plan
 
     settings = load_config(config, overrides or ())
-    console = Console(quiet=not join().is_first)
+    console = open_console(quiet=not join().is_first)
     if dry_run:
         print_plan(plan(settings), console)
         return
@@ -48,7 +48,7 @@ def fit_command(
     if not console.quiet:  # another process may not see the folder
         print_cautions(Plan.read(folder), console)
     places = f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}"
-    console.print(places, highlight=False, markup=False, soft_wrap=True)
+    console.print(places, soft_wrap=True)
     leave()
 
 
@@ -77,14 +77,13 @@ def print_results(results: Results, console: Console) -> None:
     title = f"{results.method} on {results.model}, seed {results.seed}"
     print_table(console, columns, rows, title=title)
     if any(task.majority_of == "reported" for task in results.tasks.values()):
-        console.print(f"* {MAJORITY_NOTE}", highlight=False)
+        console.print(f"* {MAJORITY_NOTE}")
     cost = results.cost
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in cost.seconds.items())
     console.print(
         f"{seconds}; peak memory {memory(cost.peak_memory_bytes or 0)}; "
-        f"{cost.total_trainable_parameters:,} trainable parameters",
-        highlight=False,
+        f"{cost.total_trainable_parameters:,} trainable parameters"
     )
     if cost.tuning is not None:
         text = f"settings tuned in {cost.tuning.trials} other runs: {cost.tuning.seconds:,.0f} s"
-        console.print(f"{text}, {cost.tuning.tokens:,} tokens", highlight=False)
+        console.print(f"{text}, {cost.tuning.tokens:,} tokens")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from peml.cli.options import TrustOption
 from peml.errors import ConfigError, ModelError, RunError
+from peml.terminal import open_console
 
 if TYPE_CHECKING:
     from peml.models import ModelSettings
@@ -44,8 +44,10 @@ def _load(source: Path) -> Genotype:
 def show(source: _Source) -> None:
     """Print what a prefix network is made of, its size, and how it was found."""
     from peml.prefix import count_network
+    from peml.reporting import judge_found
 
     genotype = _load(source)
+    outcomes = judge_found(genotype.found_by, genotype.choices())
     active = genotype.active_layers
     low_rank = genotype.head == "low-rank"
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -60,16 +62,10 @@ def show(source: _Source) -> None:
         *((f"LoRA rank: {group}", str(rank)) for group, rank in genotype.ranks.items()),
         ("parameters", f"{count_network(genotype):,}"),
         *((f"found: {k}", str(value)) for k, value in genotype.found_by.items() if k != "weights"),
-        *((f"weights: {found.name}", _weights(found)) for found in _outcomes(genotype)),
+        *((f"weights: {found.name}", _weights(found)) for found in outcomes),
     ):
         table.add_row(name, value)
-    Console().print(table, markup=False, highlight=False)
-
-
-def _outcomes(genotype: Genotype) -> list[Outcome]:
-    from peml.reporting import judge_found
-
-    return judge_found(genotype.found_by, genotype.choices())
+    open_console().print(table)
 
 
 def _weights(found: Outcome) -> str:
@@ -92,7 +88,7 @@ def diff(first: _Source, second: _Source) -> None:
     table = Table("", str(first), str(second), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    Console().print(table, markup=False, highlight=False)
+    open_console().print(table)
     raise typer.Exit(code=1)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from peml.cli.options import (
@@ -19,6 +18,7 @@ from peml.cli.options import (
 )
 from peml.cli.streams import STREAM, as_file, format_of
 from peml.errors import ConfigError
+from peml.terminal import open_console
 
 if TYPE_CHECKING:
     from peml.serving import Predictor
@@ -126,7 +126,9 @@ def _check(input_file: Path, output_file: Path, output_format: str | None) -> st
 
 
 def _write(work: BulkPrediction, output: Path, source: dict[str, str]) -> None:
-    with _bar() as bar:
+    console = open_console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         bar_task = bar.add_task("", total=work.rows.rows)
         work.advance = lambda count: bar.advance(bar_task, count)
         if output == STREAM:
@@ -147,20 +149,12 @@ def _source(model: Predictor, task: str, written: str) -> dict[str, str]:
     }
 
 
-def _bar() -> Progress:
-    """Rows done, on standard error; none where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
 def _say(work: BulkPrediction, output: Path) -> None:
-    console = Console(stderr=output == STREAM)
+    console = open_console(stderr=output == STREAM)
     if output != STREAM:
-        console.print(f"{work.done} predictions in {output}", highlight=False)
+        console.print(f"{work.done} predictions in {output}")
     if work.reused:
-        said = f"{work.reused} of them are those of the command that was stopped"
-        console.print(said, highlight=False)
+        console.print(f"{work.reused} of them are those of the command that was stopped")
     if work.cut:
         said = f"{work.cut} of {work.done} rows were longer than the model takes, and were cut"
         console.print(said, style="yellow")

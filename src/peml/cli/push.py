@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from peml.terminal import open_console
 
 
 def push_command(
@@ -37,7 +38,7 @@ def push_command(
     check_repository(repository)
     folder = find_upload(run)
     card = folder / "README.md"
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = open_console(soft_wrap=True)
     if folder != run and not dry_run:
         write_card(run)
     files = list_files(folder)

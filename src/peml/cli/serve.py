@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from peml.cli.options import (
     BatchTokensOption,
@@ -16,6 +15,7 @@ from peml.cli.options import (
     RunArgument,
     TrustOption,
 )
+from peml.terminal import open_console
 
 _LIMITS = "Limits"
 
@@ -111,14 +111,14 @@ def serve_command(
         model = load(
             run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
         ).prepack()
-        console = Console(stderr=True, soft_wrap=True)
+        console = open_console(stderr=True, soft_wrap=True)
         run_service(
             model,
             at,
             name=name or _name_of(run),
             limits=limits,
             keys=keys,
-            announce=lambda line: console.print(line, highlight=False, markup=False),
+            announce=console.print,
         )
 
 

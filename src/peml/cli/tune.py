@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
-from peml.terminal import Column, print_table
+from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
     from peml.tuning import StudyConfig, Tuned
@@ -49,7 +49,7 @@ def tune_command(
     options = {"jobs": jobs, "kind": executor, "address": address}
     given = [f"execution.{name}={value}" for name, value in options.items() if value is not None]
     study = load_study(config, [*(overrides or ()), *given])
-    console = Console()
+    console = open_console()
     if dry_run:
         print_plan(check_study(study), console)
         _print_space(study, console)
@@ -59,7 +59,7 @@ def tune_command(
     _print_trials(tuned, console)
     places = f"\nReport: {folder / 'report.html'}"
     places += "" if tuned.best is None else f"\nBest:   {tuned.best}"
-    console.print(places, highlight=False, markup=False, soft_wrap=True)
+    console.print(places, soft_wrap=True)
     if tuned.best is None:
         raise typer.Exit(1)
 
@@ -101,8 +101,5 @@ def _print_trials(tuned: Tuned, console: Console) -> None:
         rows.append([str(trial.number), *shown, _listed(trial.values)])
     title = f"{study.name}: {len(finished)} of {len(study.trials)} finished"
     print_table(console, columns, rows, title=title)
-    console.print(
-        f"{study.cost.trials} trials cost {study.cost.seconds:,.0f} s and "
-        f"{study.cost.tokens:,} tokens",
-        highlight=False,
-    )
+    cost = study.cost
+    console.print(f"{cost.trials} trials cost {cost.seconds:,.0f} s and {cost.tokens:,} tokens")

@@ -132,7 +132,7 @@ def _describe_tasks(prepared: Prepared) -> list[ComparedTask]:
     for task, train, reported, guess in zip(
         prepared.tasks, prepared.train, prepared.reported, prepared.majority, strict=True
     ):
-        constant = score_constant(task, reported.gold, guess, reported.groups)
+        constant = score_constant(task.metrics, reported.gold, guess, reported.groups)
         described.append(
             ComparedTask(
                 name=task.name,

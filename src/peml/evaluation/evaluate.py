@@ -260,7 +260,7 @@ def score_split(
         predictions = replace(predictions, predicted=[texts[index] for texts, index in chosen])
     task = model.base.tasks[split.task_id]
     metrics = compute_metrics(
-        task, split.gold, predictions.predicted, split.groups, predictions.scores
+        task.metrics, split.gold, predictions.predicted, split.groups, predictions.scores
     )
     for name, value in metrics.items():
         if not math.isfinite(value):

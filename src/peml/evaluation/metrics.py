@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +14,6 @@ from peml.records import Classes
 from peml.tasks import OF_SCORES, Task
 
 Values = Sequence[Any]
-
-
-class Scored(Protocol):
-    """Anything that names a task's metrics, such as the header of a predictions file."""
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, headline first."""
 
 
 def _sk() -> Any:
@@ -190,32 +182,32 @@ GROUP_SCORES: dict[str, Callable[[Values, Values, Sequence[Hashable]], list[floa
 
 
 def compute_metrics(
-    task: Task | Scored,
+    names: Sequence[str],
     gold: Values,
     predicted: Values,
     groups: Sequence[Hashable] | None = None,
     scores: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, float]:
-    """All metrics of a task, headline first.
+    """The values of metrics, in their order.
 
     Right and predicted are option indices, scores or texts. Metrics over groups need the group of
     each row, metrics that rank rows need the scores of each row's options.
     """
-    ranking = {name: margins(scores or ()) for name in task.metrics if name in OF_SCORES}
-    return {name: _score(name, gold, ranking.get(name, predicted), groups) for name in task.metrics}
+    ranking = {name: margins(scores or ()) for name in names if name in OF_SCORES}
+    return {name: _score(name, gold, ranking.get(name, predicted), groups) for name in names}
 
 
 def score_constant(
-    task: Task | Scored, gold: Values, majority: Any, groups: Sequence[Hashable] | None = None
+    names: Sequence[str], gold: Values, majority: Any, groups: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
     """Scores of a baseline that gives every row the same answer, by metric.
 
     The answer is `majority_prediction`. For the F1 of label 1 it is label 1, and for metrics that
     rank rows every row gets the same score.
     """
-    best = dict.fromkeys(task.metrics, majority) | dict.fromkeys(OF_SCORES, 0.0)
+    best = dict.fromkeys(names, majority) | dict.fromkeys(OF_SCORES, 0.0)
     best |= dict.fromkeys(("f1", "f1a"), 1)
-    return {n: _score(n, gold, [best[n]] * len(gold), groups) for n in task.metrics}
+    return {n: _score(n, gold, [best[n]] * len(gold), groups) for n in names}
 
 
 def _score(name: str, gold: Values, predicted: Values, groups: Sequence[Hashable] | None) -> float:

@@ -123,7 +123,8 @@ class TaskPredictions:
 
     def metrics(self) -> dict[str, float]:
         """All metrics of the task, headline first."""
-        return compute_metrics(self.task, self.gold, self.predicted, self.groups, self.scores)
+        names = self.task.metrics
+        return compute_metrics(names, self.gold, self.predicted, self.groups, self.scores)
 
     def compared(self, metric: str) -> Sequence[Any]:
         """What a metric compares with the right answers: predictions, or margins to rank rows."""
@@ -131,7 +132,7 @@ class TaskPredictions:
 
     def majority(self) -> dict[str, float]:
         """The constant baseline's scores, by metric."""
-        return score_constant(self.task, self.gold, self.task.majority, self.groups)
+        return score_constant(self.task.metrics, self.gold, self.task.majority, self.groups)
 
 
 def first_mismatch(one: TaskPredictions, other: TaskPredictions) -> str | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 Averaging = Literal["tasks", "rows"]
 """What counts alike in a mean over tasks: each task, or each row."""
@@ -17,17 +16,6 @@ Normalisation = Literal["none", "tokens", "bytes", "pmi"]
 
 Answer = Literal["label", "option", "score", "text"]
 """What answers a row: one of the task's labels, one of the row's options, a score, or a text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Facts:
-    """All that depends on a task's type; `TaskType` hands it on."""
-
-    name: str
-    answer: Answer
-    metrics: tuple[str, ...]
-    settings: tuple[str, ...]
-    is_pair: bool = False
 
 
 _OF_LABELS = ("accuracy", "auroc", "average_precision", "em", "f1", "f1a", "macro_f1", "matthews")
@@ -52,45 +40,44 @@ class TaskType(StrEnum):
     settings: tuple[str, ...]
     is_pair: bool
 
-    # Any: for type checkers, this is also what TaskType("regression") calls, which looks one up.
-    def __new__(cls, facts: Any) -> Self:
+    # Type checkers take this for what TaskType("regression") calls, hence the defaults.
+    def __new__(
+        cls,
+        name: str,
+        answer: Answer = "text",
+        metrics: tuple[str, ...] = (),
+        settings: tuple[str, ...] = (),
+        is_pair: bool = False,
+    ) -> Self:
         """A member whose value is its name in a task's definition."""
-        member = str.__new__(cls, facts.name)
-        member._value_ = facts.name
-        member.answer, member.is_pair = facts.answer, facts.is_pair
-        member.metrics, member.settings = facts.metrics, facts.settings
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.answer, member.is_pair = answer, is_pair
+        member.metrics, member.settings = metrics, settings
         return member
 
-    CLASSIFICATION = _Facts(
-        name="classification", answer="label", metrics=_OF_LABELS, settings=_LABEL_SETTINGS
+    CLASSIFICATION = "classification", "label", _OF_LABELS, _LABEL_SETTINGS
+    PAIR_CLASSIFICATION = "pair-classification", "label", _OF_LABELS, _LABEL_SETTINGS, True
+    REGRESSION = (
+        "regression",
+        "score",
+        ("mae", "pearson", "r2", "rmse", "spearman"),
+        ("scale", "segments"),
     )
-    PAIR_CLASSIFICATION = _Facts(
-        name="pair-classification",
-        answer="label",
-        metrics=_OF_LABELS,
-        settings=_LABEL_SETTINGS,
-        is_pair=True,
+    MULTIPLE_CHOICE = (
+        "multiple-choice",
+        "option",
+        ("accuracy", "span_em", "span_f1"),
+        ("columns.choices", "columns.keys", "normalisation", "option", "segments"),
     )
-    REGRESSION = _Facts(
-        name="regression",
-        answer="score",
-        metrics=("mae", "pearson", "r2", "rmse", "spearman"),
-        settings=("scale", "segments"),
-    )
-    MULTIPLE_CHOICE = _Facts(
-        name="multiple-choice",
-        answer="option",
-        metrics=("accuracy", "span_em", "span_f1"),
-        settings=("columns.choices", "columns.keys", "normalisation", "option", "segments"),
-    )
-    GENERATION = _Facts(
-        name="generation",
-        answer="text",
-        metrics=(
+    GENERATION = (
+        "generation",
+        "text",
+        (
             *("bleu", "chrf", "exact_match", "number_match", "option_match"),
             *("rouge_1", "rouge_2", "rouge_l", "span_em", "span_f1"),
         ),
-        settings=("columns.choices", "columns.keys", "max_new_tokens", "stop", "target"),
+        ("columns.choices", "columns.keys", "max_new_tokens", "stop", "target"),
     )
 
     @property

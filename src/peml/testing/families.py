@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from peml.models import TaskModel
-from peml.models.families import FAMILIES
+from peml.models.families import FAMILIES, Purpose
 from peml.tasks import TaskRenderer
 from peml.testing.tasks import TINY_ROWS, TINY_TASKS, Row, batch_of, tiny_family, tiny_task_model
 
@@ -43,8 +43,9 @@ class FamilySuite:
         long[1] = {"first": "a man is moving " * 20, "second": "a person " * 20, "label": 2}
         for task_id, row in long.items():
             example = TaskRenderer(TINY_TASKS[task_id]).render(row, 0)
-            for purpose in ("train", "score"):
-                sequences = family.encode(TINY_TASKS[task_id], example, _purpose(purpose))
+            purposes: tuple[Purpose, ...] = ("train", "score")
+            for purpose in purposes:
+                sequences = family.encode(TINY_TASKS[task_id], example, purpose)
                 assert sequences, f"{purpose}: no sequence"
                 assert all(len(sequence.input_ids) <= 16 for sequence in sequences)
                 assert all(sequence.cut > 0 for sequence in sequences)
@@ -102,7 +103,3 @@ class FamilySuite:
         texts = model.family.generate(model.backbone, batch, max_new_tokens=3)
         assert len(texts) == len(TINY_ROWS)
         assert all(isinstance(text, str) for text in texts)
-
-
-def _purpose(name: str) -> Any:
-    return name

@@ -208,9 +208,7 @@ def tiny_model(
     return model.eval()
 
 
-tiny_bart: Callable[..., PreTrainedModel] = partial(tiny_model, "bart")
 tiny_bert: Callable[..., PreTrainedModel] = partial(tiny_model, "bert")
-tiny_gpt2: Callable[..., PreTrainedModel] = partial(tiny_model, "gpt2")
 tiny_llama: Callable[..., PreTrainedModel] = partial(tiny_model, "llama")
 tiny_mistral: Callable[..., PreTrainedModel] = partial(tiny_model, "mistral")
 tiny_t5: Callable[..., PreTrainedModel] = partial(tiny_model, "t5")

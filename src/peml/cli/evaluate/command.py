@@ -10,7 +10,7 @@ from rich.console import Console
 
 from peml.errors import RunError
 from peml.files import write_json
-from peml.terminal import print_warnings
+from peml.terminal import open_console, print_warnings
 
 _LIMIT = 10
 _RESAMPLES = 2000
@@ -56,7 +56,7 @@ def evaluate_command(
     from peml.run import load_finished
 
     _check_use(len(runs), paired=paired, errors=errors, limit=limit, resamples=resamples)
-    console = Console()
+    console = open_console()
     first, *others = (load_finished(run, task) for run in runs)
     draws = resamples or _RESAMPLES
     content = {"format": 1, "run": about(first)}
@@ -71,7 +71,7 @@ def evaluate_command(
     _tell(runs, task, content, console)
     if json_file is not None:
         write_json(json_file, finite(content))
-        console.print(f"JSON: {json_file}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"JSON: {json_file}", soft_wrap=True)
 
 
 def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: Console) -> None:

@@ -36,7 +36,7 @@ def show_contrast(
     rows = [row(name, task.metric, task) for name, task in found.tasks.items()]
     title = f"{first.folder} (first) and {second.folder} (second)"
     print_table(console, _COLUMNS, [*rows, [], row("mean", "", found.mean)], title=title)
-    console.print(_tests(found), highlight=False)
+    console.print(_tests(found))
     return {"second": about(second), "resamples": resamples, **asdict(found)}
 
 

@@ -22,9 +22,9 @@ def show_mistakes(run: FinishedRun, limit: int, console: Console) -> Content:
         texts, note = _texts(run, kept, shown)
         wrong = "not exact" if kept.task.type.has_scale else "wrong"
         said = f"{name}: {len(found):,} of {len(kept.rows):,} {kept.task.split} rows are {wrong}"
-        console.print(said, style="bold", highlight=False, markup=False)
+        console.print(said, style="bold")
         if note:
-            console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            console.print(note, style="yellow", soft_wrap=True)
         errors = [_mistake_content(kept, each, texts.get(each.row)) for each in shown]
         for error in errors:
             _print_mistake(error, console)
@@ -72,4 +72,4 @@ def _print_mistake(error: Content, console: Console) -> None:
         *(f"  {column}: {value}" for column, value in (error["inputs"] or {}).items()),
         *(f"  option {number}: {value}" for number, value in enumerate(error["options"])),
     ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)

@@ -46,7 +46,7 @@ def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> 
     print_table(console, _COLUMNS, table, title=f"{len(runs)} runs")
     same_rows = all(_scored(run) == _scored(runs[0]) for run in runs)
     if not same_rows:
-        console.print(_NOTE, style="yellow", highlight=False, soft_wrap=True)
+        console.print(_NOTE, style="yellow", soft_wrap=True)
     return {"resamples": resamples, "same_rows": same_rows, "runs": found}
 
 

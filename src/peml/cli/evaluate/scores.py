@@ -40,7 +40,7 @@ def show_scores(run: FinishedRun, resamples: int, console: Console) -> Content:
     title = f"{results.method} on {results.model}, seed {results.seed}"
     print_table(console, _COLUMNS, table, title=title)
     if any(task.task.majority_of == "reported" for task in scores.tasks.values()):
-        console.print(f"* {MAJORITY_NOTE}", highlight=False)
+        console.print(f"* {MAJORITY_NOTE}")
     return {"resamples": resamples, **scores_content(scores)}
 
 

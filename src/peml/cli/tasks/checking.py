@@ -47,7 +47,7 @@ def check_tasks(
     checked, problems = _inspect(tasks, source, family, hub=hub, console=console)
     leakage = find_leakage(checked, texts=True)
     for leak in (*leakage.leaks, *leakage.texts):
-        console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.", highlight=False)
+        console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.")
     _raise_problems(file, problems, len(tasks))
     return max_leakage is None or _bears(leakage.leaks, max_leakage, console)
 
@@ -80,12 +80,12 @@ def _inspect(
         rows.append([task.name, *cells])
     print_table(console, columns, rows)
     if asked:
-        said = "The first reported row: the prompt's end, and each answer's tokens"
-        console.print(said, style="italic", highlight=False)
+        heading = "The first reported row: the prompt's end, and each answer's tokens"
+        console.print(heading, style="italic")
     for line in asked:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for note in notes:
-        console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Note: {note}.", soft_wrap=True)
     return checked, problems
 
 
@@ -101,8 +101,7 @@ def _bears(leaks: Sequence[Leak], most: float, console: Console) -> bool:
     if leaking:
         console.print(
             "Correct the files, or remove such rows from training (tasks.leakage: drop in the "
-            "run's config) and pass --allow-leakage here.",
-            highlight=False,
+            "run's config) and pass --allow-leakage here."
         )
     return not leaking
 

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from peml.cli.options import TrustOption
 from peml.errors import TaskError
+from peml.terminal import open_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def list_tasks(
     if as_json:
         typer.echo(json.dumps([describe_suite(suite) for suite in suites], indent=2))
         return
-    console = Console()
+    console = open_console()
     for suite in suites:
         print_suite(suite, console)
 
@@ -89,7 +89,7 @@ def show_task(
     from peml.data.settings import with_chat
     from peml.tasks import Suite
 
-    console = Console()
+    console = open_console()
     found = find(name, suite)
     if isinstance(found, Suite):
         if row is not None or split is not None:
@@ -195,5 +195,5 @@ def check_file(
         )
     )
     most = None if allow_leakage else max_leakage
-    if not check_tasks(file, source, family, hub=hub, max_leakage=most, console=Console()):
+    if not check_tasks(file, source, family, hub=hub, max_leakage=most, console=open_console()):
         raise typer.Exit(1)

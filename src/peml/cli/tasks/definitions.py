@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from peml.errors import TaskError, nearest
@@ -59,7 +58,7 @@ def print_suite(suite: Suite, console: Console) -> None:
         group = [task.group or ""] if grouped else []
         rows.append([task.name, *group, task.type, ", ".join(task.metrics), task.description])
     said = f"{suite.name} (version {suite.version}): {suite.description}"
-    console.print(said, style="italic", highlight=False, markup=False)
+    console.print(said, style="italic")
     print_table(console, columns, rows)
 
 
@@ -98,7 +97,7 @@ def print_task(task: Task, console: Console) -> None:
     }
     for key, value in lines.items():
         if value:
-            table.add_row(key, escape(value))
+            table.add_row(key, value)
     console.print(table)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
+from rich.text import Text
 
 from peml.data.sources import load_shots, load_source
 from peml.errors import TaskError
@@ -70,4 +70,4 @@ def _print_example(task: Task, example: Example, prompt: str, place: str, consol
             f"{'->' if index == example.label else '  '} {option}"
             for index, option in enumerate(example.options)
         ]
-    console.print(Panel(escape("\n".join(lines)), title=escape(place)))
+    console.print(Panel("\n".join(lines), title=Text(place)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from peml.evaluation.scoring.requests import Request, is_seq2seq, to_batch
+from peml.evaluation.scoring.requests import Request, in_batches, is_seq2seq, to_batch
 from peml.models import TaskModel
 
 
@@ -19,18 +19,7 @@ def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Te
     joined = not is_seq2seq(base)
     lengths = [len(r.context) + (len(r.option) if joined else 0) for r in requests]
     with base.divided():
-        for chosen in islice(_batches(lengths, tokens), base.world.rank, None, base.world.size):
+        for chosen in islice(in_batches(lengths, tokens), base.world.rank, None, base.world.size):
             batch = to_batch(base, [requests[i] for i in chosen]).to(base.device)
             totals[chosen] = base(batch).scores.double().cpu()
     return base.world.sum_of(totals, base.device)
-
-
-def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

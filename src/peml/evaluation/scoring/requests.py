@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,18 @@ class Request:
 def is_seq2seq(base: TaskModel) -> bool:
     """Whether the model is an encoder-decoder, whose encoder reads the context."""
     return bool(base.backbone.config.is_encoder_decoder)
+
+
+def in_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of sequences, longest first, in batches of at most ``tokens``, padding included."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
