@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LongT5Config, LongT5ForConditionalGeneration
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from peml.errors import InjectionError
 from peml.injection import attach_prefix, check_support, probe
@@ -128,6 +131,37 @@ def test_modules_with_a_config_of_their_own_are_refused() -> None:
     assert not support.ok
     assert "model.layers.1.self_attn" in support.reason
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_an_encoder_outside_the_interface_is_refused() -> None:
+    """The decoder alone would get the prefix."""
+    config = LongT5Config(vocab_size=384, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    support = check_support(LongT5ForConditionalGeneration(config))
+    assert not support.ok
+    assert "the encoder of LongT5" in support.reason
+
+
+def test_keys_of_several_tokens_are_refused() -> None:
+    """As in models that compress the tokens before."""
+    model = tiny_llama()
+    attention = model.model.layers[1].self_attn
+    attention.k_proj.register_forward_hook(lambda *given: given[2][:, ::2])
+    attention.v_proj.register_forward_hook(lambda *given: given[2][:, ::2])
+    attention.forward = partial(_without_positions, attention)
+    support = check_support(model)
+    assert not support.ok
+    assert "model.layers.1.self_attn: a key doesn't stand for one token" in support.reason
+
+
+def _without_positions(attention: Any, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
+    def heads(layer: nn.Module) -> Tensor:
+        states: Tensor = layer(hidden_states).unflatten(-1, (-1, 8)).transpose(1, 2)
+        return states
+
+    interface = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
+    states = heads(attention.q_proj), heads(attention.k_proj), heads(attention.v_proj)
+    output, _ = interface(attention, *states, None, scaling=1.0, dropout=0.0)
+    return attention.o_proj(output.flatten(2)), None
 
 
 def test_unknown_per_key_inputs_are_refused() -> None:

@@ -39,7 +39,9 @@ class Finding:
 def load_for_diagnosis(name: str, *, trust_remote_code: bool) -> tuple[Backbone, Finding]:
     """The model with sdpa, or with eager attention and the reason why sdpa doesn't work."""
     # The shortest length, so that no model is refused for having few positions.
-    settings = ModelSettings(name=name, max_length=8, trust_remote_code=trust_remote_code)
+    settings = ModelSettings(
+        name=name, max_length=8, attention="sdpa", trust_remote_code=trust_remote_code
+    )
     try:
         return load_backbone(settings), Finding("sdpa attention", "supported", "yes")
     except ModelError as error:

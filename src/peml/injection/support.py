@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from peml.errors import InjectionError
 from peml.injection.probe import AttentionSite, implementation_of, probe, unwrap
@@ -37,7 +38,8 @@ def check_support(model: nn.Module) -> Support:
 
     A model can't take a prefix if it doesn't use Transformers' attention interface, uses an
     implementation that PEML doesn't wrap, has self-attention layers with different key/value heads
-    or channels, or passes per-key inputs that can't be extended over a prefix.
+    or channels, has keys that don't stand for one token each, or passes per-key inputs that can't
+    be extended over a prefix.
     """
     try:
         inner = unwrap(model)
@@ -46,7 +48,7 @@ def check_support(model: nn.Module) -> Support:
     except InjectionError as error:
         return Support(ok=False, reason=error.problem, action=error.action)
     layers = [site for site in sites if site.kind == "self"]
-    reason = _refusal(layers)
+    reason = _refusal(layers) or _missing(inner, sites)
     if reason or not layers:
         return Support(
             ok=False,
@@ -78,4 +80,17 @@ def _refusal(layers: list[AttentionSite]) -> str:
                 f"{site.name}: attention takes {', '.join(site.unknown_inputs)} for each key, "
                 "which can't be extended over a prefix"
             )
+    return ""
+
+
+def _missing(model: PreTrainedModel, sites: tuple[AttentionSite, ...]) -> str:
+    """Why a prefix would not reach all layers that it should."""
+    if not model.config.is_encoder_decoder:
+        for site in sites:
+            if site.kind == "cross":
+                return f"{site.name}: a key doesn't stand for one token, so none can be added"
+    elif all(site.causal for site in sites if site.kind == "self"):
+        return (
+            f"the encoder of {type(model).__name__} does not use Transformers' attention interface"
+        )
     return ""

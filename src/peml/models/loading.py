@@ -20,6 +20,7 @@ from peml.errors import ModelError
 from peml.models.families import Family, TextFamily
 from peml.models.families.decoding import own_generation
 from peml.models.logits import logits_problem
+from peml.models.padding import padding_problem
 from peml.models.quantization import (
     check_quantization,
     loading_options,
@@ -81,7 +82,7 @@ def load_backbone(
             settings,
             "weights",
             dtype=getattr(torch, settings.dtype),
-            attn_implementation=settings.attention,
+            attn_implementation=settings.attn_implementation,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with a message that names one
@@ -98,6 +99,8 @@ def load_backbone(
         settle_quantized(model, settings.name)
     if isinstance(family, TextFamily):
         _choose_logits(model, family, settings.name)
+    else:
+        _warn_of_padding(model, family, settings.name)
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
     return Backbone(model, family, settings)
@@ -115,6 +118,16 @@ def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
         )
 
 
+def _warn_of_padding(model: Any, family: Family, name: str) -> None:
+    problem = padding_problem(model, family.tokenizer)
+    if problem is not None:
+        warnings.warn(
+            f"{name}: a row's scores depend on the length of the rows in its batch: {problem}. "
+            "Predictions of the same row can differ between commands.",
+            stacklevel=3,
+        )
+
+
 def empty_backbone(settings: ModelSettings, family: Family) -> Backbone:
     """The model that `load_backbone` loads, built from its config alone, its weights as they come.
 
@@ -127,7 +140,7 @@ def empty_backbone(settings: ModelSettings, family: Family) -> Backbone:
     model = family.auto_class.from_config(
         config,
         dtype=getattr(torch, settings.dtype),
-        attn_implementation=settings.attention,
+        attn_implementation=settings.attn_implementation,
         trust_remote_code=settings.trust_remote_code,
     )
     _freeze(model, settings)
@@ -141,8 +154,8 @@ def _freeze(model: Any, settings: ModelSettings) -> None:
     if not settings.trust_remote_code and hasattr(model.config, "auto_map"):
         del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
     if isinstance(getattr(model, "pooler", None), nn.Module):
-        # The heads read token states, so the pretraining task's pooler is not needed.
-        model.pooler = None
+        # The heads read token states. SqueezeBERT and LayoutLM call a pooler even where it is None.
+        model.pooler = nn.Identity()
     model.requires_grad_(False)
 
 

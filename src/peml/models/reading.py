@@ -77,7 +77,7 @@ def from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: 
             files = ", ".join(sorted(p.name for p in local.iterdir())[:8]) or "nothing"
             action = f"the folder holds {files}; save the model there with save_pretrained"
         if "attn_implementation" in str(error):
-            action = "set model.attention: eager"
+            action = "set model.attention: auto"
         if "trust_remote_code" in str(error):
             action = f"read that repository's code, then {GRANT}"
         raise ModelError(

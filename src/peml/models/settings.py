@@ -47,8 +47,10 @@ class ModelSettings(Settings):
         "bitsandbytes (extra `quantization`). The other weights are stored in `dtype`, and the "
         "final model has dequantised weights.",
     )
-    attention: Literal["sdpa", "eager"] = Field(
-        "sdpa", description="Attention implementation that the prefix is injected into."
+    attention: Literal["auto", "sdpa", "eager"] = Field(
+        "auto",
+        description="Attention implementation. `auto`: Transformers' choice, sdpa for most models "
+        "and eager for those without it.",
     )
     pooling: Literal["mean", "first"] = Field(
         "mean", description="Encoders: input of a head, the mean of the tokens or the first token."
@@ -87,6 +89,11 @@ class ModelSettings(Settings):
                 f"no model family {name!r}.{nearest(name, known)} There are: {', '.join(known)}"
             )
         return name
+
+    @property
+    def attn_implementation(self) -> str | None:
+        """What Transformers is asked for; None: its own choice."""
+        return None if self.attention == "auto" else self.attention
 
     def stored(self) -> dict[str, Any]:
         """The fields that are saved with a model."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from peml.data import Collator, TaskBatch
 from peml.models import Backbone, EncodedSequence, Family, ModelSettings, TaskModel
@@ -113,7 +114,7 @@ def tiny_task_model(
     """
     model = tiny_model(name, seed=seed, **config).requires_grad_(False)
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # as `load_backbone` does
+        model.pooler = nn.Identity()  # as `load_backbone` does
     reads = tiny_family(name, pooling=pooling, family=family)
     return TaskModel(Backbone(model, reads, ModelSettings(name=name)), tasks, seed=seed)
 

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from peml.evaluation.scoring.requests import Request, to_batch
 from peml.models import TaskModel
+from peml.models.families.decoding import behind_start
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs
 
@@ -86,7 +87,7 @@ def _score(
             labels[answers, places],
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded[rows]),
             attention_mask=inputs["attention_mask"][rows],
-            decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=labels),
+            decoder_input_ids=behind_start(labels, model.config),
             use_cache=False,
         )
         summed = nll.new_zeros(len(batch)).index_add(0, answers, nll)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from peml.errors import ModelError
 from peml.models.families.spelling import Spelling
 from peml.models.families.stopping import Follow, cut_text, stopping_criteria
 
@@ -26,8 +27,43 @@ def own_generation(spelling: Spelling, config: Any) -> GenerationConfig:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=list(spelling.ends),
-        decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+        decoder_start_token_id=start_of_answers(config),
     )
+
+
+def start_of_answers(config: Any) -> int | None:
+    """The token that an encoder-decoder's answers start behind: its config's, else ``bos``.
+
+    None for a decoder, whose answers follow the prompt.
+
+    Raises:
+        ModelError: The config names neither.
+    """
+    if not getattr(config, "is_encoder_decoder", False):
+        return None
+    names = ("decoder_start_token_id", "bos_token_id")
+    for token in (getattr(config, name, None) for name in names):
+        if token is not None:
+            return int(token)
+    raise ModelError(
+        "the model's config names no token that answers start behind",
+        allowed="an encoder-decoder with decoder_start_token_id (or bos_token_id) in config.json",
+        action="add decoder_start_token_id to config.json, with the value that the model was "
+        "trained with",
+    )
+
+
+def behind_start(labels: Tensor, config: Any) -> Tensor:
+    """The decoder's inputs for these labels: shifted by one, behind the token generation starts at.
+
+    Transformers' own shift exists in some models only, and mBART's starts with a row's last token.
+
+    Args:
+        labels: (rows, length); -100 behind a row's end.
+        config: The encoder-decoder's config.
+    """
+    start = labels.new_full((len(labels), 1), cast(int, start_of_answers(config)))
+    return torch.cat([start, labels[:, :-1]], 1).clamp(min=0)
 
 
 def decode(

@@ -12,6 +12,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from peml.data.batch import TaskBatch
 from peml.models.families.base import EncodedSequence
+from peml.models.families.decoding import behind_start
 from peml.models.families.seam import find_frame, start_token
 from peml.models.families.text import TextFamily
 from peml.models.logits import Positions
@@ -75,11 +76,10 @@ class Seq2SeqFamily(TextFamily):
     ) -> tuple[Tensor, Tensor]:
         labels = cast(Tensor, batch.labels)
         rows, places = batch.scored()
-        # Shifted here, since with `labels` the model would compute a second, unused loss.
-        shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
         inputs = build_inputs(model, batch, prompt)
         positions = Positions(rows, places, everywhere=self.logits_everywhere)
-        inputs["decoder_input_ids"] = shifted
+        # Shifted here, since with `labels` the model would compute a second, unused loss.
+        inputs["decoder_input_ids"] = behind_start(labels, cast(Any, model).config)
         return positions.nll(model, labels[rows, places], **inputs, use_cache=False), rows
 
     def _generation_inputs(

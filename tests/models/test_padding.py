@@ -1,0 +1,49 @@
+"""Encoders that read the padding behind a row."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from transformers import FNetConfig, FNetModel, SqueezeBertConfig, SqueezeBertModel
+
+from peml.models import ModelSettings, load_backbone
+from peml.testing.models import VOCABULARY, save_tiny_model, tiny_tokenizer
+
+
+def test_an_encoder_that_mixes_padding_in_is_named(tmp_path: Path) -> None:
+    config = FNetConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, intermediate_size=48
+    )
+    FNetModel(config).save_pretrained(tmp_path)
+    tiny_tokenizer("encoder").save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="depend on the length of the rows in its batch"):
+        load_backbone(ModelSettings(name=str(tmp_path), family="encoder"))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_others_load_without_a_word(family: str, dtype: str, tmp_path: Path) -> None:
+    name = str(save_tiny_model(family, tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_backbone(ModelSettings(name=name, dtype=dtype))
+
+
+def test_a_model_that_always_calls_its_pooler_loads(tmp_path: Path) -> None:
+    config = SqueezeBertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        embedding_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        **dict.fromkeys(["q_groups", "k_groups", "v_groups", "intermediate_groups"], 4),
+        post_attention_groups=1,
+        output_groups=4,
+    )
+    SqueezeBertModel(config).save_pretrained(tmp_path)
+    tiny_tokenizer("encoder").save_pretrained(tmp_path)
+    backbone = load_backbone(ModelSettings(name=str(tmp_path)))
+    assert not list(backbone.model.pooler.parameters())
