@@ -123,19 +123,37 @@ def other_end() -> dict[str, Any]:
     return {"family": changed}
 
 
+def without_segments() -> dict[str, Any]:
+    """DistilBERT and BERT have the same tokenizer.json; only one reads segment ids."""
+    changed = family()
+    changed.tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    return {"family": changed}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         other_template,
         other_tokenizer,
         other_end,
+        without_segments,
         lambda: {"task": sentiment(label_words=["no", "yes"])},
         lambda: {"family": family(max_length=32)},
         lambda: {"family": family(made=CausalFamily)},
         lambda: {"purpose": "score"},
         lambda: {"rows": moods([*TEXTS[:3], "two foxes"])},
     ],
-    ids=["template", "tokenizer", "eos", "words", "length", "family", "purpose", "rows"],
+    ids=[
+        "template",
+        "tokenizer",
+        "eos",
+        "segments",
+        "words",
+        "length",
+        "family",
+        "purpose",
+        "rows",
+    ],
 )
 def test_what_decides_the_encoding_makes_the_cache_stale(
     change: Callable[[], dict[str, Any]], tmp_path: Path

@@ -92,6 +92,7 @@ _REFUSED: dict[str, tuple[str, bytes, str, str]] = {
     "latin-1, later": ("train.csv", _CSV + b"b,1\n" * 9000 + b"\xe9,0\n", "line 9004", "latin1"),
     "utf-16": ("train.jsonl", _ROWS.decode().encode("utf-16"), "is UTF-16", "iconv -f utf-16"),
     "utf-16, csv": ("train.csv", _CSV.decode().encode("utf-16"), "is UTF-16", "iconv -f utf-16"),
+    "utf-32, csv": ("train.csv", _CSV.decode().encode("utf-32"), "is UTF-32", "iconv -f utf-32"),
     "utf-16 without a mark": (
         "train.jsonl",
         _ROWS.decode().encode("utf-16-le"),

@@ -43,6 +43,19 @@ def test_rows_have_the_needed_columns_and_their_numbers(tmp_path: Path) -> None:
     assert str(origin) == str(folder)
 
 
+def test_two_files_of_a_split_are_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    _as_csv(folder, "validation")
+    with pytest.raises(DataError, match=r"2 files .* validation: validation.jsonl, validation.csv"):
+        load_source(examples.sentiment(), str(tmp_path))
+
+
+def test_a_hub_data_set_is_no_folder_of_this_machine(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    with pytest.raises(DataError, match=r"on this machine(.|\n)*source.path"):
+        load_source(examples.sentiment(source={"hub": str(folder)}))
+
+
 def _as_csv(folder: Path, name: str) -> None:
     Dataset.from_json(str(folder / f"{name}.jsonl")).to_csv(folder / f"{name}.csv")
 

@@ -186,3 +186,15 @@ def test_a_key_follows_the_content_and_nothing_else() -> None:
     assert content_key(whole) != content_key(other)
     rows = [needed_rows(Rows.of_table(t), examples.sentiment(), "x").key for t in (whole, other)]
     assert rows[0] != rows[1]
+
+
+def test_a_short_float_is_the_number_that_was_written(tmp_path: Path) -> None:
+    """0.1 in 32 bits is 0.10000000149011612 in 64, and would be printed so."""
+    prices = pa.array([0.1, 19.99], pa.float32())
+    table = _table(pa.array(["a", "b"]), price=prices, coded=prices.dictionary_encode())
+    rows = read_file(_write(tmp_path / "x.parquet", table), _extra("price", "coded"))
+    assert rows.column("price") == rows.column("coded") == [0.1, 19.99]
+    options = pa.array([[0.1, 2.5], [19.99, 3.0]], pa.list_(pa.float32()))
+    table = pa.table({"start": ["a", "b"], "options": options, "answer": [0, 1]})
+    of_hub = needed_rows(Rows.of_table(table), examples.choice(), "split")
+    assert of_hub.column("options") == [["0.1", "2.5"], ["19.99", "3"]]

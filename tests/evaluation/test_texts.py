@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
+
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from peml.evaluation import METRICS
+from peml.errors import DataError
+from peml.evaluation import METRICS, refuse_unscorable
 from peml.evaluation.texts import option_hit, read_number, span_em, span_f1
+from tests.tasks.examples import generation
 
 
 @pytest.mark.parametrize(
@@ -38,6 +43,9 @@ def test_spans_are_compared_as_squad_does(gold: str, said: str, em: float, f1: f
         ("10-3", 3),
         ("x=-3", -3),
         (".5", 0.5),
+        ("1/6 of it", 1 / 6),
+        ("10/2 = 5", 5),
+        ("2e3", 2000),
         ("12,3456", 3456),
         ("none at all", None),
         ("a - b", None),
@@ -53,6 +61,38 @@ def test_numbers_match_by_value_not_by_spelling() -> None:
     gold = ["so 8\n#### 8", "15.0", "1.8333333333333335", "3", "4", "no"]
     said = ["The answer is 8.", "15", "1.833", "#### 4", "none", "no"]
     assert METRICS["number_match"](gold, said) == pytest.approx(3 / 6)
+
+
+def test_accents_have_either_unicode_form() -> None:
+    apart, composed = "De\u0301ja\u0300 vu", "d\u00e9j\u00e0 vu"
+    for metric in ("exact_match", "span_em", "span_f1"):
+        assert METRICS[metric]([apart], [composed]) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "lost"),
+    [
+        ("rouge_l", "\u4f60\u597d"),  # only a to z and digits are read
+        ("span_em", "A"),  # an article: the empty text would be right
+        ("span_f1", "+"),
+        ("number_match", "seven"),
+        ("option_match", "B"),
+        ("bleu", "three words only"),  # of four words
+    ],
+)
+def test_answers_that_a_metric_can_not_score_are_told(metric: str, lost: str) -> None:
+    task = generation(metrics=[metric])
+    with pytest.raises(DataError, match=f"{metric} can't score 2 of 2 rows of FILE.*row 3"):
+        refuse_unscorable(task, [lost, lost], [3, 4], "FILE")
+    behind = generation(metrics=["exact_match", metric])
+    with pytest.warns(UserWarning, match=f"{metric} can't score 2 of 2"):
+        refuse_unscorable(behind, [lost, lost], [3, 4], "FILE")
+    fine = "the correct answer is answer1 of 4 words"
+    with nullcontext() if metric == "bleu" else pytest.warns(UserWarning, match="1 of 2 rows"):
+        refuse_unscorable(task, [fine, lost], [3, 4], "FILE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refuse_unscorable(task, [fine, ""] if metric != "bleu" else [fine], [3, 4], "FILE")
 
 
 @pytest.mark.parametrize(

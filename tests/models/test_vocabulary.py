@@ -123,6 +123,14 @@ def test_a_model_that_writes_needs_an_end_token(named: int | None, tmp_path: Pat
     assert load_family(_settings(encoder)).tokenizer.eos_token is None
 
 
+def test_texts_are_cut_at_their_end_whatever_the_tokenizer_says(tmp_path: Path) -> None:
+    def cut_left(tokenizer: Any) -> None:
+        tokenizer.truncation_side = "left"
+
+    family = load_family(_settings(_changed("bert", tmp_path, cut_left)))
+    assert family.tokenizer.truncation_side == "right"
+
+
 @pytest.mark.parametrize("types", [0, 1])
 def test_segments_that_a_model_has_no_rows_for_are_left_out(types: int, tmp_path: Path) -> None:
     tiny_model("roberta", type_vocab_size=max(types, 1)).save_pretrained(tmp_path)

@@ -279,3 +279,24 @@ def test_show_counts_the_tokens_of_prompts_with_and_without_words(tmp_path: Path
     encoder = save_tiny_model("bert", tmp_path / "encoder")
     with pytest.raises(TaskError, match="has no prompts to count"):
         _run("show", str(tmp_path / "two.yaml"), "--model", str(encoder), *where[2:])
+
+
+def test_check_notes_what_is_odd_and_refuses_a_metric_that_reads_no_answer(tmp_path: Path) -> None:
+    rows = [{"sentence": text, "label": 1} for text in ("a film", " ")]
+    _write_rows(tmp_path / "mood", rows)
+    task = sentiment_fields() | {"source": {"path": "."}}
+    file = tmp_path / "task.yaml"
+    file.write_text(yaml.safe_dump(task))
+    said = _run("check", str(file), "--allow-leakage")
+    assert "1 row has an empty input (the first is row 1, from 0)" in said
+    assert "no row has the label 'bad'" in said
+    choice: dict[str, Any] = {"type": "multiple-choice", "labels": []}
+    choice["columns"] = {"inputs": ["sentence"], "choices": "options", "label": "label"}
+    file.write_text(yaml.safe_dump(task | choice | {"name": "ending"}))
+    _write_rows(tmp_path / "ending", [row | {"options": ["x", "y"]} for row in rows])
+    assert "labels that are counted from 1" in _run("check", str(file), "--allow-leakage")
+    written = {"type": "generation", "labels": [], "metrics": ["rouge_l"], "name": "written"}
+    file.write_text(yaml.safe_dump(task | written))
+    _write_rows(tmp_path / "written", [row | {"label": "\u4f60\u597d"} for row in rows])
+    with pytest.raises(DataError, match="rouge_l can't score 2 of 2 rows"):
+        _run("check", str(file), "--allow-leakage")

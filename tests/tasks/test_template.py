@@ -151,6 +151,44 @@ def test_accepted_class_labels(label: object) -> None:
     assert TaskRenderer(examples.sentiment()).render(row, 0).label == 0
 
 
+_BOOLEANS = [
+    (["yes", "no"], [0, 1]),
+    (["positive", "negative"], [0, 1]),
+    (["TRUE", "FALSE"], [0, 1]),
+    (["1", "0"], [0, 1]),
+    (["No", "Yes"], [1, 0]),
+    (["spam", "ham"], [1, 0]),  # by order
+    (["entailment", "not_entailment"], [None, None]),
+    (["true", "neither"], [0, None]),
+]
+
+
+@pytest.mark.parametrize(("labels", "wanted"), _BOOLEANS)
+def test_true_is_the_label_that_says_so(labels: list[str], wanted: list[int | None]) -> None:
+    renderer = TaskRenderer(examples.sentiment(labels=labels))
+    for text, label in zip(("True", "False"), wanted, strict=True):
+        for value in (text, text.lower(), text == "True"):
+            if label is None:
+                with pytest.raises(DataError, match="is not a label"):
+                    renderer.render({"sentence": "x", "label": value}, 0)
+            else:
+                assert renderer.render({"sentence": "x", "label": value}, 0).label == label
+
+
+def test_digits_are_texts_of_options_or_indices_in_all_rows() -> None:
+    start = {"start": "Go"}
+    texts = [start | {"options": ["10", "20", "1"], "answer": "1"}]
+    texts += [start | {"options": ["2", "5", "6"], "answer": "2"}]
+    indices = [start | {"options": ["10", "20", "30"], "answer": "1"}]
+    for rows, wanted in ((texts, [2, 0]), (indices, [1])):
+        renderer = TaskRenderer(examples.choice())
+        assert [renderer.render(row, 0).label for row in rows] == wanted
+    renderer = TaskRenderer(examples.choice())
+    renderer.render(texts[0], 0)
+    with pytest.raises(DataError, match=r"'1' is ambiguous: .*columns\.kinds"):
+        renderer.render(indices[0], 0)
+
+
 def test_a_label_that_is_a_digit_names_its_class_not_its_index() -> None:
     task = examples.sentiment(labels=["1", "0"])
     assert TaskRenderer(task).render({"sentence": "x", "label": "0"}, 0).label == 1
@@ -318,9 +356,9 @@ def test_a_definition_that_leaves_labels_unclear_is_refused(
 
 
 def test_the_text_of_an_option_comes_before_its_index() -> None:
-    renderer = TaskRenderer(examples.choice())
     row = {"start": "Go", "options": ["2", "0", "1"]}
-    assert renderer.render(row | {"answer": "1"}, 0).label == 2
+    assert TaskRenderer(examples.choice()).render(row | {"answer": "1"}, 0).label == 2
+    renderer = TaskRenderer(examples.choice())
     assert renderer.render(row | {"options": ["a", "b"], "answer": "1"}, 0).label == 1
     assert renderer.render(row | {"options": ["7", "8"], "answer": 8}, 0).label == 1
     assert renderer.render(row | {"options": ["no", "true"], "answer": True}, 0).label == 1

@@ -41,11 +41,13 @@ class CheckedRows:
         labels: Label of each row, as in :class:`~peml.tasks.Example`.
         repeated: Numbers of the rows that have an option twice.
         empty: Numbers of the rows whose correct answer is an empty text.
+        blank: Numbers of the rows with an input without text, such as an empty cell of a CSV file.
     """
 
     labels: list[int | float | str]
     repeated: list[int]
     empty: list[int]
+    blank: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def inspect_task(
     trained = check_rows(task, train, origin.train)
     evaluated = check_rows(task, reported, origin.reported)
     data = TaskData(task, train, train.select([]), reported, origin)
-    notes = [*_notes(trained, origin.train), *_notes(evaluated, origin.reported)]
+    notes = [*_notes(task, trained, origin.train), *_notes(task, evaluated, origin.reported)]
     if family is not None:
         notes += [*_altered(data, family), *_nested(data, family)]
     return TaskInspection(
@@ -109,7 +111,7 @@ def check_rows(task: Task, rows: Rows, where: str = "") -> CheckedRows:
         DataError: Names task, row and field.
     """
     renderer = TaskRenderer(task)
-    labels, repeated, empty = [], [], []
+    labels, repeated, empty, blank = [], [], [], []
     with placed(where):
         for index, row in enumerate(rows):
             example = renderer.render(row, index)
@@ -118,16 +120,27 @@ def check_rows(task: Task, rows: Rows, where: str = "") -> CheckedRows:
                 repeated.append(row.get(SOURCE_ROW, index))
             if isinstance(example.label, str) and not example.label.strip():
                 empty.append(row.get(SOURCE_ROW, index))
-    return CheckedRows(labels, repeated, empty)
+            if not all(row[name].strip() for name in task.columns.inputs):
+                blank.append(row.get(SOURCE_ROW, index))
+    return CheckedRows(labels, repeated, empty, blank)
 
 
-def _notes(rows: CheckedRows, where: str) -> Iterator[str]:
+def _notes(task: Task, rows: CheckedRows, where: str) -> Iterator[str]:
     for found, what in (
         (rows.repeated, "an option twice, only one of which can be right"),
         (rows.empty, "an empty right answer"),
+        (rows.blank, "an empty input"),
     ):
         if found:
             yield f"{where}: {_have(len(found))} {what} (the first is row {found[0]}, from 0)"
+    unseen = [name for number, name in enumerate(task.labels) if number not in set(rows.labels)]
+    if unseen and rows.labels:
+        yield f"{where}: no row has the label {' or '.join(map(repr, unseen))}"
+    if task.type.has_own_options and rows.labels and 0 not in rows.labels:
+        yield (
+            f"{where}: the first option is right in no row; labels that are counted from 1 need "
+            "columns.keys"
+        )
 
 
 def _have(rows: int) -> str:

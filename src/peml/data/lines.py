@@ -20,6 +20,12 @@ from peml.errors import DataError
 
 _GZIP = ".gz"
 _GZIP_MARK = b"\x1f\x8b"
+_WIDE = {  # the first that fits: UTF-32's mark begins with UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _LONGEST_FIELD = 2**31 - 1  # characters; what fits a C long on every system
 
 
@@ -91,8 +97,11 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _without_mark(path: Path, line: bytes) -> bytes:
     if line.startswith(_GZIP_MARK):
         problem, action = "is compressed with gzip", f"Name it {path.name}{_GZIP}, or unpack it."
-    elif line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        problem, action = "is UTF-16", f"Convert it: iconv -f utf-16 -t utf-8 {path.name}"
+    elif found := next((name for mark, name in _WIDE.items() if line.startswith(mark)), ""):
+        problem, action = (
+            f"is {found}",
+            f"Convert it: iconv -f {found.lower()} -t utf-8 {path.name}",
+        )
     else:
         return line.removeprefix(codecs.BOM_UTF8)
     raise DataError(f"{path} {problem}.", allowed="UTF-8", action=action)

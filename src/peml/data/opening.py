@@ -77,16 +77,25 @@ def _permission(task: Task) -> Iterator[None]:
 def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
     with _permission(task):
         for name in names:
-            for suffix in SUFFIXES:
-                path = folder / f"{name}{suffix}"
-                if os.path.lexists(path):  # so that read_file refuses a dangling link
-                    rows = _not_empty(task, read_file(path, task), str(path))
-                    return Found(rows, str(path), name)
+            # `lexists`, so that read_file refuses a dangling link
+            paths = [folder / f"{name}{each}" for each in SUFFIXES]
+            paths = [path for path in paths if os.path.lexists(path)]
+            if len(paths) > 1:
+                raise DataError(
+                    f"Task {task.name!r}: {folder} has {len(paths)} files for the split {name}: "
+                    f"{', '.join(path.name for path in paths)}.",
+                    allowed="one file for each split",
+                    action="Remove or rename the others.",
+                )
+            for path in paths:
+                rows = _not_empty(task, read_file(path, task), str(path))
+                return Found(rows, str(path), name)
         found = listing(folder)
     raise DataError(
         f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
         allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
-        action="Add the file, or name the split in the task's splits.",
+        action="Add the file, or name the split in the task's splits. Write other formats, and a "
+        "split in several files, as one of these (datasets: load_dataset(...).to_parquet).",
     )
 
 
@@ -116,6 +125,12 @@ def _from_hub(task: Task) -> dict[str, Rows]:
 def _load_hub(task: Task) -> DatasetDict:
     from datasets import load_dataset
 
+    if Path(str(task.source.hub)).exists():  # which would be read instead, with guessed types
+        raise DataError(
+            f"Task {task.name!r}: source.hub is {task.source.hub!r}, which is on this machine.",
+            allowed="the id of a data set of the hub",
+            action="Name a folder as source.path; it holds a JSONL, CSV or Parquet file per split.",
+        )
     try:
         loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
     except Exception as error:  # the hub client raises dozens of exception types

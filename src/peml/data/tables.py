@@ -152,7 +152,16 @@ def _plain(
 def _cast(chunk: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_list_view(chunk.type) or pa.types.is_large_list_view(chunk.type):
         return pa.array(chunk.to_pylist(), wanted)  # Arrow's own cast of these is broken
+    if _is_single(chunk.type):  # by way of text, or 0.1 would become 0.10000000149011612
+        chunk = chunk.cast(pa.list_(pa.string()) if pa.types.is_list(wanted) else pa.string())
     return chunk.cast(wanted)
+
+
+def _is_single(kind: pa.DataType) -> bool:
+    """Whether a type holds floats of 32 bits."""
+    if pa.types.is_dictionary(kind) or pa.types.is_nested(kind):
+        return _is_single(kind.value_type)
+    return bool(pa.types.is_float32(kind))
 
 
 def _bad_value(chunk: pa.Array, where: str, name: str, first: int) -> DataError:

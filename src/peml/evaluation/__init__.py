@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         compute_metrics,
         describe_classes,
         majority_prediction,
+        refuse_unscorable,
         score_constant,
     )
     from peml.evaluation.predictions import (
@@ -63,6 +64,7 @@ __all__ = [
     "predictions_path",
     "read_gold",
     "read_predictions",
+    "refuse_unscorable",
     "same_answer",
     "score_constant",
     "score_split",

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from peml.evaluation.texts import number_hit, option_hit, rouge, span_em, span_f1
+from peml.errors import DataError
+from peml.evaluation.texts import composed, number_hit, option_hit, rouge, span_em, span_f1
 from peml.records import Classes
 from peml.tasks import OF_SCORES, Task
 
 Values = Sequence[Any]
+
+_ALL_RIGHT = 1 - 1e-6  # of a score, up to rounding
 
 
 def _sk() -> Any:
@@ -102,7 +105,7 @@ def _exact_hits(gold: Values, predicted: Values) -> list[float]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(str(text).lower().split())
+    return " ".join(composed(str(text)).lower().split())
 
 
 def _each(score: Callable[[Any, Any], float]) -> Callable[[Values, Values], list[float]]:
@@ -214,6 +217,46 @@ def _score(name: str, gold: Values, predicted: Values, groups: Sequence[Hashable
     if name in GROUP_SCORES:
         return float(np.mean(GROUP_SCORES[name](gold, predicted, groups or ())))
     return METRICS[name](gold, predicted)
+
+
+def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], where: str) -> None:
+    """Warns about rows that a metric of texts can't score; refuses a headline that can score none.
+
+    The right answer has to be right, and no answer wrong. ROUGE, for example, only reads letters
+    from a to z and digits, and to SQuAD's metrics the answer ``A`` is an article.
+
+    Args:
+        task: The rows' task.
+        gold: Right answers.
+        numbers: Number of each row in its file or split.
+        where: That file or split.
+
+    Raises:
+        DataError: The headline can score no row.
+    """
+    for name in task.metrics if task.type.generates else ():
+        lost = [row for row in _unscorable(name, gold) if str(gold[row]).strip()]
+        if not lost:
+            continue
+        problem = (
+            f"Task {task.name!r}: {name} can't score {len(lost):,} of {len(gold):,} rows of "
+            f"{where}: it reads no answer in {gold[lost[0]]!r}, the right one of row "
+            f"{numbers[lost[0]]} (from 0)"
+        )
+        action = "choose other metrics (exact_match and chrf read any text), or correct the rows"
+        if len(lost) == len(gold) and name == task.metrics[0]:
+            raise DataError(
+                problem, allowed="right answers that the metric can read", action=action
+            )
+        warnings.warn(f"{problem}; {action}", stacklevel=2)
+
+
+def _unscorable(name: str, gold: Sequence[Any]) -> Sequence[int]:
+    if name in CORPUS_METRICS:  # BLEU needs four words in a row
+        return range(len(gold)) if METRICS[name](gold, gold) < _ALL_RIGHT else ()
+    right, wrong = ROW_SCORES[name](gold, gold), ROW_SCORES[name](gold, [""] * len(gold))
+    rows = enumerate(zip(right, wrong, strict=True))
+    return [row for row, (own, none) in rows if own < _ALL_RIGHT or none > 0]
 
 
 def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> Classes:

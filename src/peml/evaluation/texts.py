@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKS = str.maketrans("", "", string.punctuation)
-_NUMBER = re.compile(r"[-\u2212]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?")
+_NUMBER = re.compile(
+    r"[-\u2212]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:(?<=\d)(?:/\d+|[eE][-+]?\d+))?"
+)
 _ANSWER_MARK = "####"  # stands before the answer in GSM8K
 _TOLERANCE = 1e-3
 _OPTION = re.compile(r"(true|false)|(solution|answer|ending|option)\d+")
@@ -20,7 +23,8 @@ _OPTION = re.compile(r"(true|false)|(solution|answer|ending|option)\d+")
 def span_em(gold: str | Sequence[str], predicted: str) -> float:
     """1.0 if the texts are equal except for case, punctuation, articles and spaces, else 0.0.
 
-    As SQuAD and ReCoRD are scored: if several texts are right, the best match counts.
+    As SQuAD and ReCoRD are scored: if several texts are right, the best match counts. Accented
+    letters may have either Unicode form.
     """
     words = _words(predicted)
     return max(float(words == _words(text)) for text in _texts(gold))
@@ -37,7 +41,12 @@ def _texts(gold: str | Sequence[str]) -> Sequence[str]:
 
 
 def _words(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", text.lower().translate(_MARKS)).split()
+    return _ARTICLES.sub(" ", composed(text).lower().translate(_MARKS)).split()
+
+
+def composed(text: str) -> str:
+    """A text whose accented letters are single characters (Unicode NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _overlap(gold: list[str], predicted: list[str]) -> float:
@@ -58,7 +67,8 @@ def number_hit(gold: str, predicted: str) -> float:
 def read_number(text: str) -> float | None:
     """The answer in a text: the first number after ``####``, else the last number; None if none.
 
-    ``$1,250.50`` is 1250.5. A minus sign counts unless a letter or digit stands before it.
+    ``$1,250.50`` is 1250.5, ``3/4`` 0.75 and ``2e3`` 2000. A minus sign counts unless a letter or
+    digit stands before it.
     """
     _, mark, answer = text.rpartition(_ANSWER_MARK)
     matches = [
@@ -71,7 +81,8 @@ def read_number(text: str) -> float | None:
     match = matches[0] if mark else matches[-1]
     number = match[0].replace(",", "").replace("\u2212", "-")
     joined = match.start() > 0 and answer[match.start() - 1].isalnum()
-    return float(number.removeprefix("-") if joined else number)
+    above, _, below = (number.removeprefix("-") if joined else number).partition("/")
+    return float(above) / (float(below or 1) or math.nan)
 
 
 def option_hit(gold: str, predicted: str) -> float:

@@ -32,6 +32,7 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
     Raises:
         ModelError: It has ids without an embedding, or no padding token and no end token.
     """
+    tokenizer.truncation_side = "right"  # families cut on the left themselves where they mean to
     if getattr(config, "type_vocab_size", 2) < 2:
         # A model with at most one segment needs no segment ids.
         names = [each for each in tokenizer.model_input_names if each != "token_type_ids"]

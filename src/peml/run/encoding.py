@@ -13,7 +13,7 @@ from peml.data.encoding import EncodedSplit
 from peml.data.rows import Rows
 from peml.data.splits import divide_development
 from peml.errors import TrainingError
-from peml.evaluation import GoldSplit, read_gold
+from peml.evaluation import GoldSplit, read_gold, refuse_unscorable
 from peml.models import Family, ModelSettings
 from peml.models.families import Purpose
 from peml.tasks import TaskRenderer
@@ -49,7 +49,11 @@ class SplitEncoder:
         for number, (item, rows) in enumerate(zip(data, splits, strict=True)):
             if len(rows):
                 encoded = self.encode(item, rows, item.task.type.evaluated_as)
-                golds.append(read_gold(item.task, number, rows, encoded, self.family.spelling))
+                split = read_gold(item.task, number, rows, encoded, self.family.spelling)
+                if rows is item.reported:
+                    numbers = split.numbers or ()
+                    refuse_unscorable(item.task, split.gold, numbers, item.origin.reported)
+                golds.append(split)
         return golds
 
     def divided(

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from peml.tasks.matching import describe_mismatch, find_names, read_boolean, read_integer
+from peml.tasks.matching import (
+    describe_mismatch,
+    find_loosely,
+    find_names,
+    read_boolean,
+    read_integer,
+)
 from peml.tasks.task import Task
+
+_WORDS: Mapping[bool, tuple[str, ...]] = MappingProxyType(
+    {True: ("true", "yes", "positive", "1"), False: ("false", "no", "negative", "0")}
+)
+"""Names of labels that mean true or false."""
 
 
 class ClassReading(NamedTuple):
@@ -19,7 +32,8 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
     """The labels of a classification that a value may mean.
 
     A text that is a label's name means that label. An integer may be a name or an index. True and
-    False are names if the task has such labels, else the second and the first of two labels.
+    False are names if the task has such labels (``true``, ``yes``, ``positive``, ``1``), else the
+    second and the first of two labels.
     ``typed`` sources distinguish texts from numbers; CSV doesn't.
 
     Raises:
@@ -80,8 +94,21 @@ def _named(task: Task, value: Any) -> int | None:
     for text in (str(boolean), str(boolean).lower()):
         if (index := _label_index(text, task.labels)) is not None:
             return index
-    by_order = len(task.labels) == 2 and task.columns.kinds.get(task.columns.label) != "text"
-    return int(boolean) if by_order else None
+    if len(task.labels) != 2 or task.columns.kinds.get(task.columns.label) == "text":
+        return None
+    return _meant(boolean, task.labels)
+
+
+def _meant(truth: bool, labels: tuple[str, ...]) -> int | None:
+    """Index of the one of two labels that true or false means; None if that would be a guess."""
+    named = {
+        said: [n for word in words if (n := find_loosely(word, labels)) is not None]
+        for said, words in _WORDS.items()
+    }
+    if any(named.values()):
+        return next(iter(named[truth]), None)
+    denies = labels[0].casefold() in labels[1].casefold()  # entailment, not_entailment
+    return None if denies else int(truth)
 
 
 def _label_index(text: str, labels: tuple[str, ...]) -> int | None:

@@ -12,8 +12,9 @@ from peml.data.inspection import TaskInspection, inspect_task
 from peml.data.leakage import Leak, find_leakage
 from peml.data.sources import TaskData
 from peml.errors import PemlError, TaskError
+from peml.evaluation import refuse_unscorable
 from peml.models import Family
-from peml.tasks import Task, load_suite, load_task_file
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_suite, load_task_file
 from peml.tasks.yaml_file import read_yaml
 from peml.terminal import Column, print_table, print_warnings
 
@@ -70,6 +71,7 @@ def _inspect(
                 if family is not None and task.chat is not None:
                     family.check_chat(task)
                 found = inspect_task(task, source, or_hub=hub, family=family if fits else None)
+                _check_metrics(found.data)
                 cells = [*_describe(found, with_tokens=family is not None), "good"]
                 checked.append(found.data)
                 asked.extend(_spell_answers(found))
@@ -87,6 +89,15 @@ def _inspect(
     for note in notes:
         console.print(f"Note: {note}.", soft_wrap=True)
     return checked, problems
+
+
+def _check_metrics(data: TaskData) -> None:
+    if not data.task.type.generates:
+        return
+    renderer = TaskRenderer(data.task)
+    gold = [renderer.gold(row, number) for number, row in enumerate(data.reported)]
+    numbers = data.reported.column(SOURCE_ROW)
+    refuse_unscorable(data.task, gold, numbers, data.origin.reported)
 
 
 def _bears(leaks: Sequence[Leak], most: float, console: Console) -> bool:

@@ -127,7 +127,8 @@ class Family(ABC):
             backend.no_padding()
             rules = backend.to_str()
         special = sorted((k, str(v)) for k, v in self.tokenizer.special_tokens_map.items())
-        return f"{rules}{special}"
+        # Segment ids are there or not by this; DistilBERT's other files are BERT's.
+        return f"{rules}{special}{sorted(self.tokenizer.model_input_names)}"
 
     @abstractmethod
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
