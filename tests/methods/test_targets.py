@@ -298,3 +298,25 @@ def test_a_method_that_trains_more_than_it_announces_is_refused() -> None:
     method = build_method(parse_method(targeting("lora", ["k_proj"])))
     with pytest.raises(ModelError, match=r"trains 256 parameters \(lora 256\) and announces 192"):
         check_count(method, shape, attached)
+
+
+def test_layers_whose_weight_is_read_without_a_call_are_left_out() -> None:
+    """Mamba's fused kernels would leave their update out without a word."""
+    layers = read_layers(tiny_model("mamba"))
+    names = {layer.name.rpartition(".")[2] for layer in layers.select("all-linear")}
+    assert names == {"in_proj"}
+    with pytest.raises(ModelError, match=r"x_proj \(the model reads its weight without calling it"):
+        layers.select(["x_proj"])
+
+
+def test_a_dtype_that_is_looked_up_is_no_reading() -> None:
+    names = {layer.name.rpartition(".")[2] for layer in read_layers(tiny_model("t5")).linears}
+    assert "wo" in names
+
+
+def test_lora_trains_a_state_space_model() -> None:
+    _, attached = attach({"name": "lora", "r": 2}, tiny_task_model("mamba"))
+    attached(batch_of(attached.base)).loss.backward()
+    trained = {name for name, p in attached.named_parameters() if p.grad is not None}
+    assert trained
+    assert all("in_proj" in name for name in trained)

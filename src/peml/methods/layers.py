@@ -135,7 +135,7 @@ class Layers:
         if unfit:
             listed = _listed([f"{path} ({what})" for path, what in unfit.items()])
             raise ModelError(
-                f"{setting} names what is no linear layer: {listed}",
+                f"{setting} names what a low-rank update does not fit: {listed}",
                 allowed=self._available(),
                 action=f"leave it out of {setting}; where linear layers share its name, name them "
                 f"by more of their path, or set {setting}: {ALL_LINEAR}",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -48,6 +53,7 @@ def _computes_a_product(layer: nn.Linear) -> bool:
 def read_layers(backbone: Any) -> Layers:
     """Looks at every module of a model that nothing is attached to."""
     linears, places = find_linears(backbone), _places(backbone)
+    direct = {kind: _read_directly(kind) for kind in {type(each) for each in backbone.modules()}}
     shapes: list[LinearShape] = []
     others: dict[str, str] = {}
     fused: list[str] = []
@@ -57,6 +63,10 @@ def read_layers(backbone: Any) -> Layers:
             others[name] = f"the same layer as {seen[id(module)]}"
             continue
         seen[id(module)] = name
+        parent, _, short = name.rpartition(".")
+        if name in linears and short in direct[type(backbone.get_submodule(parent))]:
+            others[name] = "the model reads its weight without calling it"
+            continue
         if name in linears or type(module) is nn.Embedding:
             shapes.append(_shape(name, module, places, backbone.get_output_embeddings()))
             continue
@@ -68,6 +78,34 @@ def read_layers(backbone: Any) -> Layers:
                 others[f"{name}.{short}"] = f"{sizes}, several matrices in one parameter"
                 fused.append(f"{name}.{short}")
     return Layers(tuple(shapes), others, tuple(fused))
+
+
+# As an argument of a call or a factor of a product, but not for its type or in `isinstance`.
+_READ = re.compile(r"(?<!isinstance\()\bself\.(\w+)\.weight\s*(?:[,)]|@)")
+_SETS_UP = ("__init__", "reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
+
+
+def _read_directly(parent: type[nn.Module]) -> set[str]:
+    """Children whose weight a module's code reads instead of calling them.
+
+    Mamba's fused kernels do so on GPUs, and torch's MultiheadAttention: they would leave out an
+    update that is put on the layer.
+    """
+    own = parent.__mro__[: parent.__mro__.index(nn.Module)]
+    functions = (
+        each
+        for made in own
+        for name, each in vars(made).items()
+        if isinstance(each, FunctionType) and name not in _SETS_UP
+    )
+    return {child for function in functions for child in _weights_in(function)}
+
+
+@cache
+def _weights_in(function: FunctionType) -> frozenset[str]:
+    with suppress(OSError, TypeError):  # made at run time: there is no source
+        return frozenset(_READ.findall(inspect.getsource(function)))
+    return frozenset()
 
 
 def _shape(

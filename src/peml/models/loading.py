@@ -206,7 +206,16 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
 
 
 def enable_checkpointing(model: Any) -> None:
-    """Recomputes activations in the backward pass; Transformers renamed its switch after 5.15."""
+    """Recomputes activations in the backward pass; Transformers renamed its switch after 5.15.
+
+    Raises:
+        ModelError: The model doesn't support it.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ModelError(
+            f"{type(model).__name__} does not support gradient checkpointing",
+            action="set model.gradient_checkpointing: false",
+        )
     new = hasattr(model, "activation_checkpointing_enable")
     switch = model.activation_checkpointing_enable if new else model.gradient_checkpointing_enable
     switch({"use_reentrant": False})
