@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,10 @@ from torch.distributed.tensor import DTensor
 
 import peml
 from peml.config import load_config
-from peml.distributed import join
+from peml.distributed import World, join
 from peml.errors import ConfigError, ModelError
-from peml.models import ModelSettings, TaskModel, load_backbone
-from peml.run.preparation import prepare
+from peml.models import ModelSettings, TaskModel, load_backbone, sharding
+from peml.run.preparation import Prepared, prepare
 from peml.run.sharding import check_sharding
 from peml.tasks import load_suite
 from peml.testing.models import save_tiny_model
@@ -116,24 +119,104 @@ def test_each_holds_half_of_the_weights(tmp_path: Path) -> None:
         assert code == 0, log
 
 
-def test_what_sharing_does_not_go_with_is_refused(toys: Path, tmp_path: Path) -> None:
+_LARGE: Row = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}
+"""Of a llama: 68 MiB."""
+
+
+def _resident() -> int:
+    """Bytes of the process's own memory."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def _measure(folder: Path) -> None:
+    world = join()
+    small, large = (
+        ModelSettings(name=str(folder / n), sharding="fsdp") for n in ("llama", "large")
+    )
+    load_backbone(small, world=world)  # what libraries take isn't the model's
+    before = _resident()
+    model = load_backbone(large, world=world).model
+    gc.collect()
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert _resident() - before <= 0.7 * size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_freed_weights_go_back_to_the_system(tmp_path: Path) -> None:
+    save_tiny_model("llama", tmp_path / "llama")
+    save_tiny_model("llama", tmp_path / "large", **_LARGE)
+    for code, log in launch([partial(_measure, tmp_path)] * 2, tmp_path):
+        assert code == 0, log
+
+
+def test_one_process_and_whole_weights_are_refused(toys: Path, tmp_path: Path) -> None:
     config = _config(toys, "lora", 1, "fsdp")
     with pytest.raises(ModelError, match="there is one process"):
         peml.fit(config, tmp_path / "alone")
-    sharded = {"sharding": "fsdp"}
-    training: Any = {"balancing": {"strategy": "pcgrad"}}
-    full = toy_config(toys, "encoder", {"name": "full"}, model=sharded, training=training)
-    prompt: Row = {"name": "prompt-tuning", "length": 4}
-    seq2seq = toy_config(toys, "seq2seq", prompt, model=sharded)
-    for path, *said in (
-        (full, "full trains the model's own weights", "a backward pass for each task"),
-        (seq2seq, "family seq2seq calls parts", "prompt-tuning reads the model's embeddings"),
-    ):
-        with pytest.raises(ConfigError) as refused:
-            check_sharding(prepare(load_config(path)))
-        for words in said:
-            assert words in refused.value.problem
-    dora = toy_config(toys, "causal", {"name": "dora", "r": 4}, model=sharded)
+    dora = toy_config(toys, "causal", {"name": "dora", "r": 4}, model={"sharding": "fsdp"})
     work = partial(_fit_refused, dora, tmp_path / "dora", "dora reads whole weights")
     for code, log in launch([work] * 2, tmp_path):
         assert code == 0, log
+
+
+_PCGRAD: Row = {"training": {"balancing": {"strategy": "pcgrad"}}}
+_REFUSED: dict[str, tuple[str, Row, Row]] = {
+    "full trains the model's own weights": ("encoder", {"name": "full"}, {}),
+    "pcgrad makes a backward pass for each task": ("encoder", METHODS["lora"], _PCGRAD),
+    "the family seq2seq calls parts": ("seq2seq", METHODS["lora"], {}),
+    "prompt-tuning reads the model's embeddings": (
+        "causal",
+        {"name": "prompt-tuning", "length": 4},
+        {},
+    ),
+    "lora+context computes contexts": (
+        "causal",
+        {"name": "lora+context", "context": {"shots": 1}},
+        {},
+    ),
+}
+"""Words of the message: family, method and further sections of the config."""
+
+
+def _prepared(toys: Path, family: str, method: Row, sections: Row) -> Prepared:
+    config = toy_config(toys, family, method, **(sections | {"model": {"sharding": "fsdp"}}))
+    return prepare(load_config(config))
+
+
+def _refused_for(prepared: Prepared, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_sharding(prepared)
+    assert said in refused.value.problem
+    assert ";" not in refused.value.problem  # for that reason alone
+
+
+@pytest.mark.parametrize("said", _REFUSED)
+def test_what_sharing_does_not_go_with_is_refused(said: str, distinct_toys: Path) -> None:
+    _refused_for(_prepared(distinct_toys, *_REFUSED[said]), said)
+
+
+def test_neither_quantised_weights_nor_compiled_blocks_are_shared(toys: Path) -> None:
+    """Whether or not this machine can quantise and compile, which `prepare` asks first."""
+    prepared = _prepared(toys, "causal", METHODS["lora"], {})
+    check_sharding(prepared)
+    packed = prepared.precision.model_copy(update={"quantization": "nf4"})
+    _refused_for(replace(prepared, precision=packed), "the frozen weights are quantised")
+    training = prepared.config.training.model_copy(update={"compile": True})
+    compiled = prepared.config.model_copy(update={"training": training})
+    _refused_for(replace(prepared, config=compiled), "training.compile is true")
+
+
+def test_a_transformers_that_shards_nothing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Older:
+        """Its `DistributedConfig` has no plan for FSDP."""
+
+        def __init__(self, tp_size: int | None = None) -> None: ...
+
+    monkeypatch.setattr(sharding, "DistributedConfig", Older)
+    settings = ModelSettings(name=str(save_tiny_model("bert", tmp_path)), sharding="fsdp")
+    with pytest.raises(ModelError, match="installed Transformers can't shard") as refused:
+        load_backbone(settings, world=World(0, 2))
+    assert "upgrade transformers" in str(refused.value)

@@ -12,8 +12,10 @@ To gather weights is an exchange, so all processes have to make equally many for
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from peml.errors import ModelError
 
 _FREED = "free_full_weight"  # Transformers' word for weights that are sharded again after use
 _MIXED = "mixed torch.Tensor and DTensor"
+_MMAP_THRESHOLD, _SIZE = -3, 2**17  # of glibc's mallopt; the size is where it begins
 
 
 def sharded_options(model_class: Any, config: Any, world: World, name: str) -> dict[str, Any]:
@@ -72,8 +75,20 @@ def sharded_options(model_class: Any, config: Any, world: World, name: str) -> d
             allowed="models whose layers are Transformers' GradientCheckpointingLayer",
             action="leave out model.sharding",
         )
+    _return_freed_memory()
     plan = DistributedConfig(fsdp_size=world.size, fsdp_plan=blocks)
     return {"distributed_config": plan}
+
+
+def _return_freed_memory() -> None:
+    """Has the C library give gathered weights back to the system once they are freed.
+
+    glibc does so for blocks that it maps one by one, but with every mapped block that is freed it
+    raises the size from which it maps, up to 32 MiB. A size that is set stays.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, _SIZE)
 
 
 def free_after_use(model: nn.Module) -> None:
