@@ -109,6 +109,20 @@ def test_a_cluster_that_is_not_there_is_named(config: RunConfig, tmp_path: Path)
         executor.submit(Job("a", tmp_path / "a", config))
 
 
+def test_a_cluster_whose_token_is_not_here_is_named(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = RayExecutor(ExecutionSettings(kind="ray", address="127.0.0.1:1"))
+
+    def init(*_: Any, **__: Any) -> None:
+        raise executor._ray.exceptions.AuthenticationError("no token")
+
+    monkeypatch.setattr(executor._ray, "init", init)
+    with pytest.raises(RunError, match=r"127\.0\.0\.1:1: no token") as refused:
+        executor.submit(Job("a", tmp_path / "a", config))
+    assert "RAY_AUTH_MODE=token" in str(refused.value)
+
+
 def test_more_than_this_machine_has_is_refused() -> None:
     executor = RayExecutor(ExecutionSettings(kind="ray", cpus=3, gpus=0.5))
     with pytest.raises(RunError, match="a run asks for 3 CPUs, and this machine has 2"):

@@ -111,13 +111,20 @@ class RayExecutor(Executor):
                 log_to_driver=False,
                 **({} if settings.address else local),
             )
-        except (OSError, RuntimeError, ValueError, ImportError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            ImportError,
+            self._ray.exceptions.RayError,
+        ) as error:
             where = f"the Ray cluster {settings.address}" if settings.address else "Ray"
             raise RunError(
                 f"can't use {where}: {error}",
                 allowed="HOST:PORT of a running cluster that this machine is part of, auto, or no "
-                "address for one on this machine alone",
-                action="start it with `ray start --head`, or correct the address",
+                "address for one on this machine alone; where the cluster has a token, "
+                "RAY_AUTH_MODE=token and the same ~/.ray/auth_token here",
+                action="start it with `ray start --head`, or correct the address or the token",
             ) from error
         gpus = settings.gpus
         self._train = self._ray.remote(
