@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -99,13 +100,17 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     model = attach(prepared, torch.device("cpu"), None).train()
     optimizer = build_optimizer(model.groups(), config.training)
     most = dict.fromkeys(FIELDS, 0)
+    taken = []
     for _ in range(min(steps, prepared.steps.total)):
+        begun = time.process_time()
         model(prepared.stream.next()).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        taken.append(time.process_time() - begun)
         most = {name: max(most[name], value) for name, value in resident().items()}
     above = {name: most[name] - before[name] for name in FIELDS}
-    return {"training": above, "preparation": peak, "seconds": prepared_in}
+    step = statistics.median(taken)
+    return {"training": above, "preparation": peak, "seconds": prepared_in, "step": step}
 
 
 def in_fresh_process(folder: Path, steps: int) -> dict[str, Any]:
@@ -126,6 +131,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
         Figure("while training: anonymous above the model", training["anonymous"], "MiB"),
         Figure("in preparation: peak above the model", found["preparation"] / 2**20, "MiB"),
         Figure("preparation", found["seconds"], "s"),
+        Figure("step, CPU time, median", 1000 * found["step"], "ms"),
     ]
 
 

@@ -143,9 +143,10 @@ def test_many_rows_measures_memory_while_training_draws(
     rows, target = script("many_rows"), str(tmp_path / "figures.json")
     monkeypatch.setattr(rows.subprocess, "run", in_process(rows))
     rows.main(["--json", target, "--rows", "40", "--steps", "2", "--folder", str(tmp_path)])
-    training, anonymous, peak, seconds = figures()
+    training, anonymous, peak, seconds, step = figures()
     assert training["target"] == "<= 500"
     assert all(figure["value"] >= 0 for figure in (training, anonymous, peak, seconds))
+    assert step["value"] > 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
