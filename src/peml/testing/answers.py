@@ -12,6 +12,7 @@ from torch import Tensor
 
 from peml.data import TaskBatch
 from peml.methods import AdaptedLinear, AttachedModel
+from peml.models.families.decoding import start_of_answers
 from peml.models.prompt import build_inputs
 from peml.testing.tasks import TINY_ROWS, Row, batch_of
 
@@ -55,7 +56,7 @@ def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4
     backbone = base.backbone
     separate = backbone.config.is_encoder_decoder
     ids = batch.input_ids
-    said = ids.new_full((1, 1), backbone.config.decoder_start_token_id) if separate else ids
+    said = ids.new_full((1, 1), start_of_answers(backbone.config) or 0) if separate else ids
     start = said.shape[1]
     for _ in range(tokens):
         read = ids if separate else said
