@@ -212,13 +212,13 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Tries the architectures and prints or writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="architectures; default: all")
     parser.add_argument("--page", type=Path, help="write the page there")
     parser.add_argument("--verbose", action="store_true", help="say what a failed check said")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.ERROR, format="%(message)s"
     )

@@ -252,3 +252,16 @@ def test_option_scoring_asks_what_the_benchmarks_ask(script: Script, tmp_path: P
     shots = 5 * (len(scoring.tokens_of("Where is the ball? A. in B. on C. at D. by Answer: B")))
     assert letters[0].context[: 1 + shots] == letters[1].context[: 1 + shots]
     assert letters[0].context[1 + shots :] != letters[4].context[1 + shots :]
+
+
+def test_architectures_are_tried_and_refused_ones_say_why(script: Script, tmp_path: Path) -> None:
+    page = tmp_path / "models.md"
+    script("model_families").main(["llama", "bloom", "t5", "--page", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert "3 architectures could be built" in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    said = {row[0]: row[2:] for row in rows if len(row) == 5}
+    assert said["`llama`"] == ["yes", "yes", "yes"]
+    assert said["`bloom`"] == ["yes", "no (1)", "no (1)"]
+    assert said["`t5`"] == ["yes", "yes", "no (1)"]
+    assert "1. the model does not use Transformers' attention interface" in text
