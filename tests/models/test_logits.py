@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +24,10 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from peml.errors import ModelError
+from peml.models import ModelSettings, load_backbone
 from peml.models.logits import Positions, logits_problem
-from peml.testing.models import TINY_FAMILIES, tiny_model
+from peml.testing.models import TINY_FAMILIES, tiny_model, tiny_tokenizer
 
 ROWS, PLACES = torch.tensor([0, 0, 1]), torch.tensor([1, 4, 2])
 TOKENS = torch.tensor([7, 30, 12])
@@ -184,3 +188,15 @@ def test_a_model_that_needs_every_position_is_found_out() -> None:
     model.set_output_embeddings(_ByPlace(model.get_output_embeddings()))
     assert "logits differ by" in str(logits_problem(model))
     assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_a_model_that_sees_later_tokens_is_not_read_as_a_decoder(tmp_path: Path) -> None:
+    """An answer's likelihood would be that of reading it."""
+    tiny_model("bert", head="LMHeadModel").save_pretrained(tmp_path)
+    tiny_tokenizer("causal").save_pretrained(tmp_path)
+    settings = ModelSettings(name=str(tmp_path), family="causal")
+    with pytest.raises(ModelError, match="is no decoder"):
+        load_backbone(settings)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
+    load_backbone(settings)

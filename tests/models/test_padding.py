@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import FNetConfig, FNetModel, SqueezeBertConfig, SqueezeBertModel
 
+from peml.errors import ModelError
 from peml.models import ModelSettings, load_backbone
-from peml.testing.models import VOCABULARY, save_tiny_model, tiny_tokenizer
+from peml.models.padding import refuse_left_padding
+from peml.testing.models import VOCABULARY, save_tiny_model, tiny_model, tiny_tokenizer
 
 
 def test_an_encoder_that_mixes_padding_in_is_named(tmp_path: Path) -> None:
@@ -29,6 +31,21 @@ def test_others_load_without_a_word(family: str, dtype: str, tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_backbone(ModelSettings(name=name, dtype=dtype))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "bloom", "mamba", "t5", "gemma2"])
+def test_decoders_that_follow_the_mask_generate(family: str) -> None:
+    refuse_left_padding(tiny_model(family), tiny_tokenizer("causal"))
+
+
+def test_a_decoder_that_counts_padding_as_positions_is_refused() -> None:
+    model = tiny_model("gpt2")
+    forward = model.transformer.forward
+    model.transformer.forward = lambda *args, **given: forward(
+        *args, **{name: value for name, value in given.items() if name != "position_ids"}
+    )
+    with pytest.raises(ModelError, match="padding in front of a row changes its answer"):
+        refuse_left_padding(model, tiny_tokenizer("causal"))
 
 
 def test_a_model_that_always_calls_its_pooler_loads(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from peml.distributed import ALONE, World
 from peml.errors import ModelError
 from peml.models.families import Family, TextFamily
 from peml.models.families.decoding import own_generation
-from peml.models.logits import logits_problem
+from peml.models.logits import logits_problem, reads_ahead
 from peml.models.padding import padding_problem
 from peml.models.quantization import (
     check_quantization,
@@ -107,7 +107,18 @@ def load_backbone(
 
 
 def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
-    """Computes logits only where they are needed, if the model can."""
+    """Computes logits only where they are needed, if the model can.
+
+    Raises:
+        ModelError: It is no decoder: a token's logits would give away the answer after it.
+    """
+    if reads_ahead(model):
+        raise ModelError(
+            f"{name} is no decoder: in a test, a token's logits changed with the tokens after it",
+            allowed="models in which a token sees only itself and those before it",
+            action="if it is one, set is_decoder: true in its config.json; else choose "
+            "model.family: encoder or another model",
+        )
     problem = logits_problem(model)
     family.logits_everywhere = problem is not None
     if problem is not None:

@@ -93,9 +93,26 @@ def logits_problem(model: Any) -> str | None:
         return None  # such a model is refused where its numbers are used
     expected = cross_entropy(whole, tokens)
     difference = max(_difference(chosen, whole), _difference(parts, expected))
-    if difference <= max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(whole.dtype).eps):
+    if difference <= _tolerance(whole.dtype):
         return None
     return f"in a test, logits differ by {difference:.2g} of the largest"
+
+
+@torch.no_grad()
+def reads_ahead(model: Any) -> bool:
+    """Whether a token's logits change with the tokens after it, as no decoder's may."""
+    if model.config.is_encoder_decoder:
+        return False
+    device = next(model.parameters()).device
+    ids = torch.arange(2 * _TOKENS, device=device).view(2, _TOKENS) % model.config.vocab_size
+    ids[1, :-1] = ids[0, :-1]  # two rows that differ in their last token
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    one, other = logits[:, :-1]
+    return _difference(other, one) > _tolerance(logits.dtype)
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(dtype).eps)
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

@@ -1,31 +1,85 @@
-"""Whether an encoder reads a row as it would without the padding behind it."""
+"""Whether a model reads a row as it would without the padding beside it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from peml.errors import ModelError
 
 _PADDING = 5
-# As a share of the largest value: above rounding in bfloat16, far below what mixing gives.
-_TOLERANCE = 0.02
 _TEXT = "yes or no"
+# As a share of the largest value; rounding in bfloat16 reaches a few hundredths.
+_LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-3, 12.0
 
 
 @torch.no_grad()
 def padding_problem(model: Any, tokenizer: Any) -> str | None:
-    """What padding does to a row, None if nothing; tried on a short text.
+    """What padding behind a row does to an encoder's reading, None if nothing.
 
     FNet, YOSO, Nystromformer and ConvBERT read the padding's positions as well.
     """
-    ids = tokenizer(_TEXT, return_tensors="pt")["input_ids"].to(model.device)
-    padding = ids.new_full((1, _PADDING), tokenizer.pad_token_id)
-    longer = torch.cat([ids, padding], 1)
-    mask = torch.ones_like(longer)
-    mask[:, ids.shape[1] :] = 0
-    alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-    padded = model(input_ids=longer, attention_mask=mask).last_hidden_state[:, : ids.shape[1]]
-    difference = float((padded - alone).abs().max() / alone.abs().max().clamp_min(1e-6))
-    if difference <= _TOLERANCE:
+    ids, mask, length = _padded(model, tokenizer, left=False)
+    alone = model(input_ids=ids[:, :length], attention_mask=mask[:, :length]).last_hidden_state
+    padded = model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :length]
+    difference = _difference(padded, alone)
+    if not difference:
         return None
     return f"in a test, the padding behind a row changed what is read of it by {difference:.2g}"
+
+
+@torch.no_grad()
+def refuse_left_padding(model: Any, tokenizer: Any) -> None:
+    """Refuses a decoder that generates something else behind padding.
+
+    Some count positions without looking at the mask, and rows of a batch are padded on the left.
+
+    Raises:
+        ModelError: The first token's logits differ.
+    """
+    if model.config.is_encoder_decoder:
+        return
+    ids, mask, length = _padded(model, tokenizer, left=True)
+    alone = _next(model, ids[:, -length:], mask[:, -length:])
+    difference = _difference(_next(model, ids, mask), alone)
+    if difference:
+        raise ModelError(
+            "this model can't generate texts for several rows at once: padding in front of a row "
+            f"changes its answer (in a test, logits by {difference:.2g} of the largest)",
+            allowed="decoders whose positions follow the attention mask; this one can do tasks "
+            "that are scored by options",
+            action="leave generation tasks out, or choose another model",
+        )
+
+
+def _padded(model: Any, tokenizer: Any, *, left: bool) -> tuple[Tensor, Tensor, int]:
+    """A short text with padding on one side: ids, mask, and the text's length."""
+    ids = tokenizer(_TEXT, return_tensors="pt")["input_ids"].to(model.device)
+    padding = ids.new_full((1, _PADDING), tokenizer.pad_token_id)
+    parts = (torch.ones_like(ids), torch.zeros_like(padding))
+    if left:
+        return torch.cat([padding, ids], 1), torch.cat(parts[::-1], 1), ids.shape[1]
+    return torch.cat([ids, padding], 1), torch.cat(parts, 1), ids.shape[1]
+
+
+def _next(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Logits of the next token, as generation computes them."""
+    said = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=1,
+        output_logits=True,
+        return_dict_in_generate=True,
+        synced_gpus=False,
+    )
+    logits: Tensor = said.logits[0]
+    return logits
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """The largest, as a share of the largest value; 0 if rounding explains it."""
+    share = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+    rounding = _TIMES_ROUNDING * torch.finfo(expected.dtype).eps
+    return share if share > max(_LEAST_TOLERANCE, rounding) else 0.0

@@ -18,6 +18,7 @@ from peml.evaluation import mean_losses, score_split
 from peml.injection import enable_packing
 from peml.methods import AttachContext, AttachedModel, check_count, read_shape
 from peml.models import Backbone, CompiledBlocks, TaskModel, load_backbone
+from peml.models.padding import refuse_left_padding
 from peml.models.sharding import whole_weights_refused
 from peml.prefix import Genotype
 from peml.records import Evaluation, Mixing
@@ -79,6 +80,8 @@ def attach(
         longest = prepared.family.max_length + prepared.method.prompt_length
         enable_packing(backbone.model, longest)
     model = TaskModel(backbone, prepared.tasks, seed=config.seed).to(device)
+    if any(task.type.generates for task in prepared.tasks):
+        refuse_left_padding(backbone.model, prepared.family.tokenizer)
     shape = read_shape(model)
 
     def calibrate() -> None:
