@@ -36,6 +36,7 @@ WARM = [
     "peml.methods.peml",
     "peml.methods.routed.part",
     "peml.reporting.run.report",
+    "peml.reporting.run.warm",
     "peml.run.pipeline",
     "sacrebleu.metrics",
     "scipy.stats",

@@ -15,6 +15,16 @@ from peml.reporting.summary import join_names, part_title
 
 def render(template: str, **context: Any) -> str:
     """A report as text; ``NAME.html.j2`` is escaped, others are not."""
+    return _ENVIRONMENT.get_template(template).render(**context)
+
+
+def prepare(*templates: str) -> None:
+    """Compiles templates, so that processes that are forked afterwards needn't."""
+    for template in templates:
+        _ENVIRONMENT.get_template(template)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("peml.reporting", "templates"),
         autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
@@ -37,7 +47,7 @@ def render(template: str, **context: Any) -> str:
         "seconds": numbers.seconds,
         "share": numbers.share,
     }
-    return environment.get_template(template).render(**context)
+    return environment
 
 
 def _bounds(found: TaskResult | Means) -> str:
@@ -50,3 +60,6 @@ def _bounds(found: TaskResult | Means) -> str:
 def _cell(text: object) -> str:
     """Text that can't break out of a Markdown table's cell."""
     return " ".join(str(text).split()).replace("|", "\\|")
+
+
+_ENVIRONMENT = _environment()

@@ -9,13 +9,13 @@ from peml.run.preparation import Prepared
 from peml.tasks import TaskRenderer
 
 _ROWS_OF_A_TASK = 8
-_ROWS = 64
+_ROWS = 32
 
 
 def probe_batches(prepared: Prepared) -> list[TaskBatch]:
-    """Reported rows spread over each task, at most 8 a task and 64 in all.
+    """Reported rows spread over each task, at most 8 per task and 32 in all.
 
-    Where there are more than 64 tasks, 64 spread over them. A batch is of one task.
+    Of more than 32 tasks, 32 have a row each. A batch is of one task.
     """
     data = prepared.loaded.data
     chosen = spread(len(data), _ROWS)
