@@ -18,7 +18,7 @@ SOURCE = Path(peml.__file__).parent
 # Everything may import the bottom; nothing else may import upwards or sideways.
 BOTTOM = {
     *("distributed", "errors", "files", "lazy", "locks", "problems", "records"),
-    *("registry", "removed", "settings", "terminal"),
+    *("registry", "removed", "settings", "switch", "terminal"),
 }
 ALLOWED: dict[str, set[str]] = {
     "distributed": {"errors"},
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "lazy": set(),
     "removed": set(),
     "settings": set(),
+    "switch": set(),
     "terminal": set(),
     "files": {"errors"},
     "locks": {"errors", "files"},

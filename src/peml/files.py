@@ -31,22 +31,16 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns a failed write into a message that names the place and the reason."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps a failed write in its own type
         reasons = {
             errno.ENOSPC: "the disk is full",
             errno.EDQUOT: "the disk quota is used up",
             errno.EACCES: "permission denied",
             errno.EROFS: "the file system is read-only",
         }
-        reason = reasons.get(error.errno or 0, str(error))
+        reason = reasons.get(getattr(error, "errno", None) or 0, str(error))
         raise RunError(
             f"can't write {path}: {reason}",
-            action="make room or choose another folder, then run the same command again: "
-            "finished steps are kept",
-        ) from error
-    except SafetensorError as error:  # safetensors wraps a failed write in its own type
-        raise RunError(
-            f"can't write {path}: {error}",
             action="make room or choose another folder, then run the same command again: "
             "finished steps are kept",
         ) from error

@@ -43,7 +43,7 @@ _COLUMNS = [
 def plan_comparison(config: ComparisonConfig) -> Matching:
     """Sizes every method and tries each on the model and the tasks, without training.
 
-    Data is prepared once a suite and the base model is loaded once.
+    Data is prepared once per suite and the base model is loaded once.
 
     Raises:
         PemlError: Something can't run, or not as an equal; everything of a kind at once.

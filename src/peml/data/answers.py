@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows
 from peml.data.rows import Rows
 from peml.tasks import Task, TaskRenderer
 
-_IGNORED = -100
 _TAIL = 40
 _SHOWN = 4
 
@@ -44,7 +44,7 @@ def show_answers(task: Task, rows: Rows, family: EncodesExamples) -> AnswerToken
     )
     prompt = example.prompt
     if example.turns:
-        before = encoded.rows[0]["labels"][0].count(_IGNORED)
+        before = encoded.rows[0]["labels"][0].count(IGNORED)
         prompt = family.tokenizer.decode(encoded.rows[0]["input_ids"][0][:before])
     return AnswerTokens(prompt[-_TAIL:], spelled, len(answers) - len(spelled))
 
@@ -60,7 +60,7 @@ def nested_rows(split: EncodedSplit) -> list[int]:
 
 def _answers(labels: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     for sequence in labels:
-        yield [token for token in sequence if token != _IGNORED]
+        yield [token for token in sequence if token != IGNORED]
 
 
 def _nested(answers: list[list[int]]) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from peml.data.ahead import Ahead
-from peml.data.batch import StepBatches, TaskBatch
+from peml.data.batch import IGNORED, StepBatches, TaskBatch
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import Indices, draw_rows, draw_seed, rows_per_epoch
 from peml.data.planning import BatchPlan, Sizes, plan_batches
@@ -47,13 +47,13 @@ class Collator:
         """Builds a batch.
 
         Args:
-            rows: Columns of an `EncodedSplit`, one entry an example.
+            rows: Columns of an `EncodedSplit`, one entry per example.
             task_ids: Task of each example.
             numbers: Row number of each example.
         """
         counts = np.array([len(example) for example in rows["input_ids"]])
         ids, mask = self._pad(rows["input_ids"], self.pad_token_id)
-        labels = self._pad(rows["labels"], -100)[0] if any(rows["labels"]) else None
+        labels = self._pad(rows["labels"], IGNORED)[0] if any(rows["labels"]) else None
         types = self._pad(rows["token_type_ids"], 0)[0] if any(rows["token_type_ids"]) else None
         weights = rows.get("weight", [])
         return TaskBatch(

@@ -192,7 +192,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         lines.check({})
         raise DataError(
             f"{path}, line {reader.line_num} is not valid CSV: {error}.",
-            allowed="a header line, then one row a line with as many fields, UTF-8",
+            allowed="a header line, then one row per line with as many fields, UTF-8",
             action="Correct the line; quote texts that hold commas or line breaks.",
         ) from error
 

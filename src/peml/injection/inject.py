@@ -10,7 +10,7 @@ window never hides the prefix. Beside the prefix, which all rows share, each tas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from peml.injection.shared import attend_shared
 from peml.injection.support import check_support
 from peml.prefix.prefix import Prefix
 from peml.prefix.shape import PrefixShape
+from peml.switch import Switch
 
 Observer = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], None]
 """``(layer, query, key, value, attention_mask)`` of a self-attention call, before the prefix."""
@@ -65,9 +66,9 @@ class PrefixInjection:
         self.model = unwrap(model)
         self._base = base
         self._prefix: Prefix | None = None
-        self._enabled = True
+        self._switch = Switch()
         self._contexts: Contexts | None = None
-        self._contexts_enabled = True
+        self._context_switch = Switch()
         self._attached = True
         self._configs = [m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)]
         self._watch = self.model.base_model.register_forward_pre_hook(self._refuse_bypass)
@@ -77,7 +78,7 @@ class PrefixInjection:
     @property
     def prefix(self) -> Prefix | None:
         """The prefix in use; None if none is set, and inside ``disabled()``."""
-        return self._prefix if self._enabled else None
+        return self._prefix if self._switch.is_on else None
 
     def set(self, prefix: Prefix | None) -> None:
         """Uses this prefix, or none, from the next forward pass on.
@@ -102,19 +103,14 @@ class PrefixInjection:
                 )
         self._prefix = prefix
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """Runs the model without its prefix inside the block."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
+        return self._switch.off()
 
     @property
     def contexts(self) -> Contexts | None:
         """The contexts in use; None if none are set, and inside ``without_contexts()``."""
-        return self._contexts if self._contexts_enabled else None
+        return self._contexts if self._context_switch.is_on else None
 
     def contexts_in(self, layer: int) -> Contexts | None:
         """The contexts that a layer's rows see; None if there are none."""
@@ -125,14 +121,9 @@ class PrefixInjection:
         """Uses these contexts, or none, from the next forward pass on."""
         self._contexts = contexts
 
-    @contextmanager
-    def without_contexts(self) -> Iterator[None]:
+    def without_contexts(self) -> AbstractContextManager[None]:
         """Runs the model without contexts inside the block."""
-        before, self._contexts_enabled = self._contexts_enabled, False
-        try:
-            yield
-        finally:
-            self._contexts_enabled = before
+        return self._context_switch.off()
 
     @contextmanager
     def observed(self, observer: Observer, *, gradients: bool = False) -> Iterator[None]:

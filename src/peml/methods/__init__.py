@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         MethodSettings,
         ParameterGroup,
         Part,
-        Search,
     )
     from peml.methods.counting import check_count
     from peml.methods.frozen import Frozen
@@ -141,7 +140,6 @@ __all__ = [
     "PromptTuningSettings",
     "RsLora",
     "RsLoraSettings",
-    "Search",
     "UpdateSettings",
     "build_method",
     "check_count",

@@ -6,14 +6,18 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
 from peml.errors import CheckpointError
-from peml.methods.base import ParameterGroup, Part, Search
+from peml.methods.base import ParameterGroup, Part
 from peml.models import ModelOutput, TaskModel
 from peml.prefix import Genotype, Prefix, PrefixNetwork
+
+if TYPE_CHECKING:
+    from peml.methods.prefix.search import PrefixSearch
 
 
 class AttachedModel(nn.Module):
@@ -34,7 +38,7 @@ class AttachedModel(nn.Module):
         *,
         groups: Sequence[ParameterGroup] = (),
         modules: Mapping[str, nn.Module] | None = None,
-        search: Search | None = None,
+        search: PrefixSearch | None = None,
         heads_learning_rate: float = 1e-3,
     ) -> None:
         super().__init__()

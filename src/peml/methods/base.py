@@ -157,61 +157,6 @@ class HeldOut(Protocol):
         """Mean loss over so many batches, always the same ones, in evaluation mode."""
 
 
-class Search(Protocol):
-    """The decisions of a method that searches; driven once per step by the run.
-
-    What it does in a step depends on the model's weights, the seed, the step and what
-    `state_dict` gives, so a resumed search goes on exactly as it would have. Steps are counted
-    from the beginning of the search.
-    """
-
-    def begin(self, total_steps: int, held_out: HeldOut | None = None) -> None:
-        """Called once, with the length of the search.
-
-        Args:
-            total_steps: Length of the search.
-            held_out: There if the method's `Method.held_out_share` is above 0.
-        """
-
-    def before_step(self, step: int) -> None:
-        """Sets the decisions' weights for one training step; called once per step, in order.
-
-        A bilevel search puts the decisions' gradient into their ``.grad`` here.
-
-        Raises:
-            TrainingError: The decisions can't be moved any more.
-        """
-
-    def before_evaluation(self, step: int) -> None:
-        """Sets the decisions' weights to their expectation, without noise."""
-
-    def snapshot(self, step: int) -> dict[str, Any]:
-        """``temperature``, and ``weights``: decision -> option -> weight."""
-
-    def free_weights(self) -> dict[str, Any]:
-        """Where the decisions stood when they stopped moving, before any cool-down led them on.
-
-        Asked for after the last step, before `discretise`.
-
-        Returns:
-            ``step``, how many steps came before; ``weights`` as in `snapshot`; ``by_weight``,
-            whether the largest of them are what is chosen, guards aside.
-        """
-
-    def discretise(self, step: int) -> tuple[Genotype, list[str]]:
-        """Replaces the supernet by the network of the best choices.
-
-        Returns:
-            The genotype, and the decisions that a guard or the budget has changed.
-        """
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the search remembers, JSON; asked for after `begin`."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up the search of a checkpoint; called after `begin`."""
-
-
 @dataclass(frozen=True)
 class AttachContext:
     """What a method may use while it attaches.
@@ -251,11 +196,18 @@ class Method(ABC):
     """How something trainable is attached to a frozen model.
 
     Made from its settings when a run is prepared; `attach` is called once, before training.
+
+    Attributes:
+        settings: Its section of the config; a subclass names the type.
     """
 
+    settings: Any
     settings_type: ClassVar[type[MethodSettings]]
     trains_backbone: ClassVar[bool] = False
     """Whether the base model's own weights train, which are then stored in float32."""
+
+    def __init__(self, settings: MethodSettings) -> None:
+        self.settings = settings
 
     @abstractmethod
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:

@@ -16,9 +16,6 @@ class Frozen(Method):
 
     settings_type: ClassVar[type[MethodSettings]] = FrozenSettings
 
-    def __init__(self, settings: FrozenSettings) -> None:
-        self.settings = settings
-
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds nothing."""
         return AttachedModel(model, {})

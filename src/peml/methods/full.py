@@ -16,9 +16,7 @@ class Full(Method):
 
     settings_type: ClassVar[type[MethodSettings]] = FullSettings
     trains_backbone: ClassVar[bool] = True
-
-    def __init__(self, settings: FullSettings) -> None:
-        self.settings = settings
+    settings: FullSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Lets the backbone train, in float32: in half precision small updates would be lost."""

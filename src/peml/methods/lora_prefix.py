@@ -19,9 +19,7 @@ class LoraPrefix(Method):
     """LoRA on all linear layers and a fixed prefix."""
 
     settings_type: ClassVar[type[MethodSettings]] = LoraPrefixSettings
-
-    def __init__(self, settings: LoraPrefixSettings) -> None:
-        self.settings = settings
+    settings: LoraPrefixSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds LoRA and prefix."""

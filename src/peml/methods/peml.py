@@ -41,9 +41,7 @@ class Peml(SearchedPrefix):
     """LoRA on all linear layers, a searched prefix in front of every self-attention layer."""
 
     settings_type: ClassVar[type[MethodSettings]] = PemlSettings
-
-    def __init__(self, settings: PemlSettings) -> None:
-        self.settings: PemlSettings = settings
+    settings: PemlSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds LoRA and prefix; the search is there unless the genotype is known."""

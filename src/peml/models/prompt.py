@@ -12,8 +12,7 @@ late tokens no longer see the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from peml.data.batch import TaskBatch
 from peml.injection import PackedRows
+from peml.switch import Switch
 
 
 class InputPrompt:
@@ -28,12 +28,12 @@ class InputPrompt:
 
     def __init__(self) -> None:
         self._vectors: Tensor | None = None
-        self._enabled = True
+        self._switch = Switch()
 
     @property
     def vectors(self) -> Tensor | None:
         """The prompt, (prompt_length, channels); None if none is set, or inside `disabled`."""
-        return self._vectors if self._enabled else None
+        return self._vectors if self._switch.is_on else None
 
     def set(self, vectors: Tensor | None) -> None:
         """Uses this prompt from the next forward pass on; None removes it.
@@ -44,14 +44,9 @@ class InputPrompt:
         """
         self._vectors = vectors
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """The model without its prompt, for the length of the block."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
+        return self._switch.off()
 
 
 def build_inputs(

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -54,34 +54,21 @@ class RunStopped(Exception):  # noqa: N818 - asked for, so no error
         self.evaluation = evaluation
 
 
-class Log(Protocol):
-    """Where events are written."""
+class Log:
+    """Where events are written; nowhere, in processes other than the first."""
 
     def write(self, record: Record) -> None:
         """Appends an event."""
 
     def offset(self) -> int:
         """Length in bytes, everything on disk."""
+        return 0
 
     def close(self) -> None:
         """Called at the end."""
 
 
-class NoLog:
-    """The log of a process that writes nothing."""
-
-    def write(self, record: Record) -> None:
-        """Does nothing."""
-
-    def offset(self) -> int:
-        """Nothing is there."""
-        return 0
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-class MetricsLog:
+class MetricsLog(Log):
     """``metrics.jsonl``: what happened, without times, so that two runs can be compared.
 
     Args:
@@ -173,7 +160,6 @@ class RunListener:
         log: The metrics log.
         board: TensorBoard's writer.
         display: The terminal.
-        log_every: Steps between lines.
         decisions: Temperature and weights of the decisions after a step, or None.
         save: Writes a checkpoint of a phase.
         keep_best: Keeps the weights of an evaluation that was the best so far.
@@ -187,7 +173,6 @@ class RunListener:
         board: SummaryWriter,
         display: ProgressDisplay,
         *,
-        log_every: int,
         decisions: Callable[[int], dict[str, Any] | None],
         save: Callable[[str], None],
         keep_best: Callable[[Evaluation], None],
@@ -197,7 +182,6 @@ class RunListener:
         self._log = log
         self._board = board
         self._display = display
-        self._log_every = log_every
         self._decisions = decisions
         self._save = save
         self._keep_best = keep_best
@@ -207,7 +191,7 @@ class RunListener:
         self.last: Evaluation | None = None
 
     def on_step(self, record: StepRecord) -> None:
-        """Shows the step, and logs every so many."""
+        """Shows the step, and logs it if its losses were read."""
         self._display.step(record)
         if not record.task_losses:
             return
@@ -265,7 +249,7 @@ class RunListener:
             hard: The same after.
             genotype: What was chosen.
             guarded: Decisions that a guard or the budget overruled.
-            free: Where the decisions stood before any cool-down, see `Search.free_weights`.
+            free: Where the decisions stood before any cool-down, see `PrefixSearch.free_weights`.
         """
         before, after = (sum(values.values()) / len(values) for values in (soft, hard))
         self._log.write(

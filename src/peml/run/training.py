@@ -28,7 +28,6 @@ from peml.run.held_out import HeldOutRows
 from peml.run.listener import (
     Log,
     MetricsLog,
-    NoLog,
     OnEvaluation,
     ProgressDisplay,
     RunListener,
@@ -203,7 +202,7 @@ class TrainingSession:
             write_to_disk=self.world.is_first,
         )
         display = ProgressDisplay(self.console, self.prepared.steps.total, self._progress.step)
-        log = MetricsLog(self.folder.metrics, self._log_offset) if self.world.is_first else NoLog()
+        log = MetricsLog(self.folder.metrics, self._log_offset) if self.world.is_first else Log()
         with closing(log), closing(board), display:
             self._listen(log, board, display)
             if self.model.search is not None:
@@ -223,7 +222,6 @@ class TrainingSession:
             log,
             board,
             display,
-            log_every=self.settings.log_every,
             decisions=self._snapshot,
             save=lambda phase: self._save(phase, log),
             keep_best=self._keep_best,

@@ -217,10 +217,6 @@ class SearchSettings(Settings):
         scored = self.score_options or self.discretise == "perturbation"
         return scored or self.optimise == "bilevel"
 
-    def search_steps(self, total_steps: int) -> int:
-        """Steps of the search phase, of all training steps (at least 1)."""
-        return max(1, round(self.share * total_steps))
-
     def skip_limit(self, cells: int) -> int:
         """The maximum number of ``cells`` cells that may be skip."""
         if isinstance(self.max_skips, int):

@@ -32,7 +32,7 @@ def _seconds(results: Results) -> float:
 
 
 def _latency(results: Results) -> float:
-    """Milliseconds a development row, in the trial's own evaluation."""
+    """Milliseconds per development row, in the trial's own evaluation."""
     rows = sum(task.rows for task in results.tasks.values())
     return 1000.0 * results.cost.seconds["evaluate"] / rows
 
@@ -44,7 +44,7 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
         "trainable parameters",
         lambda results: float(results.cost.total_trainable_parameters),
     ),
-    "latency": Objective("minimize", "milliseconds a row", _latency),
+    "latency": Objective("minimize", "milliseconds per row", _latency),
     "seconds": Objective("minimize", "seconds of training", _seconds),
     "tokens": Objective(
         "minimize",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -146,14 +146,14 @@ def test_a_gate_at_zero_hides_the_context(off: int) -> None:
     batch = batch_of(model.base, TINY_ROWS, "score")
     soft: list[Tensor] = []
     for prune in (False, True):
-        network.search = _Mixed(supernet, weights, prune)
+        network.search = cast(Any, _Mixed(supernet, weights, prune))
         soft.append(scores_of(model, batch))
     network.search = None
     network.network = supernet.discretise({**choices, f"layer.{off}": "off"})
     hard = scores_of(model, batch)
     torch.testing.assert_close(soft[1], hard, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(soft[0], hard, atol=1e-4, rtol=1e-5)
-    network.search = _Mixed(supernet, supernet.one_hot(choices), prune=False)
+    network.search = cast(Any, _Mixed(supernet, supernet.one_hot(choices), prune=False))
     seen = scores_of(model, batch)
     network.search = None
     network.network = supernet.discretise(choices)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.correction_settings import CorrectionSettings
 from peml.prefix import Prefix, PrefixShape
+from peml.switch import Switch
 
 
 class Correction(nn.Module, Part):
@@ -29,7 +30,7 @@ class Correction(nn.Module, Part):
     ) -> None:
         super().__init__()
         self._settings = settings
-        self._enabled = True
+        self._switch = Switch()
         rows = [max(0, length - settings.frozen_positions) for length in lengths]
         outer = (shape.layers, settings.halves)
         channels = shape.kv_heads * shape.head_dim
@@ -45,7 +46,7 @@ class Correction(nn.Module, Part):
 
     def add(self, task: int, context: Prefix) -> Prefix:
         """A task's context as it is trained; in training without some of its positions."""
-        if not self._enabled:
+        if not self._switch.is_on:
             return context
         frozen = self._settings.frozen_positions
         # (layers, halves, positions, channels) -> (layers, halves, kv_heads, positions, head_dim)
@@ -67,11 +68,6 @@ class Correction(nn.Module, Part):
         parameters = list(self.parameters())
         return [ParameterGroup(self.name, parameters, self._settings.learning_rate, options)]
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """The contexts as they are computed."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
+        return self._switch.off()

@@ -24,9 +24,7 @@ class LoraContext(Method):
     """LoRA on all linear layers, and a context per task that is computed, and may be corrected."""
 
     settings_type: ClassVar[type[MethodSettings]] = LoraContextSettings
-
-    def __init__(self, settings: LoraContextSettings) -> None:
-        self.settings = settings
+    settings: LoraContextSettings
 
     @property
     def context(self) -> ContextSettings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from peml.injection import PrefixInjection
 from peml.methods.base import ParameterGroup
 from peml.methods.prefix.part import PrefixPart
 from peml.prefix import OnContext, Prefix, PrefixNetwork, PrefixSupernet
+from peml.switch import Switch
 
 _KEPT = 1  # the first position, which the network leaves as it is; see `OnContext`
 
@@ -49,14 +50,14 @@ class ContextNetwork(PrefixPart):
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(n, shared.shape[1], generator=generator) for n in lengths]
         self.embeddings = nn.ParameterList(rows.to(shared.device) for rows in drawn)
-        self._enabled = True
+        self._switch = Switch()
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
         """Nothing: the contexts ask for what is added to them."""
 
     def add(self, task: int, context: Prefix) -> Prefix:
         """A task's context as it is trained; in training without some of its positions."""
-        if not self._enabled:
+        if not self._switch.is_on:
             return context
         corrected = self.yielded(OnContext(context.tensor, self.embeddings[task]))
         if self.training and self._settings.dropout:
@@ -69,14 +70,9 @@ class ContextNetwork(PrefixPart):
         own = [*weights.parameters, *self.embeddings]
         return [replace(weights, parameters=own), *others]
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """The contexts as they are computed, in every layer."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
+        return self._switch.off()
 
     def static_prefix(self) -> Prefix | None:
         """None: it is a part of the contexts."""

@@ -212,7 +212,7 @@ class ContextPart(nn.Module, Part):
         longest = max(self.tokens, key=len)
 
         def hold(tokens: Sequence[int]) -> None:
-            self._set({task: self._compute(tokens) for task in (0,)})
+            self._set({0: self._compute(tokens)})
             model.routing.one_task(0, model.device)
 
         with torch.no_grad(), in_eval_mode(model.backbone):

@@ -156,11 +156,6 @@ class PeftPart(Part):
 class PeftMethod(Method):
     """One tuner of PEFT's, heads beside it; a subclass says which, with which config."""
 
-    settings: Any
-
-    def __init__(self, settings: MethodSettings) -> None:
-        self.settings = settings
-
     @abstractmethod
     def build_part(self, backbone: Any, context: AttachContext) -> PeftPart:
         """Puts the layers into the backbone."""

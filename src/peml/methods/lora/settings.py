@@ -62,9 +62,9 @@ class LowRankSettings(UpdateSettings):
     def count_layer(self, layer: LinearShape) -> int:
         """Closed form of one layer's trainable parameters."""
 
-    @abstractmethod
     def at_rank(self, r: int) -> Self:
-        """Another rank."""
+        """The same with another rank."""
+        return self.model_copy(update={"r": r})
 
     def count_parameters(self, shape: ModelShape) -> int:
         """Closed form of the trainable parameters."""
@@ -204,10 +204,6 @@ class HiraSettings(LowRankSettings, MethodSettings):
         """Closed form: r (d_in + d_out)."""
         return self.r * (layer.d_in + layer.d_out)
 
-    def at_rank(self, r: int) -> Self:
-        """Another rank."""
-        return self.model_copy(update={"r": r})
-
 
 class MissSettings(LowRankSettings, MethodSettings):
     """Updates B (x_1 + x_2 + ...): the inputs in shards of r channels, summed, then one matrix."""
@@ -222,7 +218,3 @@ class MissSettings(LowRankSettings, MethodSettings):
     def count_layer(self, layer: LinearShape) -> int:
         """Closed form: r d_out."""
         return self.r * layer.d_out
-
-    def at_rank(self, r: int) -> Self:
-        """Another rank."""
-        return self.model_copy(update={"r": r})

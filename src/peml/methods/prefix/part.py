@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,28 +19,19 @@ from peml.methods.prefix.start import read_start
 from peml.models import TaskModel
 from peml.prefix import (
     FlatPrefix,
-    Genotype,
     OnContext,
     Prefix,
     PrefixBaseSettings,
     PrefixNetwork,
-    PrefixSettings,
+    PrefixStart,
     PrefixSupernet,
-    SearchSpace,
 )
 
+if TYPE_CHECKING:
+    from peml.methods.prefix.search import PrefixSearch
 
-class PrefixSource(Protocol):
-    """What mixes the supernet while a network is searched."""
-
-    def prefix(self, on: OnContext | None = None) -> Prefix:
-        """The prefix of the forward pass at hand.
-
-        Asked for before every pass: with accumulated gradients each needs a graph of its own.
-
-        Args:
-            on: A context that the supernet's output is added to.
-        """
+Network = PrefixSupernet | PrefixNetwork | FlatPrefix
+"""What yields a prefix."""
 
 
 class PrefixPart(nn.Module, Part):
@@ -62,7 +54,7 @@ class PrefixPart(nn.Module, Part):
     def __init__(
         self,
         injection: PrefixInjection,
-        network: PrefixSupernet | PrefixNetwork | FlatPrefix,
+        network: Network,
         settings: PrefixBaseSettings,
         *,
         learning_rate: float,
@@ -71,7 +63,7 @@ class PrefixPart(nn.Module, Part):
         super().__init__()
         self.injection = injection
         self.network = network
-        self.search: PrefixSource | None = None
+        self.search: PrefixSearch | None = None
         self._settings = settings
         self._learning_rate = learning_rate
         self._architecture_learning_rate = architecture_learning_rate
@@ -144,40 +136,28 @@ class PrefixPart(nn.Module, Part):
             return self.yielded().detached()
 
 
-def attach_supernet(
+def build_network(
     model: TaskModel,
     injection: PrefixInjection,
-    space: SearchSpace,
-    settings: PrefixSettings,
-    context: AttachContext,
-    *,
-    lead: float,
-    make: Callable[..., PrefixPart] = PrefixPart,
-    **rates: float,
-) -> PrefixPart:
-    """A prefix whose network is still to be found."""
-    start = read_start(model, injection, settings, space.max_length, context)
-    with torch.random.fork_rng():
-        torch.manual_seed(context.seed)
-        network = PrefixSupernet(space, injection.shape, start, lead)
-    return make(injection, network.to(model.device), settings, **rates)
-
-
-def attach_network(
-    model: TaskModel,
-    injection: PrefixInjection,
-    genotype: Genotype,
     settings: PrefixBaseSettings,
+    length: int,
     context: AttachContext,
-    make: Callable[..., PrefixPart] = PrefixPart,
-    **rates: float,
-) -> PrefixPart:
-    """A prefix whose network is known."""
-    start = read_start(model, injection, settings, genotype.length, context)
+    make: Callable[[PrefixStart], Network],
+) -> Network:
+    """What yields a prefix, on the model's device, its weights drawn with the run's seed.
+
+    Args:
+        model: The frozen model.
+        injection: Where the prefix goes.
+        settings: Where it starts.
+        length: Positions of the prefix, the longest where it is searched.
+        context: Real rows to measure on, and the seed.
+        make: Makes the network for a start.
+    """
+    start = read_start(model, injection, settings, length, context)
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = PrefixNetwork(genotype, injection.shape, start)
-    return make(injection, network.to(model.device), settings, **rates)
+        return make(start).to(model.device)
 
 
 def attach_fixed(
@@ -189,12 +169,13 @@ def attach_fixed(
     """A prefix nobody searches; without a rate it gets its network's own."""
     rate = settings.rates[settings.network] if learning_rate is None else learning_rate
     injection = attach_prefix(model.backbone)
+    length = settings.length
+    make: Callable[[PrefixStart], Network]
     if settings.network == "mlp":
         genotype = settings.genotype(injection.shape)
-        return attach_network(model, injection, genotype, settings, context, learning_rate=rate)
-    start = read_start(model, injection, settings, settings.length, context)
-    radius = settings.radius if settings.bounded else None
-    with torch.random.fork_rng():
-        torch.manual_seed(context.seed)
-        network = FlatPrefix(start, settings.length, radius=radius)
-    return PrefixPart(injection, network.to(model.device), settings, learning_rate=rate)
+        make = partial(PrefixNetwork, genotype, injection.shape)
+    else:
+        radius = settings.radius if settings.bounded else None
+        make = partial(FlatPrefix, length=length, radius=radius)
+    network = build_network(model, injection, settings, length, context, make)
+    return PrefixPart(injection, network, settings, learning_rate=rate)

@@ -20,9 +20,7 @@ class PrefixNas(SearchedPrefix):
     """A searched prefix in front of every self-attention layer."""
 
     settings_type: ClassVar[type[MethodSettings]] = PrefixNasSettings
-
-    def __init__(self, settings: PrefixNasSettings) -> None:
-        self.settings: PrefixNasSettings = settings
+    settings: PrefixNasSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds the prefix; the search is there unless the genotype is known."""

@@ -16,9 +16,7 @@ class PrefixTuning(Method):
     """A prefix in front of every self-attention layer, heads beside it."""
 
     settings_type: ClassVar[type[MethodSettings]] = PrefixTuningSettings
-
-    def __init__(self, settings: PrefixTuningSettings) -> None:
-        self.settings = settings
+    settings: PrefixTuningSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds the prefix."""

@@ -19,9 +19,7 @@ class PromptTuning(Method):
     """A prompt alone, heads beside it."""
 
     settings_type: ClassVar[type[MethodSettings]] = PromptTuningSettings
-
-    def __init__(self, settings: PromptTuningSettings) -> None:
-        self.settings = settings
+    settings: PromptTuningSettings
 
     @property
     def prompt_length(self) -> int:

@@ -26,6 +26,10 @@ _SCORE_BATCHES = 4
 class PrefixSearch:
     """PrefixNAS in a run: feeds the supernet its weights, then replaces it by the best network.
 
+    The run calls it once per step. What it does depends on the model's weights, the seed, the step
+    (counted from the beginning of the search) and what `state_dict` gives, so a resumed search goes
+    on exactly as it would have.
+
     Args:
         part: The prefix, holding a supernet.
         ranks: The LoRA's ranks, which the supernet's space may hold; None without a LoRA.
@@ -63,12 +67,23 @@ class PrefixSearch:
         return self._controller
 
     def begin(self, total_steps: int, held_out: HeldOut | None = None) -> None:
-        """Fixes the length of the schedules."""
+        """Fixes the length of the schedules; called once.
+
+        Args:
+            total_steps: Length of the search.
+            held_out: There if the method's `Method.held_out_share` is above 0.
+        """
         self._controller = SearchController(self.supernet, self._settings, total_steps, self._seed)
         self._held_out = held_out
 
     def before_step(self, step: int) -> None:
-        """Brings the search up to the step; a bilevel search moves the decisions here."""
+        """Sets the decisions' weights for a training step; called for every step, in order.
+
+        A bilevel search moves the decisions here.
+
+        Raises:
+            TrainingError: The decisions can't be moved any more.
+        """
         controller = self.controller
         controller.advance(step, self._measure)
         self._step = step
@@ -158,7 +173,12 @@ class PrefixSearch:
         }
 
     def free_weights(self) -> dict[str, Any]:
-        """Where the decisions stood before the cool-down."""
+        """Where the decisions stood before the cool-down; asked for before `discretise`.
+
+        Returns:
+            ``step``, how many steps came before; ``weights``, decision -> option -> weight;
+            ``by_weight``, whether the largest of them are chosen, guards aside.
+        """
         return {
             "step": self.controller.timetable.cooldown_start,
             "weights": self.controller.free_weights(),
@@ -166,7 +186,11 @@ class PrefixSearch:
         }
 
     def discretise(self, step: int) -> tuple[Genotype, list[str]]:
-        """Takes the chosen option of every decision and keeps its weights."""
+        """Replaces the supernet by the network of the best choices, which keeps its weights.
+
+        Returns:
+            The genotype, and the decisions that a guard or the budget has changed.
+        """
         chosen = self.controller.conclude(self._measure)
         free = self.free_weights()
         found_by: dict[str, Any] = {
@@ -193,9 +217,9 @@ class PrefixSearch:
         return network.genotype, list(chosen.guarded)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the search remembers."""
+        """What the search remembers, as JSON; asked for after `begin`."""
         return self.controller.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up the search of a checkpoint."""
+        """Takes up the search of a checkpoint; called after `begin`."""
         self.controller.load_state_dict(state)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
 
 from peml.injection import PrefixInjection
 from peml.methods.base import AttachContext, Method, MethodSettings
-from peml.methods.prefix.part import PrefixPart, attach_network, attach_supernet
+from peml.methods.prefix.part import Network, PrefixPart, build_network
 from peml.methods.prefix.settings import SearchedPrefixSettings
 from peml.models import TaskModel
 from peml.prefix import (
     Genotype,
+    PrefixNetwork,
     PrefixSettings,
     PrefixShape,
+    PrefixStart,
+    PrefixSupernet,
     SearchSpace,
     SizeRange,
     count_network,
@@ -53,16 +57,19 @@ class SearchedPrefix(Method):
         make: Callable[..., PrefixPart] = PrefixPart,
     ) -> PrefixPart:
         """The known network, or the supernet of the space."""
-        settings = self.settings
-        rates = {"learning_rate": settings.prefix_learning_rate}
-        if genotype is not None:
-            return attach_network(
-                model, injection, genotype, settings.prefix, context, make, **rates
-            )
-        rates["architecture_learning_rate"] = settings.architecture_learning_rate
-        lead = settings.search.lead
-        return attach_supernet(
-            model, injection, space, settings.prefix, context, lead=lead, make=make, **rates
+        settings, shape = self.settings, injection.shape
+        length = space.max_length if genotype is None else genotype.length
+        make_network: Callable[[PrefixStart], Network]
+        if genotype is None:
+            make_network = partial(PrefixSupernet, space, shape, lead=settings.search.lead)
+        else:
+            make_network = partial(PrefixNetwork, genotype, shape)
+        return make(
+            injection,
+            build_network(model, injection, settings.prefix, length, context, make_network),
+            settings.prefix,
+            learning_rate=settings.prefix_learning_rate,
+            architecture_learning_rate=settings.architecture_learning_rate,
         )
 
     def _decided(

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +110,9 @@ class AdapterPart(Part):
 
     def kept(self) -> dict[str, Tensor]:
         """The deltas' state where they don't merge."""
-        if self._merges:
-            return {}
+        return {} if self._merges else self._state()
+
+    def _state(self) -> dict[str, Tensor]:
         return {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
@@ -119,16 +120,12 @@ class AdapterPart(Part):
         }
 
     def load_kept(self, kept: Mapping[str, Tensor]) -> None:
-        """The reverse of `kept`.
+        """The reverse of `kept`; each name has the part's in front.
 
         Raises:
             CheckpointError: The tensors are not those of these layers.
         """
-        own = {
-            f"{self.name}.{layer}.{key}": value
-            for layer, adapted in self.layers.items()
-            for key, value in adapted.delta.state_dict().items()
-        }
+        own = {f"{self.name}.{name}": value for name, value in self._state().items()}
         unfit = sorted(own.keys() ^ kept.keys()) or [
             key for key, value in own.items() if value.shape != kept[key].shape
         ]
@@ -155,10 +152,6 @@ class AdapterMethod(Method):
     """
 
     delta_type: ClassVar[type[Delta]]
-    settings: Any
-
-    def __init__(self, settings: AdapterSettings) -> None:
-        self.settings = settings
 
     def build_deltas(
         self, layers: tuple[LinearShape, ...], routing: TaskRouting

@@ -1,0 +1,22 @@
+"""What can be taken away for a while: a prefix, a prompt, the correction of contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Switch:
+    """On, except inside an `off` block; such blocks may be nested."""
+
+    def __init__(self) -> None:
+        self.is_on = True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Off inside the block."""
+        before, self.is_on = self.is_on, False
+        try:
+            yield
+        finally:
+            self.is_on = before
