@@ -13,6 +13,7 @@ from torch import Tensor
 from peml.config import RunConfig
 from peml.data import TaskBatch
 from peml.errors import ConfigError
+from peml.estimation.depth import count_few_layers
 from peml.estimation.devices import Device
 from peml.estimation.quantized import pack
 from peml.estimation.record import Estimate, Memory
@@ -20,7 +21,7 @@ from peml.estimation.tracker import Tracker, emptied_batch, without_values
 from peml.estimation.workload import Scoring, Workload, assume_workload, read_workload
 from peml.injection import check_support, enable_packing, probe_decoder_side
 from peml.methods import AttachContext, AttachedModel, build_method, read_shape
-from peml.models import TaskModel, empty_backbone
+from peml.models import TaskModel, count_layers, empty_backbone
 from peml.models.logits import HELD
 from peml.run.precision import precision_of
 from peml.training import build_balancing, build_optimizer
@@ -63,11 +64,16 @@ def estimate(
         workload = read_workload(config, precision)
     else:
         workload = assume_workload(config, rows, length, precision)
-    passes = _Passes(workload, device)
+
+    def count(few: int | None = None) -> Estimate:
+        passes = _Passes(workload, device, few)
+        passes.run()
+        return passes.estimate(share)
+
+    layers = 0 if workload.method.trains_backbone else count_layers(workload.config.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that aren't there
-        passes.run()
-    return passes.estimate(share)
+        return count_few_layers(layers, count) or count()
 
 
 class _Passes:
@@ -76,11 +82,13 @@ class _Passes:
     Args:
         workload: What is computed.
         device: For which the code's choices are made.
+        layers: Layers of the model; default: all.
     """
 
-    def __init__(self, workload: Workload, device: Device) -> None:
+    def __init__(self, workload: Workload, device: Device, layers: int | None = None) -> None:
         self.workload = workload
         self.device = device
+        self.layers = layers
         self.training: Memory | None = None
         self.evaluation: Memory | None = None
         self.flops: dict[str, float] = {}
@@ -91,7 +99,7 @@ class _Passes:
         """Attaches the method and tracks a training step and a batch of each scoring."""
         work = self.workload
         with _as_on(self.device), without_values() as tracker:
-            backbone = empty_backbone(work.config.model, work.family)
+            backbone = empty_backbone(work.config.model, work.family, self.layers)
             pack(backbone.model, work.precision.quantization)
             tracker.vocabulary = backbone.model.config.get_text_config().vocab_size
             if work.config.batches.packing:
@@ -293,13 +301,11 @@ def _bytes_per_token(model: TaskModel) -> tuple[int, int]:
     """Bytes of a token's keys and values: of a token that is read, and of one that is generated."""
     backbone = model.backbone
     size = backbone.dtype.itemsize
-    sites = {
-        site.name: size * site.kv_heads * (site.head_dim + site.value_dim)
-        for site in check_support(backbone).sites
-    }
+    found = check_support(backbone).sites
+    sites = {site.name: size * site.kv_heads * (site.head_dim + site.value_dim) for site in found}
     if not backbone.config.is_encoder_decoder:
         return sum(sites.values()), sum(sites.values())
-    kinds = {site.name: site.kind for site in check_support(backbone).sites}
+    kinds = {site.name: site.kind for site in found}
     decoder = probe_decoder_side(backbone, [n for n in sites if kinds[n] == "self"])
     cross = sum(size for name, size in sites.items() if kinds[name] == "cross")
     return cross, sum(sites[name] for name in decoder)

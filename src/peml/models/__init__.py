@@ -17,7 +17,13 @@ if TYPE_CHECKING:
         Spelling,
         TextFamily,
     )
-    from peml.models.loading import Backbone, empty_backbone, identify_model, load_backbone
+    from peml.models.loading import (
+        Backbone,
+        count_layers,
+        empty_backbone,
+        identify_model,
+        load_backbone,
+    )
     from peml.models.numbers import not_finite
     from peml.models.prepacked import prepack
     from peml.models.prompt import InputPrompt
@@ -71,6 +77,7 @@ __all__ = [
     "check_quantization",
     "check_task_types",
     "choose_device",
+    "count_layers",
     "count_parameters",
     "dense_weight",
     "dequantize",

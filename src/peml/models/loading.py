@@ -139,15 +139,44 @@ def _warn_of_padding(model: Any, family: Family, name: str) -> None:
         )
 
 
-def empty_backbone(settings: ModelSettings, family: Family) -> Backbone:
-    """The model that `load_backbone` loads, built from its config alone, its weights as they come.
-
-    Made for a context in which tensors have no values, so nothing is tested here.
+def count_layers(settings: ModelSettings) -> int:
+    """The layers of a decoder or an encoder, as far as its config says that all are alike; else 0.
 
     Raises:
         ModelError: The config can't be read.
     """
     config = from_pretrained(AutoConfig, settings, "config")
+    if config.is_encoder_decoder or config.get_text_config() is not config:
+        return 0
+    layers = getattr(config, "num_hidden_layers", 0)
+    differ = any(len({*map(str, values)}) > 1 for values in _by_layer(config, layers).values())
+    return 0 if differ else layers
+
+
+def _by_layer(config: Any, layers: int) -> dict[str, list[Any]]:
+    """What a config lists layer by layer."""
+    fields = config.to_dict().items()
+    return {name: v for name, v in fields if isinstance(v, list) and len(v) == layers}
+
+
+def empty_backbone(settings: ModelSettings, family: Family, layers: int | None = None) -> Backbone:
+    """The model that `load_backbone` loads, built from its config alone, its weights as they come.
+
+    Made for a context in which tensors have no values, so nothing is tested here.
+
+    Args:
+        settings: Which model.
+        family: Its family.
+        layers: Its first layers only, where all are alike (`count_layers`); default: all.
+
+    Raises:
+        ModelError: The config can't be read.
+    """
+    config = from_pretrained(AutoConfig, settings, "config")
+    if layers is not None:
+        for name, values in _by_layer(config, config.num_hidden_layers).items():
+            setattr(config, name, values[:layers])
+        config.num_hidden_layers = layers
     model = family.auto_class.from_config(
         config,
         dtype=getattr(torch, settings.dtype),
