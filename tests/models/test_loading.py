@@ -148,6 +148,20 @@ def test_weights_a_family_would_have_to_make_up_are_refused(bert: Path) -> None:
         load_backbone(settings(bert, family="causal"))
 
 
+@pytest.mark.parametrize(
+    ("name", "head"), [("llama", None), ("bert", "Model"), ("bert", "ForMaskedLM")]
+)
+def test_files_with_more_layers_than_the_config_are_refused(
+    name: str, head: str | None, tmp_path: Path
+) -> None:
+    folder = save_tiny_model(name, tmp_path, head=head)
+    assert load_backbone(settings(folder))  # a head that isn't used is fine
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 1}))
+    with pytest.raises(ModelError, match=r"layers that its config lacks, '[a-z.]+\.1\."):
+        load_backbone(settings(folder))
+
+
 def test_code_in_a_model_folder_runs_only_if_asked(broken: Path, tmp_path: Path) -> None:
     config = json.loads((broken / "config.json").read_text()) | {
         "model_type": "homemade",

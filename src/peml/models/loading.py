@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from peml.tasks import Task
 
 # Fields of config.json that don't describe the model: its location, and what wrote the file.
 _NOT_THE_MODELS = {"_name_or_path", "transformers_version"}
+
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def load_backbone(
         )
     wrong_shape = [key for key, *_ in report["mismatched_keys"]]
     _refuse_missing_weights(settings.name, [*report["missing_keys"], *wrong_shape])
+    _refuse_more_layers(settings.name, report["unexpected_keys"], model)
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if rows is not None:
         check_vocabulary(family.tokenizer, rows, settings.name)
@@ -242,6 +246,22 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
             f"the files of model {name!r} lack {len(needed)} weights, or have them in another "
             f"shape, {needed[0]!r} among them; a frozen model can't use random weights instead",
             action="check that the files are complete, and that model.family is right",
+        )
+
+
+def _refuse_more_layers(name: str, unexpected: Iterable[str], model: nn.Module) -> None:
+    """Refuses files with further layers of a kind that the model has; other heads are left out."""
+    own = {_NUMBER.sub("*", key) for key in model.state_dict() if _NUMBER.search(key)}
+    spelled = {key: _NUMBER.sub("*", key) for key in unexpected}
+    spelled |= {key: kind.partition(".")[2] for key, kind in spelled.items() if kind not in own}
+    more = sorted(key for key, kind in spelled.items() if kind in own)  # with and without "bert."
+    if more:
+        raise ModelError(
+            f"the files of model {name!r} have {len(more)} weights of layers that its config "
+            f"lacks, {more[0]!r} among them",
+            allowed="a config with as many layers as the files",
+            action="correct config.json (num_hidden_layers), or save the model as it is meant with "
+            "save_pretrained",
         )
 
 

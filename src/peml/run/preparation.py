@@ -42,6 +42,7 @@ from peml.models import (
 from peml.records import Identity, LeakageEntry, Plan, PlannedContext, PlannedTask, Precision, Start
 from peml.run.encoding import SplitEncoder
 from peml.run.precision import choose_precision, with_precision
+from peml.run.reachable import warn_unreachable
 from peml.tasks import Task, TaskRenderer
 from peml.training import Balancing, build_balancing
 
@@ -233,6 +234,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         most = stream.adaptive.settings.rows
         watched = [encoder.encode(item, watched_rows(item, most), "train") for item in loaded.data]
     reported = encoder.golds(loaded.data, [item.reported for item in loaded.data])
+    warn_unreachable(loaded.data, reported, family, config.evaluation)
     scored = [split.encoded for split in (*development, *reported)]
     encoded = (split.lengths for split in (*train, *held_out, *watched, *scored))
     settle(family, (int(lengths.max()) for lengths in encoded if len(lengths)))

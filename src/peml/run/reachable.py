@@ -1,0 +1,83 @@
+"""Warns about right answers that a model can't give: labels not trained on, texts too long."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+from peml.data import TaskData, encode_split
+from peml.data.batch import IGNORED
+from peml.data.encoding import EncodedSplit
+from peml.evaluation import EvaluationSettings, GoldSplit
+from peml.models import Family
+from peml.models.families.stopping import cut_text
+from peml.tasks import SOURCE_ROW, Task
+
+
+def warn_unreachable(
+    data: Sequence[TaskData],
+    reported: Sequence[GoldSplit],
+    family: Family,
+    settings: EvaluationSettings,
+) -> None:
+    """Warns about reported rows that would be wrong whatever the model has learnt.
+
+    Args:
+        data: The tasks.
+        reported: Their reported splits.
+        family: The model's.
+        settings: How long a generated text may be.
+    """
+    for split in reported:
+        item = data[split.task_id]
+        task, where = item.task, item.origin.reported
+        found: Iterator[tuple[list[int], str]] = _unseen(item, split.gold)
+        if task.type.generates:
+            encoded = encode_split(item.reported, task, family, "train", where=where)
+            found = _not_generated(task, split.gold, encoded, settings.longest(task))
+        for rows, why in found:
+            first = item.reported[rows[0]].get(SOURCE_ROW, rows[0])
+            warnings.warn(
+                f"Task {task.name!r}: the model can't give the right answers of {len(rows):,} of "
+                f"{len(split.gold):,} rows of {where} (the first is row {first}, from 0): {why}",
+                stacklevel=2,
+            )
+
+
+def _unseen(item: TaskData, gold: Sequence[int]) -> Iterator[tuple[list[int], str]]:
+    """Positions of rows whose label no train row has."""
+    task = item.task
+    if not task.type.has_labels or not len(item.train):
+        return
+    seen = set(item.train.column(task.columns.label))
+    unseen = [label for label in task.labels if label not in seen]
+    rows = [number for number, label in enumerate(gold) if task.labels[label] in unseen]
+    if rows:
+        yield rows, f"no train row has the label {' or '.join(map(repr, unseen))}"
+
+
+def _not_generated(
+    task: Task, gold: Sequence[str], encoded: EncodedSplit, most: int
+) -> Iterator[tuple[list[int], str]]:
+    """Positions of rows, and what is the matter with them."""
+    answers = (labels for (labels,) in encoded.rows.column("labels"))
+    # the token that ends an answer needs no room
+    sizes = [sum(token != IGNORED for token in labels) - 1 for labels in answers]
+    stopped = [n for n, text in enumerate(gold) if cut_text(text, task.stop) != text.strip()]
+    for rows, why in (
+        (
+            [n for n, size in enumerate(sizes) if size > most],
+            f"a text ends after {most} tokens; set the task's max_new_tokens to {max(sizes)}, or "
+            "evaluation.max_new_tokens",
+        ),
+        (
+            stopped,
+            "they contain a stop string, before which a text is cut; correct the task's stop",
+        ),
+        (
+            encoded.altered.nonzero()[0].tolist(),
+            "the tokenizer gives them back changed; `peml tasks check --model` shows one",
+        ),
+    ):
+        if rows:
+            yield rows, why
