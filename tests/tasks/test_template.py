@@ -279,6 +279,16 @@ def test_a_bad_template_is_refused_before_any_row(template: str, message: str) -
     assert message in error.value.problem
 
 
+def test_a_nested_field_in_a_template_needs_an_alias() -> None:
+    columns: dict[str, Any] = {"inputs": ["sentence"], "label": "label", "extra": ["meta.kind"]}
+    with pytest.raises(TaskError, match=r"columns.aliases: \{NAME: meta.kind\}"):
+        TaskRenderer(examples.sentiment(template="{{ meta.kind }}", columns=columns))
+    columns |= {"extra": ["kind"], "aliases": {"kind": "meta.kind"}}
+    task = examples.sentiment(template="{{ kind }}", columns=columns)
+    row = {"sentence": "x", "meta": {"kind": "film"}, "label": 1}
+    assert TaskRenderer(task).render(row, 0).prompt == "film"
+
+
 _PRIVATE = st.sampled_from(
     ["__class__", "__mro__", "__subclasses__()", "__init__", "__globals__", "__getattribute__"]
 )

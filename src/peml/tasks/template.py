@@ -228,10 +228,14 @@ class TaskRenderer:
                     allowed=", ".join(allowed),
                     action="Remove it; a prompt must not contain the answer.",
                 )
+            dotted = next((field for field in allowed if field.startswith(f"{name}.")), "")
+            alias = (
+                f"Templates read no dots: name the field in columns.aliases: {{NAME: {dotted}}}."
+            )
             raise TaskError(
                 f"{where}: unknown variable {name!r}.{nearest(name, allowed)}",
                 allowed=", ".join(allowed),
-                action="Correct the name, or add the column to columns.inputs.",
+                action=alias if dotted else "Correct the name, or add it to columns.inputs.",
             )
         return template
 
