@@ -56,6 +56,9 @@ def test_what_low_rank_updates_cannot_be_put_on_is_said() -> None:
     tied = _by_name("t5")["tied layers"]
     assert tied.value == "4"
     assert "shared, encoder.embed_tokens, decoder.embed_tokens, lm_head" in tied.reason
+    direct = _by_name("mamba")["layers read directly"]
+    assert direct.value == "6"  # three in each of two layers
+    assert "without calling it" in direct.reason
 
 
 def test_frequencies_that_change_with_the_text_are_seen() -> None:

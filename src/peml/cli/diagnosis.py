@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from peml.errors import InjectionError, ModelError
 from peml.injection import AttentionSite, Support, check_support, rotate_keys
 from peml.methods import Layers, read_layers
+from peml.methods.layers import READ_DIRECTLY
 from peml.models import Backbone, ModelSettings, load_backbone
 
 Status = Literal["yes", "no", "info"]
@@ -141,6 +142,10 @@ def _without_lora(layers: Layers) -> Iterator[Finding]:
         names = ", ".join(layer.name for layer in tied)
         reason = f"{names} share one weight, so target_modules can't name them"
         yield Finding("tied layers", str(len(tied)), reason=reason)
+    direct = [name for name, what in layers.others.items() if what == READ_DIRECTLY]
+    if direct:
+        reason = f"{direct[0]} and the like: {READ_DIRECTLY}; all-linear leaves them out"
+        yield Finding("layers read directly", str(len(direct)), reason=reason)
     if layers.fused:
         reason = f"{layers.fused[0]} and the like hold several matrices; all-linear leaves them out"
         yield Finding("fused experts", str(len(layers.fused)), reason=reason)

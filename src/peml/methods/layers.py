@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from peml.models import Side
 
 ALL_LINEAR = "all-linear"
+READ_DIRECTLY = "the model reads its weight without calling it"
 
 
 _SHOWN = 4

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from peml.injection import probe_decoder_side
-from peml.methods.layers import Layers, LinearShape
+from peml.methods.layers import READ_DIRECTLY, Layers, LinearShape
 from peml.models.quantization import is_quantized, sizes
 
 
@@ -65,7 +65,7 @@ def read_layers(backbone: Any) -> Layers:
         seen[id(module)] = name
         parent, _, short = name.rpartition(".")
         if name in linears and short in direct[type(backbone.get_submodule(parent))]:
-            others[name] = "the model reads its weight without calling it"
+            others[name] = READ_DIRECTLY
             continue
         if name in linears or type(module) is nn.Embedding:
             shapes.append(_shape(name, module, places, backbone.get_output_embeddings()))
