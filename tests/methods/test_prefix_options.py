@@ -58,7 +58,7 @@ def first(model: AttachedModel) -> Tensor:
         with torch.no_grad():
             first: Tensor = network(network.one_hot(chosen)).tensor[0]
         return first
-    return part(model).as_numbers().tensor[0]
+    return part(model).yielded().tensor.detach()[0]
 
 
 def own_keys(tiny: str) -> list[Tensor]:
@@ -85,7 +85,7 @@ def test_a_text_gives_the_models_own_keys_and_values(kind: str, tiny: str) -> No
 
 
 def test_a_text_reaches_encoder_and_decoder() -> None:
-    whole = part(attach("flat", "t5", start="text", text=TEXT)).as_numbers().tensor
+    whole = part(attach("flat", "t5", start="text", text=TEXT)).yielded().tensor.detach()
     assert all(whole[layer].any() for layer in range(len(whole)))
 
 

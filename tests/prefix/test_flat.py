@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,8 +20,8 @@ def start(kind: str = "quiet") -> PrefixStart:
     made = PrefixStart(keys, torch.tensor([[4.0, 1.0], [6.0, 2.0], [5.0, 3.0]]))
     return {
         "quiet": made,
-        "zero": made.zeroed(),
-        "random": made.drawn(LENGTH, generator),
+        "zero": replace(made, keys=torch.zeros_like(keys)),
+        "random": made.at(torch.randn(3, 2, 2, LENGTH, 8, generator=generator)),
         "text": made.at(torch.randn(3, 2, 2, LENGTH + 2, 8, generator=generator)),
     }[kind]
 

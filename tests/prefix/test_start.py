@@ -50,9 +50,9 @@ def test_a_fresh_network_yields_the_rows_it_starts_at() -> None:
     genotype = Genotype.fixed_mlp(SHAPE, length=5, width=8)
     made = PrefixNetwork(genotype, SHAPE, quiet().at(rows()))
     torch.testing.assert_close(made().tensor, rows()[..., :5, :])
-    drawn = quiet().drawn(5, torch.Generator().manual_seed(2))
+    drawn = quiet().at(rows(5))
     assert 0.8 < PrefixNetwork(genotype, SHAPE, drawn)().tensor.std() < 1.2
-    zero = PrefixNetwork(genotype, SHAPE, quiet().zeroed())
+    zero = PrefixNetwork(genotype, SHAPE, replace(quiet(), keys=torch.zeros(3, 2, 4)))
     assert not zero().tensor.any()
 
 

@@ -63,13 +63,13 @@ def test_softmax_weights_are_those_of_each_decision() -> None:
     searched = controller(supernet, relaxation="softmax")
     for name, row in searched.weights(13).items():
         logits = supernet.decisions[name].logits
-        assert torch.allclose(row, (logits / searched.temperature(13)).softmax(-1))
+        assert torch.allclose(row, (logits / searched.timetable.temperature(13)).softmax(-1))
 
 
 def test_only_weights_move_in_the_warmup() -> None:
     supernet = make_supernet()
     searched = controller(supernet, warmup=0.25, cooldown=0.1)
-    still = [step for step in range(20) if not searched.architecture_moves(step)]
+    still = [step for step in range(20) if not searched.timetable.is_due(step)]
     assert still == [0, 1, 2, 3, 4, 18, 19]
     supernet(searched.weights(4)).tensor.sum().backward()
     assert all(logits.grad is None for logits in supernet.architecture_parameters())
@@ -97,7 +97,7 @@ def test_the_temperature_is_annealed_while_the_logits_move() -> None:
     searched = controller(
         steps=20, warmup=0.5, cooldown=0.2, temperature={"start": 4.0, "end": 0.5}
     )
-    temperatures = [searched.temperature(step) for step in range(20)]
+    temperatures = [searched.timetable.temperature(step) for step in range(20)]
     assert temperatures[:11] == [4.0] * 11
     assert temperatures[15:] == pytest.approx([0.5] * 5)
     assert all(a > b for a, b in itertools.pairwise(temperatures[10:16]))
@@ -161,7 +161,7 @@ def test_the_snapshot_has_the_odds_that_steps_draw_with(relaxation: str) -> None
 def test_without_a_cooldown_the_weights_stay_soft() -> None:
     searched = controller(relaxation="softmax", cooldown=0)
     assert searched.timetable.hardness(19) == 0
-    assert searched.architecture_moves(19)
+    assert searched.timetable.is_due(19)
     assert searched.weights(19)["cell.0"].max() < 1
     assert searched.free_weights() == searched.snapshot(19)
 
@@ -175,18 +175,18 @@ def test_schedules() -> None:
 @pytest.mark.parametrize(("warmup", "cooldown"), [(0.3, 0.15), (0.5, 0.49), (0.9, 0), (0, 0.9)])
 def test_short_searches_have_steps_that_move(steps: int, warmup: float, cooldown: float) -> None:
     searched = controller(steps=steps, warmup=warmup, cooldown=cooldown)
-    moving = [step for step in range(steps) if searched.architecture_moves(step)]
+    moving = [step for step in range(steps) if searched.timetable.is_due(step)]
     assert moving == list(range(moving[0], moving[-1] + 1))
-    assert searched.temperature(moving[-1]) == pytest.approx(0.1)
-    assert all(searched.temperature(step) == 1 for step in range(moving[0]))
+    assert searched.timetable.temperature(moving[-1]) == pytest.approx(0.1)
+    assert all(searched.timetable.temperature(step) == 1 for step in range(moving[0]))
     assert all(searched.timetable.hardness(step) == 0 for step in range(moving[-1] + 1))
     assert searched.timetable.hardness(steps - 1) == (1 if searched.timetable.cooldown_steps else 0)
 
 
 def test_a_search_of_one_step_works() -> None:
     searched = controller(steps=1)
-    assert searched.temperature(0) == pytest.approx(0.1)
-    assert searched.architecture_moves(0)
+    assert searched.timetable.temperature(0) == pytest.approx(0.1)
+    assert searched.timetable.is_due(0)
     with pytest.raises(ValueError, match="at least one step"):
         controller(steps=0)
 

@@ -34,6 +34,20 @@ Place = tuple[str, str]
 """The labels of a suite and of a method."""
 
 
+ValueT = TypeVar("ValueT")
+
+
+def _refuse_repeated(values: tuple[ValueT, ...]) -> tuple[ValueT, ...]:
+    repeated = list(dict.fromkeys(value for value in values if values.count(value) > 1))
+    if repeated:
+        listed = ", ".join(map(str, repeated))
+        raise ValueError(f"{listed} is given twice: duplicate cells")
+    return values
+
+
+_Different = AfterValidator(_refuse_repeated)
+
+
 class SharedSettings(ConfigFile):
     """The part of a run's config that all cells share; each suite's tasks are added to it."""
 
@@ -61,7 +75,7 @@ class SharedSettings(ConfigFile):
 class TuningSettings(Settings):
     """Short runs that choose, the same number for every method: a learning-rate grid, or trials."""
 
-    factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], _Different] = Field(
         (0.5, 1.0, 2.0),
         description="Factors that multiply all learning rates; with a single value there is no "
         "grid.",
@@ -98,22 +112,6 @@ class TuningSettings(Settings):
             raise ValueError("give factors, or trials and space, not both")
         return self
 
-    @field_validator("factors")
-    @classmethod
-    def _differ(cls, factors: tuple[float, ...]) -> tuple[float, ...]:
-        return _refuse_repeated(factors)
-
-
-ValueT = TypeVar("ValueT")
-
-
-def _refuse_repeated(values: tuple[ValueT, ...]) -> tuple[ValueT, ...]:
-    repeated = list(dict.fromkeys(value for value in values if values.count(value) > 1))
-    if repeated:
-        listed = ", ".join(map(str, repeated))
-        raise ValueError(f"{listed} is given twice: duplicate cells")
-    return values
-
 
 def _usable_label(label: str) -> str:
     allowed = "_+-"
@@ -141,7 +139,7 @@ class ComparisonConfig(ConfigFile):
         description="Label: a run's method section. `name` is the label unless you set it.",
         min_length=1,
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _Different] = Field(
         (0, 1, 2), description="One run per seed, method and suite.", min_length=1
     )
     match: Literal["parameters", "none"] = Field(
@@ -177,11 +175,6 @@ class ComparisonConfig(ConfigFile):
         default_factory=lambda: WorkerSettings(), description="Where the runs are started."
     )
     keep_models: bool = Field(True, description="Keep the final models after they were measured.")
-
-    @field_validator("seeds")
-    @classmethod
-    def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return _refuse_repeated(seeds)
 
     @field_validator("suites")
     @classmethod

@@ -30,16 +30,6 @@ class PrefixStart:
     rows: Tensor | None = None
     silent: Tensor | None = None
 
-    def zeroed(self) -> PrefixStart:
-        """This start with zero keys, which take attention from tokens; for studies and tests."""
-        return replace(self, keys=torch.zeros_like(self.keys))
-
-    def drawn(self, length: int, generator: torch.Generator) -> PrefixStart:
-        """This start with rows from N(0, 1), as in PEFT's flat prefix; for studies and tests."""
-        layers, kv_heads, head_dim = self.keys.shape
-        rows = torch.randn(layers, 2, kv_heads, length, head_dim, generator=generator)
-        return replace(self, rows=rows.to(self.keys))
-
     def at(self, rows: Tensor) -> PrefixStart:
         """This start with the given rows, such as a text's keys and values."""
         return replace(self, rows=rows.to(self.keys))

@@ -70,14 +70,6 @@ class SearchController:
         for decision in self._decisions.values():
             self._groups.setdefault(len(decision.options), []).append(decision)
 
-    def architecture_moves(self, step: int) -> bool:
-        """Whether the logits get a gradient in this step (0-based)."""
-        return self.timetable.is_due(step)
-
-    def temperature(self, step: int) -> float:
-        """The temperature of a step."""
-        return self.timetable.temperature(step)
-
     def weights(self, step: int, *, attached: bool | None = None) -> dict[str, Tensor]:
         """The weights of a training step.
 
@@ -94,9 +86,9 @@ class SearchController:
             Decision name to weights, (options,), summing to 1.
         """
         if attached is None:
-            attached = self.settings.optimise == "single" and self.architecture_moves(step)
+            attached = self.settings.optimise == "single" and self.timetable.is_due(step)
         generator = self._generator(step, _NOISE)
-        temperature = self.temperature(step)
+        temperature = self.timetable.temperature(step)
         weights: dict[str, Tensor] = {}
         held = self._held(self._logits(), self._odds(step))
         for decisions in self._groups.values():
@@ -119,7 +111,7 @@ class SearchController:
             step: Step of the search, 0-based.
             without: Options to leave out, by decision; their weight goes to the others.
         """
-        temperature = self.temperature(step)
+        temperature = self.timetable.temperature(step)
         held = self._held(self._logits(without), temperature)
         weights = {name: softmax(logits.detach(), temperature) for name, logits in held.items()}
         return self._led(weights, self.timetable.hardness(step))
@@ -143,7 +135,7 @@ class SearchController:
 
     def _odds(self, step: int) -> float:
         """The temperature at which the logits give the options' probabilities in a step."""
-        return 1.0 if self._relaxation.fixed_odds else self.temperature(step)
+        return 1.0 if self._relaxation.fixed_odds else self.timetable.temperature(step)
 
     def _expected(self, step: int) -> dict[str, Tensor]:
         """The mean weights of a training step over its noise, without the cool-down."""

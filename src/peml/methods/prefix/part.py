@@ -127,10 +127,6 @@ class PrefixPart(nn.Module, Part):
         return self.injection.disabled()
 
     def static_prefix(self) -> Prefix | None:
-        """The prefix as numbers."""
-        return self.as_numbers()
-
-    def as_numbers(self) -> Prefix:
         """The prefix as it stands, without a graph."""
         with torch.no_grad():
             return self.yielded().detached()

@@ -87,7 +87,7 @@ class PrefixSearch:
         controller = self.controller
         controller.advance(step, self._measure)
         self._step = step
-        if self._settings.optimise == "bilevel" and controller.architecture_moves(step):
+        if self._settings.optimise == "bilevel" and controller.timetable.is_due(step):
             self._purpose = "move"
             self._move_by_held_out(step)
         self._purpose = "train"
@@ -168,7 +168,7 @@ class PrefixSearch:
         """
         self._part.check_decisions(step)
         return {
-            "temperature": self.controller.temperature(step),
+            "temperature": self.controller.timetable.temperature(step),
             "weights": self.controller.snapshot(step),
         }
 
