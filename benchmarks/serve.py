@@ -41,6 +41,7 @@ from common import (
 )
 from serve_clients import Client, load_for, request
 
+from peml.cli.options import limit_kernels
 from peml.data.batching import Collator
 from peml.export import save_model
 from peml.methods import AttachContext, build_method, parse_method
@@ -131,9 +132,9 @@ def served(arguments: argparse.Namespace, folder: Path, side: str) -> Iterator[t
     """A server's port and process id."""
     words = [__file__, "serve", str(folder), "--side", side, "--dtype", arguments.dtype]
     words += ["--threads", str(arguments.threads)]
+    limit_kernels()  # as `peml serve` does
     with subprocess.Popen(
         [sys.executable, *words],
-        env={"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", **os.environ},  # as `peml serve` does
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

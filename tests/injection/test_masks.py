@@ -28,8 +28,18 @@ def test_one_padding_serves_all_layers() -> None:
     assert memo.padded(mask, 3) is memo.padded(mask, 3)
     assert memo.padded(mask, 4).shape[-1] == 6
     assert memo.padded(mask.clone(), 4) is not memo.padded(mask, 4)
-    assert memo.causal(4, 2, mask.device) is memo.causal(4, 2, mask.device)
-    assert memo.causal(5, 2, mask.device).shape == (1, 1, 5, 7)
+
+
+def test_one_causal_mask_serves_all_layers() -> None:
+    memo, device = MaskMemo(), torch.device("cpu")
+    with torch.inference_mode():  # as a generating model calls it
+        mask = memo.causal(3, 2, device, torch.bfloat16)
+    assert memo.causal(3, 2, device, torch.bfloat16) is mask
+    assert not mask.is_inference()
+    assert mask.dtype == torch.bfloat16
+    assert (mask.isinf() == ~causal_mask(3, 2, device)).all()
+    assert memo.causal(3, 2, device, torch.float32).dtype == torch.float32
+    assert memo.causal(5, 2, device, torch.float32).shape == (1, 1, 5, 7)
 
 
 def test_no_graph_is_kept_alive() -> None:

@@ -15,6 +15,7 @@ from peml.cli.options import (
     DtypeOption,
     RunArgument,
     TrustOption,
+    limit_kernels,
 )
 from peml.cli.streams import STREAM, as_file, format_of
 from peml.errors import ConfigError
@@ -85,6 +86,7 @@ def predict_command(
       peml predict runs/demo --task reviews -i rows.parquet -o answers.csv --keep id
     """
     written = _check(input_file, output_file, output_format)
+    limit_kernels()
     with as_file(input_file, input_format) as path:
         from peml.data.lines import check_file
         from peml.data.unlabelled import UnlabelledFile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from peml.cli.options import (
     DtypeOption,
     RunArgument,
     TrustOption,
+    limit_kernels,
 )
 from peml.terminal import open_console
 
@@ -96,9 +96,7 @@ def serve_command(
         "wait": wait_ms,
     }
     _check_extra()
-    # oneDNN keeps compiled kernels per shape, 1,024 of them by default; requests have ever new
-    # shapes, and memory would grow with them. It reads this before its first kernel.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    limit_kernels()
     from peml.serving import load
     from peml.serving.service.keys import Keys
     from peml.serving.service.limits import Limits

@@ -220,7 +220,9 @@ class _PrefixSlot:
         if pair is not None:
             length = pair[0].shape[1]
             if causal:
-                attention_mask = injection.masks.causal(query.shape[2], length, query.device)
+                attention_mask = injection.masks.causal(
+                    query.shape[2], length, query.device, query.dtype
+                )
                 causal = False
             elif attention_mask is not None:
                 attention_mask = injection.masks.padded(attention_mask, length)

@@ -39,13 +39,13 @@ def causal_mask(
 class MaskMemo:
     """Caches the last mask, since all layers of a forward pass get the same mask object.
 
-    Not cached: masks that need a gradient, which would keep a step's graph alive, and masks made in
-    inference mode, which autograd can't save later.
+    Not cached: masks that need a gradient, which would keep a step's graph alive, and padded masks
+    of inference mode, which autograd can't save later.
     """
 
     def __init__(self) -> None:
         self._padded: tuple[Tensor, int, int, Tensor] | None = None
-        self._causal: tuple[tuple[int, int, torch.device], Tensor] | None = None
+        self._causal: tuple[tuple[int, int, torch.device, torch.dtype], Tensor] | None = None
 
     def padded(self, mask: Tensor, length: int) -> Tensor:
         """``pad_mask``, cached for this tensor object until it is written to."""
@@ -62,13 +62,18 @@ class MaskMemo:
             self._padded = (mask, mask._version, length, padded)
         return padded
 
-    def causal(self, queries: int, length: int, device: torch.device) -> Tensor:
-        """``causal_mask``, cached for these sizes."""
-        key = (queries, length, device)
+    def causal(self, queries: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """``causal_mask`` as an additive mask, cached for these sizes.
+
+        sdpa would make one of a boolean mask in every layer.
+        """
+        key = (queries, length, device, dtype)
         last = self._causal
         if last is not None and last[0] == key:
             return last[1]
-        mask = causal_mask(queries, length, device)
-        if not mask.is_inference():
-            self._causal = (key, mask)
+        with torch.inference_mode(False):
+            hidden = ~causal_mask(queries, length, device)
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
+            mask.masked_fill_(hidden, -torch.inf)  # every query sees the prefix
+        self._causal = (key, mask)
         return mask

@@ -27,6 +27,9 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _LEAST_SUM = -100.0
 """Log-sum-exp of a query's own part below which it sees no token (padding), or hardly any."""
 
+_MOST_TOTAL = 1e30
+"""Sum over both parts, as a multiple of the own part's, that bfloat16 holds with room to spare."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -205,7 +208,7 @@ def _join_by_kernel(
 def _join_by_products(
     query: Tensor, own: Tensor, sums: Tensor, key: Tensor, value: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor] | None:
-    """The same in bfloat16 by matrix products and one softmax over both parts.
+    """The same in bfloat16 by matrix products, without a softmax's search for the largest logit.
 
     The rows' own part stands in it as one more key, of zeros. Two more channels take its
     log-sum-exp, in two pieces so that it isn't rounded, off all other logits::
@@ -220,18 +223,14 @@ def _join_by_products(
     """
     if query.dtype != torch.bfloat16 or sums.min() < _LEAST_SUM:
         return None
-    heads, positions, size = key.shape
-    keys = key.new_zeros(heads, positions + 1, size + 2)
-    keys[:, :positions, :size] = key
-    keys[:, :positions, size:] = 1
     high = sums.to(query.dtype)
-    queries = torch.cat([query * scaling, -high, (high - sums).to(query.dtype)], -1)
-    weights = (queries @ keys.transpose(-1, -2)).softmax(-1)
-    share = weights[..., -1:]
-    if not share.min() > 0:
+    queries = torch.cat([query, -high, (high - sums).to(query.dtype)], -1)
+    keys = torch.nn.functional.pad(key * scaling, (0, 2), value=1)
+    weights = (queries @ keys.transpose(-1, -2)).exp_()  # of the own part's sum
+    total = 1 + weights.sum(-1, keepdim=True)
+    if not total.max() < _MOST_TOTAL:
         return None
-    values = torch.nn.functional.pad(value, (0, 0, 0, 1))
-    return torch.addcmul(weights @ values, share, own), sums - share.float().log()
+    return torch.baddbmm(own, weights, value) / total, sums + total.float().log()
 
 
 def _query_gradient(

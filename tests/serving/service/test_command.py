@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -73,6 +74,26 @@ def test_a_port_in_use_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         said = command(capsys, "serve", tmp_path, "--port", taken.getsockname()[1])
     assert said.code == 2
     assert "can't listen" in said.error
+
+
+@pytest.mark.parametrize("words", [("serve", "--port", 0), ("predict", "--task", "mood")])
+def test_few_compiled_kernels_are_kept(
+    words: tuple[object, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else memory grows with every new shape of a batch."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"sentence": "a dog"}\n')
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "9")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY")
+    files = ("-i", rows, "-o", tmp_path / "out.jsonl") if words[0] == "predict" else ()
+    said = command(capsys, words[0], tmp_path, *words[1:], *files)
+    assert said.code == 2  # there is no model
+    assert os.environ["LRU_CACHE_CAPACITY"] == "64"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "9"  # as the user says
 
 
 def test_without_the_extra_it_says_what_to_install(
