@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from peml.serving.predictor import Predictor
+from peml.serving.service import engine as engine_module
 from peml.serving.service.app import Service
 from peml.serving.service.engine import Engine
 from peml.serving.service.gate import AccessLog
@@ -141,6 +143,21 @@ def test_an_encoders_batches_are_small_on_a_cpu(monkeypatch: pytest.MonkeyPatch)
     assert max(held.batches) == 1024 // tokens
     assert sum(held.batches) == 200
     assert Engine(predictor_of("llama")).tokens > 1024
+
+
+def test_free_memory_is_given_back_every_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(engine_module, "_find_trim", lambda: calls.append)
+    engine = Engine(predictor_of("bert"))
+    for _ in range(40):
+        engine.answer([])
+    assert calls == [0, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_the_allocator_takes_the_call() -> None:
+    trim = engine_module._find_trim()
+    assert trim is None or trim(0) in (0, 1)
 
 
 def test_a_full_queue_is_refused_and_asks_to_come_back(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,6 +22,8 @@ from peml.serving.predictor import Prediction, Predictor, to_prediction
 from peml.serving.service.work import AskedRow, Text, Work
 
 _CPU_TOKENS = 1024
+_TRIM = 16
+"""Batches after which free memory is given back."""
 _Read = TypeVar("_Read")
 
 Answer = Prediction | PemlError
@@ -38,6 +42,8 @@ class Engine:
         predictor.eval()
         self.packs = self._can_pack()
         self._tokenizer = threading.Lock()
+        self._batches = 0
+        self._trim = _find_trim()
 
     @property
     def tokens(self) -> int:
@@ -71,7 +77,11 @@ class Engine:
         """Answers work of one lane, in its order."""
         rows = [each for each in work if isinstance(each, AskedRow)]
         texts = [each for each in work if isinstance(each, Text)]
-        return [*self._score(rows), *self._write(texts)]
+        answers = [*self._score(rows), *self._write(texts)]
+        self._batches += 1
+        if self._trim is not None and self._batches % _TRIM == 0:
+            self._trim(0)
+        return answers
 
     def _can_pack(self) -> bool:
         base = self.predictor.base
@@ -153,3 +163,13 @@ class Engine:
             else Prediction(text.text.strip(), {}, text.cut)
             for text, each in zip(texts, written, strict=True)
         ]
+
+
+def _find_trim() -> Callable[[int], int] | None:
+    """What gives memory that is free to the system; None where the allocator isn't glibc's.
+
+    Batches have ever new sizes, and leave ever more holes that the next ones don't fit in.
+    """
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
