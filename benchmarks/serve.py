@@ -269,7 +269,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     save(folder / "ours", arguments.model, "lora+prefix")
     bad = arguments.clients // 10
     with served(arguments, folder / "ours", "ours") as (port, process):
-        asyncio.run(load_for(port, arguments.seconds / 6, bodies(), arguments.clients - bad, bad))
+        asyncio.run(load_for(port, arguments.warm_up, bodies(), arguments.clients - bad, bad))
         before = resident(process)
         run = load_for(port, arguments.seconds, bodies(), arguments.clients - bad, bad)
         latencies, statuses = asyncio.run(run)
@@ -308,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="minilm", help="default: minilm")
     parser.add_argument("--clients", type=int, help="default: 64; soak: 200")
     parser.add_argument("--seconds", type=float, help="of a round; default: 8; soak: 60")
+    parser.add_argument("--warm-up", type=float, help="seconds of soak before; default: a sixth")
     parser.add_argument("--rounds", type=int, default=3, help="of each side of throughput")
     parser.add_argument("--requests", type=int, default=200, help="of latency")
     parser.add_argument("--block", type=int, default=1, help="of latency: requests in turn")
@@ -321,6 +322,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     soaks = arguments.what == "soak"
     arguments.clients = arguments.clients or (200 if soaks else 64)
     arguments.seconds = arguments.seconds or (60.0 if soaks else 8.0)
+    arguments.warm_up = arguments.warm_up or arguments.seconds / 6
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:

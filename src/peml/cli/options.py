@@ -57,4 +57,4 @@ def limit_kernels() -> None:
     that are read as they come have ever new shapes, and memory would grow with them.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "64")
+        os.environ.setdefault(name, "16")

@@ -92,7 +92,7 @@ def test_few_compiled_kernels_are_kept(
     files = ("-i", rows, "-o", tmp_path / "out.jsonl") if words[0] == "predict" else ()
     said = command(capsys, words[0], tmp_path, *words[1:], *files)
     assert said.code == 2  # there is no model
-    assert os.environ["LRU_CACHE_CAPACITY"] == "64"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "16"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "9"  # as the user says
 
 

@@ -149,7 +149,7 @@ def test_free_memory_is_given_back_every_few_batches(monkeypatch: pytest.MonkeyP
     calls: list[int] = []
     monkeypatch.setattr(engine_module, "_find_trim", lambda: calls.append)
     engine = Engine(predictor_of("bert"))
-    for _ in range(40):
+    for _ in range(20):
         engine.answer([])
     assert calls == [0, 0]
 

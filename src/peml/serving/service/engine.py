@@ -22,7 +22,7 @@ from peml.serving.predictor import Prediction, Predictor, to_prediction
 from peml.serving.service.work import AskedRow, Text, Work
 
 _CPU_TOKENS = 1024
-_TRIM = 16
+_TRIM = 8
 """Batches after which free memory is given back."""
 _Read = TypeVar("_Read")
 
