@@ -15,11 +15,16 @@ import pytest
 from peml.testing.models import save_tiny_model
 from tests.export.same_process import one_process
 
-__all__ = ["one_process"]
+__all__ = ["one_process", "plain_reports"]
 
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 Script = Callable[[str], Any]
+
+
+@pytest.fixture(autouse=True)
+def plain_reports(unrendered: None) -> None:
+    """No test of this folder looks at a report's figures."""
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Work in a process of its own, and processes that die by SIGKILL at a chosen moment.
 
 The processes are forked from a server that has imported the package and run nothing, so each is
-as fresh as a new interpreter without the seconds the imports take.
+as fresh as a new interpreter without the seconds the imports take. They render no figures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def fresh_processes() -> ForkServerContext:
     of every sum: it must not start while a test or a comparison has changed that.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(WARM)
+    context.set_forkserver_preload([*WARM, "tests.e2e.without_figures"])
     forkserver.ensure_running()
     return context
 

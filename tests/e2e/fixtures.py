@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 
 from peml.cli import main
 from tests.e2e.toy import toy_config, write_suite
-
-_PAGES = ("run.report", "comparison.page", "tuning.page")
+from tests.e2e.unrendered import unrender
 
 Runs = Callable[[str, str], Path]
 """(family, method) -> folder of a finished run."""
@@ -57,13 +55,8 @@ def runs(toys: Path) -> Runs:
 
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of reports are drawn but not rendered, which takes longer than a toy run's training.
+    """Figures of reports aren't rendered, for tests that look at none.
 
-    For folders whose tests look at no figure; `tests/e2e` and `tests/reporting` render them.
+    `tests/reporting` and `tests/e2e/test_fit.py` render them.
     """
-    for page in _PAGES:
-        module = importlib.import_module(f"peml.reporting.{page}")
-        monkeypatch.setattr(module, "to_svg", lambda figure, name: f'<svg id="{name}"></svg>')
-        for save in ("save_svg", "save_png"):
-            if hasattr(module, save):
-                monkeypatch.setattr(module, save, lambda figure, path: path.write_bytes(b""))
+    unrender(monkeypatch.setattr)

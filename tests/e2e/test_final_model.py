@@ -16,7 +16,7 @@ from tests.e2e.apart import run_apart
 from tests.e2e.fixtures import Runs
 from tests.e2e.toy import FAMILIES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("unrendered")]
 
 _CLOSE = 1e-5
 _RUNS = [*((family, "peml") for family in FAMILIES), ("causal", "lora+prefix"), ("encoder", "lora")]

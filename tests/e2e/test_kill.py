@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.apart import fit_apart
 from tests.e2e.toy import toy_config
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("unrendered")]
 
 
 def test_a_command_killed_in_training_goes_on_when_called_again(toys: Path, tmp_path: Path) -> None:

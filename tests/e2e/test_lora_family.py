@@ -16,7 +16,7 @@ from peml.cli import main
 from tests.e2e.apart import Moment, fit_apart
 from tests.e2e.toy import FAMILIES, Row, toy_config
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("unrendered")]
 
 _LORA: Row = {"r": 4, "alpha": 8, "learning_rate": 0.01}
 _RANKS: Row = {"init_r": 4, "target_r": 2, "learning_rate": 0.02}

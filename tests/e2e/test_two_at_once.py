@@ -16,7 +16,7 @@ from tests.e2e.toy import METHODS, Row, toy_config
 from tests.e2e.two_at_once import Command, disturb
 from tests.tuning.studies import study_file
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("unrendered")]
 
 Commands = Callable[[str], Command]
 

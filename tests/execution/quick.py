@@ -13,6 +13,7 @@ from peml.config import RunConfig, load_config
 from peml.execution import ExecutionSettings, Job, make_executor, processes
 from tests.e2e.apart import fresh_processes
 from tests.e2e.toy import toy_config
+from tests.e2e.unrendered import unrender
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,7 @@ def quick_processes(toys: Path) -> Iterator[None]:
     """Jobs in processes forked from a server that has imported the package and run nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "_CONTEXT", fresh_processes())
+        unrender(patch.setattr)
         yield
 
 
