@@ -39,7 +39,7 @@ def leak(of: str, train: str, rows: int, split: str = "reported", **more: int) -
         (
             leak("mood", "mood", 3, "development", evaluation_rows=15),
             "3 of 15 rows of mood's development split are also in its train split: its development "
-            "score is too high, and what is chosen by it less sure.",
+            "score is too high, and choices by it are less reliable.",
         ),
     ],
 )

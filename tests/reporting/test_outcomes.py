@@ -101,9 +101,9 @@ def test_the_report_says_when_what_was_open_and_what_the_cooldown_changed(search
     outcomes = list_outcomes(run.history)
     least = min(outcomes, key=lambda outcome: outcome.weight)
     for text in (render_markdown(run), text_of(parse_page(render_html(run)))):
-        assert "The weights are those at step 100, when the decisions came to rest: what a" in text
-        assert "led them to 1 for what was chosen and 0 for the rest, by step 120;" in text
-        assert f"had had {least.weight:.2f} ({least.name}) to " in text
+        assert "The weights are those at step 100, the end of the free search: the average" in text
+        assert "By step 120, the cool-down moved the chosen options to 1 and all others" in text
+        assert f"the chosen options had {least.weight:.2f} ({least.name}) to " in text
         assert "or of an even share: length. Another seed may choose otherwise there." in text
     (table,) = [t for t in markdown_tables(render_markdown(run)) if t[0][0] == "decision"]
     assert {row[0]: row[-1] for row in table[2:] if row[-1]} == {
@@ -132,7 +132,7 @@ def test_without_a_cooldown_none_is_told(searched: Path) -> None:
 def test_scores_that_chose_are_told(searched: Path) -> None:
     history = change_log(searched, "discretise", lambda line: line["free"].update(by_weight=False))
     text = " ".join(describe_search(history))
-    assert "goes by how much the held-out loss rises without an option" in text
+    assert "chosen by how much the held-out loss rises without them" in text
     assert "Undecided" not in text
 
 

@@ -19,14 +19,14 @@ def estimate_command(
     config: Annotated[Path, typer.Argument(help="Config file, for example examples/demo.yaml.")],
     overrides: SetOption = None,
     device: Annotated[
-        str, typer.Option(help="Where it is to run: h100, a100, rtx4090, or cpu, this machine.")
+        str, typer.Option(help="Where it is to run: h100, a100, rtx4090, or cpu (this machine).")
     ] = "cpu",
     share: Annotated[
-        float, typer.Option(help="Part of the device's peak FLOP/s that is reached.")
+        float, typer.Option(help="Fraction of the device's peak FLOP/s that the run reaches.")
     ] = 0.4,
     rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Train rows of all tasks together, where there is no data yet."),
+        typer.Option(min=1, help="Train rows of all tasks together, without reading data."),
     ] = None,
     length: Annotated[
         int | None, typer.Option(min=1, help="Mean tokens of these rows, with --rows.")

@@ -13,11 +13,11 @@ from peml.terminal import Column, open_console, print_table
 
 _FormatOption = Annotated[
     str | None,
-    typer.Option("--format", help="One of those that `--list` shows; packages may add some."),
+    typer.Option("--format", help="A format that `--list` shows."),
 ]
 _TaskOption = Annotated[str | None, typer.Option(help="Only this task; default: all.")]
 _ListOption = Annotated[
-    bool, typer.Option("--list", help="Say to which formats the run can be exported.")
+    bool, typer.Option("--list", help="List the formats that the run can be exported to.")
 ]
 _VerifyOption = Annotated[
     bool,
@@ -61,7 +61,8 @@ def export_command(
     onnx, onnx-int8: an encoder with prefix and heads, one file; int8 changes scores slightly.
 
     `--verify` predicts reported rows of each task (up to 16) in a process without PEML, and writes
-    the outcome into manifest and README. `--check` reads it back, and refuses an altered byte.
+    the outcome into manifest and README. `--check` repeats that outcome, and refuses a folder in
+    which any byte has changed.
 
     Examples:
       peml export --list runs/peml

@@ -78,8 +78,8 @@ def predict_command(
 ) -> None:
     """Predict rows of a task with a finished run's model and evaluation settings.
 
-    The output appears when it is complete. A command that was stopped goes on where it was when it
-    is given again.
+    The output appears when it is complete. If the command is stopped, call it again: it continues
+    where it stopped.
 
     Examples:
       peml predict runs/demo --task reviews --input rows.jsonl --output answers.jsonl
@@ -156,7 +156,7 @@ def _say(work: BulkPrediction, output: Path) -> None:
     if output != STREAM:
         console.print(f"{work.done} predictions in {output}")
     if work.reused:
-        console.print(f"{work.reused} of them are those of the command that was stopped")
+        console.print(f"{work.reused} of them were predicted before the command was stopped")
     if work.cut:
         said = f"{work.cut} of {work.done} rows were longer than the model takes, and were cut"
         console.print(said, style="yellow")

@@ -24,7 +24,7 @@ def push_command(
 ) -> None:
     """Upload a finished run's model or an export, with its card, to the Hugging Face hub.
 
-    The card is README.md in that folder; edit it there before. The token is that of `hf auth
+    The card is README.md in that folder; edit it before you push. The token is that of `hf auth
     login` or HF_TOKEN.
 
     Examples:

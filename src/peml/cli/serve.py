@@ -20,7 +20,7 @@ from peml.terminal import open_console
 _LIMITS = "Limits"
 
 NameOption = Annotated[
-    str | None, typer.Option(help="What the model is called; default: the run's folder.")
+    str | None, typer.Option(help="The model's name in requests; default: the run's folder.")
 ]
 KeysOption = Annotated[Path | None, typer.Option(help="File with the accepted keys, one per line.")]
 InsecureOption = Annotated[
@@ -28,35 +28,39 @@ InsecureOption = Annotated[
 ]
 BodyOption = Annotated[
     int | None,
-    typer.Option(min=1024, help="Bytes of a body; default: 1048576.", rich_help_panel=_LIMITS),
+    typer.Option(
+        min=1024, help="Most bytes of a request; default: 1048576.", rich_help_panel=_LIMITS
+    ),
 ]
 RowsOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Rows of a request; default: 256.", rich_help_panel=_LIMITS),
+    typer.Option(min=1, help="Most rows of a request; default: 256.", rich_help_panel=_LIMITS),
 ]
 TokensOption = Annotated[
     int | None,
     typer.Option(
-        min=16, help="Tokens of a request's rows; default: 32768.", rich_help_panel=_LIMITS
+        min=16, help="Most tokens of a request's rows; default: 32768.", rich_help_panel=_LIMITS
     ),
 ]
 NewTokensOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens of a completion; default: 512.", rich_help_panel=_LIMITS),
+    typer.Option(min=1, help="Most tokens of a completion; default: 512.", rich_help_panel=_LIMITS),
 ]
 QueueOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Waiting rows; default: 1024.", rich_help_panel=_LIMITS),
+    typer.Option(min=1, help="Most rows that may wait; default: 1024.", rich_help_panel=_LIMITS),
 ]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option(min=0.1, help="Seconds until an answer; default: 30.", rich_help_panel=_LIMITS),
+    typer.Option(
+        min=0.1, help="Most seconds until an answer; default: 30.", rich_help_panel=_LIMITS
+    ),
 ]
 WaitOption = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Milliseconds a batch of a busy service waits for more rows; default: 2.",
+        help="Milliseconds that a busy service waits to fill a batch; default: 2.",
         rich_help_panel=_LIMITS,
     ),
 ]

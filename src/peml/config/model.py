@@ -60,7 +60,7 @@ class RunConfig(ConfigFile):
         foreign = [repr(key) for key in section if key not in known]
         if foreign:
             raise ValueError(
-                f"where no name is given the method is lora, which has no {', '.join(foreign)}: "
+                f"without a name the method is lora, which has no {', '.join(foreign)}: "
                 "name the method, for instance peml"
             )
         return {"name": "lora", **section}

@@ -52,7 +52,7 @@ def estimate(
     """
     if (rows is None) != (length is None):
         raise ConfigError(
-            "one of rows and length is given",
+            "only one of rows and length is given",
             allowed="both, for an estimate without data, or none",
             action="give the other as well: --rows and --length",
         )

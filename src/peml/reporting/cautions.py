@@ -24,7 +24,7 @@ class Kind(StrEnum):
     INFLATED = "inflated"
     """Evaluation rows were trained on: the score that is shown is too high."""
     CHOICE = "choice"
-    """Development rows were trained on: what was chosen by them is less sure."""
+    """Development rows were trained on: choices made by them are less reliable."""
     DROPPED = "dropped"
     """Such rows were found, and taken out of training."""
     CUT = "cut"
@@ -113,7 +113,7 @@ def _leaked(entries: Sequence[LeakageEntry], task: PlannedTask | None, *, droppe
     own = any(entry.train == entry.evaluation for entry in entries)
     if first.split == _REPORTED:
         return f"{count}: its score {'is' if own else 'may be'} too high."
-    return f"{count}: its development score is too high, and what is chosen by it less sure."
+    return f"{count}: its development score is too high, and choices by it are less reliable."
 
 
 def _train_splits(entries: Sequence[LeakageEntry]) -> str:

@@ -39,7 +39,7 @@ def evaluate_command(
     """Score finished runs from their stored predictions: intervals, paired tests, mistakes.
 
     Nothing is trained or predicted, and run folders don't change.
-    Intervals and p-values cover the chance in the rows, not in the seeds.
+    Intervals and p-values cover the randomness of the rows, not of the seeds.
 
     Examples:
       peml evaluate runs/demo

@@ -75,7 +75,7 @@ def show_task(
 ) -> None:
     """Show a suite's tasks, or one task in detail with rows as a model sees them.
 
-    With --model, also the tokens of prompts, with their templates and with tasks.bare.
+    With --model, also count the tokens of prompts, with the task's template and with tasks.bare.
 
     Examples:
       peml tasks show glue --model smollm2 --source data

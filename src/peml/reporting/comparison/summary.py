@@ -93,7 +93,7 @@ def _focus(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str]:
         return [f"{sentence}; no interval was computed for it."]
     shown = f"the 95 % interval {interval(found.low, found.high)}"
     if len(focus.finished_seeds & base.finished_seeds) < 2:
-        return [f"{sentence}; {shown} is of one seed, so it leaves out what another would do."]
+        return [f"{sentence}; {shown} is of one seed and leaves out the variation between seeds."]
     if found.excludes_zero:
         verdict = f"{shown} excludes zero, so the difference is clear"
     else:

@@ -154,19 +154,19 @@ def describe_search(history: History) -> list[str]:
         return []
     if made.free is None:
         return [
-            "This run didn't log the weights at the end of the free search: these are the last "
-            "it logged, which a cool-down has led to what was chosen."
+            "This run didn't log the weights at the end of the free search. These are the last "
+            "that it logged, after the cool-down had moved them to the chosen options."
         ]
     sentences = [
-        f"The weights are those at step {made.free.step}, when the decisions came to rest: what a "
-        "training step took of each option, on average."
+        f"The weights are those at step {made.free.step}, the end of the free search: the average "
+        "part that each option had in a training step."
     ]
     if made.step > made.free.step:
         sentences.append(_cooldown(outcomes, made.step))
     if not made.free.by_weight:
         sentences.append(
-            "What was chosen goes by how much the held-out loss rises without an option, not by "
-            "these weights."
+            "Options were chosen by how much the held-out loss rises without them, not by these "
+            "weights."
         )
     undecided = [outcome.name for outcome in outcomes if outcome.undecided]
     if undecided:
@@ -184,6 +184,6 @@ def _cooldown(outcomes: Sequence[Outcome], end: int) -> str:
     if least.name != most.name:
         shown += f" to {most.weight:.2f} ({most.name})"
     return (
-        f"The cool-down then led them to 1 for what was chosen and 0 for the rest, by step {end}; "
-        f"what was chosen had had {shown}."
+        f"By step {end}, the cool-down moved the chosen options to 1 and all others to 0. Before "
+        f"it, the chosen options had {shown}."
     )
