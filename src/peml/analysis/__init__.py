@@ -10,14 +10,12 @@ if TYPE_CHECKING:
     from peml.analysis.scores import (
         GroupScores,
         RunScores,
-        TaskScores,
         mean_interval,
         score_interval,
         score_run,
     )
     from peml.analysis.statistics import (
         Interval,
-        PairedDifference,
         PairedTask,
         paired_difference,
     )
@@ -29,12 +27,10 @@ __all__ = [
     "GroupScores",
     "Interval",
     "Mistake",
-    "PairedDifference",
     "PairedTask",
     "RunContrast",
     "RunScores",
     "TaskContrast",
-    "TaskScores",
     "contrast_runs",
     "find_mistakes",
     "mean_interval",

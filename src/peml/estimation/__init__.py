@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.estimation.devices import DEVICES, Device, read_device
+    from peml.estimation.devices import Device, read_device
     from peml.estimation.estimate import estimate
-    from peml.estimation.record import Estimate, Memory
+    from peml.estimation.record import Estimate
 else:
     __getattr__ = hand_on(__name__)
 
-__all__ = ["DEVICES", "Device", "Estimate", "Memory", "estimate", "read_device"]
+__all__ = ["Device", "Estimate", "estimate", "read_device"]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from peml.evaluation.metrics import (
         GROUP_SCORES,
         METRICS,
-        ROW_SCORES,
         compute_metrics,
         describe_classes,
         majority_prediction,
@@ -46,7 +45,6 @@ else:
 __all__ = [
     "GROUP_SCORES",
     "METRICS",
-    "ROW_SCORES",
     "EvaluationSettings",
     "GoldSplit",
     "KeptTask",

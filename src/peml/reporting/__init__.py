@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from peml.reporting.numbers import memory
     from peml.reporting.run.card import list_unfilled, render_card, write_card
     from peml.reporting.run.diagram import save_drawing
-    from peml.reporting.run.figures import draw_figures, save_figures
     from peml.reporting.run.outcomes import Outcome, judge_found
     from peml.reporting.run.report import write_report
-    from peml.reporting.run.results import RunRecord, load_run
+    from peml.reporting.run.results import load_run
     from peml.reporting.summary import MAJORITY_NOTE
     from peml.reporting.tuning import write_tuning_report
 else:
@@ -27,8 +26,6 @@ __all__ = [
     "Caution",
     "Kind",
     "Outcome",
-    "RunRecord",
-    "draw_figures",
     "judge_found",
     "list_cautions",
     "list_unfilled",
@@ -36,7 +33,6 @@ __all__ = [
     "memory",
     "render_card",
     "save_drawing",
-    "save_figures",
     "tell_cautions",
     "write_card",
     "write_comparison_report",

@@ -1,14 +1,13 @@
 """Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
 
 from peml.tasks.bare import with_bare_template
-from peml.tasks.chat import Chat, Shot, Turn, read_switch
+from peml.tasks.chat import Chat, Shot, Turn
 from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
 from peml.tasks.instructions import split_row
 from peml.tasks.kinds import (
-    LOWER_IS_BETTER,
     METRICS,
     OF_SCORES,
     Answer,
@@ -20,18 +19,14 @@ from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_loosely, read_boolean, spell_number
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
 from peml.tasks.task import (
-    DevelopmentSplit,
-    Scale,
     Shots,
     Source,
-    Splits,
     Task,
 )
 from peml.tasks.template import BETWEEN, SOURCE_ROW, TaskRenderer, join_answer
 
 __all__ = [
     "BETWEEN",
-    "LOWER_IS_BETTER",
     "METRICS",
     "OF_SCORES",
     "SOURCE_ROW",
@@ -40,15 +35,12 @@ __all__ = [
     "Chat",
     "ClassReading",
     "Columns",
-    "DevelopmentSplit",
     "Example",
     "FieldKind",
     "Normalisation",
-    "Scale",
     "Shot",
     "Shots",
     "Source",
-    "Splits",
     "Suite",
     "Task",
     "TaskRenderer",
@@ -65,7 +57,6 @@ __all__ = [
     "read_boolean",
     "read_class",
     "read_label",
-    "read_switch",
     "right_option",
     "spell_number",
     "split_row",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from peml.evaluation.scoring.requests import Request, to_batch
+from peml.data.batch import IGNORED
+from peml.evaluation.scoring.requests import Request, in_batches, to_batch
 from peml.models import TaskModel
 from peml.models.families.decoding import behind_start
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs
-
-_IGNORED = -100
 
 
 @torch.no_grad()
@@ -31,21 +30,11 @@ def score_decoded(base: TaskModel, requests: Sequence[Request], tokens: int) -> 
     by_input: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for index, request in enumerate(requests):
         by_input.setdefault((request.task_id, request.context), []).append(index)
-    inputs = sorted(by_input.values(), key=lambda indices: -len(requests[indices[0]].context))
-    lengths = [len(requests[indices[0]].context) for indices in inputs]
-    batches = _batches(inputs, lengths, tokens)
+    inputs = list(by_input.values())
+    batches = in_batches([len(requests[first].context) for first, *_ in inputs], tokens)
     for batch in islice(batches, base.world.rank, None, base.world.size):
-        _score(base, requests, batch, tokens, totals)
+        _score(base, requests, [inputs[index] for index in batch], tokens, totals)
     return base.world.sum_of(totals, base.device)
-
-
-def _batches(inputs: list[list[int]], lengths: list[int], tokens: int) -> Iterator[list[list[int]]]:
-    """Inputs, longest first, in batches of at most ``tokens``."""
-    begin = 0
-    for stop in range(1, len(inputs) + 1):
-        if stop == len(inputs) or (stop - begin + 1) * lengths[begin] > tokens:
-            yield inputs[begin:stop]
-            begin = stop
 
 
 def _score(
@@ -77,10 +66,10 @@ def _score(
         batch, waiting = waiting[:count], waiting[count:]
         rows = torch.tensor([source for source, _ in batch], device=base.device)
         labels = nn.utils.rnn.pad_sequence(
-            [torch.tensor(requests[index].option) for _, index in batch], True, _IGNORED
+            [torch.tensor(requests[index].option) for _, index in batch], True, IGNORED
         ).to(base.device)
         base.routing.set(sources.task_ids[rows])
-        answers, places = (labels != _IGNORED).nonzero(as_tuple=True)
+        answers, places = (labels != IGNORED).nonzero(as_tuple=True)
         positions = Positions(answers, places, everywhere=base.family.logits_everywhere)
         nll = positions.nll(
             model,

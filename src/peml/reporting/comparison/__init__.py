@@ -7,7 +7,6 @@ from peml.lazy import hand_on
 if TYPE_CHECKING:
     from peml.reporting.comparison.page import (
         render_comparison_html,
-        render_comparison_markdown,
         write_comparison_report,
     )
     from peml.reporting.comparison.summary import describe_flags
@@ -17,6 +16,5 @@ else:
 __all__ = [
     "describe_flags",
     "render_comparison_html",
-    "render_comparison_markdown",
     "write_comparison_report",
 ]

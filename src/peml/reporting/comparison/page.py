@@ -59,11 +59,6 @@ def render_comparison_html(comparison: ComparisonRecord) -> str:
     return _html(comparison, _views(comparison))
 
 
-def render_comparison_markdown(comparison: ComparisonRecord) -> str:
-    """The same report as text and tables."""
-    return _markdown(comparison, _views(comparison))
-
-
 def _views(comparison: ComparisonRecord) -> list[_SuiteView]:
     return [
         _SuiteView(

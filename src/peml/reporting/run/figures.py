@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,14 +20,13 @@ from peml.reporting.run.balancing import draw_balancing, has_balancing
 from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.run.diagram import draw_network
 from peml.reporting.run.mixture import count_drawn, draw_mixture
-from peml.reporting.run.results import History, RunRecord, load_run
+from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import (
     clean_axes,
     color,
     new_figure,
     note,
     panels,
-    save_png,
     style_context,
 )
 from peml.reporting.summary import part_title
@@ -59,21 +57,6 @@ def draw_figures(run: RunRecord) -> dict[str, Figure]:
     if run.genotype is not None:
         figures["network"] = draw_network(run.genotype)
     return figures
-
-
-def save_figures(run_folder: Path, out: Path) -> list[Path]:
-    """Writes every figure of a run as ``NAME.png`` into a folder, which is made if it is missing.
-
-    Raises:
-        RunError: The run folder can't be read.
-    """
-    run = load_run(run_folder)
-    out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in draw_figures(run).items():
-        paths.append(out / f"{name}.png")
-        save_png(figure, paths[-1])
-    return paths
 
 
 def draw_scores(run: RunRecord) -> Figure:
