@@ -99,6 +99,8 @@ def test_conversations_to_predict_end_with_the_user(tmp_path: Path) -> None:
         ),
         ([{"role": "user", "content": None}, MESSAGES[-1]], "content is None, not a text"),
         ([{"role": "user", "content": " "}, MESSAGES[-1]], "content is ' ', not a text"),
+        ([*MESSAGES[:-1], MESSAGES[-1] | {"tool_calls": [1]}], "has tool_calls, and only texts"),
+        ([*MESSAGES[:-1], MESSAGES[-1] | {"weight": 0}], "weight of the last answer is 0"),
         (["Hi"], "'Hi' is not an object with role"),
         (3, "3 is not a list of turns"),
         ([{"role": [], "content": "Hi"}], r"role is \[\]"),

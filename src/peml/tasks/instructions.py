@@ -89,6 +89,8 @@ def split_row(form: Form | None, row: dict[str, Any], *, labelled: bool = True) 
     ends = bool(turns) and turns[-1].role == "assistant"
     if labelled and not ends:
         raise ValueError("the conversation doesn't end with an answer of the assistant")
+    if labelled and value[-1].get("weight") == 0:
+        raise ValueError("the weight of the last answer is 0, so it isn't to be learnt")
     before = turns[:-1] if ends else turns
     if not before or before[-1].role != "user":
         raise ValueError("the conversation has no turn of the user in front of the last answer")
@@ -119,5 +121,8 @@ def _read(value: Any, names: _Names) -> list[Turn]:
             )
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"{where}: {names.content} is {content!r}, not a text")
+        calls = [name for name in ("tool_calls", "function_call") if turn.get(name)]
+        if calls:
+            raise ValueError(f"{where} has {calls[0]}, and only texts can be learnt")
         turns.append(Turn(names.roles[role], content))
     return turns
