@@ -120,7 +120,7 @@ def serve(arguments: argparse.Namespace) -> None:
             predictor,
             at,
             name=arguments.side,
-            limits=Limits(),
+            limits=Limits(timeout=arguments.timeout),
             keys=Keys("benchmark-benchmark"),
             announce=lambda line: print(line.rpartition(":")[2], file=sys.stderr, flush=True),
             made=made,
@@ -131,7 +131,7 @@ def serve(arguments: argparse.Namespace) -> None:
 def served(arguments: argparse.Namespace, folder: Path, side: str) -> Iterator[tuple[int, int]]:
     """A server's port and process id."""
     words = [__file__, "serve", str(folder), "--side", side, "--dtype", arguments.dtype]
-    words += ["--threads", str(arguments.threads)]
+    words += ["--threads", str(arguments.threads), "--timeout", str(arguments.timeout)]
     limit_kernels()  # as `peml serve` does
     with subprocess.Popen(
         [sys.executable, *words],
@@ -188,12 +188,13 @@ def throughput(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
         for turn in range(arguments.rounds + 1):
             for side, (port, process) in (("ours", ours), ("rival", rival)):
                 clock = clock_of(arguments, process)
+                # The first turn warms up, with a row of each task.
                 seconds = arguments.seconds if turn else min(2.0, arguments.seconds)
-                run = load_for(port, seconds, bodies(), arguments.clients)
+                run = load_for(port, seconds, bodies(), arguments.clients if turn else 8)
                 began = clock()
                 latencies, statuses = asyncio.run(run)
                 assert set(statuses) == {200}, statuses
-                if turn:  # the first one warms up
+                if turn:
                     rates[side].append(len(latencies) / (clock() - began))
     ratio = ratio_of_medians(rates["ours"], rates["rival"])
     return [
@@ -313,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=200, help="of latency")
     parser.add_argument("--block", type=int, default=1, help="of latency: requests in turn")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: of the server")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds until a 503")
     parser.add_argument("--dtype", default="auto", help="of both sides, as for `peml serve`")
     parser.add_argument("--threads", type=int, default=0, help="of a server's torch")
     arguments = parser.parse_args(words)
