@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 FLOOR := .venv-floor
 
-.PHONY: demo demo-lm test test-fast test-floor test-kill lint format benchmarks clean
+.PHONY: demo demo-lm test test-fast test-floor test-kill test-ray lint format benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/peml fit examples/demo.yaml
@@ -30,6 +30,10 @@ test-floor: $(FLOOR)/installed
 # Then a run of two processes, one of which is killed, at 20 moments: 5 minutes.
 test-kill: $(VENV)/installed
 	$(BIN)/$(PYTEST) -m kill
+
+# On a Ray cluster of two nodes: a comparison while a node is killed, a study whose driver is: minutes.
+test-ray: $(VENV)/installed
+	$(BIN)/python -m pytest -m ray
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
