@@ -25,7 +25,7 @@ _VALUES: dict[str, int | float] = {
     "qk_rope_head_dim": 4,
     "rotary_dim": 4,
     "state_size": 4,
-    "sliding_window": 64,
+    "sliding_window": 200,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 24,

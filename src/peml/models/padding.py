@@ -19,7 +19,7 @@ _LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-3, 12.0
 def padding_problem(model: Any, tokenizer: Any) -> str | None:
     """What padding behind a row does to an encoder's reading, None if nothing.
 
-    FNet, YOSO, Nystromformer and ConvBERT read the padding's positions as well.
+    FNet, YOSO, Nystromformer, ConvBERT and MobileBERT read the padding's positions as well.
     """
     ids, mask, length = _padded(model, tokenizer, left=False)
     alone = model(input_ids=ids[:, :length], attention_mask=mask[:, :length]).last_hidden_state

@@ -180,7 +180,7 @@ def _end_tokens(settings: ModelSettings, config: Any) -> Any:
         _raise_exceptions_for_connection_errors=False,
     )
     if path is None:
-        return config.eos_token_id
+        return getattr(config, "eos_token_id", None)  # MobileBERT's config has none
     try:
         return json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
     except (ValueError, AttributeError) as error:
