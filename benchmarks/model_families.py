@@ -90,8 +90,8 @@ with them, not how well they learn. `peml doctor MODEL` looks at the model that 
 
 "Differs: mixed batch" is of the models in bold. Nemotron-H's "generation" is a near tie: two
 tokens' logits are 0.0008 apart, and the model's own logits with its cache are 0.0017 from those
-without. FSMT takes the start token for padding where both are the same token, as in this test. TAPAS reads
-tables.
+without. FSMT takes the start token for padding where both are the same token, as in this test.
+TAPAS reads tables.
 """
 
 
