@@ -138,6 +138,7 @@ def test_columns_of_parquet_keep_their_types_and_are_texts_in_json(
         "second": ["a", "b"],
         "when": pa.array([date(2026, 1, 2), None]),
         "small": pa.array([1, 2], pa.int8()),
+        "price": pa.array([0.1, None], pa.float32()),
         "raw": pa.array([b"x", b"y"]),
     }
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
@@ -146,14 +147,20 @@ def test_columns_of_parquet_keep_their_types_and_are_texts_in_json(
     found = pq.read_table(tmp_path / "answers.parquet")
     assert found.column_names == ["row", *columns, "prediction", "scores"]
     assert found.schema.field("small").type == pa.int8()
+    assert found.schema.field("price").type == pa.float32()
     assert found.schema.field("prediction").type == pa.float64()
     assert found.column("raw").to_pylist() == [b"x", b"y"]
-    bulk = work(predictor, tmp_path / "rows.parquet", keep=("when", "small"), task="closeness")
+    kept = ("when", "small", "price")
+    bulk = work(predictor, tmp_path / "rows.parquet", keep=kept, task="closeness")
     bulk.write_file(tmp_path / "answers.jsonl", SOURCE)
-    assert [(a["when"], a["small"]) for a in read(tmp_path / "answers.jsonl")] == [
-        ("2026-01-02", 1),
-        (None, 2),
+    assert [[a[name] for name in kept] for a in read(tmp_path / "answers.jsonl")] == [
+        ["2026-01-02", 1, 0.1],
+        [None, 2, None],
     ]
+    bulk = work(predictor, tmp_path / "rows.parquet", "csv", keep=kept, task="closeness")
+    bulk.write_file(tmp_path / "answers.csv", SOURCE)
+    lines = (tmp_path / "answers.csv").read_text().splitlines()
+    assert lines[1].startswith("0,2026-01-02,1,0.1,")
     with pytest.raises(DataError, match="a kept column holds a bytes"):
         work(predictor, tmp_path / "rows.parquet", keep=("raw",), task="closeness").write_file(
             tmp_path / "raw.jsonl", SOURCE

@@ -22,7 +22,7 @@ from peml.data.lines import check_file, is_csv, read_rows, unreadable
 from peml.data.mapped import BATCH, cache_folder, in_batches
 from peml.data.rows import Rows
 from peml.data.stored_names import stored_names
-from peml.data.tables import content_key, find_columns, needed_table
+from peml.data.tables import as_written, content_key, find_columns, needed_table
 from peml.data.task_columns import TaskColumns, needed_fields
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, Task
@@ -136,7 +136,7 @@ def placed_rows(
         return
     with reading(path), ParquetFile(path) as file:
         batches = file.iter_batches(batch_size=BATCH, columns=columns)
-        rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+        rows = chain.from_iterable(as_written(batch).to_pylist() for batch in batches)
         yield from ((f"row {number} (from 0)", row) for number, row in enumerate(rows))
 
 

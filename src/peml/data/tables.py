@@ -78,6 +78,14 @@ def needed_table(
     return pa.table(columns)
 
 
+def as_written(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch whose floats of 32 bits are the numbers that were written: 0.1 stays 0.1."""
+    wanted = (pa.float64() if pa.types.is_float32(c.type) else c.type for c in batch.columns)
+    pairs = zip(batch.columns, wanted, strict=True)
+    columns = [column if column.type == kind else _cast(column, kind) for column, kind in pairs]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
 def content_key(table: pa.Table) -> str:
     """A checksum of a table's content, however its rows are batched."""
     checksum = hashlib.sha256(table.schema.remove_metadata().to_string().encode())

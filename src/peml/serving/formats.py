@@ -128,7 +128,7 @@ FORMATS: Mapping[str, type[AnswerFormat]] = MappingProxyType(
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else _json(value)
+    return str(value) if isinstance(value, (str, date, time, Decimal)) else _json(value)
 
 
 def _json(value: Any) -> str:
