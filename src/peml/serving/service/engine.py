@@ -42,6 +42,11 @@ class Engine:
         predictor.eval()
         self.packs = self._can_pack()
         self._tokenizer = threading.Lock()
+        self._scoring = predictor.evaluation
+        if predictor.base.device.type == "cpu":
+            # Rows of many lengths are scored faster in several passes with less padding.
+            tokens = min(self._scoring.tokens, _CPU_TOKENS)
+            self._scoring = self._scoring.model_copy(update={"tokens": tokens})
         self._batches = 0
         self._trim = _find_trim()
 
@@ -98,7 +103,7 @@ class Engine:
         base = self.predictor.base
         encoded = [each.row for each in rows]
         with self._tokenizer if self._tokenizes(rows) else nullcontext():
-            scores = score_mixed(base, encoded, self.predictor.evaluation, packs=self.packs)
+            scores = score_mixed(base, encoded, self._scoring, packs=self.packs)
         return [self._answer(row, each) for row, each in zip(rows, scores, strict=True)]
 
     def _tokenizes(self, rows: Sequence[AskedRow]) -> bool:
