@@ -209,7 +209,8 @@ def test_a_run_killed_anywhere_goes_on(
 ) -> None:
     """In a step, an evaluation, a checkpoint, the discretisation or the export."""
     draw = Random(number)
-    rank, step, delay = draw.randrange(2), draw.randrange(12), draw.uniform(0.001, 0.2)
+    # Not in the last step: rank 1 ends within milliseconds of it.
+    rank, step, delay = draw.randrange(2), draw.randrange(11), draw.uniform(0.001, 0.2)
     config, folder = _config(toys, "peml", 1), tmp_path / "run"
     settings = ("training.checkpoint_every=1", f"model.sharding={draw.choice(_SHARDINGS)}")
     words = ["fit", str(config), "--output", str(folder)]
