@@ -145,55 +145,6 @@ def test_gold_is_refused_in_the_words_of_the_whole_row(task: Task, row: dict[str
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("label", [0, False, "bad"])
-def test_accepted_class_labels(label: object) -> None:
-    row = {"sentence": "x", "label": label}
-    assert TaskRenderer(examples.sentiment()).render(row, 0).label == 0
-
-
-_BOOLEANS = [
-    (["yes", "no"], [0, 1]),
-    (["positive", "negative"], [0, 1]),
-    (["TRUE", "FALSE"], [0, 1]),
-    (["1", "0"], [0, 1]),
-    (["No", "Yes"], [1, 0]),
-    (["spam", "ham"], [1, 0]),  # by order
-    (["entailment", "not_entailment"], [None, None]),
-    (["true", "neither"], [0, None]),
-]
-
-
-@pytest.mark.parametrize(("labels", "wanted"), _BOOLEANS)
-def test_true_is_the_label_that_says_so(labels: list[str], wanted: list[int | None]) -> None:
-    renderer = TaskRenderer(examples.sentiment(labels=labels))
-    for text, label in zip(("True", "False"), wanted, strict=True):
-        for value in (text, text.lower(), text == "True"):
-            if label is None:
-                with pytest.raises(DataError, match="is not a label"):
-                    renderer.render({"sentence": "x", "label": value}, 0)
-            else:
-                assert renderer.render({"sentence": "x", "label": value}, 0).label == label
-
-
-def test_digits_are_texts_of_options_or_indices_in_all_rows() -> None:
-    start = {"start": "Go"}
-    texts = [start | {"options": ["10", "20", "1"], "answer": "1"}]
-    texts += [start | {"options": ["2", "5", "6"], "answer": "2"}]
-    indices = [start | {"options": ["10", "20", "30"], "answer": "1"}]
-    for rows, wanted in ((texts, [2, 0]), (indices, [1])):
-        renderer = TaskRenderer(examples.choice())
-        assert [renderer.render(row, 0).label for row in rows] == wanted
-    renderer = TaskRenderer(examples.choice())
-    renderer.render(texts[0], 0)
-    with pytest.raises(DataError, match=r"'1' is ambiguous: .*columns\.kinds"):
-        renderer.render(indices[0], 0)
-
-
-def test_a_label_that_is_a_digit_names_its_class_not_its_index() -> None:
-    task = examples.sentiment(labels=["1", "0"])
-    assert TaskRenderer(task).render({"sentence": "x", "label": "0"}, 0).label == 1
-
-
 _BAD_ROWS: list[tuple[Task, dict[str, Any], str]] = [
     (examples.sentiment(), {"sentence": "x", "label": 2}, "label"),
     (examples.sentiment(), {"sentence": "x", "label": -1}, "label"),
@@ -320,71 +271,6 @@ def test_any_text_is_rendered_as_it_is(text: str) -> None:
     )
     assert example.prompt == text
     assert example.segments == (text,)
-
-
-def test_names_come_before_indices_and_what_could_be_either_is_refused() -> None:
-    digits = TaskRenderer(examples.sentiment(labels=["1", "0"]))
-    with pytest.raises(DataError) as caught:
-        digits.render({"sentence": "x", "label": 1}, 0)
-    said = "1 is ambiguous: it is the name of label 0 and the index of label 1 '0'"
-    assert said in caught.value.problem
-    assert "columns.kinds: {label: text}" in caught.value.problem
-    plain = TaskRenderer(examples.sentiment())
-    for value, label in (("1", 1), ("true", 1), ("False", 0)):
-        assert plain.render({"sentence": "x", "label": value}, 0).label == label
-
-
-@pytest.mark.parametrize(("kind", "label"), [("text", 0), ("number", 1)])
-def test_a_definition_says_what_a_digit_means(kind: str, label: int) -> None:
-    columns = {"inputs": ["sentence"], "label": "label", "kinds": {"label": kind}}
-    renderer = TaskRenderer(examples.sentiment(labels=["1", "0"], columns=columns))
-    for value in (1, "1"):
-        assert renderer.render({"sentence": "x", "label": value}, 0).label == label
-    columns = {"inputs": ["start"], "choices": "options", "label": "answer"}
-    columns["kinds"] = {"answer": kind}
-    row = {"start": "Go", "options": ["1", "2"], "answer": 1}
-    assert TaskRenderer(examples.choice(columns=columns)).render(row, 0).label == label
-
-
-_COLUMNS = {"inputs": ["sentence"], "label": "label", "extra": ["n"]}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"columns": {**_COLUMNS, "kinds": {"sentence": "text"}}}, "is always a text"),
-        ({"columns": {**_COLUMNS, "kinds": {"lab": "number"}}}, "no field 'lab'. Did you mean"),
-        ({"columns": {**_COLUMNS, "kinds": {"label": "boolean"}}}, "is a text or a number"),
-        ({"labels": ["caf\u00e9", "cafe\u0301"]}, r"U\+00E9.*are the same letters"),
-    ],
-)
-def test_a_definition_that_leaves_labels_unclear_is_refused(
-    change: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        examples.sentiment(**change)
-
-
-def test_the_text_of_an_option_comes_before_its_index() -> None:
-    row = {"start": "Go", "options": ["2", "0", "1"]}
-    assert TaskRenderer(examples.choice()).render(row | {"answer": "1"}, 0).label == 2
-    renderer = TaskRenderer(examples.choice())
-    assert renderer.render(row | {"options": ["a", "b"], "answer": "1"}, 0).label == 1
-    assert renderer.render(row | {"options": ["7", "8"], "answer": 8}, 0).label == 1
-    assert renderer.render(row | {"options": ["no", "true"], "answer": True}, 0).label == 1
-    with pytest.raises(DataError, match="text of option 2 and the index of option 1 '0'"):
-        renderer.render(row | {"answer": 1}, 0)
-
-
-def test_letters_match_in_either_unicode_form_and_look_alikes_are_told_apart() -> None:
-    composed, apart = "caf\u00e9", "cafe\u0301"
-    task = examples.sentiment(labels=["bar", composed])
-    assert TaskRenderer(task).render({"sentence": "x", "label": apart}, 0).label == 1
-    renderer = TaskRenderer(examples.choice())
-    row = {"start": "Go", "options": ["bar", apart], "answer": composed}
-    assert renderer.render(row, 0).label == 1
-    with pytest.raises(DataError, match=r"U\+0067 U\+043E .* is not 'good' \(U\+0067 U\+006F"):
-        TaskRenderer(examples.sentiment()).render({"sentence": "x", "label": "g\u043eod"}, 0)
 
 
 @pytest.mark.parametrize(

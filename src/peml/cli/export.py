@@ -84,16 +84,12 @@ def export_command(
         )
     else:
         from peml.export import export_model
+        from peml.run.verification import against_predictions
 
-        prove = None
-        if verify:
-            from peml.run.verification import against_predictions
-
-            prove = against_predictions(run, trust_remote_code=trust_remote_code)
-        folders = export_model(
+        prove = against_predictions(run, trust_remote_code=trust_remote_code) if verify else None
+        for folder in export_model(
             run, out, file_format, task, prove=prove, trust_remote_code=trust_remote_code
-        )
-        for folder in folders:
+        ):
             typer.echo(folder)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peml.injection.difference import relative_difference
 from peml.models.sharding import is_sharded
 from peml.models.tail import cross_entropy, feeding, nll_in_chunks
 
@@ -92,7 +93,7 @@ def logits_problem(model: Any) -> str | None:
     if not whole.isfinite().all():
         return None  # such a model is refused where its numbers are used
     expected = cross_entropy(whole, tokens)
-    difference = max(_difference(chosen, whole), _difference(parts, expected))
+    difference = max(relative_difference(chosen, whole), relative_difference(parts, expected))
     if difference <= _tolerance(whole.dtype):
         return None
     return f"in a test, logits differ by {difference:.2g} of the largest"
@@ -108,13 +109,8 @@ def reads_ahead(model: Any) -> bool:
     ids[1, :-1] = ids[0, :-1]  # two rows that differ in their last token
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     one, other = logits[:, :-1]
-    return _difference(other, one) > _tolerance(logits.dtype)
+    return relative_difference(other, one) > _tolerance(logits.dtype)
 
 
 def _tolerance(dtype: torch.dtype) -> float:
     return max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(dtype).eps)
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    """The largest, as a share of the largest value."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from peml.errors import ModelError
+from peml.injection.difference import relative_difference
 
 _PADDING = 5
 _TEXT = "yes or no"
@@ -80,6 +81,6 @@ def _next(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
 
 def _difference(found: Tensor, expected: Tensor) -> float:
     """The largest, as a share of the largest value; 0 if rounding explains it."""
-    share = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+    share = relative_difference(found, expected)
     rounding = _TIMES_ROUNDING * torch.finfo(expected.dtype).eps
     return share if share > max(_LEAST_TOLERANCE, rounding) else 0.0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from peml.errors import ModelError
 from peml.injection import PrefixInjection
+from peml.injection.difference import relative_difference
 from peml.models import TaskModel, make_room_for_context
 from peml.models.logits import Positions
 
@@ -90,7 +91,7 @@ def refuse_unfaithful(
             allowed="decoders with rotary positions (Llama, Qwen, Phi, GPT-NeoX, ...), encoders",
             action=_ACTION,
         ) from error
-    difference = float((held - whole).abs().max() / whole.abs().max().clamp_min(1e-6))
+    difference = relative_difference(held, whole)
     if not difference <= max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(whole.dtype).eps):
         raise ModelError(
             "this model would answer differently with a held context than with the same text in "
