@@ -133,7 +133,8 @@ def _notes(task: Task, rows: CheckedRows, where: str) -> Iterator[str]:
     ):
         if found:
             yield f"{where}: {_have(len(found))} {what} (the first is row {found[0]}, from 0)"
-    unseen = [name for number, name in enumerate(task.labels) if number not in set(rows.labels)]
+    seen = set(rows.labels)
+    unseen = [name for number, name in enumerate(task.labels) if number not in seen]
     if unseen and rows.labels:
         yield f"{where}: no row has the label {' or '.join(map(repr, unseen))}"
     if task.type.has_own_options and rows.labels and 0 not in rows.labels:
