@@ -79,9 +79,7 @@ class World:
     ) -> list[Tensor | None]:
         """Sums of several tensors, in one exchange; None where no process has one.
 
-        Args:
-            tensors: This process's.
-            like: Tensors of the same shapes, which say what a missing one is like.
+        `like` has a tensor of the same shape for each, which says what a missing one is like.
         """
         if self.size == 1 or not like:
             return list(tensors)
@@ -213,11 +211,7 @@ def leave() -> None:
 
 
 def speaks(of: str = "its end") -> bool:
-    """Whether this process shows a message: it is the first of the run to ask about it.
-
-    Args:
-        of: What the message is about; default: why the run ends.
-    """
+    """Whether this process shows a message: it is the first of the run to ask about it."""
     world = _launched()
     if world.size == 1:
         return True

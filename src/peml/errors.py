@@ -116,8 +116,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def placed(where: str) -> Iterator[None]:
     """Puts a place, such as a file or a row, in front of what was wrong with data within.
 
-    Args:
-        where: The place; an empty one leaves the error as it is.
+    An empty place leaves the error as it is.
     """
     try:
         yield

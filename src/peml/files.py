@@ -139,9 +139,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def new_folder(target: Path, verified: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """As `atomic_folder`, but replaces nothing, also where two processes make one folder at once.
 
-    Args:
-        target: The folder.
-        verified: What the block found out about its content, for the manifest.
+    `verified` is what the block found out about its content, for the manifest.
 
     Raises:
         RunError: ``target`` holds something by now.
@@ -204,8 +202,7 @@ def _manifest(listed: Any, verified: Any) -> dict[str, Any]:
 def read_verified(folder: Path) -> dict[str, Any]:
     """What the manifest of a folder says was found out about its content.
 
-    Args:
-        folder: A folder that `verify_manifest` has passed.
+    Call it after `verify_manifest` has passed.
     """
     verified: dict[str, Any] = read_json(folder / MANIFEST).get("verified", {})
     return verified
@@ -221,12 +218,8 @@ def verify_manifest(folder: Path, action: str, required: Iterable[str] = ()) -> 
     """Checks that a folder holds what its manifest lists, and nothing else that could be read.
 
     What people read may be added (``README``, ``LICENSE``, names that begin with a dot); a link is
-    never followed.
-
-    Args:
-        folder: What `atomic_folder` made.
-        action: What to do about a folder that is not as it was.
-        required: Files that have to be listed.
+    never followed. Files that are `required` have to be listed; `action` says what to do about a
+    folder that is not as it was.
 
     Returns:
         The checksum of every file, by its path in the folder.

@@ -22,8 +22,7 @@ from typing import Any
 def hand_on(package: str) -> Callable[[str], Any]:
     """The ``__getattr__`` of a package, which imports what it is asked for.
 
-    Args:
-        package: The package's ``__name__``; the names are those it imports for type checking.
+    The names are those that the package imports for type checking.
     """
     module = import_module(package)  # it is being imported right now
     known = origins(package)

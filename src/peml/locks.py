@@ -23,11 +23,7 @@ def lock_folder(path: Path, wait: float = 0.0) -> Iterator[None]:
 
     The lock of a process that is killed is gone with it. When the block ends in an error, the lock
     file and the folders made for it are removed, unless something is in them: what can't work
-    leaves nothing behind.
-
-    Args:
-        path: The folder.
-        wait: Seconds to wait for another process that is at work in it.
+    leaves nothing behind. `wait` are the seconds to wait for another process that is at work in it.
 
     Raises:
         RunError: Another process is at work in the folder, or it can't be made.

@@ -15,11 +15,7 @@ _LEAST_FOLDED = 20  # characters that a folded column keeps
 
 
 def open_console(**options: Any) -> Console:
-    """A console that prints texts as they are: brackets are no markup, numbers get no colour.
-
-    Args:
-        **options: Those of rich's `Console`.
-    """
+    """A console that prints texts as they are: brackets are no markup, numbers get no colour."""
     return Console(markup=False, highlight=False, **options)
 
 
@@ -50,11 +46,7 @@ def print_table(
 ) -> None:
     """Prints a table; where it is too wide, columns are left out before a name is broken.
 
-    Args:
-        console: Where.
-        columns: The columns, from left to right.
-        rows: A cell per column; an empty row draws a line.
-        title: Above the table.
+    An empty row draws a line.
     """
     lines = [list(row) for row in rows]
     shown = list(range(len(columns)))

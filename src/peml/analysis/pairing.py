@@ -48,11 +48,8 @@ class Contrast:
 class TaskContrast(Contrast):
     """Two runs on one task.
 
-    Attributes:
-        metric: The task's headline metric.
-        rows: Number of rows.
-        discordant: Rows that only the first, and only the second has right; None if the metric
-            doesn't count right rows.
+    `discordant` counts rows that only the first, and only the second has right; None if the metric
+    doesn't count right rows.
     """
 
     metric: str

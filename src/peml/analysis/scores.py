@@ -27,11 +27,8 @@ Array = NDArray[np.float64]
 class TaskScores:
     """One task's scores.
 
-    Attributes:
-        task: The task's description.
-        rows: Number of rows.
-        metrics: Each metric with its interval over rows, headline first.
-        majority: Each metric of the constant baseline.
+    `metrics` have intervals over rows, headline first; `majority` has those of the constant
+    baseline.
     """
 
     task: KeptTask
@@ -44,11 +41,8 @@ class TaskScores:
 class GroupScores:
     """Means over some tasks.
 
-    Attributes:
-        mean: Mean of the headline metrics; the intervals are combined as of independent samples.
-        majority_mean: Mean of the constant baselines' headline metrics.
-        average: Whether both means weigh tasks or rows equally.
-        names: Names of the tasks.
+    The interval of the mean is combined as of independent samples. `average` says whether both
+    means weigh tasks or rows equally.
     """
 
     mean: Interval
@@ -74,10 +68,7 @@ def score_run(
     The intervals cover the randomness of the rows only: another seed of the same run may differ by
     more.
 
-    Args:
-        predictions: By task, at least one.
-        resamples: Number of resamples of intervals that use a bootstrap.
-        seed: Seed of the bootstrap. A task's interval doesn't depend on the other tasks.
+    A task's bootstrap draws don't depend on the other tasks.
     """
     tasks = {}
     for name, kept in predictions.items():

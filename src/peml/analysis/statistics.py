@@ -77,13 +77,9 @@ def paired_difference(
     seeds, and independently for each task. It also draws the pairs of runs with replacement, one
     draw for all tasks, because one run trains them all. So the interval covers the randomness of
     both rows and seeds. With few seeds it is somewhat narrow (their spread is underestimated by a
-    factor of sqrt((seeds - 1) / seeds)); with one seed it covers the rows alone.
-
-    Args:
-        tasks: By name; all with the same seeds.
-        weights: Weight of each task in the mean, (tasks,); default: equal.
-        resamples: Number of resamples.
-        seed: Seed of the bootstrap. A task's interval doesn't depend on the other tasks.
+    factor of sqrt((seeds - 1) / seeds)); with one seed it covers the rows alone. `weights` are
+    those of the tasks in the mean, (tasks,); default: equal. A task's interval doesn't depend on
+    the other tasks.
 
     Raises:
         DataError: Rows or seeds don't pair up, there are none, or a metric is unknown.

@@ -26,10 +26,7 @@ Matched = Mapping[str, Mapping[str, MethodSettings]]
 class Cell(Job):
     """One run of a comparison.
 
-    Attributes:
-        suite: Label of its tasks.
-        label: Label of its method.
-        seed: Of the run.
+    `suite` is the label of its tasks, `label` that of its method.
     """
 
     suite: str
@@ -78,12 +75,8 @@ def cells_of(
 ) -> list[Cell]:
     """Every suite, method and seed, the first seed of all methods first.
 
-    Args:
-        config: What is compared.
-        folder: The comparison's folder.
-        matched: Settings of each method, by suite and label.
-        chosen: Values by path into the run config, by suite and label; a method left out has no
-            cells yet. Default: nothing is chosen, and all have.
+    `chosen` has values by path into the run config; a method that it leaves out has no cells yet.
+    Without it nothing is chosen, and all have.
     """
     values = {place: {} for place in config.places} if chosen is None else chosen
     return [

@@ -54,12 +54,6 @@ def collect(
 ) -> ComparisonRecord:
     """Everything the report says, from what is finished; what isn't there is None.
 
-    Args:
-        config: What is compared.
-        matching: Tasks and sizes.
-        choices: What tuning chose, by suite and label.
-        folder: The comparison's folder.
-
     Raises:
         PemlError: A run's file is damaged, or two runs were scored on different rows.
     """

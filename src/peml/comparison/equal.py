@@ -17,13 +17,7 @@ _FINAL = {"best": "those of the best development mean", "last": "the last"}
 def list_equal(
     config: ComparisonConfig, matching: Matching, suites: Sequence[SuiteRecord]
 ) -> list[tuple[str, str]]:
-    """Names and values.
-
-    Args:
-        config: What was compared.
-        matching: Tasks and steps of each suite.
-        suites: Their cells say how many steps were made.
-    """
+    """Names and values."""
     training, batches = config.run.training, config.run.batches
     tasks = [task for suite in matching.tasks.values() for task in suite]
     batch = f"at most {batches.rows} rows and {batches.tokens:,} tokens, {batches.mixing.strategy}"

@@ -84,9 +84,7 @@ def match_methods(
 ) -> tuple[int | None, dict[str, dict[str, Sized]]]:
     """Solves the size of every method on every suite.
 
-    Args:
-        config: What is compared.
-        shapes: The base model's, by suite and label; they differ in tasks and contexts.
+    The base model's shapes differ in tasks and contexts.
 
     Returns:
         The budget, None where nothing is matched; the methods by suite and label.

@@ -73,11 +73,6 @@ def check_sizes(
 ) -> None:
     """Checks that no trial would undo the matching of sizes.
 
-    Args:
-        config: What is compared.
-        matched: Settings of each method, by suite and label.
-        shapes: The base model's, by suite and label.
-
     Raises:
         ConfigError: The space changes the size of methods whose sizes are matched.
     """

@@ -24,10 +24,8 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a config file and applies overrides.
 
-    Args:
-        path: YAML file.
-        overrides: ``section.key=value`` strings; the value is read as YAML, so ``{...}`` and
-            ``[...]`` replace whole sections and lists.
+    Overrides are ``section.key=value`` strings; the value is read as YAML, so ``{...}`` and
+    ``[...]`` replace whole sections and lists.
 
     Raises:
         ConfigError: The file can't be read, or anything in it is wrong; all at once.
@@ -38,13 +36,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> dict[str, Any]:
     """Reads the mapping of a config file and applies overrides; nothing is validated yet.
 
-    A copy that a run, study or comparison keeps in its folder grants nothing, see `grants`, and
-    may hold options of before at values at which they did nothing.
-
-    Args:
-        path: YAML file.
-        overrides: ``section.key=value`` strings.
-        model: What the file should hold, for the message if it holds something else.
+    A copy that a run, study or comparison keeps in its folder grants nothing, see `grants`, and may
+    hold options of before at values at which they did nothing. `model` is what the file should
+    hold, for the message if it holds something else.
 
     Raises:
         ConfigError: The file can't be read or holds no mapping, or an override is wrong.

@@ -74,8 +74,7 @@ class AdaptiveShares:
     def adapt(self, losses: Sequence[float | None]) -> None:
         """Updates the factors with an evaluation; the first one is of the untrained model.
 
-        Args:
-            losses: Mean development loss of each task, finite; None if it isn't trained.
+        `losses` are the mean development losses, finite; None for a task that isn't trained.
         """
         if self._start is None:
             self._start = list(losses)

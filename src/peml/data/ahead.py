@@ -14,11 +14,8 @@ Plan = Sequence[tuple[Indices, Indices]]
 class Ahead:
     """Batches that a thread reads before they are asked for; without one they are read then.
 
-    Args:
-        pool: The thread.
-        count: Batches to read ahead.
-        every: Distance of the batches that are asked for.
-        pin: Put them in page-locked memory.
+    It reads ``count`` batches ahead, of which every ``every``-th is asked for; ``pin`` puts them in
+    page-locked memory.
     """
 
     def __init__(

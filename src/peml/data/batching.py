@@ -46,10 +46,8 @@ class Collator:
     ) -> TaskBatch:
         """Builds a batch.
 
-        Args:
-            rows: Columns of an `EncodedSplit`, one entry per example.
-            task_ids: Task of each example.
-            numbers: Row number of each example.
+        `rows` are columns of an `EncodedSplit`, one entry per example; `numbers` are their row
+        numbers.
         """
         counts = np.array([len(example) for example in rows["input_ids"]])
         ids, mask = self._pad(rows["input_ids"], self.pad_token_id)
@@ -205,9 +203,7 @@ class BatchStream:
     def next_step(self, count: int, part: slice = slice(None)) -> StepBatches:
         """The next batches, which may be of two epochs.
 
-        Args:
-            count: Batches of the step.
-            part: Those to read; the others are read by other processes.
+        `part` says which of them to read; the others are read by other processes.
         """
         mine = range(count)[part]
         step = StepBatches([], [], [], 0, {})

@@ -27,10 +27,7 @@ class ColumnError(ValueError):
 class Column:
     """A column whose values are all of one kind.
 
-    Args:
-        parse: Converts a value.
-        allowed: Description of the allowed values, for messages.
-        optional: Whether values may be missing.
+    `allowed` describes the allowed values, for messages; an `optional` column may lack values.
     """
 
     def __init__(self, parse: Parse, allowed: str, *, optional: bool = False) -> None:
@@ -108,11 +105,8 @@ class ClassColumn(Column):
     """A column of class labels, converted to the labels' names.
 
     A column holds names or indices, not both. If a number could be either, the other rows decide.
-
-    Args:
-        task: A classification.
-        typed: Whether the source distinguishes texts from numbers.
-        stored: The source's names of the integers, if it has any.
+    Sources that are not `typed`, such as CSV, don't distinguish texts from numbers; `stored` are
+    the source's names of the integers, if it has any.
     """
 
     def __init__(self, task: Task, *, typed: bool, stored: tuple[str, ...] | None) -> None:

@@ -30,10 +30,8 @@ class TaskMissingError(DataError):
 def find_folder(task: Task, source: str | None) -> Path:
     """The folder with a task's files.
 
-    Args:
-        task: The task. Its name is tried before its ``source.folder``.
-        source: Folder with the tasks' folders; default: the task's ``source.path``, which may also
-            be the task's folder.
+    The task's name is tried before its ``source.folder``. Without `source`, the task's
+    ``source.path`` is searched, which may also be the task's folder.
 
     Raises:
         TaskMissingError: There is no such folder.

@@ -20,11 +20,8 @@ from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 class TokenLengths:
     """Lengths of a task's train and reported rows in tokens (each row's longest sequence).
 
-    Attributes:
-        median: Median length.
-        high: 95th percentile.
-        longest: Length of the longest row, after cutting.
-        cut: Number of rows that are cut to the model's length limit.
+    `high` is the 95th percentile; `longest` is measured after cutting to the model's limit, which
+    shortens `cut` rows.
     """
 
     median: int
@@ -37,11 +34,8 @@ class TokenLengths:
 class CheckedRows:
     """Labels and oddities of rows that can all be used.
 
-    Attributes:
-        labels: Label of each row, as in :class:`~peml.tasks.Example`.
-        repeated: Numbers of the rows that have an option twice.
-        empty: Numbers of the rows whose correct answer is an empty text.
-        blank: Numbers of the rows with an input without text, such as an empty cell of a CSV file.
+    `labels` are as in `Example`. Of the row numbers, `repeated` rows have an option twice, `empty`
+    ones an empty right answer, and `blank` ones an input without text, such as an empty CSV cell.
     """
 
     labels: list[int | float | str]
@@ -54,12 +48,8 @@ class CheckedRows:
 class TaskInspection:
     """One task's rows, all of which can be rendered.
 
-    Attributes:
-        data: All train and reported rows, without a development split.
-        labels: Labels of the train rows, or of the reported rows if there is no train split.
-        tokens: Lengths for a model, if one was given.
-        answers: The first reported row's answers, if that model answers in text.
-        notes: Sentences about oddities of the rows.
+    `data` has no development split; `labels` are those of the train rows, or of the reported rows
+    if there is no train split. `tokens` and `answers` are for a model, if one was given.
     """
 
     data: TaskData
@@ -78,11 +68,7 @@ def inspect_task(
 ) -> TaskInspection:
     """Loads and renders every row of a task, and tokenises it if a model family is given.
 
-    Args:
-        task: The task.
-        source: Folder with one folder per task, read instead of the task's source.
-        or_hub: Whether a task that isn't in the folder is loaded from the hub.
-        family: Tokenizer and length limit of a model.
+    `source` is a folder with one folder per task, read instead of the task's source.
 
     Raises:
         DataError: The rows can't be loaded, or one of them can't be rendered.

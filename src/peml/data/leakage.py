@@ -84,12 +84,9 @@ class LeakageReport:
 def find_leakage(data: Sequence[TaskData], *, texts: bool = False) -> LeakageReport:
     """Counts evaluation rows that are in training splits, a task's own included.
 
-    Rows are the same when their input columns are: upper and lower case, white space, marks such
-    as commas and quotes, and the order of the columns aside. Labels and options are not compared.
-
-    Args:
-        data: The tasks.
-        texts: Whether single inputs of 20 characters or more are compared as well.
+    Rows are the same when their input columns are: upper and lower case, white space, marks such as
+    commas and quotes, and the order of the columns aside. Labels and options are not compared. With
+    `texts`, single inputs of 20 characters or more are compared as well.
     """
     whole = _shared(data, lambda rows, task: ((key,) for key in input_keys(rows, task)))
     parts = _shared(data, _text_keys) if texts else {}

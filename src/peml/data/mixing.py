@@ -57,8 +57,7 @@ class MixingSettings(Settings):
     def power(self, progress: float) -> float:
         """The power of the row counts that shares are proportional to.
 
-        Args:
-            progress: 0 in the first epoch, 1 in the last.
+        `progress` is 0 in the first epoch, 1 in the last.
         """
         powers = {
             "proportional": 1.0,
@@ -103,11 +102,8 @@ def rows_per_epoch(
     An epoch has as many rows as all tasks (capped) together. Counts are rounded by largest
     remainder, and every task with rows gets at least one.
 
-    Args:
-        sizes: Train rows of each task.
-        settings: The mixing strategy.
-        weights: Factor of each task's share; default: 1.
-        progress: 0 in the first epoch, 1 in the last.
+    `sizes` are the train rows of each task, `weights` the factors of their shares (default: 1),
+    `progress` is 0 in the first epoch and 1 in the last.
     """
     capped = np.array([min(size, settings.cap or size) for size in sizes], dtype=np.float64)
     if not capped.any():

@@ -33,10 +33,7 @@ Read = Callable[[tuple[str, ...]], Found]
 def open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Read, str]:
     """A function that reads the task's splits, and the source's name.
 
-    Args:
-        task: The task.
-        folder: Folder that is read instead of the task's source.
-        or_hub: Whether to load the task from the hub if it isn't in the folder.
+    `folder` is read instead of the task's source.
 
     Raises:
         TaskMissingError: The task's folder isn't there.

@@ -18,12 +18,7 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A number in JSON that can't be used.
-
-    Attributes:
-        text: As it was written.
-        problem: What is wrong with it.
-    """
+    """A number in JSON that can't be used."""
 
     text: str
     problem: str

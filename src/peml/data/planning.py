@@ -47,10 +47,8 @@ class Batches(Sequence[Indices]):
     def shuffled(self, rng: np.random.Generator, together: int = 1, begun: int = 0) -> Batches:
         """The same batches in another order.
 
-        Args:
-            rng: Draws it.
-            together: Batches of a step, which stay beside each other.
-            begun: How many of them the first step has from the epoch before.
+        ``together`` batches make a step and stay beside each other; the first step has ``begun`` of
+        them from the epoch before.
         """
         order = _shuffled(len(self), rng, together, begun)
         sizes = np.diff(self.bounds)[order]
@@ -117,12 +115,7 @@ def _cut(lengths: list[int], sequences: list[int], settings: BatchSettings) -> I
 
 
 class BatchPlan(Sequence[tuple[Indices, Indices]]):
-    """The batches of an epoch, each (task ids, row numbers).
-
-    Args:
-        tasks: Task of each example, in batches.
-        rows: Its row number, in the same batches.
-    """
+    """The batches of an epoch, each (task ids, row numbers)."""
 
     def __init__(self, tasks: Batches, rows: Batches) -> None:
         self._tasks, self._rows = tasks, rows

@@ -111,11 +111,7 @@ class Rows:
         return self.iterate()
 
     def iterate(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """The rows in order, read in batches.
-
-        Args:
-            columns: Columns to read; default: all.
-        """
+        """The rows in order, read in batches."""
         for first in range(0, len(self), BATCH):
             batch = self.read(range(first, min(first + BATCH, len(self))), columns)
             for values in zip(*batch.values(), strict=True):
@@ -124,12 +120,7 @@ class Rows:
     def read(
         self, positions: Sequence[int] | Indices, columns: Sequence[str] | None = None
     ) -> dict[str, list[Any]]:
-        """Columns of some rows, in the order of the positions.
-
-        Args:
-            positions: Which rows.
-            columns: Columns to read; default: all.
-        """
+        """Columns of some rows, in the order of the positions."""
         names = self.column_names if columns is None else list(columns)
         return self._stored.read(self._numbers_at(positions), names)
 

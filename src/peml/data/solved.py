@@ -59,12 +59,9 @@ class SolvedRows:
     ) -> list[str]:
         """So many solved rows of a task in random order.
 
-        Args:
-            task: Task id.
-            count: Number of rows.
-            without: Numbers of the train rows that are left out.
-            each: step: others at every call, by torch's global generator. epoch: the same in an
-                epoch of the stream; where one of them is left out, the epoch's next row stands in.
+        `without` are numbers of train rows that are left out. With ``each="step"`` the rows are
+        others at every call, by torch's global generator; with ``"epoch"`` they are the same in an
+        epoch of the stream, whose next row stands in for one that is left out.
 
         Raises:
             DataError: The task has too few rows.
@@ -89,11 +86,7 @@ class SolvedRows:
         return self._orders[task][1]
 
     def shown(self, task: int) -> dict[int, int]:
-        """The place of each demonstration of a task's context that is a train row, by its number.
-
-        Args:
-            task: Task id; its shots have the numbers of their rows.
-        """
+        """The place of each demonstration of a task that is a train row, by its row number."""
         item = self._data[task]
         places = {number: place for place, number in enumerate(item.task.shots.rows)}
         sources = item.train.array(SOURCE_ROW).tolist() if len(item.train) else []

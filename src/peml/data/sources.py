@@ -63,12 +63,7 @@ class TaskData:
 
 @dataclass(frozen=True, slots=True)
 class LoadedTasks:
-    """The result of :func:`load_all`.
-
-    Attributes:
-        data: The tasks with data, in order.
-        skipped: The tasks without data.
-    """
+    """The result of :func:`load_all`."""
 
     data: tuple[TaskData, ...]
     skipped: tuple[SkippedTask, ...]
@@ -108,12 +103,8 @@ def load_task_data(
 ) -> TaskData:
     """Loads one task: source, development split, then the row limits of ``settings``.
 
-    Args:
-        task: The task.
-        settings: Source and row limits.
-        seed: Seed of the development split and of the draws. Use the same one for runs that you
-            want to compare.
-        trains_shown: Whether rows that a context shows are train rows too.
+    Use the same seed for runs that you want to compare. `trains_shown` says whether rows that a
+    context shows are train rows too.
 
     Raises:
         TaskMissingError: The task's folder isn't there.
@@ -185,13 +176,9 @@ def load_source(
 ) -> tuple[Rows, Rows, Origin]:
     """Loads a task's train and reported splits, without the rows that are shots, and their origin.
 
-    The train split is empty if the task is only evaluated, or if all its rows are shots.
-
-    Args:
-        task: The task.
-        folder: Folder with one folder per task (or per suite, with one folder per task), read
-            instead of the task's source.
-        or_hub: Whether to load the task from the hub if it isn't in the folder.
+    The train split is empty if the task is only evaluated, or if all its rows are shots. `folder`,
+    with one folder per task (or per suite, with one folder per task), is read instead of the task's
+    source; `or_hub` loads a task that isn't in it from the hub.
 
     Raises:
         TaskMissingError: The task's folder isn't there.

@@ -86,12 +86,8 @@ def _carve(rows: Rows, task: Task, size: int, seed: int) -> tuple[Indices, Indic
 def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices, Indices]:
     """Splits the indices in two, stratified: the rest, and ``size`` carved indices.
 
-    Counts per stratum are rounded by largest remainder. Both arrays are ascending.
-
-    Args:
-        strata: The stratum of each row (a label, or one value for all).
-        size: Number of indices to carve.
-        seed: Seed of the draw.
+    Counts per stratum are rounded by largest remainder. Both arrays are ascending. `strata` has a
+    label for each row, or one value for all.
     """
     members: dict[Any, array[int]] = {}
     count = 0
@@ -115,9 +111,7 @@ def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices,
 def choose_shots(rows: Rows, task: Task) -> list[int]:
     """Numbers of the rows that are a task's shots, in the order in which they are shown.
 
-    Args:
-        rows: All rows of the split that they are taken from.
-        task: With `Shots.count` and `Shots.choose`.
+    `rows` are all rows of the split.
     """
     most = min(task.shots.count, len(rows))
     if task.shots.rows:

@@ -22,11 +22,6 @@ _KEY = b"huggingface"
 def stored_names(schema: pa.Schema, columns: Columns, where: str) -> tuple[str, ...] | None:
     """The names stored for a task's label column, in the order of their integers, or None.
 
-    Args:
-        schema: Schema of a Parquet file or a hub data set.
-        columns: The task's columns.
-        where: File or split, for messages.
-
     Raises:
         DataError: The stored features can't be read.
     """
@@ -65,10 +60,7 @@ def naming(task: Task, names: tuple[str, ...], parse: Parse) -> Parse:
     A stored name is one of the task's keys, if it has keys, or the field of an option. If the names
     are in ascending order (A, B, C or 0, 1, 2), the integer is the option's index.
 
-    Args:
-        task: A task whose rows have their own options.
-        names: The stored names.
-        parse: Parses values that are not integers.
+    `parse` parses values that are not integers.
     """
     columns = task.columns
     order = _order(columns, names)

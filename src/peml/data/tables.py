@@ -25,11 +25,7 @@ def find_columns(
 ) -> dict[str, str]:
     """The column of a table to read for each field that a task needs.
 
-    Args:
-        schema: The table's; fields of its structs are found by dotted names.
-        fields: The fields.
-        task: What needs them.
-        where: The file or split, for messages.
+    Fields of structs are found by dotted names.
 
     Raises:
         DataError: A column is missing, or is there twice.
@@ -104,9 +100,7 @@ def _flat_names(field: pa.Field) -> list[str]:
 def _plain_type(kind: pa.DataType, *, numbers: bool = False) -> pa.DataType | None:
     """The plain type for a column's type, or None if there is none.
 
-    Args:
-        kind: The type.
-        numbers: Whether a list may be of numbers, which options and keys spell out.
+    With `numbers` a list may be of numbers, which options and keys spell out.
     """
     if isinstance(kind, pa.BaseExtensionType):
         return None

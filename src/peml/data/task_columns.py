@@ -77,9 +77,7 @@ class TaskColumns:
     def see(self, row: Mapping[str, Any], place: str) -> None:
         """Inspects a row.
 
-        Args:
-            row: Its fields, with dotted names for nested ones.
-            place: Line or number, for messages.
+        `row` has dotted names for nested fields; `place` is its line or number, for messages.
 
         Raises:
             DataError: A field is missing, or its value is not allowed.
@@ -103,9 +101,7 @@ class TaskColumns:
     def see_table(self, table: pa.Table, first: int) -> None:
         """Inspects the rows of a table that has all columns, as plain types.
 
-        Args:
-            table: Some rows.
-            first: Number of the first of them in the source, from 0.
+        `first` is the number of the table's first row in the source, from 0.
 
         Raises:
             DataError: The value of a field is not allowed.

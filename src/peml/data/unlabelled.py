@@ -42,13 +42,8 @@ class Window:
 class UnlabelledFile:
     """A file of rows to predict: JSONL, CSV or Parquet; they need no labels.
 
-    Kinds of columns are decided from all rows, so `windows` reads the file once before it gives
-    the first one. No more than a window is in memory.
-
-    Args:
-        path: The file.
-        task: The rows' task.
-        keep: Columns to pass through; None: all.
+    Kinds of columns are decided from all rows, so `windows` reads the file once before it gives the
+    first one. No more than a window is in memory. `keep` names columns to pass through; None: all.
 
     Raises:
         DataError: The file can't be read, is empty, or lacks a column of `keep`.

@@ -18,9 +18,7 @@ def common_average(averages: Iterable[Averaging]) -> Averaging:
 def mean_weights(averages: Sequence[Averaging], rows: Sequence[int]) -> NDArray[np.float64]:
     """The weight of each task in their mean, (tasks,), with sum 1.
 
-    Args:
-        averages: Each task's ``average``.
-        rows: Number of rows each task was scored on.
+    `rows` are the numbers of rows that each task was scored on.
     """
     by_task = common_average(averages) == "tasks"
     weights = np.ones(len(rows)) if by_task else np.asarray(rows, np.float64)
@@ -34,11 +32,7 @@ def weighted_mean(values: Sequence[float], weights: NDArray[np.float64]) -> floa
 
 
 def gather_groups(groups: Mapping[str, str | None]) -> dict[str, list[str]]:
-    """The tasks of each group, in their order; without a group that holds all tasks.
-
-    Args:
-        groups: The group of each task, or None.
-    """
+    """The tasks of each group, in their order; without a group that holds all tasks."""
     members: dict[str, list[str]] = {}
     for task, group in groups.items():
         if group is not None:

@@ -62,15 +62,7 @@ class GoldSplit:
 def read_gold(
     task: Task, task_id: int, rows: Rows, encoded: EncodedSplit, spelling: Spelling
 ) -> GoldSplit:
-    """Reads the right answers of a split from its raw rows.
-
-    Args:
-        task: The task.
-        task_id: Its index.
-        rows: The raw rows.
-        encoded: The same rows, tokenised.
-        spelling: How the model's tokenizer writes a text that is to be generated.
-    """
+    """Reads the right answers of a split from its raw rows."""
     renderer = TaskRenderer(task)
     examples = [renderer.render(row, number) for number, row in enumerate(rows)]
     numbers = [row.get(SOURCE_ROW, number) for number, row in enumerate(rows)]
@@ -160,12 +152,8 @@ def predict_split(
 ) -> Predictions:
     """Predicts every row of an encoded split; several processes share its batches.
 
-    Args:
-        model: Attached or loaded model.
-        split: Rows encoded for scoring, or for generation if the task generates text.
-        task_id: Index of the task.
-        settings: Batch size, how options are scored, the longest generated text.
-        numbers: Row numbers for messages; default: 0, 1, 2, ...
+    The split is encoded for scoring, or for generation if the task generates text. `numbers` are
+    those of the rows in messages; default: 0, 1, 2, ...
 
     Raises:
         ModelError: The model's scores of a row, or the logits of a text, are NaN or infinite.
@@ -244,11 +232,7 @@ def score_split(
 ) -> tuple[dict[str, float], Predictions]:
     """Metrics and predictions of a model on a split.
 
-    Args:
-        model: Attached or loaded model.
-        split: Rows with their right answers.
-        settings: Batch size, how options are scored, the longest generated text.
-        context: Entered while predicting (switches a part off for an ablation).
+    `context` is entered while predicting: it switches a part off for an ablation.
 
     Raises:
         ModelError: A score, a prediction or a metric is NaN or infinite.

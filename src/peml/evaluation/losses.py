@@ -19,10 +19,8 @@ def mean_losses(
 ) -> list[float | None]:
     """Mean loss per example of each task, without dropout; None for a task without rows.
 
-    Args:
-        model: Attached or loaded model.
-        splits: Rows of each task, encoded as for training, in the order of the task ids.
-        tokens: Maximum tokens per batch, padding included.
+    The splits are encoded as for training, in the order of the task ids; `tokens` is the limit of a
+    batch, padding included.
 
     Raises:
         TrainingError: A loss isn't finite.

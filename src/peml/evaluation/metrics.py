@@ -82,11 +82,7 @@ def _average_precision(gold: Values, predicted: Values) -> float:
 
 
 def margins(scores: Sequence[Sequence[float]]) -> list[float]:
-    """Score of label 1 minus score of label 0, per row, rounded as in a predictions file.
-
-    Args:
-        scores: Both labels' scores, one pair per row.
-    """
+    """Score of label 1 minus score of label 0, per row, rounded as in a predictions file."""
     pairs = np.asarray(scores, np.float32).reshape(len(scores), 2).astype(np.float64)
     differences: list[float] = (pairs[:, 1] - pairs[:, 0]).tolist()
     return differences
@@ -223,13 +219,8 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
     """Warns about rows that a metric of texts can't score; refuses a headline that can score none.
 
     The right answer has to be right, and no answer wrong. ROUGE, for example, only reads letters
-    from a to z and digits, and to SQuAD's metrics the answer ``A`` is an article.
-
-    Args:
-        task: The rows' task.
-        gold: Right answers.
-        numbers: Number of each row in its file or split.
-        where: That file or split.
+    from a to z and digits, and to SQuAD's metrics the answer ``A`` is an article. `numbers` are
+    those of the rows in the file or split, `where`.
 
     Raises:
         DataError: The headline can score no row.

@@ -25,9 +25,7 @@ _PADDING = 1.5
 class EncodedRow:
     """A row that is encoded for scoring.
 
-    Attributes:
-        task_id: Index of its task.
-        columns: Its columns, see `peml.data.encoding.encode_row`.
+    `columns` are those of `peml.data.encoding.encode_row`.
     """
 
     task_id: int
@@ -44,14 +42,9 @@ def score_mixed(
 ) -> list[Tensor]:
     """Scores of each row's options, (options,), or its score, (); on the CPU, tasks mixed.
 
-    The same as `predict_split` computes for each task. They may be NaN or infinite.
-
-    Args:
-        base: The model in evaluation mode.
-        rows: Rows of tasks that don't generate text.
-        settings: Batch size, and how options are scored.
-        packs: Whether the model was prepared to read packed rows (`peml.injection.enable_packing`);
-            an encoder's rows are then computed without padding.
+    The same as `predict_split` computes for each task. They may be NaN or infinite. With `packs`
+    the model was prepared to read packed rows (`peml.injection.enable_packing`); an encoder's rows
+    are then computed without padding.
     """
     if not rows:
         return []

@@ -103,8 +103,7 @@ def option_hit(gold: str, predicted: str) -> float:
 def rouge(name: str) -> Callable[[Sequence[Any], Sequence[Any]], list[float]]:
     """A function that gives the ROUGE F-measure of each row (package rouge-score, with stemming).
 
-    Args:
-        name: ``rouge1``, ``rouge2`` or ``rougeL``.
+    `name` is ``rouge1``, ``rouge2`` or ``rougeL``.
     """
 
     def score(gold: Sequence[Any], predicted: Sequence[Any]) -> list[float]:

@@ -80,9 +80,7 @@ class Executor(ABC):
     def _has_settled(self, job: Job, reason: str) -> bool:
         """Whether a job whose worker is gone came to its end; if not, it goes on where it was.
 
-        Args:
-            job: The job.
-            reason: What to write down if its worker died once too often.
+        `reason` is written down if its worker died once too often.
         """
         if job.is_settled:
             return True
@@ -108,13 +106,9 @@ def run_jobs(
 ) -> None:
     """Runs jobs in their order; returns when all have ended.
 
-    A job that fails leaves its reason behind, see `Job.failure`.
-
-    Args:
-        executor: Where; nothing else is running in it.
-        jobs: The jobs.
-        started: Told of each as it starts.
-        ended: Told of each that finished, failed or was pruned.
+    A job that fails leaves its reason behind, see `Job.failure`. `started` is told of each as it
+    starts, `ended` of each that finished, failed or was pruned. Nothing else may be running in the
+    executor.
     """
     waiting = deque(jobs)
     running: dict[Path, JobT] = {}

@@ -14,13 +14,7 @@ from peml.run import RunFolder
 
 @dataclass(frozen=True)
 class Job:
-    """One ordinary run folder to be trained.
-
-    Attributes:
-        name: What it is called in messages.
-        folder: The run folder.
-        config: The run's config.
-    """
+    """One ordinary run folder to be trained."""
 
     name: str
     folder: Path

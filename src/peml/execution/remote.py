@@ -42,12 +42,8 @@ def train_remotely(
 ) -> str | None:
     """The process of one job.
 
-    Args:
-        packed: The job.
-        directory: Where the command was called; paths in the config may be relative to it.
-        token: What is in the mark beside the job's folder.
-        threads: Cores it may use.
-        reports: Handle of the `Mailbox`, or None.
+    Paths in the config may be relative to `directory`, where the command was called. `token` is in
+    the mark beside the job's folder, `reports` a handle of the `Mailbox` or None.
 
     Returns:
         Name of this machine if it doesn't see the job's folder; else None.

@@ -27,10 +27,8 @@ def print_to(log: Path) -> None:
 def work(job: Job, stops: Callable[[int, float], bool] | None = None) -> None:
     """Trains a job's run; what it comes to is in its folder, or written down beside it.
 
-    Args:
-        job: The job; a folder that was begun before is gone on with.
-        stops: Told of training step and mean development metric at every evaluation; True ends
-            the run there.
+    A folder that was begun before is gone on with. `stops` is told of training step and mean
+    development metric at every evaluation; True ends the run there.
     """
 
     def on_evaluation(evaluation: Evaluation) -> bool:

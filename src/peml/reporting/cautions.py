@@ -37,10 +37,7 @@ class Kind(StrEnum):
 class Caution:
     """One thing to know.
 
-    Attributes:
-        kind: What it is about.
-        task: The task whose score it touches.
-        text: A sentence.
+    `task` is the one whose score it touches.
     """
 
     kind: Kind

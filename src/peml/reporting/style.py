@@ -98,14 +98,8 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """A grid of panels, row by row, on a figure of the common width.
 
-    Margins are fixed: fitting them to the labels would draw every panel three times.
-
-    Args:
-        rows: Rows of panels.
-        columns: Columns of panels.
-        height: Of a row, in inches.
-        margins: Of a panel, in inches: left, right, top, bottom.
-        shares_x: All panels have the same x axis.
+    Margins are fixed: fitting them to the labels would draw every panel three times. `height` is a
+    row's, `margins` are a panel's (left, right, top, bottom), both in inches.
     """
     figure = Figure(figsize=(WIDTH, rows * height))
     left, right, top, bottom = margins
@@ -141,11 +135,8 @@ def note(axes: Axes, text: str, at: tuple[float, float], shift: float = 5, **loo
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Moves labels apart so that neighbors are ``gap`` apart, keeping their order.
 
-    Args:
-        positions: Wanted positions, in any order.
-        gap: Smallest distance; made smaller where the labels don't fit otherwise.
-        low: Lowest position allowed.
-        high: Highest position allowed.
+    ``gap`` is made smaller if the labels don't fit otherwise; all stay between ``low`` and
+    ``high``.
     """
     if len(positions) > 1:
         gap = min(gap, (high - low) / (len(positions) - 1))
@@ -165,9 +156,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as one ``<svg>`` element, to stand in a page or in a file.
 
-    Args:
-        figure: A figure made by this package.
-        name: Unique in the page; ids of the drawing start with it.
+    Ids of the drawing start with `name`, which is unique in the page.
     """
     buffer = io.StringIO()
     # Matplotlib reads the salt of its ids from the settings only; without it no two reports of

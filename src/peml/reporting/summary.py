@@ -27,11 +27,7 @@ class Effect(StrEnum):
 class TaskRow:
     """One task of the report's table.
 
-    Attributes:
-        name: The task.
-        result: Its numbers.
-        flag: Words for a task that has not learnt, or an empty string.
-        effects: What each measured part does for it.
+    `flag` says why a task has not learnt, `effects` what each measured part does for it.
     """
 
     name: str
@@ -44,11 +40,8 @@ class TaskRow:
 class Summary:
     """The table's rows and the paragraph above it.
 
-    Attributes:
-        rows: One a task, in the run's order.
-        sentences: The paragraph, a sentence each.
-        parts: Names of the parts some task was scored without.
-        majority_note: What a marked majority baseline means; empty where none is marked.
+    `parts` are those that some task was scored without; `majority_note` explains a marked majority
+    baseline.
     """
 
     rows: list[TaskRow]

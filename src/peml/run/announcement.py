@@ -20,11 +20,8 @@ _COLUMNS = [
 def print_plan(planned: Plan, console: Console, *, done: int | None = None) -> None:
     """Shows what a run will do, and what to know of its data.
 
-    Args:
-        planned: ``plan.json``.
-        console: Where.
-        done: Steps that an earlier session has done; the plan is then cut to where it goes on.
-            None for a run that starts.
+    `done` are the steps of earlier sessions; the plan is then cut to where it goes on. None for a
+    run that starts.
     """
     if done is None:
         rows = [

@@ -18,9 +18,6 @@ class CostMeter:
     """Adds up over all sessions of a run.
 
     Seconds of work that a kill threw away are not in it: they bought nothing.
-
-    Args:
-        before: What `spent` gave in an earlier session.
     """
 
     def __init__(self, before: Spent | None = None) -> None:

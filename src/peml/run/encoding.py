@@ -21,12 +21,7 @@ from peml.tasks import TaskRenderer
 
 @dataclass(frozen=True)
 class SplitEncoder:
-    """Turns rows into what a model reads.
-
-    Attributes:
-        settings: Of the model.
-        family: How rows are encoded.
-    """
+    """Turns rows into what a model reads."""
 
     settings: ModelSettings
     family: Family
@@ -61,10 +56,7 @@ class SplitEncoder:
     ) -> tuple[list[GoldSplit], list[EncodedSplit]]:
         """The development splits, and what is held out of them for a search.
 
-        Args:
-            data: All tasks.
-            share: Of each task's development rows; 0 holds nothing out.
-            seed: Of the draw.
+        `share` is that of each task's development rows; 0 holds nothing out.
 
         Raises:
             TrainingError: No task has rows to hold out.

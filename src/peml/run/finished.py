@@ -21,13 +21,7 @@ from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """What a finished run has found.
-
-    Attributes:
-        folder: The run folder.
-        results: ``results.json``.
-        predictions: By task, in the order of the results.
-    """
+    """What a finished run has found."""
 
     folder: Path
     results: Results
@@ -38,9 +32,7 @@ class FinishedRun:
 class RowText:
     """What a row says.
 
-    Attributes:
-        inputs: Text of each input column.
-        options: The row's own choices; empty where the task has none.
+    `options` are the row's own choices; empty if the task has none.
     """
 
     inputs: dict[str, str]
@@ -122,11 +114,7 @@ def read_examples(
 ) -> dict[int, tuple[Row, Example]]:
     """Some of the rows that a run was scored on, as read and as rendered.
 
-    Args:
-        folder: The run folder.
-        kept: The predictions of a task.
-        rows: Row numbers that occur in them.
-        task: The task whose template they are rendered with; default: as its file defines it.
+    `task` is the one whose template they are rendered with; default: as its file defines it.
 
     Raises:
         PemlError: As `read_texts`.

@@ -16,11 +16,6 @@ class HeldOutRows:
     """Batches of held-out development rows, a pure function of the draw.
 
     They are batched like the training rows; all come once before one comes again.
-
-    Args:
-        prepared: A run whose method holds rows out.
-        model: Whose loss it is.
-        accelerator: Device and precision.
     """
 
     def __init__(self, prepared: Prepared, model: AttachedModel, accelerator: Accelerator) -> None:

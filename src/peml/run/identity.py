@@ -40,10 +40,7 @@ def identify(prepared: Prepared) -> Identity:
 def check_identity(before: Identity | None, now: Identity, path: Path) -> None:
     """Refuses to go on with other rows, tasks or another base model.
 
-    Args:
-        before: As the folder has it; None where a version of before made it.
-        now: As `identify` finds it.
-        path: The folder.
+    `before` is None if an older version began the folder.
 
     Raises:
         RunError: Names everything that changed.

@@ -71,10 +71,8 @@ class Log:
 class MetricsLog(Log):
     """``metrics.jsonl``: what happened, without times, so that two runs can be compared.
 
-    Args:
-        path: The file.
-        offset: Bytes that are known to be right; what a killed session wrote after its last
-            checkpoint is cut off, because it will be written again.
+    `offset` is the number of bytes that are known to be right; what a killed session wrote after
+    its last checkpoint is cut off, because it will be written again.
 
     Raises:
         CheckpointError: The file is shorter than that.
@@ -243,13 +241,9 @@ class RunListener:
     ) -> None:
         """Logs and shows what the search has chosen, and what choosing changed.
 
-        Args:
-            step: Training step.
-            soft: The tasks' development metrics before.
-            hard: The same after.
-            genotype: What was chosen.
-            guarded: Decisions that a guard or the budget overruled.
-            free: Where the decisions stood before any cool-down, see `PrefixSearch.free_weights`.
+        `soft` and `hard` are the tasks' development metrics before and after, `guarded` the
+        decisions that a guard or the budget overruled, `free` as `PrefixSearch.free_weights` has
+        it.
         """
         before, after = (sum(values.values()) / len(values) for values in (soft, hard))
         self._log.write(

@@ -155,12 +155,7 @@ def _conclude(
 ) -> Results:
     """Saves the model and the results, in one process.
 
-    Args:
-        session: The training.
-        folder: The run folder.
-        tasks: The tasks' results.
-        probes: Rows that the saved model is tried on.
-        before: What the processes together answered to them, where they share weights.
+    `before` is what the processes together answered to the probes, if they share weights.
     """
     prepared, model = session.prepared, session.model
     model.base.world = ALONE

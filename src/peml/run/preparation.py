@@ -206,11 +206,8 @@ def _planned_context(task: Task, family: Family) -> PlannedContext | None:
 def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     """Checks, loads and encodes everything that doesn't need the model's weights.
 
-    What can't work is refused here, before anything is trained or written.
-
-    Args:
-        config: What to do.
-        precision: As an earlier session of the run decided; default: decided here.
+    What can't work is refused here, before anything is trained or written. `precision` is what an
+    earlier session of the run decided.
 
     Raises:
         PemlError: A task, file, row, template or setting can't be used.

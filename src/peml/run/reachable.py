@@ -20,14 +20,7 @@ def warn_unreachable(
     family: Family,
     settings: EvaluationSettings,
 ) -> None:
-    """Warns about reported rows that would be wrong whatever the model has learnt.
-
-    Args:
-        data: The tasks.
-        reported: Their reported splits.
-        family: The model's.
-        settings: How long a generated text may be.
-    """
+    """Warns about reported rows that would be wrong whatever the model has learnt."""
     for split in reported:
         item = data[split.task_id]
         task, where = item.task, item.origin.reported

@@ -57,12 +57,8 @@ def whole_model(
 ) -> AttachedModel:
     """The trained model for one process, on the CPU, its frozen weights read from their files.
 
-    So nothing is gathered: the shards are what the files say.
-
-    Args:
-        session: The training.
-        probes: A few rows.
-        before: Their `sharded_answers`.
+    So nothing is gathered: the shards are what the files say. `before` are the probes'
+    `sharded_answers`.
 
     Raises:
         RunError: The whole model answers otherwise.

@@ -37,11 +37,8 @@ _FREE = ("learning_rate", "dropout", "search", "lora", "lora_ranks", "budget")
 def start_from(source: Path, model: AttachedModel, prepared: Prepared, now: Identity) -> Start:
     """Puts trained weights into a freshly attached model.
 
-    Args:
-        source: A finished run's folder, or a folder with an adapter of PEFT's.
-        model: As the method attached it; changed in place.
-        prepared: The run that starts.
-        now: Its base model.
+    The source is a finished run's folder, or a folder with an adapter of PEFT's; the model is
+    changed in place; `now` has its base model.
 
     Raises:
         ModelError: The adapter doesn't fit.

@@ -62,12 +62,7 @@ def attach(
 ) -> AttachedModel:
     """Attaches the method to the frozen model, with the network of a genotype if given.
 
-    Args:
-        prepared: Data and plan.
-        device: Where the model goes.
-        genotype: A network found before.
-        backbone: The frozen model, which is changed in place; default: it is loaded.
-        world: The processes that train it together.
+    `backbone` is changed in place; default: it is loaded.
 
     Raises:
         ModelError: The method doesn't fit the model, or trains more or less than it announces.
@@ -119,12 +114,7 @@ def _nothing_to_train_on() -> TrainingError:
 class TrainingSession:
     """One process's share of a run's training.
 
-    Args:
-        prepared: Data and plan.
-        folder: Where checkpoints and the log go.
-        console: Where progress is shown.
-        on_evaluation: Decides after each evaluation whether the run stops there.
-        world: The processes that train it; the first one writes.
+    The first process writes.
     """
 
     def __init__(
@@ -307,8 +297,7 @@ class TrainingSession:
     def _build_optimizer(self, *, remaining: bool) -> torch.optim.Optimizer:
         """The optimiser, each group's schedule spanning the phases it trains in.
 
-        Args:
-            remaining: Whether groups may be missing that went with the supernet.
+        With `remaining`, groups may be missing that went with the supernet.
         """
         rates = self._remaining_rates() if remaining else self.settings
         optimizer = build_optimizer(self._groups(), rates)

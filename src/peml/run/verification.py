@@ -108,10 +108,8 @@ class _Answering:
 class _Elsewhere(TaskModel):
     """A model whose forward passes another tool computes.
 
-    Args:
-        loaded: The run's model, of which only the family is used; its weights are freed.
-        other: The other tool.
-        place: The part of the export for a task.
+    Only the family of the loaded model is used; its weights are freed. `place` gives the part of
+    the export for a task.
     """
 
     def __init__(self, loaded: TaskModel, other: FreshProcess, place: Callable[[str], str]) -> None:

@@ -26,10 +26,6 @@ def dequantized(
 ) -> tuple[AttachedModel, float]:
     """The trained model on plain float32 weights, on the CPU; the session's model is freed.
 
-    Args:
-        session: The training, on quantised weights.
-        probes: Batches of one task each.
-
     Returns:
         The model, and the largest difference of its scores of the probes from the quantised one's,
         as a share of 1 + the score.

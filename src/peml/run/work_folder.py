@@ -17,10 +17,7 @@ class WorkFolder(ABC, Generic[ConfigT]):
     """What a command begins in a folder, and goes on with when it is called again.
 
     What is in it may be read and written once `locked`. The config is written last when work is
-    begun, so a folder without one is a new folder.
-
-    Args:
-        path: The folder; made by `locked`, not here.
+    begun, so a folder without one is a new folder. `locked` makes the folder.
     """
 
     noun: ClassVar[str]

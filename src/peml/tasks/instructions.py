@@ -71,10 +71,8 @@ def fill_in(definition: dict[str, Any]) -> dict[str, Any]:
 def split_row(form: Form | None, row: dict[str, Any], *, labelled: bool = True) -> dict[str, Any]:
     """A row whose conversation is split into the turns before the last answer, and that answer.
 
-    Args:
-        form: The task's; rows of other forms are returned as they are.
-        row: Its fields.
-        labelled: False for rows to predict, which needn't have the answer.
+    Rows of other forms are returned as they are. Rows to predict, which are not `labelled`, needn't
+    have the answer.
 
     Raises:
         ValueError: The conversation is none.

@@ -32,13 +32,7 @@ def read_label(
     * generation: a text, or a number, which becomes a text.
 
     A text is compared with names first. An integer that is the name of one label or option and the
-    index of another is refused.
-
-    Args:
-        task: The task of the row.
-        value: Value of the label column.
-        options: The row's choices; ignored if the task has none.
-        keys: Names of the choices in labels, if they have any.
+    index of another is refused. `keys` are names of the choices in labels, if they have any.
 
     Raises:
         ValueError: The value is not accepted, or ambiguous.

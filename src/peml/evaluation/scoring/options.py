@@ -99,13 +99,7 @@ def score_rows(
 ) -> list[Tensor]:
     """Scores of the options of rows that may be of several tasks, (options,) each.
 
-    Args:
-        base: As for `score_options`.
-        rows: Token ids and labels of each row's sequences.
-        task_ids: Task of each row.
-        settings: As for `score_options`, and so are the others.
-        tokens: Maximum tokens per batch.
-        notes: As for `score_requests`.
+    `rows` has token ids and labels of each row's sequences; the rest is as for `score_options`.
     """
     rules = {task_id: _Rule.of(base, task_id, settings) for task_id in set(task_ids)}
     options = [

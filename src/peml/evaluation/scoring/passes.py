@@ -20,9 +20,7 @@ Array = np.ndarray[Any, Any]
 class TreePass:
     """Runs layouts through a model and adds up the log-likelihoods of their targets.
 
-    Args:
-        base: The model, including attached methods.
-        totals: Log-likelihood of each request so far, (requests,) float64.
+    `totals` has the log-likelihood of each request so far, (requests,) float64.
     """
 
     def __init__(self, base: TaskModel, totals: Tensor) -> None:

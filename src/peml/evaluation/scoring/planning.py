@@ -36,10 +36,7 @@ def _cost(size: int, depth: int) -> float:
 class Row:
     """Consecutive sorted sequences that are computed as one sequence of a batch.
 
-    Attributes:
-        first: First sorted place.
-        stop: The place after the last.
-        size: Tokens to compute.
+    They are at the sorted places from `first` to before `stop`; `size` tokens are computed.
     """
 
     first: int
@@ -70,12 +67,9 @@ class Group:
     def batches(self, tokens: int, longest: int) -> Iterator[list[Row]]:
         """The rows in batches of similar size, largest first.
 
-        Cached tokens count as if each row had its own, and a batch's attention (queries times
-        keys) stays within that of a batch of whole sequences.
-
-        Args:
-            tokens: Maximum tokens per batch, padding included.
-            longest: Length of the longest sequence in tokens.
+        Cached tokens count as if each row had its own, and a batch's attention (queries times keys)
+        stays within that of a batch of whole sequences. `tokens` is the limit of a batch, padding
+        included; `longest` the length of the longest sequence.
         """
         batch: list[Row] = []
         for row in sorted(self.rows, key=lambda row: -row.size):

@@ -21,10 +21,7 @@ from peml.models.prompt import build_inputs
 def score_decoded(base: TaskModel, requests: Sequence[Request], tokens: int) -> Tensor:
     """Log-likelihoods of the options, (requests,) float64.
 
-    Args:
-        base: The model, including attached methods.
-        requests: Options and their inputs.
-        tokens: Maximum tokens per batch, padding included, for encoder and decoder alike.
+    A batch has at most ``tokens`` tokens, padding included, for encoder and decoder alike.
     """
     totals = torch.zeros(len(requests), dtype=torch.float64)
     by_input: dict[tuple[int, tuple[int, ...]], list[int]] = {}
@@ -46,12 +43,8 @@ def _score(
 ) -> None:
     """Encodes a batch of inputs and scores all their options.
 
-    Args:
-        base: The model.
-        requests: All requests.
-        by_input: Indices of the requests of each input.
-        tokens: Maximum tokens per forward pass.
-        totals: Receives the log-likelihoods, (requests,).
+    `by_input` has the indices of each input's requests; `totals`, (requests,), receives the
+    log-likelihoods.
     """
     model, prompt = base.backbone, base.prompt.vectors
     sources = to_batch(base, [requests[indices[0]] for indices in by_input]).to(base.device)

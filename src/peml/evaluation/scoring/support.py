@@ -24,9 +24,7 @@ _PADDINGS = (3, 17)  # extra tokens of the longer row that makes the test rows p
 def sharing_problem(base: TaskModel, longest: int) -> str | None:
     """Why this model has to compute every option alone, or None if it can share contexts.
 
-    Args:
-        base: A decoder-only model, including attached methods.
-        longest: Length of the longest sequence in tokens; a sliding window has to hold it.
+    A sliding window has to hold the longest sequence.
     """
     config = base.backbone.config
     attention = str(config._attn_implementation).removeprefix("peml_")

@@ -62,10 +62,7 @@ class Trie:
     def nodes(self, first: int, stop: int, depth: int = 0) -> int:
         """Number of nodes of a range of places, without the first ``depth`` tokens.
 
-        Args:
-            first: First place of the range.
-            stop: The place after its last.
-            depth: Leading tokens to leave out, which all its sequences share.
+        The range is from `first` to before `stop`; all its sequences share those tokens.
         """
         added = int(self._added[stop] - self._added[first + 1])
         return int(self.lengths[first]) - depth + added

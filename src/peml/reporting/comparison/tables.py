@@ -23,10 +23,7 @@ from peml.reporting.summary import MAJORITY_NOTE
 class Column:
     """A column's header.
 
-    Attributes:
-        title: Its name.
-        below: A second line: a unit, a metric.
-        is_number: Whether it aligns right.
+    `below` is a second line: a unit, a metric.
     """
 
     title: str
@@ -38,11 +35,8 @@ class Column:
 class Cell:
     """One cell.
 
-    Attributes:
-        text: What it shows.
-        below: A second line: a deviation, an interval, how many seeds there are.
-        marks: Letters of its footnotes.
-        is_best: Whether it is the highest of its column and nothing speaks against it.
+    `below` is a second line, `marks` are letters of footnotes. The best is the highest of its
+    column and has nothing against it.
     """
 
     text: str
@@ -70,11 +64,7 @@ class Notes:
 class Table:
     """Rows of cells under columns; the first column names the method.
 
-    Attributes:
-        columns: From left to right.
-        rows: A row per method.
-        last: The row below a line (the majority baseline), or None.
-        notes: Footnotes.
+    `last` is the row below a line: the majority baseline.
     """
 
     columns: list[Column]

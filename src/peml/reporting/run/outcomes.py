@@ -65,12 +65,10 @@ def judge(
 ) -> list[Outcome]:
     """What each decision came to.
 
-    Args:
-        weights: By decision and option, at the end of the free search.
-        choices: Option of each decision; one that is not there yet takes the largest weight.
-        guarded: Decisions where a guard or the budget overruled the largest weight.
-        fitted: Those of them that were overruled for the budget.
-        by_weight: Whether weights choose; where scores do, near weights leave nothing undecided.
+    `weights` are those at the end of the free search. An option that isn't chosen yet is the one
+    with the largest weight. `guarded` are decisions where a guard or the budget overruled the
+    largest weight, `fitted` those of them overruled for the budget. Unless weights choose
+    (`by_weight`), near weights leave nothing undecided.
     """
     outcomes = []
     for name, options in weights.items():

@@ -57,15 +57,8 @@ class History:
 class RunRecord:
     """A finished run, as its folder tells it.
 
-    Attributes:
-        folder: Where it is.
-        evaluated: When ``results.json`` was written, in UTC.
-        config: The resolved config, as text.
-        environment: Versions, device, commit.
-        plan: Tasks, leakage, skipped tasks.
-        results: What evaluation found.
-        history: Losses, development scores, decisions.
-        genotype: The network behind the prefix, or None where the method has none.
+    `evaluated` is when ``results.json`` was written, in UTC; `genotype` is None if the method has
+    none.
     """
 
     folder: Path

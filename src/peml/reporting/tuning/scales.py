@@ -26,10 +26,7 @@ def limit_means(
 ) -> float:
     """Sets the limits of an axis of means, and says how many trials lie below it.
 
-    Args:
-        axes: The axes.
-        trials: What is drawn.
-        always: Those of them that have to be seen.
+    Trials in `always` have to be seen.
 
     Returns:
         A place just below the lowest mean that is shown.
