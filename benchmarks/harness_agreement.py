@@ -29,7 +29,9 @@ import torch
 from common import Figure, at_most, plain_parser, report
 
 from peml.errors import RunError
-from peml.evaluation.scoring import Request, score_requests, sharing_problem
+from peml.evaluation.scoring.options import score_requests
+from peml.evaluation.scoring.requests import Request
+from peml.evaluation.scoring.support import sharing_problem
 from peml.export import export_model, load_model, save_model
 from peml.injection import injection_of
 from peml.methods import AttachContext, build_method, parse_method

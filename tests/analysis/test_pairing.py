@@ -19,7 +19,8 @@ from peml.analysis.significance import (
     tail_share,
 )
 from peml.errors import DataError
-from peml.evaluation import METRICS, KeptTask, TaskPredictions
+from peml.evaluation import KeptTask, TaskPredictions
+from peml.evaluation.metrics import METRICS
 from peml.tasks import METRICS as DECLARED
 from tests.analysis.test_statistics import answers
 

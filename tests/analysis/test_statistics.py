@@ -12,7 +12,7 @@ from peml.analysis import Interval, PairedTask, paired_difference
 from peml.analysis.scorers import _SCORERS
 from peml.analysis.statistics import _draw, percentile_interval, resample
 from peml.errors import DataError
-from peml.evaluation import METRICS
+from peml.evaluation.metrics import METRICS
 from peml.tasks import OF_SCORES
 
 WORDS = ("a red cat", "the cat", "a dog runs 7", "red 7", "the dog 8")

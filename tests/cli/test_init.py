@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from peml.config import load_config
-from peml.data import load_task_data, select_tasks
+from peml.data import select_tasks
+from peml.data.sources import load_task_data
 from tests.cli.commands import content, peml
 
 

@@ -13,8 +13,8 @@ import pytest
 import peml
 from peml.comparison import Comparison, compare, load_comparison
 from peml.errors import PemlError
+from peml.locks import lock_folder
 from peml.records.comparison import RowRecord
-from peml.run import lock_folder
 from tests.cli.commands import content
 from tests.comparison.quick import ADAPTER, WILD, comparison_file
 from tests.e2e.apart import start_apart

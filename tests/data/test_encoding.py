@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from peml.data import cache_folder, encode_split
+from peml.data import encode_split
+from peml.data.mapped import cache_folder
 from peml.data.rows import Rows
 from peml.errors import DataError, RunError
 from peml.models.families import CausalFamily, EncoderFamily, Family

@@ -18,7 +18,8 @@ from peml.data.sources import load_source
 from peml.data.task_columns import read_list
 from peml.data.unlabelled import UnlabelledFile
 from peml.errors import DataError
-from peml.tasks import Example, Source, Task, TaskRenderer
+from peml.tasks import Example, Task, TaskRenderer
+from peml.tasks.task import Source
 from tests.data.rows import Row, write_jsonl
 from tests.tasks import examples
 

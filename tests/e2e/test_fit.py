@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 import peml
 from peml.config import load_config
-from peml.evaluation import METRICS, read_predictions
+from peml.evaluation import read_predictions
+from peml.evaluation.metrics import METRICS
 from peml.run import RunFolder, fit
 from peml.run.preparation import prepare
 from peml.run.training import attach

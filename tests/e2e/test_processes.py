@@ -23,8 +23,9 @@ from peml.cli import main
 from peml.config import load_config
 from peml.distributed import World
 from peml.errors import ConfigError
+from peml.locks import lock_folder
 from peml.records import Evaluation
-from peml.run import RunStopped, lock_folder
+from peml.run import RunStopped
 from peml.run import fit as run_fit
 from peml.run.together import with_world
 from peml.training import TrainingLoop

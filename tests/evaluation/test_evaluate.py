@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from peml.data import EncodedSplit, encode_split
+from peml.data import encode_split
 from peml.data.batch import TaskBatch
+from peml.data.encoding import EncodedSplit
 from peml.data.rows import Rows
 from peml.distributed import World
 from peml.errors import ModelError
 from peml.evaluation import (
-    METRICS,
     EvaluationSettings,
     GoldSplit,
     Predictions,
@@ -27,7 +27,8 @@ from peml.evaluation import (
     read_gold,
     score_split,
 )
-from peml.evaluation.scoring import ScoringSettings
+from peml.evaluation.metrics import METRICS
+from peml.evaluation.scoring.settings import ScoringSettings
 from peml.methods import AttachedModel
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment

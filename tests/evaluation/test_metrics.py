@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 
-from peml.evaluation import (
-    GROUP_SCORES,
-    METRICS,
-    compute_metrics,
-    describe_classes,
-    majority_prediction,
-    score_constant,
-)
+from peml.evaluation import describe_classes, majority_prediction, score_constant
+from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics
 from peml.tasks import METRICS as DECLARED
 from peml.tasks import Task
 from tests.tasks.examples import choice, generation, score, sentiment

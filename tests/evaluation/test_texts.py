@@ -9,7 +9,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from peml.errors import DataError
-from peml.evaluation import METRICS, refuse_unscorable
+from peml.evaluation import refuse_unscorable
+from peml.evaluation.metrics import METRICS
 from peml.evaluation.texts import option_hit, read_number, span_em, span_f1
 from tests.tasks.examples import generation
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from peml.config import RunConfig
-from peml.execution import ExecutionSettings, Executor, Job, Report, make_executor, run_jobs
-from peml.run import fit, lock_folder
+from peml.execution import ExecutionSettings, Executor, Job, make_executor, run_jobs
+from peml.execution.executor import Report
+from peml.locks import lock_folder
+from peml.run import fit
 
 Told = tuple[str, int, float]
 """Name of a job, training step, mean development metric."""

@@ -15,7 +15,8 @@ from peml.config import RunConfig
 from peml.errors import RunError
 from peml.execution import ExecutionSettings, Job, make_executor, remote
 from peml.execution.cluster import RayExecutor
-from peml.run import fit, lock_folder
+from peml.locks import lock_folder
+from peml.run import fit
 from tests.e2e.apart import run_apart
 from tests.execution.quick import drive, quick_run
 from tests.execution.suite import ExecutorSuite

@@ -18,7 +18,7 @@ from peml.config import parse_config
 from peml.errors import TrainingError
 from peml.execution import ExecutionSettings, Job, make_executor, processes, run_jobs
 from peml.execution import work as working
-from peml.run import lock_folder
+from peml.locks import lock_folder
 from tests.comparison.quick import finish
 
 pytestmark = pytest.mark.usefixtures("quick_processes")

@@ -14,7 +14,6 @@ from PIL import Image
 
 from peml.records.comparison import ComparisonRecord
 from peml.reporting import write_comparison_report
-from peml.reporting.comparison import render_comparison_html
 from peml.reporting.comparison.figures import (
     draw_comparison,
     draw_cost,
@@ -23,6 +22,7 @@ from peml.reporting.comparison.figures import (
     rank_tasks,
     source_line,
 )
+from peml.reporting.comparison.page import render_comparison_html
 from tests.examples.comparisons import write_example_comparison
 from tests.reporting.comparisons import example, row_of
 from tests.reporting.pages import (

@@ -10,8 +10,8 @@ import pytest
 
 from peml.errors import RunError
 from peml.records.comparison import ComparisonRecord
-from peml.reporting.comparison import render_comparison_html
 from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
+from peml.reporting.comparison.page import render_comparison_html
 from peml.reporting.comparison.summary import (
     describe_flags,
     describe_suite,

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from peml.config import load_config
-from peml.data import Origin, TaskData
+from peml.data import TaskData
 from peml.data.adaptive import watched_rows
 from peml.data.rows import Rows
+from peml.data.sources import Origin
 from peml.errors import ConfigError
 from peml.evaluation import mean_losses
 from peml.run import attach, plan, prepare

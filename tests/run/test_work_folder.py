@@ -13,7 +13,8 @@ import pytest
 
 from peml.config import RunConfig, load_config
 from peml.errors import PemlError, RunError
-from peml.run import RunFolder, fit, lock_folder
+from peml.locks import lock_folder
+from peml.run import RunFolder, fit
 from tests.e2e.toy import toy_config
 
 

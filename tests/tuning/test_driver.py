@@ -19,7 +19,8 @@ from rich.console import Console
 import peml
 from peml.config import load_config
 from peml.errors import RunError
-from peml.execution import ExecutionSettings, Executor, Job, Report
+from peml.execution import ExecutionSettings, Executor, Job
+from peml.execution.executor import Report
 from peml.execution.inline import InlineExecutor
 from peml.records import Identity, Plan, TuningCost
 from peml.run import fit

@@ -43,7 +43,7 @@ def compare_command(
       peml compare examples/compare.yaml --dry-run
     """
     from peml.comparison import compare, load_comparison, plan
-    from peml.reporting.comparison import describe_flags
+    from peml.reporting.comparison.summary import describe_flags
 
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
     given = [f"{place}={value}" for place, value in options.items() if value is not None]

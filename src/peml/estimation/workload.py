@@ -17,7 +17,8 @@ from peml.data.solved import SolvedRows
 from peml.errors import ConfigError
 from peml.estimation.tracker import emptied_batch
 from peml.evaluation import GoldSplit
-from peml.evaluation.scoring import score_options, sharing_key
+from peml.evaluation.scoring.options import score_options
+from peml.evaluation.scoring.support import sharing_key
 from peml.methods import AttachedModel, Method, build_method
 from peml.models import Family, TextFamily, check_task_types, load_family, make_room, settle
 from peml.models.families import Seq2SeqFamily

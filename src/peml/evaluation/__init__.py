@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     )
     from peml.evaluation.losses import mean_losses
     from peml.evaluation.metrics import (
-        GROUP_SCORES,
-        METRICS,
-        compute_metrics,
         describe_classes,
         majority_prediction,
         refuse_unscorable,
@@ -43,15 +40,12 @@ else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
-    "GROUP_SCORES",
-    "METRICS",
     "EvaluationSettings",
     "GoldSplit",
     "KeptTask",
     "Predictions",
     "TaskPredictions",
     "common_average",
-    "compute_metrics",
     "describe_classes",
     "first_mismatch",
     "gather_groups",

@@ -17,7 +17,7 @@ from peml.data.rows import Rows
 from peml.distributed import World
 from peml.errors import ModelError, placed
 from peml.evaluation.metrics import compute_metrics
-from peml.evaluation.scoring import score_options
+from peml.evaluation.scoring.options import score_options
 from peml.evaluation.settings import EvaluationSettings
 from peml.models import Spelling, TaskModel, TextFamily, not_finite
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer

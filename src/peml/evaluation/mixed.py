@@ -13,7 +13,7 @@ from torch import Tensor
 from peml.data import BatchSettings, TaskBatch
 from peml.data.batching import Collator
 from peml.data.planning import plan_batches
-from peml.evaluation.scoring import score_rows
+from peml.evaluation.scoring.options import score_rows
 from peml.evaluation.settings import EvaluationSettings
 from peml.models import ModelOutput, TaskModel, TextFamily
 

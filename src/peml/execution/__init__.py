@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.execution.executor import Executor, Report, run_jobs
+    from peml.execution.executor import Executor, run_jobs
     from peml.execution.job import Job
     from peml.execution.making import make_executor
     from peml.execution.settings import ExecutionSettings, WorkerSettings
@@ -16,7 +16,6 @@ __all__ = [
     "ExecutionSettings",
     "Executor",
     "Job",
-    "Report",
     "WorkerSettings",
     "make_executor",
     "run_jobs",

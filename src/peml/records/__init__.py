@@ -8,7 +8,6 @@ from peml.records.metrics import (
     Mixing,
     Scores,
     StepRecord,
-    Weights,
 )
 from peml.records.plan import (
     Identity,
@@ -21,15 +20,7 @@ from peml.records.plan import (
     Start,
     TaskIdentity,
 )
-from peml.records.record import (
-    DAMAGED,
-    FileRecord,
-    Number,
-    Record,
-    Score,
-    parse_json,
-    read_text,
-)
+from peml.records.record import DAMAGED, FileRecord, Record, parse_json, read_text
 from peml.records.run import (
     Agreement,
     Classes,
@@ -66,14 +57,12 @@ __all__ = [
     "MajorityOf",
     "Means",
     "Mixing",
-    "Number",
     "Plan",
     "PlannedContext",
     "PlannedTask",
     "Precision",
     "Record",
     "Results",
-    "Score",
     "Scores",
     "SkippedTask",
     "Spent",
@@ -83,7 +72,6 @@ __all__ = [
     "TaskResult",
     "TaskScored",
     "TuningCost",
-    "Weights",
     "parse_json",
     "read_text",
 ]

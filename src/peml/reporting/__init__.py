@@ -9,7 +9,7 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.reporting.cautions import Caution, Kind, list_cautions, tell_cautions
-    from peml.reporting.comparison import write_comparison_report
+    from peml.reporting.comparison.page import write_comparison_report
     from peml.reporting.numbers import memory
     from peml.reporting.run.card import list_unfilled, render_card, write_card
     from peml.reporting.run.diagram import save_drawing
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peml.reporting.run.report import write_report
     from peml.reporting.run.results import load_run
     from peml.reporting.summary import MAJORITY_NOTE
-    from peml.reporting.tuning import write_tuning_report
+    from peml.reporting.tuning.page import write_tuning_report
 else:
     __getattr__ = hand_on(__name__)
 

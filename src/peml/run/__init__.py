@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.locks import lock_folder
     from peml.run.announcement import print_cautions, print_plan
     from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
     from peml.run.folder import RunFolder, differences
     from peml.run.identity import check_identity, identify
-    from peml.run.listener import OnEvaluation, RunStopped
+    from peml.run.listener import RunStopped
     from peml.run.pipeline import Run, fit, plan
     from peml.run.preparation import Prepared, majority_of, prepare, with_config
     from peml.run.state import SessionState
@@ -21,7 +20,6 @@ else:
 
 __all__ = [
     "FinishedRun",
-    "OnEvaluation",
     "Prepared",
     "RowText",
     "Run",
@@ -35,7 +33,6 @@ __all__ = [
     "fit",
     "identify",
     "load_finished",
-    "lock_folder",
     "majority_of",
     "plan",
     "prepare",

@@ -18,11 +18,7 @@ from peml.tasks.kinds import (
 from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_loosely, read_boolean, spell_number
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
-from peml.tasks.task import (
-    Shots,
-    Source,
-    Task,
-)
+from peml.tasks.task import Shots, Task
 from peml.tasks.template import BETWEEN, SOURCE_ROW, TaskRenderer, join_answer
 
 __all__ = [
@@ -40,7 +36,6 @@ __all__ = [
     "Normalisation",
     "Shot",
     "Shots",
-    "Source",
     "Suite",
     "Task",
     "TaskRenderer",

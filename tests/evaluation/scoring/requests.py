@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from peml.evaluation.scoring import Request
+from peml.evaluation.scoring.requests import Request
 
 
 def few_shot(

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from peml.data import EncodedSplit, encode_split
+from peml.data import encode_split
+from peml.data.encoding import EncodedSplit
 from peml.data.rows import Rows
 from peml.errors import DataError
 from peml.evaluation import EvaluationSettings, Predictions, predict_split
-from peml.evaluation.scoring import Request, ScoringSettings, score_alone
+from peml.evaluation.scoring.alone import score_alone
 from peml.evaluation.scoring.normalise import normalise
+from peml.evaluation.scoring.requests import Request
+from peml.evaluation.scoring.settings import ScoringSettings
 from peml.methods import AttachedModel
 from peml.models import TaskModel
 from tests.evaluation.scoring.test_scores import counted

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from peml.distributed import World
 from peml.errors import DataError
-from peml.evaluation.scoring import (
-    Request,
-    score_alone,
-    score_decoded,
-    score_requests,
-    score_trees,
-    sharing_problem,
-)
+from peml.evaluation.scoring.alone import score_alone
+from peml.evaluation.scoring.options import score_requests
 from peml.evaluation.scoring.planning import plan_groups
+from peml.evaluation.scoring.requests import Request
+from peml.evaluation.scoring.seq2seq import score_decoded
+from peml.evaluation.scoring.support import sharing_problem
+from peml.evaluation.scoring.trees import score_trees
 from peml.evaluation.scoring.trie import Trie
 from peml.injection import attach_prefix
 from peml.methods import AttachContext, build_method, parse_method
