@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -124,8 +124,6 @@ def write_rows(folder: Path, task: Task, settings: TasksSettings) -> None:
     """A task's train rows, without those that are shown, and its reported rows."""
     hub = settings.missing == "hub"
     train, reported, _ = load_source(task, settings.source, or_hub=hub)
-    place = folder / task.name
-    place.mkdir(parents=True, exist_ok=True)
     splits: list[tuple[str | None, Rows]] = [
         (task.splits.train, train),
         (task.splits.reported[0], reported),
@@ -133,8 +131,13 @@ def write_rows(folder: Path, task: Task, settings: TasksSettings) -> None:
     for split, rows in splits:
         if split is not None:
             kept = [name for name in rows.column_names if name != SOURCE_ROW]
-            lines = (json.dumps(row) + "\n" for row in rows.iterate(kept))
-            (place / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            write_split(folder / task.name / f"{split}.jsonl", rows.iterate(kept))
+
+
+def write_split(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def method_with_context(
