@@ -10,7 +10,7 @@ import pytest
 from peml.config import load_config
 from peml.errors import RunError
 from peml.methods import LoraPart
-from peml.run import fit
+from peml.run import fit, probes
 from peml.run.preparation import prepare
 from peml.run.probes import probe_batches
 from tests.e2e.toy import FAMILIES, toy_config
@@ -29,6 +29,20 @@ def test_a_few_reported_rows_of_every_task_are_asked(toys: Path, family: str) ->
     assert list(asked.values()) == wanted
     if family != "encoder":
         assert all(batch.labels is not None for batch in batches)
+
+
+def test_fewer_rows_are_asked_where_prompts_are_long(
+    toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(load_config(toy_config(toys, "causal", "lora")))
+    rows = sum(batch.examples for batch in probe_batches(prepared))
+    tokens = sum(int(batch.attention_mask.sum()) for batch in probe_batches(prepared))
+    monkeypatch.setattr(probes, "_TOKENS", tokens // 2)
+    few = probe_batches(prepared)
+    assert sum(int(batch.attention_mask.sum()) for batch in few) <= tokens // 2
+    assert len(prepared.tasks) < sum(batch.examples for batch in few) < rows
+    monkeypatch.setattr(probes, "_TOKENS", 1)
+    assert [batch.examples for batch in probe_batches(prepared)] == [1] * len(prepared.tasks)
 
 
 def test_a_refused_model_leaves_a_run_to_go_on_with(

@@ -10,12 +10,14 @@ from peml.tasks import TaskRenderer
 
 _ROWS_OF_A_TASK = 8
 _ROWS = 32
+_TOKENS = 8192
 
 
 def probe_batches(prepared: Prepared) -> list[TaskBatch]:
     """Reported rows spread over each task, at most 8 per task and 32 in all.
 
-    Of more than 32 tasks, 32 have a row each. A batch is of one task.
+    Of more than 32 tasks, 32 have a row each. Where prompts are long, there are fewer rows per
+    task, but at least one: 8,192 tokens in all. A batch is of one task.
     """
     data = prepared.loaded.data
     chosen = spread(len(data), _ROWS)
@@ -28,6 +30,10 @@ def probe_batches(prepared: Prepared) -> list[TaskBatch]:
         renderer = TaskRenderer(task)
         examples = [renderer.render(rows[place], place) for place in spread(len(rows), each)]
         split = encode_rows(examples, task, prepared.family, task.type.compared_as)
+        fit = _TOKENS // len(chosen) // int(split.tokens.max())
+        if fit < len(split):
+            examples = [examples[place] for place in spread(len(examples), max(1, fit))]
+            split = encode_rows(examples, task, prepared.family, task.type.compared_as)
         tokens = prepared.config.evaluation.tokens
         batches += evaluation_batches(split, task_id, tokens, collate)
     return batches
