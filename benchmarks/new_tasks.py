@@ -38,7 +38,8 @@ from rich.table import Table
 import peml
 from peml.analysis import PairedTask, paired_difference
 from peml.data.sources import load_source
-from peml.evaluation import METRICS, read_predictions
+from peml.evaluation import read_predictions
+from peml.evaluation.metrics import METRICS
 from peml.export import add_task, export_model, find_model
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_suite, right_option
 
