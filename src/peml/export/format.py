@@ -56,6 +56,11 @@ class ExportFormat(ABC):
         return any(task.context for task in self.saved.description.tasks)
 
     @property
+    def task_names(self) -> list[str]:
+        """The tasks that are exported."""
+        return [self.task] if self.task else [task.name for task in self.saved.description.tasks]
+
+    @property
     def reader_options(self) -> dict[str, Any]:
         """Further arguments of the reader."""
         return {}

@@ -24,9 +24,10 @@ from torch import Tensor
 from peml.errors import RunError
 from peml.export.format import ExportFormat
 from peml.export.native import load_saved
+from peml.export.readme import write_readme
 from peml.export.saved import SavedModel
 from peml.export.source import USE_NATIVE, check_task
-from peml.files import read_tensors, write_tensors, write_text
+from peml.files import read_tensors, write_tensors
 from peml.methods import AdaptedLinear, Method
 from peml.methods.lora.peft_format import write_peft_lora
 from peml.models import TaskModel
@@ -90,7 +91,17 @@ class LoraExport(ExportFormat):
         else:
             saved.copy("lora", folder)
             _write_heads(folder, model, tasks)
-        write_text(folder / "README.md", _readme(model, saved, tasks, per_task=per_task))
+        base = saved.description.base_model
+        write_readme(
+            folder,
+            "lora",
+            saved,
+            per_task=per_task,
+            loader=model.family.auto_class.__name__,
+            origin=EMBEDDED[base].origin if base in EMBEDDED else "",
+            pooling="" if model.heads is None else model.family.pooling,
+            tasks=list(tasks.values()),
+        )
         self._folders = [task.name for task in tasks.values()] if per_task else ["."]
         return self._folders
 
@@ -176,59 +187,3 @@ def _write_heads(folder: Path, model: TaskModel, tasks: dict[int, Task]) -> None
         tensors[f"{task.name}.weight"] = model.heads.get_parameter("weight")[rows]
         tensors[f"{task.name}.bias"] = model.heads.get_parameter("bias")[rows]
     write_tensors(folder / "heads.safetensors", tensors)
-
-
-def _readme(model: TaskModel, saved: SavedModel, tasks: dict[int, Task], *, per_task: bool) -> str:
-    base = saved.description.base_model
-    loader = model.family.auto_class.__name__
-    first = next(iter(tasks.values())).name
-    place = f"FOLDER/{first}" if per_task else "FOLDER"
-    shared = (
-        "One adapter per task, each in a separate folder."
-        if per_task
-        else ("One adapter for all tasks.")
-    )
-    lines = [
-        f"# LoRA adapters of {base}",
-        "",
-        f"Trained with the method `{saved.method_name}`. {shared} PEFT loads them:",
-        "",
-        "```python",
-        "from peft import PeftModel",
-        f"from transformers import {loader}",
-        "",
-        f'base = {loader}.from_pretrained("{base}")',
-        f'model = PeftModel.from_pretrained(base, "{place}")',
-        "```",
-        "",
-        "Tasks: " + ", ".join(f"`{task.name}`" for task in tasks.values()) + ".",
-    ]
-    if base in EMBEDDED:
-        lines += ["", f"`{base}` is {EMBEDDED[base].origin}."]
-    if model.heads is not None:
-        lines += ["", "## Heads", "", *_about_heads(model, tasks)]
-    return "\n".join(lines) + "\n"
-
-
-def _about_heads(model: TaskModel, tasks: dict[int, Task]) -> list[str]:
-    pooled = (
-        "the last hidden states' mean over all tokens but padding"
-        if model.family.pooling == "mean"
-        else "the last hidden state of the first token"
-    )
-    return [
-        "`heads.safetensors` holds `TASK.weight` and `TASK.bias`. A task's scores are "
-        f"`pooled @ weight.T + bias`, where `pooled` is {pooled}:",
-        "",
-        *(f"* `{task.name}`: {meaning(task)}" for task in tasks.values()),
-    ]
-
-
-def meaning(task: Task) -> str:
-    """What the scores of a task's head are, for a README."""
-    if task.type.has_own_options:
-        return "one score per option, each encoded with the context; the highest is the answer"
-    if task.scale is not None:
-        low, width = task.scale.low, task.scale.high - task.scale.low
-        return f"the value is `(score + 2) / 4 * {width:g} + {low:g}`"
-    return "logits of " + ", ".join(task.labels)

@@ -27,10 +27,10 @@ from peml.data import TaskBatch
 from peml.errors import RunError
 from peml.export.format import ExportFormat
 from peml.export.fresh import FreshProcess, refusal
-from peml.export.lora import meaning
 from peml.export.native import load_saved
+from peml.export.readme import write_readme
 from peml.export.source import USE_NATIVE, refuse_task
-from peml.files import write_json, write_text
+from peml.files import write_json
 from peml.models import TaskModel
 from peml.models.families import EncoderFamily
 from peml.models.heads import TaskHeads
@@ -84,7 +84,14 @@ class OnnxExport(ExportFormat):
         write_graph(graph, given[0], folder / "model.onnx")
         model.family.tokenizer.save_pretrained(folder)
         write_json(folder / "tasks.json", _columns(model))
-        write_text(folder / "README.md", self._readme(model))
+        write_readme(
+            folder,
+            "onnx",
+            self.saved,
+            prefix="prefix.safetensors" in self.saved.files,
+            pair=len(_segments(model.tasks[0])) > 1,
+            tasks=model.tasks,
+        )
         with torch.no_grad():
             self._wanted = [(each, graph(*each.values())) for each in given]
         return ["."]
@@ -110,28 +117,6 @@ class OnnxExport(ExportFormat):
                 found = other.ask("logits", "", **inputs)
                 largest = largest.maximum(((found - logits).abs() / (1 + logits.abs())).max())
         return float(largest)
-
-    def _readme(self, model: TaskModel) -> str:
-        first = model.tasks[0]
-        segments = _segments(first)
-        return "\n".join([
-            f"# {self.saved.description.base_model}, trained with `{self.saved.method_name}`",
-            "",
-            f"The merged model with {'its prefix and ' * self._has_prefix}all heads as one ONNX "
-            "file. Batch and sequence may have any size.",
-            "",
-            _CODE.format(first=first.name, second='["its second text"], ' * (len(segments) > 1)),
-            "## Tasks",
-            "",
-            "`logits` has the columns of all tasks. `tasks.json` says which are a task's:",
-            "",
-            *(f"* `{task.name}`: {meaning(task)}" for task in model.tasks),
-            "",
-        ])  # fmt: skip
-
-    @property
-    def _has_prefix(self) -> bool:
-        return "prefix.safetensors" in self.saved.files
 
 
 class OnnxInt8Export(OnnxExport):
@@ -249,20 +234,3 @@ def _columns(model: TaskModel) -> dict[str, Any]:
         }
         start += size
     return {"max_length": model.family.max_length, "tasks": tasks}
-
-
-_CODE = """\
-```python
-import json
-
-import onnxruntime
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-session = onnxruntime.InferenceSession("FOLDER/model.onnx")
-first, after = json.load(open("FOLDER/tasks.json"))["tasks"]["{first}"]["columns"]
-inputs = tokenizer(["a row's text"], {second}padding=True, return_tensors="np")
-(logits,) = session.run(["logits"], dict(inputs))
-print(logits[:, first:after])
-```
-"""

@@ -30,14 +30,14 @@ from torch import Tensor
 from peml.export.claims import Claims
 from peml.export.format import ExportFormat
 from peml.export.native import load_saved
+from peml.export.readme import write_readme
 from peml.export.source import refuse_task, refuse_unmerged
-from peml.files import write_tensors, write_text
+from peml.files import write_tensors
 from peml.injection import injection_of, peft_prompt_embeddings
 from peml.models import TaskModel
 from peml.prefix import PrefixShape
 
 _ADAPTER = "adapter"
-_SHARED = "One model for all of them; it needs no task name."
 
 
 class PeftExport(ExportFormat):
@@ -75,7 +75,16 @@ class PeftExport(ExportFormat):
             adapter.write(folder / place, base_model=str(self.out.resolve()))
         if not adapters:
             self._claims.add("")
-        write_text(folder / "README.md", self._readme(adapters))
+        kept = {place: adapter for place, (_, adapter) in adapters.items()}
+        write_readme(
+            folder,
+            "peft",
+            self.saved,
+            adapters=kept,
+            prompt=any(adapter.shape is None for adapter in kept.values()),
+            per_task=len(kept) > 1 or self.task is not None,
+            tasks=self.task_names,
+        )
         return [".", *adapters]
 
     def verify(self, folder: Path) -> str:
@@ -97,41 +106,6 @@ class PeftExport(ExportFormat):
         shape = injection.shape
         size = {"encoder_hidden_size": shape.kv_heads * shape.head_dim}
         return {_ADAPTER: (0, Adapter(PrefixTuningConfig, embeddings, shape, size))}
-
-    def _readme(self, adapters: Mapping[str, tuple[int, Adapter]]) -> str:
-        names = [self.task] if self.task else [t.name for t in self.saved.description.tasks]
-        lines = [
-            f"# {self.saved.description.base_model}, trained with `{self.saved.method_name}`",
-            "",
-            "The merged model, as Transformers saves it" + ("," if adapters else "."),
-        ]
-        for place, (_, adapter) in adapters.items():
-            lines += [f"* in `{place}/` {adapter}, as PEFT saves it"]
-        if adapters:
-            lines += ["", "Without an adapter, a part of the trained model is missing."]
-        lines += [
-            "",
-            "```python",
-            *["from peft import PeftModel"] * bool(adapters),
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-            'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
-            *[
-                f'model = PeftModel.from_pretrained(model, "FOLDER/{place}")'
-                for place in list(adapters)[:1]
-            ],
-            "```",
-            "",
-        ]
-        if any(adapter.shape is None for _, adapter in adapters.values()):
-            lines += [
-                "PEFT puts a prompt before any padding: pad rows on the right, or not at all.",
-                "",
-            ]
-        tasks = ", ".join(f"`{name}`" for name in names)
-        shared = "Each has its own adapter." if len(adapters) > 1 or self.task else _SHARED
-        return "\n".join([*lines, f"Tasks: {tasks}. {shared}"]) + "\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from peml.errors import RunError
 from peml.export.claims import CONTEXTS_FOLDER, Claims, write_context
 from peml.export.format import ExportFormat
 from peml.export.native import CONTEXTS, load_saved
+from peml.export.readme import write_readme
 from peml.export.source import USE_NATIVE, check_task
-from peml.files import write_text
 
 
 class TextExport(ExportFormat):
@@ -83,43 +83,9 @@ class TextExport(ExportFormat):
                 place = f"{CONTEXTS_FOLDER}/{task.name}"
                 write_context(folder / place, task, model)
                 self._claims.add(place, number)
-        write_text(folder / "README.md", self._readme())
+        write_readme(folder, "text", self.saved, tasks=self.task_names)
         return ["."]
 
     def verify(self, folder: Path) -> str:
         """Compares logits after the text with the run's, in a process that does without PEML."""
         return self._claims.check("decoder", folder, trust_remote_code=self.trust_remote_code)
-
-    def _readme(self) -> str:
-        names = [self.task] if self.task else [t.name for t in self.saved.description.tasks]
-        return _README.format(
-            base=self.saved.description.base_model,
-            method=self.saved.method_name,
-            first=names[0],
-            tasks=", ".join(f"`{name}`" for name in names),
-        )
-
-
-_README = """\
-# {base}, trained with `{method}`
-
-The merged model, as Transformers saves it, and in `contexts/` each task's context: its instruction
-and solved rows. The model was trained with them, so put a task's text in front of each of its rows:
-
-```python
-from pathlib import Path
-
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
-context = Path("FOLDER/contexts/{first}.txt").read_text(encoding="utf-8")
-prompt = context + "the row's prompt"
-```
-
-`contexts/{first}.json` has the text's token ids, and the Jinja template of the row's prompt. An
-answer follows its prompt after a space. The text is the same for all rows of a task, so an engine
-that caches prefixes (vLLM, SGLang, llama.cpp) computes it once.
-
-Tasks: {tasks}.
-"""

@@ -27,8 +27,9 @@ from peml.errors import RunError
 from peml.export.claims import CONTEXTS_FOLDER, Claims, write_context
 from peml.export.format import ExportFormat
 from peml.export.native import load_saved
+from peml.export.readme import write_readme
 from peml.export.source import USE_NATIVE, check_task, refuse_task, refuse_unmerged
-from peml.files import write_tensors, write_text
+from peml.files import write_tensors
 from peml.injection import cached_prefix, injection_of
 from peml.models import TaskModel
 
@@ -74,7 +75,14 @@ class TransformersExport(ExportFormat):
             self._claims.add(place, task)
         if not caches:
             self._claims.add("")
-        write_text(folder / "README.md", self._readme(model, caches))
+        write_readme(
+            folder,
+            "transformers",
+            self.saved,
+            place=next(iter(caches), ""),
+            contexts=self.has_contexts,
+            tasks=self.task_names,
+        )
         return ["."]
 
     def verify(self, folder: Path) -> str:
@@ -106,103 +114,9 @@ class TransformersExport(ExportFormat):
             and (held := contexts.of(n)) is not None
         }
 
-    def _readme(self, model: TaskModel, caches: dict[str, tuple[int, Tensor]]) -> str:
-        names = [self.task] if self.task else [task.name for task in model.tasks]
-        text, place = _PLAIN, ""
-        if caches:
-            place = next(iter(caches))
-            text = _CONTEXT if self.has_contexts else _PREFIX
-        return text.format(
-            base=self.saved.description.base_model,
-            method=self.saved.method_name,
-            place=place,
-            loader=_LOADER.format(place=place),
-            tasks=", ".join(f"`{name}`" for name in names),
-        )
-
 
 @torch.no_grad()
 def _of_prompt(model: TaskModel, prompt: Tensor) -> Tensor:
     """The keys and values that the model computes for a prompt in front of its input."""
     layers = model.backbone(inputs_embeds=prompt.float()[None], use_cache=True).past_key_values
     return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers.layers])
-
-
-_LOADER = """\
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
-held = load_file("FOLDER/{place}.safetensors")
-
-
-def front(rows):  # a new cache for each call, which adds its tokens to it
-    pairs = torch.stack([held["keys"], held["values"]], 1)[:, :, None].to(model.dtype)
-    return DynamicCache([tuple(pair.expand(2, rows, -1, -1, -1)) for pair in pairs])
-
-"""
-
-_PLAIN = """\
-# {base}, trained with `{method}`
-
-The merged model, as Transformers saves it; nothing else is needed:
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
-```
-
-Tasks: {tasks}. One model for all of them; it needs no task name.
-"""
-
-_PREFIX = """\
-# {base}, trained with `{method}`
-
-The merged model, as Transformers saves it, and in `{place}.safetensors` keys and values in front of
-every row. Without them, a part of the trained model is missing.
-
-```python
-{loader}
-length = held["keys"].shape[2]
-row = tokenizer("the row's prompt", return_tensors="pt").input_ids
-# Any ids will do in front: the cache has been read already.
-ids = torch.cat([torch.zeros(1, length, dtype=row.dtype), row], 1)
-said = model.generate(
-    ids, attention_mask=torch.ones_like(ids), past_key_values=front(1), do_sample=False
-)
-print(tokenizer.decode(said[0, ids.shape[1] :]))
-```
-
-For logits alone: `model(input_ids=row, past_key_values=front(1)).logits`. Rows of a batch are
-padded on the left, with zeros in the mask at the padding.
-
-Tasks: {tasks}. One model for all of them; it needs no task name.
-"""
-
-_CONTEXT = """\
-# {base}, trained with `{method}`
-
-The merged model, as Transformers saves it, and in `contexts/` what the model has read in front of
-each task's rows: the text (`TASK.txt`), its keys and values (`TASK.safetensors`), its token ids and
-the Jinja template of a row's prompt (`TASK.json`). Without them, a part of the trained model is
-missing.
-
-```python
-{loader}
-text = open("FOLDER/{place}.txt", encoding="utf-8").read()
-ids = tokenizer(text + "the row's prompt", return_tensors="pt").input_ids
-said = model.generate(
-    ids, attention_mask=torch.ones_like(ids), past_key_values=front(1), do_sample=False
-)
-print(tokenizer.decode(said[0, ids.shape[1] :]))
-```
-
-The tokens of the text are not computed again: the cache holds their keys and values. An answer
-follows its prompt after a space.
-
-Tasks: {tasks}. Each has its own context.
-"""

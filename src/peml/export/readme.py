@@ -1,0 +1,51 @@
+"""READMEs of exports: one template per format, in `templates/`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from peml.export.saved import SavedModel
+from peml.files import write_text
+from peml.tasks import Task
+
+
+def write_readme(folder: Path, template: str, saved: SavedModel, **values: Any) -> None:
+    """Writes an export's README.md.
+
+    Args:
+        folder: The exported folder.
+        template: Name of the template, without its ending.
+        saved: The run's model; the template gets ``base`` and ``method`` of it.
+        values: What else the template shows.
+    """
+    named = {"base": saved.description.base_model, "method": saved.method_name}
+    text = _environment().get_template(f"{template}.md.j2").render(**named, **values)
+    write_text(folder / "README.md", text)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("peml.export", "templates"),
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"code": "`{}`".format, "scores": _scores}
+    return environment
+
+
+def _scores(task: Task) -> str:
+    """What the scores of a task's head are."""
+    if task.type.has_own_options:
+        return "one score per option, each encoded with the context; the highest is the answer"
+    if task.scale is not None:
+        low, width = task.scale.low, task.scale.high - task.scale.low
+        return f"the value is `(score + 2) / 4 * {width:g} + {low:g}`"
+    return "logits of " + ", ".join(task.labels)
