@@ -1,4 +1,4 @@
-"""From a study's trials to its results: ``study.json``, the table, the best configs."""
+"""Writes a study's results: ``study.json``, the table of trials, the best configs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from peml.tuning.settings import StudyConfig
 from peml.tuning.space import apply_values
 
 BEST = "best.yaml"
-_LEAST_TRIALS = 4  # for importances: below, any parameter would do
+_LEAST_TRIALS = 4  # with fewer, importances mean nothing
 _TREES = 64
 
 
 def collect(config: StudyConfig, folder: StudyFolder, ledger: Ledger) -> StudyRecord:
-    """Everything the report says."""
+    """Gathers everything that the study's report shows."""
     trials = [_placed(trial, folder) for trial in ledger.rows()]
     ended = [trial for trial in trials if trial.seconds is not None]
     found = (Environment.find(folder.trial(trial.number)) for trial in trials)
@@ -63,7 +63,7 @@ def collect(config: StudyConfig, folder: StudyFolder, ledger: Ledger) -> StudyRe
 
 
 def _placed(trial: TrialRecord, folder: StudyFolder) -> TrialRecord:
-    """With its run folder; that of another driver's trial is where that driver is."""
+    """Adds the path of the trial's run folder, if this driver ran the trial."""
     if trial.driver != folder.driver().id:
         return trial
     place = folder.trial(trial.number).relative_to(folder.path).as_posix()
@@ -71,9 +71,9 @@ def _placed(trial: TrialRecord, folder: StudyFolder) -> TrialRecord:
 
 
 def best_numbers(config: StudyConfig, trials: Sequence[TrialRecord]) -> list[int]:
-    """The best trial, or with two objectives the Pareto front, the best mean first.
+    """Numbers of the best trials: one, or with two objectives the Pareto front, best mean first.
 
-    Of equal trials the first.
+    Of equally good trials, the one with the lowest number counts.
     """
     finished = [trial for trial in trials if trial.state == "finished"]
     signs = [1 if OBJECTIVES[name].direction == "maximize" else -1 for name in config.objectives]
@@ -88,7 +88,8 @@ def best_numbers(config: StudyConfig, trials: Sequence[TrialRecord]) -> list[int
     )
     front: list[int] = []
     second = -math.inf
-    for trial in ordered:  # the best mean first: on the front is what has more of the second
+    # Sorted by the first objective, so a trial is on the front if it improves the second.
+    for trial in ordered:
         rest = scores(trial)[-1]
         if rest > second:
             front.append(trial.number)
@@ -127,7 +128,7 @@ def _best_config(config: StudyConfig, study: StudyRecord, trial: TrialRecord) ->
 def _importance(study: optuna.Study) -> dict[str, float]:
     """Share of the mean's variance that each parameter explains (fANOVA, Hutter et al. 2014).
 
-    Empty where too few trials finished, or all came to the same.
+    Empty if too few trials finished, or if all have the same score.
     """
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(finished) < _LEAST_TRIALS or len({trial.values[0] for trial in finished}) == 1:
@@ -140,7 +141,7 @@ def _importance(study: optuna.Study) -> dict[str, float]:
 
 
 def _csv(study: StudyRecord) -> str:
-    """One line per trial, nothing rounded; empty where there is no number."""
+    """One line per trial, with unrounded numbers; a missing number is an empty cell."""
     names = [objective.name for objective in study.objectives]
     columns = ["number", "state", *names, *study.space]
     columns += ["seconds", "tokens", "trainable_parameters", "folder", "reason"]

@@ -1,4 +1,4 @@
-"""The loop of a study: draw, run, settle, until the budget is used up."""
+"""The loop of a study: draws trials, runs them and records their ends, within the budget."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Driver:
 
     Args:
         config: The study.
-        folder: Its folder, locked.
-        ledger: Its trials.
-        console: Where each start and end is shown.
-        prefix: Of its trials' names, where several studies run.
+        folder: The study's folder, which is locked.
+        ledger: The study's trials.
+        console: Shows when a trial starts and ends.
+        prefix: Put in front of trials' names, to tell several studies apart.
     """
 
     def __init__(
@@ -54,24 +54,24 @@ class Driver:
         self._reasons: list[str] = []
 
     def executor(self) -> Executor:
-        """What the study's settings ask for; where nothing is pruned, trials report nothing."""
+        """The executor that the settings name; trials report to it only if there is a pruner."""
         report = None if self._config.pruner.name == "none" else self._report
         return make_executor(self._config.execution, report)
 
     @property
     def is_open(self) -> bool:
-        """Whether trials are waiting or may be drawn."""
+        """Whether a trial is left to run, or another may be drawn."""
         return bool(self._waiting) or self._has_budget()
 
     def resume(self) -> None:
-        """Says which trials an earlier session left."""
+        """Shows which unfinished trials of an earlier session are continued."""
         if self._waiting:
             numbers = ", ".join(str(trial.number) for trial in self._waiting)
             trials = f"{self._prefix}trial{'s' if len(self._waiting) > 1 else ''}"
-            self._say(f"going on with {trials} {numbers}")
+            self._say(f"continuing {trials} {numbers}")
 
     def next_job(self) -> Job | None:
-        """The next trial's run; None where the budget is used up."""
+        """The next trial's run; None if the budget is used up."""
         while trial := self._next():
             if job := self._job(trial):
                 return job
@@ -91,7 +91,7 @@ class Driver:
         return self._ledger.has_room()
 
     def _job(self, trial: Trial) -> Job | None:
-        """The run of a trial; None where it came to its end already."""
+        """The run of a trial; None if the trial has ended already, or failed to start."""
         try:
             config = self._config.trial_config(trial.values)
         except PemlError as error:
@@ -100,7 +100,7 @@ class Driver:
         name = f"{self._prefix}trial {trial.number}"
         job = Job(name, self._folder.trial(trial.number), config)
         self._running[name] = trial
-        if job.is_settled:  # a killed session had come this far
+        if job.is_settled:  # the run ended, and the session was killed before it recorded that
             RunFolder(job.folder).holds(config)  # refuses another study's trial of this number
             self.end(job)
             return None
@@ -109,12 +109,12 @@ class Driver:
         return job
 
     def _report(self, job: Job, step: int, mean: float) -> bool:
-        """Told of every development evaluation; whether to stop the trial."""
+        """Receives a development evaluation, and returns whether to stop the trial."""
         percent = max(1, round(WHOLE * step / _total_steps(job)))
         return self._ledger.report(self._running[job.name].number, percent, mean)
 
     def end(self, job: Job) -> None:
-        """Settles the trial of a run that ended."""
+        """Records how the trial of a run ended."""
         number, results = self._running.pop(job.name).number, job.results()
         if results is None:
             self._end_early(job, number)
@@ -135,7 +135,7 @@ class Driver:
         self._say(f"finished {job.name}: {listed}, {spent.seconds:.0f} s")
 
     def _end_early(self, job: Job, number: int) -> None:
-        """Settles a trial that was pruned or failed."""
+        """Records a trial that was pruned or failed."""
         failure, spent = job.failure(), _spent_early(job)
         if failure is not None:
             self._fail(number, failure, spent)
@@ -160,7 +160,7 @@ class Driver:
         self._folder.worked(self._seconds())
 
     def _seconds(self) -> float:
-        """How long the driver has worked, all its sessions."""
+        """Seconds that the driver has worked, in all of its sessions."""
         return self._before + time.monotonic() - self._since
 
     def _say(self, line: str) -> None:
@@ -168,12 +168,14 @@ class Driver:
 
 
 def run_trials(drivers: Sequence[Driver], executor: Executor) -> None:
-    """Runs the trials of studies until their budgets are used up; nothing else uses the executor.
+    """Runs the trials of studies until their budgets are used up.
 
-    A study's trials start where those before it leave room.
+    Earlier studies go first; a later one starts trials when the executor has room. Nothing else
+    may use the executor.
 
     Raises:
-        PemlError: The first trials all failed, the storage is away, or there is no executor.
+        PemlError: The first trials all failed, the storage can't be reached, or there is no
+            executor.
     """
     for driver in drivers:
         driver.resume()
@@ -196,7 +198,8 @@ def _total_steps(job: Job) -> int:
 def _spent_early(job: Job) -> Spent:
     """Cost of a run that did not finish, up to its last checkpoint.
 
-    A run that is stopped writes one first; what a failed one did after it isn't counted.
+    A run that is stopped writes a checkpoint first. What a failed run did after its last
+    checkpoint isn't counted.
     """
     states = RunFolder(job.folder).checkpoints.glob(f"step-*/{SessionState.FILE}")
     costs = [SessionState.read(path.parent).cost for path in states]

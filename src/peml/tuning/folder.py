@@ -31,7 +31,7 @@ class DriverRecord(FileRecord):
 
 
 class StudyFolder(WorkFolder[StudyConfig]):
-    """A study's files, as one driver has them."""
+    """The folder in which one driver keeps a study's files."""
 
     noun, command = "study's folder", "peml tune"
     held = "another study"
@@ -43,7 +43,7 @@ class StudyFolder(WorkFolder[StudyConfig]):
 
     @property
     def journal(self) -> Path:
-        """Where trials are kept if no database is named."""
+        """The file that holds the trials if the config names no database."""
         return self.path / "study.journal"
 
     def trial(self, number: int) -> Path:
@@ -54,12 +54,12 @@ class StudyFolder(WorkFolder[StudyConfig]):
         return differences(*map(_comparable, (read_yaml(self.path / _CONFIG), _dumped(config))))
 
     def create(self, config: StudyConfig) -> None:
-        """Makes the folder of a study that starts here."""
+        """Creates the folder of a new study."""
         DriverRecord(id=uuid.uuid4().hex, seconds=0.0).write(self.path)
         write_text(self.path / _CONFIG, dump_shared(_without_password(config)))  # last: it counts
 
     def driver(self) -> DriverRecord:
-        """Who works here."""
+        """The driver that works in this folder."""
         return DriverRecord.read(self.path)
 
     def forget_failures(self) -> None:
@@ -77,7 +77,7 @@ class StudyFolder(WorkFolder[StudyConfig]):
             record.unlink()
 
     def worked(self, seconds: float) -> None:
-        """Notes how many seconds the driver has worked in all."""
+        """Writes down how many seconds the driver has worked in all."""
         self.driver().model_copy(update={"seconds": seconds}).write(self.path)
 
 

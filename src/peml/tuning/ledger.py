@@ -1,4 +1,4 @@
-"""The trials of a study in Optuna's storage: begun, reported, settled, each exactly once."""
+"""The trials of a study in Optuna's storage; each is begun and ended exactly once."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _DRIVER, _TOKEN, _SURPLUS, _STOPPED = "driver", "token", "surplus", "stopped"
 
 
 class Ledger:
-    """A study in its storage.
+    """The trials of a study, in a database or a journal file.
 
-    Every call waits for a database that is away and can be repeated. A trial belongs to the
-    driver that began it, and only that driver goes on with it.
+    Every call waits until the database can be reached, and is safe to repeat. A trial belongs to
+    the driver that began it; no other driver continues it.
 
     Args:
         config: The study.
-        journal: The journal file, used where no database is named.
-        driver: Id of this driver, the same each time it works in its folder.
+        journal: The journal file, used if the config names no database.
+        driver: Id of this driver, the same in all sessions in its folder.
         patience: Waits for the database.
 
     Raises:
-        RunError: The storage holds another study of this name, or is away for too long.
+        RunError: The storage holds another study of this name, or can't be reached for too long.
     """
 
     def __init__(self, config: StudyConfig, journal: Path, driver: str, patience: Patience) -> None:
@@ -72,7 +72,7 @@ class Ledger:
         self._safely(self._check_definition)
 
     def _safely(self, action: Callable[[], ValueT]) -> ValueT:
-        """Waits for a database that is away; names a journal that can't be written."""
+        """Waits for the database; an error about the journal file names that file."""
         with disk_errors(self._journal):
             return self._patience(action)
 
@@ -95,10 +95,10 @@ class Ledger:
             )
 
     def begun_with(self, identity: Identity) -> Identity | None:
-        """Checksums of what the study was started with, kept for all its drivers.
+        """Checksums of the data and model that the study was started with, for all drivers.
 
-        A study without trials keeps ``identity``, as `peml.run.identify` finds it here. None where
-        a version of before began the study.
+        The first driver stores ``identity``, which `peml.run.identify` found on its machine. None
+        if an older version, which stored no checksums, began the study.
         """
 
         def begun_with() -> Any:
@@ -149,7 +149,7 @@ class Ledger:
         return self._drawn(found)
 
     def report(self, number: int, percent: int, mean: float) -> bool:
-        """Notes a development mean; returns whether the trial should be stopped."""
+        """Stores a development mean, and returns whether the trial should be stopped."""
         return self._safely(lambda: self._report(number, percent, mean))
 
     def _report(self, number: int, percent: int, mean: float) -> bool:
@@ -170,7 +170,7 @@ class Ledger:
 
         Args:
             outcome: How it ended.
-            folder: Its run folder, which the storage names with this machine.
+            folder: Its run folder, stored together with the name of this machine.
         """
 
         def settle() -> None:
@@ -188,7 +188,7 @@ class Ledger:
         self._safely(settle)
 
     def tokens(self) -> int:
-        """Training tokens of all trials that have ended, whoever ran them."""
+        """Training tokens of all trials that have ended, of all drivers."""
         return sum(row.tokens or 0 for row in self.rows())
 
     def rows(self) -> list[TrialRecord]:
@@ -224,7 +224,7 @@ class Ledger:
         return next(trial for trial in self._trials() if trial.number == number)
 
     def _handle(self, trial: FrozenTrial) -> optuna.Trial:
-        """Optuna's object for a trial in the storage; values it has are not drawn again."""
+        """Optuna's object for a stored trial; values that were drawn are not drawn again."""
         space = self._config.space
         self.study.sampler = build_sampler(self._config.sampler, space, trial.number)
         return optuna.Trial(self.study, trial._trial_id)
@@ -241,9 +241,9 @@ class Ledger:
 
 
 def _as_written_now(definition: dict[str, Any]) -> dict[str, Any]:
-    """A study's definition with its run spelled as this version spells it.
+    """An older version's definition of a study, with its run config written as by this version.
 
-    What it can't read it leaves, for the comparison to name.
+    A config that this version can't read stays as it is; the comparison then names the difference.
     """
     try:
         run = parse_config(definition["run"]).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What a trial is judged by."""
+"""The objectives of a study."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ObjectiveName = Literal["mean", "parameters", "latency", "seconds", "tokens"]
 
 @dataclass(frozen=True)
 class Objective:
-    """A number a finished trial has.
+    """A number by which finished trials are compared.
 
     Attributes:
         direction: ``maximize`` or ``minimize``, as Optuna spells it.
-        title: As tables and axes name it, with its unit.
-        value: What a run has of it.
+        title: Its name in tables and on axes, with the unit.
+        value: Computes it from a run's results.
     """
 
     direction: Literal["maximize", "minimize"]

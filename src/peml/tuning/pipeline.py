@@ -26,11 +26,11 @@ from peml.tuning.storage import Patience
 
 @dataclass(frozen=True)
 class Tuned:
-    """A study that has come to its end.
+    """A finished study.
 
     Attributes:
-        folder: Its folder; ``report.html``, ``trials.csv`` and the rest are in it.
-        study: What its trials came to.
+        folder: The study's folder, with ``report.html``, ``trials.csv`` and its other files.
+        study: The trials and their results.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Tuned:
 
     @property
     def best(self) -> Path | None:
-        """The best config, ready for `peml fit`; None where no trial finished."""
+        """The file of the best config, ready for `peml fit`; None if no trial finished."""
         return self.folder / BEST if self.study.best else None
 
 
@@ -65,9 +65,9 @@ def tune(
 
     Args:
         config: The study.
-        output: Its folder; an existing one of the same study is gone on with.
+        output: The study's folder; a study that is there already is continued.
         console: Where progress is shown; default: nowhere.
-        report_only: Run nothing: report what is there.
+        report_only: Run nothing, and report the trials that are there.
 
     Raises:
         PemlError: Something is wrong with config, data, model, folder or storage, or the first
@@ -108,14 +108,13 @@ def tune_together(
     *,
     pages: bool,
 ) -> None:
-    """Runs several studies whose runs were tried before; none of them prunes.
+    """Runs several studies, without pruners, whose configs the caller has checked.
 
     Args:
-        studies: Of each its folder, its config and what `peml.run.identify` found, if that is
-            known.
-        executor: Where trials run, idle and left open.
+        studies: Folder and config of each study, and what `peml.run.identify` found, if known.
+        executor: Runs the trials. It must be idle; it is left open.
         console: Where progress is shown.
-        pages: Whether each gets a report of its own.
+        pages: Whether to write a report of each study.
 
     Raises:
         PemlError: As for `tune`.

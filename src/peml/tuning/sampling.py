@@ -23,7 +23,7 @@ _MOST_GOOD = 25  # as in Optuna
 
 
 class _Grid(GridSampler):
-    """The grid, without stopping a loop of Optuna's that isn't there: the budget ends the study."""
+    """Optuna's grid, without its call that stops Optuna's own loop: our budget ends the study."""
 
     def after_trial(
         self,
@@ -38,17 +38,17 @@ class _Grid(GridSampler):
 def build_sampler(
     settings: SamplerSettings, space: Mapping[str, Parameter], number: int, *place: int
 ) -> BaseSampler:
-    """The sampler of one trial, or of one of its parameters.
+    """The sampler of one trial, or of one parameter of a trial.
 
-    Its draws are a function of the seed, the trial's number and the place, so that a study that
-    was killed does not draw the same again.
+    What it draws depends on the seed, the trial's number and the parameter's place only, so a
+    study that was killed draws for later trials what it would have drawn.
 
     Args:
-        settings: Which, and its options. Those of TPE (Bergstra et al. 2011) are all given,
-            because Optuna's defaults differ between its versions.
-        space: What is drawn.
-        number: Of the trial.
-        *place: Of the parameter, where it is drawn by itself.
+        settings: The sampler's name and options. All options of TPE (Bergstra et al. 2011) are
+            given, because Optuna's defaults differ between its versions.
+        space: The parameters.
+        number: The trial's number.
+        *place: The parameter's place in the space, if it is drawn by itself.
     """
     if settings.name == "grid":
         return _Grid({path: p.grid() or [] for path, p in space.items()}, seed=settings.seed)

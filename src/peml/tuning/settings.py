@@ -1,4 +1,4 @@
-"""What a study tries, how it chooses, what it may cost: the config of `peml tune`."""
+"""The config of `peml tune`: the space, the sampler, the pruner, the budget."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class StorageSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """When no more trials are started; the first limit that is reached counts."""
+    """Limits of a study; no trial is started after one of them is reached."""
 
     trials: int | None = Field(
         None, description="Maximum number of trials, including failed ones.", ge=1
@@ -103,7 +103,7 @@ class BudgetSettings(Settings):
 
 
 class StudyConfig(ConfigFile):
-    """Everything that decides a study."""
+    """The config of a study."""
 
     name: str = Field(
         description="Name of the study in a shared database; default: the config file's name."
@@ -174,7 +174,7 @@ class StudyConfig(ConfigFile):
         return min(limit, math.prod(len(p.grid() or ()) for p in self.space.values()))
 
     def trial_config(self, values: Mapping[str, Any]) -> RunConfig:
-        """The run config of a trial: scored on the development split, nothing else made.
+        """The run config of a trial, which is scored on the development split and not exported.
 
         Raises:
             ConfigError: The values don't go together.
@@ -190,7 +190,7 @@ class StudyConfig(ConfigFile):
         )
 
     def definition(self) -> dict[str, Any]:
-        """What must not change while the study goes on."""
+        """The part of the config that must not change between sessions."""
         kept = {"run", "space", "sampler", "objectives", "pruner"}
         definition: dict[str, Any] = without_grants(self.model_dump(mode="json", include=kept))
         return definition
@@ -200,7 +200,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Reads a study's config file and applies ``section.key=value`` overrides.
 
     Raises:
-        PemlError: A file can't be read, or anything in it is wrong; all at once.
+        PemlError: A file can't be read or has problems; all of them are listed.
     """
     raw = read_config(path, (), StudyConfig)
     if isinstance(raw.get("run"), str):
@@ -209,7 +209,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def parse_study(raw: Mapping[str, Any], origin: str = "the config") -> StudyConfig:
-    """Validates a raw config, and every end of the space on the run config.
+    """Validates a config, and tries both ends of every range on the run config.
 
     Raises:
         PemlError: Every wrong field is listed, unknown ones with the nearest valid name.

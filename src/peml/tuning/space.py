@@ -1,4 +1,4 @@
-"""The space of a study: paths into the run config, and what may stand there."""
+"""The space of a study: paths into the run config, and the values to try there."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DECIDED = ("seed", "output", "export", "tuning_cost", "evaluation.split", "eval
 
 
 class Parameter(Settings):
-    """What is tried at one path: a list of values, or a range.
+    """The values to try at one path of the run config: a list, or a range.
 
-    A range whose ends are written without a decimal point takes whole numbers.
+    A range whose ends are written without a decimal point has whole numbers only.
     """
 
     choices: tuple[Any, ...] | None = Field(
@@ -95,11 +95,11 @@ class Parameter(Settings):
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def ends(self) -> list[Any]:
-        """The values that are checked before anything runs: all choices, or both ends."""
+        """The values that are checked before the study starts: all choices, or both ends."""
         return list(self.choices) if self.choices is not None else [self.low, self.high]
 
     def suggest(self, trial: optuna.Trial, path: str) -> Any:
-        """A value of the config; what Optuna can't store as it is, it stores as JSON text."""
+        """Draws a value for the config; Optuna stores lists and mappings as JSON text."""
         if self.choices is not None:
             stored = trial.suggest_categorical(path, [_encode(value) for value in self.choices])
             return self.decode(stored)
@@ -112,7 +112,7 @@ class Parameter(Settings):
         return trial.suggest_float(path, low, high, log=self.log, step=self.step)
 
     def grid(self) -> list[Any] | None:
-        """Every value, as Optuna stores it; None for a range without steps."""
+        """All values, as Optuna stores them; None for a range without steps."""
         if self.choices is not None:
             return [_encode(value) for value in self.choices]
         assert self.low is not None
@@ -124,7 +124,7 @@ class Parameter(Settings):
         return [self.low + number * step for number in range(count)]
 
     def decode(self, stored: Any) -> Any:
-        """A value of the config, from what Optuna stored."""
+        """The config's value for what Optuna stored."""
         if self.choices is None:
             return stored
         return next(value for value in self.choices if _encode(value) == stored)
@@ -142,7 +142,7 @@ def first_values(space: Mapping[str, Parameter]) -> dict[str, Any]:
 
 
 def apply_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """The run config with other values at some paths, which are known to exist (`check_space`).
+    """The run config with other values at some paths, which `check_space` has checked.
 
     Raises:
         ConfigError: The values don't make a valid config; all problems at once.
@@ -168,11 +168,11 @@ def _own_path(base: RunConfig, path: str) -> list[str]:
 
 
 def check_space(base: RunConfig, space: Mapping[str, Parameter]) -> None:
-    """Tries every end of every parameter on the run config.
+    """Tries both ends of every range, and all choices, on the run config.
 
     Raises:
-        ConfigError: Paths that don't exist, overlap or are the tuner's to decide, or values that
-            the run config refuses; all of them.
+        ConfigError: A path doesn't exist, overlaps another or is set by the tuner itself, or the
+            run config refuses a value; lists all of them.
     """
     problems = [problem for path in space if (problem := _path_problem(base, path))]
     keys = {path: _own_path(base, path) for path in space}

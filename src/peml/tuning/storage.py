@@ -1,4 +1,4 @@
-"""Where a study's trials are kept: a journal file, or a database that may be away for a while."""
+"""Storage of a study's trials: a journal file, or a database that may be down for a while."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ _ALLOWED = "such as postgresql+psycopg://user@host/name or sqlite:///study.db"
 
 
 def open_storage(settings: StorageSettings, journal: Path) -> BaseStorage:
-    """Opens the database, or the journal file where none is named.
+    """Opens the database, or the journal file if the config names no database.
 
     Args:
-        settings: The URL.
-        journal: Made if it isn't there. No other process may use it, see `lock_folder`.
+        settings: The database's URL.
+        journal: The journal file, created if it is missing. No other process may use it, see
+            `lock_folder`.
 
     Raises:
         ConfigError: The URL can't be used.
@@ -71,7 +72,7 @@ def _open_database(url: str) -> RDBStorage:
 
 
 def shown_url(url: str) -> str:
-    """The URL without anything that may be a password: what is said and kept of it."""
+    """The URL without anything that may be a password, for messages and files."""
     return "the database" if _parsed(url) is None else without_passwords(url)
 
 
@@ -93,7 +94,7 @@ def _parsed(url: str) -> URL | None:
 
 
 def _hide(url: str | None, text: str) -> str:
-    """What a driver said, without its URL's password and other values of the query."""
+    """A database driver's message, without the URL's password and query values."""
     parsed = None if url is None else _parsed(url)
     if parsed is None:
         return text
@@ -105,7 +106,7 @@ def _hide(url: str | None, text: str) -> str:
 
 
 def _mend(journal: Path) -> None:
-    """Removes what a process that was killed while it wrote may have left behind."""
+    """Removes a half-written last line, which a process that was killed may have left."""
     for lock in journal.parent.glob(f"{journal.name}.lock*"):  # Optuna renames it to remove it
         lock.unlink()
     if not journal.is_file():
@@ -118,7 +119,7 @@ def _mend(journal: Path) -> None:
 
 
 class Patience:
-    """Repeats what a database that is away did not do."""
+    """Repeats calls while the database can't be reached."""
 
     def __init__(self, settings: StorageSettings, console: Console) -> None:
         self._settings = settings
@@ -128,7 +129,7 @@ class Patience:
         """Calls an action until it succeeds; it must be safe to repeat.
 
         Raises:
-            RunError: The database stayed away.
+            RunError: The database couldn't be reached for too long.
         """
         since, pause = time.monotonic(), _FIRST_PAUSE
         while True:
@@ -159,7 +160,7 @@ class Patience:
 
 
 def _why_away(error: BaseException) -> str | None:
-    """What a database that can't be reached said; None if it is something else."""
+    """The message of a database that can't be reached; None if the error is of another kind."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)):

@@ -1,4 +1,4 @@
-"""A trial: drawn and ended."""
+"""Records of a trial that was drawn, and of how it ended."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that is to run.
+    """A trial to run.
 
     Attributes:
-        number: From 0, in the order of the draws.
-        values: By path into the run config.
+        number: From 0, in the order of drawing.
+        values: The drawn values, by path into the run config.
     """
 
     number: int
@@ -21,12 +21,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a trial has cost.
+    """The cost of a trial.
 
     Attributes:
-        seconds: Of its run, all phases.
-        tokens: It has trained on.
-        parameters: That it trained; None if that isn't known.
+        seconds: Of all phases of its run.
+        tokens: Tokens it was trained on.
+        parameters: Number of trained parameters; None if unknown.
     """
 
     seconds: float
@@ -39,11 +39,11 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        number: Of the trial.
-        state: What became of it.
+        number: The trial's number.
+        state: How it ended.
         spent: Its cost.
-        objectives: Of a finished one, in the order of the study's objectives.
-        reason: Of a failed one.
+        objectives: Values of a finished trial, in the order of the study's objectives.
+        reason: Why a failed trial failed.
     """
 
     number: int
