@@ -1,4 +1,4 @@
-"""`peml config`: what a config file may say."""
+"""`peml config`: the schema of a config file, and a config with all defaults."""
 
 from __future__ import annotations
 

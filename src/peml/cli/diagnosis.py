@@ -53,9 +53,9 @@ def load_for_diagnosis(name: str, *, trust_remote_code: bool) -> tuple[Backbone,
 
 
 def diagnose(model: PreTrainedModel) -> list[Finding]:
-    """Everything the doctor can say about a loaded model; the model is left as it was.
+    """All findings about a loaded model, which is left unchanged.
 
-    Never raises for a model that isn't supported: the reason is in the findings.
+    For a model that isn't supported, the findings hold the reason; no error is raised.
     """
     support, layers = check_support(model), read_layers(model)
     own = [site for site in support.sites if site.kind == "self"]
@@ -136,7 +136,7 @@ def _merging(model: PreTrainedModel, layers: Layers) -> Finding:
 
 
 def _without_lora(layers: Layers) -> Iterator[Finding]:
-    """What a low-rank update can't be put on, where there is such."""
+    """The finding about layers that can't take a low-rank update, if there are any."""
     tied = [layer for layer in layers.linears if layer.tied]
     if tied:
         names = ", ".join(layer.name for layer in tied)

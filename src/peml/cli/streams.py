@@ -1,4 +1,4 @@
-"""Files and standard streams of rows: of which format they are, and where they stand."""
+"""Files and standard streams of rows, and their formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORMATS = ("jsonl", "csv", "parquet")
 
 
 def format_of(path: Path, told: str | None, option: str) -> str:
-    """The format of a file or stream, as told or by the ending of its name; JSONL without one.
+    """The format that was named, or that of the file's ending; JSONL without one.
 
     Raises:
         ConfigError: There is no such format (`option` names it), or the name has another

@@ -44,7 +44,7 @@ class RayExecutor(Executor):
         self._mail: Any = None
 
     def wait(self) -> list[Job]:
-        """Answers reports until a worker has ended for good."""
+        """Answers reports until at least one job has ended."""
         ended: list[Job] = []
         while self._tasks and not ended:
             awaited = [*self._tasks, *([] if self._mail is None else [self._mail])]
@@ -96,7 +96,7 @@ class RayExecutor(Executor):
         """Starts the local cluster or finds the one with the address.
 
         Raises:
-            RunError: There is none, or this machine can't give a job what it is to get.
+            RunError: There is no cluster, or this machine can't give a job its share.
         """
         settings = self._settings
         local = {
@@ -142,7 +142,7 @@ class RayExecutor(Executor):
             self._mail = self._mailbox.next.remote()
 
     def _check_resources(self, there: dict[str, float]) -> None:
-        """On a cluster that can't grow, a job that asks for too much would wait for ever."""
+        """Refuses jobs that need more than a cluster of fixed size has; they would wait forever."""
         asked = {"CPU": float(self._cpus), "GPU": self._settings.gpus}
         for name, amount in asked.items():
             if amount > there.get(name, 0):
@@ -154,7 +154,7 @@ class RayExecutor(Executor):
                 )
 
     def _answer(self) -> None:
-        """Passes a report on, and the answer back."""
+        """Passes on a job's report, and sends back the answer."""
         assert self._report is not None
         number, folder, step, value = self._ray.get(self._mail)
         self._mail = self._mailbox.next.remote()
@@ -163,7 +163,7 @@ class RayExecutor(Executor):
                 self._mailbox.answer.remote(number, self._report(job, step, value))
 
     def _reason_of_death(self, task: Any, job: Job) -> str:
-        """Why a job that has no result yet ended, if it did.
+        """Why a job ended without a result; None if it still runs.
 
         Raises:
             RunError: The cluster can't train this job, nor any other.

@@ -1,4 +1,4 @@
-"""The contract of everything that runs jobs."""
+"""The interface of executors, which run jobs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Executor(ABC):
     A subclass says how a job is started, waited for and ended.
 
     Args:
-        settings: How many at a time, and what each gets.
-        report: Asked in this process, during `wait`, after each evaluation; the job waits for the
-            answer. None: jobs run to their ends.
+        settings: How many jobs run at a time, and the resources of each.
+        report: Called in this process, during `wait`, after each evaluation of a job, which waits
+            for the answer: whether to stop. None: no job is stopped.
     """
 
     retries = 0
@@ -42,12 +42,12 @@ class Executor(ABC):
     def submit(self, job: Job) -> None:
         """Starts a job.
 
-        A folder that was begun before is gone on with; an earlier record of failure or pruning is
-        void from now on.
+        A run folder that exists is continued; an earlier record of its failure or pruning is
+        removed.
 
         Raises:
-            RuntimeError: As many as may run do so already: `wait` first.
-            PemlError: The place can't be written, or the job can't be started there.
+            RuntimeError: The executor has no room: `wait` first.
+            PemlError: The folder can't be written, or the job can't be started.
         """
         if len(self._jobs()) >= self.capacity:
             raise RuntimeError(f"{self.capacity} jobs are running: wait for one of them first")
@@ -62,23 +62,23 @@ class Executor(ABC):
         """Blocks until at least one running job finished, failed or was pruned.
 
         Returns:
-            Those that did; empty where none is running.
+            Those jobs; empty if none is running.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Ends what runs; its folders can be gone on with."""
+        """Ends running jobs; their folders can be continued later."""
 
     @abstractmethod
     def _jobs(self) -> Sequence[Job]:
-        """Jobs that were started and have not been returned by `wait`."""
+        """Jobs that were started and that `wait` has not returned yet."""
 
     @abstractmethod
     def _start(self, job: Job) -> None:
         """Starts a job, the first time or again."""
 
     def _has_settled(self, job: Job, reason: str) -> bool:
-        """Whether a job whose worker is gone came to its end; if not, it goes on where it was.
+        """Whether a job whose worker is gone has ended; if not, it is started again.
 
         `reason` is written down if its worker died once too often.
         """
@@ -106,9 +106,8 @@ def run_jobs(
 ) -> None:
     """Runs jobs in their order; returns when all have ended.
 
-    A job that fails leaves its reason behind, see `Job.failure`. `started` is told of each as it
-    starts, `ended` of each that finished, failed or was pruned. Nothing else may be running in the
-    executor.
+    Why a job failed is in `Job.failure`. `started` is called with each job that starts, `ended`
+    with each that finished, failed or was pruned. The executor must be idle.
     """
     waiting = deque(jobs)
     running: dict[Path, JobT] = {}

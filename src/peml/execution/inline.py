@@ -10,14 +10,14 @@ from peml.execution.work import work
 
 
 class _ReportFailed(BaseException):
-    """Carries what the caller's own report raised past `work`, which would blame the run."""
+    """Carries an error of the caller's report past `work`, which would record it as the run's."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
 class InlineExecutor(Executor):
-    """Trains a job while it is waited for."""
+    """Trains each job in this process, during `wait`."""
 
     _job: Job | None = None
 
@@ -41,7 +41,7 @@ class InlineExecutor(Executor):
         return [job]
 
     def close(self) -> None:
-        """Forgets a job that was not begun."""
+        """Forgets a job that has not begun."""
         self._job = None
 
     def _jobs(self) -> Sequence[Job]:

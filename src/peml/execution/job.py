@@ -1,4 +1,4 @@
-"""A run to be trained somewhere, and what is written down beside its folder."""
+"""A run to train, and the records beside its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peml.run import RunFolder
 
 @dataclass(frozen=True)
 class Job:
-    """One ordinary run folder to be trained."""
+    """One run to train, and its folder."""
 
     name: str
     folder: Path
@@ -22,12 +22,12 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """Where a failure, or that it was pruned, is written down."""
+        """The file that records that the run failed or was pruned."""
         return self.folder.with_name(f"{self.folder.name}.json")
 
     @property
     def log(self) -> Path:
-        """What its process printed; removed when it ends well."""
+        """The file with the output of its process; removed if the run succeeds."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
@@ -37,20 +37,20 @@ class Job:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it finished, failed or was pruned: nothing is left to do."""
+        """Whether it finished, failed or was pruned."""
         return self.is_finished or self.record.is_file()
 
     def results(self) -> Results | None:
-        """What evaluation found, where the run is finished."""
+        """The results of a finished run; None before."""
         return Results.read(self.folder) if self.is_finished else None
 
     def failure(self) -> str | None:
-        """Why the run failed, if it did."""
+        """Why the run failed; None if it didn't."""
         ending = self._ending()
         return ending.reason if ending is not None and ending.status == "failed" else None
 
     def pruned(self) -> Ending | None:
-        """Where the run was stopped by its reports, if it was."""
+        """The step at which the run was pruned; None if it wasn't."""
         ending = self._ending()
         return ending if ending is not None and ending.status == "pruned" else None
 
@@ -69,12 +69,12 @@ class Job:
 
     @staticmethod
     def unpack(packed: Mapping[str, Any]) -> Job:
-        """The reverse of `packed`; what a subclass adds stays where it was packed."""
+        """The job of `packed` data, without what a subclass adds."""
         return Job(packed["name"], Path(packed["folder"]), parse_config(packed["config"]))
 
     def _end(self, ending: Ending) -> None:
         ending.write(self.record.parent, self.record.name)
 
     def _ending(self) -> Ending | None:
-        """What was written down of a run that is not finished."""
+        """The record of a run that failed or was pruned."""
         return None if self.is_finished else Ending.find(self.record.parent, self.record.name)

@@ -10,9 +10,9 @@ Mail = tuple[int, str, int, float]
 
 
 class Mailbox:
-    """Lives on the cluster as an actor; it holds questions until they are answered.
+    """An actor on the cluster that holds jobs' questions until they are answered.
 
-    It keeps nothing that matters: started again elsewhere, it is asked again.
+    It keeps no lasting state: if it is restarted elsewhere, jobs ask again.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Mailbox:
         self._answers: dict[int, asyncio.Future[bool]] = {}
 
     async def ask(self, folder: str, step: int, value: float) -> bool:
-        """A job's question: whether it stops here."""
+        """A job asks whether to stop here."""
         number = next(self._numbers)
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
@@ -33,7 +33,7 @@ class Mailbox:
         return await self._mail.get()
 
     async def answer(self, number: int, stop: bool) -> None:
-        """Answers a question; one that was asked before the mailbox moved is asked again."""
+        """Answers a question; questions from before a restart are ignored, jobs ask them again."""
         answer = self._answers.pop(number, None)
         if answer is not None:
             answer.set_result(stop)

@@ -1,4 +1,4 @@
-"""From settings to an executor."""
+"""Makes an executor from settings."""
 
 from __future__ import annotations
 

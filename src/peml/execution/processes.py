@@ -1,7 +1,7 @@
-"""Jobs in processes of their own: one that dies takes nothing else with it.
+"""Runs each job in a process of its own, so that one that dies harms no other.
 
-On Linux they are forked from a server that has imported what a run needs and has run nothing:
-each is as fresh as a new interpreter, without the seconds of the imports.
+On Linux, the processes are forked from a server that has imported what a run needs and has done
+nothing else, so each is like a new interpreter that needn't wait for imports.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _GRACE = 10.0  # seconds
 
 @dataclass(frozen=True)
 class _Worker:
-    """A job's process, and the pipe its reports come through."""
+    """A job's process, and the pipe for its reports."""
 
     job: Job
     process: BaseProcess
@@ -64,7 +64,7 @@ class _Worker:
 class ProcessExecutor(Executor):
     """Trains each job in a fresh process with its share of the cores.
 
-    The processes end with this one, whatever ends it.
+    The processes end when this one ends, even if it is killed.
     """
 
     def __init__(self, settings: ExecutionSettings, report: Report | None = None) -> None:
@@ -75,7 +75,7 @@ class ProcessExecutor(Executor):
         self._workers: dict[int, _Worker] = {}  # by the sentinel of the process
 
     def wait(self) -> list[Job]:
-        """Answers reports until a process has ended for good."""
+        """Answers reports until at least one job has ended."""
         ended: list[Job] = []
         while self._workers and not ended:
             pipes = {
@@ -95,7 +95,7 @@ class ProcessExecutor(Executor):
         return ended
 
     def close(self) -> None:
-        """Ends the processes: a run can be stopped at any moment and goes on later."""
+        """Ends the processes; their runs can be continued later."""
         workers = list(self._workers.values())
         self._workers.clear()
         for worker in workers:
@@ -121,7 +121,7 @@ class ProcessExecutor(Executor):
         self._workers[process.sentinel] = _Worker(job, process, ours)
 
     def _answer(self, job: Job, reports: Connection) -> None:
-        """Passes a report on, and the answer back."""
+        """Passes on a job's report, and sends back the answer."""
         assert self._report is not None
         try:
             step, value = reports.recv()
@@ -148,14 +148,14 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _collect(worker: _Worker) -> None:
-    """Clears away a process that has ended."""
+    """Joins a process that has ended and closes its pipe."""
     worker.process.join()
     if worker.reports is not None:
         worker.reports.close()
 
 
 def _reason_of_death(worker: _Worker) -> str:
-    """What a process that is gone could not write down itself."""
+    """Why a process died that could not record it itself."""
     code = worker.process.exitcode or 0
     if code >= 0:
         return f"its process ended with exit code {code}, see {worker.job.log}"
@@ -168,7 +168,7 @@ def _reason_of_death(worker: _Worker) -> str:
 def _work(
     packed: dict[str, Any], threads: int, reports: Connection | None, environment: dict[str, str]
 ) -> None:
-    """The process of one job."""
+    """Runs in the process of one job."""
     os.environ.clear()  # the server's is that of the time it was started at
     os.environ.update(environment | {"OMP_NUM_THREADS": str(threads)})
     import torch

@@ -1,4 +1,4 @@
-"""The part of a job on a Ray cluster that takes place where it is trained."""
+"""The part of a job on a Ray cluster that runs on the machine that trains it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 60.0  # seconds until a file that was written elsewhere is seen here
 
 
 def mark_of(job: Job) -> Path:
-    """A file with this executor's token, which tells a worker that it sees the same disk."""
+    """A file with the executor's token, by which a worker checks that it sees the same disk."""
     return job.folder.with_name(f".{job.folder.name}.driver")
 
 
@@ -28,7 +28,7 @@ def _is_marked(job: Job, token: str) -> bool:
 
 
 def appears(seen: Callable[[], bool]) -> bool:
-    """Waits for something that another machine has written: shared disks may lag behind."""
+    """Waits for a file that another machine has written, since shared disks may lag behind."""
     deadline = time.monotonic() + _PATIENCE
     while not seen():
         if time.monotonic() > deadline:
@@ -40,10 +40,10 @@ def appears(seen: Callable[[], bool]) -> bool:
 def train_remotely(
     packed: dict[str, Any], directory: str, token: str, threads: int, reports: Any
 ) -> str | None:
-    """The process of one job.
+    """Trains one job, in a process of its own.
 
-    Paths in the config may be relative to `directory`, where the command was called. `token` is in
-    the mark beside the job's folder, `reports` a handle of the `Mailbox` or None.
+    Relative paths in the config start at `directory`, where the command was called. `token` is
+    that of the file beside the job's folder, `reports` a handle of the `Mailbox` or None.
 
     Returns:
         Name of this machine if it doesn't see the job's folder; else None.

@@ -10,7 +10,7 @@ from peml.settings import Settings
 
 
 class WorkerSettings(Settings):
-    """Where runs execute and what each of them gets; the number at a time is set elsewhere."""
+    """Where runs execute, and the resources of each; how many run at a time is set elsewhere."""
 
     kind: Literal["inline", "processes", "ray"] = Field(
         "processes",
@@ -54,7 +54,7 @@ class WorkerSettings(Settings):
         """Refuses a number of jobs at a time that this kind can't run.
 
         Raises:
-            ValueError: `inline` runs one.
+            ValueError: More than one for `inline`.
         """
         if self.kind == "inline" and jobs > 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What is done where a job executes, whichever executor took it there."""
+"""Trains a job's run; used by all executors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def print_to(log: Path) -> None:
 
 
 def work(job: Job, stops: Callable[[int, float], bool] | None = None) -> None:
-    """Trains a job's run; what it comes to is in its folder, or written down beside it.
+    """Trains a job's run; its results are in its folder, and its failure is recorded beside it.
 
-    A folder that was begun before is gone on with. `stops` is told of training step and mean
-    development metric at every evaluation; True ends the run there.
+    A folder that exists is continued. `stops` is called with training step and mean development
+    metric at every evaluation; if it returns True, the run ends there.
     """
 
     def on_evaluation(evaluation: Evaluation) -> bool:

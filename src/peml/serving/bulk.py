@@ -1,4 +1,4 @@
-"""Predicting a file of any length: a window at a time, resumable, in bounded memory."""
+"""Predicts the rows of a file of any length, one window of rows at a time; can be resumed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class BulkPrediction:
             _clear(folder)
 
     def _windows(self) -> Iterator[Window]:
-        """The windows; counts each when the next one is asked for."""
+        """Yields the windows, and counts each one when the next is requested."""
         for window in self.rows.windows(self.window):
             yield window
             self.done += len(window.rows)
@@ -110,7 +110,7 @@ class BulkPrediction:
 
     @contextmanager
     def _keeping(self, where: str) -> Iterator[None]:
-        """Says where the answers before a bad row are."""
+        """Adds to an error where the answers before the bad row are kept."""
         try:
             yield
         except DataError as error:
@@ -120,7 +120,7 @@ class BulkPrediction:
             raise DataError(error.problem, allowed=error.allowed, action=action) from error
 
     def _part(self, folder: Path, window: Window, there: Mapping[str, Path]) -> Path:
-        """The file of a window's answers, which may be there already."""
+        """The file of a window's answers; it is computed unless an earlier command left it."""
         content = json.dumps([window.first, window.rows, window.kept], default=repr)
         name = hashlib.sha256(content.encode()).hexdigest()[:32]
         if name in there:

@@ -25,7 +25,7 @@ ANSWER = ("row", "prediction", "scores")
 
 
 class AnswerFormat(ABC):
-    """How answers are written."""
+    """A file format for answers."""
 
     def __init__(self, rows: UnlabelledFile, task: Task) -> None:
         taken = [name for name in rows.kept if name in ANSWER]
@@ -51,16 +51,16 @@ class AnswerFormat(ABC):
 
 
 class JsonLines(AnswerFormat):
-    """An object a line."""
+    """One JSON object per line."""
 
     def encode(self, answers: Sequence[Row]) -> bytes:
-        """Lines."""
+        """The window's lines."""
         return "".join(
             _json({name: answer[name] for name in self.columns}) + "\n" for answer in answers
         ).encode()
 
     def join(self, parts: Iterable[bytes], file: IO[bytes]) -> None:
-        """The lines."""
+        """Writes the lines one after another."""
         for part in parts:
             file.write(part)
             file.flush()
@@ -70,11 +70,11 @@ class Csv(AnswerFormat):
     """A header, then a line per row; scores and other nested values are JSON in their cell."""
 
     def encode(self, answers: Sequence[Row]) -> bytes:
-        """Lines without the header."""
+        """The window's lines, without the header."""
         return self._lines([_cell(answer[n]) for n in self.columns] for answer in answers)
 
     def join(self, parts: Iterable[bytes], file: IO[bytes]) -> None:
-        """The header and the lines."""
+        """Writes the header, then the lines."""
         file.write(self._lines([self.columns]))
         for part in parts:
             file.write(part)
@@ -97,7 +97,7 @@ class Parquet(AnswerFormat):
         self._schema = pa.schema([pa.field("row", pa.int64()), *kept, *ends])
 
     def encode(self, answers: Sequence[Row]) -> bytes:
-        """A Parquet file of the window."""
+        """The window as a Parquet file in memory."""
         rows = [answer | {"scores": list(answer["scores"].items())} for answer in answers]
         try:
             table = pa.Table.from_pylist(rows, self._schema)
@@ -113,7 +113,7 @@ class Parquet(AnswerFormat):
         return content.getvalue()
 
     def join(self, parts: Iterable[bytes], file: IO[bytes]) -> None:
-        """A file of all windows."""
+        """Writes one Parquet file with a row group per window."""
         with ParquetWriter(file, self._schema) as writer:
             for part in parts:
                 writer.write_table(read_table(BytesIO(part), schema=self._schema))
@@ -136,7 +136,7 @@ def _json(value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Times and decimals of a Parquet file as texts, which JSON has no words for."""
+    """Times and decimals as texts, because JSON has no types for them."""
     if isinstance(value, (date, time, Decimal)):
         return str(value)
     raise DataError(

@@ -1,1 +1,1 @@
-"""`peml evaluate`: what finished runs' predictions say, with intervals, tests and mistakes."""
+"""`peml evaluate`: scores of finished runs with intervals, paired tests, and mistakes."""

@@ -1,4 +1,4 @@
-"""The command's arguments, and which of its four views they ask for."""
+"""The command's arguments, and the choice among its four views."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def evaluate_command(
 
 
 def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: Console) -> None:
-    """What to know of the rows that the runs were trained and scored on, by run."""
+    """Prints cautions about the rows that each run was trained and scored on."""
     from peml.records import Plan
     from peml.reporting import tell_cautions
 
@@ -87,7 +87,7 @@ def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: 
 def _check_use(
     runs: int, *, paired: bool, errors: bool, limit: int | None, resamples: int | None
 ) -> None:
-    """Refuses options that don't go together; nothing that was given is ignored."""
+    """Refuses options that don't go together, so that none is ignored."""
     cases = {
         "--paired with one run": paired and runs == 1,
         f"--paired with {runs} runs": paired and runs > 2,

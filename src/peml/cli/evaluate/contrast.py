@@ -41,7 +41,7 @@ def show_contrast(
 
 
 def _tests(found: RunContrast) -> str:
-    """Which test each p-value is from."""
+    """Names the test behind each p-value."""
     named: dict[str, list[str]] = {}
     contrasts: dict[str, TaskContrast | Contrast] = {**found.tasks, "mean": found.mean}
     for name, contrast in contrasts.items():

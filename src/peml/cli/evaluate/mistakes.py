@@ -36,7 +36,7 @@ def show_mistakes(run: FinishedRun, limit: int, console: Console) -> Content:
 def _texts(
     run: FinishedRun, kept: TaskPredictions, shown: list[Mistake]
 ) -> tuple[dict[int, RowText], str]:
-    """The rows' texts, or why there are none: the data may be gone, the row numbers are not."""
+    """The rows' texts; a note instead if the data can't be read any more."""
     try:
         return read_texts(run.folder, kept, [mistake.row for mistake in shown]), ""
     except PemlError as error:

@@ -1,4 +1,4 @@
-"""How figures are spelled, in a table and in JSON."""
+"""Formats numbers for tables and JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Content = dict[str, Any]
 
 
 def about(run: FinishedRun) -> Content:
-    """Which run the figures are of, for JSON."""
+    """Describes the run that the numbers belong to, for JSON."""
     results = run.results
     return {
         "folder": str(run.folder),
@@ -30,12 +30,12 @@ def spread(interval: Interval, form: str = ".3f") -> tuple[str, str]:
 
 
 def number(value: float, form: str = ".3f") -> str:
-    """A figure as it is printed; a dash where it is not finite."""
+    """A number as text; a dash if it is not finite."""
     return format(value, form) if math.isfinite(value) else "-"
 
 
 def finite(value: Any) -> Any:
-    """The same content with None for what is not finite; JSON has no NaN."""
+    """The content with None in place of numbers that are not finite, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

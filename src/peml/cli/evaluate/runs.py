@@ -51,7 +51,7 @@ def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> 
 
 
 def _scored(run: FinishedRun) -> dict[str, Content]:
-    """What makes two runs' means comparable: rows, right answers, metric and share of each task."""
+    """All that must be equal for two means to be comparable: rows, answers, metrics, weights."""
     return {
         name: {
             "split": kept.task.split,

@@ -1,4 +1,4 @@
-"""Every row that a task or suite leads to: counts, labels, lengths, leakage."""
+"""Checks every row of a task or suite: counts, labels, lengths, leakage."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def check_tasks(
     max_leakage: float | None,
     console: Console,
 ) -> bool:
-    """Prints what each task's rows are like, and what leaks; whether no task leaks too much.
+    """Prints counts, labels, lengths and leakage; returns whether leakage is within the limit.
 
-    A family counts tokens. `max_leakage` is the share of a task's reported rows that may be train
-    rows; None: any.
+    With a `family`, tokens are counted. `max_leakage` is the largest allowed share of a task's
+    reported rows that are train rows; None: no limit.
 
     Raises:
         PemlError: A task can't be used.
@@ -56,7 +56,7 @@ def check_tasks(
 def _inspect(
     tasks: Sequence[Task], source: str | None, family: Family | None, *, hub: bool, console: Console
 ) -> tuple[list[TaskData], list[PemlError]]:
-    """Shows what each task's rows are like; the rows of those that can be used, and the errors."""
+    """Shows each task's figures; returns the rows of the usable tasks, and the errors."""
     columns = [*_COLUMNS, *(_TOKEN_COLUMNS if family else ()), Column("state", fold=True)]
     rows: list[list[str]] = []
     problems: list[PemlError] = []
@@ -101,7 +101,7 @@ def _check_metrics(data: TaskData) -> None:
 
 
 def _bears(leaks: Sequence[Leak], most: float, console: Console) -> bool:
-    """Whether no task has too many reported rows that are train rows; says which has."""
+    """Whether leakage is within the limit in all tasks; prints the tasks where it isn't."""
     leaking = {leak.evaluation_task: leak for leak in leaks if leak.share > most}
     texts = [
         f"{leak.anywhere} of {leak.evaluation_rows} reported rows of {name} ({leak.share:.1%}) are "

@@ -1,4 +1,4 @@
-"""Rows of a task, rendered as a model sees them."""
+"""Shows rows of a task as a model sees them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def print_rows(
         task: The task.
         source: Folder that is read instead of the task's own source.
         row: Number of the row; None: the first three.
-        split: Where they are from; None: train, or reported where there is no train split.
-        console: Where.
-        read: The text that a model reads of an example; None: the prompt as it is rendered.
+        split: Their split; None: train, or reported if there is no train split.
+        console: Where to print.
+        read: Gives the text that a model reads of an example; None: the rendered prompt.
 
     Raises:
         TaskError: There is no such row.

@@ -1,4 +1,4 @@
-"""How many tokens the prompts of tasks have, as they are and bare."""
+"""Counts the tokens of tasks' prompts, with their templates and bare."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def print_tokens(
 ) -> None:
     """Prints the mean tokens of tasks' prompts, with their templates and bare (tasks.bare).
 
-    Of each task's first thousand train rows, or reported rows where there are no train rows.
+    The first thousand train rows of each task count, or reported rows if there are no train rows.
 
     Args:
         tasks: The tasks.
         source: Folder that is read instead of the tasks' own sources.
         family: How the model reads them; it cuts nothing.
-        console: Where.
+        console: Where to print.
 
     Raises:
         TaskError: The model has no prompts.
@@ -75,7 +75,7 @@ def print_tokens(
 
 
 def _count(task: Task, source: str | None, family: Family) -> tuple[int, float]:
-    """Rows, and mean tokens of their prompts."""
+    """The number of rows, and the mean tokens of their prompts."""
     train, reported, _ = load_source(task, source)
     rows = train if len(train) else reported
     number = min(_MOST, len(rows))

@@ -16,7 +16,7 @@ _Answer = TypeVar("_Answer")
 
 
 async def receive_body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
+    """Receives the whole body.
 
     Raises:
         RefusedError: It is too large, too slow, or not declared to be JSON.

@@ -47,10 +47,10 @@ class Service:
         name: What the model is called.
         limits: Bounds on requests.
         keys: Accepted keys; None: none is needed.
-        log: Gets a line per request.
+        log: Receives a line per request.
 
     Attributes:
-        routes: What FastAPI serves and describes. Its lifespan starts and ends the model thread.
+        routes: The FastAPI application. Its lifespan starts and ends the model thread.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Service:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles an ASGI connection.
 
-        FastAPI's own work would take a third of the time that a row costs beside the model, so
-        rows to predict go past it.
+        Requests to predict rows don't go through FastAPI, which would add a third to the time
+        that is spent on a row outside the model.
         """
         predicts = scope.get("path") == _PREDICT and scope.get("method") == "POST"
         await (self._predicting if predicts else self.routes)(scope, receive, send)
@@ -136,9 +136,9 @@ class Service:
         return _json({"predictions": [write_prediction(answer) for answer in answers]})
 
     async def in_reader(self, size: int, read: Callable[..., _Read], *arguments: Any) -> _Read:
-        """Calls something that uses the tokenizer: on its thread, if a body of this size is long.
+        """Calls a function that uses the tokenizer, for a long body on the tokenizer's own thread.
 
-        Another thread would take longer to wake up than a short body takes to read.
+        For a short body, waking up another thread would take longer than reading it.
         """
         if size <= _SHORT and (read_now := self.engine.reading_now(read, *arguments)):
             return read_now[0]

@@ -38,14 +38,14 @@ class _Waiting:
 class Batcher:
     """The queue in front of the model thread.
 
-    A batch takes work of one lane in the order it came, up to a budget of tokens. Where the batch
-    before had work of several requests, the next one waits a few milliseconds for more.
+    A batch takes work of one lane in the order of arrival, up to a budget of tokens. If the last
+    batch had work of several requests, the next one waits a few milliseconds for more.
 
     Args:
         compute: Called on the model thread.
         tokens: Most tokens of a batch; work that is larger is a batch by itself.
         limits: Length of the queue, and how long a batch waits.
-        on_batch: Told of each batch: lane, amount of work, tokens, seconds.
+        on_batch: Called after each batch with its lane, amount of work, tokens and seconds.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How much work waits."""
+        """Number of rows and texts in the queue."""
         return len(self._waiting)
 
     @property
     def alive(self) -> bool:
-        """Whether work is answered."""
+        """Whether the model thread runs."""
         return self._thread.is_alive() and not self._closing
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class Batcher:
         self._thread.start()
 
     async def close(self) -> None:
-        """Ends the model thread when all that waits is answered."""
+        """Answers what is in the queue, then ends the model thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -72,7 +72,7 @@ def _invalid(message: str, allowed: str) -> RefusedError:
 
 
 def spell_kind(value: Any) -> str:
-    """What kind of JSON a value is, for messages."""
+    """The JSON type of a value, for messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     kinds = {str: "a text", list: "a list", dict: "an object"}

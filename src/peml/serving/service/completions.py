@@ -38,7 +38,7 @@ class Completions:
         self._reader = PromptReader(service.engine.predictor, service.name, service.limits)
 
     def add_routes(self) -> None:
-        """Adds them to the service."""
+        """Adds the routes to the service."""
         app = self._service.routes
         app.get("/v1/models", summary="Names for `model`")(self._models)
         for path, kind, summary in (
@@ -152,7 +152,7 @@ class _Form:
         return self._with({"delta": {} if reason else delta}, reason)
 
     def usage(self, text: Text) -> dict[str, int]:
-        """Tokens that were read and written; what the model holds of a task is not read."""
+        """Numbers of tokens read and written; a task's held context doesn't count."""
         read, written = len(text.ids), text.generated
         return {
             "prompt_tokens": read,

@@ -65,12 +65,12 @@ class Engine:
         return self.predictor.tasks[work.task_id].name
 
     def reading(self, read: Callable[..., _Read], *arguments: Any) -> _Read:
-        """Calls something that uses the tokenizer, on another thread than the model's."""
+        """Calls a function that uses the tokenizer; for threads other than the model's."""
         with self._tokenizer:
             return read(*arguments)
 
     def reading_now(self, read: Callable[..., _Read], *arguments: Any) -> tuple[_Read] | None:
-        """The same, unless another thread uses the tokenizer: then None, at once."""
+        """As `reading`, but returns None at once if another thread uses the tokenizer."""
         if not self._tokenizer.acquire(blocking=False):
             return None
         try:
@@ -107,7 +107,7 @@ class Engine:
         return [self._answer(row, each) for row, each in zip(rows, scores, strict=True)]
 
     def _tokenizes(self, rows: Sequence[AskedRow]) -> bool:
-        """Whether scoring reads a prompt of its own, as pointwise mutual information does."""
+        """Whether scoring itself tokenizes a prompt, as pointwise mutual information does."""
         default = self.predictor.evaluation.scoring.normalisation
         tasks = {row.task_id: self.predictor.tasks[row.task_id] for row in rows}
         return any((task.normalisation or default) == "pmi" for task in tasks.values())
@@ -171,9 +171,9 @@ class Engine:
 
 
 def _find_trim() -> Callable[[int], int] | None:
-    """What gives memory that is free to the system; None where the allocator isn't glibc's.
+    """A function that returns free memory to the system; None if the allocator isn't glibc's.
 
-    Batches have ever new sizes, and leave ever more holes that the next ones don't fit in.
+    Batches of many different sizes fragment the heap, so it would grow without this.
     """
     if sys.platform != "linux":
         return None

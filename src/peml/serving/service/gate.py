@@ -1,4 +1,4 @@
-"""What every request passes: the key, the log, the metrics, and one shape of errors."""
+"""Middleware for all requests: checks the key, logs, counts, and gives errors one shape."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HungUpError(Exception):
 
 
 class AccessLog:
-    """Writes JSON lines. Nothing that a client sent is in them but what the service knows too."""
+    """Writes JSON lines, which hold nothing that a client can choose freely."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -51,7 +51,7 @@ class Gate:
         public: Those that need no key.
         keys: Accepted keys; None: no key is needed.
         metrics: Counts requests.
-        log: Gets a line per request.
+        log: Receives a line per request.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path) -> Keys:
-        """Reads a file with one key per line; empty lines and lines with ``#`` in front are not.
+        """Reads a file with one key per line; empty lines and lines that begin with # don't count.
 
         Raises:
             ConfigError: There is no such file, no key in it, or one is too short.
@@ -47,7 +47,7 @@ class Keys:
     def check(self, authorization: bytes) -> None:
         """Checks the header ``Authorization``.
 
-        The time it takes depends on no key.
+        The comparison takes the same time for every key.
 
         Raises:
             RefusedError: It has none of the keys.

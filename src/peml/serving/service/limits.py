@@ -1,4 +1,4 @@
-"""What the service takes at most."""
+"""Limits of the service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from peml.settings import Settings
 
 
 class Limits(Settings):
-    """Bounds on a request, on what waits, and on how long."""
+    """Limits on the size of requests, on the queue, and on waiting times."""
 
     body: int = Field(1_048_576, description="Largest request body in bytes.", ge=1024)
     rows: int = Field(256, description="Most rows of a request.", ge=1)

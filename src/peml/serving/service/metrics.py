@@ -49,5 +49,5 @@ class Metrics:
         self._tokens.labels(lane).inc(tokens)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """All metrics, in Prometheus' text format."""
         return generate_latest(self._registry)

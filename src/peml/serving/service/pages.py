@@ -14,7 +14,7 @@ _RULES = (
 
 
 def page(name: str) -> HTMLResponse:
-    """A page; it loads nothing from elsewhere, and runs no script but its own."""
+    """A page that loads nothing from other hosts and runs only its own script."""
     nonce = secrets.token_urlsafe(16)
     text = (resources.files("peml.serving.service") / f"{name}.html").read_text(encoding="utf-8")
     rules = {

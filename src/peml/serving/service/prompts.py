@@ -1,4 +1,4 @@
-"""From a completion's JSON to a text that the model continues."""
+"""Reads a completion's JSON as a text that the model continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Options(BaseModel):
 
 
 class _Asked(BaseModel):
-    """What both kinds of completion take. Texts are decoded greedily, so the rest has one value."""
+    """Fields of both kinds of completion. Decoding is greedy, so most have a single valid value."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -69,7 +69,7 @@ class _Message(BaseModel):
     content: str | list[_Part]
 
     def turn(self) -> Turn:
-        """The same as a turn."""
+        """The prompt as a turn of a chat."""
         content = self.content
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
@@ -89,7 +89,7 @@ class ChatRequest(_Asked):
 
 
 def validate(kind: type[_Asked], body: dict[str, Any]) -> Any:
-    """The request that a body is.
+    """Validates a body as a request.
 
     Raises:
         RefusedError: Naming the first field that is wrong.
@@ -173,7 +173,7 @@ class PromptReader:
         return Text(task_id or 0, ids, family.spelling, limit=limit, stop=stop, gap=gap, emit=emit)
 
     def _task_id(self, model: str) -> int | None:
-        """The task that a model's name means; None: the model itself."""
+        """The id of the task that a model's name stands for; None for the model itself."""
         if model in self._ids:
             return self._ids[model]
         if model == self._name and not self._by_task:
@@ -237,7 +237,7 @@ class PromptReader:
         return self._predictor.evaluation.longest(task)
 
     def _room(self, task_id: int | None) -> int:
-        """Tokens that the model has positions for, behind what it holds."""
+        """Number of the model's positions that are left behind a held prefix or context."""
         base = self._predictor.base
         positions = getattr(base.backbone.config, "max_position_embeddings", None)
         most = min(positions or self._limits.tokens, self._limits.tokens)

@@ -1,4 +1,4 @@
-"""From a request's JSON to encoded rows."""
+"""Reads a request's JSON as encoded rows."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class RowReader:
 
 
 def _top_names(task: Task) -> tuple[str, ...] | None:
-    """The names that a row's fields may have; None where a format of rows decides."""
+    """The names that a row's fields may have; None if the task's format decides."""
     if task.format is not None:
         return None
     needed = needed_fields(task, labelled=False)

@@ -1,4 +1,4 @@
-"""What the service answers instead of a result: a status, and one shape of JSON."""
+"""Errors that the service answers: an HTTP status, and JSON of one shape."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RefusedError(Exception):
 
     @classmethod
     def of(cls, error: PemlError, *, status: int = 422, kind: str, field: str = "") -> RefusedError:
-        """The refusal that an error of PEML amounts to."""
+        """Turns an error of PEML into a refusal."""
         return cls(
             status,
             kind,

@@ -1,4 +1,4 @@
-"""What the service's description (OpenAPI) says of bodies, and what it tells about tasks."""
+"""The bodies in the service's OpenAPI description, and its description of tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Problem(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every answer that is no result."""
+    """The body of every error."""
 
     error: Problem
 
@@ -48,7 +48,7 @@ class PredictAnswer(BaseModel):
 
 
 def body_of(request: type[BaseModel], answer: type[BaseModel] | None) -> dict[str, Any]:
-    """What FastAPI is told of a route that reads its body itself.
+    """The OpenAPI description of a route that reads its body itself.
 
     Args:
         request: Its body.
