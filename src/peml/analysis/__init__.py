@@ -14,11 +14,7 @@ if TYPE_CHECKING:
         score_interval,
         score_run,
     )
-    from peml.analysis.statistics import (
-        Interval,
-        PairedTask,
-        paired_difference,
-    )
+    from peml.analysis.statistics import Interval, PairedTask, paired_difference
 else:
     __getattr__ = hand_on(__name__)
 

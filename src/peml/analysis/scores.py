@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from peml.analysis.statistics import Interval, percentile_interval, resample, task_random
-from peml.evaluation.averages import (
-    common_average,
-    gather_groups,
-    mean_weights,
-    weighted_mean,
-)
+from peml.evaluation.averages import common_average, gather_groups, mean_weights, weighted_mean
 from peml.evaluation.metrics import GROUP_SCORES, PROPORTIONS, ROW_SCORES
 from peml.evaluation.predictions import KeptTask, TaskPredictions
 from peml.tasks import Averaging

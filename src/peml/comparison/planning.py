@@ -18,15 +18,7 @@ from peml.evaluation import score_constant
 from peml.methods import ModelShape, build_method, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.reporting import tell_cautions
-from peml.run import (
-    Prepared,
-    attach,
-    check_identity,
-    identify,
-    majority_of,
-    prepare,
-    with_config,
-)
+from peml.run import Prepared, attach, check_identity, identify, majority_of, prepare, with_config
 from peml.terminal import Column, print_table, print_warnings
 from peml.training import build_optimizer
 

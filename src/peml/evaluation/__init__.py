@@ -5,12 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.evaluation.averages import (
-        common_average,
-        gather_groups,
-        mean_weights,
-        weighted_mean,
-    )
+    from peml.evaluation.averages import common_average, gather_groups, mean_weights, weighted_mean
     from peml.evaluation.evaluate import (
         GoldSplit,
         Predictions,

@@ -21,13 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peml.errors import CheckpointError, nearest
-from peml.evaluation.metrics import (
-    GROUP_SCORES,
-    METRICS,
-    compute_metrics,
-    margins,
-    score_constant,
-)
+from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics, margins, score_constant
 from peml.files import write_bytes
 from peml.tasks import OF_SCORES, Answer, Averaging, TaskType
 

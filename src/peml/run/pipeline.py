@@ -19,16 +19,7 @@ from peml.distributed import ALONE, join, noticing_lost_peers
 from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
 from peml.methods import AttachedModel
-from peml.records import (
-    Agreement,
-    Cost,
-    GroupMeans,
-    Identity,
-    Plan,
-    Results,
-    Start,
-    TaskResult,
-)
+from peml.records import Agreement, Cost, GroupMeans, Identity, Plan, Results, Start, TaskResult
 from peml.reporting import write_card, write_report
 from peml.run.announcement import print_plan
 from peml.run.evaluation import evaluate_run

@@ -7,14 +7,7 @@ from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
 from peml.tasks.instructions import split_row
-from peml.tasks.kinds import (
-    METRICS,
-    OF_SCORES,
-    Answer,
-    Averaging,
-    Normalisation,
-    TaskType,
-)
+from peml.tasks.kinds import METRICS, OF_SCORES, Answer, Averaging, Normalisation, TaskType
 from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_loosely, read_boolean, spell_number
 from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file

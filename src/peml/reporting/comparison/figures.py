@@ -15,12 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from peml.records.comparison import (
-    ComparisonRecord,
-    IntervalRecord,
-    RowRecord,
-    SuiteRecord,
-)
+from peml.records.comparison import ComparisonRecord, IntervalRecord, RowRecord, SuiteRecord
 from peml.reporting.numbers import signed
 from peml.reporting.style import SERIES, clean_axes, color, new_figure, note, style_context
 

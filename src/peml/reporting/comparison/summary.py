@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peml.records.comparison import (
-    ComparisonRecord,
-    IntervalRecord,
-    RowRecord,
-    SuiteRecord,
-)
+from peml.records.comparison import ComparisonRecord, IntervalRecord, RowRecord, SuiteRecord
 from peml.reporting.numbers import interval, score, share
 from peml.reporting.summary import join_names
 

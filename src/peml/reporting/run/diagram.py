@@ -12,14 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from peml.errors import ConfigError
 from peml.files import disk_errors
 from peml.records import GenotypeRecord
-from peml.reporting.style import (
-    WIDTH,
-    color,
-    new_figure,
-    save_png,
-    save_svg,
-    style_context,
-)
+from peml.reporting.style import WIDTH, color, new_figure, save_png, save_svg, style_context
 
 _TIMES = "\u00d7"
 _LAYERS_A_COLUMN = 16

@@ -21,14 +21,7 @@ from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names,
 from peml.reporting.run.diagram import draw_network
 from peml.reporting.run.mixture import count_drawn, draw_mixture
 from peml.reporting.run.results import History, RunRecord
-from peml.reporting.style import (
-    clean_axes,
-    color,
-    new_figure,
-    note,
-    panels,
-    style_context,
-)
+from peml.reporting.style import clean_axes, color, new_figure, note, panels, style_context
 from peml.reporting.summary import part_title
 
 Values = NDArray[np.float64]
