@@ -45,7 +45,7 @@ from transformers.utils import logging
 from peml.data.encoding import encode_rows
 from peml.data.sources import load_source
 from peml.evaluation.scoring.options import score_options
-from peml.evaluation.scoring.settings import ScoringSettings
+from peml.evaluation.settings import ScoringSettings
 from peml.models import Backbone, ModelSettings, TaskModel, load_backbone
 from peml.models.embedded import MINILM, embedded_model
 from peml.models.families import CausalFamily

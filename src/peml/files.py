@@ -73,11 +73,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_line(path: Path, value: Any) -> str:
-    """One line of a file of JSON lines.
-
-    Raises:
-        RunError: See `write_json`.
-    """
+    """One line of a file of JSON lines."""
     return _to_json(path, value, indent=None) + "\n"
 
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from peml.analysis import Interval, PairedTask, paired_difference
-from peml.analysis.scorers import _SCORERS
+from peml.analysis.scorers import weighted_scorer
 from peml.analysis.statistics import _draw, percentile_interval, resample
 from peml.errors import DataError
 from peml.evaluation.metrics import METRICS
@@ -53,7 +53,7 @@ def test_weighted_sums_equal_the_metric_of_rows_really_drawn(metric: str) -> Non
     gold, good, bad = answers(metric, rows=30, seed=1)
     counts = _draw(np.random.default_rng(2), 40, 30)
     assert (counts.sum(axis=1) == 30).all()
-    found = _SCORERS[metric](metric, gold, [good, bad])(counts)
+    found = weighted_scorer(metric, gold, [good, bad])(counts)
     for drawn, scores in zip(counts.astype(int), found, strict=True):
         rows = np.repeat(np.arange(30), drawn)
         for said, score in zip((good, bad), scores, strict=True):
@@ -67,7 +67,7 @@ def test_weighted_sums_equal_the_metric_of_rows_really_drawn(metric: str) -> Non
 )
 def test_a_resample_without_variety_counts_as_the_metric_does(metric: str) -> None:
     gold, said = [1, 1, 0, 1], [1, 0, 1, 1]
-    found = _SCORERS[metric](metric, gold, [said, [1] * 4])
+    found = weighted_scorer(metric, gold, [said, [1] * 4])
     for counts in product(range(5), repeat=4):
         if sum(counts) == 4:
             rows = np.repeat(np.arange(4), counts)

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peml.data.fields import flat_row
-from peml.data.groups import gather_groups, read_groups
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.sources import load_task_data
-from peml.data.splits import carve_development, draw_groups
+from peml.data.splits import carve_development, draw_groups, read_groups
 from peml.errors import DataError
 from peml.tasks import Task
 from tests.data.rows import Row, write_jsonl
@@ -45,7 +44,6 @@ def test_groups_are_read_from_nested_fields() -> None:
     rows = flat(answers(3))
     assert read_groups(rows, judged()) == [(0, 0), (0, 1), (0, 1), (1, 2), (1, 2), (1, 2)]
     assert read_groups(rows, sentiment()) is None
-    assert gather_groups(["b", "a", "b"]) == [[0, 2], [1]]
 
 
 def test_a_development_split_holds_whole_groups() -> None:

@@ -28,7 +28,7 @@ from peml.evaluation import (
     score_split,
 )
 from peml.evaluation.metrics import METRICS
-from peml.evaluation.scoring.settings import ScoringSettings
+from peml.evaluation.settings import ScoringSettings
 from peml.methods import AttachedModel
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment

@@ -11,7 +11,7 @@ from peml.data.encoding import encode_row, encode_rows
 from peml.data.task_columns import read_list
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.evaluation.mixed import EncodedRow, score_mixed
-from peml.evaluation.scoring.settings import ScoringSettings
+from peml.evaluation.settings import ScoringSettings
 from peml.injection import enable_packing
 from peml.serving.predictor import Predictor
 from peml.tasks import TaskRenderer

@@ -31,24 +31,18 @@ class Mistake:
 
 def find_mistakes(kept: TaskPredictions) -> list[Mistake]:
     """All rows predicted wrong, largest margin first; ties by row number."""
-    mistakes = [
-        Mistake(row, gold, predicted, margin)
-        for row, gold, predicted, margin, wrong in zip(
-            kept.rows, kept.gold, kept.predicted, _margins(kept), _wrong(kept), strict=True
-        )
-        if wrong
-    ]
+    margins = _margins(kept)
+    if _in_text(kept):  # differences that the metric ignores, such as upper case, are no mistakes
+        exact = ROW_SCORES["exact_match"](kept.gold, kept.predicted)
+        wrong = [not hit and margin > 0 for hit, margin in zip(exact, margins, strict=True)]
+    else:
+        wrong = [gold != said for gold, said in zip(kept.gold, kept.predicted, strict=True)]
+    rows = zip(kept.rows, kept.gold, kept.predicted, margins, strict=True)
+    mistakes = [Mistake(*row) for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong]
     return sorted(
         mistakes,
         key=lambda m: (math.isnan(m.margin), 0 if math.isnan(m.margin) else -m.margin, m.row),
     )
-
-
-def _wrong(kept: TaskPredictions) -> list[bool]:
-    if _in_text(kept):  # differences that the metric ignores, such as upper case, are no mistakes
-        exact = ROW_SCORES["exact_match"](kept.gold, kept.predicted)
-        return [not hit and margin > 0 for hit, margin in zip(exact, _margins(kept), strict=True)]
-    return [gold != predicted for gold, predicted in zip(kept.gold, kept.predicted, strict=True)]
 
 
 def _margins(kept: TaskPredictions) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peml.evaluation.metrics import CORPUS_METRICS, ROW_SCORES
+from peml.evaluation.metrics import CORPUS_METRICS, ROW_SCORES, corpus_metric
 
 Array = NDArray[np.float64]
 Values = Sequence[Any]
@@ -25,12 +25,10 @@ def weighted_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer
 
     All resamples, (resamples, rows), have to draw the same number of rows.
     """
+    if metric in ROW_SCORES:
+        scores = np.array([ROW_SCORES[metric](gold, run) for run in runs]).T  # (rows, runs)
+        return lambda counts: counts @ scores / counts[0].sum()
     return _SCORERS[metric](metric, gold, runs)
-
-
-def _row_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
-    scores = np.array([ROW_SCORES[metric](gold, run) for run in runs]).T  # (rows, runs)
-    return lambda counts: counts @ scores / counts[0].sum()
 
 
 def _label_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
@@ -54,11 +52,8 @@ def _label_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
 def _mean_f1(right: Array, predicted: Array, hits: Array) -> Array:
     """Mean over the labels that occur in a resample, right or predicted, as scikit-learn's."""
     occurrences = right + predicted
-    f1 = np.divide(2 * hits, occurrences, out=np.zeros_like(occurrences), where=occurrences > 0)
     present = (occurrences > 0).sum(axis=0)
-    total: Array = f1.sum(axis=0)
-    scores: Array = np.divide(total, present, out=np.zeros_like(total), where=present > 0)
-    return scores
+    return _divide(_divide(2 * hits, occurrences).sum(axis=0), present)
 
 
 def _matthews(right: Array, predicted: Array, hits: Array) -> Array:
@@ -66,8 +61,13 @@ def _matthews(right: Array, predicted: Array, hits: Array) -> Array:
     rows = right.sum(axis=0)
     covariance: Array = hits.sum(axis=0) * rows - (right * predicted).sum(axis=0)
     spread = np.sqrt((rows**2 - (right**2).sum(axis=0)) * (rows**2 - (predicted**2).sum(axis=0)))
-    scores: Array = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
-    return scores
+    return _divide(covariance, spread)
+
+
+def _divide(numbers: Array, by: Array, otherwise: float = 0.0) -> Array:
+    """Quotients, and ``otherwise`` where a divisor is not positive."""
+    quotients: Array = np.divide(numbers, by, out=np.full_like(numbers, otherwise), where=by > 0)
+    return quotients
 
 
 def _pearson_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
@@ -176,24 +176,17 @@ def _auroc(hits: Array, others: Array) -> Array:
     """From positives and negatives at each score, highest first, (resamples, scores)."""
     above = np.cumsum(hits, axis=1) - hits / 2  # a tie counts half
     pairs = hits.sum(axis=1) * others.sum(axis=1)
-    won = (above * others).sum(axis=1)
-    scores: Array = np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
-    return scores
+    return _divide((above * others).sum(axis=1), pairs, otherwise=0.5)
 
 
 def _average_precision(hits: Array, others: Array) -> Array:
     positives, rows = np.cumsum(hits, axis=1), np.cumsum(hits + others, axis=1)
-    precision = np.divide(positives, rows, out=np.zeros_like(positives), where=rows > 0)
-    total, all_positives = (precision * hits).sum(axis=1), hits.sum(axis=1)
-    scores: Array = np.divide(
-        total, all_positives, out=np.zeros_like(total), where=all_positives > 0
-    )
-    return scores
+    return _divide((_divide(positives, rows) * hits).sum(axis=1), hits.sum(axis=1))
 
 
 def _corpus_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
     """BLEU and chrF, from sacrebleu's counts per row."""
-    measures = [CORPUS_METRICS[metric]() for _ in runs]
+    measures = [corpus_metric(metric) for _ in runs]
     statistics = [
         np.asarray(measure._extract_corpus_statistics(list(run), [list(gold)]), np.float64)
         for measure, run in zip(measures, runs, strict=True)
@@ -210,7 +203,6 @@ def _corpus_scorer(metric: str, gold: Values, runs: Sequence[Values]) -> Scorer:
 
 
 _SCORERS: dict[str, Callable[[str, Values, Sequence[Values]], Scorer]] = {
-    **dict.fromkeys(ROW_SCORES, _row_scorer),
     **dict.fromkeys(CORPUS_METRICS, _corpus_scorer),
     "auroc": _ranking_scorer,
     "average_precision": _ranking_scorer,

@@ -44,11 +44,7 @@ class Choice:
 
 
 def refuse_older_grids(folder: Path) -> None:
-    """Refuses a folder with a learning-rate grid of a version that made no studies of them.
-
-    Raises:
-        RunError: It has one.
-    """
+    """Refuses a folder with a learning-rate grid of a version that made no studies of them."""
     for run in folder.glob("tuning/*/*/factor-*"):
         raise RunError(
             f"{run} is a run of a learning-rate grid that an earlier version of peml began",

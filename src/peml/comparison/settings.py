@@ -215,27 +215,19 @@ class ComparisonConfig(ConfigFile):
 
     @field_validator("tuning")
     @classmethod
-    def _one_use_of_the_factor(
+    def _fits_run_and_methods(
         cls, tuning: TuningSettings | None, info: ValidationInfo
     ) -> TuningSettings | None:
-        run = info.data.get("run")
-        if tuning is None or run is None or tuning.trials is not None:
-            return tuning
-        if run.training.learning_rate_factor != 1:
+        if tuning is None:
+            return None
+        run, methods = info.data.get("run"), info.data.get("methods")  # None if they are wrong
+        factor = run.training.learning_rate_factor if run is not None else 1
+        if tuning.trials is None and factor != 1:
             raise ValueError(
-                "the grid chooses run.training.learning_rate_factor, which is "
-                f"{run.training.learning_rate_factor:g}; remove that, or set tuning: null"
+                f"the grid chooses run.training.learning_rate_factor, which is {factor:g}; remove "
+                "that, or set tuning: null"
             )
-        return tuning
-
-    @field_validator("tuning")
-    @classmethod
-    def _space_of_known_methods(
-        cls, tuning: TuningSettings | None, info: ValidationInfo
-    ) -> TuningSettings | None:
-        space = (tuning.space if tuning is not None else None) or {}
-        methods = info.data.get("methods")
-        for path, parameter in space.items():
+        for path, parameter in (tuning.space or {}).items():
             for label in parameter.methods or ():
                 if methods is not None and label not in methods:
                     raise ValueError(

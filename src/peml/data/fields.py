@@ -21,13 +21,16 @@ def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> 
         flat = dict(fields)
         if len(flat) < len(fields):
             refuse_repeated([name for name, _ in fields])
-        return _renamed(flat, columns)
     except (RecursionError, ValueError) as error:
         raise DataError(
             f"{where}: {error}.",
             allowed="each column once in a row, and objects in objects some levels deep",
             action="Correct the row.",
         ) from error
+    for name, alias in columns.aliases.items():
+        if name not in flat and alias in flat:
+            flat[name] = flat[alias]
+    return flat
 
 
 def plain_row(
@@ -68,10 +71,3 @@ def _flat(row: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
         else:
             fields.append((f"{prefix}{name}", value))
     return fields
-
-
-def _renamed(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
-    for name, alias in columns.aliases.items():
-        if name not in row and alias in row:
-            row[name] = row[alias]
-    return row

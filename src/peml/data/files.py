@@ -64,11 +64,7 @@ def read_file(path: Path, task: Task) -> Rows:
 def open_rows(
     path: Path, task: Task, *, labelled: bool = True
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The columns a task needs of a file, once all rows were seen, and its rows with their numbers.
-
-    Raises:
-        DataError: As :func:`read_file`.
-    """
+    """The columns a task needs of a file, after all rows were seen, and its rows, numbered."""
     tabular = path.suffix == ".parquet" and not task.is_conversation
     return (_open_parquet if tabular else _open_text)(path, task, labelled)
 
@@ -126,11 +122,7 @@ def flat_rows(
 def placed_rows(
     path: Path, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (for messages) and content of each row of a file; of a Parquet file some columns.
-
-    Raises:
-        DataError: As `flat_rows`.
-    """
+    """Place (for messages) and content of each row of a file; of a Parquet file some columns."""
     if path.suffix != ".parquet":
         yield from ((f"line {line}", row) for line, row in read_rows(path))
         return

@@ -98,10 +98,8 @@ def _without_mark(path: Path, line: bytes) -> bytes:
     if line.startswith(_GZIP_MARK):
         problem, action = "is compressed with gzip", f"Name it {path.name}{_GZIP}, or unpack it."
     elif found := next((name for mark, name in _WIDE.items() if line.startswith(mark)), ""):
-        problem, action = (
-            f"is {found}",
-            f"Convert it: iconv -f {found.lower()} -t utf-8 {path.name}",
-        )
+        action = f"Convert it: iconv -f {found.lower()} -t utf-8 {path.name}"
+        problem = f"is {found}"
     else:
         return line.removeprefix(codecs.BOM_UTF8)
     raise DataError(f"{path} {problem}.", allowed="UTF-8", action=action)
@@ -171,7 +169,9 @@ def _json(path: Path, number: int, line: bytes) -> Any:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    _allow_long_fields()
+    if csv.field_size_limit() < _LONGEST_FIELD:
+        # For the whole process. Not lowered again: another thread may be reading a file.
+        csv.field_size_limit(_LONGEST_FIELD)
     lines = _CsvLines(path)
     reader = csv.reader(lines, strict=True)
     names: list[str] | None = None
@@ -195,15 +195,6 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             allowed="a header line, then one row per line with as many fields, UTF-8",
             action="Correct the line; quote texts that hold commas or line breaks.",
         ) from error
-
-
-def _allow_long_fields() -> None:
-    """Raises the csv module's limit of 131,072 characters per field for the whole process.
-
-    It is not lowered again, since another thread may be reading a file.
-    """
-    if csv.field_size_limit() < _LONGEST_FIELD:
-        csv.field_size_limit(_LONGEST_FIELD)
 
 
 class _CsvLines:

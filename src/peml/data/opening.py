@@ -6,16 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from peml.data.files import SUFFIXES, needed_rows, read_file
 from peml.data.folders import TaskMissingError, find_folder, listing
 from peml.data.rows import Rows
 from peml.errors import DataError, nearest
 from peml.tasks import Task, generate
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 
 class Found(NamedTuple):
@@ -113,13 +110,6 @@ def _from_splits(
 
 
 def _from_hub(task: Task) -> dict[str, Rows]:
-    return {
-        name: Rows.of_table(split.with_format("arrow")[:])
-        for name, split in _load_hub(task).items()
-    }
-
-
-def _load_hub(task: Task) -> DatasetDict:
     from datasets import load_dataset
 
     if Path(str(task.source.hub)).exists():  # which would be read instead, with guessed types
@@ -137,7 +127,7 @@ def _load_hub(task: Task) -> DatasetDict:
             allowed="a data set of plain files (no code from a hub is run)",
             action="Check the connection and the name, or set tasks.source to a local folder.",
         ) from error
-    return loaded
+    return {name: Rows.of_table(split.with_format("arrow")[:]) for name, split in loaded.items()}
 
 
 def _not_empty(task: Task, split: Rows, where: str) -> Rows:

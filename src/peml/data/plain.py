@@ -74,10 +74,6 @@ def _whole(text: str) -> int | Unusable:
     return int(text) if len(text) <= _MOST_DIGITS else Unusable(text, _TOO_LARGE)
 
 
-def _constant(text: str) -> Unusable:
-    return Unusable(text, "is not a number in JSON")
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
@@ -91,4 +87,8 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole, parse_constant=_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_whole,
+    parse_constant=lambda text: Unusable(text, "is not a number in JSON"),
+)

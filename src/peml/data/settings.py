@@ -97,7 +97,8 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
     """
     tasks = (*_suite_tasks(settings), *(load_task_file(path) for path in settings.files))
     names = [task.name for task in tasks]
-    problems = [f"tasks.files: task {name!r} is there twice" for name in _repeated(names)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    problems = [f"tasks.files: task {name!r} is there twice" for name in repeated]
     for field, wanted in (("include", settings.include), ("exclude", settings.exclude)):
         problems += [
             f"tasks.{field}: there is no task {name!r}.{nearest(name, names)}"
@@ -154,25 +155,19 @@ def _with_shots(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
             allowed="at most the task's own shots.examples",
             action="Lower tasks.shots, or write more examples.",
         )
-    return tuple(
-        task.model_copy(update={"shots": _take_shots(task.shots, count)}) for task in tasks
-    )
 
+    def take(shots: Shots) -> Shots:
+        written = shots.examples
+        change = {"examples": written[:count]} if written else {"count": count}
+        return shots.model_copy(update=change)
 
-def _take_shots(shots: Shots, count: int) -> Shots:
-    written = shots.examples
-    change = {"examples": written[:count]} if written else {"count": count}
-    return shots.model_copy(update=change)
+    return tuple(task.model_copy(update={"shots": take(task.shots)}) for task in tasks)
 
 
 def _suite_tasks(settings: TasksSettings) -> tuple[Task, ...]:
     names = (settings.suite,) if isinstance(settings.suite, str) else settings.suite or ()
     suites = [load_suite(name) for name in names]
     return suites[0].tasks if len(suites) == 1 else join_suites(suites)
-
-
-def _repeated(names: list[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
 
 
 class BatchSettings(Settings):

@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 
 from peml.data.folders import TaskMissingError
-from peml.data.groups import read_groups
 from peml.data.opening import Found, open_source
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
-from peml.data.splits import carve_development, choose_shots, draw_groups, draw_indices
+from peml.data.splits import (
+    carve_development,
+    choose_shots,
+    draw_groups,
+    draw_indices,
+    read_groups,
+)
 from peml.errors import DataError
 from peml.records import SkippedTask
 from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer

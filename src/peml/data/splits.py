@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from peml.data.groups import gather_groups, read_groups
 from peml.data.rows import Rows
 from peml.errors import DataError
 from peml.tasks import Task
@@ -108,6 +107,13 @@ def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices,
     return np.flatnonzero(~is_carved), np.flatnonzero(is_carved)
 
 
+def read_groups(rows: Rows, task: Task) -> list[Hashable] | None:
+    """The group of each row, its values of ``columns.group``; None if the task has no groups."""
+    if not task.columns.group:
+        return None
+    return list(zip(*(rows.column(name) for name in task.columns.group), strict=True))
+
+
 def choose_shots(rows: Rows, task: Task) -> list[int]:
     """Numbers of the rows that are a task's shots, in the order in which they are shown.
 
@@ -141,11 +147,14 @@ def draw_groups(groups: Sequence[Hashable], most: int, seed: str) -> list[int]:
 
     ``groups`` has the group of each row. Larger draws contain smaller ones.
     """
-    members = gather_groups(groups)
-    Random(seed).shuffle(members)
-    drawn = members[0]
-    for group in members[1:]:
-        if len(drawn) + len(group) > most:
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    shuffled = list(members.values())
+    Random(seed).shuffle(shuffled)
+    drawn = shuffled[0]
+    for more in shuffled[1:]:
+        if len(drawn) + len(more) > most:
             break
-        drawn = drawn + group
+        drawn = drawn + more
     return sorted(drawn)

@@ -19,6 +19,13 @@ from peml.data.task_columns import check_columns
 from peml.errors import DataError
 from peml.tasks import Task
 
+_IS = pa.types
+_AS_TEXTS = (_IS.is_string, _IS.is_large_string, _IS.is_string_view, _IS.is_null)
+_AS_LISTS = (
+    *(_IS.is_list, _IS.is_large_list, _IS.is_fixed_size_list),
+    *(_IS.is_list_view, _IS.is_large_list_view),
+)
+
 
 def find_columns(
     schema: pa.Schema, fields: Sequence[str], task: Task, where: str
@@ -106,7 +113,7 @@ def _plain_type(kind: pa.DataType, *, numbers: bool = False) -> pa.DataType | No
         return None
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
-    if _is_text(kind) or pa.types.is_null(kind):
+    if any(is_kind(kind) for is_kind in _AS_TEXTS):
         return pa.string()
     if pa.types.is_integer(kind):
         return pa.int64()
@@ -114,25 +121,11 @@ def _plain_type(kind: pa.DataType, *, numbers: bool = False) -> pa.DataType | No
         return pa.float64()
     if pa.types.is_boolean(kind):
         return kind
-    listed = (
-        pa.types.is_list,
-        pa.types.is_large_list,
-        pa.types.is_fixed_size_list,
-        pa.types.is_list_view,
-        pa.types.is_large_list_view,
-    )
-    if not any(is_kind(kind) for is_kind in listed):
+    if not any(is_kind(kind) for is_kind in _AS_LISTS):
         return None
     inner = _plain_type(kind.value_type)
     usable = (pa.string(), pa.int64(), pa.float64()) if numbers else (pa.string(),)
     return pa.list_(inner) if inner in usable else None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return any(
-        is_text(kind) for is_text in (types.is_string, types.is_large_string, types.is_string_view)
-    )
 
 
 def _plain(

@@ -14,7 +14,6 @@ from peml.data.columns import ClassColumn, Column, ColumnError
 from peml.data.fields import plain_row
 from peml.data.kinds import (
     ANY_KIND,
-    Parse,
     parse_any,
     parse_number,
     parse_option,
@@ -179,7 +178,7 @@ def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where
     if absent:
         listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
         raise DataError(
-            f"Task {task.name!r}: {where} lacks {_plural('column', absent)} {listed}",
+            f"Task {task.name!r}: {where} lacks {'columns' if absent[1:] else 'column'} {listed}",
             allowed=f"the columns there are: {', '.join(dict.fromkeys(found))}",
             action="Correct the task's columns, or the data; a field without a value may be null.",
             field=absent[0],
@@ -201,7 +200,9 @@ def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | Non
     if name in columns.group:
         return Column(parser(columns.kinds.get(name)), ANY_KIND)
     parse = parser(columns.kinds.get(name))
-    return Column(parse if typed else _none_if_empty(parse), ANY_KIND, optional=True)
+    if not typed:  # an empty cell is no value
+        return Column(lambda v: None if v == "" else parse(v), ANY_KIND, optional=True)
+    return Column(parse, ANY_KIND, optional=True)
 
 
 def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) -> Column:
@@ -220,14 +221,5 @@ def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) ->
     return Column(lambda value: read_label(task, value, ()), "a text or a number")
 
 
-def _none_if_empty(parse: Parse) -> Parse:
-    """Reads an empty cell as no value."""
-    return lambda value: None if value == "" else parse(value)
-
-
 def _row(number: int) -> str:
     return f"row {number} (from 0)"
-
-
-def _plural(noun: str, items: Sequence[str]) -> str:
-    return noun if len(items) == 1 else f"{noun}s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import islice
 from pathlib import Path
 
@@ -133,14 +132,10 @@ class UnlabelledFile:
         try:
             types = [pa.array(part).type for part in iter(lambda: list(islice(values, BATCH)), [])]
             schemas = [pa.schema([(name, each)]) for each in dict.fromkeys(types)]
-            return reduce(_common, schemas).field(0)
+            return pa.unify_schemas(schemas, promote_options="permissive").field(0)
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self._path}: the values of the column {name!r} have no common type: {error}.",
                 allowed="values of one type in a column of a Parquet file",
                 action="Write JSONL, or don't keep the column.",
             ) from error
-
-
-def _common(one: pa.Schema, other: pa.Schema) -> pa.Schema:
-    return pa.unify_schemas([one, other], promote_options="permissive")

@@ -12,8 +12,8 @@ import torch
 
 from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
-from peml.data.groups import read_groups
 from peml.data.rows import Rows
+from peml.data.splits import read_groups
 from peml.distributed import World
 from peml.errors import ModelError, placed
 from peml.evaluation.metrics import compute_metrics

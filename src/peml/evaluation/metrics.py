@@ -15,33 +15,30 @@ from peml.records import Classes
 from peml.tasks import OF_SCORES, Task
 
 Values = Sequence[Any]
+RowScores = Callable[[Values, Values], list[float]]
 
 _ALL_RIGHT = 1 - 1e-6  # of a score, up to rounding
 
 
-def _sk() -> Any:
-    """scikit-learn's metrics, imported when a score is computed: a prediction needs none."""
+def _sk(name: str, *answers: Values, **options: Any) -> Any:
+    """A metric of scikit-learn, imported when a score is computed: a prediction needs none."""
     from sklearn import metrics
 
-    return metrics
-
-
-def _hits(gold: Values, predicted: Values) -> list[float]:
-    return [float(g == p) for g, p in zip(gold, predicted, strict=True)]
+    return getattr(metrics, name)(*answers, **options)
 
 
 def _f1(gold: Values, predicted: Values) -> float:
-    return float(_sk().f1_score(gold, predicted, pos_label=1, zero_division=0.0))
+    return float(_sk("f1_score", gold, predicted, pos_label=1, zero_division=0.0))
 
 
 def _macro_f1(gold: Values, predicted: Values) -> float:
-    return float(_sk().f1_score(gold, predicted, average="macro", zero_division=0.0))
+    return float(_sk("f1_score", gold, predicted, average="macro", zero_division=0.0))
 
 
 def _matthews(gold: Values, predicted: Values) -> float:
     if len(set(gold)) == 1 or len(set(predicted)) == 1:
         return 0.0  # as scikit-learn, but without its warning
-    return float(_sk().matthews_corrcoef(gold, predicted))
+    return float(_sk("matthews_corrcoef", gold, predicted))
 
 
 def _correlation(name: str) -> Callable[[Values, Values], float]:
@@ -58,27 +55,23 @@ def _correlation(name: str) -> Callable[[Values, Values], float]:
     return correlate
 
 
-def _absolute_errors(gold: Values, predicted: Values) -> list[float]:
-    return [abs(float(g) - float(p)) for g, p in zip(gold, predicted, strict=True)]
-
-
 def _rmse(gold: Values, predicted: Values) -> float:
-    return float(_sk().root_mean_squared_error(gold, predicted))
+    return float(_sk("root_mean_squared_error", gold, predicted))
 
 
 def _r2(gold: Values, predicted: Values) -> float:
     # A single row has no variance; scikit-learn gives NaN.
-    return float(_sk().r2_score(gold, predicted)) if len(gold) > 1 else 0.0
+    return float(_sk("r2_score", gold, predicted)) if len(gold) > 1 else 0.0
 
 
 def _auroc(gold: Values, predicted: Values) -> float:
     # Undefined if only one class occurs; scikit-learn gives NaN.
-    return float(_sk().roc_auc_score(gold, predicted)) if len(set(gold)) > 1 else 0.5
+    return float(_sk("roc_auc_score", gold, predicted)) if len(set(gold)) > 1 else 0.5
 
 
 def _average_precision(gold: Values, predicted: Values) -> float:
     # Without a positive row, scikit-learn gives 0 with a warning.
-    return float(_sk().average_precision_score(gold, predicted)) if 1 in gold else 0.0
+    return float(_sk("average_precision_score", gold, predicted)) if 1 in gold else 0.0
 
 
 def margins(scores: Sequence[Sequence[float]]) -> list[float]:
@@ -90,21 +83,17 @@ def margins(scores: Sequence[Sequence[float]]) -> list[float]:
 
 def _corpus(name: str) -> Callable[[Values, Values], float]:
     def score(gold: Values, predicted: Values) -> float:
-        result = CORPUS_METRICS[name]().corpus_score(list(predicted), [list(gold)])
+        result = corpus_metric(name).corpus_score(list(predicted), [list(gold)])
         return float(result.score) / 100
 
     return score
-
-
-def _exact_hits(gold: Values, predicted: Values) -> list[float]:
-    return _hits([_plain(g) for g in gold], [_plain(p) for p in predicted])
 
 
 def _plain(text: str) -> str:
     return " ".join(composed(str(text)).lower().split())
 
 
-def _each(score: Callable[[Any, Any], float]) -> Callable[[Values, Values], list[float]]:
+def _each(score: Callable[[Any, Any], float]) -> RowScores:
     return lambda gold, predicted: [score(g, p) for g, p in zip(gold, predicted, strict=True)]
 
 
@@ -115,16 +104,14 @@ def _all_right(gold: Values, predicted: Values, groups: Sequence[Hashable]) -> l
     return list(right.values())
 
 
-def _mean_of(
-    rows: Callable[[Values, Values], list[float]],
-) -> Callable[[Values, Values], float]:
+def _mean_of(rows: RowScores) -> Callable[[Values, Values], float]:
     return lambda gold, predicted: float(np.mean(rows(gold, predicted)))
 
 
-ROW_SCORES: dict[str, Callable[[Values, Values], list[float]]] = {
-    "accuracy": _hits,
-    "exact_match": _exact_hits,
-    "mae": _absolute_errors,
+ROW_SCORES: dict[str, RowScores] = {
+    "accuracy": _each(lambda g, p: float(g == p)),
+    "exact_match": _each(lambda g, p: float(_plain(g) == _plain(p))),
+    "mae": _each(lambda g, p: abs(float(g) - float(p))),
     "number_match": _each(number_hit),
     "option_match": _each(option_hit),
     "rouge_1": rouge("rouge1"),
@@ -141,20 +128,16 @@ PROPORTIONS = frozenset(
 """The metrics that are a share of right rows, or of right groups of rows."""
 
 
-def _bleu() -> Any:
-    from sacrebleu.metrics import BLEU
-
-    return BLEU(force=True)
+CORPUS_METRICS = ("bleu", "chrf")
+"""The metrics that sacrebleu computes over all texts together."""
 
 
-def _chrf() -> Any:
-    from sacrebleu.metrics import CHRF
+def corpus_metric(name: str) -> Any:
+    """The metric of sacrebleu, which is imported here."""
+    from sacrebleu.metrics import BLEU, CHRF
 
-    return CHRF()
+    return BLEU(force=True) if name == "bleu" else CHRF()
 
-
-CORPUS_METRICS: dict[str, Callable[[], Any]] = {"bleu": _bleu, "chrf": _chrf}
-"""The metrics that sacrebleu computes over all texts together: a factory for each."""
 
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     **{name: _mean_of(rows) for name, rows in ROW_SCORES.items()},
@@ -253,8 +236,8 @@ def _unscorable(name: str, gold: Sequence[Any]) -> Sequence[int]:
 def describe_classes(labels: Sequence[str], gold: Values, predicted: Values) -> Classes:
     """F1 of each label and the confusion matrix of a classification, from indices of labels."""
     numbers = range(len(labels))
-    f1 = _sk().f1_score(gold, predicted, labels=numbers, average=None, zero_division=0.0)
-    confusion = _sk().confusion_matrix(gold, predicted, labels=numbers)
+    f1 = _sk("f1_score", gold, predicted, labels=numbers, average=None, zero_division=0.0)
+    confusion = _sk("confusion_matrix", gold, predicted, labels=numbers)
     return Classes(labels=list(labels), f1=f1.tolist(), confusion=confusion.tolist())
 
 

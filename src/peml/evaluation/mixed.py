@@ -15,7 +15,7 @@ from peml.data.batching import Collator
 from peml.data.planning import plan_batches
 from peml.evaluation.scoring.options import score_rows
 from peml.evaluation.settings import EvaluationSettings
-from peml.models import ModelOutput, TaskModel, TextFamily
+from peml.models import TaskModel, TextFamily
 
 _PADDING = 1.5
 """Rows share a forward pass while padding makes it at most this many times as long."""
@@ -80,7 +80,8 @@ def _score_heads(
         output = base(batch)
         for task_id in batch.known.task_rows:
             alone, places = _of_task(batch, task_id)
-            answers = base.predict(_rows_of(output, batch, task_id), alone, task_id).float().cpu()
+            own = replace(output, scores=output.scores[batch.task_ids == task_id])
+            answers = base.predict(own, alone, task_id).float().cpu()
             choice = base.tasks[task_id].type.has_own_options
             counts = torch.bincount(alone.groups, minlength=alone.examples).tolist()
             for place, answer, count in zip(places, answers, counts, strict=True):
@@ -96,10 +97,6 @@ def _of_task(batch: TaskBatch, task_id: int) -> tuple[TaskBatch, list[int]]:
         batch, groups=groups, rows=batch.rows[places], task_ids=batch.task_ids[sequences]
     )
     return alone, places.tolist()
-
-
-def _rows_of(output: ModelOutput, batch: TaskBatch, task_id: int) -> ModelOutput:
-    return replace(output, scores=output.scores[batch.task_ids == task_id])
 
 
 def _batches(rows: Sequence[EncodedRow], tokens: int) -> Iterator[Any]:

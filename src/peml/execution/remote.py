@@ -22,11 +22,6 @@ def mark_of(job: Job) -> Path:
     return job.folder.with_name(f".{job.folder.name}.driver")
 
 
-def _is_marked(job: Job, token: str) -> bool:
-    mark = mark_of(job)
-    return mark.is_file() and mark.read_text(encoding="utf-8") == token
-
-
 def appears(seen: Callable[[], bool]) -> bool:
     """Waits for a file that another machine has written, since shared disks may lag behind."""
     deadline = time.monotonic() + _PATIENCE
@@ -49,9 +44,12 @@ def train_remotely(
         Name of this machine if it doesn't see the job's folder; else None.
     """
     job = Job.unpack(packed)
-    if not Path(directory).is_dir() or not appears(lambda: _is_marked(job, token)):
+    mark = mark_of(job)
+    if not Path(directory).is_dir() or not appears(
+        lambda: mark.is_file() and mark.read_text(encoding="utf-8") == token
+    ):
         return socket.gethostname()
-    mark_of(job).unlink(missing_ok=True)  # here, so that a driver that is killed leaves none
+    mark.unlink(missing_ok=True)  # here, so that a driver that is killed leaves none
     os.chdir(directory)
     torch.set_num_threads(threads)
     print_to(job.log)

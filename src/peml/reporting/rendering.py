@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from peml.records import Means, TaskResult
 from peml.reporting import numbers
-from peml.reporting.style import PALETTE
+from peml.reporting.style import PALETTE, to_svg
 from peml.reporting.summary import join_names, part_title
 
 
 def render(template: str, **context: Any) -> str:
     """A report as text; ``NAME.html.j2`` is escaped, others are not."""
     return _ENVIRONMENT.get_template(template).render(**context)
+
+
+def embed(figures: Mapping[str, Figure], prefix: str = "fig") -> dict[str, Markup]:
+    """Figures as drawings inside a page; Matplotlib escapes every text in them."""
+    return {name: Markup(to_svg(figure, f"{prefix}-{name}")) for name, figure in figures.items()}
 
 
 def prepare(*templates: str) -> None:

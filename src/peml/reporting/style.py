@@ -8,8 +8,9 @@ file alone still shows the light colors.
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
+
+from peml.files import disk_errors
 
 WIDTH = 9.6
 """Width of every figure, in inches: 9 pt text is then 12 px on a 920 px page."""
@@ -89,18 +92,20 @@ def new_figure(height: float) -> Figure:
 
 
 def panels(
-    rows: int,
-    columns: int,
+    count: int,
+    most: int,
     height: float,
     margins: tuple[float, float, float, float],
     *,
     shares_x: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A grid of panels, row by row, on a figure of the common width.
+    """So many panels, at most ``most`` in a row, on a figure of the common width.
 
     Margins are fixed: fitting them to the labels would draw every panel three times. `height` is a
     row's, `margins` are a panel's (left, right, top, bottom), both in inches.
     """
+    columns = min(most, count)
+    rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, rows * height))
     left, right, top, bottom = margins
     across, down = left + right, top + bottom
@@ -112,7 +117,10 @@ def panels(
         wspace=across / (WIDTH / columns - across),
         hspace=down / (height - down),
     )
-    return figure, list(figure.subplots(rows, columns, sharex=shares_x, squeeze=False).flatten())
+    grid = list(figure.subplots(rows, columns, sharex=shares_x, squeeze=False).flatten())
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
 
 
 def clean_axes(axes: Axes, *, grid: str = "y") -> None:
@@ -130,6 +138,11 @@ def note(axes: Axes, text: str, at: tuple[float, float], shift: float = 5, **loo
     usual = {"va": "center", "fontsize": 8.5, "color": color("soft")}
     place = {"xytext": (shift, 0), "textcoords": "offset points"}
     axes.annotate(text, at, **{**place, **usual, **look})
+
+
+def beside(axes: Axes, row: float, text: str, **look: Any) -> None:
+    """A text to the right of the axes, at the height of a row."""
+    axes.text(1.01, row, text, transform=axes.get_yaxis_transform(), va="center", **look)
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -173,19 +186,28 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", svg)
-    svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', _root(name), svg, count=1)
+    root = (  # no fixed size, so the page decides
+        rf'<svg id="{name}" viewBox="\g<1>" xmlns="http://www.w3.org/2000/svg" version="1.1" '
+        'style="stroke-linejoin: round; stroke-linecap: butt">'
+    )
+    svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', root, svg, count=1)
     svg = svg.replace("'DejaVu Sans'", "var(--font, 'DejaVu Sans', sans-serif)")
     for key, (light, _) in PALETTE.items():
         svg = re.sub(light, f"var(--{key}, {light})", svg, flags=re.IGNORECASE)
     return svg.strip()
 
 
-def _root(name: str) -> str:
-    """The replacement of the root tag: no fixed size, so the page decides."""
-    return (
-        rf'<svg id="{name}" viewBox="\g<1>" xmlns="http://www.w3.org/2000/svg" version="1.1" '
-        'style="stroke-linejoin: round; stroke-linecap: butt">'
-    )
+def save_figures(figures: Mapping[str, Figure], folder: Path, before: str = "") -> None:
+    """Writes each figure as SVG and PNG; the files' names begin with ``before``.
+
+    Raises:
+        RunError: A file can't be written.
+    """
+    with disk_errors(folder):
+        for name, figure in figures.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_svg(figure, folder / f"{before}{name}.svg")
+            save_png(figure, folder / f"{before}{name}.png")
 
 
 def save_png(figure: Figure, path: Path, *, dpi: int = 150) -> None:

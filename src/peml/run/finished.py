@@ -79,19 +79,14 @@ def _check_results(folder: Path, kept: TaskPredictions, results: Results) -> Non
     said = results.tasks[name]
     found = kept.metrics()
     for metric, value in {**said.all, said.metric: said.value}.items():
-        if metric not in found or not _same(found[metric], value):
+        # Equal up to the rounding of another machine.
+        if not np.isclose(found.get(metric, math.inf), value, 1e-9, 1e-12, equal_nan=True):
             raise CheckpointError(
                 f"{predictions_path(folder, name)} gives {metric} {found.get(metric)}, and "
                 f"{folder / 'results.json'} says {value}",
                 allowed="both files as the same run wrote them",
                 action="restore them from a copy, or train the run again in a new folder",
             )
-
-
-def _same(one: float, other: float) -> bool:
-    """Equal up to the rounding of another machine."""
-    both_nan = math.isnan(one) and math.isnan(other)
-    return both_nan or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict[int, RowText]:
@@ -101,12 +96,13 @@ def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict
         PemlError: Config, task or data isn't there any more, or has changed since.
     """
     task = _task(kept, select_tasks(RunFolder(folder).config().tasks))
-    texts = {}
-    for row, (fields, example) in read_examples(folder, kept, rows).items():
-        inputs = {name: str(fields[name]) for name in task.columns.inputs}
-        is_choice = task.type.has_own_options
-        texts[row] = RowText(inputs, example.options if is_choice else ())
-    return texts
+    return {
+        row: RowText(
+            inputs={name: str(fields[name]) for name in task.columns.inputs},
+            options=example.options if task.type.has_own_options else (),
+        )
+        for row, (fields, example) in read_examples(folder, kept, rows).items()
+    }
 
 
 def read_examples(
@@ -115,9 +111,6 @@ def read_examples(
     """Some of the rows that a run was scored on, as read and as rendered.
 
     `task` is the one whose template they are rendered with; default: as its file defines it.
-
-    Raises:
-        PemlError: As `read_texts`.
     """
     config = RunFolder(folder).config()
     defined = _task(kept, select_tasks(config.tasks))

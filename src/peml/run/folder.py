@@ -167,17 +167,15 @@ def _environment() -> Environment:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    device = f"CPU {platform.processor() or platform.machine()}"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
     return Environment(
         versions=versions,
         python=sys.version.split()[0],
         device=f"{device}, {torch.get_num_threads()} threads",
         commit=_commit(),
     )
-
-
-def _processor() -> str:
-    return f"CPU {platform.processor() or platform.machine()}"
 
 
 def _commit() -> str | None:

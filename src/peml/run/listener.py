@@ -194,16 +194,12 @@ class RunListener:
             self._board.add_scalar(f"learning_rate/{name}", value, record.step)
         for name, value in record.task_weights.items():
             self._board.add_scalar(f"task_weight/{name}", value, record.step)
-        self._write_decisions(record)
-
-    def _write_decisions(self, record: StepRecord) -> None:
         decisions = self._decisions(record.step - 1)
-        if decisions is None:
-            return
-        line = Decisions(phase=record.phase, step=record.step, **decisions)
-        self._log.write(line)
-        for name, options in line.weights.items():
-            self._board.add_scalars(f"decisions/{name}", options, record.step)
+        if decisions is not None:
+            line = Decisions(phase=record.phase, step=record.step, **decisions)
+            self._log.write(line)
+            for name, options in line.weights.items():
+                self._board.add_scalars(f"decisions/{name}", options, record.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Logs the development metrics, keeps the weights if they are the best, moves shares."""

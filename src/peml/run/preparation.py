@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from peml.data import (
 from peml.data.adaptive import watched_rows
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import task_weights
-from peml.data.rows import Rows
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method
@@ -311,8 +310,10 @@ def _check_quantization(config: RunConfig, method: Method) -> None:
 
 def _majority(item: TaskData, spelling: Spelling) -> Any:
     """A task's best constant guess."""
+    task, renderer = item.task, TaskRenderer(item.task)
     rows = getattr(item, majority_of(item.train))
-    return majority_prediction(item.task, _gold(item.task, rows, spelling))
+    golds = (renderer.gold(row, number) for number, row in enumerate(rows))
+    return majority_prediction(task, (spell_gold(task, gold, spelling) for gold in golds))
 
 
 def _build_stream(
@@ -367,12 +368,6 @@ def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
         )
         prepared = replace(prepared, development=development, held_out=held_out)
     return prepared
-
-
-def _gold(task: Task, rows: Rows, spelling: Spelling) -> Iterator[Any]:
-    renderer = TaskRenderer(task)
-    golds = (renderer.gold(row, number) for number, row in enumerate(rows))
-    return (spell_gold(task, gold, spelling) for gold in golds)
 
 
 def _steps(config: RunConfig, method: Method, stream: BatchStream) -> Steps:

@@ -152,7 +152,6 @@ class TrainingSession:
         self._log_offset = state.log_offset if state else 0
         self._progress = state.progress if state else Progress()
         self._search_state = state.search if state else None
-        self._is_searching = False
         self.optimizer = self._build_optimizer(remaining=self.is_resumed)
         if checkpoint is not None and state is not None:
             self.model.load_trainable_state(checkpoint.trainable)
@@ -212,18 +211,12 @@ class TrainingSession:
             log,
             board,
             display,
-            decisions=self._snapshot,
+            decisions=lambda step: s.snapshot(step) if (s := self.model.search) else None,
             save=lambda phase: self._save(phase, log),
             keep_best=self._keep_best,
             stops=lambda evaluation: self.world.from_first(lambda: self.on_evaluation(evaluation)),
             reweigh=self._reweigh,
         )
-
-    def _snapshot(self, step: int) -> dict[str, Any] | None:
-        search = self.model.search
-        if search is None or not self._is_searching:
-            return None
-        return search.snapshot(step)
 
     def _reweigh(self) -> None:
         """Lets the shares of the epochs to come follow the development losses."""
@@ -276,7 +269,6 @@ class TrainingSession:
         search.begin(steps.search, held_out)
         if self._search_state is not None:
             search.load_state_dict(self._search_state)
-        self._is_searching = True
         self._run_phase(
             Phase("search", steps.search, before_step=search.before_step, may_stop=False)
         )
@@ -299,8 +291,13 @@ class TrainingSession:
 
         With `remaining`, groups may be missing that went with the supernet.
         """
-        rates = self._remaining_rates() if remaining else self.settings
-        optimizer = build_optimizer(self._groups(), rates)
+        groups: list[Any] = [*self.model.groups(), *self.balancing.groups()]
+        rates = self.settings.learning_rates
+        if remaining:
+            names = {group.name for group in groups}
+            rates = {name: rate for name, rate in rates.items() if name in names}
+        settings = self.settings.model_copy(update={"learning_rates": rates})
+        optimizer = build_optimizer(groups, settings)
         for group in optimizer.param_groups:
             group[SPAN] = self.prepared.span(group.get("name", ""))
         return optimizer
@@ -326,19 +323,9 @@ class TrainingSession:
         self._progress.best, self._progress.evaluations_since_best = None, 0
         self._save("train", log)
 
-    def _groups(self) -> list[Any]:
-        """All that the optimiser moves."""
-        return [*self.model.groups(), *self.balancing.groups()]
-
-    def _remaining_rates(self) -> Any:
-        """The settings without rates of groups that went with the supernet."""
-        names = {group.name for group in self._groups()}
-        rates = {k: v for k, v in self.settings.learning_rates.items() if k in names}
-        return self.settings.model_copy(update={"learning_rates": rates})
-
     def _mix_without_noise(self) -> None:
         """Before the supernet is evaluated."""
-        if self.model.search is not None and self._is_searching:
+        if self.model.search is not None:
             self.model.search.before_evaluation(max(0, self._progress.step - 1))
 
     def _evaluate(self) -> dict[str, float]:
@@ -356,17 +343,14 @@ class TrainingSession:
         if evaluation.phase == "train" and self.world.is_first:
             self.store.save_best(evaluation.step, self.model.trainable_state())
 
-    def _search_memory(self) -> dict[str, Any] | None:
-        search = self.model.search
-        return search.state_dict() if search is not None and self._is_searching else None
-
     def _save(self, phase: str, log: Log) -> None:
         if not self.world.is_first:
             return
+        search = self.model.search
         state = SessionState(
             phase=phase,
             genotype=self.genotype,
-            search=self._search_memory(),
+            search=search.state_dict() if search else None,
             progress=self._progress,
             stream=self.prepared.stream.state_dict(),
             log_offset=log.offset(),

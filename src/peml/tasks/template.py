@@ -98,7 +98,8 @@ class TaskRenderer:
         self._option = self._compile_if_given("option", task.option)
         self._header = self._compile_if_given("header", task.header)
         self._target = self._compile_if_given("target", task.target)
-        self._fixed_options = self._options_of_every_row()
+        # Of every row, unless rows have their own.
+        self._fixed_options = task.scale.spell() if task.scale else task.verbalised_labels
         self._digits = DigitLabels()
 
     def render(self, row: Mapping[str, Any], index: int, *, labelled: bool = True) -> Example:
@@ -119,11 +120,7 @@ class TaskRenderer:
             raise self._error(row, index, problem) from problem.__cause__
 
     def gold(self, row: Mapping[str, Any], index: int) -> int | float | str | tuple[str, ...]:
-        """A row's correct answer, `Example.gold`, without rendering the whole row.
-
-        Raises:
-            DataError: As :meth:`render`.
-        """
+        """A row's correct answer, `Example.gold`, without rendering the whole row."""
         if self._target is not None:
             return self.render(row, index).gold
         try:
@@ -136,9 +133,6 @@ class TaskRenderer:
         """A row with its answer, to be shown before other rows; without header and shots.
 
         One text, or in a chat the two apart.
-
-        Raises:
-            DataError: As :meth:`render`.
         """
         without = {"header": None, "shots": Shots(), "context": False}
         example = TaskRenderer(self.task.model_copy(update=without)).render(row, index)
@@ -149,9 +143,12 @@ class TaskRenderer:
         return shot if self.task.chat is not None else _spell_shot(shot)
 
     def _render(self, row: Mapping[str, Any], index: int, *, labelled: bool) -> Example:
-        texts = {name: self._text(row, name) for name in self.task.columns.inputs}
+        columns = self.task.columns
+        texts = {name: self._text(row, name) for name in columns.inputs}
         choices = self._options(row)
-        variables = {**texts, **self._extra_columns(row)}
+        variables: dict[str, Any] = dict(texts)
+        for name in (*columns.options, *columns.extra):
+            variables[name] = _for_template(self._value(row, name))
         options = self._option_texts(choices, variables)
         variables[_OPTIONS] = list(options)
         segments = tuple(
@@ -239,11 +236,6 @@ class TaskRenderer:
             )
         return template
 
-    def _options_of_every_row(self) -> tuple[str, ...]:
-        if self.task.scale is not None:
-            return self.task.scale.spell()
-        return self.task.verbalised_labels
-
     def _fill(self, field: str, template: Template, variables: dict[str, Any]) -> str:
         try:
             return template.render(variables)
@@ -277,11 +269,6 @@ class TaskRenderer:
         if not isinstance(value, str):
             raise _RowError(name, f"{value!r} is not a text", "a text")
         return value
-
-    def _extra_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        columns = self.task.columns
-        fields = (*columns.options, *columns.extra)
-        return {name: _for_template(self._value(row, name)) for name in fields}
 
     def _option_texts(self, choices: tuple[str, ...], variables: dict[str, Any]) -> tuple[str, ...]:
         options = choices

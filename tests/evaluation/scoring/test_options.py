@@ -16,7 +16,7 @@ from peml.evaluation import EvaluationSettings, Predictions, predict_split
 from peml.evaluation.scoring.alone import score_alone
 from peml.evaluation.scoring.normalise import normalise
 from peml.evaluation.scoring.requests import Request
-from peml.evaluation.scoring.settings import ScoringSettings
+from peml.evaluation.settings import ScoringSettings
 from peml.methods import AttachedModel
 from peml.models import TaskModel
 from tests.evaluation.scoring.test_scores import counted

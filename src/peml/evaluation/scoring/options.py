@@ -16,9 +16,9 @@ from peml.evaluation.scoring.alone import score_alone
 from peml.evaluation.scoring.normalise import normalise
 from peml.evaluation.scoring.requests import Request, is_seq2seq
 from peml.evaluation.scoring.seq2seq import score_decoded
-from peml.evaluation.scoring.settings import ScoringSettings
 from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees
+from peml.evaluation.settings import ScoringSettings
 from peml.models import TaskModel
 from peml.tasks import Example, Normalisation, Task
 

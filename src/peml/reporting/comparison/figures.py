@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from peml.records.comparison import ComparisonRecord, IntervalRecord, RowRecord, SuiteRecord
 from peml.reporting.numbers import signed
-from peml.reporting.style import SERIES, clean_axes, color, new_figure, note, style_context
+from peml.reporting.style import SERIES, beside, clean_axes, color, new_figure, note, style_context
 
 _MARKERS = "os^DvPX<>ph*"
 _PANELS_A_ROW = 4
@@ -52,39 +52,39 @@ def source_line(comparison: ComparisonRecord, suite: SuiteRecord) -> str:
     return f"runs: {pattern}" + (f" without {', '.join(lost)}" if lost else "")
 
 
+@style_context()
 def draw_cost(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
     """Mean score against seconds of one run, and against trainable parameters."""
-    with style_context():
-        figure = new_figure(max(3.5, 0.21 * len(suite.rows) + 1.3))
-        left, right = figure.subplots(1, 2, sharey=True)
-        unit, length = _time_unit(suite)
-        panels: list[tuple[Axes, str, float, Callable[[RowRecord], float | None]]] = [
-            (left, f"search and training of one run, {unit}", length, lambda row: row.run_seconds),
-            (right, "trainable parameters", 1.0, lambda row: row.trainable_parameters),
-        ]
-        for axes, label, scale, read in panels:
-            shown: list[float] = []
-            for index, row in enumerate(suite.rows):
-                x = read(row)
-                if x is None or row.mean is None:
-                    continue
-                shown.append(x / scale)
-                axes.errorbar(
-                    x / scale,
-                    row.mean,
-                    yerr=row.deviation,
-                    elinewidth=1.2,
-                    **_look(index, _is_flagged(row)),
-                )
-            axes.set_xlabel(label)
-            clean_axes(axes)
-            axes.grid(axis="x", color=color("line"), linewidth=0.6, alpha=0.7)
-            _scale(axes, shown)
-        left.set_ylabel("mean score")
-        _draw_majority([left, right], suite)
-        _name_methods(figure, suite, majority=suite.majority_mean is not None)
-        _sign(figure, comparison, suite)
-        return figure
+    figure = new_figure(max(3.5, 0.21 * len(suite.rows) + 1.3))
+    left, right = figure.subplots(1, 2, sharey=True)
+    unit, length = _time_unit(suite)
+    panels: list[tuple[Axes, str, float, Callable[[RowRecord], float | None]]] = [
+        (left, f"search and training of one run, {unit}", length, lambda row: row.run_seconds),
+        (right, "trainable parameters", 1.0, lambda row: row.trainable_parameters),
+    ]
+    for axes, label, scale, read in panels:
+        shown: list[float] = []
+        for index, row in enumerate(suite.rows):
+            x = read(row)
+            if x is None or row.mean is None:
+                continue
+            shown.append(x / scale)
+            axes.errorbar(
+                x / scale,
+                row.mean,
+                yerr=row.deviation,
+                elinewidth=1.2,
+                **_look(index, _is_flagged(row)),
+            )
+        axes.set_xlabel(label)
+        clean_axes(axes)
+        axes.grid(axis="x", color=color("line"), linewidth=0.6, alpha=0.7)
+        _scale(axes, shown)
+    left.set_ylabel("mean score")
+    _draw_majority([left, right], suite)
+    _name_methods(figure, suite, majority=suite.majority_mean is not None)
+    _sign(figure, comparison, suite)
+    return figure
 
 
 def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
@@ -112,6 +112,7 @@ def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
     )
 
 
+@style_context()
 def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
     """A panel a method: its difference to the best baseline on each task, with the interval."""
     tasks = [task.name for task in suite.tasks]
@@ -123,86 +124,78 @@ def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure
     limit = _limit([pair for _, _, found in shown for pair in found.values()])
     columns = min(_PANELS_A_ROW, len(shown))
     lines = math.ceil(len(shown) / columns)
-    with style_context():
-        figure = new_figure(lines * (0.2 * len(tasks) + 1.05) + 0.35)
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
-        for axes in grid[len(shown) :]:
-            axes.remove()
-        for position, (index, row, found) in enumerate(shown):
-            axes = grid[position]
-            axes.axvline(0, color=color("soft"), linewidth=1)
-            axes.axhline(0.5, color=color("line"), linewidth=0.8)
-            for place, name in enumerate(["mean", *tasks]):
-                if name in found:
-                    look = _look(index, _is_flagged_at(row, name))
-                    _interval(axes, place, found[name], limit, look)
-            axes.set_title(_label(row))
-            axes.set_xlim(-1.06 * limit, 1.06 * limit)
-            axes.set_ylim(len(tasks) + 0.6, -0.6)
-            axes.set_yticks(range(len(tasks) + 1), ["mean", *tasks], color=color("ink"))
-            axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed_tick(x)))
-            last_of_column = len(shown) - position <= columns
-            axes.tick_params(labelbottom=last_of_column)
-            clean_axes(axes, grid="x")
-            if last_of_column:
-                axes.set_xlabel(f"difference to {suite.best_baseline}")
-        _sign(figure, comparison, suite)
-        return figure
+    figure = new_figure(lines * (0.2 * len(tasks) + 1.05) + 0.35)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes in grid[len(shown) :]:
+        axes.remove()
+    for position, (index, row, found) in enumerate(shown):
+        axes = grid[position]
+        axes.axvline(0, color=color("soft"), linewidth=1)
+        axes.axhline(0.5, color=color("line"), linewidth=0.8)
+        for place, name in enumerate(["mean", *tasks]):
+            if name in found:
+                look = _look(index, _is_flagged_at(row, name))
+                _interval(axes, place, found[name], limit, look)
+        axes.set_title(_label(row))
+        axes.set_xlim(-1.06 * limit, 1.06 * limit)
+        axes.set_ylim(len(tasks) + 0.6, -0.6)
+        axes.set_yticks(range(len(tasks) + 1), ["mean", *tasks], color=color("ink"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "\u2212") if x else "0")
+        )
+        last_of_column = len(shown) - position <= columns
+        axes.tick_params(labelbottom=last_of_column)
+        clean_axes(axes, grid="x")
+        if last_of_column:
+            axes.set_xlabel(f"difference to {suite.best_baseline}")
+    _sign(figure, comparison, suite)
+    return figure
 
 
+@style_context()
 def draw_ranks(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
     """A row per method, the best mean rank on top: each task's rank, and their mean."""
     ranks = rank_tasks(suite)  # (methods, tasks)
     means = ranks.mean(axis=1)
     order = np.argsort(means, kind="stable")
-    with style_context():
-        figure = new_figure(0.34 * len(order) + 1.0)
-        axes = figure.subplots()
-        for place, index in enumerate(order):
-            row = suite.rows[index]
-            look = _look(int(index), _is_flagged(row))
-            values, counts = np.unique(ranks[index], return_counts=True)
-            axes.scatter(
-                values,
-                np.full(len(values), place),
-                s=26 * counts**0.8,
-                color=look["color"],
-                alpha=0.45,
-                linewidth=0,
-            )
-            axes.plot(means[index], place, **{**look, "markersize": 9})
-            axes.text(
-                1.01,
-                place,
-                f"{means[index]:.2f}",
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontweight="bold",
-            )
-        names = [_label(suite.rows[index]) for index in order]
-        axes.set_yticks(range(len(order)), names, color=color("ink"))
-        axes.set_ylim(len(order) - 0.4, -0.6)
-        axes.set_xlim(0.6, len(order) + 0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("rank, 1 is best; small dots: tasks, larger where several agree")
-        clean_axes(axes, grid="x")
-        _sign(figure, comparison, suite)
-        return figure
+    figure = new_figure(0.34 * len(order) + 1.0)
+    axes = figure.subplots()
+    for place, index in enumerate(order):
+        row = suite.rows[index]
+        look = _look(int(index), _is_flagged(row))
+        values, counts = np.unique(ranks[index], return_counts=True)
+        axes.scatter(
+            values,
+            np.full(len(values), place),
+            s=26 * counts**0.8,
+            color=look["color"],
+            alpha=0.45,
+            linewidth=0,
+        )
+        axes.plot(means[index], place, **{**look, "markersize": 9})
+        beside(axes, place, f"{means[index]:.2f}", fontweight="bold")
+    names = [_label(suite.rows[index]) for index in order]
+    axes.set_yticks(range(len(order)), names, color=color("ink"))
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(0.6, len(order) + 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("rank, 1 is best; small dots: tasks, larger where several agree")
+    clean_axes(axes, grid="x")
+    _sign(figure, comparison, suite)
+    return figure
 
 
 def rank_tasks(suite: SuiteRecord) -> NDArray[np.float64]:
     """Rank of each method on each task, (methods, tasks); ties share theirs, no score is last."""
-    table = np.array([
-        [_mean(row, task.name) for task in suite.tasks] for row in suite.rows
-    ])  # fmt: skip
+
+    def mean(row: RowRecord, task: str) -> float:
+        score = row.tasks.get(task)
+        return -math.inf if score is None or score.mean is None else score.mean
+
+    table = np.array([[mean(row, task.name) for task in suite.tasks] for row in suite.rows])
     ranked: NDArray[np.float64] = rankdata(-table, axis=0)
     return ranked
-
-
-def _mean(row: RowRecord, task: str) -> float:
-    score = row.tasks.get(task)
-    return -math.inf if score is None or score.mean is None else score.mean
 
 
 def _against_baseline(suite: SuiteRecord) -> list[dict[str, IntervalRecord]]:
@@ -282,10 +275,6 @@ def _time_unit(suite: SuiteRecord) -> tuple[str, float]:
     if longest >= 7200:
         return "hours", 3600.0
     return ("minutes", 60.0) if longest >= 180 else ("seconds", 1.0)
-
-
-def _signed_tick(value: float) -> str:
-    return f"{value:+g}".replace("-", "\u2212") if value else "0"
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:

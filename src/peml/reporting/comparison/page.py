@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from peml.files import disk_errors, write_text
+from peml.files import write_text
 from peml.records.comparison import ComparisonRecord, SuiteRecord
 from peml.reporting.comparison.figures import draw_comparison, source_line
 from peml.reporting.comparison.formats import to_csv, to_latex, to_markdown
 from peml.reporting.comparison.summary import describe_methods, describe_suite, describe_trouble
 from peml.reporting.comparison.tables import Table, cost_table, score_table
-from peml.reporting.rendering import render
-from peml.reporting.style import save_png, save_svg, to_svg
+from peml.reporting.rendering import embed, render
+from peml.reporting.style import save_figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +43,9 @@ def write_comparison_report(folder: Path) -> None:
     views = _views(comparison)
     for view in views:
         _write_tables(comparison, view, folder / "tables")
-        with disk_errors(folder / "figures"):
-            (folder / "figures").mkdir(parents=True, exist_ok=True)
-            for name, figure in view.figures.items():
-                path = folder / "figures" / f"{view.record.name}-{name}"
-                save_svg(figure, path.with_name(f"{path.name}.svg"))
-                save_png(figure, path.with_name(f"{path.name}.png"))
-    write_text(folder / "report.md", _markdown(comparison, views))
+        save_figures(view.figures, folder / "figures", f"{view.record.name}-")
+    markdown = render("comparison.md.j2", **_context(comparison, views), to_markdown=to_markdown)
+    write_text(folder / "report.md", markdown)
     write_text(folder / "report.html", _html(comparison, views))
 
 
@@ -91,16 +86,8 @@ def _write_tables(comparison: ComparisonRecord, view: _SuiteView, folder: Path) 
 
 
 def _html(comparison: ComparisonRecord, views: list[_SuiteView]) -> str:
-    # The drawings are ours and every text in them is escaped by Matplotlib.
-    drawings = [
-        {name: Markup(to_svg(f, f"fig-{index}-{name}")) for name, f in view.figures.items()}
-        for index, view in enumerate(views)
-    ]
+    drawings = [embed(view.figures, f"fig-{index}") for index, view in enumerate(views)]
     return render("comparison.html.j2", **_context(comparison, views), drawings=drawings)
-
-
-def _markdown(comparison: ComparisonRecord, views: list[_SuiteView]) -> str:
-    return render("comparison.md.j2", **_context(comparison, views), to_markdown=to_markdown)
 
 
 def _context(comparison: ComparisonRecord, views: list[_SuiteView]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peml.records.comparison import ComparisonRecord, IntervalRecord, RowRecord, SuiteRecord
+from peml.records.comparison import ComparisonRecord, IntervalRecord, SuiteRecord
 from peml.reporting.numbers import interval, score, share
 from peml.reporting.summary import join_names
 
@@ -154,25 +154,20 @@ def _few(names: Sequence[str]) -> str:
 def _lost_cells(suite: SuiteRecord) -> list[str]:
     sentences = []
     for status, opening in (("failed", "Failed"), ("missing", "Not run")):
-        lost = [_lost(row, status) for row in suite.rows]
-        named = [text for text in lost if text]
+        lost: dict[tuple[str, str], list[str]] = {}  # seeds, by method and reason
+        for row in suite.rows:
+            for cell in row.cells:
+                if cell.status == status:
+                    where = row.label, cell.reason.rstrip(".")
+                    lost.setdefault(where, []).append(str(cell.seed))
+        named = [
+            f"{label}, {'seed' if len(seeds) == 1 else 'seeds'} {join_names(seeds)}"
+            + (f" ({reason})" if reason else "")
+            for (label, reason), seeds in lost.items()
+        ]
         if named:
             sentences.append(f"{opening}: {'; '.join(named)}.")
     return sentences
-
-
-def _lost(row: RowRecord, status: str) -> str:
-    """The row's lost cells, those with the same reason together."""
-    seeds: dict[str, list[str]] = {}
-    for cell in row.cells:
-        if cell.status == status:
-            seeds.setdefault(cell.reason.rstrip("."), []).append(str(cell.seed))
-    return "; ".join(_lost_seeds(row.label, seed, reason) for reason, seed in seeds.items())
-
-
-def _lost_seeds(label: str, seeds: Sequence[str], reason: str) -> str:
-    word = "seed" if len(seeds) == 1 else "seeds"
-    return f"{label}, {word} {join_names(seeds)}" + (f" ({reason})" if reason else "")
 
 
 def _grid_ends(suite: SuiteRecord) -> list[str]:

@@ -144,10 +144,11 @@ def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     """What each method costs, beside the first one."""
     first = suite.rows[0]
     times = f"\u00d7 {first.label}"
+    has_trials = comparison.tuning is not None and comparison.tuning.trials is not None
     columns = [
         Column("method", is_number=False),
         Column("trainable", "parameters"),
-        Column("tuning", "all trials" if _has_trials(comparison) else "whole grid"),
+        Column("tuning", "all trials" if has_trials else "whole grid"),
         Column("search", "a run"),
         Column("train", "a run"),
         Column("search + train", times),
@@ -173,10 +174,6 @@ def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
             Cell(method.merging),
         ])  # fmt: skip
     return Table(columns, rows, None, [])
-
-
-def _has_trials(comparison: ComparisonRecord) -> bool:
-    return comparison.tuning is not None and comparison.tuning.trials is not None
 
 
 def _group(row: RowRecord, suite: SuiteRecord, name: str) -> Cell:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
@@ -17,6 +15,7 @@ from peml.reporting.run.outcomes import Outcome, free_course, list_outcomes
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import (
     SERIES,
+    beside,
     clean_axes,
     color,
     new_figure,
@@ -48,30 +47,28 @@ def tabulate_decisions(history: History) -> list[Outcome]:
     return [outcomes[name] for name in open_names(history)]
 
 
+@style_context()
 def draw_decisions(run: RunRecord) -> Figure:
     """Small multiples: one stacked area chart a decision, the chosen option in bold."""
     history = run.history
     names = open_names(history)
-    tones = _tones(names, _final(history))
+    final = _final(history)
+    options = dict.fromkeys(option for name in names for option in final[name])
+    tones = {option: SERIES[index % len(SERIES)] for index, option in enumerate(options)}
     chosen = {outcome.name: outcome.chosen for outcome in list_outcomes(history)}
     course = free_course(history)
-    columns = min(_PANELS_A_ROW, len(names))
-    rows = -(-len(names) // columns)
-    with style_context():
-        longest = max(len(option) for option in tones) + 5  # with its weight
-        figure, grid = panels(
-            rows, columns, 2.2, (0.35, min(2.2, 0.15 + 0.07 * longest), 0.3, 0.45)
-        )
-        for axes in grid[len(names) :]:
-            axes.remove()
-        for index, (axes, name) in enumerate(zip(grid, names, strict=False)):
-            _stack(axes, course, name, tones, chosen[name])
-            if len(names) - index <= columns:
-                axes.set_xlabel("step")
-            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if index % columns == 0 else [])
-        return figure
+    longest = max(len(option) for option in tones) + 5  # with its weight
+    margins = (0.35, min(2.2, 0.15 + 0.07 * longest), 0.3, 0.45)
+    figure, grid = panels(len(names), _PANELS_A_ROW, 2.2, margins)
+    for index, (axes, name) in enumerate(zip(grid, names, strict=True)):
+        _stack(axes, course, name, tones, chosen[name])
+        if len(names) - index <= _PANELS_A_ROW:
+            axes.set_xlabel("step")
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if index % _PANELS_A_ROW == 0 else [])
+    return figure
 
 
+@style_context()
 def draw_gates(run: RunRecord) -> Figure:
     """A heat map: one row per layer gate, darker where the prefix is more likely on."""
     history = run.history
@@ -86,48 +83,35 @@ def draw_gates(run: RunRecord) -> Figure:
         for column, index in enumerate(keep):
             cells.append(Rectangle((edges[column], row), edges[column + 1] - edges[column], 0.92))
             alphas.append(records[index].weights[name][_ON])
-    with style_context():
-        figure = new_figure(max(1.4, 0.23 * len(names) + 0.75))
-        axes = figure.subplots()
-        # Opacity instead of a color map: the same drawing works on a dark page.
-        shades = [(*to_rgb(color("accent")), alpha) for alpha in alphas]
-        axes.add_collection(
-            PatchCollection(cells, facecolors=shades, edgecolors="none", antialiased=False)
-        )
-        axes.set_xlim(edges[0], edges[-1])
-        axes.set_ylim(len(names), 0)
-        axes.set_yticks([row + 0.46 for row in range(len(names))], names, color=color("ink"))
-        for row, name in enumerate(names):
-            found, final = outcomes[name], records[-1].weights[name]
-            mark = " guard" if found.guarded else " undecided" if found.undecided else ""
-            axes.text(
-                1.01,
-                row + 0.46,
-                f"{found.chosen}  {final[_ON]:.2f}{mark}",
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                color=color("ink" if found.chosen == _ON else "soft"),
-                fontweight="bold" if found.chosen == _ON else "normal",
-            )
-        axes.set_xlabel("step")
-        axes.set_title(
-            "weight of “on”: pale is 0, full color is 1; chosen option at the right", loc="left"
-        )
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        clean_axes(axes, grid="none")
-        axes.spines["bottom"].set_visible(False)
-        return figure
+    figure = new_figure(max(1.4, 0.23 * len(names) + 0.75))
+    axes = figure.subplots()
+    # Opacity instead of a color map: the same drawing works on a dark page.
+    shades = [(*to_rgb(color("accent")), alpha) for alpha in alphas]
+    axes.add_collection(
+        PatchCollection(cells, facecolors=shades, edgecolors="none", antialiased=False)
+    )
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(len(names), 0)
+    axes.set_yticks([row + 0.46 for row in range(len(names))], names, color=color("ink"))
+    for row, name in enumerate(names):
+        found, final = outcomes[name], records[-1].weights[name]
+        mark = " guard" if found.guarded else " undecided" if found.undecided else ""
+        tone, weight = ("ink", "bold") if found.chosen == _ON else ("soft", "normal")
+        text = f"{found.chosen}  {final[_ON]:.2f}{mark}"
+        beside(axes, row + 0.46, text, color=color(tone), fontweight=weight)
+    axes.set_xlabel("step")
+    axes.set_title(
+        "weight of “on”: pale is 0, full color is 1; chosen option at the right", loc="left"
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    clean_axes(axes, grid="none")
+    axes.spines["bottom"].set_visible(False)
+    return figure
 
 
 def _final(history: History) -> dict[str, dict[str, float]]:
     course = free_course(history)
     return course[-1].weights if course else {}
-
-
-def _tones(names: Iterable[str], final: dict[str, dict[str, float]]) -> dict[str, str]:
-    """One color an option, the same in every panel it appears in."""
-    options = dict.fromkeys(option for name in names for option in final[name])
-    return {option: SERIES[index % len(SERIES)] for index, option in enumerate(options)}
 
 
 def _stack(

@@ -39,6 +39,7 @@ def save_drawing(genotype: GenotypeRecord, out: Path) -> None:
         save(figure, out)
 
 
+@style_context()
 def draw_network(genotype: GenotypeRecord) -> Figure:
     """Left, the prefix network from embeddings to output head; right, the model's layers.
 
@@ -59,19 +60,18 @@ def draw_network(genotype: GenotypeRecord) -> Figure:
     left = len(boxes) * (_BOX_HEIGHT + _BOX_GAP) - _BOX_GAP
     right = rows * (_LAYER_HEIGHT + _LAYER_GAP) - _LAYER_GAP
     height = max(left, right) + 0.75
-    with style_context():
-        figure = new_figure(height)
-        figure.set_layout_engine("none")
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_xlim(0, WIDTH)
-        axes.set_ylim(height, 0)  # inches from the top left corner
-        axes.set_axis_off()
-        middle = 0.5 + max(left, right) / 2
-        _title(axes, 1.1, middle - left / 2, "the network behind the prefix")
-        exit_at = _draw_boxes(axes, boxes, middle - left / 2)
-        _title(axes, 4.55, middle - right / 2, "the model's self-attention layers")
-        _draw_layers(axes, genotype, middle - right / 2, exit_at)
-        return figure
+    figure = new_figure(height)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, WIDTH)
+    axes.set_ylim(height, 0)  # inches from the top left corner
+    axes.set_axis_off()
+    middle = 0.5 + max(left, right) / 2
+    _title(axes, 1.1, middle - left / 2, "the network behind the prefix")
+    exit_at = _draw_boxes(axes, boxes, middle - left / 2)
+    _title(axes, 4.55, middle - right / 2, "the model's self-attention layers")
+    _draw_layers(axes, genotype, middle - right / 2, exit_at)
+    return figure
 
 
 def _title(axes: Axes, x: float, top: float, text: str) -> None:

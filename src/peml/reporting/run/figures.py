@@ -16,10 +16,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from peml.records import TaskResult
-from peml.reporting.run.balancing import draw_balancing, has_balancing
+from peml.reporting.run.balancing import count_drawn, draw_balancing, draw_mixture, has_balancing
 from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.run.diagram import draw_network
-from peml.reporting.run.mixture import count_drawn, draw_mixture
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import clean_axes, color, new_figure, note, panels, style_context
 from peml.reporting.summary import part_title
@@ -52,48 +51,48 @@ def draw_figures(run: RunRecord) -> dict[str, Figure]:
     return figures
 
 
+@style_context()
 def draw_scores(run: RunRecord) -> Figure:
     """One row per task on the reported split: with everything, without a part, majority."""
     tasks = run.results.tasks
     marks = _score_marks(run)
-    with style_context():
-        figure = new_figure(0.34 * len(tasks) + 0.85)
-        axes = figure.subplots()
-        rows = range(len(tasks))
-        for row, task in zip(rows, tasks.values(), strict=True):
-            known = [_finite(read(task)) for read, *_ in marks]
-            shown = [value for value in known if value is not None]
-            if shown:
-                axes.plot([min(shown), max(shown)], [row, row], color=color("line"), linewidth=2)
-            if not math.isfinite(task.value):
-                axes.text(
-                    0.5,
-                    row,
-                    "no finite score",
-                    color=color("alarm"),
-                    va="center",
-                    ha="center",
-                    transform=axes.get_yaxis_transform(),
-                )
-        for read, label, marker, tone in marks:
-            points = [_finite(read(task)) for task in tasks.values()]
-            axes.plot(
-                [math.nan if point is None else point for point in points],
-                list(rows),
-                linestyle="none",
-                marker=marker,
-                markersize=11 if marker == "|" else 6.5,
-                markeredgewidth=2 if marker == "|" else 0,
-                color=color(tone),
-                label=label,
+    figure = new_figure(0.34 * len(tasks) + 0.85)
+    axes = figure.subplots()
+    rows = range(len(tasks))
+    for row, task in zip(rows, tasks.values(), strict=True):
+        known = [_finite(read(task)) for read, *_ in marks]
+        shown = [value for value in known if value is not None]
+        if shown:
+            axes.plot([min(shown), max(shown)], [row, row], color=color("line"), linewidth=2)
+        if not math.isfinite(task.value):
+            axes.text(
+                0.5,
+                row,
+                "no finite score",
+                color=color("alarm"),
+                va="center",
+                ha="center",
+                transform=axes.get_yaxis_transform(),
             )
-        axes.set_yticks(list(rows), list(tasks), color=color("ink"))
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.margins(x=0.03)
-        axes.set_xlabel("score on the reported split (each task's headline metric)")
-        clean_axes(axes, grid="x")
-        figure.legend(loc="outside upper left", ncols=len(marks), frameon=False, handletextpad=0.3)
-        return figure
+    for read, label, marker, tone in marks:
+        points = [_finite(read(task)) for task in tasks.values()]
+        axes.plot(
+            [math.nan if point is None else point for point in points],
+            list(rows),
+            linestyle="none",
+            marker=marker,
+            markersize=11 if marker == "|" else 6.5,
+            markeredgewidth=2 if marker == "|" else 0,
+            color=color(tone),
+            label=label,
+        )
+    axes.set_yticks(list(rows), list(tasks), color=color("ink"))
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.margins(x=0.03)
+    axes.set_xlabel("score on the reported split (each task's headline metric)")
+    clean_axes(axes, grid="x")
+    figure.legend(loc="outside upper left", ncols=len(marks), frameon=False, handletextpad=0.3)
+    return figure
 
 
 def _score_marks(run: RunRecord) -> list[_Mark]:
@@ -112,6 +111,7 @@ def _score_marks(run: RunRecord) -> list[_Mark]:
     return [*marks, (lambda task: task.value, "trained", "o", "accent")]
 
 
+@style_context()
 def draw_validation(run: RunRecord) -> Figure:
     """Development scores over steps: the mean first, then a panel a task."""
     records = run.history.development
@@ -123,65 +123,61 @@ def draw_validation(run: RunRecord) -> Figure:
         result = run.results.tasks.get(name)
         values = [record.tasks.get(name, math.nan) for record in records]
         curves.append((name, values, None if result is None else result.majority))
-    with style_context():
-        figure, grid = _panels(len(curves))
-        for index, axes in enumerate(grid):
-            name, values, majority = curves[index]
-            _curve(axes, name, steps, values, "accent" if index else "ink")
-            if majority is not None and math.isfinite(majority):
-                axes.axhline(majority, color=color("soft"), linewidth=1, linestyle=(0, (3, 2)))
-            _open_up(axes)
-            _mark_phases(axes, run.history, named=False)
-            if len(curves) - index <= _PANELS_A_ROW:
-                axes.set_xlabel("step")
-        return figure
+    figure, grid = _panels(len(curves))
+    for index, axes in enumerate(grid):
+        name, values, majority = curves[index]
+        _curve(axes, name, steps, values, "accent" if index else "ink")
+        if majority is not None and math.isfinite(majority):
+            axes.axhline(majority, color=color("soft"), linewidth=1, linestyle=(0, (3, 2)))
+        _open_up(axes)
+        _mark_phases(axes, run.history, named=False)
+        if len(curves) - index <= _PANELS_A_ROW:
+            axes.set_xlabel("step")
+    return figure
 
 
+@style_context()
 def draw_loss(run: RunRecord) -> Figure:
     """Training loss over steps: every step faint, a running mean on top."""
     steps = np.array([record.step for record in run.history.steps])
     losses = np.array([record.loss for record in run.history.steps], dtype=float)
-    with style_context():
-        figure = new_figure(2.6)
-        axes = figure.subplots()
-        shown = _extremes(losses)
-        axes.plot(steps[shown], losses[shown], color=color("accent"), linewidth=0.7, alpha=0.35)
-        axes.plot(steps, _running_mean(losses), color=color("accent"), linewidth=2)
-        broken = steps[~np.isfinite(losses)]
-        if broken.size:
-            axes.set_title(
-                f"{broken.size} steps without a finite loss, from step {broken[0]}",
-                color=color("alarm"),
-            )
-            axes.plot(
-                broken,
-                np.full(broken.size, 0.02),
-                "x",
-                color=color("alarm"),
-                markersize=5,
-                transform=axes.get_xaxis_transform(),
-            )
-        _mark_phases(axes, run.history, named=True)
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
-        axes.margins(x=0.01)
-        clean_axes(axes)
-        return figure
+    figure = new_figure(2.6)
+    axes = figure.subplots()
+    shown = _extremes(losses)
+    axes.plot(steps[shown], losses[shown], color=color("accent"), linewidth=0.7, alpha=0.35)
+    axes.plot(steps, _running_mean(losses), color=color("accent"), linewidth=2)
+    broken = steps[~np.isfinite(losses)]
+    if broken.size:
+        axes.set_title(
+            f"{broken.size} steps without a finite loss, from step {broken[0]}",
+            color=color("alarm"),
+        )
+        axes.plot(
+            broken,
+            np.full(broken.size, 0.02),
+            "x",
+            color=color("alarm"),
+            markersize=5,
+            transform=axes.get_xaxis_transform(),
+        )
+    _mark_phases(axes, run.history, named=True)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.margins(x=0.01)
+    clean_axes(axes)
+    return figure
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     """A grid of ``count`` small panels over one x axis."""
-    columns = min(_PANELS_A_ROW, count)
-    rows = math.ceil(count / columns)
-    figure, grid = panels(rows, columns, 1.8, (0.42, 0.4, 0.25, 0.42), shares_x=True)
-    for index, axes in enumerate(grid[:count]):
+    margins = (0.42, 0.4, 0.25, 0.42)
+    figure, grid = panels(count, _PANELS_A_ROW, 1.8, margins, shares_x=True)
+    for index, axes in enumerate(grid):
         clean_axes(axes)
-        axes.tick_params(labelbottom=count - index <= columns)
+        axes.tick_params(labelbottom=count - index <= _PANELS_A_ROW)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    for axes in grid[count:]:
-        axes.remove()
-    return figure, grid[:count]
+    return figure, grid
 
 
 def _curve(axes: Axes, name: str, steps: Sequence[int], values: Sequence[float], tone: str) -> None:

@@ -7,16 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from peml.files import write_text
 from peml.reporting.cautions import Kind, list_cautions, tell_cautions
-from peml.reporting.rendering import render
+from peml.reporting.rendering import embed, render
 from peml.reporting.run.decisions import gate_names, tabulate_decisions
 from peml.reporting.run.figures import draw_figures
 from peml.reporting.run.outcomes import describe_search
 from peml.reporting.run.results import RunRecord, load_run
-from peml.reporting.style import to_svg
 from peml.reporting.summary import summarise
 
 
@@ -36,9 +33,7 @@ def write_report(run_folder: Path) -> None:
 
 def render_html(run: RunRecord) -> str:
     """The page, with its style and figures inside."""
-    # The drawings are ours and every text in them is escaped by Matplotlib.
-    figures = {name: Markup(to_svg(f, f"fig-{name}")) for name, f in draw_figures(run).items()}
-    return render("report.html.j2", **_context(run), figures=figures)
+    return render("report.html.j2", **_context(run), figures=embed(draw_figures(run)))
 
 
 def render_markdown(run: RunRecord) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from peml.files import disk_errors, write_text
+from peml.files import write_text
 from peml.records.study import StudyRecord
 from peml.reporting.numbers import score
-from peml.reporting.rendering import render
-from peml.reporting.style import save_png, save_svg, to_svg
+from peml.reporting.rendering import embed, render
+from peml.reporting.style import save_figures
 from peml.reporting.tuning.figures import draw_study
 from peml.reporting.tuning.parallel import MOST_AXES
 
@@ -25,22 +23,16 @@ def write_tuning_report(folder: Path) -> None:
         RunError: ``study.json`` is missing or malformed, or a file can't be written.
     """
     study = StudyRecord.read(folder)
-    with disk_errors(folder / "figures"):
-        for name, figure in draw_study(study).items():
-            (folder / "figures").mkdir(parents=True, exist_ok=True)
-            save_svg(figure, folder / "figures" / f"{name}.svg")
-            save_png(figure, folder / "figures" / f"{name}.png")
+    save_figures(draw_study(study), folder / "figures")
     write_text(folder / "report.html", render_study_html(study))
 
 
 def render_study_html(study: StudyRecord) -> str:
     """The page, with its style, table and figures inside."""
-    # The drawings are ours and every text in them is escaped by Matplotlib.
-    figures = {name: Markup(to_svg(f, f"fig-{name}")) for name, f in draw_study(study).items()}
     return render(
         "tuning.html.j2",
         study=study,
-        figures=figures,
+        figures=embed(draw_study(study)),
         sentences=_describe(study),
         parallel_shown=min(MOST_AXES, len(study.space)),
         show=_shown,
