@@ -9,8 +9,6 @@ batches; only gradients of what trains, and a few numbers, are exchanged::
     process 1                x       x     then each makes the same update
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence

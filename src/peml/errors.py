@@ -4,8 +4,6 @@ Every error a user can cause has three parts: what was wrong with the value show
 allowed, and what to do next. The command line prints them without a traceback.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable, Iterator

@@ -10,8 +10,6 @@ In an ``__init__.py``::
 so that the settings of a package, say, can be read without its torch.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Folders that one process at a time works in."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

@@ -1,7 +1,5 @@
 """What pydantic finds wrong with a config, a definition or a file, in plain words."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args, get_origin
 

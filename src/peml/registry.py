@@ -1,7 +1,5 @@
 """What can be added from outside, by name: methods, operations, export formats, families."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points

@@ -1,7 +1,5 @@
 """Options that were taken out since nothing measured speaks for them, and how they are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The bases of every config and its sections: frozen, and closed to unknown keys."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator

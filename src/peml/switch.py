@@ -1,7 +1,5 @@
 """What can be taken away for a while: a prefix, a prompt, the correction of contexts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

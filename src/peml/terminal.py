@@ -1,7 +1,5 @@
 """What commands print: tables that fit the terminal, and warnings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The rows that a model predicted wrong, worst first."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Two finished runs on the same rows: differences, intervals and p-values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Resamples are stored as how often each row was drawn, (resamples, rows). Every m
 arithmetic on weighted sums, so that thousands of resamples take seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A finished run's scores with intervals, from its stored predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

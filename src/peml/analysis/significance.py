@@ -4,8 +4,6 @@ Under the null hypothesis the two runs are equally good, so on each row their pr
 swapped. Both tests compute how often such swaps give a difference as large as the observed one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 A resample draws rows with replacement.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

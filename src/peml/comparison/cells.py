@@ -1,7 +1,5 @@
 """The cells of a comparison, and the folder they live in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the studies of a comparison chose for each method and suite."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field

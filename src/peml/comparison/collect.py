@@ -1,7 +1,5 @@
 """From run folders to ``comparison.json``: means, deviations, differences, flags."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite

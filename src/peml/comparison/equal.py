@@ -1,7 +1,5 @@
 """What was the same for every method: printed with the result, so that anyone can judge it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from peml.comparison.matching import ComparedTask, Matching

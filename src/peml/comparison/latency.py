@@ -1,7 +1,5 @@
 """How long the final models take for a row, measured in turn on the same rows."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import statistics

@@ -1,7 +1,5 @@
 """`peml compare`: plan, grid, cells, report; safe to kill and to call again."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Before anything trains: what will be run, and whether all of it can."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path

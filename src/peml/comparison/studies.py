@@ -1,7 +1,5 @@
 """The studies of a comparison: one per method and suite, with the same number of runs each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

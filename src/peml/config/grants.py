@@ -4,8 +4,6 @@ A config that a user names is the user's own, and may let a model's code run. Th
 run's, study's or comparison's folder may be a stranger's by the time somebody goes on with it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

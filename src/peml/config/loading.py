@@ -1,7 +1,5 @@
 """From a YAML file and overrides to a validated config, or to all errors at once."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

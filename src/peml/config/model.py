@@ -1,7 +1,5 @@
 """The whole config of a run, put together from its components' sections."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field, field_validator

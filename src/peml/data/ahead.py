@@ -1,7 +1,5 @@
 """Batches that are read while the model computes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """What a text-to-text model reads before an answer, and the tokens of the answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

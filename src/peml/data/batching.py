@@ -4,8 +4,6 @@ An epoch's batches depend only on the seed and the epoch, so the state of a stre
 and a resumed run draws the same batches. Only adaptive shares add to the state.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Files that name the solved rows to show, by hand: a task and a row's number per line."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 All rows are inspected first (``see``, then ``finish``), before any value is converted (``read``).
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Tokenising a split once into a cached, memory-mapped Arrow file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence

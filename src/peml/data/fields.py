@@ -1,7 +1,5 @@
 """The fields of a row, with nested fields and aliases resolved."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

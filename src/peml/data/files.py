@@ -4,8 +4,6 @@ The task decides the types of columns: no text that looks like a date, a number 
 something else.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

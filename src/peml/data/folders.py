@@ -8,8 +8,6 @@
 Hyphens and underscores in both names are interchangeable. A task that is found twice is refused.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Checks and statistics of a task's rows before training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Kinds of values, and parsing values as a kind."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

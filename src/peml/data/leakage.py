@@ -5,8 +5,6 @@ together, what was seen in one is no longer new in the other. Evaluation rows ar
 training rows are only looked up, so time is linear in rows and memory in evaluation rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

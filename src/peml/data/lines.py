@@ -4,8 +4,6 @@ Folders, dangling links, other encodings and incomplete files are refused, with 
 one.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import gzip

@@ -6,8 +6,6 @@ them at some point. Released pages stay in the system's cache, so reading them a
 The seal of a file (`seal.py`) is checked before the file is used.
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

@@ -5,8 +5,6 @@ power), Stickland and Murray (arXiv 1902.02671, annealed mixing); see `AdaptiveS
 mixing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Opening a task's source: a local folder, the hub or a generator."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

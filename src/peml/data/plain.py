@@ -4,8 +4,6 @@ JSON allows duplicate keys and integers of any length, and Python also reads NaN
 surrogates (halves of characters). All of these are refused.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass

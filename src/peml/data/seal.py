@@ -9,8 +9,6 @@ larger ones it covers 64 evenly spread blocks of 1 MiB, so that checking takes t
 number of rows. A change between the blocks is found only if it changes the number of rows or bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Solved train rows drawn anew, to be shown in front of the rows of a batch."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from random import Random

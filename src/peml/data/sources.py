@@ -1,7 +1,5 @@
 """Loading a task's splits from a local folder, the hub or a generator."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

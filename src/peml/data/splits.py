@@ -1,7 +1,5 @@
 """Taking the development split from train, and drawing a part of a split."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice, repeat, zip_longest

@@ -4,8 +4,6 @@ They come with Parquet files and hub data sets. An integer then means the stored
 task lists its labels in another order.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

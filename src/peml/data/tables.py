@@ -4,8 +4,6 @@ Texts, lists of texts, integers and floats of any Arrow type are cast to one typ
 other types are refused, and so are values that can't be used.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

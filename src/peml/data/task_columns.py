@@ -3,8 +3,6 @@
 All files, hub data sets and lists of rows, for training and prediction, are read here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rows to predict, read from a file in windows, with the columns that are passed through."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice

@@ -1,7 +1,5 @@
 """Means over tasks: the weight of each task, and which tasks belong to each group."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

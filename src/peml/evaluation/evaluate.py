@@ -1,7 +1,5 @@
 """Scoring a model on a task's rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """The training loss on rows that are not used for training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

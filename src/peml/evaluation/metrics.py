@@ -1,7 +1,5 @@
 """The metrics of the tasks, under the names that task files use."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Answers to rows of several tasks at once, as a service gets them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

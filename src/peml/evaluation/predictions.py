@@ -6,8 +6,6 @@ and ``group`` if rows belong to groups. The schema's metadata describes the task
 other columns.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

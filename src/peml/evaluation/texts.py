@@ -1,7 +1,5 @@
 """How close two texts are: spans, numbers and summaries."""
 
-from __future__ import annotations
-
 import math
 import re
 import string

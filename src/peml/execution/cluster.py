@@ -1,7 +1,5 @@
 """Jobs on a Ray cluster: one started on this machine, or any by its address."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

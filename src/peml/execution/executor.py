@@ -1,7 +1,5 @@
 """The interface of executors, which run jobs."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence

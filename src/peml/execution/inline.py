@@ -1,7 +1,5 @@
 """Jobs in this process, one after another."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from peml.execution.executor import Executor

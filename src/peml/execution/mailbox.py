@@ -1,7 +1,5 @@
 """How jobs on a cluster report to the process that started them."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 

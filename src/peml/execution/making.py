@@ -1,7 +1,5 @@
 """Makes an executor from settings."""
 
-from __future__ import annotations
-
 from peml.execution.cluster import RayExecutor
 from peml.execution.executor import Executor, Report
 from peml.execution.inline import InlineExecutor

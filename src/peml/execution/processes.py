@@ -4,8 +4,6 @@ On Linux, the processes are forked from a server that has imported what a run ne
 nothing else, so each is like a new interpreter that needn't wait for imports.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """The part of a job on a Ray cluster that runs on the machine that trains it."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

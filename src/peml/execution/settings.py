@@ -1,7 +1,5 @@
 """Where runs execute: in this process, in local processes, on a Ray cluster."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, model_validator

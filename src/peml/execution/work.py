@@ -1,7 +1,5 @@
 """Trains a job's run; used by all executors."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

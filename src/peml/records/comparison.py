@@ -3,8 +3,6 @@
 ``null``, NaN and infinity all read as None here: nothing that can be shown or averaged.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator

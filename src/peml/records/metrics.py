@@ -1,7 +1,5 @@
 """The lines of ``metrics.jsonl``: what happened, without times, so that runs can be compared."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

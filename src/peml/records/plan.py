@@ -1,7 +1,5 @@
 """``plan.json``: what a run set out to do, and what it was begun with."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from peml.records.record import FileRecord, Record

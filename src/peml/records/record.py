@@ -5,8 +5,6 @@ Unknown fields are ignored on purpose: a folder to which a later version added o
 A field with a default was added later than the file: folders of before don't have it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

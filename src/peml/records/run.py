@@ -1,7 +1,5 @@
 """What the JSON files of a run folder say, but for the genotype and the model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 

@@ -3,8 +3,6 @@
 ``null``, NaN and infinity all read as None here: nothing that can be shown.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator

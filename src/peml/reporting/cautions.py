@@ -4,8 +4,6 @@ The same words stand at the start of a run, under its table, above its report an
 of comparisons. They are made of ``plan.json`` alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Numbers as tables, reports and the terminal show them."""
 
-from __future__ import annotations
-
 import math
 
 NOTHING = "\u2013"

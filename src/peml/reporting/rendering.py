@@ -1,7 +1,5 @@
 """Filling in a report's template: where templates are, what they escape, their filters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote

@@ -5,8 +5,6 @@ Figures are drawn with the light palette. In the SVG each palette color becomes 
 file alone still shows the light colors.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """What a run's numbers mean, in words: which tasks gain from which part, which are flagged."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a run says on the terminal before it starts, and what to know of its scores at its end."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from peml.records import Plan

@@ -1,7 +1,5 @@
 """What a run costs: seconds and tokens of each phase, peak memory."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

@@ -1,7 +1,5 @@
 """Encodes the splits of a run's tasks, and holds rows out where a search needs its own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The evaluate phase: every task on its reported split, with ablations; resumable by task."""
 
-from __future__ import annotations
-
 import json
 import time
 from functools import partial

@@ -1,7 +1,5 @@
 """A finished run read back: its results, the predictions behind them, the rows' texts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The run folder: what is in it."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

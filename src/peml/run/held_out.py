@@ -1,7 +1,5 @@
 """The rows a search chooses by, as losses of the model at hand."""
 
-from __future__ import annotations
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor

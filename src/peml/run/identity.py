@@ -4,8 +4,6 @@ A run that is called again goes on with exactly these. Counts don't tell: swappe
 order of labels or replaced weights leave every count as it was.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

@@ -1,7 +1,5 @@
 """`peml fit`: one config, one run folder, all phases; safe to kill and to call again."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass

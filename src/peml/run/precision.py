@@ -1,7 +1,5 @@
 """What a run computes and stores in, where its config leaves that to the machine."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

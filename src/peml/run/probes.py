@@ -1,7 +1,5 @@
 """A few real rows of each task, that a saved model is tried on before it appears."""
 
-from __future__ import annotations
-
 from peml.data import Collator, TaskBatch
 from peml.data.batching import evaluation_batches
 from peml.data.encoding import encode_rows

@@ -1,7 +1,5 @@
 """Warns about right answers that a model can't give: labels not trained on, texts too long."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Runs whose processes share the frozen weights: what they refuse, and the whole model at last."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor

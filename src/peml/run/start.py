@@ -5,8 +5,6 @@ weights mean, so a LoRA must have the same rank and scale, anything else the sam
 network.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a checkpoint's ``state.json`` says."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from peml.prefix import Genotype

@@ -1,7 +1,5 @@
 """What the processes of a run agree on before it begins."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from pathlib import Path
 

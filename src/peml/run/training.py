@@ -1,7 +1,5 @@
 """The phases that train: search, discretise, train; resumable at every checkpoint."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from math import ceil

@@ -1,7 +1,5 @@
 """An exported model against the run's stored predictions, in a fresh process without PEML."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

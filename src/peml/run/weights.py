@@ -1,7 +1,5 @@
 """What a run has learnt, on other frozen weights than it was trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

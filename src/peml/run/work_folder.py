@@ -1,7 +1,5 @@
 """A folder that one process at a time works in: of a run, a study or a comparison."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prompts without words of their own, for tasks whose instruction stands elsewhere."""
 
-from __future__ import annotations
-
 from jinja2 import Environment, meta, nodes
 
 from peml.errors import TaskError

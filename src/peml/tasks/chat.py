@@ -1,7 +1,5 @@
 """Asking a task through a tokenizer's chat template: turns instead of one text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

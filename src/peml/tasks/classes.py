@@ -1,7 +1,5 @@
 """Reading a class label: by the label's name, or by its index."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A rendered row, before tokenisation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from peml.tasks.chat import Turn

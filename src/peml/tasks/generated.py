@@ -3,8 +3,6 @@
 `tests/tasks/demo` makes them; a test checks that they are what it makes.
 """
 
-from __future__ import annotations
-
 import json
 from importlib import resources
 from typing import Any

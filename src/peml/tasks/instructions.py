@@ -4,8 +4,6 @@ A conversation is trained on its last answer; all turns before are the prompt. I
 texts: the turns as JSON, and the answer.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from types import MappingProxyType

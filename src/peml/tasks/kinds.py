@@ -1,7 +1,5 @@
 """What a task may be: its types, and the metrics that can score each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Reading a row's label: an option index, a score, or a target text."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

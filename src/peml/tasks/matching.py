@@ -1,7 +1,5 @@
 """Matching values to the names of labels, options or keys."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import unicodedata

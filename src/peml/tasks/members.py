@@ -1,7 +1,5 @@
 """Families: many tasks from one definition, such as the subjects of an exam."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator

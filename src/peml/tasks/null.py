@@ -1,7 +1,5 @@
 """The value of a missing field in templates."""
 
-from __future__ import annotations
-
 from typing import Final
 
 

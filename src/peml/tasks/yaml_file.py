@@ -1,7 +1,5 @@
 """Reading YAML definitions: plain data only, no duplicate keys."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from importlib.resources.abc import Traversable
 from pathlib import Path

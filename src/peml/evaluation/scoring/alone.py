@@ -1,7 +1,5 @@
 """One sequence per option: the plain way, and the reference that sharing is tested against."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import islice
 

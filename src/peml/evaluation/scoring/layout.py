@@ -1,7 +1,5 @@
 """A tree of tokens laid out as one sequence: positions and attention mask."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

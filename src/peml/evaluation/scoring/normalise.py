@@ -1,7 +1,5 @@
 """From log-likelihoods to scores of options."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

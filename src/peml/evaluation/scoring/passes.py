@@ -1,7 +1,5 @@
 """The forward passes of decoder-only models over trees of tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

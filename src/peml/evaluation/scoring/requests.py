@@ -1,7 +1,5 @@
 """A request to a model: the likelihood of an option after its context."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Encoder-decoder models: each distinct input is encoded once for all its options."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """Whether a decoder-only model can share contexts: tested on the model, not looked up by name."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 

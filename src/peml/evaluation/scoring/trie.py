@@ -11,8 +11,6 @@
 A subtree is a range of neighbours, and its size is a difference of two cumulative sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A comparison's figures: score against cost, differences to the best baseline, ranks."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Tables as Markdown, LaTeX and CSV text."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable

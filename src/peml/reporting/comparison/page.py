@@ -1,7 +1,5 @@
 """Writing a comparison's report, tables and figures into its folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

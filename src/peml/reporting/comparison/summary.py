@@ -1,7 +1,5 @@
 """A comparison in plain words: who is best, by how much, how sure that is, what went wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from peml.records.comparison import ComparisonRecord, IntervalRecord, SuiteRecord

@@ -1,7 +1,5 @@
 """The figures of how much each task took part in training: rows, loss weights, shares."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

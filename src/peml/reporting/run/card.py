@@ -1,7 +1,5 @@
 """The model card: a finished run as the README of its model's folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How the decisions' weights moved until they came to rest: figures, and the tables' rows."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection

@@ -1,7 +1,5 @@
 """The chosen network as a drawing: what makes the prefix, and which layers get it."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Every ``draw_`` function takes a :class:`~peml.reporting.run.results.RunRecord` 
 Matplotlib figure that can be used alone. Nothing here touches pyplot or its global state.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

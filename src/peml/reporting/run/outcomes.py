@@ -5,8 +5,6 @@ cool-down leads them on to exactly 1 for what is chosen, whatever they were, so 
 nothing. A weight is what a training step takes of an option in the mean over its noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

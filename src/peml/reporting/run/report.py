@@ -1,7 +1,5 @@
 """``report.md`` and ``report.html``: a finished run, told to a person."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading a run folder: the only way reports get at a run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime

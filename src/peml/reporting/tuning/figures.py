@@ -1,7 +1,5 @@
 """A study's figures: its history, what mattered, all trials side by side, the Pareto front."""
 
-from __future__ import annotations
-
 from itertools import accumulate
 from typing import Any
 

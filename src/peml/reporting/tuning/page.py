@@ -1,7 +1,5 @@
 """Writing a study's report and figures into its folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """All trials of a study side by side: parallel coordinates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes

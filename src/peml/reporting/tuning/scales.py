@@ -1,7 +1,5 @@
 """From a study's values to places in a figure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
