@@ -26,9 +26,8 @@ from common import CLOCKS, Figure, at_least, at_most, plain_parser, ratio_of_med
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peml.evaluation.scoring.alone import score_alone
 from peml.evaluation.scoring.options import score_requests
-from peml.evaluation.scoring.requests import Request
+from peml.evaluation.scoring.requests import Request, score_alone
 from peml.models import Backbone, ModelSettings, TaskModel
 from peml.run.cost import peak_memory
 from peml.testing import TINY_TASKS

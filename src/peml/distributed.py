@@ -39,10 +39,7 @@ class World:
     """The processes of a run as one of them sees them; a run of one process is alone.
 
     All processes have to call the same methods in the same order. Alone, nothing is exchanged.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
+    `rank` is the number of this process, from 0, `size` that of all.
     """
 
     rank: int = 0

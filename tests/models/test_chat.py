@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from peml.data.answers import show_answers
 from peml.data.encoding import encode_split
+from peml.data.inspection import show_answers
 from peml.data.rows import Rows
 from peml.errors import DataError, ModelError
 from peml.models import check_task_types

@@ -12,13 +12,9 @@ from peml.evaluation.predictions import TaskPredictions
 class Mistake:
     """A row predicted wrong.
 
-    Attributes:
-        row: Number of the row in its source split, from 0.
-        gold: The right answer: option index, score or text.
-        predicted: The model's answer.
-        margin: How wrong. With options: score of the predicted option minus that of the right one;
-            for scores: their distance; for texts: 1 minus the headline metric. NaN if the model's
-            scores are not numbers.
+    `margin` is how wrong it is. With options: score of the predicted option minus that of the right
+    one; for scores: their distance; for texts: 1 minus the headline metric. NaN if the model's
+    scores are not numbers.
     """
 
     row: int

@@ -27,12 +27,9 @@ _PERMUTE = 1  # gives permutations another random stream than the bootstrap
 class Contrast:
     """Two scores and their difference.
 
-    Attributes:
-        first: Score of the first run.
-        second: Score of the second run.
-        difference: First minus second, with its paired bootstrap interval over rows.
-        p_value: Two-sided: how likely so large a difference would be if the runs were equally good.
-        test: Name of the test that gave the p-value.
+    The difference is first minus second, with its paired bootstrap interval over rows. The p-value
+    is two-sided: how likely so large a difference would be if the runs were equally good. `test`
+    names the test that gave it.
     """
 
     first: float

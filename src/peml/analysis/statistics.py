@@ -41,11 +41,8 @@ class Interval:
 class PairedTask:
     """Two methods' predictions for the same rows of one task.
 
-    Attributes:
-        metric: Name of the metric.
-        gold: Right answers, one per row.
-        first: The first method's predictions: per seed, one per row.
-        second: The second method's, with the same seeds in the same order.
+    `first` and `second` have the predictions per seed, one per row, with the same seeds in the same
+    order.
     """
 
     metric: str

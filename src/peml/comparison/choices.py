@@ -18,14 +18,10 @@ from peml.records.study import StudyRecord
 class Choice:
     """What tuning chose for a method on a suite.
 
-    Attributes:
-        factor: What its learning rates are multiplied with; None while tuning isn't done, and if
-            all of it failed.
-        grid: The runs of a learning-rate grid, as ``comparison.json`` has them.
-        reason: Why there is no factor.
-        values: Chosen over a space, by path into the run config.
-        trials: How many there were over a space.
-        seconds: What the runs took.
+    `factor` multiplies its learning rates; None while tuning isn't done, and if all of it failed,
+    for which `reason` says why. `grid` has the runs of a learning-rate grid, `values` what was
+    chosen over a space by path into the run config, in so many `trials`; `seconds` is what the runs
+    took.
     """
 
     factor: float | None

@@ -43,24 +43,18 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     backbone = load_backbone(config.run.model, next(iter(prepared.values())).family)
     shapes = _read_shapes(config, backbone, prepared)
     budget, sized = match_methods(config, shapes)
-    steps = {suite: data.steps.total for suite, data in prepared.items()}
-    tasks = {suite: _describe_tasks(data) for suite, data in prepared.items()}
-    cautions = {suite: tell_cautions(data.plan({})) for suite, data in prepared.items()}
-    identities = {suite: identify(data) for suite, data in prepared.items()}
     matching = Matching(
         budget=budget,
-        steps=steps,
-        tasks=tasks,
-        cautions=cautions,
-        identities=identities,
+        steps={suite: data.steps.total for suite, data in prepared.items()},
+        tasks={suite: _describe_tasks(data) for suite, data in prepared.items()},
+        cautions={suite: tell_cautions(data.plan({})) for suite, data in prepared.items()},
+        identities={suite: identify(data) for suite, data in prepared.items()},
         suites=sized,
     )
     check_sizes(config, matching.settings, shapes)
     runs: dict[Place, list[Cell]] = {}
-    for run in (
-        *first_trials(config, matching.settings),
-        *cells_of(config, Path(), matching.settings),
-    ):
+    cells = cells_of(config, Path(), matching.settings)
+    for run in (*first_trials(config, matching.settings), *cells):
         runs.setdefault(run.place, []).append(run)
     problems = []
     for (suite, label), own in runs.items():

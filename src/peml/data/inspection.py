@@ -1,17 +1,21 @@
 """Checks and statistics of a task's rows before training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from peml.data.answers import AnswerTokens, nested_rows, show_answers
-from peml.data.encoding import EncodesExamples, encode_split
+from peml.data.batch import IGNORED
+from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows, encode_split
 from peml.data.rows import Rows
 from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import placed
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
+
+_TAIL = 40  # characters of a prompt that are shown
+_SHOWN = 4  # answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,19 @@ class TokenLengths:
     high: int
     longest: int
     cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTokens:
+    """The answers of a task's first reported row, as a model is asked for them.
+
+    `tail` is the end of the prompt. `answers` are the tokens of the first options, or of the right
+    text; `more` options are left out.
+    """
+
+    tail: str
+    answers: tuple[tuple[str, ...], ...]
+    more: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +174,7 @@ def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
     task, where = data.task, data.origin.reported
     if task.type.generates:
         return
-    nested = nested_rows(encode_split(data.reported, task, family, "score", where=where))
+    nested = _nested_rows(encode_split(data.reported, task, family, "score", where=where))
     if nested:
         row = data.reported[nested[0]].get(SOURCE_ROW, nested[0])
         yield (
@@ -179,4 +196,45 @@ def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:
     median, high = np.percentile(lengths, [50, 95], method="higher")
     return TokenLengths(
         int(median), int(high), int(lengths.max()), cut=sum(split.cut for split in splits)
+    )
+
+
+def show_answers(task: Task, rows: Rows, family: EncodesExamples) -> AnswerTokens | None:
+    """The first row's answers; None without rows, or for a model that answers through a head."""
+    if not len(rows):
+        return None
+    example = TaskRenderer(task).render(rows[0], 0)
+    encoded = encode_rows([example], task, family, task.type.compared_as)
+    answers = list(_answers(encoded.rows[0]["labels"]))
+    if not answers:
+        return None
+    spelled = tuple(
+        tuple(family.tokenizer.convert_ids_to_tokens(answer)) for answer in answers[:_SHOWN]
+    )
+    prompt = example.prompt
+    if example.turns:
+        before = encoded.rows[0]["labels"][0].count(IGNORED)
+        prompt = family.tokenizer.decode(encoded.rows[0]["input_ids"][0][:before])
+    return AnswerTokens(prompt[-_TAIL:], spelled, len(answers) - len(spelled))
+
+
+def _nested_rows(split: EncodedSplit) -> list[int]:
+    """Numbers of the rows in which all tokens of an option are the first tokens of another."""
+    return [
+        number
+        for number, row in enumerate(split.rows)
+        if _are_nested([answer[:-1] for answer in _answers(row["labels"])])  # without the end token
+    ]
+
+
+def _answers(labels: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    for sequence in labels:
+        yield [token for token in sequence if token != IGNORED]
+
+
+def _are_nested(answers: list[list[int]]) -> bool:
+    """Whether one is the beginning of another; sorted, it stands directly before such a one."""
+    ordered = sorted(answers)
+    return any(
+        len(one) < len(other) and other[: len(one)] == one for one, other in pairwise(ordered)
     )

@@ -30,14 +30,9 @@ _Keys = Callable[[Rows, Task], Iterator[Sequence[bytes]]]
 class Leak:
     """How many rows of an evaluation split are in a training split.
 
-    Attributes:
-        evaluation_task: Task whose evaluation rows were found.
-        split: ``reported`` or ``development``.
-        train_task: Task in whose training split they are.
-        rows: Number of evaluation rows found.
-        evaluation_rows: Number of rows of the evaluation split.
-        anywhere: Number of its rows that are in any task's training split.
-        whole: Whether rows are equal in all inputs, or share a single text.
+    `rows` of the `evaluation_rows` in the evaluation task's split (``reported`` or ``development``)
+    are in the train split of `train_task`, and `anywhere` counts those in any task's. `whole` rows
+    are equal in all inputs; others share a single text.
     """
 
     evaluation_task: str

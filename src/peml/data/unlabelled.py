@@ -23,11 +23,9 @@ _LARGEST = 2**23  # characters of a window's values, so that long rows don't fil
 class Window:
     """Some rows of a file, in order.
 
-    Attributes:
-        first: Number of the first row in the file, from 0.
-        places: File and line of each row, for messages.
-        rows: The columns that the task needs, converted.
-        kept: The columns that are passed through, as they are.
+    `first` is the number of the first row in the file, from 0; `places` are file and line of each
+    row, for messages. `rows` have the columns that the task needs, converted, and `kept` those that
+    are passed through, as they are.
     """
 
     first: int

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from peml.evaluation.evaluate import (
         GoldSplit,
         Predictions,
+        mean_losses,
         predict_split,
         read_gold,
         score_split,
         spell_gold,
     )
-    from peml.evaluation.losses import mean_losses
     from peml.evaluation.metrics import (
         describe_classes,
         majority_prediction,

@@ -36,19 +36,10 @@ _VALUES: Mapping[Answer, Any] = MappingProxyType(
 class KeptTask(BaseModel):
     """The description of a task in its predictions file (the schema's metadata).
 
-    Attributes:
-        name: Name of the task.
-        version: The task's version; scores of different versions can't be compared.
-        type: The task's type, which says what gold and predicted are.
-        metrics: Metrics, headline first.
-        labels: Label names in index order; empty if the options differ by row or there are none.
-        split: Which of the run's evaluation splits the rows are from.
-        majority: The constant baseline's answer.
-        majority_of: Rows it was computed from: train, or reported if there are no train rows.
-        answers_in_text: Whether gold and predicted hold option texts (several may be right)
-            instead of option indices.
-        group: The group of tasks it belongs to, if any.
-        average: Whether a mean over tasks weighs tasks or rows equally.
+    Scores of different versions can't be compared. Labels are empty if the options differ by row or
+    there are none. `majority` is the constant baseline's answer, computed from the rows of
+    `majority_of`. With `answers_in_text`, gold and predicted hold option texts (several may be
+    right) instead of option indices.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -92,14 +83,9 @@ class KeptTask(BaseModel):
 class TaskPredictions:
     """A finished model's predictions for the rows of one task.
 
-    Attributes:
-        task: The task's description.
-        rows: Number of each row in its source split, from 0.
-        gold: Right answers; a tuple of texts if several are right. A text with special tokens
-            has the spaces that the model's tokenizer writes around them.
-        predicted: The model's answers.
-        scores: Scores of each row's options; empty per row if the task has no options.
-        groups: The group of each row; None if the task has no groups.
+    `rows` are the numbers in the source split, from 0. A right answer is a tuple of texts if
+    several are right; a text with special tokens has the spaces that the model's tokenizer writes
+    around them. Without options, each row's scores are empty; without groups, `groups` is None.
     """
 
     task: KeptTask

@@ -36,30 +36,17 @@ class RunFolder(WorkFolder[RunConfig]):
     unchanged = "the config the run was started with"
     config_file, before_config = _CONFIG, Environment.FILE
 
-    @property
-    def checkpoints(self) -> Path:
-        """Where training saves."""
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """The final model."""
-        return self.path / "model"
-
-    @property
-    def genotype(self) -> Path:
-        """The chosen network."""
-        return self.path / "genotype.json"
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"  # the final one
+        self.genotype = path / "genotype.json"  # the chosen network
+        self.metrics = path / "metrics.jsonl"  # the log, one JSON object per line
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do: results and report are there."""
         return (self.path / Results.FILE).is_file() and (self.path / "report.html").is_file()
-
-    @property
-    def metrics(self) -> Path:
-        """The log, one JSON object per line."""
-        return self.path / "metrics.jsonl"
 
     def create(self, config: RunConfig) -> None:
         """Makes the folder, unless the run of this config was started in it before.

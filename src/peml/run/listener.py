@@ -37,11 +37,7 @@ def never_stops(evaluation: Evaluation) -> bool:
 
 
 class RunStopped(Exception):  # noqa: N818 - asked for, so no error
-    """A run came to the end that its `OnEvaluation` chose; its folder can be gone on with.
-
-    Attributes:
-        evaluation: The last one.
-    """
+    """A run came to the end that its `OnEvaluation` chose; its folder can be gone on with."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         super().__init__(f"stopped at step {evaluation.step}")

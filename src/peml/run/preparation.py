@@ -72,28 +72,12 @@ class Steps:
 class Prepared:
     """A run's data and plan.
 
-    Attributes:
-        config: The run's config, with its precision decided.
-        precision: What is computed and stored in, and why.
-        method: What will be attached.
-        family: How rows are encoded.
-        tasks: Tasks that have data, in the order of their ids.
-        train: Encoded train split of each task.
-        development: Split of each task that choices are made on; tasks that are evaluated only
-            have none.
-        held_out: Rows of each task taken out of its development split, where the method's search
-            chooses on rows of its own; else nothing.
-        watched: Development rows of each task, encoded as in training, whose losses adaptive
-            shares follow; empty where shares don't.
-        reported: Split of each task that is reported.
-        majority: Best constant guess of each task, from its train rows or, where it has none, from
-            its reported rows.
-        stream: Training batches.
-        balancing: Makes gradients of the tasks' losses.
-        steps: Length of the phases.
-        loaded: Raw rows, and the tasks left out.
-        leakage: Evaluation rows found in train splits.
-        dropped: Train rows dropped for that, by task.
+    The config has its precision decided. Splits are in the order of the tasks' ids. Tasks that are
+    only evaluated have no `development` split, which choices are made on. `held_out` are rows taken
+    out of it if the method's search chooses on rows of its own. `watched` are development rows,
+    encoded as in training, whose losses adaptive shares follow. `majority` has the best constant
+    guess of each task, from its train rows or, if it has none, from its reported rows. `leakage`
+    counts evaluation rows found in train splits, `dropped` the train rows dropped for that by task.
     """
 
     config: RunConfig

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from peml.distributed import World
 from peml.errors import DataError
-from peml.evaluation.scoring.alone import score_alone
 from peml.evaluation.scoring.options import score_requests
 from peml.evaluation.scoring.planning import plan_groups
-from peml.evaluation.scoring.requests import Request
+from peml.evaluation.scoring.requests import Request, score_alone
 from peml.evaluation.scoring.seq2seq import score_decoded
 from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from peml.data.encoding import EncodedSplit
 from peml.errors import DataError
-from peml.evaluation.scoring.alone import score_alone
 from peml.evaluation.scoring.normalise import normalise
-from peml.evaluation.scoring.requests import Request, is_seq2seq
+from peml.evaluation.scoring.requests import Request, is_seq2seq, score_alone
 from peml.evaluation.scoring.seq2seq import score_decoded
 from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees

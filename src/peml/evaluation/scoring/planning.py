@@ -48,13 +48,9 @@ class Row:
 class Group:
     """Rows that continue one trunk, and the groups whose longer trunks continue it.
 
-    Attributes:
-        first: First sorted place it covers.
-        stop: The place after the last.
-        start: Depth at which its trunk begins; the tokens before are its parent's.
-        depth: Depth at which its trunk ends. The outermost group has an empty trunk.
-        rows: What is computed after the trunk.
-        groups: Groups with longer trunks.
+    It covers the sorted places from `first` to before `stop`. Its trunk begins at depth `start`
+    (the tokens before are its parent's) and ends at `depth`; the outermost group has an empty
+    trunk.
     """
 
     first: int

@@ -1,12 +1,14 @@
-"""A request to a model: the likelihood of an option after its context."""
+"""A request to a model, the likelihood of an option after its context; and the plain way to it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from peml.data.batch import IGNORED, BatchFacts, TaskBatch
 from peml.data.batching import Collator
@@ -17,10 +19,7 @@ from peml.models import TaskModel
 class Request:
     """An option to score.
 
-    Attributes:
-        context: Tokens before the option; for an encoder-decoder, the encoder's input.
-        option: Tokens to score.
-        task_id: Index of the task.
+    `context` has the tokens before the option; for an encoder-decoder, the encoder's input.
     """
 
     context: tuple[int, ...]
@@ -76,3 +75,19 @@ def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
         first_scored=min(place for _, place in scored),
     )
     return replace(batch, facts=facts)
+
+
+@torch.no_grad()
+def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Tensor:
+    """Log-likelihoods of the options, (requests,) float64, with one sequence per option.
+
+    The reference that shared contexts are tested against.
+    """
+    totals = torch.zeros(len(requests), dtype=torch.float64)
+    joined = not is_seq2seq(base)
+    lengths = [len(r.context) + (len(r.option) if joined else 0) for r in requests]
+    with base.divided():
+        for chosen in islice(in_batches(lengths, tokens), base.world.rank, None, base.world.size):
+            batch = to_batch(base, [requests[i] for i in chosen]).to(base.device)
+            totals[chosen] = base(batch).scores.double().cpu()
+    return base.world.sum_of(totals, base.device)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from peml.evaluation.scoring.alone import score_alone
-from peml.evaluation.scoring.requests import Request
+from peml.evaluation.scoring.requests import Request, score_alone
 from peml.evaluation.scoring.trees import score_trees
 from peml.models import TaskModel
 

@@ -1,9 +1,6 @@
 """Decoder-only models: common beginnings of sequences are computed once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import repeat
 
@@ -12,9 +9,9 @@ import torch
 from torch import Tensor
 
 from peml.evaluation.scoring.cache import TrunkCache
-from peml.evaluation.scoring.layout import lay_out
+from peml.evaluation.scoring.layout import Layout, lay_out
 from peml.evaluation.scoring.passes import TreePass
-from peml.evaluation.scoring.planning import Group, plan_groups
+from peml.evaluation.scoring.planning import Group, Row, plan_groups
 from peml.evaluation.scoring.requests import Request
 from peml.evaluation.scoring.trie import Trie
 from peml.models import TaskModel
@@ -38,7 +35,7 @@ def score_trees(
         saving: Tokens that a cached trunk must save; default: a quarter of a batch.
     """
     totals = torch.zeros(len(requests), dtype=torch.float64, device=base.device)
-    walk = _Walk.over(requests, tokens, TreePass(base, totals))
+    walk = _Walk(requests, tokens, TreePass(base, totals))
     plan = plan_groups(walk.trie, tokens, saving)
     with base.divided():
         walk.compute(plan, lambda: None, walk.mine(plan))
@@ -46,24 +43,15 @@ def score_trees(
     return totals.cpu()
 
 
-@dataclass(frozen=True)
 class _Walk:
     """One traversal of a plan."""
 
-    requests: Sequence[Request]
-    sequences: list[tuple[int, ...]]
-    firsts: list[int]
-    trie: Trie
-    tokens: int
-    model: TreePass
-
-    @classmethod
-    def over(cls, requests: Sequence[Request], tokens: int, model: TreePass) -> _Walk:
-        sequences = [request.context + request.option for request in requests]
-        firsts = [max(len(request.context), 1) for request in requests]
-        # The last token is predicted only.
-        trie = Trie([s[:-1] for s in sequences], [request.task_id for request in requests])
-        return cls(requests, sequences, firsts, trie, tokens, model)
+    def __init__(self, requests: Sequence[Request], tokens: int, model: TreePass) -> None:
+        self.requests, self.tokens, self.model = requests, tokens, model
+        self.sequences = [request.context + request.option for request in requests]
+        self.firsts = [max(len(request.context), 1) for request in requests]
+        tasks = [request.task_id for request in requests]
+        self.trie = Trie([s[:-1] for s in self.sequences], tasks)  # the last is predicted only
 
     def task(self, place: int) -> int:
         return self.requests[int(self.trie.order[place])].task_id
@@ -102,18 +90,17 @@ class _Walk:
                 trunk()
         for batch in group.batches(self.tokens, self.trie.longest):
             if next(mine):
-                rows = [(row.first, row.stop) for row in batch]
-                layouts = [
-                    lay_out(self.trie, self.sequences, self.firsts, row, group.depth)
-                    for row in rows
-                ]
-                self.model.rows(layouts, [self.task(first) for first, _ in rows], trunk())
+                layouts = [self._lay_out(row, group.depth) for row in batch]
+                self.model.rows(layouts, [self.task(row.first) for row in batch], trunk())
         for longer in group.groups:
             self.compute(longer, trunk, mine)
 
     def _trunk(
         self, group: Group, parent: Callable[[], TrunkCache | None], counts: bool
     ) -> TrunkCache:
-        run, start = (group.first, group.stop), group.start
-        layout = lay_out(self.trie, self.sequences, self.firsts, run, start, group.depth)
+        layout = self._lay_out(group, group.start, group.depth)
         return self.model.trunk(layout, self.task(group.first), parent(), counts=counts)
+
+    def _lay_out(self, part: Row | Group, start: int, end: int | None = None) -> Layout:
+        run = part.first, part.stop
+        return lay_out(self.trie, self.sequences, self.firsts, run, start, end)

@@ -66,16 +66,17 @@ def list_unfilled(card: str) -> list[str]:
 
 
 def _front_matter(run: RunRecord) -> str:
+    types = {task.name: task.type for task in run.plan.tasks}
     results: Any = [
         EvalResult(
-            task_type=run_type.replace("-", " "),
+            task_type=types.get(name, "other").replace("-", " "),
             task_name=name,
             dataset_type=name,
             dataset_name=f"{name}, reported split",
             metric_type=task.metric,
             metric_value=round(task.value, 6),
         )
-        for name, task, run_type in _scored(run)
+        for name, task in run.results.tasks.items()
     ]
     name = run.results.model
     data = ModelCardData(
@@ -86,11 +87,6 @@ def _front_matter(run: RunRecord) -> str:
         eval_results=results,
     )
     return str(data.to_yaml()).strip()
-
-
-def _scored(run: RunRecord) -> list[tuple[str, Any, str]]:
-    types = {task.name: task.type for task in run.plan.tasks}
-    return [(name, task, types.get(name, "other")) for name, task in run.results.tasks.items()]
 
 
 def _is_on_hub(name: str) -> bool:

@@ -5,7 +5,7 @@ Matplotlib figure that can be used alone. Nothing here touches pyplot or its glo
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from peml.records import TaskResult
 from peml.reporting.run.balancing import count_drawn, draw_balancing, draw_mixture, has_balancing
 from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.run.diagram import draw_network
@@ -22,8 +21,6 @@ from peml.reporting.style import clean_axes, color, new_figure, note, panels, st
 from peml.reporting.summary import part_title
 
 Values = NDArray[np.float64]
-# What reads the number from a task, its label, marker and color.
-_Mark = tuple[Callable[[TaskResult], float | None], str, str, str]
 
 _PANELS_A_ROW = 4
 _STRETCHES = 750  # a curve is at most twice as many points, whatever the number of steps
@@ -56,10 +53,8 @@ def draw_scores(run: RunRecord) -> Figure:
     marks = _score_marks(run)
     figure = new_figure(0.34 * len(tasks) + 0.85)
     axes = figure.subplots()
-    rows = range(len(tasks))
-    for row, task in zip(rows, tasks.values(), strict=True):
-        known = [_finite(read(task)) for read, *_ in marks]
-        shown = [value for value in known if value is not None]
+    for row, task in enumerate(tasks.values()):
+        shown = [values[row] for values, *_ in marks if math.isfinite(values[row])]
         if shown:
             axes.plot([min(shown), max(shown)], [row, row], color=color("line"), linewidth=2)
         if not math.isfinite(task.value):
@@ -72,11 +67,10 @@ def draw_scores(run: RunRecord) -> Figure:
                 ha="center",
                 transform=axes.get_yaxis_transform(),
             )
-    for read, label, marker, tone in marks:
-        points = [_finite(read(task)) for task in tasks.values()]
+    for values, label, marker, tone in marks:
         axes.plot(
-            [math.nan if point is None else point for point in points],
-            list(rows),
+            values,
+            range(len(tasks)),
             linestyle="none",
             marker=marker,
             markersize=11 if marker == "|" else 6.5,
@@ -84,7 +78,7 @@ def draw_scores(run: RunRecord) -> Figure:
             color=color(tone),
             label=label,
         )
-    axes.set_yticks(list(rows), list(tasks), color=color("ink"))
+    axes.set_yticks(range(len(tasks)), list(tasks), color=color("ink"))
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.margins(x=0.03)
     axes.set_xlabel("score on the reported split (each task's headline metric)")
@@ -93,20 +87,20 @@ def draw_scores(run: RunRecord) -> Figure:
     return figure
 
 
-def _score_marks(run: RunRecord) -> list[_Mark]:
-    """What a task's row shows: the number, its label, marker and color."""
+def _score_marks(run: RunRecord) -> list[tuple[list[float], str, str, str]]:
+    """What the tasks' rows show: a number per task (NaN: none), its label, marker and color."""
     tasks = run.results.tasks.values()
-    marks: list[_Mark] = []
+
+    def numbers(values: Iterable[float | None]) -> list[float]:
+        return [v if v is not None and math.isfinite(v) else math.nan for v in values]
+
+    marks = []
     if any(task.majority is not None for task in tasks):
-        marks.append((lambda task: task.majority, "majority", "|", "soft"))
+        marks.append((numbers(task.majority for task in tasks), "majority", "|", "soft"))
     for index, part in enumerate(run.results.parts):
-        marker, tone = _PART_MARKS[index % len(_PART_MARKS)]
-
-        def read(task: TaskResult, part: str = part) -> float | None:
-            return task.without.get(part)
-
-        marks.append((read, f"{part_title(part)} off", marker, tone))
-    return [*marks, (lambda task: task.value, "trained", "o", "accent")]
+        without = numbers(task.without.get(part) for task in tasks)
+        marks.append((without, f"{part_title(part)} off", *_PART_MARKS[index % len(_PART_MARKS)]))
+    return [*marks, (numbers(task.value for task in tasks), "trained", "o", "accent")]
 
 
 @style_context()
@@ -223,10 +217,6 @@ def _mark_phases(axes: Axes, history: History, *, named: bool) -> None:
                 fontsize=8.5,
                 fontstyle="italic",
             )
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
 
 
 def _running_mean(values: Values) -> Values:

@@ -23,15 +23,10 @@ Weights = Mapping[str, Mapping[str, float]]
 class Outcome:
     """One decision.
 
-    Attributes:
-        name: The decision.
-        chosen: The option the genotype has.
-        weight: Its weight at the end of the free search.
-        runner_up: The strongest other option; empty where nothing is known of the others.
-        runner_up_weight: That option's weight.
-        guarded: Whether a guard or the budget overruled the largest weight.
-        fitted: Whether it was the budget.
-        undecided: Whether the weights are too near to each other to have chosen anything.
+    `weight` is that at the end of the free search. The runner-up is the strongest other option;
+    empty if nothing is known of the others. `guarded` says whether a guard or the budget overruled
+    the largest weight, `fitted` whether it was the budget, `undecided` whether the weights are too
+    near to each other to have chosen anything.
     """
 
     name: str

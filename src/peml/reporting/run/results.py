@@ -28,12 +28,8 @@ from peml.records import (
 class History:
     """What ``metrics.jsonl`` tells, in the order it was written.
 
-    Attributes:
-        steps: One record an optimiser step.
-        decisions: Weights of the decisions; empty without a search.
-        development: Scores on the development split.
-        mixing: Factors of the tasks' shares; empty where shares don't adapt.
-        discretise: The soft-to-discrete step, or None without a search.
+    A run without a search has no decisions and no `discretise`, the step from the soft network to
+    the chosen one. `mixing` is empty if shares don't adapt.
     """
 
     steps: list[StepRecord] = field(default_factory=list)
