@@ -10,7 +10,8 @@ import yaml
 
 from peml.config import RunConfig, apply_overrides, dump_config, load_config, parse_config
 from peml.errors import ConfigError
-from peml.methods import LoraMethodSettings, method_settings_types
+from peml.methods import LoraMethodSettings
+from peml.methods.registry import method_settings_types
 
 MINIMAL: dict[str, Any] = {"tasks": {"suite": "glue"}}
 EXAMPLES = [

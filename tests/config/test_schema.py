@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from peml.cli import app
 from peml.config import RunConfig
-from peml.methods import method_settings_types
+from peml.methods.registry import method_settings_types
 
 
 def _properties(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from peml.methods import AttachedModel, LoraPart, LoraSettings
+from peml.methods import AttachedModel, LoraSettings
+from peml.methods.lora.lora import LoraPart
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing import save_tiny_model
 

@@ -12,14 +12,9 @@ from peft import PeftModel
 from pydantic import ValidationError
 
 from peml.errors import TrainingError
-from peml.methods import (
-    AdaLora,
-    AdaLoraPart,
-    AdaLoraSettings,
-    AttachContext,
-    AttachedModel,
-    read_shape,
-)
+from peml.methods import AttachContext, AttachedModel, read_shape
+from peml.methods.lora.adalora import AdaLora, AdaLoraPart
+from peml.methods.lora.settings import AdaLoraSettings
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model
 from peml.training import load_optimizer_state, optimizer_state

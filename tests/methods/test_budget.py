@@ -11,16 +11,15 @@ import torch
 from peml.methods import (
     AttachedModel,
     LinearShape,
-    LoraPrefixSettings,
     Method,
     ModelShape,
     PemlSettings,
-    PrefixTuningSettings,
     build_method,
     parse_method,
 )
 from peml.methods.budget import TOLERANCE
-from peml.methods.settings import halvings
+from peml.methods.prefix.settings import PrefixTuningSettings
+from peml.methods.settings import LoraPrefixSettings, halvings
 from peml.prefix import Genotype, PrefixShape
 from peml.testing import MethodSuite
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from peml.methods import AttachContext, AttachedModel, CPoly, CPolySettings
+from peml.methods import AttachContext, AttachedModel
+from peml.methods.routed.c_poly import CPoly
+from peml.methods.routed.settings import CPolySettings
 from peml.testing import batch_of, tiny_task_model
 from tests.methods.published import LLAMA_ATTENTION, millions
 

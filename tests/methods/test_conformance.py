@@ -14,21 +14,22 @@ from typing import Any
 import pytest
 import torch
 
-from peml.methods import (
-    AdapterPart,
-    AttachedModel,
+from peml.methods import AttachedModel, LoraMethodSettings
+from peml.methods.context.settings import (
+    ContextSettings,
+    CorrectionSettings,
+    LoraContextSettings,
+)
+from peml.methods.lora.settings import LoraSettings
+from peml.methods.registry import list_methods
+from peml.methods.routed.mtl_lora import MtlLora, MtlLoraDelta
+from peml.methods.routed.part import AdapterPart
+from peml.methods.routed.settings import (
     CPolySettings,
-    LoraMethodSettings,
     MoeLoraSettings,
-    MtlLora,
     MtlLoraSettings,
     MultiLoraSettings,
-    list_methods,
 )
-from peml.methods.context.correction_settings import CorrectionSettings
-from peml.methods.context.settings import ContextSettings, LoraContextSettings
-from peml.methods.lora.settings import LoraSettings
-from peml.methods.routed.mtl_lora import MtlLoraDelta
 from peml.models import TaskRouting
 from peml.testing import MethodSuite
 

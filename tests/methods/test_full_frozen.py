@@ -8,15 +8,10 @@ import pytest
 import torch
 
 from peml.errors import ConfigError
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    Frozen,
-    FrozenSettings,
-    Full,
-    FullSettings,
-    read_shape,
-)
+from peml.methods import AttachContext, AttachedModel, read_shape
+from peml.methods.frozen import Frozen
+from peml.methods.full import Full
+from peml.methods.settings import FrozenSettings, FullSettings
 from peml.testing import MethodSuite
 from peml.training import TrainingSettings, build_optimizer, load_optimizer_state, optimizer_state
 from tests.methods.test_lora import batch, plain, scores

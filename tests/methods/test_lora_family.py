@@ -14,16 +14,15 @@ from peft.tuners.lora import LoraLayer
 from peml.methods import (
     AttachContext,
     AttachedModel,
-    Dora,
-    DoraSettings,
     Lora,
     Method,
-    RsLora,
-    RsLoraSettings,
     build_method,
     parse_method,
     read_shape,
 )
+from peml.methods.lora.dora import Dora
+from peml.methods.lora.lora import RsLora
+from peml.methods.lora.settings import DoraSettings, RsLoraSettings
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model
 from peml.training import TrainingSettings, build_optimizer

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from peml.data import TaskBatch
-from peml.methods import AdaptedLinear, AttachContext, AttachedModel, MoeLora, MoeLoraSettings
-from peml.methods.routed.moe_lora import TaskMoeDelta, TokenMoeDelta
+from peml.methods import AdaptedLinear, AttachContext, AttachedModel
+from peml.methods.routed.moe_lora import MoeLora, TaskMoeDelta, TokenMoeDelta
+from peml.methods.routed.settings import MoeLoraSettings
 from peml.testing import batch_of, tiny_task_model
 from tests.methods.published import LLAMA_ATTENTION, millions
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peml.methods import AttachContext, AttachedModel, MtlLora, MtlLoraSettings
-from peml.methods.routed.mtl_lora import MtlLoraDelta
+from peml.methods import AttachContext, AttachedModel
+from peml.methods.routed.mtl_lora import MtlLora, MtlLoraDelta
+from peml.methods.routed.settings import MtlLoraSettings
 from peml.testing import tiny_task_model
 from tests.methods.published import LLAMA_ATTENTION, millions
 

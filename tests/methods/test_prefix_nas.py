@@ -15,11 +15,11 @@ from peml.methods import (
     AttachedModel,
     ModelShape,
     PemlSettings,
-    PrefixNasSettings,
     build_method,
     parse_method,
     read_shape,
 )
+from peml.methods.prefix.settings import PrefixNasSettings
 from peml.prefix import ExpectedSize, Genotype, PrefixShape, PrefixStart, PrefixSupernet
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from peml.errors import ModelError
-from peml.methods import AttachContext, AttachedModel, PrefixPart, build_method, parse_method
+from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.methods.prefix.part import PrefixPart
 from peml.prefix import PrefixSupernet
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 from peml.training import TrainingSettings, build_optimizer

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from peml.data import TaskBatch
 from peml.errors import TrainingError
-from peml.methods import AttachContext, AttachedModel, Peml, PemlSettings, PrefixPart
+from peml.methods import AttachContext, AttachedModel, Peml, PemlSettings
+from peml.methods.prefix.part import PrefixPart
 from peml.prefix import PrefixSupernet
 from tests.models.tasks import gradients
 from tests.training.toy import base, stream

@@ -16,15 +16,15 @@ from peml.injection import injection_of
 from peml.methods import (
     AttachContext,
     AttachedModel,
-    LoraPrefixSettings,
     LoraSettings,
     Method,
-    PrefixPart,
-    PrefixTuningSettings,
     build_method,
     parse_method,
     read_shape,
 )
+from peml.methods.prefix.part import PrefixPart
+from peml.methods.prefix.settings import PrefixTuningSettings
+from peml.methods.settings import LoraPrefixSettings
 from peml.prefix import FlatPrefix, Genotype, Prefix
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model

@@ -13,13 +13,8 @@ from torch import Tensor
 from peml.errors import ModelError
 from peml.export import load_model, save_model
 from peml.files import read_tensors
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    PromptTuningSettings,
-    build_method,
-    read_shape,
-)
+from peml.methods import AttachContext, AttachedModel, build_method, read_shape
+from peml.methods.prefix.settings import PromptTuningSettings
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 

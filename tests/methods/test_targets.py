@@ -17,10 +17,10 @@ from peml.methods import (
     ModelShape,
     build_method,
     check_count,
-    list_methods,
     parse_method,
     read_shape,
 )
+from peml.methods.registry import list_methods
 from peml.methods.targets import read_layers
 from peml.models import TaskModel
 from peml.testing.models import tiny_model

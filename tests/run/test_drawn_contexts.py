@@ -174,9 +174,7 @@ def test_drawn_contexts_are_the_text_that_the_task_would_show(distinct_toys: Pat
     part = model.parts["context"]
     assert isinstance(part, ContextPart)
     fixed_rows = Fixed(prepared.loaded.data, prepared.stream, 1)
-    context = prepared.method.context
-    assert context is not None
-    part.use_rows(fixed_rows, context, without_update=model.parts["lora"].disabled)
+    part.use_rows(fixed_rows, without_update=model.parts["lora"].disabled)
     drawn = _held(model.train(), batch)
     assert drawn.keys() == fixed.keys()
     for task, held in drawn.items():

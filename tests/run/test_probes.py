@@ -9,7 +9,7 @@ import pytest
 
 from peml.config import load_config
 from peml.errors import RunError
-from peml.methods import LoraPart
+from peml.methods.lora.lora import LoraPart
 from peml.run import fit, probes
 from peml.run.preparation import prepare
 from peml.run.probes import probe_batches

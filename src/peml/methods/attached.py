@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
-from peml.errors import CheckpointError
-from peml.methods.base import ParameterGroup, Part
+from peml.errors import CheckpointError, ModelError
+from peml.methods.base import Method, ParameterGroup, Part
+from peml.methods.shape import ModelShape
 from peml.models import ModelOutput, TaskModel
 from peml.prefix import Genotype, Prefix, PrefixNetwork
 
@@ -26,9 +27,11 @@ class AttachedModel(nn.Module):
     Args:
         base: Backbone and heads.
         parts: By name; also the names of the ablations.
-        groups: What trains and is no part's, so that it can't be taken away.
-        modules: Modules of parts that live outside the backbone.
-        search: The decisions, while there are any.
+        groups: What trains and belongs to no part, so that it can't be switched off.
+        search: The search, until it has ended.
+
+    Attributes:
+        added: The parts that are modules outside the backbone.
     """
 
     def __init__(
@@ -37,7 +40,6 @@ class AttachedModel(nn.Module):
         parts: Mapping[str, Part],
         *,
         groups: Sequence[ParameterGroup] = (),
-        modules: Mapping[str, nn.Module] | None = None,
         search: PrefixSearch | None = None,
         heads_learning_rate: float = 1e-3,
     ) -> None:
@@ -45,7 +47,8 @@ class AttachedModel(nn.Module):
         self.base = base
         self.parts = dict(parts)
         self._groups = tuple(groups)
-        self.added = nn.ModuleDict(dict(modules or {}))
+        modules = {n: part for n, part in self.parts.items() if isinstance(part, nn.Module)}
+        self.added = nn.ModuleDict(modules)
         self.search = search
         self._heads_learning_rate = heads_learning_rate
         self._fixed = False
@@ -164,3 +167,33 @@ class AttachedModel(nn.Module):
         for part in self.parts.values():
             part.merge()
         return next((prefix for prefix in prefixes if prefix is not None), None)
+
+
+def check_count(method: Method, shape: ModelShape, model: AttachedModel) -> None:
+    """Refuses a model that trains other parameters than its method announces.
+
+    Tables and budgets are made from the closed form before anything is attached. During a search
+    the supernet trains as well, so there is nothing to compare until it has ended.
+
+    Raises:
+        ModelError: The two numbers differ.
+    """
+    if model.search is not None:
+        return
+    counts = {
+        group.name: sum(parameter.numel() for parameter in group.parameters)
+        for group in model.groups()
+        if group.name != "heads"
+    }
+    low, high = method.parameter_range(shape)
+    total = sum(counts.values())
+    if not low <= total <= high:
+        announced = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise ModelError(
+            f"the method trains {total:,} parameters ({listed}) and announces {announced}; "
+            "comparisons at equal size would be wrong",
+            allowed="the same number",
+            action="name the layers in target_modules that the method shall adapt; if it is a "
+            "method of your own, correct its count_parameters",
+        )

@@ -237,7 +237,8 @@ class Method(ABC):
     @property
     def needs_task_id(self) -> bool:
         """Whether inference has to be told the task: an oracle, stated in every table."""
-        return self.merging.how == "per task"
+        own_contexts = self.context is not None and self.context.scope == "task"
+        return own_contexts or self.merging.how == "per task"
 
     @property
     def context(self) -> ContextSettings | None:

@@ -1,4 +1,4 @@
-"""LoRA beside a prefix nobody searched: what a search has to beat."""
+"""LoRA beside a prefix that was not searched: what a search has to beat."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LoraPrefix(Method):
         settings = self.settings
         lora = LoraPart(model.backbone, settings.lora, context.seed)
         part = attach_fixed(model, settings, context, settings.prefix_learning_rate)
-        return AttachedModel(model, {lora.name: lora, part.name: part}, modules={part.name: part})
+        return AttachedModel(model, {lora.name: lora, part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The LoRA's, and the prefix's."""

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
-from torch import nn
-
 from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings, Part
@@ -23,8 +21,8 @@ from peml.methods.prefix.part import PrefixPart
 from peml.methods.prefix.search import PrefixSearch
 from peml.methods.prefix.searched import SearchedPrefix
 from peml.methods.prefix.settings import attention_shape
-from peml.methods.settings import PemlSettings, halvings
-from peml.methods.shape import ModelShape, nearest_size
+from peml.methods.settings import PemlSettings, smaller_heads
+from peml.methods.shape import ModelShape
 from peml.methods.targets import read_layers
 from peml.models import TaskModel
 from peml.prefix import (
@@ -67,23 +65,17 @@ class Peml(SearchedPrefix):
         if genotype is None:
             search = PrefixSearch(part, ranks, settings.search, context.seed)
         parts: dict[str, Part] = {lora.name: lora, part.name: part}
-        modules: dict[str, nn.Module] = {part.name: part}
-        if contexts is not None and settings.context is not None:
+        if contexts is not None:
             assert isinstance(part, ContextNetwork)
-            contexts.use_rows(context.solved, settings.context, without_update=lora.disabled)
+            contexts.use_rows(context.solved, without_update=lora.disabled)
             contexts.correct(part)
-            parts[contexts.name] = modules[contexts.name] = contexts
-        return AttachedModel(model, parts, modules=modules, search=search)
+            parts[contexts.name] = contexts
+        return AttachedModel(model, parts, search=search)
 
     @property
     def context(self) -> ContextSettings | None:
         """What each task's context holds; None in the paper's mode."""
         return self.settings.context
-
-    @property
-    def needs_task_id(self) -> bool:
-        """With a context per task, since each task's rows see their own."""
-        return self.settings.context is not None and self.settings.context.scope == "task"
 
     @property
     def corrects_contexts(self) -> bool:
@@ -179,30 +171,18 @@ class Peml(SearchedPrefix):
         return settings.model_copy(update={"lora": lora, "prefix": prefix})
 
     def _with_ranks_for(self, shape: ModelShape, budget: int) -> PemlSettings:
-        settings = self.settings
+        settings, free = self.settings, self.settings.search.held_to(None)
         top = max(settings.lora_ranks)
-        search = settings.search.model_copy(update={"budget": None})
 
         def scaled(size: int) -> PemlSettings:
             ranks = sorted({max(1, round(rank * size / top)) for rank in settings.lora_ranks})
-            return settings.model_copy(update={"lora_ranks": tuple(ranks), "search": search})
+            return settings.model_copy(update={"lora_ranks": tuple(ranks), "search": free})
 
-        def count(size: int) -> int:
-            return sum(Peml(scaled(size)).count_parameters(shape).values())
-
-        found = scaled(nearest_size(count, budget))
-        low, high = Peml(found).parameter_range(shape)
-        if low < budget < high:
-            search = search.held_to(budget)
-        return found.model_copy(update={"search": search})
+        return self._nearest(scaled, shape, budget)
 
     def _smaller_prefixes(self) -> Iterator[PrefixSettings]:
         prefix = self.settings.prefix
         yield prefix
         if self.settings.search.genotype is not None or self.settings.search.budget is not None:
             return  # its size is given
-        for width in halvings(prefix.width):
-            ranks = min(prefix.head_rank, width) if prefix.head == "low-rank" else width
-            for rank in range(ranks, 0, -1):
-                update = {"width": width, "head": "low-rank", "head_rank": rank}
-                yield prefix.model_copy(update=update)
+        yield from smaller_heads(prefix)

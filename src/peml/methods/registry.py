@@ -48,7 +48,7 @@ _BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
         prefix.PrefixNasSettings: "peml.methods.prefix.prefix_nas:PrefixNas",
         prefix.PrefixTuningSettings: "peml.methods.prefix.prefix_tuning:PrefixTuning",
         prefix.PromptTuningSettings: "peml.methods.prefix.prompt_tuning:PromptTuning",
-        lora.RsLoraSettings: "peml.methods.lora.rslora:RsLora",
+        lora.RsLoraSettings: "peml.methods.lora.lora:RsLora",
     }
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from peml.methods.base import MethodSettings
 from peml.methods.context.settings import ContextSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.methods.prefix.settings import FixedPrefixSettings, SearchedPrefixSettings
+from peml.prefix import PrefixSettings
 
 
 class FrozenSettings(MethodSettings):
@@ -48,11 +49,7 @@ class LoraPrefixSettings(FixedPrefixSettings):
             for length in range(self.length - 1, 0, -1):
                 yield self.model_copy(update={"length": length})
             return
-        for width in halvings(self.width):
-            ranks = width if self.head == "full" else min(self.head_rank, width)
-            for rank in range(ranks, 0, -1):
-                update = {"width": width, "head": "low-rank", "head_rank": rank}
-                yield self.model_copy(update=update)
+        yield from smaller_heads(self)
 
 
 class PemlSettings(SearchedPrefixSettings):
@@ -105,6 +102,18 @@ class PemlSettings(SearchedPrefixSettings):
                 "without LoRA; allowed: parallel"
             )
         return self
+
+
+_Network = TypeVar("_Network", PrefixSettings, LoraPrefixSettings)
+
+
+def smaller_heads(network: _Network) -> Iterator[_Network]:
+    """Ever smaller networks: low-rank heads of ever lower rank, at ever smaller widths."""
+    for width in halvings(network.width):
+        ranks = min(network.head_rank, width) if network.head == "low-rank" else width
+        for rank in range(ranks, 0, -1):
+            update = {"width": width, "head": "low-rank", "head_rank": rank}
+            yield network.model_copy(update=update)
 
 
 def halvings(width: int) -> Iterator[int]:

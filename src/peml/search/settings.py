@@ -190,8 +190,8 @@ class SearchSettings(Settings):
     def _holds_budgets(self) -> bool:
         return self.discretise != "perturbation"
 
-    def held_to(self, budget: int) -> SearchSettings:
-        """This search with a budget; unchanged if its rule can't keep to one."""
+    def held_to(self, budget: int | None) -> SearchSettings:
+        """This search with another budget, or none; unchanged if its rule can't keep to one."""
         return self.model_copy(update={"budget": budget}) if self._holds_budgets else self
 
     @property

@@ -14,8 +14,8 @@ from peml.errors import ConfigError, ModelError, RunError
 from peml.export import add_task, export_model
 from peml.methods import AttachContext, AttachedModel, build_method, parse_method, read_shape
 from peml.methods.context.correction import Correction
-from peml.methods.context.correction_settings import CorrectionSettings
 from peml.methods.context.part import ContextPart
+from peml.methods.context.settings import CorrectionSettings
 from peml.prefix import Prefix, PrefixShape
 from peml.testing import TINY_ROWS, batch_of, tiny_task_model
 from peml.testing.answers import scores_of

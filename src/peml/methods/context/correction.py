@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from peml.methods.base import ParameterGroup, Part
-from peml.methods.context.correction_settings import CorrectionSettings
+from peml.methods.context.settings import CorrectionSettings
 from peml.prefix import Prefix, PrefixShape
 from peml.switch import Switch
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import nn
-
 from peml.injection import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, Part
 from peml.methods.budget import fit_beside_lora
 from peml.methods.context.correction import Correction
-from peml.methods.context.correction_settings import CorrectionSettings
 from peml.methods.context.part import ContextPart
-from peml.methods.context.settings import ContextSettings, LoraContextSettings
+from peml.methods.context.settings import (
+    ContextSettings,
+    CorrectionSettings,
+    LoraContextSettings,
+)
 from peml.methods.lora.lora import LoraPart
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
@@ -36,26 +37,20 @@ class LoraContext(Method):
         """As `correction.trains` says."""
         return self.settings.correction.trains != "none"
 
-    @property
-    def needs_task_id(self) -> bool:
-        """Whether each task's rows see their own context."""
-        return self.settings.context.scope == "task"
-
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Computes the contexts, then adds the LoRA."""
         injection = attach_prefix(model.backbone)
-        part = ContextPart(model, injection, self.settings.context)
+        part = ContextPart(model, injection, self.context)
         lora = LoraPart(model.backbone, self.settings.lora, context.seed)
-        part.use_rows(context.solved, self.settings.context, without_update=lora.disabled)
+        part.use_rows(context.solved, without_update=lora.disabled)
         parts: dict[str, Part] = {lora.name: lora, part.name: part}
-        modules: dict[str, nn.Module] = {part.name: part}
         if self.corrects_contexts:
             lengths = self.context.held([len(tokens) for tokens in part.tokens])
             settings = self.settings.correction
             correction = Correction(injection.shape, lengths, settings, context.seed)
             part.correct(correction.to(model.device))
-            parts[correction.name] = modules[correction.name] = correction
-        return AttachedModel(model, parts, modules=modules)
+            parts[correction.name] = correction
+        return AttachedModel(model, parts)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The LoRA's and the correction's."""

@@ -52,13 +52,10 @@ class ContextPart(nn.Module, Part):
         super().__init__()
         self.injection = injection
         self.tokens = [_read_tokens(model, task) for task in model.tasks]
-        self._of = settings.of
+        self._settings = settings
         # In lists, so that they don't become submodules.
         self._holders = [model]
         self._on_top: list[Correction | ContextNetwork] = []
-        self._shots = settings.shots
-        self._draw = settings.draw
-        self._is_shared = settings.scope == "shared"
         self._solved: SolvedRows | None = None  # set where rows are drawn anew
         self._own: OwnRows | None = None  # set where rows that are shown are trained on
         self._without_update: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -67,7 +64,7 @@ class ContextPart(nn.Module, Part):
         refuse_too_long(model, injection, max(map(len, self.tokens)))
         if self._is_causal:
             self._check()
-        if self._of == "frozen":
+        if settings.of == "frozen":
             with torch.no_grad():
                 self._frozen = {
                     task: self._compute(self.tokens[task]) for task in self._contexts_of(None)
@@ -88,7 +85,7 @@ class ContextPart(nn.Module, Part):
 
     def _contexts_of(self, batch: TaskBatch | None) -> list[int]:
         """Ids of the contexts of a batch, or of all."""
-        if self._is_shared:
+        if self._settings.scope == "shared":
             return [ALL_TASKS]
         tasks = list(range(len(self.tokens)))
         if batch is None:
@@ -103,7 +100,6 @@ class ContextPart(nn.Module, Part):
     def use_rows(
         self,
         solved: SolvedRows | None,
-        settings: ContextSettings,
         *,
         without_update: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -113,6 +109,7 @@ class ContextPart(nn.Module, Part):
             DataError: A task has too few rows.
             ModelError: There are no rows, or the longest are too long.
         """
+        settings = self._settings
         if settings.draw == "once" and settings.leave_one_out is None:
             return
         if solved is None:
@@ -125,33 +122,34 @@ class ContextPart(nn.Module, Part):
         self._without_update = without_update
         if settings.draw != "once":
             self._draw_from(solved)
-        elif settings.leave_one_out is not None:
+        else:
             model = self._holders[0]
             compute = self._compute_others if settings.leave_one_out == "exact" else None
             self._own = OwnRows(model.tasks, solved, model.family.context_tokens, compute)
 
     def _draw_from(self, solved: SolvedRows) -> None:
-        solved.refuse_too_few(self._shots)
+        solved.refuse_too_few(self._settings.shots)
         self._solved = solved
         for task in range(len(self.tokens)):
-            longest = solved.longest(task, self._shots)
+            longest = solved.longest(task, self._settings.shots)
             if longest:  # else the task is evaluated only
                 self._tokens_of(task, longest)
 
     def _drawn(self, batch: TaskBatch) -> dict[int, Prefix]:
         """Contexts of other solved rows than those of the batch."""
         assert self._solved is not None
-        assert self._draw != "once"
+        shots, draw = self._settings.shots, self._settings.draw
+        assert draw != "once"
         present: dict[int, set[int]] = {}
         for task, row in batch.known.examples:
             present.setdefault(task, set()).add(row)
         held = {}
         for task, rows in sorted(present.items()):
-            texts = self._solved.draw(task, self._shots, rows, each=self._draw)
+            texts = self._solved.draw(task, shots, rows, each=draw)
             last, context = self._last.get(task, ([], None))
             if context is None or last != texts:
                 context = self._compute_others(task, texts)
-            if self._of == "frozen" and self._draw == "epoch":
+            if self._settings.of == "frozen" and draw == "epoch":
                 self._last[task] = (texts, context)
             held[task] = context
         return held
@@ -159,7 +157,7 @@ class ContextPart(nn.Module, Part):
     def _compute_others(self, task: int, examples: Sequence[str]) -> Prefix:
         """A task's context with other solved rows, of whichever model contexts are."""
         tokens = self._tokens_of(task, examples)
-        if self._of == "adapted":
+        if self._settings.of == "adapted":
             return self._compute(tokens, task)
         with torch.no_grad(), self._without_update():
             return self._compute(tokens, task)
@@ -176,7 +174,7 @@ class ContextPart(nn.Module, Part):
         self.injection.set_contexts(Contexts(held, ids or self._holders[0].routing.rows))
 
     def _contexts(self, tasks: Sequence[int]) -> dict[int, Prefix]:
-        if self._of == "frozen":
+        if self._settings.of == "frozen":
             held = {task: self._frozen[task] for task in tasks}
         else:
             held = {task: self._compute(self.tokens[task], task) for task in tasks}

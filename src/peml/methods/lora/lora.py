@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear, LoraLayer, LoraModel
 
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.lora.part import ADAPTER, PeftMethod, PeftPart
-from peml.methods.lora.settings import LoraMethodSettings, LoraSettings
+from peml.methods.lora.settings import LoraMethodSettings, LoraSettings, RsLoraSettings
 
 
 class LoraPart(PeftPart):
@@ -59,3 +59,9 @@ class Lora(PeftMethod):
     def build_part(self, backbone: Any, context: AttachContext) -> LoraPart:
         """Puts the layers into the backbone."""
         return LoraPart(backbone, self.settings, context.seed)
+
+
+class RsLora(Lora):
+    """LoRA scaled by alpha / sqrt(r) (rank-stabilised; Kalajdzievski, 2312.03732)."""
+
+    settings_type: ClassVar[type[MethodSettings]] = RsLoraSettings

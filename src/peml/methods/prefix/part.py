@@ -8,14 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
-from peml.errors import TrainingError
-from peml.injection import PrefixInjection, attach_prefix
+from peml.errors import ModelError, TrainingError
+from peml.injection import PrefixInjection, attach_prefix, measure_start, read_rows
 from peml.methods.base import AttachContext, ParameterGroup, Part
 from peml.methods.prefix.settings import FixedPrefixSettings
-from peml.methods.prefix.start import read_start
 from peml.models import TaskModel
 from peml.prefix import (
     FlatPrefix,
@@ -149,11 +148,42 @@ def build_network(
         length: Positions of the prefix, the longest where it is searched.
         context: Real rows to measure on, and the seed.
         make: Makes the network for a start.
+
+    Raises:
+        ModelError: The text to start at has fewer tokens than the prefix has positions.
     """
-    start = read_start(model, injection, settings, length, context)
+    start = measure_start(injection, context.calibrate, quietness=settings.quietness, radius=1.0)
+    if settings.start == "text":
+        start = start.at(_text_rows(model, injection, _tokens(model, settings, length)))
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         return make(start).to(model.device)
+
+
+def _tokens(model: TaskModel, settings: PrefixBaseSettings, length: int) -> Tensor:
+    """The text's first tokens, (1, length)."""
+    tokens = torch.tensor([model.family.tokenizer(settings.text, verbose=False)["input_ids"]])
+    if tokens.shape[1] < length:
+        raise ModelError(
+            f"the text of the prefix has {tokens.shape[1]} tokens, the prefix up to {length} "
+            "positions",
+            allowed=f"a text of {length} tokens or more",
+            action="write a longer text, or lower the prefix's length",
+        )
+    return tokens[:, :length].to(model.device)
+
+
+def _text_rows(model: TaskModel, injection: PrefixInjection, tokens: Tensor) -> Tensor:
+    """The model's keys and values of a text."""
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    if model.backbone.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens
+
+    def run() -> None:
+        model.eval()
+        model.backbone(**inputs)
+
+    return read_rows(injection, run).float().cpu()
 
 
 def attach_fixed(
@@ -162,7 +192,7 @@ def attach_fixed(
     context: AttachContext,
     learning_rate: float | None,
 ) -> PrefixPart:
-    """A prefix nobody searches; without a rate it gets its network's own."""
+    """A prefix that is not searched; ``learning_rate`` None: the default of its network."""
     rate = settings.rates[settings.network] if learning_rate is None else learning_rate
     injection = attach_prefix(model.backbone)
     length = settings.length

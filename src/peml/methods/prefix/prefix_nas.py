@@ -11,7 +11,7 @@ from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.prefix.search import PrefixSearch
 from peml.methods.prefix.searched import SearchedPrefix
 from peml.methods.prefix.settings import PrefixNasSettings, attention_shape
-from peml.methods.shape import ModelShape, nearest_size
+from peml.methods.shape import ModelShape
 from peml.models import TaskModel
 from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange
 
@@ -32,7 +32,7 @@ class PrefixNas(SearchedPrefix):
         search = None
         if genotype is None:
             search = PrefixSearch(part, None, self.settings.search, context.seed)
-        return AttachedModel(model, {part.name: part}, modules={part.name: part}, search=search)
+        return AttachedModel(model, {part.name: part}, search=search)
 
     def _decided(
         self, space: SearchSpace, prefix: PrefixSettings, shape: PrefixShape, seed: int
@@ -57,8 +57,7 @@ class PrefixNas(SearchedPrefix):
         return size.low, size.high
 
     def _size(self, shape: ModelShape) -> SizeRange:
-        prefix = self.settings.prefix
-        return self._prefix_size(prefix, attention_shape(shape))
+        return self._prefix_size(self.settings.prefix, attention_shape(shape))
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
         """Another width of the cells, and a search held to the budget.
@@ -68,17 +67,10 @@ class PrefixNas(SearchedPrefix):
         settings = self.settings
         if settings.search.genotype is not None:
             return None
-        free = settings.search.model_copy(update={"budget": None})
+        free = settings.search.held_to(None)
 
         def at(width: int) -> PrefixNasSettings:
             prefix = settings.prefix.model_copy(update={"width": width})
             return settings.model_copy(update={"prefix": prefix, "search": free})
 
-        def count(width: int) -> int:
-            return PrefixNas(at(width)).count_parameters(shape)["prefix"]
-
-        found = at(nearest_size(count, budget))
-        low, high = PrefixNas(found).parameter_range(shape)
-        if low < budget < high:
-            return found.model_copy(update={"search": free.held_to(budget)})
-        return found
+        return self._nearest(at, shape, budget)

@@ -21,7 +21,7 @@ class PrefixTuning(Method):
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Adds the prefix."""
         part = attach_fixed(model, self.settings, context, self.settings.learning_rate)
-        return AttachedModel(model, {part.name: part}, modules={part.name: part})
+        return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """The network's, or those of the rows."""

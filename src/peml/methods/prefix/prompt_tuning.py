@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from peml.data.batch import TaskBatch
 from peml.methods.attached import AttachedModel
-from peml.methods.base import AttachContext, Method, MethodSettings
-from peml.methods.prefix.prompt import PromptPart, draw_embeddings
+from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
 from peml.methods.prefix.settings import PromptTuningSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel, check_prompt
+
+
+class PromptPart(nn.Module, Part):
+    """Puts learnt vectors in front of the input embeddings.
+
+    Args:
+        model: Takes the vectors.
+        vectors: Where they start, (prompt_length, channels).
+        learning_rate: Default rate of the group `prompt`.
+    """
+
+    name = "prompt"
+
+    def __init__(self, model: TaskModel, vectors: Tensor, learning_rate: float) -> None:
+        super().__init__()
+        # Trained in float32 whatever the frozen weights are stored in.
+        self.vectors = nn.Parameter(vectors.detach().float().clone())
+        self._prompt = model.prompt
+        self._learning_rate = learning_rate
+
+    def prepare(self, batch: TaskBatch | None = None) -> None:
+        """Puts the vectors in front."""
+        self._prompt.set(self.vectors)
+
+    def groups(self) -> list[ParameterGroup]:
+        """One group, `prompt`, without decay: the vectors start far from zero."""
+        still = {"weight_decay": 0.0}
+        return [ParameterGroup("prompt", [self.vectors], self._learning_rate, still)]
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The model without its prompt."""
+        return self._prompt.disabled()
+
+    def merge(self) -> None:
+        """Leaves the vectors beside the weights as numbers."""
+        self._prompt.set(self.vectors.detach().clone())
 
 
 class PromptTuning(Method):
@@ -34,16 +71,16 @@ class PromptTuning(Method):
         """
         check_prompt(model.family, self.settings.length)
         generator = torch.Generator().manual_seed(context.seed)
-        vectors = self._start(model, generator)
-        part = PromptPart(model, vectors, self.settings.learning_rate)
-        return AttachedModel(model, {part.name: part}, modules={part.name: part})
-
-    def _start(self, model: TaskModel, generator: torch.Generator) -> Tensor:
-        length = self.settings.length
+        length, embed = self.settings.length, model.backbone.get_input_embeddings()
         if self.settings.start == "normal":
-            channels = model.backbone.get_input_embeddings().weight.shape[1]
-            return torch.randn(length, channels, generator=generator).to(model.device)
-        return draw_embeddings(model, length, generator)
+            channels = embed.weight.shape[1]
+            vectors = torch.randn(length, channels, generator=generator).to(model.device)
+        else:
+            tokens = _draw_tokens(model, length, generator)
+            with torch.no_grad():
+                vectors = embed(tokens)  # through the module: some models scale embeddings there
+        part = PromptPart(model, vectors, self.settings.learning_rate)
+        return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
         """Length times channels."""
@@ -55,3 +92,14 @@ class PromptTuning(Method):
         if shape.free_positions is not None:
             length = max(1, min(length, shape.free_positions))
         return self.settings.model_copy(update={"length": length})
+
+
+def _draw_tokens(model: TaskModel, length: int, generator: torch.Generator) -> Tensor:
+    """Ordinary tokens, (length,), none twice if there are enough."""
+    # Some matrices have more rows than there are tokens, for round numbers.
+    rows = model.backbone.get_input_embeddings().weight.shape[0]
+    tokenizer = model.family.tokenizer
+    special = set(tokenizer.all_special_ids)
+    known = [token for token in range(min(rows, len(tokenizer))) if token not in special]
+    order = torch.randperm(len(known), generator=generator)
+    return torch.tensor(known)[order[torch.arange(length) % len(known)]].to(model.device)

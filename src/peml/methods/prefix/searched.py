@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -12,6 +12,7 @@ from peml.injection import PrefixInjection
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.prefix.part import Network, PrefixPart, build_network
 from peml.methods.prefix.settings import SearchedPrefixSettings
+from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
 from peml.prefix import (
     Genotype,
@@ -26,6 +27,8 @@ from peml.prefix import (
     count_space,
     load_for,
 )
+
+_Settings = TypeVar("_Settings", bound=SearchedPrefixSettings)
 
 
 class SearchedPrefix(Method):
@@ -100,3 +103,19 @@ class SearchedPrefix(Method):
         search = self.settings.search
         size, budget = count_space(space, shape, search.lead), search.held(space, shape)
         return size if budget is None else size.within(budget.wanted)
+
+    def _nearest(self, at: Callable[[int], _Settings], shape: ModelShape, budget: int) -> _Settings:
+        """The settings whose expected size is nearest to a budget, which their search keeps to.
+
+        ``at`` gives the settings at a size, their search without a budget. A budget that all
+        networks of the space are above, or all below, can't be kept to.
+        """
+
+        def count(size: int) -> int:
+            return sum(type(self)(at(size)).count_parameters(shape).values())
+
+        found = at(nearest_size(count, budget))
+        low, high = type(self)(found).parameter_range(shape)
+        if not low < budget < high:
+            return found
+        return found.model_copy(update={"search": found.search.held_to(budget)})
