@@ -22,7 +22,7 @@ from sklearn.metrics import log_loss
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from peml.injection import PrefixInjection, attach_prefix, measure_quiet_keys
+from peml.injection import PrefixInjection, attach_prefix, measure_start
 from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix
 from peml.tasks import generate, load_suite
@@ -95,7 +95,7 @@ def real_tokens(injection: PrefixInjection, subject: Subject) -> Tensor:
 
 
 def measure(subject: Subject) -> list[Figure]:
-    """Relative change for each kind of start, and the spread of the quiet logits."""
+    """Relative change for each kind of start."""
     injection = attach_prefix(subject.model)
     plain = hidden(subject)
 
@@ -108,16 +108,14 @@ def measure(subject: Subject) -> list[Figure]:
     figures = []
     for quietness in (4.0, 8.0, 16.0):
         run: Callable[[], Any] = lambda: subject.model(**subject.fitted)  # noqa: E731
-        measured = measure_quiet_keys(injection, run, quietness=quietness)
+        start = measure_start(injection, run, quietness=quietness)
         quiet = torch.zeros_like(real_tokens(injection, subject))
-        quiet[:, 0] = measured.start.keys[:, :, None]
+        quiet[:, 0] = start.keys[:, :, None]
         name, value = f"{subject.name}: quiet keys, c = {quietness:g}", change(quiet)
         if subject.pretrained:
             figures.append(Figure(name, value, "relative", f"< {TARGET}", value < TARGET))
         else:
             figures.append(Figure(name, value, "relative"))
-        spread = float(measured.spread.mean())
-        figures.append(Figure(f"{name}, spread of the logits", spread, "standard deviation"))
     copied = real_tokens(injection, subject)
     figures.append(
         Figure(f"{subject.name}: all zero", change(torch.zeros_like(copied)), "relative")
@@ -149,8 +147,8 @@ def probe_losses() -> list[Figure]:
         probe.fit(features(train, column), [row["label"] for row in train])
         gold = [row["label"] for row in held_out]
         plain = log_loss(gold, probe.predict_proba(features(held_out, column)))
-        measured = measure_quiet_keys(injection, lambda: features(train[:64], column))  # noqa: B023
-        tensor = measured.start.keys[:, None, :, None].repeat(1, 2, 1, LENGTH, 1)
+        start = measure_start(injection, lambda: features(train[:64], column))  # noqa: B023
+        tensor = start.keys[:, None, :, None].repeat(1, 2, 1, LENGTH, 1)
         tensor[:, 1] = 0
         injection.set(Prefix(tensor, (True,) * injection.shape.layers))
         moved = log_loss(gold, probe.predict_proba(features(held_out, column)))

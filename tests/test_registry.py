@@ -10,8 +10,8 @@ import pytest
 from peml.errors import ConfigError
 from peml.export import EXPORTS
 from peml.methods.registry import METHODS
-from peml.models import FAMILIES
-from peml.prefix import OPERATIONS
+from peml.models.families import FAMILIES
+from peml.prefix.operations import OPERATIONS
 from peml.registry import Registry
 from tests.packages import added
 

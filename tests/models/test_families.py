@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from peml.errors import ModelError
-from peml.models import ModelSettings, detect_family
+from peml.models import ModelSettings
 from peml.models.families import FAMILIES, CausalFamily
+from peml.models.reading import detect_family
 from peml.testing import FamilySuite
 from peml.testing.models import tiny_model
 from tests.packages import added

@@ -16,11 +16,11 @@ from peml.models import (
     ModelSettings,
     check_generation,
     check_task_types,
-    detect_family,
     load_backbone,
     load_family,
 )
 from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
+from peml.models.reading import detect_family
 from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 from tests.tasks.examples import choice, generation, sentiment
 

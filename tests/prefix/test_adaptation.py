@@ -17,9 +17,9 @@ from peml.prefix import (
     PrefixStart,
     adapt,
     differences,
-    list_operations,
     load_for,
 )
+from peml.prefix.operations import list_operations
 
 _WORDS = st.text('ab_.\u00e9"', max_size=5)
 SHAPES = st.builds(PrefixShape, st.integers(1, 20), st.integers(1, 4), st.integers(1, 8))

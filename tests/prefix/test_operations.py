@@ -10,17 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from peml.errors import ConfigError
-from peml.prefix import (
-    DEFAULT_OPERATIONS,
-    OPERATIONS,
-    SKIP,
-    Operation,
-    PrefixSettings,
-    PrefixShape,
-    list_operations,
-    make_operation,
-    zero_linear,
-)
+from peml.prefix import SKIP, Operation, PrefixSettings, PrefixShape, make_operation, zero_linear
+from peml.prefix.operations import DEFAULT_OPERATIONS, OPERATIONS, list_operations
 from peml.testing.operations import OperationSuite
 from tests.packages import added
 

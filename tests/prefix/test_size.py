@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from peml.prefix import (
-    OPERATIONS,
     Genotype,
     HeadKind,
     Operation,
@@ -28,9 +27,9 @@ from peml.prefix import (
     count_choices,
     count_network,
     count_space,
-    list_operations,
     zero_linear,
 )
+from peml.prefix.operations import OPERATIONS, list_operations
 from tests.packages import added
 
 SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=8)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from peml.errors import ConfigError
 from peml.prefix import (
-    DEFAULT_OPERATIONS,
     SKIP,
     Decision,
     PrefixSettings,
@@ -18,6 +17,7 @@ from peml.prefix import (
     PrefixSupernet,
     SearchSpace,
 )
+from peml.prefix.operations import DEFAULT_OPERATIONS
 
 SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=4)
 

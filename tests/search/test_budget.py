@@ -23,7 +23,9 @@ from peml.prefix import (
     count_choices,
     count_space,
 )
-from peml.search import Budget, RelaxationName, SearchController, SearchSettings
+from peml.search import SearchController, SearchSettings
+from peml.search.budget import Budget
+from peml.search.settings import RelaxationName
 
 SHAPE = PrefixShape(layers=4, kv_heads=2, head_dim=4)
 _SPACE: dict[str, Any] = {

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from peml.errors import CheckpointError
 from peml.prefix import SKIP, PrefixSettings, PrefixShape, PrefixStart, PrefixSupernet
-from peml.search import RELAXATIONS, SearchController, SearchSettings, TemperatureSchedule
+from peml.search import RELAXATIONS, SearchController, SearchSettings
+from peml.search.settings import TemperatureSchedule
 
 SHAPE = PrefixShape(layers=3, kv_heads=1, head_dim=4)
 

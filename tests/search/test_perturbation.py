@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from peml.prefix import SKIP, PrefixSettings, PrefixShape, PrefixStart, PrefixSupernet
-from peml.search import SearchController, SearchSettings, Timetable
+from peml.search import SearchController, SearchSettings
+from peml.search.timetable import Timetable
 
 SHAPE = PrefixShape(layers=3, kv_heads=1, head_dim=4)
 OPERATIONS = ("linear", "conv", "mlp-gelu", SKIP)

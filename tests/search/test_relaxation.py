@@ -7,14 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peml.search import (
-    RELAXATIONS,
-    RelaxationName,
-    gumbel,
-    relax,
-    sampled_path,
-    softmax,
-)
+from peml.search import RELAXATIONS
+from peml.search.relaxation import gumbel, sampled_path, softmax
+from peml.search.settings import RelaxationName
 
 LOGITS = torch.tensor([0.5, -1.0, 1.5, 0.0])
 
@@ -55,7 +50,7 @@ def test_gumbel_depends_on_its_generator_only() -> None:
 @pytest.mark.parametrize("name", RELAXATIONS)
 def test_gradients_reach_the_logits(name: RelaxationName) -> None:
     logits = LOGITS.clone().requires_grad_()
-    weights = relax(name, logits, 0.5, seeded(0))
+    weights = RELAXATIONS[name].relax(logits, 0.5, seeded(0))
     weights[weights.argmax()].backward()
     assert logits.grad is not None
     assert logits.grad.abs().max() > 0
@@ -63,7 +58,7 @@ def test_gradients_reach_the_logits(name: RelaxationName) -> None:
 
 @pytest.mark.parametrize("name", [name for name in RELAXATIONS if RELAXATIONS[name].one_path])
 def test_one_hot_weights_are_so_to_the_bit(name: RelaxationName) -> None:
-    weights = relax(name, LOGITS.expand(1000, 4), 0.3, seeded(0))
+    weights = RELAXATIONS[name].relax(LOGITS.expand(1000, 4), 0.3, seeded(0))
     assert torch.equal(weights.sort(-1).values, torch.tensor([0.0, 0, 0, 1]).expand(1000, 4))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from peml.prefix import SKIP, PrefixSettings, PrefixShape, PrefixStart, PrefixSupernet
-from peml.search import SearchController, SearchSettings, softmax
+from peml.search import SearchController, SearchSettings
+from peml.search.relaxation import softmax
 
 SHAPE = PrefixShape(layers=3, kv_heads=1, head_dim=4)
 OPERATIONS = ("linear", "conv", "mlp-gelu", SKIP)

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from peml.errors import ConfigError
 from peml.training import BalancingSettings, CheckpointStore, build_balancing, optimizer_state
-from peml.training.balancing import STRATEGIES, RunningMean, Uncertainty, project_conflicts
+from peml.training.balancing import STRATEGIES
+from peml.training.balancing.pcgrad import project_conflicts
+from peml.training.balancing.running_mean import RunningMean
+from peml.training.balancing.uncertainty import Uncertainty
 from tests.training.test_loop import DROPOUT, restore, save
 from tests.training.toy import Toy, toy
 

@@ -8,7 +8,7 @@ from peml.injection.contexts import ALL_TASKS, Contexts
 from peml.injection.inject import PrefixInjection, attach_prefix, injection_of
 from peml.injection.packing import PackedRows, enable_packing
 from peml.injection.probe import AttentionSite, probe, probe_decoder_side
-from peml.injection.quiet import StartMeasurement, measure_quiet_keys, measure_start
+from peml.injection.quiet import measure_start
 from peml.injection.rotation import (
     cached_prefix,
     find_rotary,
@@ -25,7 +25,6 @@ __all__ = [
     "Contexts",
     "PackedRows",
     "PrefixInjection",
-    "StartMeasurement",
     "Support",
     "attach_prefix",
     "cached_prefix",
@@ -34,7 +33,6 @@ __all__ = [
     "find_rotary",
     "injection_of",
     "leave_out_of_graphs",
-    "measure_quiet_keys",
     "measure_start",
     "peft_layout",
     "peft_prompt_embeddings",

@@ -1,10 +1,31 @@
-"""How far two results of the same computation, done in two ways, are apart."""
+"""Whether two ways of the same computation give the same result, up to rounding."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
-def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest expected value; NaN if either has one."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+def unexplained(
+    found: Tensor,
+    expected: Tensor,
+    *,
+    least: float = 1e-3,
+    times: float = 8.0,
+    dtype: torch.dtype | None = None,
+) -> float:
+    """The largest difference that rounding doesn't explain; 0 if it explains all.
+
+    Args:
+        found: One result.
+        expected: The other; differences are given as a share of its largest value.
+        least: Share that is tolerated in any type; a wrong position or mask gives far more.
+        times: Multiple of the type's rounding that is tolerated.
+        dtype: The type that was computed in; default: that of ``expected``.
+
+    Returns:
+        NaN if a result contains NaN.
+    """
+    share = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+    tolerated = max(least, times * torch.finfo(dtype or expected.dtype).eps)
+    return 0.0 if share <= tolerated else share

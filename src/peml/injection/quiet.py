@@ -9,7 +9,6 @@ With values of zero, n such keys take about ``n * exp(-c)`` of the real keys' so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,25 +26,6 @@ _RIDGE = 1e-3
 _SILENT = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class StartMeasurement:
-    """A quiet start, and how well its keys fit the queries they were fitted to.
-
-    Attributes:
-        start: Keys and radius.
-        logits: Mean logit of each quiet key, (layers, kv_heads); the target is ``-quietness``.
-        spread: Standard deviation of that logit over the queries, (layers, kv_heads).
-        norms: Median norm of the model's keys and values, (layers, 2).
-        tokens: Number of tokens measured, without padding.
-    """
-
-    start: PrefixStart
-    logits: Tensor
-    spread: Tensor
-    norms: Tensor
-    tokens: int
-
-
 def measure_start(
     injection: PrefixInjection,
     run: Callable[[], None],
@@ -54,24 +34,11 @@ def measure_start(
     radius: float = 1.0,
     max_tokens: int = 4096,
 ) -> PrefixStart:
-    """The quiet start of a prefix, as `measure_quiet_keys`; called once, before training."""
-    return measure_quiet_keys(
-        injection, run, quietness=quietness, radius=radius, max_tokens=max_tokens
-    ).start
+    """The start of a prefix: a quiet key per layer and key/value head, and radii.
 
-
-def measure_quiet_keys(
-    injection: PrefixInjection,
-    run: Callable[[], None],
-    *,
-    quietness: float = 4.0,
-    radius: float = 1.0,
-    max_tokens: int = 4096,
-) -> StartMeasurement:
-    """Fits one quiet key per layer and key/value head to the queries of real tokens.
-
-    Queries are taken after rotation. Tokens that the attention mask hides (padding) are left out,
-    and so is the prefix, if one is set.
+    Called once, before training. Keys are fitted to the queries of real tokens, after rotation.
+    Tokens that the attention mask hides (padding) are left out, and so is the prefix, if one is
+    set.
 
     Args:
         injection: Of the attached model.
@@ -93,27 +60,18 @@ def measure_quiet_keys(
 
     with injection.observed(observe):
         run()
-    silent = [site.name for site, layer in zip(injection.sites, layers, strict=True) if not layer.n]
-    if silent:
+    missed = [site.name for site, layer in zip(injection.sites, layers, strict=True) if not layer.n]
+    if missed:
         raise InjectionError(
-            f"no real token reached {silent[0]} ({len(silent)} of {len(layers)} layers)",
+            f"no real token reached {missed[0]} ({len(missed)} of {len(layers)} layers)",
             allowed="a function that calls the whole model on at least one row",
             action="pass a function that calls the attached model on real rows",
         )
-    solved = [layer.solve(quietness) for layer in layers]
-    keys, logits, spread = map(torch.stack, zip(*solved, strict=True))
-    is_silent = quietness >= _SILENT
-    norms = torch.tensor([layer.median_norms() for layer in layers])
-    return StartMeasurement(
-        start=PrefixStart(
-            keys=keys,
-            radius=radius * norms,
-            silent=None if is_silent else torch.stack([x.solve(_SILENT)[0] for x in layers]),
-        ),
-        logits=logits,
-        spread=spread,
-        norms=norms,
-        tokens=min(layer.tokens for layer in layers),
+    silent = [layer.solve(_SILENT) for layer in layers]
+    return PrefixStart(
+        keys=torch.stack([layer.solve(quietness) for layer in layers]),
+        radius=radius * torch.tensor([layer.median_norms() for layer in layers]),
+        silent=None if quietness >= _SILENT else torch.stack(silent),
     )
 
 
@@ -151,20 +109,16 @@ class _LayerMoments:
         for norms, states in zip(self._norms, (keys, values), strict=True):
             norms.append(states.norm(dim=-1).flatten())
 
-    def solve(self, quietness: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Quiet keys (kv_heads, head_dim), mean and spread of their logits (kv_heads,)."""
+    def solve(self, quietness: float) -> Tensor:
+        """Quiet keys, (kv_heads, head_dim)."""
         scaling, n = self._scaling, self.n
         mean, square = scaling * self._sum / n, scaling**2 * self._square / n
-        head_dim = square.shape[-1]
         average = square.diagonal(dim1=-2, dim2=-1).mean(-1)
         # The tiny constant keeps the equations solvable if all queries of a head are zero.
         ridge = (_RIDGE * average + torch.finfo(torch.float64).tiny)[:, None, None]
-        identity = torch.eye(head_dim, dtype=torch.float64)
-        keys = torch.linalg.solve(square + ridge * identity, -quietness * mean)
-        logit = (mean * keys).sum(-1)
-        second = torch.einsum("hc,hcd,hd->h", keys, square, keys)
-        spread = (second - logit.square()).clamp_min(0).sqrt()
-        return keys.float(), logit.float(), spread.float()
+        identity = torch.eye(square.shape[-1], dtype=torch.float64)
+        keys: Tensor = torch.linalg.solve(square + ridge * identity, -quietness * mean)
+        return keys.float()
 
     def median_norms(self) -> tuple[float, float]:
         """Median norms of the keys and of the values of one head."""

@@ -12,7 +12,7 @@ parts are written out and share one softmax.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,20 +81,30 @@ def attend_shared(
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, least)
     elif mask is not None:
         mask = mask.to(query.dtype)
+    pairs = [t for each in contexts for t in (each.key, each.value)]
+    rows = [each.rows for each in contexts]
     if _is_fused(query, dropout):
         if group > 1:
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        pairs = [t for each in contexts for t in (each.key, each.value)]
-        rows = [each.rows for each in contexts]
         output: Tensor = _Joined.apply(query, key, value, mask, scaling, causal, rows, *pairs)
     else:
-        output = _dense(query, key, value, mask, contexts, scaling, causal, dropout)
+        output = _dense(query, key, value, mask, rows, pairs, scaling, causal, dropout)
     return output.transpose(1, 2).contiguous()
 
 
 def _is_fused(query: Tensor, dropout: float) -> bool:
     """Whether torch's fused kernel for CPUs can be used."""
     return query.device.type == "cpu" and not dropout
+
+
+def _parts(
+    rows: Sequence[int], pairs: Sequence[Tensor | None]
+) -> Iterator[tuple[slice, Tensor | None, Tensor | None]]:
+    """The rows that share a context, and its key and value; None: they have none."""
+    begin = 0
+    for count, key, value in zip(rows, pairs[::2], pairs[1::2], strict=True):
+        yield slice(begin, begin + count), key, value
+        begin += count
 
 
 def _flat(states: Tensor, kv_heads: int) -> Tensor:
@@ -129,11 +139,7 @@ class _Joined(torch.autograd.Function):
     ) -> Tensor:
         own, sums = _forward(query, key, value, 0.0, causal, attn_mask=mask, scale=scaling)
         output, joint = torch.empty_like(query), torch.empty_like(sums)
-        begin = 0
-        for number, count in enumerate(rows):
-            part = slice(begin, begin + count)
-            begin += count
-            keys, values = pairs[2 * number : 2 * number + 2]
+        for part, keys, values in _parts(rows, pairs):
             if keys is None or values is None:
                 output[part], joint[part] = own[part], sums[part]
                 continue
@@ -157,17 +163,13 @@ class _Joined(torch.autograd.Function):
             gradient, query, key, value, output, joint, 0.0, causal, attn_mask=mask, scale=scaling
         )
         d_pairs: list[Tensor | None] = []
-        begin = 0
-        for number, count in enumerate(rows):
-            part = slice(begin, begin + count)
-            begin += count
-            keys, values = pairs[2 * number : 2 * number + 2]
+        for part, keys, values in _parts(rows, pairs):
             if keys is None or values is None:
                 d_pairs += [None, None]
                 continue
             given = (query, gradient, output, joint[..., None])
             queries, gradients_of, outputs, sums = (_flat(t[part], len(keys)) for t in given)
-            if ctx.needs_input_grad[7 + 2 * number]:
+            if ctx.needs_input_grad[7 + len(d_pairs)]:
                 single = (gradients_of[None], queries[None], keys[None], values[None])
                 d_shared, d_keys, d_values = _backward(
                     *single, outputs[None], sums[None, ..., 0], 0.0, False, scale=scaling
@@ -265,7 +267,8 @@ def _dense(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    contexts: Sequence[Shared],
+    rows: Sequence[int],
+    pairs: Sequence[Tensor | None],
     scaling: float,
     causal: bool,
     dropout: float,
@@ -282,18 +285,15 @@ def _dense(
         later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).triu_(1)
         logits = logits.masked_fill(later, torch.finfo(query.dtype).min)
     outputs = []
-    begin = 0
-    for each in contexts:
-        part = slice(begin, begin + each.rows)
-        begin += each.rows
-        if each.key is None or each.value is None:
+    for part, keys, values in _parts(rows, pairs):
+        if keys is None or values is None:
             weights, share = drop(logits[part].softmax(-1), dropout)
             outputs.append(weights @ value[part] / share)
             continue
-        shared = _rows(_flat(scaled[part], kv_heads) @ each.key.transpose(-1, -2), query[part])
+        shared = _rows(_flat(scaled[part], kv_heads) @ keys.transpose(-1, -2), query[part])
         weights, share = drop(torch.cat([shared, logits[part]], -1).softmax(-1), dropout)
-        positions = each.key.shape[1]
-        front = _flat(weights[..., :positions], kv_heads) @ each.value
+        positions = keys.shape[1]
+        front = _flat(weights[..., :positions], kv_heads) @ values
         own = weights[..., positions:] @ value[part]
         outputs.append((_rows(front, query[part]) + own) / share)
     return torch.cat(outputs)

@@ -8,15 +8,7 @@ if TYPE_CHECKING:
     from peml.models.compiling import CompiledBlocks, check_compiler
     from peml.models.device import check_dtype, choose_device
     from peml.models.embedded import embedded_model
-    from peml.models.families import (
-        FAMILIES,
-        EncodedSequence,
-        Family,
-        ModelOutput,
-        Purpose,
-        Spelling,
-        TextFamily,
-    )
+    from peml.models.families import EncodedSequence, Family, ModelOutput, Spelling, TextFamily
     from peml.models.loading import (
         Backbone,
         count_layers,
@@ -26,7 +18,6 @@ if TYPE_CHECKING:
     )
     from peml.models.numbers import not_finite
     from peml.models.prepacked import prepack
-    from peml.models.prompt import InputPrompt
     from peml.models.quantization import (
         check_quantization,
         count_parameters,
@@ -35,13 +26,7 @@ if TYPE_CHECKING:
         free_quantized,
         is_quantized,
     )
-    from peml.models.reading import (
-        check_task_types,
-        detect_family,
-        load_family,
-        read_quantization,
-        read_width,
-    )
+    from peml.models.reading import check_task_types, load_family, read_quantization, read_width
     from peml.models.room import (
         check_generation,
         check_prompt,
@@ -56,15 +41,12 @@ else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
-    "FAMILIES",
     "Backbone",
     "CompiledBlocks",
     "EncodedSequence",
     "Family",
-    "InputPrompt",
     "ModelOutput",
     "ModelSettings",
-    "Purpose",
     "Side",
     "Spelling",
     "TaskModel",
@@ -81,7 +63,6 @@ __all__ = [
     "count_parameters",
     "dense_weight",
     "dequantize",
-    "detect_family",
     "embedded_model",
     "empty_backbone",
     "free_quantized",

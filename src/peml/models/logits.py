@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peml.injection.difference import relative_difference
+from peml.injection.difference import unexplained
 from peml.models.sharding import is_sharded
 from peml.models.tail import cross_entropy, feeding, nll_in_chunks
 
@@ -20,8 +20,6 @@ HELD = {"cpu": 2**23, "gpu": 2**26}
 """Logits held at once, by the kind of device; each takes about 12 bytes in training. On a GPU, the
 output layer's weights are read from memory for every chunk, which needs many positions to pay."""
 
-# As a share of the largest logit; a wrong position gives a far larger difference.
-_LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-3, 8.0
 _TOKENS = 5
 
 
@@ -93,10 +91,8 @@ def logits_problem(model: Any) -> str | None:
     if not whole.isfinite().all():
         return None  # such a model is refused where its numbers are used
     expected = cross_entropy(whole, tokens)
-    difference = max(relative_difference(chosen, whole), relative_difference(parts, expected))
-    if difference <= _tolerance(whole.dtype):
-        return None
-    return f"in a test, logits differ by {difference:.2g} of the largest"
+    difference = unexplained(chosen, whole) or unexplained(parts, expected, dtype=whole.dtype)
+    return f"in a test, logits differ by {difference:.2g} of the largest" if difference else None
 
 
 @torch.no_grad()
@@ -109,8 +105,4 @@ def reads_ahead(model: Any) -> bool:
     ids[1, :-1] = ids[0, :-1]  # two rows that differ in their last token
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     one, other = logits[:, :-1]
-    return relative_difference(other, one) > _tolerance(logits.dtype)
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(dtype).eps)
+    return unexplained(other, one) > 0

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from peml.errors import ModelError
-from peml.injection.difference import relative_difference
+from peml.injection.difference import unexplained
 
 _PADDING = 5
 _TEXT = "yes or no"
-# As a share of the largest value; rounding in bfloat16 reaches a few hundredths.
-_LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-3, 12.0
+_TIMES_ROUNDING = 12.0  # in bfloat16, rounding reaches a few hundredths of the largest value
 
 
 @torch.no_grad()
@@ -25,10 +24,10 @@ def padding_problem(model: Any, tokenizer: Any) -> str | None:
     ids, mask, length = _padded(model, tokenizer, left=False)
     alone = model(input_ids=ids[:, :length], attention_mask=mask[:, :length]).last_hidden_state
     padded = model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :length]
-    difference = _difference(padded, alone)
-    if not difference:
-        return None
-    return f"in a test, the padding behind a row changed what is read of it by {difference:.2g}"
+    difference = unexplained(padded, alone, times=_TIMES_ROUNDING)
+    if difference > 0:  # NaN is refused where the model's numbers are used
+        return f"in a test, the padding behind a row changed what is read of it by {difference:.2g}"
+    return None
 
 
 @torch.no_grad()
@@ -44,8 +43,8 @@ def refuse_left_padding(model: Any, tokenizer: Any) -> None:
         return
     ids, mask, length = _padded(model, tokenizer, left=True)
     alone = _next(model, ids[:, -length:], mask[:, -length:])
-    difference = _difference(_next(model, ids, mask), alone)
-    if difference:
+    difference = unexplained(_next(model, ids, mask), alone, times=_TIMES_ROUNDING)
+    if difference > 0:
         raise ModelError(
             "this model can't generate texts for several rows at once: padding in front of a row "
             f"changes its answer (in a test, logits by {difference:.2g} of the largest)",
@@ -77,10 +76,3 @@ def _next(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     )
     logits: Tensor = said.logits[0]
     return logits
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    """The largest, as a share of the largest value; 0 if rounding explains it."""
-    share = relative_difference(found, expected)
-    rounding = _TIMES_ROUNDING * torch.finfo(expected.dtype).eps
-    return share if share > max(_LEAST_TOLERANCE, rounding) else 0.0

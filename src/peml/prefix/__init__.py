@@ -8,18 +8,9 @@ if TYPE_CHECKING:
     from peml.prefix.adaptation import adapt, differences, load_for
     from peml.prefix.decision import Decision
     from peml.prefix.flat import FlatPrefix
-    from peml.prefix.genotype import GENOTYPE_FORMAT, Genotype
-    from peml.prefix.head import bounded
+    from peml.prefix.genotype import Genotype
     from peml.prefix.network import PrefixNetwork
-    from peml.prefix.operations import (
-        DEFAULT_OPERATIONS,
-        OPERATIONS,
-        SKIP,
-        Operation,
-        list_operations,
-        make_operation,
-        zero_linear,
-    )
+    from peml.prefix.operations import SKIP, Operation, make_operation, zero_linear
     from peml.prefix.prefix import OnContext, Prefix, PrefixStart
     from peml.prefix.settings import PrefixBaseSettings, PrefixSettings
     from peml.prefix.shape import PrefixShape
@@ -37,9 +28,6 @@ else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
-    "DEFAULT_OPERATIONS",
-    "GENOTYPE_FORMAT",
-    "OPERATIONS",
     "SKIP",
     "Decision",
     "ExpectedSize",
@@ -59,13 +47,11 @@ __all__ = [
     "SearchSpace",
     "SizeRange",
     "adapt",
-    "bounded",
     "count_choices",
     "count_flat",
     "count_network",
     "count_space",
     "differences",
-    "list_operations",
     "load_for",
     "make_operation",
     "zero_linear",

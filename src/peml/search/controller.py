@@ -13,7 +13,7 @@ from torch import Tensor
 from peml.errors import CheckpointError
 from peml.prefix import Decision, PrefixSupernet
 from peml.search.choosing import Choices, Memory, choose, decide, may_choose
-from peml.search.relaxation import RELAXATIONS, relax, softmax
+from peml.search.relaxation import RELAXATIONS, softmax
 from peml.search.settings import SearchSettings
 from peml.search.timetable import Timetable
 
@@ -94,7 +94,7 @@ class SearchController:
         for decisions in self._groups.values():
             logits = torch.stack([held[decision.name] for decision in decisions])
             logits = logits if attached else logits.detach()
-            rows = relax(self.settings.relaxation, logits, temperature, generator).unbind()
+            rows = self._relaxation.relax(logits, temperature, generator).unbind()
             weights.update({d.name: row for d, row in zip(decisions, rows, strict=True)})
         hardness = self.timetable.hardness(step)
         if self._relaxation.one_path:  # one option per step: the chosen one more and more often
@@ -143,10 +143,11 @@ class SearchController:
         held = self._held(self._logits(), odds)
         return {name: softmax(logits.detach(), odds) for name, logits in held.items()}
 
-    def _named(self, weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    def _named(self, rows: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Numbers of decisions' options, (options,), by the options' names."""
         return {
             name: dict(zip(self._decisions[name].options, row.tolist(), strict=True))
-            for name, row in weights.items()
+            for name, row in rows.items()
         }
 
     def advance(self, step: int, measure: Measure | None = None) -> None:
@@ -171,12 +172,8 @@ class SearchController:
         With a budget, the network has at most that many parameters.
         """
         held = self._held(self._logits(), self.settings.temperature.end)
-        logits = {
-            name: dict(zip(self._decisions[name].options, row.tolist(), strict=True))
-            for name, row in held.items()
-        }
         limit = self.settings.skip_limit(self._space.cells)
-        best = choose(self._space, logits, self.memory, limit)
+        best = choose(self._space, self._named(held), self.memory, limit)
         if self._budget is None:
             return best
         fitted = self._budget.fitted(best.choices, held)

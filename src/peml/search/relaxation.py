@@ -92,10 +92,3 @@ RELAXATIONS: Mapping[RelaxationName, Relaxation] = MappingProxyType(
     }
 )
 """The relaxations by their name in a config."""
-
-
-def relax(
-    name: RelaxationName, logits: Tensor, temperature: float, generator: torch.Generator
-) -> Tensor:
-    """Applies the relaxation of that name; ``softmax`` draws nothing from the generator."""
-    return RELAXATIONS[name].relax(logits, temperature, generator)

@@ -13,13 +13,7 @@ if TYPE_CHECKING:
         random_state,
     )
     from peml.training.loop import Phase, Progress, TrainingLoop
-    from peml.training.optimizer import (
-        SPAN,
-        build_optimizer,
-        learning_rate_factor,
-        load_optimizer_state,
-        optimizer_state,
-    )
+    from peml.training.optimizer import SPAN, build_optimizer, load_optimizer_state, optimizer_state
     from peml.training.settings import TrainingSettings
 else:
     __getattr__ = hand_on(__name__)
@@ -36,7 +30,6 @@ __all__ = [
     "TrainingSettings",
     "build_balancing",
     "build_optimizer",
-    "learning_rate_factor",
     "load_optimizer_state",
     "load_random_state",
     "optimizer_state",

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from peml.errors import ModelError
 from peml.injection import PrefixInjection
-from peml.injection.difference import relative_difference
+from peml.injection.difference import unexplained
 from peml.models import TaskModel, make_room_for_context
 from peml.models.logits import Positions
 
 _ROW = 8
-# As a share of the largest logit; wrong positions give a far larger difference.
-_LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-4, 8.0
 _ACTION = "choose a method without a context; tasks.shots shows the same rows in every prompt"
 
 
@@ -91,8 +89,8 @@ def refuse_unfaithful(
             allowed="decoders with rotary positions (Llama, Qwen, Phi, GPT-NeoX, ...), encoders",
             action=_ACTION,
         ) from error
-    difference = relative_difference(held, whole)
-    if not difference <= max(_LEAST_TOLERANCE, _TIMES_ROUNDING * torch.finfo(whole.dtype).eps):
+    difference = unexplained(held, whole, least=1e-4)
+    if difference:
         raise ModelError(
             "this model would answer differently with a held context than with the same text in "
             f"front of a row: in a test, logits differ by {difference:.2g} of the largest",
