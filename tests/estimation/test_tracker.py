@@ -54,7 +54,8 @@ def test_flops_of_attention_are_counted() -> None:
 
 
 def test_logits_are_told_apart() -> None:
-    with without_values(vocabulary=64) as tracker:
+    with without_values() as tracker:
+        tracker.vocabulary = 64
         hidden = torch.empty(5, 16)
         logits = torch.empty(5, 64)
         assert (tracker.peak, tracker.peak_logits) == (5 * 80 * 4, 5 * 64 * 4)

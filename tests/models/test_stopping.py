@@ -95,11 +95,11 @@ def test_what_begins_in_the_prompt_is_no_stop_string() -> None:
     given = 2
     seam = tokenizer.decode(ids[0, given - 1 : given + 1])
     assert seam in whole
-    (criterion,) = stopping_criteria(spelling, [seam], given)
+    (criterion,) = stopping_criteria(spelling, given, {"max_new_tokens": 9, "stop": [seam]})
     assert not criterion(ids, None).any()
-    (criterion,) = stopping_criteria(spelling, [seam], 0)
+    (criterion,) = stopping_criteria(spelling, 0, {"max_new_tokens": 9, "stop": [seam]})
     assert criterion(ids, None).all()
-    assert not stopping_criteria(spelling, [], 0)
+    assert not stopping_criteria(spelling, 0, {"max_new_tokens": 9})
 
 
 def test_a_tasks_own_limit_has_to_fit_as_well() -> None:

@@ -48,19 +48,17 @@ class Tracker(TorchDispatchMode):
     Code may ask for values, which there are none of. It gets answers with which it goes on: a
     condition holds, a number is 1, an index is 0, a mask lets everything through.
 
-    Args:
-        vocabulary: Size of the last dimension of logits.
-
     Attributes:
+        vocabulary: Size of the last dimension of logits; None: none are counted as such.
         live: Bytes that are held.
         peak: Most bytes that were held at once since `restart`.
         peak_logits: Bytes of logits among them.
         flops: Operations since `restart`; a multiplication and its addition are two.
     """
 
-    def __init__(self, vocabulary: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
+        self.vocabulary: int | None = None
         self.live = self.peak = self.peak_logits = self.flops = 0
         self._logits = 0
         self._sizes: dict[int, tuple[int, bool]] = {}
@@ -103,13 +101,9 @@ class Tracker(TorchDispatchMode):
 
 
 @contextmanager
-def without_values(vocabulary: int | None = None) -> Iterator[Tracker]:
-    """Tensors that are made in the block have no values and take no memory.
-
-    Args:
-        vocabulary: Size of the last dimension of logits.
-    """
-    tracker = Tracker(vocabulary)
+def without_values() -> Iterator[Tracker]:
+    """Tensors that are made in the block have no values and take no memory."""
+    tracker = Tracker()
     with FakeTensorMode(allow_non_fake_inputs=True), tracker:
         convert, nn.Module._apply = nn.Module._apply, _convert  # type: ignore[method-assign]
         try:

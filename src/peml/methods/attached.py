@@ -41,7 +41,6 @@ class AttachedModel(nn.Module):
         *,
         groups: Sequence[ParameterGroup] = (),
         search: PrefixSearch | None = None,
-        heads_learning_rate: float = 1e-3,
     ) -> None:
         super().__init__()
         self.base = base
@@ -50,7 +49,6 @@ class AttachedModel(nn.Module):
         modules = {n: part for n, part in self.parts.items() if isinstance(part, nn.Module)}
         self.added = nn.ModuleDict(modules)
         self.search = search
-        self._heads_learning_rate = heads_learning_rate
         self._fixed = False
 
     def forward(self, batch: TaskBatch) -> ModelOutput:
@@ -93,7 +91,7 @@ class AttachedModel(nn.Module):
         groups += self._groups
         if self.base.heads is not None:
             heads = list(self.base.heads.parameters())
-            groups.append(ParameterGroup("heads", heads, self._heads_learning_rate))
+            groups.append(ParameterGroup("heads", heads, 1e-3))
         return groups
 
     def genotype(self) -> Genotype | None:

@@ -54,7 +54,9 @@ def prepack(model: nn.Module) -> int:
     Returns:
         Number of layers that were replaced.
     """
-    if not torch.backends.mkldnn.is_available() or not _has_operators():
+    operators = ("_reorder_linear_weight", "_linear_pointwise")
+    has_operators = all(hasattr(torch.ops.mkldnn, name) for name in operators)
+    if not torch.backends.mkldnn.is_available() or not has_operators:
         return 0
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
@@ -75,14 +77,10 @@ def prepack(model: nn.Module) -> int:
     return count
 
 
-def _has_operators() -> bool:
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    return all(hasattr(torch.ops.mkldnn, name) for name in names)
-
-
 def _prepacked(layer: nn.Linear) -> PrepackedLinear | None:
     weight = layer.weight
-    if weight.device.type != "cpu" or weight.dtype not in _TYPES or _is_hooked(layer):
+    is_hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if weight.device.type != "cpu" or weight.dtype not in _TYPES or is_hooked:
         return None
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(_ROWS, layer.in_features, generator=generator).to(weight.dtype)
@@ -94,7 +92,3 @@ def _prepacked(layer: nn.Linear) -> PrepackedLinear | None:
         return None
     most = _TIMES_ROUNDING * torch.finfo(weight.dtype).eps * wanted.abs().max()
     return packed if (found - wanted).abs().max() <= most else None
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)

@@ -37,12 +37,6 @@ def quantization_of(settings: ModelSettings, config: dict[str, Any]) -> str | No
     if not isinstance(stored, dict):
         return settings.quantization
     method = str(stored.get("quant_method"))
-    _check_stored(settings, method)
-    return method
-
-
-def _check_stored(settings: ModelSettings, method: str) -> None:
-    """Refuses quantised checkpoints that are not known, or are to be quantised once more."""
     if method not in _READ:
         raise ModelError(
             f"model {settings.name!r} is quantised by {method!r}",
@@ -57,6 +51,7 @@ def _check_stored(settings: ModelSettings, method: str) -> None:
             allowed="model.quantization for plain weights",
             action="leave out model.quantization",
         )
+    return method
 
 
 def check_quantization(settings: ModelSettings, device: torch.device | None = None) -> None:

@@ -18,7 +18,7 @@ from peml.models.families.spelling import declared_ends
 from peml.models.gguf import converted
 from peml.models.quantization import quantization_of
 from peml.models.settings import ModelSettings
-from peml.models.source import GRANT, check_source, read_source, read_vocabulary
+from peml.models.source import GRANT, check_source, find_file, read_source, read_vocabulary
 from peml.models.vocabulary import check_end, fit_tokenizer
 from peml.tasks import Task
 
@@ -172,17 +172,11 @@ def _end_tokens(settings: ModelSettings, config: Any) -> Any:
     Nothing else in that file is used, since answers are always decoded greedily.
     """
     name = "generation_config.json"
-    path = cached_file(
-        location_of(settings),
-        name,
-        revision=settings.revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    path = find_file(location_of(settings), name, settings.revision)
     if path is None:
         return getattr(config, "eos_token_id", None)  # MobileBERT's config has none
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+        return json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
     except (ValueError, AttributeError) as error:
         raise ModelError(
             f"{name} of model {settings.name!r} is not a JSON object: {error}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from peml.data.batch import TaskBatch
 from peml.distributed import ALONE
 from peml.models.families import Family, ModelOutput
-from peml.models.families.stopping import Follow
+from peml.models.families.stopping import Limits
 from peml.models.loading import Backbone
 from peml.models.numbers import not_finite_advice
 from peml.models.prompt import InputPrompt, packed_rows
@@ -83,26 +83,10 @@ class TaskModel(nn.Module):
         task = self.tasks[task_id]
         return self.family.predict(output, self.heads, batch, task, task_id)
 
-    def generate(
-        self,
-        batch: TaskBatch,
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        gaps: Sequence[str] = (),
-        follow: Follow | None = None,
-    ) -> list[str | None]:
+    def generate(self, batch: TaskBatch, **limits: Unpack[Limits]) -> list[str | None]:
         """Generated texts of a batch of prompts; arguments and result as for `Family.generate`."""
         self._route(batch)
-        return self.family.generate(
-            self.backbone,
-            batch,
-            self.prompt.vectors,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            gaps=gaps,
-            follow=follow,
-        )
+        return self.family.generate(self.backbone, batch, self.prompt.vectors, **limits)
 
     def _route(self, batch: TaskBatch) -> None:
         """Tells routed layers which row belongs to which task."""

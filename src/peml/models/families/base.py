@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from peml.data.batch import TaskBatch
 from peml.errors import DataError, ModelError
 from peml.models.families.spelling import Spelling
-from peml.models.families.stopping import Follow
+from peml.models.families.stopping import Limits
 from peml.tasks import Example, Task, TaskType
 
 Purpose = Literal["train", "score", "generate"]
@@ -215,11 +215,7 @@ class Family(ABC):
         model: Any,
         batch: TaskBatch,
         prompt: Tensor | None = None,
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        gaps: Sequence[str] = (),
-        follow: Follow | None = None,
+        **limits: Unpack[Limits],
     ) -> list[str | None]:
         """Decodes greedily, up to the first stop string; only text-to-text families can.
 
@@ -227,11 +223,7 @@ class Family(ABC):
             model: The backbone.
             batch: Prompts; a decoder's are padded on the left.
             prompt: Vectors in front of the input embeddings, (prompt_length, channels).
-            max_new_tokens: Longest text in tokens.
-            stop: A text ends before the first of these strings.
-            gaps: White space removed from the end of each prompt (`EncodedSequence.gap`), which
-                the model generates first; stop strings are only searched after it.
-            follow: Sees every token as it is generated, and ends rows.
+            **limits: When texts end, see `Limits`.
 
         Returns:
             One text per row; None if its logits were NaN or infinite.

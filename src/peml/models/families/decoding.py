@@ -11,7 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from peml.errors import ModelError
 from peml.models.families.spelling import Spelling
-from peml.models.families.stopping import Follow, cut_text, stopping_criteria
+from peml.models.families.stopping import Limits, cut_text, stopping_criteria
 
 
 def own_generation(spelling: Spelling, config: Any) -> GenerationConfig:
@@ -71,11 +71,7 @@ def decode(
     inputs: dict[str, Any],
     given: int,
     spelling: Spelling,
-    *,
-    max_new_tokens: int,
-    stop: Sequence[str],
-    gaps: Sequence[str] = (),
-    follow: Follow | None = None,
+    limits: Limits,
 ) -> list[str | None]:
     """Decodes greedily, up to an end token or the first stop string.
 
@@ -84,23 +80,21 @@ def decode(
         inputs: The model's inputs, padded on the left for a decoder.
         given: Number of tokens at the start of each output row that are not generated.
         spelling: Converts tokens to texts.
-        max_new_tokens: Longest text in tokens.
-        stop: A text ends before the first of these strings.
-        gaps: White space of each row's prompt that its text may begin with; empty: none.
-        follow: Sees every token as it is generated, and ends rows.
+        limits: When texts end.
 
     Returns:
         One text per row; None if its logits were NaN or infinite.
     """
+    stop, gaps = limits.get("stop", ()), limits.get("gaps", ())
     spelling = spelling.ending_at(stop)
     settings = own_generation(spelling, model.config)
-    settings.max_new_tokens = max_new_tokens
+    settings.max_new_tokens = limits["max_new_tokens"]
     watch = _Watch(spelling.ends, given)
     tokens = model.generate(
         **inputs,
         generation_config=settings,
         logits_processor=LogitsProcessorList([watch]),
-        stopping_criteria=stopping_criteria(spelling, stop, given, gaps, follow),
+        stopping_criteria=stopping_criteria(spelling, given, limits),
         synced_gpus=False,  # by default a sharded model's processes would count tokens together
     )
     generated = [spelling.read(row) for row in tokens[:, given:].tolist()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,23 +15,33 @@ Follow = Callable[[Tensor], Sequence[bool]]
 """Gets the tokens generated so far, (rows, tokens), after each one; says which rows are done."""
 
 
-def stopping_criteria(
-    spelling: Spelling,
-    stop: Sequence[str],
-    given: int,
-    gaps: Sequence[str] = (),
-    follow: Follow | None = None,
-) -> StoppingCriteriaList:
+class Limits(TypedDict, total=False):
+    """When generated texts end.
+
+    Attributes:
+        max_new_tokens: Longest text in tokens.
+        stop: A text ends before the first of these strings.
+        gaps: White space removed from the end of each prompt (`EncodedSequence.gap`), which the
+            model generates first; stop strings are only searched after it. Empty: none.
+        follow: Sees every token as it is generated, and ends rows.
+    """
+
+    max_new_tokens: Required[int]
+    stop: Sequence[str]
+    gaps: Sequence[str]
+    follow: Follow | None
+
+
+def stopping_criteria(spelling: Spelling, given: int, limits: Limits) -> StoppingCriteriaList:
     """Ends a row's generation at its stop string, so that a batch ends when all rows have.
 
     Args:
         spelling: Converts tokens to texts.
-        stop: The stop strings; if empty, only an end token ends a text.
         given: Number of tokens at the start of each row that were not generated.
-        gaps: White space of each row's prompt that its text may begin with (`cut_text`).
-        follow: Decides after every token which rows are done.
+        limits: Without stop strings, only an end token ends a text.
     """
-    stops = [_Stops(spelling, stop, given, gaps)] if stop else []
+    stop, follow = limits.get("stop", ()), limits.get("follow")
+    stops = [_Stops(spelling, stop, given, limits.get("gaps", ()))] if stop else []
     followed = [] if follow is None else [_Followed(follow, given)]
     return StoppingCriteriaList([*stops, *followed])
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from peml.models.families.seam import (
     read_back,
     trailing_space,
 )
-from peml.models.families.stopping import Follow
+from peml.models.families.stopping import Limits
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs, packed_rows
 from peml.tasks import Example, Task, TaskType, right_option
@@ -172,24 +172,11 @@ class TextFamily(Family):
         model: Any,
         batch: TaskBatch,
         prompt: Tensor | None = None,
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        gaps: Sequence[str] = (),
-        follow: Follow | None = None,
+        **limits: Unpack[Limits],
     ) -> list[str | None]:
         """Greedy decoding; see `Family.generate`."""
         inputs, given = self._generation_inputs(model, batch, prompt)
-        return decode(
-            model,
-            inputs,
-            given,
-            self.spelling,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            gaps=gaps,
-            follow=follow,
-        )
+        return decode(model, inputs, given, self.spelling, limits)
 
     def predict(
         self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int
