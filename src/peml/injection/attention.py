@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from peml.injection.masks import causal_mask
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
-"""``(module, query, key, value, attention_mask, **kwargs) -> (output, weights or None)``."""
+"""``(module, query, key, value, attention_mask, **kwargs) -> (output, weights or None)``.
+
+* query: (batch, query_heads, query_length, head_dim), after rotation.
+* key, value: (batch, kv_heads, key_length, head_dim), after rotation and the cache.
+* attention_mask: boolean or additive, broadcastable to (batch, 1, query_length, key_length), or
+  None.
+* kwargs: ``scaling``, ``dropout``, ``is_causal``, ``position_bias``, ...
+* output: (batch, query_length, query_heads, head_dim).
+"""
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 """Attention implementations that can take a prefix."""
@@ -34,40 +42,12 @@ PACKED = "packed_rows"
 _SLOT = "_peml_slot"
 
 
-class AttentionSlot(Protocol):
-    """Replaces the attention function of one module."""
-
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Called instead of the attention function, with Transformers' arguments.
-
-        Args:
-            module: The attention module.
-            query: (batch, query_heads, query_length, head_dim), after rotation.
-            key: (batch, kv_heads, key_length, head_dim), after rotation and the cache.
-            value: As ``key``.
-            attention_mask: Boolean or additive, broadcastable to (batch, 1, query_length,
-                key_length), or None.
-            **kwargs: ``scaling``, ``dropout``, ``is_causal``, ``position_bias``, ...
-
-        Returns:
-            Output (batch, query_length, query_heads, head_dim), and weights or None.
-        """
-
-
-def get_slot(module: nn.Module) -> AttentionSlot | None:
-    """The slot of an attention module, or None."""
+def get_slot(module: nn.Module) -> AttentionFunction | None:
+    """What one attention module calls instead of its attention function, or None."""
     return module.__dict__.get(_SLOT)
 
 
-def set_slot(module: nn.Module, slot: AttentionSlot | None) -> None:
+def set_slot(module: nn.Module, slot: AttentionFunction | None) -> None:
     """Sets or removes (None) a module's slot, which is not in the module's ``state_dict``."""
     if slot is None:
         module.__dict__.pop(_SLOT, None)
@@ -134,8 +114,7 @@ def _attend(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    slot = get_slot(module)
-    attend = base_attention(module, base) if slot is None else slot.attend
+    attend = get_slot(module) or base_attention(module, base)
     packed = kwargs.pop(PACKED, None)
     if packed is None:
         return attend(module, query, key, value, attention_mask, **kwargs)

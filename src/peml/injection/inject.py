@@ -186,7 +186,7 @@ class _PrefixSlot:
         self._function = function
         self._sdpa = sdpa
 
-    def attend(
+    def __call__(
         self,
         module: nn.Module,
         query: Tensor,

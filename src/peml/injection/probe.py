@@ -268,7 +268,7 @@ def _recording(model: PreTrainedModel, base: str) -> Iterator[_Recorder]:
     before = [(module, get_slot(module)) for module in model.modules()]
     implementation = str(model.config._attn_implementation)
     for module, _ in before:
-        set_slot(module, recorder)
+        set_slot(module, recorder.attend)
     try:
         with in_eval_mode(model):
             switch_implementation(model, register_wrapper(base))
