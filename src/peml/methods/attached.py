@@ -65,7 +65,7 @@ class AttachedModel(nn.Module):
         return dataclasses.replace(output, loss=output.loss + auxiliary, auxiliary=auxiliary)
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
-        """Lets every part get ready for a forward pass over a batch; None: over any batches."""
+        """Prepares every part for a forward pass over a batch; None: for any batches."""
         if not self._fixed:
             for part in self.parts.values():
                 part.prepare(batch)
@@ -86,7 +86,7 @@ class AttachedModel(nn.Module):
             part.after_step(step)
 
     def groups(self) -> list[ParameterGroup]:
-        """All that trains: the parts' groups, what is no part's, then the heads."""
+        """Everything that trains: the parts' groups, other groups, then the heads."""
         groups = [group for part in self.parts.values() for group in part.groups()]
         groups += self._groups
         if self.base.heads is not None:
@@ -95,12 +95,12 @@ class AttachedModel(nn.Module):
         return groups
 
     def genotype(self) -> Genotype | None:
-        """What the prefix network is made of; None during a search, and without a prefix."""
+        """The genotype of the prefix network; None during a search, and without a network."""
         networks = (m for m in self.added.modules() if isinstance(m, PrefixNetwork))
         return next((network.genotype for network in networks), None)
 
     def ablations(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
-        """``{part}_off`` -> context manager that takes the part's effect away."""
+        """``{part}_off`` -> context manager that switches the part off."""
         return {f"{name}_off": part.disabled for name, part in self.parts.items()}
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -110,7 +110,7 @@ class AttachedModel(nn.Module):
             for part in self.parts.values()
             for name, value in part.state().items()
         }
-        # A group that rests in a phase has no gradient then, but was or will be trained.
+        # A group that rests in this phase has no gradient, but trains in another.
         trained = {id(parameter) for group in self.groups() for parameter in group.parameters}
         state = {
             name: parameter.detach()
@@ -140,12 +140,12 @@ class AttachedModel(nn.Module):
             value.copy_(state[name])
 
     def save_parts(self, folder: Path) -> None:
-        """Writes what other tools can read of the parts (LoRA: as PEFT saves it)."""
+        """Writes the parts that have a format of other tools (LoRA: as PEFT saves it)."""
         for part in self.parts.values():
             part.save(folder, self.base.settings.name)
 
     def kept(self) -> dict[str, Tensor]:
-        """What has to stay beside the merged weights, besides a prefix; call before `merge`."""
+        """Tensors that can't be merged, besides a prefix; call before `merge`."""
         return {
             f"{part.name}.{name}": value
             for part in self.parts.values()
@@ -153,14 +153,14 @@ class AttachedModel(nn.Module):
         }
 
     def static_contexts(self) -> dict[int, Prefix]:
-        """The contexts that stay beside the merged weights, by task id; call before `merge`."""
+        """The contexts beside the merged weights, by task id; call before `merge`."""
         held: dict[int, Prefix] = {}
         for part in self.parts.values():
             held.update(part.static_contexts())
         return held
 
     def merge(self) -> Prefix | None:
-        """Folds every part into the weights, and returns the prefix that stays beside them."""
+        """Merges every part into the weights, and returns the prefix, which can't be merged."""
         prefixes = [part.static_prefix() for part in self.parts.values()]
         for part in self.parts.values():
             part.merge()

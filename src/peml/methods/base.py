@@ -1,4 +1,4 @@
-"""What a method is: how something trainable is attached to a frozen model."""
+"""The interface of a method, which attaches something trainable to a frozen model."""
 
 from __future__ import annotations
 
@@ -78,10 +78,9 @@ class ParameterGroup:
 
 
 class Part(ABC):
-    """One trainable thing on a backbone: the LoRA, the prefix, a routed adapter.
+    """One trainable part of a method: the LoRA, the prefix, a routed adapter.
 
-    A part has to say what trains and how its effect is taken away; everything else has a default
-    for parts that don't need it.
+    A part has to name its parameters and how it is switched off; all else has a default.
     """
 
     name: str
@@ -92,18 +91,18 @@ class Part(ABC):
 
     @abstractmethod
     def disabled(self) -> AbstractContextManager[None]:
-        """Takes the part's effect away for a while."""
+        """Switches the part off inside the block."""
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
         """Called before every forward pass.
 
         Args:
-            batch: What the pass reads; None: many batches of any tasks, in an evaluation.
+            batch: The batch of the pass; None: many batches of any tasks, in an evaluation.
         """
         return
 
     def auxiliary_loss(self) -> Tensor | None:
-        """A scalar of the forward pass just made, added to a training step's loss."""
+        """A scalar of the last forward pass, added to a training step's loss."""
         return None
 
     def after_step(self, step: int) -> None:
@@ -111,19 +110,19 @@ class Part(ABC):
         return
 
     def state(self) -> dict[str, Tensor]:
-        """What training changes besides parameters; the tensors themselves, to be written to."""
+        """Tensors that training changes besides parameters; loading writes to them in place."""
         return {}
 
     def save(self, folder: Path, base_model: str) -> None:
-        """Writes the part in the format other tools read, where there is one."""
+        """Writes the part in a format of other tools, if there is one."""
         return
 
     def start_from(self, adapter: Path) -> list[str] | None:
-        """Takes over the weights of an adapter that PEFT saved; called before training.
+        """Copies the weights of an adapter that PEFT saved; called before training.
 
         Returns:
-            Names of weights in the folder that are none of the part's; None for a part that PEFT
-            has no format for.
+            Names of weights in the folder that the part doesn't have; None if PEFT has no format
+            for this part.
 
         Raises:
             ModelError: The adapter doesn't fit; nothing was changed.
@@ -131,24 +130,24 @@ class Part(ABC):
         return None
 
     def kept(self) -> dict[str, Tensor]:
-        """What can't be merged and has to stay beside the weights; see `Method.restore`."""
+        """Tensors that can't be merged into the weights; see `Method.restore`."""
         return {}
 
     def merge(self) -> None:
-        """Folds what can be folded into the weights and takes the part off the model."""
+        """Merges what can be merged into the weights, and removes the part from the model."""
         return
 
     def static_prefix(self) -> Prefix | None:
-        """The prefix that stays beside the merged weights, if this part makes one."""
+        """The prefix beside the merged weights, if this part makes one."""
         return None
 
     def static_contexts(self) -> dict[int, Prefix]:
-        """Contexts that stay beside the merged weights, as `Contexts.by_task`, before `merge`."""
+        """Contexts beside the merged weights, as `Contexts.by_task`; called before `merge`."""
         return {}
 
 
 class HeldOut(Protocol):
-    """Rows that a search chooses by: neither trained on nor part of the development metric."""
+    """Rows that a search decides on: not trained on, not part of the development metric."""
 
     def loss(self, draw: int) -> Tensor:
         """Loss of the ``draw``-th batch, in training mode and with its graph."""
@@ -164,7 +163,7 @@ class AttachContext:
     Attributes:
         seed: Seed of everything initialised at random.
         calibrate: Runs the frozen model over some real rows, without gradients.
-        genotype: A network found before, when a run goes on after its search.
+        genotype: The network that the run's search found, when the run is resumed after it.
         total_steps: Optimiser steps of the whole run, for methods with a schedule of their own.
         solved: Train rows with their answers, for methods that draw from them; None outside of
             runs.
@@ -179,7 +178,7 @@ class AttachContext:
 
 @dataclass(frozen=True)
 class Merging:
-    """Whether a trained method can be folded into the weights.
+    """Whether a trained method can be merged into the weights.
 
     Attributes:
         how: ``once``: one plain model for all tasks (a static prefix or prompt may stand beside
@@ -211,21 +210,21 @@ class Method(ABC):
 
     @abstractmethod
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Freezes nothing, trains nothing: adds the parts and says what trains.
+        """Adds the parts and names the parameters that train; trains nothing itself.
 
         Raises:
-            ModelError: The method can't run on this model or these tasks, and why.
+            ModelError: The method can't run on this model or these tasks.
         """
 
     @abstractmethod
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The closed form: trainable parameters by group, heads left out, after any search."""
+        """Trainable parameters by group, without heads, after any search, in closed form."""
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
-        """The same method at the size whose parameters come nearest to a budget.
+        """The settings of this method at the size nearest to a budget of parameters.
 
         Returns:
-            The settings; None for a method that has no size to choose (full, frozen).
+            None for a method without a size to choose (full, frozen).
         """
         return None
 
@@ -236,7 +235,7 @@ class Method(ABC):
 
     @property
     def needs_task_id(self) -> bool:
-        """Whether inference has to be told the task: an oracle, stated in every table."""
+        """Whether inference needs the task's id; every table states it."""
         own_contexts = self.context is not None and self.context.scope == "task"
         return own_contexts or self.merging.how == "per task"
 
@@ -252,20 +251,20 @@ class Method(ABC):
 
     @property
     def prompt_length(self) -> int:
-        """Vectors it puts in front of the input, which learned positions need room for."""
+        """Number of vectors in front of the input, for which learned positions need room."""
         return 0
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """Least and most trainable parameters; they differ where a search decides."""
+        """Least and most trainable parameters; they differ if a search decides."""
         total = sum(self.count_parameters(shape).values())
         return total, total
 
     def search_share(self) -> float:
-        """Share of the training steps spent searching; 0 where nothing is searched."""
+        """Share of the training steps of the search; 0 without a search."""
         return 0.0
 
     def held_out_share(self) -> float:
-        """Share of each task's development rows that the search needs for itself."""
+        """Share of each task's development rows that are held out for the search."""
         return 0.0
 
     def resting(self, phase: str) -> frozenset[str]:
@@ -277,7 +276,7 @@ class Method(ABC):
         return frozenset()
 
     def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
-        """Puts back what `Part.kept` kept of a trained model, ``{part}.{name}`` -> tensor.
+        """Restores what `Part.kept` returned for a trained model, ``{part}.{name}`` -> tensor.
 
         The model is freshly loaded, and ready for inference afterwards.
 

@@ -10,7 +10,7 @@ from peml.methods.shape import ModelShape
 from peml.prefix import SizeRange
 
 TOLERANCE = 0.05
-"""How far from a budget counts as having met it, as a share of it."""
+"""Distance from a budget at which it counts as met, as a share of the budget."""
 
 _Settings = TypeVar("_Settings")
 
@@ -23,18 +23,18 @@ def fit_beside_lora(
 ) -> tuple[_Settings, LoraSettings]:
     """The first prefix with which a LoRA meets a budget, and that LoRA.
 
-    To meet it means that every network the prefix may turn out to be leaves the sum within
-    `TOLERANCE`. Where that is out of reach, the mean has to be within it, and the farthest
-    network as near as can be. Where that is too, the pair with the nearest mean is taken.
+    The budget is met if the sum is within `TOLERANCE` for every network that a search of the prefix
+    may find. If no pair meets it, the mean has to be within it, and the farthest network as near as
+    possible. If no mean is, the pair with the nearest mean is taken.
 
     Args:
         prefixes: Settings with their sizes, the best first.
-        lora: Gets another rank; alpha / r stays.
-        shape: Of the model.
-        budget: Wanted parameters.
+        lora: Its rank is changed; alpha / r stays.
+        shape: Shape of the model.
+        budget: Wanted number of parameters.
     """
     room = TOLERANCE * budget
-    # (whether the mean misses, how far what counts is off), settings, LoRA: the least is best.
+    # ((whether the mean misses, distance), settings, LoRA); the smallest is the best.
     best: tuple[tuple[bool, float], _Settings, LoraSettings] | None = None
     for settings, size in prefixes:
         fitted = lora.resized(shape, max(1, round(budget - size.mean)))

@@ -1,4 +1,4 @@
-"""Layers that low-rank updates work on, chosen by name, and why the others can't be."""
+"""Which layers ``target_modules`` names, and why some can't have a low-rank update."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READ_DIRECTLY = "the model reads its weight without calling it"
 
 
 _SHOWN = 4
-"""Paths that a message lists before it counts the rest."""
+"""Number of paths that a message lists; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,12 @@ class Layers:
         setting: str = "target_modules",
         embeddings: bool = False,
     ) -> tuple[LinearShape, ...]:
-        """The layers that ``target_modules`` means.
+        """The layers that ``target_modules`` names.
 
         Args:
             target_modules: ``all-linear``, which is every linear layer but the output layer; a
                 regular expression for the whole path; or names that a path equals or ends with.
-            setting: What the config calls it, for messages.
+            setting: Name of the setting, for messages.
             embeddings: Whether the caller's update also fits an embedding.
 
         Raises:
@@ -91,7 +91,7 @@ class Layers:
         return tuple(found)
 
     def _named(self, target_modules: str | Sequence[str], setting: str) -> set[str]:
-        """Paths of all that is meant, whether an update fits it or not."""
+        """Paths of everything that is named, also where no update fits."""
         paths = [*(layer.name for layer in self.linears), *self.others]
         if isinstance(target_modules, str):
             return self._matching(target_modules, paths, setting)

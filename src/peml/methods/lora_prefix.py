@@ -29,14 +29,14 @@ class LoraPrefix(Method):
         return AttachedModel(model, {lora.name: lora, part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The LoRA's, and the prefix's."""
+        """Those of LoRA and prefix."""
         return {
             "lora": self.settings.lora.count_parameters(shape),
             "prefix": self.settings.count_prefix(shape),
         }
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another rank of the LoRA, and a smaller prefix where no rank comes near the budget."""
+        """Another rank of the LoRA, and a smaller prefix if no rank is near the budget."""
         sized = (
             (settings, SizeRange.exactly(settings.count_prefix(shape)))
             for settings in self.settings.smaller_prefixes()

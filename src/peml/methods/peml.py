@@ -42,7 +42,7 @@ class Peml(SearchedPrefix):
     settings: PemlSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds LoRA and prefix; the search is there unless the genotype is known."""
+        """Adds LoRA and prefix, and the search unless the genotype is known."""
         settings = self.settings
         injection = attach_prefix(model.backbone)
         make: Callable[..., PrefixPart] = PrefixPart
@@ -83,7 +83,7 @@ class Peml(SearchedPrefix):
         return self.settings.context is not None
 
     def _over(self, prefix: PrefixSettings, lengths: Sequence[int]) -> PrefixSettings:
-        """With contexts, a network as long as the longest."""
+        """With contexts, the network is as long as the longest context."""
         if self.settings.context is None:
             return prefix
         return prefix.model_copy(update={"length": max(lengths)})
@@ -110,27 +110,27 @@ class Peml(SearchedPrefix):
         return self.resting(phase) if phase == "search" else frozenset()
 
     def _space(self, prefix: PrefixSettings, shape: PrefixShape, layers: Layers) -> SearchSpace:
-        """What is left to the search, the LoRA's ranks included where they are."""
+        """The search space, with the LoRA's ranks if they are searched."""
         space, ranks = prefix.space(shape), self.settings.lora_ranks
         if not ranks:
             return space
         return replace(space, ranks=rank_groups(self.settings.lora.targets(layers), ranks))
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The LoRA's, and the decided network's: the mean over the search space before a search.
+        """Those of the LoRA and of the network; before a search, means over the search space.
 
-        With a budget over both, its shares are those they have of that mean.
+        A budget over both is divided in proportion to these means.
         """
         lora, prefix = self._sizes(self.settings.prefix, shape)
         return {"lora": round(lora.mean), "prefix": round(prefix.mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """With the smallest and with the largest network of the search space."""
+        """Those with the smallest and with the largest network of the search space."""
         lora, prefix = self._sizes(self.settings.prefix, shape)
         return lora.low + prefix.low, lora.high + prefix.high
 
     def _sizes(self, settings: PrefixSettings, shape: ModelShape) -> tuple[SizeRange, SizeRange]:
-        """Of the LoRA and of the prefix network, with the embeddings of the tasks' contexts."""
+        """Sizes of LoRA and prefix network, the latter with the embeddings of the contexts."""
         attention = attention_shape(shape)
         embeddings = 0
         if self.settings.context is not None:
@@ -156,12 +156,11 @@ class Peml(SearchedPrefix):
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
         """Another rank of the LoRA, and a smaller prefix where its size is too uncertain.
 
-        How many parameters a search ends at is not known before. The prefix stays as it is if
-        every network of the space leaves the sum within 5 % of the budget. Else it gets a
-        low-rank head, of the highest rank with which that holds: the head is what differs most
-        between networks, since it grows with every layer that is switched on. Where no rank is
-        low enough, the cells' width is halved. Where the LoRA's ranks are searched, the
-        candidates are scaled until the mean is near, and the search keeps to the budget.
+        The size that a search ends at is not known in advance. If the sum is within 5 % of the
+        budget with every network of the space, the prefix stays. Otherwise it gets a low-rank head,
+        of the highest rank with which this holds, since the head's size differs most between
+        networks. If no rank is low enough, the cells' width is halved. If the LoRA's ranks are
+        searched, the candidates are scaled until the mean is near, and the search has the budget.
         """
         settings = self.settings
         if settings.lora_ranks:

@@ -1,4 +1,4 @@
-"""The methods by name: those built in, and third parties' through entry points."""
+"""The methods by name: those built in, and those that installed packages add."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _settings_of(name: str) -> type[MethodSettings]:
 
 
 def _read_section(section: Any) -> Any:
-    """A method's section as its own settings; what is no section is left to pydantic."""
+    """A method's section as its settings; values that are no section are left to pydantic."""
     if type(section) is MethodSettings:
         section = section.model_dump()
     if not isinstance(section, Mapping):
@@ -100,7 +100,7 @@ def _read_section(section: Any) -> Any:
 
 
 class _AnyMethod:
-    """Any registered method's section; which there are is known only when one is read."""
+    """The section of any registered method; packages are looked for when one is read."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -116,7 +116,7 @@ class _AnyMethod:
 
 
 MethodSection = Annotated[SerializeAsAny[MethodSettings], _AnyMethod()]
-"""A method's section in a config: ``name`` says which method, the rest are its settings."""
+"""A method's section in a config: its ``name`` and its settings."""
 
 
 def parse_method(section: Mapping[str, Any]) -> MethodSettings:

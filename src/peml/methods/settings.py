@@ -1,4 +1,4 @@
-"""What a config says of the methods that are in no wing; no torch, see `peml.methods.registry`."""
+"""Config sections of the methods beside the wings; no torch, see `peml.methods.registry`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peml.prefix import PrefixSettings
 
 
 class FrozenSettings(MethodSettings):
-    """The frozen model has nothing to set."""
+    """The frozen model; it has no settings."""
 
     name: Literal["frozen"] = "frozen"
 

@@ -1,4 +1,4 @@
-"""What a method needs to know of a model: its linear layers, its attention, its size."""
+"""The shape of a model, from which methods count their parameters."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model, as far as the numbers of parameters that methods add depend on it.
+    """What the number of parameters that a method adds depends on.
 
     Attributes:
         linears: Layers that low-rank updates fit, in the model's order.
-        attention: Layers, heads and channels of a prefix; None where none can be put.
+        attention: Layers, heads and channels of a prefix; None: the model can't take one.
         hidden_size: Channels of an input embedding.
         parameters: Parameters of the frozen backbone.
         tasks: Number of tasks.

@@ -1,4 +1,4 @@
-"""The layers that low-rank updates work on, chosen by name, and why the others can't be."""
+"""Finds the layers of a model that can have a low-rank update."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _memory(parameter: Tensor) -> int:
 
 
 def with_sides(backbone: nn.Module, layers: Sequence[LinearShape]) -> tuple[LinearShape, ...]:
-    """The layers with whose tokens they see, for which an encoder-decoder is run once.
+    """The layers with their `LinearShape.side`; an encoder-decoder is run once to find it.
 
     Raises:
         InjectionError: It can't be run on a few token ids.

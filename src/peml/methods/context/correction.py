@@ -1,4 +1,4 @@
-"""What is trained on top of contexts: numbers added to their keys and values."""
+"""Trained numbers that are added to the keys and values of contexts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peml.switch import Switch
 
 
 class Correction(nn.Module, Part):
-    """Rows of numbers per task, free or of low rank; at the start all are zero.
+    """A matrix of numbers per task, free or of low rank, zero at the start.
 
     Sources: keys and values that start at those of demonstrations and are trained, with dropout of
     positions (Context Tuning, arXiv 2507.04221); the frozen first position (Cartridges, arXiv
@@ -45,7 +45,7 @@ class Correction(nn.Module, Part):
         self.last = nn.ParameterList(torch.zeros(*outer, count, channels) for count in rows)
 
     def add(self, task: int, context: Prefix) -> Prefix:
-        """A task's context as it is trained; in training without some of its positions."""
+        """A task's corrected context; in training some positions may be dropped."""
         if not self._switch.is_on:
             return context
         frozen = self._settings.frozen_positions
@@ -69,5 +69,5 @@ class Correction(nn.Module, Part):
         return [ParameterGroup(self.name, parameters, self._settings.learning_rate, options)]
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The contexts as they are computed."""
+        """The contexts without correction."""
         return self._switch.off()

@@ -1,4 +1,4 @@
-"""Whether a context that is held gives the answers of the same text in front of a row."""
+"""Checks that a held context gives the same answers as its text in front of a row."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ACTION = "choose a method without a context; tasks.shots shows the same rows in
 def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -> None:
     """Refuses a context that leaves too few positions for rows, or that a window would hide.
 
-    An encoder's context has positions of its own.
+    An encoder's context has its own positions.
 
     Args:
-        model: The model, whose family knows positions and the longest row.
+        model: The model; its family knows the positions and the longest row.
         injection: Knows the layers' windows.
         length: Tokens of the longest context.
 

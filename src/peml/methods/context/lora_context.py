@@ -1,4 +1,4 @@
-"""LoRA beside contexts: the task's instruction and solved rows, held as keys and values."""
+"""LoRA beside contexts: a task's instruction and solved rows as keys and values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peml.prefix import SizeRange
 
 
 class LoraContext(Method):
-    """LoRA on all linear layers, and a context per task that is computed, and may be corrected."""
+    """LoRA on all linear layers, and a context per task, with or without a trained correction."""
 
     settings_type: ClassVar[type[MethodSettings]] = LoraContextSettings
     settings: LoraContextSettings
@@ -34,7 +34,7 @@ class LoraContext(Method):
 
     @property
     def corrects_contexts(self) -> bool:
-        """As `correction.trains` says."""
+        """If `correction.trains` names something."""
         return self.settings.correction.trains != "none"
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
@@ -53,7 +53,7 @@ class LoraContext(Method):
         return AttachedModel(model, parts)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The LoRA's and the correction's."""
+        """Those of LoRA and correction."""
         correction = self._count(self.settings.correction, shape)
         return {"lora": self.settings.lora.count_parameters(shape), "correction": correction}
 
@@ -63,7 +63,7 @@ class LoraContext(Method):
         return correction.count(shape, self.context.held(shape.known_contexts()))
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another rank of the LoRA, and of the correction where no LoRA comes near the budget."""
+        """Another rank of the LoRA, and of the correction if no LoRA is near the budget."""
         smaller = self.settings.correction.smaller()
         sized = ((each, SizeRange.exactly(self._count(each, shape))) for each in smaller)
         correction, lora = fit_beside_lora(sized, self.settings.lora, shape, budget)

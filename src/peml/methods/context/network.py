@@ -1,4 +1,4 @@
-"""The prefix network as what corrects contexts."""
+"""Contexts that are corrected by the prefix network."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ContextNetwork(PrefixPart):
 
     A position's embedding is the network's own, which all tasks share, plus one of the task; cells
     and head are shared. So contexts may differ in length: a shorter one uses the network's first
-    positions. Rows see no context in layers that the network leaves out.
+    positions. Rows see no context in layers that the network switches off.
 
     Args:
         injection: Of the attached model.
-        network: The supernet during a search, the decided network afterwards; as long as the
-            longest context.
+        network: The supernet during a search, then the chosen network; as long as the longest
+            context.
         lengths: Tokens of each task's context.
-        seed: Of the tasks' embeddings.
+        seed: Seed of the tasks' embeddings.
         **options: As for `PrefixPart`.
     """
 
@@ -53,10 +53,10 @@ class ContextNetwork(PrefixPart):
         self._switch = Switch()
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
-        """Nothing: the contexts ask for what is added to them."""
+        """Does nothing: `ContextPart` calls `add`."""
 
     def add(self, task: int, context: Prefix) -> Prefix:
-        """A task's context as it is trained; in training without some of its positions."""
+        """A task's corrected context; in training some positions may be dropped."""
         if not self._switch.is_on:
             return context
         corrected = self.yielded(OnContext(context.tensor, self.embeddings[task]))
@@ -65,15 +65,15 @@ class ContextNetwork(PrefixPart):
         return corrected
 
     def groups(self) -> list[ParameterGroup]:
-        """Those of the network; the tasks' embeddings learn with its weights."""
+        """The network's groups; the tasks' embeddings are in the group of its weights."""
         weights, *others = super().groups()
         own = [*weights.parameters, *self.embeddings]
         return [replace(weights, parameters=own), *others]
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The contexts as they are computed, in every layer."""
+        """The contexts without correction, in every layer."""
         return self._switch.off()
 
     def static_prefix(self) -> Prefix | None:
-        """None: it is a part of the contexts."""
+        """None: the network's output is part of the contexts."""
         return None

@@ -1,4 +1,4 @@
-"""Rows that a context shows and that are trained on too: each sees the others only."""
+"""Trains on the rows that a context shows; each of them sees only the others."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Compute = Callable[[int, Sequence[str]], Prefix]
 
 
 class OwnRows:
-    """The train rows that are demonstrations of their own task's context.
+    """The train rows that are demonstrations in their own task's context.
 
     Args:
-        tasks: With their demonstrations.
-        solved: Says which train rows they are.
-        tokenise: Gives a context's tokens.
-        compute: Gives a task's context with other demonstrations; None: a demonstration's positions
-            are taken out of the context as it is held.
+        tasks: The tasks with their demonstrations.
+        solved: Knows which train rows they are.
+        tokenise: Returns a context's tokens.
+        compute: Computes a task's context with other demonstrations; None: a demonstration's
+            positions are removed from the whole context.
     """
 
     def __init__(
@@ -48,10 +48,13 @@ class OwnRows:
     ) -> tuple[dict[int, Prefix], Callable[[int], Tensor]]:
         """Gives each row that is shown a context without itself.
 
-        ``held`` has the whole context of each task.
+        Args:
+            batch: The rows.
+            held: Task id -> its whole context.
 
-        Returns contexts by id, those of a task and those of a single row; and what gives the ids of
-        so many sequences.
+        Returns:
+            Contexts by id, of tasks and of single rows; and a function from a number of sequences
+            to their ids.
         """
         ids, contexts = batch.task_ids, dict(held)
         for example, (task, row) in enumerate(batch.known.examples):

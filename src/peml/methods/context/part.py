@@ -1,4 +1,4 @@
-"""Contexts as a part of a method: computes their keys and values, and hands them to the rows."""
+"""Contexts as a part of a method: computes their keys and values for the rows of a batch."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ContextPart(nn.Module, Part):
     see the rows.
 
     Args:
-        model: The model, without other parts if the contexts are those of the frozen model.
+        model: The model; without other parts if contexts are computed by the frozen model.
         injection: Where contexts go.
-        settings: Whose keys and values.
+        settings: Which rows are shown, and which model computes the contexts.
 
     Attributes:
         tokens: Token ids of each task's context; all the same if they share one.
@@ -94,7 +94,7 @@ class ContextPart(nn.Module, Part):
         return [task for task in tasks if task in batch.known.task_rows]
 
     def correct(self, correction: Correction | ContextNetwork) -> None:
-        """Adds what is trained to the contexts; it is a part of its own."""
+        """Adds a correction to the contexts; it is a separate part."""
         self._on_top = [correction]
 
     def use_rows(
@@ -155,7 +155,7 @@ class ContextPart(nn.Module, Part):
         return held
 
     def _compute_others(self, task: int, examples: Sequence[str]) -> Prefix:
-        """A task's context with other solved rows, of whichever model contexts are."""
+        """A task's context with other solved rows, by the frozen or the adapted model."""
         tokens = self._tokens_of(task, examples)
         if self._settings.of == "adapted":
             return self._compute(tokens, task)
@@ -179,12 +179,12 @@ class ContextPart(nn.Module, Part):
         else:
             held = {task: self._compute(self.tokens[task], task) for task in tasks}
         for correction in self._on_top:
-            # A context that all tasks share is the only one.
+            # A context that all tasks share has the id -1 and the correction 0.
             held = {task: correction.add(max(task, 0), prefix) for task, prefix in held.items()}
         return held
 
     def _compute(self, tokens: Sequence[int], task: int = 0) -> Prefix:
-        """The model's keys and values of a text, with their graph where gradients are on."""
+        """The model's keys and values of a text, with gradients if they are enabled."""
         model = self._holders[0]
         ids = torch.tensor([tokens], device=model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -218,7 +218,7 @@ class ContextPart(nn.Module, Part):
         self.injection.set_contexts(None)
 
     def groups(self) -> list[ParameterGroup]:
-        """None: contexts are computed; what is trained on top is a part of its own."""
+        """None: contexts are computed, and their correction is a separate part."""
         return []
 
     def disabled(self) -> AbstractContextManager[None]:
@@ -226,7 +226,7 @@ class ContextPart(nn.Module, Part):
         return self.injection.without_contexts()
 
     def static_contexts(self) -> dict[int, Prefix]:
-        """All contexts as numbers."""
+        """All contexts, without gradients."""
         with torch.no_grad():
             held = self._contexts(self._contexts_of(None))
         return {task: prefix.detached() for task, prefix in held.items()}

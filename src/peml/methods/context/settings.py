@@ -1,4 +1,4 @@
-"""What a config says of contexts; no torch, see `peml.methods.registry`."""
+"""Config sections of contexts; no torch, see `peml.methods.registry`."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ class ContextSettings(Settings):
         return self
 
     def refuse_correction(self, dropout: float) -> None:
-        """Refuses what doesn't go with positions that are trained on top of the text's.
+        """Refuses settings that can't be combined with a correction of the positions.
 
         Args:
             dropout: Share of the positions that a training step leaves out.
 
         Raises:
-            ValueError: Names it.
+            ValueError: Names the setting.
         """
         trained = "a correction trains what stands at each position of a task's context"
         if self.draw != "once":
@@ -154,7 +154,7 @@ class ContextSettings(Settings):
         return tuple(gathered)
 
     def held(self, lengths: Sequence[int]) -> list[int]:
-        """Of each task's tokens, those that are held: once if all tasks share one context."""
+        """Lengths of the held contexts: a single one if all tasks share it."""
         return list(lengths[:1] if self.scope == "shared" else lengths)
 
     def _spread(self, tasks: Sequence[Task]) -> list[int]:
@@ -241,7 +241,7 @@ class CorrectionSettings(Settings):
 
     @property
     def halves(self) -> int:
-        """How many of keys and values train."""
+        """Number of trained halves: none, values (1), or keys and values (2)."""
         return {"none": 0, "values": 1, "keys-values": 2}[self.trains]
 
     @property

@@ -21,12 +21,12 @@ class AdaLoraPart(PeftPart):
     """PEFT's AdaLoRA layers, and the allocation of ranks among them.
 
     A rank is pruned by setting its E to zero. Until ``tinit`` nothing is pruned; then the budget
-    sinks along a cubic; for the last ``tfinal`` steps the pruned ranks stay as they are.
+    falls along a cubic; in the last ``tfinal`` steps the pruned ranks stay.
 
     Args:
-        model: Gets the layers.
+        model: The model that gets the layers.
         settings: Ranks and schedule.
-        seed: Of the initial A and B.
+        seed: Seed of the initial A and B.
         total_steps: Optimiser steps of the run, which the schedule spans.
 
     Raises:
@@ -37,8 +37,8 @@ class AdaLoraPart(PeftPart):
         config = _config(settings, total_steps)
         super().__init__(model, AdaLoraModel, config, settings, seed)
         self._orth_reg_weight = settings.orth_reg_weight
-        # What the allocator makes up on the way is made here, so that a checkpoint always has
-        # the same tensors; PEFT keeps the masks as lists in its config.
+        # Made here and not when the allocator needs them, so that checkpoints always have the same
+        # tensors; PEFT stores the masks as lists in its config.
         self._masks = {
             name: torch.ones(len(parameter), dtype=torch.bool)
             for name, parameter in self._parameters.items()
@@ -47,7 +47,7 @@ class AdaLoraPart(PeftPart):
         self._fill_statistics()
 
     def ranks(self) -> dict[str, int]:
-        """Ranks that are left, by the layer's path."""
+        """Remaining ranks, by the layer's path."""
         return {
             name.partition(".lora_E.")[0]: int(self._parameters[name].count_nonzero())
             for name in self._masks
@@ -70,9 +70,9 @@ class AdaLoraPart(PeftPart):
             return self._orth_reg_weight * torch.stack(losses).mean()
 
     def after_step(self, step: int) -> None:
-        """Updates the sensitivities and prunes what is over the budget."""
+        """Updates the sensitivities and prunes ranks above the budget."""
         for parameter in self._parameters.values():
-            if parameter.grad is None:  # a layer that no row has reached; PEFT multiplies with it
+            if parameter.grad is None:  # no row reached the layer; PEFT multiplies by it
                 parameter.grad = torch.zeros_like(parameter)
         config = self._tuner.peft_config[ADAPTER]
         config.rank_pattern = {name: mask.tolist() for name, mask in self._masks.items()}
@@ -95,7 +95,7 @@ class AdaLoraPart(PeftPart):
         }
 
     def start_from(self, adapter: Path) -> list[str]:
-        """Refused: what was pruned would have to be trained anew.
+        """Refused, since pruned ranks are not in the adapter.
 
         Raises:
             ModelError: Always.
@@ -107,10 +107,10 @@ class AdaLoraPart(PeftPart):
         )
 
     def peft_format(self) -> tuple[PeftConfig, dict[str, Tensor]]:
-        """The ranks that are left; the config's pattern says which.
+        """The remaining ranks, named in the config's pattern.
 
-        Between two prunings, and in weights kept from before the last one, a rank that was pruned
-        may have come back: E decides, not the last mask.
+        Between two prunings, and in weights from before the last one, a pruned rank may have come
+        back: E decides, not the last mask.
         """
         plain, state = super().peft_format()
         config: Any = copy.copy(plain)
@@ -125,7 +125,7 @@ class AdaLoraPart(PeftPart):
         return config, state
 
     def _fill_statistics(self) -> None:
-        """Zeros where the allocator has nothing yet, and where it has cleared all at its end."""
+        """Zeros for missing statistics, before the first step and after the allocator's end."""
         allocator = self._tuner.rankallocator
         for statistics in (allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc):
             for name, parameter in self._parameters.items():

@@ -1,4 +1,4 @@
-"""A folder that PEFT saved an adapter in, read as the start of a part's training."""
+"""Reads an adapter that PEFT saved, to start a part's training from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peml.errors import ModelError
 from peml.files import read_tensors
 from peml.methods.base import PEFT_CONFIG, PEFT_WEIGHTS
 
-# What says nothing about the update of a layer. On which layers it is, the weights' names say.
+# Fields that don't change a layer's update. Weights' names say which layers are adapted.
 _FREE = frozenset(
     {
         *("auto_mapping", "base_model_name_or_path", "corda_config", "eva_config"),
@@ -24,7 +24,7 @@ _FREE = frozenset(
         "task_type",
     }
 )
-# Others change the base model's own weights, which are to stay as they are.
+# All other starts change the base model's weights.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 _NEXT = "correct the method's settings or init_from"
 
@@ -77,13 +77,13 @@ def copy_weights(
     """Copies an adapter's weights into those of a part.
 
     Args:
-        saved: The adapter's, see `read_adapter`.
-        own: The part's, by the same names; written to.
+        saved: The adapter's weights, see `read_adapter`.
+        own: The part's weights by the same names; overwritten.
         backbone: The model they are for.
-        prefix: What the names of the tuner's weights contain (``lora_``).
+        prefix: Part of the names of the tuner's weights (``lora_``).
 
     Returns:
-        Names of what else was saved: a classifier, layers that the backbone doesn't have.
+        Names of other saved weights: a classifier, layers that the backbone doesn't have.
 
     Raises:
         ModelError: The adapter has other layers, or weights of another shape.

@@ -1,4 +1,4 @@
-"""DoRA: weights taken apart into direction and magnitude (Liu et al., 2402.09353), through PEFT."""
+"""DoRA: weights split into direction and magnitude (Liu et al., 2402.09353), through PEFT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any tuner of PEFT's on a model's linear layers, as one part of a model and one method."""
+"""Any PEFT tuner on a model's linear layers, as a part and a method."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from peml.methods.targets import read_layers
 from peml.models import TaskModel
 
 ADAPTER = "default"
-"""PEFT's name of the one adapter there is."""
+"""PEFT's name of the only adapter."""
 
 
 def _exactly_on(paths: Set[str], tuner: type[BaseTuner]) -> type[BaseTuner]:
-    """A tuner that works on these layers, whatever else PEFT would make of their names.
+    """A subclass of the tuner that adapts exactly these layers.
 
     For mixtures of experts PEFT rewrites ``target_modules`` first: it adds the experts, and takes
     dense layers that share a name with them out.
@@ -52,17 +52,16 @@ def _exactly_on(paths: Set[str], tuner: type[BaseTuner]) -> type[BaseTuner]:
 
 
 class PeftPart(Part):
-    """The layers of one of PEFT's tuners inside a model.
+    """The layers of a PEFT tuner inside a model.
 
-    Only the tuner is used, not a `PeftModel`, so that the model keeps its class and signature
-    and nothing of PEFT's prompt learning comes in its way.
+    Only the tuner is used, not a `PeftModel`, so that the model keeps its class and signature.
 
     Args:
-        model: Gets the layers.
-        tuner: PEFT's class that puts them in.
-        config: PEFT's config; on which layers is left to the settings.
+        model: The model that gets the layers.
+        tuner: PEFT's class that adds them.
+        config: PEFT's config; its target modules are replaced by those of the settings.
         settings: Which layers, learning rate, and the name of the group.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
 
     Raises:
         ModelError: PEFT can't adapt a layer, or adapts others than it was asked for.
@@ -107,7 +106,7 @@ class PeftPart(Part):
             parameter.data = parameter.data.float()
 
     def groups(self) -> list[ParameterGroup]:
-        """One group, called as the part."""
+        """One group with the part's name."""
         parameters = list(self._parameters.values())
         return [ParameterGroup(self.name, parameters, self.settings.learning_rate)]
 
@@ -134,7 +133,7 @@ class PeftPart(Part):
 
     @torch.no_grad()
     def start_from(self, adapter: Path) -> list[str]:
-        """Takes over the weights of an adapter that fits exactly."""
+        """Copies the weights of an adapter that fits exactly."""
         config, own = self.peft_format()
         saved = read_adapter(adapter, config)
         return copy_weights(saved, own, self._tuner.model, self._tuner.prefix)
@@ -154,7 +153,7 @@ class PeftPart(Part):
 
 
 class PeftMethod(Method):
-    """One tuner of PEFT's, heads beside it; a subclass says which, with which config."""
+    """A PEFT tuner; a subclass has the tuner and its config."""
 
     @abstractmethod
     def build_part(self, backbone: Any, context: AttachContext) -> PeftPart:

@@ -1,4 +1,4 @@
-"""LoRA ranks as decisions of a search: one for each group of modules, nested by masking."""
+"""LoRA ranks as decisions of a search, one per group of modules."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from peml.prefix import RankGroup
 
 
 def rank_groups(linears: Sequence[LinearShape], ranks: Sequence[int]) -> tuple[RankGroup, ...]:
-    """Groups of the linear layers that differ in the numbers of their paths only.
+    """Groups of linear layers whose paths differ in their numbers only.
 
     Args:
-        linears: The layers that a LoRA works on.
+        linears: The layers that a LoRA adapts.
         ranks: Candidates of every group.
     """
     costs: dict[str, int] = {}
@@ -39,7 +39,7 @@ def count_lora(linears: Sequence[LinearShape], ranks: Mapping[str, int]) -> int:
 
 
 def with_ranks(settings: LoraSettings, ranks: Sequence[int]) -> LoraSettings:
-    """The LoRA that holds all of these ranks: the largest of them. alpha / r stays."""
+    """The LoRA with the largest of these ranks, which contains the others; alpha / r stays."""
     return settings.at_rank(max(ranks)) if ranks else settings
 
 
@@ -67,7 +67,7 @@ class LoraRanks:
 
     Ranks are nested: the update of rank r is that of the first r rows of ``A`` and columns of
     ``B``, ``(alpha / r_max) B diag(m) A``, where ``m_j`` is the summed weight of the ranks
-    beyond j. At one-hot weights this is the LoRA that `cut` leaves, so nothing breaks there.
+    beyond j. At one-hot weights this equals the LoRA after `cut`.
     """
 
     def __init__(self, part: LoraPart) -> None:
@@ -80,7 +80,7 @@ class LoraRanks:
         self._hooks: list[Any] = []
 
     def soften(self, groups: Sequence[RankGroup]) -> None:
-        """Makes the ranks of these groups follow the weights that `mix` is told."""
+        """Makes the ranks of these groups follow the weights given to `mix`."""
         self._groups = tuple(groups)
         for group in groups:
             for layer in self._layers[group.name].values():
@@ -88,7 +88,7 @@ class LoraRanks:
                 self._hooks.append(layer.lora_A[ADAPTER].register_forward_hook(hook))
 
     def mix(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets the masks of the forward passes to come from the decisions' weights."""
+        """Sets the masks of the next forward passes from the decisions' weights."""
         for group in self._groups:
             if group.decision in weights:  # one candidate alone is no decision
                 row = weights[group.decision]
@@ -100,7 +100,7 @@ class LoraRanks:
         return output if mask is None else output * mask.to(output.dtype)
 
     def cut(self, ranks: Mapping[str, int]) -> None:
-        """Keeps the first rows and columns of every group, for good.
+        """Removes all but the first rows and columns of every group's LoRAs.
 
         Raises:
             ConfigError: The ranks are of other modules than this model's.

@@ -1,4 +1,4 @@
-"""What a config says of LoRA and its relatives; no torch, see `peml.methods.registry`."""
+"""Config sections of LoRA and its relatives; no torch, see `peml.methods.registry`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class UpdateSettings(Settings):
-    """What all updates of linear layers have in common.
+    """Common settings of all updates of linear layers.
 
     Attributes:
         embeddings: Whether the method can adapt an embedding.
@@ -34,7 +34,7 @@ class UpdateSettings(Settings):
 
     @property
     def target_setting(self) -> str:
-        """Where a config says ``target_modules``: in the method's section, or in one of its own."""
+        """Full name of ``target_modules`` in a config, in the method's section or below it."""
         section = "method" if isinstance(self, MethodSettings) else "method.lora"
         return f"{section}.target_modules"
 
@@ -79,7 +79,7 @@ class LoraSettings(LowRankSettings):
     """Low-rank updates of the model's linear layers.
 
     Attributes:
-        peft_options: What makes a method of PEFT's ``LoraConfig``.
+        peft_options: Options of PEFT's ``LoraConfig`` that distinguish the method from LoRA.
     """
 
     embeddings: ClassVar[bool] = True
@@ -136,7 +136,7 @@ class RsLoraSettings(LoraSettings, MethodSettings):
     alpha: float = Field(16.0, description="The update is scaled by alpha / sqrt(r).", gt=0)
 
     def at_rank(self, r: int) -> Self:
-        """Another rank; alpha stays, since one alpha for all ranks is what the method is for."""
+        """Another rank; alpha stays, since the method's scale fits all ranks with one alpha."""
         return self.model_copy(update={"r": r})
 
 

@@ -1,4 +1,4 @@
-"""The prefix as a trainable part: what yields it, and the injection that carries it."""
+"""The prefix as a trainable part, with the network that computes it."""
 
 from __future__ import annotations
 
@@ -30,22 +30,21 @@ if TYPE_CHECKING:
     from peml.methods.prefix.search import PrefixSearch
 
 Network = PrefixSupernet | PrefixNetwork | FlatPrefix
-"""What yields a prefix."""
+"""Computes a prefix."""
 
 
 class PrefixPart(nn.Module, Part):
-    """Yields the prefix once per forward pass and hands it to the attention layers.
+    """Computes the prefix once per forward pass and hands it to the attention layers.
 
     Args:
         injection: Where the prefix goes.
-        network: The supernet during a search, the decided network afterwards; or rows learnt
-            without one.
+        network: The supernet during a search, then the chosen network; or a flat prefix.
         settings: Dropout of positions, and options of the group `prefix`.
         learning_rate: Default rate of the group `prefix`.
         architecture_learning_rate: Default rate of the group `architecture`.
 
     Attributes:
-        search: Yields the prefix in the network's place, while there is a search.
+        search: The search, which computes the prefix until it ends.
     """
 
     name = "prefix"
@@ -68,7 +67,7 @@ class PrefixPart(nn.Module, Part):
         self._architecture_learning_rate = architecture_learning_rate
 
     def yielded(self, *on: OnContext) -> Prefix:
-        """The prefix of the network as it stands, or its output on a context."""
+        """The prefix with the current weights, or the network's output on a context."""
         prefix: Prefix = self.network(*on) if self.search is None else self.search.prefix(*on)
         return prefix
 
@@ -80,15 +79,15 @@ class PrefixPart(nn.Module, Part):
         self.injection.set(prefix)
 
     def after_step(self, step: int) -> None:
-        """Checks the decisions, where reading them makes no GPU wait."""
+        """Checks the decisions on a CPU, where reading them doesn't make a GPU wait."""
         if next(self.network.parameters()).device.type == "cpu":
             self.check_decisions(step)
 
     def check_decisions(self, step: int) -> None:
-        """Makes sure that the decisions are still numbers, before anything of them is written.
+        """Checks the decisions before anything about them is written.
 
         Raises:
-            TrainingError: They aren't.
+            TrainingError: A logit is NaN or infinite.
         """
         if not isinstance(self.network, PrefixSupernet) or not self.network.decisions:
             return
@@ -108,8 +107,7 @@ class PrefixPart(nn.Module, Part):
         """`prefix`, and `architecture` while there are decisions."""
         if not isinstance(self.network, PrefixSupernet):
             return [self._group("prefix", list(self.network.parameters()))]
-        # Decisions have no decay: neither of their size nor of their rate, which the
-        # temperature's schedule already anneals.
+        # Neither logits nor rate decay: the temperature's schedule already anneals the decisions.
         architecture = ParameterGroup(
             "architecture",
             self.network.architecture_parameters(),
@@ -126,7 +124,7 @@ class PrefixPart(nn.Module, Part):
         return self.injection.disabled()
 
     def static_prefix(self) -> Prefix | None:
-        """The prefix as it stands, without a graph."""
+        """The prefix with the current weights, without gradients."""
         with torch.no_grad():
             return self.yielded().detached()
 
@@ -139,13 +137,13 @@ def build_network(
     context: AttachContext,
     make: Callable[[PrefixStart], Network],
 ) -> Network:
-    """What yields a prefix, on the model's device, its weights drawn with the run's seed.
+    """Makes the network at its start, on the model's device, with the run's seed.
 
     Args:
         model: The frozen model.
         injection: Where the prefix goes.
         settings: Where it starts.
-        length: Positions of the prefix, the longest where it is searched.
+        length: Positions of the prefix; the longest candidate if it is searched.
         context: Real rows to measure on, and the seed.
         make: Makes the network for a start.
 

@@ -1,4 +1,4 @@
-"""PrefixNAS by itself: a searched prefix and nothing beside it (arXiv 2605.14055)."""
+"""PrefixNAS alone: a searched prefix without LoRA (arXiv 2605.14055)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PrefixNas(SearchedPrefix):
     settings: PrefixNasSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds the prefix; the search is there unless the genotype is known."""
+        """Adds the prefix, and its search unless the genotype is known."""
         injection = attach_prefix(model.backbone)
         prefix = self.settings.prefix
         space = prefix.space(injection.shape)
@@ -48,11 +48,11 @@ class PrefixNas(SearchedPrefix):
         return genotype
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The decided network's: the mean over the search space before a search."""
+        """Those of the network; before a search, the mean over the search space."""
         return {"prefix": round(self._size(shape).mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """With the smallest and with the largest network of the search space."""
+        """Those of the smallest and of the largest network of the search space."""
         size = self._size(shape)
         return size.low, size.high
 
@@ -60,10 +60,7 @@ class PrefixNas(SearchedPrefix):
         return self._prefix_size(self.settings.prefix, attention_shape(shape))
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
-        """Another width of the cells, and a search held to the budget.
-
-        A given genotype has its size already.
-        """
+        """Another width of the cells, and a search with this budget; None with a given genotype."""
         settings = self.settings
         if settings.search.genotype is not None:
             return None

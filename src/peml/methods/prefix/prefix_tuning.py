@@ -13,7 +13,7 @@ from peml.models import TaskModel
 
 
 class PrefixTuning(Method):
-    """A prefix in front of every self-attention layer, heads beside it."""
+    """A prefix in front of every self-attention layer."""
 
     settings_type: ClassVar[type[MethodSettings]] = PrefixTuningSettings
     settings: PrefixTuningSettings
@@ -24,7 +24,7 @@ class PrefixTuning(Method):
         return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The network's, or those of the rows."""
+        """Those of the MLP or of the flat prefix."""
         return {"prefix": self.settings.count_prefix(shape)}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:

@@ -20,8 +20,8 @@ class PromptPart(nn.Module, Part):
     """Puts learnt vectors in front of the input embeddings.
 
     Args:
-        model: Takes the vectors.
-        vectors: Where they start, (prompt_length, channels).
+        model: The model that reads the vectors.
+        vectors: Their start, (prompt_length, channels).
         learning_rate: Default rate of the group `prompt`.
     """
 
@@ -29,13 +29,13 @@ class PromptPart(nn.Module, Part):
 
     def __init__(self, model: TaskModel, vectors: Tensor, learning_rate: float) -> None:
         super().__init__()
-        # Trained in float32 whatever the frozen weights are stored in.
+        # Trained in float32, whatever the type of the frozen weights.
         self.vectors = nn.Parameter(vectors.detach().float().clone())
         self._prompt = model.prompt
         self._learning_rate = learning_rate
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
-        """Puts the vectors in front."""
+        """Puts the vectors in front of the next inputs."""
         self._prompt.set(self.vectors)
 
     def groups(self) -> list[ParameterGroup]:
@@ -48,12 +48,12 @@ class PromptPart(nn.Module, Part):
         return self._prompt.disabled()
 
     def merge(self) -> None:
-        """Leaves the vectors beside the weights as numbers."""
+        """Keeps the vectors beside the weights, without gradients."""
         self._prompt.set(self.vectors.detach().clone())
 
 
 class PromptTuning(Method):
-    """A prompt alone, heads beside it."""
+    """A prompt in front of the input."""
 
     settings_type: ClassVar[type[MethodSettings]] = PromptTuningSettings
     settings: PromptTuningSettings

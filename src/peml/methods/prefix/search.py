@@ -16,23 +16,23 @@ from peml.prefix import Genotype, OnContext, Prefix, PrefixSupernet
 from peml.search import RELAXATIONS, SearchController, SearchSettings
 
 _Purpose = Literal["train", "move", "evaluate", "score"]
-"""What the next forward pass is for: a training step, moving the decisions of a bilevel search by
-held-out rows, an evaluation, or scoring the weights at hand."""
+"""Purpose of the next forward pass: a training step, an update of the decisions on held-out rows
+(bilevel), an evaluation, or a score of given weights."""
 
 _SCORE_BATCHES = 4
-"""Held-out batches that a removal is scored on."""
+"""Held-out batches on which the removal of an option is scored."""
 
 
 class PrefixSearch:
-    """PrefixNAS in a run: feeds the supernet its weights, then replaces it by the best network.
+    """PrefixNAS in a run: weighs the supernet's options, then replaces it by the best network.
 
-    The run calls it once per step. What it does depends on the model's weights, the seed, the step
-    (counted from the beginning of the search) and what `state_dict` gives, so a resumed search goes
-    on exactly as it would have.
+    The run calls it once per step. It depends only on the model's weights, the seed, the step
+    (counted from the start of the search) and `state_dict`, so a resumed search gives the same
+    result.
 
     Args:
-        part: The prefix, holding a supernet.
-        ranks: The LoRA's ranks, which the supernet's space may hold; None without a LoRA.
+        part: The prefix, whose network is a supernet.
+        ranks: The LoRA's ranks, which may be in the search space; None without a LoRA.
         settings: Relaxation, temperature, rules, guards.
         seed: Seed of all draws.
     """
@@ -62,7 +62,7 @@ class PrefixSearch:
 
     @property
     def controller(self) -> SearchController:
-        """What decides the weights; there from `begin` on."""
+        """Computes the weights; exists after `begin`."""
         assert self._controller is not None, "begin() comes first"
         return self._controller
 
@@ -71,7 +71,7 @@ class PrefixSearch:
 
         Args:
             total_steps: Length of the search.
-            held_out: There if the method's `Method.held_out_share` is above 0.
+            held_out: Needed if `Method.held_out_share` is above 0.
         """
         self._controller = SearchController(self.supernet, self._settings, total_steps, self._seed)
         self._held_out = held_out
@@ -79,10 +79,10 @@ class PrefixSearch:
     def before_step(self, step: int) -> None:
         """Sets the decisions' weights for a training step; called for every step, in order.
 
-        A bilevel search moves the decisions here.
+        A bilevel search computes the decisions' gradient here.
 
         Raises:
-            TrainingError: The decisions can't be moved any more.
+            TrainingError: That gradient is not finite.
         """
         controller = self.controller
         controller.advance(step, self._measure)
@@ -97,7 +97,7 @@ class PrefixSearch:
         self._step, self._purpose = step, "evaluate"
 
     def prefix(self, on: OnContext | None = None) -> Prefix:
-        """The supernet's prefix for the forward pass at hand; LoRA's ranks follow the same draw."""
+        """The supernet's prefix for the next forward pass; LoRA's ranks get the same weights."""
         weights = self._weights()
         if self._ranks is not None:
             self._ranks.mix(weights)
@@ -105,11 +105,11 @@ class PrefixSearch:
         return prefix
 
     def _prunes(self) -> bool | None:
-        """Whether options of weight zero are left out, for which the weights have to be read."""
+        """Whether options of weight zero are skipped, for which the weights have to be read."""
         if self._one_path:
-            return True  # only the option that was drawn is to be computed, gradient or not
+            return True  # only the drawn option is computed, with or without a gradient
         if self._purpose in ("train", "move") and not self.controller.memory.decided:
-            return False  # there are none, and a GPU would wait in each step
+            return False  # no weight is zero, and a GPU would wait in each step
         return None
 
     def _weights(self) -> Mapping[str, Tensor]:
@@ -126,15 +126,15 @@ class PrefixSearch:
                 return self._scored
 
     def _move_by_held_out(self, step: int) -> None:
-        """First-order DARTS (arXiv 1806.09055, equation 7 with xi = 0): alpha's gradient alone.
+        """First-order DARTS (arXiv 1806.09055, equation 7 with xi = 0).
 
-        Nothing but the logits gets a gradient here, and the training batch gives them none.
+        Only the logits get a gradient here, and they get none from the training batch.
         """
         logits = self.supernet.architecture_parameters()
         loss = self._rows.loss(self.controller.timetable.turn(step))
         gradients = torch.autograd.grad(loss, logits, allow_unused=True)
         known = [gradient for gradient in gradients if gradient is not None]
-        # A GPU would have to finish its work; there the step's gradient norm tells, a little later.
+        # On a GPU, reading would wait; there the check of the step's gradient norm finds it later.
         if loss.device.type == "cpu" and not all(
             bool(gradient.isfinite().all()) for gradient in known
         ):
@@ -173,11 +173,11 @@ class PrefixSearch:
         }
 
     def free_weights(self) -> dict[str, Any]:
-        """Where the decisions stood before the cool-down; asked for before `discretise`.
+        """The weights before the cool-down; called before `discretise`.
 
         Returns:
-            ``step``, how many steps came before; ``weights``, decision -> option -> weight;
-            ``by_weight``, whether the largest of them are chosen, guards aside.
+            ``step``: number of steps before it; ``weights``: decision -> option -> weight;
+            ``by_weight``: whether the option with the largest weight is chosen, guards aside.
         """
         return {
             "step": self.controller.timetable.cooldown_start,
@@ -186,10 +186,10 @@ class PrefixSearch:
         }
 
     def discretise(self, step: int) -> tuple[Genotype, list[str]]:
-        """Replaces the supernet by the network of the best choices, which keeps its weights.
+        """Replaces the supernet by the network of the best choices, with the supernet's weights.
 
         Returns:
-            The genotype, and the decisions that a guard or the budget has changed.
+            The genotype, and the decisions that a guard or the budget changed.
         """
         chosen = self.controller.conclude(self._measure)
         free = self.free_weights()
@@ -217,9 +217,9 @@ class PrefixSearch:
         return network.genotype, list(chosen.guarded)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the search remembers, as JSON; asked for after `begin`."""
+        """The state of the search as JSON; called after `begin`."""
         return self.controller.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up the search of a checkpoint; called after `begin`."""
+        """Continues the search of a checkpoint; called after `begin`."""
         self.controller.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What the methods with a searched prefix share: the space, the given network, the phases."""
+"""Common code of the methods that search a prefix."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _Settings = TypeVar("_Settings", bound=SearchedPrefixSettings)
 
 
 class SearchedPrefix(Method):
-    """Base of the methods that search a prefix, with or without something beside it.
+    """Base of the methods that search a prefix, alone or beside a LoRA.
 
     Subclasses attach the part that `_attach_prefix` makes.
     """
@@ -41,12 +41,12 @@ class SearchedPrefix(Method):
     settings: SearchedPrefixSettings
 
     def search_share(self) -> float:
-        """The config's share, or 0 where nothing is searched."""
+        """The config's share; 0 without a search."""
         search = self.settings.search
         return search.share if search.searches else 0.0
 
     def held_out_share(self) -> float:
-        """The config's share, where the search chooses on rows of its own."""
+        """The config's share; 0 if the search needs no held-out rows."""
         search = self.settings.search
         return search.held_out if search.searches and search.needs_held_out else 0.0
 
@@ -59,7 +59,7 @@ class SearchedPrefix(Method):
         context: AttachContext,
         make: Callable[..., PrefixPart] = PrefixPart,
     ) -> PrefixPart:
-        """The known network, or the supernet of the space."""
+        """The network of the genotype, or the supernet of the space."""
         settings, shape = self.settings, injection.shape
         length = space.max_length if genotype is None else genotype.length
         make_network: Callable[[PrefixStart], Network]
@@ -78,7 +78,7 @@ class SearchedPrefix(Method):
     def _decided(
         self, space: SearchSpace, prefix: PrefixSettings, shape: PrefixShape, seed: int
     ) -> Genotype | None:
-        """The network that the settings give; None where it has to be searched."""
+        """The network that the settings determine; None if it has to be searched."""
         search = self.settings.search
         budget = search.held(space, shape)
         if search.mode != "random":
@@ -88,14 +88,14 @@ class SearchedPrefix(Method):
         return Genotype.from_choices(space, shape, choices, {"by": "random", "seed": seed})
 
     def _given(self, prefix: PrefixSettings, shape: PrefixShape) -> Genotype | None:
-        """The network that doesn't depend on a run's seed, if there is one."""
+        """The network that the settings determine for any seed, if there is one."""
         search = self.settings.search
         if search.genotype is not None:
             return load_for(search.genotype, shape, adapted=search.adapt)
         return prefix.fixed(shape) if search.mode == "none" else None
 
     def _prefix_size(self, settings: PrefixSettings, shape: PrefixShape) -> SizeRange:
-        """Of the network, or of those the search may end at; its budget counts the prefix alone."""
+        """Size of the network, or of those that the search may find; without LoRA."""
         genotype = self._given(settings, shape)
         if genotype is not None:
             return SizeRange.exactly(count_network(genotype))

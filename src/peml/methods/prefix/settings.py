@@ -1,4 +1,4 @@
-"""What a config says of prefixes and prompts; no torch, see `peml.methods.registry`."""
+"""Config sections of prefixes and prompts; no torch, see `peml.methods.registry`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
     """A prefix without a search: from a two-layer MLP, or keys and values trained directly."""
 
-    # A row of a flat prefix moves by its own steps alone, while an MLP's moves with every weight
-    # of its head. On MiniLM (SST-2 and MRPC, 70 steps, one seed) a flat prefix lowered the
-    # training loss hardly more than the heads alone at the MLP's rate, and about as much as the
-    # MLP at 0.05.
+    # A row of a flat prefix moves by its own steps only, an MLP's with every weight of the head.
+    # On MiniLM (SST-2 and MRPC, 70 steps, one seed) a flat prefix at the MLP's rate lowered the
+    # training loss hardly more than the heads alone, and at 0.05 about as much as the MLP.
     rates: ClassVar[Mapping[str, float]] = {"mlp": 1e-3, "flat": 0.1}
     """Default learning rate by network."""
 
@@ -147,7 +146,7 @@ class SearchedPrefixSettings(MethodSettings):
 
 
 class LonePrefixSettings(PrefixSettings):
-    """The prefix network and its space, where no LoRA learns beside it."""
+    """The prefix network and its search space, without a LoRA beside it."""
 
     quietness: float = Field(
         1.0,

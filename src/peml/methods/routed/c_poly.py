@@ -1,4 +1,4 @@
-"""C-Poly: skills shared by all tasks and skills of one's own (Wang et al., arXiv 2312.03248)."""
+"""C-Poly: skills that all tasks share and skills per task (Wang et al., arXiv 2312.03248)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CPolyDelta(Delta):
         )
 
     def shared_weights(self) -> Tensor:
-        """How much each task takes of every shared skill, (tasks, shared)."""
+        """Each task's weights of the shared skills, (tasks, shared)."""
         logits: Tensor = self.skill_logits
         if self.training and self.settings.noise:
             draw = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
@@ -54,10 +54,9 @@ class CPolyDelta(Delta):
         return weights
 
     def _skills_of(self, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (rows, skills) and the factors they are for.
+        """Weights (rows, skills) and the skills' factors.
 
-        The factors are (skills, r, d) where all rows share them, (rows, skills, r, d) where each
-        row has its task's own.
+        The factors are (skills, r, d) if all rows share them, else (rows, skills, r, d).
         """
         weights = torch.cat([self.shared_weights(), self.own_weights], dim=1)[tasks]
         shared, own = self.settings.shared, self.settings.own
@@ -69,7 +68,7 @@ class CPolyDelta(Delta):
         return weights, self.down[index], self.up[index]
 
     def update(self, x: Tensor) -> Tensor:
-        """See the class; rows gather what their task takes."""
+        """See the class; each row takes its task's weights."""
         weights, down, up = self._skills_of(self.routing.rows(x.shape[0]))
         weights = self.scale * weights
         if self.settings.mixing == "factors":

@@ -22,10 +22,10 @@ class Delta(nn.Module, ABC):
     Args:
         layer: The layer it updates.
         routing: Tasks and real tokens of the batch.
-        settings: The method's; a subclass names its own type.
+        settings: The method's settings; a subclass declares their type.
 
     Attributes:
-        fast: Parameter name -> the group it learns in, with a rate of its own, the setting
+        fast: Parameter name -> its parameter group, whose rate is the setting
             ``{group}_learning_rate``; all others are in the group `adapter`.
     """
 
@@ -47,11 +47,11 @@ class Delta(nn.Module, ABC):
         """The update as one LoRA: B (d_out, rank) and A (rank, d_in), scale included.
 
         Args:
-            task_id: The task; without meaning for a delta that does not route.
+            task_id: The task; ignored by a delta that does not route.
         """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The update of inputs (rows, ..., d_in), in their shape."""
+        """The update of inputs (rows, ..., d_in): (rows, ..., d_out)."""
         packed = self.routing.packed
         if packed is None:
             wide = x.reshape(x.shape[0], -1, self.layer.d_in)

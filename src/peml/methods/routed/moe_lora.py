@@ -56,7 +56,7 @@ class TaskMoeDelta(_MoeDelta):
         layer: See `Delta`.
         routing: See `Delta`.
         settings: See `Delta`.
-        gate: The one that all layers share; left out, it gets its own.
+        gate: The gate that all layers share; None: a gate of this layer.
     """
 
     fast: ClassVar[Mapping[str, str]] = {"gate.embedding": "routing", "gate.gate": "routing"}
@@ -84,10 +84,10 @@ class TaskMoeDelta(_MoeDelta):
 
 
 class TokenMoeDelta(_MoeDelta):
-    """``y = s * sum_i g(x)_i B_i A_i x`` with a router that sees each token, top-k in use.
+    """``y = s * sum_i g(x)_i B_i A_i x`` with a router per token that uses the top k experts.
 
-    All experts are computed and those outside the top k weigh zero: they are so thin that two
-    dense products are cheaper than sorting tokens to experts.
+    All experts are computed, and those outside the top k have weight zero: they are so small that
+    two dense products are cheaper than sorting tokens to experts.
 
     While training, `auxiliary_loss` is the load-balancing loss of Switch Transformers (Fedus et
     al., 2101.03961, eq. 4) over the real tokens, 1 where the load is even, times ``balance``.
@@ -102,7 +102,7 @@ class TokenMoeDelta(_MoeDelta):
 
     def update(self, x: Tensor) -> Tensor:
         """See the class."""
-        # In float32: which experts are the best should not hang on bf16's last bit.
+        # In float32, so that rounding to bf16 does not choose the experts.
         with torch.autocast(x.device.type, enabled=False):
             logits = nn.functional.linear(x.to(self.router.dtype), self.router)
             shares = logits.softmax(-1)
@@ -124,7 +124,7 @@ class TokenMoeDelta(_MoeDelta):
         return load
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The load-balancing loss of the pass just made."""
+        """The load-balancing loss of the last pass."""
         return self._balance
 
     def factors(self, task_id: int) -> tuple[Tensor, Tensor]:

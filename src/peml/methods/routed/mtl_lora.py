@@ -19,8 +19,7 @@ from peml.models import TaskRouting
 class MtlLoraDelta(Delta):
     """``y = s * B_t Lambda_t A x`` with ``B_t = sum_i softmax(w_t / temperature)_i B_i``.
 
-    A and the B_i are shared by all tasks; Lambda_t and w_t belong to a task. The rank of the
-    update stays r: the method re-mixes, it doesn't widen.
+    A and the B_i are shared by all tasks; Lambda_t and w_t are per task. The update has rank r.
 
     ::
 
@@ -49,11 +48,11 @@ class MtlLoraDelta(Delta):
             self.mixing.data.mul_(settings.temperature)
 
     def shares(self) -> Tensor:
-        """How much of each B every task takes, (tasks, bases)."""
+        """Each task's shares of the B matrices, (tasks, bases)."""
         return (self.mixing / self.settings.temperature).softmax(-1)
 
     def update(self, x: Tensor) -> Tensor:
-        """See the class; what belongs to a task is gathered by row."""
+        """See the class; each row takes its task's tensors."""
         rows = self.routing.rows(x.shape[0])
         hidden = nn.functional.linear(x, self.down)
         shares = self.scale * self.shares()[rows][:, :, None]

@@ -1,4 +1,4 @@
-"""What the methods with a low-rank layer of their own share: attach, merge, keep, restore."""
+"""Common code of the methods with their own low-rank layer: attach, merge, save, restore."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class AdapterPart(Part):
     """Low-rank layers in place of a model's linear ones.
 
     Args:
-        model: Gets the layers.
-        deltas: By path of the layer in the backbone.
-        settings: The method's, for the learning rates.
-        merges: Whether the deltas fold into the weights; else they are kept beside them.
+        model: The model whose layers are replaced.
+        deltas: Path of a layer in the backbone -> its update.
+        settings: The method's settings, for the learning rates.
+        merges: Whether the updates can be merged into the weights.
     """
 
     name = "adapter"
@@ -49,7 +49,7 @@ class AdapterPart(Part):
         linears = find_linears(model.backbone)
         output = model.backbone.get_output_embeddings()
         if output is not None and any(linears[name] is output for name in deltas):
-            model.family.logits_everywhere = True  # its tasks are told apart by whole rows
+            model.family.logits_everywhere = True  # its update needs whole rows, of one task each
         self.layers: dict[str, AdaptedLinear] = {}
         for name, delta in deltas.items():
             base = linears[name]
@@ -58,12 +58,12 @@ class AdapterPart(Part):
             model.backbone.set_submodule(name, layer)
 
     def groups(self) -> list[ParameterGroup]:
-        """`adapter`, and the faster groups if the deltas have some."""
+        """`adapter`, and the groups of `Delta.fast`."""
         owned: dict[str, dict[int, nn.Parameter]] = {"adapter": {}}
         for layer in self.layers.values():
             for name, parameter in layer.delta.named_parameters():
                 group = layer.delta.fast.get(name, "adapter")
-                # By identity, since every layer meets a gate that all share.
+                # By identity, since layers may share a gate.
                 owned.setdefault(group, {})[id(parameter)] = parameter
         slow = list(owned.pop("adapter").values())
         # Decay would pull weights that start at 0 or 1 back to 0.
@@ -93,7 +93,7 @@ class AdapterPart(Part):
                 layer.enabled = True
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Mean of the layers' own losses, where they have one."""
+        """Mean of the layers' losses, for layers that have one."""
         losses = [layer.delta.auxiliary_loss() for layer in self.layers.values()]
         present = [loss for loss in losses if loss is not None]
         return torch.stack(present).mean() if present else None
@@ -104,12 +104,12 @@ class AdapterPart(Part):
             return {name: layer.delta.factors(task_id) for name, layer in self.layers.items()}
 
     def save(self, folder: Path, base_model: str) -> None:
-        """Writes ``lora/`` in PEFT's format where one LoRA says it all."""
+        """Writes ``lora/`` in PEFT's format if one LoRA equals the update for all tasks."""
         if self._merges:
             write_peft_lora(folder / "lora", self.factors(0), self._backbone, base_model)
 
     def kept(self) -> dict[str, Tensor]:
-        """The deltas' state where they don't merge."""
+        """The updates' state if they don't merge."""
         return {} if self._merges else self._state()
 
     def _state(self) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ class AdapterPart(Part):
         }
 
     def load_kept(self, kept: Mapping[str, Tensor]) -> None:
-        """The reverse of `kept`; each name has the part's in front.
+        """The reverse of `kept`; names begin with the part's name.
 
         Raises:
             CheckpointError: The tensors are not those of these layers.
@@ -139,13 +139,13 @@ class AdapterPart(Part):
                 value.copy_(kept[key])
 
     def merge(self) -> None:
-        """Folds the updates in, or leaves the plain layers where they can't be."""
+        """Merges the updates, or puts the plain layers back if that is impossible."""
         for name, layer in self.layers.items():
             self._backbone.set_submodule(name, layer.merged() if self._merges else layer.base)
 
 
 class AdapterMethod(Method):
-    """A method that replaces linear layers; a subclass says by what and counts its parameters.
+    """A method that replaces linear layers; a subclass has the layer and the parameter count.
 
     Attributes:
         delta_type: The update of one layer.
@@ -156,7 +156,7 @@ class AdapterMethod(Method):
     def build_deltas(
         self, layers: tuple[LinearShape, ...], routing: TaskRouting
     ) -> dict[str, Delta]:
-        """A fresh delta for each layer, by its path; overridden where layers share something."""
+        """A fresh delta per layer, by path; overridden if layers share something."""
         return {layer.name: self.delta_type(layer, routing, self.settings) for layer in layers}
 
     @abstractmethod
@@ -176,7 +176,7 @@ class AdapterMethod(Method):
         return AttachedModel(model, {part.name: part})
 
     def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
-        """Puts the saved deltas back, frozen."""
+        """Restores the saved updates, frozen."""
         part = self._place(model)
         part.load_kept(kept)
         model.requires_grad_(False)

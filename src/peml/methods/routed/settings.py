@@ -1,4 +1,4 @@
-"""What a config says of the multi-task methods; no torch, see `peml.methods.registry`."""
+"""Config sections of the multi-task methods; no torch, see `peml.methods.registry`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peml.methods.lora.settings import UpdateSettings
 
 
 class AdapterSettings(UpdateSettings, MethodSettings):
-    """What the low-rank layers of all multi-task methods have in common."""
+    """Common settings of the multi-task methods' low-rank layers."""
 
     r: int = Field(8, description="Rank.", ge=1)
     alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
@@ -23,7 +23,7 @@ class AdapterSettings(UpdateSettings, MethodSettings):
 
 
 class CPolySettings(AdapterSettings):
-    """A sum of shared and own low-rank skills, weighed by task."""
+    """A weighted sum of low-rank skills, shared and per task; the weights are per task."""
 
     name: Literal["c-poly"] = "c-poly"
     r: int = Field(2, description="Rank of one skill.", ge=1)
@@ -48,7 +48,7 @@ class CPolySettings(AdapterSettings):
 
 
 class MoeLoraSettings(AdapterSettings):
-    """Experts of rank r / experts and what weighs them."""
+    """Experts of rank r / experts, weighted by a gate or a router."""
 
     name: Literal["moe-lora"] = "moe-lora"
     r: int = Field(8, description="Rank of all experts together.", ge=1)
@@ -81,7 +81,7 @@ class MoeLoraSettings(AdapterSettings):
 
 
 class MtlLoraSettings(AdapterSettings):
-    """Shared factors with a transform and a mix of each task's own."""
+    """Shared factors, with a transform and a mix per task."""
 
     name: Literal["mtl-lora"] = "mtl-lora"
     bases: int = Field(3, description="Number of B matrices that tasks mix.", ge=1)
