@@ -1,8 +1,8 @@
-"""Deep models, counted with few of their layers.
+"""Estimates deep models from few of their layers.
 
-Where all layers are alike, what a run takes is a straight line over the number of layers. Three
-points of it are counted: two make the line, the third shows that it is one. A model of 80 layers
-takes minutes to run without values, since each operation goes through Python::
+If all layers are alike, bytes and FLOPs grow linearly with the number of layers. Three depths are
+counted: two for the line, the third to check it. To run 80 layers without values would take
+minutes, since each operation goes through Python::
 
     bytes, FLOPs     x  x  x - - - - - - - - - - - - - - - - -> o
     layers           2  4  6                                    80
@@ -16,22 +16,22 @@ from typing import Any
 from peml.errors import PemlError
 from peml.estimation.record import Estimate
 
-_DEEP = 16  # layers from which it pays
-_DEPTHS = (2, 4, 6)  # even: in some models every second layer is another
-_BEND = 1e-3
+_DEEP = 16  # layers from which on this is faster
+_DEPTHS = (2, 4, 6)  # even: in some models every second layer is different
+_BEND = 1e-3  # largest deviation from the line, relative
 
 
 def count_few_layers(layers: int, count: Callable[[int], Estimate]) -> Estimate | None:
     """The estimate of a deep model whose layers are alike.
 
     Args:
-        layers: All of its layers; 0 where they differ.
-        count: Makes the estimate of the model with fewer.
+        layers: Number of layers; 0 if they differ.
+        count: Estimates the model with fewer layers.
 
     Returns:
-        None where all have to be counted. The model isn't deep, or few layers don't tell: the
-        points are on no line, the method needs all layers, or gradients grow faster than what a
-        forward pass keeps, so that the peak will move from the middle of a step to its end.
+        None if all layers have to be counted: the model isn't deep, the points are not on a line,
+        the method needs all layers, or gradients grow faster than activations, so that the peak
+        will move from the middle of a step to its end.
     """
     if layers < _DEEP:
         return None
@@ -49,11 +49,11 @@ def count_few_layers(layers: int, count: Callable[[int], Estimate]) -> Estimate 
 
 
 class _NoLineError(Exception):
-    """Three values are on no line."""
+    """Three values are not on a line."""
 
 
 def _extended(values: list[Any], layers: int) -> Any:
-    """Every number as it is with all layers."""
+    """Every number, extrapolated to all layers."""
     low, middle, high = values
     if isinstance(low, dict):
         return {name: _extended([each[name] for each in values], layers) for name in low}

@@ -1,4 +1,4 @@
-"""Devices that a run is estimated for: memory and peak."""
+"""The devices that a run can be estimated for."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _CORE = 96e9
 
 @dataclass(frozen=True)
 class Device:
-    """What is assumed of a device.
+    """Memory and speed of a device.
 
     Attributes:
-        name: As on the command line.
-        title: As in a data sheet.
-        kind: ``gpu`` or ``cpu``: some code takes another path on each.
-        memory: In bytes; None if unknown.
+        name: Name on the command line.
+        title: Name in a data sheet.
+        kind: ``gpu`` or ``cpu``; some code depends on it.
+        memory: Bytes; None if unknown.
         fp32: Peak in float32, FLOP/s.
         bf16: Peak in bfloat16 with float32 sums, FLOP/s, without sparsity.
-        overhead: Bytes that libraries take before any tensor is made.
+        overhead: Bytes that libraries use without any tensor.
     """
 
     name: str
@@ -69,7 +69,7 @@ def read_device(name: str) -> Device:
 
 
 def _installed() -> int | None:
-    """Memory of this machine in bytes, where the system tells."""
+    """Memory of this machine in bytes; None if the system doesn't say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -35,16 +35,16 @@ def estimate(
     rows: int | None = None,
     length: int | None = None,
 ) -> Estimate:
-    """What a run takes on a device.
+    """Estimates memory, FLOPs and hours of a run on a device.
 
-    The method is attached to the model built from its config, and one step and one evaluation batch
-    are run, all on tensors without values; bytes and FLOPs are counted on the way.
+    The method is attached to a model built from its config, and a training step and evaluation
+    batches are run on tensors without values, while bytes and FLOPs are counted.
 
     Args:
         config: The run's config.
-        device: Where it is to run.
-        share: Part of the device's peak that is reached.
-        rows: Train rows of all tasks together; default: those of the config, which are read.
+        device: The device.
+        share: Share of the device's peak that is reached.
+        rows: Train rows of all tasks together; default: the config's rows are read.
         length: Mean tokens of these rows.
 
     Raises:
@@ -72,16 +72,16 @@ def estimate(
 
     layers = 0 if workload.method.trains_backbone else count_layers(workload.config.model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about values that aren't there
+        warnings.simplefilter("ignore")  # about missing values
         return count_few_layers(layers, count) or count()
 
 
 class _Passes:
-    """The passes that are tracked, and what they took.
+    """Runs the passes, and keeps the bytes and FLOPs that were counted.
 
     Args:
         workload: What is computed.
-        device: For which the code's choices are made.
+        device: The device; some code depends on its kind.
         layers: Layers of the model; default: all.
     """
 
@@ -93,7 +93,7 @@ class _Passes:
         self.evaluation: Memory | None = None
         self.flops: dict[str, float] = {}
         self.scored: list[float] = []
-        """FLOPs a token of each scoring."""
+        """FLOPs per token of each scoring."""
 
     def run(self) -> None:
         """Attaches the method and tracks a training step and a batch of each scoring."""
@@ -191,9 +191,9 @@ class _Passes:
         """The parts of a pass's peak.
 
         Args:
-            tracker: Right after the pass.
-            gradients: Bytes of them at its end.
-            optimizer: Bytes of its state.
+            tracker: Its state right after the pass.
+            gradients: Bytes of the gradients at the end of the pass.
+            optimizer: Bytes of the optimiser's state.
             cache: Bytes of keys and values after the longest text.
         """
         model = self.model
@@ -211,11 +211,7 @@ class _Passes:
         )
 
     def estimate(self, share: float) -> Estimate:
-        """Everything together.
-
-        Args:
-            share: Part of the device's peak that is reached.
-        """
+        """The estimate, if ``share`` of the device's peak is reached."""
         work, steps = self.workload, self.workload.steps
         run = {
             phase: (end - first) * self.flops[phase]
@@ -259,7 +255,7 @@ class _Passes:
 
 @contextmanager
 def _as_on(device: Device) -> Iterator[None]:
-    """Lets as many logits be held at once as on that kind of device."""
+    """Holds as many logits at once as on that kind of device."""
     before = HELD["cpu"]
     HELD["cpu"] = HELD[device.kind]
     try:
@@ -269,7 +265,7 @@ def _as_on(device: Device) -> Iterator[None]:
 
 
 class _HeldOut:
-    """Rows that a search chooses by, without values."""
+    """Held-out rows of a search, without values."""
 
     def __init__(
         self, model: AttachedModel, batch: TaskBatch, autocast: Callable[[], torch.autocast]
@@ -277,19 +273,19 @@ class _HeldOut:
         self._model, self._batch, self._autocast = model, batch, autocast
 
     def loss(self, draw: int) -> Tensor:
-        """The loss of a batch as large as the largest training batch."""
+        """Loss of a batch of the size of the largest training batch."""
         self._model.train()
         with self._autocast():
             loss: Tensor = self._model(self._batch).loss
         return loss
 
     def measure(self, batches: int) -> float:
-        """Unknown."""
+        """0: there are no values."""
         return 0.0
 
 
 def _middle(steps: int) -> range:
-    """Some steps in the middle of a search, where the decisions move."""
+    """Some steps in the middle of a search, in which the decisions move."""
     return range(steps // 2, min(steps, steps // 2 + 8))
 
 
@@ -298,7 +294,7 @@ def _size(value: Tensor) -> int:
 
 
 def _bytes_per_token(model: TaskModel) -> tuple[int, int]:
-    """Bytes of a token's keys and values: of a token that is read, and of one that is generated."""
+    """Bytes of the keys and values of a token that is read, and of one that is generated."""
     backbone = model.backbone
     size = backbone.dtype.itemsize
     found = check_support(backbone).sites

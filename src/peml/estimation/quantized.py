@@ -1,4 +1,4 @@
-"""Layers without values that take what quantised layers take; no library for these is needed."""
+"""Layers without values of the size of quantised layers; needs no quantisation library."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 _BITS = {"int8": 8}
-"""Bits of a weight; 4 in all other formats."""
+"""Bits per weight; 4 in all other formats."""
 
 _BLOCK = 64
-"""Weights that share a byte for their scale, in 4 bits."""
+"""Weights per byte of scales, in 4 bits."""
 
 
 class PackedStandIn(nn.Linear):
-    """A linear layer of packed weights, which are unpacked for each product and not kept.
+    """A linear layer with packed weights, which are unpacked for each product and then freed.
 
     Args:
-        linear: The layer it stands for.
-        bits: Of a weight.
+        linear: The layer that it replaces.
+        bits: Bits per weight.
     """
 
     def __init__(self, linear: nn.Linear, bits: int) -> None:
@@ -49,7 +49,7 @@ class PackedStandIn(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """A product with a weight that is unpacked anew in the backward pass."""
+    """A product whose weight is unpacked again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, d_out: int) -> Tensor:
@@ -63,7 +63,7 @@ class _Product(torch.autograd.Function):
 
 
 def pack(model: Any, quantization: str | None) -> None:
-    """Puts stand-ins where a model's layers are stored in 8 or 4 bits; none for plain weights."""
+    """Replaces the layers that are stored in 8 or 4 bits; none of them for plain weights."""
     if quantization is None:
         return
     kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)

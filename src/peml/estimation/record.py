@@ -1,4 +1,4 @@
-"""What an estimate says; also the JSON of `peml estimate --json`."""
+"""The result of an estimate; also the JSON of `peml estimate --json`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from peml.records import Precision, Record
 
 
 class Memory(Record):
-    """Bytes at the peak of a training step or of an evaluation, by what they hold.
+    """Bytes at the peak of a training step or of an evaluation.
 
-    `weights` are what is frozen, `trained` what trains, `gradients` what they take at the end of a
-    step, `cache` the keys and values of generated texts at their longest. `activations` are the
-    rest of the peak.
+    `weights` are frozen, `trained` are the trained ones, `gradients` are at the end of a step,
+    `cache` is the keys and values of generated texts at their longest, `activations` the rest.
     """
 
     weights: int
@@ -26,16 +25,15 @@ class Memory(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all."""
         return sum(getattr(self, name) for name in type(self).model_fields)
 
 
 class Estimate(Record):
-    """What a run is expected to take.
+    """Expected memory, FLOPs and hours of a run.
 
-    `trainable_parameters` are by part, after a search as the method expects; `step_flops`, `flops`
-    and `hours` are by phase; `batch` is the shape of the largest training batch; `overhead` is what
-    libraries take beside the tensors.
+    `trainable_parameters` are by part, after a search; `step_flops`, `flops` and `hours` are by
+    phase; `batch` is the shape of the largest training batch; `overhead` are bytes of libraries.
     """
 
     model: str
@@ -61,6 +59,6 @@ class Estimate(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def needed(self) -> int:
-        """Bytes of the larger of training and evaluation, libraries included."""
+        """Bytes of training or evaluation, whichever needs more, with libraries."""
         parts = [part.total for part in (self.training, self.evaluation) if part is not None]
         return self.overhead + max(parts, default=0)

@@ -1,4 +1,4 @@
-"""Runs a model on tensors without values, and counts bytes and FLOPs of what it does."""
+"""Runs a model on tensors without values, and counts bytes and FLOPs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _attention_backward(
     return int(sdpa_backward_flop_count(*shapes))
 
 
-# torch knows the kernels of GPUs only.
+# torch counts the kernels of GPUs only.
 _FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -43,16 +43,16 @@ _FLOPS: dict[Any, Callable[..., int]] = {
 
 
 class Tracker(TorchDispatchMode):
-    """Counts the bytes that are held and the FLOPs that are computed.
+    """Counts the bytes of tensors and the FLOPs of operations.
 
-    Code may ask for values, which there are none of. It gets answers with which it goes on: a
-    condition holds, a number is 1, an index is 0, a mask lets everything through.
+    Code that asks for values gets made-up ones, with which it can continue: a condition is true, a
+    number is 1, an index is 0, a mask selects everything.
 
     Attributes:
         vocabulary: Size of the last dimension of logits; None: none are counted as such.
-        live: Bytes that are held.
-        peak: Most bytes that were held at once since `restart`.
-        peak_logits: Bytes of logits among them.
+        live: Bytes of all tensors that exist.
+        peak: Maximum of `live` since `restart`.
+        peak_logits: Bytes of logits at the peak.
         flops: Operations since `restart`; a multiplication and its addition are two.
     """
 
@@ -64,7 +64,7 @@ class Tracker(TorchDispatchMode):
         self._sizes: dict[int, tuple[int, bool]] = {}
 
     def restart(self) -> None:
-        """Forgets peak and FLOPs."""
+        """Resets peak and FLOPs."""
         self.peak, self.peak_logits, self.flops = self.live, self._logits, 0
 
     def __torch_dispatch__(
@@ -102,7 +102,7 @@ class Tracker(TorchDispatchMode):
 
 @contextmanager
 def without_values() -> Iterator[Tracker]:
-    """Tensors that are made in the block have no values and take no memory."""
+    """Tensors that are made in the block have no values and use no memory."""
     tracker = Tracker()
     with FakeTensorMode(allow_non_fake_inputs=True), tracker:
         convert, nn.Module._apply = nn.Module._apply, _convert  # type: ignore[method-assign]
@@ -113,9 +113,9 @@ def without_values() -> Iterator[Tracker]:
 
 
 def _convert(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-    """`Module.to` and the like: torch's own can't replace parameters without values.
+    """`Module.to` and the like, since torch's can't replace parameters without values.
 
-    Nothing moves, since there is one device; and what has the wanted type stays as it is.
+    Nothing moves between devices. Parameters that already have the wanted type stay.
     """
     for child in module.children() if recurse else ():
         _convert(child, change)
@@ -134,7 +134,7 @@ def emptied_batch(batch: TaskBatch) -> TaskBatch:
 
 
 def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """The operation, with values if all that goes in has them."""
+    """Runs the operation, with values if all its inputs have them."""
     tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
     if operation in _ANSWERS and not any(isinstance(value, FakeTensor) for value in tensors):
         with _disable_current_modes():
@@ -143,7 +143,7 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _is_known(value: Tensor) -> bool:
-    """Whether it has values: a real tensor, or one made of plain numbers."""
+    """Whether a tensor has values: it is real, or made of plain numbers."""
     return not isinstance(value, FakeTensor) or value.constant is not None
 
 

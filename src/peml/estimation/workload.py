@@ -1,4 +1,4 @@
-"""What a run computes: its largest batches, and how many tokens in all."""
+"""The largest batches of a run, and its number of tokens."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from peml.run.preparation import Prepared, Steps, prepare
 from peml.tasks import Task
 
 _BUDGETS = 2
-"""Batches that are scored of a split: in the first, not everything may be shared yet."""
+"""Batches scored per split: in the first one, contexts may not be shared yet."""
 
 _DENSE = 8
-"""Splits with many options for their length that are tried beside the largest."""
+"""Splits with many options per token that are tried beside the largest one."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """A part of an evaluation that stands for all of its kind.
+    """A part of an evaluation, from which all rows of its kind are extrapolated.
 
     Attributes:
-        run: Computes it with an attached model.
-        tokens: Input tokens of that part.
-        development: Input tokens of its kind in all evaluations on the development splits.
-        reported: And in one on the reported splits.
-        rows: Rows of a batch whose keys and values are kept.
-        length: Tokens of these rows.
-        generated: Tokens that are generated after them.
+        run: Computes the part with an attached model.
+        tokens: Input tokens of the part.
+        development: Input tokens of this kind in all evaluations on the development splits.
+        reported: The same in one evaluation on the reported splits.
+        rows: Rows of a batch whose keys and values are cached.
+        length: Tokens of each of these rows.
+        generated: Tokens that are generated per row.
     """
 
     run: Callable[[AttachedModel], object]
@@ -59,16 +59,16 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed, and with which model.
+    """What a run computes.
 
     Attributes:
-        config: With its precision decided.
-        batch: The training batch with the most tokens; None where nothing is trained.
+        config: The config, with its precision decided.
+        batch: The training batch with the most tokens; None if nothing is trained.
         steps: Optimiser steps of the phases.
-        tokens: Input tokens of a training step, padding included, on average.
+        tokens: Mean input tokens of a training step, with padding.
         scorings: Parts of the evaluations.
-        solved: Train rows that contexts are drawn from.
-        basis: Where the numbers of rows and tokens are from, for people.
+        solved: Train rows from which contexts are drawn.
+        basis: A sentence on the origin of the numbers of rows and tokens.
     """
 
     config: RunConfig
@@ -85,11 +85,11 @@ class Workload:
 
 
 def read_workload(config: RunConfig, precision: Precision | None = None) -> Workload:
-    """What a run on the config's own rows computes; they are read and encoded, as `fit` does.
+    """The workload of a run on the config's rows, which are read and encoded as in `fit`.
 
     Args:
         config: The run's config.
-        precision: What is computed in; default: as the run would decide here.
+        precision: The precision; default: as a run would decide on this machine.
 
     Raises:
         PemlError: As `prepare`.
@@ -118,9 +118,9 @@ def read_workload(config: RunConfig, precision: Precision | None = None) -> Work
 def assume_workload(
     config: RunConfig, rows: int, length: int, precision: Precision | None = None
 ) -> Workload:
-    """What a run would compute; no rows are read, and their evaluation's length isn't known.
+    """The workload of a run on assumed rows; none are read, and evaluations are not counted.
 
-    The largest batch is taken to fill ``batches.tokens``.
+    The largest batch is assumed to fill ``batches.tokens``.
 
     Args:
         config: The run's config.
@@ -194,7 +194,7 @@ def _made_up(
 
 
 def _scorings(prepared: Prepared) -> tuple[Scoring, ...]:
-    """For each way in which rows are scored, the splits with the largest batches."""
+    """The splits with the largest batches, of tasks that generate and of the others."""
     budget = prepared.config.evaluation.tokens
     splits = {"development": prepared.development, "reported": prepared.reported}
     made = []
@@ -226,7 +226,7 @@ def _tokens(gold: GoldSplit) -> int:
 
 
 def _options_per_token(gold: GoldSplit) -> float:
-    """Options of a row by its length, since the options of a row share its context."""
+    """Options of a row per token of its length, since options share the row's context."""
     return float(gold.encoded.sequences.sum() / gold.encoded.lengths.sum())
 
 
@@ -258,7 +258,7 @@ def _options(prepared: Prepared, gold: GoldSplit, development: int, reported: in
     if isinstance(prepared.family, TextFamily):
 
         def run(model: AttachedModel) -> None:
-            model.base.sharing[sharing_key(model.base)] = None  # a test would need values
+            model.base.sharing[sharing_key(model.base)] = None  # its test needs values
             found = score_options(model.base, part, task_id, settings.scoring, settings.tokens)
             deque(found, maxlen=0)
     else:
