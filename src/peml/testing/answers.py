@@ -1,4 +1,4 @@
-"""What a tiny model answers, the fast and the slow way, for conformance suites to compare."""
+"""Answers of tiny models, which conformance suites compare."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scores_of(model: Any, batch: TaskBatch) -> Tensor:
 
 
 def scores_of_rows(model: Any, rows: Sequence[tuple[int, Row]] = TINY_ROWS) -> Tensor:
-    """The scores of raw rows, of an attached or a plain model."""
+    """The scores of raw rows, by an attached or a plain model."""
     base = model.base if isinstance(model, AttachedModel) else model
     return scores_of(model, batch_of(base, rows))
 
@@ -72,7 +72,7 @@ def decode_slowly(model: AttachedModel, row: tuple[int, Row], *, tokens: int = 4
 
 
 def own_parameters(model: AttachedModel) -> list[tuple[str, torch.nn.Parameter]]:
-    """What the method trains: every trainable parameter but the heads'."""
+    """Trainable parameters without those of the heads."""
     return [
         (name, parameter)
         for name, parameter in model.named_parameters()

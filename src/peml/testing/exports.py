@@ -19,15 +19,15 @@ from peml.testing.tasks import TINY_TASKS, batch_of, tasks_with_contexts
 
 
 class ExportSuite:
-    """What every export format has to fulfil. Subclass it in a test file::
+    """Checks an export format. Subclass it in a test file::
 
         class TestMine(ExportSuite):
             name = "mine"
 
     Attributes:
         name: The format's registered name.
-        model: A model that it can express, a name in ``TINY_FAMILIES``.
-        method: The section of a method that it can express.
+        model: A model that it can export, a name in ``TINY_FAMILIES``.
+        method: The config section of a method that it can export.
     """
 
     name: ClassVar[str]
@@ -35,7 +35,7 @@ class ExportSuite:
     method: ClassVar[Mapping[str, Any]] = {"name": "lora", "lora": {"r": 2}}
 
     def finished(self, folder: Path) -> Path:
-        """The ``model`` folder of a finished run, all that trained moved from its start."""
+        """The ``model`` folder of a finished run, with all trained weights changed."""
         base = save_tiny_model(self.model, folder / "base")
         settings = parse_method(self.method)
         tasks = TINY_TASKS if build_method(settings).context is None else tasks_with_contexts()
@@ -51,7 +51,7 @@ class ExportSuite:
         return folder / "model"
 
     def test_writes_what_it_names(self, tmp_path: Path) -> None:
-        """The folders are there, a README says how to load them, the run's model is as it was."""
+        """The folders exist, there is a README, and the run's model is unchanged."""
         model, out = self.finished(tmp_path), tmp_path / "out"
         before = checksums(model)
         folders = export_model(model, out, self.name)
@@ -63,7 +63,7 @@ class ExportSuite:
         assert checksums(model) == before
 
     def test_verify_notices_damage(self, tmp_path: Path) -> None:
-        """What was written in part only is refused, and no folder is left."""
+        """A file that is cut in half is refused, and no folder is left."""
         model, out = self.finished(tmp_path), tmp_path / "out"
         chosen = EXPORTS.load(self.name, "")
         write = chosen.write

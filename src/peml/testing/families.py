@@ -13,7 +13,7 @@ from peml.testing.tasks import TINY_ROWS, TINY_TASKS, Row, batch_of, tiny_family
 
 
 class FamilySuite:
-    """What every model family has to fulfil. Subclass it in a test file::
+    """Checks a model family. Subclass it in a test file::
 
         class TestMine(FamilySuite):
             name = "mine"
@@ -21,7 +21,7 @@ class FamilySuite:
 
     Attributes:
         name: The family's registered name.
-        model: A model that it reads for, a name in ``TINY_FAMILIES``.
+        model: A model of the family, a name in ``TINY_FAMILIES``.
     """
 
     name: ClassVar[str]
@@ -37,7 +37,7 @@ class FamilySuite:
         assert not missing, f"the family can't do {', '.join(sorted(missing))}"
 
     def test_long_rows_are_cut_and_counted(self) -> None:
-        """No sequence is longer than ``max_length``, and what was dropped is said."""
+        """No sequence is longer than ``max_length``, and dropped tokens are counted."""
         family = tiny_family(self.model, max_length=16, family=self.name)
         long: dict[int, Row] = {0: {"text": "the film was good " * 20, "label": 1}}
         long[1] = {"first": "a man is moving " * 20, "second": "a person " * 20, "label": 2}
@@ -51,7 +51,7 @@ class FamilySuite:
                 assert all(sequence.cut > 0 for sequence in sequences)
 
     def test_a_row_s_loss_does_not_depend_on_its_batch(self) -> None:
-        """Rows of all tasks together, padded, have the losses that each has alone."""
+        """Padded rows of several tasks have the same losses as each row alone."""
         model = self.loaded()
         with torch.no_grad():
             together = model(batch_of(model))
@@ -77,7 +77,7 @@ class FamilySuite:
             assert found.isfinite().all()
 
     def test_gradients_reach_a_prompt_and_the_model(self) -> None:
-        """Vectors in front of the input change what comes out, and learn; so does the model."""
+        """Vectors in front of the input change the losses and get a gradient, as does the model."""
         model = self.loaded()
         batch = batch_of(model)
         width = model.backbone.get_input_embeddings().weight.shape[1]
@@ -94,7 +94,7 @@ class FamilySuite:
             assert not torch.equal(model(batch).losses, output.losses)
 
     def test_generates_if_it_says_so(self) -> None:
-        """A text per row, where generation is among the task types."""
+        """One text per row, if generation is among the task types."""
         model = self.loaded()
         if not any(kind.generates for kind in model.family.task_types):
             return

@@ -46,7 +46,7 @@ from peml.testing.tasks import (
     tiny_task_model,
 )
 
-# Dropout would hide behind its noise what the checks compare.
+# Without dropout, whose noise would hide differences.
 _CONFIG: dict[str, dict[str, Any]] = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "electra": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
@@ -57,24 +57,24 @@ _STEPS = 20
 
 
 class MethodSuite:
-    """What every method has to fulfil. Subclass it in a test file::
+    """Checks a method. Subclass it in a test file::
 
         class TestMine(MethodSuite):
             settings = MineSettings(r=2)
 
     The method is built from its settings, so it has to be registered. Every check runs on each
-    tiny model, with three tasks mixed in a batch. Heads of encoders always learn and are left out
-    of what is said about parameters.
+    tiny model, with three tasks in a batch. Statements on parameters don't include encoders' heads,
+    which always train.
 
     Attributes:
-        settings: The method's config section, at a size for tiny models, dropout off.
-        families: Tiny models it is tested with, one a kind at least.
-        identity_at_start: Whether a fresh method changes nothing, to the last bit.
-        random_start: Whether the seed decides some initial weight.
-        learns_first: Patterns of the names of the parameters that have a gradient in the very
-            first step, while all others have none; None: not checked.
-        learns_later: Patterns of those that have one after a first step.
-        tolerance: How far merged, saved or switched-off scores may be from what they should be.
+        settings: The method's config section, of a size for tiny models, without dropout.
+        families: Tiny models in the tests, at least one of each kind.
+        identity_at_start: Whether a fresh method leaves the scores exactly unchanged.
+        random_start: Whether an initial weight depends on the seed.
+        learns_first: Name patterns of the parameters with a gradient in the first step; all others
+            have none. None: not checked.
+        learns_later: Name patterns of those with a gradient after a first step.
+        tolerance: Largest error of scores after merging, saving or switching off.
     """
 
     settings: ClassVar[MethodSettings]
@@ -90,26 +90,26 @@ class MethodSuite:
         if "family" in metafunc.fixturenames:
             metafunc.parametrize("family", self.families)
 
-    # What the checks work with; a subclass may replace it.
+    # Used by the checks; a subclass may override them.
 
     def method(self) -> Method:
         """The method under test."""
         return build_method(self.settings)
 
     def scale(self, settings: Any) -> float:
-        """What stays when the method is resized: alpha / r, where there are the two."""
+        """What resizing must not change: alpha / r, if the settings have both."""
         low_rank = getattr(settings, "lora", settings)
         if not (hasattr(low_rank, "r") and hasattr(low_rank, "alpha")):
             return 0.0
         return float(low_rank.alpha / low_rank.r)
 
     def plain(self, family: str) -> TaskModel:
-        """The frozen model nothing is attached to."""
+        """The frozen model without the method."""
         tasks = TINY_TASKS if self.method().context is None else tasks_with_contexts()
         return tiny_task_model(family, tasks, **_CONFIG.get(family, {}))
 
     def fresh(self, family: str, *, seed: int = 0) -> AttachedModel:
-        """The model with the method, before the first step; a search is ended at once."""
+        """The model with the method before the first step; a search ends at once."""
         model = self.plain(family)
 
         def calibrate() -> None:
@@ -123,7 +123,7 @@ class MethodSuite:
         return attached
 
     def trained(self, family: str, *, seed: int = 0) -> AttachedModel:
-        """As after some training: every trainable weight is moved at random."""
+        """The model with random changes of all trainable weights, as after training."""
         model = self.fresh(family, seed=seed)
         noise = torch.Generator().manual_seed(7)
         with torch.no_grad():
@@ -144,7 +144,7 @@ class MethodSuite:
     # At the start
 
     def test_a_fresh_method_changes_nothing(self, family: str) -> None:
-        """Scores are the plain model's, where the method promises it."""
+        """Scores equal those of the plain model, if `identity_at_start`."""
         if self.identity_at_start:
             assert torch.equal(
                 scores_of_rows(self.fresh(family)), scores_of_rows(self.plain(family))
@@ -161,7 +161,7 @@ class MethodSuite:
         assert differs == self.random_start
 
     def test_parameters_are_as_many_as_the_closed_form_says(self, family: str) -> None:
-        """By group, heads left out."""
+        """By group, without heads."""
         counted = {
             group.name: sum(p.numel() for p in group.parameters)
             for group in self.fresh(family).groups()
@@ -172,7 +172,7 @@ class MethodSuite:
         assert {name: n for name, n in counted.items() if n} == {n: c for n, c in said.items() if c}
 
     def test_resizing_meets_a_budget(self, family: str) -> None:
-        """Within 5 % of a budget in reach, and the update's scale stays."""
+        """Within 5 %, and the update's scale stays."""
         shape = read_shape(self.plain(family))
         budget = 30 * sum(self.method().count_parameters(shape).values())
         settings = self.method().resized(shape, budget)
@@ -197,7 +197,7 @@ class MethodSuite:
         assert reached(model) == {n for n in names if _fits(n, self.learns_later)}
 
     def test_gradients_reach_exactly_what_is_declared(self, family: str) -> None:
-        """The groups hold every parameter that requires a gradient, once; all get one."""
+        """Every parameter that requires a gradient is in one group and gets a gradient."""
         model = self.trained(family).train()
         model(batch_of(model.base)).loss.backward()
         declared = [id(p) for group in model.groups() for p in group.parameters]
@@ -209,7 +209,7 @@ class MethodSuite:
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
     def test_nothing_frozen_moves(self, family: str) -> None:
-        """One step changes the trainable tensors and the declared state alone."""
+        """One step changes only trainable tensors and the declared state."""
         before = {name: value.clone() for name, value in frozen_of(self.fresh(family)).items()}
         after = frozen_of(self.updated(family))
         assert before.keys() == after.keys()
@@ -255,7 +255,7 @@ class MethodSuite:
     # Tasks
 
     def test_a_mixed_batch_equals_a_batch_a_task(self, family: str) -> None:
-        """Neighbours of other tasks change nothing."""
+        """Rows of other tasks in the batch change nothing."""
         model = self.trained(family)
         mixed = scores_of_rows(model)
         tasks = torch.tensor([task for task, _ in TINY_ROWS])
@@ -265,7 +265,7 @@ class MethodSuite:
             )
 
     def test_the_task_id_matters_exactly_where_it_is_needed(self, family: str) -> None:
-        """With other ids the scores are others, or the same, as `needs_task_id` says."""
+        """Wrong ids change the scores if and only if `needs_task_id` is true."""
         model = self.trained(family)
         batch = batch_of(model.base)
         other = dataclasses.replace(batch, task_ids=(batch.task_ids + 1) % len(TINY_TASKS))
@@ -273,7 +273,7 @@ class MethodSuite:
         assert (not torch.equal(right, wrong)) == self.method().needs_task_id
 
     def test_an_unknown_task_id_is_refused(self, family: str) -> None:
-        """Never an average or a default in silence."""
+        """There is no silent average or default."""
         model = self.fresh(family)
         batch = batch_of(model.base)
         for wrong in (-1, len(TINY_TASKS)):
@@ -301,7 +301,7 @@ class MethodSuite:
     # State
 
     def test_trainable_state_comes_back(self, family: str) -> None:
-        """Loaded into a fresh model it gives the same scores."""
+        """Loaded into a fresh model, it gives the same scores."""
         model = self.trained(family)
         state = {name: value.clone() for name, value in model.trainable_state().items()}
         other = self.fresh(family, seed=1)
@@ -309,9 +309,9 @@ class MethodSuite:
         assert torch.equal(scores_of_rows(other), scores_of_rows(model))
 
     def test_switched_off_it_is_the_plain_model(self, family: str) -> None:
-        """All ablations together leave the plain model and the trained heads; then it is back.
+        """All ablations together give the plain model's scores; afterwards the method is on again.
 
-        A method without parts, such as full fine-tuning, has nothing to switch off.
+        A method without parts, such as full fine-tuning, can't be switched off.
         """
         model = self.trained(family)
         if not model.ablations():
@@ -334,7 +334,7 @@ class MethodSuite:
         assert not torch.allclose(on, scores_of_rows(plain)), "the trained method has no effect"
 
     def test_merged_equals_unmerged(self, family: str) -> None:
-        """Merged into the weights, or taken off where it can't be."""
+        """Merging keeps the scores, or removes a method that can't be merged once."""
         model = self.trained(family)
         before = scores_of_rows(model)
         model.merge()
@@ -346,7 +346,7 @@ class MethodSuite:
         assert left == {name for name, _ in self.plain(family).backbone.named_parameters()}
 
     def test_each_tasks_factors_are_its_update(self, family: str) -> None:
-        """Methods with weights per task: merged for one, it gives that task's scores."""
+        """Methods with weights per task: merged for one task, they give its scores."""
         if self.method().merging.how != "per task":
             return
         model = self.trained(family)
@@ -366,7 +366,7 @@ class MethodSuite:
             )
 
     def test_saved_and_loaded_it_says_the_same(self, family: str, tmp_path: Path) -> None:
-        """In the project's own format, merged or kept."""
+        """In the native format, merged or not."""
         model = self.trained(family)
         before = scores_of_rows(model)
         save_model(model, tmp_path / "model", self.settings)

@@ -1,8 +1,8 @@
 """Tiny random models and a tiny tokenizer, built in code: no hub, no download.
 
 Each model has two layers and takes a few milliseconds a step. Weights are random, so nothing here
-says anything about quality; the shapes are chosen to catch mistakes (fewer key/value heads than
-query heads, a head size that is not hidden size / heads, a window shorter than the tests' texts).
+says anything about quality. The shapes are chosen to find mistakes: fewer key/value heads than
+query heads, a head size other than hidden size / heads, a window shorter than the tests' texts.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def tiny_model(
             default: the bare model for encoders, the language model for the others.
         attention: Attention implementation (``"sdpa"``, ``"eager"``); default: Transformers'.
         seed: Seed of the weights; the global generator is left as it was.
-        **config: Config values that replace the tiny ones.
+        **config: Config values that replace the default ones.
     """
     made = TINY_FAMILIES[family]
     values: dict[str, Any] = {**made.config, **config}
@@ -215,7 +215,7 @@ tiny_t5: Callable[..., PreTrainedModel] = partial(tiny_model, "t5")
 
 
 def tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of ``VOCABULARY`` entries: any text goes in and comes out again.
+    """A byte-level BPE of ``VOCABULARY`` entries, which encodes and decodes any text.
 
     Args:
         kind: ``encoder`` frames one or two segments as ``<s> a </s> b </s>`` with segment ids,

@@ -11,15 +11,15 @@ from peml.prefix import Operation, make_operation
 
 
 class OperationSuite:
-    """What every operation of a cell has to fulfil. Subclass it in a test file::
+    """Checks an operation of a cell. Subclass it in a test file::
 
         class TestMine(OperationSuite):
             name = "mine"
 
     Attributes:
         name: The operation's registered name.
-        width: Channels it is tested with.
-        length: Prefix positions it is tested with.
+        width: Channels in the tests.
+        length: Prefix positions in the tests.
         learnt: False for an operation without parameters.
     """
 
@@ -34,7 +34,7 @@ class OperationSuite:
         return make_operation(self.name, self.width, self.length)
 
     def trained(self) -> Operation:
-        """The operation with every parameter moved, so that it adds something."""
+        """The operation with every parameter changed, so that it adds something."""
         operation = self.fresh()
         with torch.no_grad():
             for parameter in operation.parameters():
@@ -79,7 +79,7 @@ class OperationSuite:
             assert parameter.grad.abs().max() > 0, f"the gradient of {name} is zero"
 
     def test_absent_positions_have_no_influence(self) -> None:
-        """What an absent position holds changes no present one."""
+        """The values at absent positions don't change present ones."""
         operation, x = self.trained(), self.inputs()
         for length in range(1, self.length):
             presence = (torch.arange(self.length) < length).float()
@@ -89,7 +89,7 @@ class OperationSuite:
             assert torch.equal(before[:length], after[:length])
 
     def test_absent_positions_are_as_if_cut_off(self) -> None:
-        """Absent positions count as if they were not there, also once the length is decided."""
+        """Absent positions act as if cut off, also after the length is decided."""
         operation, x = self.trained(), self.inputs()
         for length in range(1, self.length):
             presence = (torch.arange(self.length) < length).float()
@@ -100,7 +100,7 @@ class OperationSuite:
                 assert torch.allclose(operation(x, presence)[:length], short, atol=1e-5)
 
     def test_gradients_are_finite_at_presence_zero(self) -> None:
-        """The backward pass survives presence 0."""
+        """Gradients are finite at presence 0."""
         presence = (torch.arange(self.length) < 3).float().requires_grad_()
         x = self.inputs().requires_grad_()
         output = self.trained()(x, presence)

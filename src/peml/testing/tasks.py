@@ -1,4 +1,4 @@
-"""Tiny tasks, models that answer them, and batches that mix them."""
+"""Tiny tasks, and models and batches for them."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ TINY_ROWS: tuple[tuple[int, Row], ...] = (
     (0, {"text": "bad", "label": 0}),
     (1, {"first": "yes", "second": "the answer is yes", "label": 0}),
 )
-"""Rows of `TINY_TASKS`, mixed: (task id, row)."""
+"""Rows of `TINY_TASKS` in mixed order: (task id, row)."""
 
 
 def tasks_with_contexts() -> tuple[Task, ...]:
-    """`TINY_TASKS` with a solved row each, held as the task's context."""
+    """`TINY_TASKS`, each with one solved row as its context."""
     solved = [
         TaskRenderer(TINY_TASKS[number]).render_solved(row, 0) for number, row in TINY_ROWS[:3]
     ]
