@@ -95,8 +95,7 @@ class Genotype(GenotypeRecord):
             ConfigError: If the choices don't fit the space.
         """
         complete = space.complete(choices)
-        # Looked up in the space, so that mypy knows the head's type.
-        head = space.heads[[str(kind) for kind in space.heads].index(complete["head"])]
+        head = next(kind for kind in space.heads if kind == complete["head"])  # of its own type
         return cls(
             cells=tuple(complete[f"cell.{index}"] for index in range(space.cells)),
             length=int(complete["length"]),

@@ -29,7 +29,7 @@ class OutputHead(nn.Module):
     """
 
     def __init__(
-        self, kind: HeadKind, *, width: int, layers: int, shape: PrefixShape, rank: int
+        self, kind: HeadKind, width: int, layers: int, shape: PrefixShape, rank: int
     ) -> None:
         super().__init__()
         self.layers, self.kv_heads, self.head_dim = layers, shape.kv_heads, shape.head_dim
@@ -131,17 +131,19 @@ class PrefixFrame(nn.Module):
             correction: Before `bounded`, (layers, 2, kv_heads, length, head_dim).
             layers: Indices of these layers, in order, on the same device; None for all.
         """
-        chosen = slice(None) if layers is None else layers
-        moved = bounded(correction, self.scale * self.radius[chosen])
+        moved = self._bounded(correction, layers)
         if self.offset is None:
             return moved
-        return moved + self.offset[chosen][..., : correction.shape[3], :]
+        offset = self.offset if layers is None else self.offset[layers]
+        return moved + offset[..., : correction.shape[3], :]
 
     def limited(self, correction: Tensor, layers: Tensor | None = None) -> Tensor:
         """What is added to a context: the limited correction of all positions but the first.
 
         Much attention rests on the first position, so it stays as it is. Arguments as for `moved`.
         """
-        chosen = slice(None) if layers is None else layers
-        moved = bounded(correction, self.scale * self.radius[chosen])
-        return functional.pad(moved[..., 1:, :], (0, 0, 1, 0))
+        return functional.pad(self._bounded(correction, layers)[..., 1:, :], (0, 0, 1, 0))
+
+    def _bounded(self, correction: Tensor, layers: Tensor | None) -> Tensor:
+        radius = self.radius if layers is None else self.radius[layers]
+        return bounded(correction, self.scale * radius)

@@ -42,13 +42,8 @@ class PrefixNetwork(nn.Module):
         self.embeddings = nn.Parameter(torch.randn(genotype.length, width))
         self.cells = nn.ModuleList(Cell(name, width, genotype.length) for name in genotype.cells)
         self.norm = nn.LayerNorm(width)
-        self.head = OutputHead(
-            genotype.head,
-            width=width,
-            layers=len(genotype.active_layers),
-            shape=shape,
-            rank=genotype.head_rank,
-        )
+        layers, rank = len(genotype.active_layers), genotype.head_rank
+        self.head = OutputHead(genotype.head, width, layers, shape, rank)
         self.frame = PrefixFrame(shape, start, genotype.radius, genotype.length)
         # As a tensor, since a list of indices would be copied to the device in each step.
         active = torch.tensor(genotype.active_layers, dtype=torch.long)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from pydantic import JsonValue
@@ -17,15 +16,6 @@ from peml.prefix.network import PrefixNetwork
 from peml.prefix.prefix import OnContext, Prefix, PrefixStart
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import SearchSpace
-
-
-@dataclass(frozen=True, slots=True)
-class _Pruning:
-    """The options, layers and positions whose weight is not exactly zero."""
-
-    used: dict[str, list[int]]
-    active: tuple[bool, ...]
-    length: int
 
 
 class PrefixSupernet(nn.Module):
@@ -81,13 +71,7 @@ class PrefixSupernet(nn.Module):
         self.norm = nn.LayerNorm(space.width)
         self.heads = nn.ModuleDict(
             {
-                kind: OutputHead(
-                    kind,
-                    width=space.width,
-                    layers=shape.layers,
-                    shape=shape,
-                    rank=space.head_rank,
-                )
+                kind: OutputHead(kind, space.width, shape.layers, shape, space.head_rank)
                 for kind in space.heads
             }
         )
@@ -160,13 +144,11 @@ class PrefixSupernet(nn.Module):
         self._check(weights)
         if prune is None:
             prune = not any(weight.requires_grad for weight in weights.values())
-        pruning = self._prune(weights) if prune else None
-        presence = self._presence(weights)
-        hidden: Tensor = self.embeddings
         used: dict[str, list[int]] = {}
-        if pruning is not None:
-            used = pruning.used
-            presence, hidden = presence[: pruning.length], hidden[: pruning.length]
+        active, length = (True,) * self.shape.layers, self.space.max_length
+        if prune:
+            used, active, length = self._prune(weights)
+        presence, hidden = self._presence(weights)[:length], self.embeddings[:length]
         if on is not None:
             hidden = hidden[: len(on.embeddings)] + on.embeddings
             presence = presence[: len(hidden)]
@@ -174,7 +156,6 @@ class PrefixSupernet(nn.Module):
             name = f"cell.{index}"
             hidden = cell(hidden, presence, weights.get(name), used.get(name))
         raw = self._head_output(self.norm(hidden), weights.get("head"), used.get("head"))
-        active = pruning.active if pruning is not None else (True,) * self.shape.layers
         gates = None
         if self.space.layer_gates:
             each = [weights[f"layer.{layer}"] for layer in range(self.shape.layers)]
@@ -240,8 +221,10 @@ class PrefixSupernet(nn.Module):
         indices = range(len(heads)) if used is None else used
         return torch.stack([weights[index] * heads[index](hidden) for index in indices]).sum(0)
 
-    def _prune(self, weights: Mapping[str, Tensor]) -> _Pruning:
-        """Reads all weights in one transfer and finds those that are not exactly zero."""
+    def _prune(
+        self, weights: Mapping[str, Tensor]
+    ) -> tuple[dict[str, list[int]], tuple[bool, ...], int]:
+        """Options, layers and length whose weight is not exactly zero; read in one transfer."""
         names = list(self.decisions)
         used: dict[str, list[int]] = {}
         if names:
@@ -254,4 +237,4 @@ class PrefixSupernet(nn.Module):
             not gated or 0 in used[f"layer.{layer}"] for layer in range(self.shape.layers)
         )
         length = max(self.space.lengths[index] for index in used.get("length", [0]))
-        return _Pruning(used, active, length)
+        return used, active, length

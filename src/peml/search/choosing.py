@@ -97,7 +97,8 @@ def _guard_cells(
     skip_limit: int,
 ) -> dict[str, str]:
     """Replacement operations for the cells that may not be skip."""
-    skips = [cell for cell in _cells(space) if choices.get(cell) == SKIP]
+    cells = (f"cell.{index}" for index in range(space.cells))
+    skips = [cell for cell in cells if choices.get(cell) == SKIP]
     runners_up: dict[str, tuple[float, str]] = {}  # cell: (lead of skip, best other option)
     for name in skips:
         others = {o: value for o, value in logits.get(name, {}).items() if o != SKIP}
@@ -118,7 +119,3 @@ def _guard_layers(
         return {}
     open_gates = [name for name in gates if name in logits]
     return {min(open_gates, key=lambda name: logits[name]["off"] - logits[name]["on"]): "on"}
-
-
-def _cells(space: SearchSpace) -> list[str]:
-    return [f"cell.{index}" for index in range(space.cells)]

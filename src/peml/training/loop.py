@@ -164,7 +164,7 @@ class TrainingLoop:
         step = self.stream.next_step(self.settings.accumulation, self.world.part)
         batches = [batch.to(self.accelerator.device) for batch in step.batches]
         shares = self.balancing.shares(step.examples)[self.world.part]
-        parameters = self._parameters()
+        parameters = [p for group in self._parameters_by_group() for p in group]
         sums = StepSums(len(self.model.base.tasks), self.accelerator.device)
         with self.around():
             for batch, share, seed in zip(batches, shares, step.seeds, strict=True):
@@ -187,9 +187,6 @@ class TrainingLoop:
         self.progress.tokens += record.tokens
         self.count(phase.name, record.tokens)
         self._report()
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self._parameters_by_group() for p in group]
 
     def _parameters_by_group(self) -> list[list[nn.Parameter]]:
         groups = self.optimizer.param_groups
