@@ -22,17 +22,17 @@ from peml.injection import leave_out_of_graphs
 _MOST = 64
 
 Backend = Callable[..., Any]
-"""Of `torch.compile`: gets a graph and example inputs, and returns what runs."""
+"""A backend of `torch.compile`: from a graph and example inputs to what runs."""
 
 
 class CompiledBlocks:
-    """The blocks of a model, to be compiled in place when they are first called.
+    """Compiles the blocks of a model in place, at their first call.
 
-    Names of parameters stay as they are. What is compiled once serves all layers and lengths.
+    Names of parameters don't change. All layers and lengths share the compiled code.
 
     Args:
-        model: The model, with what a method has added to it.
-        backend: Of `torch.compile`.
+        model: The model, with the parts of a method.
+        backend: The backend of `torch.compile`.
 
     Raises:
         TrainingError: The model has no blocks.
@@ -60,12 +60,12 @@ class CompiledBlocks:
 
     @property
     def graphs(self) -> int:
-        """How many graphs have been compiled so far."""
+        """Number of graphs compiled so far."""
         return _graphs() - self._graphs
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Around a step's passes, forward and backward. Outside, the model runs as it did.
+        """Uses the compiled code inside the block: a step's forward and backward passes.
 
         Raises:
             TrainingError: A part can't be compiled.
@@ -140,5 +140,5 @@ def _graphs() -> int:
 
 
 def _reason(error: Exception) -> str:
-    """The first paragraph; what follows are hints on torch's logging."""
+    """The first paragraph; the others are hints on torch's logging."""
     return " ".join(str(error).strip().partition("\n\n")[0].split()) or repr(error)

@@ -57,10 +57,10 @@ class TaskHeads(nn.Module):
 
     @torch.no_grad()
     def take_over(self, other: TaskHeads) -> dict[str, str]:
-        """Copies the heads of tasks that mean the same in both.
+        """Copies the heads of tasks with the same name, type, labels and scale.
 
         Returns:
-            Why not, for each other task of this model.
+            For each other task of this model, the reason.
         """
         left = {}
         for number, task in enumerate(self.tasks):
@@ -123,7 +123,7 @@ class TaskHeads(nn.Module):
 
 
 def _meaning(task: Task) -> tuple[object, ...]:
-    """What a head's columns stand for."""
+    """What has to be equal, so that a head can be copied."""
     return task.type, task.labels, task.scale
 
 

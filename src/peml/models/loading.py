@@ -68,7 +68,7 @@ def load_backbone(
         ModelError: The model can't be found or read.
     """
     family = family or load_family(settings)
-    if settings.dtype == "auto":  # nobody trains: runs have decided
+    if settings.dtype == "auto":  # no training: a run has replaced it
         settings = settings.model_copy(update={"dtype": "float32"})
     device = device or torch.device("cpu")
     stored = read_quantization(settings)
@@ -144,7 +144,7 @@ def _warn_of_padding(model: Any, family: Family, name: str) -> None:
 
 
 def count_layers(settings: ModelSettings) -> int:
-    """The layers of a decoder or an encoder, as far as its config says that all are alike; else 0.
+    """Number of layers of a decoder or encoder, if its config says that all are alike; else 0.
 
     Raises:
         ModelError: The config can't be read.
@@ -158,20 +158,20 @@ def count_layers(settings: ModelSettings) -> int:
 
 
 def _by_layer(config: Any, layers: int) -> dict[str, list[Any]]:
-    """What a config lists layer by layer."""
+    """Lists in a config with one entry per layer."""
     fields = config.to_dict().items()
     return {name: v for name, v in fields if isinstance(v, list) and len(v) == layers}
 
 
 def empty_backbone(settings: ModelSettings, family: Family, layers: int | None = None) -> Backbone:
-    """The model that `load_backbone` loads, built from its config alone, its weights as they come.
+    """The model that `load_backbone` loads, built from its config alone, with random weights.
 
-    Made for a context in which tensors have no values, so nothing is tested here.
+    For a context in which tensors have no values, so nothing is tested here.
 
     Args:
         settings: Which model.
         family: Its family.
-        layers: Its first layers only, where all are alike (`count_layers`); default: all.
+        layers: Number of layers, if all are alike (`count_layers`); default: all.
 
     Raises:
         ModelError: The config can't be read.
@@ -194,7 +194,7 @@ def empty_backbone(settings: ModelSettings, family: Family, layers: int | None =
 
 
 def _freeze(model: Any, settings: ModelSettings) -> None:
-    """What is done to every model before anything is attached to it."""
+    """Freezes a model, and removes what is not used."""
     if not settings.trust_remote_code and hasattr(model.config, "auto_map"):
         del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
     if isinstance(getattr(model, "pooler", None), nn.Module):
@@ -250,7 +250,7 @@ def _refuse_missing_weights(name: str, missing: Iterable[str]) -> None:
 
 
 def _refuse_more_layers(name: str, unexpected: Iterable[str], model: nn.Module) -> None:
-    """Refuses files with further layers of a kind that the model has; other heads are left out."""
+    """Refuses files with more layers than the config; other heads are ignored."""
     own = {_NUMBER.sub("*", key) for key in model.state_dict() if _NUMBER.search(key)}
     spelled = {key: _NUMBER.sub("*", key) for key in unexpected}
     spelled |= {key: kind.partition(".")[2] for key, kind in spelled.items() if kind not in own}

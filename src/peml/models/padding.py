@@ -1,4 +1,4 @@
-"""Whether a model reads a row as it would without the padding beside it."""
+"""Tests whether a model's output for a row depends on padding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMES_ROUNDING = 12.0  # in bfloat16, rounding reaches a few hundredths of the 
 
 @torch.no_grad()
 def padding_problem(model: Any, tokenizer: Any) -> str | None:
-    """What padding behind a row does to an encoder's reading, None if nothing.
+    """How padding behind a row changes an encoder's output; None if it doesn't.
 
     FNet, YOSO, Nystromformer, ConvBERT and MobileBERT read the padding's positions as well.
     """

@@ -102,7 +102,7 @@ def _tiny_layer(quantization: str) -> nn.Module:
 def loading_options(
     settings: ModelSettings, stored: str | None, device: torch.device
 ) -> dict[str, Any]:
-    """What ``from_pretrained`` is given for quantised weights; nothing for plain ones.
+    """Options of ``from_pretrained`` for quantised weights; none for plain ones.
 
     Args:
         settings: The model.
@@ -142,12 +142,12 @@ def is_quantized(module: nn.Module) -> bool:
 
 
 def settle_quantized(model: nn.Module, name: str) -> None:
-    """What is done to a model after it was loaded.
+    """Prepares a quantised model after loading.
 
     Raises:
         ModelError: A layer was transposed before it was quantised.
     """
-    # Says for each layer and batch that 8-bit products are of float16 inputs.
+    # It would say for each layer and batch that 8-bit products are computed in float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for path, module in model.named_modules():
         if not is_quantized(module):
@@ -158,14 +158,14 @@ def settle_quantized(model: nn.Module, name: str) -> None:
                 allowed="models of linear layers",
                 action="leave out model.quantization, or choose another model",
             )
-        # In an evaluation on such a CPU the layer packs its weights anew, for a kernel that gives
-        # no gradients: training steps after it would leave out what is below.
+        # In an evaluation on such a CPU the layer packs its weights again, for a kernel without
+        # gradients: later training steps would get none for the layers below.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Weights of a model, quantised ones as many as they were before."""
+    """Number of a model's weights; quantised layers count as before quantisation."""
     layers = [module for module in model.modules() if is_quantized(module)]
     packed = {id(parameter) for layer in layers for parameter in layer.parameters()}
     count = sum(each.numel() for each in model.parameters() if id(each) not in packed)
@@ -191,7 +191,7 @@ def dense_weight(module: nn.Module) -> Tensor:
         return weight
     if not is_quantized(module):
         return module.get_parameter("weight")
-    # Whatever its format is: the layer's answers to single inputs.
+    # For any format: the layer's outputs for unit vectors.
     size: Any = module.in_features
     scales = next(each for each in module.buffers() if each.is_floating_point())
     answers: Tensor = module(torch.eye(size, dtype=scales.dtype, device=scales.device))
@@ -201,7 +201,7 @@ def dense_weight(module: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def dequantize(model: Any) -> None:
-    """Puts plain float32 layers in place of the quantised ones, on the CPU."""
+    """Replaces the quantised layers by plain float32 layers, on the CPU."""
     for path, module in list(model.named_modules()):
         if is_quantized(module):
             bias = getattr(module, "bias", None)
@@ -216,10 +216,7 @@ def dequantize(model: Any) -> None:
 
 
 def free_quantized(model: nn.Module) -> None:
-    """Gives the memory of quantised layers back; the model can't compute afterwards.
-
-    They can't be moved to the meta device.
-    """
+    """Frees quantised layers, which can't be moved to the meta device; the model is unusable then."""
     for module in model.modules():
         if is_quantized(module):
             module._parameters.clear()

@@ -1,4 +1,4 @@
-"""Config, tokenizer and family of a model: all that is read of it but its weights."""
+"""Reads a model's config, tokenizer and family, without its weights."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ _MMAP_THRESHOLD, _SIZE = -3, 2**17  # of glibc's mallopt; the size is where it b
 
 
 def sharded_options(model_class: Any, config: Any, world: World, name: str) -> dict[str, Any]:
-    """What `from_pretrained` is told, so that a process reads its part of the weights.
+    """Options of `from_pretrained`, with which a process reads only its part of the weights.
 
     Args:
         model_class: One of Transformers' auto classes.
         config: The model's config.
         world: The processes that share the weights.
-        name: The model's, for messages.
+        name: The model's name, for messages.
 
     Raises:
         ModelError: There is one process, or the model can't be sharded.
@@ -81,7 +81,7 @@ def sharded_options(model_class: Any, config: Any, world: World, name: str) -> d
 
 
 def _return_freed_memory() -> None:
-    """Has the C library give gathered weights back to the system once they are freed.
+    """Makes the C library return gathered weights to the system when they are freed.
 
     glibc does so for blocks that it maps one by one, but with every mapped block that is freed it
     raises the size from which it maps, up to 32 MiB. A size that is set stays.
@@ -118,7 +118,7 @@ def whole_weights_refused(method: str) -> Iterator[None]:
     """Turns the error of a method that needs a whole weight into a message.
 
     Raises:
-        ModelError: It does.
+        ModelError: The method needs one.
     """
     try:
         yield
@@ -137,12 +137,12 @@ def whole_weights_refused(method: str) -> Iterator[None]:
 class SharedPasses(Joinable):
     """Lets processes make different numbers of forward passes through a sharded model.
 
-    A process that has no pass left joins in the others' passes with one of its own, whose result
-    nobody reads (`torch.distributed.algorithms.join`).
+    A process without passes left takes part in the others' with an idle pass, whose result is not
+    used (`torch.distributed.algorithms.join`).
 
     Args:
         model: The sharded model.
-        idle: A forward pass over whatever.
+        idle: A forward pass over any input.
     """
 
     def __init__(self, model: Any, idle: Callable[[], None]) -> None:
@@ -158,7 +158,7 @@ class SharedPasses(Joinable):
 
     @contextmanager
     def uneven(self) -> Iterator[None]:
-        """Around passes of which each process makes as many as it has."""
+        """Around passes whose number may differ between processes."""
         self._uneven = True
         try:
             with warnings.catch_warnings(), Join([self]):  # it changes the filters at its end
@@ -168,14 +168,14 @@ class SharedPasses(Joinable):
             self._uneven = False
 
     def join_hook(self, **_: Any) -> JoinHook:
-        """What a process does in the others' passes."""
+        """What a process without passes left does in the others' passes."""
         hook = JoinHook()
         hook.main_hook = self._idle  # type: ignore[method-assign]
         return hook
 
     @property
     def join_device(self) -> torch.device:
-        """Where the processes count those that have passes left."""
+        """The device on which processes with passes left are counted."""
         device: torch.device = next(self._model.parameters()).device
         return device
 

@@ -1,8 +1,8 @@
-"""A model from its output layer on, so that the logits of many positions are never held at once.
+"""Computes the logits of many positions in chunks, so that they are never all in memory.
 
-What comes after the layers (a scaling, the output layer, a soft cap) is the model's own code. It is
-run for one chunk of positions at a time, in a copy of the model whose other parts return what they
-returned before.
+The code after the layers (a scaling, the output layer, a soft cap) is the model's own. It is run for
+one chunk of positions at a time, in a copy of the model whose other parts return their stored
+outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @contextmanager
 def feeding(layer: nn.Module, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Hands an output layer other hidden states, for the length of the block.
+    """Replaces the hidden states that an output layer gets inside the block.
 
     Args:
         layer: The output layer.
@@ -99,7 +99,7 @@ def _run(
 
 
 def _parts(module: nn.Module, layer: nn.Module) -> Iterator[nn.Module]:
-    """The modules in front of the output layer, and theirs: some models call those instead."""
+    """The modules before the output layer, and their children, which some models call."""
     for child in module.children():
         if layer not in child.modules():
             yield from (child, *child.children())
@@ -108,7 +108,7 @@ def _parts(module: nn.Module, layer: nn.Module) -> Iterator[nn.Module]:
 
 
 def _replaying(module: nn.Module, outputs: dict[nn.Module, Any]) -> nn.Module:
-    """A copy that shares everything, but whose parts with an output return it."""
+    """A copy that shares everything, but whose parts return their stored outputs."""
     if module in outputs:
         return _Replay(outputs[module])
     twin = copy.copy(module)
@@ -127,7 +127,7 @@ class _Replay(nn.Module):
 
 
 class _FrozenTail(torch.autograd.Function):
-    """Takes the gradients along with the losses, so that no logits are computed twice."""
+    """Computes gradients together with the losses, so that logits are computed once."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, tokens: Tensor, nll: NLL, most: int) -> Tensor:

@@ -75,9 +75,9 @@ class Family(ABC):
     from `EncoderFamily`. ``peml.testing.FamilySuite`` checks a family.
 
     Attributes:
-        name: In configs and saved models.
-        version: Of how rows are encoded; a cache made by another version is not used.
-        task_types: What it can do.
+        name: Name in configs and saved models.
+        version: Version of the encoding of rows; caches of other versions are not used.
+        task_types: Types of tasks that it can do.
         auto_class: The class in Transformers that loads its models.
         holds_contexts: Whether a task's context can be held as keys and values; `encode` then
             leaves `Example.context` out.
