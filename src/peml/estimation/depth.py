@@ -24,9 +24,7 @@ _BEND = 1e-3  # largest deviation from the line, relative
 def count_few_layers(layers: int, count: Callable[[int], Estimate]) -> Estimate | None:
     """The estimate of a deep model whose layers are alike.
 
-    Args:
-        layers: Number of layers; 0 if they differ.
-        count: Estimates the model with fewer layers.
+    ``layers`` is 0 if they differ; ``count`` estimates the model with fewer.
 
     Returns:
         None if all layers have to be counted: the model isn't deep, the points are not on a line,

@@ -77,13 +77,7 @@ def estimate(
 
 
 class _Passes:
-    """Runs the passes, and keeps the bytes and FLOPs that were counted.
-
-    Args:
-        workload: What is computed.
-        device: The device; some code depends on its kind.
-        layers: Layers of the model; default: all.
-    """
+    """Runs the passes, and stores the bytes and FLOPs that were counted."""
 
     def __init__(self, workload: Workload, device: Device, layers: int | None = None) -> None:
         self.workload = workload

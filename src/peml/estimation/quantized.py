@@ -17,12 +17,7 @@ _BLOCK = 64
 
 
 class PackedStandIn(nn.Linear):
-    """A linear layer with packed weights, which are unpacked for each product and then freed.
-
-    Args:
-        linear: The layer that it replaces.
-        bits: Bits per weight.
-    """
+    """A linear layer with packed weights, which are unpacked for each product and then freed."""
 
     def __init__(self, linear: nn.Linear, bits: int) -> None:
         nn.Module.__init__(self)  # makes no weight

@@ -87,9 +87,7 @@ class Workload:
 def read_workload(config: RunConfig, precision: Precision | None = None) -> Workload:
     """The workload of a run on the config's rows, which are read and encoded as in `fit`.
 
-    Args:
-        config: The run's config.
-        precision: The precision; default: as a run would decide on this machine.
+    The default precision is that of a run on this machine.
 
     Raises:
         PemlError: As `prepare`.

@@ -62,11 +62,7 @@ class PackedRows:
         return torch.searchsorted(self.places, rows * self.length + places)
 
     def inputs(self, padded: Mapping[str, Tensor]) -> dict[str, Any]:
-        """A model's inputs, packed.
-
-        Args:
-            padded: Its keyword arguments for the padded rows, ``attention_mask`` among them.
-        """
+        """A model's inputs, packed; ``padded`` has those of the padded rows and their mask."""
         inputs: dict[str, Any] = {
             name: self.pack(value) for name, value in padded.items() if name != "attention_mask"
         }

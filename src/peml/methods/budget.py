@@ -23,15 +23,12 @@ def fit_beside_lora(
 ) -> tuple[_Settings, LoraSettings]:
     """The first prefix with which a LoRA meets a budget, and that LoRA.
 
+    The LoRA gets another rank; alpha / r stays. ``prefixes`` are settings with their sizes, the
+    best first.
+
     The budget is met if the sum is within `TOLERANCE` for every network that a search of the prefix
     may find. If no pair meets it, the mean has to be within it, and the farthest network as near as
     possible. If no mean is, the pair with the nearest mean is taken.
-
-    Args:
-        prefixes: Settings with their sizes, the best first.
-        lora: Its rank is changed; alpha / r stays.
-        shape: Shape of the model.
-        budget: Wanted number of parameters.
     """
     room = TOLERANCE * budget
     # ((whether the mean misses, distance), settings, LoRA); the smallest is the best.

@@ -30,10 +30,6 @@ class CompiledBlocks:
 
     Names of parameters don't change. All layers and lengths share the compiled code.
 
-    Args:
-        model: The model, with the parts of a method.
-        backend: The backend of `torch.compile`.
-
     Raises:
         TrainingError: The model has no blocks.
     """

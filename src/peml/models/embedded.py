@@ -63,9 +63,6 @@ def embedded_model(name: str) -> Path:
 
     A GGUF file is converted into the cache the first time.
 
-    Args:
-        name: A key of `EMBEDDED`.
-
     Raises:
         ModelError: The package is not installed, or its weights are not the published ones.
     """

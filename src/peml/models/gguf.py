@@ -24,10 +24,7 @@ _FORMAT = 1  # part of the folder's name, so that a new format converts files ag
 
 
 def converted(path: Path) -> Path:
-    """The folder in the cache with the model of a GGUF file; converts it if it isn't there.
-
-    Args:
-        path: The GGUF file of a decoder-only model.
+    """The folder in the cache with the model of a GGUF file (a decoder); converts it if necessary.
 
     Raises:
         ModelError: The package ``gguf`` is not installed, or the file can't be read.

@@ -166,12 +166,9 @@ def _by_layer(config: Any, layers: int) -> dict[str, list[Any]]:
 def empty_backbone(settings: ModelSettings, family: Family, layers: int | None = None) -> Backbone:
     """The model that `load_backbone` loads, built from its config alone, with random weights.
 
-    For a context in which tensors have no values, so nothing is tested here.
+    ``layers`` limits the number of layers, if all are alike (`count_layers`).
 
-    Args:
-        settings: Which model.
-        family: Its family.
-        layers: Number of layers, if all are alike (`count_layers`); default: all.
+    For a context in which tensors have no values, so nothing is tested here.
 
     Raises:
         ModelError: The config can't be read.

@@ -19,9 +19,6 @@ _TIMES_ROUNDING = 64.0
 class PrepackedLinear(nn.Module):
     """Computes what a frozen `nn.Linear` computes, on a CPU, without gradients.
 
-    Args:
-        layer: The layer.
-
     Attributes:
         weight: Its weight, in a layout that only this layer reads; models ask for its type.
     """

@@ -24,11 +24,7 @@ _READ = ("bitsandbytes", "gptq", "awq")
 
 
 def quantization_of(settings: ModelSettings, config: dict[str, Any]) -> str | None:
-    """In which form a model's linear layers are stored; None for plain weights.
-
-    Args:
-        settings: The model.
-        config: Its ``config.json``.
+    """The form in which a model's linear layers are stored; None for plain weights.
 
     Raises:
         ModelError: The form is not known, or the checkpoint is quantised and is to be once more.
@@ -57,9 +53,7 @@ def quantization_of(settings: ModelSettings, config: dict[str, Any]) -> str | No
 def check_quantization(settings: ModelSettings, device: torch.device | None = None) -> None:
     """Refuses a quantisation for which the library or its kernels are missing.
 
-    Args:
-        settings: The model.
-        device: Where it will be used; without, only the library is looked for.
+    Without a device, only the library is looked for.
 
     Raises:
         ModelError: bitsandbytes is not installed, or can't compute on the device.
@@ -104,10 +98,7 @@ def loading_options(
 ) -> dict[str, Any]:
     """Options of ``from_pretrained`` for quantised weights; none for plain ones.
 
-    Args:
-        settings: The model.
-        stored: See `quantization_of`.
-        device: Where the layers are quantised and used; moving them later is not always possible.
+    The layers are quantised on the device where they are used; some can't be moved later.
     """
     if stored is None:
         return {}
@@ -216,7 +207,7 @@ def dequantize(model: Any) -> None:
 
 
 def free_quantized(model: nn.Module) -> None:
-    """Frees quantised layers, which can't be moved to the meta device; the model is unusable then."""
+    """Frees quantised layers, which can't move to the meta device; the model is unusable then."""
     for module in model.modules():
         if is_quantized(module):
             module._parameters.clear()

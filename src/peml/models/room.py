@@ -38,12 +38,7 @@ def make_room_for_context(family: Family, length: int, positions: int | None) ->
 
 
 def settle(family: Family, lengths: Iterable[int]) -> None:
-    """Takes the longest row as the length limit, if no config sets one.
-
-    Args:
-        family: The model's family.
-        lengths: Of encoded rows in tokens, or of the longest ones.
-    """
+    """Sets the length limit to the longest of these rows (in tokens), if no config sets one."""
     if family.follows_rows:
         family.max_length = max(_LEAST, *lengths)
         family.follows_rows = False

@@ -40,12 +40,6 @@ _MMAP_THRESHOLD, _SIZE = -3, 2**17  # of glibc's mallopt; the size is where it b
 def sharded_options(model_class: Any, config: Any, world: World, name: str) -> dict[str, Any]:
     """Options of `from_pretrained`, with which a process reads only its part of the weights.
 
-    Args:
-        model_class: One of Transformers' auto classes.
-        config: The model's config.
-        world: The processes that share the weights.
-        name: The model's name, for messages.
-
     Raises:
         ModelError: There is one process, or the model can't be sharded.
     """

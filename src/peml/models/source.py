@@ -76,11 +76,8 @@ def find_file(location: str, file: str, revision: str | None) -> Path | None:
 def check_source(name: str, location: str, revision: str | None, *, trusted: bool) -> None:
     """Refuses a model with an adapter, code, or paths to files in other folders.
 
-    Args:
-        name: The model's name as the user gave it, for messages.
-        location: Its folder, or the repository's id.
-        revision: The repository's revision.
-        trusted: Whether the caller allows its code to run.
+    ``location`` is its folder or the repository's id, ``name`` what the user wrote. ``trusted``:
+    the caller allows its code to run.
 
     Raises:
         ModelError: The model has one of them.

@@ -1,7 +1,7 @@
 """Computes the logits of many positions in chunks, so that they are never all in memory.
 
-The code after the layers (a scaling, the output layer, a soft cap) is the model's own. It is run for
-one chunk of positions at a time, in a copy of the model whose other parts return their stored
+The code after the layers (a scaling, the output layer, a soft cap) is the model's own. It is run
+for one chunk of positions at a time, in a copy of the model whose other parts return their stored
 outputs.
 """
 
@@ -30,9 +30,7 @@ def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
 def feeding(layer: nn.Module, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replaces the hidden states that an output layer gets inside the block.
 
-    Args:
-        layer: The output layer.
-        choose: From the model's hidden states (rows, length, channels) to (positions, channels).
+    ``choose`` maps the model's hidden states, (rows, length, channels), to (positions, channels).
     """
 
     def change(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

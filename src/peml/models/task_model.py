@@ -24,10 +24,7 @@ from peml.tasks import Task
 class TaskModel(nn.Module):
     """Computes losses and predictions for batches of many tasks, for any family.
 
-    Args:
-        backbone: The frozen model and its family.
-        tasks: Tasks in the order of their ids.
-        seed: Seed of the heads' initial weights.
+    ``seed`` is that of the heads' initial weights.
 
     Attributes:
         world: The processes that train and evaluate it together.

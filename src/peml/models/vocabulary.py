@@ -91,10 +91,7 @@ def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
 def check_end(tokenizer: Any, name: str, vocabulary: str) -> None:
     """Refuses a text-to-text model's tokenizer without a usable end token.
 
-    Args:
-        tokenizer: The model's tokenizer.
-        name: The model's name.
-        vocabulary: The text of the files that define the tokens, if the tokenizer has them.
+    ``vocabulary`` is the text of the files that define the tokens, if there are any.
 
     Raises:
         ModelError: Neither tokenizer nor config names an end token, or Transformers added it

@@ -26,10 +26,7 @@ class Cell(nn.Module):
 class MixedCell(nn.Module):
     """A cell of the supernet: ``x + sum over o of weight_o * o(norm(x))``.
 
-    Args:
-        names: The candidates' registered names, in the order of the cell's decision.
-        width: Channels.
-        length: The most positions.
+    ``names`` are the candidates, in the order of the cell's decision.
     """
 
     def __init__(self, names: tuple[str, ...], width: int, length: int) -> None:

@@ -85,12 +85,6 @@ class Genotype(GenotypeRecord):
     ) -> Genotype:
         """The genotype of one point of a search space.
 
-        Args:
-            space: The space that was searched.
-            shape: Attention layers of the model.
-            choices: One option for every decision.
-            found_by: How the choices were found, for the file.
-
         Raises:
             ConfigError: If the choices don't fit the space.
         """

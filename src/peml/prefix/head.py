@@ -19,13 +19,6 @@ class OutputHead(nn.Module):
     ``full`` is one matrix; ``low-rank`` is two, with ``rank`` channels between. The last matrix
     starts at zero, like LoRA's B, so a new prefix is exactly its start. There is no bias, since
     the norm before the head can already shift all positions together.
-
-    Args:
-        kind: ``full`` or ``low-rank``.
-        width: Channels of the hidden states.
-        layers: Layers that get a correction.
-        shape: Key/value heads and head size.
-        rank: Rank of the low-rank head.
     """
 
     def __init__(
@@ -46,12 +39,7 @@ class OutputHead(nn.Module):
 
     @torch.no_grad()
     def inherit(self, other: OutputHead, layers: Sequence[int]) -> None:
-        """Copies the weights of a head over more layers.
-
-        Args:
-            other: A head of the same kind.
-            layers: For each layer of this head, its index in ``other``.
-        """
+        """Copies the weights of these layers of ``other``, a head of the same kind."""
         if self.down is not None and other.down is not None:
             self.down.weight.copy_(other.down.weight)
         rows = other.last.weight.view(other.layers, -1, other.last.in_features)

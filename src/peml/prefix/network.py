@@ -24,11 +24,6 @@ class PrefixNetwork(nn.Module):
     A new network returns exactly its start. Layers that are off keep the start's values in the
     tensor and are marked inactive.
 
-    Args:
-        genotype: Its structure.
-        shape: Attention layers of the model.
-        start: Quiet keys and radii, measured on the model.
-
     Raises:
         ConfigError: If the genotype was made for another shape.
     """
@@ -53,8 +48,7 @@ class PrefixNetwork(nn.Module):
     def forward(self, on: OnContext | None = None) -> Prefix:
         """The prefix, with gradients; its ``.detached()`` is the static prefix.
 
-        Args:
-            on: A context that its output is added to, instead of the start.
+        With a context, its output is added to that instead of the start.
         """
         hidden: Tensor = self.embeddings
         if on is not None:

@@ -79,10 +79,7 @@ def count_choices(space: SearchSpace, shape: PrefixShape, choices: Mapping[str, 
 def count_space(space: SearchSpace, shape: PrefixShape, lead: float = 0.0) -> SizeRange:
     """Parameters of the networks of a search space, plus the LoRA's if its ranks are searched.
 
-    Args:
-        space: The search space.
-        shape: Attention layers of the model.
-        lead: Initial logit of the largest option of decisions of size; see `PrefixSupernet`.
+    ``lead`` is as in `PrefixSupernet`.
     """
     cells = _count_cells(space)
 

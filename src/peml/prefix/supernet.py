@@ -172,9 +172,7 @@ class PrefixSupernet(nn.Module):
     ) -> PrefixNetwork:
         """The network with these choices and copies of this supernet's weights.
 
-        Args:
-            choices: One option for every decision.
-            found_by: How the choices were found, stored in the genotype.
+        ``found_by`` is stored in the genotype.
 
         Raises:
             ConfigError: If the choices don't fit the space.

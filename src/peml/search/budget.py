@@ -101,12 +101,11 @@ class Budget:
     def fitted(self, choices: Mapping[str, str], scores: Mapping[str, Tensor]) -> dict[str, str]:
         """Changes choices to fit the budget with little loss of score.
 
+        ``choices`` are within the guards; ``scores`` are those of every decision's options,
+        (options,).
+
         While the network is too large, makes the change with the least loss of score per parameter
         saved. Then makes the changes that gain score and fit the budget, largest gain first.
-
-        Args:
-            choices: An option for every decision, within the guards.
-            scores: Scores of every decision's options, (options,).
         """
         chosen = self._space.complete(choices)
         points: dict[str, dict[str, float]] = {
@@ -137,9 +136,7 @@ class Budget:
     def sample(self, generator: torch.Generator, tries: int = 1000) -> dict[str, str]:
         """Draws a network within the budget by rejection; the mean size of draws is the budget.
 
-        Args:
-            generator: Source of randomness.
-            tries: Number of draws before a network is fitted to the budget instead.
+        After ``tries`` draws, a network is fitted to the budget instead.
         """
         names = self._size.decisions
         even = {name: torch.zeros(len(options)) for name, options in names.items()}

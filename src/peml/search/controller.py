@@ -195,9 +195,7 @@ class SearchController:
     def _held(self, logits: dict[str, Tensor], temperature: float) -> dict[str, Tensor]:
         """The logits, shifted so that the expected size is the budget, if there is one.
 
-        Args:
-            logits: Logits of every decision, (options,).
-            temperature: Temperature at which they give the options' probabilities.
+        ``temperature`` is the one at which the logits give the options' probabilities.
         """
         if self._budget is None or not logits:
             return logits

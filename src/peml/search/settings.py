@@ -30,11 +30,7 @@ class TemperatureSchedule(Settings):
         return self
 
     def at(self, progress: float) -> float:
-        """The temperature, which falls exponentially.
-
-        Args:
-            progress: From 0 (start) to 1 (end); clamped to this range.
-        """
+        """The temperature, falling exponentially, at a progress from 0 to 1 (clamped)."""
         progress = min(max(progress, 0.0), 1.0)
         return float(self.start * (self.end / self.start) ** progress)
 

@@ -44,9 +44,7 @@ _TENSORS = ("trainable", "optimizer", "extra")
 class CheckpointStore:
     """The checkpoints of one run.
 
-    Args:
-        folder: ``checkpoints/`` of the run folder.
-        keep: Newest checkpoints kept.
+    ``folder`` is ``checkpoints/`` of the run folder; the ``keep`` newest ones stay.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:

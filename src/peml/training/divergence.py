@@ -26,13 +26,8 @@ def check_numbers(
 ) -> None:
     """Checks a step's loss and gradient norm.
 
-    Args:
-        step: Its number, from 1.
-        loss: Its loss.
-        norm: Norm of its gradient, before clipping.
-        losses: Mean loss of each task, for the message.
-        explode_at: ``training.explode_at``.
-        advice: What to do if the frozen model itself gives no finite number.
+    ``step`` counts from 1, ``norm`` is that of the gradient before clipping, ``losses`` are the
+    tasks' means for the message; ``advice`` is for a frozen model without finite numbers.
 
     Raises:
         TrainingError: Loss or norm is not finite, or the loss exceeds `explode_at`.

@@ -56,11 +56,7 @@ def learning_rate_factor(
 ) -> float:
     """Factor of the peak rate in step ``step`` (from 0) of ``total``.
 
-    Args:
-        step: Step of the run.
-        total: Steps of the run.
-        settings: Schedule and warm-up.
-        warmup: Share of warm-up steps that replaces the settings'.
+    ``warmup`` replaces the settings' share of warm-up steps.
     """
     share = settings.warmup if warmup is None else warmup
     rising = max(1, round(share * total)) if share else 0

@@ -92,10 +92,8 @@ class Readings:
     def add(self, record: StepRecord, task_rows: Mapping[int, int], numbers: Tensor) -> None:
         """Adds a step.
 
-        Args:
-            record: What is known of it at once.
-            task_rows: Task id to number of examples in it.
-            numbers: As `StepSums.with_norm` returns them.
+        ``record`` is known already; ``task_rows`` maps task ids to numbers of examples; ``numbers``
+        are those of `StepSums.with_norm`.
         """
         rows = {self._tasks[task]: count for task, count in task_rows.items()}
         self._unread.append(_Unread(record, rows, numbers))
@@ -108,8 +106,7 @@ class Readings:
     def read(self, losses: Losses) -> None:
         """Reads and checks all steps, in one transfer.
 
-        Args:
-            losses: Are continued, and emptied at every logged step.
+        ``losses`` are continued, and cleared at every logged step.
 
         Raises:
             TrainingError: Numbers of a step are not finite, or its loss is too large.
@@ -141,8 +138,7 @@ class Readings:
     def records(self, task_weights: Callable[[], dict[str, float]]) -> Iterator[StepRecord]:
         """The records of the steps read, each once; call it after the newest step's update.
 
-        Args:
-            task_weights: What the tasks' losses count after the newest step.
+        ``task_weights`` returns the weights of the tasks' losses after the newest step.
         """
         read, self._read = self._read, []
         for record in read:

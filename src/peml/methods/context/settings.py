@@ -100,8 +100,7 @@ class ContextSettings(Settings):
     def refuse_correction(self, dropout: float) -> None:
         """Refuses settings that can't be combined with a correction of the positions.
 
-        Args:
-            dropout: Share of the positions that a training step leaves out.
+        ``dropout`` is the share of the positions that a training step leaves out.
 
         Raises:
             ValueError: Names the setting.
@@ -250,12 +249,7 @@ class CorrectionSettings(Settings):
         return int(self.freeze_first)
 
     def count(self, shape: ModelShape, contexts: Sequence[int]) -> int:
-        """The closed form of the trainable parameters.
-
-        Args:
-            shape: Of the model.
-            contexts: Tokens of each context that is held.
-        """
+        """Trainable parameters for contexts of these lengths in tokens, in closed form."""
         attention = attention_shape(shape)
         channels = attention.kv_heads * attention.head_dim
         rows = sum(max(0, length - self.frozen_positions) for length in contexts)

@@ -20,14 +20,10 @@ from peml.methods.lora.settings import AdaLoraSettings
 class AdaLoraPart(PeftPart):
     """PEFT's AdaLoRA layers, and the allocation of ranks among them.
 
+    The schedule spans ``total_steps``, the optimiser steps of the run.
+
     A rank is pruned by setting its E to zero. Until ``tinit`` nothing is pruned; then the budget
     falls along a cubic; in the last ``tfinal`` steps the pruned ranks stay.
-
-    Args:
-        model: The model that gets the layers.
-        settings: Ranks and schedule.
-        seed: Seed of the initial A and B.
-        total_steps: Optimiser steps of the run, which the schedule spans.
 
     Raises:
         TrainingError: The run is too short to prune in.

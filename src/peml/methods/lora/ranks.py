@@ -20,12 +20,7 @@ from peml.prefix import RankGroup
 
 
 def rank_groups(linears: Sequence[LinearShape], ranks: Sequence[int]) -> tuple[RankGroup, ...]:
-    """Groups of linear layers whose paths differ in their numbers only.
-
-    Args:
-        linears: The layers that a LoRA adapts.
-        ranks: Candidates of every group.
-    """
+    """Groups of linear layers whose paths differ in their numbers only."""
     costs: dict[str, int] = {}
     for layer in linears:
         name = _group(layer.name)

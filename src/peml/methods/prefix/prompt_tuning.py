@@ -19,10 +19,7 @@ from peml.models import TaskModel, check_prompt
 class PromptPart(nn.Module, Part):
     """Puts learnt vectors in front of the input embeddings.
 
-    Args:
-        model: The model that reads the vectors.
-        vectors: Their start, (prompt_length, channels).
-        learning_rate: Default rate of the group `prompt`.
+    ``vectors``, (prompt_length, channels), are their start.
     """
 
     name = "prompt"

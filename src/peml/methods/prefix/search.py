@@ -69,9 +69,7 @@ class PrefixSearch:
     def begin(self, total_steps: int, held_out: HeldOut | None = None) -> None:
         """Fixes the length of the schedules; called once.
 
-        Args:
-            total_steps: Length of the search.
-            held_out: Needed if `Method.held_out_share` is above 0.
+        ``held_out`` is needed if `Method.held_out_share` is above 0.
         """
         self._controller = SearchController(self.supernet, self._settings, total_steps, self._seed)
         self._held_out = held_out

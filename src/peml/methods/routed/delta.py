@@ -44,11 +44,7 @@ class Delta(nn.Module, ABC):
 
     @abstractmethod
     def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
-        """The update as one LoRA: B (d_out, rank) and A (rank, d_in), scale included.
-
-        Args:
-            task_id: The task; ignored by a delta that does not route.
-        """
+        """The update for a task as one LoRA: B (d_out, rank) and A (rank, d_in), scale included."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The update of inputs (rows, ..., d_in): (rows, ..., d_out)."""
@@ -71,10 +67,7 @@ class Delta(nn.Module, ABC):
 class AdaptedLinear(nn.Module):
     """A frozen linear layer and its delta: ``y = base(x) + delta(x)``.
 
-    Args:
-        base: The frozen layer.
-        delta: Its update.
-        transposed: Whether the base's weight is (d_in, d_out), as GPT-2's is.
+    ``transposed``: the base's weight is (d_in, d_out), as GPT-2's is.
     """
 
     def __init__(self, base: nn.Module, delta: Delta, *, transposed: bool = False) -> None:

@@ -52,11 +52,7 @@ class _MoeDelta(Delta):
 class TaskMoeDelta(_MoeDelta):
     """``y = s * sum_i g(t)_i B_i A_i x`` with a gate that sees the task only.
 
-    Args:
-        layer: See `Delta`.
-        routing: See `Delta`.
-        settings: See `Delta`.
-        gate: The gate that all layers share; None: a gate of this layer.
+    All layers share ``gate``; None: each has its own.
     """
 
     fast: ClassVar[Mapping[str, str]] = {"gate.embedding": "routing", "gate.gate": "routing"}

@@ -265,11 +265,6 @@ def refuse_equal_tokens(
 ) -> None:
     """Refuses different options of a row that have the same tokens: their scores would be equal.
 
-    Args:
-        options: Their texts.
-        tokens: Their token ids.
-        tokenizer: Converts token ids to texts for the message.
-
     Raises:
         DataError: Two of them have the same tokens.
     """

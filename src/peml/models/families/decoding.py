@@ -75,12 +75,8 @@ def decode(
 ) -> list[str | None]:
     """Decodes greedily, up to an end token or the first stop string.
 
-    Args:
-        model: A text-to-text model.
-        inputs: The model's inputs, padded on the left for a decoder.
-        given: Number of tokens at the start of each output row that are not generated.
-        spelling: Converts tokens to texts.
-        limits: When texts end.
+    The first ``given`` tokens of each output row are not generated. A decoder's inputs are padded
+    on the left.
 
     Returns:
         One text per row; None if its logits were NaN or infinite.

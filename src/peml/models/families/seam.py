@@ -47,9 +47,7 @@ def find_frame(
 ) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer adds before every text, and those it adds after.
 
-    Args:
-        tokenizer: The model's tokenizer.
-        argument: Its argument for the text; some tokenizers treat targets differently.
+    ``argument`` is the tokenizer's argument for the text; some treat targets differently.
 
     Raises:
         ModelError: Without them, a text's tokens are not a part of its tokens with them.

@@ -35,10 +35,8 @@ class Limits(TypedDict, total=False):
 def stopping_criteria(spelling: Spelling, given: int, limits: Limits) -> StoppingCriteriaList:
     """Ends a row's generation at its stop string, so that a batch ends when all rows have.
 
-    Args:
-        spelling: Converts tokens to texts.
-        given: Number of tokens at the start of each row that were not generated.
-        limits: Without stop strings, only an end token ends a text.
+    The first ``given`` tokens of each row were not generated. Without stop strings, only an end
+    token ends a text.
     """
     stop, follow = limits.get("stop", ()), limits.get("follow")
     stops = [_Stops(spelling, stop, given, limits.get("gaps", ()))] if stop else []

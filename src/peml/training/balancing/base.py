@@ -28,13 +28,10 @@ class BalancingGroup:
 class Balancing(nn.Module):
     """Computes a step's gradients from the examples' losses, with fixed weights per task.
 
+    ``tasks`` are names in the order of the task ids.
+
     In each step the loop calls `shares` once, `backward` after each forward pass, and `finish`
     before clipping. Parameters and buffers are saved in checkpoints, not in exported models.
-
-    Args:
-        settings: Weights and normalisation.
-        tasks: Names in the order of the task ids.
-        seed: Seed of random draws.
 
     Attributes:
         world: The processes that compute the batches of a step.

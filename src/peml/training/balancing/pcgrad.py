@@ -72,7 +72,7 @@ class PCGrad(Balancing):
 
 
 def project_conflicts(gradients: Tensor, rng: np.random.Generator) -> Tensor:
-    """The sum of the tasks' gradients after removing conflicts between them.
+    """The sum of the tasks' gradients, (tasks, elements), without conflicts between them.
 
     If gradient i has a negative product with gradient j, its component along g_j is removed; for
     every j in random order. Only elements that more than one task changes take part. Elements of a
@@ -80,10 +80,6 @@ def project_conflicts(gradients: Tensor, rng: np.random.Generator) -> Tensor:
     unchanged.
 
     The loop over pairs needs only products of gradients, a (tasks, tasks) matrix.
-
-    Args:
-        gradients: (tasks, elements).
-        rng: Draws the order.
 
     Returns:
         (elements,).
