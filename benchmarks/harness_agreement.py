@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from common import Figure, at_most, plain_parser, report
+from sentences import SENTENCES
 
 from peml.errors import RunError
 from peml.evaluation.scoring.options import score_requests
@@ -37,7 +38,7 @@ from peml.injection import injection_of
 from peml.methods import AttachContext, build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.tasks import Task, TaskRenderer
-from peml.testing import SENTENCES, TINY_FAMILIES, save_tiny_model
+from peml.testing import TINY_FAMILIES, save_tiny_model
 
 Row = dict[str, Any]
 Sample = Mapping[str, Any]

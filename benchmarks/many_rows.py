@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from common import Figure, at_most, plain_parser, report
 from datasets import disable_progress_bars
+from sentences import SENTENCES
 from transformers.utils import logging
 
 from peml.config import RunConfig, parse_config
@@ -34,7 +35,7 @@ from peml.models import load_backbone
 from peml.run.cost import peak_memory
 from peml.run.preparation import prepare
 from peml.run.training import attach
-from peml.testing import SENTENCES, save_tiny_model
+from peml.testing import save_tiny_model
 from peml.training import build_optimizer
 
 LIMIT = 500.0

@@ -24,13 +24,14 @@ from typing import Any
 from common import Figure, at_most, plain_parser, report
 from datasets import disable_progress_bars
 from many_rows import resident
+from sentences import SENTENCES
 from transformers.utils import logging
 
 from peml.config import RunConfig, parse_config
 from peml.models import load_backbone
 from peml.run.preparation import prepare
 from peml.tasks import load_suite
-from peml.testing import SENTENCES, save_tiny_model
+from peml.testing import save_tiny_model
 
 LIMIT = 5.0
 """Seconds to load, check and start the suite."""

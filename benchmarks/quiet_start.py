@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from common import Figure, plain_parser, report
+from sentences import SENTENCES
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import Tensor
@@ -27,7 +28,6 @@ from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix
 from peml.tasks import generate, load_suite
 from peml.testing.models import tiny_model, tiny_tokenizer
-from peml.testing.sentences import SENTENCES
 
 LENGTH = 16
 TARGET = 0.02

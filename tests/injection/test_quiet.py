@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,6 @@ from peml.injection import PrefixInjection, attach_prefix, measure_start
 from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix, PrefixStart
 from peml.testing.models import tiny_bert, tiny_llama, tiny_model, tiny_t5
-from peml.testing.sentences import SENTENCES
 from tests.injection.common import inputs_for, token_ids, with_random_prefix
 
 
@@ -134,13 +135,15 @@ def test_run_that_reaches_nothing_is_refused() -> None:
 
 
 @pytest.mark.minilm
-def test_fresh_prefix_hardly_moves_minilm() -> None:
+def test_fresh_prefix_hardly_moves_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    sentences = importlib.import_module("sentences").SENTENCES
     folder = embedded_model(MINILM)
     model = AutoModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     fitted, held_out = (
         tokenizer(part, padding=True, return_tensors="pt")
-        for part in (SENTENCES[:24], SENTENCES[24:])
+        for part in (sentences[:24], sentences[24:])
     )
     injection = attach_prefix(model)
     start = measure_start(injection, lambda: model(**fitted))

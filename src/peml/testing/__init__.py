@@ -1,15 +1,13 @@
-"""For tests, ours and third parties': tiny models, sentences, conformance suites."""
+"""For tests, ours and those of other packages: tiny models and conformance suites."""
 
 from peml.testing.exports import ExportSuite
 from peml.testing.families import FamilySuite
 from peml.testing.methods import MethodSuite
 from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 from peml.testing.operations import OperationSuite
-from peml.testing.sentences import SENTENCES
 from peml.testing.tasks import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
 
 __all__ = [
-    "SENTENCES",
     "TINY_FAMILIES",
     "TINY_ROWS",
     "TINY_TASKS",
