@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -175,16 +176,14 @@ class PrefixInjection:
         return {**self.__dict__, **cleared, "_prefix": prefix}
 
 
+@dataclass(eq=False)
 class _PrefixSlot:
     """The slot of one self-attention module: adds the prefix to the keys and values."""
 
-    def __init__(
-        self, injection: PrefixInjection, layer: int, function: AttentionFunction, *, sdpa: bool
-    ) -> None:
-        self.injection = injection
-        self._layer = layer
-        self._function = function
-        self._sdpa = sdpa
+    injection: PrefixInjection
+    layer: int
+    function: AttentionFunction
+    sdpa: bool
 
     def __call__(
         self,
@@ -197,11 +196,11 @@ class _PrefixSlot:
     ) -> tuple[Tensor, Tensor | None]:
         injection = self.injection
         if injection.observer is not None:
-            injection.observer(self._layer, query, key, value, attention_mask)
-        prefix, contexts = injection.prefix, injection.contexts_in(self._layer)
-        pair = None if prefix is None else prefix.layer(self._layer)
+            injection.observer(self.layer, query, key, value, attention_mask)
+        prefix, contexts = injection.prefix, injection.contexts_in(self.layer)
+        pair = None if prefix is None else prefix.layer(self.layer)
         if pair is None and contexts is None:
-            return self._function(module, query, key, value, attention_mask, **kwargs)
+            return self.function(module, query, key, value, attention_mask, **kwargs)
 
         bias = kwargs.get("position_bias")
         # Without a mask sdpa builds a causal one and cuts the keys to the query length: with a
@@ -209,7 +208,7 @@ class _PrefixSlot:
         # tokens; keys after them are unused entries of a static cache.
         causal = (
             attention_mask is None
-            and self._sdpa
+            and self.sdpa
             and query.shape[2] > 1
             and masks_causally(module, kwargs)
         )
@@ -236,13 +235,13 @@ class _PrefixSlot:
             output = self._with_contexts(
                 contexts, query, key, value, attention_mask, scaling, causal, dropout
             )
-            alone = partial(self._function, module, query, key, value, attention_mask, **kwargs)
-            return _mixed(contexts.gate(self._layer), output, alone), None
-        if self._sdpa and query.device.type == "cpu" and 0 < dropout < 1 and bias is None:
+            alone = partial(self.function, module, query, key, value, attention_mask, **kwargs)
+            return _mixed(contexts.gate(self.layer), output, alone), None
+        if self.sdpa and query.device.type == "cpu" and 0 < dropout < 1 and bias is None:
             return attend_densely(
                 query, key, value, attention_mask, scaling=scaling, dropout=dropout
             ), None
-        return self._function(module, query, key, value, attention_mask, **kwargs)
+        return self.function(module, query, key, value, attention_mask, **kwargs)
 
     def _with_contexts(
         self,
@@ -257,7 +256,7 @@ class _PrefixSlot:
     ) -> Tensor:
         """Attention to the rows' own keys and to their tasks' contexts."""
         order = contexts.order(len(query))
-        shared = contexts.layer(self._layer, order, value)
+        shared = contexts.layer(self.layer, order, value)
         if order.order is not None:
             query, key, value = (t.index_select(0, order.order) for t in (query, key, value))
             if mask is not None and len(mask) > 1:
@@ -312,7 +311,7 @@ def attach_prefix(model: nn.Module) -> PrefixInjection:
     for layer, site in enumerate(sites):
         function = base_attention(site.module, support.implementation)
         sdpa = support.implementation == "sdpa"
-        set_slot(site.module, _PrefixSlot(injection, layer, function, sdpa=sdpa))
+        set_slot(site.module, _PrefixSlot(injection, layer, function, sdpa))
     switch_implementation(model, register_wrapper(support.implementation))
     return injection
 

@@ -41,15 +41,15 @@ class Checkpoint:
 _TENSORS = ("trainable", "optimizer", "extra")
 
 
+@dataclass(frozen=True)
 class CheckpointStore:
     """The checkpoints of one run.
 
     ``folder`` is ``checkpoints/`` of the run folder; the ``keep`` newest ones stay.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder = folder
-        self.keep = keep
+    folder: Path
+    keep: int
 
     def save(self, step: int, phase: str, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, then removes all but the newest ones.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -69,58 +69,41 @@ class Listener(Protocol):
         """Called when the state should be saved."""
 
 
+@dataclass(eq=False)
 class TrainingLoop:
     """Trains on batches and evaluates, and reports both to the listener.
 
-    Args:
+    Attributes:
         model: An `AttachedModel`.
-        optimizer: Over the model's parameter groups.
-        stream: Training batches.
         accelerator: Device, precision and gradient scaling.
-        settings: Clipping, schedule, intervals.
-        balancing: Computes gradients from the tasks' losses.
         total_steps: Steps of all phases together, for the schedule.
         evaluate: Returns the development metric of each task.
-        listener: Receives steps, evaluations and checkpoints.
         count: Called with the phase and tokens of every step, to count the cost.
         around: Entered around the passes of every step.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        optimizer: torch.optim.Optimizer,
-        stream: BatchStream,
-        accelerator: Accelerator,
-        settings: TrainingSettings,
-        *,
-        balancing: Balancing,
-        total_steps: int,
-        evaluate: Callable[[], dict[str, float]],
-        listener: Listener,
-        count: Callable[[str, int], None] = lambda phase, tokens: None,
-        around: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.stream = stream
-        self.accelerator = accelerator
-        self.settings = settings
-        self.balancing = balancing
-        self.total_steps = total_steps
-        self.evaluate = evaluate
-        self.listener = listener
-        self.count = count
-        self.around = around
-        self.progress = Progress()
-        names = [task.name for task in model.base.tasks]
-        self.world: World = model.base.world
-        balancing.world = self.world
+    model: Any
+    optimizer: torch.optim.Optimizer
+    stream: BatchStream
+    accelerator: Accelerator
+    settings: TrainingSettings
+    _: KW_ONLY
+    balancing: Balancing
+    total_steps: int
+    evaluate: Callable[[], dict[str, float]]
+    listener: Listener
+    count: Callable[[str, int], None] = lambda phase, tokens: None
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
+    progress: Progress = field(default_factory=Progress, init=False)
+
+    def __post_init__(self) -> None:
+        self.world: World = self.model.base.world
+        self.balancing.world = self.world
         self.readings = Readings(
-            names,
-            settings,
-            accelerator.device,
-            advice=lambda: model.base.not_finite_advice,
+            [task.name for task in self.model.base.tasks],
+            self.settings,
+            self.accelerator.device,
+            advice=lambda: self.model.base.not_finite_advice,
             world=self.world,
         )
         self._evaluated_epochs = 0
