@@ -83,4 +83,4 @@ def test_the_exit_code_says_whether_every_cell_finished(
 
     again = peml(capsys, *command)
     assert again.code == 0
-    assert "1 of 1 cells are there already" in again.out
+    assert "1 of 1 cells have run already" in again.out

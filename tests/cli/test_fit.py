@@ -48,7 +48,7 @@ def test_a_run_on_its_own_test_rows_says_so_at_start_end_and_in_the_report(
     with pytest.raises(RunStopped):
         fit(load_config(config), tmp_path / "run", on_evaluation=lambda _: True)
     resumed = peml(capsys, "fit", config, "--output", tmp_path / "run").out
-    assert "going on after step" in resumed
+    assert "continuing after step" in resumed
     assert "batches per epoch" not in resumed
     assert len(re.findall(told, resumed)) == 2
     assert resumed.index("! ") < resumed.index("peak memory") < resumed.rindex("! ")

@@ -1,4 +1,4 @@
-"""The cells of a comparison, and the folder they live in."""
+"""The cells of a comparison, and its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ class Cell(Job):
 
     @property
     def place(self) -> Place:
-        """Where it stands in the comparison."""
+        """The labels of its suite and method."""
         return self.suite, self.label
 
 
 class ComparisonFolder(WorkFolder[ComparisonConfig]):
-    """A comparison's files."""
+    """The files of a comparison."""
 
     noun, command = "comparison folder", "peml compare"
     held = "another comparison"
@@ -46,8 +46,8 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
     config_file, before_config = _CONFIG, Matching.FILE
 
     def _changed(self, config: ComparisonConfig) -> str:
-        # Where its runs execute, and how many at a time, does not make it another comparison, nor
-        # do further seeds.
+        # Other seeds, or another place or number of parallel runs, don't make it another
+        # comparison.
         before = load_comparison(self.path / _CONFIG)
         ignored = {"jobs", "execution"}
         if config.seeds[: len(before.seeds)] == before.seeds:
@@ -56,12 +56,12 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
         return differences(*map(without_grants, dumped))
 
     def create(self, config: ComparisonConfig, matching: Matching) -> None:
-        """Makes the folder of a comparison that starts."""
+        """Makes the folder of a new comparison."""
         matching.write(self.path)
         self.keep(config)  # last: it makes it a comparison
 
     def keep(self, config: ComparisonConfig) -> None:
-        """Writes the config, at the start and where seeds were added."""
+        """Writes the config, at the start and after seeds were added."""
         write_text(self.path / _CONFIG, dump_shared(config))
 
 
@@ -71,10 +71,10 @@ def cells_of(
     matched: Matched,
     chosen: Mapping[Place, Mapping[str, Any]] | None = None,
 ) -> list[Cell]:
-    """Every suite, method and seed, the first seed of all methods first.
+    """The cells of every suite, method and seed; those of the first seed come first.
 
-    `chosen` has values by path into the run config; a method that it leaves out has no cells yet.
-    Without it nothing is chosen, and all have.
+    `chosen` has values by path into the run config; a method without an entry has no cells yet.
+    Without `chosen`, all methods have cells, with no tuned values.
     """
     values = {place: {} for place in config.places} if chosen is None else chosen
     return [

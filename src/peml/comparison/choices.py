@@ -1,4 +1,4 @@
-"""What the studies of a comparison chose for each method and suite."""
+"""The settings that a comparison's studies chose for each method and suite."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ from peml.records.study import StudyRecord
 
 @dataclass(frozen=True)
 class Choice:
-    """What tuning chose for a method on a suite.
+    """The tuned settings of a method on a suite.
 
     `factor` multiplies its learning rates; None while tuning isn't done, and if all of it failed,
     for which `reason` says why. `grid` has the runs of a learning-rate grid, `values` what was
@@ -33,7 +33,7 @@ class Choice:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """Everything that was chosen, by path; empty while the choice isn't made."""
+        """All chosen values, by path; empty before the choice."""
         return {} if self.factor is None else {FACTOR: self.factor, **self.values}
 
 
@@ -50,14 +50,14 @@ def refuse_older_grids(folder: Path) -> None:
 def forget_failed_trials(
     config: ComparisonConfig, folder: Path, matched: Matched, begun: Collection[Place]
 ) -> None:
-    """Lets failed runs of a learning-rate grid run again, but for the places whose cells began."""
+    """Lets failed runs of a grid run again, except for places whose cells have begun."""
     for place, study in studies_of(config, matched).items():
         if study.sampler.name == "grid" and place not in begun:
             study_folder(folder, *place).forget_failures()
 
 
 def choose_values(config: ComparisonConfig, folder: Path, matched: Matched) -> dict[Place, Choice]:
-    """What tuning chose, by suite and label; the factor as configured where it had no choice."""
+    """The tuned settings by suite and label; the configured factor if there was nothing to choose."""
     tuning, factor = config.tuning, config.run.training.learning_rate_factor
     if tuning is not None and tuning.space is None:
         factor = tuning.factors[0]
@@ -78,7 +78,7 @@ def choose_values(config: ComparisonConfig, folder: Path, matched: Matched) -> d
 
 
 def _choose_factor(factors: Collection[float], study: StudyRecord, where: Path) -> Choice:
-    """The factor of the best development mean; of equal ones the nearest to 1."""
+    """The factor with the best development mean; among equal ones, the nearest to 1."""
     trials = {trial.values[FACTOR]: trial for trial in study.trials}
     grid = tuple(
         GridPoint(
@@ -102,7 +102,7 @@ def _choose_factor(factors: Collection[float], study: StudyRecord, where: Path) 
 
 
 def _choose_trial(factor: float, study: StudyRecord) -> Choice:
-    """The values of the best trial, and the factor that was configured if they have none."""
+    """The values of the best trial; the factor is the configured one unless they contain it."""
     trials, seconds = len(study.trials), study.cost.seconds
     if not study.best:
         reason = f"no tuning trial worked: {study.trials[0].reason}"

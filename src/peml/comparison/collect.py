@@ -1,4 +1,4 @@
-"""From run folders to ``comparison.json``: means, deviations, differences, flags."""
+"""Computes ``comparison.json`` from run folders: means, deviations, differences, flags."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +50,7 @@ def collect(
     choices: Mapping[tuple[str, str], Choice],
     folder: Path,
 ) -> ComparisonRecord:
-    """Everything the report says, from what is finished; what isn't there is None.
+    """All that the report shows, from the finished runs; None for what is missing.
 
     Raises:
         PemlError: A run's file is damaged, or two runs were scored on different rows.
@@ -88,7 +88,7 @@ def collect(
 
 
 def _method(label: str, matching: Matching) -> MethodRecord:
-    """One method; where its size differs between suites, each is named."""
+    """The record of a method, with its sizes on each suite if they differ."""
     sizes = {suite: sized[label] for suite, sized in matching.suites.items()}
     first = next(iter(sizes.values()))
     same = len({sized.size for sized in sizes.values()}) == 1
@@ -113,7 +113,7 @@ def _row(
     latency: float | None,
     folder: Path,
 ) -> RowRecord:
-    """A method on a suite."""
+    """The record of a method on a suite."""
     cautions = _cautions(cells)
     found = [_cell(cell, tasks, folder) for cell in cells]
     averaged = [cell for cell in found if cell.mean is not None]
@@ -149,7 +149,7 @@ def _row(
 
 
 def _cautions(cells: Sequence[Cell]) -> list[Caution]:
-    """What to know of the data behind a row's finished cells, each thing once."""
+    """The cautions on the data of a row's finished cells, without duplicates."""
     plans = [Plan.read(cell.folder) for cell in cells if cell.is_finished]
     return list(dict.fromkeys(caution for plan in plans for caution in list_cautions(plan)))
 
@@ -175,7 +175,7 @@ def _majority_mean(tasks: Sequence[ComparedTask]) -> float:
 
 
 def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord:
-    """One run."""
+    """The record of a cell."""
     place = {"seed": cell.seed, "folder": cell.folder.relative_to(folder).as_posix()}
     results = cell.results()
     if results is None:
@@ -186,7 +186,7 @@ def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord
     values = {task.name: results.tasks[task.name].value for task in tasks}
     flags = [f"{name} is not a number" for name, value in values.items() if not isfinite(value)]
     majority = results.majority_mean
-    if majority is not None and results.mean <= majority:  # never so where it is not a number
+    if majority is not None and results.mean <= majority:  # False if the mean is not a number
         flags.append(_AT_MAJORITY)
     cautions = list_cautions(Plan.read(cell.folder))
     flags += [caution.text for caution in cautions if caution.kind is Kind.INFLATED]
@@ -213,7 +213,7 @@ def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord
 def _task(
     task: ComparedTask, cells: Sequence[CellRecord], cautions: Sequence[Caution]
 ) -> TaskScore:
-    """A method on a task, over the seeds that count."""
+    """The score of a method on a task, over the seeds that count."""
     values = {cell.seed: cell.tasks[task.name] for cell in cells}
     at_majority = [
         seed for seed, value in values.items() if value is not None and value <= task.majority
@@ -230,7 +230,7 @@ def _task(
 
 
 def _row_flags(cells: Sequence[CellRecord], cautions: Sequence[Caution]) -> list[str]:
-    """What has to be said beside the row's mean."""
+    """Reasons to doubt the row's mean."""
     groups = {
         "failed": [cell.seed for cell in cells if cell.status == "failed"],
         "missing": [cell.seed for cell in cells if cell.status == "missing"],
@@ -260,7 +260,7 @@ def _suite(
     focus: str | None,
     folder: Path,
 ) -> SuiteRecord:
-    """All methods on a suite, each with its difference to the best baseline."""
+    """The record of all methods on a suite, each with its difference to the best baseline."""
     baselines = [row for row in rows if row.label != focus and row.mean is not None]
     best = max(baselines, key=lambda row: row.mean or 0.0, default=None)
     return SuiteRecord(
@@ -287,7 +287,7 @@ def _suite(
 def _difference(
     first: RowRecord, second: RowRecord, tasks: Sequence[ComparedTask], folder: Path
 ) -> DifferenceRecord | None:
-    """Paired over the seeds that both have; None where there is none."""
+    """The difference over the seeds that both have, paired; None if there is none."""
     runs = [
         {cell.seed: folder / cell.folder for cell in row.cells if cell.mean is not None}
         for row in (first, second)
@@ -325,7 +325,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
-    """Mean and deviation over seeds, with n - 1; no deviation for fewer than two."""
+    """Mean and standard deviation (n - 1) over seeds; no deviation for fewer than two."""
     numbers = [value for value in values if value is not None]
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
     return {"mean": _mean(numbers), "deviation": deviation}

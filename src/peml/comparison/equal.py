@@ -1,4 +1,4 @@
-"""What was the same for every method: printed with the result, so that anyone can judge it."""
+"""The settings that were equal for all methods, printed with the results."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,7 +15,7 @@ _FINAL = {"best": "those of the best development mean", "last": "the last"}
 def list_equal(
     config: ComparisonConfig, matching: Matching, suites: Sequence[SuiteRecord]
 ) -> list[tuple[str, str]]:
-    """Names and values."""
+    """The names and values of equal settings."""
     training, batches = config.run.training, config.run.batches
     tasks = [task for suite in matching.tasks.values() for task in suite]
     batch = f"at most {batches.rows} rows and {batches.tokens:,} tokens, {batches.mixing.strategy}"
@@ -54,7 +54,7 @@ def _balancing(balancing: BalancingSettings) -> str:
 
 
 def _steps(suite: SuiteRecord) -> str:
-    """Steps of the cells, and whether they are equal for each seed: batches differ by seed."""
+    """The cells' steps, and whether they are equal for each seed, since batches differ by seed."""
     by_seed: dict[int, set[int]] = {}
     for row in suite.rows:
         for cell in row.cells:
@@ -68,7 +68,7 @@ def _steps(suite: SuiteRecord) -> str:
 
 
 def _precision(suites: Sequence[SuiteRecord]) -> str:
-    """What the cells were computed in; empty where none says."""
+    """The precision of the cells; empty if none recorded it."""
     cells = (cell for suite in suites for row in suite.rows for cell in row.cells)
     found = sorted({cell.precision for cell in cells if cell.precision is not None})
     return " and ".join(found) + " (NOT equal)" * (len(found) > 1)

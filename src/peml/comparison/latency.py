@@ -1,4 +1,4 @@
-"""How long the final models take for a row, measured in turn on the same rows."""
+"""Measures the latency of the final models, alternating between them on the same rows."""
 
 import math
 import shutil
@@ -25,7 +25,7 @@ _WARM_UP = 3
 
 
 class Latency(FileRecord):
-    """``latency.json``: milliseconds for a row, by suite and label, and how they were measured."""
+    """``latency.json``: milliseconds per row, by suite and label, and details of the measurement."""
 
     FILE: ClassVar[str] = "latency.json"
     THING: ClassVar[str] = "comparison"
@@ -37,17 +37,17 @@ class Latency(FileRecord):
 
 
 def read_latency(folder: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds for a row, by suite and label; empty where nothing was measured."""
+    """Milliseconds per row, by suite and label; empty if nothing was measured."""
     found = Latency.find(folder)
     return {} if found is None else found.milliseconds
 
 
 def measure_latency(cells: Sequence[Cell], folder: Path, console: Console) -> None:
-    """Measures what isn't in ``latency.json`` yet: one row at a time, the median.
+    """Measures what isn't in ``latency.json`` yet: the median time of one row at a time.
 
-    The first finished model of each method is taken. All models of a suite are measured in one
-    go, once in order and once in reverse, so that a machine that gets slower or faster meanwhile
-    does so for all alike.
+    The first finished model of each method is measured. All models of a suite are measured
+    together, once in order and once in reverse, so that changes of the machine's speed affect all
+    alike.
     """
     known = read_latency(folder)
     for suite in dict.fromkeys(cell.suite for cell in cells):
@@ -84,7 +84,7 @@ def _measure(folders: dict[str, Path], prepared: Prepared) -> dict[str, float]:
 def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, TaskBatch]]:
     """Some rows of every task, evenly spaced, each a batch of its own.
 
-    They are of the development split, unless no task is trained.
+    They are of the development split, or of the reported one if no task is trained.
     """
     splits = prepared.development or prepared.reported
     collate = Collator(prepared.family.tokenizer.pad_token_id)
@@ -104,7 +104,7 @@ def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, Ta
 def _time_one(
     model: Predictor, task_id: int, batch: TaskBatch, settings: EvaluationSettings
 ) -> float:
-    """Seconds of one answer."""
+    """The seconds that one answer takes."""
     base = model.base
     since = time.perf_counter()
     task = base.tasks[task_id]

@@ -1,4 +1,4 @@
-"""The same number of trainable parameters for every method."""
+"""Gives every method the same number of trainable parameters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from peml.removed import without_removed
 from peml.tasks import Averaging
 
 TOLERANCE = 0.05
-"""How far from the budget a method may be, as a share of it."""
+"""The largest allowed distance from the budget, as a share of it."""
 
 
 class Sized(Record):
-    """A method at the size it is compared at.
+    """A method at its size for the comparison.
 
-    `size` names the settings that make up the size, empty where there is none. `parameters` are
-    trainable after any search, heads left out; `off_budget` is the distance to the budget as a
-    share of it, None where it isn't matched.
+    `size` names the settings that determine the size; empty if there are none. `parameters` are
+    trainable after any search, without heads. `off_budget` is the distance to the budget as a share
+    of it; None if the method isn't matched.
     """
 
     method: Annotated[MethodSection, BeforeValidator(lambda section: without_removed(section))]
@@ -33,7 +33,7 @@ class Sized(Record):
 
 
 class ComparedTask(Record):
-    """A task as it is compared on: train and reported rows, the best constant guess's value."""
+    """A task of a comparison: numbers of train and reported rows, score of the best constant guess."""
 
     name: str
     type: str
@@ -50,12 +50,11 @@ class ComparedTask(Record):
 
 
 class Matching(FileRecord):
-    """``matching.json``: what every method is compared at, by suite.
+    """``matching.json``: the settings of every method by suite, after matching.
 
-    `budget` counts trainable parameters, heads left out; None where methods run as configured.
-    `steps` are those of a cell of the first seed, `cautions` what to know of the rows before the
-    runs start, in sentences. In `suites` are the methods by label: a method's parameters may depend
-    on the number of tasks.
+    `budget` is the number of trainable parameters without heads; None if sizes aren't matched.
+    `steps` are those of a cell of the first seed, `cautions` are warnings about the data. `suites`
+    has the methods by label, since a method's parameters may depend on the number of tasks.
     """
 
     FILE: ClassVar[str] = "matching.json"
@@ -82,16 +81,16 @@ class Matching(FileRecord):
 def match_methods(
     config: ComparisonConfig, shapes: Mapping[Place, ModelShape]
 ) -> tuple[int | None, dict[str, dict[str, Sized]]]:
-    """Solves the size of every method on every suite.
+    """Finds the size of every method on every suite.
 
-    The base model's shapes differ in tasks and contexts.
+    `shapes` has the base model's shape, which depends on tasks and contexts.
 
     Returns:
-        The budget, None where nothing is matched; the methods by suite and label.
+        The budget, or None if sizes aren't matched; the methods by suite and label.
 
     Raises:
-        ConfigError: A method can't come near enough to the budget, or two methods would be the
-            same; all such problems at once.
+        ConfigError: A method can't come close enough to the budget, or two methods would be the
+            same; the message lists all such problems.
     """
     budget = _budget(config, shapes)
     found, problems, off = _match(config, shapes, budget)
@@ -114,7 +113,7 @@ def match_methods(
 def _match(
     config: ComparisonConfig, shapes: Mapping[Place, ModelShape], budget: int | None
 ) -> tuple[dict[str, dict[str, Sized]], list[str], list[str]]:
-    """The methods by suite and label; what is wrong with them; which are too far off."""
+    """The methods by suite and label; all problems; the labels of methods too far from the budget."""
     problems, off = [], []
     found: dict[str, dict[str, Sized]] = {suite: {} for suite in config.suites}
     for suite in config.suites:
@@ -186,7 +185,7 @@ def _describe_size(
 
 
 def _leaves(section: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a nested mapping, by its path."""
+    """Every value of a nested mapping, with its path."""
     for name, value in section.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{before}{name}.")
@@ -195,7 +194,7 @@ def _leaves(section: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
 
 
 def _twins(suite: str, methods: Mapping[str, Sized]) -> list[str]:
-    """Pairs of labels that would make the same cells."""
+    """The pairs of labels whose cells would be the same."""
     labels = list(methods)
     return [
         f"{suite}, {label}: the same as {other} ({methods[label].size or 'same settings'}): "

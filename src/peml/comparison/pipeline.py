@@ -1,4 +1,4 @@
-"""`peml compare`: plan, grid, cells, report; safe to kill and to call again."""
+"""`peml compare`: plan, grid, cells, report; can be killed and called again."""
 
 import time
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ from peml.reporting import write_comparison_report
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison that has come to its end.
+    """A comparison that has ended.
 
     Attributes:
         folder: Its folder; ``report.html``, ``tables/`` and ``figures/`` are in it.
-        record: What its cells came to.
+        record: The results of its cells.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def unfinished(self) -> list[CellRecord]:
-        """The cells that failed or were not run."""
+        """The cells that failed or didn't run."""
         return [
             cell
             for suite in self.record.suites
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def plan(config: ComparisonConfig, output: Path, console: Console) -> None:
-    """Shows what would be run; nothing is written (``--dry-run``)."""
+    """Shows the planned runs without writing anything (``--dry-run``)."""
     folder = ComparisonFolder(output)
     matching = _matching(folder, config) or plan_comparison(config)
     print_plan(config, matching, console)
@@ -60,15 +60,15 @@ def compare(
     retry_failed: bool = False,
     report_only: bool = False,
 ) -> Comparison:
-    """Runs all cells that are not there yet, and reports.
+    """Runs all cells that haven't run yet, and writes the report.
 
     Args:
-        config: What is compared.
-        output: The folder; an existing one of the same config is gone on with, also where seeds
-            were added to it.
+        config: The config of the comparison.
+        output: The folder; an existing one of the same config is continued, even if seeds were
+            added to the config.
         console: Where progress is shown; default: nowhere.
         retry_failed: Run the cells that failed again.
-        report_only: Run nothing: report what is there, and what is missing.
+        report_only: Run nothing; report the finished cells and list the others.
 
     Raises:
         PemlError: Something is wrong with config, data, model or folder. A cell that fails is
@@ -103,7 +103,7 @@ def _matching(folder: ComparisonFolder, config: ComparisonConfig) -> Matching | 
 def _is_open(
     config: ComparisonConfig, matching: Matching, folder: Path, *, retry_failed: bool
 ) -> bool:
-    """Whether any run is still to come."""
+    """Whether any run has not ended yet."""
     cells = cells_of(config, folder, matching.settings)
     return any(not cell.is_finished and (retry_failed or not cell.failure()) for cell in cells)
 
@@ -133,7 +133,7 @@ def _run(
 def _chosen(
     config: ComparisonConfig, matching: Matching, folder: Path, cells: Sequence[Cell]
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """What was chosen by suite and label; where nothing could be, the cells have failed."""
+    """The tuned values by suite and label; if all tuning of a method failed, so do its cells."""
     chosen = {}
     for place, choice in choose_values(config, folder, matching.settings).items():
         if choice.factor is not None:
@@ -148,7 +148,7 @@ def _chosen(
 def _forget_failures(
     config: ComparisonConfig, matching: Matching, folder: Path, cells: Sequence[Cell]
 ) -> None:
-    """Lets failed runs run again; a grid whose choice is in use already stays as it is."""
+    """Lets failed runs run again, except those of a grid whose choice is already in use."""
     begun = {cell.place for cell in cells if cell.folder.exists()}
     forget_failed_trials(config, folder, matching.settings, begun)
     for cell in cells:
@@ -157,11 +157,11 @@ def _forget_failures(
 
 
 def _run_all(executor: Executor, cells: Sequence[Cell], console: Console) -> None:
-    """Runs what is neither finished nor failed, a line for each start and end."""
+    """Runs the cells that have neither finished nor failed; prints a line per start and end."""
     waiting = [cell for cell in cells if not cell.is_finished and cell.failure() is None]
     done = len(cells) - len(waiting)
     if done:
-        console.print(f"{done} of {len(cells)} cells are there already", highlight=False)
+        console.print(f"{done} of {len(cells)} cells have run already", highlight=False)
     since: dict[Path, float] = {}
 
     def started(cell: Cell) -> None:

@@ -1,4 +1,4 @@
-"""Before anything trains: what will be run, and whether all of it can."""
+"""Plans a comparison before anything is trained, and checks that all of it can run."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ _COLUMNS = [
 
 
 def plan_comparison(config: ComparisonConfig) -> Matching:
-    """Sizes every method and tries each on the model and the tasks, without training.
+    """Sizes every method and tries it on the model and the tasks, without training.
 
     Data is prepared once per suite and the base model is loaded once.
 
     Raises:
-        PemlError: Something can't run, or not as an equal; everything of a kind at once.
+        PemlError: Some methods or suites can't run, or sizes don't match; the message lists all.
     """
     check_spaces(config)
     prepared = _prepare_suites(config)
@@ -70,10 +70,10 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
 
 
 def check_identities(config: ComparisonConfig, matching: Matching, path: Path) -> None:
-    """Refuses to run cells on other rows, tasks or another base model than the earlier ones.
+    """Refuses to run cells if rows, tasks or base model differ from those of earlier cells.
 
     Raises:
-        PemlError: Something changed, see `peml.run.check_identity`, or can't be read any more.
+        PemlError: Something changed, see `peml.run.check_identity`, or can't be read.
     """
     for suite, prepared in _prepare_suites(config).items():
         check_identity(matching.identities.get(suite), identify(prepared), path)
@@ -99,7 +99,7 @@ def _prepare_suites(config: ComparisonConfig) -> dict[str, Prepared]:
 def _read_shapes(
     config: ComparisonConfig, backbone: Backbone, prepared: Mapping[str, Prepared]
 ) -> dict[Place, ModelShape]:
-    """The model's shapes, which differ in the tasks, and in the tokens of a method's contexts."""
+    """The model's shape by suite and label: it depends on tasks and on lengths of contexts."""
     shapes = {}
     for suite, data in prepared.items():
         plain = read_shape(TaskModel(backbone, data.tasks))
@@ -139,18 +139,18 @@ def _describe_tasks(prepared: Prepared) -> list[ComparedTask]:
 def _problem(prepared: Prepared, backbone: Backbone, runs: Sequence[Cell]) -> str:
     """Why a method can't run; empty if it can."""
     try:
-        for run in runs:  # each from the one before, so that a method's contexts are read once
+        for run in runs:  # each from the previous one, so that contexts are read once
             prepared = with_config(prepared, run.config)
         model = attach(prepared, torch.device("cpu"), None, _copied(backbone))
         for run in runs:
-            build_optimizer(model.groups(), run.config.training)  # refuses unknown groups' rates
+            build_optimizer(model.groups(), run.config.training)  # refuses rates of unknown groups
     except PemlError as error:
         return error.problem
     return ""
 
 
 def _copied(backbone: Backbone) -> Backbone:
-    """A backbone that a method may change; the frozen weights themselves are shared."""
+    """A copy of a backbone that a method may change; it shares the frozen weights."""
     shared = {id(tensor): tensor for tensor in backbone.model.parameters()}
     model = copy.deepcopy(backbone.model, shared)
     model.requires_grad_(False)  # an earlier method may have trained them
@@ -158,7 +158,7 @@ def _copied(backbone: Backbone) -> Backbone:
 
 
 def print_plan(config: ComparisonConfig, matching: Matching, console: Console) -> None:
-    """Shows the methods with their sizes, and how many runs there will be."""
+    """Shows the methods with their sizes, and the number of runs."""
     _print_methods(matching, console)
     cells = len(config.places) * len(config.seeds)
     steps = ", ".join(f"{count:,} steps on {suite}" for suite, count in matching.steps.items())

@@ -1,4 +1,4 @@
-"""What is compared: methods, seeds, suites, and what is kept equal."""
+"""The config of a comparison: methods, seeds, suites, and the shared settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _Different = AfterValidator(_refuse_repeated)
 
 
 class SharedSettings(ConfigFile):
-    """The part of a run's config that all cells share; each suite's tasks are added to it."""
+    """The part of a run's config that all cells share; the tasks of each suite are added to it."""
 
     model: ModelSettings = Field(
         default_factory=lambda: ModelSettings(), description="The frozen base model."
@@ -67,7 +67,7 @@ class SharedSettings(ConfigFile):
 
 
 class TuningSettings(Settings):
-    """Short runs that choose, the same number for every method: a learning-rate grid, or trials."""
+    """Short tuning runs, equally many for each method: a learning-rate grid, or trials."""
 
     factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], _Different] = Field(
         (0.5, 1.0, 2.0),
@@ -118,7 +118,7 @@ Label = Annotated[str, AfterValidator(_usable_label)]
 
 
 class ComparisonConfig(ConfigFile):
-    """Everything that decides a comparison, with each suite's tasks written out."""
+    """The whole config of a comparison, with each suite's tasks written out."""
 
     run: SharedSettings = Field(
         default_factory=lambda: SharedSettings(),
@@ -166,9 +166,9 @@ class ComparisonConfig(ConfigFile):
     )
     jobs: int = Field(1, description="Runs at a time; they share the cores.", ge=1)
     execution: WorkerSettings = Field(
-        default_factory=lambda: WorkerSettings(), description="Where the runs are started."
+        default_factory=lambda: WorkerSettings(), description="Where the runs execute."
     )
-    keep_models: bool = Field(True, description="Keep the final models after they were measured.")
+    keep_models: bool = Field(True, description="Keep the final models after measuring latency.")
 
     @field_validator("suites")
     @classmethod
@@ -243,16 +243,16 @@ class ComparisonConfig(ConfigFile):
         return execution
 
     def executor(self) -> ExecutionSettings:
-        """Where the runs execute, and how many at a time."""
+        """Where the runs execute, and how many run at a time."""
         return ExecutionSettings(jobs=self.jobs, **self.execution.model_dump())
 
     @property
     def places(self) -> list[Place]:
-        """Every suite with every method, by their labels."""
+        """Every combination of suite and method, by their labels."""
         return [(suite, label) for suite in self.suites for label in self.methods]
 
     def run_config(self, suite: str, method: MethodSettings, seed: int) -> RunConfig:
-        """The config of one cell, before its learning rates are chosen."""
+        """The config of one cell, before tuned values are applied."""
         return RunConfig(**dict(self.run), tasks=self.suites[suite], method=method, seed=seed)
 
 
@@ -260,7 +260,7 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConf
     """Reads a comparison's config file and applies ``section.key=value`` overrides.
 
     Raises:
-        PemlError: The file can't be read, or anything in it is wrong; all at once.
+        PemlError: The file can't be read, or has errors; the message lists all.
     """
     raw = read_config(path, overrides, ComparisonConfig)
     tuning = raw.get("tuning")
@@ -273,7 +273,7 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConf
 def parse_comparison(
     raw: Mapping[str, Any], origin: str = "the config", overrides: Sequence[str] = ()
 ) -> ComparisonConfig:
-    """Validates a raw config and fills in what follows from it.
+    """Validates a raw config and fills in the values that follow from it.
 
     Raises:
         PemlError: Every wrong field is listed, unknown ones with the nearest valid name.
@@ -283,7 +283,7 @@ def parse_comparison(
     named = {"run": run, "suites": suites}
 
     def place(location: Location) -> Location:
-        """Where the user wrote what stands at a place: suites inherit from `run.tasks`."""
+        """The location in the user's file of an error: suites inherit from `run.tasks`."""
         if location[:1] != ("suites",):
             return location
         own = written.get("suites")

@@ -1,4 +1,4 @@
-"""The studies of a comparison: one per method and suite, with the same number of runs each."""
+"""The studies of a comparison: one per method and suite, with equally many runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,18 +25,18 @@ from peml.tuning import (
 )
 
 FACTOR = "training.learning_rate_factor"
-"""What a learning-rate grid varies, as a path into the run config."""
+"""The path in the run config that a learning-rate grid varies."""
 
 _FREE = ("method.", "training.learning_rates.")
 _FREE_FIELDS = (FACTOR, "training.weight_decay")
 
 
 def check_spaces(config: ComparisonConfig) -> None:
-    """Checks the space of each method on each suite; nothing to do without trials.
+    """Checks the space of each method on each suite; does nothing without trials.
 
     Raises:
-        ConfigError: Paths that have to be equal for all methods, that a method doesn't have, or
-            values it refuses; everything of a kind at once.
+        ConfigError: A path must be equal for all methods or is missing in one, or a method refuses
+            a value; the message lists all.
     """
     tuning = config.tuning
     if tuning is None or tuning.space is None:
@@ -69,7 +69,7 @@ def check_spaces(config: ComparisonConfig) -> None:
 def check_sizes(
     config: ComparisonConfig, matched: Matched, shapes: Mapping[Place, ModelShape]
 ) -> None:
-    """Checks that no trial would undo the matching of sizes.
+    """Checks that no trial changes a matched size.
 
     Raises:
         ConfigError: The space changes the size of methods whose sizes are matched.
@@ -98,7 +98,7 @@ def check_sizes(
 
 
 def first_trials(config: ComparisonConfig, matched: Matched) -> list[Cell]:
-    """A trial of each study, to try before anything trains."""
+    """One trial of each study, to try before anything is trained."""
     return [
         Cell(
             name=study.name,
@@ -115,7 +115,7 @@ def first_trials(config: ComparisonConfig, matched: Matched) -> list[Cell]:
 def run_studies(
     config: ComparisonConfig, folder: Path, matching: Matching, executor: Executor, console: Console
 ) -> None:
-    """Runs the trials that are not there yet; the next study's follow the last of one at once."""
+    """Runs the trials that haven't run yet, without a pause between studies."""
     tune_together(
         [
             (study_folder(folder, *place).path, study, matching.identities.get(place[0]))
@@ -129,7 +129,7 @@ def run_studies(
 
 
 def studies_of(config: ComparisonConfig, matched: Matched) -> dict[Place, StudyConfig]:
-    """The study of each suite and label; none where there is nothing to choose from."""
+    """The study of each suite and label; empty if there is nothing to choose."""
     tuning = config.tuning
     if tuning is None:
         return {}
@@ -158,7 +158,7 @@ def _study(
         space=_space(tuning, label),
         sampler=sampler.model_copy(update={"seed": tuning.seed}),
         budget=BudgetSettings(trials=trials),
-        failures=trials + 1,  # what fails is recorded, and the other methods go on
+        failures=trials + 1,  # failures are recorded, and other methods continue
     )
 
 
@@ -174,7 +174,7 @@ def _space(tuning: TuningSettings, label: str) -> dict[str, Parameter]:
 
 
 def study_folder(folder: Path, suite: str, label: str) -> StudyFolder:
-    """Where a study is in a comparison's folder."""
+    """The folder of a study inside a comparison's folder."""
     return StudyFolder(folder / "tuning" / suite / label)
 
 

@@ -1,4 +1,4 @@
-"""What the files of run, study and comparison folders say: one class a file writes and reads it."""
+"""The JSON files of run, study and comparison folders: one class writes and reads each."""
 
 from peml.records.metrics import (
     Decisions,

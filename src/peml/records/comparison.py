@@ -1,6 +1,6 @@
-"""What ``comparison.json`` says, as typed values.
+"""``comparison.json`` as typed values.
 
-``null``, NaN and infinity all read as None here: nothing that can be shown or averaged.
+``null``, NaN and infinity all read as None: they can't be shown or averaged.
 """
 
 from typing import Annotated, Any, ClassVar, Self
@@ -53,15 +53,15 @@ class CellRecord(Record):
 
     @property
     def notes(self) -> list[str]:
-        """Everything there is to say about it, once."""
+        """The notes of its results and of the cell, without duplicates."""
         said = any(self.reason in flag for flag in self.flags)
         return [*self.flags] if said or not self.reason else [self.reason, *self.flags]
 
 
 class TaskScore(Record):
-    """A method on a task, over the seeds that finished.
+    """A method's score on a task, over the seeds that finished.
 
-    Flags are what speaks against the score, notes what else there is to know.
+    Flags are reasons to doubt the score, notes are other remarks.
     """
 
     mean: Number = None
@@ -79,14 +79,14 @@ class GroupRecord(Record):
 
 
 class GroupScore(Record):
-    """A method on a group of tasks, over the seeds that finished."""
+    """A method's score on a group of tasks, over the seeds that finished."""
 
     mean: Number = None
     deviation: Number = None
 
 
 class IntervalRecord(Record):
-    """A difference with its 95 % interval; as fractions, like every score."""
+    """A difference with its 95 % interval, both as fractions."""
 
     value: Number
     low: Number = None
@@ -101,7 +101,7 @@ class IntervalRecord(Record):
 
 
 class DifferenceRecord(IntervalRecord):
-    """A method's difference to the best baseline: of the mean, and of each task."""
+    """A method's difference to the best baseline: for the mean, and for each task."""
 
     tasks: dict[str, IntervalRecord] = {}
 
@@ -116,7 +116,7 @@ class GridPoint(Record):
 
 
 class RowRecord(Record):
-    """A method on a suite: means over its finished cells; flags and notes as `TaskScore` has."""
+    """A method on a suite: means over its finished cells. Flags and notes are as in `TaskScore`."""
 
     label: str
     cells: list[CellRecord]
@@ -138,7 +138,7 @@ class RowRecord(Record):
 
     @property
     def finished(self) -> int:
-        """How many of its cells finished with a mean, so that they count."""
+        """The number of finished cells with a mean, which are the ones that count."""
         return len(self.finished_seeds)
 
     @property
@@ -148,7 +148,7 @@ class RowRecord(Record):
 
     @property
     def flagged(self) -> bool:
-        """Whether anything about the method as a whole has to be said beside its mean."""
+        """Whether the method's mean needs a caution."""
         return bool(self.flags) or self.finished < len(self.cells)
 
     @property
@@ -171,17 +171,17 @@ class SuiteRecord(Record):
     rows: list[RowRecord] = Field(min_length=1)
 
     def row(self, label: str | None) -> RowRecord | None:
-        """The row of a method; None where there is none."""
+        """The row of a method; None if it has none."""
         return next((row for row in self.rows if row.label == label), None)
 
     def ranked(self) -> list[RowRecord]:
-        """Rows that have a mean, the best first."""
+        """Rows that have a mean, best first."""
         known = [row for row in self.rows if row.mean is not None]
         return sorted(known, key=lambda row: -(row.mean or 0.0))
 
 
 class TuningRecord(Record):
-    """The learning-rate grid each method was given, or the number of trials over a space."""
+    """The learning-rate grid of each method, or the number of trials over its space."""
 
     factors: list[float]
     trials: int | None = None
@@ -192,7 +192,7 @@ class TuningRecord(Record):
 
 
 class ComparisonRecord(FileRecord):
-    """``comparison.json``: everything the report says."""
+    """``comparison.json``: all that the report shows."""
 
     FILE: ClassVar[str] = "comparison.json"
     THING: ClassVar[str] = "comparison"
@@ -222,5 +222,5 @@ class ComparisonRecord(FileRecord):
         return self
 
     def method(self, label: str) -> MethodRecord:
-        """The method of a row."""
+        """The record of a method, by its row's label."""
         return next(method for method in self.methods if method.label == label)

@@ -1,4 +1,4 @@
-"""The lines of ``metrics.jsonl``: what happened, without times, so that runs can be compared."""
+"""The lines of ``metrics.jsonl``: events without times, so that two runs can be compared."""
 
 from typing import Literal
 
@@ -11,12 +11,12 @@ Weights = dict[str, dict[str, float]]
 
 
 class StepRecord(Record):
-    """What one optimiser step did; every so many are logged.
+    """One optimiser step; only every n-th step is logged.
 
-    `loss` is that step's; `task_losses` are means since the last step that was a multiple of
-    ``training.log_every``, `task_rows` the examples they are over; both are empty on other steps.
-    They and `loss` are as the model gives them, unbalanced; `task_weights` is what the tasks'
-    losses count after the step, empty where that never changes.
+    `loss` is the loss of this step. `task_losses` are means since the last multiple of
+    ``training.log_every``, over `task_rows` examples; both are empty on other steps. All are losses
+    of the model before balancing. `task_weights` are the weights of the tasks' losses after the
+    step; empty if these never change.
     """
 
     kind: Literal["step"] = "step"
@@ -33,7 +33,7 @@ class StepRecord(Record):
 
 
 class Scores(Record):
-    """A mean and the tasks' scores behind it."""
+    """The mean and the scores of the tasks."""
 
     mean: Score
     tasks: dict[str, Score]
@@ -51,7 +51,7 @@ class Evaluation(Record):
 
 
 class Mixing(Record):
-    """What adaptive shares follow, and the rows of each task that they give the next epoch."""
+    """The values that adaptive shares follow, and each task's number of rows in the next epoch."""
 
     kind: Literal["mixing"] = "mixing"
     step: int
@@ -62,7 +62,7 @@ class Mixing(Record):
 
 
 class Decisions(Record):
-    """The weights of all decisions after one step."""
+    """The weights of all decisions after a step."""
 
     kind: Literal["decisions"] = "decisions"
     phase: str
@@ -80,10 +80,10 @@ class FreeWeights(Record):
 
 
 class Discretisation(Record):
-    """The soft-to-discrete step: development scores before and after it.
+    """The discretisation step: development scores before and after it.
 
-    `guarded` are the decisions where a guard or the budget overruled the largest weight, `fitted`
-    those of them that the budget did.
+    `guarded` are the decisions where a guard or the budget overruled the largest weight; `fitted`
+    are those of the budget.
     """
 
     kind: Literal["discretise"] = "discretise"

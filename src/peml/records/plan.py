@@ -1,4 +1,4 @@
-"""``plan.json``: what a run set out to do, and what it was begun with."""
+"""``plan.json``: a run's plan, and the checksums of its inputs."""
 
 from typing import Any, ClassVar, Literal
 
@@ -13,14 +13,14 @@ class TaskIdentity(Record):
 
 
 class Identity(Record):
-    """What a run was started with, as checksums; `model` by part: weights, tokenizer, ..."""
+    """Checksums of a run's inputs; `model` is by part: weights, tokenizer, ..."""
 
     tasks: dict[str, TaskIdentity]
     model: dict[str, str]
 
 
 class PlannedContext(Record):
-    """What a method holds in front of a task's rows: its text, and the solved rows in it.
+    """The context that a method puts in front of a task's rows: its text and its solved rows.
 
     `rows` are their numbers in the split, from 0.
     """
@@ -32,10 +32,10 @@ class PlannedContext(Record):
 
 
 class PlannedTask(Record):
-    """One task of the plan, with the rows of its splits.
+    """One task of the plan, with the number of rows of each split.
 
-    `held_out` are development rows that the search chooses on; `cut` are rows longer than the model
-    allows, `cut_{split}` those of a split.
+    `held_out` are development rows on which the search chooses. `cut` are rows longer than the
+    model allows, `cut_{split}` those of a split.
     """
 
     name: str
@@ -62,9 +62,10 @@ class SkippedTask(Record):
 
 
 class LeakageEntry(Record):
-    """Rows of one task's evaluation split that stand in a task's training split.
+    """Rows of one task's evaluation split that also occur in a task's training split.
 
-    `evaluation_rows` are those of the whole split, `anywhere` those in any training split.
+    `evaluation_rows` are the rows of the whole split, `anywhere` those that occur in any training
+    split.
     """
 
     evaluation: str
@@ -76,9 +77,10 @@ class LeakageEntry(Record):
 
 
 class Precision(Record):
-    """What a run computes in and why, and the types of its frozen weights and exported model.
+    """The precision of a run with its reason, and the types of its frozen weights and saved model.
 
-    `quantization` is the form of the frozen linear layers, None where it is as `weights` says.
+    `quantization` is the format of the frozen linear layers; None if they have the type in
+    `weights`.
     """
 
     compute: Literal["fp32", "bf16"]
@@ -89,7 +91,7 @@ class Precision(Record):
 
     @property
     def sentence(self) -> str:
-        """The same, for people."""
+        """The precision as a sentence."""
         stored: str = self.weights
         if self.quantization is not None:
             stored = f"{self.quantization} (those that are not of linear layers in {stored})"
@@ -97,10 +99,10 @@ class Precision(Record):
 
 
 class Start(Record):
-    """The weights that training started from, where they were not new.
+    """The weights that training started from, if they were not new.
 
     `taken` is the number of weights by part; `heads` and `new_tasks` are names of tasks; `left`
-    says what was not taken over, and why. `checksum` is of the file of weights.
+    gives the reason for each part that was not taken over. `checksum` is of the file of weights.
     """
 
     source: str
@@ -112,7 +114,7 @@ class Start(Record):
 
     @property
     def sentences(self) -> list[str]:
-        """The same, for people."""
+        """The start as sentences."""
         parts = [f"{name} ({count:,} weights)" for name, count in self.taken.items()]
         parts += [f"heads of {', '.join(self.heads)}"] if self.heads else []
         said = [f"Starting from {self.source}: {', '.join(parts)}"]
@@ -123,9 +125,9 @@ class Start(Record):
 
 
 class Plan(FileRecord):
-    """``plan.json``: what the run set out to do, and what it was begun with.
+    """``plan.json``: a run's plan, and the checksums of its inputs.
 
-    `trainable_parameters` are by group, `steps` by phase; `start` is None where weights were new.
+    `trainable_parameters` are by group, `steps` by phase; `start` is None if all weights were new.
     """
 
     FILE: ClassVar[str] = "plan.json"
@@ -148,12 +150,12 @@ class Plan(FileRecord):
 
     @property
     def trains(self) -> bool:
-        """Whether anything is trained; plans that don't say so are of runs that train."""
+        """Whether anything is trained; True for old plans without this field."""
         return not self.steps or any(self.steps.values())
 
     @property
     def data(self) -> dict[str, Any]:
-        """The part that tells whether the data is the same."""
+        """The fields that show whether the data is the same."""
         splits = {"train", "development", "reported"}
         return {
             "tasks": {task.name: task.model_dump(include=splits) for task in self.tasks},

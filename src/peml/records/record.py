@@ -1,8 +1,8 @@
-"""What every record of a file does: it is written and read by one class.
+"""The base of all records: one class reads and writes each file.
 
-A file that is missing, cut short or changed by hand is refused, naming the file and the field.
-Unknown fields are ignored on purpose: a folder to which a later version added one can be read.
-A field with a default was added later than the file: folders of before don't have it.
+A file that is missing, cut short or edited is refused with an error that names file and field.
+Unknown fields are ignored on purpose, so that folders of later versions can be read. Fields that
+were added later have a default, since older folders lack them.
 """
 
 import json
@@ -23,7 +23,7 @@ _MADE_BY = {"run": "peml fit", "study": "peml tune", "comparison": "peml compare
 
 
 def _null_is_nan(value: Any) -> Any:
-    """Strict JSON has no NaN; writers that keep to it put null."""
+    """Strict JSON has no NaN; null stands for it."""
     return math.nan if value is None else value
 
 
@@ -39,7 +39,7 @@ Number = Annotated[float | None, AfterValidator(_finite)]
 
 
 class Record(BaseModel):
-    """Part of a file."""
+    """A part of a file."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -51,7 +51,7 @@ class Record(BaseModel):
         """Parsed JSON as this record.
 
         Raises:
-            RunError: Fields are missing or wrong; all of them are named.
+            RunError: Fields are missing or wrong; the message names them all.
         """
         try:
             return cls.model_validate(data)
@@ -70,17 +70,17 @@ class Record(BaseModel):
 
 
 class FileRecord(Record):
-    """A whole JSON file of a folder; a subclass whose files differ in name has no `FILE`."""
+    """A whole JSON file of a folder; `FILE` is unset if the file's name varies."""
 
     FILE: ClassVar[str] = ""
     """Name of the file."""
 
     @classmethod
     def read(cls, folder: Path, name: str | None = None) -> Self:
-        """Reads the file of a folder; ``name`` where it isn't always the same.
+        """Reads the file of a folder; ``name`` is for files whose name varies.
 
         Raises:
-            RunError: It is missing, malformed or of another format.
+            RunError: The file is missing, malformed or of another format.
         """
         path = folder / (name or cls.FILE)
         data = parse_json(path, read_text(path, cls.THING), cls.THING)
@@ -96,19 +96,19 @@ class FileRecord(Record):
 
     @classmethod
     def find(cls, folder: Path, name: str | None = None) -> Self | None:
-        """The same, or None where the file isn't there yet."""
+        """Like `read`, but returns None if the file doesn't exist."""
         return cls.read(folder, name) if (folder / (name or cls.FILE)).is_file() else None
 
     def write(self, folder: Path, name: str | None = None) -> None:
-        """Replaces the file in one step; `read` gives the same record."""
+        """Replaces the file atomically; `read` gives the same record back."""
         write_json(folder / (name or self.FILE), self.model_dump(mode="json"))
 
 
 def read_text(path: Path, thing: str = "run") -> str:
-    """A text file of a folder.
+    """The text of a file in a folder.
 
     Raises:
-        RunError: It is missing or can't be read.
+        RunError: The file is missing or can't be read.
     """
     command = _MADE_BY[thing]
     try:
@@ -117,7 +117,7 @@ def read_text(path: Path, thing: str = "run") -> str:
         raise RunError(
             f"{path}: the file is missing",
             allowed=f"the folder of a {thing} that `{command}` has finished",
-            action=f"run `{command}` on this folder again: it goes on where the {thing} stopped",
+            action=f"run `{command}` on this folder again: it continues where the {thing} stopped",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: can't be read ({error})", action=DAMAGED) from None
@@ -127,7 +127,7 @@ def parse_json(where: Path | str, text: str, thing: str = "run") -> Any:
     """Parses JSON.
 
     Raises:
-        RunError: It is no JSON.
+        RunError: The text is not JSON.
     """
     try:
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""What the JSON files of a run folder say, but for the genotype and the model."""
+"""The JSON files of a run folder, except the genotype's own and the model's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -23,7 +23,7 @@ MajorityOf = Literal["train", "reported"]
 
 
 def _by_part(scores: Any) -> Any:
-    """``{part}_off`` -> score, by the part's name."""
+    """The scores without a part, by its name, from the keys ``{part}_off``."""
     if not isinstance(scores, Mapping):
         return scores
     return {name.removesuffix(_OFF): value for name, value in scores.items()}
@@ -45,7 +45,7 @@ class Environment(FileRecord):
 
 
 class Classes(Record):
-    """How a classification went: each label's F1, and counts by (right, predicted) label."""
+    """The details of a classification: each label's F1, and counts by (right, predicted) label."""
 
     labels: list[str]
     f1: list[float]
@@ -53,17 +53,17 @@ class Classes(Record):
 
     @property
     def support(self) -> list[int]:
-        """Number of rows of each label."""
+        """The number of rows of each label."""
         return [sum(row) for row in self.confusion]
 
 
 class TaskResult(Record):
-    """One task's line in ``results.json``; scores as fractions, on the reported split.
+    """A task's entry in ``results.json``; scores are fractions, on the reported split.
 
     `low` and `high` bound the value's 95 % interval over rows. `majority_of` is the split that the
-    majority baseline is of. `without` is the score with a part switched off, by the part's name; in
-    the file each is a key ``{part}_off``. `classes` tells a classification label by label; `notes`
-    say what to know about how a task was scored.
+    majority baseline comes from. `without` is the score with a part switched off, by the part's
+    name; in the file, each is a key ``{part}_off``. `classes` has the details of a classification;
+    `notes` are remarks on how the task was scored.
     """
 
     metric: str
@@ -94,14 +94,14 @@ class TaskResult(Record):
 
 
 class TaskScored(FileRecord):
-    """``evaluation/NAME.json``: a task that is scored, so that an evaluation can be resumed."""
+    """``evaluation/NAME.json``: a scored task, so that an evaluation can be resumed."""
 
     result: TaskResult
     seconds: float
 
 
 class TuningCost(FileRecord):
-    """What finding a run's settings has cost, in other runs; ``tuning_cost.json`` of a study."""
+    """The cost of the runs that found a run's settings; ``tuning_cost.json`` of a study."""
 
     model_config = ConfigDict(extra="forbid")  # a config holds it as well
 
@@ -114,7 +114,7 @@ class TuningCost(FileRecord):
 
 
 class Spent(Record):
-    """What was used so far: seconds, tokens and steps of each phase, memory in bytes."""
+    """The cost so far: seconds, tokens and steps of each phase, memory in bytes."""
 
     seconds: dict[str, float] = {}
     tokens: dict[str, int] = {}
@@ -123,9 +123,9 @@ class Spent(Record):
 
 
 class Cost(Spent):
-    """What a run used; parameters are by group, as they are trained to the end.
+    """The cost of a run; parameters are by group, as trained at the end.
 
-    A search trains more of them, the supernet's.
+    A search trains more parameters: those of the supernet.
     """
 
     trainable_parameters: dict[str, int]
@@ -153,12 +153,13 @@ class GroupMeans(Means):
 
 
 class Agreement(Record):
-    """How near the saved model's scores are to the trained one's, on so many reported rows.
+    """How close the saved model's scores are to the trained model's, on a number of reported rows.
 
-    `largest_difference` is a share of 1 + the trained model's score, which is a logit of an
-    encoder's head, or the log-likelihood of a text by token; `tolerance` would be accepted.
-    Where the run's model is quantised, the trained model is the one with dequantised weights here,
-    and `from_quantized` is how far its scores are from the quantised one's, as such a share.
+    `largest_difference` is relative to 1 + the trained model's score, which is a logit of an
+    encoder's head, or a text's log-likelihood per token; `tolerance` is the largest accepted
+    difference. If the run's model is quantised, the trained model here is the one with dequantised
+    weights, and `from_quantized` is the largest relative difference of its scores from the
+    quantised model's.
     """
 
     rows: int
@@ -168,7 +169,7 @@ class Agreement(Record):
 
     @property
     def sentence(self) -> str:
-        """The same, for reports."""
+        """The agreement as a sentence, for reports."""
         said = (
             f"The saved model, read back from disk, answers {self.rows:,} rows as the trained one "
             f"did: scores differ by at most {self.largest_difference:.0e} x (1 + the score); "
@@ -184,10 +185,10 @@ class Agreement(Record):
 
 
 class Results(Means, FileRecord):
-    """``results.json``: what evaluation found on the reported split.
+    """``results.json``: the results of evaluation on the reported split.
 
-    `merging` is ``once``, ``per task`` or ``never``; `average` says what counts alike in the mean,
-    ``tasks`` or ``rows``.
+    `merging` is ``once``, ``per task`` or ``never``; `average` is the unit that has equal weight in
+    the mean, ``tasks`` or ``rows``.
     """
 
     FILE: ClassVar[str] = "results.json"
@@ -207,7 +208,9 @@ class Results(Means, FileRecord):
 
     @property
     def parts(self) -> list[str]:
-        """Parts that some task was scored without; LoRA, which many methods share, comes last."""
+        """The parts without which some task was scored; LoRA comes last, since many methods share
+        it.
+        """
         named = dict.fromkeys(part for task in self.tasks.values() for part in task.without)
         return sorted(named, key=lambda part: part == "lora")
 
@@ -230,7 +233,7 @@ class Ending(FileRecord):
 
 
 class GenotypeRecord(FileRecord):
-    """``genotype.json`` as far as a report shows it; a plug-in's operation needn't be installed."""
+    """The fields of ``genotype.json`` that reports show, so that plug-ins needn't be installed."""
 
     FILE: ClassVar[str] = "genotype.json"
 

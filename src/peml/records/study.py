@@ -1,6 +1,6 @@
-"""What ``study.json`` says, as typed values.
+"""``study.json`` as typed values.
 
-``null``, NaN and infinity all read as None here: nothing that can be shown.
+``null``, NaN and infinity all read as None: they can't be shown.
 """
 
 from typing import Any, ClassVar, Literal, Self
@@ -14,7 +14,7 @@ State = Literal["finished", "pruned", "failed", "running"]
 
 
 class ObjectiveRecord(Record):
-    """What trials are judged by; ``direction`` is maximize or minimize."""
+    """An objective of the study; ``direction`` is maximize or minimize."""
 
     name: str
     title: str
@@ -22,7 +22,7 @@ class ObjectiveRecord(Record):
 
 
 class SpaceRecord(Record):
-    """What was tried at one path: choices, or a range that may be logarithmic."""
+    """The values tried for one path of the config: choices, or a range, possibly logarithmic."""
 
     log: bool = False
     choices: list[Any] | None = None
@@ -31,11 +31,10 @@ class SpaceRecord(Record):
 class TrialRecord(Record):
     """One trial.
 
-    `objectives` are in the order of the study's; of a pruned trial, the last development mean.
-    `values` are by path into the run config; `reports` the development means by percent of the
-    trial's steps. `folder` is the run folder, empty where another driver has it, and `place` its
-    machine and path; `driver` is the id of that driver. What a trial has cost is None while it
-    runs.
+    `objectives` are in the study's order; of a pruned trial, the value is the last development
+    mean. `values` are by path into the run config, `reports` the development means by percent of
+    the trial's steps. `folder` is the run folder; empty if another driver has it. `place` is the
+    driver's machine and path, `driver` its id. The costs are None while the trial runs.
     """
 
     number: int
@@ -53,12 +52,12 @@ class TrialRecord(Record):
 
     @property
     def mean(self) -> float | None:
-        """Development mean; the last one of a pruned trial."""
+        """The mean on the development splits; for a pruned trial, the last one."""
         return self.objectives[0] if self.objectives else None
 
 
 class StudyRecord(FileRecord):
-    """``study.json``: everything the report says. ``best`` holds trial numbers, the best first."""
+    """``study.json``: all that the report shows. ``best`` holds trial numbers, best first."""
 
     FILE: ClassVar[str] = "study.json"
     THING: ClassVar[str] = "study"
@@ -88,10 +87,10 @@ class StudyRecord(FileRecord):
         return self
 
     def in_state(self, *states: str) -> list[TrialRecord]:
-        """Trials in one of these states."""
+        """The trials in one of these states."""
         return [trial for trial in self.trials if trial.state in states]
 
     def front(self) -> list[TrialRecord]:
-        """The best trial, or the Pareto front, the best mean first."""
+        """The best trial, or the Pareto front sorted by mean, best first."""
         by_number = {trial.number: trial for trial in self.trials}
         return [by_number[number] for number in self.best]

@@ -1,6 +1,6 @@
-"""Reports: a run, comparison or study folder read back as tables, figures and one HTML page.
+"""Reports: the results in a run, comparison or study folder as tables, figures and an HTML page.
 
-Reads such folders only.
+This package only reads such folders.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""What to know before believing a run's scores: leaked, cut and left-out rows, in words.
+"""Cautions on a run's scores, as sentences: leaked, cut and left-out rows.
 
-The same words stand at the start of a run, under its table, above its report and in the tables
-of comparisons. They are made of ``plan.json`` alone.
+They are made from ``plan.json`` alone, and shown at the start of a run, under its table, above its
+report and in the tables of comparisons.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _REPORTED = "reported"
 
 
 class Kind(StrEnum):
-    """What a caution is about."""
+    """The kinds of cautions."""
 
     INFLATED = "inflated"
     """Evaluation rows were trained on: the score that is shown is too high."""
@@ -33,9 +33,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """One thing to know.
+    """A caution.
 
-    `task` is the one whose score it touches.
+    `task` is the task whose score it concerns.
     """
 
     kind: Kind
@@ -44,9 +44,9 @@ class Caution:
 
 
 def list_cautions(plan: Plan) -> list[Caution]:
-    """Everything there is to know, what makes scores wrong first.
+    """All cautions of a plan; those that make scores wrong come first.
 
-    Leaked rows are none where nothing is trained.
+    Leaked rows do no harm if nothing is trained.
     """
     tasks = {task.name: task for task in plan.tasks}
     leaks = _leaks(plan, tasks) if plan.trains else []
@@ -61,13 +61,13 @@ def list_cautions(plan: Plan) -> list[Caution]:
 
 
 def tell_cautions(plan: Plan, task: str | None = None) -> list[str]:
-    """The sentences, but not a page of them: of each kind a few, then the other tasks' names."""
+    """The cautions as sentences, shortened: a few of each kind, then the names of other tasks."""
     cautions = [one for one in list_cautions(plan) if task in (None, one.task)]
     told = []
     for kind in dict.fromkeys(caution.kind for caution in cautions):
         own = [caution for caution in cautions if caution.kind is kind]
         rest = own[_SHOWN:]
-        if len(rest) <= 1:  # one more takes no more room than its name
+        if len(rest) <= 1:  # one sentence is as short as a summary of one name
             told += [caution.text for caution in own]
             continue
         names = [caution.task for caution in rest]
@@ -79,7 +79,7 @@ def tell_cautions(plan: Plan, task: str | None = None) -> list[str]:
 
 
 def _leaks(plan: Plan, tasks: dict[str, PlannedTask]) -> list[Caution]:
-    """One for each evaluation split, reported ones first."""
+    """One caution for each evaluation split with leaks, reported splits first."""
     splits: dict[tuple[str, str], list[LeakageEntry]] = {}
     for entry in sorted(plan.leakage, key=lambda entry: entry.split != _REPORTED):
         splits.setdefault((entry.evaluation, entry.split), []).append(entry)
@@ -94,7 +94,7 @@ def _leaks(plan: Plan, tasks: dict[str, PlannedTask]) -> list[Caution]:
 
 def _leaked(entries: Sequence[LeakageEntry], task: PlannedTask | None, *, dropped: bool) -> str:
     first, total = entries[0], _rows_of(entries[0], task)
-    # Older plans don't say how many rows the training splits have found together.
+    # Older plans lack the number of rows that all training splits together contain.
     found = first.anywhere or max(entry.rows for entry in entries)
     of = "" if total is None else f" of {total:,}"
     rows = "row" if total is None and found == 1 else "rows"

@@ -1,13 +1,13 @@
-"""Numbers as tables, reports and the terminal show them."""
+"""Formats numbers for tables, reports and the terminal."""
 
 import math
 
 NOTHING = "\u2013"
-"""Stands where there is no number."""
+"""Shown instead of a missing number."""
 
 
 def score(value: float | None, deviation: float | None = None) -> str:
-    """A score with three decimals, with the standard deviation over seeds where there is one."""
+    """A score with three decimals, with the standard deviation over seeds if there is one."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):
@@ -17,7 +17,7 @@ def score(value: float | None, deviation: float | None = None) -> str:
 
 
 def plus_minus(deviation: float | None) -> str:
-    """A standard deviation of scores; empty where there is none (a single seed)."""
+    """A standard deviation of scores; empty if there is none (a single seed)."""
     return "" if deviation is None else f"\u00b1 {deviation:.3f}"
 
 
@@ -27,14 +27,14 @@ def signed(value: float | None) -> str:
 
 
 def change(value: float | None, reference: float) -> str:
-    """The difference to a reference; empty where one of them is no finite number."""
+    """The difference to a reference; empty if one of them is no finite number."""
     if value is None or not math.isfinite(value - reference):
         return ""
     return signed(value - reference)
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """An interval of differences; empty where there is none."""
+    """An interval of differences; empty if there is none."""
     return "" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
 
 
@@ -50,22 +50,22 @@ def seconds(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A signed share as percent; empty where there is none."""
+    """A signed share as percent; empty if there is none."""
     return "" if value is None else _minus(f"{100 * value:+.1f}") + " %"
 
 
 def memory(value: float | None) -> str:
-    """Bytes in GiB, or in MiB where that is less than one."""
+    """Bytes in GiB, or in MiB if less than one GiB."""
     if value is None:
         return NOTHING
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
 
 
 def ratio(value: float | None, reference: float | None) -> str:
-    """How many times the reference."""
+    """The value divided by the reference."""
     return f"{value / reference:.2f}" if value is not None and reference else NOTHING
 
 
 def _minus(text: str) -> str:
-    """The sign, not a hyphen; no sign at zero."""
+    """Replaces the hyphen by a minus sign; removes the sign of zero."""
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")

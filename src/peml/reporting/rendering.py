@@ -1,4 +1,4 @@
-"""Filling in a report's template: where templates are, what they escape, their filters."""
+"""Renders the templates of reports: their folder, escaping and filters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def embed(figures: Mapping[str, Figure], prefix: str = "fig") -> dict[str, Marku
 
 
 def prepare(*templates: str) -> None:
-    """Compiles templates, so that processes that are forked afterwards needn't."""
+    """Compiles templates, so that processes forked later needn't."""
     for template in templates:
         _ENVIRONMENT.get_template(template)
 
@@ -57,14 +57,14 @@ def _environment() -> Environment:
 
 
 def _bounds(found: TaskResult | Means) -> str:
-    """The 95 % interval of a score; empty where there is none."""
+    """The 95 % interval of a score; empty if there is none."""
     if found.low is None or found.high is None:
         return ""
     return f"[{found.low:.3f}, {found.high:.3f}]"
 
 
 def _cell(text: object) -> str:
-    """Text that can't break out of a Markdown table's cell."""
+    """Text with characters escaped that would end a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")
 
 

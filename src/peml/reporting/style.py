@@ -1,4 +1,4 @@
-"""One look for all figures, in light and dark, and the way from a figure to SVG or PNG.
+"""The common look of all figures, in light and dark, and their output as SVG or PNG.
 
 Figures are drawn with the light palette. In the SVG each palette color becomes a CSS variable
 (``var(--ink, #1f2328)``), so a page can recolor the same drawing for a dark background, and the
@@ -122,7 +122,7 @@ def panels(
 
 
 def clean_axes(axes: Axes, *, grid: str = "y") -> None:
-    """Removes what does not carry data; leaves faint grid lines along one axis."""
+    """Removes decoration that carries no data; leaves faint grid lines along one axis."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0)
@@ -132,7 +132,7 @@ def clean_axes(axes: Axes, *, grid: str = "y") -> None:
 
 
 def note(axes: Axes, text: str, at: tuple[float, float], shift: float = 5, **look: Any) -> None:
-    """A small text beside a point, ``shift`` points to its right."""
+    """Writes a small text beside a point, ``shift`` points to its right."""
     usual = {"va": "center", "fontsize": 8.5, "color": color("soft")}
     place = {"xytext": (shift, 0), "textcoords": "offset points"}
     axes.annotate(text, at, **{**place, **usual, **look})
@@ -165,13 +165,13 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as one ``<svg>`` element, to stand in a page or in a file.
+    """The figure as one ``<svg>`` element, for a page or a file.
 
     Ids of the drawing start with `name`, which is unique in the page.
     """
     buffer = io.StringIO()
-    # Matplotlib reads the salt of its ids from the settings only; without it no two reports of
-    # one run would be the same file.
+    # Matplotlib reads the salt of its ids from the settings only; without it, two reports of one
+    # run would differ.
     with style_context(), matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
     svg = buffer.getvalue()
@@ -179,7 +179,7 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     svg = svg.replace("xlink:href", "href")
-    # A <style> element would apply to the whole page, and the ids of groups are never referred to.
+    # A <style> element would apply to the whole page, and nothing refers to the ids of groups.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -215,6 +215,6 @@ def save_png(figure: Figure, path: Path, *, dpi: int = 150) -> None:
 
 
 def save_svg(figure: Figure, path: Path) -> None:
-    """Writes the figure on white, as a drawing that other programs open and edit."""
+    """Writes the figure on white, as a drawing that other programs can edit."""
     with style_context(), matplotlib.rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(path, format="svg", facecolor=color("paper"), metadata={"Date": None})

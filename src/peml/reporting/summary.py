@@ -1,4 +1,4 @@
-"""What a run's numbers mean, in words: which tasks gain from which part, which are flagged."""
+"""A run's numbers in words: which tasks gain from which part, and which are flagged."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from peml.records import Results, TaskResult
 MAJORITY_NOTE = (
     "The most frequent answer of the reported rows themselves: the task has no train rows."
 )
-"""What the mark of such a majority baseline means."""
+"""The explanation of that mark."""
 
 
 class Effect(StrEnum):
-    """What a part (the prefix, LoRA, ...) does for a task."""
+    """The effect of a part (the prefix, LoRA, ...) on a task."""
 
     HELPS = "helps"
     HURTS = "hurts"
@@ -25,7 +25,7 @@ class Effect(StrEnum):
 class TaskRow:
     """One task of the report's table.
 
-    `flag` says why a task has not learnt, `effects` what each measured part does for it.
+    `flag` says why a task counts as not learnt; `effects` has the effect of each measured part.
     """
 
     name: str
@@ -38,8 +38,8 @@ class TaskRow:
 class Summary:
     """The table's rows and the paragraph above it.
 
-    `parts` are those that some task was scored without; `majority_note` explains a marked majority
-    baseline.
+    `parts` are the parts without which some task was scored; `majority_note` explains a marked
+    majority baseline.
     """
 
     rows: list[TaskRow]
@@ -49,16 +49,16 @@ class Summary:
 
 
 def noise(rows: int) -> float:
-    """The largest standard error an accuracy on so many rows can have: ``0.5 / sqrt(rows)``.
+    """The largest standard error of an accuracy on so many rows: ``0.5 / sqrt(rows)``.
 
-    The yardstick for "clear" in a report. It is only a rule of thumb for other metrics, and
-    generous where the same rows are scored twice.
+    A report calls larger differences clear. This is only a rule of thumb for other metrics, and
+    generous if the same rows are scored twice.
     """
     return 0.5 / math.sqrt(max(rows, 1))
 
 
 def summarise(results: Results) -> Summary:
-    """Says in plain words what ``results.json`` holds."""
+    """Describes ``results.json`` in plain words."""
     rows = [TaskRow(n, t, _flag(t), _effects(t)) for n, t in results.tasks.items()]
     parts = results.parts
     sentences = [_headline(results)]
@@ -90,7 +90,7 @@ def join_names(names: Sequence[str]) -> str:
 
 
 def part_title(part: str) -> str:
-    """A part's name as a reader knows it."""
+    """A part's name for readers."""
     return "LoRA" if part == "lora" else part.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""A run: its folder, its phases, from a config to a finished model."""
+"""Carries out a run, from its config to the finished model: the run folder and its phases."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a run says on the terminal before it starts, and what to know of its scores at its end."""
+"""The messages of a run before it starts, and the cautions on its scores at its end."""
 
 from rich.console import Console
 
@@ -16,10 +16,10 @@ _COLUMNS = [
 
 
 def print_plan(planned: Plan, console: Console, *, done: int | None = None) -> None:
-    """Shows what a run will do, and what to know of its data.
+    """Prints the plan of a run, and warnings about its data.
 
-    `done` are the steps of earlier sessions; the plan is then cut to where it goes on. None for a
-    run that starts.
+    `done` is the number of steps of earlier sessions, for a run that is continued; its plan is
+    printed in short. None for a new run.
     """
     if done is None:
         rows = [
@@ -30,12 +30,12 @@ def print_plan(planned: Plan, console: Console, *, done: int | None = None) -> N
         _print_size(planned, console)
     else:
         total = sum(planned.steps.values())
-        console.print(f"going on after step {done:,} of {total:,}", highlight=False)
+        console.print(f"continuing after step {done:,} of {total:,}", highlight=False)
     print_cautions(planned, console)
 
 
 def print_cautions(plan: Plan, console: Console) -> None:
-    """Shows leaked, cut and left-out rows."""
+    """Prints warnings about leaked, cut and skipped rows."""
     print_warnings(tell_cautions(plan), console)
 
 

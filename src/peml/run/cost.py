@@ -1,4 +1,4 @@
-"""What a run costs: seconds and tokens of each phase, peak memory."""
+"""Measures the cost of a run: seconds and tokens of each phase, peak memory."""
 
 import resource
 import sys
@@ -13,9 +13,9 @@ from peml.records import Spent
 
 
 class CostMeter:
-    """Adds up over all sessions of a run.
+    """Adds up the cost over all sessions of a run.
 
-    Seconds of work that a kill threw away are not in it: they bought nothing.
+    Work that was lost in a kill is not counted.
     """
 
     def __init__(self, before: Spent | None = None) -> None:
@@ -28,7 +28,7 @@ class CostMeter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the seconds of a block."""
+        """Adds the duration of a block to a phase."""
         self._running = (name, time.monotonic())
         try:
             yield
@@ -48,12 +48,12 @@ class CostMeter:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def count_step(self, phase: str, tokens: int) -> None:
-        """Counts one optimiser step and its real tokens."""
+        """Counts one optimiser step and its tokens without padding."""
         self.steps[phase] = self.steps.get(phase, 0) + 1
         self.tokens[phase] = self.tokens.get(phase, 0) + tokens
 
     def spent(self) -> Spent:
-        """Everything so far."""
+        """The cost so far."""
         self._settle()
         self._peak = max(self._peak, peak_memory())
         return Spent(
@@ -65,7 +65,7 @@ class CostMeter:
 
 
 def peak_memory() -> int:
-    """Peak memory in bytes: the GPU's where there is one, else the process's."""
+    """Peak memory in bytes: that of the GPU, or of the process if there is no GPU."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     # getrusage would be wrong on Linux: its peak survives exec, so a process started by a larger

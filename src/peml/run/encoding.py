@@ -1,4 +1,4 @@
-"""Encodes the splits of a run's tasks, and holds rows out where a search needs its own."""
+"""Encodes the splits of a run's tasks, and holds rows out for a search that needs its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from peml.tasks import TaskRenderer
 
 @dataclass(frozen=True)
 class SplitEncoder:
-    """Turns rows into what a model reads."""
+    """Encodes rows as input of the model."""
 
     settings: ModelSettings
     family: Family
 
     def encode(self, item: TaskData, rows: Rows, purpose: Purpose) -> EncodedSplit:
-        """Rows of a task; messages about them name the file or split they came from."""
+        """Encodes rows of a task; error messages name the file or split of the rows."""
         return encode_split(
             rows,
             item.task,
@@ -37,7 +37,7 @@ class SplitEncoder:
         )
 
     def golds(self, data: Sequence[TaskData], splits: Sequence[Rows]) -> list[GoldSplit]:
-        """A split of every task that has rows of it, with the right answers."""
+        """One split of every task that has rows of it, with the right answers."""
         golds = []
         for number, (item, rows) in enumerate(zip(data, splits, strict=True)):
             if len(rows):
@@ -52,9 +52,9 @@ class SplitEncoder:
     def divided(
         self, data: Sequence[TaskData], share: float, seed: int
     ) -> tuple[list[GoldSplit], list[EncodedSplit]]:
-        """The development splits, and what is held out of them for a search.
+        """The development splits, and the rows held out of them for a search.
 
-        `share` is that of each task's development rows; 0 holds nothing out.
+        `share` is the share of each task's development rows to hold out; 0 for none.
 
         Raises:
             TrainingError: No task has rows to hold out.
@@ -76,7 +76,7 @@ class SplitEncoder:
 
 
 def _class_weights(item: TaskData) -> dict[int, float] | None:
-    """What the loss of a train row counts by its label; None where all count the same."""
+    """The loss weight of train rows by label; None if all have the same."""
     if item.task.weights is None or not len(item.train):
         return None
     renderer = TaskRenderer(item.task)

@@ -1,4 +1,4 @@
-"""The evaluate phase: every task on its reported split, with ablations; resumable by task."""
+"""The evaluation phase: scores every task on its reported split, with ablations; resumable."""
 
 import json
 import time
@@ -25,7 +25,7 @@ from peml.tasks import SOURCE_ROW
 def evaluate_run(
     prepared: Prepared, model: AttachedModel, folder: RunFolder, cost: CostMeter
 ) -> dict[str, TaskResult]:
-    """Scores what wasn't scored yet and returns the tasks' results by name."""
+    """Scores the tasks that have no score yet, and returns all tasks' results by name."""
     results = {}
     world = model.base.world
     reported = prepared.config.evaluation.split == "reported"

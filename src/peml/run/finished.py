@@ -1,4 +1,4 @@
-"""A finished run read back: its results, the predictions behind them, the rows' texts."""
+"""Reads a finished run: its results, its predictions, and the texts of its rows."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """What a finished run has found."""
+    """A finished run with its results and predictions."""
 
     folder: Path
     results: Results
@@ -28,9 +28,9 @@ class FinishedRun:
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """What a row says.
+    """The text of a row.
 
-    `options` are the row's own choices; empty if the task has none.
+    `options` are the row's own choices; empty if it has none.
     """
 
     inputs: dict[str, str]
@@ -41,7 +41,7 @@ def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
     """Reads a finished run, and checks that its predictions give the results it reports.
 
     Raises:
-        RunError: No run folder, not finished, or it has no such task.
+        RunError: It is no run folder, not finished, or has no such task.
         CheckpointError: A file is missing, damaged, or doesn't give the results.
     """
     if not RunFolder(folder).is_started:
@@ -56,7 +56,7 @@ def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
         raise RunError(
             f"{folder} holds a run that is not finished: it has no results.json",
             allowed="a folder that `peml fit` has finished",
-            action="run the same `peml fit` command again: it goes on where the run stopped",
+            action="run the same `peml fit` command again: it continues where the run stopped",
         )
     results = Results.read(folder)
     if task is not None and task not in results.tasks:
@@ -88,10 +88,10 @@ def _check_results(folder: Path, kept: TaskPredictions, results: Results) -> Non
 
 
 def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict[int, RowText]:
-    """Texts of some of the rows that a run was scored on, from the data source its config names.
+    """The texts of some of the scored rows, from the data source in the run's config.
 
     Raises:
-        PemlError: Config, task or data isn't there any more, or has changed since.
+        PemlError: Config, task or data is missing or has changed since.
     """
     task = _task(kept, select_tasks(RunFolder(folder).config().tasks))
     return {
@@ -106,7 +106,7 @@ def read_texts(folder: Path, kept: TaskPredictions, rows: Iterable[int]) -> dict
 def read_examples(
     folder: Path, kept: TaskPredictions, rows: Iterable[int], task: Task | None = None
 ) -> dict[int, tuple[Row, Example]]:
-    """Some of the rows that a run was scored on, as read and as rendered.
+    """Some of the scored rows, as read and as rendered.
 
     `task` is the one whose template they are rendered with; default: as its file defines it.
     """

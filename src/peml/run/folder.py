@@ -1,4 +1,4 @@
-"""The run folder: what is in it."""
+"""The run folder and its files."""
 
 import platform
 import subprocess
@@ -29,7 +29,7 @@ _CONFIG = "config.yaml"
 
 
 class RunFolder(WorkFolder[RunConfig]):
-    """One run's files."""
+    """The files of one run."""
 
     noun, command = "run folder", "peml fit"
     held = "a run of another config"
@@ -45,14 +45,14 @@ class RunFolder(WorkFolder[RunConfig]):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do: results and report are there."""
+        """Whether the run is finished: it has results and a report."""
         return (self.path / Results.FILE).is_file() and (self.path / "report.html").is_file()
 
     def create(self, config: RunConfig) -> None:
-        """Makes the folder, unless the run of this config was started in it before.
+        """Makes the folder; does nothing if the folder already has a run of this config.
 
         Raises:
-            RunError: As `holds`, or the folder can't be written.
+            RunError: See `holds`; or the folder can't be written.
         """
         if self.holds(config):
             return
@@ -60,8 +60,8 @@ class RunFolder(WorkFolder[RunConfig]):
         write_text(self.path / _CONFIG, dump_shared(config))  # last: it makes it a run folder
 
     def _changed(self, config: RunConfig) -> str:
-        # Where a run is written does not make it another run.
-        # Nor does whether its model's code may run, which is never kept.
+        # Another folder doesn't make it another run, nor does the permission to run the model's
+        # code, which is never stored.
         before = load_config(self.path / _CONFIG)
         dumped = (one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
         return differences(*map(without_grants, dumped))
@@ -77,16 +77,16 @@ class RunFolder(WorkFolder[RunConfig]):
         )
 
     def check_identity(self, identity: Identity) -> None:
-        """Refuses to go on with other rows, tasks or another base model, see `check_identity`."""
+        """Refuses to continue with other rows, tasks or base model, see `check_identity`."""
         before = Plan.find(self.path)
         if before is not None:
             check_identity(before.identity, identity, self.path)
 
     def precision(self, config: RunConfig) -> Precision | None:
-        """What a run that was begun computes in; None for one that starts.
+        """The precision of a run that was started before; None for a new run.
 
         Raises:
-            RunError: It left the choice to the machine, and kept no record of it.
+            RunError: The run chose its precision automatically, and recorded no choice.
         """
         before = Plan.find(self.path)
         if before is None:
@@ -95,16 +95,16 @@ class RunFolder(WorkFolder[RunConfig]):
             raise RunError(
                 f"{self.path} was begun by a version of peml that didn't record what "
                 "training.precision: auto came to",
-                allowed="a run that says what it computes in",
+                allowed="a run that recorded its precision",
                 action="choose another --output; nothing was changed",
             )
         return before.precision
 
     def check_plan(self, planned: Plan) -> None:
-        """Keeps the plan of a run that starts; refuses to go on with data that changed since.
+        """Stores the plan of a new run; refuses to continue with data that changed since.
 
         Raises:
-            RunError: Rows, tokens or steps are not what they were when the run began.
+            RunError: Rows, tokens or steps differ from those when the run began.
         """
         before = Plan.find(self.path)
         if before is None:
@@ -121,7 +121,7 @@ class RunFolder(WorkFolder[RunConfig]):
             )
 
     def config(self) -> RunConfig:
-        """The resolved config of the run, which grants nothing."""
+        """The resolved config of the run, without permissions."""
         path = self.path / _CONFIG
         if not path.is_file():
             raise RunError(
@@ -132,7 +132,7 @@ class RunFolder(WorkFolder[RunConfig]):
 
 
 def differences(old: Any, new: Any) -> str:
-    """What changed between two nested mappings, the first five values; empty where nothing did."""
+    """The first five differences between two nested mappings, as text; empty if they are equal."""
     changed = list(_changes(old, new))
     return "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
 
@@ -164,7 +164,7 @@ def _environment() -> Environment:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree the package runs from, if it runs from one."""
+    """The git commit of the source tree of the package; None if it runs from none."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

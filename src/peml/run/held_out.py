@@ -1,4 +1,4 @@
-"""The rows a search chooses by, as losses of the model at hand."""
+"""Losses of the current model on the rows that a search chooses by."""
 
 import torch
 from accelerate import Accelerator
@@ -11,9 +11,9 @@ from peml.run.preparation import Prepared
 
 
 class HeldOutRows:
-    """Batches of held-out development rows, a pure function of the draw.
+    """Batches of held-out development rows, determined by the draw's number.
 
-    They are batched like the training rows; all come once before one comes again.
+    They are batched like training rows; every batch is used once before one is repeated.
     """
 
     def __init__(self, prepared: Prepared, model: AttachedModel, accelerator: Accelerator) -> None:
@@ -30,8 +30,8 @@ class HeldOutRows:
     def loss(self, draw: int) -> Tensor:
         """Loss of the ``draw``-th batch, in training mode and with its graph.
 
-        Several processes all compute it, and sum its gradients with those of their own batches:
-        it counts in the first only.
+        Several processes all compute it, and sum its gradients with those of their own batches; so
+        only the first process counts it.
         """
         self._model.train()
         if self._several:

@@ -1,7 +1,7 @@
-"""What a run was started with, as checksums: rows, definitions of tasks, base model.
+"""Checksums of a run's inputs: rows, definitions of tasks, base model.
 
-A run that is called again goes on with exactly these. Counts don't tell: swapped labels, another
-order of labels or replaced weights leave every count as it was.
+A run can only be continued with the same inputs. Counts don't suffice: swapped labels, another
+order of labels or replaced weights leave every count the same.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from peml.run.preparation import Prepared
 from peml.tasks import Task
 
 _SPLITS = ("train", "development", "reported")
-# A task's name is its key, its rows are compared themselves, and nothing reads a description.
+# Ignored: the name is the key, rows are compared themselves, and a description has no effect.
 _NOT_THE_MEANING = {"name", "source", "description"}
 
 
@@ -36,12 +36,12 @@ def identify(prepared: Prepared) -> Identity:
 
 
 def check_identity(before: Identity | None, now: Identity, path: Path) -> None:
-    """Refuses to go on with other rows, tasks or another base model.
+    """Refuses to continue with other rows, tasks or another base model.
 
     `before` is None if an older version began the folder.
 
     Raises:
-        RunError: Names everything that changed.
+        RunError: Something changed; the message names it all.
     """
     if before is None:
         warnings.warn(
@@ -60,7 +60,7 @@ def check_identity(before: Identity | None, now: Identity, path: Path) -> None:
 
 
 def _definition(task: Task) -> dict[str, str]:
-    """A checksum of each field that isn't left at its default, so that new fields are no change."""
+    """A checksum of each field that isn't at its default, so that new fields change nothing."""
     fields = task.model_dump(mode="json", exclude=_NOT_THE_MEANING, exclude_defaults=True)
     return {
         name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

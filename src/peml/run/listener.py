@@ -1,4 +1,4 @@
-"""What a run tells while it trains: the log, TensorBoard, and a progress bar."""
+"""Shows and logs a run's progress: ``metrics.jsonl``, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from peml.records import (
 from peml.reporting import judge_found
 
 OnEvaluation = Callable[[Evaluation], bool]
-"""Is told of every development evaluation; True stops the run once its checkpoint is written."""
+"""Called after every development evaluation; True stops the run after its next checkpoint."""
 
 
 def never_stops(evaluation: Evaluation) -> bool:
-    """An `OnEvaluation` that lets the run go to its end."""
+    """An `OnEvaluation` that never stops the run."""
     return False
 
 
@@ -45,27 +45,27 @@ class RunStopped(Exception):  # noqa: N818 - asked for, so no error
 
 
 class Log:
-    """Where events are written; nowhere, in processes other than the first."""
+    """A log of events; this one writes nothing, for processes other than the first."""
 
     def write(self, record: Record) -> None:
         """Appends an event."""
 
     def offset(self) -> int:
-        """Length in bytes, everything on disk."""
+        """The length in bytes of the log on disk, after a sync."""
         return 0
 
     def close(self) -> None:
-        """Called at the end."""
+        """Closes the log."""
 
 
 class MetricsLog(Log):
-    """``metrics.jsonl``: what happened, without times, so that two runs can be compared.
+    """``metrics.jsonl``: events without times, so that two runs can be compared.
 
-    `offset` is the number of bytes that are known to be right; what a killed session wrote after
-    its last checkpoint is cut off, because it will be written again.
+    `offset` is the number of valid bytes. Lines that a killed session wrote after its last
+    checkpoint are cut off, since they will be written again.
 
     Raises:
-        CheckpointError: The file is shorter than that.
+        CheckpointError: The file is shorter than `offset`.
     """
 
     def __init__(self, path: Path, offset: int) -> None:
@@ -88,7 +88,7 @@ class MetricsLog(Log):
             self._file.flush()
 
     def offset(self) -> int:
-        """Length in bytes, everything on disk."""
+        """The length in bytes of the log on disk, after a sync."""
         with disk_errors(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -142,17 +142,17 @@ class ProgressDisplay:
 
 
 class RunListener:
-    """Carries what the training loop tells to log, TensorBoard and terminal.
+    """Passes the training loop's events to the log, TensorBoard and the terminal.
 
     Args:
         log: The metrics log.
         board: TensorBoard's writer.
         display: The terminal.
-        decisions: Temperature and weights of the decisions after a step, or None.
+        decisions: Returns temperature and weights of the decisions after a step, or None.
         save: Writes a checkpoint of a phase.
-        keep_best: Keeps the weights of an evaluation that was the best so far.
-        stops: Whether the run ends after an evaluation.
-        reweigh: Lets the tasks' shares follow the model as it was evaluated.
+        keep_best: Keeps the weights of the best evaluation so far.
+        stops: Whether to end the run after an evaluation.
+        reweigh: Adapts the tasks' shares to the evaluated model.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class RunListener:
                 self._board.add_scalars(f"decisions/{name}", options, record.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """Logs the development metrics, keeps the weights if they are the best, moves shares."""
+        """Logs the development metrics, keeps the weights if they are best, adapts the shares."""
         self.last = evaluation
         if evaluation.is_best:
             self._keep_best(evaluation)
@@ -225,11 +225,10 @@ class RunListener:
         guarded: list[str],
         free: dict[str, Any],
     ) -> None:
-        """Logs and shows what the search has chosen, and what choosing changed.
+        """Logs and shows the choice of the search, and its effect on the scores.
 
         `soft` and `hard` are the tasks' development metrics before and after, `guarded` the
-        decisions that a guard or the budget overruled, `free` as `PrefixSearch.free_weights` has
-        it.
+        decisions that a guard or the budget overruled, `free` is as in `PrefixSearch.free_weights`.
         """
         before, after = (sum(values.values()) / len(values) for values in (soft, hard))
         self._log.write(
@@ -253,16 +252,16 @@ class RunListener:
         )
 
     def on_mixing(self, mixing: Mixing) -> None:
-        """Logs what the shares of an epoch to come follow."""
+        """Logs the values that the shares of the next epoch follow."""
         self._log.write(mixing)
         for name, value in mixing.factors.items():
             self._board.add_scalar(f"share_factor/{name}", value, mixing.step)
 
     def on_checkpoint(self, phase: str) -> None:
-        """Saves.
+        """Saves a checkpoint.
 
         Raises:
-            RunStopped: The evaluation before was to be the last.
+            RunStopped: The last evaluation was told to stop the run.
         """
         self._save(phase)
         if self._stopped is not None:

@@ -1,4 +1,4 @@
-"""`peml fit`: one config, one run folder, all phases; safe to kill and to call again."""
+"""`peml fit`: one config, one run folder, all phases; can be killed and called again."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -41,7 +41,7 @@ class Run:
 
     Attributes:
         folder: The run folder; ``model/``, ``report.html`` and the rest are in it.
-        results: What evaluation found.
+        results: The results of evaluation.
     """
 
     folder: Path
@@ -49,12 +49,12 @@ class Run:
 
 
 def plan(config: RunConfig) -> Plan:
-    """What a run would do, without training or writing a run folder (``--dry-run``)."""
+    """The plan of a run, without training or writing a run folder (``--dry-run``)."""
     world = join()
     prepared = prepare(with_world(config, world))
     check_sharding(prepared)
     model = attach(prepared, torch.device("cpu"), None, world=world)
-    # Refuses rates of groups that aren't there.
+    # Refuses learning rates of groups that don't exist.
     build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
     identity = identify(prepared)
@@ -65,7 +65,7 @@ def plan(config: RunConfig) -> Plan:
 
 
 def _start(prepared: Prepared, model: AttachedModel, identity: Identity) -> Start | None:
-    """Puts the weights of `init_from` into a new run's model."""
+    """Loads the weights of `init_from` into a new run's model."""
     source = prepared.config.init_from
     return None if source is None else start_from(Path(source), model, prepared, identity)
 
@@ -80,19 +80,19 @@ def fit(
 ) -> Run:
     """Runs all phases that the run folder doesn't have yet.
 
-    Where a launcher has started several processes, each calls this; the first one writes.
+    If a launcher has started several processes, each calls this; the first one writes.
 
     Args:
-        config: What to do.
-        output: The run folder; an existing one of the same config is gone on with.
+        config: The config of the run.
+        output: The run folder; an existing one of the same config is continued.
         console: Where progress is shown; default: nowhere.
-        on_evaluation: Told of every development evaluation; True stops the run there. An
-            evaluation whose checkpoint was lost to a kill is told again by the next session.
+        on_evaluation: Called after every development evaluation; True stops the run there. An
+            evaluation whose checkpoint was lost in a kill is repeated by the next session.
         wait: Seconds to wait for another process that is at work in the folder.
 
     Raises:
         PemlError: Something is wrong with config, data, model or folder, or training diverged.
-        RunStopped: `on_evaluation` said so; the next call goes on from there.
+        RunStopped: `on_evaluation` returned True; the next call continues from there.
     """
     world = join()
     console = console if console and world.is_first else Console(quiet=True)
@@ -144,7 +144,7 @@ def _conclude(
 ) -> Results:
     """Saves the model and the results, in one process.
 
-    `before` is what the processes together answered to the probes, if they share weights.
+    `before` are the scores of the probes by all processes together, if they share weights.
     """
     prepared, model = session.prepared, session.model
     model.base.world = ALONE

@@ -1,4 +1,4 @@
-"""What a run computes and stores in, where its config leaves that to the machine."""
+"""The precision of computation and of stored weights, if the config leaves it to the machine."""
 
 from functools import partial
 from typing import Literal
@@ -21,11 +21,10 @@ _LEAST_WIDTH = 256
 def choose_precision(config: RunConfig, method: Method, before: Precision | None) -> Precision:
     """Decides ``training.precision: auto`` and ``model.dtype: auto``.
 
-    ``before`` is what an earlier session decided: a run goes on as it was begun, on whatever
-    machine.
+    ``before`` is the decision of an earlier session, which a run keeps even on another machine.
 
     Raises:
-        TrainingError: bf16 is asked for, and the accelerator can't compute in it.
+        TrainingError: The config asks for bf16, and the accelerator can't compute in it.
     """
     if before is not None:
         return before
@@ -35,7 +34,7 @@ def choose_precision(config: RunConfig, method: Method, before: Precision | None
 def precision_of(
     config: RunConfig, method: Method, compute: Literal["fp32", "bf16"], reason: str
 ) -> Precision:
-    """What is stored in which type where a run computes in a precision, for a reason."""
+    """The types of stored weights of a run that computes in a precision, chosen for a reason."""
     weights, exported = config.model.dtype, config.model.dtype
     if weights == "auto":
         weights = "bfloat16" if compute == "bf16" and not method.trains_backbone else "float32"
@@ -60,10 +59,10 @@ def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
 
 
 def build_accelerator(precision: str, world: World = ALONE) -> Accelerator:
-    """The device, and autocast where the precision is bf16.
+    """The device, and autocast if the precision is bf16.
 
     Raises:
-        TrainingError: Several processes were started, and are not those of the run.
+        TrainingError: Several processes were started by an unknown launcher.
     """
     # Accelerate has one precision for the whole process, and refuses another one than the first.
     # Here each run has its own, also after a Trainer's in the same process.
@@ -82,7 +81,7 @@ def build_accelerator(precision: str, world: World = ALONE) -> Accelerator:
 
 
 def _compute(config: RunConfig) -> tuple[Literal["fp32", "bf16"], str]:
-    """The precision and, in a few words, why."""
+    """The precision and, in a few words, the reason."""
     asked = config.training.precision
     gpu = torch.accelerator.current_accelerator(check_available=True)
     if gpu is not None and gpu.type == "cuda":
@@ -105,7 +104,7 @@ def _compute(config: RunConfig) -> tuple[Literal["fp32", "bf16"], str]:
 
 
 def _cpu(config: RunConfig) -> tuple[bool, str]:
-    """Whether bf16 is faster on this CPU, and why: it needs instructions and a wide model."""
+    """Whether bf16 is faster on this CPU, which needs instructions and a wide model, and why."""
     if not (torch.cpu._is_avx512_bf16_supported() and torch.backends.mkldnn.is_available()):
         return False, "the CPU has no bf16 instructions (AVX512-BF16)"
     width = read_width(config.model)

@@ -1,4 +1,4 @@
-"""Everything a run needs before its model is loaded: checked tasks, encoded rows, a plan."""
+"""Prepares a run before its model is loaded: checked tasks, encoded rows, a plan."""
 
 from __future__ import annotations
 
@@ -52,25 +52,25 @@ _SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Steps:
-    """Length of the phases in optimiser steps; none where no task has train rows."""
+    """Length of the phases in optimiser steps; all 0 if no task has train rows."""
 
     search: int
     total: int
 
     @property
     def train(self) -> int:
-        """Steps after the search."""
+        """The steps after the search."""
         return self.total - self.search
 
     def stretches(self) -> dict[str, tuple[int, int]]:
-        """First step and end of each phase, in order; those without steps are left out."""
+        """First step and end of each phase, in order; phases without steps are left out."""
         phases = {"search": (0, self.search), "train": (self.search, self.total)}
         return {name: (first, end) for name, (first, end) in phases.items() if first < end}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run's data and plan.
+    """The data and plan of a run.
 
     The config has its precision decided. Splits are in the order of the tasks' ids. Tasks that are
     only evaluated have no `development` split, which choices are made on. `held_out` are rows taken
@@ -99,11 +99,11 @@ class Prepared:
     dropped: dict[str, int]
 
     def without_training(self) -> Prepared:
-        """The same with no steps: the method has nothing to train on this model."""
+        """The same run without steps, for a method that has nothing to train on this model."""
         return replace(self, steps=Steps(search=0, total=0))
 
     def span(self, group: str) -> tuple[int, int]:
-        """First step and end of what a parameter group trains in, which its schedule spans."""
+        """First step and end of a parameter group's training, which its schedule spans."""
         own = [
             stretch
             for phase, stretch in self.steps.stretches().items()
@@ -112,7 +112,7 @@ class Prepared:
         return (own[0][0], own[-1][1]) if own else (0, self.steps.total)
 
     def _cut(self) -> list[dict[str, int]]:
-        """Rows of each task that lose tokens to the length limit: by split, and all."""
+        """Each task's number of rows that lose tokens to the length limit: by split, and in all."""
         cut = [
             {"cut_train": split.cut, "cut_development": 0, "cut_reported": 0}
             for split in self.train
@@ -189,8 +189,8 @@ def _planned_context(task: Task, family: Family) -> PlannedContext | None:
 def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     """Checks, loads and encodes everything that doesn't need the model's weights.
 
-    What can't work is refused here, before anything is trained or written. `precision` is what an
-    earlier session of the run decided.
+    Runs that can't work are refused here, before anything is trained or written. `precision` is the
+    decision of an earlier session of the run.
 
     Raises:
         PemlError: A task, file, row, template or setting can't be used.
@@ -242,7 +242,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
 def _load(
     config: RunConfig, method: Method, tasks: Sequence[Task]
 ) -> tuple[LoadedTasks, LeakageReport, dict[str, int]]:
-    """The tasks' rows, the leaks among them, and how many rows were dropped for it."""
+    """The tasks' rows, the leaks among them, and the number of rows dropped because of leaks."""
     trains_shown = method.context is not None and method.context.leave_one_out is not None
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED, trains_shown=trains_shown)
     if method.context is not None:
@@ -257,7 +257,7 @@ def _load(
 
 
 def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequence[Task]) -> None:
-    """Refuses what family or machine can't do; makes room for a prompt and generated texts."""
+    """Refuses settings that the family or machine doesn't support; reserves room for generation."""
     check_task_types(family, tasks)
     if config.tasks.bare and not isinstance(family, TextFamily):
         raise ConfigError(
@@ -280,7 +280,7 @@ def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequen
 
 
 def _check_quantization(config: RunConfig, method: Method) -> None:
-    """Refuses quantised weights that are to train, and a library that isn't there."""
+    """Refuses quantised weights that are to be trained, and a missing library."""
     stored = read_quantization(config.model)
     if stored is not None and method.trains_backbone:
         raise ConfigError(
@@ -315,14 +315,14 @@ def _build_stream(
 
 
 def majority_of(train: Sized) -> Literal["train", "reported"]:
-    """The split that a task's majority baseline is of: its own reported one if it has no other."""
+    """The split that a task's majority baseline comes from: the reported one without train rows."""
     return "train" if len(train) else "reported"
 
 
 def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
-    """The same data for a run that differs in its method, training or evaluation only.
+    """The same data for a run that differs only in its method, training or evaluation.
 
-    A method with another context shows other rows of it, so its data is prepared anew.
+    A method with other contexts renders rows differently, so its data is prepared anew.
 
     Raises:
         PemlError: The method's settings can't be used, or the run would have too few steps.

@@ -1,4 +1,4 @@
-"""A few real rows of each task, that a saved model is tried on before it appears."""
+"""A few real rows of each task, with which a saved model is checked before it is published."""
 
 from peml.data import Collator, TaskBatch
 from peml.data.batching import evaluation_batches
@@ -14,8 +14,8 @@ _TOKENS = 8192
 def probe_batches(prepared: Prepared) -> list[TaskBatch]:
     """Reported rows spread over each task, at most 8 per task and 32 in all.
 
-    Of more than 32 tasks, 32 have a row each. Where prompts are long, there are fewer rows per
-    task, but at least one: 8,192 tokens in all. A batch is of one task.
+    If there are more than 32 tasks, 32 of them have a row each. If prompts are long, there are
+    fewer rows per task, but at least one: 8,192 tokens in all. Each batch is of one task.
     """
     data = prepared.loaded.data
     chosen = spread(len(data), _ROWS)
@@ -38,6 +38,6 @@ def probe_batches(prepared: Prepared) -> list[TaskBatch]:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many numbers below ``count``, from its beginning to its end."""
+    """At most ``most`` numbers below ``count``, spread from beginning to end."""
     kept = min(count, most)
     return [number * count // kept for number in range(kept)]

@@ -18,7 +18,7 @@ def warn_unreachable(
     family: Family,
     settings: EvaluationSettings,
 ) -> None:
-    """Warns about reported rows that would be wrong whatever the model has learnt."""
+    """Warns about reported rows that a model will get wrong whatever it learns."""
     for split in reported:
         item = data[split.task_id]
         task, where = item.task, item.origin.reported
@@ -50,7 +50,7 @@ def _unseen(item: TaskData, gold: Sequence[int]) -> Iterator[tuple[list[int], st
 def _not_generated(
     task: Task, gold: Sequence[str], encoded: EncodedSplit, most: int
 ) -> Iterator[tuple[list[int], str]]:
-    """Positions of rows, and what is the matter with them."""
+    """The positions of affected rows, with the reason."""
     answers = (labels for (labels,) in encoded.rows.column("labels"))
     # the token that ends an answer needs no room
     sizes = [sum(token != IGNORED for token in labels) - 1 for labels in answers]

@@ -1,4 +1,4 @@
-"""Runs whose processes share the frozen weights: what they refuse, and the whole model at last."""
+"""Runs whose processes share the frozen weights: their limits, and the whole model at the end."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ from peml.run.weights import on_weights
 
 
 def check_sharding(prepared: Prepared) -> None:
-    """Refuses to share weights in a run where one process would need them without the others.
+    """Refuses shared weights if one process would need them without the others.
 
     Raises:
-        ConfigError: Says what can't be had together.
+        ConfigError: Some settings can't be combined with shared weights.
     """
     config, method, family = prepared.config, prepared.method, prepared.family
     if config.model.sharding == "none":
@@ -46,7 +46,7 @@ def check_sharding(prepared: Prepared) -> None:
 
 
 def sharded_answers(model: AttachedModel, probes: Sequence[TaskBatch]) -> list[Tensor]:
-    """Scores of a few rows, computed by all processes; nothing where each has the whole model."""
+    """Scores of a few rows by all processes together; empty if each has the whole model."""
     return answers(model, probes) if is_sharded(model.base.backbone) else []
 
 
@@ -55,11 +55,11 @@ def whole_model(
 ) -> AttachedModel:
     """The trained model for one process, on the CPU, its frozen weights read from their files.
 
-    So nothing is gathered: the shards are what the files say. `before` are the probes'
+    The shards are not gathered, since they equal the files. `before` are the probes'
     `sharded_answers`.
 
     Raises:
-        RunError: The whole model answers otherwise.
+        RunError: The whole model gives other scores.
     """
     prepared = session.prepared
     settings = prepared.config.model.model_copy(update={"sharding": "none"})

@@ -1,8 +1,7 @@
-"""The weights that training starts from: a finished run's, or those of a LoRA that PEFT saved.
+"""Starts from trained weights: those of a finished run, or of a LoRA that PEFT saved.
 
-A part of the method is taken over whole or not at all. Names and shapes alone don't say what
-weights mean, so a LoRA must have the same rank and scale, anything else the same settings and
-network.
+Each part of the method is taken over whole or not at all. Equal names and shapes are not enough: a
+LoRA must have the same rank and scale, other parts the same settings and network.
 """
 
 import sys
@@ -28,19 +27,19 @@ from peml.run.state import SessionState
 from peml.training import CheckpointStore
 
 _SAME = ("weights", "config", "tokenizer")
-# Settings that say nothing about the trained weights of a part that PEFT doesn't save.
+# Settings that don't change the meaning of trained weights, for parts that PEFT doesn't save.
 _FREE = ("learning_rate", "dropout", "search", "lora", "lora_ranks", "budget")
 
 
 def start_from(source: Path, model: AttachedModel, prepared: Prepared, now: Identity) -> Start:
-    """Puts trained weights into a freshly attached model.
+    """Loads trained weights into a newly attached model.
 
-    The source is a finished run's folder, or a folder with an adapter of PEFT's; the model is
-    changed in place; `now` has its base model.
+    The source is a finished run's folder, or a folder with a PEFT adapter. The model is changed in
+    place; `now` has the checksums of its base model.
 
     Raises:
         ModelError: The adapter doesn't fit.
-        RunError: There is no finished run, or it has another base model, or nothing fits.
+        RunError: The run isn't finished, has another base model, or none of its weights fit.
     """
     if (source / PEFT_CONFIG).is_file():
         return _from_adapter(source, model)
@@ -101,14 +100,14 @@ def _from_adapter(source: Path, model: AttachedModel) -> Start:
 
 @dataclass(frozen=True)
 class _Source:
-    """A finished run's weights, and what they mean."""
+    """The weights of a finished run, with the settings that give them their meaning."""
 
     saved: SavedModel
     weights: Path
     state: Mapping[str, Tensor]
     genotype: Genotype | None
     unlike: str
-    """How method or tasks differ from those of the run that starts; empty if they don't."""
+    """The difference to method or tasks of the new run; empty if there is none."""
 
 
 def _open(source: Path, prepared: Prepared, now: Identity) -> _Source:
@@ -127,7 +126,7 @@ def _open(source: Path, prepared: Prepared, now: Identity) -> _Source:
     checkpoint = store.load_latest()
     if checkpoint is None:
         raise RunError(
-            f"{source} has no checkpoints, so it has no weights to go on from",
+            f"{source} has no checkpoints, so it has no weights to start from",
             allowed="a run that trained, with its checkpoints/",
             action="correct init_from",
         )
@@ -167,7 +166,7 @@ def _refuse_other_model(source: Path, now: Identity) -> None:
 
 
 def _meaning(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's section without what doesn't change the meaning of trained weights."""
+    """The section of a method without settings that don't change the meaning of trained weights."""
     return {
         name: _meaning(value) if isinstance(value, Mapping) else value
         for name, value in section.items()
@@ -176,7 +175,7 @@ def _meaning(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network(genotype: Genotype | None) -> dict[str, Any] | None:
-    """A network without the story of how it was found."""
+    """A network without the record of how it was found."""
     return None if genotype is None else genotype.model_dump(exclude={"found_by"})
 
 
@@ -185,7 +184,7 @@ def _size(part: Part) -> int:
 
 
 def _take_adapter(run: _Source, part: Part) -> str | None:
-    """Takes over what the run saved in PEFT's format; why not, or None where it saved nothing."""
+    """Takes over a part that the run saved in PEFT's format; returns why it can't, or None."""
     if not run.saved.has(part.name):
         return None
     try:
@@ -196,7 +195,7 @@ def _take_adapter(run: _Source, part: Part) -> str | None:
 
 
 def _take_tensors(run: _Source, model: AttachedModel, name: str, part: Part | None) -> str:
-    """Takes over a part's tensors, or all that train in a model without parts; why not."""
+    """Takes over the tensors of a part, or of a model without parts; returns why it can't."""
     groups = model.groups() if part is None else part.groups()
     heads = set() if model.base.heads is None else set(map(id, model.base.heads.parameters()))
     trained = {id(p) for group in groups for p in group.parameters} - heads
@@ -222,7 +221,7 @@ def _take_tensors(run: _Source, model: AttachedModel, name: str, part: Part | No
 def _take_heads(
     run: _Source, model: AttachedModel, left: dict[str, str]
 ) -> tuple[list[str], list[str]]:
-    """Takes over heads; names of their tasks, and of all tasks of the run."""
+    """Takes over heads; returns the names of their tasks, and of all tasks of the run."""
     tasks, heads = run.saved.description.tasks, model.base.heads
     names = [task.name for task in tasks]
     saved = {n.rpartition(".")[2]: v for n, v in run.state.items() if n.startswith("base.heads.")}

@@ -1,4 +1,4 @@
-"""What a checkpoint's ``state.json`` says."""
+"""The ``state.json`` of a checkpoint."""
 
 from typing import Any, ClassVar
 
@@ -8,10 +8,10 @@ from peml.training import Progress
 
 
 class SessionState(FileRecord):
-    """Where a run's training stands, beside its tensors.
+    """The state of a run's training, beside its tensors.
 
-    `genotype` is the network once it is decided, `search` what the search remembers while it runs,
-    `stream` the position in the data, `log_offset` the bytes of ``metrics.jsonl`` that are sure.
+    `genotype` is the network once it is chosen, `search` the state of a running search, `stream`
+    the position in the data, `log_offset` the number of valid bytes of ``metrics.jsonl``.
     """
 
     FILE: ClassVar[str] = "state.json"

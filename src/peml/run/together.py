@@ -1,4 +1,4 @@
-"""What the processes of a run agree on before it begins."""
+"""Checks that the processes of a run agree before it begins."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -38,12 +38,12 @@ def check_same_start(config: RunConfig, output: Path, world: World) -> None:
 
 
 def with_world(config: RunConfig, world: World, begun: int | None = None) -> RunConfig:
-    """The config with the batches of a step decided: at least one for each process.
+    """The config with the batches per step decided: at least one for each process.
 
-    ``begun`` is their number where the run was begun before, in whatever processes.
+    ``begun`` is their number in a run that is continued, whatever its processes were.
 
     Raises:
-        ConfigError: The processes can't have equally many.
+        ConfigError: The batches can't be shared equally by the processes.
     """
     batches = begun or max(config.training.accumulation, world.size)
     if batches % world.size:
@@ -62,7 +62,7 @@ def with_world(config: RunConfig, world: World, begun: int | None = None) -> Run
 def prepare_together(
     config: RunConfig, folder: RunFolder, world: World
 ) -> tuple[Prepared, Identity]:
-    """Prepares a run in all its processes: the first before the others, for the cache.
+    """Prepares a run in all its processes; the first goes before the others and fills the cache.
 
     Raises:
         PemlError: See `prepare`; or the rows, tasks or models of two processes differ.

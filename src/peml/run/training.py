@@ -1,4 +1,4 @@
-"""The phases that train: search, discretise, train; resumable at every checkpoint."""
+"""The training phases: search, discretise, train; resumable at every checkpoint."""
 
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
@@ -64,7 +64,7 @@ def attach(
 
     Raises:
         ModelError: The method doesn't fit the model, or trains more or less than it announces.
-        TrainingError: There is something to train, and no row to train it on.
+        TrainingError: The method has something to train, but there are no train rows.
     """
     config = prepared.config
     backbone = backbone or load_backbone(config.model, prepared.family, world, device)
@@ -110,9 +110,9 @@ def _nothing_to_train_on() -> TrainingError:
 
 
 class TrainingSession:
-    """One process's share of a run's training.
+    """The training of a run in one of its processes.
 
-    The first process writes.
+    Only the first process writes.
     """
 
     def __init__(
@@ -160,16 +160,16 @@ class TrainingSession:
                 self.store.drop_bests_but(self._progress.best_step)
 
     def align(self) -> None:
-        """Gives all processes the weights of the first, before training.
+        """Copies the first process's weights to all processes, before training.
 
-        It may have started from another run's; and another kind of processor may have made
-        something else of the same seed.
+        The first may have started from another run, and other processors may draw other weights
+        from the same seed.
         """
         self.world.align([*self.model.trainable_state().values()])
 
     @property
     def steps_done(self) -> int:
-        """Optimiser steps that the last checkpoint has behind it."""
+        """The number of optimiser steps up to the last checkpoint."""
         return self._progress.step
 
     def trainable_parameters(self) -> dict[str, int]:
@@ -179,10 +179,11 @@ class TrainingSession:
         }
 
     def run(self) -> AttachedModel:
-        """Trains from where the run stands to its end and returns the trained model."""
+        """Trains from the current state to the end and returns the trained model."""
         if self.genotype is not None and self.world.is_first:
             self.genotype.save(self.folder.genotype)
-        # What a killed session showed of later steps is hidden, since they are shown again.
+        # Events of a killed session after its checkpoint are hidden, since they will be shown
+        # again.
         board = SummaryWriter(
             str(self.folder.path / "tensorboard"),
             purge_step=self._progress.step + 1,
@@ -217,7 +218,7 @@ class TrainingSession:
         )
 
     def _reweigh(self) -> None:
-        """Lets the shares of the epochs to come follow the development losses."""
+        """Adapts the shares of coming epochs to the development losses."""
         stream = self.prepared.stream
         if stream.adaptive is None:
             return
@@ -272,7 +273,7 @@ class TrainingSession:
         )
 
     def _run_phase(self, phase: Phase) -> None:
-        """Trains a phase; what rests in it gets no gradient, what is absent has no effect."""
+        """Trains a phase; its resting parts get no gradient, its absent parts have no effect."""
         method = self.prepared.method
         with ExitStack() as stack:
             stack.enter_context(self.cost.phase(phase.name))
@@ -285,9 +286,9 @@ class TrainingSession:
             self._loop().run(phase)
 
     def _build_optimizer(self, *, remaining: bool) -> torch.optim.Optimizer:
-        """The optimiser, each group's schedule spanning the phases it trains in.
+        """The optimiser; each group's schedule spans the phases that train it.
 
-        With `remaining`, groups may be missing that went with the supernet.
+        With `remaining`, groups that were removed with the supernet may be missing.
         """
         groups: list[Any] = [*self.model.groups(), *self.balancing.groups()]
         rates = self.settings.learning_rates
@@ -301,7 +302,7 @@ class TrainingSession:
         return optimizer
 
     def _discretise(self, log: Log) -> None:
-        """Replaces the supernet, measures the gap, and starts the choice of the best afresh."""
+        """Replaces the supernet by the chosen network and scores both; the best starts anew."""
         search = self.model.search
         assert search is not None
         step = self._progress.step

@@ -1,4 +1,4 @@
-"""An exported model against the run's stored predictions, in a fresh process without PEML."""
+"""Checks an exported model against the run's predictions, in a new process without PEML."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,13 +24,13 @@ from peml.serving import Predictor, load
 from peml.tasks import Task
 
 _ROWS = 16
-"""Rows of each task, spread over its reported rows."""
+"""The number of rows per task, spread over its reported rows."""
 
 
 def against_predictions(
     run: Path, *, rows: int | None = _ROWS, trust_remote_code: bool = False
 ) -> Callable[[ExportFormat, Path], dict[str, Any]]:
-    """What `export_model` calls as ``prove``: predicts reported rows with the exported folder.
+    """The ``prove`` function for `export_model`, which predicts reported rows with an export.
 
     Args:
         run: The run folder, not its ``model`` folder.
@@ -89,7 +89,7 @@ def against_predictions(
 
 @dataclass
 class _Answering:
-    """What evaluation needs of a model, with another tool behind it."""
+    """The parts of a model that evaluation needs, computed by another tool."""
 
     base: TaskModel
 
@@ -106,8 +106,8 @@ class _Answering:
 class _Elsewhere(TaskModel):
     """A model whose forward passes another tool computes.
 
-    Only the family of the loaded model is used; its weights are freed. `place` gives the part of
-    the export for a task.
+    Only the family of the loaded model is used; its weights are freed. `place` returns the folder
+    of the export for a task.
     """
 
     def __init__(self, loaded: TaskModel, other: FreshProcess, place: Callable[[str], str]) -> None:
@@ -164,7 +164,7 @@ class _Elsewhere(TaskModel):
 
 @dataclass
 class _Compared:
-    """Rows with the run's answer, the largest difference of scores, and why that is too much."""
+    """The number of rows with the run's answer, the largest difference of scores, and any error."""
 
     same: int = 0
     largest: float = 0.0
@@ -179,7 +179,7 @@ def _compare(
     chosen: Sequence[int],
     tolerance: float,
 ) -> _Compared:
-    """The answers of some rows against the stored ones."""
+    """Compares the answers of some rows with the stored ones."""
     kept = finished.predictions[task.name]
     rows = [kept.rows[place] for place in chosen]
     read = read_examples(finished.folder, kept, rows, task)
@@ -210,7 +210,7 @@ def _compare(
 
 
 def _tolerance(saved: SavedModel, finished: FinishedRun) -> float:
-    """How far rounding moves scores: by the types that the run computed and stores in."""
+    """The tolerance for rounding, given the types that the run computed and stores in."""
     precision = finished.results.precision
     computed = {"bf16": "bfloat16"}.get("" if precision is None else precision.compute, "float32")
     return max(TOLERANCES[each] for each in (saved.description.model.dtype, computed))

@@ -1,4 +1,4 @@
-"""What a run has learnt, on other frozen weights than it was trained on."""
+"""Moves a run's trained weights onto other frozen weights."""
 
 from collections.abc import Sequence
 

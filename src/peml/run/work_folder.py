@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in: of a run, a study or a comparison."""
+"""The folder of a run, a study or a comparison, in which one process works at a time."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
@@ -12,20 +12,20 @@ ConfigT = TypeVar("ConfigT")
 
 
 class WorkFolder(ABC, Generic[ConfigT]):
-    """What a command begins in a folder, and goes on with when it is called again.
+    """A folder in which a command starts work, or continues it if it is called again.
 
-    What is in it may be read and written once `locked`. The config is written last when work is
-    begun, so a folder without one is a new folder. `locked` makes the folder.
+    Read and write its files only inside `locked`, which makes the folder. The config is written
+    last when work starts, so a folder without a config is a new folder.
     """
 
     noun: ClassVar[str]
-    """Such a folder, in messages."""
+    """The name of such a folder in messages."""
     command: ClassVar[str]
-    """What makes one."""
+    """The command that makes the folder."""
     held: ClassVar[str]
-    """What is in one that was begun with another config."""
+    """The content of a folder of another config, for messages."""
     unchanged: ClassVar[str]
-    """What a config may differ in."""
+    """The fields in which a config may differ."""
     config_file: ClassVar[str]
     """Name of the config."""
     before_config: ClassVar[str]
@@ -36,11 +36,11 @@ class WorkFolder(ABC, Generic[ConfigT]):
 
     @property
     def is_started(self) -> bool:
-        """Whether work was begun here."""
+        """Whether work has started in this folder."""
         return (self.path / self.config_file).is_file()
 
     def holds(self, config: ConfigT) -> bool:
-        """Whether the work of this config was begun here; False for a new or empty folder.
+        """Whether the folder has work of this config; False for a new or empty folder.
 
         Raises:
             RunError: The folder holds something else, or work of another config.
@@ -63,17 +63,17 @@ class WorkFolder(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def _changed(self, config: ConfigT) -> str:
-        """In what a config differs from the one of the folder; empty if in nothing that counts."""
+        """The differences of a config from the folder's; empty if none of them matters."""
 
     def _advice(self, changed: str) -> str:
-        """What to do about a changed config."""
+        """The action to suggest if the config changed."""
         return "choose another --output, or undo the change; nothing was changed"
 
     def locked(self, wait: float = 0.0) -> AbstractContextManager[None]:
         """Makes the folder and keeps other processes out of it, see `lock_folder`.
 
         Raises:
-            RunError: Also where the path is a file.
+            RunError: See `lock_folder`; or the path is a file.
         """
         self._refuse_file()
         return lock_folder(self.path, wait)

@@ -189,7 +189,7 @@ class TrainingLoop:
         return torch.stack(squares).sum().sqrt()
 
     def _settle(self) -> None:
-        """Reads and checks everything, so that no broken number is evaluated or saved."""
+        """Reads and checks all pending numbers, so that no broken number is evaluated or saved."""
         self.readings.read(self.progress.losses)
         self._report()
         check_weights(self.optimizer, self.progress.step)
@@ -199,7 +199,7 @@ class TrainingLoop:
             self.listener.on_step(record)
 
     def _record(self, phase: Phase, rates: dict[str, float], tokens: int) -> StepRecord:
-        """What is known of the step at hand before its numbers are read."""
+        """The record of the current step, before its numbers are read."""
         return StepRecord(
             phase=phase.name,
             step=self.progress.step + 1,

@@ -35,7 +35,7 @@ def build_optimizer(groups: Sequence[Any], settings: TrainingSettings) -> torch.
             raise ConfigError(
                 f"training.learning_rates names the group {name!r}, which this method does not "
                 f"have.{nearest(name, names)}",
-                allowed=", ".join(names) or "nothing, since nothing trains",
+                allowed=", ".join(names) or "no entries, since nothing is trained",
                 action="correct the name or remove the entry",
             )
     built = []

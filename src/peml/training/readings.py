@@ -65,12 +65,12 @@ class Readings:
     Args:
         tasks: Names in the order of the task ids.
         settings: Interval of the log, limit of the loss.
-        device: A CPU's numbers are there at once, so every step is read.
+        device: Where the numbers are; on a CPU, every step is read at once.
         advice: What to do if the frozen model itself gives no finite number.
         world: The processes that compute the batches of a step.
 
     Attributes:
-        most: Steps that are read together at most.
+        most: The largest number of steps that are read together.
     """
 
     def __init__(

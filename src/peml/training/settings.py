@@ -37,7 +37,7 @@ class TrainingSettings(Settings):
     clip: float = Field(1.0, description="Maximum norm of the gradient.", gt=0)
     clip_by: Literal["model", "group"] = Field(
         "model",
-        description="Whose gradient `clip` bounds. model: that of everything that trains. group: "
+        description="Gradients that `clip` bounds. model: that of all trained parameters. group: "
         "each parameter group's by itself, so that a large gradient of one (a prefix, a context's "
         "correction) doesn't shorten the steps of the others.",
     )
@@ -52,7 +52,7 @@ class TrainingSettings(Settings):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="Of the forward and backward pass, in training and evaluation. `auto`: bf16 "
+        description="Precision of the passes, in training and evaluation. `auto`: bf16 "
         "on a GPU that has it, and on a CPU with AVX512-BF16 if the model is at least 256 channels "
         "wide; else fp32. What trains is stored in float32.",
     )

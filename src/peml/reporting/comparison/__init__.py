@@ -1,1 +1,1 @@
-"""Comparisons: ``comparison.json`` read back as tables, figures and one HTML page."""
+"""The report of a comparison: ``comparison.json`` as tables, figures and one HTML page."""

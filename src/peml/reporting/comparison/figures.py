@@ -26,7 +26,7 @@ _LOG_FROM = 8.0  # largest over smallest, from where an axis is logarithmic
 
 
 def draw_comparison(comparison: ComparisonRecord, suite: SuiteRecord) -> dict[str, Figure]:
-    """Every figure the suite has numbers for, by name."""
+    """All figures for which the suite has numbers, by name."""
     figures = {}
     if suite.ranked():
         figures["cost"] = draw_cost(comparison, suite)
@@ -38,7 +38,7 @@ def draw_comparison(comparison: ComparisonRecord, suite: SuiteRecord) -> dict[st
 
 
 def source_line(comparison: ComparisonRecord, suite: SuiteRecord) -> str:
-    """The run folders behind a suite's figures: their pattern, and the cells that are not there."""
+    """The pattern of the run folders behind a suite's figures, and the missing cells."""
     seeds = ", ".join(map(str, comparison.seeds))
     lost = [
         f"{row.label}-seed{cell.seed}"
@@ -86,7 +86,7 @@ def draw_cost(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
 
 
 def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
-    """A line; where it lies far below every method, at the edge, so that these stay apart."""
+    """Draws the majority baseline; at the edge if it lies far below every method."""
     if suite.majority_mean is None:
         return
     means = [row.mean for row in suite.ranked() if row.mean is not None]
@@ -112,7 +112,7 @@ def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
 
 @style_context()
 def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
-    """A panel a method: its difference to the best baseline on each task, with the interval."""
+    """One panel per method: its difference to the best baseline on each task, with intervals."""
     tasks = [task.name for task in suite.tasks]
     shown = [
         (index, row, found)
@@ -153,7 +153,7 @@ def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure
 
 @style_context()
 def draw_ranks(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
-    """A row per method, the best mean rank on top: each task's rank, and their mean."""
+    """One row per method, best mean rank on top: its rank on each task, and the mean."""
     ranks = rank_tasks(suite)  # (methods, tasks)
     means = ranks.mean(axis=1)
     order = np.argsort(means, kind="stable")
@@ -215,13 +215,13 @@ def _label(row: RowRecord) -> str:
 
 
 def _is_flagged_at(row: RowRecord, name: str) -> bool:
-    """Whether a method's mean or its score on one task is."""
+    """Whether a method is flagged at its mean or at its score on one task."""
     score = row.tasks.get(name)
     return row.flagged if name == "mean" else bool(score and score.flags)
 
 
 def _look(index: int, flagged: bool) -> dict[str, Any]:
-    """A method's color and shape, the same in every figure; hollow where it is flagged."""
+    """A method's color and shape, the same in every figure; hollow if it is flagged."""
     tone = color(SERIES[index % len(SERIES)])
     return {
         "marker": _MARKERS[index % len(_MARKERS)],
@@ -237,7 +237,7 @@ def _look(index: int, flagged: bool) -> dict[str, Any]:
 def _limit(pairs: Sequence[IntervalRecord]) -> float:
     """Half the width of the axis of differences.
 
-    What ordinary intervals need; a method that collapsed must not press all others onto zero.
+    It fits ordinary intervals: a method that collapsed must not press all others onto zero.
     """
     ends = [abs(end) for pair in pairs for end in (pair.value, pair.low, pair.high)
             if end is not None]  # fmt: skip
@@ -268,7 +268,7 @@ def _interval(
 
 
 def _time_unit(suite: SuiteRecord) -> tuple[str, float]:
-    """The unit in which the longest run is a number of a few digits, and its seconds."""
+    """The unit that suits the longest run, and its length in seconds."""
     longest = max((row.run_seconds or 0.0 for row in suite.rows), default=0.0)
     if longest >= 7200:
         return "hours", 3600.0
@@ -276,7 +276,7 @@ def _time_unit(suite: SuiteRecord) -> tuple[str, float]:
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """Logarithmic where the values span a lot; else at least a tenth of them to both sides."""
+    """Sets a logarithmic axis if values span a lot; else adds a margin of at least a tenth."""
     if not values:
         return
     low, high = min(values), max(values)
@@ -310,7 +310,7 @@ def _name_methods(figure: Figure, suite: SuiteRecord, *, majority: bool) -> None
 
 
 def _sign(figure: Figure, comparison: ComparisonRecord, suite: SuiteRecord) -> None:
-    """Says below the drawing where its numbers come from, in lines that fit."""
+    """Writes the source of the numbers below the figure, in lines that fit."""
     text = f"{comparison.name}, {source_line(comparison, suite)}"
     lines = textwrap.wrap(text, width=150, break_on_hyphens=False)
     figure.supxlabel(

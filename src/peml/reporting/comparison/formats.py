@@ -28,7 +28,7 @@ _LATEX = {
 
 
 def to_markdown(table: Table, *, width: int = 13) -> str:
-    """GitHub's tables, one below the other where ``width`` columns don't hold all; then notes."""
+    """Markdown tables, split if there are more than ``width`` columns, then the notes."""
     blocks = []
     for part in table.parts(width):
         lines = [
@@ -42,7 +42,7 @@ def to_markdown(table: Table, *, width: int = 13) -> str:
 
 
 def to_latex(table: Table, caption: str, *, width: int = 9) -> str:
-    """``table`` environments for the booktabs package; notes stand below the last one."""
+    """``table`` environments for the booktabs package; notes are below the last one."""
     parts = table.parts(width)
     notes = [rf"\textsuperscript{{{mark}}} {_latex_text(text)}" for mark, text in table.notes]
     blocks = []
@@ -72,9 +72,9 @@ def to_latex(table: Table, caption: str, *, width: int = 9) -> str:
 
 
 def to_csv(comparison: ComparisonRecord, suite: SuiteRecord) -> str:
-    """One row per method and one for the majority baseline, nothing rounded; scores as fractions.
+    """One row per method and one for the majority baseline, not rounded; scores as fractions.
 
-    Empty where there is no number. ``flags`` holds everything that is a footnote elsewhere.
+    A cell without a number is empty. ``flags`` holds the texts that are footnotes elsewhere.
     """
     records = [_csv_method(comparison, suite, index) for index in range(len(suite.rows))]
     majority: dict[str, object] = {"label": "majority", "mean": suite.majority_mean}
@@ -145,7 +145,7 @@ def _quotient(value: float | None, reference: float | None) -> float | None:
 
 
 def _markdown_text(text: str) -> str:
-    """Text that can't break out of a cell."""
+    """Text with characters escaped that would end a cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""Writing a comparison's report, tables and figures into its folder."""
+"""Writes a comparison's report, tables and figures into its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from peml.reporting.style import save_figures
 
 @dataclass(frozen=True, slots=True)
 class _SuiteView:
-    """A suite with all that is made from it once."""
+    """A suite with the texts, tables and figures made from it."""
 
     record: SuiteRecord
     sentences: list[str]
@@ -32,7 +32,7 @@ class _SuiteView:
 def write_comparison_report(folder: Path) -> None:
     """Writes ``report.md``, ``report.html``, ``tables/`` and ``figures/`` into a comparison.
 
-    Called last by ``peml compare``, and safe to call again. It reads ``comparison.json`` alone.
+    The last step of ``peml compare``, safe to call again. It reads only ``comparison.json``.
 
     Raises:
         RunError: ``comparison.json`` is missing or malformed, or a file can't be written.
@@ -48,7 +48,7 @@ def write_comparison_report(folder: Path) -> None:
 
 
 def render_comparison_html(comparison: ComparisonRecord) -> str:
-    """The page, with its style, tables and figures inside."""
+    """The page, with its style, tables and figures included."""
     return _html(comparison, _views(comparison))
 
 

@@ -1,4 +1,4 @@
-"""A comparison in plain words: who is best, by how much, how sure that is, what went wrong."""
+"""A comparison in words: the best method, its lead, how certain that is, and any trouble."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,21 @@ from peml.reporting.summary import join_names
 
 _NAMES_SHOWN = 6
 ENOUGH_SEEDS = 5
-"""Fewer finished seeds of a method come with a caution."""
+"""A method with fewer finished seeds gets a caution."""
 
 
 def describe_suite(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str]:
-    """Who is best on a suite, and what the method in focus gains; a sentence each."""
+    """Sentences on the best method of a suite, and on the gain of the method in focus."""
     return [*_ranking(suite), *_focus(comparison, suite)]
 
 
 def describe_trouble(suite: SuiteRecord) -> list[str]:
-    """What to know before believing a suite's table: flags, lost runs, tuning cut short."""
+    """Sentences on flags, lost runs and narrow grids, to read before a suite's table."""
     return [*_few_seeds(suite), *describe_flags(suite), *_lost_cells(suite), *_grid_ends(suite)]
 
 
 def describe_methods(comparison: ComparisonRecord) -> list[str]:
-    """What holds whatever the suite: sizes, and what a method needs at inference."""
+    """Sentences that hold for every suite: sizes, and each method's needs at inference."""
     sentences = []
     if comparison.match and comparison.budget is not None:
         sentences.append(
@@ -70,14 +70,14 @@ def _ranking(suite: SuiteRecord) -> list[str]:
 
 
 def _focus(comparison: ComparisonRecord, suite: SuiteRecord) -> list[str]:
-    """The focus method against the best baseline."""
+    """Compares the focus method with the best baseline."""
     focus, base = suite.row(comparison.focus), suite.row(suite.best_baseline)
     if focus is None or base is None or focus is base:
         return []
     if focus.mean is None or base.mean is None:
         return [f"{focus.label} can't be compared with {base.label}: one of them has no mean."]
     found = focus.difference
-    # Over common seeds, where that was measured; else the difference of the two means.
+    # Measured over common seeds, or else the difference of the two means.
     gap = found.value if found and found.value is not None else focus.mean - base.mean
     side = "above" if gap > 0 else "below"
     by = f"{score(abs(gap))} {side}" if score(abs(gap)) != "0.000" else "level with"
@@ -125,7 +125,7 @@ def _few_seeds(suite: SuiteRecord) -> list[str]:
 
 
 def describe_flags(suite: SuiteRecord) -> list[str]:
-    """Every flag and note once, with the methods and tasks that carry it."""
+    """Every flag and note once, with its methods and tasks."""
     carriers: dict[str, dict[str, list[str]]] = {}
     for row in suite.rows:
         for flag in (*row.flags, *row.notes):
@@ -144,7 +144,7 @@ def describe_flags(suite: SuiteRecord) -> list[str]:
 
 
 def _few(names: Sequence[str]) -> str:
-    """Names, but not a page of them; the table's notes name all."""
+    """The first few names and the number of others; the table's notes name all."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -169,7 +169,7 @@ def _lost_cells(suite: SuiteRecord) -> list[str]:
 
 
 def _grid_ends(suite: SuiteRecord) -> list[str]:
-    """Methods that might do better beyond the factors that were tried."""
+    """Methods for which factors beyond the grid might be better."""
     sentences = []
     for which, end in (("smallest", min), ("largest", max)):
         at_end: dict[float, list[str]] = {}

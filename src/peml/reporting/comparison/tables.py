@@ -1,4 +1,4 @@
-"""A suite's tables: made once as plain values, then written as Markdown, LaTeX or HTML."""
+"""A suite's tables as plain values, which are written as Markdown, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Column:
 class Cell:
     """One cell.
 
-    `below` is a second line, `marks` are letters of footnotes. The best is the highest of its
-    column and has nothing against it.
+    `below` is a second line, `marks` are letters of footnotes. `is_best` marks the highest of a
+    column if it has no flags.
     """
 
     text: str
@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Notes:
-    """Footnotes: a letter for each different text, in the order they are met."""
+    """Footnotes: a letter for each different text, in order of first use."""
 
     texts: dict[str, str] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class Notes:
 class Table:
     """Rows of cells under columns; the first column names the method.
 
-    `last` is the row below a line: the majority baseline.
+    `last` is the row below a rule: the majority baseline.
     """
 
     columns: list[Column]
@@ -73,7 +73,7 @@ class Table:
     notes: list[tuple[str, str]]
 
     def all_rows(self) -> list[list[Cell]]:
-        """The rows, the last one included."""
+        """The rows, including the last one."""
         return [*self.rows, *([self.last] if self.last else [])]
 
     def parts(self, width: int) -> list[Table]:
@@ -92,7 +92,7 @@ class Table:
 
 
 def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
-    """Scores: the mean over tasks, the difference to the best baseline, each task."""
+    """The table of scores: the mean over tasks, the difference to the best baseline, each task."""
     notes = Notes()
     columns = [
         Column("method", is_number=False),
@@ -141,7 +141,7 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
 
 
 def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
-    """What each method costs, beside the first one."""
+    """The table of costs of each method, relative to the first."""
     first = suite.rows[0]
     times = f"\u00d7 {first.label}"
     has_trials = comparison.tuning is not None and comparison.tuning.trials is not None
@@ -210,7 +210,7 @@ def _difference(row: RowRecord, suite: SuiteRecord) -> Cell:
 
 
 def _shown_best(values: Iterable[float | None]) -> str:
-    """The highest as it is shown, so that what looks equal is marked alike."""
+    """The highest value as shown, so that values that look equal are all marked."""
     known = [value for value in values if value is not None]
     return score(max(known)) if known else "none"
 

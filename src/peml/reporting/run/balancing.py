@@ -45,13 +45,13 @@ def draw_mixture(run: RunRecord) -> Figure:
 
 
 def has_balancing(history: History) -> bool:
-    """Whether loss weights or shares moved."""
+    """Whether loss weights or shares changed."""
     return bool(_panels(history))
 
 
 @style_context()
 def draw_balancing(run: RunRecord) -> Figure:
-    """A line per task over the steps: the weight of its loss, the factor of its share."""
+    """One line per task over the steps: the weight of its loss, the factor of its share."""
     panels = _panels(run.history)
     names = [task.name for task in run.plan.tasks]
     figure = new_figure(2.3 * len(panels) + 0.2 * (len(names) // 4 + 1))

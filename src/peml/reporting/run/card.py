@@ -1,4 +1,4 @@
-"""The model card: a finished run as the README of its model's folder."""
+"""The model card: the README of a finished run's model folder."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from peml.reporting.run.results import RunRecord, load_run
 from peml.reporting.summary import summarise
 
 CARD = "README.md"
-_DRAWING = "README-network.png"  # a name that no manifest has to list
+_DRAWING = "README-network.png"  # a name that a manifest needn't list
 _MODEL = "model"
 _EMPTY = "To fill:"
 
 
 def write_card(run_folder: Path) -> None:
-    """Writes the card into a finished run's ``model/``; a card that is there stays.
+    """Writes the card into a finished run's ``model/``; an existing card is kept.
 
     Raises:
         RunError: A file of the run is missing or malformed, or the card can't be written.
@@ -34,7 +34,7 @@ def write_card(run_folder: Path) -> None:
 
 
 def render_card(run: RunRecord) -> str:
-    """The card as Markdown, with the hub's metadata in front."""
+    """The card as Markdown, preceded by the hub's metadata."""
     base = _public_name(run.results.model)
     layers = run.genotype.layers if run.genotype else []
     start = run.plan.start
@@ -57,7 +57,7 @@ def render_card(run: RunRecord) -> str:
 
 
 def list_unfilled(card: str) -> list[str]:
-    """What a card still leaves to be filled in by hand."""
+    """The parts of a card that are still to be filled in by hand."""
     found = [line[line.index(_EMPTY) :] for line in card.splitlines() if _EMPTY in line]
     found += ["To fill: the licence's id (license: ... in the first lines)."] * (
         "\nlicense:" not in card.partition("\n---\n")[0]
@@ -90,10 +90,10 @@ def _front_matter(run: RunRecord) -> str:
 
 
 def _is_on_hub(name: str) -> bool:
-    """Whether a model's name can be an id on the hub, and isn't a path here."""
+    """Whether a model's name can be an id on the hub, and is no local path."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def _public_name(name: str) -> str:
-    """A name without the folders it is in here, which are nobody else's business."""
+    """The last part of a local path, since other folder names are private."""
     return name if _is_on_hub(name) else Path(name).name

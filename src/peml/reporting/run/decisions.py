@@ -1,4 +1,4 @@
-"""How the decisions' weights moved until they came to rest: figures, and the tables' rows."""
+"""Figures of the decisions' weights over the search, and the rows of their table."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ _HEAT_COLUMNS = 60
 
 
 def gate_names(history: History) -> list[str]:
-    """The on/off decisions (one per layer), in order."""
+    """The on/off decisions (one per layer), in order of layers."""
     return [name for name, options in _final(history).items() if set(options) == {_ON, _OFF}]
 
 
@@ -40,14 +40,14 @@ def open_names(history: History) -> list[str]:
 
 
 def tabulate_decisions(history: History) -> list[Outcome]:
-    """What each decision that is no gate came to."""
+    """The outcome of each decision that is no gate."""
     outcomes = {outcome.name: outcome for outcome in list_outcomes(history)}
     return [outcomes[name] for name in open_names(history)]
 
 
 @style_context()
 def draw_decisions(run: RunRecord) -> Figure:
-    """Small multiples: one stacked area chart a decision, the chosen option in bold."""
+    """One stacked area chart per decision, the chosen option in bold."""
     history = run.history
     names = open_names(history)
     final = _final(history)

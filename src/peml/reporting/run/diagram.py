@@ -1,4 +1,4 @@
-"""The chosen network as a drawing: what makes the prefix, and which layers get it."""
+"""A drawing of the chosen network: the blocks that compute the prefix, and the layers with it."""
 
 import math
 from pathlib import Path
@@ -39,13 +39,12 @@ def save_drawing(genotype: GenotypeRecord, out: Path) -> None:
 
 @style_context()
 def draw_network(genotype: GenotypeRecord) -> Figure:
-    """Left, the prefix network from embeddings to output head; right, the model's layers.
+    """The prefix network from embeddings to head on the left, the model's layers on the right.
 
     ::
 
-        embeddings -> cell 0 -> ... -> head  ->  [prefix][ layer 0 ]
-                                                 [prefix][ layer 1 ]
-                                                         [ layer 2 ]   (off)
+    embeddings -> cell 0 -> ... -> head  ->  [prefix][ layer 0 ]
+    [prefix][ layer 1 ]
     """
     low_rank = genotype.head == "low-rank"
     head = f"low-rank head, rank {genotype.head_rank}" if low_rank else f"{genotype.head} head"
@@ -77,7 +76,7 @@ def _title(axes: Axes, x: float, top: float, text: str) -> None:
 
 
 def _draw_boxes(axes: Axes, boxes: list[tuple[str, str]], top: float) -> tuple[float, float]:
-    """Draws the column of blocks; returns where the prefix leaves it."""
+    """Draws the column of blocks; returns the point where the prefix leaves it."""
     x, width = 1.1, 2.3
     for index, (label, text) in enumerate(boxes):
         y = top + index * (_BOX_HEIGHT + _BOX_GAP)
@@ -159,7 +158,7 @@ def _block(
     edge: str,
     ink: str,
 ) -> None:
-    """One box of a layer's row; hollow and dashed without a fill."""
+    """Draws a box in a layer's row; hollow and dashed if it has no fill."""
     axes.add_patch(
         Rectangle(
             (x, y),
@@ -176,7 +175,7 @@ def _block(
 
 
 def _residual(axes: Axes, center: float, outside: float, y: float) -> None:
-    """The way around a cell whose box starts at ``y``."""
+    """Draws the residual connection around a cell whose box starts at ``y``."""
     above, below = y - _BOX_GAP * 0.62, y + _BOX_HEIGHT + _BOX_GAP * 0.2
     axes.plot(
         [center, outside, outside, center],

@@ -1,4 +1,4 @@
-"""The figures of a report: scores and curves here, decisions and network in their own files.
+"""The figures of a run's report: scores and curves; others are in their own modules.
 
 Every ``draw_`` function takes a :class:`~peml.reporting.run.results.RunRecord` and returns a
 Matplotlib figure that can be used alone. Nothing here touches pyplot or its global state.
@@ -25,11 +25,11 @@ Values = NDArray[np.float64]
 _PANELS_A_ROW = 4
 _STRETCHES = 750  # a curve is at most twice as many points, whatever the number of steps
 _PART_MARKS = (("^", "warm"), ("s", "leaf"), ("D", "s8"), ("v", "s4"))
-_LEAST_SPAN = 0.1  # of a score's axis: less would show noise as if it were progress
+_LEAST_SPAN = 0.1  # of a score's axis: with less, noise would look like progress
 
 
 def draw_figures(run: RunRecord) -> dict[str, Figure]:
-    """Draws every figure the run has material for, by name."""
+    """Draws every figure for which the run has data, by name."""
     history = run.history
     drawings: list[tuple[str, bool, Callable[[RunRecord], Figure]]] = [
         ("scores", True, draw_scores),
@@ -48,7 +48,7 @@ def draw_figures(run: RunRecord) -> dict[str, Figure]:
 
 @style_context()
 def draw_scores(run: RunRecord) -> Figure:
-    """One row per task on the reported split: with everything, without a part, majority."""
+    """One row per task on the reported split: full score, scores without a part, majority."""
     tasks = run.results.tasks
     marks = _score_marks(run)
     figure = new_figure(0.34 * len(tasks) + 0.85)
@@ -105,7 +105,7 @@ def _score_marks(run: RunRecord) -> list[tuple[list[float], str, str, str]]:
 
 @style_context()
 def draw_validation(run: RunRecord) -> Figure:
-    """Development scores over steps: the mean first, then a panel a task."""
+    """Development scores over steps: a panel for the mean, then one per task."""
     records = run.history.development
     steps = [record.step for record in records]
     tasks = list(dict.fromkeys(name for record in records for name in record.tasks))
@@ -130,7 +130,7 @@ def draw_validation(run: RunRecord) -> Figure:
 
 @style_context()
 def draw_loss(run: RunRecord) -> Figure:
-    """Training loss over steps: every step faint, a running mean on top."""
+    """Training loss over steps: every logged step in a pale tone, and a running mean."""
     steps = np.array([record.step for record in run.history.steps])
     losses = np.array([record.loss for record in run.history.steps], dtype=float)
     figure = new_figure(2.6)
@@ -173,7 +173,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _curve(axes: Axes, name: str, steps: Sequence[int], values: Sequence[float], tone: str) -> None:
-    """One line with its last value at the end; says so where the values stop being finite."""
+    """Draws a line with its last value at the end; says where values stop being finite."""
     marker = "o" if len(steps) < 8 else None
     axes.plot(steps, values, color=color(tone), linewidth=1.8, marker=marker, markersize=4)
     finite = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
@@ -190,7 +190,7 @@ def _curve(axes: Axes, name: str, steps: Sequence[int], values: Sequence[float],
 
 
 def _open_up(axes: Axes) -> None:
-    """Widens a y axis that would blow up noise to the height of the panel."""
+    """Widens a y axis so that small noise doesn't fill the height of the panel."""
     low, high = axes.get_ylim()
     missing = _LEAST_SPAN - (high - low)
     if missing > 0:
@@ -198,7 +198,7 @@ def _open_up(axes: Axes) -> None:
 
 
 def _mark_phases(axes: Axes, history: History, *, named: bool) -> None:
-    """Shades every other phase; where ``named``, writes names that fit."""
+    """Shades every other phase; if ``named``, writes the names that fit."""
     phases = history.phases()
     if len(phases) < 2:
         return
@@ -220,7 +220,7 @@ def _mark_phases(axes: Axes, history: History, *, named: bool) -> None:
 
 
 def _running_mean(values: Values) -> Values:
-    """Mean over a centered window of a twenty-fifth of the run; NaN where a value is not finite."""
+    """Mean over a centered window of 1/25 of the run; NaN where a value is not finite."""
     half = max(1, len(values) // 50)
     finite = np.isfinite(values)
     sums = np.cumsum(np.concatenate([[0.0], np.where(finite, values, 0.0)]))
@@ -232,7 +232,7 @@ def _running_mean(values: Values) -> Values:
 
 
 def _extremes(values: Values) -> NDArray[np.int64]:
-    """Indices that keep the look of a long curve: lowest and highest value of each stretch."""
+    """Indices that preserve the look of a long curve: the extremes of each stretch."""
     if len(values) <= 2 * _STRETCHES:
         return np.arange(len(values))
     kept: set[int] = set()

@@ -1,8 +1,8 @@
-"""What a search's decisions came to: the choice, how clear it was, and what overruled it.
+"""The outcomes of a search's decisions: the choice, how clear it was, and any overruling.
 
-The weights told are those at the end of the *free* search, when the decisions stopped moving. A
-cool-down leads them on to exactly 1 for what is chosen, whatever they were, so later ones say
-nothing. A weight is what a training step takes of an option in the mean over its noise.
+The weights reported are those at the end of the *free* search, when the decisions stopped moving. A
+cool-down then moves them to exactly 1 for the chosen options, whatever they were, so later weights
+say nothing. An option's weight is its mean part in a training step, averaged over the noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class Outcome:
 
     @property
     def note(self) -> str:
-        """What has to be said beside the choice; empty where the weights say it all."""
+        """A remark on the choice; empty if the weights explain it."""
         if self.fitted:
             return "chosen to fit the budget"
         if self.guarded:
@@ -56,12 +56,12 @@ def judge(
     fitted: Sequence[str] = (),
     by_weight: bool = True,
 ) -> list[Outcome]:
-    """What each decision came to.
+    """The outcome of each decision.
 
-    `weights` are those at the end of the free search. An option that isn't chosen yet is the one
-    with the largest weight. `guarded` are decisions where a guard or the budget overruled the
-    largest weight, `fitted` those of them overruled for the budget. Unless weights choose
-    (`by_weight`), near weights leave nothing undecided.
+    `weights` are those at the end of the free search. The chosen option, if not in `choices` yet,
+    is the one with the largest weight. `guarded` are decisions where a guard or the budget
+    overruled the largest weight, `fitted` those of the budget. Unless weights choose (`by_weight`),
+    close weights leave nothing undecided.
     """
     outcomes = []
     for name, options in weights.items():
@@ -96,7 +96,7 @@ def _is_close(options: Mapping[str, float]) -> bool:
 
 
 def judge_found(found_by: Mapping[str, Any], choices: Mapping[str, str]) -> list[Outcome]:
-    """The same from what a genotype keeps of how it was found; empty where nothing was searched."""
+    """The outcomes from a genotype's record of its search; empty if nothing was searched."""
     weights = found_by.get("weights")
     if not isinstance(weights, Mapping):
         return []
@@ -110,7 +110,7 @@ def judge_found(found_by: Mapping[str, Any], choices: Mapping[str, str]) -> list
 
 
 def list_outcomes(history: History) -> list[Outcome]:
-    """What each decision of a run came to, or where it stands while the search runs."""
+    """The outcome of each decision of a run, or its state while the search runs."""
     course = free_course(history)
     if not course:
         return []
@@ -129,7 +129,7 @@ def list_outcomes(history: History) -> list[Outcome]:
 def free_course(history: History) -> list[Decisions]:
     """The decisions' weights step by step to the end of the free search.
 
-    Runs of before don't say where it ended: then all that was logged.
+    Older runs don't record where that was; for them, all logged weights are returned.
     """
     free = history.discretise.free if history.discretise else None
     if free is None:
@@ -139,7 +139,7 @@ def free_course(history: History) -> list[Decisions]:
 
 
 def describe_search(history: History) -> list[str]:
-    """What to know of the table of outcomes, a sentence each; empty without a search."""
+    """Sentences to read with the table of outcomes; empty without a search."""
     made, outcomes = history.discretise, list_outcomes(history)
     if made is None or not outcomes:
         return []

@@ -1,4 +1,4 @@
-"""``report.md`` and ``report.html``: a finished run, told to a person."""
+"""``report.md`` and ``report.html``: the report of a finished run."""
 
 import json
 import math
@@ -18,8 +18,8 @@ from peml.reporting.summary import summarise
 def write_report(run_folder: Path) -> None:
     """Writes ``report.md`` and ``report.html`` into a finished run's folder.
 
-    Called last in a run, and safe to call again. Each file appears whole or not at all; the HTML
-    is one file that asks for nothing else: no scripts, no fonts, no requests.
+    The last step of a run, safe to call again. Each file is written atomically; the HTML needs no
+    other file: no scripts, no fonts, no requests.
 
     Raises:
         RunError: A file of the run is missing or malformed, or a report can't be written.
@@ -40,11 +40,11 @@ def render_markdown(run: RunRecord) -> str:
 
 
 def _context(run: RunRecord) -> dict[str, Any]:
-    """What both templates are given."""
+    """The variables of both templates."""
     history = run.history
     cost = run.results.cost
     development = history.development
-    # The best of the last phase only: a supernet's scores are not the final model's.
+    # The best of the last phase, since a supernet's scores are not the final model's.
     last_phase = [record for record in development if record.phase == development[-1].phase]
     finite = [record for record in last_phase if math.isfinite(record.mean)]
     phases = list(dict.fromkeys([*cost.seconds, *cost.steps, *cost.tokens]))

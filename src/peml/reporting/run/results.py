@@ -1,4 +1,4 @@
-"""Reading a run folder: the only way reports get at a run."""
+"""Reads a run folder for reports."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from peml.records import (
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What ``metrics.jsonl`` tells, in the order it was written.
+    """The records in ``metrics.jsonl``, in the order they were written.
 
     A run without a search has no decisions and no `discretise`, the step from the soft network to
     the chosen one. `mixing` is empty if shares don't adapt.
@@ -49,10 +49,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A finished run, as its folder tells it.
+    """A finished run, read from its folder.
 
-    `evaluated` is when ``results.json`` was written, in UTC; `genotype` is None if the method has
-    none.
+    `evaluated` is the time when ``results.json`` was written, in UTC; `genotype` is None if the
+    method has none.
     """
 
     folder: Path
@@ -96,7 +96,7 @@ def load_run(folder: Path) -> RunRecord:
 
 
 def load_history(folder: Path) -> History:
-    """Reads ``metrics.jsonl``; kinds of record it does not know are left alone.
+    """Reads ``metrics.jsonl``; unknown kinds of records are ignored.
 
     Raises:
         RunError: The file is missing or one of its lines is malformed.

@@ -1,1 +1,1 @@
-"""Studies: ``study.json`` read back as figures and one HTML page."""
+"""The report of a study: ``study.json`` as figures and one HTML page."""

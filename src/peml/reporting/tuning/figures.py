@@ -1,4 +1,4 @@
-"""A study's figures: its history, what mattered, all trials side by side, the Pareto front."""
+"""A study's figures: its history, importances, all trials side by side, the Pareto front."""
 
 from itertools import accumulate
 from typing import Any
@@ -14,7 +14,7 @@ from peml.reporting.tuning.scales import limit_means
 
 
 def draw_study(study: StudyRecord) -> dict[str, Figure]:
-    """Every figure there are numbers for, by name."""
+    """All figures for which there are numbers, by name."""
     finished = study.in_state("finished")
     figures = {}
     if study.in_state("finished", "pruned"):
@@ -83,7 +83,7 @@ def _step_of_best(axes: Axes, study: StudyRecord) -> None:
 
 @style_context()
 def draw_importance(study: StudyRecord) -> Figure:
-    """Share of the variance of the mean that each parameter explains."""
+    """Each parameter's share of the variance of the mean."""
     names = list(study.importance)
     figure = new_figure(0.32 * len(names) + 0.9)
     axes = figure.subplots()
@@ -101,7 +101,7 @@ def draw_importance(study: StudyRecord) -> Figure:
 
 @style_context()
 def draw_front(study: StudyRecord) -> Figure:
-    """Development mean against the second objective; the front is what nothing beats in both."""
+    """Development mean against the second objective, with the Pareto front."""
     second = study.objectives[1]
     figure = new_figure(3.8)
     axes = figure.subplots()

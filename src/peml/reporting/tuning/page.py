@@ -1,4 +1,4 @@
-"""Writing a study's report and figures into its folder."""
+"""Writes a study's report and figures into its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from peml.reporting.tuning.parallel import MOST_AXES
 def write_tuning_report(folder: Path) -> None:
     """Writes ``report.html`` and ``figures/`` into a study's folder.
 
-    Called last by ``peml tune``, and safe to call again. It reads ``study.json`` alone.
+    The last step of ``peml tune``, safe to call again. It reads only ``study.json``.
 
     Raises:
         RunError: ``study.json`` is missing or malformed, or a file can't be written.
@@ -38,7 +38,7 @@ def render_study_html(study: StudyRecord) -> str:
 
 
 def _describe(study: StudyRecord) -> list[str]:
-    """The study in plain words."""
+    """Sentences on the study."""
     finished, pruned = len(study.in_state("finished")), len(study.in_state("pruned"))
     failed, running = len(study.in_state("failed")), len(study.in_state("running"))
     said = [f"{finished} of {len(study.trials)} trials finished"]

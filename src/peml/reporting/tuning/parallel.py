@@ -15,7 +15,7 @@ MOST_AXES = 8
 
 @style_context()
 def draw_parallel(study: StudyRecord) -> Figure:
-    """A line per trial over all parameters to its mean; the darker, the better."""
+    """One line per trial from its parameters to its mean; darker lines are better."""
     paths = sorted(study.space, key=lambda path: -study.importance.get(path, 0.0))[:MOST_AXES]
     trials = [trial for trial in study.in_state("finished") if trial.mean is not None]
     trials.sort(key=lambda trial: trial.mean or 0.0)

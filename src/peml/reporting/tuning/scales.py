@@ -1,4 +1,4 @@
-"""From a study's values to places in a figure."""
+"""Maps a study's values to places in a figure."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from peml.records.study import StudyRecord, TrialRecord
 from peml.reporting.style import color
 
-_HIDDEN_SHARE = 0.35  # of the trials, the lowest; failures would press the others together
+_HIDDEN_SHARE = 0.35  # of the trials, the lowest; failed ones would press the others together
 
 
 def readable_low(values: Sequence[float]) -> float:
-    """The lowest value to show: all of them, unless a few collapsed far below the rest."""
+    """The lowest value to show: the minimum, unless a few trials collapsed far below the rest."""
     ordered = sorted(values)
     middle = ordered[int(_HIDDEN_SHARE * len(ordered))]
     span = max(ordered[-1] - middle, 0.01)
@@ -22,12 +22,12 @@ def readable_low(values: Sequence[float]) -> float:
 def limit_means(
     axes: Axes, trials: Sequence[TrialRecord], always: Sequence[TrialRecord] = ()
 ) -> float:
-    """Sets the limits of an axis of means, and says how many trials lie below it.
+    """Sets the limits of an axis of means, and notes how many trials lie below it.
 
-    Trials in `always` have to be seen.
+    Trials in `always` are always visible.
 
     Returns:
-        A place just below the lowest mean that is shown.
+        A value just below the lowest mean shown.
     """
     means = [trial.mean or 0.0 for trial in trials]
     low = min([readable_low(means), *(trial.mean or 0.0 for trial in always)])
@@ -46,7 +46,7 @@ def limit_means(
 
 
 class Scale:
-    """One vertical axis: from a parameter's values to heights of 0 to 1."""
+    """One vertical axis: maps a parameter's values to heights of 0 to 1."""
 
     def __init__(self, study: StudyRecord, path: str, trials: Sequence[TrialRecord]) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class Scale:
             self._low, self._high = min(values), max(values)
 
     def place(self, trial: TrialRecord) -> float:
-        """Height of a trial's value."""
+        """The height of a trial's value."""
         value = trial.values[self.path]
         if self._choices is not None:
             return self._choices.index(str(value)) / max(1, len(self._choices) - 1)
