@@ -47,7 +47,7 @@ def test_no_folder_of_this_machine_is_named(searched: Path) -> None:
     card = render_card(load_run(searched))
     assert "/home/me" not in card
     assert "Base model: tiny." in card
-    assert "To fill: where the base model can be had." in list_unfilled(card)
+    assert "To fill: where to get the base model." in list_unfilled(card)
     results["model"] = "owner/tiny"
     (searched / "results.json").write_text(json.dumps(results))
     card = render_card(load_run(searched))

@@ -92,7 +92,7 @@ def test_the_page_tells_cost_gap_leakage_and_skipped_tasks(searched_html: str) -
         ["mrpc", "development", "stsb", "7"],
     ]
     assert "dropped from training" in text
-    assert "Train rows dropped for it: mrpc 118, stsb 7." in text
+    assert "Train rows dropped because of this: mrpc 118, stsb 7." in text
     assert "qnli: 3 texts were cut to the model's length." in text
     told = text.index("stsb's reported split were also in mrpc's train split: dropped")
     assert told < text.index("reaches a mean of")

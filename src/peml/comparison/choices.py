@@ -38,7 +38,7 @@ class Choice:
 
 
 def refuse_older_grids(folder: Path) -> None:
-    """Refuses a folder with a learning-rate grid of a version that made no studies of them."""
+    """Refuses a folder whose learning-rate grid was made by a version without studies."""
     for run in folder.glob("tuning/*/*/factor-*"):
         raise RunError(
             f"{run} is a run of a learning-rate grid that an earlier version of peml began",
@@ -57,7 +57,7 @@ def forget_failed_trials(
 
 
 def choose_values(config: ComparisonConfig, folder: Path, matched: Matched) -> dict[Place, Choice]:
-    """The tuned settings by suite and label; the configured factor if there was nothing to choose."""
+    """The tuned settings by suite and label; the configured factor if there was no choice."""
     tuning, factor = config.tuning, config.run.training.learning_rate_factor
     if tuning is not None and tuning.space is None:
         factor = tuning.factors[0]

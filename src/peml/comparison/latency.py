@@ -25,7 +25,7 @@ _WARM_UP = 3
 
 
 class Latency(FileRecord):
-    """``latency.json``: milliseconds per row, by suite and label, and details of the measurement."""
+    """``latency.json``: milliseconds per row, by suite and label, and how they were measured."""
 
     FILE: ClassVar[str] = "latency.json"
     THING: ClassVar[str] = "comparison"

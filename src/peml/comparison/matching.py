@@ -33,7 +33,7 @@ class Sized(Record):
 
 
 class ComparedTask(Record):
-    """A task of a comparison: numbers of train and reported rows, score of the best constant guess."""
+    """A task of a comparison: numbers of train and reported rows, the best constant guess's score."""
 
     name: str
     type: str
@@ -113,7 +113,7 @@ def match_methods(
 def _match(
     config: ComparisonConfig, shapes: Mapping[Place, ModelShape], budget: int | None
 ) -> tuple[dict[str, dict[str, Sized]], list[str], list[str]]:
-    """The methods by suite and label; all problems; the labels of methods too far from the budget."""
+    """The methods by suite and label; all problems; labels of methods too far from the budget."""
     problems, off = [], []
     found: dict[str, dict[str, Sized]] = {suite: {} for suite in config.suites}
     for suite in config.suites:

@@ -37,7 +37,7 @@ def never_stops(evaluation: Evaluation) -> bool:
 
 
 class RunStopped(Exception):  # noqa: N818 - asked for, so no error
-    """A run came to the end that its `OnEvaluation` chose; its folder can be gone on with."""
+    """A run was stopped by its `OnEvaluation`; its folder can be continued."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         super().__init__(f"stopped at step {evaluation.step}")

@@ -323,7 +323,7 @@ class TrainingSession:
         self._save("train", log)
 
     def _mix_without_noise(self) -> None:
-        """Before the supernet is evaluated."""
+        """Called before the supernet is evaluated."""
         if self.model.search is not None:
             self.model.search.before_evaluation(max(0, self._progress.step - 1))
 

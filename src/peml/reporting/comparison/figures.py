@@ -185,7 +185,7 @@ def draw_ranks(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
 
 
 def rank_tasks(suite: SuiteRecord) -> NDArray[np.float64]:
-    """Rank of each method on each task, (methods, tasks); ties share theirs, no score is last."""
+    """Rank of each method on each task, (methods, tasks); ties share one, no score ranks last."""
 
     def mean(row: RowRecord, task: str) -> float:
         score = row.tasks.get(task)
@@ -197,7 +197,7 @@ def rank_tasks(suite: SuiteRecord) -> NDArray[np.float64]:
 
 
 def _against_baseline(suite: SuiteRecord) -> list[dict[str, IntervalRecord]]:
-    """Each row's differences by task, "mean" first; empty for the best baseline itself."""
+    """Rank of each method on each task, (methods, tasks); ties share one, no score ranks last."""
     found = []
     for row in suite.rows:
         difference = None if row.label == suite.best_baseline else row.difference

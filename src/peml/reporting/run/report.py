@@ -30,7 +30,7 @@ def write_report(run_folder: Path) -> None:
 
 
 def render_html(run: RunRecord) -> str:
-    """The page, with its style and figures inside."""
+    """The page, with its style and figures included."""
     return render("report.html.j2", **_context(run), figures=embed(draw_figures(run)))
 
 

@@ -26,7 +26,7 @@ def write_tuning_report(folder: Path) -> None:
 
 
 def render_study_html(study: StudyRecord) -> str:
-    """The page, with its style, table and figures inside."""
+    """The page, with its style, table and figures included."""
     return render(
         "tuning.html.j2",
         study=study,
