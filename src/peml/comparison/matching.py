@@ -33,7 +33,7 @@ class Sized(Record):
 
 
 class ComparedTask(Record):
-    """A task of a comparison: numbers of train and reported rows, the best constant guess's score."""
+    """A task of a comparison: numbers of train and reported rows, the score of a constant guess."""
 
     name: str
     type: str
