@@ -1,4 +1,4 @@
-"""Data: loading, leakage, splits, encoding, mixing and batching."""
+"""Data: loads, splits, encodes, mixes and batches rows, and finds leaked ones."""
 
 from typing import TYPE_CHECKING
 

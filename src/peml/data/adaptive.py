@@ -104,7 +104,7 @@ class AdaptiveShares:
 
 
 def watched_rows(item: TaskData, most: int) -> Rows:
-    """At most so many development rows, spread over the split; none of a task without train rows.
+    """At most ``most`` development rows, spread over the split; none if the task has no train rows.
 
     Raises:
         ConfigError: The task is trained and has no development rows.

@@ -1,4 +1,4 @@
-"""Batches that are read while the model computes."""
+"""Reads batches ahead, while the model computes."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +10,10 @@ Plan = Sequence[tuple[Indices, Indices]]
 
 
 class Ahead:
-    """Batches that a thread reads before they are asked for; without one they are read then.
+    """Batches that a thread reads ahead; without a thread, each is read when it is asked for.
 
-    It reads ``count`` batches ahead, of which every ``every``-th is asked for; ``pin`` puts them in
-    page-locked memory.
+    The thread reads ``count`` batches ahead; every ``every``-th of the plan is asked for. ``pin``
+    puts them in page-locked memory.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class Ahead:
     def take(
         self, epoch: int, number: int, plan: Plan, fetch: Callable[..., TaskBatch]
     ) -> TaskBatch:
-        """A planned batch; starts to read those after it, within the epoch.
+        """Returns a planned batch, and starts to read the next ones of the epoch.
 
-        An epoch's order may still change while the one before it is trained.
+        It doesn't go beyond the epoch, since the next epoch's order may still change.
         """
         if self._pool is None:
             return fetch(*plan[number])
@@ -48,7 +48,7 @@ class Ahead:
         return batch.pinned() if self._pin else batch
 
     def cancel(self) -> None:
-        """Forgets what was read ahead."""
+        """Forgets the batches that were read ahead."""
         for job in self._reading.values():
             job.cancel()
         self._reading.clear()

@@ -15,7 +15,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class BatchFacts:
-    """Plain numbers about a batch, known before it is moved: reading them from a GPU would wait.
+    """Plain numbers about a batch, read before it is moved: reading from a GPU would block.
 
     Attributes:
         tokens: Real (unpadded) input tokens.
@@ -33,7 +33,7 @@ class BatchFacts:
 
     @classmethod
     def of(cls, batch: TaskBatch) -> BatchFacts:
-        """Reads them from the batch's tensors."""
+        """Reads the facts from the batch's tensors."""
         tasks = batch.tasks
         ids, counts = tasks.unique(return_counts=True)
         labels = batch.input_ids.new_empty(0, 0) if batch.labels is None else batch.labels
@@ -66,7 +66,7 @@ class TaskBatch:
         weights: Weight of each example's loss, (examples,) float32, or None for equal weights.
         packed: Place of each real token in the flattened rows, (tokens,), if the model is to read
             the rows as one sequence; else None.
-        facts: What is known without reading the tensors; there from `to` on.
+        facts: Plain numbers about the batch; set by `to`.
     """
 
     input_ids: Tensor
@@ -98,11 +98,11 @@ class TaskBatch:
 
     @property
     def known(self) -> BatchFacts:
-        """The facts, read from the tensors if need be."""
+        """The facts; read from the tensors if they are not set."""
         return self.facts or BatchFacts.of(self)
 
     def scored(self, before: int = 0) -> tuple[Tensor, Tensor]:
-        """Sequence and place of each scored label behind the first ``before``, both (targets,)."""
+        """Sequence and place of each scored label from place ``before`` on, both (targets,)."""
         if self.facts is not None and self.facts.first_scored >= before:
             rows, places = self.facts.scored
             return rows, places
@@ -111,7 +111,7 @@ class TaskBatch:
         return rows, places + before
 
     def with_facts(self) -> TaskBatch:
-        """The batch, its facts known."""
+        """The batch with its facts set."""
         return self if self.facts is not None else replace(self, facts=self.known)
 
     def pinned(self) -> TaskBatch:
@@ -123,7 +123,7 @@ class TaskBatch:
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
-        """The batch with every tensor changed, its facts known."""
+        """The batch with `change` applied to every tensor, and its facts set."""
         facts = self.known
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {
@@ -134,12 +134,12 @@ class TaskBatch:
 
 @dataclass
 class StepBatches:
-    """The batches of an optimiser step, or the part of them that one process computes.
+    """The batches of an optimiser step, or those that one process computes.
 
     Attributes:
-        batches: Of this process.
-        seeds: For what is drawn at random in each of them, whichever process computes it; None in
-            a step of one batch, where the generator goes on.
+        batches: The batches of this process.
+        seeds: Random seed of each batch, the same in any process; None in a step of one batch,
+            which uses the generator as it is.
         examples: Number of examples of every batch of the step.
         tokens: Input tokens of all of them, without padding.
         task_rows: Task id to number of examples in all of them, in order of first occurrence.

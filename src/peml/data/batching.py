@@ -125,7 +125,7 @@ class BatchStream:
 
     @property
     def epoch(self) -> int:
-        """The epoch, from 0, of the batch that `next` gave last."""
+        """The epoch, from 0, of the batch that `next` returned last."""
         return self._epoch
 
     def counts(self, epoch: int) -> list[int]:
@@ -175,7 +175,7 @@ class BatchStream:
         return BatchPlan(batches.of(tasks), batches.of(rows))
 
     def _of(self, what: str, tasks: Indices, rows: Indices) -> Sizes:
-        """``lengths``, ``sequences`` or ``tokens`` of examples of many tasks, (examples,)."""
+        """One of ``lengths``, ``sequences`` and ``tokens``, for examples of many tasks, (examples,)."""
         return self._sizes[what][self._offsets[tasks] + rows]
 
     def padded(self, epoch: int = 0) -> list[int]:
@@ -220,7 +220,7 @@ class BatchStream:
         return step
 
     def _current_plan(self) -> BatchPlan:
-        """The plan of the epoch that the next batch is of."""
+        """The plan of the epoch that the next batch belongs to."""
         if self._batch >= len(self.plan(self._epoch)):
             self._epoch, self._batch = self._epoch + 1, 0
             if self.adaptive is not None:

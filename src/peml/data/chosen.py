@@ -1,4 +1,4 @@
-"""Files that name the solved rows to show, by hand: a task and a row's number per line."""
+"""Reads files that choose the solved rows to show: a task and a row's number per line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,10 +31,10 @@ def read_chosen(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def take_chosen(path: Path, chosen: Mapping[str, tuple[int, ...]], task: str) -> tuple[int, ...]:
-    """A task's rows of a file.
+    """The chosen rows of a task.
 
     Raises:
-        DataError: It names none.
+        DataError: The file has no row of the task.
     """
     if task in chosen:
         return chosen[task]

@@ -1,4 +1,4 @@
-"""How the values of a column are read, the same for files, data sets and lists of rows.
+"""Reads the values of a column in the same way for files, data sets and lists of rows.
 
 All rows are inspected first (``see``, then ``finish``), before any value is converted (``read``).
 """
@@ -73,7 +73,7 @@ class Column:
             )
 
     def read(self, value: Any) -> Any:
-        """A value in the column's form."""
+        """The converted value."""
         return None if value is None else self._parse(value)
 
     def passes(self, kind: pa.DataType) -> bool:

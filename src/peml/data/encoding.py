@@ -1,4 +1,4 @@
-"""Tokenising a split once into a cached, memory-mapped Arrow file."""
+"""Tokenises a split once, into a cached, memory-mapped Arrow file."""
 
 import hashlib
 import json
@@ -49,10 +49,10 @@ class EncodesExamples(Protocol):
         """Sequences of one example."""
 
     def chat_template(self, task: Task) -> str:
-        """The chat template that a task is asked through; empty without one."""
+        """The chat template for a task's prompts; empty if the task doesn't use one."""
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
-        """An answer that tokenising and decoding changes, and the changed text; else None."""
+        """An answer and its changed form, if tokenising and decoding change it; else None."""
 
 
 @dataclass(frozen=True)

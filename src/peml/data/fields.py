@@ -34,10 +34,10 @@ def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> 
 def plain_row(
     row: Mapping[str, Any], task: Task, where: str, *, labelled: bool = True
 ) -> dict[str, Any]:
-    """`flat_row`, whose conversation is split where the task's rows have one (`Task.format`).
+    """Like `flat_row`, but splits a conversation if the task's rows have one (`Task.format`).
 
     Raises:
-        DataError: As `flat_row`, or the conversation can't be used.
+        DataError: See `flat_row`; or the conversation can't be used.
     """
     flat = flat_row(row, task.columns, where)
     try:

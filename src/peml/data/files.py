@@ -1,7 +1,6 @@
-"""Reading files of rows into memory-mapped Arrow files.
+"""Reads files of rows into memory-mapped Arrow files.
 
-The task decides the types of columns: no text that looks like a date, a number or "NA" becomes
-something else.
+The task decides the types of columns: a text that looks like a date, a number or "NA" stays a text.
 """
 
 import hashlib
@@ -62,14 +61,14 @@ def read_file(path: Path, task: Task) -> Rows:
 def open_rows(
     path: Path, task: Task, *, labelled: bool = True
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The columns a task needs of a file, after all rows were seen, and its rows, numbered."""
+    """The schema of the needed columns, after all rows were inspected, and the numbered rows."""
     tabular = path.suffix == ".parquet" and not task.is_conversation
     return (_open_parquet if tabular else _open_text)(path, task, labelled)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what goes wrong inside a file into a message that names it."""
+    """Turns errors inside a file into a message that names it."""
     try:
         yield
     except (OSError, OverflowError, ValueError, pa.ArrowException) as error:
@@ -94,7 +93,7 @@ def needed_rows(rows: Rows, task: Task, where: str) -> Rows:
 
 
 def _split_rows(rows: Rows, task: Task, where: str) -> Rows:
-    """`needed_rows` of conversations, which Arrow holds as lists of structs."""
+    """Like `needed_rows`, for conversations, which Arrow holds as lists of structs."""
     columns = TaskColumns(task, where)
     found = [(f"row {number} (from 0)", row) for number, row in enumerate(rows.table.to_pylist())]
     split = [(place, plain_row(row, task, f"{where}, {place}")) for place, row in found]
@@ -111,7 +110,7 @@ def flat_rows(
     """Place (for messages) and flat content of each row of a file.
 
     Raises:
-        DataError: A line is no row. The message names file and line.
+        DataError: A line is not a row; the message names file and line.
     """
     for place, row in placed_rows(path):
         yield place, plain_row(row, task, f"{path}, {place}", labelled=labelled)
@@ -120,7 +119,7 @@ def flat_rows(
 def placed_rows(
     path: Path, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (for messages) and content of each row of a file; of a Parquet file some columns."""
+    """Place (for messages) and content of each row; `columns` selects those of a Parquet file."""
     if path.suffix != ".parquet":
         yield from ((f"line {line}", row) for line, row in read_rows(path))
         return
@@ -170,7 +169,7 @@ def _open_parquet(
 def _parquet_tables(
     path: Path, fields: Sequence[str], task: Task
 ) -> Iterator[tuple[int, pa.Table]]:
-    """The fields of some rows at a time, and the number of the first of them."""
+    """Reads some rows at a time; yields the number of the first, and a table of the fields."""
     first = 0
     with reading(path), ParquetFile(path) as file:
         sources = find_columns(file.schema_arrow, fields, task, str(path))

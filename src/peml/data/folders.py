@@ -1,9 +1,9 @@
-"""Finding a task's folder in a local source, directly or in its suite's folder.
+"""Finds a task's folder in a local source, directly or in its suite's folder.
 
 ::
 
-    DATA/sst2/train.jsonl        a folder per task
-    DATA/glue/sst2/train.jsonl   or a folder per suite, with a folder per task
+DATA/sst2/train.jsonl        a folder per task
+DATA/glue/sst2/train.jsonl   or a folder per suite, with a folder per task
 
 Hyphens and underscores in both names are interchangeable. A task that is found twice is refused.
 """

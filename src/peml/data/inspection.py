@@ -34,10 +34,10 @@ class TokenLengths:
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """The answers of a task's first reported row, as a model is asked for them.
+    """The answers to a task's first reported row, as a model would give them.
 
     `tail` is the end of the prompt. `answers` are the tokens of the first options, or of the right
-    text; `more` options are left out.
+    text; `more` is the number of other options.
     """
 
     tail: str
@@ -233,7 +233,7 @@ def _answers(labels: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 
 
 def _are_nested(answers: list[list[int]]) -> bool:
-    """Whether one is the beginning of another; sorted, it stands directly before such a one."""
+    """Whether an answer is the beginning of another; after sorting, such pairs are neighbours."""
     ordered = sorted(answers)
     return any(
         len(one) < len(other) and other[: len(one)] == one for one, other in pairwise(ordered)

@@ -1,8 +1,8 @@
-"""Finding rows of one task's evaluation splits in any task's training split.
+"""Finds rows of one task's evaluation splits in any task's training split.
 
-Benchmarks share rows (MRPC and STS-B) and texts (WNLI and WSC). When their tasks are trained
-together, what was seen in one is no longer new in the other. Evaluation rows are held as keys,
-training rows are only looked up, so time is linear in rows and memory in evaluation rows.
+Benchmarks share rows (MRPC and STS-B) and texts (WNLI and WSC). If their tasks are trained
+together, rows seen in one are no longer new in the other. Keys of evaluation rows are held in
+memory and training rows are looked up, so time is linear in rows and memory in evaluation rows.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from peml.tasks import SOURCE_ROW, Task
 
 _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text by chance
 
-# What tokenised and untokenised copies of one text differ in. Signs of arithmetic stay.
+# Differences between tokenised and untokenised copies of one text. Signs of arithmetic stay.
 _UNMARKED = str.maketrans("", "", ".,;:!?\"'`()[]\u2026\u201c\u201d\u2018\u2019\u2013\u2014")
 
 _SPLITS = ("reported", "development")
@@ -63,7 +63,7 @@ class LeakageReport:
     Attributes:
         leaks: One for each evaluation split and training split that share rows.
         texts: One for each that share a text in rows that otherwise differ, such as a passage
-            with other questions. Empty where it wasn't looked for.
+            with other questions. Empty if this wasn't searched for.
     """
 
     leaks: tuple[Leak, ...]
@@ -77,9 +77,9 @@ class LeakageReport:
 def find_leakage(data: Sequence[TaskData], *, texts: bool = False) -> LeakageReport:
     """Counts evaluation rows that are in training splits, a task's own included.
 
-    Rows are the same when their input columns are: upper and lower case, white space, marks such as
-    commas and quotes, and the order of the columns aside. Labels and options are not compared. With
-    `texts`, single inputs of 20 characters or more are compared as well.
+    Rows are the same if their input columns are, except for case, white space, marks such as commas
+    and quotes, and the order of the columns. Labels and options are not compared. With `texts`,
+    single inputs of 20 characters or more are compared as well.
     """
     whole = _shared(data, lambda rows, task: ((key,) for key in input_keys(rows, task)))
     parts = _shared(data, _text_keys) if texts else {}
@@ -109,7 +109,7 @@ def _shared(data: Sequence[TaskData], keys: _Keys) -> _Pairs:
 
 
 def _leaks(data: Sequence[TaskData], pairs: _Pairs, *, whole: bool = True) -> tuple[Leak, ...]:
-    """In the order of the tasks, reported rows first."""
+    """The leaks in the order of the tasks, reported rows first."""
     anywhere: dict[_Split, set[int]] = defaultdict(set)
     for (split, _), shared in pairs.items():
         anywhere[split] |= shared
@@ -125,7 +125,7 @@ def _leaks(data: Sequence[TaskData], pairs: _Pairs, *, whole: bool = True) -> tu
 
 
 def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping[str, int]]:
-    """Takes every train row out that is in any task's evaluation splits.
+    """Removes every train row that is in any task's evaluation splits.
 
     Returns:
         The tasks with the remaining train rows, and the number of rows dropped by task name
@@ -176,7 +176,7 @@ def refuse_shown(data: Sequence[TaskData]) -> None:
 
 
 def _keyed(rows: Rows, task: Task) -> Iterator[tuple[bytes, int]]:
-    """Key and number in the source of each row."""
+    """The key of each row, and its number in the source."""
     if len(rows):
         yield from zip(input_keys(rows, task), rows.array(SOURCE_ROW).tolist(), strict=True)
 
@@ -215,5 +215,5 @@ def _key(text: str) -> bytes:
 
 def _normalise(text: str) -> str:
     folded = text.casefold()
-    # a text of nothing but marks keeps them, or all such texts would be the same
+    # a text of marks only keeps them, or all such texts would be equal
     return "".join(folded.translate(_UNMARKED).split()) or "".join(folded.split())

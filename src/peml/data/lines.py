@@ -1,7 +1,7 @@
-"""Reading rows out of JSONL and CSV files, plain or compressed with gzip.
+"""Reads rows from JSONL and CSV files, plain or compressed with gzip.
 
-Folders, dangling links, other encodings and incomplete files are refused, with the line if there is
-one.
+Folders, dangling links, other encodings and incomplete files are refused; the message names the
+line if there is one.
 """
 
 import codecs
@@ -33,21 +33,21 @@ def is_csv(path: Path) -> bool:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and content of each row of a file; blank lines are passed over.
+    """Line number (from 1) and content of each row of a file; blank lines are skipped.
 
     A file is JSONL, or CSV by its name, in UTF-8; either with gzip if its name ends in ``.gz``.
 
     Raises:
-        DataError: The file can't be read to its end, is not UTF-8, or a line is no row.
+        DataError: The file can't be read to its end, is not UTF-8, or a line is not a row.
     """
     return _csv_rows(path) if is_csv(path) else _jsonl_rows(path)
 
 
 def check_file(path: Path) -> None:
-    """Refuses what can't be opened as a file, and says what it is instead.
+    """Refuses a path that can't be opened as a file, and says what it is.
 
     Raises:
-        DataError: There is no file, or it may not be read.
+        DataError: There is no file, or reading is not permitted.
     """
     try:
         problem = _why_not(path)
@@ -104,7 +104,7 @@ def _without_mark(path: Path, line: bytes) -> bytes:
 
 
 def _text(path: Path, number: int, line: bytes) -> str:
-    """A line's text; bytes that aren't UTF-8 become lone surrogates, which no UTF-8 holds."""
+    """A line's text; bytes that aren't UTF-8 become lone surrogates, which UTF-8 never has."""
     if b"\0" in line:
         raise DataError(
             f"{path}, line {number} holds a zero byte.",
@@ -196,7 +196,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 class _CsvLines:
-    """Lines of a CSV file (a lone carriage return ends one too), and the first not in UTF-8."""
+    """Lines of a CSV file (a lone carriage return also ends one), and the first not in UTF-8."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -211,10 +211,10 @@ class _CsvLines:
             yield text
 
     def check(self, row: Mapping[str, str]) -> None:
-        """Refuses the row that was read last if one of its lines is not UTF-8.
+        """Refuses the last row if one of its lines is not UTF-8.
 
         Raises:
-            DataError: With the line, and the field where the row is one.
+            DataError: The message names the line, and the field if it is known.
         """
         if self._bad is not None:
             number, line = self._bad

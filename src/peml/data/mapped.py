@@ -1,9 +1,8 @@
 """Cached Arrow files: written atomically and memory-mapped.
 
 Pages that were read count as the process's memory until they are released, and a run reads all of
-them at some point. Released pages stay in the system's cache, so reading them again is cheap.
-
-The seal of a file (`seal.py`) is checked before the file is used.
+them at some point. Released pages stay in the system's cache, so reading them again is fast. The
+seal of a file (`seal.py`) is checked before the file is used.
 """
 
 import ctypes
@@ -70,7 +69,7 @@ class Pages:
 def open_table(
     path: Path, key: str, make: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch]]]
 ) -> tuple[pa.Table, Pages]:
-    """Maps a cached file; if it is missing or damaged, writes what `make` returns first.
+    """Maps a cached file; if it is missing or damaged, first writes the rows of `make`.
 
     Raises:
         RunError: The file can't be written.

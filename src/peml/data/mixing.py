@@ -1,4 +1,4 @@
-"""How many rows of each task an epoch draws, and which.
+"""The number of rows that an epoch draws from each task, and which rows.
 
 Sources: T5 (proportional and capped mixing), seqio (temperature mixing with a cap before the
 power), Stickland and Murray (arXiv 1902.02671, annealed mixing); see `AdaptiveShares` for adaptive
@@ -20,7 +20,7 @@ Indices = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 
 class MixingSettings(Settings):
-    """The share of each task in an epoch."""
+    """The shares of the tasks in an epoch."""
 
     strategy: Literal[
         "proportional", "square-root", "temperature", "annealed", "uniform", "adaptive"
@@ -118,9 +118,9 @@ def rows_per_epoch(
 
 
 def draw_rows(task_id: int, size: int, first: int, count: int, seed: int) -> Indices:
-    """The rows of one task in one epoch, (count,); ``first`` were drawn in the epochs before.
+    """The rows of one task in one epoch, (count,); earlier epochs drew ``first`` rows.
 
-    Rows are taken from one seeded permutation of all rows after another. So even across epochs, a
+    Rows are taken from seeded permutations of all rows, one after another. So even across epochs, a
     row repeats only after all others were drawn.
     """
     kind = index_type(size)

@@ -1,4 +1,4 @@
-"""Opening a task's source: a local folder, the hub or a generator."""
+"""Opens a task's source: a local folder, the hub or a generator."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from peml.tasks import Task, generate
 
 
 class Found(NamedTuple):
-    """Rows, the file or split they are in, and the split's name."""
+    """Rows, the file or split that has them, and the split's name."""
 
     rows: Rows
     place: str

@@ -1,4 +1,4 @@
-"""Which examples make a batch, and the order of the batches of an epoch."""
+"""Divides an epoch's examples into batches, and orders the batches."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Batches(Sequence[Indices]):
     def shuffled(self, rng: np.random.Generator, together: int = 1, begun: int = 0) -> Batches:
         """The same batches in another order.
 
-        ``together`` batches make a step and stay beside each other; the first step has ``begun`` of
-        them from the epoch before.
+        ``together`` batches make a step and stay together; the first step has ``begun`` of them
+        from the previous epoch.
         """
         order = _shuffled(len(self), rng, together, begun)
         sizes = np.diff(self.bounds)[order]
@@ -61,7 +61,7 @@ class Batches(Sequence[Indices]):
 def _shuffled(count: int, rng: np.random.Generator, together: int, begun: int) -> Indices:
     if together == 1 or not count:
         return rng.permutation(count)
-    # From anywhere, so that those left over are not always the shortest.
+    # at random places, so that the batches left over are not always the shortest
     order = np.roll(np.arange(count), int(rng.integers(count)))
     first = min(-begun % together, count)
     last = count - (count - first) % together

@@ -1,4 +1,4 @@
-"""Solved train rows drawn anew, to be shown in front of the rows of a batch."""
+"""Draws solved train rows, to be shown in front of the rows of a batch."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -15,7 +15,7 @@ from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, TaskRenderer
 
 Draw = Literal["epoch", "step"]
-"""How long the same rows are shown."""
+"""How long the same rows are shown: a step or an epoch."""
 
 
 class SolvedRows:
@@ -28,7 +28,7 @@ class SolvedRows:
         self._orders: dict[int, tuple[tuple[int, int], Indices]] = {}
 
     def refuse_too_few(self, count: int) -> None:
-        """Refuses a draw that a batch of the run would leave too few rows for.
+        """Refuses to draw so many rows that a batch of the run would leave too few.
 
         Raises:
             DataError: A task has fewer train rows than ``count`` and the rows of one batch.
@@ -55,11 +55,11 @@ class SolvedRows:
     def draw(
         self, task: int, count: int, without: Collection[int], *, each: Draw = "step"
     ) -> list[str]:
-        """So many solved rows of a task in random order.
+        """Draws ``count`` solved rows of a task, in random order.
 
-        `without` are numbers of train rows that are left out. With ``each="step"`` the rows are
-        others at every call, by torch's global generator; with ``"epoch"`` they are the same in an
-        epoch of the stream, whose next row stands in for one that is left out.
+        `without` are numbers of train rows to leave out. With ``each="step"``, every call draws
+        other rows, by torch's global generator. With ``"epoch"``, the rows are the same throughout
+        an epoch of the stream; the next row in order replaces one that is left out.
 
         Raises:
             DataError: The task has too few rows.
@@ -84,14 +84,14 @@ class SolvedRows:
         return self._orders[task][1]
 
     def shown(self, task: int) -> dict[int, int]:
-        """The place of each demonstration of a task that is a train row, by its row number."""
+        """For each demonstration of a task that is a train row: row number to place."""
         item = self._data[task]
         places = {number: place for place, number in enumerate(item.task.shots.rows)}
         sources = item.train.array(SOURCE_ROW).tolist() if len(item.train) else []
         return {row: places[source] for row, source in enumerate(sources) if source in places}
 
     def longest(self, task: int, count: int) -> list[str]:
-        """So many solved rows of a task, those that have the most tokens in training."""
+        """The ``count`` solved rows of a task with the most tokens in training."""
         split = self._stream.splits[task]
         order = np.argsort(-(split.lengths + split.rows.array("cut")), kind="stable")
         return self._solve(task, order[:count].tolist())

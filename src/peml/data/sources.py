@@ -1,4 +1,4 @@
-"""Loading a task's splits from a local folder, the hub or a generator."""
+"""Loads a task's splits from a local folder, the hub or a generator."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a task's rows came from, for messages and reports.
+    """The source of a task's rows, for messages and reports.
 
     Attributes:
         name: Folder, hub data set or generator.
@@ -135,7 +135,10 @@ def load_task_data(
 
 
 def _refuse_too_few(task: Task, rows: int) -> None:
-    """Refuses a task with a context that leaves no row of each label to train on."""
+    """Refuses a task whose context takes so many rows that too few are left to train on.
+
+    There must be one row of each label.
+    """
     needed = len(task.labels) if task.type.has_labels else 1
     if rows < needed:
         count = task.shots.count
@@ -148,7 +151,7 @@ def _refuse_too_few(task: Task, rows: int) -> None:
 
 
 def _most_trained(task: Task, rows: int | None) -> int | None:
-    """Most rows to train on; rows that a context shows count as train rows too."""
+    """The largest number of rows to read for training, including those that a context shows."""
     if rows is None or not task.context:
         return rows
     if rows <= task.shots.count:
@@ -162,7 +165,7 @@ def _most_trained(task: Task, rows: int | None) -> int | None:
 
 
 def _with_shown(train: Rows, task: Task, whole: Rows) -> Rows:
-    """The train rows, and among them those of the whole split that the task's context shows."""
+    """The train rows, and also the rows of the whole split that the task's context shows."""
     shots = task.shots
     if shots.split != task.splits.train:
         raise DataError(
@@ -214,7 +217,7 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
 
 
 def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, Rows]:
-    """As `load_shots`, and all rows of the split that they are taken from."""
+    """Like `load_shots`; also returns all rows of the split with the shots."""
     count = task.shots.count
     if not count:
         return task, Rows.from_list([])
@@ -245,7 +248,7 @@ def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, 
 
 
 def _refuse_hidden_labels(task: Task, shown: Sequence[Any], split: str) -> None:
-    """Refuses balanced rows that lack a label although there is room for each."""
+    """Refuses balanced shots that lack a label although there is room for each."""
     hidden = [label for index, label in enumerate(task.labels) if index not in shown]
     balanced = task.shots.choose == "balanced" and not task.shots.rows
     if balanced and hidden and task.shots.count >= len(task.labels):
@@ -258,7 +261,7 @@ def _refuse_hidden_labels(task: Task, shown: Sequence[Any], split: str) -> None:
 
 
 def _refuse_unknown_rows(task: Task, rows: int, split: str) -> None:
-    """Refuses chosen numbers that are too few, or are of no row."""
+    """Refuses chosen row numbers that are too few, or larger than the split."""
     chosen, count = task.shots.rows, task.shots.count
     if not chosen:
         return

@@ -1,4 +1,4 @@
-"""Taking the development split from train, and drawing a part of a split."""
+"""Takes the development split from train, and draws parts of a split."""
 
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
@@ -49,9 +49,9 @@ def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:
 
 
 def divide_development(development: Rows, task: Task, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Splits rows for a search off a task's development split.
+    """Takes rows for a search from a task's development split.
 
-    Stratified and grouped as `carve_development`. Nothing is split off if there are fewer than two
+    Stratified and grouped as in `carve_development`. No rows are taken if there are fewer than two
     rows or a single group.
 
     Returns:
@@ -126,7 +126,7 @@ def choose_shots(rows: Rows, task: Task) -> list[int]:
     members: dict[Any, list[int]] = {}
     for number, row in enumerate(rows.iterate([label])):
         members.setdefault(row[label], []).append(number)
-    # One of each label in turn, labels in the order of their first row.
+    # One of each label in turn, in the order of the labels' first rows.
     in_turn = (number for turn in zip_longest(*members.values()) for number in turn)
     return list(islice((number for number in in_turn if number is not None), most))
 

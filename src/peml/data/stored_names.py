@@ -1,4 +1,4 @@
-"""Names that a data set has for the integers of a label column (``ClassLabel`` of `datasets`).
+"""Names that a data set stores for the integers of a label column (``ClassLabel`` of `datasets`).
 
 They come with Parquet files and hub data sets. An integer then means the stored name, even if the
 task lists its labels in another order.
@@ -44,7 +44,7 @@ def stored_names(schema: pa.Schema, columns: Columns, where: str) -> tuple[str, 
 
 
 def _find(features: Mapping[str, Any], name: str) -> Any:
-    """A feature by its name, dotted in an object; None where there is none."""
+    """A feature by its name, with dots for objects; None if it doesn't exist."""
     if name in features:
         return features[name]
     first, dot, rest = name.partition(".")
@@ -53,7 +53,7 @@ def _find(features: Mapping[str, Any], name: str) -> Any:
 
 
 def naming(task: Task, names: tuple[str, ...], parse: Parse) -> Parse:
-    """Parses integers that mean an option of a row by their stored names.
+    """Extends `parse` to integers that mean an option of a row by their stored names.
 
     A stored name is one of the task's keys, if it has keys, or the field of an option. If the names
     are in ascending order (A, B, C or 0, 1, 2), the integer is the option's index.

@@ -1,4 +1,4 @@
-"""The columns that a task needs of a table, from Parquet or the hub, as plain types.
+"""Takes the columns that a task needs from a table (Parquet or the hub), as plain types.
 
 Texts, lists of texts, integers and floats of any Arrow type are cast to one type each. Columns of
 other types are refused, and so are values that can't be used.
@@ -33,7 +33,7 @@ def find_columns(
     Fields of structs are found by dotted names.
 
     Raises:
-        DataError: A column is missing, or is there twice.
+        DataError: A column is missing or occurs twice.
     """
     found = [name for field in schema for name in _flat_names(field)]
     aliases = {n: other for n, other in task.columns.aliases.items() if n not in found}
@@ -80,7 +80,7 @@ def needed_table(
 
 
 def as_written(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch whose floats of 32 bits are the numbers that were written: 0.1 stays 0.1."""
+    """A batch whose 32-bit floats become the decimals that were written: 0.1 stays 0.1."""
     wanted = (pa.float64() if pa.types.is_float32(c.type) else c.type for c in batch.columns)
     pairs = zip(batch.columns, wanted, strict=True)
     columns = [column if column.type == kind else _cast(column, kind) for column, kind in pairs]
@@ -88,7 +88,7 @@ def as_written(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def content_key(table: pa.Table) -> str:
-    """A checksum of a table's content, however its rows are batched."""
+    """A checksum of a table's content that doesn't depend on its batches."""
     checksum = hashlib.sha256(table.schema.remove_metadata().to_string().encode())
     for batch in table.combine_chunks().to_batches(max_chunksize=BATCH):
         checksum.update(batch.serialize())

@@ -1,4 +1,4 @@
-"""Reading the columns that a task needs, from rows or tables of any source.
+"""Reads the columns that a task needs, from rows or tables of any source.
 
 All files, hub data sets and lists of rows, for training and prediction, are read here.
 """
@@ -156,7 +156,7 @@ class TaskColumns:
 
 
 def read_list(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, Any]]:
-    """Converts rows to predict, as rows of files are; they need no labels.
+    """Converts a list of rows to predict, in the same way as files; labels are not needed.
 
     Raises:
         DataError: A field is missing, or its value is not allowed.

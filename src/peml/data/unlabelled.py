@@ -1,4 +1,4 @@
-"""Rows to predict, read from a file in windows, with the columns that are passed through."""
+"""Reads rows to predict from a file, some at a time, with the columns that are passed through."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ _LARGEST = 2**23  # characters of a window's values, so that long rows don't fil
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Some rows of a file, in order.
+    """Consecutive rows of a file.
 
     `first` is the number of the first row in the file, from 0; `places` are file and line of each
-    row, for messages. `rows` have the columns that the task needs, converted, and `kept` those that
-    are passed through, as they are.
+    row, for messages. `rows` have the columns that the task needs, converted; `kept` has the
+    unchanged columns to pass through.
     """
 
     first: int
@@ -37,8 +37,8 @@ class Window:
 class UnlabelledFile:
     """A file of rows to predict: JSONL, CSV or Parquet; they need no labels.
 
-    Kinds of columns are decided from all rows, so `windows` reads the file once before it gives the
-    first one. No more than a window is in memory. `keep` names columns to pass through; None: all.
+    Kinds of columns are decided from all rows, so `windows` reads the file once before it yields
+    the first window. Only one window is in memory. `keep` names columns to pass through; None: all.
 
     Raises:
         DataError: The file can't be read, is empty, or lacks a column of `keep`.
@@ -71,10 +71,10 @@ class UnlabelledFile:
         return list(found)
 
     def windows(self, size: int) -> Iterator[Window]:
-        """The rows in order, at most ``size`` at a time; long rows fewer at a time.
+        """Windows of at most ``size`` rows, in order; fewer if the rows are long.
 
         Raises:
-            DataError: A row can't be used. The message names file, line and field.
+            DataError: A row can't be used; the message names file, line and field.
         """
         _, batches = open_rows(self._path, self._task, labelled=False)
         typed = (row for batch in batches for row in batch.to_pylist())
@@ -111,7 +111,7 @@ class UnlabelledFile:
             yield place, kept
 
     def kept_schema(self) -> pa.Schema:
-        """The Arrow types of the kept columns; reads JSON lines once more.
+        """The Arrow types of the kept columns; this reads JSON lines a second time.
 
         Raises:
             DataError: A column's values have no common type.

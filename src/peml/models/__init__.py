@@ -1,4 +1,4 @@
-"""Base models: loading, families, heads, and one forward pass for all of them."""
+"""Base models: loading, families, heads, and the same forward pass for all of them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""``training.compile``: the frozen model's blocks go through `torch.compile` while a step trains.
+"""``training.compile``: compiles the frozen model's blocks with `torch.compile` for training steps.
 
 The parts of a block (its norms, its attention, its feed-forward network) are compiled, not the
-block as a whole: gradient checkpointing wraps the block, and would leave out all of it.
+block as a whole: gradient checkpointing wraps the block, which would prevent compiling it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from peml.errors import TrainingError
 from peml.injection import leave_out_of_graphs
 
-# How often a function may be compiled anew for other types or sizes. Without this torch would give
-# up after eight times, without a word.
+# How often a function may be compiled anew for other types or sizes. By default, torch silently
+# gives up after eight times.
 _MOST = 64
 
 Backend = Callable[..., Any]
-"""A backend of `torch.compile`: from a graph and example inputs to what runs."""
+"""A backend of `torch.compile`: makes a function from a graph and example inputs."""
 
 
 class CompiledBlocks:
@@ -86,7 +86,7 @@ def check_compiler() -> None:
     """Compiles a small function, so that a missing compiler is noticed before a run begins.
 
     Raises:
-        TrainingError: That fails.
+        TrainingError: It can't be compiled.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
@@ -136,5 +136,5 @@ def _graphs() -> int:
 
 
 def _reason(error: Exception) -> str:
-    """The first paragraph; the others are hints on torch's logging."""
+    """The first paragraph of the error; the others are hints on torch's logging."""
     return " ".join(str(error).strip().partition("\n\n")[0].split()) or repr(error)

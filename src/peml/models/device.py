@@ -1,4 +1,4 @@
-"""Where a loaded model goes, and the type of its weights."""
+"""Chooses the device of a loaded model, and the type of its weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def check_dtype(dtype: str) -> str | None:
-    """The type of the frozen weights; None for ``auto``: as the model was saved.
+    """The type of the frozen weights; None for ``auto``: the type in which the model was saved.
 
     Raises:
         ModelError: There is no such type.

@@ -123,7 +123,7 @@ class TaskHeads(nn.Module):
 
 
 def _meaning(task: Task) -> tuple[object, ...]:
-    """What has to be equal, so that a head can be copied."""
+    """The properties of a task that must be equal to copy its head."""
     return task.type, task.labels, task.scale
 
 

@@ -1,4 +1,4 @@
-"""From a name in the config to a frozen model."""
+"""Loads a frozen model by its name in the config."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def load_backbone(
     """Loads and freezes the model; weights are read from safetensors only.
 
     Args:
-        settings: Which model.
+        settings: The model to load.
         family: Its family; default: as the settings say.
-        world: The processes that share its weights, where they are to be sharded.
-        device: Where it will be used; quantised weights are made there. Others are on the CPU.
+        world: The processes that share its weights, if these are sharded.
+        device: Device of its use, on which weights are quantised. Others are on the CPU.
 
     Raises:
         ModelError: The model can't be found or read.
@@ -111,7 +111,7 @@ def load_backbone(
 
 
 def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
-    """Computes logits only where they are needed, if the model can.
+    """Makes the model compute logits only at needed positions, if it can.
 
     Raises:
         ModelError: It is no decoder: a token's logits would give away the answer after it.
@@ -191,7 +191,7 @@ def empty_backbone(settings: ModelSettings, family: Family, layers: int | None =
 
 
 def _freeze(model: Any, settings: ModelSettings) -> None:
-    """Freezes a model, and removes what is not used."""
+    """Freezes a model, and removes its unused parts."""
     if not settings.trust_remote_code and hasattr(model.config, "auto_map"):
         del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
     if isinstance(getattr(model, "pooler", None), nn.Module):

@@ -65,7 +65,7 @@ class Positions:
 
 @torch.no_grad()
 def logits_problem(model: Any) -> str | None:
-    """Why a model has to compute the logits of every position; None if it doesn't.
+    """Why a model has to compute the logits of every position; None if it needn't.
 
     Runs a tiny input both ways.
     """
@@ -97,7 +97,7 @@ def logits_problem(model: Any) -> str | None:
 
 @torch.no_grad()
 def reads_ahead(model: Any) -> bool:
-    """Whether a token's logits change with the tokens after it, as no decoder's may."""
+    """Whether a token's logits change with the tokens after it, which a decoder's must not."""
     if model.config.is_encoder_decoder:
         return False
     device = next(model.parameters()).device

@@ -11,7 +11,7 @@ _SHOWN = 5
 
 
 def not_finite_advice(settings: ModelSettings) -> str:
-    """What to do about NaN or infinity in the output of a model loaded with these settings."""
+    """Advice for NaN or infinity in the output of a model loaded with these settings."""
     if settings.dtype == "float16":
         return (
             "set model.dtype to bfloat16 or float32 in a new run: float16 overflows above 65504, "

@@ -17,9 +17,9 @@ _TIMES_ROUNDING = 12.0  # in bfloat16, rounding reaches a few hundredths of the 
 
 @torch.no_grad()
 def padding_problem(model: Any, tokenizer: Any) -> str | None:
-    """How padding behind a row changes an encoder's output; None if it doesn't.
+    """How padding after a row changes an encoder's output; None if it doesn't.
 
-    FNet, YOSO, Nystromformer, ConvBERT and MobileBERT read the padding's positions as well.
+    FNet, YOSO, Nystromformer, ConvBERT and MobileBERT also read the positions of padding.
     """
     ids, mask, length = _padded(model, tokenizer, left=False)
     alone = model(input_ids=ids[:, :length], attention_mask=mask[:, :length]).last_hidden_state
@@ -32,9 +32,10 @@ def padding_problem(model: Any, tokenizer: Any) -> str | None:
 
 @torch.no_grad()
 def refuse_left_padding(model: Any, tokenizer: Any) -> None:
-    """Refuses a decoder that generates something else behind padding.
+    """Refuses a decoder whose generated text depends on padding.
 
-    Some count positions without looking at the mask, and rows of a batch are padded on the left.
+    Some models count positions without reading the mask, and rows of a batch are padded on the
+    left.
 
     Raises:
         ModelError: The first token's logits differ.

@@ -1,7 +1,7 @@
-"""Linear layers whose weights are kept in the layout that oneDNN computes in.
+"""Linear layers that keep their weights in the layout in which oneDNN computes.
 
-PyTorch brings a weight into that layout for every product. With few rows, that takes as long as the
-product itself. `torch.compile` freezes models with the same two operators.
+PyTorch converts a weight into that layout for every product. With few rows, that takes as long as
+the product itself. `torch.compile` freezes models with the same two operators.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class PrepackedLinear(nn.Module):
 def prepack(model: nn.Module) -> int:
     """Replaces a model's linear layers by prepacked ones; for models that will only be evaluated.
 
-    Left alone are layers on another device than a CPU or of another type than float32 and bfloat16,
-    tied layers, the output layer, layers within modules that are not Transformers' own (adapters
-    read their weights), and layers whose outputs would change by more than rounding.
+    Not replaced are layers on another device than a CPU or of another type than float32 and
+    bfloat16, tied layers, the output layer, layers within modules that are not Transformers' own
+    (adapters read their weights), and layers whose outputs would change by more than rounding.
 
     Returns:
         Number of layers that were replaced.

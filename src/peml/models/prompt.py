@@ -45,7 +45,7 @@ class InputPrompt:
         self._vectors = vectors
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The model without its prompt, for the length of the block."""
+        """Switches the prompt off inside the block."""
         return self._switch.off()
 
 
@@ -72,7 +72,7 @@ def build_inputs(
 
 
 def packed_rows(batch: TaskBatch, prompt: Tensor | None) -> PackedRows | None:
-    """Where the tokens of a packed batch are, the prompt in front of each row included."""
+    """The places of a packed batch's tokens, including the prompt before each row."""
     if batch.packed is None:
         return None
     if prompt is not None:

@@ -20,14 +20,14 @@ from peml.errors import ModelError
 from peml.models.settings import ModelSettings
 
 _READ = ("bitsandbytes", "gptq", "awq")
-"""Methods of ready-made checkpoints whose layers are known here."""
+"""Quantisation methods of checkpoints that can be loaded."""
 
 
 def quantization_of(settings: ModelSettings, config: dict[str, Any]) -> str | None:
-    """The form in which a model's linear layers are stored; None for plain weights.
+    """The format of a model's linear layers; None for plain weights.
 
     Raises:
-        ModelError: The form is not known, or the checkpoint is quantised and is to be once more.
+        ModelError: The format is unknown, or a quantised checkpoint would be quantised again.
     """
     stored = config.get("quantization_config")
     if not isinstance(stored, dict):
@@ -124,7 +124,7 @@ def _is_of_bitsandbytes(module: nn.Module) -> bool:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module is a linear layer that is stored in another form than its weight."""
+    """Whether a module is a linear layer with quantised weights."""
     if _is_of_bitsandbytes(module):
         return True
     packed = getattr(module, "qweight", None)  # GPTQ, AWQ
@@ -138,7 +138,7 @@ def settle_quantized(model: nn.Module, name: str) -> None:
     Raises:
         ModelError: A layer was transposed before it was quantised.
     """
-    # It would say for each layer and batch that 8-bit products are computed in float16.
+    # It would warn for each layer and batch that 8-bit products are computed in float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for path, module in model.named_modules():
         if not is_quantized(module):
@@ -182,7 +182,7 @@ def dense_weight(module: nn.Module) -> Tensor:
         return weight
     if not is_quantized(module):
         return module.get_parameter("weight")
-    # For any format: the layer's outputs for unit vectors.
+    # For any format: the layer's outputs for unit vectors are its weight.
     size: Any = module.in_features
     scales = next(each for each in module.buffers() if each.is_floating_point())
     answers: Tensor = module(torch.eye(size, dtype=scales.dtype, device=scales.device))

@@ -39,7 +39,7 @@ _NO_LIMIT = 1 << 20
 
 
 def location_of(settings: ModelSettings) -> str:
-    """The folder or repository with the model in Transformers' form."""
+    """The folder or repository with the model in Transformers' format."""
     if settings.gguf_file is not None:
         return str(converted(_gguf_file(settings)))
     return str(embedded_model(settings.name)) if settings.name in EMBEDDED else settings.name
@@ -146,7 +146,7 @@ def load_family(settings: ModelSettings) -> Family:
 
 
 def read_quantization(settings: ModelSettings) -> str | None:
-    """In which form the model's linear layers are stored: as set, or as its config says.
+    """The format of the model's linear layers: as set, or as its config says.
 
     Raises:
         ModelError: See `quantization_of`.
@@ -156,7 +156,7 @@ def read_quantization(settings: ModelSettings) -> str | None:
 
 
 def read_width(settings: ModelSettings) -> int | None:
-    """Channels of the model's hidden states, from its config alone; None if that doesn't say.
+    """Channels of the model's hidden states, from its config alone; None if it doesn't say.
 
     Raises:
         ModelError: The config can't be read.
@@ -194,7 +194,7 @@ def _positions(config: Any) -> int | None:
 
 
 def _declared_length(config: Any, tokenizer: Any) -> int:
-    """The length a model without learned positions was made for, as far as its files say."""
+    """The length for which a model without learned positions was made, if its files say so."""
     text = config.get_text_config()
     declared = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
     known = next((int(length) for length in declared if length), tokenizer.model_max_length)
@@ -202,7 +202,7 @@ def _declared_length(config: Any, tokenizer: Any) -> int:
 
 
 def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
-    """Refuses tasks that the family can't do, and shots and chats where it reads none.
+    """Refuses tasks, shots and chats that the family doesn't support.
 
     Raises:
         ModelError: Names all tasks that don't fit.

@@ -1,4 +1,4 @@
-"""How long an input may be, beside a prompt and the text to generate."""
+"""The longest input that leaves room for a prompt and the text to generate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST = 8
 def make_room(
     family: Family, tasks: Sequence[Task], max_new_tokens: int, prompt_length: int = 0
 ) -> None:
-    """Lowers the length limit by what else needs learned positions, if no config sets the limit.
+    """Lowers the length limit to leave room for generation and a prompt, if no config sets it.
 
     Called before rows are encoded. Arguments as for `check_generation`, which comes after it.
     """
@@ -31,7 +31,7 @@ def make_room(
 def make_room_for_context(family: Family, length: int, positions: int | None) -> None:
     """Lowers the length limit by a context's positions, if neither config nor rows set the limit.
 
-    ``positions`` is what the model was made for; None: no limit.
+    ``positions`` is the number of positions of the model; None: no limit.
     """
     if family.follows_rows and positions is not None:
         family.max_length = max(min(family.max_length, positions - length), _LEAST)

@@ -1,4 +1,4 @@
-"""Which base model is trained, and how it is loaded."""
+"""The ``model`` section of a config: the base model, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ModelSettings(Settings):
     CALLERS: ClassVar[frozenset[str]] = frozenset(
         ("name", "revision", "gguf_file", "sharding", "trust_remote_code")
     )
-    """Fields that a saved model may not set: where it is, and whether its code may run."""
+    """Fields that a saved model may not set: its location, and whether its code may run."""
 
     name: str = Field(
         "minilm",
@@ -53,7 +53,7 @@ class ModelSettings(Settings):
         "and eager for those without it.",
     )
     pooling: Literal["mean", "first"] = Field(
-        "mean", description="Encoders: input of a head, the mean of the tokens or the first token."
+        "mean", description="Encoders: input of a head; the mean of the tokens, or the first token."
     )
     max_length: int | None = Field(
         None,
@@ -92,7 +92,7 @@ class ModelSettings(Settings):
 
     @property
     def attn_implementation(self) -> str | None:
-        """What Transformers is asked for; None: its own choice."""
+        """The attention to request from Transformers; None: its own choice."""
         return None if self.attention == "auto" else self.attention
 
     def stored(self) -> dict[str, Any]:

@@ -77,8 +77,8 @@ def sharded_options(model_class: Any, config: Any, world: World, name: str) -> d
 def _return_freed_memory() -> None:
     """Makes the C library return gathered weights to the system when they are freed.
 
-    glibc does so for blocks that it maps one by one, but with every mapped block that is freed it
-    raises the size from which it maps, up to 32 MiB. A size that is set stays.
+    glibc does so for blocks that it maps one by one, but with every mapped block that is freed, it
+    raises the size from which it maps, up to 32 MiB. Setting the size keeps it fixed.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:
@@ -88,8 +88,8 @@ def _return_freed_memory() -> None:
 def free_after_use(model: nn.Module) -> None:
     """Frees all weights of a sharded model after a pass without gradients.
 
-    FSDP keeps those that a backward pass needs first, and frees them in it; an output layer that
-    uses the embeddings' weights needs that.
+    FSDP keeps the weights that a backward pass needs first, and frees them in it; an output layer
+    that shares the embeddings' weights needs that.
     """
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
 
@@ -109,7 +109,7 @@ def is_sharded(model: object) -> bool:
 
 @contextmanager
 def whole_weights_refused(method: str) -> Iterator[None]:
-    """Turns the error of a method that needs a whole weight into a message.
+    """Turns an error caused by sharded weights into a message, for methods that need whole ones.
 
     Raises:
         ModelError: The method needs one.
@@ -152,7 +152,7 @@ class SharedPasses(Joinable):
 
     @contextmanager
     def uneven(self) -> Iterator[None]:
-        """Around passes whose number may differ between processes."""
+        """Wraps passes whose number may differ between processes."""
         self._uneven = True
         try:
             with warnings.catch_warnings(), Join([self]):  # it changes the filters at its end
@@ -162,7 +162,7 @@ class SharedPasses(Joinable):
             self._uneven = False
 
     def join_hook(self, **_: Any) -> JoinHook:
-        """What a process without passes left does in the others' passes."""
+        """The idle passes of a process without passes left."""
         hook = JoinHook()
         hook.main_hook = self._idle  # type: ignore[method-assign]
         return hook
@@ -175,5 +175,5 @@ class SharedPasses(Joinable):
 
     @property
     def join_process_group(self) -> Any:
-        """All processes of the run."""
+        """The group of all processes of the run."""
         return dist.group.WORLD

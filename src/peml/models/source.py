@@ -1,8 +1,8 @@
-"""Checks a model's files before they are used: adapters, code, paths out of the folder.
+"""Checks a model's files before they are used: adapters, code, paths to other folders.
 
 Transformers applies an adapter that it finds beside the weights, follows file names in JSON files
-to any folder, and reports late that a model needs its own code. Here all of that is refused before
-anything but JSON has been read.
+to any folder, and reports late that a model needs its own code. All of this is refused here before
+any file but JSON is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 from peml.errors import ModelError
 
 GRANT = "set model.trust_remote_code: true in your own config, or give --trust-remote-code"
-"""How a caller allows a model's own code to run."""
+"""How a user allows a model's own code to run."""
 
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"

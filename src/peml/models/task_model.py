@@ -28,7 +28,7 @@ class TaskModel(nn.Module):
 
     Attributes:
         world: The processes that train and evaluate it together.
-        sharing: Why options can't share contexts, or None, by what was tested; see
+        sharing: By tested setting, why options can't share contexts, or None; see
             `peml.evaluation`.
     """
 
@@ -66,7 +66,7 @@ class TaskModel(nn.Module):
         return output if batch.weights is None else output.weighted(batch.weights)
 
     def divided(self) -> AbstractContextManager[None]:
-        """Around forward passes that are divided among the processes, some of which have fewer."""
+        """Wraps forward passes that are divided among the processes, of which some have fewer."""
         return nullcontext() if self._passes is None else self._passes.uneven()
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class TaskModel(nn.Module):
         return self.family.generate(self.backbone, batch, self.prompt.vectors, **limits)
 
     def _route(self, batch: TaskBatch) -> None:
-        """Tells routed layers which row belongs to which task."""
+        """Sets the task of each row for routed layers."""
         mask, prompt = batch.attention_mask, self.prompt.vectors
         if prompt is not None:
             mask = torch.cat([mask.new_ones(len(mask), len(prompt)), mask], 1)

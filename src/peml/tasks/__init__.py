@@ -1,4 +1,4 @@
-"""Tasks are data: what a task is, how its rows are rendered, and the suites that come along."""
+"""Tasks as data: their definitions, the rendering of their rows, and the bundled suites."""
 
 from peml.tasks.bare import with_bare_template
 from peml.tasks.chat import Chat, Shot, Turn

@@ -1,4 +1,4 @@
-"""Prompts without words of their own, for tasks whose instruction stands elsewhere."""
+"""Prompts without words of their own, for tasks whose instruction is held elsewhere."""
 
 from jinja2 import Environment, meta, nodes
 
@@ -9,13 +9,13 @@ _PARSER = Environment(keep_trailing_newline=True)
 
 
 def with_bare_template(task: Task) -> Task:
-    """The task with prompts of nothing but a row's fields, a line each; the answer follows.
+    """The task with prompts that have only a row's fields, one per line, before the answer.
 
-    The fields are the task's segments, by default its input columns. A template without words of
-    its own stays, and so does a conversation.
+    The fields are the task's segments, by default its input columns. Templates without words of
+    their own and conversations stay as they are.
 
     Raises:
-        TaskError: The template shows more of a row than these, or they have words too.
+        TaskError: The template shows other fields too, or the segments have words of their own.
     """
     if task.is_conversation or not _words(task.template):
         return task

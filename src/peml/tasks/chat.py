@@ -1,4 +1,4 @@
-"""Asking a task through a tokenizer's chat template: turns instead of one text."""
+"""Asks a task through a tokenizer's chat template: as turns instead of one text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says in a chat."""
+    """One turn of a chat, with the side that speaks."""
 
     role: Role
     content: str
 
 
 class Shot(Settings):
-    """A solved example whose answer stands apart, so that it can be a turn of a chat."""
+    """A solved example with a separate answer, so that it can be a turn of a chat."""
 
     question: str = Field(description="The example, as a prompt shows it.")
     answer: str = Field(description="Its answer.")
@@ -48,7 +48,7 @@ class Chat(Settings):
         return self.open([*shots, Turn("user", text)], header)
 
     def open(self, turns: Sequence[Turn], header: str | None = None) -> list[Turn]:
-        """Turns with the system's text in front, and a header, before what their own turn says."""
+        """The turns, with the text of the system turn, and a header, in front."""
         own = [turn.content for turn in turns[:1] if turn.role == "system"]
         system = "\n\n".join(part for part in (self.system, header, *own) if part)
         start = [Turn("system", system)] if system else []

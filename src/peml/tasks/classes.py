@@ -1,4 +1,4 @@
-"""Reading a class label: by the label's name, or by its index."""
+"""Reads a class label, which is the label's name or its index."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -98,7 +98,7 @@ def _named(task: Task, value: Any) -> int | None:
 
 
 def _meant(truth: bool, labels: tuple[str, ...]) -> int | None:
-    """Index of the one of two labels that true or false means; None if that would be a guess."""
+    """Index of the label that true or false means, of two labels; None if that would be a guess."""
     named = {
         said: [n for word in words if (n := find_loosely(word, labels)) is not None]
         for said, words in _WORDS.items()

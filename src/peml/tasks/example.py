@@ -18,9 +18,9 @@ class Example:
         label: Option index, score, or target text.
         answers: Texts of all correct options, if the task is scored on texts
             (`Task.answers_in_text`); else empty.
-        context: Beginning of the prompt that the model holds as keys and values (`Task.context`);
-            else empty.
-        turns: What a chat template is given instead of the prompt, if the task has a `chat`.
+        context: Beginning of the prompt that the model holds as keys and values, if the task has
+            one (`Task.context`).
+        turns: Turns for a chat template, instead of the prompt, if the task has a `chat`.
     """
 
     index: int
@@ -34,5 +34,5 @@ class Example:
 
     @property
     def gold(self) -> int | float | str | tuple[str, ...]:
-        """What predictions are compared with: the label, or the texts of all correct options."""
+        """The value to compare predictions with: the label, or the texts of all correct options."""
         return self.answers or self.label

@@ -1,6 +1,6 @@
 """The rows that come with the package (``source: {generated: demo}``), the same on every machine.
 
-`tests/tasks/demo` makes them; a test checks that they are what it makes.
+`tests/tasks/demo` generates them; a test checks that they are up to date.
 """
 
 import json

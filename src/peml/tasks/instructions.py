@@ -1,6 +1,6 @@
-"""Instruction data in its usual forms: what a task of such a form needs no words for.
+"""Instruction data in its usual forms, for which a task needs no template.
 
-A conversation is trained on its last answer; all turns before are the prompt. Its rows get two
+A conversation is trained on its last answer; all earlier turns are the prompt. Its rows become two
 texts: the turns as JSON, and the answer.
 """
 
@@ -18,7 +18,7 @@ ANSWER = "answer"
 
 
 class _Names(NamedTuple):
-    """What a form calls a turn's parts, and who speaks."""
+    """A form's names for the parts of a turn, and for the speakers."""
 
     column: str
     role: str
@@ -47,7 +47,7 @@ def is_conversation(form: Form | None) -> bool:
 
 
 def fill_in(definition: dict[str, Any]) -> dict[str, Any]:
-    """A task's definition with what its form says of fields that it leaves open."""
+    """A task's definition with the defaults of its form filled in."""
     form = definition.get("format")
     filled: dict[str, Any] = {"type": "generation", "metrics": ["rouge_l"], "chat": {}}
     if form == "alpaca":
@@ -69,11 +69,11 @@ def fill_in(definition: dict[str, Any]) -> dict[str, Any]:
 def split_row(form: Form | None, row: dict[str, Any], *, labelled: bool = True) -> dict[str, Any]:
     """A row whose conversation is split into the turns before the last answer, and that answer.
 
-    Rows of other forms are returned as they are. Rows to predict, which are not `labelled`, needn't
-    have the answer.
+    Rows of other forms are returned unchanged. Rows to predict (not `labelled`) needn't have the
+    answer.
 
     Raises:
-        ValueError: The conversation is none.
+        ValueError: The value is not a conversation.
     """
     if form not in _CONVERSATIONS:
         return row

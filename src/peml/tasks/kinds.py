@@ -1,4 +1,4 @@
-"""What a task may be: its types, and the metrics that can score each."""
+"""The types of tasks, and the metrics that can score each."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -6,14 +6,14 @@ from types import MappingProxyType
 from typing import Literal, Self
 
 Averaging = Literal["tasks", "rows"]
-"""What counts alike in a mean over tasks: each task, or each row."""
+"""The unit with equal weight in a mean over tasks: each task, or each row."""
 
 Normalisation = Literal["none", "tokens", "bytes", "pmi"]
-"""What the likelihood of an option is divided by, or set against."""
+"""How the likelihood of an option is normalised."""
 
 
 Answer = Literal["label", "option", "score", "text"]
-"""What answers a row: one of the task's labels, one of the row's options, a score, or a text."""
+"""The answer to a row: one of the task's labels, one of the row's options, a score, or a text."""
 
 
 _OF_LABELS = ("accuracy", "auroc", "average_precision", "em", "f1", "f1a", "macro_f1", "matthews")
@@ -21,12 +21,12 @@ _LABEL_SETTINGS = ("label_words", "labels", "normalisation", "segments", "weight
 
 
 class TaskType(StrEnum):
-    """What a row asks for; decides how it is encoded and scored.
+    """The type of a task; it decides how rows are encoded and scored.
 
-    Each type is one object, and everything else asks it instead of telling types apart.
+    Each type is one object, so other code asks it instead of comparing types.
 
     Attributes:
-        answer: What answers a row. An encoder's head is made for it.
+        answer: The kind of answer, for which an encoder's head is made.
         metrics: Names of the metrics that can score it.
         settings: Settings that not every type has, and this one has.
         is_pair: Whether it compares two inputs, and needs exactly two.
@@ -105,12 +105,12 @@ class TaskType(StrEnum):
 
     @property
     def evaluated_as(self) -> Literal["score", "generate"]:
-        """How a row is encoded to be answered."""
+        """How a row is encoded for evaluation."""
         return "generate" if self.generates else "score"
 
     @property
     def compared_as(self) -> Literal["score", "train"]:
-        """How a row is encoded with the answers that the model can give, or is to learn."""
+        """How a row is encoded to check the answers that the model can give, or has to learn."""
         return "train" if self.generates else "score"
 
 
@@ -129,7 +129,7 @@ the best of several right ones. ``auroc`` and ``average_precision`` rank rows by
 """
 
 OF_SCORES = frozenset({"auroc", "average_precision"})
-"""Metrics of how rows are ranked by their scores, not of the answers."""
+"""Metrics of the ranking of rows by their scores, not of the answers."""
 
 BINARY = frozenset({"f1", "f1a"}) | OF_SCORES
 """Metrics that need exactly two labels, of which the second is the positive one."""
@@ -150,10 +150,10 @@ BELONGING: Mapping[str, str] = MappingProxyType(
         "weights": "has no labels to balance",
     }
 )
-"""Settings of a task that only some types have, and what to say of a type that has not."""
+"""Settings that only some task types have, and why the other types don't have them."""
 
 OVER_GROUPS = frozenset({"em"})
 OF_TEXTS = frozenset({"span_em", "span_f1"})
 
 LOWER_IS_BETTER = frozenset({"mae", "rmse"})
-"""Metrics that can't be a headline: a mean over tasks, and whatever chooses, wants the highest."""
+"""Metrics that can't be a headline, since the highest headline is taken as the best."""

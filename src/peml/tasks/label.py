@@ -1,4 +1,4 @@
-"""Reading a row's label: an option index, a score, or a target text."""
+"""Reads a row's label: an option index, a score, or a target text."""
 
 import math
 from typing import Any

@@ -6,7 +6,7 @@ from typing import Final
 class Null:
     """A None that prints as an empty text, so that no prompt contains the word None.
 
-    It is false and equals None. Replacing None when the template is printed would be too late,
+    It is false and equals None. Replacing None only when a template prints it would be too late,
     since Jinja's filters and ``~`` turn values into text before.
     """
 

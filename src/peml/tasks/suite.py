@@ -1,4 +1,4 @@
-"""Suites, named lists of tasks, and reading them from YAML files."""
+"""Suites, which are named lists of tasks, and how they are read from YAML files."""
 
 from __future__ import annotations
 

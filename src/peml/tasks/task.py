@@ -160,9 +160,9 @@ class DevelopmentSplit(Settings):
 class Task(Settings):
     """One task, read from a YAML file.
 
-    A task defines where its rows are, what their columns mean, how a row is rendered for a
-    text-to-text model (``template``, ``label_words``) and for an encoder (``segments``), and how
-    it is scored. The first metric is the headline.
+    A task defines the source of its rows, the meaning of their columns, how a row is rendered for a
+    text-to-text model (``template``, ``label_words``) and for an encoder (``segments``), and how it
+    is scored. The first metric is the headline.
     """
 
     name: str = Field(description="Name of the task.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -270,7 +270,7 @@ class Task(Settings):
         return self
 
     def _foreign_problems(self) -> list[str]:
-        """Settings of other task types."""
+        """Problems with settings that belong to other task types."""
         problems = []
         for name, why in BELONGING.items():
             owner: Settings = self.columns if name.startswith("columns.") else self

@@ -1,4 +1,4 @@
-"""Rendering rows into examples: templates, options and labels."""
+"""Renders rows into examples: templates, options and labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIELD_VARIABLES = {"option": ("option", "index"), "target": (_OPTIONS, "label",
 
 
 def join_answer(prompt: str, answer: str) -> str:
-    """An answer as it follows its prompt: after a space, unless the prompt ends with one."""
+    """The answer as it follows its prompt: after a space, unless the prompt ends with one."""
     return answer if prompt.endswith((" ", "\n")) else f" {answer}"
 
 
@@ -132,7 +132,7 @@ class TaskRenderer:
     def render_solved(self, row: Mapping[str, Any], index: int) -> str | Shot:
         """A row with its answer, to be shown before other rows; without header and shots.
 
-        One text, or in a chat the two apart.
+        It is one text, or for a chat, two separate ones.
         """
         without = {"header": None, "shots": Shots(), "context": False}
         example = TaskRenderer(self.task.model_copy(update=without)).render(row, index)
@@ -168,7 +168,7 @@ class TaskRenderer:
         )
 
     def context(self) -> str:
-        """What precedes every row, header and shots, if it is the same for all of them.
+        """The text before every row, header and shots, if it is the same for all rows.
 
         Raises:
             TaskError: The header depends on the row.

@@ -77,12 +77,12 @@ class Family(ABC):
     Attributes:
         name: Name in configs and saved models.
         version: Version of the encoding of rows; caches of other versions are not used.
-        task_types: Types of tasks that it can do.
+        task_types: Supported types of tasks.
         auto_class: The class in Transformers that loads its models.
         holds_contexts: Whether a task's context can be held as keys and values; `encode` then
             leaves `Example.context` out.
         packs: Whether its forward pass can read a batch as one sequence (`TaskBatch.packed`).
-        shards: Whether it calls its models as a whole only, as sharded weights need it.
+        shards: Whether it only calls its models as a whole, which sharded weights require.
     """
 
     name: ClassVar[str]
@@ -112,7 +112,7 @@ class Family(ABC):
 
     @classmethod
     def fits(cls, config: Any) -> bool:
-        """Whether ``model.family: auto`` takes a model with this config for one of the family."""
+        """Whether ``model.family: auto`` chooses this family for a model with this config."""
         return False
 
     @cached_property
@@ -139,7 +139,7 @@ class Family(ABC):
         raise NotImplementedError(f"the family {self.name!r} does not hold contexts")
 
     def check_chat(self, task: Task) -> None:
-        """Refuses a task that this model can't be asked through a chat template.
+        """Refuses a task that needs a chat template if this model has no usable one.
 
         Raises:
             ModelError: The family has none, or the tokenizer's can't be used.
@@ -152,11 +152,11 @@ class Family(ABC):
         )
 
     def chat_template(self, task: Task) -> str:
-        """The chat template that a task is asked through; empty without one."""
+        """The chat template for a task's prompts; empty if the task doesn't use one."""
         return ""
 
     def end_token(self, task: Task) -> int:
-        """The token that ends an answer of a task; of text-to-text families."""
+        """The token that ends an answer of a task; for text-to-text families."""
         end: int = self.tokenizer.eos_token_id
         return end
 
@@ -232,7 +232,7 @@ class Family(ABC):
 
 
 def is_named_decoder(config: Any) -> bool:
-    """Whether the saved architecture is a decoder's; it decides where kinds of models overlap."""
+    """Whether the saved architecture is a decoder's, for models that fit several families."""
     architectures = " ".join(config.architectures or ())
     return "CausalLM" in architectures or "LMHeadModel" in architectures
 

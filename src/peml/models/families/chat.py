@@ -1,4 +1,4 @@
-r"""Splits the tokens of a chat into those in front of the assistant's answer and the answer's own.
+r"""Splits the tokens of a chat into those before the assistant's answer and those of the answer.
 
 The tokenizer's chat template writes both texts, and no other special tokens are added::
 
@@ -107,8 +107,8 @@ class ChatSeam:
         ended = whole[: len(whole) - len(tail)] + space + self._end
         ids = self._tokens(ended)
         if ids[: len(context)] != context:
-            # An answer can change the tokens in front of it ("\n\n" is one token at a text's end,
-            # to GPT-2's tokenizer, and two in front of a word). A model is asked with those of the
+            # An answer can change the tokens before it (to GPT-2's tokenizer, "\n\n" is one token
+            # at a text's end, and two before a word). A model is asked with the tokens of the
             # prompt alone, so it is trained and scored after these too.
             ids = [*context, *self._tokens(ended.removeprefix(prompt))]
         return ids[len(context) : -1 if self._end else None]
@@ -121,7 +121,7 @@ class ChatSeam:
         return ids
 
     def _tail(self, prompt: str, whole: str, answer: str) -> str:
-        """What the template writes behind an answer."""
+        """The text that the template writes after an answer."""
         if not whole.startswith(prompt):
             raise self._odd(f"asks for an answer with {prompt!r}, and writes {whole!r} with one")
         written = whole.removeprefix(prompt).lstrip() if answer else whole.removeprefix(prompt)
@@ -139,7 +139,7 @@ class ChatSeam:
         return ""
 
     def _checked(self, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """The turns, none of which contains what the template separates turns with."""
+        """The turns; refuses those that contain a token with which the template separates turns."""
         for turn in turns:
             found = self._marks.search(turn.content)
             if found is not None:
@@ -217,7 +217,7 @@ class Seams:
         return self._chats[key]
 
     def check_chat(self, task: Task) -> None:
-        """Refuses what can't be asked as a chat, and says where the system's text stands.
+        """Refuses tasks that can't be asked as a chat, and warns if there is no system turn.
 
         Raises:
             ModelError: The tokenizer has no chat template that can be used, or the method holds the

@@ -32,7 +32,7 @@ def own_generation(spelling: Spelling, config: Any) -> GenerationConfig:
 
 
 def start_of_answers(config: Any) -> int | None:
-    """The token that an encoder-decoder's answers start behind: its config's, else ``bos``.
+    """The token before an encoder-decoder's answers: its config's, else ``bos``.
 
     None for a decoder, whose answers follow the prompt.
 
@@ -54,7 +54,7 @@ def start_of_answers(config: Any) -> int | None:
 
 
 def behind_start(labels: Tensor, config: Any) -> Tensor:
-    """The decoder's inputs for these labels: shifted by one, behind the token generation starts at.
+    """The decoder's inputs for these labels: shifted by one, after the start token of generation.
 
     Transformers' own shift exists in some models only, and mBART's starts with a row's last token.
 

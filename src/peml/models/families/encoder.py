@@ -27,7 +27,7 @@ from peml.tasks import Example, Task, TaskType
 
 
 class EncoderFamily(Family):
-    """Reads one or two segments, answers through a head."""
+    """Reads one or two segments, and answers with a head."""
 
     name: ClassVar[str] = "encoder"
     task_types: ClassVar[frozenset[TaskType]] = frozenset(
@@ -59,7 +59,7 @@ class EncoderFamily(Family):
         return [_sequence(encoded, float(example.label), cut)]
 
     def context_tokens(self, text: str) -> list[int]:
-        """A segment of its own; rows are read as without it."""
+        """The tokens of the text as a separate segment; rows are encoded without it."""
         tokens: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
         return tokens
 

@@ -1,4 +1,4 @@
-"""The model families by name: those built in, and those that installed packages add."""
+"""The model families by name: the built-in ones, and those that installed packages add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers as the tokenizer writes them, the same for generated and for right ones."""
+"""Answers as the tokenizer writes them, so that generated and right ones can be compared."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from peml.models.families.spelling import Spelling
 
 Follow = Callable[[Tensor], Sequence[bool]]
-"""Gets the tokens generated so far, (rows, tokens), after each one; says which rows are done."""
+"""Called after each token with all generated ones, (rows, tokens); returns which rows are done."""
 
 
 class Limits(TypedDict, total=False):
@@ -45,7 +45,7 @@ def stopping_criteria(spelling: Spelling, given: int, limits: Limits) -> Stoppin
 
 
 class _Followed(StoppingCriteria):
-    """Asks a caller which rows are done."""
+    """Asks a caller's function which rows are done."""
 
     def __init__(self, follow: Follow, given: int) -> None:
         self._follow = follow

@@ -134,7 +134,7 @@ class TextFamily(Family):
     def build_heads(
         self, tasks: Sequence[Task], model: nn.Module, generator: torch.Generator
     ) -> nn.Module | None:
-        """None: all tasks use the language model head."""
+        """None, since all tasks use the language model head."""
         return None
 
     @abstractmethod
@@ -165,7 +165,7 @@ class TextFamily(Family):
     def _generation_inputs(
         self, model: Any, batch: TaskBatch, prompt: Tensor | None
     ) -> tuple[dict[str, Tensor], int]:
-        """The model's inputs, and how many tokens at the start of each output row are given."""
+        """The model's inputs, and the number of given tokens at the start of each output row."""
 
     def generate(
         self,
@@ -207,7 +207,7 @@ class CausalFamily(TextFamily):
 
     @classmethod
     def fits(cls, config: Any) -> bool:
-        """Models that continue text; those that can also fill masks, if they were saved so."""
+        """Models that continue text; those that also fill masks only if saved as a decoder."""
         if getattr(config, "is_encoder_decoder", False):
             return False
         return is_named_decoder(config) or (
@@ -234,11 +234,11 @@ class CausalFamily(TextFamily):
         return "" if task.chat is None else self._seams.chat(task.chat).template
 
     def end_token(self, task: Task) -> int:
-        """The tokenizer's end token; in a chat, what ends the assistant's turn."""
+        """The tokenizer's end token; in a chat, the token that ends the assistant's turn."""
         return self._seams.of(task).end
 
     def context_tokens(self, text: str) -> list[int]:
-        """The tokens of a context, which are the first tokens of every prompt that begins so."""
+        """The tokens of a context, with which every prompt that has the context begins."""
         return self._seams.plain.tokens(text)
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
@@ -247,7 +247,7 @@ class CausalFamily(TextFamily):
         return super().encode(task, example, purpose)
 
     def read_prompt(self, task: Task, example: Example) -> tuple[list[int], str]:
-        """All tokens of a prompt behind the context, and its `EncodedSequence.gap`; never cut."""
+        """All tokens of a prompt after the context, never cut, and its `EncodedSequence.gap`."""
         self._hold(example.context)
         seam = self._seams.of(task)
         return self._behind_context(seam.context(example)), seam.gap(example)
