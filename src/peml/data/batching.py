@@ -175,7 +175,7 @@ class BatchStream:
         return BatchPlan(batches.of(tasks), batches.of(rows))
 
     def _of(self, what: str, tasks: Indices, rows: Indices) -> Sizes:
-        """One of ``lengths``, ``sequences`` and ``tokens``, for examples of many tasks, (examples,)."""
+        """``lengths``, ``sequences`` or ``tokens`` of examples of many tasks, (examples,)."""
         return self._sizes[what][self._offsets[tasks] + rows]
 
     def padded(self, epoch: int = 0) -> list[int]:

@@ -1,4 +1,4 @@
-"""Methods: how something trainable is attached to a frozen model."""
+"""Methods: what each attaches to a frozen model and trains."""
 
 from typing import TYPE_CHECKING
 

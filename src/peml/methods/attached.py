@@ -1,4 +1,4 @@
-"""A frozen model with what a method adds to it."""
+"""A frozen model with the trainable parts of a method."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class AttachedModel(nn.Module):
 
     Args:
         base: Backbone and heads.
-        parts: By name; also the names of the ablations.
-        groups: What trains and belongs to no part, so that it can't be switched off.
+        parts: Parts by name; the names are also those of the ablations.
+        groups: Trained parameters that belong to no part, so that they can't be switched off.
         search: The search, until it has ended.
 
     Attributes:
@@ -81,12 +81,12 @@ class AttachedModel(nn.Module):
             self._fixed = False
 
     def after_step(self, step: int) -> None:
-        """Tells every part that an optimiser step was made; gradients are still there."""
+        """Calls `after_step` of every part; the step's gradients still exist."""
         for part in self.parts.values():
             part.after_step(step)
 
     def groups(self) -> list[ParameterGroup]:
-        """Everything that trains: the parts' groups, other groups, then the heads."""
+        """All trained parameters: the parts' groups, other groups, then the heads."""
         groups = [group for part in self.parts.values() for group in part.groups()]
         groups += self._groups
         if self.base.heads is not None:
@@ -104,7 +104,7 @@ class AttachedModel(nn.Module):
         return {f"{name}_off": part.disabled for name, part in self.parts.items()}
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Everything that training changes, and the fixed numbers of the added modules."""
+        """All tensors that training changes, and the buffers of the added modules."""
         extra = {
             f"extra.{part.name}.{name}": value
             for part in self.parts.values()
@@ -140,7 +140,7 @@ class AttachedModel(nn.Module):
             value.copy_(state[name])
 
     def save_parts(self, folder: Path) -> None:
-        """Writes the parts that have a format of other tools (LoRA: as PEFT saves it)."""
+        """Saves the parts for which other tools have a format (LoRA: as PEFT saves it)."""
         for part in self.parts.values():
             part.save(folder, self.base.settings.name)
 
@@ -168,13 +168,13 @@ class AttachedModel(nn.Module):
 
 
 def check_count(method: Method, shape: ModelShape, model: AttachedModel) -> None:
-    """Refuses a model that trains other parameters than its method announces.
+    """Refuses a model whose number of trained parameters differs from its method's closed form.
 
-    Tables and budgets are made from the closed form before anything is attached. During a search
-    the supernet trains as well, so there is nothing to compare until it has ended.
+    Tables and budgets use the closed form before anything is attached. During a search the supernet
+    trains as well, so nothing is compared until it has ended.
 
     Raises:
-        ModelError: The two numbers differ.
+        ModelError: The numbers differ.
     """
     if model.search is not None:
         return

@@ -66,7 +66,7 @@ class ParameterGroup:
 
     Attributes:
         name: Key under ``training.learning_rates``.
-        parameters: What trains.
+        parameters: The parameters.
         learning_rate: The method's default for this group.
         options: Further optimiser options (weight decay, betas) that differ from the run's.
     """
@@ -80,14 +80,14 @@ class ParameterGroup:
 class Part(ABC):
     """One trainable part of a method: the LoRA, the prefix, a routed adapter.
 
-    A part has to name its parameters and how it is switched off; all else has a default.
+    A part must name its parameters and define how it is switched off; all else has a default.
     """
 
     name: str
 
     @abstractmethod
     def groups(self) -> list[ParameterGroup]:
-        """What trains, by learning rate."""
+        """The trained parameters, grouped by learning rate."""
 
     @abstractmethod
     def disabled(self) -> AbstractContextManager[None]:
@@ -114,7 +114,7 @@ class Part(ABC):
         return {}
 
     def save(self, folder: Path, base_model: str) -> None:
-        """Writes the part in a format of other tools, if there is one."""
+        """Saves the part in a format of other tools, if there is one."""
         return
 
     def start_from(self, adapter: Path) -> list[str] | None:
@@ -134,11 +134,11 @@ class Part(ABC):
         return {}
 
     def merge(self) -> None:
-        """Merges what can be merged into the weights, and removes the part from the model."""
+        """Merges as much as possible into the weights, and removes the part from the model."""
         return
 
     def static_prefix(self) -> Prefix | None:
-        """The prefix beside the merged weights, if this part makes one."""
+        """The prefix to use beside the merged weights; None if this part has none."""
         return None
 
     def static_contexts(self) -> dict[int, Prefix]:
@@ -147,13 +147,13 @@ class Part(ABC):
 
 
 class HeldOut(Protocol):
-    """Rows that a search decides on: not trained on, not part of the development metric."""
+    """Rows for a search's decisions: not trained on, not part of the development metric."""
 
     def loss(self, draw: int) -> Tensor:
         """Loss of the ``draw``-th batch, in training mode and with its graph."""
 
     def measure(self, batches: int) -> float:
-        """Mean loss over so many batches, always the same ones, in evaluation mode."""
+        """Mean loss over the first ``batches`` batches, in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Merging:
 
 
 class Method(ABC):
-    """How something trainable is attached to a frozen model.
+    """A method, which attaches trainable parts to a frozen model.
 
     Made from its settings when a run is prepared; `attach` is called once, before training.
 
@@ -210,7 +210,7 @@ class Method(ABC):
 
     @abstractmethod
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds the parts and names the parameters that train; trains nothing itself.
+        """Adds the parts and names the parameters to train; trains nothing itself.
 
         Raises:
             ModelError: The method can't run on this model or these tasks.
@@ -218,7 +218,7 @@ class Method(ABC):
 
     @abstractmethod
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """Trainable parameters by group, without heads, after any search, in closed form."""
+        """Number of trainable parameters by group, without heads, after a search (closed form)."""
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings | None:
         """The settings of this method at the size nearest to a budget of parameters.
@@ -235,13 +235,13 @@ class Method(ABC):
 
     @property
     def needs_task_id(self) -> bool:
-        """Whether inference needs the task's id; every table states it."""
+        """Whether the task's id must be given at inference, which every table states."""
         own_contexts = self.context is not None and self.context.scope == "task"
         return own_contexts or self.merging.how == "per task"
 
     @property
     def context(self) -> ContextSettings | None:
-        """What each task's context holds; None for a method without contexts."""
+        """The settings of each task's context; None for a method without contexts."""
         return None
 
     @property
@@ -251,20 +251,20 @@ class Method(ABC):
 
     @property
     def prompt_length(self) -> int:
-        """Number of vectors in front of the input, for which learned positions need room."""
+        """The number of vectors in front of the input, which take learned positions."""
         return 0
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """Least and most trainable parameters; they differ if a search decides."""
+        """Least and largest number of trainable parameters; they differ if a search decides."""
         total = sum(self.count_parameters(shape).values())
         return total, total
 
     def search_share(self) -> float:
-        """Share of the training steps of the search; 0 without a search."""
+        """The search's share of the training steps; 0 without a search."""
         return 0.0
 
     def held_out_share(self) -> float:
-        """Share of each task's development rows that are held out for the search."""
+        """The share of each task's development rows that is held out for the search."""
         return 0.0
 
     def resting(self, phase: str) -> frozenset[str]:
@@ -278,10 +278,10 @@ class Method(ABC):
     def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
         """Restores what `Part.kept` returned for a trained model, ``{part}.{name}`` -> tensor.
 
-        The model is freshly loaded, and ready for inference afterwards.
+        The model is newly loaded; afterwards it is ready for inference.
 
         Raises:
-            CheckpointError: The method keeps nothing of this kind.
+            CheckpointError: The method has no such tensors.
         """
         name = self.settings_type.model_fields["name"].default
         raise CheckpointError(

@@ -21,14 +21,15 @@ def fit_beside_lora(
     shape: ModelShape,
     budget: int,
 ) -> tuple[_Settings, LoraSettings]:
-    """The first prefix with which a LoRA meets a budget, and that LoRA.
+    """Finds a prefix and a LoRA that meet a budget together.
 
     The LoRA gets another rank; alpha / r stays. ``prefixes`` are settings with their sizes, the
     best first.
 
     The budget is met if the sum is within `TOLERANCE` for every network that a search of the prefix
-    may find. If no pair meets it, the mean has to be within it, and the farthest network as near as
-    possible. If no mean is, the pair with the nearest mean is taken.
+    may find; the first such prefix is taken. Otherwise it is one whose mean is within the
+    tolerance, and whose farthest network is as close as possible. If there is none, it is the pair
+    with the closest mean.
     """
     room = TOLERANCE * budget
     # ((whether the mean misses, distance), settings, LoRA); the smallest is the best.

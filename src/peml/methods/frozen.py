@@ -1,4 +1,4 @@
-"""The frozen model: what it can do with heads alone, or with nothing at all."""
+"""The frozen model: only an encoder's heads train, and text-to-text models answer zero-shot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peml.models import TaskModel
 
 
 class Frozen(Method):
-    """An encoder's heads train; a text-to-text model, which has none, answers zero-shot."""
+    """Trains an encoder's heads; a text-to-text model, which has none, answers zero-shot."""
 
     settings_type: ClassVar[type[MethodSettings]] = FrozenSettings
 
@@ -21,5 +21,5 @@ class Frozen(Method):
         return AttachedModel(model, {})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """None."""
+        """No parameters."""
         return {}

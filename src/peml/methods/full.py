@@ -12,7 +12,7 @@ from peml.models import TaskModel
 
 
 class Full(Method):
-    """Everything trains, embeddings included; nothing is added, so nothing can be taken away."""
+    """Trains all weights, embeddings included; nothing is added that could be switched off."""
 
     settings_type: ClassVar[type[MethodSettings]] = FullSettings
     trains_backbone: ClassVar[bool] = True
@@ -21,11 +21,11 @@ class Full(Method):
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         """Lets the backbone train, in float32: in half precision small updates would be lost."""
         model.backbone.float().requires_grad_(True)
-        # Tied weights are one parameter, and stand here once.
+        # Tied weights are one parameter, listed once.
         parameters = list(model.backbone.parameters())
         group = ParameterGroup("backbone", parameters, self.settings.learning_rate)
         return AttachedModel(model, {}, groups=[group])
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """All of the backbone's."""
+        """All parameters of the backbone."""
         return {"backbone": shape.parameters}

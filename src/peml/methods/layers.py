@@ -1,4 +1,4 @@
-"""Which layers ``target_modules`` names, and why some can't have a low-rank update."""
+"""Selects the layers named by ``target_modules``, and explains which can't have an update."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class LinearShape:
-    """A layer of the backbone with one matrix, to which a low-rank update fits.
+    """A layer of the backbone with one matrix, to which a low-rank update can be added.
 
     Attributes:
         name: Its path in the backbone.
@@ -30,7 +30,7 @@ class LinearShape:
         d_out: Outputs.
         kind: ``linear``; ``output``: the linear layer that makes the logits; or ``embedding``.
         tied: Paths of the other layers that use the same weight.
-        side: Whose tokens it sees; known where a method attaches.
+        side: The tokens that it processes; set when a method attaches.
     """
 
     name: str
@@ -43,12 +43,12 @@ class LinearShape:
 
 @dataclass(frozen=True)
 class Layers:
-    """What ``target_modules`` can name in a model.
+    """The layers of a model that ``target_modules`` can name.
 
     Attributes:
         linears: Layers with one matrix, in the model's order.
-        others: All other modules, and parameters that hold several matrices: path -> what it is.
-        fused: Paths of those parameters, the experts of a mixture mostly.
+        others: All other modules, and parameters that hold several matrices: path -> description.
+        fused: Paths of those parameters, mostly the experts of a mixture.
     """
 
     linears: tuple[LinearShape, ...]
@@ -91,7 +91,7 @@ class Layers:
         return tuple(found)
 
     def _named(self, target_modules: str | Sequence[str], setting: str) -> set[str]:
-        """Paths of everything that is named, also where no update fits."""
+        """Paths of everything that is named, including layers that can't have an update."""
         paths = [*(layer.name for layer in self.linears), *self.others]
         if isinstance(target_modules, str):
             return self._matching(target_modules, paths, setting)
@@ -148,7 +148,7 @@ class Layers:
 
 
 def _refuse_tied(layers: Sequence[LinearShape], setting: str) -> None:
-    """A merged update would change the other layer too, which trained without it."""
+    """Refuses layers that share a weight: merging would also change the other layer."""
     tied = [layer for layer in layers if layer.tied]
     if tied:
         listed = _listed([f"{one.name} (with {', '.join(one.tied)})" for one in tied])

@@ -1,4 +1,4 @@
-"""LoRA beside a prefix that was not searched: what a search has to beat."""
+"""LoRA beside a prefix without a search: the baseline for a search."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class LoraPrefix(Method):
         return AttachedModel(model, {lora.name: lora, part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """Those of LoRA and prefix."""
+        """The parameters of LoRA and prefix."""
         return {
             "lora": self.settings.lora.count_parameters(shape),
             "prefix": self.settings.count_prefix(shape),
         }
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another rank of the LoRA, and a smaller prefix if no rank is near the budget."""
+        """Another rank of the LoRA; also a smaller prefix if no rank is close to the budget."""
         sized = (
             (settings, SizeRange.exactly(settings.count_prefix(shape)))
             for settings in self.settings.smaller_prefixes()

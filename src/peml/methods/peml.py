@@ -36,7 +36,7 @@ from peml.prefix import (
 
 
 class Peml(SearchedPrefix):
-    """LoRA on all linear layers, a searched prefix in front of every self-attention layer."""
+    """LoRA on all linear layers, and a searched prefix in front of every self-attention layer."""
 
     settings_type: ClassVar[type[MethodSettings]] = PemlSettings
     settings: PemlSettings
@@ -74,16 +74,16 @@ class Peml(SearchedPrefix):
 
     @property
     def context(self) -> ContextSettings | None:
-        """What each task's context holds; None in the paper's mode."""
+        """The settings of each task's context; None in the paper's mode."""
         return self.settings.context
 
     @property
     def corrects_contexts(self) -> bool:
-        """The prefix network does."""
+        """True: the prefix network corrects them."""
         return self.settings.context is not None
 
     def _over(self, prefix: PrefixSettings, lengths: Sequence[int]) -> PrefixSettings:
-        """With contexts, the network is as long as the longest context."""
+        """The prefix settings; with contexts, the network is as long as the longest context."""
         if self.settings.context is None:
             return prefix
         return prefix.model_copy(update={"length": max(lengths)})
@@ -100,13 +100,13 @@ class Peml(SearchedPrefix):
         return search.searches and search.order == "search-first"
 
     def resting(self, phase: str) -> frozenset[str]:
-        """With ``search-first``, LoRA in the search and the prefix after it."""
+        """The resting groups with ``search-first``: LoRA in the search and the prefix after it."""
         if not self._searches_first:
             return frozenset()
         return frozenset({"lora" if phase == "search" else "prefix"})
 
     def absent(self, phase: str) -> frozenset[str]:
-        """With ``search-first``, LoRA in the search."""
+        """The absent part with ``search-first``: LoRA in the search."""
         return self.resting(phase) if phase == "search" else frozenset()
 
     def _space(self, prefix: PrefixSettings, shape: PrefixShape, layers: Layers) -> SearchSpace:
@@ -117,15 +117,15 @@ class Peml(SearchedPrefix):
         return replace(space, ranks=rank_groups(self.settings.lora.targets(layers), ranks))
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """Those of the LoRA and of the network; before a search, means over the search space.
+        """The parameters of LoRA and network; before a search, means over the search space.
 
-        A budget over both is divided in proportion to these means.
+        A budget for both is divided in proportion to these means.
         """
         lora, prefix = self._sizes(self.settings.prefix, shape)
         return {"lora": round(lora.mean), "prefix": round(prefix.mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """Those with the smallest and with the largest network of the search space."""
+        """The parameters with the smallest and with the largest network of the search space."""
         lora, prefix = self._sizes(self.settings.prefix, shape)
         return lora.low + prefix.low, lora.high + prefix.high
 
@@ -154,13 +154,13 @@ class Peml(SearchedPrefix):
         return lora.within(share), prefix.within(budget.wanted - share)
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another rank of the LoRA, and a smaller prefix where its size is too uncertain.
+        """Another rank of the LoRA, and a smaller prefix if its size is too uncertain.
 
-        The size that a search ends at is not known in advance. If the sum is within 5 % of the
+        The size of a search's result is not known in advance. If the sum is within 5 % of the
         budget with every network of the space, the prefix stays. Otherwise it gets a low-rank head,
         of the highest rank with which this holds, since the head's size differs most between
         networks. If no rank is low enough, the cells' width is halved. If the LoRA's ranks are
-        searched, the candidates are scaled until the mean is near, and the search has the budget.
+        searched, the candidates are scaled until the mean is close, and the search has the budget.
         """
         settings = self.settings
         if settings.lora_ranks:

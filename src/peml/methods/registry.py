@@ -1,4 +1,4 @@
-"""The methods by name: those built in, and those that installed packages add."""
+"""The methods by name: the built-in ones, and those that installed packages add."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _settings_of(name: str) -> type[MethodSettings]:
 
 
 def _read_section(section: Any) -> Any:
-    """A method's section as its settings; values that are no section are left to pydantic."""
+    """A method's section as its settings; other values are left for pydantic to refuse."""
     if type(section) is MethodSettings:
         section = section.model_dump()
     if not isinstance(section, Mapping):
@@ -100,7 +100,7 @@ def _read_section(section: Any) -> Any:
 
 
 class _AnyMethod:
-    """The section of any registered method; packages are looked for when one is read."""
+    """The section of any registered method; installed packages are searched when one is read."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -120,10 +120,10 @@ MethodSection = Annotated[SerializeAsAny[MethodSettings], _AnyMethod()]
 
 
 def parse_method(section: Mapping[str, Any]) -> MethodSettings:
-    """The settings of a method as a config or a saved model holds them.
+    """The settings of a method from its section in a config or saved model.
 
     Raises:
-        ConfigError: No method has this name, or a field is wrong; all of them are listed.
+        ConfigError: No method has this name, or a field is wrong; the message lists all.
     """
     try:
         found: MethodSettings = _read_section(section)
@@ -137,7 +137,7 @@ def parse_method(section: Mapping[str, Any]) -> MethodSettings:
 
 
 def build_method(settings: MethodSettings) -> Method:
-    """The method a config section describes.
+    """The method of a config section.
 
     Raises:
         ConfigError: No method has this name.

@@ -1,4 +1,4 @@
-"""Config sections of the methods beside the wings; no torch, see `peml.methods.registry`."""
+"""Config sections of the other methods; no torch, see `peml.methods.registry`."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class LoraPrefixSettings(FixedPrefixSettings):
     )
 
     def smaller_prefixes(self) -> Iterator[LoraPrefixSettings]:
-        """These settings, then ever smaller prefixes: shorter, or with a head of ever lower rank.
+        """These settings, then smaller and smaller prefixes: shorter, or with a head of lower rank.
 
-        The MLP's width is halved when even a head of rank 1 is too large.
+        The MLP's width is halved if even a head of rank 1 is too large.
         """
         yield self
         if self.network == "flat":
@@ -108,7 +108,7 @@ _Network = TypeVar("_Network", PrefixSettings, LoraPrefixSettings)
 
 
 def smaller_heads(network: _Network) -> Iterator[_Network]:
-    """Ever smaller networks: low-rank heads of ever lower rank, at ever smaller widths."""
+    """Smaller and smaller networks: low-rank heads of lower ranks, at lower widths."""
     for width in halvings(network.width):
         ranks = min(network.head_rank, width) if network.head == "low-rank" else width
         for rank in range(ranks, 0, -1):
@@ -117,7 +117,7 @@ def smaller_heads(network: _Network) -> Iterator[_Network]:
 
 
 def halvings(width: int) -> Iterator[int]:
-    """A width, its half, and so on down to 4, or the width itself where it is less."""
+    """A width, its half, and so on down to 4; or the width itself if it is less."""
     yield width
     while width >= 8:
         width //= 2

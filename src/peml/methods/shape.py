@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the number of parameters that a method adds depends on.
+    """The properties of a model that determine a method's number of parameters.
 
     Attributes:
         linears: Layers that low-rank updates fit, in the model's order.
@@ -25,9 +25,9 @@ class ModelShape:
         hidden_size: Channels of an input embedding.
         parameters: Parameters of the frozen backbone.
         tasks: Number of tasks.
-        free_positions: Learned positions that the longest input leaves for a prompt; None where
+        free_positions: Learned positions that the longest input leaves for a prompt; None if
             positions are not learned.
-        others: What else ``target_modules`` might name, see `Layers`.
+        others: Other modules that ``target_modules`` might name, see `Layers`.
         contexts: Tokens of each task's context; empty without contexts.
     """
 
@@ -42,7 +42,7 @@ class ModelShape:
 
     @property
     def layers(self) -> Layers:
-        """What ``target_modules`` can name."""
+        """The layers that ``target_modules`` can name."""
         return Layers(self.linears, self.others)
 
     def known_contexts(self) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class ModelShape:
 
 
 def read_shape(model: TaskModel) -> ModelShape:
-    """Reads a model that nothing is attached to; the attention is probed with a tiny input."""
+    """Reads the shape of a model without parts; probes the attention with a tiny input."""
     from peml.injection import check_support
     from peml.methods.targets import read_layers
     from peml.models import count_parameters
@@ -86,7 +86,7 @@ def read_shape(model: TaskModel) -> ModelShape:
 
 
 def nearest_size(count: Callable[[int], int], budget: int, *, step: int = 1) -> int:
-    """The size, a multiple of ``step``, whose count comes nearest to a budget.
+    """The size, a multiple of ``step``, whose count is nearest to a budget.
 
     ``count`` gives the parameters at a size, and grows with it.
     """

@@ -23,7 +23,7 @@ from peml.models.quantization import is_quantized, sizes
 def find_linears(backbone: nn.Module) -> dict[str, nn.Module]:
     """Every linear layer of a model by its path, the output layer included.
 
-    GPT-2's ``Conv1D`` is one: a linear layer with its weight transposed.
+    GPT-2's ``Conv1D`` counts as one: it is a linear layer with a transposed weight.
     """
     return {name: module for name, module in backbone.named_modules() if _is_linear(module)}
 
@@ -33,7 +33,7 @@ def _is_linear(module: nn.Module) -> bool:
         return True
     if not isinstance(module, nn.Linear):
         return False
-    # Some classes inherit from a linear layer and compute something else, routers for example.
+    # Some classes inherit from a linear layer and compute something else, such as routers.
     return type(module).forward is nn.Linear.forward or _computes_a_product(module)
 
 
@@ -51,7 +51,7 @@ def _computes_a_product(layer: nn.Linear) -> bool:
 
 
 def read_layers(backbone: Any) -> Layers:
-    """Looks at every module of a model that nothing is attached to."""
+    """Looks at every module of a model without parts."""
     linears, places = find_linears(backbone), _places(backbone)
     direct = {kind: _read_directly(kind) for kind in {type(each) for each in backbone.modules()}}
     shapes: list[LinearShape] = []
@@ -71,7 +71,7 @@ def read_layers(backbone: Any) -> Layers:
             shapes.append(_shape(name, module, places, backbone.get_output_embeddings()))
             continue
         others[name] = type(module).__name__
-        # The experts of a mixture are a matrix each in one parameter, and no layers by themselves.
+        # Each matrix of a mixture's experts is part of one parameter, not a layer.
         for short, parameter in module.named_parameters(recurse=False):
             if parameter.dim() == 3 and not isinstance(module, nn.modules.conv._ConvNd):
                 sizes = " x ".join(map(str, parameter.shape))
@@ -88,8 +88,8 @@ _SETS_UP = ("__init__", "reset_parameters", "_reset_parameters", "init_weights",
 def _read_directly(parent: type[nn.Module]) -> set[str]:
     """Children whose weight a module's code reads instead of calling them.
 
-    Mamba's fused kernels do so on GPUs, and torch's MultiheadAttention: they would leave out an
-    update that is put on the layer.
+    Mamba's fused kernels on GPUs and torch's MultiheadAttention do so: they would ignore an update
+    on the layer.
     """
     own = parent.__mro__[: parent.__mro__.index(nn.Module)]
     functions = (
@@ -132,8 +132,8 @@ def _shape(
 def _places(backbone: nn.Module) -> dict[int, list[str]]:
     """The paths of the layers that use each parameter, by its place in memory.
 
-    A layer that stands in two blocks is listed twice. A block that stands in two places isn't:
-    what is put into it works in both.
+    A layer that two blocks contain is listed twice. A block that is used in two places isn't: an
+    update inside it works in both.
     """
     places: dict[int, list[str]] = {}
     for path, block in backbone.named_modules():

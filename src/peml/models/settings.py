@@ -57,8 +57,8 @@ class ModelSettings(Settings):
     )
     max_length: int | None = Field(
         None,
-        description="Maximum length of an input in tokens. Default: what the longest row needs, up "
-        "to the model's positions, less those of a prompt and of the text to generate.",
+        description="Maximum length of an input in tokens. Default: the length of the longest "
+        "row, up to the model's positions without those of a prompt and of the text to generate.",
         ge=8,
     )
     too_long: Literal["cut", "refuse"] = Field(

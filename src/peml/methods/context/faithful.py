@@ -40,7 +40,7 @@ def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -
                 action="lower method.context.shots",
             )
         return
-    # Rotary positions have no table that ends, but the model was made for so many.
+    # Rotary positions have no fixed limit, but the model was made for this many.
     config = model.backbone.config.get_text_config()
     positions = family.positions or getattr(config, "max_position_embeddings", None)
     make_room_for_context(family, length, positions)
@@ -66,12 +66,12 @@ def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -
 def refuse_unfaithful(
     model: TaskModel, tokens: Sequence[int], hold: Callable[[Sequence[int]], None]
 ) -> None:
-    """Compares logits after a held context with those after the same text; both ends the same row.
+    """Refuses a model whose logits after a held context differ from those after the same text.
 
     Args:
         model: The model, in evaluation mode.
         tokens: A context; its last tokens serve as the row.
-        hold: Holds the tokens it is given as the context of the next forward pass.
+        hold: Makes tokens the context of the next forward pass.
 
     Raises:
         ModelError: They differ, or the model can't place a context before position 0.

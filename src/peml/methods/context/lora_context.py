@@ -29,12 +29,12 @@ class LoraContext(Method):
 
     @property
     def context(self) -> ContextSettings:
-        """What each task's context holds."""
+        """The settings of each task's context."""
         return self.settings.context
 
     @property
     def corrects_contexts(self) -> bool:
-        """If `correction.trains` names something."""
+        """Whether `correction.trains` is set."""
         return self.settings.correction.trains != "none"
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
@@ -53,7 +53,7 @@ class LoraContext(Method):
         return AttachedModel(model, parts)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """Those of LoRA and correction."""
+        """The parameters of LoRA and correction."""
         correction = self._count(self.settings.correction, shape)
         return {"lora": self.settings.lora.count_parameters(shape), "correction": correction}
 
@@ -63,7 +63,7 @@ class LoraContext(Method):
         return correction.count(shape, self.context.held(shape.known_contexts()))
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another rank of the LoRA, and of the correction if no LoRA is near the budget."""
+        """Another rank of the LoRA; also of the correction if no LoRA is close to the budget."""
         smaller = self.settings.correction.smaller()
         sized = ((each, SizeRange.exactly(self._count(each, shape))) for each in smaller)
         correction, lora = fit_beside_lora(sized, self.settings.lora, shape, budget)

@@ -71,9 +71,9 @@ class ContextNetwork(PrefixPart):
         return [replace(weights, parameters=own), *others]
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The contexts without correction, in every layer."""
+        """Uses the contexts without correction, in every layer, inside the block."""
         return self._switch.off()
 
     def static_prefix(self) -> Prefix | None:
-        """None: the network's output is part of the contexts."""
+        """None, since the network's output is part of the contexts."""
         return None

@@ -1,4 +1,4 @@
-"""Trains on the rows that a context shows; each of them sees only the others."""
+"""Trains on the rows that a context shows; each of them sees only the other ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OwnRows:
 
     Args:
         tasks: The tasks with their demonstrations.
-        solved: Knows which train rows they are.
+        solved: Finds the train rows that are demonstrations.
         tokenise: Returns a context's tokens.
         compute: Computes a task's context with other demonstrations; None: a demonstration's
             positions are removed from the whole context.
@@ -46,7 +46,7 @@ class OwnRows:
     def leave_out(
         self, batch: TaskBatch, held: Mapping[int, Prefix]
     ) -> tuple[dict[int, Prefix], Callable[[int], Tensor]]:
-        """Gives each row that is shown a context without itself.
+        """Gives each row that its task's context shows a context without this row.
 
         Args:
             batch: The rows.
@@ -77,9 +77,9 @@ class OwnRows:
 
 
 def find_spans(task: Task, tokenise: Tokenise) -> list[tuple[int, int]]:
-    """Begin and end of each demonstration's tokens among those of its task's context.
+    """Begin and end (exclusive) of each demonstration's tokens in its task's context.
 
-    Tokens that it shares with the text around it are counted as its own.
+    Tokens shared with the text around a demonstration count as its own.
     """
     texts = cast(tuple[str, ...], task.shots.examples)
     tokens = tokenise(TaskRenderer(task).context())
@@ -101,6 +101,6 @@ def _common(some: Sequence[int], others: Sequence[int]) -> int:
 
 
 def _all(ids: Tensor, rows: int) -> Tensor:
-    """The ids, for a forward pass over exactly so many sequences."""
+    """The ids, for a forward pass over exactly ``rows`` sequences."""
     assert rows == len(ids)
     return ids

@@ -1,4 +1,4 @@
-"""Contexts as a part of a method: computes their keys and values for the rows of a batch."""
+"""The contexts as a part of a method: computes their keys and values for the rows of a batch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ContextPart(nn.Module, Part):
         self.injection = injection
         self.tokens = [_read_tokens(model, task) for task in model.tasks]
         self._settings = settings
-        # In lists, so that they don't become submodules.
+        # in lists, so that they don't become submodules
         self._holders = [model]
         self._on_top: list[Correction | ContextNetwork] = []
         self._solved: SolvedRows | None = None  # set where rows are drawn anew
@@ -84,13 +84,13 @@ class ContextPart(nn.Module, Part):
                 self._set(held)
 
     def _contexts_of(self, batch: TaskBatch | None) -> list[int]:
-        """Ids of the contexts of a batch, or of all."""
+        """Ids of the contexts of a batch, or of all contexts."""
         if self._settings.scope == "shared":
             return [ALL_TASKS]
         tasks = list(range(len(self.tokens)))
         if batch is None:
             return tasks
-        # An id that is none of a task is refused by the model's routing.
+        # The model's routing refuses ids of unknown tasks.
         return [task for task in tasks if task in batch.known.task_rows]
 
     def correct(self, correction: Correction | ContextNetwork) -> None:
@@ -218,11 +218,11 @@ class ContextPart(nn.Module, Part):
         self.injection.set_contexts(None)
 
     def groups(self) -> list[ParameterGroup]:
-        """None: contexts are computed, and their correction is a separate part."""
+        """Empty: contexts are computed, and their correction is a separate part."""
         return []
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The rows without their contexts."""
+        """Uses the rows without their contexts inside the block."""
         return self.injection.without_contexts()
 
     def static_contexts(self) -> dict[int, Prefix]:

@@ -58,7 +58,7 @@ class ContextSettings(Settings):
     )
     of: Literal["frozen", "adapted"] = Field(
         "frozen",
-        description="Whose keys and values. frozen: those of the base model, computed once. "
+        description="Model that computes keys and values. frozen: the base model, once. "
         "adapted: those of the model as it is trained, computed in every step, with gradients; "
         "the merged model then answers as with the text in front of every row.",
     )
@@ -121,7 +121,7 @@ class ContextSettings(Settings):
         """The tasks with header and shots as their context.
 
         Raises:
-            ConfigError: A task has shots of its own, is a chat, or has nothing to hold.
+            ConfigError: A task has shots of its own, is a chat, or has no text for a context.
             DataError: The file of chosen rows can't be used.
         """
         chosen = None if self.choose in _CHOICES else read_chosen(Path(self.choose))
@@ -140,7 +140,7 @@ class ContextSettings(Settings):
         return tuple(held)
 
     def gather(self, data: Sequence[TaskData]) -> tuple[TaskData, ...]:
-        """The loaded tasks, with the solved rows of all in each if they share one context."""
+        """The loaded tasks; if they share a context, each has the solved rows of all."""
         if self.scope == "task":
             return tuple(data)
         turns = zip_longest(*(item.task.shots.examples for item in data))
@@ -157,7 +157,7 @@ class ContextSettings(Settings):
         return list(lengths[:1] if self.scope == "shared" else lengths)
 
     def _spread(self, tasks: Sequence[Task]) -> list[int]:
-        """How many rows of each task a shared context shows; none of tasks without train rows."""
+        """The number of rows of each task in a shared context; 0 for tasks without train rows."""
         able = [task.splits.train is not None or task.shots.split is not None for task in tasks]
         each, more = divmod(self.shots, max(1, sum(able)))
         places = accumulate(able, initial=0)
@@ -199,7 +199,7 @@ class CorrectionSettings(Settings):
 
     trains: Literal["none", "values", "keys-values"] = Field(
         "none",
-        description="What of a context is trained: nothing, its values, or its keys and values.",
+        description="Trained part of a context: nothing, its values, or its keys and values.",
     )
     kind: Literal["free", "low-rank"] = Field(
         "free",
@@ -260,7 +260,7 @@ class CorrectionSettings(Settings):
         return attention.layers * self.halves * numbers
 
     def smaller(self) -> Iterator[CorrectionSettings]:
-        """These settings, then ever lower ranks."""
+        """These settings, then settings with smaller and smaller ranks."""
         yield self
         if self.kind == "low-rank" and self.trains != "none":
             for rank in range(self.rank - 1, 0, -1):

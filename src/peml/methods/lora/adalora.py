@@ -22,7 +22,7 @@ class AdaLoraPart(PeftPart):
 
     The schedule spans ``total_steps``, the optimiser steps of the run.
 
-    A rank is pruned by setting its E to zero. Until ``tinit`` nothing is pruned; then the budget
+    A rank is pruned by setting its E to zero. Nothing is pruned before ``tinit``; then the budget
     falls along a cubic; in the last ``tfinal`` steps the pruned ranks stay.
 
     Raises:
@@ -33,7 +33,7 @@ class AdaLoraPart(PeftPart):
         config = _config(settings, total_steps)
         super().__init__(model, AdaLoraModel, config, settings, seed)
         self._orth_reg_weight = settings.orth_reg_weight
-        # Made here and not when the allocator needs them, so that checkpoints always have the same
+        # Created now, not when the allocator needs them, so that checkpoints always have the same
         # tensors; PEFT stores the masks as lists in its config.
         self._masks = {
             name: torch.ones(len(parameter), dtype=torch.bool)
@@ -43,7 +43,7 @@ class AdaLoraPart(PeftPart):
         self._fill_statistics()
 
     def ranks(self) -> dict[str, int]:
-        """Remaining ranks, by the layer's path."""
+        """The remaining ranks, by the layer's path."""
         return {
             name.partition(".lora_E.")[0]: int(self._parameters[name].count_nonzero())
             for name in self._masks
@@ -91,7 +91,7 @@ class AdaLoraPart(PeftPart):
         }
 
     def start_from(self, adapter: Path) -> list[str]:
-        """Refused, since pruned ranks are not in the adapter.
+        """Refuses to start, since an adapter lacks the pruned ranks.
 
         Raises:
             ModelError: Always.
@@ -103,7 +103,7 @@ class AdaLoraPart(PeftPart):
         )
 
     def peft_format(self) -> tuple[PeftConfig, dict[str, Tensor]]:
-        """The remaining ranks, named in the config's pattern.
+        """The remaining ranks, listed in the config's pattern.
 
         Between two prunings, and in weights from before the last one, a pruned rank may have come
         back: E decides, not the last mask.
@@ -130,7 +130,7 @@ class AdaLoraPart(PeftPart):
 
 
 def _config(settings: AdaLoraSettings, total: int) -> AdaLoraConfig:
-    """PEFT's config, its schedule in steps."""
+    """PEFT's config, with its schedule in steps."""
     # The last pruning takes a step of its own.
     tinit, tfinal = int(settings.tinit * total), max(1, int(settings.tfinal * total))
     if tinit >= total - tfinal:

@@ -24,7 +24,7 @@ _FREE = frozenset(
         "task_type",
     }
 )
-# All other starts change the base model's weights.
+# All other initialisations change the base model's weights.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 _NEXT = "correct the method's settings or init_from"
 
@@ -33,7 +33,8 @@ def read_adapter(folder: Path, own: PeftConfig) -> dict[str, Tensor]:
     """The weights of an adapter, by PEFT's names without ``base_model.``.
 
     Raises:
-        ModelError: It is damaged, of another kind, rank or scale, or changed the base model.
+        ModelError: The adapter is damaged, has another type, rank or scale, or changed the base
+            model.
     """
     if not (folder / PEFT_WEIGHTS).is_file():
         raise ModelError(
@@ -79,7 +80,7 @@ def copy_weights(
     Args:
         saved: The adapter's weights, see `read_adapter`.
         own: The part's weights by the same names; overwritten.
-        backbone: The model they are for.
+        backbone: The model of the part.
         prefix: Part of the names of the tuner's weights (``lora_``).
 
     Returns:

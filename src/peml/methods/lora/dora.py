@@ -13,7 +13,11 @@ from peml.models import dense_weight
 
 
 class DoraPart(LoraPart):
-    """PEFT's DoRA layers: W' = m (W + s B A) / ||W + s B A||, a norm for each output.
+    """PEFT's DoRA layers: W' = m (W + s B A) /
+
+    W + s B A
+
+    , with a norm for each output.
 
     The norm is computed in every step and carries no gradient (section 4.3 of the paper).
     """
@@ -49,6 +53,6 @@ class Dora(Lora):
         return DoraPart(backbone, self.settings, context.seed)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The factors' and the magnitudes'."""
+        """The parameters of factors and magnitudes."""
         magnitudes = self.settings.count_magnitudes(shape)
         return {**super().count_parameters(shape), "magnitude": magnitudes}

@@ -44,9 +44,9 @@ class LoraPart(PeftPart):
 
 
 def _keep_input_type(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Under autocast, leaves PEFT's cast of the input to A's float32 out.
+    """Under autocast, skips PEFT's cast of the input to A's float32.
 
-    Autocast would cast it back, to a copy of its own in each layer, kept for the backward pass.
+    Autocast would cast it back, to a copy per layer that is kept for the backward pass.
     """
     layer.cast_input_dtype_enabled = not torch.is_autocast_enabled(inputs[0].device.type)
 

@@ -37,8 +37,8 @@ ADAPTER = "default"
 def _exactly_on(paths: Set[str], tuner: type[BaseTuner]) -> type[BaseTuner]:
     """A subclass of the tuner that adapts exactly these layers.
 
-    For mixtures of experts PEFT rewrites ``target_modules`` first: it adds the experts, and takes
-    dense layers that share a name with them out.
+    For mixtures of experts, PEFT rewrites ``target_modules``: it adds the experts, and removes
+    dense layers with the same name.
     """
 
     class ExactTuner(tuner):
@@ -60,11 +60,11 @@ class PeftPart(Part):
         model: The model that gets the layers.
         tuner: PEFT's class that adds them.
         config: PEFT's config; its target modules are replaced by those of the settings.
-        settings: Which layers, learning rate, and the name of the group.
+        settings: Layers, learning rate, and the name of the group.
         seed: Seed of the initial weights.
 
     Raises:
-        ModelError: PEFT can't adapt a layer, or adapts others than it was asked for.
+        ModelError: PEFT can't adapt a layer, or adapts other layers than requested.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class PeftPart(Part):
             if f".{tuner.prefix}" in name and ADAPTER in name
         }
         for parameter in self._parameters.values():
-            # The adapter trains in float32 whatever the frozen weights are stored in.
+            # The adapter trains in float32, whatever the type of the frozen weights.
             parameter.data = parameter.data.float()
 
     def groups(self) -> list[ParameterGroup]:
@@ -112,7 +112,7 @@ class PeftPart(Part):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The model without its updates."""
+        """Uses the model without its updates inside the block."""
         for layer in self._layers.values():
             layer.enable_adapters(False)
         try:
@@ -122,7 +122,7 @@ class PeftPart(Part):
                 layer.enable_adapters(True)
 
     def save(self, folder: Path, base_model: str) -> None:
-        """Writes a folder of the part's name, to be loaded by ``PeftModel.from_pretrained``."""
+        """Writes a folder of the part's name, which ``PeftModel.from_pretrained`` loads."""
         target = folder / self.name
         config, state = self.peft_format()
         config.base_model_name_or_path = base_model
@@ -140,7 +140,7 @@ class PeftPart(Part):
 
     def peft_format(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """Config and tensors as PEFT saves them."""
-        # Left to itself PEFT asks the hub whether the base model's vocabulary has grown.
+        # By default, PEFT asks the hub whether the base model's vocabulary has grown.
         state = get_peft_model_state_dict(
             self._tuner, adapter_name=ADAPTER, save_embedding_layers=False
         )
@@ -153,7 +153,7 @@ class PeftPart(Part):
 
 
 class PeftMethod(Method):
-    """A PEFT tuner; a subclass has the tuner and its config."""
+    """The method of a PEFT tuner; a subclass defines the tuner and its config."""
 
     @abstractmethod
     def build_part(self, backbone: Any, context: AttachContext) -> PeftPart:
@@ -165,7 +165,7 @@ class PeftMethod(Method):
         return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The settings' closed form."""
+        """The number from the settings' closed form."""
         return {self.settings.group: self.settings.count_parameters(shape)}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:

@@ -1,4 +1,4 @@
-"""LoRA factors written as PEFT saves an adapter, for any tool that reads one."""
+"""Writes LoRA factors in PEFT's adapter format, which other tools can read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def write_peft_lora(folder: Path, factors: Factors, backbone: Any, base_model: s
     """Writes an adapter that ``PeftModel.from_pretrained`` loads; its alpha / r is 1.
 
     Args:
-        folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
-        factors: All of the same rank.
-        backbone: The model they are for.
+        folder: Folder for ``adapter_config.json`` and ``adapter_model.safetensors``.
+        factors: Factors, all of the same rank.
+        backbone: The model of the factors.
         base_model: Name or path of its weights, for the config.
     """
     first = next(iter(factors.values()))

@@ -20,7 +20,7 @@ from peml.prefix import RankGroup
 
 
 def rank_groups(linears: Sequence[LinearShape], ranks: Sequence[int]) -> tuple[RankGroup, ...]:
-    """Groups of linear layers whose paths differ in their numbers only."""
+    """Groups of linear layers whose paths differ only in their numbers."""
     costs: dict[str, int] = {}
     for layer in linears:
         name = _group(layer.name)
@@ -29,7 +29,7 @@ def rank_groups(linears: Sequence[LinearShape], ranks: Sequence[int]) -> tuple[R
 
 
 def count_lora(linears: Sequence[LinearShape], ranks: Mapping[str, int]) -> int:
-    """Parameters of a LoRA with a rank for each group; groups without one have none."""
+    """Number of parameters of a LoRA with a rank for each group; no rank means no LoRA."""
     return sum(ranks.get(_group(one.name), 0) * _cost(one) for one in linears)
 
 
@@ -58,11 +58,11 @@ def _group(path: str) -> str:
 
 
 class LoraRanks:
-    """The ranks of a LoRA's groups, soft in a search and cut at its end.
+    """The ranks of a LoRA's groups, soft during a search and cut at its end.
 
     Ranks are nested: the update of rank r is that of the first r rows of ``A`` and columns of
-    ``B``, ``(alpha / r_max) B diag(m) A``, where ``m_j`` is the summed weight of the ranks
-    beyond j. At one-hot weights this equals the LoRA after `cut`.
+    ``B``, ``(alpha / r_max) B diag(m) A``, where ``m_j`` is the summed weight of the ranks beyond
+    j. At one-hot weights this equals the LoRA after `cut`.
     """
 
     def __init__(self, part: LoraPart) -> None:
@@ -75,7 +75,7 @@ class LoraRanks:
         self._hooks: list[Any] = []
 
     def soften(self, groups: Sequence[RankGroup]) -> None:
-        """Makes the ranks of these groups follow the weights given to `mix`."""
+        """Lets the ranks of these groups follow the weights given to `mix`."""
         self._groups = tuple(groups)
         for group in groups:
             for layer in self._layers[group.name].values():
@@ -85,7 +85,7 @@ class LoraRanks:
     def mix(self, weights: Mapping[str, Tensor]) -> None:
         """Sets the masks of the next forward passes from the decisions' weights."""
         for group in self._groups:
-            if group.decision in weights:  # one candidate alone is no decision
+            if group.decision in weights:  # a single candidate is no decision
                 row = weights[group.decision]
                 reach = torch.tensor(group.ranks)[:, None] > torch.arange(group.ranks[-1])[None]
                 self._masks[group.name] = row @ reach.to(row, non_blocking=True)
@@ -98,7 +98,7 @@ class LoraRanks:
         """Removes all but the first rows and columns of every group's LoRAs.
 
         Raises:
-            ConfigError: The ranks are of other modules than this model's.
+            ConfigError: The ranks are for modules of another model.
         """
         if set(ranks) != set(self._layers):
             odd = ", ".join(sorted(set(ranks) ^ set(self._layers)))

@@ -60,14 +60,14 @@ class LowRankSettings(UpdateSettings):
 
     @abstractmethod
     def count_layer(self, layer: LinearShape) -> int:
-        """Closed form of one layer's trainable parameters."""
+        """The number of one layer's trainable parameters, in closed form."""
 
     def at_rank(self, r: int) -> Self:
         """The same with another rank."""
         return self.model_copy(update={"r": r})
 
     def count_parameters(self, shape: ModelShape) -> int:
-        """Closed form of the trainable parameters."""
+        """The number of trainable parameters, in closed form."""
         return sum(self.count_layer(layer) for layer in self.targets(shape.layers))
 
     def resized(self, shape: ModelShape, budget: int) -> Self:
@@ -89,7 +89,7 @@ class LoraSettings(LowRankSettings):
     alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
 
     def count_layer(self, layer: LinearShape) -> int:
-        """Closed form: r (d_in + d_out)."""
+        """The number of trainable parameters: r (d_in + d_out)."""
         return self.r * (layer.d_in + layer.d_out)
 
     def at_rank(self, r: int) -> Self:
@@ -118,11 +118,11 @@ class DoraSettings(LoraSettings, MethodSettings):
     )
 
     def count_magnitudes(self, shape: ModelShape) -> int:
-        """Closed form: d_out for each layer."""
+        """The number of magnitudes: d_out for each layer."""
         return sum(layer.d_out for layer in self.targets(shape.layers))
 
     def resized(self, shape: ModelShape, budget: int) -> Self:
-        """The rank nearest to what the magnitudes leave of a budget."""
+        """The settings with the rank for the part of a budget without the magnitudes."""
         return super().resized(shape, budget - self.count_magnitudes(shape))
 
 
@@ -180,7 +180,7 @@ class AdaLoraSettings(LowRankSettings, MethodSettings):
         return self
 
     def count_layer(self, layer: LinearShape) -> int:
-        """Closed form: init_r (d_in + d_out + 1), all of which train."""
+        """The number of trainable parameters: init_r (d_in + d_out + 1), including pruned ones."""
         return self.init_r * (layer.d_in + layer.d_out + 1)
 
     def at_rank(self, r: int) -> Self:
@@ -192,7 +192,7 @@ class AdaLoraSettings(LowRankSettings, MethodSettings):
 
 
 class HiraSettings(LowRankSettings, MethodSettings):
-    """Updates W * (B A), element by element: of high rank, at LoRA's number of parameters."""
+    """Updates W * (B A), element by element: a high rank with LoRA's number of parameters."""
 
     group: ClassVar[str] = "hira"
 
@@ -201,12 +201,12 @@ class HiraSettings(LowRankSettings, MethodSettings):
     learning_rate: float = Field(5e-3, description="Default rate of the group `hira`.", gt=0)
 
     def count_layer(self, layer: LinearShape) -> int:
-        """Closed form: r (d_in + d_out)."""
+        """The number of trainable parameters: r (d_in + d_out)."""
         return self.r * (layer.d_in + layer.d_out)
 
 
 class MissSettings(LowRankSettings, MethodSettings):
-    """Updates B (x_1 + x_2 + ...): the inputs in shards of r channels, summed, then one matrix."""
+    """Updates B (x_1 + x_2 + ...): sums the inputs' shards of r channels, then one matrix."""
 
     group: ClassVar[str] = "miss"
 
@@ -216,5 +216,5 @@ class MissSettings(LowRankSettings, MethodSettings):
     )
 
     def count_layer(self, layer: LinearShape) -> int:
-        """Closed form: r d_out."""
+        """The number of trainable parameters: r d_out."""
         return self.r * layer.d_out

@@ -34,10 +34,10 @@ Network = PrefixSupernet | PrefixNetwork | FlatPrefix
 
 
 class PrefixPart(nn.Module, Part):
-    """Computes the prefix once per forward pass and hands it to the attention layers.
+    """Computes the prefix once per forward pass and passes it to the attention layers.
 
     Args:
-        injection: Where the prefix goes.
+        injection: Puts the prefix into the attention layers.
         network: The supernet during a search, then the chosen network; or a flat prefix.
         settings: Dropout of positions, and options of the group `prefix`.
         learning_rate: Default rate of the group `prefix`.
@@ -72,19 +72,19 @@ class PrefixPart(nn.Module, Part):
         return prefix
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
-        """Puts a fresh prefix in front of every layer."""
+        """Puts a newly computed prefix in front of every layer."""
         prefix = self.yielded()
         if self.training and self._settings.dropout:
             prefix = prefix.without_some(self._settings.dropout)
         self.injection.set(prefix)
 
     def after_step(self, step: int) -> None:
-        """Checks the decisions on a CPU, where reading them doesn't make a GPU wait."""
+        """Checks the decisions on a CPU; on a GPU, reading them would make the GPU wait."""
         if next(self.network.parameters()).device.type == "cpu":
             self.check_decisions(step)
 
     def check_decisions(self, step: int) -> None:
-        """Checks the decisions before anything about them is written.
+        """Checks that the decisions are numbers before they are logged or saved.
 
         Raises:
             TrainingError: A logit is NaN or infinite.
@@ -104,10 +104,11 @@ class PrefixPart(nn.Module, Part):
         )
 
     def groups(self) -> list[ParameterGroup]:
-        """`prefix`, and `architecture` while there are decisions."""
+        """The group `prefix`, and `architecture` while there are decisions."""
         if not isinstance(self.network, PrefixSupernet):
             return [self._group("prefix", list(self.network.parameters()))]
-        # Neither logits nor rate decay: the temperature's schedule already anneals the decisions.
+        # Neither weight decay nor a falling rate: the temperature's schedule already anneals the
+        # decisions.
         architecture = ParameterGroup(
             "architecture",
             self.network.architecture_parameters(),
@@ -120,7 +121,7 @@ class PrefixPart(nn.Module, Part):
         return ParameterGroup(name, parameters, self._learning_rate, self._settings.group_options())
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The model without its prefix."""
+        """Uses the model without its prefix inside the block."""
         return self.injection.disabled()
 
     def static_prefix(self) -> Prefix | None:
@@ -137,18 +138,18 @@ def build_network(
     context: AttachContext,
     make: Callable[[PrefixStart], Network],
 ) -> Network:
-    """Makes the network at its start, on the model's device, with the run's seed.
+    """Creates the network with its initial values, on the model's device, with the run's seed.
 
     Args:
         model: The frozen model.
-        injection: Where the prefix goes.
-        settings: Where it starts.
+        injection: Puts the prefix into the attention layers.
+        settings: The start of the prefix.
         length: Positions of the prefix; the longest candidate if it is searched.
-        context: Real rows to measure on, and the seed.
+        context: Real rows for measurements, and the seed.
         make: Makes the network for a start.
 
     Raises:
-        ModelError: The text to start at has fewer tokens than the prefix has positions.
+        ModelError: The start's text has fewer tokens than the prefix has positions.
     """
     start = measure_start(injection, context.calibrate, quietness=settings.quietness, radius=1.0)
     if settings.start == "text":

@@ -48,11 +48,11 @@ class PrefixNas(SearchedPrefix):
         return genotype
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """Those of the network; before a search, the mean over the search space."""
+        """The network's parameters; before a search, the mean over the search space."""
         return {"prefix": round(self._size(shape).mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """Those of the smallest and of the largest network of the search space."""
+        """The parameters of the smallest and of the largest network of the search space."""
         size = self._size(shape)
         return size.low, size.high
 

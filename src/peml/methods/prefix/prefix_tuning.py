@@ -24,7 +24,7 @@ class PrefixTuning(Method):
         return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """Those of the MLP or of the flat prefix."""
+        """The parameters of the MLP or of the flat prefix."""
         return {"prefix": self.settings.count_prefix(shape)}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:

@@ -41,7 +41,7 @@ class PromptPart(nn.Module, Part):
         return [ParameterGroup("prompt", [self.vectors], self._learning_rate, still)]
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The model without its prompt."""
+        """Uses the model without its prompt inside the block."""
         return self._prompt.disabled()
 
     def merge(self) -> None:
@@ -84,7 +84,7 @@ class PromptTuning(Method):
         return {"prompt": self.settings.length * shape.hidden_size}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another length, as far as the model has positions for it."""
+        """Another length, within the model's free positions."""
         length = nearest_size(lambda n: n * shape.hidden_size, budget)
         if shape.free_positions is not None:
             length = max(1, min(length, shape.free_positions))
@@ -92,8 +92,8 @@ class PromptTuning(Method):
 
 
 def _draw_tokens(model: TaskModel, length: int, generator: torch.Generator) -> Tensor:
-    """Ordinary tokens, (length,), none twice if there are enough."""
-    # Some matrices have more rows than there are tokens, for round numbers.
+    """Ordinary tokens, (length,), without repetition if there are enough."""
+    # Some matrices have more rows than there are tokens, to round their number.
     rows = model.backbone.get_input_embeddings().weight.shape[0]
     tokenizer = model.family.tokenizer
     special = set(tokenizer.all_special_ids)

@@ -132,7 +132,7 @@ class PrefixSearch:
         loss = self._rows.loss(self.controller.timetable.turn(step))
         gradients = torch.autograd.grad(loss, logits, allow_unused=True)
         known = [gradient for gradient in gradients if gradient is not None]
-        # On a GPU, reading would wait; there the check of the step's gradient norm finds it later.
+        # On a GPU, reading would wait; there, the later check of the step's gradient norm finds it.
         if loss.device.type == "cpu" and not all(
             bool(gradient.isfinite().all()) for gradient in known
         ):
@@ -162,7 +162,7 @@ class PrefixSearch:
         """Temperature and weights, for the log.
 
         Raises:
-            TrainingError: A decision is no number.
+            TrainingError: A decision is NaN or infinite.
         """
         self._part.check_decisions(step)
         return {

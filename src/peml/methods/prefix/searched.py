@@ -59,7 +59,7 @@ class SearchedPrefix(Method):
         context: AttachContext,
         make: Callable[..., PrefixPart] = PrefixPart,
     ) -> PrefixPart:
-        """The network of the genotype, or the supernet of the space."""
+        """Attaches the network of the genotype, or the supernet of the space."""
         settings, shape = self.settings, injection.shape
         length = space.max_length if genotype is None else genotype.length
         make_network: Callable[[PrefixStart], Network]
@@ -95,7 +95,7 @@ class SearchedPrefix(Method):
         return prefix.fixed(shape) if search.mode == "none" else None
 
     def _prefix_size(self, settings: PrefixSettings, shape: PrefixShape) -> SizeRange:
-        """Size of the network, or of those that the search may find; without LoRA."""
+        """Size of the network, or of all networks that the search may find; without LoRA."""
         genotype = self._given(settings, shape)
         if genotype is not None:
             return SizeRange.exactly(count_network(genotype))
@@ -105,10 +105,10 @@ class SearchedPrefix(Method):
         return size if budget is None else size.within(budget.wanted)
 
     def _nearest(self, at: Callable[[int], _Settings], shape: ModelShape, budget: int) -> _Settings:
-        """The settings whose expected size is nearest to a budget, which their search keeps to.
+        """The settings whose expected size is nearest to a budget, with that budget for the search.
 
-        ``at`` gives the settings at a size, their search without a budget. A budget that all
-        networks of the space are above, or all below, can't be kept to.
+        ``at`` returns the settings at a size, without a budget. A budget that is larger or smaller
+        than all networks of the space is left out.
         """
 
         def count(size: int) -> int:

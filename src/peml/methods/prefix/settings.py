@@ -67,7 +67,7 @@ class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
         )
 
     def count_prefix(self, shape: ModelShape) -> int:
-        """Closed form of the prefix's trainable parameters.
+        """The number of trainable parameters of the prefix, in closed form.
 
         Raises:
             ModelError: No prefix can be put in front of the model's attention.

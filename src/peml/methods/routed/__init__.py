@@ -1,1 +1,1 @@
-"""Low-rank layers of the multi-task methods: each method and its layer in one file."""
+"""The multi-task methods, each with its low-rank layer in one file."""

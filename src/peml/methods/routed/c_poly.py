@@ -68,7 +68,7 @@ class CPolyDelta(Delta):
         return weights, self.down[index], self.up[index]
 
     def update(self, x: Tensor) -> Tensor:
-        """See the class; each row takes its task's weights."""
+        """The update (see the class); each row uses its task's weights."""
         weights, down, up = self._skills_of(self.routing.rows(x.shape[0]))
         weights = self.scale * weights
         if self.settings.mixing == "factors":
@@ -88,7 +88,7 @@ class CPolyDelta(Delta):
         return torch.bmm(torch.bmm(x, mean_down.transpose(1, 2)), mean_up)
 
     def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
-        """One LoRA: of rank skills x r, or of rank r where the factors are mixed."""
+        """The update as one LoRA: of rank skills x r, or of rank r if the factors are mixed."""
         task = torch.tensor([task_id], device=self.up.device)
         weights, down, up = self._skills_of(task)
         if self.settings.mixing == "factors":
@@ -114,7 +114,7 @@ class CPoly(AdapterMethod):
     settings: CPolySettings
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """All skills' factors; shared and own weights."""
+        """The parameters of all skills' factors, and of shared and own weights."""
         settings = self.settings
         skills = settings.shared + tasks * settings.own
         weighed = settings.shared + (
@@ -127,5 +127,5 @@ class CPoly(AdapterMethod):
 
     @property
     def merging(self) -> Merging:
-        """One set of weights per task."""
+        """Mergeable with one set of weights per task."""
         return Merging("per task", "each task weighs the skills in its own way")

@@ -17,7 +17,8 @@ from peml.models import TaskRouting
 class Delta(nn.Module, ABC):
     """The update of one linear layer, one subclass per method.
 
-    A fresh delta adds exactly zero. Its parameters are float32 whatever the frozen weights are.
+    A new delta adds exactly zero. Its parameters are float32, whatever the type of the frozen
+    weights.
 
     Args:
         layer: The layer it updates.
@@ -79,7 +80,7 @@ class AdaptedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight; some models look at its type before they call the layer."""
+        """The frozen weight, since some models read its type before they call the layer."""
         weight: Tensor = self.base.get_parameter("weight")
         return weight
 
@@ -99,6 +100,6 @@ class AdaptedLinear(nn.Module):
 
 
 def low_rank_start(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
-    """Kaiming-uniform with a = sqrt(5), as LoRA's A: uniform within 1 / sqrt(fan_in)."""
+    """Kaiming-uniform with a = sqrt(5), like LoRA's A: uniform within 1 / sqrt(fan_in)."""
     bound = fan_in**-0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -69,12 +69,12 @@ class TaskMoeDelta(_MoeDelta):
         self.gate = gate
 
     def update(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """The update; see the class."""
         weights: Tensor = self.gate()
         return self._mixed(x, weights[self.routing.rows(x.shape[0])][:, None, :])
 
     def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
-        """A LoRA of rank r: the experts' B, weighed, and their A."""
+        """A LoRA of rank r: the experts' B with their weights, and their A."""
         weights = self.gate()[task_id][:, None, None]
         return self.scale * (weights * self.up).flatten(0, 1).T, self.down.flatten(0, 1)
 
@@ -97,7 +97,7 @@ class TokenMoeDelta(_MoeDelta):
         self._balance: Tensor | None = None
 
     def update(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """The update; see the class."""
         # In float32, so that rounding to bf16 does not choose the experts.
         with torch.autocast(x.device.type, enabled=False):
             logits = nn.functional.linear(x.to(self.router.dtype), self.router)
@@ -124,7 +124,7 @@ class TokenMoeDelta(_MoeDelta):
         return self._balance
 
     def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
-        """There are none: the update depends on the token."""
+        """Raises an error, since the update depends on the token."""
         raise NotImplementedError("a token-routed mixture is no LoRA of any rank")
 
 
@@ -145,7 +145,7 @@ class MoeLora(AdapterMethod):
         return {layer.name: TaskMoeDelta(layer, routing, settings, gate) for layer in layers}
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """The experts' factors; gates or routers."""
+        """The parameters of the experts' factors, and of gates or routers."""
         settings = self.settings
         factors = sum(r * (layer.d_in + layer.d_out) for layer in layers)
         if settings.routing == "token":
@@ -157,12 +157,12 @@ class MoeLora(AdapterMethod):
 
     @property
     def rank_step(self) -> int:
-        """Every expert has the same rank."""
+        """The number of experts, since all have the same rank."""
         return self.settings.experts
 
     @property
     def merging(self) -> Merging:
-        """Per task with a task gate, never with a router."""
+        """Mergeable per task with a task gate, never with a router."""
         if self.settings.routing == "token":
             return Merging("never", "the experts' weights depend on the token")
         return Merging("per task", "each task has its own weights of the experts")

@@ -43,8 +43,8 @@ class MtlLoraDelta(Delta):
         self.up = nn.Parameter(torch.zeros(bases, r, layer.d_out))
         self.mixing = low_rank_start((routing.tasks, bases), bases)
         if settings.mixing_start == "even":
-            # Not exactly even: B that start alike and are mixed alike get the same gradient, and
-            # would stay copies of one another for good.
+            # Not exactly even: B matrices that start alike and are mixed alike get the same
+            # gradient, and would stay copies of one another.
             self.mixing.data.mul_(settings.temperature)
 
     def shares(self) -> Tensor:
@@ -52,7 +52,7 @@ class MtlLoraDelta(Delta):
         return (self.mixing / self.settings.temperature).softmax(-1)
 
     def update(self, x: Tensor) -> Tensor:
-        """See the class; each row takes its task's tensors."""
+        """The update (see the class); each row uses its task's tensors."""
         rows = self.routing.rows(x.shape[0])
         hidden = nn.functional.linear(x, self.down)
         shares = self.scale * self.shares()[rows][:, :, None]
@@ -80,7 +80,7 @@ class MtlLora(AdapterMethod):
     settings: MtlLoraSettings
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """A, the transforms, the B; and the mix."""
+        """The parameters of A, the transforms, the B matrices, and the mix."""
         bases = self.settings.bases
         transform = tasks * (r * r if self.settings.transform == "full" else r)
         factors = sum(r * layer.d_in + transform + bases * r * layer.d_out for layer in layers)
@@ -88,5 +88,5 @@ class MtlLora(AdapterMethod):
 
     @property
     def merging(self) -> Merging:
-        """One set of weights per task."""
+        """Mergeable with one set of weights per task."""
         return Merging("per task", "each task has its own transform and mix")

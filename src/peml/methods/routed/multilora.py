@@ -55,7 +55,7 @@ class MultiLora(AdapterMethod):
     settings: MultiLoraSettings
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """The branches' factors, and their scales."""
+        """The parameters of the branches' factors and scales."""
         n = self.settings.branches
         return {
             "adapter": sum(n * r * (layer.d_in + layer.d_out) for layer in layers),

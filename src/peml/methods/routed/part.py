@@ -25,7 +25,7 @@ from peml.models import TaskModel, TaskRouting
 
 
 class AdapterPart(Part):
-    """Low-rank layers in place of a model's linear ones.
+    """Low-rank layers that replace a model's linear layers.
 
     Args:
         model: The model whose layers are replaced.
@@ -58,12 +58,12 @@ class AdapterPart(Part):
             model.backbone.set_submodule(name, layer)
 
     def groups(self) -> list[ParameterGroup]:
-        """`adapter`, and the groups of `Delta.fast`."""
+        """The group `adapter`, and the groups of `Delta.fast`."""
         owned: dict[str, dict[int, nn.Parameter]] = {"adapter": {}}
         for layer in self.layers.values():
             for name, parameter in layer.delta.named_parameters():
                 group = layer.delta.fast.get(name, "adapter")
-                # By identity, since layers may share a gate.
+                # by identity, since layers may share a gate
                 owned.setdefault(group, {})[id(parameter)] = parameter
         slow = list(owned.pop("adapter").values())
         # Decay would pull weights that start at 0 or 1 back to 0.
@@ -83,7 +83,7 @@ class AdapterPart(Part):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The model without its updates."""
+        """Uses the model without its updates inside the block."""
         for layer in self.layers.values():
             layer.enabled = False
         try:
@@ -109,7 +109,7 @@ class AdapterPart(Part):
             write_peft_lora(folder / "lora", self.factors(0), self._backbone, base_model)
 
     def kept(self) -> dict[str, Tensor]:
-        """The updates' state if they don't merge."""
+        """The state of the updates if they can't be merged."""
         return {} if self._merges else self._state()
 
     def _state(self) -> dict[str, Tensor]:
@@ -145,7 +145,7 @@ class AdapterPart(Part):
 
 
 class AdapterMethod(Method):
-    """A method that replaces linear layers; a subclass has the layer and the parameter count.
+    """A method that replaces linear layers; a subclass defines the layer and the parameter count.
 
     Attributes:
         delta_type: The update of one layer.
@@ -161,7 +161,7 @@ class AdapterMethod(Method):
 
     @abstractmethod
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """Closed form of the trainable parameters by group at rank ``r``."""
+        """The number of trainable parameters by group at rank ``r``, in closed form."""
 
     @property
     def rank_step(self) -> int:
@@ -188,7 +188,7 @@ class AdapterMethod(Method):
         return AdapterPart(model, deltas, self.settings, merges=self.merging.how == "once")
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """`count_at` the settings' rank."""
+        """`count_at` at the settings' rank."""
         layers = self.settings.targets(shape.layers)
         return self.count_at(self.settings.r, layers, shape.tasks)
 

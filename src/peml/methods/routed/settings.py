@@ -18,7 +18,7 @@ class AdapterSettings(UpdateSettings, MethodSettings):
 
     @property
     def scale(self) -> float:
-        """What the update is multiplied with."""
+        """The factor of the update."""
         return self.alpha / self.r
 
 
