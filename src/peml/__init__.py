@@ -81,7 +81,7 @@ def fit(
     overrides: tuple[str, ...] = (),
     progress: bool = False,
 ) -> Run:
-    """Trains, evaluates, saves and reports; goes on where an existing run folder stopped.
+    """Trains, evaluates, saves and reports; continues an existing run folder.
 
     Args:
         config: A config, its content as a mapping, or the path of its YAML file.
@@ -119,10 +119,10 @@ def compare(
     retry_failed: bool = False,
     progress: bool = False,
 ) -> Comparison:
-    """Runs methods x seeds x suites at equal cost and reports; goes on where it stopped.
+    """Runs methods x seeds x suites at equal cost and reports; continues an existing folder.
 
-    Every run has a process of its own, which imports the calling script again: keep the call
-    below ``if __name__ == "__main__":`` there.
+    Every run has a process of its own, which imports the calling script again: keep the call below
+    ``if __name__ == "__main__":`` there.
 
     Args:
         config: A config, its content as a mapping, or the path of its YAML file.
@@ -134,7 +134,7 @@ def compare(
 
     Raises:
         PemlError: Something is wrong with config, data, model or folder. A run that fails is
-            recorded and the rest goes on.
+            recorded and the others continue.
     """
     from rich.console import Console
 
@@ -163,7 +163,7 @@ def tune(
     overrides: tuple[str, ...] = (),
     progress: bool = False,
 ) -> Tuned:
-    """Searches a run's settings by trials and reports; goes on where it stopped.
+    """Searches a run's settings by trials and reports; continues an existing folder.
 
     Unless the config says ``execution: {kind: inline}``, every trial has a process of its own,
     which imports the calling script again: keep the call below ``if __name__ == "__main__":``
@@ -177,7 +177,7 @@ def tune(
 
     Raises:
         PemlError: Something is wrong with config, data, model, folder or storage, or the first
-            trials all failed. A later trial that fails is recorded and the rest goes on.
+            trials all failed. A later trial that fails is recorded and the others continue.
     """
     from rich.console import Console
 

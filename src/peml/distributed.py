@@ -2,7 +2,7 @@
 
 ``accelerate launch`` and ``torchrun`` start the same command several times. Accelerate connects the
 processes (NCCL with GPUs, else gloo). Each holds the whole model and computes its part of a step's
-batches; only gradients of what trains, and a few numbers, are exchanged::
+batches; only gradients of trained parameters, and a few numbers, are exchanged::
 
     batches of a step    0   1   2   3
     process 0            x       x         gradients are summed over the processes,
@@ -52,7 +52,7 @@ class World:
 
     @property
     def part(self) -> slice:
-        """What this process takes of things that are dealt out in turn."""
+        """The share of this process of things that are dealt out in turn."""
         return slice(self.rank, None, self.size)
 
     def sum_(self, tensor: Tensor) -> None:
@@ -72,9 +72,9 @@ class World:
     def sum_each(
         self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]
     ) -> list[Tensor | None]:
-        """Sums of several tensors, in one exchange; None where no process has one.
+        """Sums of several tensors, in one exchange; None if no process has one.
 
-        `like` has a tensor of the same shape for each, which says what a missing one is like.
+        `like` has a tensor of the same shape for each, to replace a missing one.
         """
         if self.size == 1 or not like:
             return list(tensors)
@@ -92,13 +92,13 @@ class World:
         ]
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Sums the gradients; a parameter that no process has reached keeps none."""
+        """Sums the gradients; a parameter without a gradient in any process keeps none."""
         sums = self.sum_each([parameter.grad for parameter in parameters], parameters)
         for parameter, gradient in zip(parameters, sums, strict=True):
             parameter.grad = gradient
 
     def stack(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, of one shape, (processes, ...)."""
+        """The tensors of all processes, which have the same shape, (processes, ...)."""
         if self.size == 1:
             return tensor[None]
         stacked = tensor.new_empty(self.size, *tensor.shape)
@@ -116,12 +116,12 @@ class World:
         return gathered
 
     def interleave(self, mine: Sequence[T]) -> list[T]:
-        """Puts together what was computed of things that `part` dealt out, in their order."""
+        """Merges results of things that `part` dealt out, in the things' order."""
         dealt = self.gather(list(mine))
         return [dealt[n % self.size][n // self.size] for n in range(sum(map(len, dealt)))]
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What process 0 makes, for all."""
+        """Runs `make` in process 0, and returns its result in all processes."""
         if self.size == 1:
             return make()
         made: list[Any] = [make() if self.is_first else None]
@@ -182,7 +182,7 @@ def join() -> World:
 
 
 def join_for(command: str) -> None:
-    """Connects the processes for a command; from then on, a warning that all have is shown once.
+    """Connects the processes for a command; from then on, warnings they all have are shown once.
 
     Raises:
         RunError: The command runs in one process.
@@ -200,7 +200,7 @@ def join_for(command: str) -> None:
 
 
 def leave() -> None:
-    """Disconnects this process at the end of a command; not after an error, where it may hang."""
+    """Disconnects this process at the end of a command; not after an error, when it may hang."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -221,13 +221,13 @@ def speaks(of: str = "its end") -> bool:
 
 
 def named() -> str:
-    """How a process begins its messages: with its number, if it isn't the first."""
+    """The beginning of a process's messages: its number, if it isn't the first."""
     world = _launched()
     return "" if world.is_first else f"process {world.rank}: "
 
 
 def _launched() -> World:
-    """What the launcher says of this process."""
+    """This process according to the launcher."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return ALONE
     size = int(os.environ["WORLD_SIZE"])
@@ -246,7 +246,7 @@ def _show_once() -> None:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Turns a failed exchange into a message."""
+    """Turns a failed exchange into an error with a message."""
     try:
         yield
     except RuntimeError as error:
@@ -255,10 +255,10 @@ def _together() -> Iterator[None]:
 
 @contextmanager
 def noticing_lost_peers() -> Iterator[None]:
-    """Turns an exchange that failed inside of PyTorch's FSDP into a message.
+    """Turns a failed exchange inside of PyTorch's FSDP into an error with a message.
 
     Raises:
-        PeerLostError: One did.
+        PeerLostError: Another process has ended.
     """
     try:
         yield
@@ -272,5 +272,5 @@ def _lost_peer() -> PeerLostError:
     return PeerLostError(
         "another process of this run has ended",
         action="see its message; without one it was killed, perhaps for lack of memory. Run "
-        "the same command again: it goes on from the last checkpoint",
+        "the same command again: it continues from the last checkpoint",
     )

@@ -1,7 +1,7 @@
-"""The one error base of the project.
+"""The base of all errors of the project.
 
-Every error a user can cause has three parts: what was wrong with the value shown, what is
-allowed, and what to do next. The command line prints them without a traceback.
+Every error a user can cause has three parts: what was wrong with the value shown, what is allowed,
+and what to do next. The command line prints them without a traceback.
 """
 
 import difflib
@@ -34,7 +34,7 @@ class PemlError(Exception):
         problem: What was wrong, with the offending value, file, row or field.
         allowed: What would have been accepted.
         action: What to do next.
-        field: Name of the field of a row that was wrong, where it is one.
+        field: Name of the wrong field of a row, if the error is about one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InjectionError(ModelError):
 
 
 class TrainingError(PemlError):
-    """Training can't go on (a loss that is not finite, no rows, ...)."""
+    """Training can't continue (a loss that is not finite, no rows, ...)."""
 
 
 class CheckpointError(PemlError):
@@ -79,11 +79,11 @@ class CheckpointError(PemlError):
 
 
 class RunError(PemlError):
-    """A run folder can't be used as asked."""
+    """A run folder can't be used as requested."""
 
 
 def without_passwords(text: str) -> str:
-    """A text with all that may be a password in a database's URL replaced by ``***``."""
+    """A text in which anything that may be a password in a database's URL becomes ``***``."""
     return _ASSIGNED.sub(rf"\1={_HIDDEN}", _DATABASE_URL.sub(_without_password, text))
 
 
@@ -99,7 +99,7 @@ def _without_password(url: re.Match[str]) -> str:
 
 
 def _name_of(user: str) -> str:
-    """The user's name and the colon behind it, if it is told apart from the password for sure."""
+    """The user's name with its colon, if it can be told apart from the password for sure."""
     name, colon, _ = user.partition(":")
     return f"{name}:" if colon and re.fullmatch(r"[\w.-]+", name) and user.count("@") == 1 else ""
 
@@ -112,7 +112,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 @contextmanager
 def placed(where: str) -> Iterator[None]:
-    """Puts a place, such as a file or a row, in front of what was wrong with data within.
+    """Puts a place, such as a file or a row, in front of the message of an error about data.
 
     An empty place leaves the error as it is.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old or the new, never half of one."""
+"""Writes files so that a kill at any moment leaves the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _READ_BY_PEOPLE = ("readme", "license", "licence", "notice")
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a failed write into a message that names the place and the reason."""
+    """Turns a failed write into a message with the place and the reason."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors wraps a failed write in its own type
@@ -47,7 +47,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces a file in one step."""
+    """Replaces a file atomically."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -59,21 +59,21 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a text file in one step."""
+    """Replaces a text file atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file in one step.
+    """Replaces a JSON file atomically.
 
     Raises:
-        RunError: A number in it is NaN or infinite, for which JSON has no word.
+        RunError: A number in it is NaN or infinite, which JSON doesn't allow.
     """
     write_text(path, _to_json(path, value, indent=2) + "\n")
 
 
 def json_line(path: Path, value: Any) -> str:
-    """One line of a file of JSON lines."""
+    """The line of a value in a file of JSON lines."""
     return _to_json(path, value, indent=None) + "\n"
 
 
@@ -114,10 +114,10 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder that becomes ``target`` when the block ends well.
+    """Yields a temporary folder that becomes ``target`` if the block succeeds.
 
-    A manifest with the checksum of every file is written last; what has no manifest was never
-    finished.
+    A manifest with the checksum of every file is written last, so a folder without a manifest is
+    unfinished.
     """
     partial = target.with_name(f".{target.name}.partial")
     with disk_errors(target):
@@ -133,12 +133,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path, verified: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """As `atomic_folder`, but replaces nothing, also where two processes make one folder at once.
+    """Like `atomic_folder`, but replaces nothing, even if two processes make one folder at once.
 
-    `verified` is what the block found out about its content, for the manifest.
+    `verified` has the results of checks in the block, for the manifest.
 
     Raises:
-        RunError: ``target`` holds something by now.
+        RunError: ``target`` is not empty.
     """
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     with disk_errors(target):
@@ -158,7 +158,7 @@ def new_folder(target: Path, verified: Mapping[str, Any] | None = None) -> Itera
 
 
 def remove_folder(folder: Path) -> None:
-    """Takes a folder away in one step, so that a kill leaves no half of it."""
+    """Removes a folder atomically, so that a kill leaves no part of it."""
     with disk_errors(folder):
         gone = folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.gone"))
         shutil.rmtree(gone)
@@ -166,7 +166,7 @@ def remove_folder(folder: Path) -> None:
 
 @contextmanager
 def _filled(partial: Path, verified: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Makes a folder and seals it, or leaves none."""
+    """Makes a folder and seals it, or removes it after an error."""
     partial.mkdir(parents=True)
     try:
         yield
@@ -177,7 +177,7 @@ def _filled(partial: Path, verified: Mapping[str, Any] | None = None) -> Iterato
 
 
 def _seal(folder: Path, verified: Mapping[str, Any] | None) -> None:
-    """Writes the manifest and makes sure that everything has reached the disk."""
+    """Writes the manifest and makes sure that all files have reached the disk."""
     manifest = checksums(folder)
     write_json(folder / MANIFEST, _manifest(manifest, verified))
     for name in manifest:
@@ -186,7 +186,7 @@ def _seal(folder: Path, verified: Mapping[str, Any] | None) -> None:
 
 
 def _manifest(listed: Any, verified: Any) -> dict[str, Any]:
-    """A manifest's content; what was verified is tied to the checksums by a digest."""
+    """A manifest's content; a digest ties the results of checks to the checksums."""
     content = {"format": 1, "sha256": listed}
     if not verified:
         return content
@@ -196,7 +196,7 @@ def _manifest(listed: Any, verified: Any) -> dict[str, Any]:
 
 
 def read_verified(folder: Path) -> dict[str, Any]:
-    """What the manifest of a folder says was found out about its content.
+    """The results of checks in the manifest of a folder.
 
     Call it after `verify_manifest` has passed.
     """
@@ -211,17 +211,17 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def verify_manifest(folder: Path, action: str, required: Iterable[str] = ()) -> dict[str, str]:
-    """Checks that a folder holds what its manifest lists, and nothing else that could be read.
+    """Checks that a folder has the files in its manifest, and no other file that could be read.
 
-    What people read may be added (``README``, ``LICENSE``, names that begin with a dot); a link is
-    never followed. Files that are `required` have to be listed; `action` says what to do about a
-    folder that is not as it was.
+    Files for people may be added (``README``, ``LICENSE``, names that begin with a dot); links are
+    never followed. `required` files have to be listed; `action` is the advice for a changed folder.
 
     Returns:
         The checksum of every file, by its path in the folder.
 
     Raises:
-        CheckpointError: A file is missing, cut short, altered, a link, or not listed; it is named.
+        CheckpointError: A file is missing, cut short, altered, a link, or not listed; the message
+            names it.
     """
     listed = _read_manifest(folder / MANIFEST, action)
     for name in required:
@@ -269,7 +269,7 @@ def _read_manifest(path: Path, action: str) -> dict[str, str]:
 
 
 def _listed_file(folder: Path, name: str, action: str) -> Path:
-    """A file by its name in the manifest, inside the folder and reached through no link."""
+    """The path of a file that the manifest names, inside the folder and reached through no link."""
     place = PurePosixPath(name)
     if place.is_absolute() or ".." in place.parts or place.as_posix() != name or "\\" in name:
         raise CheckpointError(
@@ -286,7 +286,7 @@ def _listed_file(folder: Path, name: str, action: str) -> Path:
 
 
 def copy_listed(source: Path, listed: Iterable[str], part: str, target: Path) -> None:
-    """Copies the files of one part of a folder that `verify_manifest` listed, and nothing else."""
+    """Copies the files of one part of a folder that `verify_manifest` listed, and no others."""
     for name in listed:
         if name.startswith(f"{part}/"):
             copy = target / name.removeprefix(f"{part}/")
@@ -305,7 +305,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Loads a safetensors file onto the CPU.
 
     Raises:
-        CheckpointError: The file is missing or no safetensors file.
+        CheckpointError: The file is missing or not a safetensors file.
     """
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Packages that hand names on without importing them: whoever asks for one pays for its module.
+"""Packages that export names lazily: a name's module is imported when the name is first used.
 
 In an ``__init__.py``::
 
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def hand_on(package: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package, which imports what it is asked for.
+    """The ``__getattr__`` of a package, which imports a name when it is used.
 
     The names are those that the package imports for type checking.
     """
@@ -36,7 +36,7 @@ def hand_on(package: str) -> Callable[[str], Any]:
 
 
 def origins(package: str) -> dict[str, str]:
-    """The modules that a lazy package's names come from.
+    """The modules of a lazy package's names.
 
     Raises:
         ImportError: The package's source can't be read.

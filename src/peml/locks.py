@@ -1,4 +1,4 @@
-"""Folders that one process at a time works in."""
+"""Locks folders in which one process may work at a time."""
 
 import fcntl
 import os
@@ -19,9 +19,9 @@ _PAUSE = 0.05  # seconds between two tries to get a lock
 def lock_folder(path: Path, wait: float = 0.0) -> Iterator[None]:
     """Makes a folder and keeps other processes out of it.
 
-    The lock of a process that is killed is gone with it. When the block ends in an error, the lock
-    file and the folders made for it are removed, unless something is in them: what can't work
-    leaves nothing behind. `wait` are the seconds to wait for another process that is at work in it.
+    A killed process loses its lock. If the block ends in an error, the lock file and the folders
+    made for it are removed unless they have content, so that a failed start leaves nothing behind.
+    `wait` is the number of seconds to wait for another process in the folder.
 
     Raises:
         RunError: Another process is at work in the folder, or it can't be made.
@@ -70,7 +70,7 @@ def _take(lock: Path) -> int | None:
 
 
 def _remove(made: Sequence[Path]) -> None:
-    """Removes a lock and the folders around it, up to the first that holds something."""
+    """Removes a lock and the folders around it, up to the first that isn't empty."""
     with suppress(OSError):
         for place in made:
             place.rmdir() if place.is_dir() else place.unlink()

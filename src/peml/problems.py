@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a config, a definition or a file, in plain words."""
+"""Describes pydantic's errors in a config, a definition or a file in plain words."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args, get_origin
@@ -21,10 +21,10 @@ def describe_problems(
     model: type[BaseModel],
     rename: Callable[[Location], Location] = lambda location: location,
 ) -> list[str]:
-    """One line per problem, each with the key it is about.
+    """One line per problem, each with its key.
 
     A validator that raises a ``ValueError`` of several lines has found several problems. ``rename``
-    leads from the location of a problem to the one the user wrote it at.
+    maps the location of a problem to the one at which the user wrote it.
     """
     lines = []
     for item in error.errors():
@@ -34,16 +34,15 @@ def describe_problems(
 
 
 def list_problems(subject: str, problems: Sequence[str]) -> str:
-    """A message that counts the problems of a subject, and gives each its line."""
+    """A message with the number of problems of a subject, and a line for each."""
     count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
     return f"{subject} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems)
 
 
 def in_words(error: ValidationError, model: type[BaseModel]) -> ValidationError:
-    """The same problems with their final texts.
+    """The same error with its final texts.
 
-    For a validator that picks the model itself, so that whoever describes the problems of the
-    whole can't know its keys.
+    For a validator that chooses the model itself, since callers can't know that model's keys.
     """
     return problems_at(
         model.__name__,
@@ -67,7 +66,7 @@ def problems_at(title: str, problems: Iterable[tuple[Location, str, Any]]) -> Va
 
 
 def shown(value: Any, width: int = 60) -> str:
-    """A value as a message shows it, cut where it is long."""
+    """A value as shown in messages, cut if it is long."""
     text = repr(value)
     return text if len(text) <= width else f"{text[:width]}..."
 
@@ -121,7 +120,7 @@ def _keys_at(model: type[BaseModel], location: Location) -> set[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation such as ``tuple[Task, ...]`` or ``Scale | None`` is about."""
+    """The models in an annotation such as ``tuple[Task, ...]`` or ``Scale | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]

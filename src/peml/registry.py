@@ -1,4 +1,4 @@
-"""What can be added from outside, by name: methods, operations, export formats, families."""
+"""Registries of things that packages can add by name: methods, operations, formats, families."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name: those built in, and those of installed packages.
+    """Things of one kind by name: the built-in ones, and those of installed packages.
 
-    A name is known without an import; what it stands for is imported when it is asked for, so a
-    package that can't be imported is in nobody's way who doesn't use it.
+    Names are known without imports. A thing is imported when it is requested, so a package that
+    can't be imported only affects those who use it.
 
     Args:
-        group: Entry point group in which a package names what it adds.
-        kind: What one is called in messages, such as ``method``.
-        built_in: Name to ``module:attribute``, as an entry point has it.
-        own_name: The name that each one has in itself, which must be the entry's.
+        group: Entry point group of packages that add things.
+        kind: The kind in messages, such as ``method``.
+        built_in: Name to ``module:attribute``, as in an entry point.
+        own_name: Returns a thing's own name, which must equal the entry's.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Registry(Generic[T]):
         return tuple(sorted(self._found()))
 
     def load(self, name: str, action: str) -> T:
-        """What a name stands for; ``action`` says what to do where there is none of that name.
+        """The thing with this name; ``action`` is the advice if there is none.
 
         Raises:
-            ConfigError: There is none, it can't be imported, or it has another name itself.
+            ConfigError: There is none, it can't be imported, or its own name differs.
         """
         entries = self._found()
         if name not in entries:
@@ -63,11 +63,11 @@ class Registry(Generic[T]):
         return self._loaded[name]
 
     def load_all(self) -> dict[str, T]:
-        """All of them by name."""
+        """All things by name."""
         return {name: self.load(name, "") for name in self.names()}
 
     def refresh(self) -> None:
-        """Looks for installed packages anew, for a session in which one was installed."""
+        """Searches installed packages again, for a session in which one was installed."""
         self._entries, self._loaded = {}, {}
 
     def _found(self) -> Mapping[str, EntryPoint]:

@@ -1,4 +1,4 @@
-"""Options that were taken out since nothing measured speaks for them, and how they are refused."""
+"""Options that were removed because no measurement supports them, and how they are refused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ LAST_COMMIT = "34dc9a7"
 
 @dataclass(frozen=True, slots=True)
 class _Removed:
-    """An option, or some of its values.
+    """A removed option, or removed values of an option.
 
     Attributes:
-        place: The end of its path in a config, from the section it stood in.
-        reason: Why it went, as the end of a sentence; measured: docs/results/search.md.
-        values: The values that went; empty where all did.
-        idle: The value at which it did nothing; configs of old runs say so of every option.
-        beside: A value that the option still has, where another option ends in the same path.
+        place: The end of its path in a config, from its section on.
+        reason: Why it was removed, as the end of a sentence; measured: docs/results/search.md.
+        values: The removed values; empty if all were.
+        idle: The value at which it had no effect, which configs of old runs contain.
+        beside: A value that the option still has, if another option ends in the same path.
     """
 
     place: str
@@ -52,9 +52,9 @@ _REMOVED = (
 
 
 def why_removed(path: Sequence[Any], value: Any, allowed: Sequence[str] = ()) -> str | None:
-    """What to say of an option, set to a value, that is refused; None where there never was one.
+    """Why an option with this value is refused; None if it was not removed.
 
-    ``allowed`` are the values that it may have, where it is one of several.
+    ``allowed`` are its remaining values, if there are several.
     """
     shown = ".".join(map(str, path))
     for one in _REMOVED:
@@ -67,9 +67,9 @@ def why_removed(path: Sequence[Any], value: Any, allowed: Sequence[str] = ()) ->
 
 
 def without_removed(content: Any, section: str = "") -> Any:
-    """What this package stored before, without removed options that did nothing.
+    """The content of stored configs, without removed options that had no effect.
 
-    What did something stays, and is refused where the content is validated.
+    Options that had an effect stay, and are refused when the content is validated.
     """
     if not isinstance(content, dict):
         return content

@@ -1,4 +1,4 @@
-"""The bases of every config and its sections: frozen, and closed to unknown keys."""
+"""The base classes of all configs and their sections: frozen, without unknown keys."""
 
 from typing import Any, get_args
 
@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 class Settings(BaseModel):
     """A validated, immutable group of options.
 
-    Each component derives its own section from this class and lives beside it; every field
-    carries a description, which is what ``peml config schema`` prints.
+    Each component derives its own section from this class, in its own package; every field has a
+    description, which ``peml config schema`` prints.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -18,7 +18,7 @@ class Settings(BaseModel):
 class ConfigFile(Settings):
     """A config that is written in a file: an empty section has its defaults.
 
-    ``training:`` with nothing below it reads as null, which counts only where null means something.
+    ``training:`` with nothing below it reads as null, which only counts if null has a meaning.
     """
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""What can be taken away for a while: a prefix, a prompt, the correction of contexts."""
+"""A switch for parts that can be disabled: a prefix, a prompt, the correction of contexts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ class Switch:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Off inside the block."""
+        """Switches off inside the block."""
         before, self.is_on = self.is_on, False
         try:
             yield

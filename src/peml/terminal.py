@@ -1,4 +1,4 @@
-"""What commands print: tables that fit the terminal, and warnings."""
+"""Output of commands: tables that fit the terminal, and warnings."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _LEAST_FOLDED = 20  # characters that a folded column keeps
 
 
 def open_console(**options: Any) -> Console:
-    """A console that prints texts as they are: brackets are no markup, numbers get no colour."""
+    """A console that prints texts as they are: brackets are no markup, numbers have no colour."""
     return Console(markup=False, highlight=False, **options)
 
 
@@ -23,9 +23,9 @@ class Column:
 
     Attributes:
         heading: Its first cell.
-        right: Whether cells stand at the right, as numbers do.
-        drop: 0: always shown. Where the terminal is too narrow, the column with the highest
-            number is left out first.
+        right: Whether cells are aligned to the right, like numbers.
+        drop: 0: always shown. If the terminal is too narrow, the column with the highest number
+            is left out first.
         fold: Whether a cell may take several lines.
     """
 
@@ -42,7 +42,7 @@ def print_table(
     *,
     title: str = "",
 ) -> None:
-    """Prints a table; where it is too wide, columns are left out before a name is broken.
+    """Prints a table; if it is too wide, columns are left out before a name is broken.
 
     An empty row draws a line.
     """
@@ -75,7 +75,7 @@ def print_table(
 
 
 def _width(columns: Sequence[Column], lines: list[list[str]], shown: list[int]) -> int:
-    """Characters that the columns need, with their borders."""
+    """The width in characters of the shown columns, with their borders."""
     total = 3 * len(shown) + 1
     for number in shown:
         cells = [columns[number].heading, *(line[number] for line in lines if line)]
@@ -85,6 +85,6 @@ def _width(columns: Sequence[Column], lines: list[list[str]], shown: list[int]) 
 
 
 def print_warnings(texts: Iterable[str], console: Console) -> None:
-    """Prints sentences, a yellow line each."""
+    """Prints each text as a yellow line."""
     for text in texts:
         console.print(f"! {text}", style="yellow", highlight=False, markup=False)

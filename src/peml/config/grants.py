@@ -1,7 +1,7 @@
-"""What only the caller may grant: written into no folder that can be handed over, read from none.
+"""Permissions that only the caller may give; PEML's folders neither store nor grant them.
 
-A config that a user names is the user's own, and may let a model's code run. The copy of it in a
-run's, study's or comparison's folder may be a stranger's by the time somebody goes on with it.
+A user's own config may let a model's code run. The copy of it in a run's, study's or comparison's
+folder may come from somebody else by the time it is used again.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from peml.settings import Settings
 
 _GRANTS = frozenset(("trust_remote_code",))
 
-# The configs that are written, and what else is in their folder.
+# The configs that PEML writes, with another file in their folder.
 _SHARED = {
     "config.yaml": ("environment.json", "plan.json"),
     "study.yaml": ("driver.json", "study.json"),
@@ -23,7 +23,7 @@ _SHARED = {
 
 
 def without_grants(content: Any) -> Any:
-    """A config's content, nested mappings, without what only a caller may grant."""
+    """A config's content, nested mappings, without permissions that only a caller may give."""
     if isinstance(content, dict):
         return {k: without_grants(value) for k, value in content.items() if k not in _GRANTS}
     if isinstance(content, list):
@@ -32,7 +32,7 @@ def without_grants(content: Any) -> Any:
 
 
 def dump_shared(config: Settings) -> str:
-    """The resolved config as YAML, for a folder that can be handed over."""
+    """The resolved config as YAML without permissions, for a folder that may be shared."""
     content = without_grants(config.model_dump(mode="json"))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 

@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to a validated config, or to all errors at once."""
+"""Reads a YAML file and overrides into a validated config, or reports all errors together."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     ``[...]`` replace whole sections and lists.
 
     Raises:
-        ConfigError: The file can't be read, or anything in it is wrong; all at once.
+        ConfigError: The file can't be read, or has errors; the message lists all.
     """
     return parse_config(read_config(path, overrides, RunConfig), str(path))
 
@@ -34,9 +34,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> dict[str, Any]:
     """Reads the mapping of a config file and applies overrides; nothing is validated yet.
 
-    A copy that a run, study or comparison keeps in its folder grants nothing, see `grants`, and may
-    hold options of before at values at which they did nothing. `model` is what the file should
-    hold, for the message if it holds something else.
+    The copy of a config in a run's, study's or comparison's folder grants nothing, see `grants`,
+    and may contain removed options at values at which they had no effect. `model` is the expected
+    section, for messages.
 
     Raises:
         ConfigError: The file can't be read or holds no mapping, or an override is wrong.
@@ -82,10 +82,10 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
 
 
 def set_value(raw: dict[str, Any], path: str, value: Any) -> None:
-    """Puts a value at a path into a raw config; a section that is left out is begun.
+    """Puts a value at a path into a raw config; a missing section is created.
 
     Raises:
-        ConfigError: What the path goes through is a value.
+        ConfigError: A part of the path is a value, not a section.
     """
     *parents, last = path.split(".")
     section = raw
@@ -122,7 +122,7 @@ def validate_config(
 ) -> SettingsT:
     """Validates a raw config of any kind.
 
-    `rename` leads from the location of a problem to the one the user wrote it at.
+    `rename` maps the location of a problem to the one at which the user wrote it.
 
     Raises:
         ConfigError: Every wrong field is listed, unknown ones with the nearest valid name.

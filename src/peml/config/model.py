@@ -1,4 +1,4 @@
-"""The whole config of a run, put together from its components' sections."""
+"""The whole config of a run, made of the sections of its components."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from peml.training import TrainingSettings
 
 
 class RunConfig(ConfigFile):
-    """Everything that decides a run."""
+    """The settings of a run."""
 
     model: ModelSettings = Field(
         default_factory=lambda: ModelSettings(), description="The frozen base model."
     )
     tasks: TasksSettings = Field(description="The tasks to learn.")
     batches: BatchSettings = Field(
-        default_factory=lambda: BatchSettings(), description="How rows become batches."
+        default_factory=lambda: BatchSettings(), description="Batches, and the shares of the tasks."
     )
     method: MethodSection = Field(
         default_factory=lambda: LoraMethodSettings(),

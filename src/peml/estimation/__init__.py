@@ -1,4 +1,4 @@
-"""What a run will take, from its config alone."""
+"""Estimates the memory, FLOPs and hours of a run from its config."""
 
 from typing import TYPE_CHECKING
 

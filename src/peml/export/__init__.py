@@ -1,4 +1,4 @@
-"""Export: the final model on disk."""
+"""Export: the final model on disk, in PEML's format and those of other tools."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Whether a model read back from disk gives the same scores as the trained one."""
+"""Checks that a model read from disk gives the same scores as the trained one."""
 
 from __future__ import annotations
 

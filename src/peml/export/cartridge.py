@@ -54,7 +54,7 @@ class CartridgeExport(PeftExport):
             raise RunError(problem, allowed="models with a prefix or contexts", action=action)
 
     def adapters(self, model: TaskModel) -> dict[str, tuple[int, Adapter]]:
-        """By folder: a task whose rows the Cartridge answers, and its keys and values."""
+        """By folder: the index of a task that uses the Cartridge, with its keys and values."""
         injection = injection_of(model.backbone)
         assert injection is not None
         if injection.prefix is not None:

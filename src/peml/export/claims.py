@@ -1,4 +1,4 @@
-"""What an exported decoder has to answer, and whether another tool gets these answers from it."""
+"""The answers that an exported decoder must give, and the check that another tool gets them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_TOLERANCE, _TIMES_ROUNDING = 1e-4, 8.0
 
 
 def write_context(place: Path, task: Task, model: TaskModel) -> None:
-    """Writes a task's context as text, its token ids and the template of the row behind it."""
+    """Writes a task's context as text, its token ids, and the template of the prompt after it."""
     context = TaskRenderer(task).context()
     write_text(place.with_suffix(".txt"), context + BETWEEN)
     content = {"token_ids": model.family.context_tokens(context), "template": task.template}
@@ -32,7 +32,7 @@ def write_context(place: Path, task: Task, model: TaskModel) -> None:
 
 @dataclass
 class Claims:
-    """The run's model's logits and greedy texts for rows of random tokens, by place.
+    """Logits and greedy texts of the run's model for rows of random tokens, by place.
 
     Attributes:
         model: The run's model; its weights are made float32.
@@ -48,10 +48,10 @@ class Claims:
 
     @classmethod
     def of(cls, model: TaskModel, *, recomputed: bool = False) -> Claims:
-        """No claims yet about a model.
+        """Claims about a model, empty at first.
 
-        ``recomputed``: keys and values that the run stored, rounded to the weights' type, are
-        computed again by the other tool.
+        ``recomputed``: the other tool computes again the keys and values that the run stored,
+        rounded to the weights' type.
         """
         rounding = torch.finfo(next(model.backbone.parameters()).dtype).eps if recomputed else 0.0
         tolerance = max(_LEAST_TOLERANCE, _TIMES_ROUNDING * rounding)
@@ -63,7 +63,7 @@ class Claims:
 
     @torch.no_grad()
     def add(self, place: str, task: int = 0) -> None:
-        """Lets the run's model answer for a place.
+        """Adds the answers of the run's model at a place.
 
         Args:
             place: A context or cache in the export, without suffix.

@@ -35,7 +35,7 @@ class ExportFormat(ABC):
             are refused.
         reader: The reader of ``plain.py`` that reads the folder in a process without PEML; None:
             the folder can't be compared with a run's predictions.
-        exact: Whether other answers than the run's are refused, or only counted.
+        exact: Whether answers that differ from the run's are refused, or only counted.
     """
 
     holds_contexts: ClassVar[bool] = False
@@ -66,7 +66,7 @@ class ExportFormat(ABC):
         return {}
 
     def place(self, task: str) -> str:
-        """The part of the folder that answers a task's rows, as the reader names it."""
+        """The part of the folder that answers a task's rows, in the reader's terms."""
         return ""
 
     @abstractmethod
@@ -74,14 +74,14 @@ class ExportFormat(ABC):
         """Refuses a model that the format can't express, before anything is loaded.
 
         Raises:
-            PemlError: Says what the format would lose, and what to use instead.
+            PemlError: The message says what the format would lose, and what to use instead.
         """
 
     def check_model(self, model: TaskModel) -> None:  # noqa: B027
-        """Refuses what only the loaded model shows; `write` refuses it too.
+        """Refuses what is only known after loading; `write` refuses it too.
 
         Raises:
-            PemlError: As `check`.
+            PemlError: See `check`.
         """
 
     @abstractmethod
@@ -104,7 +104,7 @@ class ExportFormat(ABC):
             measured.
 
         Raises:
-            PemlError: It differs from the run's model.
+            PemlError: The folder differs from the run's model.
         """
 
 
@@ -180,11 +180,11 @@ def export_model(
 
 
 def check_export(folder: Path) -> dict[str, Any]:
-    """Makes sure that every byte of an exported folder is as it was written.
+    """Checks that every file of an exported folder is unchanged.
 
     Returns:
-        What was verified when it was written: ``written``, a sentence, and ``predictions``, what
-        ``prove`` gave to `export_model`.
+        The checks when it was written: ``written``, a sentence, and ``predictions``, the result of
+        ``prove`` in `export_model`.
 
     Raises:
         CheckpointError: A file is missing, altered or not listed.

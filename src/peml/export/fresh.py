@@ -1,4 +1,4 @@
-"""A fresh process without PEML that reads an export as another tool would."""
+"""Runs another process without PEML, which reads an export as another tool would."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peml.files import read_tensors, write_tensors
 
 
 class FreshProcess:
-    """Asks an exported folder in a process of its own (``plain.py``); a context manager.
+    """Asks questions about an exported folder in a new process (``plain.py``); a context manager.
 
     Args:
         reader: One of the readers of ``plain.py``.
@@ -59,7 +59,7 @@ class FreshProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends it."""
+        """Ends the process."""
         self._process.kill()
         self._process.communicate()
         self._errors.close()
@@ -70,7 +70,7 @@ class FreshProcess:
 
         Args:
             question: A method of the reader.
-            place: The part of the folder that it is about.
+            place: The part of the folder that the question is about.
             tensors: Further arguments.
 
         Raises:
@@ -97,7 +97,7 @@ class FreshProcess:
 
 
 def refusal(problem: str) -> RunError:
-    """The error of an export that isn't what the run's model is."""
+    """The error for an export that differs from the run's model."""
     return RunError(
         problem,
         allowed="a model that other tools load, and that answers as the run's model does",

@@ -19,10 +19,10 @@ _FOR_PEOPLE = ("README*", "LICENSE*", "LICENCE*", "NOTICE*")
 
 
 def check_repository(name: str) -> None:
-    """Refuses what can't be a repository's name.
+    """Refuses a name that is not a valid repository name.
 
     Raises:
-        ConfigError: It can't.
+        ConfigError: The name is invalid.
     """
     try:
         validate_repo_id(name)
@@ -35,7 +35,7 @@ def check_repository(name: str) -> None:
 
 
 def find_upload(path: Path) -> Path:
-    """The folder to upload: what `export_model` wrote, or a finished run's model.
+    """The folder to upload: an export of `export_model`, or a finished run's model.
 
     Raises:
         CheckpointError: It is neither.
@@ -45,7 +45,7 @@ def find_upload(path: Path) -> Path:
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """The files that are uploaded, verified, by their place in the repository.
+    """The verified files to upload, by their path in the repository.
 
     Args:
         folder: From `find_upload`.
@@ -63,10 +63,10 @@ def list_files(folder: Path) -> dict[str, Path]:
 
 
 def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
-    """Uploads files, by their place in the repository, in one commit, and returns its address.
+    """Uploads files, by their path in the repository, in one commit; returns its address.
 
-    A repository that isn't there is made. The token is the one that ``hf auth login`` or
-    ``HF_TOKEN`` has set.
+    A missing repository is created. The token is the one that ``hf auth login`` or ``HF_TOKEN`` has
+    set.
 
     Raises:
         RunError: The hub refuses, or can't be reached.

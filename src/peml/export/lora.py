@@ -38,8 +38,8 @@ from peml.tasks import Task
 class LoraExport(ExportFormat):
     """A finished run's model as LoRA adapters in PEFT's format.
 
-    Where the method has a set of weights per task, each task becomes one exact LoRA in a folder of
-    its own; where all tasks share one, it is written as the run trained it.
+    If the method has a set of weights per task, each task becomes one exact LoRA in its own folder;
+    if all tasks share one, it is written as the run trained it.
     """
 
     reader: ClassVar[str | None] = "lora"
@@ -48,7 +48,7 @@ class LoraExport(ExportFormat):
 
     @property
     def reader_options(self) -> dict[str, Any]:
-        """The base model, and what an encoder's heads read."""
+        """The base model, and the pooling of an encoder's heads."""
         name = self.saved.description.base_model
         base = str(embedded_model(name)) if name in EMBEDDED else name
         family = self._model.family
@@ -56,11 +56,11 @@ class LoraExport(ExportFormat):
         return {"base": base, "loader": family.auto_class.__name__, "first": first}
 
     def place(self, task: str) -> str:
-        """The task's name, by which its adapter and head are found."""
+        """The task's name, which identifies its adapter and head."""
         return task
 
     def check(self) -> None:
-        """Refuses a model that is more or other than a LoRA, and a task it was not trained on."""
+        """Refuses a model that is not only a LoRA, and a task it was not trained on."""
         _refuse(self.saved, self.saved.method())
         check_task(self.saved, self.task)
         numbered = enumerate(self.saved.description.tasks)
@@ -72,7 +72,7 @@ class LoraExport(ExportFormat):
             _refuse_renamed(self.saved.folder / "lora", model)
 
     def write(self, folder: Path) -> Sequence[str]:
-        """One adapter, or one per task; heads beside."""
+        """Writes one adapter, or one per task, and the heads."""
         saved, tasks = self.saved, self._tasks
         self._model = model = load_saved(saved, trust_remote_code=self.trust_remote_code)
         per_task = saved.method().merging.how == "per task"
@@ -106,7 +106,7 @@ class LoraExport(ExportFormat):
         return self._folders
 
     def verify(self, folder: Path) -> str:
-        """Reads each adapter, and asks PEFT on which layers it would put it."""
+        """Reads each adapter, and checks onto which layers PEFT would load it."""
         for name in self._folders:
             read_tensors(folder / name / "adapter_model.safetensors")
             _refuse_renamed(folder / name, self._model)
@@ -114,7 +114,7 @@ class LoraExport(ExportFormat):
 
 
 def _refuse(saved: SavedModel, method: Method) -> None:
-    """Refuses a model of which a LoRA would be only a part."""
+    """Refuses a model that is more than a LoRA."""
     merging, name = method.merging, saved.method_name
     if merging.how == "never":
         raise RunError(
@@ -140,7 +140,7 @@ def _refuse(saved: SavedModel, method: Method) -> None:
 
 
 def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
-    """Refuses an adapter that PEFT would load onto other layers than those it was trained on.
+    """Refuses an adapter that PEFT would load onto other layers than the trained ones.
 
     In some mixtures of experts, PEFT treats every layer with an expert layer's name (``down_proj``)
     as an expert, including dense layers and shared experts.

@@ -121,7 +121,7 @@ def _refuse_quantized(base: TaskModel) -> None:
 
 
 def _contexts_of(model: AttachedModel) -> tuple[dict[str, Tensor], Sequence[bool]]:
-    """Each context by the name of its task, and the layers that see them."""
+    """Each context by the name of its task, and the layers that use them."""
     held = {
         _SHARED if task == ALL_TASKS else model.base.tasks[task].name: each
         for task, each in model.static_contexts().items()
@@ -131,7 +131,7 @@ def _contexts_of(model: AttachedModel) -> tuple[dict[str, Tensor], Sequence[bool
 
 
 def _write_beside(folder: Path, base: TaskModel, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Writes what is not the backbone's: a file for each that has tensors."""
+    """Writes the parts that aren't in the backbone: one file for each that has tensors."""
     files = {
         **parts,
         _PROMPT: {} if base.prompt.vectors is None else {"prompt": base.prompt.vectors},
@@ -143,7 +143,7 @@ def _write_beside(folder: Path, base: TaskModel, parts: Mapping[str, Mapping[str
 
 
 def _name_ends(base: TaskModel) -> None:
-    """Names what ends the answers of a chat, so that other programs end a text there too."""
+    """Adds the tokens that end a chat's answers to the files, so that other programs stop there."""
     if all(task.chat is not None for task in base.tasks):
         ends = [*base.family.spelling.ends, *(base.family.end_token(task) for task in base.tasks)]
         base.backbone.generation_config.eos_token_id = list(dict.fromkeys(ends))

@@ -1,4 +1,4 @@
-"""A context for a task that a finished run never saw: computed, not trained."""
+"""Adds a task to a finished run: its context is computed, not trained."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def add_task(
     choose: str | None = None,
     trust_remote_code: bool = False,
 ) -> int:
-    """Adds a task to a finished run's model, which answers it from then on.
+    """Adds a task to a finished run's model, which can then answer it.
 
-    Only the split that the solved rows are taken from is read.
+    Only the split with the solved rows is read.
 
     Args:
         run_or_model: Run folder, or the ``model`` folder of one.
         task: The task.
         shots: Number of solved rows that its context shows.
         source: Folder with the task's folder; default: the task's own source.
-        choose: How its rows are chosen, as `ContextSettings.choose`; default: as the run's.
+        choose: How its rows are chosen, see `ContextSettings.choose`; default: as in the run.
         trust_remote_code: Run Python code that comes with the model.
 
     Returns:
@@ -89,7 +89,7 @@ def add_task(
 
 
 def _with_line(card: str, line: str) -> str:
-    """A model card with a line for an added task; everything else stays as people wrote it."""
+    """A model card with a line for an added task; the text of users is kept."""
     if _ADDED not in card:
         before, following, after = card.partition(_NEXT_SECTION)
         card = f"{before.rstrip()}\n\n{_ADDED}\n{following}{after}"
@@ -110,7 +110,7 @@ def _choosing(context: ContextSettings, shots: int, choose: str) -> ContextSetti
 
 
 def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
-    """What the run's contexts hold; refuses a model that can't have another task."""
+    """The settings of the run's contexts; refuses a model that can't have another task."""
     method = saved.method()
     names = [each.name for each in saved.description.tasks]
     if task.name in names:
@@ -180,7 +180,7 @@ def _refuse_other_model(saved: SavedModel, again: Tensor, known: str, name: str)
 
 
 def _link(source: str, target: str) -> str:
-    """The same file at another place; a copy where the disk can't link."""
+    """Makes a hard link, or a copy if the disk doesn't support links."""
     try:
         os.link(source, target)
     except OSError:

@@ -43,14 +43,14 @@ _LARGE = 2**31 - 2**24  # bytes: a protobuf file holds no more, so weights go be
 
 
 class OnnxExport(ExportFormat):
-    """The merged encoder with its prefix and heads, for onnxruntime and whatever reads ONNX."""
+    """The merged encoder with its prefix and heads, for onnxruntime and other ONNX tools."""
 
     name: ClassVar[str] = "onnx"
     reader: ClassVar[str | None] = "onnx"
     _wanted: list[tuple[dict[str, Tensor], Tensor]]
 
     def place(self, task: str) -> str:
-        """The task's name, by which its columns are found."""
+        """The task's name, which identifies its columns."""
         return task
 
     def check(self) -> None:
@@ -76,7 +76,7 @@ class OnnxExport(ExportFormat):
             )
 
     def write(self, folder: Path) -> Sequence[str]:
-        """Writes the graph, the tokenizer and what the columns mean."""
+        """Writes the graph, the tokenizer and the meaning of the columns."""
         model = load_saved(self.saved, trust_remote_code=self.trust_remote_code)
         graph = _Graph(model).float().eval()
         vocabulary = model.backbone.get_input_embeddings().num_embeddings
@@ -120,7 +120,7 @@ class OnnxExport(ExportFormat):
 
 
 class OnnxInt8Export(OnnxExport):
-    """The same with weights in 8 bits: smaller and faster, with slightly other scores."""
+    """Like `OnnxExport`, with weights in 8 bits: smaller and faster, with slightly other scores."""
 
     name: ClassVar[str] = "onnx-int8"
     exact: ClassVar[bool] = False
@@ -138,7 +138,7 @@ class OnnxInt8Export(OnnxExport):
         return folders
 
     def verify(self, folder: Path) -> str:
-        """States how far the logits of random tokens are from the run's."""
+        """States the largest difference of the logits of random tokens from the run's."""
         difference = self.difference(folder)
         if not difference < torch.inf:
             raise refusal("the quantised model's logits are no numbers")
@@ -149,7 +149,7 @@ class OnnxInt8Export(OnnxExport):
 
 
 class _Graph(nn.Module):
-    """Inputs to the logits of all heads, (sequences, columns)."""
+    """Computes the logits of all heads, (sequences, columns)."""
 
     def __init__(self, model: TaskModel) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ def write_graph(graph: nn.Module, inputs: Mapping[str, Tensor], file: Path) -> N
     Args:
         graph: Inputs of shape (rows, length) to ``logits``.
         inputs: Examples by name.
-        file: Where to.
+        file: The path of the file.
     """
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     with torch.no_grad(), warnings.catch_warnings():
@@ -214,13 +214,13 @@ def write_graph(graph: nn.Module, inputs: Mapping[str, Tensor], file: Path) -> N
 
 
 def _segments(task: Task) -> Sequence[str]:
-    """The Jinja templates of the texts that the encoder reads of a row."""
+    """The Jinja templates of the texts of a row that the encoder reads."""
     own = task.segments or [f"{{{{ {name} }}}}" for name in task.columns.inputs]
     return [" ".join(own), "{{ option }}"] if task.type.has_own_options else own
 
 
 def _columns(model: TaskModel) -> dict[str, Any]:
-    """What ``tasks.json`` says: each task's columns, and what its scores mean."""
+    """The content of ``tasks.json``: each task's columns, and the meaning of its scores."""
     heads, start = cast(TaskHeads, model.heads), 0
     tasks = {}
     for task, size in zip(model.tasks, heads.sizes, strict=True):

@@ -88,11 +88,11 @@ class PeftExport(ExportFormat):
         return [".", *adapters]
 
     def verify(self, folder: Path) -> str:
-        """Compares logits and greedy texts with the run's, in a process that does without PEML."""
+        """Compares logits and greedy texts with the run's, in a process without PEML."""
         return self._claims.check("peft", folder, trust_remote_code=self.trust_remote_code)
 
     def adapters(self, model: TaskModel) -> dict[str, tuple[int, Adapter]]:
-        """By folder: a task whose rows the adapter answers, and the prefix or prompt.
+        """By folder: the index of a task that uses the adapter, with the prefix or prompt.
 
         Raises:
             InjectionError: PEFT would shift or lose the prefix.

@@ -91,7 +91,7 @@ class Decoder:
         return found
 
     def _given(self, model: Any, whole: Tensor) -> int:
-        """Tokens of a generated row that aren't new."""
+        """The number of tokens of a generated row that aren't new."""
         return whole.shape[1]
 
     def text(self, place: str) -> Tensor:
@@ -113,9 +113,9 @@ class Decoder:
         return logits
 
     def _front(self, place: str) -> tuple[Tensor, dict[str, Any]]:
-        """Ids in front of a row, and the cache that holds their keys and values, if there is one.
+        """Ids in front of a row, and the cache with their keys and values, if there is one.
 
-        A prefix has no tokens: any will do, since the model doesn't read what the cache holds.
+        A prefix has no tokens: any ids will do, since the model doesn't read those in the cache.
         """
         held, said = (self.folder / f"{place}.{suffix}" for suffix in ("safetensors", "json"))
         ids, arguments = torch.zeros(0, dtype=torch.long), {}
@@ -131,7 +131,7 @@ class Decoder:
 
 
 class PeftDecoder(Decoder):
-    """A merged decoder with PEFT adapters; a place is an adapter's folder, if it is there."""
+    """A merged decoder with PEFT adapters; a place is an adapter's folder, if it exists."""
 
     _adapted: tuple[str, Any] = ("", None)
 
@@ -180,7 +180,7 @@ class Lora(PeftDecoder):
         return self._loaded[1]
 
     def _given(self, model: Any, whole: Tensor) -> int:
-        """An encoder-decoder's texts begin with a start token only."""
+        """1 for an encoder-decoder, whose texts begin with a start token only."""
         return 1 if model.config.is_encoder_decoder else whole.shape[1]
 
     def _adapter(self, place: str) -> Path:
@@ -248,7 +248,7 @@ READERS = {"decoder": Decoder, "lora": Lora, "onnx": Onnx, "peft": PeftDecoder}
 
 @torch.inference_mode()
 def main(name: str, settings: str) -> None:
-    """Answers until standard input ends."""
+    """Answers questions until standard input ends."""
     reader: Any = READERS[name](**json.loads(settings))
     for line in sys.stdin:
         question = json.loads(line)

@@ -42,7 +42,7 @@ def _environment() -> Environment:
 
 
 def _scores(task: Task) -> str:
-    """What the scores of a task's head are."""
+    """The meaning of the scores of a task's head."""
     if task.type.has_own_options:
         return "one score per option, each encoded with the context; the highest is the answer"
     if task.scale is not None:

@@ -108,7 +108,7 @@ class SavedModel:
             shapes: Shape of each tensor; None for a size that may be any but 0.
 
         Raises:
-            CheckpointError: As `tensors`, or names, shapes or types differ.
+            CheckpointError: See `tensors`; or names, shapes or types differ.
         """
         tensors, path = self.tensors(name), self.folder / name
         if tensors.keys() != shapes.keys():

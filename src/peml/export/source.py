@@ -1,4 +1,4 @@
-"""What every export starts from: the model of a finished run, and what it must not be."""
+"""Finds the model of a finished run for all exports, and refuses unsuitable ones."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def find_model(path: Path) -> Path:
 
 
 def refuse_unmerged(saved: SavedModel, format_name: str) -> None:
-    """Refuses a model that isn't a decoder whose updates are merged into its weights.
+    """Refuses a model that isn't a decoder with updates merged into its weights.
 
     Raises:
-        RunError: It is another model; says which format can store it.
+        RunError: The message says which format can store the model.
     """
     name, family = saved.method_name, saved.description.model.family
     merging = saved.method().merging
@@ -79,7 +79,7 @@ def check_task(saved: SavedModel, task: str | None) -> None:
 
 
 def refuse_task(task: str | None, format_name: str) -> None:
-    """Refuses the export of one task by a format that holds the same for all.
+    """Refuses the export of one task in a format that is the same for all tasks.
 
     Raises:
         RunError: A task is given.

@@ -26,7 +26,7 @@ from peml.export.source import USE_NATIVE, check_task
 
 
 class TextExport(ExportFormat):
-    """The merged model and the texts that it answers after as the run's model does.
+    """The merged model, and the texts after which it answers like the run's model.
 
     Keys and values of the adapted model are those of the text that it read, so any engine can serve
     it: one that caches prefixes computes a task's context once.
@@ -41,7 +41,7 @@ class TextExport(ExportFormat):
         return f"{CONTEXTS_FOLDER}/{task}"
 
     def check(self) -> None:
-        """Refuses a model without contexts, with those of the frozen model, or with more parts."""
+        """Refuses a model without contexts, with those of the frozen model, or with other parts."""
         problem, allowed = "", "models trained with method.context.of: adapted"
         method, family = self.saved.method(), self.saved.description.model.family
         context = method.context
@@ -87,5 +87,5 @@ class TextExport(ExportFormat):
         return ["."]
 
     def verify(self, folder: Path) -> str:
-        """Compares logits after the text with the run's, in a process that does without PEML."""
+        """Compares logits after the text with the run's, in a process without PEML."""
         return self._claims.check("decoder", folder, trust_remote_code=self.trust_remote_code)

@@ -37,14 +37,14 @@ _SHARED = "past_key_values"
 
 
 class TransformersExport(ExportFormat):
-    """The merged model, and what its rows see in front of them as ``past_key_values``."""
+    """The merged model, and the keys and values before its rows as ``past_key_values``."""
 
     holds_contexts: ClassVar[bool] = True
     reader: ClassVar[str | None] = "decoder"
     _claims: Claims
 
     def place(self, task: str) -> str:
-        """The task's context, or the shared cache; no file is there if there is neither."""
+        """The task's context, or the shared cache; the file is missing if there is neither."""
         return f"{CONTEXTS_FOLDER}/{task}" if self.has_contexts else _SHARED
 
     def check(self) -> None:
@@ -86,11 +86,11 @@ class TransformersExport(ExportFormat):
         return ["."]
 
     def verify(self, folder: Path) -> str:
-        """Compares logits and greedy texts with the run's, in a process that does without PEML."""
+        """Compares logits and greedy texts with the run's, in a process without PEML."""
         return self._claims.check("decoder", folder, trust_remote_code=self.trust_remote_code)
 
     def _caches(self, model: TaskModel) -> dict[str, tuple[int, Tensor]]:
-        """By place: a task whose rows see it, and (layers, 2, kv_heads, length, head_dim)."""
+        """By place: index of a task that uses it, and (layers, 2, kv_heads, length, head_dim)."""
         injection, prompt = injection_of(model.backbone), model.prompt.vectors
         prefix = None if injection is None else injection.prefix
         contexts = None if injection is None else injection.contexts

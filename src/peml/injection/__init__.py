@@ -1,6 +1,6 @@
-"""Prefixes in front of a model's attention: the only place that touches Transformers' registries.
+"""Puts prefixes in front of a model's attention; only this package uses Transformers' registries.
 
-``attach_prefix`` is the way in; ``check_support`` says beforehand whether it will work.
+Use ``attach_prefix``; ``check_support`` says beforehand whether it will work.
 """
 
 from peml.injection.attention import leave_out_of_graphs

@@ -43,7 +43,7 @@ _SLOT = "_peml_slot"
 
 
 def get_slot(module: nn.Module) -> AttentionFunction | None:
-    """What one attention module calls instead of its attention function, or None."""
+    """The function that an attention module calls instead of its attention function, or None."""
     return module.__dict__.get(_SLOT)
 
 
@@ -69,10 +69,10 @@ def register_wrapper(base: str) -> str:
 
 
 def leave_out_of_graphs() -> None:
-    """Lets `torch.compile` end its graphs where a wrapper registered so far is called.
+    """Lets `torch.compile` end its graphs at calls of the wrappers registered so far.
 
-    Slots look at the prefix, the contexts and the masks of the batch at hand, which changes between
-    calls; a graph would hold them fast.
+    Slots read the prefix, the contexts and the masks of the current batch, which change between
+    calls; a graph would treat them as constants.
     """
     for base in IMPLEMENTATIONS:
         name = f"{WRAPPER_PREFIX}{base}"
@@ -130,9 +130,9 @@ def _attend(
 def _mask_of_rows(
     base: str, module: nn.Module, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> Tensor | None:
-    """The mask of packed rows that lie side by side, padded on the right.
+    """The mask of packed rows after they were laid side by side, padded on the right.
 
-    No token of a row sees the padding behind it if attention is causal, so sdpa needs no mask then.
+    With causal attention, no token of a row sees the padding after it, so sdpa needs no mask.
     """
     if masks_causally(module, kwargs):
         length = query.shape[2]

@@ -12,7 +12,7 @@ from peml.injection.shared import Shared
 from peml.prefix.prefix import Prefix
 
 ALL_TASKS = -1
-"""Stands for the tasks of all rows, where they share one context."""
+"""The task id of a context that all rows share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class _Order:
     """The rows of a batch by task.
 
     Attributes:
-        tasks: Task and number of rows of each run of neighbours.
-        order: Places of the rows that brings tasks together; None: they are.
-        back: The reverse.
+        tasks: Task and number of rows of each group of neighbours.
+        order: Order of rows that puts a task's rows side by side; None if they are already.
+        back: The reverse order.
     """
 
     tasks: tuple[tuple[int, int], ...]
@@ -34,8 +34,9 @@ class Contexts:
     """Each task's context, for batches that mix tasks.
 
     Args:
-        by_task: Context by task id, other tasks have none; or one of `ALL_TASKS`.
-        task_ids: Gives the task of each of so many rows, see `peml.models.TaskRouting.rows`.
+        by_task: Context by task id, or one for `ALL_TASKS`; other tasks have none.
+        task_ids: Returns the task of each row for a number of rows, see
+            `peml.models.TaskRouting.rows`.
     """
 
     def __init__(self, by_task: Mapping[int, Prefix], task_ids: Callable[[int], Tensor]) -> None:
@@ -53,7 +54,7 @@ class Contexts:
         return self.by_task.get(ALL_TASKS, self.by_task.get(task))
 
     def reach(self, layer: int) -> bool:
-        """Whether any context is seen in a layer."""
+        """Whether a layer sees any context."""
         return any(prefix.active[layer] for prefix in self.by_task.values())
 
     def gate(self, layer: int) -> Tensor | None:
@@ -62,7 +63,7 @@ class Contexts:
         return None if gates is None else gates[layer]
 
     def order(self, rows: int) -> _Order:
-        """How the batch's rows are brought together; remembered for the layers of a pass."""
+        """The order that puts tasks' rows side by side; cached for the layers of a pass."""
         if ALL_TASKS in self.by_task:
             return _Order(((ALL_TASKS, rows),))
         ids = self._task_ids(rows)
@@ -73,7 +74,7 @@ class Contexts:
         return found
 
     def layer(self, index: int, order: _Order, like: Tensor) -> list[Shared]:
-        """A layer's contexts in the order of the rows, in the type of ``like``."""
+        """A layer's contexts in the order of the rows, in the data type of ``like``."""
         shared = []
         for task, rows in order.tasks:
             prefix = self.by_task.get(task)

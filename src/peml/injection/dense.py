@@ -1,9 +1,9 @@
 """Attention with dropout on a CPU, for which torch has no fused kernel.
 
-torch's fallback guards the softmax against fully masked rows and draws one random number per
-weight, which costs more than the matrix products. With a prefix every row sees at least one key, so
-a plain softmax is exact, and 16 random bits per weight are enough for dropout. The time saved pays
-for the additional keys.
+torch's fallback protects the softmax from fully masked rows and draws one random number per weight,
+which costs more than the matrix products. With a prefix every row sees at least one key, so a plain
+softmax is exact, and 16 random bits per weight are enough for dropout. The saved time outweighs the
+additional keys.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _LEVELS = 2**16
 def drop(weights: Tensor, probability: float) -> tuple[Tensor, float]:
     """Drops weights at random, and returns the share that is kept, to divide by.
 
-    The probability is rounded to 1/65536 (0.1 becomes 0.100006), and so is the share. So the
-    expected value is exact. With a probability of 0 nothing is drawn.
+    The probability is rounded to 1/65536 (0.1 becomes 0.100006), and so is the share, so the
+    expected value is exact. With a probability of 0, nothing is dropped.
     """
     if not probability:
         return weights, 1.0

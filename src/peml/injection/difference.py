@@ -1,4 +1,4 @@
-"""Whether two ways of the same computation give the same result, up to rounding."""
+"""Compares two ways of the same computation, up to rounding."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def unexplained(
 
     Args:
         found: One result.
-        expected: The other; differences are given as a share of its largest value.
+        expected: The other result; differences are shares of its largest value.
         least: Share that is tolerated in any type; a wrong position or mask gives far more.
         times: Multiple of the type's rounding that is tolerated.
-        dtype: The type that was computed in; default: that of ``expected``.
+        dtype: The type of the computation; default: that of ``expected``.
 
     Returns:
         NaN if a result contains NaN.

@@ -151,7 +151,7 @@ class PrefixInjection:
         self._attached = False
 
     def _refuse_bypass(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Refuses a forward pass whose attention would leave out prefix and contexts.
+        """Refuses a forward pass whose attention would ignore prefix and contexts.
 
         Raises:
             InjectionError: Another implementation was set, by `set_attn_implementation` or by a
@@ -270,7 +270,7 @@ class _PrefixSlot:
 def _mixed(
     gate: Tensor | None, output: Tensor, alone: Callable[[], tuple[Tensor, Tensor | None]]
 ) -> Tensor:
-    """Attention with contexts and, where a search weighs them, without."""
+    """Mixes attention with and without contexts, if a search weighs them."""
     if gate is None:
         return output
     return torch.lerp(alone()[0].to(output.dtype), output, gate.to(output.dtype))

@@ -39,8 +39,8 @@ def causal_mask(
 class MaskMemo:
     """Caches the last mask, since all layers of a forward pass get the same mask object.
 
-    Not cached: masks that need a gradient, which would keep a step's graph alive, and padded masks
-    of inference mode, which autograd can't save later.
+    Not cached: masks that need a gradient, which would keep a step's graph alive, and masks padded
+    in inference mode, which autograd can't save later.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class MaskMemo:
     def causal(self, queries: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """``causal_mask`` as an additive mask, cached for these sizes.
 
-        sdpa would make one of a boolean mask in every layer.
+        sdpa would convert a boolean mask in every layer.
         """
         key = (queries, length, device, dtype)
         last = self._causal

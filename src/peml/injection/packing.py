@@ -30,7 +30,7 @@ _SHORT = 3
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Where the tokens of padded rows are in one sequence.
+    """The places of padded rows' tokens in one packed sequence.
 
     Attributes:
         places: Place of each token in the flattened rows, ascending, (tokens,).
@@ -58,30 +58,30 @@ class PackedRows:
         return padded.index_copy_(0, self.places, packed[0]).view(self.rows, self.length, *shape)
 
     def find(self, rows: Tensor, places: Tensor) -> Tensor:
-        """Where a token of a row is in the packed sequence, for tokens (rows, places)."""
+        """Index in the packed sequence of the token at each row and place."""
         return torch.searchsorted(self.places, rows * self.length + places)
 
     def inputs(self, padded: Mapping[str, Tensor]) -> dict[str, Any]:
-        """A model's inputs, packed; ``padded`` has those of the padded rows and their mask."""
+        """A model's inputs, packed from those of padded rows with their mask (``padded``)."""
         inputs: dict[str, Any] = {
             name: self.pack(value) for name, value in padded.items() if name != "attention_mask"
         }
-        # Of four dimensions, so that the model passes it on as it is.
+        # with four dimensions, so that the model passes it on unchanged
         inputs["attention_mask"] = padded["attention_mask"].bool()[:, None, None, :]
         return {**inputs, "position_ids": (self.places % self.length)[None], PACKED: self}
 
 
 @torch.no_grad()
 def enable_packing(model: nn.Module, length: int) -> None:
-    """Lets a model take packed rows, after comparing both ways on a test input.
+    """Lets a model take packed rows, after comparing packed and padded rows on a test input.
 
     Args:
-        model: Freshly loaded, without attached methods.
-        length: Longest row. A row of this length is in the test, so that layers which see only
-            near tokens show what they do.
+        model: A newly loaded model, without attached methods.
+        length: Longest row. The test has a row of this length, so that it also covers layers
+            which see only near tokens.
 
     Raises:
-        InjectionError: The model can't.
+        InjectionError: The model can't take packed rows.
     """
     try:
         inner = unwrap(model)
@@ -100,7 +100,7 @@ def enable_packing(model: nn.Module, length: int) -> None:
 
 
 def _difference(model: PreTrainedModel, length: int) -> str:
-    """What differs between padded and packed rows; empty if nothing does."""
+    """The difference between padded and packed rows; empty if there is none."""
     body = model.base_model
     ids = torch.randint(
         model.config.get_text_config().vocab_size,

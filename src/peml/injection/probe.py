@@ -122,10 +122,10 @@ def probe(model: nn.Module) -> list[AttentionSite]:
 
 
 def probe_decoder_side(model: nn.Module, paths: Iterable[str]) -> frozenset[str]:
-    """Which modules process the decoder's tokens; none unless the model is an encoder-decoder.
+    """The modules that process the decoder's tokens; none unless it is an encoder-decoder.
 
-    A module's path doesn't tell, since a decoder's cross-attention reads both sides. One tiny
-    forward pass with a shorter decoder input does.
+    A module's path doesn't say so, since a decoder's cross-attention reads both sides. One tiny
+    forward pass with a shorter decoder input shows it.
 
     Args:
         model: A Transformers model.
@@ -251,7 +251,7 @@ def _unknown_inputs(kwargs: dict[str, Any], keys: int) -> tuple[str, ...]:
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; then each module is as it was."""
+    """Evaluation mode inside the block; afterwards each module has its mode back."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -17,11 +17,11 @@ from peml.errors import InjectionError
 from peml.injection.inject import PrefixInjection
 from peml.prefix.prefix import PrefixStart
 
-# Share of the mean square query that is added to the normal equations. Bounds the keys in
+# Share of the mean square query that is added to the normal equations; it bounds the keys in
 # directions that the queries don't determine.
 _RIDGE = 1e-3
 
-# From this quietness on, a prefix acts as if it were absent: on MiniLM 16 such positions change the
+# From this quietness on, a prefix has hardly any effect: on MiniLM, 16 such positions change the
 # hidden states by 0.15 % (benchmarks/quiet_start.py).
 _SILENT = 8.0
 
@@ -37,8 +37,7 @@ def measure_start(
     """The start of a prefix: a quiet key per layer and key/value head, and radii.
 
     Called once, before training. Keys are fitted to the queries of real tokens, after rotation.
-    Tokens that the attention mask hides (padding) are left out, and so is the prefix, if one is
-    set.
+    Tokens that the attention mask hides (padding) are ignored, and so is the prefix, if one is set.
 
     Args:
         injection: Of the attached model.

@@ -1,4 +1,4 @@
-"""Converts an injected prefix to what a key/value cache holds, as in PEFT's prefix tuning.
+"""Converts an injected prefix to the content of a key/value cache, as in PEFT's prefix tuning.
 
 A cache shifts the tokens' positions by the prefix length n; injection does not. With rotary
 positions the two agree after one rotation of the stored keys, ``k_cached = R(n) k_injected``,
@@ -50,7 +50,7 @@ def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int
     """
     rotate = _rotation(model, site)
     rotated = rotate(keys, offset)
-    # Checks the identity of the module's docstring with these keys.
+    # checks the identity in the module's docstring with these keys
     probe = torch.linspace(-1, 1, keys.shape[-1], dtype=keys.dtype, device=keys.device)
     query = probe.expand(keys.shape[0], 1, -1)
     plain = (rotate(query, 3) * keys).sum(-1)
@@ -65,7 +65,7 @@ def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int
 
 
 def peft_layout(prefix: Tensor) -> Tensor:
-    """Reshapes a prefix, (layers, 2, kv_heads, prefix_length, head_dim), as PEFT stores it.
+    """Reshapes a prefix, (layers, 2, kv_heads, prefix_length, head_dim), to PEFT's layout.
 
     (prefix_length, layers * 2 * kv_heads * head_dim): layer, then key or value, then head, then
     channel.
@@ -74,13 +74,13 @@ def peft_layout(prefix: Tensor) -> Tensor:
 
 
 def cached_prefix(injection: PrefixInjection, prefix: Prefix) -> Tensor:
-    """A prefix as it has to be in a key/value cache, where it moves the tokens' positions.
+    """A prefix as stored in a key/value cache, where it shifts the tokens' positions.
 
     Returns:
         Keys and values in float32, (layers, 2, kv_heads, prefix_length, head_dim).
 
     Raises:
-        InjectionError: The prefix leaves layers out (a cache has one length for all), a sliding
+        InjectionError: Some layers have no prefix (a cache has one length for all), a sliding
             window would hide a cached prefix, or the positions aren't rotary.
     """
     skipped = [site.name for site, on in zip(injection.sites, prefix.active, strict=True) if not on]
@@ -111,7 +111,7 @@ def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor
     """The ``prompt_embeddings`` with which PEFT's prefix tuning gives the same outputs.
 
     Raises:
-        InjectionError: As `cached_prefix`.
+        InjectionError: See `cached_prefix`.
     """
     return peft_layout(cached_prefix(injection, prefix))
 
@@ -120,7 +120,7 @@ def _rotated_layers(injection: PrefixInjection) -> list[bool]:
     """Which layers rotate their keys; some models leave every fourth without positions.
 
     Found by running the model: a single token attends only to itself, so its hidden states are the
-    same at every position, and its keys differ only where they are rotated.
+    same at every position, and its keys differ only if they are rotated.
     """
     near, far = (_keys_of_a_token(injection, position) for position in (0, 1))
     return [

@@ -1,4 +1,4 @@
-"""Keys and values that a model computes for a text."""
+"""Reads the keys and values that a model computes for a text."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """Attention to keys and values that several rows share, without a copy per row.
 
-A row attends to its own tokens and to its task's context. Both parts are computed on their own and
+A row attends to its own tokens and to its task's context. The two parts are computed separately and
 joined by their log-sum-exps, so all rows of a task meet the context in one matrix product. Hydragen
 (arXiv 2402.05099) does this at inference; here gradients flow too: with the joint log-sum-exp and
 the joint output, a fused kernel's backward gives each part's exact share of the gradient.
 
 torch's fused kernel for CPUs returns the log-sum-exp. In bfloat16 it is slower than plain matrix
-products, and takes the rows' own tokens alone. Elsewhere, and with dropout, the logits of both
-parts are written out and share one softmax.
+products, so it computes only the rows' own tokens. On other devices, and with dropout, the logits
+of both parts are written out and share one softmax.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _is_fused(query: Tensor, dropout: float) -> bool:
 def _parts(
     rows: Sequence[int], pairs: Sequence[Tensor | None]
 ) -> Iterator[tuple[slice, Tensor | None, Tensor | None]]:
-    """The rows that share a context, and its key and value; None: they have none."""
+    """The rows that share a context, with its key and value; None if they have no context."""
     begin = 0
     for count, key, value in zip(rows, pairs[::2], pairs[1::2], strict=True):
         yield slice(begin, begin + count), key, value
@@ -210,10 +210,10 @@ def _join_by_kernel(
 def _join_by_products(
     query: Tensor, own: Tensor, sums: Tensor, key: Tensor, value: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor] | None:
-    """The same in bfloat16 by matrix products, without a softmax's search for the largest logit.
+    """Like `_join_by_kernel`, in bfloat16 by matrix products, without the maximum of a softmax.
 
-    The rows' own part stands in it as one more key, of zeros. Two more channels take its
-    log-sum-exp, in two pieces so that it isn't rounded, off all other logits::
+    The rows' own part becomes one more key, of zeros. Two more channels subtract its log-sum-exp,
+    in two pieces so that it isn't rounded, from all other logits::
 
         query  [ scaling * q | -high  -low ]     keys  [ k | 1 1 ]
                                                        [ 0 | 0 0 ]
@@ -221,7 +221,7 @@ def _join_by_products(
     Arguments and result are those of `_join_by_kernel`.
 
     Returns:
-        None if a part can't be told from nothing in this way, or in other types.
+        None if a query's own part is too small for this, or the type isn't bfloat16.
     """
     if query.dtype != torch.bfloat16 or sums.min() < _LEAST_SUM:
         return None
@@ -273,7 +273,7 @@ def _dense(
     causal: bool,
     dropout: float,
 ) -> Tensor:
-    """The same with all logits written out."""
+    """Like `attend_shared`, with all logits written out."""
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)

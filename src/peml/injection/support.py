@@ -84,7 +84,7 @@ def _refusal(layers: list[AttentionSite]) -> str:
 
 
 def _missing(model: PreTrainedModel, sites: tuple[AttentionSite, ...]) -> str:
-    """Why a prefix would not reach all layers that it should."""
+    """Why a prefix would not reach all layers that it should; empty if it would."""
     if not model.config.is_encoder_decoder:
         for site in sites:
             if site.kind == "cross":

@@ -1,4 +1,4 @@
-"""Cells: one normalisation, one operation (or a mixture of candidates), one residual."""
+"""Cells: one normalisation, one operation (or a mixture of candidates), one residual connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structure of a prefix network as a small file to read, edit, compare and train again."""
+"""The structure of a prefix network in a small file to read, edit, compare and train again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ GENOTYPE_FORMAT = 1
 class Genotype(GenotypeRecord):
     """The structure of a prefix network, and of the LoRA if its ranks were searched; no weights.
 
-    Stricter than the record: it is written by hand too, and a network is built from it.
+    It is checked more strictly than the record, since people also write it by hand, and a network
+    is built from it.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True)

@@ -63,7 +63,7 @@ def bounded(correction: Tensor, radius: Tensor) -> Tensor:
 class PrefixFrame(nn.Module):
     """The fixed part of a prefix: its start and the limit of its corrections.
 
-    Has buffers only, no parameters, so the start is saved with the module's state.
+    It has only buffers, no parameters, so the start is saved with the module's state.
 
     Args:
         shape: Attention layers of the model.
@@ -126,7 +126,7 @@ class PrefixFrame(nn.Module):
         return moved + offset[..., : correction.shape[3], :]
 
     def limited(self, correction: Tensor, layers: Tensor | None = None) -> Tensor:
-        """What is added to a context: the limited correction of all positions but the first.
+        """The change of a context: the limited correction of all positions but the first.
 
         Much attention rests on the first position, so it stays as it is. Arguments as for `moved`.
         """

@@ -1,4 +1,4 @@
-"""Options of the searched prefix, as they are written in a config."""
+"""Config section of the searched prefix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peml.settings import Settings
 
 
 class PrefixBaseSettings(Settings):
-    """What every prefix has: where it starts, and how carefully it is trained."""
+    """The settings of every prefix: its start, and its optimiser options."""
 
     start: Literal["quiet", "text"] | None = Field(
         None,
@@ -66,9 +66,9 @@ class PrefixBaseSettings(Settings):
 
 
 class PrefixSettings(PrefixBaseSettings):
-    """The prefix network: what is fixed about it and what is left to the search.
+    """The prefix network: fixed settings, and candidates for the search.
 
-    A field that takes a list is searched when it has two or more entries.
+    A field that takes a list is searched if it has two or more entries.
     """
 
     length: int | tuple[int, ...] = Field(
@@ -123,7 +123,7 @@ class PrefixSettings(PrefixBaseSettings):
         return value
 
     def space(self, shape: PrefixShape) -> SearchSpace:
-        """The decisions these settings leave open for a model of this shape."""
+        """The decisions that these settings leave open for a model of this shape."""
         return SearchSpace(
             layers=shape.layers,
             cells=self.cells,
@@ -139,7 +139,8 @@ class PrefixSettings(PrefixBaseSettings):
     def fixed(self, shape: PrefixShape) -> Genotype:
         """The fixed network, without a search, as large as these settings allow.
 
-        A two-layer MLP, the longest candidate length, every layer on, the first candidate head.
+        It has a two-layer MLP, the longest candidate length, every layer on, and the first
+        candidate head.
         """
         space = self.space(shape)
         return Genotype.fixed_mlp(

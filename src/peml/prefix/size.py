@@ -198,7 +198,7 @@ class ExpectedSize:
 
 
 def _row(shape: PrefixShape) -> int:
-    """Numbers in one layer and position."""
+    """The numbers of one position in one layer."""
     return 2 * shape.kv_heads * shape.head_dim
 
 

@@ -1,4 +1,4 @@
-"""All prefix networks of a search space at once."""
+"""All prefix networks of a search space in one network."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def scores_of_rows(model: Any, rows: Sequence[tuple[int, Row]] = TINY_ROWS) -> T
 
 
 def rows_of(task: int) -> list[tuple[int, Row]]:
-    """Those of `TINY_ROWS` that belong to one task."""
+    """The rows of `TINY_ROWS` that belong to one task."""
     return [(number, row) for number, row in TINY_ROWS if number == task]
 
 

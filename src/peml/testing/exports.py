@@ -51,7 +51,7 @@ class ExportSuite:
         return folder / "model"
 
     def test_writes_what_it_names(self, tmp_path: Path) -> None:
-        """The folders exist, there is a README, and the run's model is unchanged."""
+        """The written folders exist, there is a README, and the run's model is unchanged."""
         model, out = self.finished(tmp_path), tmp_path / "out"
         before = checksums(model)
         folders = export_model(model, out, self.name)

@@ -32,7 +32,7 @@ class FamilySuite:
         return tiny_task_model(self.model, family=self.name).eval()
 
     def test_can_do_the_tasks_of_the_suite(self) -> None:
-        """Classification of a text and of a pair, and regression."""
+        """The family supports classification of a text and of a pair, and regression."""
         missing = {task.type for task in TINY_TASKS} - FAMILIES.load(self.name, "").task_types
         assert not missing, f"the family can't do {', '.join(sorted(missing))}"
 
@@ -63,7 +63,7 @@ class FamilySuite:
         torch.testing.assert_close(together.loss, together.losses.mean())
 
     def test_predictions_have_a_score_an_option(self) -> None:
-        """(examples, options), or (examples,) on the scale of a regression."""
+        """Predictions are (examples, options), or (examples,) on the scale of a regression."""
         model = self.loaded()
         for task_id, task in enumerate(TINY_TASKS):
             rows = [row for row in TINY_ROWS if row[0] == task_id]
@@ -77,7 +77,7 @@ class FamilySuite:
             assert found.isfinite().all()
 
     def test_gradients_reach_a_prompt_and_the_model(self) -> None:
-        """Vectors in front of the input change the losses and get a gradient, as does the model."""
+        """Vectors in front of the input change the losses and get a gradient, as the model does."""
         model = self.loaded()
         batch = batch_of(model)
         width = model.backbone.get_input_embeddings().weight.shape[1]

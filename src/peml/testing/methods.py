@@ -97,7 +97,7 @@ class MethodSuite:
         return build_method(self.settings)
 
     def scale(self, settings: Any) -> float:
-        """What resizing must not change: alpha / r, if the settings have both."""
+        """The number that resizing must not change: alpha / r, if the settings have both."""
         low_rank = getattr(settings, "lora", settings)
         if not (hasattr(low_rank, "r") and hasattr(low_rank, "alpha")):
             return 0.0
@@ -133,7 +133,7 @@ class MethodSuite:
         return model
 
     def updated(self, family: str) -> AttachedModel:
-        """After one optimiser step."""
+        """The model after one optimiser step."""
         model = self.fresh(family).train()
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
         model(batch_of(model.base)).loss.backward()
@@ -161,7 +161,7 @@ class MethodSuite:
         assert differs == self.random_start
 
     def test_parameters_are_as_many_as_the_closed_form_says(self, family: str) -> None:
-        """By group, without heads."""
+        """Numbers by group, without heads, equal the closed form."""
         counted = {
             group.name: sum(p.numel() for p in group.parameters)
             for group in self.fresh(family).groups()
@@ -172,7 +172,7 @@ class MethodSuite:
         assert {name: n for name, n in counted.items() if n} == {n: c for n, c in said.items() if c}
 
     def test_resizing_meets_a_budget(self, family: str) -> None:
-        """Within 5 %, and the update's scale stays."""
+        """The resized method is within 5 % of the budget, and the update's scale stays."""
         shape = read_shape(self.plain(family))
         budget = 30 * sum(self.method().count_parameters(shape).values())
         settings = self.method().resized(shape, budget)
@@ -185,7 +185,7 @@ class MethodSuite:
     # Gradients
 
     def test_the_first_steps_reach_what_they_should(self, family: str) -> None:
-        """Which parameters have a gradient in the first step, and which in the second."""
+        """The right parameters have a gradient in the first step, and in the second."""
         model = self.fresh(family).train()
         model(batch_of(model.base)).loss.backward()
         names = {n for n, p in own_parameters(model)}
@@ -227,7 +227,7 @@ class MethodSuite:
         torch.testing.assert_close(*results)
 
     def test_packed_rows_equal_padded_ones(self, family: str) -> None:
-        """The rows of a batch as one sequence: the same losses and gradients, recomputed or not."""
+        """A batch's rows as one sequence have the same losses and gradients, recomputed or not."""
         results = []
         for packs in (False, True):
             model = self.trained(family).train()
@@ -240,7 +240,7 @@ class MethodSuite:
         torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
     def test_half_precision_gives_finite_gradients(self, family: str) -> None:
-        """Under bfloat16 autocast, with the trainable parameters in float32."""
+        """Gradients are finite under bfloat16 autocast, with float32 trainable parameters."""
         model = self.trained(family).train()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(batch_of(model.base)).loss
@@ -273,7 +273,7 @@ class MethodSuite:
         assert (not torch.equal(right, wrong)) == self.method().needs_task_id
 
     def test_an_unknown_task_id_is_refused(self, family: str) -> None:
-        """There is no silent average or default."""
+        """An unknown id raises an error instead of an average or default."""
         model = self.fresh(family)
         batch = batch_of(model.base)
         for wrong in (-1, len(TINY_TASKS)):
@@ -346,7 +346,7 @@ class MethodSuite:
         assert left == {name for name, _ in self.plain(family).backbone.named_parameters()}
 
     def test_each_tasks_factors_are_its_update(self, family: str) -> None:
-        """Methods with weights per task: merged for one task, they give its scores."""
+        """For methods with weights per task: merged for one task, they give its scores."""
         if self.method().merging.how != "per task":
             return
         model = self.trained(family)
@@ -366,7 +366,7 @@ class MethodSuite:
             )
 
     def test_saved_and_loaded_it_says_the_same(self, family: str, tmp_path: Path) -> None:
-        """In the native format, merged or not."""
+        """The model has the same scores after saving in the native format, merged or not."""
         model = self.trained(family)
         before = scores_of_rows(model)
         save_model(model, tmp_path / "model", self.settings)

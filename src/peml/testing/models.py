@@ -38,7 +38,7 @@ Kind = Literal["encoder", "causal", "seq2seq"]
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """How one tiny model is built: Transformers' class stem, its kind, its config values."""
+    """How one tiny model is built: the stem of Transformers' class, its kind, its config values."""
 
     stem: str
     kind: Kind
@@ -263,7 +263,7 @@ def save_tiny_model(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Writes a tiny model and its tokenizer where ``AutoModel`` and ``AutoTokenizer`` find them.
+    """Writes a tiny model and its tokenizer for ``AutoModel`` and ``AutoTokenizer``.
 
     Returns the folder. Arguments as for ``tiny_model``.
     """

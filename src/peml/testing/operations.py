@@ -29,7 +29,7 @@ class OperationSuite:
     learnt: ClassVar[bool] = True
 
     def fresh(self) -> Operation:
-        """The operation as the supernet makes it."""
+        """A new operation, as the supernet makes it."""
         torch.manual_seed(0)
         return make_operation(self.name, self.width, self.length)
 

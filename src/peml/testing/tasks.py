@@ -134,7 +134,7 @@ def batch_of(
         rows: (task id, row).
         purpose: ``train``, ``score`` or ``generate``.
         left: Pad on the left, as generation with a decoder needs it.
-        packs: The model is to read the rows as one sequence.
+        packs: Whether the model reads the rows as one sequence.
     """
     renderers = {task_id: TaskRenderer(model.tasks[task_id]) for task_id, _ in rows}
     encoded = []

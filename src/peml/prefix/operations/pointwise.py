@@ -30,7 +30,7 @@ class Linear(Operation):
 
 
 class _Perceptron(Operation):
-    """Two linear layers with an activation between; the form prefix tuning introduced.
+    """Two linear layers with an activation between, as introduced by prefix tuning.
 
     Source: Li and Liang 2021 (arXiv 2101.00190), section 4.3, with tanh.
     """
@@ -57,7 +57,7 @@ class GeluPerceptron(_Perceptron):
 
 
 class TanhPerceptron(GeluPerceptron):
-    """The same with tanh, as in prefix tuning."""
+    """A perceptron with tanh and a hidden layer twice as wide, as in prefix tuning."""
 
     def _activation(self, hidden: Tensor) -> Tensor:
         return hidden.tanh()

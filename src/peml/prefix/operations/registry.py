@@ -1,4 +1,4 @@
-"""The operations by name: those built in, and those that installed packages add."""
+"""The operations by name: the built-in ones, and those that installed packages add."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
 
 
 def make_operation(name: str, width: int, length: int) -> Operation:
-    """Makes a fresh operation on ``width`` channels and at most ``length`` positions.
+    """Makes a new operation on ``width`` channels and at most ``length`` positions.
 
     Raises:
         ConfigError: There is no operation of that name.
