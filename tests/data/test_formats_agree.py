@@ -73,7 +73,7 @@ _SPELLED = {"inputs": ["text"], "label": "target", "kinds": {"target": "number"}
 _CASES: dict[str, tuple[Task, list[Row], list[Any]]] = {
     "names": (_noted(), _rows(["good", "bad", "good"]), [1, 0, 1]),
     "indices": (_noted(), _rows([1, 0, 1]), [1, 0, 1]),
-    "true and false": (_noted(), _rows([True, False, True]), [1, 0, 1]),
+    "true and false": (_noted(labels=["no", "yes"]), _rows([True, False, True]), [1, 0, 1]),
     "digits that are names": (
         _noted(labels=["1", "2", "3"]),
         _rows([1, 2, 3]),
@@ -217,6 +217,32 @@ def _hub(monkeypatch: pytest.MonkeyPatch, data: Dataset, task: Task) -> Task:
     return task.model_copy(update={"source": Source(hub="x/y")})
 
 
+@pytest.mark.parametrize("declared", [False, True])
+def test_csv_of_the_hub_is_read_as_a_csv_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
+) -> None:
+    task, load = _noted(), datasets.load_dataset
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *_, revision, **options: load(str(tmp_path / "mood"), **options),
+    )
+    _write(tmp_path / "mood", _csv, _rows([1, 0, 1]))
+    if declared:  # the column's type and names by the data set's card
+        card = "---\ndataset_info:\n  features:\n" + "".join(
+            f"  - name: {name}\n    dtype: string\n"
+            for name in ("sentence", "note", "code", "size", "sure")
+        )
+        names = "    dtype:\n      class_label:\n        names: {'0': good, '1': bad}\n"
+        (tmp_path / "mood" / "README.md").write_text(f"{card}  - name: label\n{names}---\n")
+    hub = _examples(task.model_copy(update={"source": Source(hub="x/y")}), None)
+    (tmp_path / "mood" / "README.md").unlink(missing_ok=True)
+    local = _examples(task, str(tmp_path))
+    assert [row.prompt for row in hub[0]] == [row.prompt for row in local[0]]
+    assert [row.label for row in hub[0]] == ([0, 1, 0] if declared else [1, 0, 1])
+
+
 def _to_parquet(folder: Path, data: Dataset, task: Task) -> str:
     (folder / task.name).mkdir(parents=True)
     for split in ("train", "validation"):
@@ -229,7 +255,7 @@ def test_integers_mean_the_names_that_are_stored_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     rows = [{"sentence": text, "label": label} for text, label in (("a", 0), ("b", 1))]
-    for names, labels in ((_STORED, [1, 0]), (["1", "0"], [1, 0]), (["False", "True"], [0, 1])):
+    for names, labels in ((_STORED, [1, 0]), (["1", "0"], [1, 0])):
         data = _with_names(rows, names)
         if source == "hub":
             found = _examples(_hub(monkeypatch, data, _feel()), None)

@@ -80,11 +80,11 @@ def test_every_kind_of_list_of_texts_is_the_same(tmp_path: Path, kind: pa.DataTy
 
 
 def test_numbers_of_any_width_are_whole_numbers_or_floats(tmp_path: Path) -> None:
-    small, half = pa.array([1, 2], pa.uint8()), pa.array([0.5, None], pa.float16())
+    small, half = pa.array([1, 2], pa.uint8()), pa.array([0.1, None], pa.float16())
     table = _table(pa.array(["a", "b"]), n=small, share=half, yes=pa.array([True, None]))
     rows = read_file(_write(tmp_path / "x.parquet", table), _extra("n", "share", "yes"))
     assert rows[0] == {
-        "sentence": "a", "label": "bad", "n": 1, "share": 0.5, "yes": True, SOURCE_ROW: 0
+        "sentence": "a", "label": "bad", "n": 1, "share": 0.1, "yes": True, SOURCE_ROW: 0
     }  # fmt: skip
     assert rows[1]["share"] is None
 

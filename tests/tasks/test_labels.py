@@ -11,7 +11,7 @@ from peml.tasks import TaskRenderer
 from tests.tasks import examples
 
 
-@pytest.mark.parametrize("label", [0, False, "bad"])
+@pytest.mark.parametrize("label", [0, "0", "bad"])
 def test_accepted_class_labels(label: object) -> None:
     row = {"sentence": "x", "label": label}
     assert TaskRenderer(examples.sentiment()).render(row, 0).label == 0
@@ -23,7 +23,7 @@ _BOOLEANS = [
     (["TRUE", "FALSE"], [0, 1]),
     (["1", "0"], [0, 1]),
     (["No", "Yes"], [1, 0]),
-    (["spam", "ham"], [1, 0]),  # by order
+    (["spam", "ham"], [None, None]),
     (["entailment", "not_entailment"], [None, None]),
     (["true", "neither"], [0, None]),
 ]
@@ -32,10 +32,16 @@ _BOOLEANS = [
 @pytest.mark.parametrize(("labels", "wanted"), _BOOLEANS)
 def test_true_is_the_label_that_says_so(labels: list[str], wanted: list[int | None]) -> None:
     renderer = TaskRenderer(examples.sentiment(labels=labels))
+    indices = {"inputs": ["sentence"], "label": "label", "kinds": {"label": "number"}}
+    by_order = TaskRenderer(examples.sentiment(labels=labels, columns=indices))
+    assert [by_order.render({"sentence": "x", "label": v}, 0).label for v in (False, "TRUE")] == [
+        0,
+        1,
+    ]
     for text, label in zip(("True", "False"), wanted, strict=True):
-        for value in (text, text.lower(), text == "True"):
+        for value in (text, text.lower(), text.upper(), text == "True"):
             if label is None:
-                with pytest.raises(DataError, match="is not a label"):
+                with pytest.raises(DataError, match=r"is not a label.*columns.kinds: {label: numb"):
                     renderer.render({"sentence": "x", "label": value}, 0)
             else:
                 assert renderer.render({"sentence": "x", "label": value}, 0).label == label
@@ -67,7 +73,7 @@ def test_names_come_before_indices_and_what_could_be_either_is_refused() -> None
     said = "1 is ambiguous: it is the name of label 0 and the index of label 1 '0'"
     assert said in caught.value.problem
     assert "columns.kinds: {label: text}" in caught.value.problem
-    plain = TaskRenderer(examples.sentiment())
+    plain = TaskRenderer(examples.sentiment(labels=["no", "yes"]))
     for value, label in (("1", 1), ("true", 1), ("False", 0)):
         assert plain.render({"sentence": "x", "label": value}, 0).label == label
 

@@ -75,8 +75,8 @@ def reading(path: Path) -> Iterator[None]:
         raise unreadable(path, error) from error
 
 
-def needed_rows(rows: Rows, task: Task, where: str) -> Rows:
-    """The columns that a task needs of a split, with each row's number.
+def needed_rows(rows: Rows, task: Task, where: str, *, typed: bool = True) -> Rows:
+    """The columns that a task needs of a split, with each row's number; `typed` as `TaskColumns`.
 
     Raises:
         DataError: A column is missing, or holds what only its library can read.
@@ -85,7 +85,7 @@ def needed_rows(rows: Rows, task: Task, where: str) -> Rows:
         return _split_rows(rows, task, where)
     table = needed_table(rows.table, needed_fields(task), task, where)
     stored = stored_names(rows.table.schema, task.columns, where)
-    columns = TaskColumns(task, where, stored=stored)
+    columns = TaskColumns(task, where, typed=typed, stored=stored)
     columns.see_table(table, 0)
     columns.finish()
     table = columns.read_table(table)

@@ -83,7 +83,8 @@ def parse_spelled_number(value: Any) -> int | float:
     except ValueError:
         exact = math.nan
     if not math.isfinite(exact):
-        raise ValueError(f"{value!r} is not a number")
+        comma = "; write decimals with a point, and thousands without a mark" * ("," in value)
+        raise ValueError(f"{value!r} is not a number{comma}")
     if isinstance(exact, int) and not -(2**63) <= exact < 2**63:
         raise ValueError(f"{value!r} needs more than 64 bits")
     return spell_number(exact)

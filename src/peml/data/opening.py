@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peml.data.files import SUFFIXES, needed_rows, read_file
 from peml.data.folders import TaskMissingError, find_folder, listing
@@ -49,9 +50,9 @@ def open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Read, 
         generated = {key: Rows.from_list(rows) for key, rows in splits.items()}
         origin = f"generated: {name}"
         return lambda names: _from_splits(task, generated, names, origin), origin
-    hub = _from_hub(task)
+    hub, typed = _from_hub(task)
     origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
-    return lambda names: _from_splits(task, hub, names, origin), origin
+    return lambda names: _from_splits(task, hub, names, origin, typed=typed), origin
 
 
 @contextmanager
@@ -92,7 +93,12 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
 
 
 def _from_splits(
-    task: Task, splits: Mapping[str, Rows], names: tuple[str, ...], origin: str
+    task: Task,
+    splits: Mapping[str, Rows],
+    names: tuple[str, ...],
+    origin: str,
+    *,
+    typed: bool = True,
 ) -> Found:
     name = next((name for name in names if name in splits), None)
     if name is None:
@@ -103,11 +109,20 @@ def _from_splits(
             action="Name the split in the task's splits.",
         )
     place = f"split {name!r} of {origin}"
-    split = _not_empty(task, needed_rows(splits[name], task, place), place)
+    split = _not_empty(task, needed_rows(splits[name], task, place, typed=typed), place)
     return Found(split, place, name)
 
 
-def _from_hub(task: Task) -> dict[str, Rows]:
+def _as_texts(features: Any) -> Any:
+    """Features that keep a CSV file's cells as they are; `datasets` makes 1 of 0001."""
+    from datasets import ClassLabel, Features, Value
+
+    kept = {n: f if isinstance(f, ClassLabel) else Value("string") for n, f in features.items()}
+    return Features(kept)
+
+
+def _from_hub(task: Task) -> tuple[dict[str, Rows], bool]:
+    """The splits, and whether their source distinguishes texts from numbers."""
     from datasets import load_dataset
 
     if Path(str(task.source.hub)).exists():  # which would be read instead, with guessed types
@@ -117,7 +132,14 @@ def _from_hub(task: Task) -> dict[str, Rows]:
             action="Name a folder as source.path; it holds a JSONL, CSV or Parquet file per split.",
         )
     try:
-        loaded = load_dataset(task.source.hub, task.source.subset, revision=task.source.revision)
+        load = partial(
+            load_dataset, task.source.hub, task.source.subset, revision=task.source.revision
+        )
+        loaded = load()
+        typed = all(split.info.builder_name != "csv" for split in loaded.values())
+        if not typed:
+            features = _as_texts(next(iter(loaded.values())).features)
+            loaded = load(features=features, keep_default_na=False)
     except Exception as error:  # the hub client raises dozens of exception types
         raise DataError(
             f"Task {task.name!r}: the hub data set {task.source.hub!r} can't be loaded: "
@@ -125,7 +147,8 @@ def _from_hub(task: Task) -> dict[str, Rows]:
             allowed="a data set of plain files (no code from a hub is run)",
             action="Check the connection and the name, or set tasks.source to a local folder.",
         ) from error
-    return {name: Rows.of_table(split.with_format("arrow")[:]) for name, split in loaded.items()}
+    rows = {name: Rows.of_table(split.with_format("arrow")[:]) for name, split in loaded.items()}
+    return rows, typed
 
 
 def _not_empty(task: Task, split: Rows, where: str) -> Rows:

@@ -6,7 +6,9 @@ other types are refused, and so are values that can't be used.
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +25,7 @@ _AS_LISTS = (
     *(_IS.is_list, _IS.is_large_list, _IS.is_fixed_size_list),
     *(_IS.is_list_view, _IS.is_large_list_view),
 )
+_SHORT = (pa.float16(), pa.float32())
 
 
 def find_columns(
@@ -80,8 +83,8 @@ def needed_table(
 
 
 def as_written(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch whose 32-bit floats become the decimals that were written: 0.1 stays 0.1."""
-    wanted = (pa.float64() if pa.types.is_float32(c.type) else c.type for c in batch.columns)
+    """A batch whose short floats become the decimals that were written: 0.1 stays 0.1."""
+    wanted = (pa.float64() if c.type in _SHORT else c.type for c in batch.columns)
     pairs = zip(batch.columns, wanted, strict=True)
     columns = [column if column.type == kind else _cast(column, kind) for column, kind in pairs]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
@@ -145,16 +148,26 @@ def _plain(
 def _cast(chunk: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_list_view(chunk.type) or pa.types.is_large_list_view(chunk.type):
         return pa.array(chunk.to_pylist(), wanted)  # Arrow's own cast of these is broken
-    if _is_single(chunk.type):  # by way of text, or 0.1 would become 0.10000000149011612
+    kind = _innermost(chunk.type)
+    if kind == pa.float16():
+        return pa.array([_shortest(value) for value in chunk.to_pylist()], wanted)
+    if kind == pa.float32():  # by way of text, or 0.1 would become 0.10000000149011612
         chunk = chunk.cast(pa.list_(pa.string()) if pa.types.is_list(wanted) else pa.string())
     return chunk.cast(wanted)
 
 
-def _is_single(kind: pa.DataType) -> bool:
-    """Whether a type holds floats of 32 bits."""
+def _innermost(kind: pa.DataType) -> pa.DataType:
+    """The type of the values in a list or dictionary."""
     if pa.types.is_dictionary(kind) or pa.types.is_nested(kind):
-        return _is_single(kind.value_type)
-    return bool(pa.types.is_float32(kind))
+        return _innermost(kind.value_type)
+    return kind
+
+
+def _shortest(value: Any) -> Any:
+    """Floats of 16 bits as they are printed, which Arrow does as floats of 64."""
+    if isinstance(value, list):
+        return [_shortest(each) for each in value]
+    return None if value is None else float(str(np.float16(value)))
 
 
 def _bad_value(chunk: pa.Array, where: str, name: str, first: int) -> DataError:

@@ -176,7 +176,8 @@ def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where
     if absent:
         listed = "; ".join(f"{name!r}.{nearest(name, found)}" for name in absent)
         raise DataError(
-            f"Task {task.name!r}: {where} lacks {'columns' if absent[1:] else 'column'} {listed}",
+            f"Task {task.name!r}: {where or 'a row'} lacks {'columns' if absent[1:] else 'column'} "
+            f"{listed}",
             allowed=f"the columns there are: {', '.join(dict.fromkeys(found))}",
             action="Correct the task's columns, or the data; a field without a value may be null.",
             field=absent[0],
@@ -197,7 +198,8 @@ def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | Non
         return _label_column(task, typed=typed, stored=stored)
     if name in columns.group:
         return Column(parser(columns.kinds.get(name)), ANY_KIND)
-    parse = parser(columns.kinds.get(name))
+    kind = columns.kinds.get(name)  # a number where texts are meant may have lost its zeros
+    parse = parse_text if kind == "text" else parser(kind)
     if not typed:  # an empty cell is no value
         return Column(lambda v: None if v == "" else parse(v), ANY_KIND, optional=True)
     return Column(parse, ANY_KIND, optional=True)

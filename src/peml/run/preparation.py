@@ -22,6 +22,7 @@ from peml.data import (
 from peml.data.adaptive import watched_rows
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import task_weights
+from peml.data.told import with_kinds
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method
@@ -223,7 +224,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         precision=precision,
         method=method,
         family=family,
-        tasks=tuple(item.task for item in loaded.data),
+        tasks=tuple(with_kinds(item) for item in loaded.data),
         train=train,
         development=development,
         held_out=held_out,

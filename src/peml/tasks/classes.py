@@ -30,8 +30,8 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
     """The labels of a classification that a value may mean.
 
     A text that is a label's name means that label. An integer may be a name or an index. True and
-    False are names if the task has such labels (``true``, ``yes``, ``positive``, ``1``), else the
-    second and the first of two labels.
+    False are names if the task has such labels (``true``, ``yes``, ``positive``, ``1``). They are
+    indices of two labels only if `columns.kinds` says number.
     ``typed`` sources distinguish texts from numbers; CSV doesn't.
 
     Raises:
@@ -39,6 +39,9 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
     """
     kind = task.columns.kinds.get(task.columns.label)
     number = _integer(value)
+    truth = _boolean(value)
+    if truth is not None and kind == "number" and len(task.labels) == 2:
+        number = int(truth)
     if number is None:
         reading = ClassReading(None if kind == "number" else _named(task, value), None)
     else:
@@ -86,7 +89,7 @@ def _named(task: Task, value: Any) -> int | None:
         return None
     if isinstance(value, str) and (index := _label_index(value, task.labels)) is not None:
         return index
-    boolean = value if isinstance(value, bool) else read_boolean(value)
+    boolean = _boolean(value)
     if boolean is None:
         return None
     for text in (str(boolean), str(boolean).lower()):
@@ -94,19 +97,14 @@ def _named(task: Task, value: Any) -> int | None:
             return index
     if len(task.labels) != 2 or task.columns.kinds.get(task.columns.label) == "text":
         return None
-    return _meant(boolean, task.labels)
+    meant = (find_loosely(word, task.labels) for word in _WORDS[boolean])
+    return next((index for index in meant if index is not None), None)
 
 
-def _meant(truth: bool, labels: tuple[str, ...]) -> int | None:
-    """Index of the label that true or false means, of two labels; None if that would be a guess."""
-    named = {
-        said: [n for word in words if (n := find_loosely(word, labels)) is not None]
-        for said, words in _WORDS.items()
-    }
-    if any(named.values()):
-        return next(iter(named[truth]), None)
-    denies = labels[0].casefold() in labels[1].casefold()  # entailment, not_entailment
-    return None if denies else int(truth)
+def _boolean(value: Any) -> bool | None:
+    if isinstance(value, str):
+        return read_boolean(value)
+    return value if isinstance(value, bool) else None
 
 
 def _label_index(text: str, labels: tuple[str, ...]) -> int | None:
@@ -116,4 +114,6 @@ def _label_index(text: str, labels: tuple[str, ...]) -> int | None:
 def _refusal(task: Task, value: Any) -> str:
     listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(task.labels))
     near = describe_mismatch(value, task.labels) if isinstance(value, str) else ""
+    if len(task.labels) == 2 and _boolean(value) is not None:
+        near = f"if false is 0 and true is 1, set columns.kinds: {{{task.columns.label}: number}}"
     return f"{value!r} is not a label; the labels are {listed}{f'; {near}' if near else ''}"

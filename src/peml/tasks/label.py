@@ -128,7 +128,7 @@ def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int
         raise ValueError(f"{value!r} is the text of more than one option: {by_text}")
     raise ValueError(
         f"{value!r} is neither an index from 0 to {len(options) - 1} nor the text of one option"
-        f"{_near(value, options)}"
+        f"{_near(value, options)}{_from_one(value, len(options))}"
     )
 
 
@@ -148,6 +148,11 @@ def _index(value: Any, count: int) -> int | None:
     if isinstance(number, bool) or not isinstance(number, int):
         return None
     return number if 0 <= number < count else None
+
+
+def _from_one(value: Any, count: int) -> str:
+    last = str(value).strip() == str(count)
+    return "; labels that are counted from 1 need columns.keys" if last else ""
 
 
 def _near(value: Any, names: tuple[str, ...]) -> str:

@@ -6,7 +6,10 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 _LARGEST = 2**53  # up to here a float holds every whole number
-_BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
+_BOOLEANS = {
+    **dict.fromkeys(("True", "true", "TRUE"), True),  # spreadsheets write TRUE
+    **dict.fromkeys(("False", "false", "FALSE"), False),
+}
 _SHOWN = 24  # code points of a text in a message
 
 
@@ -41,7 +44,7 @@ def read_integer(text: str) -> int | None:
 
 
 def read_boolean(text: str) -> bool | None:
-    """The value of True, true, False or false; None for other texts."""
+    """The value of True, true, TRUE, False, false or FALSE; None for other texts."""
     return _BOOLEANS.get(text)
 
 

@@ -1,0 +1,45 @@
+"""Refuses indices of options that seem to be counted from 1."""
+
+from collections.abc import Iterable
+
+from peml.data.rows import Row, Rows
+from peml.errors import DataError
+from peml.tasks import Task
+from peml.tasks.matching import find_names, read_integer
+
+_CHANCE = 1e-3  # that the first option is right in no row, if each option is right equally often
+
+
+def refuse_shifted(task: Task, splits: Iterable[Rows]) -> None:
+    """Refuses labels none of which is 0, if they are indices and chance doesn't explain it.
+
+    Raises:
+        DataError: With both ways to say what is meant.
+    """
+    columns = task.columns
+    if columns.choices is None or columns.keys or columns.label in columns.kinds:
+        return
+    count, chance = 0, 1.0
+    for row in (row for rows in splits for row in rows):
+        label, options = row[columns.label], _options(task, row)
+        number = read_integer(label) if isinstance(label, str) else label
+        is_index = isinstance(number, int) and not isinstance(number, bool)
+        if not is_index or number == 0 or find_names(str(label), options):
+            return
+        count += 1
+        chance *= 1 - 1 / max(len(options), 2)
+    if chance > _CHANCE:
+        return
+    raise DataError(
+        f"Task {task.name!r}: the label of none of {count:,} rows is 0, as if they were counted "
+        "from 1.",
+        allowed="indices from 0, keys, or texts of options",
+        action=f'Set columns.keys: ["1", "2", ...] if they count from 1; columns.kinds: '
+        f"{{{columns.label}: number}} if they count from 0, and the first option is never right.",
+        field=columns.label,
+    )
+
+
+def _options(task: Task, row: Row) -> list[str]:
+    found = [row[name] for name in task.columns.options]
+    return found if task.columns.choices != task.columns.options[0] else found[0]

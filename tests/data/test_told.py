@@ -1,0 +1,82 @@
+"""What the rows of a task tell about its columns: kinds of extra fields, labels counted from 1."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peml.data import TasksSettings
+from peml.data.inspection import check_rows
+from peml.data.sources import load_source, load_task_data
+from peml.data.task_columns import read_list
+from peml.data.told import with_kinds
+from peml.errors import DataError
+from peml.tasks import Task
+from tests.data.rows import Row, write_jsonl
+from tests.tasks import examples
+
+
+def _task(**columns: Any) -> Task:
+    named = {"inputs": ["sentence"], "extra": ["code", "size", "note"], "label": "label"}
+    return examples.sentiment(columns=named | columns, template="{{ code }} {{ sentence }}")
+
+
+def _rows(**changes: Any) -> list[Row]:
+    row = {"sentence": "a", "code": "0001", "size": 2, "note": None}
+    return [row | {"label": label} | changes for label in ("bad", "good") * 5]
+
+
+def _write(folder: Path, name: str, train: list[Row], validation: list[Row]) -> str:
+    write_jsonl(folder / name / "train.jsonl", train)
+    write_jsonl(folder / name / "validation.jsonl", validation)
+    return str(folder)
+
+
+def test_a_model_is_asked_with_the_kinds_it_was_trained_on(tmp_path: Path) -> None:
+    source = _write(tmp_path, "mood", _rows(), _rows(size=2.5))
+    data = load_task_data(_task(), TasksSettings(suite="x", source=source), 0)
+    task = with_kinds(data)
+    assert task.columns.kinds == {"code": "text", "size": "number"}
+    assert data.task.columns.kinds == {}
+    row = {"sentence": "a", "code": "0001", "size": 3, "note": None}
+    assert read_list([row], task) == [row]
+    with pytest.raises(DataError, match=r"field 'code': 1 is not a text"):
+        read_list([row | {"code": 1}], task)
+
+
+def test_a_number_for_a_field_that_is_declared_a_text_is_refused(tmp_path: Path) -> None:
+    source = _write(tmp_path, "mood", _rows(code=1), _rows())
+    with pytest.raises(DataError, match=r"train.jsonl, line 1, field 'code': 1 is not a text"):
+        load_source(_task(kinds={"code": "text"}), source)
+
+
+def test_splits_with_fields_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    source = _write(tmp_path, "mood", _rows(), _rows(code=1))
+    with pytest.raises(DataError, match=r"'code' is a number in .*validation.jsonl, and a text in"):
+        load_source(_task(), source)
+
+
+def _choices(labels: list[Any]) -> list[Row]:
+    return [{"start": "Go", "options": ["x", "y", "z"], "answer": label} for label in labels]
+
+
+def test_indices_that_seem_to_be_counted_from_one_are_refused(tmp_path: Path) -> None:
+    shifted = _write(tmp_path / "shifted", "ending", _choices([1, 2] * 10), _choices([1] * 5))
+    with pytest.raises(DataError, match="the label of none of 25 rows is 0") as caught:
+        load_source(examples.choice(), shifted)
+    assert "columns.keys" in caught.value.action
+    assert "columns.kinds: {answer: number}" in caught.value.action
+    columns = {"inputs": ["start"], "choices": "options", "label": "answer"}
+    told = examples.choice(columns=columns | {"kinds": {"answer": "number"}})
+    assert len(load_source(told, shifted)[0]) == 20
+    fine: list[list[Any]] = [[1, 2] * 10 + [0], [1, 2], ["y", "z"] * 10]
+    for number, labels in enumerate(fine):
+        source = _write(tmp_path / str(number), "ending", _choices(labels), _choices(labels[:2]))
+        assert len(load_source(examples.choice(), source)[0]) == len(labels)
+
+
+def test_a_label_behind_the_last_option_says_how_to_count_from_one(tmp_path: Path) -> None:
+    source = _write(tmp_path, "ending", _choices([3]), _choices([1]))
+    task = examples.choice()
+    with pytest.raises(DataError, match=r"counted from 1 need columns\.keys"):
+        check_rows(task, load_source(task, source)[0])
