@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from peml.models import (
     load_family,
 )
 from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
-from peml.models.reading import detect_family
+from peml.models.reading import detect_family, from_pretrained
 from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 from tests.tasks.examples import choice, generation, sentiment
 
@@ -133,6 +135,39 @@ def test_weights_of_another_shape_are_refused(broken: Path) -> None:
     (broken / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     with pytest.raises(ModelError, match="in another shape"):
         load_backbone(settings(broken))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_shard_that_is_gone_or_cut_short_is_named(broken: Path, damage: str) -> None:
+    (broken / "model.safetensors").unlink()
+    tiny_model("bert").save_pretrained(broken, max_shard_size="20KB")
+    shard = sorted(broken.glob("model-*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage == "cut":
+        shard.write_bytes(content[:99])
+    with pytest.raises(ModelError) as caught:
+        load_backbone(settings(broken))
+    assert caught.value.action.endswith(f"missing or damaged in {broken}: {shard.name}")
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "roberta", "t5"])
+def test_a_model_without_its_tokenizer_is_refused(name: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(name, tmp_path / "model")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="tokenizer") as caught:
+        load_family(settings(folder))
+    assert not caught.value.problem.rstrip().endswith(":")
+    assert "save the tokenizer of its base model there" in caught.value.action
+
+
+def test_a_library_that_is_missing_is_not_taken_for_a_missing_file(broken: Path) -> None:
+    library = ImportError("Loading a GPTQ quantized model requires optimum")
+    loader = SimpleNamespace(from_pretrained=Mock(side_effect=library))
+    with pytest.raises(ModelError, match="requires optimum") as caught:
+        from_pretrained(loader, settings(broken), "weights")
+    assert "install that package" in caught.value.action
 
 
 def test_pickled_weights_are_not_read(broken: Path) -> None:

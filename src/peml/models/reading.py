@@ -18,7 +18,14 @@ from peml.models.families.spelling import declared_ends
 from peml.models.gguf import converted
 from peml.models.quantization import quantization_of
 from peml.models.settings import ModelSettings
-from peml.models.source import GRANT, check_source, find_file, read_source, read_vocabulary
+from peml.models.source import (
+    GRANT,
+    check_source,
+    damaged_weights,
+    find_file,
+    read_source,
+    read_vocabulary,
+)
 from peml.models.vocabulary import check_end, fit_tokenizer
 from peml.tasks import Task
 
@@ -70,19 +77,29 @@ def from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: 
             **options,
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        local = Path(location)
-        action = "check the name, or give the path of a local folder"
-        if local.is_dir():
-            files = ", ".join(sorted(p.name for p in local.iterdir())[:8]) or "nothing"
-            action = f"the folder holds {files}; save the model there with save_pretrained"
-        if "attn_implementation" in str(error):
-            action = "set model.attention: auto"
-        if "trust_remote_code" in str(error):
-            action = f"read that repository's code, then {GRANT}"
+        lines = str(error).strip().splitlines() or [repr(error)]
+        reason = " ".join(lines) if lines[0].rstrip().endswith(":") else lines[0]
         raise ModelError(
-            f"the {what} of model {settings.name!r} can't be loaded: {reason}", action=action
+            f"the {what} of model {settings.name!r} can't be loaded: {reason}",
+            action=_remedy(error, Path(location), what),
         ) from error
+
+
+def _remedy(error: Exception, folder: Path, what: str) -> str:
+    """What to do about a model that Transformers can't load."""
+    if "trust_remote_code" in str(error):
+        return f"read that repository's code, then {GRANT}"
+    if "attn_implementation" in str(error):
+        return "set model.attention: auto"
+    if isinstance(error, ImportError):
+        return "install that package, or choose the model's plain weights"
+    if not folder.is_dir():
+        return "check the name, or give the path of a local folder"
+    if what == "weights" and (bad := damaged_weights(folder)):
+        return f"download or copy again what is missing or damaged in {folder}: {', '.join(bad)}"
+    files = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    owner = "the tokenizer of its base model" if what == "tokenizer" else "the model"
+    return f"the folder holds {files}; save {owner} there with save_pretrained"
 
 
 def detect_family(config: Any) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import cached_file, find_adapter_config_file
 
@@ -103,6 +104,22 @@ def check_source(name: str, location: str, revision: str | None, *, trusted: boo
             allowed="no init_inputs",
             action=f"remove init_inputs from {_TOKENIZER_CONFIG}",
         )
+
+
+def damaged_weights(folder: Path) -> list[str]:
+    """Names of a folder's weight files that aren't there, or aren't whole."""
+    listed = read_source(str(folder), _INDEX, None).get("weight_map")
+    names = {path.name for path in folder.glob("*.safetensors")}
+    names |= set(map(str, listed.values())) if isinstance(listed, dict) else set()
+    return [name for name in sorted(names) if not _is_whole(folder / name)]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, "numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _refuse_adapter(name: str, location: str, revision: str | None) -> None:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from peml.errors import ModelError
 
+_MANY = 1000  # tokens of a vocabulary, among which there are words
 _SHOWN = 5  # tokens named in a message
 _RESIZE = (
     "call model.resize_token_embeddings(len(tokenizer)) and save model and tokenizer together, or "
@@ -30,8 +31,10 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
         name: The model's name, for messages.
 
     Raises:
-        ModelError: It has ids without an embedding, or no padding token and no end token.
+        ModelError: It knows no words, has ids without an embedding, or no padding token and no end
+            token.
     """
+    _refuse_without_words(tokenizer, name)
     tokenizer.truncation_side = "right"  # families cut on the left themselves where they mean to
     if getattr(config, "type_vocab_size", 2) < 2:
         # A model with at most one segment needs no segment ids.
@@ -49,6 +52,26 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
         raise ModelError(
             f"the tokenizer of model {name!r} has no padding and no end-of-text token",
             action="add one to the tokenizer and save it beside the model",
+        )
+
+
+def _refuse_without_words(tokenizer: Any, name: str) -> None:
+    """Refuses what Transformers makes of a model without a tokenizer: one of special tokens only.
+
+    It reads every text as unknown tokens, or as nothing.
+    """
+    if tokenizer.vocab_size >= _MANY:
+        return
+    words = (
+        {*tokenizer.get_vocab()} - {*tokenizer.all_special_tokens} - {*tokenizer.get_added_vocab()}
+    )
+    if len(words) < 2:  # T5's has a space
+        files = ", ".join(sorted({*tokenizer.vocab_files_names.values()})) or "tokenizer.json"
+        raise ModelError(
+            f"the tokenizer of model {name!r} knows special tokens only, as if it was not saved "
+            "with the model",
+            allowed=f"a model with its tokenizer's files ({files})",
+            action="save the tokenizer of its base model there with save_pretrained",
         )
 
 
