@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from peml.evaluation import describe_classes, majority_prediction, score_constant
+from peml.errors import DataError
+from peml.evaluation import (
+    describe_classes,
+    majority_prediction,
+    refuse_unscorable,
+    score_constant,
+)
 from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics
 from peml.tasks import METRICS as DECLARED
 from peml.tasks import Task
@@ -108,6 +114,29 @@ def test_every_metric_has_the_constant_that_is_best_for_it() -> None:
         "average_precision": 1 / 4,
         "matthews": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("metric", "only"), [("auroc", 1), ("average_precision", 0), ("f1", 0), ("matthews", 1)]
+)
+def test_a_metric_that_one_right_answer_leaves_undefined_is_told(metric: str, only: int) -> None:
+    said = f"{metric} is undefined: the right answer of all 3 rows of FILE is"
+    with pytest.raises(DataError, match=said):
+        refuse_unscorable(sentiment(metrics=[metric]), [only] * 3, [0, 1, 2], "FILE")
+    with pytest.warns(UserWarning, match=said):
+        refuse_unscorable(sentiment(metrics=["accuracy", metric]), [only] * 3, [0, 1, 2], "FILE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refuse_unscorable(sentiment(metrics=[metric]), [0, 1, 0], [0, 1, 2], "FILE")
+
+
+def test_correlations_with_one_score_are_undefined_and_errors_are_not() -> None:
+    for metric in ("pearson", "spearman"):
+        with pytest.raises(DataError, match=f"{metric} is undefined"):
+            refuse_unscorable(score(metrics=[metric]), [2.0] * 3, [0, 1, 2], "FILE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refuse_unscorable(score(metrics=["r2", "mae", "rmse"]), [2.0] * 3, [0, 1, 2], "FILE")
 
 
 def test_classes_are_described_by_right_and_predicted_label() -> None:

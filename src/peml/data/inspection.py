@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from peml.data.alike import tell_alike
 from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows, encode_split
 from peml.data.rows import Rows
@@ -95,7 +96,7 @@ def inspect_task(
     data = TaskData(task, train, train.select([]), reported, origin)
     notes = [*_notes(task, trained, origin.train), *_notes(task, evaluated, origin.reported)]
     if family is not None:
-        notes += [*_altered(data, family), *_nested(data, family)]
+        notes += [*_altered(data, family), *_nested(data, family), *_alike(data, family)]
     return TaskInspection(
         data=data,
         labels=trained.labels or evaluated.labels,
@@ -182,6 +183,13 @@ def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
             f"first is row {row}, from 0); keep evaluation.scoring.end, without which the longer "
             "one can't have the higher likelihood"
         )
+
+
+def _alike(data: TaskData, family: EncodesExamples) -> Iterator[str]:
+    task, where = data.task, data.origin.reported
+    encoded = encode_split(data.reported, task, family, task.type.evaluated_as, where=where)
+    if alike := tell_alike(task, data.reported, encoded):
+        yield f"{where}: {alike}"
 
 
 def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:

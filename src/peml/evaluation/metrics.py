@@ -11,6 +11,7 @@ from peml.errors import DataError
 from peml.evaluation.texts import composed, number_hit, option_hit, rouge, span_em, span_f1
 from peml.records import Classes
 from peml.tasks import OF_SCORES, Task
+from peml.tasks.kinds import LOWER_IS_BETTER
 
 Values = Sequence[Any]
 RowScores = Callable[[Values, Values], list[float]]
@@ -197,25 +198,33 @@ def _score(name: str, gold: Values, predicted: Values, groups: Sequence[Hashable
 
 
 def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], where: str) -> None:
-    """Warns about rows that a metric of texts can't score; refuses a headline that can score none.
+    """Warns about rows that a metric can't score; refuses a headline that can score none.
 
     The right answer has to be right, and no answer wrong. ROUGE, for example, only reads letters
-    from a to z and digits, and to SQuAD's metrics the answer ``A`` is an article. `numbers` are
-    those of the rows in the file or split, `where`.
+    from a to z and digits, and to SQuAD's metrics the answer ``A`` is an article. Where all right
+    answers are one, correlations and the like are the same for every model. `numbers` are those of
+    the rows in the file or split, `where`.
 
     Raises:
         DataError: The headline can score no row.
     """
-    for name in task.metrics if task.type.generates else ():
+    for name in task.metrics:
         lost = [row for row in _unscorable(name, gold) if str(gold[row]).strip()]
         if not lost:
             continue
-        problem = (
-            f"Task {task.name!r}: {name} can't score {len(lost):,} of {len(gold):,} rows of "
-            f"{where}: it reads no answer in {gold[lost[0]]!r}, the right one of row "
-            f"{numbers[lost[0]]} (from 0)"
+        only = task.labels[gold[0]] if task.labels else gold[0]
+        problem, action = (
+            f"Task {task.name!r}: {name} is undefined: the right answer of all {len(gold):,} rows "
+            f"of {where} is {only!r}",
+            "give rows with other answers too (tasks.evaluation_rows), or choose other metrics",
         )
-        action = "choose other metrics (exact_match and chrf read any text), or correct the rows"
+        if task.type.generates:
+            problem, action = (
+                f"Task {task.name!r}: {name} can't score {len(lost):,} of {len(gold):,} rows of "
+                f"{where}: it reads no answer in {gold[lost[0]]!r}, the right one of row "
+                f"{numbers[lost[0]]} (from 0)",
+                "choose other metrics (exact_match and chrf read any text), or correct the rows",
+            )
         if len(lost) == len(gold) and name == task.metrics[0]:
             raise DataError(
                 problem, allowed="right answers that the metric can read", action=action
@@ -224,7 +233,9 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
 
 
 def _unscorable(name: str, gold: Sequence[Any]) -> Sequence[int]:
-    if name in CORPUS_METRICS:  # BLEU needs four words in a row
+    if name in GROUP_SCORES or name in LOWER_IS_BETTER:
+        return ()
+    if name not in ROW_SCORES:  # BLEU, for example, needs four words in a row
         return range(len(gold)) if METRICS[name](gold, gold) < _ALL_RIGHT else ()
     right, wrong = ROW_SCORES[name](gold, gold), ROW_SCORES[name](gold, [""] * len(gold))
     rows = enumerate(zip(right, wrong, strict=True))

@@ -1,9 +1,10 @@
-"""Warns about right answers that a model can't give: labels not trained on, texts too long."""
+"""Warns about right answers that a model can't give: rows all alike, texts too long, and so on."""
 
 import warnings
 from collections.abc import Iterator, Sequence
 
 from peml.data import TaskData, encode_split
+from peml.data.alike import tell_alike
 from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit
 from peml.evaluation import EvaluationSettings, GoldSplit
@@ -22,6 +23,8 @@ def warn_unreachable(
     for split in reported:
         item = data[split.task_id]
         task, where = item.task, item.origin.reported
+        if alike := tell_alike(task, item.reported, split.encoded):
+            warnings.warn(f"Task {task.name!r}: {where}: {alike}", stacklevel=2)
         found: Iterator[tuple[list[int], str]] = _unseen(item, split.gold)
         if task.type.generates:
             encoded = encode_split(item.reported, task, family, "train", where=where)

@@ -92,8 +92,6 @@ def _inspect(
 
 
 def _check_metrics(data: TaskData) -> None:
-    if not data.task.type.generates:
-        return
     renderer = TaskRenderer(data.task)
     gold = [renderer.gold(row, number) for number, row in enumerate(data.reported)]
     numbers = data.reported.column(SOURCE_ROW)
