@@ -337,6 +337,19 @@ def test_an_unknown_task_is_refused(run: Path, capsys: Capture) -> None:
     assert "Allowed: mood, same" in said
 
 
+def test_other_texts_under_the_same_numbers_and_answers_are_other_rows(
+    run: Path, other: Path, capsys: Capture
+) -> None:
+    plan = json.loads((other / "plan.json").read_text())
+    plan["identity"]["tasks"]["mood"]["rows"]["reported"] = "0" * 32
+    (other / "plan.json").write_text(json.dumps(plan))
+    said = refused(capsys, [run, other], run, other, "--paired")
+    assert "mood: the runs were not scored on the same rows: the texts differ" in said
+    assert "can't be compared" in peml(capsys, "evaluate", run, other).out
+    same = peml(capsys, "evaluate", run, other, "--paired", "--task", "same")
+    assert same.code == 0, same
+
+
 def test_runs_of_other_rows_are_refused(run: Path, other: Path, capsys: Capture) -> None:
     gold = list(read_predictions(other, "same").gold)
     rescored(other, "same", gold=[*gold[:4], 1 - gold[4], *gold[5:]])

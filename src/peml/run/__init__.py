@@ -6,7 +6,13 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.run.announcement import print_cautions, print_plan
-    from peml.run.finished import FinishedRun, RowText, load_finished, read_texts
+    from peml.run.finished import (
+        FinishedRun,
+        RowText,
+        differing_rows,
+        load_finished,
+        read_texts,
+    )
     from peml.run.folder import RunFolder, differences
     from peml.run.identity import check_identity, identify
     from peml.run.listener import RunStopped
@@ -30,6 +36,7 @@ __all__ = [
     "attach",
     "check_identity",
     "differences",
+    "differing_rows",
     "fit",
     "identify",
     "load_finished",

@@ -12,7 +12,7 @@ from peml.data.rows import Row
 from peml.data.sources import load_source
 from peml.errors import CheckpointError, DataError, RunError, nearest
 from peml.evaluation import TaskPredictions, predictions_path, read_predictions, same_answer
-from peml.records import Results
+from peml.records import Plan, Results
 from peml.run.folder import RunFolder
 from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
@@ -70,6 +70,23 @@ def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
     for kept in predictions.values():
         _check_results(folder, kept, results)
     return FinishedRun(folder, results, predictions)
+
+
+def differing_rows(first: FinishedRun, second: FinishedRun) -> list[str]:
+    """Names of the tasks on which two runs were scored on rows that say other things.
+
+    Numbers and right answers can be the same by chance, as after a sort. Runs without checksums,
+    and tasks that read other columns, are left out.
+    """
+    plans = (Plan.read(run.folder) for run in (first, second))
+    one, two = ({} if plan.identity is None else plan.identity.tasks for plan in plans)
+    found = []
+    for name in first.predictions.keys() & second.predictions.keys() & one.keys() & two.keys():
+        split = first.predictions[name].task.split
+        same_columns = one[name].definition.get("columns") == two[name].definition.get("columns")
+        if same_columns and one[name].rows[split] != two[name].rows[split]:
+            found.append(name)
+    return sorted(found)
 
 
 def _check_results(folder: Path, kept: TaskPredictions, results: Results) -> None:

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from peml.analysis import Contrast, RunContrast, TaskContrast, contrast_runs
 from peml.cli.evaluate.numbers import Content, about, number, spread
-from peml.run import FinishedRun
+from peml.errors import DataError
+from peml.run import FinishedRun, differing_rows
 from peml.terminal import Column, print_table
 
 _COLUMNS = [
@@ -26,6 +27,12 @@ def show_contrast(
 ) -> Content:
     """Prints two runs' differences as a table, and returns them for JSON."""
     found = contrast_runs(first.predictions, second.predictions, resamples=resamples)
+    if differing := differing_rows(first, second):
+        raise DataError(
+            f"{', '.join(differing)}: the runs were not scored on the same rows: the texts differ",
+            allowed="two runs scored on the same rows, in the same order",
+            action="train both with the same data, or compare other tasks with --task",
+        )
 
     def row(name: str, metric: str, contrast: Contrast) -> list[str]:
         sides = (number(contrast.first), number(contrast.second))

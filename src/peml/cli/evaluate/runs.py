@@ -9,7 +9,7 @@ from rich.console import Console
 from peml.analysis import score_run
 from peml.cli.evaluate.numbers import Content, about, number, spread
 from peml.cli.evaluate.scores import scores_content
-from peml.run import FinishedRun
+from peml.run import FinishedRun, differing_rows
 from peml.terminal import Column, print_table
 
 _COLUMNS = [
@@ -44,7 +44,10 @@ def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> 
         )
         found.append({**about(run), **scores_content(scores)})
     print_table(console, _COLUMNS, table, title=f"{len(runs)} runs")
-    same_rows = all(_scored(run) == _scored(runs[0]) for run in runs)
+    first = runs[0]
+    same_rows = all(
+        _scored(run) == _scored(first) and not differing_rows(first, run) for run in runs[1:]
+    )
     if not same_rows:
         console.print(_NOTE, style="yellow", soft_wrap=True)
     return {"resamples": resamples, "same_rows": same_rows, "runs": found}
