@@ -19,6 +19,7 @@ from peml.files import (
     new_folder,
     read_json,
     read_tensors,
+    refuse_sealed,
     verify_manifest,
     write_json,
     write_tensors,
@@ -200,3 +201,14 @@ def test_of_two_that_make_one_new_folder_the_first_to_end_has_it(tmp_path: Path)
     with new_folder(tmp_path / "empty") as partial:
         (partial / "a.txt").write_text("")
     assert verify_manifest(tmp_path / "empty", "").keys() == {"a.txt"}
+
+
+def test_a_manifest_of_another_program_seals_nothing(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "model") as partial:
+        write_text(partial / "weights", "1")
+    with pytest.raises(RunError, match=r"more\.txt is inside .*model, which holds only the files"):
+        refuse_sealed(tmp_path / "model" / "deep" / "more.txt")
+    refuse_sealed(tmp_path / "model")
+    for text in ('{"name": "an app"}', "[]", "no JSON"):
+        (tmp_path / "manifest.json").write_text(text)
+        refuse_sealed(tmp_path / "more.txt")

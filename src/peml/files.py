@@ -157,6 +157,26 @@ def new_folder(target: Path, verified: Mapping[str, Any] | None = None) -> Itera
             ) from error
 
 
+def refuse_sealed(path: Path) -> None:
+    """Refuses to write into a folder with a manifest: a file that it doesn't list would damage it.
+
+    Raises:
+        RunError: A folder above the path has one.
+    """
+    for folder in path.resolve().parents:
+        manifest = folder / MANIFEST
+        try:
+            content = read_json(manifest) if manifest.is_file() else None
+        except CheckpointError:  # someone else's
+            continue
+        if isinstance(content, dict) and isinstance(content.get("sha256"), dict):
+            raise RunError(
+                f"{path} is inside {folder}, which holds only the files that its {MANIFEST} lists",
+                allowed="a place outside of models and exports",
+                action="choose another one; nothing was changed",
+            )
+
+
 def remove_folder(folder: Path) -> None:
     """Removes a folder atomically, so that a kill leaves no part of it."""
     with disk_errors(folder):

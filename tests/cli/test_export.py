@@ -28,6 +28,37 @@ def test_the_folders_are_printed_one_a_line(
     assert all((Path(line) / "adapter_config.json").is_file() for line in said.out.split())
 
 
+def test_nothing_is_written_into_a_model_or_an_export(tmp_path: Path, capsys: Capture) -> None:
+    run, out, rows = run_of("bert", "mtl-lora", tmp_path), tmp_path / "out", tmp_path / "rows.jsonl"
+    assert peml(capsys, "export", run, out, "--format", "lora").code == 0
+    rows.write_text("{}")
+    for words in (
+        ("export", run, run / "model" / "more", "--format", "lora"),
+        ("export", run, out / "more", "--format", "lora"),
+        ("predict", run, "--task", "mood", "-i", rows, "-o", run / "model" / "more.jsonl"),
+        ("evaluate", run, "--json", out / "more.json"),
+        ("fit", toy_config(tmp_path, "causal", {"name": "lora"}), "-o", run / "model" / "more"),
+    ):
+        said = peml(capsys, *words)
+        assert said.code == 2
+        assert "which holds only the files that its manifest.json lists" in " ".join(
+            said.error.split()
+        )
+    assert peml(capsys, "export", "--check", out).code == 0
+    load(run)
+
+
+def test_list_and_check_stand_alone(tmp_path: Path, capsys: Capture) -> None:
+    for words in (
+        ("--check", "a", "b"),
+        ("--list", "a", "--format", "lora"),
+        ("--list", "--check", "a"),
+    ):
+        said = peml(capsys, "export", *words)
+        assert said.code == 2
+        assert "--list and --check stand alone" in said.error
+
+
 @pytest.mark.e2e
 def test_a_runs_adapters_answer_as_its_model(toys: Path, tmp_path: Path, capsys: Capture) -> None:
     section = {"name": "mtl-lora", "r": 2, "learning_rate": 0.02}

@@ -37,3 +37,16 @@ def test_nothing_is_overwritten_and_nothing_is_written_beside_it(
     assert said.code == 2
     assert "tickets.yaml is there already" in said.error.replace("\n", " ")
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("file", ["mine", "mine/tickets"])
+def test_a_file_in_a_folders_place_stops_it_before_it_writes(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("mine")
+    before = content(tmp_path)
+    said = peml(capsys, "init", tmp_path / "mine")
+    assert said.code == 2
+    assert f"{file} is there already" in said.error.replace("\n", "")
+    assert content(tmp_path) == before

@@ -71,6 +71,13 @@ def export_command(
       peml export --check plain
       peml export runs/demo encoder --format onnx
     """
+    exports = bool(out or file_format or task or verify)
+    if list_formats + check + exports > 1:
+        raise ConfigError(
+            "--list and --check stand alone: nothing is exported",
+            allowed="peml export --list RUN, peml export --check FOLDER",
+            action="leave out the other arguments, or --list and --check",
+        )
     if list_formats:
         _print_formats(run, trust_remote_code=trust_remote_code)
     elif check:

@@ -17,6 +17,7 @@ _FILES = (
     "tickets/train.jsonl",
     "tickets/validation.jsonl",
 )
+_FOLDERS = ("tickets",)
 
 
 def init_command(
@@ -31,7 +32,9 @@ def init_command(
     Example:
       peml init my-tasks
     """
-    there = [str(folder / name) for name in _FILES if (folder / name).exists()]
+    places = (folder, *(folder / name for name in _FOLDERS))
+    there = [str(place) for place in places if place.exists() and not place.is_dir()]
+    there += [str(folder / name) for name in _FILES if (folder / name).exists()]
     if there:
         raise RunError(
             f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; nothing was "

@@ -19,6 +19,7 @@ from peml.cli.options import (
 )
 from peml.cli.streams import STREAM, as_file, format_of
 from peml.errors import ConfigError
+from peml.files import refuse_sealed
 from peml.terminal import open_console
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def _check(input_file: Path, output_file: Path, output_format: str | None) -> st
             allowed="a new JSONL, CSV or Parquet file, or an old one to replace",
             action="choose another output",
         )
+    refuse_sealed(output_file)
     return written
 
 

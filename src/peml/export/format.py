@@ -12,7 +12,7 @@ from peml.errors import PemlError, RunError
 from peml.export.native import load_saved
 from peml.export.saved import SavedModel, open_model
 from peml.export.source import find_model
-from peml.files import new_folder, read_verified, verify_manifest, write_text
+from peml.files import new_folder, read_verified, refuse_sealed, verify_manifest, write_text
 from peml.models import TaskModel
 from peml.registry import Registry
 
@@ -246,7 +246,8 @@ def _refuse_contexts(export: ExportFormat, name: str) -> None:
 
 
 def _refuse_occupied(out: Path) -> None:
-    """Makes sure that an export overwrites nothing."""
+    """Makes sure that an export overwrites nothing, and damages no other model."""
+    refuse_sealed(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunError(
             f"{out} exists and is not empty",

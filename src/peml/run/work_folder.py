@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from peml.errors import RunError
+from peml.files import refuse_sealed
 from peml.locks import LOCK, lock_folder
 
 ConfigT = TypeVar("ConfigT")
@@ -73,9 +74,10 @@ class WorkFolder(ABC, Generic[ConfigT]):
         """Makes the folder and keeps other processes out of it, see `lock_folder`.
 
         Raises:
-            RunError: See `lock_folder`; or the path is a file.
+            RunError: See `lock_folder`; or the path is a file, or inside a finished model.
         """
         self._refuse_file()
+        refuse_sealed(self.path)
         return lock_folder(self.path, wait)
 
     def _refuse_file(self) -> None:

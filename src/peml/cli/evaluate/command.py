@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.errors import RunError
-from peml.files import write_json
+from peml.files import refuse_sealed, write_json
 from peml.terminal import open_console, print_warnings
 
 _LIMIT = 10
@@ -55,6 +55,8 @@ def evaluate_command(
     from peml.cli.evaluate.scores import show_scores
     from peml.run import load_finished
 
+    if json_file is not None:
+        refuse_sealed(json_file)
     _check_use(len(runs), paired=paired, errors=errors, limit=limit, resamples=resamples)
     console = open_console()
     first, *others = (load_finished(run, task) for run in runs)
