@@ -193,7 +193,8 @@ def test_models_that_write_no_texts_say_so() -> None:
         ({"max_tokens": 91}, 422, "max_tokens", "at most 90"),
         ({"max_tokens": 0}, 422, "max_tokens", "got 0"),
         ({"n": 2}, 422, "n", "2"),
-        ({"stop": [""]}, 422, "stop", "at least 1"),
+        ({"stop": [""]}, 422, "stop[0]", "at least 1"),
+        ({"stop": ""}, 422, "stop[0]", "at least 1"),
         ({"prompt": ["a", "b"]}, 422, "prompt", "string"),
         ({"prompt": "good " * 200, "max_tokens": 9}, 422, "prompt", "tokens"),
         ({"logit_bias": {"1": 5}}, 422, "logit_bias", "no field"),
@@ -207,6 +208,28 @@ def test_what_it_can_not_do_is_refused(
     assert (answer.json()["error"]["field"] or "").startswith(field)
     assert said in answer.text
     assert live.post({"model": "tiny", "prompt": "a"}, "/v1/completions").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"max_tokens": 2, "max_completion_tokens": 3}, None, "max_completion_tokens, not both"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "got None"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content[0].type",
+            "'image_url' is not one of text",
+        ),
+    ],
+)
+def test_a_chat_that_can_not_be_asked_is_refused_by_one_path(
+    live: Live, changes: dict[str, Any], field: str | None, said: str
+) -> None:
+    body = {"model": "talk", "messages": [{"role": "user", "content": "x"}], **changes}
+    answer = live.post(body, "/v1/chat/completions")
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["field"] == field
+    assert said in answer.text
 
 
 def test_a_task_that_is_no_chat_says_so(live: Live) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -65,6 +66,15 @@ def test_rows_of_several_tasks_are_answered_in_order_as_predict_does(live: Live)
     named = [each for each, (task, _) in zip(found, rows, strict=True) if task == "mood"]
     for each, wanted in zip(one_task.json()["predictions"], named, strict=True):
         _agree(each, wanted)
+
+
+def test_a_row_is_read_whatever_stands_beside_it(encoder: Live) -> None:
+    rows = [{"text": {"first": "a dog"}, "hint": hint} for hint in (1, "1", "late", None)]
+    body = json.dumps({"task": "deep", "rows": rows}).encode("utf-8-sig")
+    together = encoder.post(body)
+    assert together.status_code == 200, together.text
+    for found, row in zip(together.json()["predictions"], rows, strict=True):
+        _agree(found, _said(encoder.service.engine.predictor, "deep", row))
 
 
 def test_no_rows_have_no_predictions_and_a_cut_row_says_so(encoder: Live) -> None:

@@ -43,7 +43,7 @@ def parse_object(body: bytes, known: Iterable[str]) -> dict[str, Any]:
 
 def _parse(body: bytes) -> Any:
     try:
-        value = read_json_row(body.decode("utf-8"))
+        value = read_json_row(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise _invalid(f"byte {error.start} of the body is not UTF-8", "text in UTF-8") from error
     except ValueError as error:

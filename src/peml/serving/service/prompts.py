@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from peml.errors import DataError, ModelError, nearest
 from peml.injection import injection_of
@@ -21,6 +29,20 @@ from peml.tasks.template import BETWEEN
 _Stop = Annotated[str, Field(min_length=1, max_length=100)]
 
 
+def _listed(value: Any) -> Any:
+    """One stop string as a list, so that a mistake has one path."""
+    return [value] if isinstance(value, str) else value
+
+
+def _in_parts(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+_Stops = Annotated[
+    list[_Stop], BeforeValidator(_listed, json_schema_input_type=_Stop | list[_Stop])
+]
+
+
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -34,7 +56,7 @@ class _Asked(BaseModel):
 
     model: str = Field(description="The served model's name, or a task's.")
     max_tokens: int | None = Field(None, ge=1, strict=True)
-    stop: _Stop | list[_Stop] | None = Field(None, description="The text ends before these.")
+    stop: _Stops | None = Field(None, description="The text ends before these.")
     stream: bool = Field(False, strict=True)
     stream_options: _Options | None = None
     temperature: float | None = Field(None, ge=0, le=0, description="Decoding is greedy.")
@@ -42,11 +64,6 @@ class _Asked(BaseModel):
     n: Literal[1] | None = None
     seed: int | None = Field(None, description="Without effect: decoding is greedy.")
     user: str | None = Field(None, description="Without effect.")
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class CompletionRequest(_Asked):
@@ -66,14 +83,13 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "user", "assistant"]
-    content: str | list[_Part]
+    content: Annotated[
+        list[_Part], BeforeValidator(_in_parts, json_schema_input_type=str | list[_Part])
+    ]
 
     def turn(self) -> Turn:
         """The prompt as a turn of a chat."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
-        return Turn(self.role, content)
+        return Turn(self.role, "".join(part.text for part in self.content))
 
 
 class ChatRequest(_Asked):
@@ -87,6 +103,13 @@ class ChatRequest(_Asked):
         validation_alias=AliasChoices("max_completion_tokens", "max_tokens"),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_limit(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if {"max_tokens", "max_completion_tokens"} <= body.keys():
+            raise ValueError("give max_tokens or max_completion_tokens, not both")
+        return body
+
 
 def validate(kind: type[_Asked], body: dict[str, Any]) -> Any:
     """Validates a body as a request.
@@ -97,14 +120,15 @@ def validate(kind: type[_Asked], body: dict[str, Any]) -> Any:
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        place = error.errors()[0]["loc"]
+        first = error.errors()[0]
+        place, unknown = first["loc"], first["type"] == "extra_forbidden"
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
         raise RefusedError(
             422,
             "invalid_request",
             "; ".join(describe_problems(error, kind)),
             field=path.lstrip("."),
-            allowed=", ".join(kind.model_fields),
+            allowed=", ".join(kind.model_fields) if unknown else "",
             remedy="correct the field, or leave it out",
         ) from error
 
@@ -168,7 +192,7 @@ class PromptReader:
             ends = family.stops(task.model_copy(update={"stop": ()}))
         except (DataError, ModelError) as error:
             raise RefusedError.of(error, kind="invalid_request", field=field) from error
-        stop = (*asked.stops, *(() if task_id is None else own.stop), *ends)
+        stop = (*(asked.stop or ()), *(() if task_id is None else own.stop), *ends)
         limit = self._limit(asked.max_tokens, None if task_id is None else own, len(ids), task_id)
         return Text(task_id or 0, ids, family.spelling, limit=limit, stop=stop, gap=gap, emit=emit)
 
@@ -220,7 +244,8 @@ class PromptReader:
                 allowed=f"at most {most}",
                 remedy="lower it",
             )
-        wanted = asked or (most if task is None else min(most, self._longest(task)))
+        longest = most if task is None else self._predictor.evaluation.longest(task)
+        wanted = asked or min(most, longest)
         room = self._room(task_id) - given
         if room < (asked or 1):
             raise RefusedError(
@@ -232,9 +257,6 @@ class PromptReader:
                 remedy="shorten the prompt, or lower max_tokens",
             )
         return min(wanted, room)
-
-    def _longest(self, task: Task) -> int:
-        return self._predictor.evaluation.longest(task)
 
     def _room(self, task_id: int | None) -> int:
         """Number of the model's positions that are left behind a held prefix or context."""

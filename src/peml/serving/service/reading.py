@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,20 +43,9 @@ class RowReader:
         Raises:
             RefusedError: A task, row or column is wrong, or there are too many rows or tokens.
         """
-        named = self._named(body)
-        by_task: dict[int, list[int]] = {}
-        for number, each in enumerate(named):
-            by_task.setdefault(self.task_id(each.task), []).append(number)
-        work: list[Work | None] = [None] * len(named)
-        for task_id, numbers in by_task.items():
-            chosen = [named[number] for number in numbers]
-            for each in chosen:
-                self._check_names(task_id, each)
-            for number, read in zip(numbers, self._read(task_id, chosen), strict=True):
-                work[number] = read
-        done = [each for each in work if each is not None]
-        self._check_tokens(sum(each.tokens for each in done))
-        return done
+        work = [self._read(self.task_id(named.task), named) for named in self._named(body)]
+        self._check_tokens(sum(each.tokens for each in work))
+        return work
 
     def task_id(self, name: str, field: str = "task") -> int:
         """The index of a task.
@@ -118,26 +107,17 @@ class RowReader:
                     "correct the name, or leave it out",
                 )
 
-    def _read(self, task_id: int, named: Sequence[_Named]) -> list[Work]:
-        try:
-            return self._work(task_id, [each.row for each in named])
-        except DataError:
-            # Row by row, to say which one it is.
-            for each in named:
-                try:
-                    self._work(task_id, [each.row])
-                except DataError as error:
-                    path = f"{each.path}.{error.field}" if error.field else each.path
-                    raise RefusedError.of(error, kind="invalid_row", field=path) from error
-            raise
-
-    def _work(self, task_id: int, rows: Sequence[Mapping[str, Any]]) -> list[Work]:
+    def _read(self, task_id: int, named: _Named) -> Work:
+        """One row's work; each is read by itself, whatever else is in the request."""
+        self._check_names(task_id, named)
         task = self._predictor.tasks[task_id]
-        renderer = self._renderers[task_id]
-        return [
-            self._encode(task_id, task, renderer.render(row, number, labelled=False))
-            for number, row in enumerate(read_list(rows, task))
-        ]
+        try:
+            [row] = read_list([named.row], task)
+            example = self._renderers[task_id].render(row, 0, labelled=False)
+            return self._encode(task_id, task, example)
+        except DataError as error:
+            path = f"{named.path}.{error.field}" if error.field else named.path
+            raise RefusedError.of(error, kind="invalid_row", field=path) from error
 
     def _encode(self, task_id: int, task: Task, example: Example) -> Work:
         family = self._predictor.base.family
