@@ -140,6 +140,7 @@ def test_every_mistake_is_told_at_once_where_it_was_written() -> None:
         ({"methods": {"lora": 3}}, "methods.lora: Input should be a valid dictionary"),
         ({"run": 3}, "run: Input should be a valid dictionary"),
         ({"budget": 0}, "budget: Input should be greater than 0 (got 0)"),
+        ({"budget": 1000}, "budget: no method is matched to it: set match: parameters, or remove"),
     ],
 )
 def test_a_mistake_is_named(sections: dict[str, Any], expected: str) -> None:

@@ -45,6 +45,7 @@ def _problem(**sections: Any) -> str:
         ({RATE: {"low": 0.1, "hihg": 1.0}}, "hihg: unknown key. Did you mean 'high'?"),
         ({RATE: {"low": "small", "high": 1.0}}, f"space.{RATE}.low"),
         ({"method.lora.r": {"low": 2.0, "high": 8.5}}, "method.r: "),
+        ({"method.lora.r": {"low": 2, "high": 8.0}}, "method.r: "),
         ({"training.epochs": ["many", "few"]}, "training.epochs: "),
         ({"training.warmup": {"low": 0.0, "high": 1.5}}, "training.warmup: "),
         ({"training.schedule": ["linear", "square"]}, "training.schedule: "),

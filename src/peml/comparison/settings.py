@@ -193,6 +193,13 @@ class ComparisonConfig(ConfigFile):
             for label, section in methods.items()
         }
 
+    @field_validator("budget")
+    @classmethod
+    def _is_matched(cls, budget: int | None, info: ValidationInfo) -> int | None:
+        if budget is not None and info.data.get("match") == "none":
+            raise ValueError("no method is matched to it: set match: parameters, or remove it")
+        return budget
+
     @field_validator("reference", "focus")
     @classmethod
     def _known_label(cls, label: str | None, info: ValidationInfo) -> str | None:

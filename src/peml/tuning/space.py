@@ -18,6 +18,8 @@ from peml.settings import Settings
 
 Number = int | float
 
+_BETWEEN = 0.382  # of a range
+
 _DECIDED = ("seed", "output", "export", "tuning_cost", "evaluation.split", "evaluation.ablations")
 
 
@@ -95,8 +97,17 @@ class Parameter(Settings):
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def ends(self) -> list[Any]:
-        """The values that are checked before the study starts: all choices, or both ends."""
+        """All choices, or both ends of the range."""
         return list(self.choices) if self.choices is not None else [self.low, self.high]
+
+    def tried(self) -> list[Any]:
+        """The values that are checked before anything runs: the ends, and one between.
+
+        A setting that takes whole numbers takes 1 and 8.0, but nothing that lies between.
+        """
+        if self.is_whole or self.low is None or self.high is None:
+            return self.ends()
+        return [*self.ends(), self.low + (self.step or _BETWEEN * (self.high - self.low))]
 
     def suggest(self, trial: optuna.Trial, path: str) -> Any:
         """Draws a value for the config; Optuna stores lists and mappings as JSON text."""
@@ -168,7 +179,7 @@ def _own_path(base: RunConfig, path: str) -> list[str]:
 
 
 def check_space(base: RunConfig, space: Mapping[str, Parameter]) -> None:
-    """Tries both ends of every range, and all choices, on the run config.
+    """Tries all choices, and the ends of every range and a value between, on the run config.
 
     Raises:
         ConfigError: A path doesn't exist, overlaps another or is set by the tuner itself, or the
@@ -184,7 +195,7 @@ def check_space(base: RunConfig, space: Mapping[str, Parameter]) -> None:
     ]
     if not problems:
         first = first_values(space)
-        tried = [first, *({**first, path: end} for path, p in space.items() for end in p.ends())]
+        tried = [first, *({**first, path: end} for path, p in space.items() for end in p.tried())]
         for values in tried:
             try:
                 apply_values(base, values)
