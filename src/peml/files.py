@@ -96,13 +96,11 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError, RecursionError) as error:
+        missing = isinstance(error, FileNotFoundError)
         raise CheckpointError(
-            f"{path} is missing", action="restore the file, or start a new run folder"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is damaged: {error}", action="restore the file, or start a new run folder"
+            f"{path} is missing" if missing else f"{path} is damaged: {error}",
+            action="restore the file, or start a new run folder",
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -10,32 +11,26 @@ from peml.errors import ConfigError, nearest
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class Registry(Generic[T]):
     """Things of one kind by name: the built-in ones, and those of installed packages.
 
     Names are known without imports. A thing is imported when it is requested, so a package that
     can't be imported only affects those who use it.
 
-    Args:
+    Attributes:
         group: Entry point group of packages that add things.
         kind: The kind in messages, such as ``method``.
         built_in: Name to ``module:attribute``, as in an entry point.
         own_name: Returns a thing's own name, which must equal the entry's.
     """
 
-    def __init__(
-        self,
-        group: str,
-        kind: str,
-        built_in: Mapping[str, str],
-        own_name: Callable[[T], str] | None = None,
-    ) -> None:
-        self.group = group
-        self.kind = kind
-        self._built_in = built_in
-        self._own_name = own_name
-        self._entries: dict[str, EntryPoint] = {}
-        self._loaded: dict[str, T] = {}
+    group: str
+    kind: str
+    built_in: Mapping[str, str]
+    own_name: Callable[[T], str] | None = None
+    _entries: dict[str, EntryPoint] = field(default_factory=dict)
+    _loaded: dict[str, T] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted.
@@ -72,7 +67,7 @@ class Registry(Generic[T]):
 
     def _found(self) -> Mapping[str, EntryPoint]:
         if not self._entries:
-            own = {n: EntryPoint(n, value, self.group) for n, value in self._built_in.items()}
+            own = {n: EntryPoint(n, value, self.group) for n, value in self.built_in.items()}
             for entry in entry_points(group=self.group):
                 if not re.fullmatch(r"[a-z][a-z0-9+-]*", entry.name):
                     raise ConfigError(
@@ -100,7 +95,7 @@ class Registry(Generic[T]):
                 allowed="an entry point MODULE:ATTRIBUTE that Python can import",
                 action="repair or uninstall the package that adds it",
             ) from error
-        own = self._own_name(found) if self._own_name else entry.name
+        own = self.own_name(found) if self.own_name else entry.name
         if own != entry.name:
             raise ConfigError(
                 f"the {self.kind} {entry.name!r} ({entry.value}) is called {own!r} itself",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -15,17 +16,17 @@ from peml.data.settings import BatchSettings
 Sizes = np.ndarray[Any, np.dtype[np.int32]]
 
 
+@dataclass(frozen=True, eq=False)
 class Batches(Sequence[Indices]):
     """Batches of numbers, stored as two arrays.
 
-    Args:
+    Attributes:
         numbers: The numbers of all batches in order, (examples,).
         bounds: Start of each batch in ``numbers``, and the end of the last, (batches + 1,).
     """
 
-    def __init__(self, numbers: Indices, bounds: Indices) -> None:
-        self.numbers = numbers
-        self.bounds = bounds
+    numbers: Indices
+    bounds: Indices
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -114,19 +115,20 @@ def _cut(lengths: list[int], sequences: list[int], settings: BatchSettings) -> I
         size += count
 
 
+@dataclass(frozen=True, eq=False)
 class BatchPlan(Sequence[tuple[Indices, Indices]]):
     """The batches of an epoch, each (task ids, row numbers)."""
 
-    def __init__(self, tasks: Batches, rows: Batches) -> None:
-        self._tasks, self._rows = tasks, rows
+    tasks: Batches
+    rows: Batches
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> tuple[Indices, Indices]: ...
     @overload
     def __getitem__(self, index: slice) -> list[tuple[Indices, Indices]]: ...
     def __getitem__(self, index: Any) -> Any:
-        pair = self._tasks[index], self._rows[index]
+        pair = self.tasks[index], self.rows[index]
         return list(zip(*pair, strict=True)) if isinstance(index, slice) else pair

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,79 +142,53 @@ class ProgressDisplay:
         self._bar.stop()
 
 
+@dataclass
 class RunListener:
-    """Passes the training loop's events to the log, TensorBoard and the terminal.
+    """Passes the training loop's events to the log, TensorBoard and the terminal."""
 
-    Args:
-        log: The metrics log.
-        board: TensorBoard's writer.
-        display: The terminal.
-        decisions: Returns temperature and weights of the decisions after a step, or None.
-        save: Writes a checkpoint of a phase.
-        keep_best: Keeps the weights of the best evaluation so far.
-        stops: Whether to end the run after an evaluation.
-        reweigh: Adapts the tasks' shares to the evaluated model.
-    """
-
-    def __init__(
-        self,
-        log: Log,
-        board: SummaryWriter,
-        display: ProgressDisplay,
-        *,
-        decisions: Callable[[int], dict[str, Any] | None],
-        save: Callable[[str], None],
-        keep_best: Callable[[Evaluation], None],
-        stops: OnEvaluation,
-        reweigh: Callable[[], None],
-    ) -> None:
-        self._log = log
-        self._board = board
-        self._display = display
-        self._decisions = decisions
-        self._save = save
-        self._keep_best = keep_best
-        self._stops = stops
-        self._stopped: Evaluation | None = None
-        self._reweigh = reweigh
-        self.last: Evaluation | None = None
+    log: Log
+    board: SummaryWriter
+    display: ProgressDisplay
+    decisions: Callable[[int], dict[str, Any] | None]  # their temperature, weights at a step
+    save: Callable[[str], None]  # writes a checkpoint of a phase
+    keep_best: Callable[[Evaluation], None]  # keeps the weights of the best evaluation so far
+    stops: OnEvaluation  # whether to end the run after an evaluation
+    reweigh: Callable[[], None]  # adapts the tasks' shares to the evaluated model
+    last: Evaluation | None = None
+    stopped: Evaluation | None = None
 
     def on_step(self, record: StepRecord) -> None:
         """Shows the step, and logs it if its losses were read."""
-        self._display.step(record)
+        self.display.step(record)
         if not record.task_losses:
             return
-        self._log.write(record)
-        self._board.add_scalar("train/loss", record.loss, record.step)
-        self._board.add_scalar("train/gradient_norm", record.gradient_norm, record.step)
-        for name, value in record.learning_rates.items():
-            self._board.add_scalar(f"learning_rate/{name}", value, record.step)
-        for name, value in record.task_weights.items():
-            self._board.add_scalar(f"task_weight/{name}", value, record.step)
-        decisions = self._decisions(record.step - 1)
+        self.log.write(record)
+        train = {"loss": record.loss, "gradient_norm": record.gradient_norm}
+        self._plot("train", train, record.step)
+        self._plot("learning_rate", record.learning_rates, record.step)
+        self._plot("task_weight", record.task_weights, record.step)
+        decisions = self.decisions(record.step - 1)
         if decisions is not None:
             line = Decisions(phase=record.phase, step=record.step, **decisions)
-            self._log.write(line)
+            self.log.write(line)
             for name, options in line.weights.items():
-                self._board.add_scalars(f"decisions/{name}", options, record.step)
+                self.board.add_scalars(f"decisions/{name}", options, record.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Logs the development metrics, keeps the weights if they are best, adapts the shares."""
         self.last = evaluation
         if evaluation.is_best:
-            self._keep_best(evaluation)
-        self._log.write(evaluation)
-        self._board.add_scalar("development/mean", evaluation.mean, evaluation.step)
-        for name, value in evaluation.tasks.items():
-            self._board.add_scalar(f"development/{name}", value, evaluation.step)
+            self.keep_best(evaluation)
+        self.log.write(evaluation)
+        self._plot("development", {"mean": evaluation.mean, **evaluation.tasks}, evaluation.step)
         mark = "  (best)" if evaluation.is_best else ""
-        self._display.say(
+        self.display.say(
             f"{evaluation.phase:>6} step {evaluation.step}: "
             f"development mean {evaluation.mean:.4f}{mark}"
         )
-        self._reweigh()
-        if self._stops(evaluation):
-            self._stopped = evaluation
+        self.reweigh()
+        if self.stops(evaluation):
+            self.stopped = evaluation
 
     def on_discretise(
         self,
@@ -231,7 +206,7 @@ class RunListener:
         decisions that a guard or the budget overruled, `free` is as in `PrefixSearch.free_weights`.
         """
         before, after = (sum(values.values()) / len(values) for values in (soft, hard))
-        self._log.write(
+        self.log.write(
             Discretisation(
                 step=step,
                 soft=Scores(mean=before, tasks=soft),
@@ -246,16 +221,15 @@ class RunListener:
         outcomes = judge_found(genotype.found_by, genotype.choices())
         undecided = [outcome.name for outcome in outcomes if outcome.undecided]
         named = f" (undecided: {', '.join(undecided)})" if undecided else ""
-        self._display.say(
+        self.display.say(
             f"discretise step {step}: cells {', '.join(genotype.cells)}{named}; "
             f"development mean {before:.4f} -> {after:.4f}"
         )
 
     def on_mixing(self, mixing: Mixing) -> None:
         """Logs the values that the shares of the next epoch follow."""
-        self._log.write(mixing)
-        for name, value in mixing.factors.items():
-            self._board.add_scalar(f"share_factor/{name}", value, mixing.step)
+        self.log.write(mixing)
+        self._plot("share_factor", mixing.factors, mixing.step)
 
     def on_checkpoint(self, phase: str) -> None:
         """Saves a checkpoint.
@@ -263,6 +237,10 @@ class RunListener:
         Raises:
             RunStopped: The last evaluation was told to stop the run.
         """
-        self._save(phase)
-        if self._stopped is not None:
-            raise RunStopped(self._stopped)
+        self.save(phase)
+        if self.stopped is not None:
+            raise RunStopped(self.stopped)
+
+    def _plot(self, section: str, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.board.add_scalar(f"{section}/{name}", value, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -269,118 +270,102 @@ class Task(Settings):
             raise ValueError("\n".join(problems))
         return self
 
-    def _foreign_problems(self) -> list[str]:
+    def _foreign_problems(self) -> Iterator[str]:
         """Problems with settings that belong to other task types."""
-        problems = []
         for name, why in BELONGING.items():
             owner: Settings = self.columns if name.startswith("columns.") else self
             given = getattr(owner, name.removeprefix("columns."))
             if given not in (None, ()) and name not in self.type.settings:
-                problems.append(f"{name}: a {self.type} task {why}")
-        return problems
+                yield f"{name}: a {self.type} task {why}"
 
-    def _conversation_problems(self) -> list[str]:
+    def _conversation_problems(self) -> Iterator[str]:
         if not self.is_conversation:
-            return []
-        problems = []
+            return
         if self.chat is None:
-            problems.append(f"chat: needed for format {self.format}, whose rows are turns")
+            yield f"chat: needed for format {self.format}, whose rows are turns"
         if self.shots.count or self.shots.examples:
-            problems.append(f"shots: rows of format {self.format} have earlier turns of their own")
-        return problems
+            yield f"shots: rows of format {self.format} have earlier turns of their own"
 
-    def _label_problems(self) -> list[str]:
-        problems = []
+    def _label_problems(self) -> Iterator[str]:
         if self.type.has_labels and len(self.labels) < 2:
-            problems.append("labels: a classification task needs two or more")
+            yield "labels: a classification task needs two or more"
         if len(set(self.labels)) != len(self.labels):
-            problems.append("labels: a name is given twice")
-        problems += [f"labels: {twins}" for twins in find_twins(self.labels)]
+            yield "labels: a name is given twice"
+        for twins in find_twins(self.labels):
+            yield f"labels: {twins}"
         words = self.label_words
         if words is not None and self.labels and len(words) != len(self.labels):
-            problems.append(f"label_words: {len(words)} given for {len(self.labels)} labels")
+            yield f"label_words: {len(words)} given for {len(self.labels)} labels"
         for field, texts in (("labels", self.labels), ("label_words", self.label_words or ())):
             if not all(text.strip() for text in texts):
-                problems.append(f"{field}: a text is empty")
+                yield f"{field}: a text is empty"
         if len(set(self.label_words or ())) != len(self.label_words or ()):
-            problems.append("label_words: a word is given twice")
+            yield "label_words: a word is given twice"
         if self.type.has_scale and self.scale is None:
-            problems.append("scale: a regression task needs one")
-        return problems
+            yield "scale: a regression task needs one"
 
-    def _column_problems(self) -> list[str]:
-        problems = []
+    def _column_problems(self) -> Iterator[str]:
         if self.type.is_pair and len(self.columns.inputs) != 2:
-            problems.append(f"columns.inputs: a {self.type} task needs exactly two")
+            yield f"columns.inputs: a {self.type} task needs exactly two"
         shown = (*self.columns.inputs, *self.columns.options, *self.columns.extra)
         if self.columns.label in (*shown, *self.columns.group):
-            problems.append(f"columns.label: {self.columns.label!r} is an input too")
+            yield f"columns.label: {self.columns.label!r} is an input too"
         if self.segments is not None and len(self.segments) not in (1, 2):
-            problems.append("segments: one or two templates")
+            yield "segments: one or two templates"
         encoded = "segments" in self.type.settings
         if self.segments is None and len(self.columns.inputs) > 2 and encoded:
-            problems.append("segments: more than two inputs need one or two templates")
-        return problems + self._kind_problems()
+            yield "segments: more than two inputs need one or two templates"
+        yield from self._kind_problems()
 
-    def _kind_problems(self) -> list[str]:
+    def _kind_problems(self) -> Iterator[str]:
         kind = self.columns.kinds.get(self.columns.label)
-        if kind is None:
-            return []
-        if kind == "number" and self.columns.keys is not None:
-            return [
-                "columns.kinds: a label that is an index needs no columns.keys; remove one of them"
-            ]
-        if self.type.has_scale and kind != "number":
-            return [f"columns.kinds: the label of a regression is a number, not a {kind}"]
         valued = self.type.has_scale or self.target is not None
-        if kind == "boolean" and not valued:
-            return [f"columns.kinds: the label of a {self.type} task is a text or a number"]
-        return []
+        if kind == "number" and self.columns.keys is not None:
+            yield (
+                "columns.kinds: a label that is an index needs no columns.keys; remove one of them"
+            )
+        elif self.type.has_scale and kind not in (None, "number"):
+            yield f"columns.kinds: the label of a regression is a number, not a {kind}"
+        elif kind == "boolean" and not valued:
+            yield f"columns.kinds: the label of a {self.type} task is a text or a number"
 
-    def _choice_problems(self) -> list[str]:
-        problems = []
+    def _choice_problems(self) -> Iterator[str]:
         columns = self.columns
-        is_choice = self.type.has_own_options
-        if is_choice and columns.choices is None:
-            problems.append("columns.choices: a multiple choice task needs it")
+        if self.type.has_own_options and columns.choices is None:
+            yield "columns.choices: a multiple choice task needs it"
         if self.type.generates and columns.choices is not None and not self.target:
-            problems.append("target: needed to spell the correct one of columns.choices")
+            yield "target: needed to spell the correct one of columns.choices"
         if columns.keys is not None and columns.choices is None:
-            problems.append("columns.keys: needs columns.choices")
+            yield "columns.keys: needs columns.choices"
         if isinstance(columns.choices, tuple) and len(columns.choices) < 2:
-            problems.append("columns.choices: give one field with a list, or at least two fields")
-        return problems
+            yield "columns.choices: give one field with a list, or at least two fields"
 
-    def _metric_problems(self) -> list[str]:
-        problems = []
+    def _metric_problems(self) -> Iterator[str]:
         usable = ", ".join(self.type.metrics)
         for name in self.metrics:
             if name not in METRICS:
                 close = nearest(name, METRICS)
-                problems.append(
-                    f"metrics: {name!r} is not known.{close} A {self.type} task can use {usable}"
-                )
+                yield f"metrics: {name!r} is not known.{close} A {self.type} task can use {usable}"
             elif name not in self.type.metrics:
-                problems.append(f"metrics: {name!r} can't score {self.type}; use {usable}")
+                yield f"metrics: {name!r} can't score {self.type}; use {usable}"
             elif name in BINARY and len(self.labels) > 2:
-                problems.append(f"metrics: {name!r} needs exactly two labels; use macro_f1")
+                yield f"metrics: {name!r} needs exactly two labels; use macro_f1"
             elif name in OVER_GROUPS and not self.columns.group:
-                problems.append(f"metrics: {name!r} is over groups of rows; set columns.group")
+                yield f"metrics: {name!r} is over groups of rows; set columns.group"
         if self.metrics[0] in LOWER_IS_BETTER:
-            problems.append(
+            yield (
                 f"metrics: {self.metrics[0]!r} can't come first: lower is better, and the headline "
                 "is what runs are chosen by; put r2, pearson or spearman first"
             )
         if self.metrics[0] in OVER_GROUPS:
-            problems.append(
+            yield (
                 f"metrics: {self.metrics[0]!r} can't come first; intervals of the headline draw "
                 "single rows"
             )
         if self.type.has_own_options and len({m in OF_TEXTS for m in self.metrics}) > 1:
-            problems.append("metrics: of options (accuracy) or of their texts (span_...), not both")
+            yield "metrics: of options (accuracy) or of their texts (span_...), not both"
         if self.answers_in_text and self.option is not None:
-            problems.append("option: span metrics compare the original texts; remove it")
-        return problems
+            yield "option: span metrics compare the original texts; remove it"
 
     @property
     def is_conversation(self) -> bool:
