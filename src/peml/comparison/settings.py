@@ -1,10 +1,8 @@
 """The config of a comparison: methods, seeds, suites, and the shared settings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -99,7 +97,7 @@ class TuningSettings(Settings):
         return written
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> TuningSettings:
+    def _one_of_two(self) -> Self:
         if (self.trials is None) != (self.space is None):
             raise ValueError("trials and space belong together: give both or neither")
         if self.trials is not None and self.factors != (1.0,):

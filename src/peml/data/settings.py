@@ -1,8 +1,6 @@
 """The ``tasks`` section of a config: which tasks and which of their rows."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -81,7 +79,7 @@ class TasksSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _names_some(self) -> TasksSettings:
+    def _names_some(self) -> Self:
         if not self.suite and not self.files:
             raise ValueError("give suite (a name or a YAML file) or files")
         return self

@@ -1,13 +1,11 @@
 """Shows and logs a run's progress: ``metrics.jsonl``, TensorBoard, and a progress bar."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -134,7 +132,7 @@ class ProgressDisplay:
         """Prints a line above the bar."""
         self._console.print(text, highlight=False)
 
-    def __enter__(self) -> ProgressDisplay:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 

@@ -1,8 +1,6 @@
 """The ``columns`` section of a task."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,7 +48,7 @@ class Columns(Settings):
     )
 
     @model_validator(mode="after")
-    def _kinds_of_its_fields(self) -> Columns:
+    def _kinds_of_its_fields(self) -> Self:
         free = (*self.extra, *self.group, self.label)
         fixed = {*self.inputs, *self.options, self.keys if isinstance(self.keys, str) else ""}
         problems = []

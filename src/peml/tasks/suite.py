@@ -1,13 +1,11 @@
 """Suites, which are named lists of tasks, and how they are read from YAML files."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -40,7 +38,7 @@ class Suite(Settings):
     )
 
     @model_validator(mode="after")
-    def _unique_names(self) -> Suite:
+    def _unique_names(self) -> Self:
         counts = Counter(task.name for task in self.tasks)
         twice = [name for name, count in counts.items() if count > 1]
         if twice:

@@ -1,10 +1,8 @@
 """The definition of a task, as read from YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -57,7 +55,7 @@ class Source(Settings):
     )
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Source:
+    def _exactly_one(self) -> Self:
         if sum(value is not None for value in (self.hub, self.path, self.generated)) != 1:
             raise ValueError("give exactly one of hub, path, generated")
         return self
@@ -97,7 +95,7 @@ class Scale(Settings):
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> Scale:
+    def _ordered(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
         steps = (Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step))
@@ -145,7 +143,7 @@ class Shots(Settings):
     )
 
     @model_validator(mode="after")
-    def _counted_once(self) -> Shots:
+    def _counted_once(self) -> Self:
         if self.examples and self.count:
             raise ValueError("give count or examples, not both")
         return self
@@ -257,7 +255,7 @@ class Task(Settings):
         return fill_in(definition) if isinstance(definition, dict) else definition
 
     @model_validator(mode="after")
-    def _fits_its_type(self) -> Task:
+    def _fits_its_type(self) -> Self:
         problems = [
             *self._conversation_problems(),
             *self._foreign_problems(),
