@@ -62,7 +62,7 @@ def rows_of(batch: TaskBatch) -> list[tuple[int, int]]:
 
 
 @given(examples, budgets, st.booleans())
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_plan_holds_every_example_once_and_keeps_the_budget(
     examples: list[tuple[int, int]], budget: BatchSettings, shuffled: bool
 ) -> None:
