@@ -246,8 +246,8 @@ def test_a_row_is_known_by_its_number_in_the_source(
     ("change", "note"),
     [
         ("gone", "there is no folder"),
-        ("altered", "is not what it was when the run was scored"),
-        ("shortened", "is not what it was when the run was scored"),
+        ("altered", "has changed since the run was scored"),
+        ("shortened", "has changed since the run was scored"),
         ("task gone", "no task 'mood' any more"),
     ],
 )

@@ -22,7 +22,7 @@ from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 
 class Evaluable(Protocol):
-    """What evaluation needs of a model: an `AttachedModel` or a loaded `Predictor`."""
+    """The parts of a model that evaluation needs; an `AttachedModel` or a loaded `Predictor`."""
 
     base: TaskModel
 

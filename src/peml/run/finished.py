@@ -141,7 +141,7 @@ def read_examples(
         example = renderer.render(split[place], row) if is_there else None
         if example is None or not same_answer(example.gold, gold[row]):
             raise DataError(
-                f"Task {defined.name!r}: row {row} of {origin} is not what it was when the run was "
+                f"Task {defined.name!r}: row {row} of {origin} has changed since the run was "
                 "scored",
                 allowed="the data the run was scored on",
                 action="restore the data",

@@ -93,8 +93,8 @@ class RunFolder(WorkFolder[RunConfig]):
             return None
         if before.precision is None and config.training.precision == "auto":
             raise RunError(
-                f"{self.path} was begun by a version of peml that didn't record what "
-                "training.precision: auto came to",
+                f"{self.path} was started by a version of peml that didn't record the precision "
+                "chosen by training.precision: auto",
                 allowed="a run that recorded its precision",
                 action="choose another --output; nothing was changed",
             )

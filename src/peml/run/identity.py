@@ -45,16 +45,16 @@ def check_identity(before: Identity | None, now: Identity, path: Path) -> None:
     """
     if before is None:
         warnings.warn(
-            f"{path} was begun by a version of peml that kept no checksums: whether rows, tasks "
-            "and base model are the same is seen from their counts alone",
+            f"{path} was started by a version of peml that kept no checksums: rows, tasks and base "
+            "model can only be compared by their counts",
             stacklevel=2,
         )
         return
     changed = list(_changes(before, now))
     if changed:
         raise RunError(
-            f"not everything is as it was when {path} was begun: {'; '.join(changed)}",
-            allowed="the rows, tasks and base model that it was begun with",
+            f"the run in {path} was started with other inputs: {'; '.join(changed)}",
+            allowed="the rows, tasks and base model of its start",
             action="restore them, or choose another --output; nothing was changed",
         )
 

@@ -47,7 +47,7 @@ def with_world(config: RunConfig, world: World, begun: int | None = None) -> Run
     """
     batches = begun or max(config.training.accumulation, world.size)
     if batches % world.size:
-        where = "as the run was begun" if begun else "as training.accumulation says"
+        where = "as at the run's start" if begun else "as training.accumulation says"
         raise ConfigError(
             f"a step has {batches} batches, {where}, which {world.size} processes can't share "
             "equally",

@@ -56,9 +56,10 @@ class Budget:
         return self._size(self._size.pack(weights, 0.0)).item()
 
     def shift(self, logits: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
-        """What to subtract from the logits so that the expected size is the budget.
+        """The amounts to subtract from the logits so that the expected size is the budget.
 
-        Logits are those of every decision, (options,); the result is alike, on their device.
+        Logits are those of every decision, (options,); the result has the same
+        form, on their device.
         """
         rows = self._size.pack(logits, -torch.inf)
         factor = self._solve(rows, temperature)

@@ -216,7 +216,7 @@ class SearchController:
         return result
 
     def _final_choices(self) -> Mapping[str, str]:
-        """The choices in the cool-down; the logits stand still there, so they are read once."""
+        """The choices in the cool-down; the logits don't change there, so they are read once."""
         versions = tuple(decision.logits._version for decision in self._decisions.values())
         if self._chosen is None or self._chosen[0] != versions:
             self._chosen = (versions, self.choices().choices)

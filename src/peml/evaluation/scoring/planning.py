@@ -28,7 +28,7 @@ _SAVED_BY_A_TRUNK = 1 / 4
 
 
 def _cost(size: int, depth: int) -> float:
-    """Work of a row behind a trunk, in tokens."""
+    """Work of a row that continues a trunk, in tokens."""
     return size * (1 + (depth + size) / _KEYS_LIKE_A_TOKEN)
 
 

@@ -46,7 +46,7 @@ def sharing_problem(base: TaskModel, longest: int) -> str | None:
 
 
 def sharing_key(base: TaskModel) -> str:
-    """What the result of a test is kept under in `TaskModel.sharing`.
+    """The key of a test's result in `TaskModel.sharing`.
 
     What a test finds, an ignored mask or a wrong position, is in the model's code, not in its
     weights: it is tested once. Attaching a prefix changes the attention's name.

@@ -1,4 +1,4 @@
-"""The figures of how much each task took part in training: rows, loss weights, shares."""
+"""The figures of each task's part in training: rows, loss weights, shares."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def count_drawn(history: History) -> dict[str, int]:
-    """Rows each task gave to the logged steps; empty where the log doesn't tell."""
+    """The number of rows of each task in the logged steps; empty if the log doesn't have it."""
     drawn: dict[str, int] = {}
     for record in history.steps:
         for name, rows in record.task_rows.items():

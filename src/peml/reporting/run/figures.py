@@ -88,7 +88,7 @@ def draw_scores(run: RunRecord) -> Figure:
 
 
 def _score_marks(run: RunRecord) -> list[tuple[list[float], str, str, str]]:
-    """What the tasks' rows show: a number per task (NaN: none), its label, marker and color."""
+    """The marks in the tasks' rows: a number per task (NaN: none), its label, marker and color."""
     tasks = run.results.tasks.values()
 
     def numbers(values: Iterable[float | None]) -> list[float]:
