@@ -11,15 +11,17 @@ import pytest
 from peml.comparison import ComparisonConfig, parse_comparison
 from peml.comparison.matching import TOLERANCE, Matching, Sized, match_methods
 from peml.errors import ConfigError
-from peml.methods import LinearShape, ModelShape
+from peml.methods import Layers, LinearShape, ModelShape
 from peml.prefix import PrefixShape
 
 # 12 layers with two linear ones each, as far as counting goes.
 SHAPE = ModelShape(
-    linears=tuple(
-        LinearShape(f"layer.{layer}.{name}", *size)
-        for layer in range(12)
-        for name, size in (("query", (64, 64)), ("dense", (64, 256)))
+    layers=Layers(
+        tuple(
+            LinearShape(f"layer.{layer}.{name}", *size)
+            for layer in range(12)
+            for name, size in (("query", (64, 64)), ("dense", (64, 256)))
+        )
     ),
     attention=None,
     hidden_size=64,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from peml.methods import LinearShape, MethodSettings, ModelShape, build_method
+from peml.methods import Layers, LinearShape, MethodSettings, ModelShape, build_method
 
 LLAMA_ATTENTION = ModelShape(
-    linears=tuple(
-        LinearShape(f"layers.{layer}.{name}_proj", 4096, 4096)
-        for layer in range(32)
-        for name in "qkvo"
+    layers=Layers(
+        tuple(
+            LinearShape(f"layers.{layer}.{name}_proj", 4096, 4096)
+            for layer in range(32)
+            for name in "qkvo"
+        )
     ),
     attention=None,
     hidden_size=4096,

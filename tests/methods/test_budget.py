@@ -10,6 +10,7 @@ import torch
 
 from peml.methods import (
     AttachedModel,
+    Layers,
     LinearShape,
     Method,
     ModelShape,
@@ -26,10 +27,12 @@ from peml.testing import MethodSuite
 # MiniLM's: six layers of 384 channels.
 _WIDTHS = [("query", 384, 384), ("up", 384, 1536), ("down", 1536, 384)]
 MINILM = ModelShape(
-    linears=tuple(
-        LinearShape(f"layer.{layer}.{name}", d_in, d_out)
-        for layer in range(6)
-        for name, d_in, d_out in [*_WIDTHS, *(("key", 384, 384),) * 3]
+    layers=Layers(
+        tuple(
+            LinearShape(f"layer.{layer}.{name}", d_in, d_out)
+            for layer in range(6)
+            for name, d_in, d_out in [*_WIDTHS, *(("key", 384, 384),) * 3]
+        )
     ),
     attention=PrefixShape(layers=6, kv_heads=12, head_dim=32),
     hidden_size=384,

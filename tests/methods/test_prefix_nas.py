@@ -13,6 +13,7 @@ from peml.errors import ConfigError
 from peml.methods import (
     AttachContext,
     AttachedModel,
+    Layers,
     ModelShape,
     PemlSettings,
     build_method,
@@ -25,7 +26,7 @@ from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 
 _MINILM = ModelShape(
-    linears=(),
+    layers=Layers(()),
     attention=PrefixShape(layers=6, kv_heads=12, head_dim=32),
     hidden_size=384,
     parameters=22_000_000,

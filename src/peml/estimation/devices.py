@@ -50,11 +50,7 @@ DEVICES = (*_GPUS, "cpu")
 
 
 def read_device(name: str) -> Device:
-    """The device of this name; ``cpu`` is this machine.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """The device of this name; ``cpu`` is this machine. Raises a ConfigError if there is none."""
     if name in _GPUS:
         return _GPUS[name]
     if name != "cpu":

@@ -61,11 +61,7 @@ class AttentionSite:
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
-    """The Transformers model, without PEFT's wrapper.
-
-    Raises:
-        InjectionError: It is not a Transformers model.
-    """
+    """The Transformers model without PEFT's wrapper; raises an InjectionError for other models."""
     get_base_model = getattr(model, "get_base_model", None)
     inner = model if get_base_model is None else get_base_model()
     if not isinstance(inner, PreTrainedModel):

@@ -108,11 +108,7 @@ def cached_prefix(injection: PrefixInjection, prefix: Prefix) -> Tensor:
 
 
 def peft_prompt_embeddings(injection: PrefixInjection, prefix: Prefix) -> Tensor:
-    """The ``prompt_embeddings`` with which PEFT's prefix tuning gives the same outputs.
-
-    Raises:
-        InjectionError: See `cached_prefix`.
-    """
+    """The ``prompt_embeddings`` of an equal prefix in PEFT; raises as `cached_prefix`."""
     return peft_layout(cached_prefix(injection, prefix))
 
 

@@ -168,13 +168,10 @@ class AttachedModel(nn.Module):
 
 
 def check_count(method: Method, shape: ModelShape, model: AttachedModel) -> None:
-    """Refuses a model whose number of trained parameters differs from its method's closed form.
+    """Raises a ModelError if a model trains other parameters than its method announces.
 
-    Tables and budgets use the closed form before anything is attached. During a search the supernet
-    trains as well, so nothing is compared until it has ended.
-
-    Raises:
-        ModelError: The numbers differ.
+    Tables and budgets are made from the closed form before anything is attached. During a search
+    the supernet trains as well, so there is nothing to compare until it has ended.
     """
     if model.search is not None:
         return

@@ -137,11 +137,7 @@ def parse_method(section: Mapping[str, Any]) -> MethodSettings:
 
 
 def build_method(settings: MethodSettings) -> Method:
-    """The method of a config section.
-
-    Raises:
-        ConfigError: No method has this name.
-    """
+    """The method of a config section; raises a ConfigError if there is none of its name."""
     method: Any = METHODS.load(settings.name, "correct method.name")
     built: Method = method(settings)
     return built

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peml.errors import ModelError
-from peml.methods.layers import Layers, LinearShape
+from peml.methods.layers import Layers
 from peml.tasks import TaskRenderer
 
 if TYPE_CHECKING:
@@ -20,37 +20,26 @@ class ModelShape:
     """The properties of a model that determine a method's number of parameters.
 
     Attributes:
-        linears: Layers that low-rank updates fit, in the model's order.
+        layers: What ``target_modules`` can name.
         attention: Layers, heads and channels of a prefix; None: the model can't take one.
         hidden_size: Channels of an input embedding.
         parameters: Parameters of the frozen backbone.
         tasks: Number of tasks.
         free_positions: Learned positions that the longest input leaves for a prompt; None if
             positions are not learned.
-        others: Other modules that ``target_modules`` might name, see `Layers`.
         contexts: Tokens of each task's context; empty without contexts.
     """
 
-    linears: tuple[LinearShape, ...]
+    layers: Layers
     attention: PrefixShape | None
     hidden_size: int
     parameters: int
     tasks: int
     free_positions: int | None = None
-    others: Mapping[str, str] = field(default_factory=dict)
     contexts: tuple[int, ...] = ()
 
-    @property
-    def layers(self) -> Layers:
-        """The layers that ``target_modules`` can name."""
-        return Layers(self.linears, self.others)
-
     def known_contexts(self) -> tuple[int, ...]:
-        """`contexts`, for methods whose size depends on them.
-
-        Raises:
-            ModelError: It has none.
-        """
+        """`contexts`; raises a ModelError if there are none."""
         if not self.contexts:
             raise ModelError(
                 "what is trained on top of contexts has a size that depends on their tokens, which "
@@ -68,10 +57,8 @@ def read_shape(model: TaskModel) -> ModelShape:
     from peml.models import count_parameters
 
     backbone, family = model.backbone, model.family
-    layers = read_layers(backbone)
     return ModelShape(
-        linears=layers.linears,
-        others=layers.others,
+        layers=read_layers(backbone),
         attention=check_support(backbone).shape,
         hidden_size=backbone.get_input_embeddings().weight.shape[1],
         parameters=count_parameters(backbone),

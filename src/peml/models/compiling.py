@@ -83,11 +83,7 @@ class CompiledBlocks:
 
 
 def check_compiler() -> None:
-    """Compiles a small function, so that a missing compiler is noticed before a run begins.
-
-    Raises:
-        TrainingError: It can't be compiled.
-    """
+    """Raises a TrainingError if `torch.compile` doesn't work here; compiles a small function."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         torch.compile(_double)(torch.ones(8, device=device))

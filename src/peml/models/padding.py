@@ -32,13 +32,9 @@ def padding_problem(model: Any, tokenizer: Any) -> str | None:
 
 @torch.no_grad()
 def refuse_left_padding(model: Any, tokenizer: Any) -> None:
-    """Refuses a decoder whose generated text depends on padding.
+    """Raises a ModelError if a decoder's logits change with padding in front of a row.
 
-    Some models count positions without reading the mask, and rows of a batch are padded on the
-    left.
-
-    Raises:
-        ModelError: The first token's logits differ.
+    Some count positions without looking at the mask, and rows of a batch are padded on the left.
     """
     if model.config.is_encoder_decoder:
         return

@@ -51,12 +51,9 @@ def quantization_of(settings: ModelSettings, config: dict[str, Any]) -> str | No
 
 
 def check_quantization(settings: ModelSettings, device: torch.device | None = None) -> None:
-    """Refuses a quantisation for which the library or its kernels are missing.
+    """Raises a ModelError if bitsandbytes is missing or can't compute on the device.
 
     Without a device, only the library is looked for.
-
-    Raises:
-        ModelError: bitsandbytes is not installed, or can't compute on the device.
     """
     if settings.quantization is None:
         return

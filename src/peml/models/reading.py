@@ -163,11 +163,7 @@ def load_family(settings: ModelSettings) -> Family:
 
 
 def read_quantization(settings: ModelSettings) -> str | None:
-    """The format of the model's linear layers: as set, or as its config says.
-
-    Raises:
-        ModelError: See `quantization_of`.
-    """
+    """The form in which linear layers are stored, as set or by config; see `quantization_of`."""
     config = read_source(location_of(settings), "config.json", settings.revision)
     return quantization_of(settings, config)
 

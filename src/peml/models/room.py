@@ -45,11 +45,7 @@ def settle(family: Family, lengths: Iterable[int]) -> None:
 
 
 def check_prompt(family: Family, prompt_length: int) -> None:
-    """Refuses a prompt that, with the longest input, exceeds a model's learned positions.
-
-    Raises:
-        ModelError: ``model.max_length`` and the prompt don't fit together.
-    """
+    """Raises a ModelError if prompt and longest input exceed a model's learned positions."""
     room = family.positions
     if room is not None and family.max_length + prompt_length > room:
         raise ModelError(

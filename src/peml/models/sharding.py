@@ -109,11 +109,7 @@ def is_sharded(model: object) -> bool:
 
 @contextmanager
 def whole_weights_refused(method: str) -> Iterator[None]:
-    """Turns an error caused by sharded weights into a message, for methods that need whole ones.
-
-    Raises:
-        ModelError: The method needs one.
-    """
+    """Raises a ModelError instead of the error of a method that needs a whole weight."""
     try:
         yield
     except RuntimeError as error:

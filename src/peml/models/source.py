@@ -75,13 +75,10 @@ def find_file(location: str, file: str, revision: str | None) -> Path | None:
 
 
 def check_source(name: str, location: str, revision: str | None, *, trusted: bool) -> None:
-    """Refuses a model with an adapter, code, or paths to files in other folders.
+    """Raises a ModelError for a model with an adapter, code, or paths to files in other folders.
 
     ``location`` is its folder or the repository's id, ``name`` what the user wrote. ``trusted``:
     the caller allows its code to run.
-
-    Raises:
-        ModelError: The model has one of them.
     """
     _refuse_adapter(name, location, revision)
     if not Path(location).is_dir():

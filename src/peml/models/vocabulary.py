@@ -85,12 +85,9 @@ def _embedding_rows(config: Any) -> int | None:
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
-    """Refuses a tokenizer with ids that a model has no embedding for.
+    """Raises a ModelError if a tokenizer has ids that the model has no embedding for.
 
     More embeddings than tokens are fine: models often round their number up.
-
-    Raises:
-        ModelError: Names the first such tokens.
     """
     beyond = _beyond(tokenizer, rows)
     if not beyond:
@@ -112,13 +109,9 @@ def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
 
 
 def check_end(tokenizer: Any, name: str, vocabulary: str) -> None:
-    """Refuses a text-to-text model's tokenizer without a usable end token.
+    """Raises a ModelError if a text-to-text model's tokenizer has no usable end token.
 
     ``vocabulary`` is the text of the files that define the tokens, if there are any.
-
-    Raises:
-        ModelError: Neither tokenizer nor config names an end token, or Transformers added it
-            because the vocabulary did not have it.
     """
     end = tokenizer.eos_token
     if end is None or tokenizer.eos_token_id is None:

@@ -145,11 +145,7 @@ class Genotype(GenotypeRecord):
         return {**cells, "length": str(self.length), **gates, "head": self.head, **ranks}
 
     def check_fits(self, shape: PrefixShape) -> None:
-        """Refuses a model whose attention layers differ from those it was made for.
-
-        Raises:
-            ConfigError: They differ.
-        """
+        """Raises a ConfigError if it was made for other attention layers."""
         if self.shape != shape or len(self.layers) != shape.layers:
             raise ConfigError(
                 f"The genotype has {len(self.layers)} layer gates and was made for {self.shape}, "

@@ -174,7 +174,7 @@ class SearchSettings(Settings):
         return value
 
     @model_validator(mode="after")
-    def _one_source(self) -> SearchSettings:
+    def _fits_together(self) -> SearchSettings:
         if self.genotype is not None and self.mode != "search":
             raise ValueError(
                 f"mode: {self.mode} makes a network of its own, so genotype must be left out"
@@ -183,19 +183,11 @@ class SearchSettings(Settings):
             raise ValueError("a given or fixed network has its size already: leave budget out")
         if self.adapt and self.genotype is None:
             raise ValueError("adapt is about a given genotype: set genotype, or leave adapt out")
-        return self
-
-    @model_validator(mode="after")
-    def _decisions_move(self) -> SearchSettings:
         if self.warmup + self.cooldown >= 1:
             raise ValueError(
                 f"warmup ({self.warmup}) and cooldown ({self.cooldown}) must leave steps in which "
                 "the decisions move: their sum must be below 1"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _budget_can_be_held(self) -> SearchSettings:
         if self.budget is not None and not self._holds_budgets:
             raise ValueError(
                 "a budget can't be held by discretise: perturbation, which decides one after "

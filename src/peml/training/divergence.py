@@ -56,11 +56,7 @@ def check_numbers(
 
 
 def check_weights(optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Called before each evaluation and checkpoint, so that neither uses broken weights.
-
-    Raises:
-        TrainingError: A weight is NaN or infinite; the group is named.
-    """
+    """Raises a TrainingError if a weight is NaN or infinite, before it is evaluated or saved."""
     broken = [
         group.get("name", "unnamed")
         for group in optimizer.param_groups

@@ -18,7 +18,7 @@ _ACTION = "choose a method without a context; tasks.shots shows the same rows in
 
 
 def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -> None:
-    """Refuses a context that leaves too few positions for rows, or that a window would hide.
+    """Raises a ModelError if a context leaves rows too few positions, or a window would hide it.
 
     An encoder's context has its own positions.
 
@@ -26,9 +26,6 @@ def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -
         model: The model; its family knows the positions and the longest row.
         injection: Knows the layers' windows.
         length: Tokens of the longest context.
-
-    Raises:
-        ModelError: It is too long.
     """
     family = model.family
     if not all(site.causal for site in injection.sites):

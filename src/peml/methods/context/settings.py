@@ -98,12 +98,9 @@ class ContextSettings(Settings):
         return self
 
     def refuse_correction(self, dropout: float) -> None:
-        """Refuses settings that can't be combined with a correction of the positions.
+        """Raises a ValueError if contexts with these settings can't have a correction.
 
         ``dropout`` is the share of the positions that a training step leaves out.
-
-        Raises:
-            ValueError: Names the setting.
         """
         trained = "a correction trains what stands at each position of a task's context"
         if self.draw != "once":

@@ -91,11 +91,7 @@ class AdaLoraPart(PeftPart):
         }
 
     def start_from(self, adapter: Path) -> list[str]:
-        """Refuses to start, since an adapter lacks the pruned ranks.
-
-        Raises:
-            ModelError: Always.
-        """
+        """Raises a ModelError, since pruned ranks are not in an adapter."""
         raise ModelError(
             f"AdaLoRA can't start from {adapter}: its ranks were pruned",
             allowed="methods whose ranks stay",

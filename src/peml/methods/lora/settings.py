@@ -39,11 +39,7 @@ class UpdateSettings(Settings):
         return f"{section}.target_modules"
 
     def targets(self, layers: Layers) -> tuple[LinearShape, ...]:
-        """The layers that get an update.
-
-        Raises:
-            ModelError: See `Layers.select`.
-        """
+        """The layers that get an update; raises as `Layers.select`."""
         return layers.select(
             self.target_modules, setting=self.target_setting, embeddings=self.embeddings
         )

@@ -84,11 +84,7 @@ class PrefixPart(nn.Module, Part):
             self.check_decisions(step)
 
     def check_decisions(self, step: int) -> None:
-        """Checks that the decisions are numbers before they are logged or saved.
-
-        Raises:
-            TrainingError: A logit is NaN or infinite.
-        """
+        """Raises a TrainingError if a logit of a decision is NaN or infinite."""
         if not isinstance(self.network, PrefixSupernet) or not self.network.decisions:
             return
         logits = torch.cat([decision.logits for decision in self.network.decisions.values()])

@@ -67,11 +67,7 @@ class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
         )
 
     def count_prefix(self, shape: ModelShape) -> int:
-        """The number of trainable parameters of the prefix, in closed form.
-
-        Raises:
-            ModelError: No prefix can be put in front of the model's attention.
-        """
+        """The prefix's trainable parameters in closed form; raises as `attention_shape`."""
         from peml.prefix import count_flat, count_network
 
         attention = attention_shape(shape)
@@ -81,11 +77,7 @@ class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
 
 
 def attention_shape(shape: ModelShape) -> PrefixShape:
-    """Layers, heads and channels of a prefix for a model.
-
-    Raises:
-        ModelError: No prefix can be put in front of the model's attention.
-    """
+    """The shape of a prefix for a model; raises a ModelError if the model can't take one."""
     if shape.attention is None:
         raise ModelError(
             "this model can't take a prefix",

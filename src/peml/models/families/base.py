@@ -248,11 +248,7 @@ def pad_groups(scores: Tensor, groups: Tensor, examples: int) -> Tensor:
 
 
 def refuse_no_tokens(number: int, option: str) -> NoReturn:
-    """Refuses an option, by its index and text, of which the tokenizer makes no tokens.
-
-    Raises:
-        DataError: Always.
-    """
+    """Raises a DataError for an option of which the tokenizer makes no tokens."""
     raise DataError(
         f"option {number} (from 0), {option!r}, has no tokens in the model's tokenizer.",
         allowed="options of at least one token",
@@ -263,11 +259,7 @@ def refuse_no_tokens(number: int, option: str) -> NoReturn:
 def refuse_equal_tokens(
     options: Sequence[str], tokens: Sequence[Sequence[int]], tokenizer: Any
 ) -> None:
-    """Refuses different options of a row that have the same tokens: their scores would be equal.
-
-    Raises:
-        DataError: Two of them have the same tokens.
-    """
+    """Raises a DataError if different options have the same tokens, and so equal scores."""
     first: dict[tuple[int, ...], int] = {}
     for number, ids in enumerate(tokens):
         other = first.setdefault(tuple(ids), number)

@@ -206,11 +206,7 @@ class Seams:
         return self.plain if task.chat is None else self.chat(task.chat)
 
     def chat(self, chat: Chat) -> ChatSeam:
-        """The seam of chats.
-
-        Raises:
-            ModelError: See `ChatSeam`.
-        """
+        """The seam of chats; raises as `ChatSeam`."""
         key = json.dumps(chat.variables, sort_keys=True)
         if key not in self._chats:
             self._chats[key] = ChatSeam(self._tokenizer, self._spelling, chat.variables)

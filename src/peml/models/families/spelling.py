@@ -71,11 +71,7 @@ class Spelling:
         return spelled if _solid(spelled) == _solid(text) else text
 
     def refuse_frame(self, text: str) -> None:
-        """Refuses a right answer that no prediction could equal.
-
-        Raises:
-            DataError: The text contains a padding, start or end token.
-        """
+        """Raises a DataError if a right answer contains a padding, start or end token."""
         if self._some_special.search(text) is None:
             return
         for token in self._ids(text):

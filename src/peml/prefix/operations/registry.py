@@ -53,11 +53,7 @@ def list_operations() -> tuple[str, ...]:
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Checks names of operations in a config or a genotype.
-
-    Raises:
-        ValueError: Lists the unknown names, each with the nearest known one.
-    """
+    """Raises a ValueError with the unknown names, each with the nearest known one."""
     known = list_operations()
     unknown = [f"{name!r}.{nearest(name, known)}" for name in names if name not in known]
     if unknown:
@@ -67,11 +63,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
 
 
 def make_operation(name: str, width: int, length: int) -> Operation:
-    """Makes a new operation on ``width`` channels and at most ``length`` positions.
-
-    Raises:
-        ConfigError: There is no operation of that name.
-    """
+    """Makes a new operation; raises a ConfigError if there is none of this name."""
     return OPERATIONS.load(name, "correct the name, or install the package that adds it")(
         width, length
     )
