@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import cached_file
 
 from peml.errors import ModelError
 
@@ -22,6 +22,7 @@ GRANT = "set model.trust_remote_code: true in your own config, or give --trust-r
 """How a user allows a model's own code to run."""
 
 _CONFIG = "config.json"
+_ADAPTER = "adapter_config.json"
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _INDEX = "model.safetensors.index.json"
@@ -120,20 +121,10 @@ def _is_whole(path: Path) -> bool:
 
 
 def _refuse_adapter(name: str, location: str, revision: str | None) -> None:
-    try:
-        config = find_adapter_config_file(location, revision=revision)
-    except (OSError, ValueError):  # loading the model will report it
+    if find_file(location, _ADAPTER, revision) is None:
         return
-    if config is None:
-        return
-    try:
-        adapter = json.loads(Path(config).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        adapter = {}
-    kind, base = (
-        adapter.get(key) if isinstance(adapter, dict) else None
-        for key in ("peft_type", "base_model_name_or_path")
-    )
+    adapter = read_source(location, _ADAPTER, revision)
+    kind, base = adapter.get("peft_type"), adapter.get("base_model_name_or_path")
     kind = f"a {kind} adapter" if isinstance(kind, str) else "an adapter"
     if read_source(location, _CONFIG, revision):
         raise ModelError(
