@@ -8,8 +8,6 @@ minutes, since each operation goes through Python::
     layers           2  4  6                                    80
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The devices that a run can be estimated for."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Literal

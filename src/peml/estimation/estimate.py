@@ -1,7 +1,5 @@
 """Memory, FLOPs and hours of a run, from its config: no weights are loaded."""
 
-from __future__ import annotations
-
 import gc
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Layers without values of the size of quantised layers; needs no quantisation library."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The result of an estimate; also the JSON of `peml estimate --json`."""
 
-from __future__ import annotations
-
 from pydantic import computed_field
 
 from peml.records import Precision, Record

@@ -1,7 +1,5 @@
 """The largest batches of a run, and its number of tokens."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable

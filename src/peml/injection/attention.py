@@ -7,8 +7,6 @@ attention module, or the original implementation if the module has no slot. Pack
 that models pass on unchanged) are laid side by side before.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import partial

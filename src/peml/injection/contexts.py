@@ -1,7 +1,5 @@
 """The contexts of tasks: keys and values that all rows of a task share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

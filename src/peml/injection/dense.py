@@ -6,8 +6,6 @@ softmax is exact, and 16 random bits per weight are enough for dropout. The save
 additional keys.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Compares two ways of the same computation, up to rounding."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

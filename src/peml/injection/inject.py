@@ -7,8 +7,6 @@ window never hides the prefix. Beside the prefix, which all rows share, each tas
 (`Contexts`), which its rows share.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass

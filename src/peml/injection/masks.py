@@ -6,8 +6,6 @@ columns:   prefix   tokens
          | 0 0 0 | 0 0 0 - |       so every query sees all of it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Finds a model's attention modules by recording one tiny forward pass."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

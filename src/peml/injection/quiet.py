@@ -6,8 +6,6 @@ a logit near ``-c``: the ridge least squares solution of ``scaling * q . k = -c`
 With values of zero, n such keys take about ``n * exp(-c)`` of the real keys' softmax mass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -6,8 +6,6 @@ because ``<R(p + n) q, R(n) k> = <R(p) q, k>``. Layers without positions (every 
 need no rotation.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Mapping

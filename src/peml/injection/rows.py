@@ -1,7 +1,5 @@
 """Reads the keys and values that a model computes for a text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -10,8 +10,6 @@ products, so it computes only the rows' own tokens. On other devices, and with d
 of both parts are written out and share one softmax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

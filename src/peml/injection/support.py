@@ -1,7 +1,5 @@
 """Checks whether a model can take a prefix."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

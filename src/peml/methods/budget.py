@@ -1,7 +1,5 @@
 """Shares a budget of parameters between a LoRA and the prefix beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import TypeVar
 

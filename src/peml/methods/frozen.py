@@ -1,7 +1,5 @@
 """The frozen model: only an encoder's heads train, and text-to-text models answer zero-shot."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from peml.methods.attached import AttachedModel

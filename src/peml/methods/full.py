@@ -1,7 +1,5 @@
 """Full fine-tuning: every weight of the backbone trains."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from peml.methods.attached import AttachedModel

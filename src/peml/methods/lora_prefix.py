@@ -1,7 +1,5 @@
 """LoRA beside a prefix without a search: the baseline for a search."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from peml.methods.attached import AttachedModel

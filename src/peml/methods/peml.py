@@ -1,7 +1,5 @@
 """PEML: LoRA and a searched prefix, trained together (arXiv 2605.14055)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,14 +23,7 @@ from peml.methods.settings import PemlSettings, smaller_heads
 from peml.methods.shape import ModelShape
 from peml.methods.targets import read_layers
 from peml.models import TaskModel
-from peml.prefix import (
-    Genotype,
-    PrefixSettings,
-    PrefixShape,
-    SearchSpace,
-    SizeRange,
-    count_space,
-)
+from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange, count_space
 
 
 class Peml(SearchedPrefix):

@@ -1,7 +1,5 @@
 """The methods by name: the built-in ones, and those that installed packages add."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_

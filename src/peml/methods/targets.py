@@ -1,7 +1,5 @@
 """Finds the layers of a model that can have a low-rank update."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Mapping, Sequence

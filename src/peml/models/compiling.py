@@ -4,8 +4,6 @@ The parts of a block (its norms, its attention, its feed-forward network) are co
 block as a whole: gradient checkpointing wraps the block, which would prevent compiling it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any

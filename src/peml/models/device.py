@@ -1,7 +1,5 @@
 """Chooses the device of a loaded model, and the type of its weights."""
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -3,8 +3,6 @@
 Third parties publish both packages, so their weights are checked before they are used.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path

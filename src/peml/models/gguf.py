@@ -4,8 +4,6 @@ Quantised weights become bfloat16. The result is a folder like that of any model
 checksums and safetensors.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import warnings

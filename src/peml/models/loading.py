@@ -1,7 +1,5 @@
 """Loads a frozen model by its name in the config."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -22,11 +20,7 @@ from peml.models.families import Family, TextFamily
 from peml.models.families.decoding import own_generation
 from peml.models.logits import logits_problem, reads_ahead
 from peml.models.padding import padding_problem
-from peml.models.quantization import (
-    check_quantization,
-    loading_options,
-    settle_quantized,
-)
+from peml.models.quantization import check_quantization, loading_options, settle_quantized
 from peml.models.reading import from_pretrained, load_family, location_of, read_quantization
 from peml.models.settings import ModelSettings
 from peml.models.sharding import free_after_use, sharded_options

@@ -4,8 +4,6 @@ A hook in front of the output layer selects the hidden states of these positions
 it works as usual: soft caps, scaling, a bias, and methods attached to the output layer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

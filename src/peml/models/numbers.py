@@ -1,7 +1,5 @@
 """The error for NaN or infinite values in a model's output."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from peml.errors import ModelError

@@ -1,7 +1,5 @@
 """Tests whether a model's output for a row depends on padding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

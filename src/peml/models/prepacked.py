@@ -4,8 +4,6 @@ PyTorch converts a weight into that layout for every product. With few rows, tha
 the product itself. `torch.compile` freezes models with the same two operators.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -10,8 +10,6 @@ the model's output, so that heads and losses see the tokens only. With a sliding
 late tokens no longer see the prompt.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

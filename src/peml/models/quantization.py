@@ -4,8 +4,6 @@ Transformers and bitsandbytes quantise the layers while the weights are loaded; 
 are quantised already (bitsandbytes, GPTQ, AWQ) are loaded as they are.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from importlib.util import find_spec

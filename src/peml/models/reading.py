@@ -1,7 +1,5 @@
 """Reads a model's config, tokenizer and family, without its weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

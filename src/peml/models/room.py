@@ -1,7 +1,5 @@
 """The longest input that leaves room for a prompt and the text to generate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from peml.errors import ModelError

@@ -1,7 +1,5 @@
 """Tasks and real tokens of the current batch: one object per model, read by its routed layers."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The ``model`` section of a config: the base model, and how it is loaded."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator

@@ -10,8 +10,6 @@ sharded::
 To gather weights is an exchange, so all processes have to make equally many forward passes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import inspect
 import re

@@ -5,8 +5,6 @@ to any folder, and reports late that a model needs its own code. All of this is 
 any file but JSON is read.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ for one chunk of positions at a time, in a copy of the model whose other parts r
 outputs.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

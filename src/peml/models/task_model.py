@@ -1,7 +1,5 @@
 """A frozen backbone and its heads behind one forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Unpack

@@ -1,7 +1,5 @@
 """Fits a tokenizer to its model: ids within the embedding, padding, an end token, segments."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Sequence

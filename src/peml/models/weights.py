@@ -1,7 +1,5 @@
 """Checksums of the files that a base model's weights are loaded from."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable

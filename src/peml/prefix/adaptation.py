@@ -1,7 +1,5 @@
 """Adapts genotypes to other models, and compares two genotypes."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

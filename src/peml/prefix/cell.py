@@ -1,7 +1,5 @@
 """Cells: one normalisation, one operation (or a mixture of candidates), one residual connection."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

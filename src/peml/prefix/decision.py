@@ -1,7 +1,5 @@
 """A named choice of the search space, made soft by a relaxation."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

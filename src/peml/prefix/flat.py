@@ -1,7 +1,5 @@
 """The prefix without a network: keys and values are parameters themselves."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

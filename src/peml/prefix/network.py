@@ -1,7 +1,5 @@
 """The network that a genotype describes, trained after the search and deployed."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

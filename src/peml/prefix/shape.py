@@ -1,7 +1,5 @@
 """The attention layers that a prefix is for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

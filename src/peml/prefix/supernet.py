@@ -1,7 +1,5 @@
 """All prefix networks of a search space in one network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """A parameter budget that holds in every step of a search and for its result."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

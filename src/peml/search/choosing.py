@@ -1,7 +1,5 @@
 """From logits to choices: the best options, the search's memory, and the guards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Controls a search: the decisions' weights in each step, and the choices at its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
 from functools import partial

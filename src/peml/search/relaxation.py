@@ -1,7 +1,5 @@
 """Turns logits into weights of a differentiable mixture."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """The phases of a search: pure functions of the settings and the step."""
 
-from __future__ import annotations
-
 from peml.search.settings import SearchSettings
 
 

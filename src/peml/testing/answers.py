@@ -1,7 +1,5 @@
 """Answers of tiny models, which conformance suites compare."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The conformance suite of export formats."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar

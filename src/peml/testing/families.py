@@ -1,7 +1,5 @@
 """The conformance suite of model families."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """The conformance suite of methods."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -38,13 +36,7 @@ from peml.testing.answers import (
     scores_of,
     scores_of_rows,
 )
-from peml.testing.tasks import (
-    TINY_ROWS,
-    TINY_TASKS,
-    batch_of,
-    tasks_with_contexts,
-    tiny_task_model,
-)
+from peml.testing.tasks import TINY_ROWS, TINY_TASKS, batch_of, tasks_with_contexts, tiny_task_model
 
 # Without dropout, whose noise would hide differences.
 _CONFIG: dict[str, dict[str, Any]] = {

@@ -5,8 +5,6 @@ says anything about quality. The shapes are chosen to find mistakes: fewer key/v
 query heads, a head size other than hidden size / heads, a window shorter than the tests' texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The conformance suite of prefix operations."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Tiny tasks, and models and batches for them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

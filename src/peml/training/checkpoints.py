@@ -1,7 +1,5 @@
 """Checkpoints of the trained weights only: safetensors and JSON, written atomically."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Checks that a run's numbers and weights are finite, and the errors that say what is wrong."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """AdamW over named parameter groups, and its state as plain tensors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -8,8 +8,6 @@ step leaves its numbers on the device::
     read      x             2-10    at each logged step, and before anything is evaluated or saved
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

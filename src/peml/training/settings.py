@@ -1,7 +1,5 @@
 """The ``training`` section of a config."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

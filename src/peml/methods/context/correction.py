@@ -1,7 +1,5 @@
 """Trained numbers that are added to the keys and values of contexts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 

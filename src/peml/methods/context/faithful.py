@@ -1,7 +1,5 @@
 """Checks that a held context gives the same answers as its text in front of a row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """LoRA beside contexts: a task's instruction and solved rows as keys and values."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from peml.injection import attach_prefix
@@ -10,11 +8,7 @@ from peml.methods.base import AttachContext, Method, MethodSettings, Part
 from peml.methods.budget import fit_beside_lora
 from peml.methods.context.correction import Correction
 from peml.methods.context.part import ContextPart
-from peml.methods.context.settings import (
-    ContextSettings,
-    CorrectionSettings,
-    LoraContextSettings,
-)
+from peml.methods.context.settings import ContextSettings, CorrectionSettings, LoraContextSettings
 from peml.methods.lora.lora import LoraPart
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel

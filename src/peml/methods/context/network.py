@@ -1,7 +1,5 @@
 """Contexts that are corrected by the prefix network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Trains on the rows that a context shows; each of them sees only the other ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

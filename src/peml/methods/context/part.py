@@ -1,7 +1,5 @@
 """The contexts as a part of a method: computes their keys and values for the rows of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 

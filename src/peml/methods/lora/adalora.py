@@ -1,7 +1,5 @@
 """AdaLoRA: ranks that are pruned while training (Zhang et al., 2303.10512), through PEFT."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any, ClassVar

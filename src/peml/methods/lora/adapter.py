@@ -1,7 +1,5 @@
 """Reads an adapter that PEFT saved, to start a part's training from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """DoRA: weights split into direction and magnitude (Liu et al., 2402.09353), through PEFT."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from peml.methods.base import AttachContext, MethodSettings, ParameterGroup

@@ -1,7 +1,5 @@
 """HiRA: the frozen weights times a low-rank matrix (Huang et al., ICLR 2025), through PEFT."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import peft

@@ -1,7 +1,5 @@
 """LoRA on a model's linear layers, through PEFT (Hu et al., 2106.09685)."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """MiSS: one small matrix for all shards of a layer's inputs (Kang and Yin, 2409.15371), by PEFT."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from peft import MissConfig

@@ -1,7 +1,5 @@
 """Any PEFT tuner on a model's linear layers, as a part and a method."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Set
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Writes LoRA factors in PEFT's adapter format, which other tools can read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """LoRA ranks as decisions of a search, one per group of modules."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial

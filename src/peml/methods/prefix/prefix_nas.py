@@ -1,7 +1,5 @@
 """PrefixNAS alone: a searched prefix without LoRA (arXiv 2605.14055)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from peml.errors import ConfigError

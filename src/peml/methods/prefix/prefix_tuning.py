@@ -1,7 +1,5 @@
 """Prefix tuning: learnt keys and values in every layer (Li and Liang, 2101.00190)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from peml.methods.attached import AttachedModel

@@ -1,7 +1,5 @@
 """Prompt tuning: learnt vectors in front of the input embeddings (Lester et al., 2104.08691)."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The search of a prefix network in a run: PrefixNAS."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Common code of the methods that search a prefix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, TypeVar

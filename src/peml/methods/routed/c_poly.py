@@ -1,7 +1,5 @@
 """C-Poly: skills that all tasks share and skills per task (Wang et al., arXiv 2312.03248)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

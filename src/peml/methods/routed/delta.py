@@ -1,7 +1,5 @@
 """A frozen linear layer with a learnt low-rank update beside it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar

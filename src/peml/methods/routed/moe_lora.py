@@ -1,7 +1,5 @@
 """Mixtures of LoRA experts: gated by the task (arXiv 2310.18339), or by each token."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """MTL-LoRA: shared factors, re-mixed for each task (Yang et al., arXiv 2410.09437)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """MultiLoRA: parallel low-rank branches that start with scaled-out outputs (arXiv 2311.11501)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

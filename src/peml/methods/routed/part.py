@@ -1,7 +1,5 @@
 """Common code of the methods with their own low-rank layer: attach, merge, save, restore."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -11,8 +11,6 @@ The end is the special token that the template puts behind an answer; without on
 end token. It is trained, scored and ends a generated text.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import warnings

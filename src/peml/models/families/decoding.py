@@ -1,7 +1,5 @@
 """Greedy decoding that ignores the generation settings in a base model's files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

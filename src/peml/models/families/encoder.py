@@ -1,7 +1,5 @@
 """Encoders (BERT, RoBERTa, MiniLM, ...): a pooled vector and a linear head per task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, cast

@@ -14,8 +14,6 @@ there, only the number of the prompt's tokens is used, so the context is the sam
 `ChatSeam` (``chat.py``) does the same for chats, by the tokenizer's chat template.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal

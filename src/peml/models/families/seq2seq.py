@@ -1,7 +1,5 @@
 """Encoder-decoder models: the encoder reads the prompt, the decoder writes the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Ends a generated text before the first of a task's stop strings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Required, TypedDict
 

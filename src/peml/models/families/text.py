@@ -1,7 +1,5 @@
 """Text-to-text families: a shared language model head; options are scored by likelihood."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,11 +28,7 @@ from peml.models.families.base import (
 )
 from peml.models.families.chat import Seams
 from peml.models.families.decoding import decode
-from peml.models.families.seam import (
-    is_altered,
-    read_back,
-    trailing_space,
-)
+from peml.models.families.seam import is_altered, read_back, trailing_space
 from peml.models.families.stopping import Limits
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs, packed_rows

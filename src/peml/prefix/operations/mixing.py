@@ -1,7 +1,5 @@
 """Operations that mix prefix positions. All of them use presence."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Operations on each prefix position separately. They ignore presence."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

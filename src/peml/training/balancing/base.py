@@ -1,7 +1,5 @@
 """The base class of the balancing strategies: fixed weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Projection of conflicting task gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Losses relative to their running means."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The ``training.balancing`` section of a config."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

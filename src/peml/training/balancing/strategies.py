@@ -1,7 +1,5 @@
 """The strategies by name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from peml.training.balancing.base import Balancing

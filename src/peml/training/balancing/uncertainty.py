@@ -1,7 +1,5 @@
 """Learnt weights: the uncertainty of each task."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
