@@ -207,7 +207,9 @@ def _scorings(prepared: Prepared) -> tuple[Scoring, ...]:
             continue
         tokens = {name: sum(map(_tokens, golds)) for name, golds in chosen.items()}
         golds = [gold for chosen_golds in chosen.values() for gold in chosen_golds]
-        largest = max(golds, key=lambda gold: (min(budget, _tokens(gold)), _longest(gold)))
+        largest = max(
+            golds, key=lambda gold: (min(budget, _tokens(gold)), gold.encoded.lengths.max())
+        )
         dense = sorted(golds, key=_options_per_token, reverse=True)[:_DENSE]
         build = _generation if generates else _options
         development = _evaluations(prepared) * tokens["development"]
@@ -224,10 +226,6 @@ def _tokens(gold: GoldSplit) -> int:
 def _options_per_token(gold: GoldSplit) -> float:
     """Options of a row per token of its length, since options share the row's context."""
     return float(gold.encoded.sequences.sum() / gold.encoded.lengths.sum())
-
-
-def _longest(gold: GoldSplit) -> int:
-    return int(gold.encoded.lengths.max())
 
 
 def _evaluations(prepared: Prepared) -> int:

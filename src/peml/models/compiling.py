@@ -64,12 +64,14 @@ class CompiledBlocks:
         Raises:
             TrainingError: A part can't be compiled.
         """
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
         for part, call in self._compiled.items():
             part._compiled_call_impl = call
         try:
             with _settings():
                 yield
-        except _errors() as error:
+        except (FailOnRecompileLimitHit, TorchDynamoException) as error:
             raise TrainingError(
                 f"training.compile is true, but the model can't be compiled: {_reason(error)}",
                 allowed="models and methods that torch.compile can trace",
@@ -115,12 +117,6 @@ def _settings() -> AbstractContextManager[None]:
         recompile_limit=_MOST,
     )
     return settings
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-
-    return (FailOnRecompileLimitHit, TorchDynamoException)
 
 
 def _graphs() -> int:

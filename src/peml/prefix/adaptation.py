@@ -21,9 +21,10 @@ def adapt(genotype: Genotype, shape: PrefixShape) -> tuple[Genotype, list[str]]:
     layers = genotype.layers
     if len(layers) != shape.layers:
         layers = _remapped(layers, shape.layers)
+        on = ", ".join(str(index) for index, gate in enumerate(layers) if gate)
         changes.append(
             f"layers: {len(genotype.layers)} -> {shape.layers}, "
-            f"{sum(genotype.layers)} with a prefix -> {sum(layers)} ({_listed(layers)})"
+            f"{sum(genotype.layers)} with a prefix -> {sum(layers)} (on: {on})"
         )
     elif genotype.shape.layers != shape.layers:
         changes.append(f"shape.layers: {genotype.shape.layers} -> {shape.layers}")
@@ -86,7 +87,3 @@ def _remapped(layers: tuple[bool, ...], count: int) -> tuple[bool, ...]:
     if not any(gates):  # with fewer layers, none may map to a layer that is on
         gates[layers.index(True) * count // old] = True
     return tuple(gates)
-
-
-def _listed(layers: tuple[bool, ...]) -> str:
-    return "on: " + ", ".join(str(index) for index, on in enumerate(layers) if on)

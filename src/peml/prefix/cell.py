@@ -35,11 +35,7 @@ class MixedCell(nn.Module):
         )
 
     def forward(
-        self,
-        x: Tensor,
-        presence: Tensor,
-        weights: Tensor | None,
-        used: list[int] | None = None,
+        self, x: Tensor, presence: Tensor, weights: Tensor | None, used: list[int] | None = None
     ) -> Tensor:
         """Hidden states after the cell.
 

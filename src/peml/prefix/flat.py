@@ -32,13 +32,7 @@ class FlatPrefix(nn.Module):
     base: Tensor
     limit: Tensor | None
 
-    def __init__(
-        self,
-        start: PrefixStart,
-        length: int,
-        *,
-        radius: float | None = 1.0,
-    ) -> None:
+    def __init__(self, start: PrefixStart, length: int, *, radius: float | None = 1.0) -> None:
         super().__init__()
         self.register_buffer("base", _start_rows(start, length))
         limit = None if radius is None else radius * start.radius.detach()[:, :, None, None, None]

@@ -146,7 +146,9 @@ class PrefixSupernet(nn.Module):
         active, length = (True,) * self.shape.layers, self.space.max_length
         if prune:
             used, active, length = self._prune(weights)
-        presence, hidden = self._presence(weights)[:length], self.embeddings[:length]
+        # How much each position is part of the prefix, (positions,).
+        presence = weights["length"] @ self._reach if "length" in weights else self._reach[0]
+        presence, hidden = presence[:length], self.embeddings[:length]
         if on is not None:
             hidden = hidden[: len(on.embeddings)] + on.embeddings
             presence = presence[: len(hidden)]
@@ -199,12 +201,6 @@ class PrefixSupernet(nn.Module):
                     f"decision {name!r} needs weights of shape ({len(decision.options)},), "
                     f"got {given}"
                 )
-
-    def _presence(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """How much each position is part of the prefix, (max_length,)."""
-        if "length" not in weights:
-            return self._reach[0]
-        return weights["length"] @ self._reach
 
     def _head_output(
         self, hidden: Tensor, weights: Tensor | None, used: list[int] | None

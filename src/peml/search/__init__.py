@@ -11,8 +11,4 @@ if TYPE_CHECKING:
 else:
     __getattr__ = hand_on(__name__)
 
-__all__ = [
-    "RELAXATIONS",
-    "SearchController",
-    "SearchSettings",
-]
+__all__ = ["RELAXATIONS", "SearchController", "SearchSettings"]

@@ -38,10 +38,7 @@ class Memory:
 
 
 def choose(
-    space: SearchSpace,
-    logits: Mapping[str, Mapping[str, float]],
-    memory: Memory,
-    skip_limit: int,
+    space: SearchSpace, logits: Mapping[str, Mapping[str, float]], memory: Memory, skip_limit: int
 ) -> Choices:
     """Made decisions, and the largest logit of each open decision, after the guards.
 

@@ -254,12 +254,7 @@ def tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
 
 
 def save_tiny_model(
-    family: str,
-    folder: str | Path,
-    *,
-    head: str | None = None,
-    seed: int = 0,
-    **config: Any,
+    family: str, folder: str | Path, *, head: str | None = None, seed: int = 0, **config: Any
 ) -> Path:
     """Writes a tiny model and its tokenizer for ``AutoModel`` and ``AutoTokenizer``.
 

@@ -29,11 +29,7 @@ class OwnRows:
     """
 
     def __init__(
-        self,
-        tasks: Sequence[Task],
-        solved: SolvedRows,
-        tokenise: Tokenise,
-        compute: Compute | None,
+        self, tasks: Sequence[Task], solved: SolvedRows, tokenise: Tokenise, compute: Compute | None
     ) -> None:
         self._tasks = tasks
         self._shown = [solved.shown(task) for task in range(len(tasks))]

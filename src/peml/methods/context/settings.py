@@ -29,8 +29,7 @@ class ContextSettings(Settings):
     """A text per task that the model holds as keys and values in front of every row."""
 
     instruction: bool = Field(
-        False,
-        description="Begin with the task's header or, if it has none, its description.",
+        False, description="Begin with the task's header or, if it has none, its description."
     )
     shots: int = Field(
         8,

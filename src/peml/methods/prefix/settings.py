@@ -155,8 +155,7 @@ class PrefixNasSettings(SearchedPrefixSettings):
 
     name: Literal["prefix-nas"] = "prefix-nas"
     prefix: LonePrefixSettings = Field(
-        default_factory=lambda: LonePrefixSettings(),
-        description="The prefix and its search space.",
+        default_factory=lambda: LonePrefixSettings(), description="The prefix and its search space."
     )
     prefix_learning_rate: float = Field(
         2e-2, description="Default rate of the group `prefix`.", gt=0

@@ -211,11 +211,7 @@ class Family(ABC):
         return self.positions
 
     def generate(
-        self,
-        model: Any,
-        batch: TaskBatch,
-        prompt: Tensor | None = None,
-        **limits: Unpack[Limits],
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, **limits: Unpack[Limits]
     ) -> list[str | None]:
         """Decodes greedily, up to the first stop string; only text-to-text families can.
 

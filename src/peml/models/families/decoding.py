@@ -65,11 +65,7 @@ def behind_start(labels: Tensor, config: Any) -> Tensor:
 
 
 def decode(
-    model: Any,
-    inputs: dict[str, Any],
-    given: int,
-    spelling: Spelling,
-    limits: Limits,
+    model: Any, inputs: dict[str, Any], given: int, spelling: Spelling, limits: Limits
 ) -> list[str | None]:
     """Decodes greedily, up to an end token or the first stop string.
 

@@ -134,12 +134,10 @@ class Seam:
         return ids or [start_token(self._tokenizer)]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        start = self._spelled_start
         tokens = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [
-            ids if self._has_start(text) else [*self.start, *ids]
+            # Some templates write the start token themselves.
+            ids if start and text.startswith(start) else [*self.start, *ids]
             for text, ids in zip(texts, tokens, strict=True)
         ]
-
-    def _has_start(self, text: str) -> bool:
-        """Whether the text itself begins with the start token, as some templates do."""
-        return bool(self._spelled_start) and text.startswith(self._spelled_start)

@@ -162,11 +162,7 @@ class TextFamily(Family):
         """The model's inputs, and the number of given tokens at the start of each output row."""
 
     def generate(
-        self,
-        model: Any,
-        batch: TaskBatch,
-        prompt: Tensor | None = None,
-        **limits: Unpack[Limits],
+        self, model: Any, batch: TaskBatch, prompt: Tensor | None = None, **limits: Unpack[Limits]
     ) -> list[str | None]:
         """Greedy decoding; see `Family.generate`."""
         inputs, given = self._generation_inputs(model, batch, prompt)

@@ -11,9 +11,4 @@ if TYPE_CHECKING:
 else:
     __getattr__ = hand_on(__name__)
 
-__all__ = [
-    "STRATEGIES",
-    "Balancing",
-    "BalancingSettings",
-    "build_balancing",
-]
+__all__ = ["STRATEGIES", "Balancing", "BalancingSettings", "build_balancing"]

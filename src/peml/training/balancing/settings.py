@@ -18,8 +18,7 @@ class BalancingSettings(Settings):
         "per task.",
     )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict,
-        description="Task name: factor of its loss; 1 for tasks not named.",
+        default_factory=dict, description="Task name: factor of its loss; 1 for tasks not named."
     )
     normalise: Literal["batch", "example"] = Field(
         "batch",
