@@ -122,7 +122,7 @@ def test_saved_it_loads_with_peft_alone(method: str, name: str, tmp_path: Path) 
 def test_the_sizes_are_those_of_the_papers() -> None:
     """A layer of d_in x d_out: HiRA as LoRA, r (d_in + d_out); MiSS r d_out."""
     shape = read_shape(plain("bert"))
-    linears = [layer for layer in shape.linears if layer.kind == "linear"]
+    linears = [layer for layer in shape.layers.linears if layer.kind == "linear"]
     hira, miss = (build_method(parse_method({"name": name, "r": 3})) for name in ("hira", "miss"))
     both = sum(3 * (layer.d_in + layer.d_out) for layer in linears)
     assert hira.count_parameters(shape) == {"hira": both}

@@ -6,7 +6,6 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.prefix.adaptation import adapt, differences, load_for
-    from peml.prefix.decision import Decision
     from peml.prefix.flat import FlatPrefix
     from peml.prefix.genotype import Genotype
     from peml.prefix.network import PrefixNetwork
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
         count_space,
     )
     from peml.prefix.space import HeadKind, RankGroup, SearchSpace
-    from peml.prefix.supernet import PrefixSupernet
+    from peml.prefix.supernet import Decision, PrefixSupernet
 else:
     __getattr__ = hand_on(__name__)
 

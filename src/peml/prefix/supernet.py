@@ -7,13 +7,42 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from peml.prefix.cell import Cell, MixedCell
-from peml.prefix.decision import Decision
 from peml.prefix.genotype import Genotype
 from peml.prefix.head import OutputHead, PrefixFrame
 from peml.prefix.network import PrefixNetwork
 from peml.prefix.prefix import OnContext, Prefix, PrefixStart
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import SearchSpace
+
+
+class Decision(nn.Module):
+    """A choice among named options, stored as one logit per option.
+
+    A decision only stores its logits. A relaxation (``peml.search``) turns them into weights
+    while the search runs; at the end the option with the largest logit is chosen.
+
+    Args:
+        name: Name of the decision in its search space, such as ``cell.0``.
+        options: Names of the options, at least two.
+        logits: Initial logits; None: zeros, so that no option is preferred.
+
+    Attributes:
+        logits: Architecture parameters alpha, (options,).
+    """
+
+    def __init__(
+        self, name: str, options: tuple[str, ...], logits: tuple[float, ...] | None = None
+    ) -> None:
+        super().__init__()
+        if len(options) < 2 or len(set(options)) != len(options):
+            raise ValueError(f"decision {name!r} needs two or more different options: {options}")
+        self.name = name
+        self.options = options
+        self.logits = nn.Parameter(torch.tensor(logits or (0.0,) * len(options)))
+
+    def extra_repr(self) -> str:
+        """Name and options, for ``print(supernet)``."""
+        return f"{self.name}: {', '.join(self.options)}"
 
 
 class PrefixSupernet(nn.Module):
