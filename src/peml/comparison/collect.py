@@ -200,7 +200,7 @@ def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord
         steps=sum(cost.steps.values()),
         precision=results.precision and results.precision.compute,
         seconds={
-            # Discretising belongs to what a search costs.
+            # Discretising is part of a search's cost.
             "search": seconds.get("search", 0.0) + seconds.get("discretise", 0.0),
             "train": seconds.get("train", 0.0),
             "evaluate": seconds.get("evaluate", 0.0),

@@ -58,7 +58,7 @@ def _steps(suite: SuiteRecord) -> str:
     by_seed: dict[int, set[int]] = {}
     for row in suite.rows:
         for cell in row.cells:
-            if cell.steps:  # a zero-shot method makes none
+            if cell.steps:  # a zero-shot method makes no steps
                 by_seed.setdefault(cell.seed, set()).add(cell.steps)
     if not by_seed:
         return f"none finished on {suite.name}"

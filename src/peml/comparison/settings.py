@@ -201,7 +201,7 @@ class ComparisonConfig(ConfigFile):
     @field_validator("reference", "focus")
     @classmethod
     def _known_label(cls, label: str | None, info: ValidationInfo) -> str | None:
-        labels = list(info.data.get("methods", ()))  # none where they are wrong themselves
+        labels = list(info.data.get("methods", ()))  # missing if they are invalid themselves
         if not labels or label in labels:
             return label
         if label is None:

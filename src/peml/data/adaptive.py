@@ -54,7 +54,7 @@ class AdaptiveShares:
 
     def __init__(self, settings: AdaptiveSettings, tasks: int) -> None:
         self.settings = settings
-        self._epochs = [[1.0] * tasks]  # of the epochs begun
+        self._epochs = [[1.0] * tasks]  # of the epochs that have begun
         self._newest = [1.0] * tasks
         self._start: list[float | None] | None = None
 

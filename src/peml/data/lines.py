@@ -24,7 +24,7 @@ _WIDE = {  # the first that fits: UTF-32's mark begins with UTF-16's
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_LONGEST_FIELD = 2**31 - 1  # characters; what fits a C long on every system
+_LONGEST_FIELD = 2**31 - 1  # characters; fits a C long on every system
 
 
 def is_csv(path: Path) -> bool:

@@ -13,7 +13,7 @@ _MARKS = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(
     r"[-\u2212]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:(?<=\d)(?:/\d+|[eE][-+]?\d+))?"
 )
-_ANSWER_MARK = "####"  # stands before the answer in GSM8K
+_ANSWER_MARK = "####"  # precedes the answer in GSM8K
 _TOLERANCE = 1e-3
 _OPTION = re.compile(r"(true|false)|(solution|answer|ending|option)\d+")
 

@@ -76,7 +76,7 @@ class Decoder:
         )
         found = torch.full((len(rows), int(new)), -1)
         model = self.model(place)
-        # What a call leaves open comes from there; PEFT's wrapper has one of its own.
+        # Defaults of a call come from there; PEFT's wrapper has its own.
         model.generation_config = getattr(model, "base_model", model).generation_config = settings
         for number, row in enumerate(rows):
             front, held = self._front(place)

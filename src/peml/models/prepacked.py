@@ -27,7 +27,7 @@ class PrepackedLinear(nn.Module):
         super().__init__()
         operators: Any = torch.ops.mkldnn
         self._operators = operators
-        # In no `state_dict`, and never moved: it is of no use elsewhere.
+        # In no `state_dict`, and never moved: it is useless elsewhere.
         self.__dict__["weight"] = operators._reorder_linear_weight(layer.weight.detach(), None)
         self.__dict__["bias"] = None if layer.bias is None else layer.bias.detach()
 

@@ -33,7 +33,7 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
             token.
     """
     _refuse_without_words(tokenizer, name)
-    tokenizer.truncation_side = "right"  # families cut on the left themselves where they mean to
+    tokenizer.truncation_side = "right"  # families cut on the left themselves if they want to
     if getattr(config, "type_vocab_size", 2) < 2:
         # A model with at most one segment needs no segment ids.
         names = [each for each in tokenizer.model_input_names if each != "token_type_ids"]

@@ -138,7 +138,7 @@ class ExpectedSize:
         self._layers = 0 if self._gates else space.layers
         cells = torch.tensor(_count_cells(space), dtype=torch.float64)  # (lengths, operations)
         costs = {f"cell.{c}": cells[0].tolist() for c in range(space.cells)}
-        self._longer = cells - cells[0]  # what a length adds to an operation
+        self._longer = cells - cells[0]  # the parameters that a length adds to an operation
         self._cells = space.cells
         names = list(self.decisions)
         self._cell_rows = [n for n, name in enumerate(names) if name.startswith("cell.")]

@@ -105,7 +105,7 @@ class PrefixSupernet(nn.Module):
         self.frame = PrefixFrame(shape, start, space.radius, space.max_length)
         reach = torch.tensor(space.lengths)[:, None] > torch.arange(space.max_length)[None]
         self.register_buffer("_reach", reach.float(), persistent=False)
-        self._reach: Tensor  # (lengths, positions): 1 where a length includes a position
+        self._reach: Tensor  # (lengths, positions): 1 if a length includes a position
 
     @property
     def decisions(self) -> dict[str, Decision]:

@@ -111,13 +111,15 @@ def fit(
                 lambda: _start(prepared, session.model, identity) if is_new else None
             )
             session.align()
-            world.from_first(lambda: folder.create(config))  # what can't work leaves no folder
+            world.from_first(
+                lambda: folder.create(config)
+            )  # a run that can't work leaves no folder
             tasks = _run_phases(session, folder, identity, start)
             probes = probe_batches(prepared) if config.export else []
             before = sharded_answers(session.model, probes)
             results = world.from_first(lambda: _conclude(session, folder, tasks, probes, before))
         world.from_first(lambda: write_card(output))
-        world.from_first(lambda: write_report(output))  # last: it says that the run is finished
+        world.from_first(lambda: write_report(output))  # last: it marks the run as finished
     return Run(output, results)
 
 

@@ -82,7 +82,7 @@ def attach(
             raise _nothing_to_train_on()
         for tasks, rows in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
             batch = prepared.stream.fetch(tasks, rows)
-            # Not packed: the mask tells which queries are those of real tokens.
+            # Not packed: the mask shows which queries are of real tokens.
             model(replace(batch, packed=None).to(device))
 
     context = AttachContext(

@@ -38,7 +38,7 @@ class TaskType(StrEnum):
     settings: tuple[str, ...]
     is_pair: bool
 
-    # Type checkers take this for what TaskType("regression") calls, hence the defaults.
+    # Type checkers think that TaskType("regression") calls this, hence the defaults.
     def __new__(
         cls,
         name: str,

@@ -65,7 +65,7 @@ class OwnRows:
             return self._compute(task, texts[:place] + texts[place + 1 :])
         begin, end = self._spans[task][place]
         tensor = whole.tensor
-        assert whole.length == self._lengths[task]  # or the positions would be others
+        assert whole.length == self._lengths[task]  # otherwise the positions would differ
         left = torch.cat([tensor[:, :, :, :begin], tensor[:, :, :, end:]], dim=3)
         return replace(whole, tensor=left)
 

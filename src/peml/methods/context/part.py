@@ -54,8 +54,8 @@ class ContextPart(nn.Module, Part):
         # in lists, so that they don't become submodules
         self._holders = [model]
         self._on_top: list[Correction | ContextNetwork] = []
-        self._solved: SolvedRows | None = None  # set where rows are drawn anew
-        self._own: OwnRows | None = None  # set where rows that are shown are trained on
+        self._solved: SolvedRows | None = None  # set if rows are drawn anew
+        self._own: OwnRows | None = None  # set if shown rows are trained on
         self._without_update: Callable[[], AbstractContextManager[None]] = nullcontext
         self._frozen: dict[int, Prefix] = {}
         self._last: dict[int, tuple[list[str], Prefix]] = {}  # drawn for an epoch

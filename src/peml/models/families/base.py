@@ -107,8 +107,8 @@ class Family(ABC):
         self.max_length = max_length
         self.pooling = pooling
         self.positions = positions
-        self.follows_rows = False  # set where no config limits the length, see `room`
-        self.logits_everywhere = False  # set where a loaded text-to-text model needs it
+        self.follows_rows = False  # set if no config limits the length, see `room`
+        self.logits_everywhere = False  # set if a loaded text-to-text model needs it
 
     @classmethod
     def fits(cls, config: Any) -> bool:

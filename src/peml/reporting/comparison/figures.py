@@ -22,7 +22,7 @@ _PANELS_A_ROW = 4
 _LEAST_SPAN = 0.01  # less would blow up differences that don't matter
 _DASHED: dict[str, Any] = {"color": color("soft"), "linewidth": 1, "linestyle": (0, (3, 2))}
 _SCALE = 3.0  # the axis of differences, over the median end of an interval
-_LOG_FROM = 8.0  # largest over smallest, from where an axis is logarithmic
+_LOG_FROM = 8.0  # largest over smallest value, from which an axis is logarithmic
 
 
 def draw_comparison(comparison: ComparisonRecord, suite: SuiteRecord) -> dict[str, Figure]:

@@ -67,11 +67,11 @@ def judge(
     for name, options in weights.items():
         chosen = choices.get(name) or max(options, key=options.__getitem__)
         others = {option: weight for option, weight in options.items() if option != chosen}
-        # All zero: led to the choice by a cool-down, so that any order among them is made up.
+        # All zero after a cool-down, so their order means nothing.
         runner_up = max(others, key=others.__getitem__) if any(others.values()) else ""
         overruled, close = name in guarded, _is_close(options)
         weight = options.get(chosen, 0.0)
-        # A budget holds the logits elsewhere in a training step than where choices are made.
+        # A budget shifts the logits in training steps differently than for the choices.
         shifted = by_weight and not overruled and not close and weight < max(options.values())
         outcomes.append(
             Outcome(
