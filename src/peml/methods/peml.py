@@ -70,7 +70,7 @@ class Peml(SearchedPrefix):
 
     @property
     def corrects_contexts(self) -> bool:
-        """True: the prefix network corrects them."""
+        """Whether there are contexts; the prefix network corrects them."""
         return self.settings.context is not None
 
     def _over(self, prefix: PrefixSettings, lengths: Sequence[int]) -> PrefixSettings:

@@ -84,7 +84,7 @@ class BulkPrediction:
     def _write_parts(self, folder: Path, path: Path, source: Mapping[str, str]) -> None:
         _begin(folder, path, source)
         there = {each.name.partition("-")[0]: each for each in folder.iterdir()}
-        kept = f"in {folder}: the same command goes on from there"
+        kept = f"in {folder}: the same command continues from there"
         try:
             with self._keeping(kept):
                 parts = [self._part(folder, window, there) for window in self._windows()]
@@ -163,7 +163,7 @@ def _begin(folder: Path, path: Path, source: Mapping[str, str]) -> None:
             raise RunError(
                 f"{path} was begun with other settings: {name} was {begun.get(name)}, and is "
                 f"{source.get(name)}",
-                allowed="the command that began it, which goes on where it stopped",
+                allowed="the command that began it, which continues where it stopped",
                 action=f"give the same {', '.join(differ)}, choose another output, or delete "
                 f"{folder}",
             )

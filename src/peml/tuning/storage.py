@@ -152,7 +152,7 @@ class Patience:
                 f"{where} is away, and was for {self._settings.wait:g} seconds: {reason}",
                 allowed="a database that answers within storage.wait seconds",
                 action="start it and run the same command again: nothing is lost, and trials "
-                "that were running go on",
+                "that were running continue",
             )
         if first:
             text = f"{where} is away, waiting up to {left:.0f} seconds: {reason}"

@@ -99,7 +99,7 @@ class Gate:
             await self._app(scope, receive, sending)
         except HungUpError:
             status = HUNG_UP
-        except Exception as error:  # the service goes on, whatever it was
+        except Exception as error:  # the service keeps running after any error
             refusal = error if isinstance(error, RefusedError) else self._internal(number, error)
             if not status:
                 answer = JSONResponse(refusal.body(), refusal.status, refusal.headers)
