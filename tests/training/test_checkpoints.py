@@ -99,7 +99,7 @@ def test_a_damaged_file_is_named_with_the_way_back(
     with pytest.raises(CheckpointError) as caught:
         store.load_latest()
     assert str(file) in str(caught.value)
-    assert f"delete {file.parent} to go on from the checkpoint before it" in str(caught.value)
+    assert f"delete {file.parent} to use the checkpoint before it" in str(caught.value)
     for part in file.parent.iterdir():
         part.unlink()
     file.parent.rmdir()

@@ -78,7 +78,7 @@ class CheckpointStore:
             return None
         folder = steps[-1]
         verify_manifest(
-            folder, f"delete {folder} to continue from the checkpoint before it, or restore the file"
+            folder, f"restore the file, or delete {folder} to use the checkpoint before it"
         )
         self._drop_old()
         tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in _TENSORS}
