@@ -299,7 +299,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no run": (lambda run: (run / "config.yaml").unlink(), ("is no run folder",)),
     "not finished": (
         lambda run: (run / "results.json").unlink(),
-        ("not finished: it has no results.json", "goes on where the run stopped"),
+        ("not finished: it has no results.json", "continues where the run stopped"),
     ),
     "no results": (lambda run: (run / "results.json").write_text("{"), ("not valid JSON",)),
     "no predictions": (

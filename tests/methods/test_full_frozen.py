@@ -128,5 +128,5 @@ def test_a_frozen_text_model_has_nothing_to_train(name: str) -> None:
     assert torch.equal(scores(model), scores(plain(name)))
     optimizer = build_optimizer(model.groups(), TrainingSettings())
     assert optimizer_state(optimizer, model) == {}
-    with pytest.raises(ConfigError, match="nothing trains"):
+    with pytest.raises(ConfigError, match="nothing is trained"):
         build_optimizer(model.groups(), TrainingSettings(learning_rates={"lora": 1.0}))

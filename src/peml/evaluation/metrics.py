@@ -218,7 +218,7 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
             f"of {where} is {only!r}",
             "give rows with other answers too (tasks.evaluation_rows), or choose other metrics",
         )
-        if task.type.generates:
+        if task.type.generates or name in ROW_SCORES:
             problem, action = (
                 f"Task {task.name!r}: {name} can't score {len(lost):,} of {len(gold):,} rows of "
                 f"{where}: it reads no answer in {gold[lost[0]]!r}, the right one of row "
@@ -237,7 +237,8 @@ def _unscorable(name: str, gold: Sequence[Any]) -> Sequence[int]:
         return ()
     if name not in ROW_SCORES:  # BLEU, for example, needs four words in a row
         return range(len(gold)) if METRICS[name](gold, gold) < _ALL_RIGHT else ()
-    right, wrong = ROW_SCORES[name](gold, gold), ROW_SCORES[name](gold, [""] * len(gold))
+    said = [answers[0] if isinstance(answers, tuple) else answers for answers in gold]
+    right, wrong = ROW_SCORES[name](gold, said), ROW_SCORES[name](gold, [""] * len(gold))
     rows = enumerate(zip(right, wrong, strict=True))
     return [row for row, (own, none) in rows if own < _ALL_RIGHT or none > 0]
 
