@@ -90,14 +90,26 @@ def export_command(
             action="see `peml export --list RUN` for the formats",
         )
     else:
-        from peml.export import export_model
-        from peml.run.verification import against_predictions
+        _export(run, out, file_format, task, verify=verify, trust_remote_code=trust_remote_code)
 
-        prove = against_predictions(run, trust_remote_code=trust_remote_code) if verify else None
-        for folder in export_model(
-            run, out, file_format, task, prove=prove, trust_remote_code=trust_remote_code
-        ):
-            typer.echo(folder)
+
+def _export(
+    run: Path,
+    out: Path,
+    file_format: str,
+    task: str | None,
+    *,
+    verify: bool,
+    trust_remote_code: bool,
+) -> None:
+    from peml.export import export_model
+    from peml.run.verification import against_predictions
+
+    prove = against_predictions(run, trust_remote_code=trust_remote_code) if verify else None
+    for folder in export_model(
+        run, out, file_format, task, prove=prove, trust_remote_code=trust_remote_code
+    ):
+        typer.echo(folder)
 
 
 def _print_formats(run: Path, *, trust_remote_code: bool) -> None:
