@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from peml.data.alike import tell_alike
 from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows, encode_split
 from peml.data.rows import Rows
+from peml.data.same_tokens import describe_same_tokens
 from peml.data.sources import TaskData, load_shots, load_source
 from peml.errors import placed
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
@@ -188,7 +188,7 @@ def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
 def _alike(data: TaskData, family: EncodesExamples) -> Iterator[str]:
     task, where = data.task, data.origin.reported
     encoded = encode_split(data.reported, task, family, task.type.evaluated_as, where=where)
-    if alike := tell_alike(task, data.reported, encoded):
+    if alike := describe_same_tokens(task, data.reported, encoded):
         yield f"{where}: {alike}"
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from peml.data.extra_kinds import find_extra_kinds
 from peml.data.folders import TaskMissingError
+from peml.data.one_based import refuse_one_based
 from peml.data.opening import Found, open_source
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
-from peml.data.shifted import refuse_shifted
 from peml.data.splits import (
     carve_development,
     choose_shots,
@@ -18,7 +19,6 @@ from peml.data.splits import (
     draw_indices,
     read_groups,
 )
-from peml.data.told import told_kinds
 from peml.errors import DataError
 from peml.records import SkippedTask
 from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer
@@ -201,10 +201,10 @@ def load_source(
             allowed="fewer shots than rows, or shots of another split",
             action="Lower tasks.shots, or name another split in the task's shots.split.",
         )
-    refuse_shifted(task, [reported.rows] if train is None else [train.rows, reported.rows])
+    refuse_one_based(task, [reported.rows] if train is None else [train.rows, reported.rows])
     if train is None:
         return reported.rows.select([]), reported.rows, Origin(name, reported=reported.place)
-    told_kinds(task, {train.place: train.rows, reported.place: reported.rows})
+    find_extra_kinds(task, {train.place: train.rows, reported.place: reported.rows})
     return train.rows, reported.rows, Origin(name, train.place, reported.place)
 
 

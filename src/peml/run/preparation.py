@@ -21,8 +21,8 @@ from peml.data import (
 )
 from peml.data.adaptive import watched_rows
 from peml.data.encoding import EncodedSplit
+from peml.data.extra_kinds import with_kinds
 from peml.data.mixing import task_weights
-from peml.data.told import with_kinds
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method

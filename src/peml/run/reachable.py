@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from peml.data import TaskData, encode_split
-from peml.data.alike import tell_alike
 from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit
+from peml.data.same_tokens import describe_same_tokens
 from peml.evaluation import EvaluationSettings, GoldSplit
 from peml.models import Family
 from peml.models.families.stopping import cut_text
@@ -23,7 +23,7 @@ def warn_unreachable(
     for split in reported:
         item = data[split.task_id]
         task, where = item.task, item.origin.reported
-        if alike := tell_alike(task, item.reported, split.encoded):
+        if alike := describe_same_tokens(task, item.reported, split.encoded):
             warnings.warn(f"Task {task.name!r}: {where}: {alike}", stacklevel=2)
         found: Iterator[tuple[list[int], str]] = _unseen(item, split.gold)
         if task.type.generates:

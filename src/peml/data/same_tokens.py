@@ -1,4 +1,4 @@
-"""Rows that a model can't tell apart, although they say different things."""
+"""Finds rows with different texts and equal tokens, which a model can't tell apart."""
 
 from itertools import islice
 
@@ -6,20 +6,20 @@ from peml.data.encoding import EncodedSplit
 from peml.data.rows import Rows
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
-_MOST = 2000  # rows that are looked at
+_MOST = 2000  # rows to compare
 _SHARE = 0.05  # a few may differ in capitals or spaces alone, which some tokenizers drop
 
 
-def tell_alike(task: Task, rows: Rows, encoded: EncodedSplit) -> str:
-    """A sentence about different rows with the same tokens; empty if there are next to none.
+def describe_same_tokens(task: Task, rows: Rows, encoded: EncodedSplit) -> str:
+    """A sentence about different rows with the same tokens; empty if there are hardly any.
 
-    A tokenizer of another language reads their texts as unknown tokens, or they were cut down to
-    what they have in common.
+    Either the tokenizer reads their texts as unknown tokens, or they were cut to a beginning that
+    they share.
 
     Args:
         task: The rows' task.
         rows: Its rows.
-        encoded: The same, tokenised.
+        encoded: The same rows, tokenised.
     """
     renderer, seen, alike = TaskRenderer(task), dict[str, tuple[object, object]](), list[int]()
     pairs = enumerate(zip(islice(rows, _MOST), islice(encoded.rows, _MOST), strict=True))

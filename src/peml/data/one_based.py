@@ -7,14 +7,14 @@ from peml.errors import DataError
 from peml.tasks import Task
 from peml.tasks.matching import find_names, read_integer
 
-_CHANCE = 1e-3  # that the first option is right in no row, if each option is right equally often
+_CHANCE = 1e-3  # of no row with the first option right, if all options are right equally often
 
 
-def refuse_shifted(task: Task, splits: Iterable[Rows]) -> None:
-    """Refuses labels none of which is 0, if they are indices and chance doesn't explain it.
+def refuse_one_based(task: Task, splits: Iterable[Rows]) -> None:
+    """Refuses index labels if none is 0, and if that is too unlikely by chance.
 
     Raises:
-        DataError: With both ways to say what is meant.
+        DataError: The labels seem to be counted from 1; names both remedies.
     """
     columns = task.columns
     if columns.choices is None or columns.keys or columns.label in columns.kinds:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from peml.data import TasksSettings
+from peml.data.extra_kinds import with_kinds
 from peml.data.inspection import check_rows
 from peml.data.sources import load_source, load_task_data
 from peml.data.task_columns import read_list
-from peml.data.told import with_kinds
 from peml.errors import DataError
 from peml.tasks import Task
 from tests.data.rows import Row, write_jsonl

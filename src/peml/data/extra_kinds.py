@@ -1,4 +1,4 @@
-"""The kinds of a task's extra fields, as its rows have them, so that a model is asked in kind."""
+"""Finds the types of a task's extra fields in its rows; rows to predict must have the same."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _KINDS: Mapping[pa.DataType, FieldKind] = MappingProxyType(
 )
 
 
-def told_kinds(task: Task, splits: Mapping[str, Rows]) -> dict[str, FieldKind]:
-    """What a task's extra fields hold; fields without a value, and lists, are left out.
+def find_extra_kinds(task: Task, splits: Mapping[str, Rows]) -> dict[str, FieldKind]:
+    """The types of a task's extra fields; lists, and fields without any value, are left out.
 
     Args:
         task: The task.
-        splits: Its rows, by the file or split they are from.
+        splits: Its rows, by their file or split.
 
     Raises:
-        DataError: A field holds another kind in one split than in another.
+        DataError: A field has different types in two splits.
     """
     columns = task.columns
     other = {*columns.inputs, *columns.options, columns.keys, columns.label, *columns.group}
@@ -52,8 +52,8 @@ def told_kinds(task: Task, splits: Mapping[str, Rows]) -> dict[str, FieldKind]:
 
 
 def with_kinds(data: TaskData) -> Task:
-    """The task with the kinds of its rows' extra fields, which rows to predict have to have too."""
+    """The task with the types of its extra fields, which rows to predict must have too."""
     columns = data.task.columns
-    kinds = told_kinds(data.task, {"train": data.train, "reported": data.reported})
+    kinds = find_extra_kinds(data.task, {"train": data.train, "reported": data.reported})
     changed = columns.model_copy(update={"kinds": {**kinds, **columns.kinds}})
     return data.task.model_copy(update={"columns": changed}) if kinds else data.task
