@@ -11,15 +11,15 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from peml.data.inspection import check_rows
 from peml.data.sources import load_source
 from peml.data.task_columns import read_list
 from peml.data.unlabelled import UnlabelledFile
 from peml.errors import DataError
-from peml.tasks import Example, Task, TaskRenderer
+from peml.tasks import Task, TaskRenderer
 from peml.tasks.task import Source
+from tests.data.loaded import loaded_examples
 from tests.data.rows import Row, write_jsonl
 from tests.tasks import examples
 
@@ -152,14 +152,6 @@ _WRITERS: dict[str, Callable[[Path, list[Row]], Path]] = {
 }
 
 
-def _examples(task: Task, folder: str | None) -> list[list[Example]]:
-    renderer = TaskRenderer(task)
-    return [
-        [renderer.render(row, number) for number, row in enumerate(split)]
-        for split in load_source(task, folder)[:2]
-    ]
-
-
 def _write(folder: Path, write: Callable[[Path, list[Row]], Path], rows: list[Row]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "validation", rows)
@@ -168,14 +160,14 @@ def _write(folder: Path, write: Callable[[Path, list[Row]], Path], rows: list[Ro
 
 @pytest.mark.parametrize("case", _CASES)
 @pytest.mark.parametrize("form", _WRITERS)
-def test_the_same_rows_are_the_same_examples(tmp_path: Path, form: str, case: str) -> None:
+def test_the_same_rows_are_the_sameloaded_examples(tmp_path: Path, form: str, case: str) -> None:
     task, rows, labels = _CASES[case]
     if form == "csv" and task.columns.choices == "options":
         pytest.skip("CSV has no lists")
     _write(tmp_path / "plain" / task.name, _jsonl, rows)
-    wanted = _examples(task, str(tmp_path / "plain"))
+    wanted = loaded_examples(task, str(tmp_path / "plain"))
     file = _write(tmp_path / "form" / task.name, _WRITERS[form], rows)
-    found = _examples(task, str(tmp_path / "form"))
+    found = loaded_examples(task, str(tmp_path / "form"))
     assert found == wanted
     assert [example.label for example in found[0]] == labels
     assert [type(example.label) for example in found[0]] == [type(label) for label in labels]
@@ -198,25 +190,6 @@ def test_what_a_prompt_of_these_rows_says() -> None:
     assert prompts == ["a 0001 1 yes!", " (late) 12 2 late!", "2 1e3 3.5 NA big!"]
 
 
-_STORED = ["pos-itive", "Neg ative"]
-"""Of a source that orders the labels otherwise than the task, and spells them otherwise."""
-
-
-def _with_names(rows: list[Row], names: list[str]) -> Dataset:
-    features = Features({"sentence": Value("string"), "label": ClassLabel(names=names)})
-    return Dataset.from_list(rows, features=features)
-
-
-def _feel() -> Task:
-    return examples.sentiment(labels=["neg_ative", "pos_itive"])
-
-
-def _hub(monkeypatch: pytest.MonkeyPatch, data: Dataset, task: Task) -> Task:
-    splits = DatasetDict({"train": data, "validation": data})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
-    return task.model_copy(update={"source": Source(hub="x/y")})
-
-
 @pytest.mark.parametrize("declared", [False, True])
 def test_csv_of_the_hub_is_read_as_a_csv_file_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
@@ -236,88 +209,11 @@ def test_csv_of_the_hub_is_read_as_a_csv_file_is(
         )
         names = "    dtype:\n      class_label:\n        names: {'0': good, '1': bad}\n"
         (tmp_path / "mood" / "README.md").write_text(f"{card}  - name: label\n{names}---\n")
-    hub = _examples(task.model_copy(update={"source": Source(hub="x/y")}), None)
+    hub = loaded_examples(task.model_copy(update={"source": Source(hub="x/y")}), None)
     (tmp_path / "mood" / "README.md").unlink(missing_ok=True)
-    local = _examples(task, str(tmp_path))
+    local = loaded_examples(task, str(tmp_path))
     assert [row.prompt for row in hub[0]] == [row.prompt for row in local[0]]
     assert [row.label for row in hub[0]] == ([0, 1, 0] if declared else [1, 0, 1])
-
-
-def _to_parquet(folder: Path, data: Dataset, task: Task) -> str:
-    (folder / task.name).mkdir(parents=True)
-    for split in ("train", "validation"):
-        data.to_parquet(folder / task.name / f"{split}.parquet")
-    return str(folder)
-
-
-@pytest.mark.parametrize("source", ["parquet", "hub"])
-def test_integers_mean_the_names_that_are_stored_for_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
-    rows = [{"sentence": text, "label": label} for text, label in (("a", 0), ("b", 1))]
-    for names, labels in ((_STORED, [1, 0]), (["1", "0"], [1, 0])):
-        data = _with_names(rows, names)
-        if source == "hub":
-            found = _examples(_hub(monkeypatch, data, _feel()), None)
-        else:
-            found = _examples(_feel(), _to_parquet(tmp_path / names[0], data, _feel()))
-        assert [[example.label for example in split] for split in found] == [labels] * 2
-
-
-def test_names_that_are_no_labels_are_refused_and_both_orders_shown(tmp_path: Path) -> None:
-    rows: list[Row] = [{"sentence": "a", "label": 1}]
-    folder = _to_parquet(tmp_path, _with_names(rows, ["poor", "fine"]), examples.sentiment())
-    with pytest.raises(DataError) as caught:
-        load_source(examples.sentiment(), folder)
-    said = (
-        "train.parquet, row 0 (from 0), field 'label': 1 is stored as 'fine', which is no label of "
-        "the task; stored are 0 'poor', 1 'fine', the task's labels are 0 'bad', 1 'good'"
-    )
-    assert said in caught.value.problem
-    columns = {"inputs": ["sentence"], "label": "label", "kinds": {"label": "number"}}
-    task = examples.sentiment(columns=columns)
-    assert load_source(task, folder)[0].column("label") == ["good"]
-
-
-def test_a_row_without_a_label_is_said_to_be_one(tmp_path: Path) -> None:
-    data = _with_names([{"sentence": "a", "label": -1}], ["bad", "good"])
-    folder = _to_parquet(tmp_path, data, examples.sentiment())
-    with pytest.raises(DataError, match=r"row 0 .*-1 is none of the 2.*rows without a label"):
-        load_source(examples.sentiment(), folder)
-
-
-@pytest.mark.parametrize(
-    ("names", "columns", "labels"),
-    [
-        (["A", "B"], {}, [1, 0]),
-        (["0", "1"], {}, [1, 0]),
-        (["q", "p"], {}, [0, 1]),  # the fields of the options
-        (["B", "A"], {"keys": ["A", "B"]}, [0, 1]),
-        (["B", "A"], {"kinds": {"answer": "number"}}, [1, 0]),
-    ],
-)
-def test_stored_names_may_be_those_of_options(
-    tmp_path: Path, names: list[str], columns: Any, labels: list[int]
-) -> None:
-    task = examples.choice(
-        columns={"inputs": ["start"], "choices": ["p", "q"], "label": "answer", **columns}
-    )
-    folder = _choices_to_parquet(tmp_path, names, task)
-    assert [example.label for example in _examples(task, folder)[0]] == labels
-
-
-def test_stored_names_in_an_order_that_no_option_has_are_refused(tmp_path: Path) -> None:
-    task = examples.choice(["p", "q"])
-    folder = _choices_to_parquet(tmp_path, ["second", "first"], task)
-    with pytest.raises(DataError, match=r"stored as 'first', and the order.*second, first"):
-        load_source(task, folder)
-
-
-def _choices_to_parquet(folder: Path, names: list[str], task: Task) -> str:
-    texts = {name: Value("string") for name in ("start", "p", "q")}
-    rows = [{"start": "a", "p": "x", "q": "y", "answer": number} for number in (1, 0)]
-    features = Features({**texts, "answer": ClassLabel(names=names)})
-    return _to_parquet(folder, Dataset.from_list(rows, features=features), task)
 
 
 def test_labels_of_a_pandas_category_are_its_texts(tmp_path: Path) -> None:
@@ -326,7 +222,7 @@ def test_labels_of_a_pandas_category_are_its_texts(tmp_path: Path) -> None:
     (tmp_path / "mood").mkdir()
     for split in ("train", "validation"):
         pq.write_table(table, tmp_path / "mood" / f"{split}.parquet")
-    found = _examples(examples.sentiment(), str(tmp_path))[0]
+    found = loaded_examples(examples.sentiment(), str(tmp_path))[0]
     assert [example.label for example in found] == [1, 0]
 
 
