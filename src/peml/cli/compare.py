@@ -60,24 +60,17 @@ def compare_command(
     for cell in comparison.unfinished:
         line = f"{cell.status}: {cell.folder}: {cell.reason}".rstrip(": ")
         console.print(line, style="yellow", soft_wrap=True)
-    place = f"\nReport: {folder / 'report.html'}"
-    console.print(place, soft_wrap=True)
+    console.print(f"\nReport: {folder / 'report.html'}", soft_wrap=True)
     if comparison.unfinished:
         raise typer.Exit(1)
 
 
 def _print_suite(suite: SuiteRecord, console: Console) -> None:
-    columns = [
-        Column("method"),
-        Column("mean", right=True),
-        Column("deviation", right=True, drop=3),
-    ]
+    columns = [Column("method"), Column("mean", right=True)]
+    columns += [Column("deviation", right=True, drop=3)]
     if suite.best_baseline is not None:
-        difference = f"difference to {suite.best_baseline}"
-        columns += [
-            Column(difference, right=True, drop=1),
-            Column("95 % interval", right=True, drop=2),
-        ]
+        columns += [Column(f"difference to {suite.best_baseline}", right=True, drop=1)]
+        columns += [Column("95 % interval", right=True, drop=2)]
     rows = []
     for row in suite.rows:
         found, interval = row.difference, ("", "")

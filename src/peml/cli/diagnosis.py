@@ -36,6 +36,14 @@ class Finding:
     status: Status = "info"
     reason: str = ""
 
+    @classmethod
+    def of(cls, name: str, reason: str, words: tuple[str, str]) -> Finding:
+        """What works unless there is a reason why not; ``words`` say yes and no."""
+        return cls(name, words[bool(reason)], "no" if reason else "yes", reason)
+
+
+_SUPPORTED = ("supported", "not supported")
+
 
 def load_for_diagnosis(name: str, *, trust_remote_code: bool) -> tuple[Backbone, Finding]:
     """The model with sdpa, or with eager attention and the reason why sdpa doesn't work."""
@@ -44,12 +52,12 @@ def load_for_diagnosis(name: str, *, trust_remote_code: bool) -> tuple[Backbone,
         name=name, max_length=8, attention="sdpa", trust_remote_code=trust_remote_code
     )
     try:
-        return load_backbone(settings), Finding("sdpa attention", "supported", "yes")
+        return load_backbone(settings), Finding.of("sdpa attention", "", _SUPPORTED)
     except ModelError as error:
         reason = error.problem
     eager = settings.model_copy(update={"attention": "eager"})
     # If eager fails as well, attention isn't what is wrong, and that error says what is.
-    return load_backbone(eager), Finding("sdpa attention", "not supported", "no", reason)
+    return load_backbone(eager), Finding.of("sdpa attention", reason, _SUPPORTED)
 
 
 def diagnose(model: PreTrainedModel) -> list[Finding]:
@@ -59,35 +67,27 @@ def diagnose(model: PreTrainedModel) -> list[Finding]:
     """
     support, layers = check_support(model), read_layers(model)
     own = [site for site in support.sites if site.kind == "self"]
+    packages = ("peml", "torch", "transformers", "peft")
+    found = ", ".join(f"{name} {version(name)}" for name in packages)
+    no_prefix = "" if support.ok else f"{support.reason}; {support.action}"
+    whole = bool(model.supports_gradient_checkpointing)
+    no_checkpoints = "" if whole else f"{type(model).__name__} does not support it"
     return [
-        *_versions(),
+        Finding("versions", f"{found}, Python {platform.python_version()}"),
         Finding("model type", str(model.config.model_type)),
         Finding("attention in use", str(model.config._attn_implementation)),
-        *_attention(support.sites),
-        Finding(
-            "prefix",
-            "supported" if support.ok else "not supported",
-            "yes" if support.ok else "no",
-            f"{support.reason}; {support.action}" if support.reason else "",
-        ),
-        _checkpointing(model),
+        *_attention(own, len(support.sites) - len(own)),
+        Finding.of("prefix", no_prefix, _SUPPORTED),
+        Finding.of("gradient checkpointing", no_checkpoints, _SUPPORTED),
         _merging(model, layers),
         *_without_lora(layers),
         _export_to_peft(model, support, own),
     ]
 
 
-def _versions() -> list[Finding]:
-    packages = ("peml", "torch", "transformers", "peft")
-    found = ", ".join(f"{name} {version(name)}" for name in packages)
-    return [Finding("versions", f"{found}, Python {platform.python_version()}")]
-
-
-def _attention(sites: tuple[AttentionSite, ...]) -> list[Finding]:
-    own = [site for site in sites if site.kind == "self"]
+def _attention(own: list[AttentionSite], cross: int) -> list[Finding]:
     if not own:
         return []
-    cross = len(sites) - len(own)
     causal = sum(site.causal for site in own)
     windows = sorted({site.sliding_window for site in own if site.sliding_window is not None})
     windowed = sum(site.sliding_window is not None for site in own)
@@ -115,21 +115,10 @@ def _values(values: list[int]) -> str:
     return ", ".join(map(str, sorted(set(values))))
 
 
-def _checkpointing(model: PreTrainedModel) -> Finding:
-    works = bool(model.supports_gradient_checkpointing)
-    return Finding(
-        "gradient checkpointing",
-        "supported" if works else "not supported",
-        "yes" if works else "no",
-        "" if works else f"{type(model).__name__} does not support it",
-    )
-
-
 def _merging(model: PreTrainedModel, layers: Layers) -> Finding:
-    quantized = getattr(model.config, "quantization_config", None)
-    if quantized is not None:
-        return Finding("LoRA merging", "no", "no", "its weights are quantized")
     linears = [layer for layer in layers.linears if layer.kind != "embedding"]
+    if getattr(model.config, "quantization_config", None) is not None:
+        return Finding("LoRA merging", "no", "no", "its weights are quantized")
     if not linears:
         return Finding("LoRA merging", "no", "no", "it has no linear layers for LoRA")
     return Finding("LoRA merging", "exact", "yes", f"{len(linears)} linear layers")
@@ -165,9 +154,5 @@ def _export_to_peft(model: PreTrainedModel, support: Support, own: list[Attentio
             rotate_keys(model, site, torch.ones(site.kv_heads, 1, site.head_dim), 1)
         except InjectionError as error:
             reason = error.problem
-    return Finding(
-        "prefix export to PEFT",
-        "no" if reason else "exact",
-        "no" if reason else "yes",
-        reason and f"{reason}; PEML's own format can store the prefix",
-    )
+    reason = reason and f"{reason}; PEML's own format can store the prefix"
+    return Finding.of("prefix export to PEFT", reason, ("exact", "no"))

@@ -12,8 +12,7 @@ from peml.errors import ConfigError
 from peml.terminal import Column, open_console, print_table
 
 _FormatOption = Annotated[
-    str | None,
-    typer.Option("--format", help="A format that `--list` shows."),
+    str | None, typer.Option("--format", help="A format that `--list` shows.")
 ]
 _TaskOption = Annotated[str | None, typer.Option(help="Only this task; default: all.")]
 _ListOption = Annotated[
@@ -90,26 +89,13 @@ def export_command(
             action="see `peml export --list RUN` for the formats",
         )
     else:
-        _export(run, out, file_format, task, verify=verify, trust_remote_code=trust_remote_code)
+        from peml.export import export_model
+        from peml.run.verification import against_predictions
 
-
-def _export(
-    run: Path,
-    out: Path,
-    file_format: str,
-    task: str | None,
-    *,
-    verify: bool,
-    trust_remote_code: bool,
-) -> None:
-    from peml.export import export_model
-    from peml.run.verification import against_predictions
-
-    prove = against_predictions(run, trust_remote_code=trust_remote_code) if verify else None
-    for folder in export_model(
-        run, out, file_format, task, prove=prove, trust_remote_code=trust_remote_code
-    ):
-        typer.echo(folder)
+        trusts = {"trust_remote_code": trust_remote_code}
+        prove = against_predictions(run, **trusts) if verify else None
+        for folder in export_model(run, out, file_format, task, prove=prove, **trusts):
+            typer.echo(folder)
 
 
 def _print_formats(run: Path, *, trust_remote_code: bool) -> None:
@@ -117,10 +103,8 @@ def _print_formats(run: Path, *, trust_remote_code: bool) -> None:
 
     rows = [("native", "yes", "it is the run's model/ folder")]
     for name, problem in list_exports(run, trust_remote_code=trust_remote_code).items():
-        if problem is None:
-            rows.append((name, "yes", f"peml export {run} OUT --format {name}"))
-        else:
-            rows.append((name, "no", problem.problem))
+        how = f"peml export {run} OUT --format {name}" if problem is None else problem.problem
+        rows.append((name, "yes" if problem is None else "no", how))
     columns = (Column("format"), Column("possible"), Column("how, or why not", fold=True))
     print_table(open_console(), columns, rows)
 
@@ -131,6 +115,5 @@ def _check(folder: Path) -> None:
     verified = check_export(folder)
     typer.echo(f"{folder}: every file is as it was written")
     if found := verified.get("predictions"):
-        typer.echo(
-            f"{found['same']} of {found['rows']} rows had the run's answers when it was written"
-        )
+        rows = f"{found['same']} of {found['rows']} rows"
+        typer.echo(f"{rows} had the run's answers when it was written")

@@ -28,10 +28,8 @@ def _load(source: Path) -> Genotype:
     """Reads a file, or the genotype of a run folder."""
     from peml.prefix import Genotype
 
-    if not source.is_dir():
-        return Genotype.load(source)
-    path = source / "genotype.json"
-    if not path.is_file():
+    path = source / "genotype.json" if source.is_dir() else source
+    if path != source and not path.is_file():
         raise RunError(
             f"{source} holds no genotype.json",
             allowed="the folder of a run whose method has a prefix network, after its search",

@@ -11,13 +11,7 @@ import typer
 from peml.errors import RunError
 from peml.files import write_text
 
-_FILES = (
-    "config.yaml",
-    "tickets.yaml",
-    "tickets/train.jsonl",
-    "tickets/validation.jsonl",
-)
-_FOLDERS = ("tickets",)
+_FILES = ("config.yaml", "tickets.yaml", "tickets/train.jsonl", "tickets/validation.jsonl")
 
 
 def init_command(
@@ -32,7 +26,7 @@ def init_command(
     Example:
       peml init my-tasks
     """
-    places = (folder, *(folder / name for name in _FOLDERS))
+    places = (folder, folder / "tickets")
     there = [str(place) for place in places if place.exists() and not place.is_dir()]
     there += [str(folder / name) for name in _FILES if (folder / name).exists()]
     if there:

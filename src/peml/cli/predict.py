@@ -26,25 +26,13 @@ if TYPE_CHECKING:
     from peml.serving import Predictor
     from peml.serving.bulk import BulkPrediction
 
-
-RowsOption = Annotated[
-    Path,
-    typer.Option(
-        "--input",
-        "-i",
-        help="JSONL, CSV (also gzipped) or Parquet file with the task's columns; - for standard "
-        "input.",
-    ),
-]
-AnswersOption = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        help="JSONL, CSV or Parquet file to write: row, kept columns, prediction, scores; - for "
-        "standard output.",
-    ),
-]
+_READS = "JSONL, CSV (also gzipped) or Parquet file with the task's columns; - for standard input."
+_WRITES = (
+    "JSONL, CSV or Parquet file to write: row, kept columns, prediction, scores; - for standard "
+    "output."
+)
+RowsOption = Annotated[Path, typer.Option("--input", "-i", help=_READS)]
+AnswersOption = Annotated[Path, typer.Option("--output", "-o", help=_WRITES)]
 KeepOption = Annotated[
     list[str] | None,
     typer.Option(metavar="COLUMN", help="Column to pass through. Can be repeated."),

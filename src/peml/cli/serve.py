@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,10 @@ from peml.cli.options import (
 )
 from peml.terminal import open_console
 
-_LIMITS = "Limits"
+
+def _limit(help_text: str, least: float) -> Any:
+    return typer.Option(min=least, help=help_text, rich_help_panel="Limits")
+
 
 NameOption = Annotated[
     str | None, typer.Option(help="The model's name in requests; default: the run's folder.")
@@ -26,43 +29,14 @@ KeysOption = Annotated[Path | None, typer.Option(help="File with the accepted ke
 InsecureOption = Annotated[
     bool, typer.Option("--insecure", help="Serve other machines without a key.")
 ]
-BodyOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1024, help="Most bytes of a request; default: 1048576.", rich_help_panel=_LIMITS
-    ),
-]
-RowsOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Most rows of a request; default: 256.", rich_help_panel=_LIMITS),
-]
-TokensOption = Annotated[
-    int | None,
-    typer.Option(
-        min=16, help="Most tokens of a request's rows; default: 32768.", rich_help_panel=_LIMITS
-    ),
-]
-NewTokensOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Most tokens of a completion; default: 512.", rich_help_panel=_LIMITS),
-]
-QueueOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Most rows that may wait; default: 1024.", rich_help_panel=_LIMITS),
-]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0.1, help="Most seconds until an answer; default: 30.", rich_help_panel=_LIMITS
-    ),
-]
+BodyOption = Annotated[int | None, _limit("Most bytes of a request; default: 1048576.", 1024)]
+RowsOption = Annotated[int | None, _limit("Most rows of a request; default: 256.", 1)]
+TokensOption = Annotated[int | None, _limit("Most tokens of a request's rows; default: 32768.", 16)]
+NewTokensOption = Annotated[int | None, _limit("Most tokens of a completion; default: 512.", 1)]
+QueueOption = Annotated[int | None, _limit("Most rows that may wait; default: 1024.", 1)]
+TimeoutOption = Annotated[float | None, _limit("Most seconds until an answer; default: 30.", 0.1)]
 WaitOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        help="Milliseconds that a busy service waits to fill a batch; default: 2.",
-        rich_help_panel=_LIMITS,
-    ),
+    float | None, _limit("Milliseconds that a busy service waits to fill a batch; default: 2.", 0)
 ]
 
 
@@ -113,20 +87,10 @@ def serve_command(
         model = load(
             run, device, dtype=dtype, batch_tokens=batch_tokens, trust_remote_code=trust_remote_code
         ).prepack()
-        console = open_console(stderr=True, soft_wrap=True)
-        run_service(
-            model,
-            at,
-            name=name or _name_of(run),
-            limits=limits,
-            keys=keys,
-            announce=console.print,
-        )
-
-
-def _name_of(run: Path) -> str:
-    folder = run.resolve()
-    return (folder.parent if folder.name == "model" else folder).name
+        say = open_console(stderr=True, soft_wrap=True).print
+        folder = run.resolve()
+        shown = name or (folder.parent if folder.name == "model" else folder).name
+        run_service(model, at, name=shown, limits=limits, keys=keys, announce=say)
 
 
 def _check_extra() -> None:

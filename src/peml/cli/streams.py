@@ -18,12 +18,7 @@ _FORMATS = ("jsonl", "csv", "parquet")
 
 
 def format_of(path: Path, told: str | None, option: str) -> str:
-    """The format that was named, or that of the file's ending; JSONL without one.
-
-    Raises:
-        ConfigError: There is no such format (`option` names it), or the name has another
-            ending.
-    """
+    """The format that was named (by `option`), or that of the file's ending; JSONL without one."""
     ending = path.name.removesuffix(".gz").rpartition(".")[2]
     name = told or (ending if path.suffix else "jsonl")
     if name not in _FORMATS:
@@ -40,14 +35,8 @@ def format_of(path: Path, told: str | None, option: str) -> str:
 def as_file(source: Path, told: str | None) -> Iterator[Path]:
     """A file whose name says its format: the file itself, a link to it, or standard input's copy.
 
-    Rows are read more than once, so standard input is copied to a temporary file first.
-
-    Args:
-        source: A file, or `STREAM`.
-        told: The format, if the caller names it.
-
-    Raises:
-        PemlError: What happens inside, with the name of `source`.
+    Rows are read more than once, so standard input is copied to a temporary file first. Errors
+    inside are raised again with the name of `source`.
     """
     if source != STREAM and told is None:
         yield source

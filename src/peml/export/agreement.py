@@ -54,13 +54,7 @@ def check_agreement(
     batches: Sequence[TaskBatch],
     model: TaskModel,
 ) -> Agreement:
-    """Refuses a saved model whose scores differ from the trained model's.
-
-    Args:
-        trained: The trained model's `answers`, before it was merged.
-        saved: The `answers` of the model from disk.
-        batches: The batches of both.
-        model: The model from disk.
+    """Refuses a saved model whose `answers` to the batches differ from the trained model's.
 
     Raises:
         RunError: A score differs by more than rounding can explain, or isn't a number.

@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 import peft
 
 from peml.errors import RunError
+from peml.export.decoder import Parts
 from peml.export.peft import Adapter, PeftExport
-from peml.export.source import USE_NATIVE, check_task, refuse_task, refuse_unmerged
+from peml.export.source import USE_NATIVE
 from peml.injection import PrefixInjection, injection_of, peft_prompt_embeddings
 from peml.models import TaskModel
 from peml.prefix import Prefix
@@ -38,11 +39,7 @@ class CartridgeExport(PeftExport):
 
     def check(self) -> None:
         """Refuses a model that is not a merged decoder with a prefix or contexts."""
-        refuse_unmerged(self.saved, self.name)
-        if self.has_contexts:
-            check_task(self.saved, self.task)
-        else:
-            refuse_task(self.task, self.name)
+        super().check()
         problem, action = "", USE_NATIVE
         if not hasattr(peft, "CartridgeConfig"):
             problem = f"PEFT {peft.__version__} has no Cartridges"
@@ -53,19 +50,15 @@ class CartridgeExport(PeftExport):
         if problem:
             raise RunError(problem, allowed="models with a prefix or contexts", action=action)
 
-    def adapters(self, model: TaskModel) -> dict[str, tuple[int, Adapter]]:
-        """By folder: the index of a task that uses the Cartridge, with its keys and values."""
+    def parts(self, model: TaskModel) -> Parts:
+        """The keys and values of the prefix, or of each task's context."""
         injection = injection_of(model.backbone)
         assert injection is not None
         if injection.prefix is not None:
             return {super().place(""): (0, _cartridge(injection, injection.prefix))}
-        contexts = injection.contexts
         return {
-            task.name: (number, _cartridge(injection, held))
-            for number, task in enumerate(model.tasks)
-            if self.task in (None, task.name)
-            and contexts is not None
-            and (held := contexts.of(number)) is not None
+            name: (number, _cartridge(injection, held))
+            for name, (number, held) in self.contexts(model).items()
         }
 
 

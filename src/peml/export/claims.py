@@ -63,12 +63,7 @@ class Claims:
 
     @torch.no_grad()
     def add(self, place: str, task: int = 0) -> None:
-        """Adds the answers of the run's model at a place.
-
-        Args:
-            place: A context or cache in the export, without suffix.
-            task: Index of a task whose rows see it.
-        """
+        """Adds the answers at a place in the export, for the rows of a task that see it."""
         assert self.model is not None
         base = self.model
         base.routing.one_task(task, self.rows.device)
@@ -90,12 +85,7 @@ class Claims:
         self.wanted[place] = logits, tokens
 
     def check(self, reader: str, folder: Path, *, trust_remote_code: bool) -> str:
-        """Compares a folder's answers, in a process without PEML, with those that were added.
-
-        Args:
-            reader: The reader of ``plain.py``.
-            folder: The export.
-            trust_remote_code: Run Python code that comes with the model.
+        """Compares a folder's answers, read by a reader of ``plain.py``, with those added here.
 
         Returns:
             A sentence that says what was compared, and the largest difference.

@@ -136,7 +136,7 @@ def export_model(
     prove: Callable[[ExportFormat, Path], dict[str, Any]] | None = None,
     trust_remote_code: bool = False,
 ) -> list[Path]:
-    """Writes a finished run's model for other tools.
+    """Writes a finished run's model for other tools; returns the folders that they load.
 
     Args:
         run_or_model: Run folder, or the ``model`` folder of one.
@@ -147,14 +147,9 @@ def export_model(
             the manifest.
         trust_remote_code: Run Python code that comes with the model.
 
-    Returns:
-        The folders that other tools load.
-
     Raises:
-        ConfigError: There is no format of this name.
-        CheckpointError: There is no finished model, or its files were altered.
-        RunError: The format can't express the model, ``out`` is not empty, or the exported model
-            differs from the run's.
+        PemlError: There is no such format or no finished model, the format can't express it,
+            ``out`` is not empty, or the exported model differs from the run's.
     """
     chosen = EXPORTS.load(name, "correct --format")
     export = chosen(
@@ -180,11 +175,10 @@ def export_model(
 
 
 def check_export(folder: Path) -> dict[str, Any]:
-    """Checks that every file of an exported folder is unchanged.
+    """The checks from when a folder was exported, if every file is unchanged.
 
-    Returns:
-        The checks when it was written: ``written``, a sentence, and ``predictions``, the result of
-        ``prove`` in `export_model`.
+    They are ``written``, a sentence, and ``predictions``, the result of ``prove`` in
+    `export_model`.
 
     Raises:
         CheckpointError: A file is missing, altered or not listed.
@@ -208,10 +202,6 @@ def list_exports(
     run_or_model: Path, *, trust_remote_code: bool = False
 ) -> dict[str, PemlError | None]:
     """Every format, and why a finished run's model can't be exported to it; None if it can.
-
-    Args:
-        run_or_model: Run folder, or the ``model`` folder of one.
-        trust_remote_code: Run Python code that comes with the model.
 
     Raises:
         CheckpointError: There is no finished model, or its files were altered.

@@ -66,12 +66,7 @@ class FreshProcess:
         self._scratch.cleanup()
 
     def ask(self, question: str, place: str, **tensors: Tensor) -> Tensor:
-        """The answer to a question.
-
-        Args:
-            question: A method of the reader.
-            place: The part of the folder that the question is about.
-            tensors: Further arguments.
+        """What a method of the reader answers about a part of the folder.
 
         Raises:
             RunError: The other tool can't read the export.

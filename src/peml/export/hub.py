@@ -19,11 +19,7 @@ _FOR_PEOPLE = ("README*", "LICENSE*", "LICENCE*", "NOTICE*")
 
 
 def check_repository(name: str) -> None:
-    """Refuses a name that is not a valid repository name.
-
-    Raises:
-        ConfigError: The name is invalid.
-    """
+    """Refuses a name that is not a valid repository name, with a `ConfigError`."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -45,18 +41,13 @@ def find_upload(path: Path) -> Path:
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """The verified files to upload, by their path in the repository.
-
-    Args:
-        folder: From `find_upload`.
+    """The files of a `find_upload` folder by their path in the repository.
 
     Raises:
         CheckpointError: A file is missing, altered or not listed.
     """
-    if (folder / DESCRIPTION).is_file():
-        listed = open_model(folder).files
-    else:
-        listed = verify_manifest(folder, ACTION)
+    is_model = (folder / DESCRIPTION).is_file()
+    listed = open_model(folder).files if is_model else verify_manifest(folder, ACTION)
     names = {*listed, MANIFEST}
     names |= {path.name for pattern in _FOR_PEOPLE for path in folder.glob(pattern)}
     return {name: folder / name for name in sorted(names)}
@@ -65,8 +56,7 @@ def list_files(folder: Path) -> dict[str, Path]:
 def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
     """Uploads files, by their path in the repository, in one commit; returns its address.
 
-    A missing repository is created. The token is the one that ``hf auth login`` or ``HF_TOKEN`` has
-    set.
+    A missing repository is created. The token is that of ``hf auth login`` or ``HF_TOKEN``.
 
     Raises:
         RunError: The hub refuses, or can't be reached.

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-from torch import Tensor
 
 from peml.errors import RunError
 from peml.export.format import ExportFormat
@@ -49,9 +48,8 @@ class LoraExport(ExportFormat):
     @property
     def reader_options(self) -> dict[str, Any]:
         """The base model, and the pooling of an encoder's heads."""
-        name = self.saved.description.base_model
+        name, family = self.saved.description.base_model, self._model.family
         base = str(embedded_model(name)) if name in EMBEDDED else name
-        family = self._model.family
         first = family.pooling == "first"
         return {"base": base, "loader": family.auto_class.__name__, "first": first}
 
@@ -77,12 +75,11 @@ class LoraExport(ExportFormat):
         self._model = model = load_saved(saved, trust_remote_code=self.trust_remote_code)
         per_task = saved.method().merging.how == "per task"
         if per_task:
-            layers = _routed(model)
+            modules = model.backbone.named_modules()
+            layers = {name: part for name, part in modules if isinstance(part, AdaptedLinear)}
             if not layers:
-                raise RunError(
-                    f"the method {saved.method_name!r} has no low-rank layers to export",
-                    action=USE_NATIVE,
-                )
+                problem = f"the method {saved.method_name!r} has no low-rank layers to export"
+                raise RunError(problem, action=USE_NATIVE)
             for number, task in tasks.items():
                 factors = {name: layer.delta.factors(number) for name, layer in layers.items()}
                 target = folder / task.name
@@ -116,27 +113,21 @@ class LoraExport(ExportFormat):
 def _refuse(saved: SavedModel, method: Method) -> None:
     """Refuses a model that is more than a LoRA."""
     merging, name = method.merging, saved.method_name
-    if merging.how == "never":
-        raise RunError(
-            f"the method {name!r} can't be exported as a LoRA: {merging.reason}",
-            action=USE_NATIVE,
-        )
-    if merging.how == "per task":
-        return
-    if not saved.has("lora"):
-        raise RunError(
-            f"the method {name!r} trained no LoRA",
-            allowed="methods whose update is a LoRA",
-            action=USE_NATIVE,
-        )
     beside = [what for what in ("prefix", "prompt") if f"{what}.safetensors" in saved.files]
-    if beside:
-        raise RunError(
+    problem, allowed = "", "methods whose update is a LoRA, and nothing beside it"
+    if merging.how == "never":
+        problem, allowed = f"the method {name!r} can't be exported as a LoRA: {merging.reason}", ""
+    elif merging.how == "per task":
+        return
+    elif not saved.has("lora"):
+        problem = f"the method {name!r} trained no LoRA"
+    elif beside:
+        problem = (
             f"the method {name!r} trained a {beside[0]} besides its LoRA, which PEFT's LoRA format "
-            "can't store",
-            allowed="methods whose whole update is a LoRA",
-            action=USE_NATIVE,
+            "can't store"
         )
+    if problem:
+        raise RunError(problem, allowed=allowed, action=USE_NATIVE)
 
 
 def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
@@ -166,24 +157,15 @@ def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
         )
 
 
-def _routed(model: TaskModel) -> dict[str, AdaptedLinear]:
-    modules = model.backbone.named_modules()
-    return {name: module for name, module in modules if isinstance(module, AdaptedLinear)}
-
-
-def _head(model: TaskModel, task_id: int) -> slice:
-    """The rows of the heads' matrix that belong to a task."""
-    sizes: Any = model.heads.sizes if model.heads is not None else ()
-    start = sum(sizes[:task_id])
-    return slice(start, start + sizes[task_id])
-
-
 def _write_heads(folder: Path, model: TaskModel, tasks: dict[int, Task]) -> None:
-    if model.heads is None:
+    """Writes the rows of the heads' matrix that belong to the tasks."""
+    heads: Any = model.heads
+    if heads is None:
         return
-    tensors: dict[str, Tensor] = {}
-    for number, task in tasks.items():
-        rows = _head(model, number)
-        tensors[f"{task.name}.weight"] = model.heads.get_parameter("weight")[rows]
-        tensors[f"{task.name}.bias"] = model.heads.get_parameter("bias")[rows]
+    split = {name: getattr(heads, name).split(heads.sizes) for name in ("weight", "bias")}
+    tensors = {
+        f"{task.name}.{name}": rows[number]
+        for number, task in tasks.items()
+        for name, rows in split.items()
+    }
     write_tensors(folder / "heads.safetensors", tensors)

@@ -44,8 +44,8 @@ from peml.records import Agreement
 
 _PREFIX, _PROMPT = "prefix.safetensors", "prompt.safetensors"
 CONTEXTS = "contexts.safetensors"
-_SHARED = "*"  # in place of a task's name, which it can't be
 """The file of the tasks' contexts, by name."""
+_SHARED = "*"  # in place of a task's name, which it can't be
 _ADAPTER, _HEADS = "adapter.safetensors", "heads.safetensors"
 
 
@@ -150,12 +150,7 @@ def _name_ends(base: TaskModel) -> None:
 
 
 def _refuse_not_finite(base: TaskModel, beside: Sequence[Tensor]) -> None:
-    """Refuses NaN and infinite weights.
-
-    Args:
-        base: The merged model.
-        beside: Tensors that are saved besides its weights.
-    """
+    """Refuses NaN and infinite numbers in the merged model, or in the tensors beside it."""
     named: list[tuple[str, Tensor]] = [
         *base.named_parameters(),
         *((f"number {number} beside the backbone", each) for number, each in enumerate(beside)),
@@ -195,13 +190,9 @@ def load_saved(
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> TaskModel:
-    """Loads a model that `open_model` has verified.
+    """Loads a model that `open_model` has verified, see `load_model`.
 
-    Args:
-        saved: The model's folder.
-        device: Where to put it, with its prefix or prompt; default: the CPU.
-        dtype: Type of the frozen weights; default: as the model was saved.
-        trust_remote_code: As for `load_model`, and so are the errors.
+    ``dtype`` is the type of the frozen weights; default: as the model was saved.
     """
     settings, description = saved.settings(trust_remote_code=trust_remote_code), saved.description
     if dtype is not None:

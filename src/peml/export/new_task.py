@@ -49,6 +49,8 @@ def add_task(
 ) -> int:
     """Adds a task to a finished run's model, which can then answer it.
 
+    Returns the number of tokens of its context.
+
     Only the split with the solved rows is read.
 
     Args:
@@ -58,9 +60,6 @@ def add_task(
         source: Folder with the task's folder; default: the task's own source.
         choose: How its rows are chosen, see `ContextSettings.choose`; default: as in the run.
         trust_remote_code: Run Python code that comes with the model.
-
-    Returns:
-        Tokens of the context.
 
     Raises:
         PemlError: The model can't have another task, or can't answer this one; nothing is changed.

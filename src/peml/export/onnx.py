@@ -190,13 +190,7 @@ class _Graph(nn.Module):
 
 
 def write_graph(graph: nn.Module, inputs: Mapping[str, Tensor], file: Path) -> None:
-    """Writes a module as an ONNX file whose first two dimensions may have any size.
-
-    Args:
-        graph: Inputs of shape (rows, length) to ``logits``.
-        inputs: Examples by name.
-        file: The path of the file.
-    """
+    """Writes a module as an ONNX file whose inputs (rows, length) may have any size."""
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -19,7 +19,7 @@ padding or with padding on the right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,11 +27,7 @@ from typing import Any, ClassVar
 from peft import PrefixTuningConfig, PromptTuningConfig
 from torch import Tensor
 
-from peml.export.claims import Claims
-from peml.export.format import ExportFormat
-from peml.export.native import load_saved
-from peml.export.readme import write_readme
-from peml.export.source import refuse_task, refuse_unmerged
+from peml.export.decoder import DecoderExport, Parts
 from peml.files import write_tensors
 from peml.injection import injection_of, peft_prompt_embeddings
 from peml.models import TaskModel
@@ -40,7 +36,7 @@ from peml.prefix import PrefixShape
 _ADAPTER = "adapter"
 
 
-class PeftExport(ExportFormat):
+class PeftExport(DecoderExport):
     """A finished run's model in a form that Transformers and PEFT load without PEML.
 
     Without a prefix or prompt this is only the merged model. PEFT can't express every prefix
@@ -48,55 +44,15 @@ class PeftExport(ExportFormat):
     """
 
     name: ClassVar[str] = "peft"
+    template: ClassVar[str] = "peft"
     reader: ClassVar[str | None] = "peft"
-    _claims: Claims
 
     def place(self, task: str) -> str:
         """The adapter, which all tasks share."""
         return _ADAPTER
 
-    def check(self) -> None:
-        """Refuses a model that is not a decoder or can't be merged, and the export of one task."""
-        refuse_unmerged(self.saved, self.name)
-        refuse_task(self.task, self.name)
-
-    def check_model(self, model: TaskModel) -> None:
-        """Refuses a prefix that PEFT would shift or lose."""
-        self.adapters(model)
-
-    def write(self, folder: Path) -> Sequence[str]:
-        """Writes the merged model, and the adapter if there is a prefix or prompt."""
-        model = load_saved(self.saved, trust_remote_code=self.trust_remote_code)
-        self._claims = Claims.of(model)
-        adapters = self.adapters(model)
-        self.saved.copy("backbone", folder)
-        for place, (task, adapter) in adapters.items():
-            self._claims.add(place, task)
-            adapter.write(folder / place, base_model=str(self.out.resolve()))
-        if not adapters:
-            self._claims.add("")
-        kept = {place: adapter for place, (_, adapter) in adapters.items()}
-        write_readme(
-            folder,
-            "peft",
-            self.saved,
-            adapters=kept,
-            prompt=any(adapter.shape is None for adapter in kept.values()),
-            per_task=len(kept) > 1 or self.task is not None,
-            tasks=self.task_names,
-        )
-        return [".", *adapters]
-
-    def verify(self, folder: Path) -> str:
-        """Compares logits and greedy texts with the run's, in a process without PEML."""
-        return self._claims.check("peft", folder, trust_remote_code=self.trust_remote_code)
-
-    def adapters(self, model: TaskModel) -> dict[str, tuple[int, Adapter]]:
-        """By folder: the index of a task that uses the adapter, with the prefix or prompt.
-
-        Raises:
-            InjectionError: PEFT would shift or lose the prefix.
-        """
+    def parts(self, model: TaskModel) -> Parts:
+        """The adapter, if there is a prefix or prompt."""
         injection, prompt = injection_of(model.backbone), model.prompt.vectors
         if prompt is not None:
             return {_ADAPTER: (0, Adapter(PromptTuningConfig, prompt.float()))}
@@ -106,6 +62,19 @@ class PeftExport(ExportFormat):
         shape = injection.shape
         size = {"encoder_hidden_size": shape.kv_heads * shape.head_dim}
         return {_ADAPTER: (0, Adapter(PrefixTuningConfig, embeddings, shape, size))}
+
+    def write_part(self, path: Path, part: Adapter, task: int, model: TaskModel) -> None:
+        """Writes an adapter's folder."""
+        part.write(path, base_model=str(self.out.resolve()))
+
+    def readme(self, parts: Parts) -> dict[str, Any]:
+        """The adapters, and what they are."""
+        adapters = {place: adapter for place, (_, adapter) in parts.items()}
+        return {
+            "adapters": adapters,
+            "prompt": any(adapter.shape is None for adapter in adapters.values()),
+            "per_task": len(adapters) > 1 or self.task is not None,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,7 @@ from peml.tasks import Task
 
 
 def write_readme(folder: Path, template: str, saved: SavedModel, **values: Any) -> None:
-    """Writes an export's README.md.
-
-    Args:
-        folder: The exported folder.
-        template: Name of the template, without its ending.
-        saved: The run's model; the template gets ``base`` and ``method`` of it.
-        values: What else the template shows.
-    """
+    """Writes an export's README.md from a template, which gets ``base``, ``method`` and values."""
     named = {"base": saved.description.base_model, "method": saved.method_name}
     text = _environment().get_template(f"{template}.md.j2").render(**named, **values)
     write_text(folder / "README.md", text)

@@ -20,14 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 
 from peml.errors import CheckpointError, ConfigError
-from peml.files import (
-    checksums,
-    copy_listed,
-    read_json,
-    read_tensors,
-    verify_manifest,
-    write_json,
-)
+from peml.files import checksums, copy_listed, read_json, read_tensors, verify_manifest, write_json
 from peml.methods import Method, build_method, parse_method
 from peml.models import ModelSettings
 from peml.problems import describe_problems, list_problems
@@ -77,11 +70,7 @@ class SavedModel:
     files: Mapping[str, str]
 
     def settings(self, *, trust_remote_code: bool) -> ModelSettings:
-        """The settings that load the backbone from this folder.
-
-        Args:
-            trust_remote_code: Whether the caller allows code that comes with it to run.
-        """
+        """The settings that load the backbone from this folder."""
         update = {"name": str(self.folder / "backbone"), "trust_remote_code": trust_remote_code}
         return self.description.model.model_copy(update=update)
 
@@ -101,11 +90,7 @@ class SavedModel:
         return tensors
 
     def shaped(self, name: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
-        """The tensors of a file in the folder, with known names and shapes.
-
-        Args:
-            name: The file.
-            shapes: Shape of each tensor; None for a size that may be any but 0.
+        """The tensors of a file whose names and shapes are known; None is any size but 0.
 
         Raises:
             CheckpointError: See `tensors`; or names, shapes or types differ.
@@ -154,23 +139,14 @@ class SavedModel:
 
 
 def _fits(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:
-    return (
-        tensor.is_floating_point()
-        and len(tensor.shape) == len(shape)
-        and all(
-            size == expected or (expected is None and size > 0)
-            for size, expected in zip(tensor.shape, shape, strict=True)
-        )
-    )
+    if not tensor.is_floating_point() or len(tensor.shape) != len(shape):
+        return False
+    pairs = zip(tensor.shape, shape, strict=True)
+    return all(size == wanted or (wanted is None and size > 0) for size, wanted in pairs)
 
 
 def describe(folder: Path, description: Description) -> SavedModel:
-    """Writes ``peml.json``, including the digest.
-
-    Args:
-        folder: The model's folder, with all its other files.
-        description: Everything but the digest.
-    """
+    """Writes ``peml.json`` with its digest into a folder that has all other files."""
     files = checksums(folder)
     content = description.model_dump(mode="json") | {"model": description.model.stored()}
     content["digest"] = digest(content, files)
@@ -179,12 +155,7 @@ def describe(folder: Path, description: Description) -> SavedModel:
 
 
 def digest(description: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """The checksum that ties a description to the other files.
-
-    Args:
-        description: Content of ``peml.json``; its digest is ignored.
-        files: Checksums by path; that of ``peml.json`` is ignored.
-    """
+    """The checksum that ties the content of ``peml.json`` to the checksums of all other files."""
     fields = {key: value for key, value in description.items() if key != "digest"}
     others = {name: value for name, value in files.items() if name != DESCRIPTION}
     text = json.dumps([fields, others], sort_keys=True, separators=(",", ":"))
@@ -192,10 +163,7 @@ def digest(description: Mapping[str, Any], files: Mapping[str, str]) -> str:
 
 
 def open_model(folder: Path) -> SavedModel:
-    """Verifies a saved model's files and reads its description; loads no weights.
-
-    Args:
-        folder: A folder that `save_model` wrote.
+    """Verifies the files that `save_model` wrote, and reads the description; loads no weights.
 
     Raises:
         CheckpointError: A file is missing, altered or not listed, or a field of ``peml.json`` is

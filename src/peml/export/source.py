@@ -12,10 +12,7 @@ USE_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load
 
 
 def find_model(path: Path) -> Path:
-    """The folder that `save_model` wrote.
-
-    Args:
-        path: Run folder, or the ``model`` folder of one.
+    """The model's folder of a run folder, or the folder itself if it is one.
 
     Raises:
         CheckpointError: There is no finished model.
@@ -37,11 +34,7 @@ def find_model(path: Path) -> Path:
 
 
 def refuse_unmerged(saved: SavedModel, format_name: str) -> None:
-    """Refuses a model that isn't a decoder with updates merged into its weights.
-
-    Raises:
-        RunError: The message says which format can store the model.
-    """
+    """Refuses a model that isn't a decoder with updates merged into its weights."""
     name, family = saved.method_name, saved.description.model.family
     merging = saved.method().merging
     problem, allowed, action = "", "methods that merge once", USE_NATIVE
@@ -64,11 +57,7 @@ def refuse_unmerged(saved: SavedModel, format_name: str) -> None:
 
 
 def check_task(saved: SavedModel, task: str | None) -> None:
-    """Refuses the name of a task that the model doesn't have.
-
-    Raises:
-        TaskError: There is no such task.
-    """
+    """Refuses the name of a task that the model doesn't have."""
     names = [each.name for each in saved.description.tasks]
     if task is not None and task not in names:
         raise TaskError(
@@ -79,11 +68,7 @@ def check_task(saved: SavedModel, task: str | None) -> None:
 
 
 def refuse_task(task: str | None, format_name: str) -> None:
-    """Refuses the export of one task in a format that is the same for all tasks.
-
-    Raises:
-        RunError: A task is given.
-    """
+    """Refuses the export of one task in a format that is the same for all tasks."""
     if task is not None:
         raise RunError(
             f"--task {task}: the exported model is the same for all tasks",

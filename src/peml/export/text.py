@@ -13,28 +13,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from peml.errors import RunError
-from peml.export.claims import CONTEXTS_FOLDER, Claims, write_context
-from peml.export.format import ExportFormat
-from peml.export.native import CONTEXTS, load_saved
-from peml.export.readme import write_readme
+from peml.export.claims import CONTEXTS_FOLDER, write_context
+from peml.export.decoder import DecoderExport, Parts
+from peml.export.native import CONTEXTS
 from peml.export.source import USE_NATIVE, check_task
+from peml.models import TaskModel
 
 
-class TextExport(ExportFormat):
+class TextExport(DecoderExport):
     """The merged model, and the texts after which it answers like the run's model.
 
     Keys and values of the adapted model are those of the text that it read, so any engine can serve
     it: one that caches prefixes computes a task's context once.
     """
 
+    name: ClassVar[str] = "text"
     holds_contexts: ClassVar[bool] = True
-    reader: ClassVar[str | None] = "decoder"
-    _claims: Claims
+    recomputed: ClassVar[bool] = True
 
     def place(self, task: str) -> str:
         """The task's text."""
@@ -73,19 +72,10 @@ class TextExport(ExportFormat):
             raise RunError(problem, allowed=allowed, action=USE_NATIVE)
         check_task(self.saved, self.task)
 
-    def write(self, folder: Path) -> Sequence[str]:
-        """Writes the merged model, and the chosen tasks' texts."""
-        model = load_saved(self.saved, trust_remote_code=self.trust_remote_code)
-        self.saved.copy("backbone", folder)
-        self._claims = Claims.of(model, recomputed=True)
-        for number, task in enumerate(model.tasks):
-            if self.task in (None, task.name):
-                place = f"{CONTEXTS_FOLDER}/{task.name}"
-                write_context(folder / place, task, model)
-                self._claims.add(place, number)
-        write_readme(folder, "text", self.saved, tasks=self.task_names)
-        return ["."]
+    def parts(self, model: TaskModel) -> Parts:
+        """The chosen tasks' texts."""
+        return {self.place(name): (n, None) for name, n in self.chosen(model).items()}
 
-    def verify(self, folder: Path) -> str:
-        """Compares logits after the text with the run's, in a process without PEML."""
-        return self._claims.check("decoder", folder, trust_remote_code=self.trust_remote_code)
+    def write_part(self, path: Path, part: Any, task: int, model: TaskModel) -> None:
+        """Writes a task's text, its token ids and its prompt's template."""
+        write_context(path, model.tasks[task], model)

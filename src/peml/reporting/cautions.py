@@ -33,10 +33,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """A caution.
-
-    `task` is the task whose score it concerns.
-    """
+    """A caution; `task` is the task whose score it concerns."""
 
     kind: Kind
     task: str

@@ -8,7 +8,7 @@ file alone still shows the light colors.
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ PALETTE: dict[str, tuple[str, str]] = {
     "s8": ("#aa4499", "#c76ab8"),
     "s9": ("#9a9fa6", "#8b9199"),
 }
+
+Look = dict[str, Any]
+"""Options of a Matplotlib artist."""
 
 SERIES = tuple(name for name in PALETTE if re.fullmatch(r"s\d", name))
 
@@ -87,6 +90,19 @@ def new_figure(height: float) -> Figure:
     figure = Figure(figsize=(WIDTH, height))
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     return figure
+
+
+def new_axes(height: float) -> tuple[Figure, Axes]:
+    """A figure of the common width with one pair of axes."""
+    figure = new_figure(height)
+    return figure, figure.subplots()
+
+
+def name_rows(axes: Axes, names: Iterable[str], margin: float = 0.4) -> None:
+    """Names the rows of a horizontal figure, the first on top, with a margin around them."""
+    shown = list(names)
+    axes.set_yticks(range(len(shown)), shown, color=color("ink"))
+    axes.set_ylim(len(shown) - 1 + margin, -margin)
 
 
 def panels(
@@ -144,10 +160,9 @@ def beside(axes: Axes, row: float, text: str, **look: Any) -> None:
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves labels apart so that neighbors are ``gap`` apart, keeping their order.
+    """Moves labels at least ``gap`` apart between ``low`` and ``high``, keeping their order.
 
-    ``gap`` is made smaller if the labels don't fit otherwise; all stay between ``low`` and
-    ``high``.
+    ``gap`` is made smaller if the labels don't fit otherwise.
     """
     if len(positions) > 1:
         gap = min(gap, (high - low) / (len(positions) - 1))
@@ -196,11 +211,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def save_figures(figures: Mapping[str, Figure], folder: Path, before: str = "") -> None:
-    """Writes each figure as SVG and PNG; the files' names begin with ``before``.
-
-    Raises:
-        RunError: A file can't be written.
-    """
+    """Writes each figure as SVG and PNG; the files' names begin with ``before``."""
     with disk_errors(folder):
         for name, figure in figures.items():
             folder.mkdir(parents=True, exist_ok=True)

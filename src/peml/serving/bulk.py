@@ -53,11 +53,7 @@ class BulkPrediction:
     cut: int = field(default=0, init=False)
 
     def write_to(self, stream: IO[bytes]) -> None:
-        """Writes the answers to a stream as they come.
-
-        Raises:
-            PemlError: A row can't be used or answered; answers before its window are written.
-        """
+        """Writes the answers to a stream as they come; an error ends it at a window's start."""
         with self._keeping("written"):
             self.form.join((self._answer(window)[0] for window in self._windows()), stream)
 

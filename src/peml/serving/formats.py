@@ -50,7 +50,22 @@ class AnswerFormat(ABC):
         """Writes encoded windows as one file, each as soon as it is there."""
 
 
-class JsonLines(AnswerFormat):
+class _Lines(AnswerFormat):
+    """A text file of a header, which may be empty, and a line per row."""
+
+    def header(self) -> bytes:
+        """What stands before the rows."""
+        return b""
+
+    def join(self, parts: Iterable[bytes], file: IO[bytes]) -> None:
+        """Writes the header, then the lines."""
+        file.write(self.header())
+        for part in parts:
+            file.write(part)
+            file.flush()
+
+
+class JsonLines(_Lines):
     """One JSON object per line."""
 
     def encode(self, answers: Sequence[Row]) -> bytes:
@@ -59,26 +74,17 @@ class JsonLines(AnswerFormat):
             _json({name: answer[name] for name in self.columns}) + "\n" for answer in answers
         ).encode()
 
-    def join(self, parts: Iterable[bytes], file: IO[bytes]) -> None:
-        """Writes the lines one after another."""
-        for part in parts:
-            file.write(part)
-            file.flush()
 
-
-class Csv(AnswerFormat):
+class Csv(_Lines):
     """A header, then a line per row; scores and other nested values are JSON in their cell."""
 
     def encode(self, answers: Sequence[Row]) -> bytes:
         """The window's lines, without the header."""
         return self._lines([_cell(answer[n]) for n in self.columns] for answer in answers)
 
-    def join(self, parts: Iterable[bytes], file: IO[bytes]) -> None:
-        """Writes the header, then the lines."""
-        file.write(self._lines([self.columns]))
-        for part in parts:
-            file.write(part)
-            file.flush()
+    def header(self) -> bytes:
+        """The names of the columns."""
+        return self._lines([self.columns])
 
     def _lines(self, rows: Iterable[Sequence[str]]) -> bytes:
         text = StringIO()

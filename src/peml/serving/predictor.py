@@ -63,11 +63,7 @@ class Predictor:
         return self.base.tasks
 
     def task(self, name: str) -> Task:
-        """The task with this name.
-
-        Raises:
-            TaskError: The model has no such task.
-        """
+        """The task with this name; an unknown one raises a `TaskError`."""
         return self.tasks[self._task_id(name)]
 
     def __call__(self, batch: TaskBatch) -> ModelOutput:
@@ -125,17 +121,7 @@ class Predictor:
         examples: Sequence[Example],
         settings: EvaluationSettings | None = None,
     ) -> list[Prediction]:
-        """Predicts rendered rows of one task, at least one, in their order.
-
-        Args:
-            task: Name of a task the model was trained on.
-            examples: What a `TaskRenderer` of the task made of the rows.
-            settings: As for `predict`.
-
-        Raises:
-            TaskError: The model has no such task.
-            DataError: A row can't be tokenised.
-        """
+        """As `predict`, of at least one row that a `TaskRenderer` of the task has rendered."""
         task_id = self._task_id(task)
         definition = self.tasks[task_id]
         split = encode_rows(examples, definition, self.base.family, definition.type.evaluated_as)
@@ -163,9 +149,9 @@ class Predictor:
 def to_prediction(
     task: Task, options: tuple[str, ...], value: Any, scores: Sequence[float], cut: int
 ) -> Prediction:
-    """The answer for one row from an option's index, a score or a text.
+    """The answer for one row, whose `value` is an option's index, a score or a text.
 
-    Scores of the options are empty for regression and generation.
+    Only options have scores.
     """
     if not scores:
         return Prediction(value, {}, cut)

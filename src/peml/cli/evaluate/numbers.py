@@ -14,13 +14,8 @@ Content = dict[str, Any]
 
 def about(run: FinishedRun) -> Content:
     """Describes the run that the numbers belong to, for JSON."""
-    results = run.results
-    return {
-        "folder": str(run.folder),
-        "method": results.method,
-        "model": results.model,
-        "seed": results.seed,
-    }
+    found = run.results.model_dump(include={"method", "model", "seed"})
+    return {"folder": str(run.folder), **found}
 
 
 def spread(interval: Interval, form: str = ".3f") -> tuple[str, str]:

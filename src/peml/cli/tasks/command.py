@@ -122,11 +122,7 @@ def show_task(
 
 
 def _family(model: str, tasks: Sequence[Task], *, trusted: bool) -> Family:
-    """How a model reads the tasks; nothing is cut.
-
-    Raises:
-        ModelError: It has no prompts, or can't do a task.
-    """
+    """How a model reads the tasks; nothing is cut."""
     from peml.models import ModelSettings, check_task_types, load_family
 
     family = load_family(ModelSettings(name=model, max_length=8, trust_remote_code=trusted))
@@ -187,13 +183,12 @@ def check_file(
     from peml.cli.tasks.checking import check_tasks
     from peml.models import ModelSettings, load_family
 
-    family = (
-        None
-        if model is None
-        else load_family(
-            ModelSettings(name=model, max_length=max_length, trust_remote_code=trust_remote_code)
+    family = None
+    if model is not None:
+        trusted = trust_remote_code
+        family = load_family(
+            ModelSettings(name=model, max_length=max_length, trust_remote_code=trusted)
         )
-    )
     most = None if allow_leakage else max_leakage
     if not check_tasks(file, source, family, hub=hub, max_leakage=most, console=open_console()):
         raise typer.Exit(1)

@@ -25,15 +25,9 @@ def print_rows(
     *,
     read: Callable[[Task, Example], str] | None = None,
 ) -> None:
-    """Prints the first rows, or one.
+    """Prints a row, or the first three; by default of train, or of reported without a train split.
 
-    Args:
-        task: The task.
-        source: Folder that is read instead of the task's own source.
-        row: Number of the row; None: the first three.
-        split: Their split; None: train, or reported if there is no train split.
-        console: Where to print.
-        read: Gives the text that a model reads of an example; None: the rendered prompt.
+    ``read`` gives the text that a model reads of an example; by default it is the rendered prompt.
 
     Raises:
         TaskError: There is no such row.

@@ -14,13 +14,8 @@ from peml.tasks import Task, TaskRenderer, with_bare_template
 from peml.terminal import Column, print_table
 
 _MOST = 1000
-_COLUMNS = (
-    Column("task"),
-    Column("rows", right=True),
-    Column("tokens of a prompt", right=True),
-    Column("bare", right=True),
-    Column("saved", right=True),
-)
+_NUMBERS = ("rows", "tokens of a prompt", "bare", "saved")
+_COLUMNS = (Column("task"), *(Column(name, right=True) for name in _NUMBERS))
 
 
 def has_prompts(family: Family) -> bool:
@@ -35,15 +30,8 @@ def print_tokens(
 
     The first thousand train rows of each task count, or reported rows if there are no train rows.
 
-    Args:
-        tasks: The tasks.
-        source: Folder that is read instead of the tasks' own sources.
-        family: How the model reads them; it cuts nothing.
-        console: Where to print.
-
     Raises:
         TaskError: The model has no prompts.
-        DataError: A task's rows can't be read.
     """
     if not has_prompts(family):
         raise TaskError(

@@ -15,7 +15,18 @@ from scipy.stats import rankdata
 
 from peml.records.comparison import ComparisonRecord, IntervalRecord, RowRecord, SuiteRecord
 from peml.reporting.numbers import signed
-from peml.reporting.style import SERIES, beside, clean_axes, color, new_figure, note, style_context
+from peml.reporting.style import (
+    SERIES,
+    Look,
+    beside,
+    clean_axes,
+    color,
+    name_rows,
+    new_axes,
+    new_figure,
+    note,
+    style_context,
+)
 
 _MARKERS = "os^DvPX<>ph*"
 _PANELS_A_ROW = 4
@@ -67,13 +78,8 @@ def draw_cost(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
             if x is None or row.mean is None:
                 continue
             shown.append(x / scale)
-            axes.errorbar(
-                x / scale,
-                row.mean,
-                yerr=row.deviation,
-                elinewidth=1.2,
-                **_look(index, _is_flagged(row)),
-            )
+            look: Look = {"elinewidth": 1.2, **_look(index, _is_flagged(row))}
+            axes.errorbar(x / scale, row.mean, yerr=row.deviation, **look)
         axes.set_xlabel(label)
         clean_axes(axes)
         axes.grid(axis="x", color=color("line"), linewidth=0.6, alpha=0.7)
@@ -98,16 +104,11 @@ def _draw_majority(panels: Sequence[Axes], suite: SuiteRecord) -> None:
             axes.axhline(majority, **_DASHED)
         return
     panels[0].set_ylim(low - 0.12 * span, high)
+    edge = low - 0.09 * span
     for axes in panels:
-        axes.axhline(low - 0.09 * span, **_DASHED)
-    note(
-        panels[0],
-        f"majority {majority:.3f}, off the scale",
-        (0.02, low - 0.09 * span),
-        xycoords=("axes fraction", "data"),
-        va="bottom",
-        fontsize=8,
-    )
+        axes.axhline(edge, **_DASHED)
+    look: Look = {"xycoords": ("axes fraction", "data"), "va": "bottom", "fontsize": 8}
+    note(panels[0], f"majority {majority:.3f}, off the scale", (0.02, edge), **look)
 
 
 @style_context()
@@ -136,8 +137,7 @@ def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure
                 _interval(axes, place, found[name], limit, look)
         axes.set_title(_label(row))
         axes.set_xlim(-1.06 * limit, 1.06 * limit)
-        axes.set_ylim(len(tasks) + 0.6, -0.6)
-        axes.set_yticks(range(len(tasks) + 1), ["mean", *tasks], color=color("ink"))
+        name_rows(axes, ["mean", *tasks], 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "\u2212") if x else "0")
@@ -157,25 +157,17 @@ def draw_ranks(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
     ranks = rank_tasks(suite)  # (methods, tasks)
     means = ranks.mean(axis=1)
     order = np.argsort(means, kind="stable")
-    figure = new_figure(0.34 * len(order) + 1.0)
-    axes = figure.subplots()
+    figure, axes = new_axes(0.34 * len(order) + 1.0)
     for place, index in enumerate(order):
         row = suite.rows[index]
         look = _look(int(index), _is_flagged(row))
         values, counts = np.unique(ranks[index], return_counts=True)
-        axes.scatter(
-            values,
-            np.full(len(values), place),
-            s=26 * counts**0.8,
-            color=look["color"],
-            alpha=0.45,
-            linewidth=0,
-        )
+        pale: Look = {"color": look["color"], "alpha": 0.45, "linewidth": 0}
+        axes.scatter(values, np.full(len(values), place), s=26 * counts**0.8, **pale)
         axes.plot(means[index], place, **{**look, "markersize": 9})
         beside(axes, place, f"{means[index]:.2f}", fontweight="bold")
     names = [_label(suite.rows[index]) for index in order]
-    axes.set_yticks(range(len(order)), names, color=color("ink"))
-    axes.set_ylim(len(order) - 0.4, -0.6)
+    name_rows(axes, names, 0.6)
     axes.set_xlim(0.6, len(order) + 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("rank, 1 is best; small dots: tasks, larger where several agree")
@@ -197,7 +189,7 @@ def rank_tasks(suite: SuiteRecord) -> NDArray[np.float64]:
 
 
 def _against_baseline(suite: SuiteRecord) -> list[dict[str, IntervalRecord]]:
-    """Rank of each method on each task, (methods, tasks); ties share one, no score ranks last."""
+    """Each method's differences to the best baseline: the mean's, and by task."""
     found = []
     for row in suite.rows:
         difference = None if row.label == suite.best_baseline else row.difference
@@ -239,9 +231,8 @@ def _limit(pairs: Sequence[IntervalRecord]) -> float:
 
     It fits ordinary intervals: a method that collapsed must not press all others onto zero.
     """
-    ends = [abs(end) for pair in pairs for end in (pair.value, pair.low, pair.high)
-            if end is not None]  # fmt: skip
-    return max(_LEAST_SPAN, _SCALE * float(np.median(ends)))
+    ends = [end for pair in pairs for end in (pair.value, pair.low, pair.high) if end is not None]
+    return max(_LEAST_SPAN, _SCALE * float(np.median(np.abs(ends))))
 
 
 def _interval(
@@ -254,17 +245,11 @@ def _interval(
     if abs(value) <= limit:
         axes.plot(value, place, **{**look, "markersize": 5.5})
         return
-    edge = math.copysign(limit, value)
-    axes.plot(edge, place, **{**look, "marker": ">" if value > 0 else "<", "markersize": 6})
-    note(
-        axes,
-        signed(found.value),
-        (edge, place),
-        -math.copysign(7, value),
-        ha="right" if value > 0 else "left",
-        fontsize=8,
-        bbox={"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5},
-    )
+    edge, shift = math.copysign(limit, value), -math.copysign(7, value)
+    marker, side = (">", "right") if value > 0 else ("<", "left")
+    axes.plot(edge, place, **{**look, "marker": marker, "markersize": 6})
+    box: Look = {"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5}
+    note(axes, signed(found.value), (edge, place), shift, ha=side, fontsize=8, bbox=box)
 
 
 def _time_unit(suite: SuiteRecord) -> tuple[str, float]:
@@ -276,7 +261,7 @@ def _time_unit(suite: SuiteRecord) -> tuple[str, float]:
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """Sets a logarithmic axis if values span a lot; else adds a margin of at least a tenth."""
+    """Makes an axis logarithmic if values span a lot; else adds a margin of at least a tenth."""
     if not values:
         return
     low, high = min(values), max(values)

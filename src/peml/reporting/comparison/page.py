@@ -44,12 +44,16 @@ def write_comparison_report(folder: Path) -> None:
         save_figures(view.figures, folder / "figures", f"{view.record.name}-")
     markdown = render("comparison.md.j2", **_context(comparison, views), to_markdown=to_markdown)
     write_text(folder / "report.md", markdown)
-    write_text(folder / "report.html", _html(comparison, views))
+    write_text(folder / "report.html", render_comparison_html(comparison, views))
 
 
-def render_comparison_html(comparison: ComparisonRecord) -> str:
+def render_comparison_html(
+    comparison: ComparisonRecord, views: list[_SuiteView] | None = None
+) -> str:
     """The page, with its style, tables and figures included."""
-    return _html(comparison, _views(comparison))
+    views = views or _views(comparison)
+    drawings = [embed(view.figures, f"fig-{index}") for index, view in enumerate(views)]
+    return render("comparison.html.j2", **_context(comparison, views), drawings=drawings)
 
 
 def _views(comparison: ComparisonRecord) -> list[_SuiteView]:
@@ -70,22 +74,13 @@ def _views(comparison: ComparisonRecord) -> list[_SuiteView]:
 def _write_tables(comparison: ComparisonRecord, view: _SuiteView, folder: Path) -> None:
     name = view.record.name
     scores = "Scores, mean and standard deviation over seeds"
-    write_text(
-        folder / f"{name}.md",
-        f"{scores}.\n\n{to_markdown(view.scores)}\nCosts.\n\n{to_markdown(view.costs)}",
-    )
+    tables = to_markdown(view.scores), to_markdown(view.costs)
+    write_text(folder / f"{name}.md", f"{scores}.\n\n{tables[0]}\nCosts.\n\n{tables[1]}")
     about = f"{name}, {comparison.model}"
-    write_text(
-        folder / f"{name}.tex",
-        f"{to_latex(view.scores, f'{about}: {scores[0].lower()}{scores[1:]}.')}\n"
-        f"{to_latex(view.costs, f'{about}: costs.')}",
-    )
+    caption = f"{about}: {scores[0].lower()}{scores[1:]}."
+    tables = to_latex(view.scores, caption), to_latex(view.costs, f"{about}: costs.")
+    write_text(folder / f"{name}.tex", "\n".join(tables))
     write_text(folder / f"{name}.csv", to_csv(comparison, view.record))
-
-
-def _html(comparison: ComparisonRecord, views: list[_SuiteView]) -> str:
-    drawings = [embed(view.figures, f"fig-{index}") for index, view in enumerate(views)]
-    return render("comparison.html.j2", **_context(comparison, views), drawings=drawings)
 
 
 def _context(comparison: ComparisonRecord, views: list[_SuiteView]) -> dict[str, Any]:

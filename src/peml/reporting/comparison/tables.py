@@ -21,10 +21,7 @@ from peml.reporting.summary import MAJORITY_NOTE
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's header.
-
-    `below` is a second line: a unit, a metric.
-    """
+    """A column's header; `below` is a second line: a unit, a metric."""
 
     title: str
     below: str = ""
@@ -104,24 +101,16 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     ]
     best_mean = _shown_best(row.mean for row in suite.rows)
     best = {
-        task.name: _shown_best(row.tasks[task.name].mean for row in suite.rows
-                               if task.name in row.tasks)
+        task.name: _shown_best(r.tasks[task.name].mean for r in suite.rows if task.name in r.tasks)
         for task in suite.tasks
-    }  # fmt: skip
+    }
     rows = []
     for row in suite.rows:
-        mean = score(row.mean)
+        mean, missing = score(row.mean), _missing(row.finished, len(row.cells))
+        is_best = mean == best_mean and not row.flagged
         cells = [
-            Cell(
-                row.label,
-                _missing(row.finished, len(row.cells)),
-                notes.mark([*row.flags, *row.notes]),
-            ),
-            Cell(
-                mean,
-                plus_minus(row.deviation),
-                is_best=mean == best_mean and not row.flagged,
-            ),
+            Cell(row.label, missing, notes.mark([*row.flags, *row.notes])),
+            Cell(mean, plus_minus(row.deviation), is_best=is_best),
             _difference(row, suite),
             Cell("needed" if comparison.method(row.label).needs_task_id else "no"),
         ]
@@ -130,13 +119,9 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
         rows.append(cells)
     last = [Cell("majority"), Cell(score(suite.majority_mean)), Cell(NOTHING), Cell("no")]
     last += [Cell(score(group.majority_mean)) for group in suite.groups.values()]
-    last += [
-        Cell(
-            score(task.majority),
-            marks=notes.mark([MAJORITY_NOTE] if task.majority_of == "reported" else []),
-        )
-        for task in suite.tasks
-    ]
+    for task in suite.tasks:
+        marks = notes.mark([MAJORITY_NOTE] if task.majority_of == "reported" else [])
+        last.append(Cell(score(task.majority), marks=marks))
     return Table(columns, rows, last, notes.lines())
 
 

@@ -7,7 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from peml.reporting.run.results import History, RunRecord
-from peml.reporting.style import SERIES, clean_axes, color, new_figure, note, style_context
+from peml.reporting.style import (
+    SERIES,
+    clean_axes,
+    color,
+    new_axes,
+    new_figure,
+    note,
+    style_context,
+)
 
 _Panel = tuple[str, Sequence[tuple[int, dict[str, float]]]]
 
@@ -30,8 +38,7 @@ def draw_mixture(run: RunRecord) -> Figure:
     planned = {task.name: task.train for task in run.plan.tasks}
     names = [name for name in planned if name in counted]
     total = sum(counted.values())
-    figure = new_figure(0.3 * len(names) + 0.85)
-    axes = figure.subplots()
+    figure, axes = new_axes(0.3 * len(names) + 0.85)
     axes.barh(names, [counted[name] for name in names], height=0.6, color=color("accent"))
     for row, name in enumerate(names):
         passes = counted[name] / planned[name]

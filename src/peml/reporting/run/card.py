@@ -59,9 +59,8 @@ def render_card(run: RunRecord) -> str:
 def list_unfilled(card: str) -> list[str]:
     """The parts of a card that are still to be filled in by hand."""
     found = [line[line.index(_EMPTY) :] for line in card.splitlines() if _EMPTY in line]
-    found += ["To fill: the licence's id (license: ... in the first lines)."] * (
-        "\nlicense:" not in card.partition("\n---\n")[0]
-    )
+    if "\nlicense:" not in card.partition("\n---\n")[0]:
+        found.append("To fill: the licence's id (license: ... in the first lines).")
     return found
 
 

@@ -13,10 +13,11 @@ from peml.reporting.run.outcomes import Outcome, free_course, list_outcomes
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import (
     SERIES,
+    Look,
     beside,
     clean_axes,
     color,
-    new_figure,
+    new_axes,
     panels,
     spread,
     style_context,
@@ -81,8 +82,7 @@ def draw_gates(run: RunRecord) -> Figure:
         for column, index in enumerate(keep):
             cells.append(Rectangle((edges[column], row), edges[column + 1] - edges[column], 0.92))
             alphas.append(records[index].weights[name][_ON])
-    figure = new_figure(max(1.4, 0.23 * len(names) + 0.75))
-    axes = figure.subplots()
+    figure, axes = new_axes(max(1.4, 0.23 * len(names) + 0.75))
     # Opacity instead of a color map: the same drawing works on a dark page.
     shades = [(*to_rgb(color("accent")), alpha) for alpha in alphas]
     axes.add_collection(
@@ -120,13 +120,8 @@ def _stack(
     table = np.array([[r.weights[name][o] for r in course] for o in options])
     if len(steps) == 1:  # an area needs two points
         steps, table = [steps[0], steps[0] + 1], np.repeat(table, 2, axis=1)
-    axes.stackplot(
-        steps,
-        table,
-        colors=[color(tones[option]) for option in options],
-        edgecolor=color("paper"),
-        linewidth=0.8,
-    )
+    colors = [color(tones[option]) for option in options]
+    axes.stackplot(steps, table, colors=colors, edgecolor=color("paper"), linewidth=0.8)
     axes.set_xlim(steps[0], steps[-1])
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -135,24 +130,12 @@ def _stack(
     final = table[:, -1]
     centers = np.cumsum(final) - final / 2
     heights = spread(list(centers), 0.105, 0.02, 0.98)
+    inside: Look = {"xycoords": "axes fraction", "textcoords": "axes fraction", "va": "center"}
+    line: Look = {"arrowstyle": "-", "linewidth": 2.2, "relpos": (0, 0.5)}
+    line |= {"shrinkA": 0, "shrinkB": 0}
     for option, weight, center, height in zip(options, final, centers, heights, strict=True):
-        bold = option == chosen
-        axes.annotate(
-            f"{option} {weight:.2f}",
-            xy=(1.0, center),
-            xytext=(1.06, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            fontsize=8.5,
-            fontweight="bold" if bold else "normal",
-            color=color("ink" if bold else "soft"),
-            arrowprops={
-                "arrowstyle": "-",
-                "color": color(tones[option]),
-                "linewidth": 2.2,
-                "shrinkA": 0,
-                "shrinkB": 0,
-                "relpos": (0, 0.5),
-            },
-        )
+        tone, bold = ("ink", "bold") if option == chosen else ("soft", "normal")
+        look: Look = {"color": color(tone), "fontweight": bold, "fontsize": 8.5, **inside}
+        arrow: Look = {**line, "color": color(tones[option])}
+        text, place = f"{option} {weight:.2f}", (1.06, height)
+        axes.annotate(text, (1.0, center), xytext=place, arrowprops=arrow, **look)

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from peml.errors import ConfigError
 from peml.files import disk_errors
 from peml.records import GenotypeRecord
-from peml.reporting.style import WIDTH, color, new_figure, save_png, save_svg, style_context
+from peml.reporting.style import WIDTH, Look, color, new_figure, save_png, save_svg, style_context
 
 _TIMES = "\u00d7"
 _LAYERS_A_COLUMN = 16
@@ -39,13 +39,7 @@ def save_drawing(genotype: GenotypeRecord, out: Path) -> None:
 
 @style_context()
 def draw_network(genotype: GenotypeRecord) -> Figure:
-    """The prefix network from embeddings to head on the left, the model's layers on the right.
-
-    ::
-
-    embeddings -> cell 0 -> ... -> head  ->  [prefix][ layer 0 ]
-    [prefix][ layer 1 ]
-    """
+    """The prefix network from embeddings to head on the left, the model's layers on the right."""
     low_rank = genotype.head == "low-rank"
     head = f"low-rank head, rank {genotype.head_rank}" if low_rank else f"{genotype.head} head"
     boxes = [
@@ -94,19 +88,10 @@ def _draw_boxes(axes: Axes, boxes: list[tuple[str, str]], top: float) -> tuple[f
                 linewidth=1.4,
             )
         )
-        axes.text(
-            x - 0.12, y + _BOX_HEIGHT / 2, label, ha="right", va="center", color=color("soft")
-        )
-        axes.text(
-            x + width / 2,
-            y + _BOX_HEIGHT / 2,
-            text,
-            ha="center",
-            va="center",
-            fontsize=10,
-            fontweight="bold",
-            color=color("soft" if skipped else "ink"),
-        )
+        middle = y + _BOX_HEIGHT / 2
+        axes.text(x - 0.12, middle, label, ha="right", va="center", color=color("soft"))
+        bold: Look = {"ha": "center", "va": "center", "fontsize": 10, "fontweight": "bold"}
+        axes.text(x + width / 2, middle, text, color=color("soft" if skipped else "ink"), **bold)
         if index:
             _arrow(axes, (x + width / 2, y - _BOX_GAP), (x + width / 2, y))
         if is_cell:  # around every cell, the residual
@@ -131,14 +116,13 @@ def _draw_layers(
         column, row = divmod(index, _LAYERS_A_COLUMN)
         x = left + column * pitch
         y = top + row * (_LAYER_HEIGHT + _LAYER_GAP)
-        if active:
-            _block(axes, x, y, prefix, on, fill="accent", edge="accent", ink="paper")
-        else:
-            _block(axes, x, y, prefix, "off", fill=None, edge="line", ink="soft")
         ink = "ink" if active else "soft"
-        _block(
-            axes, x + prefix + 0.05, y, body, f"layer {index}", fill="shade", edge="line", ink=ink
-        )
+        if active:
+            _block(axes, (x, y, prefix), on, fill="accent", edge="accent", ink="paper")
+        else:
+            _block(axes, (x, y, prefix), "off", fill=None, edge="line", ink="soft")
+        place = (x + prefix + 0.05, y, body)
+        _block(axes, place, f"layer {index}", fill="shade", edge="line", ink=ink)
         if column == 0 and active:
             middle = y + _LAYER_HEIGHT / 2
             ends.append(middle)
@@ -149,27 +133,20 @@ def _draw_layers(
 
 def _block(
     axes: Axes,
-    x: float,
-    y: float,
-    width: float,
+    place: tuple[float, float, float],
     text: str,
     *,
     fill: str | None,
     edge: str,
     ink: str,
 ) -> None:
-    """Draws a box in a layer's row; hollow and dashed if it has no fill."""
-    axes.add_patch(
-        Rectangle(
-            (x, y),
-            width,
-            _LAYER_HEIGHT,
-            facecolor=color(fill) if fill else "none",
-            edgecolor=color(edge),
-            linestyle="-" if fill else (0, (2, 2)),
-            linewidth=1,
-        )
-    )
+    """Draws a box (left, top, width) in a layer's row; hollow and dashed if it has no fill."""
+    x, y, width = place
+    look: Look = {"facecolor": "none", "linestyle": (0, (2, 2))}
+    if fill:
+        look = {"facecolor": color(fill), "linestyle": "-"}
+    box = Rectangle((x, y), width, _LAYER_HEIGHT, edgecolor=color(edge), linewidth=1, **look)
+    axes.add_patch(box)
     middle = y + _LAYER_HEIGHT / 2
     axes.text(x + width / 2, middle, text, ha="center", va="center", fontsize=8, color=color(ink))
 
@@ -177,25 +154,10 @@ def _block(
 def _residual(axes: Axes, center: float, outside: float, y: float) -> None:
     """Draws the residual connection around a cell whose box starts at ``y``."""
     above, below = y - _BOX_GAP * 0.62, y + _BOX_HEIGHT + _BOX_GAP * 0.2
-    axes.plot(
-        [center, outside, outside, center],
-        [above, above, below, below],
-        color=color("soft"),
-        linewidth=0.9,
-        zorder=0,
-    )
+    xs, ys = [center, outside, outside, center], [above, above, below, below]
+    axes.plot(xs, ys, color=color("soft"), linewidth=0.9, zorder=0)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>",
-            mutation_scale=9,
-            color=color("accent"),
-            linewidth=1.2,
-            shrinkA=0,
-            shrinkB=0,
-        )
-    )
+    look: Look = {"color": color("accent"), "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, **look))

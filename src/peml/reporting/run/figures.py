@@ -17,7 +17,16 @@ from peml.reporting.run.balancing import count_drawn, draw_balancing, draw_mixtu
 from peml.reporting.run.decisions import draw_decisions, draw_gates, gate_names, open_names
 from peml.reporting.run.diagram import draw_network
 from peml.reporting.run.results import History, RunRecord
-from peml.reporting.style import clean_axes, color, new_figure, note, panels, style_context
+from peml.reporting.style import (
+    Look,
+    clean_axes,
+    color,
+    name_rows,
+    new_axes,
+    note,
+    panels,
+    style_context,
+)
 from peml.reporting.summary import part_title
 
 Values = NDArray[np.float64]
@@ -51,35 +60,20 @@ def draw_scores(run: RunRecord) -> Figure:
     """One row per task on the reported split: full score, scores without a part, majority."""
     tasks = run.results.tasks
     marks = _score_marks(run)
-    figure = new_figure(0.34 * len(tasks) + 0.85)
-    axes = figure.subplots()
+    figure, axes = new_axes(0.34 * len(tasks) + 0.85)
     for row, task in enumerate(tasks.values()):
         shown = [values[row] for values, *_ in marks if math.isfinite(values[row])]
         if shown:
             axes.plot([min(shown), max(shown)], [row, row], color=color("line"), linewidth=2)
         if not math.isfinite(task.value):
-            axes.text(
-                0.5,
-                row,
-                "no finite score",
-                color=color("alarm"),
-                va="center",
-                ha="center",
-                transform=axes.get_yaxis_transform(),
-            )
+            where: Look = {"transform": axes.get_yaxis_transform(), "va": "center", "ha": "center"}
+            axes.text(0.5, row, "no finite score", color=color("alarm"), **where)
     for values, label, marker, tone in marks:
-        axes.plot(
-            values,
-            range(len(tasks)),
-            linestyle="none",
-            marker=marker,
-            markersize=11 if marker == "|" else 6.5,
-            markeredgewidth=2 if marker == "|" else 0,
-            color=color(tone),
-            label=label,
-        )
-    axes.set_yticks(range(len(tasks)), list(tasks), color=color("ink"))
-    axes.set_ylim(len(tasks) - 0.5, -0.5)
+        size, edge = (11, 2) if marker == "|" else (6.5, 0)
+        look: Look = {"marker": marker, "markersize": size, "markeredgewidth": edge}
+        look |= {"linestyle": "none", "color": color(tone)}
+        axes.plot(values, range(len(tasks)), label=label, **look)
+    name_rows(axes, tasks, 0.5)
     axes.margins(x=0.03)
     axes.set_xlabel("score on the reported split (each task's headline metric)")
     clean_axes(axes, grid="x")
@@ -133,25 +127,16 @@ def draw_loss(run: RunRecord) -> Figure:
     """Training loss over steps: every logged step in a pale tone, and a running mean."""
     steps = np.array([record.step for record in run.history.steps])
     losses = np.array([record.loss for record in run.history.steps], dtype=float)
-    figure = new_figure(2.6)
-    axes = figure.subplots()
+    figure, axes = new_axes(2.6)
     shown = _extremes(losses)
     axes.plot(steps[shown], losses[shown], color=color("accent"), linewidth=0.7, alpha=0.35)
     axes.plot(steps, _running_mean(losses), color=color("accent"), linewidth=2)
     broken = steps[~np.isfinite(losses)]
     if broken.size:
-        axes.set_title(
-            f"{broken.size} steps without a finite loss, from step {broken[0]}",
-            color=color("alarm"),
-        )
-        axes.plot(
-            broken,
-            np.full(broken.size, 0.02),
-            "x",
-            color=color("alarm"),
-            markersize=5,
-            transform=axes.get_xaxis_transform(),
-        )
+        tone, low = color("alarm"), axes.get_xaxis_transform()
+        title = f"{broken.size} steps without a finite loss, from step {broken[0]}"
+        axes.set_title(title, color=tone)
+        axes.plot(broken, [0.02] * broken.size, "x", color=tone, markersize=5, transform=low)
     _mark_phases(axes, run.history, named=True)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
@@ -207,16 +192,9 @@ def _mark_phases(axes: Axes, history: History, *, named: bool) -> None:
         if index % 2 == 0:
             axes.axvspan(first, last, color=color("shade"), linewidth=0, zorder=-2)
         if named and (last - first) / whole > 0.2:
-            axes.text(
-                (first + last) / 2,
-                0.93,
-                name,
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                color=color("soft"),
-                fontsize=8.5,
-                fontstyle="italic",
-            )
+            look: Look = {"color": color("soft"), "fontsize": 8.5, "fontstyle": "italic"}
+            middle, above = (first + last) / 2, axes.get_xaxis_transform()
+            axes.text(middle, 0.93, name, transform=above, ha="center", **look)
 
 
 def _running_mean(values: Values) -> Values:
@@ -239,6 +217,5 @@ def _extremes(values: Values) -> NDArray[np.int64]:
     for stretch in np.array_split(np.arange(len(values)), _STRETCHES):
         finite = stretch[np.isfinite(values[stretch])]
         if finite.size:
-            kept.add(int(finite[np.argmin(values[finite])]))
-            kept.add(int(finite[np.argmax(values[finite])]))
+            kept |= {int(finite[pick(values[finite])]) for pick in (np.argmin, np.argmax)}
     return np.array(sorted(kept), dtype=np.int64)

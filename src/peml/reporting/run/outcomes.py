@@ -100,30 +100,20 @@ def judge_found(found_by: Mapping[str, Any], choices: Mapping[str, str]) -> list
     weights = found_by.get("weights")
     if not isinstance(weights, Mapping):
         return []
-    return judge(
-        weights,
-        choices,
-        guarded=found_by.get("guarded", ()),
-        fitted=found_by.get("fitted", ()),
-        by_weight=found_by.get("by_weight", True),
-    )
+    known = {
+        name: found_by[name] for name in ("guarded", "fitted", "by_weight") if name in found_by
+    }
+    return judge(weights, choices, **known)
 
 
 def list_outcomes(history: History) -> list[Outcome]:
     """The outcome of each decision of a run, or its state while the search runs."""
-    course = free_course(history)
-    if not course:
-        return []
-    made = history.discretise
-    if made is None:
-        return judge(course[-1].weights, {})
-    return judge(
-        course[-1].weights,
-        made.choices,
-        guarded=made.guarded,
-        fitted=made.fitted,
-        by_weight=made.free is None or made.free.by_weight,
-    )
+    course, made = free_course(history), history.discretise
+    if not course or made is None:
+        return judge(course[-1].weights, {}) if course else []
+    by_weight = made.free is None or made.free.by_weight
+    overruled = {"guarded": made.guarded, "fitted": made.fitted}
+    return judge(course[-1].weights, made.choices, by_weight=by_weight, **overruled)
 
 
 def free_course(history: History) -> list[Decisions]:

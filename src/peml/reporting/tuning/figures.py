@@ -1,5 +1,6 @@
 """A study's figures: its history, importances, all trials side by side, the Pareto front."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -7,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from peml.records.study import StudyRecord
-from peml.reporting.style import clean_axes, color, new_figure, note, style_context
+from peml.records.study import StudyRecord, TrialRecord
+from peml.reporting.style import Look, clean_axes, color, name_rows, new_axes, note, style_context
 from peml.reporting.tuning.parallel import draw_parallel
 from peml.reporting.tuning.scales import limit_means
 
@@ -31,31 +32,19 @@ def draw_study(study: StudyRecord) -> dict[str, Figure]:
 @style_context()
 def draw_history(study: StudyRecord) -> Figure:
     """Development mean of each trial, and the best so far."""
-    figure = new_figure(3.4)
-    axes = figure.subplots()
+    figure, axes = new_axes(3.4)
     shown = [trial for trial in study.in_state("finished", "pruned") if trial.mean is not None]
     _step_of_best(axes, study)
     for state, look in _LOOKS.items():
         points = [trial for trial in shown if trial.state == state]
-        if not points:
-            continue
-        axes.plot(
-            [trial.number for trial in points],
-            [trial.mean or 0.0 for trial in points],
-            label=f"{state} ({len(points)})",
-            **look,
-        )
+        if points:
+            numbers, means = zip(*((trial.number, trial.mean) for trial in points), strict=True)
+            axes.plot(numbers, means, label=f"{state} ({len(points)})", **look)
     low = limit_means(axes, shown)
-    failed = study.in_state("failed")
+    failed = [trial.number for trial in study.in_state("failed")]
     if failed:
-        axes.plot(
-            [trial.number for trial in failed],
-            [low] * len(failed),
-            marker="x",
-            linestyle="none",
-            color=color("alarm"),
-            label=f"failed ({len(failed)})",
-        )
+        cross: Look = {"marker": "x", "linestyle": "none", "color": color("alarm")}
+        axes.plot(failed, [low] * len(failed), label=f"failed ({len(failed)})", **cross)
     axes.set_xlabel("trial")
     axes.set_ylabel("development mean")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -85,14 +74,12 @@ def _step_of_best(axes: Axes, study: StudyRecord) -> None:
 def draw_importance(study: StudyRecord) -> Figure:
     """Each parameter's share of the variance of the mean."""
     names = list(study.importance)
-    figure = new_figure(0.32 * len(names) + 0.9)
-    axes = figure.subplots()
+    figure, axes = new_axes(0.32 * len(names) + 0.9)
     shares = [100 * study.importance[name] for name in names]
     axes.barh(range(len(names)), shares, height=0.6, color=color("accent"))
     for place, share in enumerate(shares):
         note(axes, f"{share:.0f} %", (share, place), fontsize=9, color=color("ink"))
-    axes.set_yticks(range(len(names)), names, color=color("ink"))
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    name_rows(axes, names, 0.6)
     axes.set_xlim(0, max(shares) * 1.12 + 1)
     axes.set_xlabel("share of the variance of the development mean, %")
     clean_axes(axes, grid="x")
@@ -103,30 +90,16 @@ def draw_importance(study: StudyRecord) -> Figure:
 def draw_front(study: StudyRecord) -> Figure:
     """Development mean against the second objective, with the Pareto front."""
     second = study.objectives[1]
-    figure = new_figure(3.8)
-    axes = figure.subplots()
+    figure, axes = new_axes(3.8)
     rest = [t for t in study.in_state("finished") if t.number not in study.best]
     front = study.front()
-    for trials, look in (
-        (rest, _LOOKS["pruned"]),
-        (front, {**_LOOKS["finished"], "color": color("warm")}),
-    ):
-        axes.plot(
-            [trial.objectives[1] or 0.0 for trial in trials],
-            [trial.mean or 0.0 for trial in trials],
-            label="Pareto front" if trials is front else "other trials",
-            **look,
-        )
-    axes.step(
-        [trial.objectives[1] or 0.0 for trial in front],
-        [trial.mean or 0.0 for trial in front],
-        where="pre",
-        color=color("warm"),
-        linewidth=1.2,
+    axes.plot(*_points(rest), label="other trials", **_LOOKS["pruned"])
+    axes.plot(
+        *_points(front), label="Pareto front", **{**_LOOKS["finished"], "color": color("warm")}
     )
-    for trial in front:
-        point = (trial.objectives[1] or 0.0, trial.mean or 0.0)
-        note(axes, str(trial.number), point, va="bottom", color=color("ink"))
+    axes.step(*_points(front), where="pre", color=color("warm"), linewidth=1.2)
+    for trial, *point in zip(front, *_points(front), strict=True):
+        note(axes, str(trial.number), (point[0], point[1]), va="bottom", color=color("ink"))
     limit_means(axes, [*rest, *front], always=front)
     axes.set_xlabel(second.title)
     axes.xaxis.set_major_formatter(FuncFormatter(_count))
@@ -134,6 +107,11 @@ def draw_front(study: StudyRecord) -> Figure:
     clean_axes(axes)
     figure.legend(loc="outside right upper", frameon=False, handletextpad=0.3)
     return figure
+
+
+def _points(trials: Sequence[TrialRecord]) -> tuple[list[float], list[float]]:
+    """The second objective of each trial, and its mean."""
+    return [t.objectives[1] or 0.0 for t in trials], [t.mean or 0.0 for t in trials]
 
 
 def _count(value: float, _: object) -> str:

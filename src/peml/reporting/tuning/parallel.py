@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from peml.records.study import StudyRecord
-from peml.reporting.style import clean_axes, color, new_figure, note, style_context
+from peml.reporting.style import Look, clean_axes, color, new_axes, note, style_context
 from peml.reporting.tuning.scales import Scale, readable_low
 
 MOST_AXES = 8
@@ -19,8 +19,7 @@ def draw_parallel(study: StudyRecord) -> Figure:
     paths = sorted(study.space, key=lambda path: -study.importance.get(path, 0.0))[:MOST_AXES]
     trials = [trial for trial in study.in_state("finished") if trial.mean is not None]
     trials.sort(key=lambda trial: trial.mean or 0.0)
-    figure = new_figure(4.2)
-    axes = figure.subplots()
+    figure, axes = new_axes(4.2)
     columns = [Scale(study, path, trials) for path in paths]
     means = [trial.mean or 0.0 for trial in trials]
     low = readable_low(means)
@@ -54,5 +53,5 @@ def draw_parallel(study: StudyRecord) -> Figure:
 def _draw_axis(axes: Axes, place: int, ticks: Sequence[tuple[float, str]]) -> None:
     axes.axvline(place, color=color("line"), linewidth=1, zorder=1)
     for height, text in ticks:
-        box = {"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+        box: Look = {"facecolor": color("paper"), "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
         note(axes, text, (place, height), 4, fontsize=8, bbox=box, zorder=4)

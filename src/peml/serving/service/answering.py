@@ -16,10 +16,9 @@ _Answer = TypeVar("_Answer")
 
 
 async def receive_body(request: Request, limits: Limits) -> bytes:
-    """Receives the whole body.
+    """Receives the whole body; refuses one that is too large or slow, or not declared as JSON.
 
     Raises:
-        RefusedError: It is too large, too slow, or not declared to be JSON.
         HungUpError: The client went away.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

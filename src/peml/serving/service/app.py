@@ -34,8 +34,6 @@ from peml.serving.service.work import Work
 _PREDICT = "/v1/predict"
 _SHORT = 4096  # bytes of a body
 _PUBLIC = ("/", "/docs", "/health", "/ready", "/openapi.json")
-
-
 _Read = TypeVar("_Read")
 
 
@@ -82,7 +80,7 @@ class Service:
             "log": log,
         }
         self.routes.add_middleware(Gate, **passed)
-        self._predicting = Gate(self._answer_predict, **passed)
+        self._predicting = Gate(app=self._answer_predict, **passed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles an ASGI connection.
@@ -133,7 +131,9 @@ class Service:
         body = parse_object(received, ("task", "rows"))
         work = await self.in_reader(len(received), self.reader.read, body)
         answers = await unless_hung_up(request, self.answer(request, work), self.limits)
-        return _json({"predictions": [write_prediction(answer) for answer in answers]})
+        written = {"predictions": [_written(answer) for answer in answers]}
+        text = json.dumps(written, ensure_ascii=False, allow_nan=False)
+        return Response(text.encode(), media_type="application/json")
 
     async def in_reader(self, size: int, read: Callable[..., _Read], *arguments: Any) -> _Read:
         """Calls a function that uses the tokenizer, for a long body on the tokenizer's own thread.
@@ -164,34 +164,26 @@ class Service:
         return answers
 
 
-def write_prediction(answer: Prediction) -> dict[str, Any]:
+def _written(answer: Prediction) -> dict[str, Any]:
     """An answer as `peml predict` writes it; ``cut`` is there if tokens were cut from the row."""
     written: dict[str, Any] = {"prediction": answer.value, "scores": answer.scores}
     return written | ({"cut": answer.cut} if answer.cut else {})
-
-
-def _json(value: Any) -> Response:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return Response(text.encode(), media_type="application/json")
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
     """The routes' own errors (no such path, another method) in the service's shape."""
     assert isinstance(error, HTTPException)
     paths = sorted({getattr(route, "path", "") for route in request.app.routes})
+    kind, said = "not_allowed", f"the method {request.method} is not allowed here"
+    allowed = (error.headers or {}).get("Allow", "")
     if error.status_code == 404:
-        said, kind = (
-            f"there is nothing at this path.{nearest(request.url.path, paths)}",
+        kind, said = (
             "not_found",
+            f"there is nothing at this path.{nearest(request.url.path, paths)}",
         )
-    else:
-        said, kind = f"the method {request.method} is not allowed here", "not_allowed"
+        allowed = ", ".join(paths)
+    remedy, headers = "GET /openapi.json describes the service", error.headers
     refusal = RefusedError(
-        error.status_code,
-        kind,
-        said,
-        allowed=", ".join(paths) if kind == "not_found" else (error.headers or {}).get("Allow", ""),
-        remedy="GET /openapi.json describes the service",
-        headers=error.headers,
+        error.status_code, kind, said, allowed=allowed, remedy=remedy, headers=headers
     )
     return JSONResponse(refusal.body(), refusal.status, refusal.headers)

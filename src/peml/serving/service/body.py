@@ -20,24 +20,14 @@ def parse_object(body: bytes, known: Iterable[str]) -> dict[str, Any]:
     """
     value = _parse(body)
     if not isinstance(value, dict):
-        raise RefusedError(
-            422,
-            "invalid_request",
-            f"the body is {spell_kind(value)}",
-            allowed="a JSON object",
-            remedy="send an object; GET /openapi.json describes it",
-        )
+        remedy = "send an object; GET /openapi.json describes it"
+        raise RefusedError.invalid(f"the body is {spell_kind(value)}", "", "a JSON object", remedy)
     names = tuple(known)
     for key in value:
         if key not in names:
-            raise RefusedError(
-                422,
-                "invalid_request",
-                f"there is no field {key!r}.{nearest(key, names)}",
-                field=key,
-                allowed=", ".join(names),
-                remedy="correct the name, or leave it out",
-            )
+            problem = f"there is no field {key!r}.{nearest(key, names)}"
+            remedy = "correct the name, or leave it out"
+            raise RefusedError.invalid(problem, key, ", ".join(names), remedy)
     return value
 
 

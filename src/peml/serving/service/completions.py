@@ -15,12 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from peml.serving.service import schema
 from peml.serving.service.answering import receive_body, unless_hung_up
 from peml.serving.service.body import parse_object
-from peml.serving.service.prompts import (
-    ChatRequest,
-    CompletionRequest,
-    PromptReader,
-    validate,
-)
+from peml.serving.service.prompts import ChatRequest, CompletionRequest, PromptReader, validate
 from peml.serving.service.refusal import RefusedError
 from peml.serving.service.work import Text
 
@@ -154,11 +149,8 @@ class _Form:
     def usage(self, text: Text) -> dict[str, int]:
         """Numbers of tokens read and written; a task's held context doesn't count."""
         read, written = len(text.ids), text.generated
-        return {
-            "prompt_tokens": read,
-            "completion_tokens": written,
-            "total_tokens": read + written,
-        }
+        numbers = {"prompt_tokens": read, "completion_tokens": written}
+        return {**numbers, "total_tokens": read + written}
 
     def _with(self, said: dict[str, Any], reason: str | None) -> dict[str, Any]:
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": reason}

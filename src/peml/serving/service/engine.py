@@ -136,9 +136,7 @@ class Engine:
         while waiting:
             count = max(1, self.tokens // waiting[0].tokens)
             batch, waiting = waiting[:count], waiting[count:]
-            answers |= {
-                id(text): each for text, each in zip(batch, self._decode(batch), strict=True)
-            }
+            answers |= zip(map(id, batch), self._decode(batch), strict=True)
         return [answers[id(text)] for text in texts]
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -42,10 +43,11 @@ class AccessLog:
         self._stream.flush()
 
 
+@dataclass(frozen=True)
 class Gate:
     """ASGI middleware around all routes.
 
-    Args:
+    Attributes:
         app: The routes.
         routes: Their paths; others are logged as ``other``.
         public: Those that need no key.
@@ -54,31 +56,21 @@ class Gate:
         log: Receives a line per request.
     """
 
-    def __init__(
-        self,
-        app: Any,
-        *,
-        routes: Collection[str],
-        public: Collection[str],
-        keys: Keys | None,
-        metrics: Metrics,
-        log: AccessLog,
-    ) -> None:
-        self._app = app
-        self._routes = frozenset(routes)
-        self._public = frozenset(public)
-        self._keys = keys
-        self._metrics = metrics
-        self._log = log
+    app: Any
+    routes: Collection[str]
+    public: Collection[str]
+    keys: Keys | None
+    metrics: Metrics
+    log: AccessLog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         began = time.perf_counter()
         number = secrets.token_hex(8)
-        route = scope["path"] if scope["path"] in self._routes else "other"
+        route = scope["path"] if scope["path"] in self.routes else "other"
         facts = scope.setdefault("state", {})["facts"] = {}
         status = 0
 
@@ -94,9 +86,9 @@ class Gate:
             await send(message)
 
         try:
-            if self._keys is not None and route not in self._public:
-                self._keys.check(_header(scope, b"authorization"))
-            await self._app(scope, receive, sending)
+            if self.keys is not None and route not in self.public:
+                self.keys.check(_header(scope, b"authorization"))
+            await self.app(scope, receive, sending)
         except HungUpError:
             status = HUNG_UP
         except Exception as error:  # the service keeps running after any error
@@ -107,8 +99,8 @@ class Gate:
             facts["error"] = refusal.kind
         finally:
             spent = time.perf_counter() - began
-            self._metrics.request(route, status or HUNG_UP, spent)
-            self._log.write(
+            self.metrics.request(route, status or HUNG_UP, spent)
+            self.log.write(
                 id=number,
                 method=scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other",
                 route=route,
@@ -121,7 +113,7 @@ class Gate:
         """Logs where an unforeseen error arose; its message may hold what a client sent."""
         frames = traceback.extract_tb(error.__traceback__)
         places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        self._log.write(id=number, event="error", error=type(error).__name__, places=places)
+        self.log.write(id=number, event="error", error=type(error).__name__, places=places)
         return RefusedError(
             500,
             "internal",

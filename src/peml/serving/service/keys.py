@@ -45,13 +45,7 @@ class Keys:
         return cls(*keys)
 
     def check(self, authorization: bytes) -> None:
-        """Checks the header ``Authorization``.
-
-        The comparison takes the same time for every key.
-
-        Raises:
-            RefusedError: It has none of the keys.
-        """
+        """Refuses a header ``Authorization`` without a key, in the same time for every key."""
         scheme, _, key = authorization.partition(b" ")
         sent = _digest(key.strip())
         found = [hmac.compare_digest(sent, known) for known in self._digests]

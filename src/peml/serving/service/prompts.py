@@ -43,16 +43,16 @@ _Stops = Annotated[
 ]
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    include_usage: bool = False
-
-
-class _Asked(BaseModel):
-    """Fields of both kinds of completion. Decoding is greedy, so most have a single valid value."""
-
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class _Options(_Body):
+    include_usage: bool = Field(False, strict=True)
+
+
+class _Asked(_Body):
+    """Fields of both kinds of completion. Decoding is greedy, so most have a single valid value."""
 
     model: str = Field(description="The served model's name, or a task's.")
     max_tokens: int | None = Field(None, ge=1, strict=True)
@@ -72,16 +72,12 @@ class CompletionRequest(_Asked):
     prompt: str
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Part(_Body):
     type: Literal["text"]
     text: str
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Message(_Body):
     role: Literal["system", "user", "assistant"]
     content: Annotated[
         list[_Part], BeforeValidator(_in_parts, json_schema_input_type=str | list[_Part])
@@ -112,24 +108,18 @@ class ChatRequest(_Asked):
 
 
 def validate(kind: type[_Asked], body: dict[str, Any]) -> Any:
-    """Validates a body as a request.
-
-    Raises:
-        RefusedError: Naming the first field that is wrong.
-    """
+    """Validates a body as a request; a refusal names the first field that is wrong."""
     try:
         return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         place, unknown = first["loc"], first["type"] == "extra_forbidden"
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-        raise RefusedError(
-            422,
-            "invalid_request",
+        raise RefusedError.invalid(
             "; ".join(describe_problems(error, kind)),
-            field=path.lstrip("."),
-            allowed=", ".join(kind.model_fields) if unknown else "",
-            remedy="correct the field, or leave it out",
+            path.lstrip("."),
+            ", ".join(kind.model_fields) if unknown else "",
+            "correct the field, or leave it out",
         ) from error
 
 
@@ -157,11 +147,7 @@ class PromptReader:
     def read(
         self, asked: CompletionRequest | ChatRequest, emit: Callable[[str], None] | None
     ) -> Text:
-        """The text to continue.
-
-        Args:
-            asked: A request.
-            emit: Called with each piece of the text, on the model's thread.
+        """The text that a request asks to continue; `emit` gets its pieces, on the model's thread.
 
         Raises:
             RefusedError: The model can't do it, or the prompt doesn't fit.
@@ -236,14 +222,8 @@ class PromptReader:
     def _limit(self, asked: int | None, task: Task | None, given: int, task_id: int | None) -> int:
         most = self._limits.new_tokens
         if asked is not None and asked > most:
-            raise RefusedError(
-                422,
-                "invalid_request",
-                f"max_tokens is {asked}",
-                field="max_tokens",
-                allowed=f"at most {most}",
-                remedy="lower it",
-            )
+            wrong = f"max_tokens is {asked}"
+            raise RefusedError.invalid(wrong, "max_tokens", f"at most {most}", "lower it")
         longest = most if task is None else self._predictor.evaluation.longest(task)
         wanted = asked or min(most, longest)
         room = self._room(task_id) - given

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from peml.data.encoding import encode_row
 from peml.data.task_columns import needed_fields, read_list
@@ -18,8 +17,7 @@ from peml.serving.service.work import AskedRow, Text, Work
 from peml.tasks import Example, Task, TaskRenderer
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
+class _Named(NamedTuple):
     """A row, the name of its task, and its path in the body."""
 
     task: str
@@ -44,15 +42,20 @@ class RowReader:
             RefusedError: A task, row or column is wrong, or there are too many rows or tokens.
         """
         work = [self._read(self.task_id(named.task), named) for named in self._named(body)]
-        self._check_tokens(sum(each.tokens for each in work))
+        tokens = sum(each.tokens for each in work)
+        if tokens > self._limits.tokens:
+            raise RefusedError(
+                413,
+                "too_many_tokens",
+                f"the rows have {tokens} tokens, options and texts to generate included",
+                field="rows",
+                allowed=f"at most {self._limits.tokens} tokens",
+                remedy="send fewer rows in a request",
+            )
         return work
 
     def task_id(self, name: str, field: str = "task") -> int:
-        """The index of a task.
-
-        Raises:
-            RefusedError: There is no such task.
-        """
+        """The index of a task; refuses an unknown one."""
         if name not in self._ids:
             raise RefusedError(
                 404,
@@ -68,7 +71,7 @@ class RowReader:
         rows, task = body.get("rows"), body.get("task")
         if not isinstance(rows, list):
             found = spell_kind(rows) if "rows" in body else "missing"
-            raise _invalid(f"rows is {found}", "rows", "a list of rows")
+            raise RefusedError.invalid(f"rows is {found}", "rows", "a list of rows")
         if len(rows) > self._limits.rows:
             raise RefusedError(
                 413,
@@ -84,33 +87,33 @@ class RowReader:
         for number, row in enumerate(rows):
             path = f"rows[{number}]"
             if not isinstance(row, dict):
-                raise _invalid(f"{path} is {spell_kind(row)}", path, "an object with columns")
+                raise RefusedError.invalid(
+                    f"{path} is {spell_kind(row)}", path, "an object with columns"
+                )
             if task is not None:
                 named.append(_Named(task, row, path))
                 continue
             if "task" not in row:
-                raise _invalid(f"{path} names no task", f"{path}.task", "the name of a task")
+                raise RefusedError.invalid(
+                    f"{path} names no task", f"{path}.task", "the name of a task"
+                )
             rest = {name: value for name, value in row.items() if name != "task"}
             named.append(_Named(_text(row["task"], f"{path}.task"), rest, path))
             self.task_id(named[-1].task, f"{path}.task")
         return named
 
-    def _check_names(self, task_id: int, named: _Named) -> None:
-        known = self._known[task_id]
+    def _read(self, task_id: int, named: _Named) -> Work:
+        """One row's work; each is read by itself, whatever else is in the request."""
+        task, known = self._predictor.tasks[task_id], self._known[task_id]
         for name in named.row:
             if known is not None and name not in known:
-                raise _invalid(
+                raise RefusedError.invalid(
                     f"{named.path}: the task {named.task!r} reads no column {name!r}."
                     f"{nearest(name, known)}",
                     f"{named.path}.{name}",
                     ", ".join(known),
                     "correct the name, or leave it out",
                 )
-
-    def _read(self, task_id: int, named: _Named) -> Work:
-        """One row's work; each is read by itself, whatever else is in the request."""
-        self._check_names(task_id, named)
-        task = self._predictor.tasks[task_id]
         try:
             [row] = read_list([named.row], task)
             example = self._renderers[task_id].render(row, 0, labelled=False)
@@ -134,17 +137,6 @@ class RowReader:
             cut=columns["cut"],
         )
 
-    def _check_tokens(self, tokens: int) -> None:
-        if tokens > self._limits.tokens:
-            raise RefusedError(
-                413,
-                "too_many_tokens",
-                f"the rows have {tokens} tokens, options and texts to generate included",
-                field="rows",
-                allowed=f"at most {self._limits.tokens} tokens",
-                remedy="send fewer rows in a request",
-            )
-
 
 def _top_names(task: Task) -> tuple[str, ...] | None:
     """The names that a row's fields may have; None if the task's format decides."""
@@ -157,13 +149,5 @@ def _top_names(task: Task) -> tuple[str, ...] | None:
 
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise _invalid(f"{field} is {spell_kind(value)}", field, "a text")
+        raise RefusedError.invalid(f"{field} is {spell_kind(value)}", field, "a text")
     return value
-
-
-def _invalid(
-    message: str, field: str, allowed: str, remedy: str = "correct the body"
-) -> RefusedError:
-    return RefusedError(
-        422, "invalid_request", message, field=field, allowed=allowed, remedy=remedy
-    )

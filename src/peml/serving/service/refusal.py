@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from peml.errors import PemlError
@@ -10,10 +11,11 @@ from peml.errors import PemlError
 _LONGEST = 1000  # characters of a message, which may show what was sent
 
 
+@dataclass(eq=False)
 class RefusedError(Exception):
     """A request that is not answered.
 
-    Args:
+    Attributes:
         status: HTTP status.
         kind: Word for programs, such as ``invalid_json``.
         message: What was wrong, with the value.
@@ -23,37 +25,27 @@ class RefusedError(Exception):
         headers: Further headers.
     """
 
-    def __init__(
-        self,
-        status: int,
-        kind: str,
-        message: str,
-        *,
-        remedy: str,
-        field: str = "",
-        allowed: str = "",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
-        self.message = message
-        self.remedy = remedy
-        self.field = field
-        self.allowed = allowed
-        self.headers = dict(headers or {})
+    status: int
+    kind: str
+    message: str
+    _: KW_ONLY
+    remedy: str
+    field: str = ""
+    allowed: str = ""
+    headers: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, error: PemlError, *, status: int = 422, kind: str, field: str = "") -> RefusedError:
         """Turns an error of PEML into a refusal."""
-        return cls(
-            status,
-            kind,
-            error.problem,
-            remedy=error.action,
-            field=field or error.field,
-            allowed=error.allowed,
-        )
+        remedy, allowed, where = error.action, error.allowed, field or error.field
+        return cls(status, kind, error.problem, remedy=remedy, field=where, allowed=allowed)
+
+    @classmethod
+    def invalid(
+        cls, message: str, field: str, allowed: str, remedy: str = "correct the body"
+    ) -> RefusedError:
+        """The refusal of a field that is wrong."""
+        return cls(422, "invalid_request", message, field=field, allowed=allowed, remedy=remedy)
 
     def body(self) -> dict[str, Any]:
         """The answer's JSON."""

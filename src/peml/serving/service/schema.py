@@ -50,9 +50,7 @@ class PredictAnswer(BaseModel):
 def body_of(request: type[BaseModel], answer: type[BaseModel] | None) -> dict[str, Any]:
     """The OpenAPI description of a route that reads its body itself.
 
-    Args:
-        request: Its body.
-        answer: The body of its answer; None: OpenAI's, which is not described again.
+    ``answer`` is None for OpenAI's answers, which are not described again.
     """
     content = {"application/json": {"schema": request.model_json_schema()}}
     refused = {"model": ErrorAnswer, "description": "Refused, with the reason"}

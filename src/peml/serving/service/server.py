@@ -21,11 +21,7 @@ from peml.serving.service.limits import Limits
 
 
 def check_exposure(host: str, key_file: Path | None, *, insecure: bool) -> None:
-    """Refuses to open a service without a key to other machines.
-
-    Raises:
-        ConfigError: The address is not this machine's own, and there is no key.
-    """
+    """Refuses to open a service without a key to other machines."""
     if key_file is not None or insecure or _is_loopback(host):
         return
     raise ConfigError(
@@ -43,11 +39,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at this address, not listening yet.
-
-    Raises:
-        ConfigError: The address can't be had.
-    """
+    """A socket at this address, not listening yet; an address that can't be had is refused."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -76,14 +68,8 @@ def run_service(
 ) -> None:
     """Answers requests until SIGINT or SIGTERM; requests that have begun are answered.
 
-    Args:
-        predictor: The model.
-        at: Where to listen.
-        name: What the model is called.
-        limits: Bounds on requests.
-        keys: Accepted keys; None: none is needed.
-        announce: Gets a line for people about the address.
-        made: Makes the engine; another one for comparison.
+    ``announce`` gets a line for people about the address, ``made`` makes the engine. See `Service`
+    for the rest.
     """
     service = Service(made(predictor), name, limits, keys, AccessLog(sys.stdout))
     config = uvicorn.Config(
