@@ -41,35 +41,26 @@ FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "1
 STEPS = 3
 _DEMO = Path(__file__).parents[1] / "examples/demo.yaml"
 
-_T5: dict[str, Any] = {"d_model": 384, "d_kv": 64, "d_ff": 1024, "num_layers": 6, "num_heads": 6}
-_LLAMA: dict[str, Any] = {
-    "hidden_size": 512,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "intermediate_size": 1024,
-}
-MADE: dict[str, dict[str, Any]] = {
-    "t5": {**_T5, "vocab_size": 8000},
-    "llama": {**_LLAMA, "vocab_size": 8000},
-}
-"""Random models that are written to a folder; the others come with the package's extras."""
-TINY = {"minilm": "bert", "smollm2": "llama", "llama": "llama", "t5": "t5"}
-
 _BF16 = ("training.precision=bf16", "model.dtype=bfloat16")
 _FP32 = ("training.precision=fp32", "model.dtype=float32")
 _AGAIN = "model.gradient_checkpointing=true"
+_LONG = ("tasks.shots=8", "model.max_length=256", "batches.tokens=2048")
+_PACKED = ("batches.packing=true", "batches.tokens=4096", "batches.rows=64")
 CONFIGS: dict[str, tuple[str, ...]] = {
-    "encoder, lora": ("minilm", "method.name=lora", *_FP32),
-    "encoder, peml in search": ("minilm", "method.name=peml", *_FP32),
-    "encoder, full, checkpointing": ("minilm", "method.name=full", *_FP32, _AGAIN),
-    "decoder, lora, bf16": ("smollm2", "method.name=lora", *_BF16),
-    "decoder, peml in search, checkpointing": ("smollm2", "method.name=peml", *_FP32, _AGAIN),
-    "decoder, c-poly, bf16": ("llama", "method.name=c-poly", *_BF16),
-    "decoder, full": ("llama", "method.name=full", *_FP32),
-    "encoder-decoder, mtl-lora": ("t5", "method.name=mtl-lora", *_FP32),
-    "encoder-decoder, peml in search, bf16": ("t5", "method.name=peml", *_BF16, _AGAIN),
+    "MiniLM, lora": ("minilm", "method.name=lora", *_FP32),
+    "MiniLM, peml in search, packed": ("minilm", "method.name=peml", *_FP32, *_PACKED),
+    "MiniLM, mtl-lora, bf16": ("minilm", "method.name=mtl-lora", *_BF16, "batches.tokens=4096"),
+    "MiniLM, full, checkpointing": ("minilm", "method.name=full", *_FP32, _AGAIN),
+    "SmolLM2, lora, bf16": ("smollm2", "method.name=lora", *_BF16, "tasks.exclude=[]"),
+    "SmolLM2, peml in search, checkpointing": ("smollm2", "method.name=peml", *_FP32, _AGAIN),
+    "SmolLM2, mtl-lora, packed, checkpointing": (
+        *("smollm2", "method.name=mtl-lora", *_FP32, _AGAIN, *_PACKED),
+    ),
+    "SmolLM2, peml in search, long rows, bf16": ("smollm2", "method.name=peml", *_BF16, *_LONG),
+    "SmolLM2, lora+context": ("smollm2", "method.name=lora+context", *_FP32),
 }
+"""Of each, the model and what differs from the demo; generation is in one of them."""
+TINY = {"minilm": "bert", "smollm2": "llama"}
 
 
 def read_config(name: str, folder: Path, *, tiny: bool = False) -> RunConfig:
@@ -83,13 +74,9 @@ def read_config(name: str, folder: Path, *, tiny: bool = False) -> RunConfig:
     model, *overrides = CONFIGS[name]
     if tiny:
         model = str(save_tiny_model(TINY.get(model, "bert"), folder / f"tiny-{model}"))
-    elif model in MADE:
-        if not (folder / model).is_dir():
-            save_tiny_model(model, folder / model, **MADE[model])
-        model = str(folder / model)
     rows = ["tasks.rows=64", "tasks.evaluation_rows=64", "batches.tokens=1024"]
     rows += ["evaluation.tokens=2048", "training.learning_rates={}"]
-    config: RunConfig = load_config(_DEMO, [f"model.name={model}", *overrides, *rows])
+    config: RunConfig = load_config(_DEMO, [f"model.name={model}", *rows, *overrides])
     return config
 
 

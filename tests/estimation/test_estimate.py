@@ -90,22 +90,26 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
     "mtl-lora": {"name": "mtl-lora", "r": 2},
     "peml": {"name": "peml", "lora": {"r": 2}, "prefix": {"length": [2, 4], "width": 8}},
+    "context": {"name": "lora+context", "lora": {"r": 2}, "context": {"shots": 2}},
 }
+PACKED = {"tokens": 512, "rows": 16, "packing": True}
 
 
 @pytest.mark.parametrize(
-    ("family", "method", "again"),
+    ("family", "method", "again", "batches"),
     [
-        ("bert", "full", False),
-        ("bert", "peml", True),
-        ("llama", "lora", True),
-        ("t5", "mtl-lora", False),
+        ("bert", "full", False, {}),
+        ("bert", "peml", True, {}),
+        ("bert", "peml", False, {"batches": PACKED}),
+        ("llama", "lora", True, {}),
+        ("llama", "context", False, {}),
+        ("t5", "mtl-lora", False, {}),
     ],
 )
 def test_memory_is_that_of_a_step_with_values(
-    folder: Path, family: str, method: str, again: bool
+    folder: Path, family: str, method: str, again: bool, batches: dict[str, Any]
 ) -> None:
-    sections = {"method": METHODS[method], "model": {"gradient_checkpointing": again}}
+    sections = {"method": METHODS[method], "model": {"gradient_checkpointing": again}, **batches}
     memory = estimated(folder, family, **sections).training
     assert memory is not None
     counted = memory.total - memory.optimizer

@@ -95,6 +95,20 @@ def greedy_tokens(model: TaskModel, text: str, count: int) -> list[int]:
     return ids[-count:]
 
 
+def test_the_output_layer_multiplies_all_rows_at_once() -> None:
+    model = tiny_task_model("llama", (generation(),))
+    gaps: list[bool] = []
+    layer = model.backbone.get_output_embeddings()
+    handle = layer.register_forward_hook(
+        lambda _, inputs, __: gaps.append(not inputs[0].is_contiguous())
+    )
+    said_by(model)
+    handle.remove()
+    assert gaps
+    assert not any(gaps)
+    assert not layer._forward_pre_hooks
+
+
 def test_a_declared_end_ends_a_text(tmp_path: Path) -> None:
     """The whole text, and how far it goes where its third token is a declared end."""
     model = loaded(tmp_path / "plain", None, "llama")

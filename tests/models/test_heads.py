@@ -159,6 +159,13 @@ def test_weights_come_from_the_generator() -> None:
     assert set(heads().state_dict()) == {"weight", "bias"}
 
 
+def test_a_task_takes_as_much_memory_among_many_as_among_few() -> None:
+    def size(tasks: int) -> int:
+        return sum(b.numel() * b.element_size() for b in heads(tasks * [sentiment()]).buffers())
+
+    assert size(1000) == 10 * size(100)
+
+
 def test_bfloat16_states_are_scored_in_the_heads_precision() -> None:
     module = heads()
     pooled = torch.randn(3, HIDDEN)

@@ -4,6 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ class _Passes:
         def calibrate() -> None:
             assert sample is not None
             model.eval()
-            model(emptied_batch(sample))
+            model(replace(emptied_batch(sample), packed=None))
 
         context = AttachContext(
             seed=work.config.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from types import MappingProxyType
 
 import torch
@@ -21,7 +22,7 @@ class TaskHeads(nn.Module):
 
     All heads are rows of one (columns, hidden) matrix: a classification task has one column per
     label, a regression or multiple-choice task has one. A step computes all columns of all rows
-    and selects by task id, without a loop over tasks.
+    and selects by task id, without a loop over tasks. Nothing has a size of tasks x columns.
 
     Regression scores are scaled to [-2, 2], so that their squared error starts near the
     cross-entropy of classification and neither dominates.
@@ -29,26 +30,23 @@ class TaskHeads(nn.Module):
 
     _kind: Tensor
     _start: Tensor
-    _owned: Tensor
+    _size: Tensor
     _low: Tensor
     _width: Tensor
 
     def __init__(self, tasks: Sequence[Task], hidden_size: int, generator: torch.Generator) -> None:
         super().__init__()
         sizes = [len(t.labels) if _KINDS[t.type.answer] == _CLASSES else 1 for t in tasks]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        starts = [0, *accumulate(sizes)][:-1]
         self.tasks = tuple(tasks)
         self.sizes = tuple(sizes)
         self.weight = nn.Parameter(torch.empty(sum(sizes), hidden_size))
         self.bias = nn.Parameter(torch.zeros(sum(sizes)))
         nn.init.normal_(self.weight, std=0.02, generator=generator)
-        owned = torch.zeros(len(tasks), sum(sizes), dtype=torch.bool)
-        for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-            owned[row, start : start + size] = True
         scales = [(t.scale.low, t.scale.high) if t.scale else (0.0, 1.0) for t in tasks]
         self._buffer("_kind", torch.tensor([_KINDS[t.type.answer] for t in tasks]))
         self._buffer("_start", torch.tensor(starts))
-        self._buffer("_owned", owned)
+        self._buffer("_size", torch.tensor(sizes))
         self._buffer("_low", torch.tensor([low for low, _ in scales]))
         self._buffer("_width", torch.tensor([high - low for low, high in scales]))
 
@@ -98,8 +96,11 @@ class TaskHeads(nn.Module):
         kind, start = self._kind[task_ids], self._start[task_ids]
         single = logits.gather(1, start[:, None]).squeeze(1)
         classes = torch.where(kind == _CLASSES, targets, 0.0).long()
-        masked = logits.masked_fill(~self._owned[task_ids], -torch.inf)
-        chosen = masked.log_softmax(1).gather(1, (start + classes)[:, None]).squeeze(1)
+        labels = torch.arange(max(self.sizes), device=logits.device)
+        columns = (start[:, None] + labels).clamp_max(logits.shape[1] - 1)
+        others = labels >= self._size[task_ids][:, None]
+        own = logits.gather(1, columns).masked_fill(others, -torch.inf)
+        chosen = own.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
         scaled = 4 * (targets - self._low[task_ids]) / self._width[task_ids] - 2
         option = targets * (single - _group_logsumexp(single, groups, examples)[groups])
         losses = torch.where(

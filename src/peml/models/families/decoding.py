@@ -1,10 +1,11 @@
 """Greedy decoding that ignores the generation settings in a base model's files."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from peml.errors import ModelError
@@ -80,17 +81,29 @@ def decode(
     settings = own_generation(spelling, model.config)
     settings.max_new_tokens = limits["max_new_tokens"]
     watch = _Watch(spelling.ends, given)
-    tokens = model.generate(
-        **inputs,
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([watch]),
-        stopping_criteria=stopping_criteria(spelling, given, limits),
-        synced_gpus=False,  # by default a sharded model's processes would count tokens together
-    )
+    layer = model.get_output_embeddings()
+    known = isinstance(layer, nn.Module)
+    with layer.register_forward_pre_hook(_closed_up) if known else nullcontext():
+        tokens = model.generate(
+            **inputs,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=stopping_criteria(spelling, given, limits),
+            synced_gpus=False,  # by default a sharded model's processes would count tokens together
+        )
     generated = [spelling.read(row) for row in tokens[:, given:].tolist()]
     spaces = gaps or [""] * len(generated)
     texts = [cut_text(text, stop, gap) for text, gap in zip(generated, spaces, strict=True)]
     return [None if bad else text for bad, text in zip(watch.bad.tolist(), texts, strict=True)]
+
+
+def _closed_up(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """An output layer's hidden states, without gaps between rows.
+
+    A prompt's last states are a view of all. For such a view, torch multiplies each row with a
+    weight of its own, and in bfloat16 on a CPU it copies the output layer for each row.
+    """
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 class _Watch(LogitsProcessor):
