@@ -35,7 +35,7 @@ TASKS = (
         template="{{ hint }}",
     ),
 )
-WRITES = (*TASKS[:3], generation(stop=["q"]), generation(name="longer", max_new_tokens=9))
+WRITES = (*TASKS[:3], generation(stop=["k"]), generation(name="longer", max_new_tokens=9))
 ROWS: tuple[tuple[str, Row], ...] = (
     ("mood", {"sentence": "the film was good"}),
     ("ending", {"start": "a man", "options": ["yes", "the red ball is in the box", "no"]}),

@@ -127,7 +127,8 @@ def test_a_task_lends_its_stop_strings_and_length(live: Live, client: openai.Ope
     assert longer.choices[0].text == whole
     stopped = client.completions.create(model="rewrite", prompt=PROMPT, max_tokens=40)
     wanted = expected(live, PROMPT, 40)
-    assert stopped.choices[0].text == wanted.partition("q")[0]
+    assert "k" in wanted
+    assert stopped.choices[0].text == wanted.partition("k")[0]
 
 
 @pytest.mark.parametrize(("model", "system"), [("tiny", ""), ("talk", "<unk>system a man<mask>")])

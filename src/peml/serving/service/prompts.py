@@ -170,8 +170,6 @@ class PromptReader:
             field = "messages"
         else:
             task = own.model_copy(update={"chat": None})
-            if task_id is None:
-                task = task.model_copy(update={"context": False})
             example, field = _plain(task, asked.prompt), "prompt"
         try:
             ids, gap = family.read_prompt(task, example)
@@ -203,8 +201,8 @@ class PromptReader:
     def _chat(self, task: Task | None, turns: Sequence[Turn]) -> tuple[Task, Example]:
         """The task to ask as, and the turns; a task adds its own system text and header."""
         if task is None:
-            plain = {"chat": Chat(), "context": False}
-            task, opened = self._predictor.tasks[0].model_copy(update=plain), list(turns)
+            task = self._predictor.tasks[0].model_copy(update={"chat": Chat()})
+            opened = list(turns)
         elif task.chat is None:
             raise RefusedError(
                 400,
