@@ -47,7 +47,7 @@ def test_the_outcome_stands_in_manifest_and_readme(
     ("family", "method", "formats"),
     [
         ("causal", "lora+prefix", ("peft", "cartridge")),
-        ("causal", "lora", ("lora",)),
+        ("causal", "lora", ("lora", "gguf")),
         ("seq2seq", "lora", ("lora",)),
         ("encoder", "lora", ("lora", "onnx")),
     ],

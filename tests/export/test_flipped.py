@@ -18,6 +18,7 @@ _RUNS = {
     "peft": ("llama", "lora+prefix"),
     "onnx": ("bert", "lora+prefix"),
     "cartridge": ("llama", "lora+prefix"),
+    "gguf": ("llama", "lora"),
     "text": ("llama", "lora+context"),
     "transformers": ("llama", "lora+context"),
 }

@@ -13,6 +13,10 @@ from peml.testing import ExportSuite
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
+class TestGguf(ExportSuite):
+    name = "gguf"
+
+
 class TestLora(ExportSuite):
     name = "lora"
 

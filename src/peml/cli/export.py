@@ -57,6 +57,8 @@ def export_command(
 
     cartridge: the same as PEFT's Cartridges, for a prefix or contexts.
 
+    gguf: merged weights and tokenizer of a Llama without a prefix, for llama.cpp.
+
     onnx, onnx-int8: an encoder with prefix and heads, one file; int8 changes scores slightly.
 
     `--verify` predicts reported rows of each task (up to 16) in a process without PEML, and writes

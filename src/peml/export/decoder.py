@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,13 +33,17 @@ class DecoderExport(ExportFormat):
     recomputed: ClassVar[bool] = False
     _claims: Claims
 
-    @abstractmethod
+    def write_model(self, folder: Path, model: TaskModel) -> None:
+        """Writes the merged model."""
+        self.saved.copy("backbone", folder)
+
     def parts(self, model: TaskModel) -> Parts:
         """The parts beside the merged model; refuses those that the format can't hold."""
+        return {}
 
-    @abstractmethod
     def write_part(self, path: Path, part: Any, task: int, model: TaskModel) -> None:
         """Writes a part at its place."""
+        raise NotImplementedError
 
     def readme(self, parts: Parts) -> dict[str, Any]:
         """What the README's template shows besides the tasks."""
@@ -61,7 +64,7 @@ class DecoderExport(ExportFormat):
     def write(self, folder: Path) -> Sequence[str]:
         """Writes the merged model, its parts and a README."""
         model = load_saved(self.saved, trust_remote_code=self.trust_remote_code)
-        self.saved.copy("backbone", folder)
+        self.write_model(folder, model)
         self._claims = Claims.of(model, recomputed=self.recomputed)
         parts = self.parts(model)
         for place, (task, part) in parts.items():

@@ -113,6 +113,7 @@ EXPORTS: Registry[type[ExportFormat]] = Registry(
     "export format",
     {
         "cartridge": "peml.export.cartridge:CartridgeExport",
+        "gguf": "peml.export.gguf:GgufExport",
         "lora": "peml.export.lora:LoraExport",
         "onnx": "peml.export.onnx:OnnxExport",
         "onnx-int8": "peml.export.onnx:OnnxInt8Export",

@@ -15,7 +15,7 @@ import json
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -34,6 +34,8 @@ class Decoder:
         trust_remote_code: Run Python code that comes with the model.
     """
 
+    file: ClassVar[dict[str, str]] = {}
+
     def __init__(self, folder: str, *, trust_remote_code: bool) -> None:
         self.folder = Path(folder)
         self.trust = {"trust_remote_code": trust_remote_code}
@@ -44,8 +46,9 @@ class Decoder:
 
     @cached_property
     def _whole(self) -> Any:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(self.folder, **self.trust)
-        return loaded.float().eval()
+        given = {"dtype": torch.float32, **self.trust, **self.file}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(self.folder, **given)
+        return loaded.eval()
 
     def logits(self, place: str, rows: Tensor) -> Tensor:
         """Logits of rows, (rows, length, vocabulary)."""
@@ -128,6 +131,12 @@ class Decoder:
         if place and said.is_file():
             ids = torch.tensor(json.loads(said.read_text(encoding="utf-8"))["token_ids"])
         return ids, arguments
+
+
+class Gguf(Decoder):
+    """A decoder in a GGUF file, as Transformers reads it."""
+
+    file: ClassVar[dict[str, str]] = {"gguf_file": "model.gguf"}
 
 
 class PeftDecoder(Decoder):
@@ -243,7 +252,7 @@ class Onnx:
         return logits[:, first:after]
 
 
-READERS = {"decoder": Decoder, "lora": Lora, "onnx": Onnx, "peft": PeftDecoder}
+READERS = {"decoder": Decoder, "gguf": Gguf, "lora": Lora, "onnx": Onnx, "peft": PeftDecoder}
 
 
 @torch.inference_mode()
