@@ -5,7 +5,7 @@ import math
 import pytest
 
 from peml.records import Cost, Results, TaskResult
-from peml.reporting.summary import Effect, join_names, noise, summarise
+from peml.reporting.summary import join_names, noise, summarise
 
 
 def task(value: float, **numbers: float) -> TaskResult:
@@ -60,9 +60,9 @@ def test_effects_need_more_than_noise() -> None:
         )
     ).rows
     assert [row.effects["prefix"] for row in rows] == [
-        Effect.HELPS,
-        Effect.HURTS,
-        Effect.UNCLEAR,
+        "helps",
+        "hurts",
+        "unclear",
     ]
 
 

@@ -23,8 +23,7 @@ def schema() -> None:
 
 @config_app.command("show")
 def show(
-    config: Annotated[Path, typer.Argument(help="Config file.")],
-    overrides: SetOption = None,
+    config: Annotated[Path, typer.Argument(help="Config file.")], overrides: SetOption = None
 ) -> None:
     """Check a config file and print it with every default filled in."""
     from peml.config import dump_config, load_config

@@ -24,11 +24,7 @@ Status = Literal["yes", "no", "info"]
 class Finding:
     """One line of the doctor's report.
 
-    Attributes:
-        name: What was looked at.
-        value: What was found.
-        status: ``yes`` or ``no`` for what works or doesn't, ``info`` for a plain fact.
-        reason: Why not, or what it means; may be empty.
+    `status` is ``info`` for a plain fact. `reason` says why not, or what it means; may be empty.
     """
 
     name: str

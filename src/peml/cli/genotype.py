@@ -13,7 +13,6 @@ from peml.errors import ConfigError, ModelError, RunError
 from peml.terminal import open_console
 
 if TYPE_CHECKING:
-    from peml.models import ModelSettings
     from peml.prefix import Genotype, PrefixShape
     from peml.reporting import Outcome
 
@@ -92,8 +91,7 @@ def diff(first: _Source, second: _Source) -> None:
 
 @genotype_app.command("plot")
 def plot(
-    source: _Source,
-    out: Annotated[Path, typer.Argument(help="File to write, .png or .svg.")],
+    source: _Source, out: Annotated[Path, typer.Argument(help="File to write, .png or .svg.")]
 ) -> None:
     """Draw a prefix network and the model layers that get its prefix."""
     from peml.reporting import save_drawing
@@ -132,12 +130,20 @@ def check(
     typer.echo(f"readable, made for {_described(genotype.shape)}")
     if model is None:
         return
-    from peml.models import ModelSettings
+    from peml.injection import check_support
+    from peml.models import ModelSettings, load_backbone
     from peml.prefix import adapt
 
     # The shortest length, so that no model is refused for having few positions.
     settings = ModelSettings(name=model, max_length=8, trust_remote_code=trust_remote_code)
-    shape = _shape_of(settings)
+    support = check_support(load_backbone(settings).model)
+    if support.shape is None:
+        raise ModelError(
+            f"{settings.name} can't take a prefix: {support.reason}",
+            allowed="models that use Transformers' attention interface",
+            action=support.action,
+        )
+    shape = support.shape
     if adapted:
         genotype, changes = adapt(genotype, shape)
         for change in changes:
@@ -151,18 +157,3 @@ def check(
 
 def _described(shape: PrefixShape) -> str:
     return f"{shape.layers} layers, {shape.kv_heads} key/value heads of {shape.head_dim} channels"
-
-
-def _shape_of(settings: ModelSettings) -> PrefixShape:
-    """Where a model takes a prefix."""
-    from peml.injection import check_support
-    from peml.models import load_backbone
-
-    support = check_support(load_backbone(settings).model)
-    if support.shape is None:
-        raise ModelError(
-            f"{settings.name} can't take a prefix: {support.reason}",
-            allowed="models that use Transformers' attention interface",
-            action=support.action,
-        )
-    return support.shape

@@ -37,9 +37,12 @@ def init_command(
             action="name another folder: peml init FOLDER",
         )
     starter = resources.files("peml.cli") / "starter"
+    # The folder and a slash, inside a double-quoted text of YAML; nothing for this folder.
+    quoted = folder.as_posix().replace("\\", "\\\\").replace('"', '\\"')
+    inside = "" if folder == Path() else f"{quoted}/"
     for name in _FILES:
         text = (starter / name).read_text(encoding="utf-8")
-        write_text(folder / name, text.replace('"FOLDER/', f'"{_quoted(folder)}'))
+        write_text(folder / name, text.replace('"FOLDER/', f'"{inside}'))
         typer.echo(f"wrote {folder / name}")
     config, task = folder / "config.yaml", folder / "tickets.yaml"
     rows = folder / "tickets" / "validation.jsonl"
@@ -50,10 +53,3 @@ def init_command(
         f"  peml predict {folder / 'run'} --task tickets --input {rows} "
         f"--output {folder / 'answers.jsonl'}"
     )
-
-
-def _quoted(folder: Path) -> str:
-    """The folder and a slash, inside a double-quoted text of YAML; nothing for this folder."""
-    if folder == Path():
-        return ""
-    return folder.as_posix().replace("\\", "\\\\").replace('"', '\\"') + "/"

@@ -54,11 +54,7 @@ def check_agreement(
     batches: Sequence[TaskBatch],
     model: TaskModel,
 ) -> Agreement:
-    """Refuses a saved model whose `answers` to the batches differ from the trained model's.
-
-    Raises:
-        RunError: A score differs by more than rounding can explain, or isn't a number.
-    """
+    """Refuses a saved model whose `answers` differ by more than rounding from the trained one's."""
     tolerance = TOLERANCES[model.settings.dtype]
     if _chooses_experts(model.backbone):
         tolerance = max(tolerance, _MIXTURE)

@@ -32,10 +32,9 @@ def write_context(place: Path, task: Task, model: TaskModel) -> None:
 
 @dataclass
 class Claims:
-    """Logits and greedy texts of the run's model for rows of random tokens, by place.
+    """Logits and greedy texts of the run's model (in float32) for rows of random tokens.
 
     Attributes:
-        model: The run's model; its weights are made float32.
         rows: Token ids, (rows, length).
         tolerance: Largest difference of logits, as a share of the largest.
         wanted: Logits and new tokens by place in the export; ``""`` for the model alone.
@@ -50,8 +49,7 @@ class Claims:
     def of(cls, model: TaskModel, *, recomputed: bool = False) -> Claims:
         """Claims about a model, empty at first.
 
-        ``recomputed``: the other tool computes again the keys and values that the run stored,
-        rounded to the weights' type.
+        ``recomputed``: the other tool computes keys and values that the run stored rounded.
         """
         rounding = torch.finfo(next(model.backbone.parameters()).dtype).eps if recomputed else 0.0
         tolerance = max(_LEAST_TOLERANCE, _TIMES_ROUNDING * rounding)
@@ -87,11 +85,8 @@ class Claims:
     def check(self, reader: str, folder: Path, *, trust_remote_code: bool) -> str:
         """Compares a folder's answers, read by a reader of ``plain.py``, with those added here.
 
-        Returns:
-            A sentence that says what was compared, and the largest difference.
-
-        Raises:
-            RunError: The answers differ, or the folder can't be read.
+        Returns a sentence on what was compared, and the largest difference; refuses other answers,
+        and a folder that can't be read.
         """
         self.model = None  # only one model is in memory at a time
         difference, largest = torch.zeros(()), 1e-6

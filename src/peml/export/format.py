@@ -20,9 +20,8 @@ from peml.registry import Registry
 class ExportFormat(ABC):
     """A format for tools other than PEML.
 
-    `export_model` creates one object per export and calls `check`, `write` and `verify` in this
-    order; the folder appears at its final path only if all three pass. ``peml.testing.ExportSuite``
-    tests a format.
+    `export_model` makes one object per export and calls `check`, `write` and `verify` in this
+    order; the folder appears only if all pass. ``peml.testing.ExportSuite`` tests a format.
 
     Args:
         saved: The model, its files verified but not loaded.
@@ -31,10 +30,8 @@ class ExportFormat(ABC):
         trust_remote_code: Whether code that comes with the model may run.
 
     Attributes:
-        holds_contexts: Whether the format keeps the tasks' contexts; without, models with contexts
-            are refused.
-        reader: The reader of ``plain.py`` that reads the folder in a process without PEML; None:
-            the folder can't be compared with a run's predictions.
+        holds_contexts: Whether the format keeps contexts; if not, models with contexts are refused.
+        reader: What reads the folder in ``plain.py``; None: it can't be compared with predictions.
         exact: Whether answers that differ from the run's are refused, or only counted.
     """
 
@@ -78,33 +75,20 @@ class ExportFormat(ABC):
         """
 
     def check_model(self, model: TaskModel) -> None:  # noqa: B027
-        """Refuses what is only known after loading; `write` refuses it too.
-
-        Raises:
-            PemlError: See `check`.
-        """
+        """Refuses what is only known after loading; `write` refuses it too."""
 
     @abstractmethod
     def write(self, folder: Path) -> Sequence[str]:
-        """Writes the model, with a README.md that says how to load it.
+        """Writes the model, with a README.md that says how to load it, into an empty folder.
 
-        Args:
-            folder: An empty folder, not yet at its final path.
-
-        Returns:
-            The folders in it that other tools load; ``.`` for the folder itself.
+        Returns the folders in it that other tools load; ``.`` for the folder itself.
         """
 
     @abstractmethod
     def verify(self, folder: Path) -> str:
-        """Reads back what `write` wrote, as another tool would.
+        """Reads back what `write` wrote, as another tool would; refuses a folder that differs.
 
-        Returns:
-            A sentence for the README: what was compared, and the difference; empty if nothing was
-            measured.
-
-        Raises:
-            PemlError: The folder differs from the run's model.
+        Returns a sentence for the README: what was compared, and the difference; or nothing.
         """
 
 
@@ -176,13 +160,9 @@ def export_model(
 
 
 def check_export(folder: Path) -> dict[str, Any]:
-    """The checks from when a folder was exported, if every file is unchanged.
+    """The checks from when a folder was exported; a folder with another file is refused.
 
-    They are ``written``, a sentence, and ``predictions``, the result of ``prove`` in
-    `export_model`.
-
-    Raises:
-        CheckpointError: A file is missing, altered or not listed.
+    They are ``written``, a sentence, and ``predictions``, what `export_model`'s ``prove`` found.
     """
     verify_manifest(folder, "export it again from its run")
     return read_verified(folder)
@@ -202,11 +182,7 @@ def _spell(verified: Mapping[str, Any]) -> str:
 def list_exports(
     run_or_model: Path, *, trust_remote_code: bool = False
 ) -> dict[str, PemlError | None]:
-    """Every format, and why a finished run's model can't be exported to it; None if it can.
-
-    Raises:
-        CheckpointError: There is no finished model, or its files were altered.
-    """
+    """Every format, and why a finished run's model can't be exported to it; None if it can."""
     saved = open_model(find_model(run_or_model))
     model = load_saved(saved, trust_remote_code=trust_remote_code)
     found: dict[str, PemlError | None] = {}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -20,13 +20,9 @@ from peml.files import read_tensors, write_tensors
 
 
 class FreshProcess:
-    """Asks questions about an exported folder in a new process (``plain.py``); a context manager.
+    """Asks a reader of ``plain.py`` about an exported folder in a new process; a context manager.
 
-    Args:
-        reader: One of the readers of ``plain.py``.
-        folder: The exported folder.
-        options: Further arguments of the reader.
-        trust_remote_code: Run Python code that comes with the model.
+    ``options`` are further arguments of the reader.
     """
 
     def __init__(
@@ -44,21 +40,15 @@ class FreshProcess:
         """Starts the process."""
         self._scratch = TemporaryDirectory()
         self._errors = Path(self._scratch.name, "errors").open("w+", encoding="utf-8")
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": self._errors,
+        }
+        self._process: subprocess.Popen[str] = subprocess.Popen(self._command, text=True, **pipes)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Ends the process."""
         self._process.kill()
         self._process.communicate()
@@ -66,11 +56,7 @@ class FreshProcess:
         self._scratch.cleanup()
 
     def ask(self, question: str, place: str, **tensors: Tensor) -> Tensor:
-        """What a method of the reader answers about a part of the folder.
-
-        Raises:
-            RunError: The other tool can't read the export.
-        """
+        """What a method of the reader answers about a part of the folder."""
         file = Path(self._scratch.name, "question")
         write_tensors(file, tensors)
         line = json.dumps({"ask": question, "place": place, "file": str(file)})

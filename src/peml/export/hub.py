@@ -31,21 +31,13 @@ def check_repository(name: str) -> None:
 
 
 def find_upload(path: Path) -> Path:
-    """The folder to upload: an export of `export_model`, or a finished run's model.
-
-    Raises:
-        CheckpointError: It is neither.
-    """
+    """The folder to upload: an export of `export_model`, or a finished run's model."""
     is_export = all((path / name).is_file() for name in (MANIFEST, "README.md"))
     return path if is_export else find_model(path)
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """The files of a `find_upload` folder by their path in the repository.
-
-    Raises:
-        CheckpointError: A file is missing, altered or not listed.
-    """
+    """The files of a `find_upload` folder by their path in the repository; verifies them."""
     is_model = (folder / DESCRIPTION).is_file()
     listed = open_model(folder).files if is_model else verify_manifest(folder, ACTION)
     names = {*listed, MANIFEST}
@@ -57,9 +49,6 @@ def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
     """Uploads files, by their path in the repository, in one commit; returns its address.
 
     A missing repository is created. The token is that of ``hf auth login`` or ``HF_TOKEN``.
-
-    Raises:
-        RunError: The hub refuses, or can't be reached.
     """
     operations = [
         huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)

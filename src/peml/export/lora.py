@@ -133,8 +133,7 @@ def _refuse(saved: SavedModel, method: Method) -> None:
 def _refuse_renamed(adapter: Path, model: TaskModel) -> None:
     """Refuses an adapter that PEFT would load onto other layers than the trained ones.
 
-    In some mixtures of experts, PEFT treats every layer with an expert layer's name (``down_proj``)
-    as an expert, including dense layers and shared experts.
+    In some mixtures of experts, it takes every layer named like an expert's for an expert.
     """
     config = LoraConfig.from_pretrained(str(adapter))
     targets = set(config.target_modules or ())

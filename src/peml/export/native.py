@@ -168,13 +168,9 @@ def _refuse_not_finite(base: TaskModel, beside: Sequence[Tensor]) -> None:
 def load_model(
     folder: Path, device: torch.device | None = None, *, trust_remote_code: bool = False
 ) -> TaskModel:
-    """Loads a saved model, its files verified, ready for prediction.
+    """Loads a model that `save_model` wrote, its files verified, onto a device (default: the CPU).
 
-    Args:
-        folder: A folder that `save_model` wrote.
-        device: Where to put it; default: the CPU.
-        trust_remote_code: Run Python code that comes with the model. No file in the folder can set
-            this.
+    ``trust_remote_code`` lets Python code that comes with the model run; no file in the folder can.
 
     Raises:
         CheckpointError: A file is missing, altered or not listed, or in another format.

@@ -47,11 +47,9 @@ def add_task(
     choose: str | None = None,
     trust_remote_code: bool = False,
 ) -> int:
-    """Adds a task to a finished run's model, which can then answer it.
+    """Adds a task to a finished run's model, without training; returns its context's tokens.
 
-    Returns the number of tokens of its context.
-
-    Only the split with the solved rows is read.
+    Only the split with the solved rows is read. If it can't be done, nothing is changed.
 
     Args:
         run_or_model: Run folder, or the ``model`` folder of one.
@@ -60,9 +58,6 @@ def add_task(
         source: Folder with the task's folder; default: the task's own source.
         choose: How its rows are chosen, see `ContextSettings.choose`; default: as in the run.
         trust_remote_code: Run Python code that comes with the model.
-
-    Raises:
-        PemlError: The model can't have another task, or can't answer this one; nothing is changed.
     """
     saved = open_model(find_model(run_or_model))
     context = _context_of(saved, task)
@@ -120,26 +115,24 @@ def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
         )
     beside = sorted(name for name in saved.files if name.endswith(".safetensors"))
     beside = [name for name in beside if "/" not in name and name != CONTEXTS]
+    context, problem = method.context, ""
     if method.corrects_contexts:
-        raise RunError(
-            "a task can't be added to this model: its contexts were trained after they were "
-            "computed, and a new task's would not be",
-            allowed="models whose contexts are not trained (method.correction.trains: none)",
-            action="train with the task, or without the correction; nothing was changed",
+        problem = (
+            "its contexts were trained after they were computed, and a new task's would not be"
         )
-    context = method.context
-    if context is None or beside:
-        has = ", ".join(beside) or "no contexts"
-        raise RunError(
-            f"a task can't be added to this model: it has {has}",
-            allowed="text-to-text models trained with contexts (lora+context) and nothing beside",
-            action="train with the task, or with such a method; nothing was changed",
+        allowed = "models whose contexts are not trained (method.correction.trains: none)"
+    elif context is None or beside:
+        problem = f"it has {', '.join(beside) or 'no contexts'}"
+        allowed = "text-to-text models trained with contexts (lora+context) and nothing beside"
+    elif context.scope == "shared":
+        problem = (
+            "its tasks share one context, which was trained with and would have to stay the same"
         )
-    if context.scope == "shared":
+        allowed = "models with a context per task (method.context.scope: task)"
+    if problem or context is None:
         raise RunError(
-            "a task can't be added to this model: its tasks share one context, which was trained "
-            "with and would have to stay the same",
-            allowed="models with a context per task (method.context.scope: task)",
+            f"a task can't be added to this model: {problem}",
+            allowed=allowed,
             action="train with the task; nothing was changed",
         )
     return context

@@ -100,10 +100,8 @@ class OnnxExport(ExportFormat):
         """Compares logits of random tokens in onnxruntime, in a process without PEML."""
         difference = self.difference(folder)
         if not difference <= _TOLERANCE:
-            raise refusal(
-                f"the exported model differs from the run's: logits differ by {difference:.2g} of "
-                f"1 + the logit, and {_TOLERANCE:g} is allowed"
-            )
+            share = f"{difference:.2g} of 1 + the logit, and {_TOLERANCE:g} is allowed"
+            raise refusal(f"the exported model differs from the run's: logits differ by {share}")
         return (
             f"in onnxruntime, in a process without PEML, logits of random tokens differed from "
             f"those of the run's model by at most {difference:.1e} of 1 + the logit (float32)."
@@ -156,12 +154,8 @@ class _Graph(nn.Module):
         self.backbone: nn.Module = model.backbone
         self.heads = cast(TaskHeads, model.heads)
         self._model = [model]
-        self._segments = "token_type_ids" in model.family.tokenizer.model_input_names
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The inputs, in their order."""
-        return _INPUTS if self._segments else _INPUTS[:2]
+        segments = "token_type_ids" in model.family.tokenizer.model_input_names
+        self.names = _INPUTS if segments else _INPUTS[:2]  # in their order
 
     def forward(self, *inputs: Tensor) -> Tensor:
         named = dict(zip(self.names, inputs, strict=True))

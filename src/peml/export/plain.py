@@ -28,10 +28,6 @@ class Decoder:
     """A merged decoder; a place is the path of a context or cache, without its suffix.
 
     Rows are read one by one, since contexts can be long.
-
-    Args:
-        folder: The exported folder.
-        trust_remote_code: Run Python code that comes with the model.
     """
 
     file: ClassVar[dict[str, str]] = {}
@@ -85,11 +81,9 @@ class Decoder:
             front, held = self._front(place)
             read = row if mask is None else row[mask[number].bool()]
             whole = torch.cat([front, read])[None]
-            said = model.generate(
-                input_ids=whole,
-                attention_mask=torch.ones_like(whole),
-                **held,
-            )[0, self._given(model, whole) :]
+            said = model.generate(input_ids=whole, attention_mask=torch.ones_like(whole), **held)[
+                0, self._given(model, whole) :
+            ]
             found[number, : len(said)] = said
         return found
 
@@ -160,14 +154,9 @@ class PeftDecoder(Decoder):
 
 
 class Lora(PeftDecoder):
-    """A base model with one LoRA, or with one per task; a place is a task's name.
+    """A base model, loaded by a class, with one LoRA or one per task; a place is a task's name.
 
-    Args:
-        folder: The exported folder.
-        base: The base model.
-        loader: The class that loads it.
-        first: Whether an encoder's heads read the first token, instead of the mean of all.
-        trust_remote_code: Run Python code that comes with the model.
+    ``first`` says whether an encoder's heads read the first token, instead of the mean of all.
     """
 
     def __init__(
@@ -224,12 +213,7 @@ class Lora(PeftDecoder):
 
 
 class Onnx:
-    """An encoder as one ONNX file; a place is a task's name.
-
-    Args:
-        folder: The exported folder.
-        trust_remote_code: Not needed: the file holds no code.
-    """
+    """An encoder as one ONNX file, which holds no code; a place is a task's name."""
 
     def __init__(self, folder: str, *, trust_remote_code: bool) -> None:
         from onnxruntime import InferenceSession

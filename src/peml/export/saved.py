@@ -75,11 +75,7 @@ class SavedModel:
         return self.description.model.model_copy(update=update)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a file in the folder.
-
-        Raises:
-            CheckpointError: There is no such file, or a number in it is not finite.
-        """
+        """The tensors of a file in the folder; one that isn't there or isn't finite is refused."""
         path = self.folder / name
         if name not in self.files:
             raise CheckpointError(f"{path} is missing, or not in the manifest", action=ACTION)
@@ -90,11 +86,7 @@ class SavedModel:
         return tensors
 
     def shaped(self, name: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
-        """The tensors of a file whose names and shapes are known; None is any size but 0.
-
-        Raises:
-            CheckpointError: See `tensors`; or names, shapes or types differ.
-        """
+        """The tensors of a file whose names and shapes are known; None is any size but 0."""
         tensors, path = self.tensors(name), self.folder / name
         if tensors.keys() != shapes.keys():
             raise CheckpointError(
@@ -118,11 +110,7 @@ class SavedModel:
         return str(self.description.method.get("name"))
 
     def method(self) -> Method:
-        """The method that trained it.
-
-        Raises:
-            CheckpointError: No such method is installed, or its settings are wrong.
-        """
+        """The method that trained it; one that isn't installed is a `CheckpointError`."""
         try:
             return build_method(parse_method(without_removed(self.description.method)))
         except ConfigError as error:
@@ -165,9 +153,7 @@ def digest(description: Mapping[str, Any], files: Mapping[str, str]) -> str:
 def open_model(folder: Path) -> SavedModel:
     """Verifies the files that `save_model` wrote, and reads the description; loads no weights.
 
-    Raises:
-        CheckpointError: A file is missing, altered or not listed, or a field of ``peml.json`` is
-            wrong; names file and field.
+    A file that is missing, altered or not listed, or a wrong field, is a `CheckpointError`.
     """
     files = verify_manifest(folder, ACTION, (DESCRIPTION, "backbone/config.json"))
     path = folder / DESCRIPTION

@@ -12,11 +12,7 @@ USE_NATIVE = "use the run's model/ folder as it is: `peml predict` and peml.load
 
 
 def find_model(path: Path) -> Path:
-    """The model's folder of a run folder, or the folder itself if it is one.
-
-    Raises:
-        CheckpointError: There is no finished model.
-    """
+    """The model's folder of a finished run, or the folder itself if it is one."""
     model = path / "model" if (path / "model").is_dir() else path
     if model != path and model.is_symlink():
         raise CheckpointError(
@@ -44,11 +40,9 @@ def refuse_unmerged(saved: SavedModel, format_name: str) -> None:
     elif merging.how == "never":
         problem = f"the method {name!r} can't be merged: {merging.reason}"
     elif family != "causal":
-        problem = f"the model is of the family {family!r}"
-        if family == "encoder":
-            problem += f", whose heads the format {format_name!r} can't store"
-        else:
-            problem += f"; the format {format_name!r} would not apply a prefix to its encoder"
+        heads = f", whose heads the format {format_name!r} can't store"
+        prefix = f"; the format {format_name!r} would not apply a prefix to its encoder"
+        problem = f"the model is of the family {family!r}{heads if family == 'encoder' else prefix}"
         allowed = "decoder-only models (the family 'causal')"
         if saved.has("lora") and "prefix.safetensors" not in saved.files:
             action = "export only the LoRA: --format lora"

@@ -19,16 +19,11 @@ _REPORTED = "reported"
 class Kind(StrEnum):
     """The kinds of cautions."""
 
-    INFLATED = "inflated"
-    """Evaluation rows were trained on: the score that is shown is too high."""
-    CHOICE = "choice"
-    """Development rows were trained on: choices made by them are less reliable."""
-    DROPPED = "dropped"
-    """Such rows were found, and taken out of training."""
-    CUT = "cut"
-    """Rows were longer than the model takes."""
-    SKIPPED = "skipped"
-    """A task was left out."""
+    INFLATED = "inflated"  # evaluation rows were trained on: the score that is shown is too high
+    CHOICE = "choice"  # development rows were trained on: choices made by them are less reliable
+    DROPPED = "dropped"  # such rows were found, and taken out of training
+    CUT = "cut"  # rows were longer than the model takes
+    SKIPPED = "skipped"  # a task was left out
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import Literal
 
 from peml.records import Results, TaskResult
 
@@ -13,12 +13,8 @@ MAJORITY_NOTE = (
 """The explanation of that mark."""
 
 
-class Effect(StrEnum):
-    """The effect of a part (the prefix, LoRA, ...) on a task."""
-
-    HELPS = "helps"
-    HURTS = "hurts"
-    UNCLEAR = "unclear"
+Effect = Literal["helps", "hurts", "unclear"]
+"""The effect of a part (the prefix, LoRA, ...) on a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +34,7 @@ class TaskRow:
 class Summary:
     """The table's rows and the paragraph above it.
 
-    `parts` are the parts without which some task was scored; `majority_note` explains a marked
-    majority baseline.
+    Some task was scored without each of `parts`; `majority_note` explains a marked baseline.
     """
 
     rows: list[TaskRow]
@@ -107,13 +102,11 @@ def _flag(task: TaskResult) -> str:
 
 
 def _effects(task: TaskResult) -> dict[str, Effect]:
-    effects = {}
+    effects: dict[str, Effect] = {}
     for part, without in task.without.items():
         gain = task.value - without
-        if not math.isfinite(gain) or abs(gain) <= noise(task.rows):
-            effects[part] = Effect.UNCLEAR
-        else:
-            effects[part] = Effect.HELPS if gain > 0 else Effect.HURTS
+        is_clear = math.isfinite(gain) and abs(gain) > noise(task.rows)
+        effects[part] = "unclear" if not is_clear else "helps" if gain > 0 else "hurts"
     return effects
 
 
@@ -139,11 +132,11 @@ def _part_sentences(part: str, rows: Sequence[TaskRow], results: Results) -> lis
     sentences = []
     if mean is not None and math.isfinite(mean):
         sentences.append(f"With {subject} switched off the mean is {mean:.3f}.")
-    by_effect = {
-        effect: [row.name for row in rows if row.effects.get(part) is effect] for effect in Effect
-    }
-    measured = sum(map(len, by_effect.values()))
-    helped, hurt = by_effect[Effect.HELPS], by_effect[Effect.HURTS]
+    helped, hurt = (
+        [row.name for row in rows if row.effects.get(part) == wanted]
+        for wanted in ("helps", "hurts")
+    )
+    measured = sum(part in row.effects for row in rows)
     opening = subject[0].upper() + subject[1:]
     if helped:
         names = "every task" if len(helped) == measured > 1 else join_names(helped)

@@ -31,9 +31,6 @@ class BulkPrediction:
     """The prediction of a file's rows.
 
     Attributes:
-        model: Answers the rows.
-        task: Name of their task.
-        rows: The rows.
         form: How answers are written.
         window: Most rows of a window.
         advance: Called with the number of rows as they are done.
@@ -61,41 +58,35 @@ class BulkPrediction:
         """Writes the answers as a file, which appears when it is complete.
 
         Until then they are in a folder beside it, a file per window. The same command reuses those
-        whose rows are unchanged.
-
-        Args:
-            path: The file.
-            source: What the answers depend on besides the rows, by name, such as the model's
-                checksum. Answers of an unfinished command for which it differs are refused.
+        whose rows are unchanged. ``source`` is what answers depend on besides the rows, by name,
+        such as the model's checksum: an unfinished command with another source is refused.
 
         Raises:
             PemlError: A row can't be used or answered; answers before its window are kept.
-            RunError: Another process writes this file, there are answers of another command, or
-                the disk is full.
+            RunError: Another process writes this file, or the disk is full.
         """
         folder = path.with_name(f".{path.name}.parts")
+        partial = path.with_name(f".{path.name}.partial")
         with lock_folder(folder):
-            self._write_parts(folder, path, source)
+            parts = self._write_parts(folder, path, source)
+            with disk_errors(path):
+                with partial.open("wb") as file:
+                    self.form.join((part.read_bytes() for part in parts), file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+                _clear(folder)
 
-    def _write_parts(self, folder: Path, path: Path, source: Mapping[str, str]) -> None:
+    def _write_parts(self, folder: Path, path: Path, source: Mapping[str, str]) -> list[Path]:
         _begin(folder, path, source)
         there = {each.name.partition("-")[0]: each for each in folder.iterdir()}
-        kept = f"in {folder}: the same command continues from there"
         try:
-            with self._keeping(kept):
-                parts = [self._part(folder, window, there) for window in self._windows()]
+            with self._keeping(f"in {folder}: the same command continues from there"):
+                return [self._part(folder, window, there) for window in self._windows()]
         except BaseException:
             if {each.name for each in folder.iterdir()} == {_PLAN, LOCK}:
                 _clear(folder)  # what can't work leaves nothing behind
             raise
-        partial = path.with_name(f".{path.name}.partial")
-        with disk_errors(path):
-            with partial.open("wb") as file:
-                self.form.join((part.read_bytes() for part in parts), file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _clear(folder)
 
     def _windows(self) -> Iterator[Window]:
         """Yields the windows, and counts each one when the next is requested."""

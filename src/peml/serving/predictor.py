@@ -116,10 +116,7 @@ class Predictor:
         return self.predict_examples(task, examples, settings)
 
     def predict_examples(
-        self,
-        task: str,
-        examples: Sequence[Example],
-        settings: EvaluationSettings | None = None,
+        self, task: str, examples: Sequence[Example], settings: EvaluationSettings | None = None
     ) -> list[Prediction]:
         """As `predict`, of at least one row that a `TaskRenderer` of the task has rendered."""
         task_id = self._task_id(task)

@@ -39,10 +39,7 @@ def check_tasks(
     """Prints counts, labels, lengths and leakage; returns whether leakage is within the limit.
 
     With a `family`, tokens are counted. `max_leakage` is the largest allowed share of a task's
-    reported rows that are train rows; None: no limit.
-
-    Raises:
-        PemlError: A task can't be used.
+    reported rows that are train rows; None: no limit. A task that can't be used raises its error.
     """
     tasks = _read_tasks(file)
     checked, problems = _inspect(tasks, source, family, hub=hub, console=console)

@@ -12,10 +12,10 @@ from peml.errors import TaskError
 from peml.terminal import open_console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from peml.models import Family
-    from peml.tasks import Example, Task
+    from peml.tasks import Task
 
 tasks_app = typer.Typer(help="List, show and check tasks and suites.", no_args_is_help=True)
 
@@ -26,20 +26,17 @@ SourceOption = Annotated[
 ]
 
 _RowOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Show this row, counted from 0; default: the first three."),
+    int | None, typer.Option(min=0, help="Show this row, counted from 0; default: the first three.")
 ]
 _SplitOption = Annotated[
     Split | None,
     typer.Option(help="Split of the rows; default: train, or reported if there is no train."),
 ]
 _ReadByOption = Annotated[
-    str | None,
-    typer.Option(help="Show prompts as this model reads them, with its special tokens."),
+    str | None, typer.Option(help="Show prompts as this model reads them, with its special tokens.")
 ]
 _ChatOption = Annotated[
-    bool,
-    typer.Option("--chat", help="Ask through the model's chat template, as tasks.chat: true."),
+    bool, typer.Option("--chat", help="Ask through the model's chat template, as tasks.chat: true.")
 ]
 
 
@@ -112,8 +109,7 @@ def show_task(
     found = with_chat((found,), chat=True)[0] if chat else found
     print_task(found, console)
     family = None if model is None else _family(model, (found,), trusted=trust_remote_code)
-    read = None if family is None else _reader(family)
-    print_rows(found, source, row, split, console, read=read)
+    print_rows(found, source, row, split, family, console)
     if family is not None and row is None and (source or found.source.hub is None):
         from peml.cli.tasks.tokens import has_prompts, print_tokens
 
@@ -129,17 +125,6 @@ def _family(model: str, tasks: Sequence[Task], *, trusted: bool) -> Family:
     family.max_length = 2**31
     check_task_types(family, tasks)
     return family
-
-
-def _reader(family: Family) -> Callable[[Task, Example], str]:
-    """Gives an example's prompt as a model reads it, special tokens included."""
-    from peml.models.families.seam import read_back
-
-    def read(task: Task, example: Example) -> str:
-        sequence, *_ = family.encode(task, example, "generate")
-        return read_back(family.tokenizer, sequence.input_ids) + sequence.gap
-
-    return read
 
 
 @tasks_app.command("check")

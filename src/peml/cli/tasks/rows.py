@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.panel import Panel
@@ -13,6 +12,9 @@ from peml.data.sources import load_shots, load_source
 from peml.errors import TaskError
 from peml.tasks import Example, Task, TaskRenderer
 
+if TYPE_CHECKING:
+    from peml.models import Family
+
 _ROWS_SHOWN = 3
 
 
@@ -21,16 +23,12 @@ def print_rows(
     source: str | None,
     row: int | None,
     split: Literal["train", "reported"] | None,
+    family: Family | None,
     console: Console,
-    *,
-    read: Callable[[Task, Example], str] | None = None,
 ) -> None:
     """Prints a row, or the first three; by default of train, or of reported without a train split.
 
-    ``read`` gives the text that a model reads of an example; by default it is the rendered prompt.
-
-    Raises:
-        TaskError: There is no such row.
+    With a family, prompts are shown as its model reads them, special tokens included.
     """
     if task.source.hub is not None and source is None:
         console.print(f"Rows come from the hub ({task.source.hub}); --source FOLDER shows local.")
@@ -49,7 +47,12 @@ def print_rows(
     for number in shown:
         place = f"{split} row {number} ({origin})"
         example = renderer.render(rows[number], number)
-        prompt = example.prompt if read is None else read(renderer.task, example)
+        prompt = example.prompt
+        if family is not None:
+            from peml.models.families.seam import read_back
+
+            sequence, *_ = family.encode(renderer.task, example, "generate")
+            prompt = read_back(family.tokenizer, sequence.input_ids) + sequence.gap
         _print_example(task, example, prompt, place, console)
 
 

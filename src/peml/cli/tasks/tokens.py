@@ -29,9 +29,7 @@ def print_tokens(
     """Prints the mean tokens of tasks' prompts, with their templates and bare (tasks.bare).
 
     The first thousand train rows of each task count, or reported rows if there are no train rows.
-
-    Raises:
-        TaskError: The model has no prompts.
+    A model without prompts is refused.
     """
     if not has_prompts(family):
         raise TaskError(

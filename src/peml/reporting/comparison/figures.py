@@ -86,7 +86,7 @@ def draw_cost(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure:
         _scale(axes, shown)
     left.set_ylabel("mean score")
     _draw_majority([left, right], suite)
-    _name_methods(figure, suite, majority=suite.majority_mean is not None)
+    _name_methods(figure, suite)
     _sign(figure, comparison, suite)
     return figure
 
@@ -128,12 +128,14 @@ def draw_differences(comparison: ComparisonRecord, suite: SuiteRecord) -> Figure
     for axes in grid[len(shown) :]:
         axes.remove()
     for position, (index, row, found) in enumerate(shown):
+        flagged = {name: bool(score.flags) for name, score in row.tasks.items()}
+        flagged["mean"] = row.flagged
         axes = grid[position]
         axes.axvline(0, color=color("soft"), linewidth=1)
         axes.axhline(0.5, color=color("line"), linewidth=0.8)
         for place, name in enumerate(["mean", *tasks]):
             if name in found:
-                look = _look(index, _is_flagged_at(row, name))
+                look = _look(index, flagged.get(name, False))
                 _interval(axes, place, found[name], limit, look)
         axes.set_title(_label(row))
         axes.set_xlim(-1.06 * limit, 1.06 * limit)
@@ -204,12 +206,6 @@ def _is_flagged(row: RowRecord) -> bool:
 
 def _label(row: RowRecord) -> str:
     return f"{row.label} (flagged)" if _is_flagged(row) else row.label
-
-
-def _is_flagged_at(row: RowRecord, name: str) -> bool:
-    """Whether a method is flagged at its mean or at its score on one task."""
-    score = row.tasks.get(name)
-    return row.flagged if name == "mean" else bool(score and score.flags)
 
 
 def _look(index: int, flagged: bool) -> dict[str, Any]:
@@ -284,12 +280,12 @@ def _count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _name_methods(figure: Figure, suite: SuiteRecord, *, majority: bool) -> None:
+def _name_methods(figure: Figure, suite: SuiteRecord) -> None:
     handles = []
     for index, row in enumerate(suite.rows):
         label = _label(row) + (" (no score)" if row.mean is None else "")
         handles.append(Line2D([], [], label=label, **_look(index, _is_flagged(row))))
-    if majority:
+    if suite.majority_mean is not None:
         handles.append(Line2D([], [], label="majority", **_DASHED))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, handletextpad=0.3)
 

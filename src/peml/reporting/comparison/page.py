@@ -33,9 +33,6 @@ def write_comparison_report(folder: Path) -> None:
     """Writes ``report.md``, ``report.html``, ``tables/`` and ``figures/`` into a comparison.
 
     The last step of ``peml compare``, safe to call again. It reads only ``comparison.json``.
-
-    Raises:
-        RunError: ``comparison.json`` is missing or malformed, or a file can't be written.
     """
     comparison = ComparisonRecord.read(folder)
     views = _views(comparison)

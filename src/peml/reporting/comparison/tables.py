@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from peml.records.comparison import ComparisonRecord, RowRecord, SuiteRecord
 from peml.reporting.numbers import (
@@ -30,31 +30,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell.
+    """One cell; `below` is a second line, `marks` are letters of footnotes.
 
-    `below` is a second line, `marks` are letters of footnotes. `is_best` marks the highest of a
-    column if it has no flags.
+    `is_best` marks the highest of a column if it has no flags.
     """
 
     text: str
     below: str = ""
     marks: tuple[str, ...] = ()
     is_best: bool = False
-
-
-@dataclass(slots=True)
-class Notes:
-    """Footnotes: a letter for each different text, in order of first use."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-
-    def mark(self, texts: Iterable[str]) -> tuple[str, ...]:
-        """The letters of some notes."""
-        return tuple(self.texts.setdefault(text, _letter(len(self.texts))) for text in texts)
-
-    def lines(self) -> list[tuple[str, str]]:
-        """Letter and text of each note."""
-        return [(letter, text) for text, letter in self.texts.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +74,7 @@ class Table:
 
 def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     """The table of scores: the mean over tasks, the difference to the best baseline, each task."""
-    notes = Notes()
+    notes: dict[str, str] = {}
     columns = [
         Column("method", is_number=False),
         Column("mean", f"{len(suite.tasks)} tasks" if suite.average == "tasks" else "over rows"),
@@ -109,7 +93,7 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
         mean, missing = score(row.mean), _missing(row.finished, len(row.cells))
         is_best = mean == best_mean and not row.flagged
         cells = [
-            Cell(row.label, missing, notes.mark([*row.flags, *row.notes])),
+            Cell(row.label, missing, _mark(notes, [*row.flags, *row.notes])),
             Cell(mean, plus_minus(row.deviation), is_best=is_best),
             _difference(row, suite),
             Cell("needed" if comparison.method(row.label).needs_task_id else "no"),
@@ -120,9 +104,9 @@ def score_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
     last = [Cell("majority"), Cell(score(suite.majority_mean)), Cell(NOTHING), Cell("no")]
     last += [Cell(score(group.majority_mean)) for group in suite.groups.values()]
     for task in suite.tasks:
-        marks = notes.mark([MAJORITY_NOTE] if task.majority_of == "reported" else [])
+        marks = _mark(notes, [MAJORITY_NOTE] if task.majority_of == "reported" else [])
         last.append(Cell(score(task.majority), marks=marks))
-    return Table(columns, rows, last, notes.lines())
+    return Table(columns, rows, last, [(letter, text) for text, letter in notes.items()])
 
 
 def cost_table(comparison: ComparisonRecord, suite: SuiteRecord) -> Table:
@@ -171,7 +155,7 @@ def _group(row: RowRecord, suite: SuiteRecord, name: str) -> Cell:
     return Cell(shown, plus_minus(own.deviation), is_best=is_best)
 
 
-def _score(row: RowRecord, task: str, best: str, notes: Notes) -> Cell:
+def _score(row: RowRecord, task: str, best: str, notes: dict[str, str]) -> Cell:
     found = row.tasks.get(task)
     if found is None:
         return Cell(NOTHING)
@@ -181,7 +165,7 @@ def _score(row: RowRecord, task: str, best: str, notes: Notes) -> Cell:
     return Cell(
         score(found.mean),
         f"{spread}, {lost}" if spread and lost else spread or lost,
-        notes.mark([*found.flags, *found.notes]),
+        _mark(notes, [*found.flags, *found.notes]),
         is_best=score(found.mean) == best and not found.flags and not row.flagged,
     )
 
@@ -202,6 +186,11 @@ def _shown_best(values: Iterable[float | None]) -> str:
 
 def _missing(finished: int, wanted: int) -> str:
     return "" if finished == wanted else f"{finished} of {wanted} seeds"
+
+
+def _mark(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:
+    """The letters of footnotes by text; a new text gets the next letter."""
+    return tuple(notes.setdefault(text, _letter(len(notes))) for text in texts)
 
 
 def _letter(index: int) -> str:

@@ -19,11 +19,7 @@ _EMPTY = "To fill:"
 
 
 def write_card(run_folder: Path) -> None:
-    """Writes the card into a finished run's ``model/``; an existing card is kept.
-
-    Raises:
-        RunError: A file of the run is missing or malformed, or the card can't be written.
-    """
+    """Writes the card into a finished run's ``model/``; an existing card is kept."""
     model = run_folder / _MODEL
     if not model.is_dir() or (model / CARD).exists():
         return

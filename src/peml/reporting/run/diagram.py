@@ -19,12 +19,7 @@ _LAYER_HEIGHT, _LAYER_GAP = 0.24, 0.09
 
 
 def save_drawing(genotype: GenotypeRecord, out: Path) -> None:
-    """Draws a prefix network into a file, ``NAME.png`` or ``NAME.svg``.
-
-    Raises:
-        ConfigError: The name has another ending.
-        RunError: The file can't be written.
-    """
+    """Draws a prefix network into a file, ``NAME.png`` or ``NAME.svg``; refuses other names."""
     save = {".png": save_png, ".svg": save_svg}.get(out.suffix.lower())
     if save is None:
         raise ConfigError(
@@ -95,7 +90,10 @@ def _draw_boxes(axes: Axes, boxes: list[tuple[str, str]], top: float) -> tuple[f
         if index:
             _arrow(axes, (x + width / 2, y - _BOX_GAP), (x + width / 2, y))
         if is_cell:  # around every cell, the residual
-            _residual(axes, x + width / 2, x + width + 0.22, y)
+            center, outside = x + width / 2, x + width + 0.22
+            above, below = y - _BOX_GAP * 0.62, y + _BOX_HEIGHT + _BOX_GAP * 0.2
+            line = [center, outside, outside, center], [above, above, below, below]
+            axes.plot(*line, color=color("soft"), linewidth=0.9, zorder=0)
     return x + width, y + _BOX_HEIGHT / 2
 
 
@@ -149,13 +147,6 @@ def _block(
     axes.add_patch(box)
     middle = y + _LAYER_HEIGHT / 2
     axes.text(x + width / 2, middle, text, ha="center", va="center", fontsize=8, color=color(ink))
-
-
-def _residual(axes: Axes, center: float, outside: float, y: float) -> None:
-    """Draws the residual connection around a cell whose box starts at ``y``."""
-    above, below = y - _BOX_GAP * 0.62, y + _BOX_HEIGHT + _BOX_GAP * 0.2
-    xs, ys = [center, outside, outside, center], [above, above, below, below]
-    axes.plot(xs, ys, color=color("soft"), linewidth=0.9, zorder=0)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:

@@ -166,11 +166,10 @@ def _curve(axes: Axes, name: str, steps: Sequence[int], values: Sequence[float],
         last = finite[-1]
         axes.plot(*last, "o", color=color(tone), markersize=3.5, clip_on=False)
         note(axes, f"{last[1]:.3f}", last, color=color(tone), annotation_clip=False)
+    axes.set_title(name)
     if len(finite) < len(steps):
         first = next(s for s, v in zip(steps, values, strict=True) if not math.isfinite(v))
         axes.set_title(f"{name}, not finite from {first}", color=color("alarm"))
-    else:
-        axes.set_title(name)
     axes.set_xlim(min(steps) - (len(steps) == 1), max(steps) + (len(steps) == 1))
 
 

@@ -56,12 +56,11 @@ def judge(
     fitted: Sequence[str] = (),
     by_weight: bool = True,
 ) -> list[Outcome]:
-    """The outcome of each decision.
+    """The outcome of each decision, from its weights at the end of the free search.
 
-    `weights` are those at the end of the free search. The chosen option, if not in `choices` yet,
-    is the one with the largest weight. `guarded` are decisions where a guard or the budget
-    overruled the largest weight, `fitted` those of the budget. Unless weights choose (`by_weight`),
-    close weights leave nothing undecided.
+    The chosen option, if not in `choices` yet, is the one with the largest weight. A guard or the
+    budget overruled it in `guarded` decisions, the budget in those `fitted`. Unless weights choose
+    (`by_weight`), close weights leave nothing undecided.
     """
     outcomes = []
     for name, options in weights.items():

@@ -20,9 +20,6 @@ def write_report(run_folder: Path) -> None:
 
     The last step of a run, safe to call again. Each file is written atomically; the HTML needs no
     other file: no scripts, no fonts, no requests.
-
-    Raises:
-        RunError: A file of the run is missing or malformed, or a report can't be written.
     """
     run = load_run(run_folder)
     write_text(run_folder / "report.md", render_markdown(run))

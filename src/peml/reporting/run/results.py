@@ -49,11 +49,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A finished run, read from its folder.
-
-    `evaluated` is the time when ``results.json`` was written, in UTC; `genotype` is None if the
-    method has none.
-    """
+    """A finished run, read from its folder; `evaluated` is the time of ``results.json``, in UTC."""
 
     folder: Path
     evaluated: datetime
@@ -71,11 +67,7 @@ class RunRecord:
 
 
 def load_run(folder: Path) -> RunRecord:
-    """Reads everything a report needs.
-
-    Raises:
-        RunError: The folder or one of its files is missing, malformed or of another format.
-    """
+    """Reads everything a report needs; a missing or wrong file is a `RunError`."""
     if not folder.is_dir():
         raise RunError(
             f"{folder}: there is no such run folder",
@@ -96,11 +88,7 @@ def load_run(folder: Path) -> RunRecord:
 
 
 def load_history(folder: Path) -> History:
-    """Reads ``metrics.jsonl``; unknown kinds of records are ignored.
-
-    Raises:
-        RunError: The file is missing or one of its lines is malformed.
-    """
+    """Reads ``metrics.jsonl``; unknown kinds of records are ignored."""
     history = History()
     discretise = None
     for where, line in _lines(folder / "metrics.jsonl"):

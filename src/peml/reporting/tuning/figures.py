@@ -10,8 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from peml.records.study import StudyRecord, TrialRecord
 from peml.reporting.style import Look, clean_axes, color, name_rows, new_axes, note, style_context
-from peml.reporting.tuning.parallel import draw_parallel
-from peml.reporting.tuning.scales import limit_means
+from peml.reporting.tuning.parallel import draw_parallel, readable_low
 
 
 def draw_study(study: StudyRecord) -> dict[str, Figure]:
@@ -40,7 +39,7 @@ def draw_history(study: StudyRecord) -> Figure:
         if points:
             numbers, means = zip(*((trial.number, trial.mean) for trial in points), strict=True)
             axes.plot(numbers, means, label=f"{state} ({len(points)})", **look)
-    low = limit_means(axes, shown)
+    low = _limit_means(axes, shown)
     failed = [trial.number for trial in study.in_state("failed")]
     if failed:
         cross: Look = {"marker": "x", "linestyle": "none", "color": color("alarm")}
@@ -98,15 +97,38 @@ def draw_front(study: StudyRecord) -> Figure:
         *_points(front), label="Pareto front", **{**_LOOKS["finished"], "color": color("warm")}
     )
     axes.step(*_points(front), where="pre", color=color("warm"), linewidth=1.2)
-    for trial, *point in zip(front, *_points(front), strict=True):
-        note(axes, str(trial.number), (point[0], point[1]), va="bottom", color=color("ink"))
-    limit_means(axes, [*rest, *front], always=front)
+    for trial, x, y in zip(front, *_points(front), strict=True):
+        note(axes, str(trial.number), (x, y), va="bottom", color=color("ink"))
+    _limit_means(axes, [*rest, *front], always=front)
     axes.set_xlabel(second.title)
     axes.xaxis.set_major_formatter(FuncFormatter(_count))
     axes.set_ylabel("development mean")
     clean_axes(axes)
     figure.legend(loc="outside right upper", frameon=False, handletextpad=0.3)
     return figure
+
+
+def _limit_means(
+    axes: Axes, trials: Sequence[TrialRecord], always: Sequence[TrialRecord] = ()
+) -> float:
+    """Sets the limits of an axis of means, and notes how many trials lie below it.
+
+    Trials in `always` are always visible. Returns a value just below the lowest mean shown.
+    """
+    means = [trial.mean or 0.0 for trial in trials]
+    low = min([readable_low(means), *(trial.mean or 0.0 for trial in always)])
+    space = 0.06 * max(max(means) - low, 0.01)
+    axes.set_ylim(low - 2 * space, max(means) + space)
+    below = sum(mean < low - 2 * space for mean in means)
+    if below:
+        axes.annotate(
+            f"{below} trial{'s' if below > 1 else ''} below the axis",
+            (0.01, 0.02),
+            xycoords="axes fraction",
+            fontsize=8,
+            color=color("soft"),
+        )
+    return low - space
 
 
 def _points(trials: Sequence[TrialRecord]) -> tuple[list[float], list[float]]:

@@ -16,9 +16,6 @@ def write_tuning_report(folder: Path) -> None:
     """Writes ``report.html`` and ``figures/`` into a study's folder.
 
     The last step of ``peml tune``, safe to call again. It reads only ``study.json``.
-
-    Raises:
-        RunError: ``study.json`` is missing or malformed, or a file can't be written.
     """
     study = StudyRecord.read(folder)
     save_figures(draw_study(study), folder / "figures")

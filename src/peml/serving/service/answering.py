@@ -16,11 +16,7 @@ _Answer = TypeVar("_Answer")
 
 
 async def receive_body(request: Request, limits: Limits) -> bytes:
-    """Receives the whole body; refuses one that is too large or slow, or not declared as JSON.
-
-    Raises:
-        HungUpError: The client went away.
-    """
+    """The whole body; refuses one that is too large or slow, or not declared as JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RefusedError(
@@ -75,12 +71,7 @@ async def hung_up(request: Request) -> None:
 async def unless_hung_up(
     request: Request, work: Coroutine[Any, Any, _Answer], limits: Limits
 ) -> _Answer:
-    """The result of ``work``, which is cancelled if nobody waits for it any more.
-
-    Raises:
-        RefusedError: It takes too long.
-        HungUpError: The client went away.
-    """
+    """The result of ``work``, which is cancelled if it takes too long or the client goes away."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(hung_up(request))
     try:

@@ -46,9 +46,6 @@ class Service:
         limits: Bounds on requests.
         keys: Accepted keys; None: none is needed.
         log: Receives a line per request.
-
-    Attributes:
-        routes: The FastAPI application. Its lifespan starts and ends the model thread.
     """
 
     def __init__(
@@ -146,11 +143,7 @@ class Service:
         return await loop.run_in_executor(self._reading, self.engine.reading, read, *arguments)
 
     async def answer(self, request: Request, work: Sequence[Work]) -> list[Prediction]:
-        """The answers to a request's work.
-
-        Raises:
-            RefusedError: The queue is full, or the model has no answer to a row.
-        """
+        """The answers to a request's work; refuses if the queue is full or the model has none."""
         facts = request.state.facts
         facts.update(rows=len(work), tokens=sum(each.tokens for each in work))
         for each in work:

@@ -88,11 +88,7 @@ class Batcher:
         await asyncio.to_thread(self._thread.join)
 
     async def submit(self, work: Sequence[Work]) -> list[Any]:
-        """Answers to the work of one request; if the caller is cancelled, it leaves the queue.
-
-        Raises:
-            RefusedError: The queue is full, or the service is stopping.
-        """
+        """Answers to the work of one request; if the caller is cancelled, it leaves the queue."""
         if not work:
             return []
         job = _Job(asyncio.get_running_loop().create_future(), [None] * len(work), len(work))

@@ -13,11 +13,7 @@ _DEEPEST = 16  # objects and lists in each other
 
 
 def parse_object(body: bytes, known: Iterable[str]) -> dict[str, Any]:
-    """A body's JSON object.
-
-    Raises:
-        RefusedError: It is not UTF-8, not JSON, nested too deeply, no object, or has another key.
-    """
+    """A body's JSON object; refuses anything else, deep nesting and unknown keys."""
     value = _parse(body)
     if not isinstance(value, dict):
         remedy = "send an object; GET /openapi.json describes it"

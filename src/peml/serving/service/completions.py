@@ -22,8 +22,6 @@ from peml.serving.service.work import Text
 if TYPE_CHECKING:
     from peml.serving.service.app import Service
 
-_TOKENS_NAMES = ("max_completion_tokens",)
-
 
 class Completions:
     """The routes for texts."""
@@ -53,7 +51,8 @@ class Completions:
     def _route(self, kind: type[CompletionRequest | ChatRequest]) -> Any:
         async def route(request: Request) -> Response:
             received = await receive_body(request, self._service.limits)
-            asked = validate(kind, parse_object(received, (*kind.model_fields, *_TOKENS_NAMES)))
+            known = (*kind.model_fields, "max_completion_tokens")
+            asked = validate(kind, parse_object(received, known))
             form = _Form(asked)
             if asked.stream:
                 return await self._stream(request, len(received), asked, form)

@@ -22,8 +22,7 @@ from peml.serving.predictor import Prediction, Predictor, to_prediction
 from peml.serving.service.work import AskedRow, Text, Work
 
 _CPU_TOKENS = 1024
-_TRIM = 8
-"""Batches after which free memory is given back."""
+_TRIM = 8  # batches after which free memory is given back
 _Read = TypeVar("_Read")
 
 Answer = Prediction | PemlError
@@ -33,8 +32,7 @@ Answer = Prediction | PemlError
 class Engine:
     """A predictor that answers rows of several tasks together.
 
-    Attributes:
-        packs: Whether an encoder reads the rows of a batch without padding.
+    `packs` says whether an encoder reads the rows of a batch without padding.
     """
 
     def __init__(self, predictor: Predictor) -> None:

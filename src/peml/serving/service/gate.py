@@ -45,15 +45,12 @@ class AccessLog:
 
 @dataclass(frozen=True)
 class Gate:
-    """ASGI middleware around all routes.
+    """ASGI middleware around the routes of an app.
 
     Attributes:
-        app: The routes.
         routes: Their paths; others are logged as ``other``.
         public: Those that need no key.
         keys: Accepted keys; None: no key is needed.
-        metrics: Counts requests.
-        log: Receives a line per request.
     """
 
     app: Any
@@ -87,7 +84,8 @@ class Gate:
 
         try:
             if self.keys is not None and route not in self.public:
-                self.keys.check(_header(scope, b"authorization"))
+                sent = dict(reversed(scope["headers"]))  # the first of a name counts
+                self.keys.check(sent.get(b"authorization", b""))
             await self.app(scope, receive, sending)
         except HungUpError:
             status = HUNG_UP
@@ -120,7 +118,3 @@ class Gate:
             "the service failed on this request",
             remedy=f"report it with the request's number, {number}, which is in the service's log",
         )
-
-
-def _header(scope: Scope, name: bytes) -> bytes:
-    return next((value for key, value in scope["headers"] if key == name), b"")

@@ -20,11 +20,7 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path) -> Keys:
-        """Reads a file with one key per line; empty lines and lines that begin with # don't count.
-
-        Raises:
-            ConfigError: There is no such file, no key in it, or one is too short.
-        """
+        """Reads a file with one key per line; skips empty lines and those that begin with #."""
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:

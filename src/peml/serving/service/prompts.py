@@ -147,10 +147,9 @@ class PromptReader:
     def read(
         self, asked: CompletionRequest | ChatRequest, emit: Callable[[str], None] | None
     ) -> Text:
-        """The text that a request asks to continue; `emit` gets its pieces, on the model's thread.
+        """The text that a request asks to continue; refuses one that the model can't do or fit.
 
-        Raises:
-            RefusedError: The model can't do it, or the prompt doesn't fit.
+        ``emit`` gets its pieces, on the model's thread.
         """
         family = self._predictor.base.family
         if not isinstance(family, CausalFamily):

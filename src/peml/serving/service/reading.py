@@ -36,11 +36,7 @@ class RowReader:
         self._known = [_top_names(task) for task in predictor.tasks]
 
     def read(self, body: Mapping[str, Any]) -> list[Work]:
-        """The work of all rows, in their order.
-
-        Raises:
-            RefusedError: A task, row or column is wrong, or there are too many rows or tokens.
-        """
+        """The work of all rows, in their order; refuses wrong rows, and too many rows or tokens."""
         work = [self._read(self.task_id(named.task), named) for named in self._named(body)]
         tokens = sum(each.tokens for each in work)
         if tokens > self._limits.tokens:

@@ -18,11 +18,9 @@ class RefusedError(Exception):
     Attributes:
         status: HTTP status.
         kind: Word for programs, such as ``invalid_json``.
-        message: What was wrong, with the value.
         remedy: What to do next.
         field: Path of what was wrong in the body, such as ``rows[2].headline``.
         allowed: What would have been accepted.
-        headers: Further headers.
     """
 
     status: int

@@ -12,11 +12,9 @@ _UNFINISHED = "\ufffd"  # what the bytes of half a character decode to
 
 
 class Work:
-    """One row or text. Work of the same lane shares batches.
+    """One row or text of a task. Work of the same lane shares batches.
 
     Attributes:
-        lane: Its kind.
-        task_id: Index of its task.
         tokens: What it takes of a batch's budget.
         gone: Whether nobody waits for it any more; set by another thread.
     """
