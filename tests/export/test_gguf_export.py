@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -62,6 +63,27 @@ def test_the_tokenizer_is_the_models(tmp_path: Path) -> None:
     types = fields["tokenizer.ggml.token_type"].contents()
     assert {number for number, kind in enumerate(types) if kind == 3} == special
     assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+
+
+def _ending(run: Path, out: Path, stops: list[int]) -> GGUFReader:
+    """The GGUF file of a model with these end tokens in its generation config."""
+    load = gguf.GgufExport.write_model
+
+    def write(export: Any, folder: Path, model: Any) -> None:
+        model.backbone.generation_config.eos_token_id = stops
+        load(export, folder, model)
+
+    with mock.patch.object(gguf.GgufExport, "write_model", write):
+        return _read(run, out)
+
+
+def test_all_tokens_that_end_a_text_are_named(tmp_path: Path) -> None:
+    run = run_of("llama", "lora", tmp_path)
+    fields = _ending(run, tmp_path / "out", [2, 5]).fields
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+    assert fields["tokenizer.ggml.eot_token_id"].contents() == 5
+    with pytest.raises(RunError, match="4 tokens end a text"):
+        _ending(run, tmp_path / "more", [2, 5, 6, 7])
 
 
 @pytest.mark.parametrize(

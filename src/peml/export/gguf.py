@@ -40,7 +40,9 @@ _SPLITS: dict[tuple[Any, ...], str] = {
     (("Digits", True), _BYTES): "smollm",
     (("Split", _LLAMA3, "Isolated"), ("ByteLevel", False, False)): "llama-bpe",
 }
+_UNKNOWN = ("byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 _NEEDED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+_ENDS = ("eos", "eot", "eom")  # the tokens at which llama.cpp ends a text
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -133,16 +135,16 @@ class GgufExport(DecoderExport):
         writer.add_add_bos_token(begins)
         writer.add_add_eos_token(ends)
         stops = model.backbone.generation_config.eos_token_id
-        stop = stops[0] if isinstance(stops, list) else stops
-        special = {
-            writer.add_bos_token_id: tokenizer.bos_token_id,
-            writer.add_eos_token_id: tokenizer.eos_token_id if stop is None else stop,
-            writer.add_pad_token_id: tokenizer.pad_token_id,
-            writer.add_unk_token_id: tokenizer.unk_token_id,
-        }
-        for add, number in special.items():
+        stops = stops if isinstance(stops, list) else [stops]
+        if len(stops) > len(_ENDS):
+            problem = f"{len(stops)} tokens end a text: {', '.join(map(str, stops))}"
+            allowed = f"at most {len(_ENDS)}, since a GGUF file can't name more"
+            raise RunError(problem, allowed=allowed, action=USE_NATIVE)
+        names = ("bos", "eos", "pad", "unk")
+        special = {name: getattr(tokenizer, f"{name}_token_id") for name in names}
+        for name, number in {**special, **dict(zip(_ENDS, stops, strict=False))}.items():
             if number is not None:
-                add(number)
+                getattr(writer, f"add_{name}_token_id")(number)
         if isinstance(tokenizer.chat_template, str):
             writer.add_chat_template(tokenizer.chat_template)
 
@@ -152,7 +154,7 @@ def _split(tokenizer: dict[str, Any]) -> str | None:
     model, first = tokenizer["model"], tokenizer.get("pre_tokenizer") or {}
     found = tuple(_describe(part) for part in first.get("pretokenizers", [first]))
     name = _SPLITS.get(found)
-    alike = model["type"] == "BPE" and not model.get("byte_fallback") and not model.get("dropout")
+    alike = model["type"] == "BPE" and not any(model.get(option) for option in _UNKNOWN)
     alike &= bool(model.get("ignore_merges")) == (name == "llama-bpe")
     alike &= not tokenizer.get("normalizer")
     strips = [each["lstrip"] or each["rstrip"] or each["single_word"]
