@@ -6,7 +6,7 @@ and what to do next. The command line prints them without a traceback.
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 # A database's URL, a misspelt one as well: its scheme, what stands before the last @ that can
@@ -125,3 +125,17 @@ def placed(where: str) -> Iterator[None]:
         raise DataError(
             problem, allowed=error.allowed, action=error.action, field=error.field
         ) from error
+
+
+@contextmanager
+def renaming(names: Mapping[str, str]) -> Iterator[None]:
+    """Replaces names in the messages of errors by those that the caller's user has written."""
+    try:
+        yield
+    except PemlError as error:
+        problem, allowed, action = error.problem, error.allowed, error.action
+        for name, written in names.items():
+            problem, allowed, action = (
+                text.replace(name, written) for text in (problem, allowed, action)
+            )
+        raise type(error)(problem, allowed=allowed, action=action, field=error.field) from error

@@ -163,6 +163,7 @@ def test_another_base_model_is_refused(tmp_path: Path, capsys: Capture) -> None:
     [
         ("llama", "lora+context", TASK.replace("colour", "mood"), 2, "the model has a task 'mood'"),
         ("llama", "lora+context", TASK, 5, "5 shots are asked for, and 'train' has 4 rows"),
+        ("llama", "lora+context", TASK, 5, "Lower --shots, or name another split"),
         ("llama", "lora", TASK, 2, "it has no contexts"),
         ("bert", "lora+context", TASK, 2, "it has heads.safetensors"),
         ("llama", "lora+context", TASK + "chat: true\n", 2, "asked through the chat template"),
@@ -183,4 +184,5 @@ def test_what_cannot_be_added_is_refused(
     answer = peml(capsys, "add-task", run, _task(tmp_path, text), "--shots", shots)
     assert answer.code == 2, answer
     assert said in answer.error
+    assert "context.shots" not in answer.error  # the option is --shots
     assert checksums(run) == files

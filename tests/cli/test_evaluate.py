@@ -331,6 +331,13 @@ def test_what_is_no_sound_finished_run_is_refused(case: str, run: Path, capsys: 
         assert message in said
 
 
+def test_a_folder_is_no_json_file(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    said = peml(capsys, "evaluate", run, "--json", tmp_path)
+    assert said.code == 2, said
+    assert f"--json {tmp_path} is a folder" in said.error
+    assert "scores.json" in said.error
+
+
 def test_an_unknown_task_is_refused(run: Path, capsys: Capture) -> None:
     said = refused(capsys, [run], run, "--task", "mod")
     assert "has no task 'mod'. Did you mean 'mood'?" in said

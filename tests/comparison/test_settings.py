@@ -38,9 +38,10 @@ def test_a_method_is_named_by_its_label_unless_it_names_itself() -> None:
 
 def test_reference_and_focus_are_filled_in() -> None:
     assert parse().focus == "lora"
-    config = parse(methods={"c-poly": None, "peml": None, "lora": None})
+    config = parse(methods={"c-poly": None, "peml": None, "lora": None}, match="parameters")
     assert (config.reference, config.focus) == ("c-poly", "peml")
-    config = parse(methods={"c-poly": None, "lora": None}, reference="lora", focus="c-poly")
+    labels = {"reference": "lora", "focus": "c-poly"}
+    config = parse(methods={"c-poly": None, "lora": None}, match="parameters", **labels)
     assert (config.reference, config.focus) == ("lora", "c-poly")
 
 
@@ -140,11 +141,21 @@ def test_every_mistake_is_told_at_once_where_it_was_written() -> None:
         ({"methods": {"lora": 3}}, "methods.lora: Input should be a valid dictionary"),
         ({"run": 3}, "run: Input should be a valid dictionary"),
         ({"budget": 0}, "budget: Input should be greater than 0 (got 0)"),
-        ({"budget": 1000}, "budget: no method is matched to it: set match: parameters, or remove"),
+        ({"budget": 1000}, "budget: no method is matched"),
+        ({"reference": "lora"}, "reference: no method is matched"),
+        ({"unmatched": ["lora"]}, "unmatched: no method is matched"),
     ],
 )
 def test_a_mistake_is_named(sections: dict[str, Any], expected: str) -> None:
     assert expected in problems(**sections)
+
+
+def test_the_folder_of_an_older_version_has_the_same_comparison(tmp_path: Path) -> None:
+    dumped = yaml.safe_load(dump_config(parse()))
+    (tmp_path / "matching.json").write_text("{}")
+    path = tmp_path / "comparison.yaml"
+    path.write_text(yaml.safe_dump(dumped | {"reference": "lora", "unmatched": ["lora"]}))
+    assert load_comparison(path) == parse()
 
 
 def test_the_language_models_demo_is_of_three_types_and_shows_zero_shot_beside() -> None:

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from peml.cli.diagnosis import Finding, diagnose
+from peml.cli.diagnosis import Finding, diagnose, load_for_diagnosis
 from peml.cli.doctor import doctor
+from peml.errors import ModelError
 from peml.testing.models import save_tiny_model, tiny_model
 
 
@@ -101,3 +102,18 @@ def test_command_prints_the_findings_and_its_exit_status_says_prefix_or_not(
     assert status == 1
     assert "not supported" in output
     assert "attention interface" in output
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("peml.json", "the model"), ("environment.json", "the folder"), ("study.yaml", "a study")],
+)
+def test_a_folder_of_pemls_own_is_no_base_model(tmp_path: Path, file: str, kind: str) -> None:
+    (tmp_path / file).write_text("{}")
+    merged = tmp_path / ("backbone" if file == "peml.json" else "model/backbone")
+    merged.mkdir(parents=True)
+    with pytest.raises(ModelError) as caught:
+        load_for_diagnosis(str(tmp_path), trust_remote_code=False)
+    assert kind in caught.value.problem
+    assert "base_model" in caught.value.action
+    assert str(merged) in caught.value.action

@@ -85,7 +85,11 @@ def test_the_same_inputs_elsewhere_on_the_disk_are_the_same(
         warnings.simplefilter("error", UserWarning)
         go_on()
     _replace_model(folder)
-    go_on()  # finished: nothing is left to go wrong
+    with pytest.raises(RunError, match="the base model's weights changed"):
+        go_on()  # finished: its results are of the other model
+    shutil.rmtree(folder / FAMILIES["encoder"])
+    with pytest.warns(UserWarning, match="still those of its results can't be checked: .*model"):
+        go_on()
 
 
 def test_a_folder_without_checksums_is_compared_by_counts_and_says_so(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def _said(
     train: Sequence[Row],
     reported: Sequence[Row],
     about: str = "can't give the right",
+    method: str = "lora",
 ) -> list[str]:
     name = str(save_tiny_model(family, folder / "model"))
     _forget_letters(folder / "model" / "tokenizer.json")
@@ -47,7 +48,9 @@ def _said(
     write_jsonl(folder / "data" / "validation.jsonl", reported)
     config = folder / "config.yaml"
     tasks = {"files": [str(folder / "task.yaml")]}
-    config.write_text(yaml.safe_dump({"model": {"name": name}, "tasks": tasks}))
+    config.write_text(
+        yaml.safe_dump({"model": {"name": name}, "tasks": tasks, "method": {"name": method}})
+    )
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         prepare(load_config(config))
@@ -111,3 +114,12 @@ def test_labels_that_no_train_row_has_are_told(tmp_path: Path) -> None:
     (told,) = _said(tmp_path, "bert", task, rows, [{"sentence": "x", "label": 2}, *rows])
     assert "1 of 5 rows" in told
     assert "row 0, from 0): no train row has the label 'odd'" in told
+
+
+@pytest.mark.parametrize(("family", "count"), [("bert", 1), ("llama", 0)])
+def test_they_are_told_only_where_something_learns(tmp_path: Path, family: str, count: int) -> None:
+    """Frozen trains the heads of an encoder, and nothing of a decoder."""
+    task = sentiment(source={"path": "data"}, labels=["bad", "good", "odd"])
+    rows = [{"sentence": f"the dog {n}", "label": label} for n, label in enumerate([0, 1, 0, 1])]
+    reported = [{"sentence": "x", "label": 2}]
+    assert len(_said(tmp_path, family, task, rows, reported, method="frozen")) == count

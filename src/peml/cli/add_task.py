@@ -36,11 +36,15 @@ def add_task_command(
     Example:
       peml add-task runs/contexts tickets.yaml --shots 16
     """
+    from peml.errors import renaming
     from peml.export import add_task
     from peml.tasks import load_task_file
 
     task = load_task_file(task_file)
     folder = None if source is None else str(source)
-    tokens = add_task(run, task, shots, folder, choose=choose, trust_remote_code=trust_remote_code)
+    with renaming({f"method.context.{name}": f"--{name}" for name in ("shots", "choose")}):
+        tokens = add_task(
+            run, task, shots, folder, choose=choose, trust_remote_code=trust_remote_code
+        )
     typer.echo(f"added {task.name}: a context of {shots} solved rows, {tokens} tokens")
     typer.echo(f"answer its rows: peml predict {run} --task {task.name} --input ROWS --output OUT")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from peml.errors import ConfigError, PemlError, nearest
+from peml.errors import ConfigError, nearest, renaming
 
 STREAM = Path("-")
 """Standard input or output."""
@@ -49,9 +49,5 @@ def as_file(source: Path, told: str | None) -> Iterator[Path]:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         else:
             path.symlink_to(source.absolute())
-        try:
+        with renaming({str(path): "standard input" if source == STREAM else str(source)}):
             yield path
-        except PemlError as error:
-            name = "standard input" if source == STREAM else str(source)
-            said = [each.replace(str(path), name) for each in (error.problem, error.action)]
-            raise type(error)(said[0], allowed=error.allowed, action=said[1]) from error

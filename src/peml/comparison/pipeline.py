@@ -82,8 +82,9 @@ def compare(
         if matching is None:
             matching = plan_comparison(config)
             folder.create(config, matching)
-        elif not report_only and _is_open(config, matching, output, retry_failed=retry_failed):
-            check_identities(config, matching, output)
+        elif not report_only:
+            is_open = _is_open(config, matching, output, retry_failed=retry_failed)
+            check_identities(config, matching, output, is_open=is_open)
         print_plan(config, matching, console)
         if not report_only:
             folder.keep(config)

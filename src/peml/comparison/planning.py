@@ -16,7 +16,16 @@ from peml.evaluation import score_constant
 from peml.methods import ModelShape, build_method, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
 from peml.reporting import tell_cautions
-from peml.run import Prepared, attach, check_identity, identify, majority_of, prepare, with_config
+from peml.run import (
+    Prepared,
+    attach,
+    check_finished,
+    check_identity,
+    identify,
+    majority_of,
+    prepare,
+    with_config,
+)
 from peml.terminal import Column, print_table, print_warnings
 from peml.training import build_optimizer
 
@@ -69,12 +78,22 @@ def plan_comparison(config: ComparisonConfig) -> Matching:
     return matching
 
 
-def check_identities(config: ComparisonConfig, matching: Matching, path: Path) -> None:
-    """Refuses to run cells if rows, tasks or base model differ from those of earlier cells.
+def check_identities(
+    config: ComparisonConfig, matching: Matching, path: Path, *, is_open: bool
+) -> None:
+    """Refuses a comparison whose rows, tasks or base model are others than in its earlier cells.
+
+    `is_open`: cells are left to run. Without any, inputs that can't be read are only warned about.
 
     Raises:
         PemlError: Something changed, see `peml.run.check_identity`, or can't be read.
     """
+    if not is_open:
+        settings = next(iter(config.methods.values()))
+        for suite in config.suites:
+            own = config.run_config(suite, settings, config.seeds[0])
+            check_finished(matching.identities.get(suite), own, path)
+        return
     for suite, prepared in _prepare_suites(config).items():
         check_identity(matching.identities.get(suite), identify(prepared), path)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from peml.config import RunConfig, apply_overrides, read_config, validate_config
+from peml.config import RunConfig, apply_overrides, is_shared, read_config, validate_config
 from peml.data import BatchSettings, TasksSettings
 from peml.errors import nearest
 from peml.evaluation import EvaluationSettings
@@ -146,11 +146,12 @@ class ComparisonConfig(ConfigFile):
         gt=0,
     )
     reference: str | None = Field(
-        None, description="Label of the method that sets the budget; default: the first."
+        None,
+        description="With match: label of the method that sets the budget; default: the first.",
     )
     unmatched: tuple[str, ...] = Field(
         (),
-        description="Labels of the methods that keep their own size.",
+        description="With match: labels of the methods that keep their own size.",
     )
     focus: str | None = Field(
         None,
@@ -191,13 +192,6 @@ class ComparisonConfig(ConfigFile):
             for label, section in methods.items()
         }
 
-    @field_validator("budget")
-    @classmethod
-    def _is_matched(cls, budget: int | None, info: ValidationInfo) -> int | None:
-        if budget is not None and info.data.get("match") == "none":
-            raise ValueError("no method is matched to it: set match: parameters, or remove it")
-        return budget
-
     @field_validator("reference", "focus")
     @classmethod
     def _known_label(cls, label: str | None, info: ValidationInfo) -> str | None:
@@ -205,6 +199,8 @@ class ComparisonConfig(ConfigFile):
         if not labels or label in labels:
             return label
         if label is None:
+            if info.field_name == "reference" and info.data.get("match") == "none":
+                return None
             last = "peml" if "peml" in labels else labels[-1]
             return labels[0] if info.field_name == "reference" else last
         raise ValueError(
@@ -217,6 +213,13 @@ class ComparisonConfig(ConfigFile):
         for label in labels:
             cls._known_label(label, info)
         return labels
+
+    @field_validator("budget", "reference", "unmatched")
+    @classmethod
+    def _is_matched(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("match") == "none":
+            raise ValueError("no method is matched, see match: set match: parameters, or remove it")
+        return value
 
     @field_validator("tuning")
     @classmethod
@@ -268,6 +271,9 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConf
         PemlError: The file can't be read, or has errors; the message lists all.
     """
     raw = read_config(path, overrides, ComparisonConfig)
+    if is_shared(path) and raw.get("match") == "none":
+        # Older versions filled in a reference, and ignored both.
+        raw = {key: value for key, value in raw.items() if key not in ("reference", "unmatched")}
     tuning = raw.get("tuning")
     if isinstance(tuning, dict) and isinstance(tuning.get("space"), str):
         space = read_config(path.parent / tuning["space"], (), TuningSettings)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.config.grants import dump_shared, without_grants
+    from peml.config.grants import dump_shared, is_shared, without_grants
     from peml.config.loading import (
         apply_overrides,
         dump_config,
@@ -24,6 +24,7 @@ __all__ = [
     "apply_overrides",
     "dump_config",
     "dump_shared",
+    "is_shared",
     "load_config",
     "parse_config",
     "read_config",

@@ -235,10 +235,11 @@ def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, 
     read, _ = open_source(task, folder, or_hub=or_hub)
     rows = read((split,)).rows
     if len(rows) < count:
+        option = "method.context.shots" if task.context else "tasks.shots"
         raise DataError(
             f"Task {task.name!r}: {count} shots are asked for, and {split!r} has {len(rows)} rows.",
             allowed=f"at most {len(rows)} shots",
-            action="Lower tasks.shots, or name another split in the task's shots.split.",
+            action=f"Lower {option}, or name another split in the task's shots.split.",
         )
     _refuse_unknown_rows(task, len(rows), split)
     renderer = TaskRenderer(task)

@@ -202,6 +202,8 @@ class Method(ABC):
 
     settings: Any
     settings_type: ClassVar[type[MethodSettings]]
+    trains: ClassVar[bool] = True
+    """Whether it trains anything besides an encoder's heads."""
     trains_backbone: ClassVar[bool] = False
     """Whether the base model's own weights train, which are then stored in float32."""
 

@@ -24,6 +24,14 @@ _ADAPTER = "adapter_config.json"
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _INDEX = "model.safetensors.index.json"
+_SAVED = "the model of a run"
+_WORK = {
+    "peml.json": _SAVED,
+    "environment.json": "the folder of a run",
+    "study.yaml": "the folder of a study",
+    "comparison.yaml": "the folder of a comparison",
+}
+"""What a folder is, by a file that PEML writes into it."""
 
 
 def read_source(location: str, file: str, revision: str | None) -> dict[str, Any]:
@@ -80,6 +88,7 @@ def check_source(name: str, location: str, revision: str | None, *, trusted: boo
     the caller allows its code to run.
     """
     _refuse_adapter(name, location, revision)
+    _refuse_work(name, Path(location))
     if not Path(location).is_dir():
         return  # for hub repositories, Transformers itself asks before it runs code
     config = read_source(location, _CONFIG, None)
@@ -139,6 +148,22 @@ def _refuse_adapter(name: str, location: str, revision: str | None) -> None:
         action=f"to train the adapter further, give {base if of else 'its base model'!r} as "
         "model.name and the adapter as init_from; else load both with PEFT, call merge_and_unload, "
         "save model and tokenizer with save_pretrained, and give that folder",
+    )
+
+
+def _refuse_work(name: str, folder: Path) -> None:
+    """Refuses a folder of PEML's own: none of them is a base model."""
+    kind = next((kind for file, kind in _WORK.items() if (folder / file).is_file()), None)
+    if kind is None or (folder / _CONFIG).is_file():
+        return
+    merged = folder / ("backbone" if kind == _SAVED else "model/backbone")
+    also = f"; its merged weights, without prefix and heads, are in {merged}"
+    raise ModelError(
+        f"{name!r} is {kind}, not a base model",
+        allowed="a model that save_pretrained wrote, or a name on the hub",
+        action="give the base model that model.name in its config.yaml or base_model in its "
+        "peml.json names, and the run as init_from to train its weights further"
+        + (also if merged.is_dir() else ""),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         read_texts,
     )
     from peml.run.folder import RunFolder, differences
-    from peml.run.identity import check_identity, identify
+    from peml.run.identity import check_finished, check_identity, identify
     from peml.run.listener import RunStopped
     from peml.run.pipeline import Run, fit, plan
     from peml.run.preparation import Prepared, majority_of, prepare, with_config
@@ -34,6 +34,7 @@ __all__ = [
     "SessionState",
     "WorkFolder",
     "attach",
+    "check_finished",
     "check_identity",
     "differences",
     "differing_rows",

@@ -44,9 +44,14 @@ class RunFolder(WorkFolder[RunConfig]):
         self.metrics = path / "metrics.jsonl"  # the log, one JSON object per line
 
     @property
+    def has_results(self) -> bool:
+        """Whether everything is trained and scored."""
+        return (self.path / Results.FILE).is_file()
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run is finished: it has results and a report."""
-        return (self.path / Results.FILE).is_file() and (self.path / "report.html").is_file()
+        return self.has_results and (self.path / "report.html").is_file()
 
     def create(self, config: RunConfig) -> None:
         """Makes the folder; does nothing if the folder already has a run of this config.

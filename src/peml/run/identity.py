@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from peml.errors import RunError
-from peml.models import identify_model
+from peml.config import RunConfig
+from peml.data import LoadedTasks
+from peml.errors import PemlError, RunError
+from peml.models import Family, ModelSettings, identify_model
 from peml.records import Identity, TaskIdentity
-from peml.run.preparation import Prepared
+from peml.run.preparation import Prepared, load_inputs
 from peml.tasks import Task
 
 _SPLITS = ("train", "development", "reported")
@@ -23,16 +25,42 @@ _NOT_THE_MEANING = {"name", "source", "description"}
 
 def identify(prepared: Prepared) -> Identity:
     """Checksums of a run's rows, tasks and base model."""
+    return _identify(prepared.config.model, prepared.family, prepared.loaded)
+
+
+def _identify(settings: ModelSettings, family: Family, loaded: LoadedTasks) -> Identity:
     return Identity(
         tasks={
             item.task.name: TaskIdentity(
                 rows={split: getattr(item, split).checksum()[:32] for split in _SPLITS},
                 definition=_definition(item.task),
             )
-            for item in prepared.loaded.data
+            for item in loaded.data
         },
-        model=identify_model(prepared.config.model, prepared.family, prepared.tasks),
+        model=identify_model(settings, family, [item.task for item in loaded.data]),
     )
+
+
+def check_finished(before: Identity | None, config: RunConfig, path: Path) -> None:
+    """Refuses finished work, called again, if its inputs changed: its results are of the old ones.
+
+    Warns if the inputs can't be read any more. `before` is None if an older version kept none.
+
+    Raises:
+        RunError: See `check_identity`.
+    """
+    if before is None:
+        return
+    try:
+        now = _identify(config.model, *load_inputs(config))
+    except PemlError as error:
+        warnings.warn(
+            f"{path} is finished, but whether its data and base model are still those of its "
+            f"results can't be checked: {error.problem}",
+            stacklevel=2,
+        )
+        return
+    check_identity(before, now, path)
 
 
 def check_identity(before: Identity | None, now: Identity, path: Path) -> None:

@@ -22,7 +22,7 @@ from peml.reporting import write_card, write_report
 from peml.run.announcement import print_plan
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
-from peml.run.identity import identify
+from peml.run.identity import check_finished, identify
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
@@ -99,7 +99,9 @@ def fit(
     folder = RunFolder(output)
     with folder.locked(wait) if world.is_first else nullcontext(), noticing_lost_peers():
         check_same_start(config, output, world)
-        if world.from_first(lambda: folder.holds(config) and folder.is_finished):
+        if world.from_first(lambda: folder.holds(config) and folder.has_results):
+            world.from_first(lambda: check_finished(Plan.read(output).identity, config, output))
+        if world.from_first(lambda: folder.is_finished):
             console.print(f"{output} is finished: nothing to do", markup=False)
             return Run(output, world.from_first(lambda: Results.read(output)))
         results = world.from_first(lambda: Results.find(output))

@@ -197,9 +197,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         PemlError: A task, file, row, template or setting can't be used.
     """
     method = build_method(config.method)
-    tasks = select_tasks(config.tasks)
-    if method.context is not None:
-        tasks = method.context.hold(tasks)
+    tasks = _tasks(config, method)
     family = load_family(config.model)
     precision = choose_precision(config, method, precision)
     config = with_precision(config, precision)
@@ -215,7 +213,8 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         most = stream.adaptive.settings.rows
         watched = [encoder.encode(item, watched_rows(item, most), "train") for item in loaded.data]
     reported = encoder.golds(loaded.data, [item.reported for item in loaded.data])
-    warn_unreachable(loaded.data, reported, family, config.evaluation)
+    learns = method.trains or not isinstance(family, TextFamily)  # others have heads
+    warn_unreachable(loaded.data, reported, family, config.evaluation, learns=learns)
     scored = [split.encoded for split in (*development, *reported)]
     encoded = (split.lengths for split in (*train, *held_out, *watched, *scored))
     settle(family, (int(lengths.max()) for lengths in encoded if len(lengths)))
@@ -238,6 +237,22 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         leakage=leakage,
         dropped=dropped,
     )
+
+
+def load_inputs(config: RunConfig) -> tuple[Family, LoadedTasks]:
+    """Loads a run's tokenizer and rows; nothing is encoded.
+
+    Raises:
+        PemlError: See `prepare`.
+    """
+    method = build_method(config.method)
+    loaded, *_ = _load(config, method, _tasks(config, method))
+    return load_family(config.model), loaded
+
+
+def _tasks(config: RunConfig, method: Method) -> Sequence[Task]:
+    tasks = select_tasks(config.tasks)
+    return tasks if method.context is None else method.context.hold(tasks)
 
 
 def _load(

@@ -1,7 +1,7 @@
 """Warns about right answers that a model can't give: rows all alike, texts too long, and so on."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from peml.data import TaskData, encode_split
 from peml.data.batch import IGNORED
@@ -18,14 +18,16 @@ def warn_unreachable(
     reported: Sequence[GoldSplit],
     family: Family,
     settings: EvaluationSettings,
+    *,
+    learns: bool,
 ) -> None:
-    """Warns about reported rows that a model will get wrong whatever it learns."""
+    """Warns about reported rows that a model will get wrong whatever it learns, if it `learns`."""
     for split in reported:
         item = data[split.task_id]
         task, where = item.task, item.origin.reported
         if alike := describe_same_tokens(task, item.reported, split.encoded):
             warnings.warn(f"Task {task.name!r}: {where}: {alike}", stacklevel=2)
-        found: Iterator[tuple[list[int], str]] = _unseen(item, split.gold)
+        found: Iterable[tuple[list[int], str]] = _unseen(item, split.gold) if learns else ()
         if task.type.generates:
             encoded = encode_split(item.reported, task, family, "train", where=where)
             found = _not_generated(task, split.gold, encoded, settings.longest(task))

@@ -94,15 +94,16 @@ class Ledger:
                 action="give the study another name, or undo the change; nothing was changed",
             )
 
-    def begun_with(self, identity: Identity) -> Identity | None:
+    def begun_with(self, identity: Identity | None) -> Identity | None:
         """Checksums of the data and model that the study was started with, for all drivers.
 
-        The first driver stores ``identity``, which `peml.run.identify` found on its machine. None
-        if an older version, which stored no checksums, began the study.
+        The first driver stores ``identity``, which `peml.run.identify` found on its machine; None
+        stores nothing. None if an older version, which stored no checksums, began the study.
         """
 
         def begun_with() -> Any:
-            if _IDENTITY not in self.study.user_attrs and not self._trials():
+            is_new = _IDENTITY not in self.study.user_attrs and not self._trials()
+            if identity is not None and is_new:
                 self.study.set_user_attr(_IDENTITY, identity.model_dump(mode="json"))
             return self.study.user_attrs.get(_IDENTITY)
 

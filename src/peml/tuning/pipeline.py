@@ -94,6 +94,9 @@ def tune(
                 now = (planned or check_study(config)).identity
                 assert now is not None, "run.plan says it"
                 run.check_identity(ledger.begun_with(now), now, output)
+            else:
+                first = config.trial_config(first_values(config.space))
+                run.check_finished(ledger.begun_with(None), first, output)
             with driver.executor() as executor:
                 run_trials([driver], executor)
         study = _collect(config, folder, ledger)

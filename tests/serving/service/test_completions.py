@@ -211,11 +211,25 @@ def test_what_it_can_not_do_is_refused(
     assert live.post({"model": "tiny", "prompt": "a"}, "/v1/completions").status_code == 200
 
 
+def test_null_is_the_default(live: Live) -> None:
+    plain = {"model": "tiny", "prompt": PROMPT, "max_tokens": 4}
+    nulls = dict.fromkeys(["stop", "stream", "n", "logprobs", "frequency_penalty", "logit_bias"])
+    asked = plain | nulls | {"stream_options": {"include_usage": None}}
+    texts = [
+        live.post(body, "/v1/completions").json()["choices"][0]["text"] for body in (plain, asked)
+    ]
+    assert texts[0] == texts[1]
+    talk = {"role": "user", "content": "x", "name": None, "tool_calls": None}
+    chat = {"model": "talk", "messages": [talk], "max_tokens": None, "max_completion_tokens": 2}
+    answer = live.post(chat | nulls, "/v1/chat/completions")
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "said"),
     [
         ({"max_tokens": 2, "max_completion_tokens": 3}, None, "max_completion_tokens, not both"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "got None"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",

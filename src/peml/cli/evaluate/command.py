@@ -57,6 +57,7 @@ def evaluate_command(
 
     if json_file is not None:
         refuse_sealed(json_file)
+        _refuse_folder(json_file)
     _check_use(len(runs), paired=paired, errors=errors, limit=limit, resamples=resamples)
     console = open_console()
     first, *others = (load_finished(run, task) for run in runs)
@@ -84,6 +85,15 @@ def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: 
     content["cautions"] = {str(run): tell_cautions(Plan.read(run), task) for run in runs}
     for run, texts in content["cautions"].items():
         print_warnings([f"{run}: {text}" if len(runs) > 1 else text for text in texts], console)
+
+
+def _refuse_folder(json_file: Path) -> None:
+    if json_file.is_dir():
+        raise RunError(
+            f"--json {json_file} is a folder",
+            allowed="a new JSON file, or an old one to replace",
+            action=f"name a file, such as {json_file / 'scores.json'}",
+        )
 
 
 def _check_use(

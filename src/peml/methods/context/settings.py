@@ -178,14 +178,16 @@ def _hold(task: Task, header: str | None, shots: Shots) -> Task:
             f"task {task.name!r} shows solved rows in its prompts (shots), and "
             "method.context.shots holds them as keys and values",
             allowed="one of the two",
-            action="set tasks.shots: 0, or choose a method without a context",
+            action="take shots out of the task's file or set tasks.shots: 0, or choose a method "
+            "without a context",
         )
     if task.chat is not None:
         raise ConfigError(
             f"task {task.name!r} is asked through the chat template (chat), and a context is text "
             "in front of plain prompts",
             allowed="tasks without a chat",
-            action="set tasks.chat: false, or choose a method without a context",
+            action="take chat out of the task's file or set tasks.chat: false, or choose a method "
+            "without a context",
         )
     return task.model_copy(update={"context": True, "header": header, "shots": shots})
 

@@ -12,19 +12,25 @@ from peml.serving.service.refusal import RefusedError
 _DEEPEST = 16  # objects and lists in each other
 
 
-def parse_object(body: bytes, known: Iterable[str]) -> dict[str, Any]:
-    """A body's JSON object; refuses anything else, deep nesting and unknown keys."""
+def parse_object(
+    body: bytes, known: Iterable[str], *, null_is_absent: bool = False
+) -> dict[str, Any]:
+    """A body's JSON object; refuses anything else, deep nesting and unknown keys.
+
+    `null_is_absent` leaves out the fields that are null, at any depth.
+    """
     value = _parse(body)
     if not isinstance(value, dict):
         remedy = "send an object; GET /openapi.json describes it"
         raise RefusedError.invalid(f"the body is {spell_kind(value)}", "", "a JSON object", remedy)
+    content: dict[str, Any] = _without_nulls(value) if null_is_absent else value
     names = tuple(known)
-    for key in value:
+    for key in content:
         if key not in names:
             problem = f"there is no field {key!r}.{nearest(key, names)}"
             remedy = "correct the name, or leave it out"
             raise RefusedError.invalid(problem, key, ", ".join(names), remedy)
-    return value
+    return content
 
 
 def _parse(body: bytes) -> Any:
@@ -45,6 +51,14 @@ def _parse(body: bytes) -> Any:
         )
     if problem := why_unusable(value):
         raise _invalid(f"the body can't be used: {problem}", "numbers and texts that JSON allows")
+    return value
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return value
 
 

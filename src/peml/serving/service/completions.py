@@ -52,7 +52,7 @@ class Completions:
         async def route(request: Request) -> Response:
             received = await receive_body(request, self._service.limits)
             known = (*kind.model_fields, "max_completion_tokens")
-            asked = validate(kind, parse_object(received, known))
+            asked = validate(kind, parse_object(received, known, null_is_absent=True))
             form = _Form(asked)
             if asked.stream:
                 return await self._stream(request, len(received), asked, form)
