@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from peml.errors import ModelError
@@ -195,6 +196,34 @@ def test_files_with_more_layers_than_the_config_are_refused(
     (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 1}))
     with pytest.raises(ModelError, match=r"layers that its config lacks, '[a-z.]+\.1\."):
         load_backbone(settings(folder))
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("llama", "model.layers.0.self_attn.q_proj.bias"),  # attention_bias is false
+        ("llama", "model.layers.0.self_attn.q_norm.weight"),
+        ("llama", "model.layers.0.self_attn.q_proj.lora_A.default.weight"),
+        ("llama", "lm_head.bias"),
+        ("bert", "encoder.layer.0.attention.q_norm.weight"),
+        ("bert", "bert.encoder.layer.0.attention.q_norm.weight"),
+    ],
+)
+def test_weights_that_the_config_leaves_out_are_refused(
+    family: str, key: str, tmp_path: Path
+) -> None:
+    folder = save_tiny_model(family, tmp_path)
+    _add_weight(folder, "model.layers.0.self_attn.rotary_emb.inv_freq")  # what old files have
+    assert load_backbone(settings(folder))
+    _add_weight(folder, key)
+    with pytest.raises(ModelError, match="weights that the model of its config leaves out") as told:
+        load_backbone(settings(folder))
+    assert repr(key) in told.value.problem
+
+
+def _add_weight(folder: Path, key: str) -> None:
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {key: torch.ones(4)}, path, metadata={"format": "pt"})
 
 
 def test_code_in_a_model_folder_runs_only_if_asked(broken: Path, tmp_path: Path) -> None:

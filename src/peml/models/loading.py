@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +88,7 @@ def load_backbone(
     wrong_shape = [key for key, *_ in report["mismatched_keys"]]
     _refuse_missing_weights(settings.name, [*report["missing_keys"], *wrong_shape])
     _refuse_more_layers(settings.name, report["unexpected_keys"], model)
+    _refuse_lost_parts(settings.name, report["unexpected_keys"], model)
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if rows is not None:
         check_vocabulary(family.tokenizer, rows, settings.name)
@@ -254,6 +255,36 @@ def _refuse_more_layers(name: str, unexpected: Iterable[str], model: nn.Module) 
             action="correct config.json (num_hidden_layers), or save the model as it is meant with "
             "save_pretrained",
         )
+
+
+def _refuse_lost_parts(name: str, unexpected: Iterable[str], model: nn.Module) -> None:
+    """Refuses weights of a layer's parts that the config leaves out, such as its biases."""
+    modules = dict(model.named_modules())
+    lost = sorted(
+        key
+        for key in unexpected
+        if _is_part(key, modules) or _is_part(key.partition(".")[2], modules)  # without "bert."
+    )
+    if lost:
+        raise ModelError(
+            f"the files of model {name!r} have {len(lost)} weights that the model of its config "
+            f"leaves out, {lost[0]!r} among them",
+            allowed="a config with all parts of the layers in the files",
+            action="correct config.json (model_type, attention_bias and the like), or save the "
+            "model as it is meant with save_pretrained",
+        )
+
+
+def _is_part(key: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a weight belongs to a layer that the model has; masks stored as `bias` do not."""
+    owner, _, kind = key.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return False
+    if owner in modules:
+        return any(True for _ in modules[owner].parameters(recurse=False))
+    while owner and owner not in modules:
+        owner = owner.rpartition(".")[0]
+    return any(part.isdigit() for part in owner.split("."))
 
 
 def enable_checkpointing(model: Any) -> None:
