@@ -78,7 +78,7 @@ $(FLOOR)/installed: pyproject.toml constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --constraint constraints-floor.txt torch
 	$(FLOOR)/bin/python -m pip install --quiet --constraint constraints-floor.txt \
-	  --editable '.[demo]' hypothesis pytest pytest-timeout pytest-xdist
+	  --editable '.[demo,gguf,onnx,serve]' httpx hypothesis openai pytest pytest-timeout pytest-xdist
 	touch $@
 
 clean:

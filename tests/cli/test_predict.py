@@ -41,7 +41,7 @@ def test_streams_give_what_files_give(
     wanted = (tmp_path / "a.jsonl").read_text()
     _stdin(monkeypatch, JSONL.encode())
     said = peml(capsys, *asked, "-i", "-", "-o", "-")
-    assert (said.code, said.out, said.error) == (0, wanted, "")
+    assert (said.code, said.out, said.error.strip()) == (0, wanted, "")
     _stdin(monkeypatch, b"sentence,id\r\nthe dog is bad,0\r\nthe dog is good,1\r\n")
     told = ("--input-format", "csv", "--output-format", "csv")
     said = peml(capsys, *asked, "-i", "-", "-o", "-", *told)

@@ -309,6 +309,29 @@ def test_layers_whose_weight_is_read_without_a_call_are_left_out() -> None:
         layers.select(["x_proj"])
 
 
+def test_a_reading_behind_a_decorator_is_found() -> None:
+    """Transformers 5.15 wraps Mamba's forward in a function that doesn't name it."""
+
+    def decorated(function: Any) -> Any:
+        return lambda *given: function(*given)
+
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.called, self.read = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        @decorated
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden: torch.Tensor = self.called(x) @ (self.read.weight)
+            return hidden
+
+    model = tiny_model("llama")
+    model.add_module("fused", Fused())
+    layers = read_layers(model)
+    assert "fused.called" in {layer.name for layer in layers.linears}
+    assert "fused.read" in layers.others
+
+
 def test_a_dtype_that_is_looked_up_is_no_reading() -> None:
     names = {layer.name.rpartition(".")[2] for layer in read_layers(tiny_model("t5")).linears}
     assert "wo" in names

@@ -101,9 +101,15 @@ def _read_directly(parent: type[nn.Module]) -> set[str]:
 
 @cache
 def _weights_in(function: FunctionType) -> frozenset[str]:
-    with suppress(OSError, TypeError):  # made at run time: there is no source
-        return frozenset(_READ.findall(inspect.getsource(function)))
-    return frozenset()
+    found: set[str] = set()
+    behind = [function]
+    for each in behind:
+        with suppress(OSError, TypeError):  # made at run time: there is no source
+            found |= {*_READ.findall(inspect.getsource(each))}
+        # A decorator may not name the function that it wraps.
+        held = inspect.getclosurevars(each).nonlocals.values()
+        behind += [one for one in held if isinstance(one, FunctionType) and one not in behind]
+    return frozenset(found)
 
 
 def _shape(
