@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def _row(method: str, options: dict[str, Any]) -> str:
 def test_the_docs_table_says_what_is_listed(
     bases: Path, method: str, options: dict[str, Any]
 ) -> None:
+    if method == "hira" and find_spec("peft.tuners.hira") is None:
+        pytest.skip("HiRA needs PEFT 0.20")
     cells: dict[str, list[str]] = {}
     for base, kind in _MODELS.items():
         found = list_exports(run_of(base, method, bases, **options))
