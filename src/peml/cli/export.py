@@ -70,7 +70,6 @@ def export_command(
       peml export runs/mtl-lora adapters --format lora --task sst2
       peml export runs/peml plain --format transformers --verify
       peml export --check plain
-      peml export runs/demo encoder --format onnx
     """
     exports = bool(out or file_format or task or verify)
     if list_formats + check + exports > 1:
@@ -91,13 +90,18 @@ def export_command(
             action="see `peml export --list RUN` for the formats",
         )
     else:
-        from peml.export import export_model
-        from peml.run.verification import against_predictions
+        _export(run, out, file_format, task, verify=verify, trust_remote_code=trust_remote_code)
 
-        trusts = {"trust_remote_code": trust_remote_code}
-        prove = against_predictions(run, **trusts) if verify else None
-        for folder in export_model(run, out, file_format, task, prove=prove, **trusts):
-            typer.echo(folder)
+
+def _export(
+    run: Path, out: Path, file_format: str, task: str | None, *, verify: bool, **trusts: bool
+) -> None:
+    from peml.export import export_model
+    from peml.run.verification import against_predictions
+
+    prove = against_predictions(run, **trusts) if verify else None
+    for folder in export_model(run, out, file_format, task, prove=prove, **trusts):
+        typer.echo(folder)
 
 
 def _print_formats(run: Path, *, trust_remote_code: bool) -> None:
