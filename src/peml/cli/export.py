@@ -83,9 +83,8 @@ def export_command(
     elif check:
         _check(run)
     elif out is None or file_format is None:
-        missing = "an output folder" if out is None else "--format"
         raise ConfigError(
-            f"peml export has no {missing}",
+            "peml export has no output folder or no --format",
             allowed="peml export RUN OUT --format NAME",
             action="see `peml export --list RUN` for the formats",
         )
