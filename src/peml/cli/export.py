@@ -84,7 +84,7 @@ def export_command(
         _check(run)
     elif out is None or file_format is None:
         raise ConfigError(
-            "peml export has no output folder or no --format",
+            "peml export needs an output folder and --format",
             allowed="peml export RUN OUT --format NAME",
             action="see `peml export --list RUN` for the formats",
         )
