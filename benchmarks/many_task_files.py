@@ -87,16 +87,17 @@ def measure(folder: Path) -> dict[str, Any]:
     config = config_of(folder)
     load_backbone(config.model)
     load_suite("demo")  # libraries are loaded by their first use
-    before, since = resident()["anonymous"], time.perf_counter()
+    before, since, computed = resident()["anonymous"], time.perf_counter(), time.process_time()
     suite = load_suite(folder / "suite.yaml")
     loaded = time.perf_counter() - since
     since = time.perf_counter()
     prepared = prepare(config)
     for _ in range(STEPS):
         prepared.stream.next()
-    started = time.perf_counter() - since
+    started, computed = time.perf_counter() - since, time.process_time() - computed
     kept = resident()["anonymous"] - before
-    return {"load": loaded, "start": started, "bytes": kept, "tasks": len(suite.tasks)}
+    found = {"load": loaded, "start": started, "cpu": computed, "bytes": kept}
+    return found | {"tasks": len(suite.tasks)}
 
 
 def in_fresh_process(folder: Path) -> dict[str, Any]:
@@ -117,11 +118,14 @@ def compare(folder: Path, few: int, many: int) -> list[Figure]:
         found[tasks] = [in_fresh_process(place) for _ in range(2)]
     first, second = found[many]
     grown = (first["bytes"] - found[few][0]["bytes"]) / (many - few)
+    per_task = [few / many * found[many][run]["cpu"] / found[few][run]["cpu"] for run in range(2)]
     return [
         Figure(f"{many} task files: load and check", first["load"], "s"),
         at_most(f"{many} task files: to the first batch", first["start"], "s", LIMIT),
         at_most(f"{many} task files: again, cache filled", second["start"], "s", LIMIT),
         Figure(f"a task more, from {few} to {many}: memory", grown / 1024, "KiB"),
+        Figure(f"CPU time of a task, {many} / {few}", per_task[0], "ratio"),
+        Figure("the same, cache filled", per_task[1], "ratio"),
     ]
 
 
