@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -232,11 +233,22 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
         warnings.warn(f"{problem}; {action}", stacklevel=2)
 
 
+@lru_cache(64)
+def _score_classes(name: str, classes: tuple[int, ...]) -> float:
+    """A metric of right answers: it only matters which classes there are, not how often."""
+    twice = 2 * classes  # a single row has no R²
+    return METRICS[name](twice, twice)
+
+
 def _unscorable(name: str, gold: Sequence[Any]) -> Sequence[int]:
     if name in GROUP_SCORES or name in LOWER_IS_BETTER:
         return ()
     if name not in ROW_SCORES:  # BLEU, for example, needs four words in a row
-        return range(len(gold)) if METRICS[name](gold, gold) < _ALL_RIGHT else ()
+        if all(isinstance(each, int) for each in gold):
+            own = _score_classes(name, tuple(sorted({*gold})))
+        else:
+            own = METRICS[name](gold, gold)
+        return range(len(gold)) if own < _ALL_RIGHT else ()
     said = [answers[0] if isinstance(answers, tuple) else answers for answers in gold]
     right, wrong = ROW_SCORES[name](gold, said), ROW_SCORES[name](gold, [""] * len(gold))
     rows = enumerate(zip(right, wrong, strict=True))
