@@ -76,8 +76,9 @@ def read_config(name: str, folder: Path, *, tiny: bool = False) -> RunConfig:
     """
     model, *overrides = CONFIGS[name]
     if tiny:
-        room = {"max_position_embeddings": 4096}  # for a context of the tiny tokenizer
-        model = str(save_tiny_model(TINY.get(model, "bert"), folder / f"tiny-{model}", **room))
+        family, place = TINY.get(model, "bert"), folder / f"tiny-{model}"
+        # The tiny tokenizer makes a context long.
+        model = str(save_tiny_model(family, place, max_position_embeddings=4096))
     rows = ["tasks.rows=64", "tasks.evaluation_rows=64", "batches.tokens=1024"]
     rows += ["evaluation.tokens=2048", "training.learning_rates={}"]
     config: RunConfig = load_config(_DEMO, [f"model.name={model}", *rows, *overrides])
