@@ -9,10 +9,12 @@ class Settings(BaseModel):
     """A validated, immutable group of options.
 
     Each component derives its own section from this class, in its own package; every field has a
-    description, which ``peml config schema`` prints.
+    description, which ``peml config schema`` prints: in its `Field`, or as a docstring below it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class ConfigFile(Settings):

@@ -43,18 +43,14 @@ _Different = AfterValidator(_refuse_repeated)
 class SharedSettings(ConfigFile):
     """The part of a run's config that all cells share; the tasks of each suite are added to it."""
 
-    model: ModelSettings = Field(
-        default_factory=lambda: ModelSettings(), description="The frozen base model."
-    )
-    batches: BatchSettings = Field(
-        default_factory=lambda: BatchSettings(), description="How rows become batches."
-    )
-    training: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(), description="How the model is trained."
-    )
-    evaluation: EvaluationSettings = Field(
-        default_factory=lambda: EvaluationSettings(), description="How the model is evaluated."
-    )
+    model: ModelSettings = Field(default_factory=lambda: ModelSettings())
+    """The frozen base model."""
+    batches: BatchSettings = Field(default_factory=lambda: BatchSettings())
+    """How rows become batches."""
+    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings())
+    """How the model is trained."""
+    evaluation: EvaluationSettings = Field(default_factory=lambda: EvaluationSettings())
+    """How the model is evaluated."""
 
     @field_validator("evaluation")
     @classmethod
@@ -68,24 +64,16 @@ class TuningSettings(Settings):
     """Short tuning runs, equally many for each method: a learning-rate grid, or trials."""
 
     factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], _Different] = Field(
-        (0.5, 1.0, 2.0),
-        description="Factors that multiply all learning rates; with a single value there is no "
-        "grid.",
-        min_length=1,
+        (0.5, 1.0, 2.0), min_length=1
     )
-    trials: int | None = Field(
-        None, description="Number of trials per method over `space`, instead of the grid.", ge=1
-    )
-    space: dict[str, Parameter] | None = Field(
-        None,
-        description="With trials: path into the run config and its values, as for `peml tune`, "
-        "or the name of a file with these. `methods` lists the methods that have a path.",
-        min_length=1,
-    )
-    sampler: SamplerSettings = Field(
-        default_factory=lambda: SamplerSettings(),
-        description="With trials: how the next one is chosen.",
-    )
+    """Factors that multiply all learning rates; with a single value there is no grid."""
+    trials: int | None = Field(None, ge=1)
+    """Number of trials per method over `space`, instead of the grid."""
+    space: dict[str, Parameter] | None = Field(None, min_length=1)
+    """With trials: path into the run config and its values, as for `peml tune`, or the name of a
+    file with these. `methods` lists the methods that have a path."""
+    sampler: SamplerSettings = Field(default_factory=lambda: SamplerSettings())
+    """With trials: how the next one is chosen."""
     epochs: float = Field(1.0, description="Epochs of each grid run or trial.", gt=0)
     seed: int = Field(0, description="Random seed of these runs and of the sampler.", ge=0)
 
@@ -118,55 +106,33 @@ Label = Annotated[str, AfterValidator(_usable_label)]
 class ComparisonConfig(ConfigFile):
     """The whole config of a comparison, with each suite's tasks written out."""
 
-    run: SharedSettings = Field(
-        default_factory=lambda: SharedSettings(),
-        description="A run's config without method, seed and output, shared by all runs.",
-    )
-    suites: dict[Label, TasksSettings] = Field(
-        description="Label: changes to `run.tasks`. `suite` is the label unless you set it. "
-        "Default: `run.tasks` as it is.",
-        min_length=1,
-    )
-    methods: dict[Label, MethodSection] = Field(
-        description="Label: a run's method section. `name` is the label unless you set it.",
-        min_length=1,
-    )
+    run: SharedSettings = Field(default_factory=lambda: SharedSettings())
+    """A run's config without method, seed and output, shared by all runs."""
+    suites: dict[Label, TasksSettings] = Field(min_length=1)
+    """Label: changes to `run.tasks`. `suite` is the label unless you set it. Default: `run.tasks`
+    as it is."""
+    methods: dict[Label, MethodSection] = Field(min_length=1)
+    """Label: a run's method section. `name` is the label unless you set it."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _Different] = Field(
-        (0, 1, 2), description="One run per seed, method and suite.", min_length=1
+        (0, 1, 2), min_length=1
     )
-    match: Literal["parameters", "none"] = Field(
-        "none",
-        description="parameters: change the methods' sizes to the same number of trainable "
-        "parameters.",
-    )
-    budget: int | None = Field(
-        None,
-        description="Trainable parameters per method, without heads; default: those of the "
-        "reference.",
-        gt=0,
-    )
-    reference: str | None = Field(
-        None,
-        description="With match: label of the method that sets the budget; default: the first.",
-    )
-    unmatched: tuple[str, ...] = Field(
-        (),
-        description="With match: labels of the methods that keep their own size.",
-    )
-    focus: str | None = Field(
-        None,
-        description="Label of the method that is compared with the baselines; default: peml, "
-        "else the last.",
-    )
-    tuning: TuningSettings | None = Field(
-        default_factory=lambda: TuningSettings(),
-        description="How learning rates or other settings are tuned for each method; null: use "
-        "them as configured.",
-    )
+    """One run per seed, method and suite."""
+    match: Literal["parameters", "none"] = "none"
+    """parameters: change the methods' sizes to the same number of trainable parameters."""
+    budget: int | None = Field(None, gt=0)
+    """Trainable parameters per method, without heads; default: those of the reference."""
+    reference: str | None = None
+    """With match: label of the method that sets the budget; default: the first."""
+    unmatched: tuple[str, ...] = ()
+    """With match: labels of the methods that keep their own size."""
+    focus: str | None = None
+    """Label of the method that is compared with the baselines; default: peml, else the last."""
+    tuning: TuningSettings | None = Field(default_factory=lambda: TuningSettings())
+    """How learning rates or other settings are tuned for each method; null: use them as
+    configured."""
     jobs: int = Field(1, description="Runs at a time; they share the cores.", ge=1)
-    execution: WorkerSettings = Field(
-        default_factory=lambda: WorkerSettings(), description="Where the runs execute."
-    )
+    execution: WorkerSettings = Field(default_factory=lambda: WorkerSettings())
+    """Where the runs execute."""
     keep_models: bool = Field(True, description="Keep the final models after measuring latency.")
 
     @field_validator("suites")

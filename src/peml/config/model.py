@@ -16,38 +16,26 @@ from peml.training import TrainingSettings
 class RunConfig(ConfigFile):
     """The settings of a run."""
 
-    model: ModelSettings = Field(
-        default_factory=lambda: ModelSettings(), description="The frozen base model."
-    )
+    model: ModelSettings = Field(default_factory=lambda: ModelSettings())
+    """The frozen base model."""
     tasks: TasksSettings = Field(description="The tasks to learn.")
-    batches: BatchSettings = Field(
-        default_factory=lambda: BatchSettings(), description="Batches, and the shares of the tasks."
-    )
-    method: MethodSection = Field(
-        default_factory=lambda: LoraMethodSettings(),
-        description="What is trained on the frozen model.",
-    )
-    training: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(), description="How the model is trained."
-    )
-    evaluation: EvaluationSettings = Field(
-        default_factory=lambda: EvaluationSettings(), description="How the model is evaluated."
-    )
+    batches: BatchSettings = Field(default_factory=lambda: BatchSettings())
+    """Batches, and the shares of the tasks."""
+    method: MethodSection = Field(default_factory=lambda: LoraMethodSettings())
+    """What is trained on the frozen model."""
+    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings())
+    """How the model is trained."""
+    evaluation: EvaluationSettings = Field(default_factory=lambda: EvaluationSettings())
+    """How the model is evaluated."""
     seed: int = Field(0, description="Random seed of initial weights, data order and noise.", ge=0)
-    init_from: str | None = Field(
-        None,
-        description="Weights to start from: a finished run's folder, or a LoRA that PEFT saved; "
-        "default: new ones.",
-    )
+    init_from: str | None = None
+    """Weights to start from: a finished run's folder, or a LoRA that PEFT saved; default: new
+    ones."""
     export: bool = Field(True, description="Save the final model; false if only the scores matter.")
-    output: str | None = Field(
-        None, description="Run folder; default: runs/ and the config file's name."
-    )
-    tuning_cost: TuningCost | None = Field(
-        None,
-        description="Cost of finding these settings. `peml tune` writes it; results and reports "
-        "repeat it.",
-    )
+    output: str | None = None
+    """Run folder; default: runs/ and the config file's name."""
+    tuning_cost: TuningCost | None = None
+    """Cost of finding these settings. `peml tune` writes it; results and reports repeat it."""
 
     @field_validator("method", mode="before")
     @classmethod

@@ -19,21 +19,13 @@ if TYPE_CHECKING:
 class AdaptiveSettings(Settings):
     """How strongly shares follow the development losses."""
 
-    rate: float = Field(
-        1.0,
-        description="Step size of the exponentiated gradient. One evaluation changes the ratio "
-        "of two tasks' shares by e^rate if one of them has learnt everything and the other "
-        "nothing.",
-        gt=0,
-    )
-    bound: float = Field(
-        4.0,
-        description="The factor of a task's share stays between 1 / bound and bound.",
-        gt=1,
-    )
-    rows: int = Field(
-        64, description="Maximum development rows per task for measuring its loss.", ge=1
-    )
+    rate: float = Field(1.0, gt=0)
+    """Step size of the exponentiated gradient. One evaluation changes the ratio of two tasks'
+    shares by e^rate if one of them has learnt everything and the other nothing."""
+    bound: float = Field(4.0, gt=1)
+    """The factor of a task's share stays between 1 / bound and bound."""
+    rows: int = Field(64, ge=1)
+    """Maximum development rows per task for measuring its loss."""
 
 
 class AdaptiveShares:

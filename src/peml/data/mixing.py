@@ -24,29 +24,20 @@ class MixingSettings(Settings):
 
     strategy: Literal[
         "proportional", "square-root", "temperature", "annealed", "uniform", "adaptive"
-    ] = Field(
-        "proportional",
-        description="The share of a task in an epoch is proportional to min(rows, cap)^power. "
-        "proportional: power 1, every row once per epoch; square-root: 1/2; temperature: 1 / "
-        "temperature; annealed: from 1 in the first epoch to final_power in the last; uniform: "
-        "0, equal shares; adaptive: starts as temperature, then tasks that improved least since "
-        "the start get more rows.",
-    )
-    temperature: float = Field(
-        2.0, description="Larger values make the shares more equal; 1 is proportional.", ge=1
-    )
+    ] = "proportional"
+    """The share of a task in an epoch is proportional to min(rows, cap)^power. proportional: power
+    1, every row once per epoch; square-root: 1/2; temperature: 1 / temperature; annealed: from 1 in
+    the first epoch to final_power in the last; uniform: 0, equal shares; adaptive: starts as
+    temperature, then tasks that improved least since the start get more rows."""
+    temperature: float = Field(2.0, ge=1)
+    """Larger values make the shares more equal; 1 is proportional."""
     final_power: float = Field(0.2, description="annealed: power in the last epoch.", ge=0, le=1)
-    cap: int | None = Field(
-        None, description="Maximum rows that a task counts for, applied before the power.", ge=1
-    )
-    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict,
-        description="Task name: factor of its share; 1 for tasks not named.",
-    )
-    adaptive: AdaptiveSettings = Field(
-        default_factory=lambda: AdaptiveSettings(),
-        description="How fast and how far adaptive shares change.",
-    )
+    cap: int | None = Field(None, ge=1)
+    """Maximum rows that a task counts for, applied before the power."""
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Task name: factor of its share; 1 for tasks not named."""
+    adaptive: AdaptiveSettings = Field(default_factory=lambda: AdaptiveSettings())
+    """How fast and how far adaptive shares change."""
 
     def adaptive_shares(self, tasks: int) -> AdaptiveShares | None:
         """The adaptive shares, or None if shares don't depend on losses."""

@@ -21,62 +21,41 @@ from peml.tasks import (
 class TasksSettings(Settings):
     """The ``tasks`` section of a config."""
 
-    suite: str | tuple[str, ...] | None = Field(
-        None,
-        description="Name of a bundled suite, or path of a suite's YAML file; a list for "
-        "several. With several, a task name that occurs twice becomes SUITE-TASK.",
-    )
-    files: tuple[str, ...] = Field(
-        (), description="YAML files of single tasks, added to the suite's."
-    )
-    include: tuple[str, ...] = Field(
-        (), description="Names of the tasks to use, in the suite's order; default: all."
-    )
+    suite: str | tuple[str, ...] | None = None
+    """Name of a bundled suite, or path of a suite's YAML file; a list for several. With several, a
+    task name that occurs twice becomes SUITE-TASK."""
+    files: tuple[str, ...] = ()
+    """YAML files of single tasks, added to the suite's."""
+    include: tuple[str, ...] = ()
+    """Names of the tasks to use, in the suite's order; default: all."""
     exclude: tuple[str, ...] = Field((), description="Names of the tasks to leave out.")
-    source: str | None = Field(
-        None,
-        description="Folder with one folder per task ({train,validation}.jsonl, .csv or .parquet), "
-        "or one per suite that contains these; read instead of the tasks' sources. Hyphens and "
-        "underscores in folder names are interchangeable.",
-    )
-    missing: Literal["refuse", "skip", "hub"] = Field(
-        "refuse",
-        description="If a task has no data: refuse stops, skip continues without the task and "
-        "says so, hub loads tasks that `source` lacks from the hub.",
-    )
-    shots: int | None = Field(
-        None,
-        description="Solved examples before every row of every task (few-shot), also in "
-        "training; default: as each task defines. Text-to-text models only.",
-        ge=0,
-    )
-    chat: bool | Chat | None = Field(
-        None,
-        description="Whether all tasks are asked through the tokenizer's chat template: true, "
-        "false, or {system: TEXT} for a system turn; default: as each task defines. Decoder-only "
-        "models with a chat template only.",
-    )
-    bare: bool = Field(
-        False,
-        description="Whether prompts are nothing but a row's fields (the task's segments, by "
-        "default its inputs), a line each, and the answer follows: for methods that hold the "
-        "instruction elsewhere (method.context.instruction). Text-to-text models only.",
-    )
-    rows: int | None = Field(
-        None,
-        description="Maximum train rows per task, drawn after the development split is taken. Rows "
-        "that a method's context shows count.",
-        ge=1,
-    )
+    source: str | None = None
+    """Folder with one folder per task ({train,validation}.jsonl, .csv or .parquet), or one per
+    suite that contains these; read instead of the tasks' sources. Hyphens and underscores in folder
+    names are interchangeable."""
+    missing: Literal["refuse", "skip", "hub"] = "refuse"
+    """If a task has no data: refuse stops, skip continues without the task and says so, hub loads
+    tasks that `source` lacks from the hub."""
+    shots: int | None = Field(None, ge=0)
+    """Solved examples before every row of every task (few-shot), also in training; default: as each
+    task defines. Text-to-text models only."""
+    chat: bool | Chat | None = None
+    """Whether all tasks are asked through the tokenizer's chat template: true, false, or {system:
+    TEXT} for a system turn; default: as each task defines. Decoder-only models with a chat template
+    only."""
+    bare: bool = False
+    """Whether prompts are nothing but a row's fields (the task's segments, by default its inputs),
+    a line each, and the answer follows: for methods that hold the instruction elsewhere
+    (method.context.instruction). Text-to-text models only."""
+    rows: int | None = Field(None, ge=1)
+    """Maximum train rows per task, drawn after the development split is taken. Rows that a method's
+    context shows count."""
     evaluation_rows: int | None = Field(None, description="Maximum reported rows per task.", ge=1)
-    development_rows: int | None = Field(
-        None, description="Maximum development rows per task.", ge=1
-    )
-    leakage: Literal["report", "drop"] = Field(
-        "report",
-        description="Train rows that are also in an evaluation split of any task: report counts "
-        "them, drop also removes them from training.",
-    )
+    development_rows: int | None = Field(None, ge=1)
+    """Maximum development rows per task."""
+    leakage: Literal["report", "drop"] = "report"
+    """Train rows that are also in an evaluation split of any task: report counts them, drop also
+    removes them from training."""
 
     @model_validator(mode="after")
     def _names_some(self) -> Self:
@@ -173,23 +152,14 @@ class BatchSettings(Settings):
 
     tokens: int = Field(2048, description="Maximum tokens of a batch, padding included.", ge=16)
     rows: int = Field(32, description="Maximum rows of a batch.", ge=1)
-    pool: int = Field(
-        64,
-        description="Number of batches whose rows are sorted by length together. More means "
-        "less padding, fewer means more mixing.",
-        ge=1,
-    )
-    even_steps: bool = Field(
-        False,
-        description="The batches of a step (`training.accumulation`) are of similar length, so "
-        "that processes wait less for each other. Where tasks differ in length, a step then has "
-        "fewer of them.",
-    )
-    packing: bool = Field(
-        False,
-        description="The rows of a training batch are one sequence without padding, each with "
-        "positions and attention of its own. Batches and losses stay the same.",
-    )
-    mixing: MixingSettings = Field(
-        default_factory=lambda: MixingSettings(), description="Share of each task."
-    )
+    pool: int = Field(64, ge=1)
+    """Number of batches whose rows are sorted by length together. More means less padding, fewer
+    means more mixing."""
+    even_steps: bool = False
+    """The batches of a step (`training.accumulation`) are of similar length, so that processes wait
+    less for each other. Where tasks differ in length, a step then has fewer of them."""
+    packing: bool = False
+    """The rows of a training batch are one sequence without padding, each with positions and
+    attention of its own. Batches and losses stay the same."""
+    mixing: MixingSettings = Field(default_factory=lambda: MixingSettings())
+    """Share of each task."""

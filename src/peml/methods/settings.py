@@ -32,12 +32,9 @@ class LoraPrefixSettings(FixedPrefixSettings):
 
     name: Literal["lora+prefix"] = "lora+prefix"
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
-    prefix_learning_rate: float | None = Field(
-        None,
-        description="Default learning rate of the group `prefix`; default: 1e-3 for an MLP, and "
-        "0.1 for a flat prefix, which needs larger steps.",
-        gt=0,
-    )
+    prefix_learning_rate: float | None = Field(None, gt=0)
+    """Default learning rate of the group `prefix`; default: 1e-3 for an MLP, and 0.1 for a flat
+    prefix, which needs larger steps."""
 
     def smaller_prefixes(self) -> Iterator[LoraPrefixSettings]:
         """These settings, then smaller and smaller prefixes: shorter, or with a head of lower rank.
@@ -57,20 +54,16 @@ class PemlSettings(SearchedPrefixSettings):
 
     name: Literal["peml"] = "peml"
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
-    context: ContextSettings | None = Field(
-        None,
-        description="A context per task, as in lora+context. The prefix network's output is then "
-        "added to each task's context: prefix.length is not used, since the network is as long as "
-        "the longest context, and prefix.layer_gates search which layers see the contexts. "
-        "Default: none, a prefix that all tasks share.",
-    )
-    lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (),
-        description="Candidate ranks of the LoRA, used instead of lora.r. One rank per group of "
-        "modules (the same layer of every block) is searched together with the prefix. The "
-        "scale stays lora.alpha / lora.r. Also set search.budget, which then counts LoRA and "
-        "prefix; otherwise large ranks win, because more rank never increases the loss.",
-    )
+    context: ContextSettings | None = None
+    """A context per task, as in lora+context. The prefix network's output is then added to each
+    task's context: prefix.length is not used, since the network is as long as the longest context,
+    and prefix.layer_gates search which layers see the contexts. Default: none, a prefix that all
+    tasks share."""
+    lora_ranks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Candidate ranks of the LoRA, used instead of lora.r. One rank per group of modules (the same
+    layer of every block) is searched together with the prefix. The scale stays lora.alpha / lora.r.
+    Also set search.budget, which then counts LoRA and prefix; otherwise large ranks win, because
+    more rank never increases the loss."""
 
     @model_validator(mode="after")
     def _fits_contexts(self) -> PemlSettings:

@@ -16,42 +16,23 @@ from peml.settings import Settings
 class PrefixBaseSettings(Settings):
     """The settings of every prefix: its start, and its optimiser options."""
 
-    start: Literal["quiet", "text"] | None = Field(
-        None,
-        description="Where keys and values start; default: quiet. quiet: keys that get little "
-        "attention, and values at or near zero (flat), so that the model answers as before. "
-        "text: the model's own keys and values of `text`. Evidence: quiet is 14 points better "
-        "than a text (64.3, 50.6).",
-    )
-    text: str | None = Field(
-        None,
-        description="Text whose keys and values the prefix starts at. It needs at least as many "
-        "tokens as the prefix has positions; further tokens are cut.",
-    )
-    quietness: float = Field(
-        4.0,
-        description="Quiet keys get an attention logit near minus this value. Larger values "
-        "change the model less at the start and learn more slowly.",
-        ge=0,
-    )
-    dropout: float = Field(
-        0.0,
-        description="Probability that a prefix position is left out in a training step.",
-        ge=0,
-        lt=1,
-    )
-    weight_decay: float | None = Field(
-        None,
-        description="Weight decay of the group `prefix`; default: training.weight_decay.",
-        ge=0,
-    )
-    warmup: float | None = Field(
-        None,
-        description="Fraction of the steps over which the learning rate of the group `prefix` "
-        "warms up; default: training.warmup.",
-        ge=0,
-        lt=1,
-    )
+    start: Literal["quiet", "text"] | None = None
+    """Where keys and values start; default: quiet. quiet: keys that get little attention, and
+    values at or near zero (flat), so that the model answers as before. text: the model's own keys
+    and values of `text`. Evidence: quiet is 14 points better than a text (64.3, 50.6)."""
+    text: str | None = None
+    """Text whose keys and values the prefix starts at. It needs at least as many tokens as the
+    prefix has positions; further tokens are cut."""
+    quietness: float = Field(4.0, ge=0)
+    """Quiet keys get an attention logit near minus this value. Larger values change the model less
+    at the start and learn more slowly."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that a prefix position is left out in a training step."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Weight decay of the group `prefix`; default: training.weight_decay."""
+    warmup: float | None = Field(None, ge=0, lt=1)
+    """Fraction of the steps over which the learning rate of the group `prefix` warms up; default:
+    training.warmup."""
 
     @model_validator(mode="after")
     def _text_to_start_at(self) -> PrefixBaseSettings:
@@ -71,31 +52,22 @@ class PrefixSettings(PrefixBaseSettings):
     A field that takes a list is searched if it has two or more entries.
     """
 
-    length: int | tuple[int, ...] = Field(
-        (8, 16), description="Number of prefix positions; a list is searched."
-    )
+    length: int | tuple[int, ...] = (8, 16)
+    """Number of prefix positions; a list is searched."""
     width: int = Field(64, description="Hidden size of the prefix network.", ge=1)
     cells: int = Field(3, description="Number of cells, one operation each.", ge=1)
-    operations: tuple[str, ...] = Field(
-        DEFAULT_OPERATIONS, description="Candidate operations of every cell.", min_length=1
-    )
-    layer_gates: bool = Field(
-        True,
-        description="Search which model layers get a prefix. Set it to false if you plan to "
-        "export to PEFT, whose format has a prefix in every layer.",
-    )
-    head: HeadKind | tuple[HeadKind, ...] = Field(
-        "full",
-        description="Output head: full (one matrix, width x outputs) or low-rank (two factors, "
-        "if the full one would be too large); a list searches both.",
-    )
+    operations: tuple[str, ...] = Field(DEFAULT_OPERATIONS, min_length=1)
+    """Candidate operations of every cell."""
+    layer_gates: bool = True
+    """Search which model layers get a prefix. Set it to false if you plan to export to PEFT, whose
+    format has a prefix in every layer."""
+    head: HeadKind | tuple[HeadKind, ...] = "full"
+    """Output head: full (one matrix, width x outputs) or low-rank (two factors, if the full one
+    would be too large); a list searches both."""
     head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
-    radius: float = Field(
-        1.0,
-        description="How far training may move a key or value of the prefix from its start, in "
-        "units of the model's own keys and values.",
-        gt=0,
-    )
+    radius: float = Field(1.0, gt=0)
+    """How far training may move a key or value of the prefix from its start, in units of the
+    model's own keys and values."""
 
     @field_validator("length")
     @classmethod

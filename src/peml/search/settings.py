@@ -41,130 +41,75 @@ class SearchSettings(Settings):
     Each description ends with what was measured for the option: docs/results/search.md.
     """
 
-    mode: Literal["search", "none", "random"] = Field(
-        "search",
-        description="search: search for the network during training; none: a fixed two-layer "
-        "MLP with the longest length in every layer; random: a network drawn from the search "
-        "space with the run's seed. Without a search, all steps train the network. Evidence: "
-        "beside a LoRA on queries and values a searched network is 0.2 [-0.7, +1.3] points "
-        "above random ones of its size.",
-    )
-    genotype: Path | None = Field(
-        None,
-        description="Genotype file: train this network instead of searching for one. Evidence: "
-        "a network that was found before and trained for all steps has 63.2, one that is "
-        "searched during training 61.4.",
-    )
-    adapt: bool = Field(
-        False,
-        description="Fit a genotype that was made for another model to this one: layer switches "
-        "map by relative depth, head sizes come from this model. Otherwise such a genotype is "
-        "refused. Evidence: a network from other tasks is as good as one from the same tasks "
-        "(62.9 and 63.2); networks from another model were not measured.",
-    )
-    budget: int | None = Field(
-        None,
-        description="Maximum trainable parameters of the searched or random prefix network, "
-        "without the model's heads, and without LoRA unless its ranks are searched. The search "
-        "keeps the expected number at this value in every step. Default: no limit. Evidence: "
-        "without LoRA, limited to 250,000, the search has 63.8, random networks 58.4.",
-        ge=1,
-    )
-    lead: float = Field(
-        3.0,
-        description="Initial bonus of the larger option (layer on, longest length, full head, "
-        "largest rank), added to its logit. 0 = no bonus. With a bonus, a layer or position is "
-        "dropped only if training keeps lowering its weight. Evidence: without LoRA 64.5 with "
-        "the bonus and 60.7 without, better with each of 3 seeds.",
-        ge=0,
-        allow_inf_nan=False,
-    )
-    relaxation: RelaxationName = Field(
-        "gumbel",
-        description="How logits become weights. softmax; gumbel: softmax with new noise in each "
-        "step, so that options don't settle into a mixture; sampled-path: one option is drawn, "
-        "and only that one is computed. Evidence: about equal over 250 steps (64.9, 64.3, "
-        "63.9); over 622 steps gumbel has 70.1, softmax 67.4.",
-    )
-    temperature: TemperatureSchedule = Field(
-        default_factory=TemperatureSchedule,
-        description="Falls from the end of the warm-up to the start of the cool-down. Evidence: "
-        "an end of 0.5 instead of 0.1 is 1.4 points better without LoRA, 1.2 worse beside one.",
-    )
-    optimise: Literal["single", "bilevel"] = Field(
-        "single",
-        description="single: the decisions learn from the same training batch as the weights; "
-        "bilevel: they learn from rows held out of the development split (first order). "
-        "Evidence: 64.3 and 64.1; a run takes 1.00 to 1.04 times as long as LoRA with single, "
-        "1.10 to 1.14 times with bilevel.",
-    )
-    every: int = Field(
-        4,
-        description="bilevel: steps between updates of the decisions. Evidence: only 4 was "
-        "measured, see optimise.",
-        ge=1,
-    )
-    held_out: float = Field(
-        0.5,
-        description="Fraction of each task's development rows that is reserved for bilevel, for "
-        "perturbation and for scoring options. These rows don't count in the development "
-        "metric. Evidence: only 0.5 was measured, see optimise and discretise.",
-        gt=0,
-        lt=1,
-    )
-    order: Literal["parallel", "search-first"] = Field(
-        "parallel",
-        description="parallel: LoRA and prefix train together. search-first: the prefix is "
-        "searched without LoRA, then LoRA trains with the prefix fixed; the total number of "
-        "steps is the same. Evidence: search-first is 5 to 7 points worse with each of 3 seeds; "
-        "it is kept as the paper's ablation.",
-    )
-    discretise: Literal["argmax", "perturbation"] = Field(
-        "argmax",
-        description="How the final options are selected. argmax: the largest logit; "
-        "perturbation: one decision after another during the cool-down, the option whose "
-        "removal increases the held-out loss most (works best with temperature.end near 1, so "
-        "that a mixture is left). Evidence: perturbation is 1.6 points better over 250 steps "
-        "and 0.9 worse over 622.",
-    )
-    score_options: bool = Field(
-        False,
-        description="Score every option by removing it, as perturbation does, whatever "
-        "`discretise` is. The scores are stored in the genotype and show whether a skip was "
-        "really the best option. Evidence: in 20 scored searches no skip won against its own "
-        "score.",
-    )
-    share: float = Field(
-        0.4,
-        description="Fraction of all training steps used for the search. Evidence: 0.15 has "
-        "69.2 where 0.4 has 70.1; without LoRA 0.2 is as good as 0.4.",
-        gt=0,
-        lt=1,
-    )
-    warmup: float = Field(
-        0.3,
-        description="Fraction of the search's steps, at its start, in which only weights learn. "
-        "The operations are then useful before they compete with skip. Evidence: with it none "
-        "of 20 searches ended in skip alone; without it nothing was measured.",
-        ge=0,
-        lt=1,
-    )
-    cooldown: float = Field(
-        0.15,
-        description="Fraction of the search's steps, at its end, in which the decisions are "
-        "fixed and the mixture moves gradually to the chosen network. The score then does not "
-        "jump when the rest is removed. Evidence: discretising costs 0.00 points with it, up to "
-        "0.16 without.",
-        ge=0,
-        lt=1,
-    )
-    max_skips: int | float = Field(
-        0.5,
-        description="How many cells may end as skip: a number, or a fraction of the cells (with "
-        "a decimal point, rounded down). Evidence: with the lead no guard had to act in 10 "
-        "searches.",
-        ge=0,
-    )
+    mode: Literal["search", "none", "random"] = "search"
+    """search: search for the network during training; none: a fixed two-layer MLP with the longest
+    length in every layer; random: a network drawn from the search space with the run's seed.
+    Without a search, all steps train the network. Evidence: beside a LoRA on queries and values a
+    searched network is 0.2 [-0.7, +1.3] points above random ones of its size."""
+    genotype: Path | None = None
+    """Genotype file: train this network instead of searching for one. Evidence: a network that was
+    found before and trained for all steps has 63.2, one that is searched during training 61.4."""
+    adapt: bool = False
+    """Fit a genotype that was made for another model to this one: layer switches map by relative
+    depth, head sizes come from this model. Otherwise such a genotype is refused. Evidence: a
+    network from other tasks is as good as one from the same tasks (62.9 and 63.2); networks from
+    another model were not measured."""
+    budget: int | None = Field(None, ge=1)
+    """Maximum trainable parameters of the searched or random prefix network, without the model's
+    heads, and without LoRA unless its ranks are searched. The search keeps the expected number at
+    this value in every step. Default: no limit. Evidence: without LoRA, limited to 250,000, the
+    search has 63.8, random networks 58.4."""
+    lead: float = Field(3.0, ge=0, allow_inf_nan=False)
+    """Initial bonus of the larger option (layer on, longest length, full head, largest rank), added
+    to its logit. 0 = no bonus. With a bonus, a layer or position is dropped only if training keeps
+    lowering its weight. Evidence: without LoRA 64.5 with the bonus and 60.7 without, better with
+    each of 3 seeds."""
+    relaxation: RelaxationName = "gumbel"
+    """How logits become weights. softmax; gumbel: softmax with new noise in each step, so that
+    options don't settle into a mixture; sampled-path: one option is drawn, and only that one is
+    computed. Evidence: about equal over 250 steps (64.9, 64.3, 63.9); over 622 steps gumbel has
+    70.1, softmax 67.4."""
+    temperature: TemperatureSchedule = Field(default_factory=TemperatureSchedule)
+    """Falls from the end of the warm-up to the start of the cool-down. Evidence: an end of 0.5
+    instead of 0.1 is 1.4 points better without LoRA, 1.2 worse beside one."""
+    optimise: Literal["single", "bilevel"] = "single"
+    """single: the decisions learn from the same training batch as the weights; bilevel: they learn
+    from rows held out of the development split (first order). Evidence: 64.3 and 64.1; a run takes
+    1.00 to 1.04 times as long as LoRA with single, 1.10 to 1.14 times with bilevel."""
+    every: int = Field(4, ge=1)
+    """bilevel: steps between updates of the decisions. Evidence: only 4 was measured, see
+    optimise."""
+    held_out: float = Field(0.5, gt=0, lt=1)
+    """Fraction of each task's development rows that is reserved for bilevel, for perturbation and
+    for scoring options. These rows don't count in the development metric. Evidence: only 0.5 was
+    measured, see optimise and discretise."""
+    order: Literal["parallel", "search-first"] = "parallel"
+    """parallel: LoRA and prefix train together. search-first: the prefix is searched without LoRA,
+    then LoRA trains with the prefix fixed; the total number of steps is the same. Evidence:
+    search-first is 5 to 7 points worse with each of 3 seeds; it is kept as the paper's ablation."""
+    discretise: Literal["argmax", "perturbation"] = "argmax"
+    """How the final options are selected. argmax: the largest logit; perturbation: one decision
+    after another during the cool-down, the option whose removal increases the held-out loss most
+    (works best with temperature.end near 1, so that a mixture is left). Evidence: perturbation is
+    1.6 points better over 250 steps and 0.9 worse over 622."""
+    score_options: bool = False
+    """Score every option by removing it, as perturbation does, whatever `discretise` is. The scores
+    are stored in the genotype and show whether a skip was really the best option. Evidence: in 20
+    scored searches no skip won against its own score."""
+    share: float = Field(0.4, gt=0, lt=1)
+    """Fraction of all training steps used for the search. Evidence: 0.15 has 69.2 where 0.4 has
+    70.1; without LoRA 0.2 is as good as 0.4."""
+    warmup: float = Field(0.3, ge=0, lt=1)
+    """Fraction of the search's steps, at its start, in which only weights learn. The operations are
+    then useful before they compete with skip. Evidence: with it none of 20 searches ended in skip
+    alone; without it nothing was measured."""
+    cooldown: float = Field(0.15, ge=0, lt=1)
+    """Fraction of the search's steps, at its end, in which the decisions are fixed and the mixture
+    moves gradually to the chosen network. The score then does not jump when the rest is removed.
+    Evidence: discretising costs 0.00 points with it, up to 0.16 without."""
+    max_skips: int | float = Field(0.5, ge=0)
+    """How many cells may end as skip: a number, or a fraction of the cells (with a decimal point,
+    rounded down). Evidence: with the lead no guard had to act in 10 searches."""
 
     @field_validator("max_skips")
     @classmethod

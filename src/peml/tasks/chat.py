@@ -32,16 +32,11 @@ class Chat(Settings):
     The rendered row is the user's turn, the answer the assistant's. Solved rows are earlier turns.
     """
 
-    system: str | None = Field(
-        None,
-        description="Text of the system turn, in front of the task's header; default: the header "
-        "alone, or what the chat template says without a system turn.",
-        min_length=1,
-    )
-    variables: dict[str, bool | int | float | str] = Field(
-        default_factory=dict,
-        description="Values for the chat template, such as {enable_thinking: false}.",
-    )
+    system: str | None = Field(None, min_length=1)
+    """Text of the system turn, in front of the task's header; default: the header alone, or what
+    the chat template says without a system turn."""
+    variables: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Values for the chat template, such as {enable_thinking: false}."""
 
     def ask(self, text: str, header: str | None = None, shots: Sequence[Turn] = ()) -> list[Turn]:
         """The turns in front of an answer: system turn with the header, shots, the text."""

@@ -16,36 +16,24 @@ class Columns(Settings):
 
     inputs: tuple[str, ...] = Field(description="Text fields of the input, in order.", min_length=1)
     label: str = Field(description="Field with the label, score, correct option or target text.")
-    choices: str | tuple[str, ...] | None = Field(
-        None,
-        description="Multiple choice: the field with a list of options, or one field per option.",
-    )
-    keys: str | tuple[str, ...] | None = Field(
-        None,
-        description="Multiple choice: names that the label uses for the options, if it is neither "
-        "the index from 0 nor the text: the names in order, or the field with a list of them.",
-    )
-    extra: tuple[str, ...] = Field(
-        (),
-        description="Other fields that templates may use: texts, numbers or lists of texts. They "
-        "aren't segments, and are ignored when rows are compared. A null, a missing field and an "
-        "empty CSV cell are `none` in a template.",
-    )
-    group: tuple[str, ...] = Field(
-        (),
-        description="Fields whose values together identify the group of a row, such as the "
-        "question of an answer. Groups are never split when rows are drawn.",
-    )
-    aliases: dict[str, str] = Field(
-        default_factory=dict,
-        description="Other names of fields: {NAME: OTHER} reads OTHER if there is no NAME.",
-    )
-    kinds: dict[str, FieldKind] = Field(
-        default_factory=dict,
-        description="Kinds of fields (of extra, group and label) that files don't tell, as in CSV, "
-        "or that are ambiguous: {NAME: text}, {NAME: number} or {NAME: boolean}. For the label of "
-        "a class or an option, `text` means its name and `number` its index.",
-    )
+    choices: str | tuple[str, ...] | None = None
+    """Multiple choice: the field with a list of options, or one field per option."""
+    keys: str | tuple[str, ...] | None = None
+    """Multiple choice: names that the label uses for the options, if it is neither the index from 0
+    nor the text: the names in order, or the field with a list of them."""
+    extra: tuple[str, ...] = ()
+    """Other fields that templates may use: texts, numbers or lists of texts. They aren't segments,
+    and are ignored when rows are compared. A null, a missing field and an empty CSV cell are `none`
+    in a template."""
+    group: tuple[str, ...] = ()
+    """Fields whose values together identify the group of a row, such as the question of an answer.
+    Groups are never split when rows are drawn."""
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """Other names of fields: {NAME: OTHER} reads OTHER if there is no NAME."""
+    kinds: dict[str, FieldKind] = Field(default_factory=dict)
+    """Kinds of fields (of extra, group and label) that files don't tell, as in CSV, or that are
+    ambiguous: {NAME: text}, {NAME: number} or {NAME: boolean}. For the label of a class or an
+    option, `text` means its name and `number` its index."""
 
     @model_validator(mode="after")
     def _kinds_of_its_fields(self) -> Self:

@@ -14,13 +14,10 @@ MEMBER = "$member"
 class TaskFamily(Settings):
     """An entry of a suite that defines one task per member."""
 
-    members: dict[str, tuple[str, ...]] = Field(
-        description="Names of the tasks, by group.", min_length=1
-    )
-    task: dict[str, Any] = Field(
-        description="The shared definition, without name and group; `$member` is replaced by the "
-        "name."
-    )
+    members: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Names of the tasks, by group."""
+    task: dict[str, Any]
+    """The shared definition, without name and group; `$member` is replaced by the name."""
 
     @field_validator("task")
     @classmethod

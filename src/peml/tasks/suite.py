@@ -25,17 +25,12 @@ class Suite(Settings):
     name: str = Field(description="Name of the suite.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     version: int = Field(1, description="Increased when its tasks or their meaning change.", ge=1)
     description: str = Field("", description="One line about the suite.")
-    average: Averaging | None = Field(
-        None,
-        description="Whether a mean over its tasks weighs `tasks` or `rows` equally; default: as "
-        "each task sets it.",
-    )
-    tasks: tuple[Task, ...] = Field(
-        description="The tasks, in the order of all tables. Each is a definition, or "
-        "`file: NAME.yaml` next to the suite's file, or a family: `members` by group and the "
-        "`task` they share.",
-        min_length=1,
-    )
+    average: Averaging | None = None
+    """Whether a mean over its tasks weighs `tasks` or `rows` equally; default: as each task sets
+    it."""
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    """The tasks, in the order of all tables. Each is a definition, or `file: NAME.yaml` next to the
+    suite's file, or a family: `members` by group and the `task` they share."""
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

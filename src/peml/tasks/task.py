@@ -32,27 +32,19 @@ class Source(Settings):
 
     hub: str | None = Field(None, description="Data set id on the Hugging Face hub.")
     subset: str | None = Field(None, description="Configuration name of the hub data set.")
-    revision: str | None = Field(
-        None,
-        description="Branch, tag or commit of the hub data set. `refs/convert/parquet` has the "
-        "plain files of data sets that are published as code.",
-    )
-    path: str | None = Field(
-        None,
-        description="Folder with one JSONL, CSV or Parquet file per split, or a folder that "
-        "contains one named as the task.",
-    )
+    revision: str | None = None
+    """Branch, tag or commit of the hub data set. `refs/convert/parquet` has the plain files of data
+    sets that are published as code."""
+    path: str | None = None
+    """Folder with one JSONL, CSV or Parquet file per split, or a folder that contains one named as
+    the task."""
     generated: str | None = Field(None, description="Name of a built-in generator.")
-    folder: str | tuple[str, ...] | None = Field(
-        None,
-        description="Name of the task's folder in a local source, if none has the task's name; of "
-        "several names, the first that exists.",
-    )
-    suite: str | None = Field(
-        None,
-        description="Name of a folder in a local source that may contain the task's folder; "
-        "default: the name of the task's suite.",
-    )
+    folder: str | tuple[str, ...] | None = None
+    """Name of the task's folder in a local source, if none has the task's name; of several names,
+    the first that exists."""
+    suite: str | None = None
+    """Name of a folder in a local source that may contain the task's folder; default: the name of
+    the task's suite."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -69,15 +61,11 @@ class Source(Settings):
 class Splits(Settings):
     """Names of the source's splits that are used."""
 
-    train: str | None = Field(
-        "train", description="Split to train on; null: the task is only evaluated."
-    )
-    reported: tuple[str, ...] = Field(
-        ("validation",),
-        description="Split to report, which is never used to select anything; of several names, "
-        "the first that the source has.",
-        min_length=1,
-    )
+    train: str | None = "train"
+    """Split to train on; null: the task is only evaluated."""
+    reported: tuple[str, ...] = Field(("validation",), min_length=1)
+    """Split to report, which is never used to select anything; of several names, the first that the
+    source has."""
 
     @field_validator("reported", mode="before")
     @classmethod
@@ -90,9 +78,8 @@ class Scale(Settings):
 
     low: float = Field(description="Lowest score.")
     high: float = Field(description="Highest score.")
-    step: float = Field(
-        description="Distance between the scores that a text-to-text model may answer.", gt=0
-    )
+    step: float = Field(gt=0)
+    """Distance between the scores that a text-to-text model may answer."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -121,26 +108,18 @@ def _shortest(number: Decimal) -> str:
 class Shots(Settings):
     """Solved examples before each row in the prompt (few-shot)."""
 
-    count: int = Field(
-        0,
-        description="Number of rows to show; `tasks.shots` sets it for a run. They are neither "
-        "trained on nor scored.",
-        ge=0,
-    )
+    count: int = Field(0, ge=0)
+    """Number of rows to show; `tasks.shots` sets it for a run. They are neither trained on nor
+    scored."""
     split: str | None = Field(None, description="Split of these rows; default: the train split.")
-    choose: Literal["first", "balanced"] = Field(
-        "first",
-        description="first: the first rows of the split; balanced: the first rows of each label "
-        "in turn, so that every label is shown about equally often.",
-    )
-    rows: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="Numbers of the rows, from 0, instead of `choose`; the first `count` of it."
-    )
-    examples: tuple[str | Shot, ...] = Field(
-        (),
-        description="Examples instead of rows: texts, each with its answer, or {question, answer}. "
-        "In a chat, the latter are earlier turns; texts stand in the user's last turn.",
-    )
+    choose: Literal["first", "balanced"] = "first"
+    """first: the first rows of the split; balanced: the first rows of each label in turn, so that
+    every label is shown about equally often."""
+    rows: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Numbers of the rows, from 0, instead of `choose`; the first `count` of it."""
+    examples: tuple[str | Shot, ...] = ()
+    """Examples instead of rows: texts, each with its answer, or {question, answer}. In a chat, the
+    latter are earlier turns; texts stand in the user's last turn."""
 
     @model_validator(mode="after")
     def _counted_once(self) -> Self:
@@ -167,87 +146,57 @@ class Task(Settings):
     name: str = Field(description="Name of the task.", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     version: int = Field(1, description="Increased when the meaning of a score changes.", ge=1)
     description: str = Field("", description="One line about the task.")
-    group: str | None = Field(
-        None, description="Group of the task within its suite, such as a subject area."
-    )
+    group: str | None = None
+    """Group of the task within its suite, such as a subject area."""
     type: TaskType = Field(description="Kind of task.")
     source: Source = Field(description="Where the rows come from.")
-    format: Form | None = Field(
-        None,
-        description="Instruction data, without a template: `messages` (a list of {role, content}), "
-        "`sharegpt` (`conversations`, a list of {from, value}) or `alpaca` (instruction, input, "
-        "output). A generation task, asked through the chat template; of a conversation, the last "
-        "answer is learnt. columns.aliases gives columns of other names.",
-    )
+    format: Form | None = None
+    """Instruction data, without a template: `messages` (a list of {role, content}), `sharegpt`
+    (`conversations`, a list of {from, value}) or `alpaca` (instruction, input, output). A
+    generation task, asked through the chat template; of a conversation, the last answer is learnt.
+    columns.aliases gives columns of other names."""
     splits: Splits = Field(default_factory=Splits, description="Splits of the source.")
     columns: Columns = Field(description="Meaning of the columns.")
-    header: str | None = Field(
-        None,
-        description="Jinja2 template of a text before shots and prompt, such as an instruction; a "
-        "blank line follows it.",
-    )
-    shots: Shots = Field(
-        default_factory=Shots, description="Solved examples before each row (few-shot)."
-    )
-    context: bool = Field(
-        False,
-        description="Whether the model holds header and shots as keys and values, instead of "
-        "reading them before every row. A method with a context sets it.",
-    )
+    header: str | None = None
+    """Jinja2 template of a text before shots and prompt, such as an instruction; a blank line
+    follows it."""
+    shots: Shots = Field(default_factory=Shots)
+    """Solved examples before each row (few-shot)."""
+    context: bool = False
+    """Whether the model holds header and shots as keys and values, instead of reading them before
+    every row. A method with a context sets it."""
     template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
-    chat: Annotated[Chat | None, BeforeValidator(read_switch)] = Field(
-        None,
-        description="Decoder-only models: ask through the tokenizer's chat template; `true`, or "
-        "{system: TEXT}. The rendered row is the user's turn, the answer the assistant's; header "
-        "and shots become the system turn and earlier turns. `tasks.chat` sets it for a run.",
-    )
-    target: str | None = Field(
-        None,
-        description="Generation: Jinja2 template of the text to learn. It can use `label` and, if "
-        "there are choices, `index`, the correct one's from 0; default: the label.",
-    )
-    option: str | None = Field(
-        None,
-        description="Multiple choice: Jinja2 template of each option. It can use `option`, its "
-        "text, and `index`, from 0; default: the text.",
-    )
-    segments: tuple[str, ...] | None = Field(
-        None,
-        description="Encoders: one or two Jinja2 templates of the input segments; "
-        "default: the input columns.",
-    )
+    chat: Annotated[Chat | None, BeforeValidator(read_switch)] = None
+    """Decoder-only models: ask through the tokenizer's chat template; `true`, or {system: TEXT}.
+    The rendered row is the user's turn, the answer the assistant's; header and shots become the
+    system turn and earlier turns. `tasks.chat` sets it for a run."""
+    target: str | None = None
+    """Generation: Jinja2 template of the text to learn. It can use `label` and, if there are
+    choices, `index`, the correct one's from 0; default: the label."""
+    option: str | None = None
+    """Multiple choice: Jinja2 template of each option. It can use `option`, its text, and `index`,
+    from 0; default: the text."""
+    segments: tuple[str, ...] | None = None
+    """Encoders: one or two Jinja2 templates of the input segments; default: the input columns."""
     labels: tuple[str, ...] = Field((), description="Label names in index order.")
-    label_words: tuple[str, ...] | None = Field(
-        None, description="Text of each label for text-to-text models; default: the label names."
-    )
+    label_words: tuple[str, ...] | None = None
+    """Text of each label for text-to-text models; default: the label names."""
     scale: Scale | None = Field(None, description="Regression: range of the scores.")
     metrics: tuple[str, ...] = Field(description="Metrics, headline first.", min_length=1)
-    weights: Literal["balanced"] | None = Field(
-        None,
-        description="Classification: `balanced` weights the loss of a training row by "
-        "rows / (labels * rows of its label), so rare labels count more. Default: no weights.",
-    )
-    average: Averaging = Field(
-        "tasks",
-        description="Whether a mean over tasks weighs tasks or rows equally; rows only if all "
-        "tasks of the mean set `rows`. A suite's `average` overrides it.",
-    )
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="Generation: a text is cut before the first of these."
-    )
-    max_new_tokens: int | None = Field(
-        None,
-        description="Generation: longest text in tokens; default: evaluation.max_new_tokens.",
-        ge=1,
-    )
-    normalisation: Normalisation | None = Field(
-        None,
-        description="What an option's log-likelihood is divided by; default: "
-        "evaluation.scoring.normalisation.",
-    )
-    development: DevelopmentSplit = Field(
-        default_factory=DevelopmentSplit, description="Development split, taken from train."
-    )
+    weights: Literal["balanced"] | None = None
+    """Classification: `balanced` weights the loss of a training row by rows / (labels * rows of its
+    label), so rare labels count more. Default: no weights."""
+    average: Averaging = "tasks"
+    """Whether a mean over tasks weighs tasks or rows equally; rows only if all tasks of the mean
+    set `rows`. A suite's `average` overrides it."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Generation: a text is cut before the first of these."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Generation: longest text in tokens; default: evaluation.max_new_tokens."""
+    normalisation: Normalisation | None = None
+    """What an option's log-likelihood is divided by; default: evaluation.scoring.normalisation."""
+    development: DevelopmentSplit = Field(default_factory=DevelopmentSplit)
+    """Development split, taken from train."""
 
     @model_validator(mode="before")
     @classmethod

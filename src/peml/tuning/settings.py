@@ -27,49 +27,30 @@ _ACTION = "correct them; examples/tune-demo.yaml shows every section"
 class SamplerSettings(Settings):
     """How the next trial is chosen."""
 
-    name: Literal["tpe", "random", "grid"] = Field(
-        "tpe",
-        description="tpe: tree-structured Parzen estimator; random: random search; grid: every "
-        "combination.",
-    )
+    name: Literal["tpe", "random", "grid"] = "tpe"
+    """tpe: tree-structured Parzen estimator; random: random search; grid: every combination."""
     seed: int = Field(0, description="Random seed of the sampler.", ge=0)
-    startup: int = Field(
-        10, description="tpe: number of random trials before it starts to model the results.", ge=1
-    )
-    candidates: int = Field(
-        24, description="tpe: candidates drawn per trial; the most promising one is tried.", ge=1
-    )
-    quantile: float = Field(
-        0.25,
-        description="tpe: fraction of the trials that counts as good, at most 25 trials. "
-        "Optuna's own 0.1 leaves one trial of ten, which is too few in a study of one or two "
-        "dozen.",
-        gt=0,
-        lt=1,
-    )
+    startup: int = Field(10, ge=1)
+    """tpe: number of random trials before it starts to model the results."""
+    candidates: int = Field(24, ge=1)
+    """tpe: candidates drawn per trial; the most promising one is tried."""
+    quantile: float = Field(0.25, gt=0, lt=1)
+    """tpe: fraction of the trials that counts as good, at most 25 trials. Optuna's own 0.1 leaves
+    one trial of ten, which is too few in a study of one or two dozen."""
     multivariate: bool = Field(True, description="tpe: model the parameters jointly.")
-    constant_liar: bool = Field(
-        True, description="tpe: avoid values close to those of trials that are still running."
-    )
+    constant_liar: bool = True
+    """tpe: avoid values close to those of trials that are still running."""
 
 
 class PrunerSettings(Settings):
     """Whether trials that fall behind are stopped early."""
 
-    name: Literal["none", "hyperband"] = Field(
-        "none",
-        description="hyperband: stop trials early that fall behind at their development "
-        "evaluations.",
-    )
-    reduction: int = Field(
-        3, description="At each rung about one in this many trials continues.", ge=2
-    )
-    least: float = Field(
-        0.1,
-        description="Fraction of its steps that a trial makes before it can be stopped.",
-        gt=0,
-        lt=1,
-    )
+    name: Literal["none", "hyperband"] = "none"
+    """hyperband: stop trials early that fall behind at their development evaluations."""
+    reduction: int = Field(3, ge=2)
+    """At each rung about one in this many trials continues."""
+    least: float = Field(0.1, gt=0, lt=1)
+    """Fraction of its steps that a trial makes before it can be stopped."""
 
 
 class StorageSettings(Settings):
@@ -81,65 +62,45 @@ class StorageSettings(Settings):
         "postgresql+psycopg://user@host/name; default: a journal file in the study's folder.",
         repr=False,  # it may hold a password
     )
-    wait: float = Field(
-        600.0,
-        description="Seconds to wait for a database that can't be reached before the study stops.",
-        ge=0,
-    )
+    wait: float = Field(600.0, ge=0)
+    """Seconds to wait for a database that can't be reached before the study stops."""
 
 
 class BudgetSettings(Settings):
     """Limits of a study; no trial is started after one of them is reached."""
 
-    trials: int | None = Field(
-        None, description="Maximum number of trials, including failed ones.", ge=1
-    )
-    hours: float | None = Field(
-        None, description="Maximum working time of this machine in hours.", gt=0
-    )
-    tokens: int | None = Field(
-        None, description="Maximum training tokens of all trials together.", ge=1
-    )
+    trials: int | None = Field(None, ge=1)
+    """Maximum number of trials, including failed ones."""
+    hours: float | None = Field(None, gt=0)
+    """Maximum working time of this machine in hours."""
+    tokens: int | None = Field(None, ge=1)
+    """Maximum training tokens of all trials together."""
 
 
 class StudyConfig(ConfigFile):
     """The config of a study."""
 
-    name: str = Field(
-        description="Name of the study in a shared database; default: the config file's name."
-    )
-    run: RunConfig = Field(
-        description="The run config that the trials vary, or the name of its file."
-    )
-    space: dict[str, Parameter] = Field(
-        description="Path into `run`: a list of values, or {low, high, log, step}.", min_length=1
-    )
-    sampler: SamplerSettings = Field(
-        default_factory=lambda: SamplerSettings(), description="How the next trial is chosen."
-    )
-    objectives: tuple[ObjectiveName, ...] = Field(
-        ("mean",),
-        description="mean (the development metric, maximised), alone or with one of parameters, "
-        "latency, seconds, tokens (minimised).",
-        min_length=1,
-        max_length=2,
-    )
-    pruner: PrunerSettings = Field(
-        default_factory=lambda: PrunerSettings(),
-        description="Whether weak trials are stopped early.",
-    )
-    storage: StorageSettings = Field(
-        default_factory=lambda: StorageSettings(), description="Where the trials are stored."
-    )
-    budget: BudgetSettings = Field(
-        default_factory=lambda: BudgetSettings(), description="When the study ends."
-    )
-    execution: ExecutionSettings = Field(
-        default_factory=lambda: ExecutionSettings(), description="Where trials run."
-    )
-    failures: int = Field(
-        3, description="Stop if this many trials fail at the start of a session.", ge=1
-    )
+    name: str
+    """Name of the study in a shared database; default: the config file's name."""
+    run: RunConfig
+    """The run config that the trials vary, or the name of its file."""
+    space: dict[str, Parameter] = Field(min_length=1)
+    """Path into `run`: a list of values, or {low, high, log, step}."""
+    sampler: SamplerSettings = Field(default_factory=lambda: SamplerSettings())
+    """How the next trial is chosen."""
+    objectives: tuple[ObjectiveName, ...] = Field(("mean",), min_length=1, max_length=2)
+    """mean (the development metric, maximised), alone or with one of parameters, latency, seconds,
+    tokens (minimised)."""
+    pruner: PrunerSettings = Field(default_factory=lambda: PrunerSettings())
+    """Whether weak trials are stopped early."""
+    storage: StorageSettings = Field(default_factory=lambda: StorageSettings())
+    """Where the trials are stored."""
+    budget: BudgetSettings = Field(default_factory=lambda: BudgetSettings())
+    """When the study ends."""
+    execution: ExecutionSettings = Field(default_factory=lambda: ExecutionSettings())
+    """Where trials run."""
+    failures: int = Field(3, ge=1)
+    """Stop if this many trials fail at the start of a session."""
 
     @field_validator("run")
     @classmethod

@@ -29,19 +29,15 @@ class Parameter(Settings):
     A range whose ends are written without a decimal point has whole numbers only.
     """
 
-    choices: tuple[Any, ...] | None = Field(
-        None, description="The values to try; a plain list means the same."
-    )
+    choices: tuple[Any, ...] | None = None
+    """The values to try; a plain list means the same."""
     low: Number | None = Field(None, description="Lowest value of a range.")
     high: Number | None = Field(None, description="Highest value of a range, included.")
     log: bool = Field(False, description="Draw evenly on a logarithmic scale.")
-    step: Number | None = Field(
-        None, description="Distance between neighbouring values, starting at `low`."
-    )
-    methods: tuple[str, ...] | None = Field(
-        None,
-        description="In a comparison: labels of the methods that have this path; default: all.",
-    )
+    step: Number | None = None
+    """Distance between neighbouring values, starting at `low`."""
+    methods: tuple[str, ...] | None = None
+    """In a comparison: labels of the methods that have this path; default: all."""
 
     @model_validator(mode="before")
     @classmethod

@@ -28,46 +28,32 @@ _CHOICES = ("balanced", "first")
 class ContextSettings(Settings):
     """A text per task that the model holds as keys and values in front of every row."""
 
-    instruction: bool = Field(
-        False, description="Begin with the task's header or, if it has none, its description."
-    )
-    shots: int = Field(
-        8,
-        description="Number of solved rows of the task's train split. They are neither trained on "
-        "(but see leave_one_out) nor scored.",
-        ge=0,
-    )
-    choose: str = Field(
-        "balanced",
-        description="balanced: the first rows of each label in turn; first: the first rows; "
-        "or a file of rows chosen by hand, NAME.jsonl or NAME.csv, each line a `task` and a "
-        "`row`, its number in the split from 0. The first `shots` rows of each task are shown.",
-    )
-    scope: Literal["task", "shared"] = Field(
-        "task",
-        description="task: each task has a context of its own, so a row's task has to be known. "
-        "shared: all tasks have the same, with `shots` rows of all of them in turn.",
-    )
-    draw: Literal["once", "epoch", "step"] = Field(
-        "once",
-        description="once: the same rows throughout. step: every training step shows others, drawn "
-        "at random from the task's train rows without those of the batch. epoch: all steps of an "
-        "epoch show the same ones; where one is in the batch, another stands in. Evaluation and "
-        "the saved model show those of once.",
-    )
-    of: Literal["frozen", "adapted"] = Field(
-        "frozen",
-        description="Model that computes keys and values. frozen: the base model, once. "
-        "adapted: those of the model as it is trained, computed in every step, with gradients; "
-        "the merged model then answers as with the text in front of every row.",
-    )
-    leave_one_out: Literal["exact", "masked"] | None = Field(
-        None,
-        description="Train on the rows that are shown as well, each of which then sees the others "
-        "only. exact: its context is computed without it. masked: its positions are taken out of "
-        "the keys and values, which is cheaper, but the demonstrations after it have read it. "
-        "Default: rows that are shown aren't trained on.",
-    )
+    instruction: bool = False
+    """Begin with the task's header or, if it has none, its description."""
+    shots: int = Field(8, ge=0)
+    """Number of solved rows of the task's train split. They are neither trained on (but see
+    leave_one_out) nor scored."""
+    choose: str = "balanced"
+    """balanced: the first rows of each label in turn; first: the first rows; or a file of rows
+    chosen by hand, NAME.jsonl or NAME.csv, each line a `task` and a `row`, its number in the split
+    from 0. The first `shots` rows of each task are shown."""
+    scope: Literal["task", "shared"] = "task"
+    """task: each task has a context of its own, so a row's task has to be known. shared: all tasks
+    have the same, with `shots` rows of all of them in turn."""
+    draw: Literal["once", "epoch", "step"] = "once"
+    """once: the same rows throughout. step: every training step shows others, drawn at random from
+    the task's train rows without those of the batch. epoch: all steps of an epoch show the same
+    ones; where one is in the batch, another stands in. Evaluation and the saved model show those of
+    once."""
+    of: Literal["frozen", "adapted"] = "frozen"
+    """Model that computes keys and values. frozen: the base model, once. adapted: those of the
+    model as it is trained, computed in every step, with gradients; the merged model then answers as
+    with the text in front of every row."""
+    leave_one_out: Literal["exact", "masked"] | None = None
+    """Train on the rows that are shown as well, each of which then sees the others only. exact: its
+    context is computed without it. masked: its positions are taken out of the keys and values,
+    which is cheaper, but the demonstrations after it have read it. Default: rows that are shown
+    aren't trained on."""
 
     @field_validator("choose")
     @classmethod
@@ -195,38 +181,21 @@ def _hold(task: Task, header: str | None, shots: Shots) -> Task:
 class CorrectionSettings(Settings):
     """Numbers per task that are added to the keys and values of its context, and trained."""
 
-    trains: Literal["none", "values", "keys-values"] = Field(
-        "none",
-        description="Trained part of a context: nothing, its values, or its keys and values.",
-    )
-    kind: Literal["free", "low-rank"] = Field(
-        "free",
-        description="free: a parameter per number, from zero. low-rank: a product per layer, "
-        "(positions x rank) at random times (rank x channels) from zero.",
-    )
+    trains: Literal["none", "values", "keys-values"] = "none"
+    """Trained part of a context: nothing, its values, or its keys and values."""
+    kind: Literal["free", "low-rank"] = "free"
+    """free: a parameter per number, from zero. low-rank: a product per layer, (positions x rank) at
+    random times (rank x channels) from zero."""
     rank: int = Field(8, description="Rank of low-rank.", ge=1)
-    freeze_first: bool = Field(
-        True,
-        description="Leave a context's first position as computed, and never drop it: much "
-        "attention rests on it.",
-    )
-    dropout: float = Field(
-        0.05,
-        description="Probability that a position of a context is left out in a training step.",
-        ge=0,
-        lt=1,
-    )
-    learning_rate: float = Field(
-        1e-3,
-        description="Default rate of the group `correction` (that of Context Tuning, arXiv "
-        "2507.04221).",
-        gt=0,
-    )
-    weight_decay: float | None = Field(
-        None,
-        description="Weight decay of the group `correction`; default: training.weight_decay.",
-        ge=0,
-    )
+    freeze_first: bool = True
+    """Leave a context's first position as computed, and never drop it: much attention rests on
+    it."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """Probability that a position of a context is left out in a training step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Default rate of the group `correction` (that of Context Tuning, arXiv 2507.04221)."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Weight decay of the group `correction`; default: training.weight_decay."""
 
     @model_validator(mode="after")
     def _trains_what_is_set(self) -> CorrectionSettings:
@@ -270,13 +239,10 @@ class LoraContextSettings(MethodSettings):
 
     name: Literal["lora+context"] = "lora+context"
     lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
-    context: ContextSettings = Field(
-        default_factory=lambda: ContextSettings(), description="What each task's context holds."
-    )
-    correction: CorrectionSettings = Field(
-        default_factory=lambda: CorrectionSettings(),
-        description="What is trained on top of the contexts.",
-    )
+    context: ContextSettings = Field(default_factory=lambda: ContextSettings())
+    """What each task's context holds."""
+    correction: CorrectionSettings = Field(default_factory=lambda: CorrectionSettings())
+    """What is trained on top of the contexts."""
 
     @model_validator(mode="after")
     def _the_same_positions(self) -> LoraContextSettings:

@@ -27,9 +27,8 @@ class UpdateSettings(Settings):
     embeddings: ClassVar[bool] = False
 
     dropout: float = Field(0.0, description="Dropout on the update's input.", ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="As in PEFT: names, a regular expression, or all-linear."
-    )
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """As in PEFT: names, a regular expression, or all-linear."""
     learning_rate: float = Field(5e-4, description="Default rate of the update's group.", gt=0)
 
     @property
@@ -109,9 +108,8 @@ class DoraSettings(LoraSettings, MethodSettings):
     embeddings: ClassVar[bool] = False
 
     name: Literal["dora"] = "dora"
-    learning_rate: float = Field(
-        5e-4, description="Default rate of the groups `lora` and `magnitude`.", gt=0
-    )
+    learning_rate: float = Field(5e-4, gt=0)
+    """Default rate of the groups `lora` and `magnitude`."""
 
     def count_magnitudes(self, shape: ModelShape) -> int:
         """The number of magnitudes: d_out for each layer."""
@@ -145,20 +143,16 @@ class AdaLoraSettings(LowRankSettings, MethodSettings):
     init_r: int = Field(12, description="Rank of every layer at the start.", ge=2)
     target_r: int = Field(8, description="Mean rank of the layers at the end.", ge=1)
     alpha: float = Field(32.0, description="The update is scaled by alpha / init_r.", gt=0)
-    tinit: float = Field(
-        0.1, description="Fraction of the steps before the first rank is pruned.", ge=0, lt=1
-    )
-    tfinal: float = Field(
-        0.4, description="Fraction of the steps after the last rank is pruned.", ge=0, lt=1
-    )
+    tinit: float = Field(0.1, ge=0, lt=1)
+    """Fraction of the steps before the first rank is pruned."""
+    tfinal: float = Field(0.4, ge=0, lt=1)
+    """Fraction of the steps after the last rank is pruned."""
     delta_t: int = Field(1, description="Steps between two prunings.", ge=1)
     beta1: float = Field(0.85, description="Smoothing of the sensitivity scores.", gt=0, lt=1)
-    beta2: float = Field(
-        0.85, description="Smoothing of the sensitivity's uncertainty.", gt=0, lt=1
-    )
-    orth_reg_weight: float = Field(
-        0.5, description="Weight of the loss that keeps A's rows and B's columns orthogonal.", ge=0
-    )
+    beta2: float = Field(0.85, gt=0, lt=1)
+    """Smoothing of the sensitivity's uncertainty."""
+    orth_reg_weight: float = Field(0.5, ge=0)
+    """Weight of the loss that keeps A's rows and B's columns orthogonal."""
     learning_rate: float = Field(1e-3, description="Default rate of the group `lora`.", gt=0)
 
     @model_validator(mode="after")
@@ -207,9 +201,8 @@ class MissSettings(LowRankSettings, MethodSettings):
     group: ClassVar[str] = "miss"
 
     name: Literal["miss"] = "miss"
-    r: int = Field(
-        16, description="Size of a shard in channels; at most a layer's input size.", ge=1
-    )
+    r: int = Field(16, ge=1)
+    """Size of a shard in channels; at most a layer's input size."""
 
     def count_layer(self, layer: LinearShape) -> int:
         """The number of trainable parameters: r d_out."""

@@ -25,26 +25,18 @@ class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
     rates: ClassVar[Mapping[str, float]] = {"mlp": 1e-3, "flat": 0.1}
     """Default learning rate by network."""
 
-    network: Literal["mlp", "flat"] = Field(
-        "mlp",
-        description="mlp: embeddings, a two-layer MLP and a head generate the prefix; flat: "
-        "every key and value is a parameter of its own.",
-    )
+    network: Literal["mlp", "flat"] = "mlp"
+    """mlp: embeddings, a two-layer MLP and a head generate the prefix; flat: every key and value is
+    a parameter of its own."""
     length: int = Field(16, description="Number of prefix positions.", ge=1)
     width: int = Field(64, description="Hidden size of the MLP; not used by flat.", ge=1)
-    radius: float = Field(
-        1.0,
-        description="How far training may move a key or value of the prefix from its start, in "
-        "units of the model's own keys and values.",
-        gt=0,
-    )
-    bounded: bool = Field(
-        True,
-        description="Whether `radius` limits a flat prefix. An MLP's prefix is always limited.",
-    )
-    head: HeadKind = Field(
-        "full", description="Output head of the MLP: full (one matrix) or low-rank (two factors)."
-    )
+    radius: float = Field(1.0, gt=0)
+    """How far training may move a key or value of the prefix from its start, in units of the
+    model's own keys and values."""
+    bounded: bool = True
+    """Whether `radius` limits a flat prefix. An MLP's prefix is always limited."""
+    head: HeadKind = "full"
+    """Output head of the MLP: full (one matrix) or low-rank (two factors)."""
     head_rank: int = Field(16, description="Rank of the low-rank head.", ge=1)
 
     @model_validator(mode="after")
@@ -93,18 +85,12 @@ class PrefixTuningSettings(FixedPrefixSettings):
     name: Literal["prefix-tuning"] = "prefix-tuning"
     # Without LoRA, the prefix needs a stronger start: see PrefixNasSettings.
     rates: ClassVar[Mapping[str, float]] = {"mlp": 2e-2, "flat": 0.2}
-    quietness: float = Field(
-        1.0,
-        description="Quiet keys get an attention logit near minus this value. The default is "
-        "lower than beside LoRA, because without LoRA the prefix needs a stronger start.",
-        ge=0,
-    )
-    learning_rate: float | None = Field(
-        None,
-        description="Default learning rate of the group `prefix`; default: 2e-2 for an MLP, and "
-        "0.2 for a flat prefix, which needs larger steps.",
-        gt=0,
-    )
+    quietness: float = Field(1.0, ge=0)
+    """Quiet keys get an attention logit near minus this value. The default is lower than beside
+    LoRA, because without LoRA the prefix needs a stronger start."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Default learning rate of the group `prefix`; default: 2e-2 for an MLP, and 0.2 for a flat
+    prefix, which needs larger steps."""
 
 
 class PromptTuningSettings(MethodSettings):
@@ -112,40 +98,31 @@ class PromptTuningSettings(MethodSettings):
 
     name: Literal["prompt-tuning"] = "prompt-tuning"
     length: int = Field(20, description="Number of vectors before the input.", ge=1)
-    start: Literal["vocabulary", "normal"] = Field(
-        "vocabulary",
-        description="vocabulary: embeddings of random tokens; normal: drawn from N(0, 1) as in "
-        "PEFT, which is far from most models' embeddings and slow to learn.",
-    )
+    start: Literal["vocabulary", "normal"] = "vocabulary"
+    """vocabulary: embeddings of random tokens; normal: drawn from N(0, 1) as in PEFT, which is far
+    from most models' embeddings and slow to learn."""
     learning_rate: float = Field(1e-2, description="Default rate of the group `prompt`.", gt=0)
 
 
 class SearchedPrefixSettings(MethodSettings):
     """A prefix whose network is searched."""
 
-    prefix: PrefixSettings = Field(
-        default_factory=lambda: PrefixSettings(), description="The prefix and its search space."
-    )
-    search: SearchSettings = Field(
-        default_factory=lambda: SearchSettings(), description="How the network is searched."
-    )
-    prefix_learning_rate: float = Field(
-        1e-3, description="Default rate of the group `prefix`.", gt=0
-    )
-    architecture_learning_rate: float = Field(
-        3e-2, description="Default rate of the group `architecture`.", gt=0
-    )
+    prefix: PrefixSettings = Field(default_factory=lambda: PrefixSettings())
+    """The prefix and its search space."""
+    search: SearchSettings = Field(default_factory=lambda: SearchSettings())
+    """How the network is searched."""
+    prefix_learning_rate: float = Field(1e-3, gt=0)
+    """Default rate of the group `prefix`."""
+    architecture_learning_rate: float = Field(3e-2, gt=0)
+    """Default rate of the group `architecture`."""
 
 
 class LonePrefixSettings(PrefixSettings):
     """The prefix network and its search space, without a LoRA beside it."""
 
-    quietness: float = Field(
-        1.0,
-        description="Quiet keys get an attention logit near minus this value. The default is "
-        "lower than in PEML, because without LoRA the prefix needs a stronger start.",
-        ge=0,
-    )
+    quietness: float = Field(1.0, ge=0)
+    """Quiet keys get an attention logit near minus this value. The default is lower than in PEML,
+    because without LoRA the prefix needs a stronger start."""
 
 
 # With the rate and quietness of a prefix beside a LoRA (1e-3, 4), a prefix without LoRA has hardly
@@ -154,12 +131,10 @@ class PrefixNasSettings(SearchedPrefixSettings):
     """A searched prefix without LoRA."""
 
     name: Literal["prefix-nas"] = "prefix-nas"
-    prefix: LonePrefixSettings = Field(
-        default_factory=lambda: LonePrefixSettings(), description="The prefix and its search space."
-    )
-    prefix_learning_rate: float = Field(
-        2e-2, description="Default rate of the group `prefix`.", gt=0
-    )
+    prefix: LonePrefixSettings = Field(default_factory=lambda: LonePrefixSettings())
+    """The prefix and its search space."""
+    prefix_learning_rate: float = Field(2e-2, gt=0)
+    """Default rate of the group `prefix`."""
 
     @model_validator(mode="after")
     def _nothing_to_order(self) -> PrefixNasSettings:

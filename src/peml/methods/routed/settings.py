@@ -30,21 +30,16 @@ class CPolySettings(AdapterSettings):
     alpha: float = Field(4.0, description="The update is scaled by alpha / r.", gt=0)
     shared: int = Field(3, description="Skills that all tasks share.", ge=1)
     own: int = Field(1, description="Skills of each task; 0 with mixing=factors is Poly.", ge=0)
-    mixing: Literal["outputs", "factors"] = Field(
-        "outputs", description="Mix the skills' outputs, or average their factors as Poly does."
-    )
-    own_matrix: Literal["full", "diagonal"] = Field(
-        "full",
-        description="full: a task may also learn to use other tasks' own skills; diagonal: only "
-        "its own, so the cost does not grow with the number of tasks.",
-    )
+    mixing: Literal["outputs", "factors"] = "outputs"
+    """Mix the skills' outputs, or average their factors as Poly does."""
+    own_matrix: Literal["full", "diagonal"] = "full"
+    """full: a task may also learn to use other tasks' own skills; diagonal: only its own, so the
+    cost does not grow with the number of tasks."""
     normalised: bool = Field(True, description="A task's weights of the shared skills sum to 1.")
-    noise: bool = Field(
-        True, description="Add noise to the weights of the shared skills during training."
-    )
-    routing_learning_rate: float = Field(
-        1e-2, description="Default learning rate of the group `routing`, the skills' weights.", gt=0
-    )
+    noise: bool = True
+    """Add noise to the weights of the shared skills during training."""
+    routing_learning_rate: float = Field(1e-2, gt=0)
+    """Default learning rate of the group `routing`, the skills' weights."""
 
 
 class MoeLoraSettings(AdapterSettings):
@@ -53,20 +48,16 @@ class MoeLoraSettings(AdapterSettings):
     name: Literal["moe-lora"] = "moe-lora"
     r: int = Field(8, description="Rank of all experts together.", ge=1)
     experts: int = Field(4, description="Number of experts; r must be a multiple of it.", ge=1)
-    routing: Literal["task", "token"] = Field(
-        "task", description="What sets the experts' weights: the task, or each token."
-    )
-    gate: Literal["shared", "per-layer"] = Field(
-        "shared", description="Task routing: one gate for the whole model, or one per layer."
-    )
+    routing: Literal["task", "token"] = "task"
+    """What sets the experts' weights: the task, or each token."""
+    gate: Literal["shared", "per-layer"] = "shared"
+    """Task routing: one gate for the whole model, or one per layer."""
     embedding: int = Field(64, description="Task routing: size of a task's embedding.", ge=1)
     top_k: int = Field(2, description="Token routing: experts used per token.", ge=1)
-    balance: float = Field(
-        0.01, description="Token routing: weight of the load-balancing loss.", ge=0
-    )
-    routing_learning_rate: float = Field(
-        5e-3, description="Default rate of the group `routing`, gate or routers.", gt=0
-    )
+    balance: float = Field(0.01, ge=0)
+    """Token routing: weight of the load-balancing loss."""
+    routing_learning_rate: float = Field(5e-3, gt=0)
+    """Default rate of the group `routing`, gate or routers."""
 
     @model_validator(mode="after")
     def _fitting(self) -> MoeLoraSettings:
@@ -85,20 +76,15 @@ class MtlLoraSettings(AdapterSettings):
 
     name: Literal["mtl-lora"] = "mtl-lora"
     bases: int = Field(3, description="Number of B matrices that tasks mix.", ge=1)
-    temperature: float = Field(
-        0.1, description="Temperature of the softmax over the B matrices.", gt=0
-    )
-    transform: Literal["full", "diagonal"] = Field(
-        "full", description="A task's transform between A and B: an r x r matrix, or r scales."
-    )
-    mixing_start: Literal["even", "random"] = Field(
-        "even",
-        description="even: all B matrices start with nearly equal weights; random: as in the "
-        "published code, where a temperature of 0.1 ties most tasks to one B chosen at random.",
-    )
-    routing_learning_rate: float = Field(
-        5e-3, description="Default rate of the group `routing`.", gt=0
-    )
+    temperature: float = Field(0.1, gt=0)
+    """Temperature of the softmax over the B matrices."""
+    transform: Literal["full", "diagonal"] = "full"
+    """A task's transform between A and B: an r x r matrix, or r scales."""
+    mixing_start: Literal["even", "random"] = "even"
+    """even: all B matrices start with nearly equal weights; random: as in the published code, where
+    a temperature of 0.1 ties most tasks to one B chosen at random."""
+    routing_learning_rate: float = Field(5e-3, gt=0)
+    """Default rate of the group `routing`."""
 
 
 class MultiLoraSettings(AdapterSettings):
@@ -108,6 +94,5 @@ class MultiLoraSettings(AdapterSettings):
     r: int = Field(4, description="Rank of one branch.", ge=1)
     alpha: float = Field(8.0, description="The update is scaled by alpha / r.", gt=0)
     branches: int = Field(3, description="Number of parallel branches.", ge=1)
-    scaling_learning_rate: float = Field(
-        5e-3, description="Default rate of the group `scaling`, the branches' output scales.", gt=0
-    )
+    scaling_learning_rate: float = Field(5e-3, gt=0)
+    """Default rate of the group `scaling`, the branches' output scales."""
