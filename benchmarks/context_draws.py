@@ -47,7 +47,7 @@ def draw(random: Random) -> dict[str, Any]:
         "shots": random.choice(STEP_SHOTS if shown == "step" else SHOTS),
         "choose": random.choice(("balanced", "first")),
     }
-    config = {"name": "lora+context", "lora": lora, "context": context}
+    config: dict[str, Any] = {"name": "lora+context", "lora": lora, "context": context}
     if shown == "step":
         context["draw"] = "step"
     elif trained != "none":
