@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from peml.data.cells import CellColumn
 from peml.data.columns import ClassColumn, Column, ColumnError
 from peml.data.fields import plain_row
 from peml.data.kinds import (
@@ -199,9 +200,11 @@ def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | Non
     if name in columns.group:
         return Column(parser(columns.kinds.get(name)), ANY_KIND)
     kind = columns.kinds.get(name)  # a number where texts are meant may have lost its zeros
+    if not typed and kind is None:
+        return CellColumn(task, name)
     parse = parse_text if kind == "text" else parser(kind)
     if not typed:  # an empty cell is no value
-        return Column(lambda v: None if v == "" else parse(v), ANY_KIND, optional=True)
+        return Column(lambda cell: None if cell == "" else parse(cell), ANY_KIND, optional=True)
     return Column(parse, ANY_KIND, optional=True)
 
 
@@ -217,7 +220,8 @@ def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) ->
         parse = naming(task, stored or (), parse_any) if named else parser(kind)
         return Column(parse, "the text, key or index of an option, or a list of texts")
     if task.target is not None or kind is not None:
-        return Column(parser(kind), ANY_KIND)
+        told = typed or kind is not None
+        return Column(parser(kind), ANY_KIND) if told else CellColumn(task, task.columns.label)
     return Column(lambda value: read_label(task, value, ()), "a text or a number")
 
 

@@ -4,6 +4,7 @@ from peml.tasks.bare import with_bare_template
 from peml.tasks.chat import Chat, Shot, Turn
 from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
 from peml.tasks.columns import Columns, FieldKind
+from peml.tasks.conditions import conditions
 from peml.tasks.example import Example
 from peml.tasks.generated import generate
 from peml.tasks.instructions import split_row
@@ -34,6 +35,7 @@ __all__ = [
     "TaskRenderer",
     "TaskType",
     "Turn",
+    "conditions",
     "explain_ambiguity",
     "find_loosely",
     "generate",

@@ -1,0 +1,99 @@
+"""CSV doesn't tell numbers from texts, so templates that ask for a value need its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peml.data.sources import load_source
+from peml.errors import DataError
+from peml.tasks import Task, TaskRenderer
+from peml.tasks.task import Source
+from tests.tasks import examples
+
+FLAG = "{{ sentence }}{% if flag %} (flagged){% endif %}"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+
+
+def _task(folder: Path, cells: list[str], template: str, **kinds: str) -> Task:
+    lines = ["sentence,flag,label", *(f"row {n},{cell},1" for n, cell in enumerate(cells))]
+    for split in ("train", "validation"):
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    columns = {"inputs": ["sentence"], "extra": ["flag"], "label": "label", "kinds": kinds}
+    source = Source(path=str(folder))
+    return examples.sentiment(columns=columns, template=template, source=source)
+
+
+def _prompts(task: Task) -> list[str]:
+    rows, _, _ = load_source(task)
+    renderer = TaskRenderer(task)
+    return [renderer.render(row, number).prompt for number, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "template", "message"),
+    [
+        (["1", "0"], FLAG, "line 3, field 'flag': .* tests .*'0' .*{flag: number}"),
+        (["True", "False"], FLAG, "'False' .*{flag: boolean}, or {flag: text}"),
+        (["", "0.0"], "{{ sentence }} {{ 'no' if not flag else 'yes' }}", "'0.0'"),
+        (["7", "0"], "{{ sentence if sentence and flag else '' }}", "'0'"),
+        (["7", "8"], "{{ sentence }}{{ '!' if flag == 7 }}", "line 2, .* compares .*'7'"),
+        (["7", "8"], "{{ sentence }}{{ '!' if flag in [7, 9] }}", "compares"),
+        (["True", "True"], "{{ sentence }}{{ '!' if flag is true }}", "compares"),
+    ],
+)
+def test_cells_that_a_template_takes_as_values_need_a_kind(
+    tmp_path: Path, cells: list[str], template: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load_source(_task(tmp_path, cells, template))
+
+
+@pytest.mark.parametrize(
+    ("cells", "kinds", "said"),
+    [
+        (["1", "0"], {"flag": "number"}, ["row 0 (flagged)", "row 1"]),
+        (["1", "0"], {"flag": "text"}, ["row 0 (flagged)", "row 1 (flagged)"]),
+        (["True", "False"], {"flag": "boolean"}, ["row 0 (flagged)", "row 1"]),
+        (["34", ""], {}, ["row 0 (flagged)", "row 1"]),  # as in JSONL, whatever the kind
+        (["0", "late"], {}, ["row 0 (flagged)", "row 1 (flagged)"]),  # texts
+    ],
+)
+def test_with_a_kind_or_other_cells_templates_test_them(
+    tmp_path: Path, cells: list[str], kinds: dict[str, str], said: list[str]
+) -> None:
+    assert _prompts(_task(tmp_path, cells, FLAG, **kinds)) == said
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ sentence }} {{ flag }}", "{{ sentence }}{{ flag == '0' }}", "{{ flag|int > 2 }}"]
+    + ["{{ sentence }}{% if flag is not none %}{{ flag }}{% endif %}"],
+)
+def test_templates_that_take_texts_need_no_kind(tmp_path: Path, template: str) -> None:
+    assert len(_prompts(_task(tmp_path, ["0", "1"], template))) == 2
+
+
+def test_a_target_of_the_label_needs_its_kind(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("text,gold\na,1\nb,0\n")
+    given: dict[str, Any] = {
+        "name": "answers",
+        "type": "generation",
+        "source": {"path": str(tmp_path)},
+        "template": "{{ text }}",
+        "target": "{{ 'yes' if label else 'no' }}",
+        "metrics": ["exact_match"],
+    }
+    columns = {"inputs": ["text"], "label": "gold"}
+    with pytest.raises(DataError, match=r"'0' .*\{gold: number\}"):
+        load_source(Task.model_validate({**given, "columns": columns}))
+    task = Task.model_validate({**given, "columns": {**columns, "kinds": {"gold": "number"}}})
+    rows, _, _ = load_source(task)
+    assert [TaskRenderer(task).gold(row, 0) for row in rows] == ["yes", "no"]
