@@ -73,8 +73,12 @@ def test_with_a_kind_or_other_cells_templates_test_them(
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ sentence }} {{ flag }}", "{{ sentence }}{{ flag == '0' }}", "{{ flag|int > 2 }}"]
-    + ["{{ sentence }}{% if flag is not none %}{{ flag }}{% endif %}"],
+    [
+        "{{ sentence }} {{ flag }}",
+        "{{ sentence }}{{ flag == '0' }}",
+        "{{ flag|int > 2 }}",
+        "{{ sentence }}{% if flag is not none %}{{ flag }}{% endif %}",
+    ],
 )
 def test_templates_that_take_texts_need_no_kind(tmp_path: Path, template: str) -> None:
     assert len(_prompts(_task(tmp_path, ["0", "1"], template))) == 2

@@ -28,7 +28,7 @@ def conditions(task: Task) -> tuple[frozenset[str], frozenset[str]]:
 @lru_cache(maxsize=4096)
 def _read(source: str) -> tuple[frozenset[str], frozenset[str]]:
     try:
-        tree = Environment(autoescape=False).parse(source)  # noqa: S701 (nothing is rendered)
+        tree = Environment(autoescape=False).parse(source)
     except TemplateSyntaxError:
         return frozenset(), frozenset()  # refused where it is rendered
     return frozenset(_names(_asked(tree))), frozenset(_names(_compared(tree)))
@@ -39,8 +39,8 @@ def _names(found: Iterator[nodes.Node]) -> Iterator[str]:
 
 
 def _asked(tree: nodes.Node) -> Iterator[nodes.Node]:
-    for node in tree.find_all((nodes.If, nodes.CondExpr)):
-        yield node.test
+    yield from (node.test for node in tree.find_all(nodes.If))
+    yield from (node.test for node in tree.find_all(nodes.CondExpr))
     for node in tree.find_all(_LOGIC):
         yield from node.iter_child_nodes()
 
