@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         load_backbone,
     )
     from peml.models.numbers import not_finite
+    from peml.models.open_batch import OpenBatch, can_join
     from peml.models.prepacked import prepack
     from peml.models.quantization import (
         check_quantization,
@@ -47,11 +48,13 @@ __all__ = [
     "Family",
     "ModelOutput",
     "ModelSettings",
+    "OpenBatch",
     "Side",
     "Spelling",
     "TaskModel",
     "TaskRouting",
     "TextFamily",
+    "can_join",
     "check_compiler",
     "check_dtype",
     "check_generation",

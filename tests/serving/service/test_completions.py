@@ -12,6 +12,7 @@ import openai
 import pytest
 import torch
 
+from peml.models import OpenBatch
 from peml.serving.predictor import load
 from peml.serving.service.limits import Limits
 from peml.serving.service.work import Text
@@ -119,6 +120,53 @@ def test_texts_that_share_a_batch_end_each_in_its_own_place(
     assert max(batches) > 1
     for number, (prompt, each) in enumerate(zip(prompts, answers, strict=True)):
         assert each.choices[0].text == expected(live, prompt, 5 + 6 * number)
+
+
+def test_who_comes_during_a_long_text_does_not_wait_for_its_end(
+    live: Live, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    step = OpenBatch.step
+
+    def slowly(batch: OpenBatch, tokens: Any) -> torch.Tensor:
+        steps.append(len(tokens))
+        time.sleep(0.03)
+        return step(batch, tokens)
+
+    monkeypatch.setattr(OpenBatch, "step", slowly)
+    with ThreadPoolExecutor(1) as other:
+        long = other.submit(
+            lambda: client.completions.create(model="tiny", prompt=PROMPT, max_tokens=80)
+        )
+        until(lambda: len(steps) > 2)
+        short = client.completions.create(model="tiny", prompt="a man is", max_tokens=4)
+        row = live.post({"task": "mood", "rows": [{"sentence": "good"}]})
+        assert not long.done()
+        assert short.choices[0].text == expected(live, "a man is", 4)
+        assert row.json()["predictions"]
+        assert long.result().choices[0].text == expected(live, PROMPT, 80)
+    assert 2 in steps
+    assert steps[-1] == 1
+
+
+def test_a_failing_step_ends_its_texts_only(
+    live: Live, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 5}
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenBatch, "step", lambda *_: 1 / 0)
+        with pytest.raises(openai.InternalServerError):
+            client.completions.create(**ask)
+    assert client.completions.create(**ask).choices[0].text == expected(live, PROMPT, 5)
+
+
+def test_texts_with_an_encoder_are_written_to_their_end() -> None:
+    predictor = predictor_of("t5", WRITES, tie_word_embeddings=False)
+    row = {"text": "the red ball is in the box"}
+    wanted = predictor.predict("longer", [row])[0].value
+    with living(predictor) as live:
+        (answer,) = live.post({"task": "longer", "rows": [row]}).json()["predictions"]
+    assert answer["prediction"] == wanted
 
 
 def test_a_task_lends_its_stop_strings_and_length(live: Live, client: openai.OpenAI) -> None:

@@ -1,7 +1,7 @@
 """Greedy decoding that ignores the generation settings in a base model's files."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -81,9 +81,7 @@ def decode(
     settings = own_generation(spelling, model.config)
     settings.max_new_tokens = limits["max_new_tokens"]
     watch = _Watch(spelling.ends, given)
-    layer = model.get_output_embeddings()
-    known = isinstance(layer, nn.Module)
-    with layer.register_forward_pre_hook(_closed_up) if known else nullcontext():
+    with closing_up(model):
         tokens = model.generate(
             **inputs,
             generation_config=settings,
@@ -95,6 +93,13 @@ def decode(
     spaces = gaps or [""] * len(generated)
     texts = [cut_text(text, stop, gap) for text, gap in zip(generated, spaces, strict=True)]
     return [None if bad else text for bad, text in zip(watch.bad.tolist(), texts, strict=True)]
+
+
+def closing_up(model: Any) -> AbstractContextManager[Any]:
+    """Gives a model's output layer hidden states without gaps inside the block."""
+    layer = model.get_output_embeddings()
+    known = isinstance(layer, nn.Module)
+    return layer.register_forward_pre_hook(_closed_up) if known else nullcontext()
 
 
 def _closed_up(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -118,8 +123,15 @@ class _Watch(LogitsProcessor):
         """Returns the logits unchanged."""
         ends = torch.tensor(self._ends, device=input_ids.device)
         ended = torch.isin(input_ids[:, self._given :], ends).any(1)
-        # Minus infinity alone is fine: some models exclude tokens that way.
-        broken = (scores.isnan() | (scores == torch.inf)).any(1)
-        unusable: Tensor = broken | ~scores.isfinite().any(1)
+        unusable = are_unusable(scores)
         self.bad = self.bad.to(unusable.device) | (unusable & ~ended)
         return scores
+
+
+def are_unusable(logits: Tensor) -> Tensor:
+    """Which rows of (rows, vocabulary) are NaN or infinite, (rows,).
+
+    Minus infinity alone is fine: some models exclude tokens that way.
+    """
+    broken = (logits.isnan() | (logits == torch.inf)).any(1)
+    return broken | ~logits.isfinite().any(1)

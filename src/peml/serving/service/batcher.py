@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from peml.serving.service.limits import Limits
 from peml.serving.service.refusal import RefusedError
-from peml.serving.service.work import Work
+from peml.serving.service.work import Text, Work
 
-Compute = Callable[[Sequence[Work]], Sequence[Any]]
-"""Answers work of one lane, in its order."""
+Compute = Callable[[Sequence[Work]], Sequence[tuple[Work, Any]]]
+"""Takes new work of one lane; returns the work that is done, with its answers."""
 
 
 @dataclass(eq=False)
@@ -34,18 +35,28 @@ class _Waiting:
     work: Work
     since: float = field(default_factory=time.monotonic)
 
+    def deliver(self, result: Any) -> None:
+        job = self.job
+        job.results[self.place] = result
+        job.missing -= 1
+        if not job.missing and not job.future.done():
+            job.future.set_result(job.results)
+
 
 class Batcher:
     """The queue in front of the model thread.
 
-    A batch takes work of one lane in the order of arrival, up to a budget of tokens. If the last
-    batch had work of several requests, the next one waits a few milliseconds for more.
+    The thread gets work of one lane at a time, in the order of arrival, up to a budget of tokens:
+    rows, which it scores at once, or texts, which join those that it is writing, token by token.
+    While there is work of both lanes, they take turns. If the last batch had work of several
+    requests, the next one waits a few milliseconds for more.
 
     Args:
         compute: Called on the model thread.
         tokens: Most tokens of a batch; work that is larger is a batch by itself.
         limits: Length of the queue, and how long a batch waits.
-        on_batch: Called after each batch with its lane, amount of work, tokens and seconds.
+        on_batch: Called after each turn of the thread with its lane, its rows or texts, the tokens
+            of the new ones, and seconds.
     """
 
     def __init__(
@@ -60,10 +71,12 @@ class Batcher:
         self._limits = limits
         self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
-        self._changed = threading.Condition()
+        self._texts: dict[Work, _Waiting] = {}  # that are being written
+        self._changed = asyncio.Event()
         self._crowded = False
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="peml-model", daemon=True)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="peml-model")
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -72,103 +85,117 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the model thread runs."""
-        return self._thread.is_alive() and not self._closing
+        """Whether work is taken."""
+        return self._task is not None and not self._task.done() and not self._closing
 
     def start(self) -> None:
-        """Starts the model thread."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        """Begins to take work."""
+        self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """Answers what is in the queue, then ends the model thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        self._closing = True
+        self._changed.set()
+        if self._task is not None:
+            await self._task
+        self._thread.shutdown()
 
     async def submit(self, work: Sequence[Work]) -> list[Any]:
         """Answers to the work of one request; if the caller is cancelled, it leaves the queue."""
         if not work:
             return []
+        if self._closing:
+            raise RefusedError(
+                503, "stopping", "the service is stopping", remedy="ask another instance"
+            )
+        if self._waiting and len(self._waiting) + len(work) > self._limits.queue:
+            raise RefusedError(
+                429,
+                "overloaded",
+                f"{len(self._waiting)} rows wait already",
+                allowed=f"at most {self._limits.queue} waiting rows",
+                remedy="ask again after the seconds that Retry-After says",
+                headers={"Retry-After": "1"},
+            )
         job = _Job(asyncio.get_running_loop().create_future(), [None] * len(work), len(work))
-        with self._changed:
-            if self._closing:
-                raise RefusedError(
-                    503, "stopping", "the service is stopping", remedy="ask another instance"
-                )
-            if self._waiting and len(self._waiting) + len(work) > self._limits.queue:
-                raise RefusedError(
-                    429,
-                    "overloaded",
-                    f"{len(self._waiting)} rows wait already",
-                    allowed=f"at most {self._limits.queue} waiting rows",
-                    remedy="ask again after the seconds that Retry-After says",
-                    headers={"Retry-After": "1"},
-                )
-            self._waiting += [_Waiting(job, place, each) for place, each in enumerate(work)]
-            self._changed.notify()
+        self._waiting += [_Waiting(job, place, each) for place, each in enumerate(work)]
+        self._changed.set()
         try:
             return await job.future
         finally:
             if not job.future.done() or job.future.cancelled():
-                self._forget(job, work)
+                for each in work:
+                    each.gone = True
+                self._waiting = deque(each for each in self._waiting if each.job is not job)
 
-    def _forget(self, job: _Job, work: Sequence[Work]) -> None:
-        for each in work:
-            each.gone = True
-        with self._changed:
-            self._waiting = deque(each for each in self._waiting if each.job is not job)
-
-    def _run(self) -> None:
-        while batch := self._take():
-            began = time.monotonic()
-            try:
-                results = self._compute([each.work for each in batch])
-            except Exception as error:  # whatever it is, the next batch is answered
-                results = [error] * len(batch)
-            spent = time.monotonic() - began
-            tokens = sum(each.work.tokens for each in batch)
-            self._on_batch(batch[0].work.lane, len(batch), tokens, spent)
-            self._loop.call_soon_threadsafe(self._deliver, batch, results)
-
-    def _deliver(self, batch: Sequence[_Waiting], results: Sequence[Any]) -> None:
-        for each, result in zip(batch, results, strict=True):
-            job = each.job
-            job.results[each.place] = result
-            job.missing -= 1
-            if not job.missing and not job.future.done():
-                job.future.set_result(job.results)
-
-    def _take(self) -> list[_Waiting]:
-        """The next batch; empty when the service stops and nothing waits."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if self._crowded and self._waiting:
-                until = self._waiting[0].since + self._limits.wait / 1000 - time.monotonic()
-                self._changed.wait_for(self._is_full, timeout=max(0.0, until))
-            batch = self._cut()
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        lane = Text.lane
+        while await self._has_work():
+            lane = self._next_lane(lane)
+            batch = self._cut(lane)
             self._crowded = len({id(each.job) for each in batch}) > 1
-        # All who waited may have gone meanwhile.
-        return batch or ([] if self._closing else self._take())
+            asked = {each.work: each for each in batch}
+            if lane == Text.lane:
+                self._texts |= asked
+                asked = self._texts
+            count, began = len(asked), time.monotonic()
+            done: Sequence[tuple[Work, Any]]
+            try:
+                done = await loop.run_in_executor(
+                    self._thread, self._compute, [each.work for each in batch]
+                )
+            except Exception as error:  # whatever it is, the next batch is answered
+                done = [(work, error) for work in asked]
+            tokens = sum(each.work.tokens for each in batch)
+            self._on_batch(lane, count, tokens, time.monotonic() - began)
+            for work, result in done:
+                asked.pop(work).deliver(result)
 
-    def _is_full(self) -> bool:
-        return self._closing or sum(each.work.tokens for each in self._waiting) >= self._tokens
+    async def _has_work(self) -> bool:
+        """Waits for work, on a busy service for a full batch; False when there will be none."""
+        while True:
+            if self._texts or (self._waiting and not (wait := self._wait())):
+                return True
+            if self._closing:
+                return False
+            await self._change(wait if self._waiting else None)
 
-    def _cut(self) -> list[_Waiting]:
+    async def _change(self, most: float | None) -> None:
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                await self._changed.wait()
+
+    def _wait(self) -> float:
+        """Seconds that what is in the queue waits for more."""
+        full = sum(each.work.tokens for each in self._waiting) >= self._tokens
+        if full or self._closing or not self._crowded:
+            return 0.0
+        since = self._waiting[0].since + self._limits.wait / 1000
+        return max(0.0, since - time.monotonic())
+
+    def _next_lane(self, last: str) -> str:
+        """The lane of the oldest work, or the other one if that had the last turn."""
+        lanes = dict.fromkeys(each.work.lane for each in self._waiting)
+        if self._texts:
+            lanes[Text.lane] = None
+        return next((lane for lane in lanes if lane != last), last)
+
+    def _cut(self, lane: str) -> list[_Waiting]:
+        """Takes the first work of a lane from the queue, as much as a batch holds."""
         batch: list[_Waiting] = []
         left: deque[_Waiting] = deque()
-        tokens = 0
-        while self._waiting:
-            each = self._waiting.popleft()
-            fits = not batch or tokens + each.work.tokens <= self._tokens
-            if fits and (not batch or each.work.lane == batch[0].work.lane):
-                batch.append(each)
-                tokens += each.work.tokens
+        held = [work.tokens for work in self._texts] if lane == Text.lane else []
+        count, longest, total, full = len(held), max(held, default=0), sum(held), False
+        for each in self._waiting:
+            if full or each.work.lane != lane:
+                left.append(each)
                 continue
-            left.append(each)
-            if not fits:
-                break
-        left.extend(self._waiting)
+            count, total = count + 1, total + each.work.tokens
+            longest = max(longest, each.work.tokens)
+            size = count * longest if lane == Text.lane else total  # texts are padded
+            full = count > 1 and size > self._tokens
+            (left if full else batch).append(each)
         self._waiting = left
         return batch

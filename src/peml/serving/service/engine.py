@@ -10,16 +10,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
-from peml.data.batching import Collator
 from peml.errors import InjectionError, ModelError, PemlError
 from peml.evaluation.mixed import score_mixed
 from peml.injection import enable_packing
 from peml.models import TextFamily
 from peml.serving.predictor import Prediction, Predictor, to_prediction
 from peml.serving.service.work import AskedRow, Text, Work
+from peml.serving.service.writer import Writer
 
 _CPU_TOKENS = 1024
 _TRIM = 8  # batches after which free memory is given back
@@ -40,6 +39,7 @@ class Engine:
         predictor.eval()
         self.packs = self._can_pack()
         self._tokenizer = threading.Lock()
+        self._writer = Writer(predictor.base)
         self._scoring = predictor.evaluation
         if predictor.base.device.type == "cpu":
             # Rows of many lengths are scored faster in several passes with less padding.
@@ -76,15 +76,19 @@ class Engine:
         finally:
             self._tokenizer.release()
 
-    def answer(self, work: Sequence[Work]) -> list[Answer]:
-        """Answers work of one lane, in its order."""
+    def answer(self, work: Sequence[Work]) -> list[tuple[Work, Answer]]:
+        """Scores rows, adds texts to those that are being written, and writes on.
+
+        Returns:
+            What is done: all rows, and texts that have ended.
+        """
         rows = [each for each in work if isinstance(each, AskedRow)]
         texts = [each for each in work if isinstance(each, Text)]
-        answers = [*self._score(rows), *self._write(texts)]
-        self._batches += 1
-        if self._trim is not None and self._batches % _TRIM == 0:
+        done = [*zip(rows, self._score(rows), strict=True), *self._write(texts)]
+        self._batches += bool(work)
+        if self._trim is not None and work and self._batches % _TRIM == 0:
             self._trim(0)
-        return answers
+        return done
 
     def _can_pack(self) -> bool:
         base = self.predictor.base
@@ -127,42 +131,20 @@ class Engine:
             action=base.not_finite_advice,
         )
 
-    def _write(self, texts: Sequence[Text]) -> list[Answer]:
-        """Generates texts, the longest first, as many at a time as the budget holds."""
-        answers: dict[int, Answer] = {}
-        waiting = sorted(texts, key=lambda text: -text.tokens)
-        while waiting:
-            count = max(1, self.tokens // waiting[0].tokens)
-            batch, waiting = waiting[:count], waiting[count:]
-            answers |= zip(map(id, batch), self._decode(batch), strict=True)
-        return [answers[id(text)] for text in texts]
-
-    @torch.no_grad()
-    def _decode(self, texts: Sequence[Text]) -> list[Answer]:
-        base = self.predictor.base
-        decoder = not base.backbone.config.is_encoder_decoder
-        collate = Collator(base.family.tokenizer.pad_token_id, left=decoder)
-        columns: dict[str, list[Any]] = {
-            "input_ids": [[text.ids] for text in texts],
-            "token_type_ids": [[] for _ in texts],
-            "labels": [[] for _ in texts],
-            "targets": [[1.0] for _ in texts],
-        }
-        batch = collate(columns, [text.task_id for text in texts], np.arange(len(texts)))
-
-        def follow(new: torch.Tensor) -> list[bool]:
-            for text, token in zip(texts, new[:, -1].tolist(), strict=True):
-                if not text.done:
-                    text.see(token)
-            return [text.done for text in texts]
-
-        limit = max(text.limit for text in texts)
-        written = base.generate(batch.to(base.device), max_new_tokens=limit, follow=follow)
+    def _write(self, texts: Sequence[Text]) -> list[tuple[Work, Answer]]:
+        try:
+            ended = self._writer.write(texts)
+        except Exception:
+            self._writer.clear()
+            raise
         return [
-            self._not_finite("logits", text.task_id)
-            if each is None
-            else Prediction(text.text.strip(), {}, text.cut)
-            for text, each in zip(texts, written, strict=True)
+            (
+                text,
+                Prediction(text.text.strip(), {}, text.cut)
+                if finite
+                else self._not_finite("logits", text.task_id),
+            )
+            for text, finite in ended
         ]
 
 
