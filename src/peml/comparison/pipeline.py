@@ -62,13 +62,9 @@ def compare(
 ) -> Comparison:
     """Runs all cells that haven't run yet, and writes the report.
 
-    Args:
-        config: The config of the comparison.
-        output: The folder; an existing one of the same config is continued, even if seeds were
-            added to the config.
-        console: Where progress is shown; default: nowhere.
-        retry_failed: Run the cells that failed again.
-        report_only: Run nothing; report the finished cells and list the others.
+    A comparison that is in `output` already is continued, even if seeds were added to the config.
+    `retry_failed`: run the cells that failed again. `report_only`: run nothing; report the finished
+    cells and list the others.
 
     Raises:
         PemlError: Something is wrong with config, data, model or folder. A cell that fails is

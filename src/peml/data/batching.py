@@ -82,14 +82,9 @@ class BatchStream:
     The state is ``{"epoch": int, "batch": int}``, and ``adaptive`` if shares follow the development
     losses. A stream that loads it continues with the next batch.
 
-    Args:
-        splits: Encoded train splits in the order of the task ids.
-        settings: Batching and mixing.
-        collate: Pads rows.
-        seed: Seed of the order.
-        weights: Factor of each task's share; default: 1.
-        epochs: Length of the run, for annealed mixing.
-        batches_per_step: For `BatchSettings.even_steps`.
+    `splits` are the encoded train splits in the order of the task ids, `weights` the factors of the
+    tasks' shares (default: 1). `epochs` is the length of the run, for annealed mixing;
+    `batches_per_step` is for `BatchSettings.even_steps`.
     """
 
     def __init__(
@@ -234,10 +229,8 @@ class BatchStream:
 
         Order and state are those of a stream that reads at the last moment.
 
-        Args:
-            count: Batches to read ahead.
-            every: Number of processes that take the batches in turn.
-            pin: Put them in page-locked memory, for copies to a GPU.
+        `count` batches are read ahead. `every` is the number of processes that take the batches in
+        turn; `pin` puts them in page-locked memory, for copies to a GPU.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="peml-batches") as pool:
             self._ahead = Ahead(pool, count, every=every, pin=pin)

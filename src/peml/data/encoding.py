@@ -94,15 +94,9 @@ def encode_split(
 
     The cache is keyed by the rows, the task, the tokenizer, the chat template and the length limit.
 
-    Args:
-        rows: Raw rows.
-        task: Their task.
-        family: The model family to encode for.
-        purpose: ``train``, ``score`` or ``generate``.
-        weights: Weight of a row's loss by its label; default: 1.
-        too_long: ``cut`` or ``refuse`` rows longer than the family's limit.
-        cache: Folder for the cached files; default `cache_folder()`.
-        where: File or split, for messages.
+    `purpose` is ``train``, ``score`` or ``generate``. `weights` has the weight of a row's loss by
+    its label (default: 1). With `too_long` ``refuse``, rows over the family's limit are refused,
+    not cut. `cache` is by default `cache_folder()`; `where` names the rows in messages.
 
     Raises:
         DataError: A row can't be rendered or tokenised, or is too long and ``too_long`` is

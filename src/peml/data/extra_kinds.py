@@ -23,9 +23,7 @@ _KINDS: Mapping[pa.DataType, FieldKind] = MappingProxyType(
 def find_extra_kinds(task: Task, splits: Mapping[str, Rows]) -> dict[str, FieldKind]:
     """The types of a task's extra fields; lists, and fields without any value, are left out.
 
-    Args:
-        task: The task.
-        splits: Its rows, by their file or split.
+    `splits` are the task's rows by their file or split.
 
     Raises:
         DataError: A field has different types in two splits.

@@ -82,13 +82,9 @@ def plan_batches(
 
     Each pool of consecutive examples is sorted by length, longest first, and cut into batches.
 
-    Args:
-        lengths: Longest sequence of each example, (examples,).
-        sequences: Sequences of each example, (examples,).
-        settings: Budget; an example that exceeds it becomes a batch by itself.
-        rng: Shuffles the batches; None keeps their order.
-        together: Batches of similar length that stay together, see `Batches.shuffled`.
-        begun: See there.
+    `lengths` has the longest sequence of each example, `sequences` how many it has, both
+    (examples,). An example over the budget becomes a batch by itself. `rng` shuffles the batches;
+    None keeps their order. For `together` and `begun` see `Batches.shuffled`.
     """
     order = np.empty(len(lengths), dtype=index_type(len(lengths)))
     bounds = array("q")

@@ -16,10 +16,7 @@ def describe_same_tokens(task: Task, rows: Rows, encoded: EncodedSplit) -> str:
     Either the tokenizer reads their texts as unknown tokens, or they were cut to a beginning that
     they share.
 
-    Args:
-        task: The rows' task.
-        rows: Its rows.
-        encoded: The same rows, tokenised.
+    `encoded` are the rows, tokenised.
     """
     renderer, seen, alike = TaskRenderer(task), dict[str, tuple[object, object]](), list[int]()
     pairs = enumerate(zip(islice(rows, _MOST), islice(encoded.rows, _MOST), strict=True))

@@ -39,12 +39,8 @@ def estimate(
     The method is attached to a model built from its config, and a training step and evaluation
     batches are run on tensors without values, while bytes and FLOPs are counted.
 
-    Args:
-        config: The run's config.
-        device: The device.
-        share: Share of the device's peak that is reached.
-        rows: Train rows of all tasks together; default: the config's rows are read.
-        length: Mean tokens of these rows.
+    `share` is the share of the device's peak that is reached. `rows` and `length` are the train
+    rows of all tasks together and their mean tokens; without them, the config's rows are read.
 
     Raises:
         PemlError: The config can't be run.
@@ -183,11 +179,8 @@ class _Passes:
     ) -> Memory:
         """The parts of a pass's peak.
 
-        Args:
-            tracker: Its state right after the pass.
-            gradients: Bytes of the gradients at the end of the pass.
-            optimizer: Bytes of the optimiser's state.
-            cache: Bytes of keys and values after the longest text.
+        The tracker's state is that right after the pass; `cache` are the bytes of keys and values
+        after the longest text.
         """
         model = self.model
         trained = sum(_size(p) for group in model.groups() for p in group.parameters)

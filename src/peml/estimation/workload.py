@@ -118,11 +118,7 @@ def assume_workload(
 
     The largest batch is assumed to fill ``batches.tokens``.
 
-    Args:
-        config: The run's config.
-        rows: Train rows of all tasks together.
-        length: Mean tokens of a row, padding included.
-        precision: As for `read_workload`.
+    `rows` are the train rows of all tasks together, `length` their mean tokens, padding included.
 
     Raises:
         PemlError: A task, a model's config or a setting can't be used.

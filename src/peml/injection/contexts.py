@@ -31,10 +31,8 @@ class _Order:
 class Contexts:
     """Each task's context, for batches that mix tasks.
 
-    Args:
-        by_task: Context by task id, or one for `ALL_TASKS`; other tasks have none.
-        task_ids: Returns the task of each row for a number of rows, see
-            `peml.models.TaskRouting.rows`.
+    `by_task` has a context by task id, or one for `ALL_TASKS`; other tasks have none. `task_ids` is
+    as `peml.models.TaskRouting.rows`.
     """
 
     def __init__(self, by_task: Mapping[int, Prefix], task_ids: Callable[[int], Tensor]) -> None:

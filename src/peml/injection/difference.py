@@ -14,12 +14,9 @@ def unexplained(
 ) -> float:
     """The largest difference that rounding doesn't explain; 0 if it explains all.
 
-    Args:
-        found: One result.
-        expected: The other result; differences are shares of its largest value.
-        least: Share that is tolerated in any type; a wrong position or mask gives far more.
-        times: Multiple of the type's rounding that is tolerated.
-        dtype: The type of the computation; default: that of ``expected``.
+    Differences are shares of the largest value of `expected`. Tolerated are the share `least`, in
+    any type (a wrong position or mask gives far more), and `times` the rounding of `dtype`, by
+    default that of ``expected``.
 
     Returns:
         NaN if a result contains NaN.

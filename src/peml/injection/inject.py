@@ -283,9 +283,7 @@ def _in_front(prefix: Tensor, states: Tensor) -> Tensor:
 def attach_prefix(model: nn.Module) -> PrefixInjection:
     """Prepares a model to take a prefix; its output is unchanged until a prefix is set.
 
-    Args:
-        model: A Transformers model, optionally wrapped by PEFT, with ``sdpa`` or ``eager``
-            attention.
+    The model may be wrapped by PEFT; its attention is ``sdpa`` or ``eager``.
 
     Raises:
         InjectionError: The model can't take a prefix, or has an injection already.

@@ -14,9 +14,7 @@ from torch.nn import functional
 def pad_mask(mask: Tensor, length: int) -> Tensor:
     """Adds ``length`` visible columns in front of a mask or a position bias.
 
-    Args:
-        mask: (..., query_length, key_length); boolean (True is visible) or additive.
-        length: Prefix positions.
+    `mask` is (..., query_length, key_length), boolean (True is visible) or additive.
     """
     return functional.pad(mask, (length, 0), value=mask.dtype == torch.bool)
 

@@ -75,10 +75,8 @@ class PackedRows:
 def enable_packing(model: nn.Module, length: int) -> None:
     """Lets a model take packed rows, after comparing packed and padded rows on a test input.
 
-    Args:
-        model: A newly loaded model, without attached methods.
-        length: Longest row. The test has a row of this length, so that it also covers layers
-            which see only near tokens.
+    The model has no attached methods yet. `length` is the longest row: the test has a row of this
+    length, so that it also covers layers which see only near tokens.
 
     Raises:
         InjectionError: The model can't take packed rows.

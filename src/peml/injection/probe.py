@@ -121,10 +121,8 @@ def probe_decoder_side(model: nn.Module, paths: Iterable[str]) -> frozenset[str]
     A module's path doesn't say so, since a decoder's cross-attention reads both sides. One tiny
     forward pass with a shorter decoder input shows it.
 
-    Args:
-        model: A Transformers model.
-        paths: Modules whose input is (..., length, channels). Modules outside the model's body,
-            such as the output layer, count as the decoder's.
+    `paths` are modules whose input is (..., length, channels). Modules outside the model's body,
+    such as the output layer, count as the decoder's.
 
     Raises:
         InjectionError: The model can't be run on a few token ids.

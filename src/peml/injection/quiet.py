@@ -37,12 +37,9 @@ def measure_start(
     Called once, before training. Keys are fitted to the queries of real tokens, after rotation.
     Tokens that the attention mask hides (padding) are ignored, and so is the prefix, if one is set.
 
-    Args:
-        injection: Of the attached model.
-        run: Calls the model on real rows, a few hundred tokens or more.
-        quietness: c; the keys aim at a logit of ``-c``.
-        radius: Bound of the learnt correction, in median norms of the layer's keys and values.
-        max_tokens: Tokens used per layer.
+    `run` calls the model on real rows, a few hundred tokens or more, of which `max_tokens` are used
+    per layer. The keys aim at a logit of ``-quietness``; `radius` bounds the learnt correction, in
+    median norms of the layer's keys and values.
 
     Raises:
         InjectionError: ``run()`` did not reach every self-attention layer.

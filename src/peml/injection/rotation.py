@@ -36,11 +36,8 @@ def find_rotary(model: nn.Module) -> nn.Module | None:
 def rotate_keys(model: nn.Module, site: AttentionSite, keys: Tensor, offset: int) -> Tensor:
     """Rotates keys by ``offset`` positions with the model's own rotary embedding.
 
-    Args:
-        model: The model the site belongs to.
-        site: The attention layer of the keys (some models rotate layers differently).
-        keys: (kv_heads, length, head_dim).
-        offset: Positions to rotate by.
+    `keys` are (kv_heads, length, head_dim), those of the site; some models rotate layers
+    differently.
 
     Raises:
         InjectionError: The model has no rotary positions, or shifting queries and keys alike

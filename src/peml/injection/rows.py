@@ -17,10 +17,8 @@ def read_rows(
     PEFT's ``initialize_kv_prefix_from_text`` reads them from the cache. Here they are read at the
     attention calls (after rotation), so that it works with encoders too.
 
-    Args:
-        injection: Of the attached model; its prefix and contexts are left out.
-        run: Calls the model on one row without padding.
-        gradients: Whether keys and values keep their graph.
+    `run` calls the model on one row without padding, without prefix and contexts. With `gradients`,
+    keys and values keep their graph.
 
     Returns:
         (layers, 2, kv_heads, tokens, head_dim), as the model computes them.

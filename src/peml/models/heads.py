@@ -85,12 +85,7 @@ class TaskHeads(nn.Module):
     ) -> Tensor:
         """Loss of each example, (examples,): cross-entropy or squared error.
 
-        Args:
-            logits: (sequences, columns).
-            targets: (sequences,); as `task_ids` and `groups`, see `TaskBatch`.
-            task_ids: (sequences,).
-            groups: (sequences,).
-            examples: Number of examples.
+        `logits` are (sequences, columns); for the others see `TaskBatch`.
         """
         logits = logits.float()
         kind, start = self._kind[task_ids], self._start[task_ids]

@@ -52,11 +52,8 @@ def load_backbone(
 ) -> Backbone:
     """Loads and freezes the model; weights are read from safetensors only.
 
-    Args:
-        settings: The model to load.
-        family: Its family; default: as the settings say.
-        world: The processes that share its weights, if these are sharded.
-        device: Device of its use, on which weights are quantised. Others are on the CPU.
+    `family` is by default as the settings say; `world` are the processes that share sharded
+    weights. Weights are quantised on `device`, where they are used; others are on the CPU.
 
     Raises:
         ModelError: The model can't be found or read.

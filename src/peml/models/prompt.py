@@ -36,9 +36,8 @@ class InputPrompt:
     def set(self, vectors: Tensor | None) -> None:
         """Uses this prompt from the next forward pass on; None removes it.
 
-        Args:
-            vectors: (prompt_length, channels), as Transformers' ``inputs_embeds``: after the
-                model's scaling of embeddings, before any projection to its hidden size.
+        `vectors` are (prompt_length, channels), as Transformers' ``inputs_embeds``: after the
+        model's scaling of embeddings, before any projection to its hidden size.
         """
         self._vectors = vectors
 
@@ -52,12 +51,8 @@ def build_inputs(
 ) -> dict[str, Any]:
     """The keyword arguments of a Transformers model for a batch, with the prompt in front.
 
-    Args:
-        model: The backbone.
-        batch: Token ids, mask and segments, (sequences, length).
-        prompt: (prompt_length, channels), or None.
-        padded_left: Whether rows are padded on the left. The prompt then goes between padding and
-            tokens: before the padding, it would leave a sliding window earlier.
+    `prompt` is (prompt_length, channels). If rows are padded on the left, it goes between padding
+    and tokens: before the padding, it would leave a sliding window earlier.
 
     Returns:
         ``attention_mask``, ``token_type_ids`` if the batch has them, and ``input_ids``, or

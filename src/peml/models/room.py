@@ -59,11 +59,8 @@ def check_generation(
 ) -> None:
     """Refuses to generate past a model's last position.
 
-    Args:
-        family: The model's family.
-        tasks: The tasks; only those that generate text are checked.
-        max_new_tokens: Longest text of tasks that set no limit themselves.
-        prompt_length: Number of vectors in front of the input.
+    `max_new_tokens` is the longest text of tasks that set no limit themselves, `prompt_length` the
+    number of vectors in front of the input.
 
     Raises:
         ModelError: The longest input, the prompt vectors and the longest text of a task don't fit

@@ -128,9 +128,7 @@ class SharedPasses(Joinable):
     A process without passes left takes part in the others' with an idle pass, whose result is not
     used (`torch.distributed.algorithms.join`).
 
-    Args:
-        model: The sharded model.
-        idle: A forward pass over any input.
+    `idle` is a forward pass over any input.
     """
 
     def __init__(self, model: Any, idle: Callable[[], None]) -> None:

@@ -47,12 +47,8 @@ def nll_in_chunks(
 ) -> Tensor:
     """Negative log-likelihood of a token at each chosen position, (positions,) float32.
 
-    Args:
-        model: A text-to-text model.
-        choose: Selects the hidden states, see `feeding`.
-        tokens: A token for each position, (positions,).
-        most: Maximum positions whose logits are computed at once.
-        **inputs: The model's inputs.
+    `choose` selects the hidden states, see `feeding`; `tokens` has a token for each position. The
+    logits of at most `most` positions are computed at once.
     """
     layer = model.get_output_embeddings()
     hidden, tail = _run(model, layer, choose, inputs)

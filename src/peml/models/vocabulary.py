@@ -22,11 +22,8 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
 
     Called once while loading, before anything is tokenised.
 
-    Args:
-        tokenizer: Transformers' tokenizer; changed in place.
-        config: The model's config, with Transformers' defaults filled in.
-        stored: The content of ``config.json``; defaults may name tokens of another model.
-        name: The model's name, for messages.
+    `config` has Transformers' defaults filled in, which may name tokens of another model; `stored`
+    is the content of ``config.json``.
 
     Raises:
         ModelError: It knows no words, has ids without an embedding, or no padding token and no end

@@ -21,10 +21,7 @@ class FlatPrefix(nn.Module):
     Source: the prefix of Li and Liang 2021 (arXiv 2101.00190) without its network, as P-Tuning v2
     (arXiv 2110.07602) and PEFT have it.
 
-    Args:
-        start: Quiet keys or rows, and the radii of the model's own keys and values.
-        length: Number of prefix positions.
-        radius: Largest correction, relative to the start's radii; None for no limit.
+    `radius` is the largest correction, relative to the start's radii; None for no limit.
 
     Noise comes from torch's global generator, as in any ``nn.Module``.
     """

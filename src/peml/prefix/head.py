@@ -65,11 +65,8 @@ class PrefixFrame(nn.Module):
 
     It has only buffers, no parameters, so the start is saved with the module's state.
 
-    Args:
-        shape: Attention layers of the model.
-        start: Quiet keys and the radii of the model's own keys and values.
-        scale: Largest correction, relative to the start's radii.
-        length: Number of prefix positions; the longest candidate if it is searched.
+    `scale` is the largest correction, relative to the start's radii; `length` the number of
+    positions, of the longest candidate if it is searched.
 
     Attributes:
         base: Silent keys (or quiet keys if the start has no silent ones) and zero values,
@@ -115,9 +112,8 @@ class PrefixFrame(nn.Module):
     def moved(self, correction: Tensor, layers: Tensor | None = None) -> Tensor:
         """Keys and values minus `base`: the start's offset plus the limited correction.
 
-        Args:
-            correction: Before `bounded`, (layers, 2, kv_heads, length, head_dim).
-            layers: Indices of these layers, in order, on the same device; None for all.
+        `correction` is (layers, 2, kv_heads, length, head_dim), before `bounded`; `layers` are the
+        indices of these layers, in order, on the same device; None for all.
         """
         moved = self._bounded(correction, layers)
         if self.offset is None:

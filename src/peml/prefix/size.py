@@ -164,8 +164,7 @@ class ExpectedSize:
     def __call__(self, weights: Tensor) -> Tensor:
         """The mean size, a scalar in float64, differentiable.
 
-        Args:
-            weights: A row per decision, zeros behind its options, (decisions, most options).
+        `weights` has a row per decision, zeros behind its options, (decisions, most options).
         """
         layers = weights[self._gates, 0].sum() + self._layers
         empty, first = self._head.unbind(1)
@@ -183,9 +182,7 @@ class ExpectedSize:
     def pack(self, values: Mapping[str, Tensor], fill: float) -> Tensor:
         """Values of every decision's options as rows, on the CPU in float64.
 
-        Args:
-            values: Name to (options,).
-            fill: Value after a row's last option.
+        `values` are (options,) by name; `fill` stands after a row's last option.
         """
         rows = torch.full((len(self.decisions), self._options), fill, dtype=torch.float64)
         if not self.decisions:

@@ -98,8 +98,7 @@ class SearchSpace:
     def complete(self, choices: Mapping[str, str]) -> dict[str, str]:
         """Checks choices and adds the names with a single option.
 
-        Args:
-            choices: One option for every decision; names with a single option may be left out.
+        `choices` has an option for every decision; names with a single option may be left out.
 
         Returns:
             One option for every name of :meth:`options`, in order.

@@ -21,10 +21,8 @@ class Decision(nn.Module):
     A decision only stores its logits. A relaxation (``peml.search``) turns them into weights
     while the search runs; at the end the option with the largest logit is chosen.
 
-    Args:
-        name: Name of the decision in its search space, such as ``cell.0``.
-        options: Names of the options, at least two.
-        logits: Initial logits; None: zeros, so that no option is preferred.
+    `name` is that in its search space, such as ``cell.0``; there are at least two options. Without
+    `logits`, no option is preferred.
 
     Attributes:
         logits: Architecture parameters alpha, (options,).
@@ -64,12 +62,8 @@ class PrefixSupernet(nn.Module):
 
     With one-hot weights it equals the network that :meth:`discretise` returns.
 
-    Args:
-        space: The decisions.
-        shape: Attention layers of the model.
-        start: Quiet keys and radii, measured on the model.
-        lead: Initial logit of the largest option of each decision of size; the smallest option
-            starts at 0, others in proportion to their size.
+    `lead` is the initial logit of the largest option of each decision of size; the smallest option
+    starts at 0, others in proportion to their size.
 
     Attributes:
         decisions: Name to decision, in the space's order; they hold the logits.

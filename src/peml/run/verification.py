@@ -32,10 +32,8 @@ def against_predictions(
 ) -> Callable[[ExportFormat, Path], dict[str, Any]]:
     """The ``prove`` function for `export_model`, which predicts reported rows with an export.
 
-    Args:
-        run: The run folder, not its ``model`` folder.
-        rows: At most so many rows of each task; None: all.
-        trust_remote_code: Run Python code that comes with the model.
+    `run` is the run folder, not its ``model`` folder. At most so many `rows` of each task are
+    compared; None: all.
 
     Returns:
         A function of the format and the written folder; its figures are ``rows``, ``same`` (rows

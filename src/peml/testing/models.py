@@ -186,13 +186,10 @@ def tiny_model(
 ) -> PreTrainedModel:
     """A two-layer random model in evaluation mode, the same for the same seed.
 
-    Args:
-        family: A name in ``TINY_FAMILIES``.
-        head: End of the model's class name (``"ForSequenceClassification"``, ``"Model"``, ...);
-            default: the bare model for encoders, the language model for the others.
-        attention: Attention implementation (``"sdpa"``, ``"eager"``); default: Transformers'.
-        seed: Seed of the weights; the global generator is left as it was.
-        **config: Config values that replace the default ones.
+    `family` is a name in ``TINY_FAMILIES``, `head` the end of the model's class name
+    (``"ForSequenceClassification"``, ``"Model"``, ...); by default the bare model for encoders, the
+    language model for the others. `attention` is by default Transformers' choice; `config` replaces
+    default values. The global generator is left as it was.
     """
     made = TINY_FAMILIES[family]
     values: dict[str, Any] = {**made.config, **config}
@@ -215,9 +212,8 @@ tiny_t5: Callable[..., PreTrainedModel] = partial(tiny_model, "t5")
 def tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
     """A byte-level BPE of ``VOCABULARY`` entries, which encodes and decodes any text.
 
-    Args:
-        kind: ``encoder`` frames one or two segments as ``<s> a </s> b </s>`` with segment ids,
-            ``causal`` starts with ``<s>``, ``seq2seq`` ends with ``</s>``.
+    ``encoder`` frames one or two segments as ``<s> a </s> b </s>`` with segment ids, ``causal``
+    starts with ``<s>``, ``seq2seq`` ends with ``</s>``.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

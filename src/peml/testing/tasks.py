@@ -80,11 +80,8 @@ def tiny_family(
 ) -> Family:
     """The family of a tiny model, with the tiny tokenizer.
 
-    Args:
-        name: A name in ``TINY_FAMILIES``.
-        max_length: Longest input in tokens.
-        pooling: Encoders: what a head sees.
-        family: The registered family that reads for it; default: that of the model's kind.
+    `name` is one of ``TINY_FAMILIES``; `family` is the registered family that reads for it, by
+    default that of the model's kind.
     """
     kind = TINY_FAMILIES[name].kind
     made = FAMILIES.load(family or kind, "")
@@ -102,13 +99,8 @@ def tiny_task_model(
 ) -> TaskModel:
     """A frozen tiny model that answers tasks, as a run would load it.
 
-    Args:
-        name: A name in ``TINY_FAMILIES``.
-        tasks: In the order of their ids.
-        pooling: Encoders: what a head sees.
-        seed: Seed of all weights.
-        family: The registered family that reads for it; default: that of the model's kind.
-        **config: Config values of the model that replace the tiny ones.
+    `name` is one of ``TINY_FAMILIES``; `family` is the registered family that reads for it, by
+    default that of the model's kind. `config` replaces values of the tiny model's config.
     """
     model = tiny_model(name, seed=seed, **config).requires_grad_(False)
     if getattr(model, "pooler", None) is not None:
@@ -127,12 +119,8 @@ def batch_of(
 ) -> TaskBatch:
     """A batch of raw rows that may mix tasks.
 
-    Args:
-        model: Knows the tasks and how its family encodes them.
-        rows: (task id, row).
-        purpose: ``train``, ``score`` or ``generate``.
-        left: Pad on the left, as generation with a decoder needs it.
-        packs: Whether the model reads the rows as one sequence.
+    `rows` are (task id, row); `purpose` is ``train``, ``score`` or ``generate``. For generation, a
+    decoder needs padding on the `left`; with `packs`, the model reads the rows as one sequence.
     """
     renderers = {task_id: TaskRenderer(model.tasks[task_id]) for task_id, _ in rows}
     encoded = []

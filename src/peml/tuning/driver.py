@@ -25,12 +25,8 @@ from peml.tuning.trial import Outcome, Spent, Trial
 class Driver:
     """One session of a study.
 
-    Args:
-        config: The study.
-        folder: The study's folder, which is locked.
-        ledger: The study's trials.
-        console: Shows when a trial starts and ends.
-        prefix: Put in front of trials' names, to tell several studies apart.
+    The study's folder is locked. `prefix` stands in front of trials' names, to tell several studies
+    apart.
     """
 
     def __init__(

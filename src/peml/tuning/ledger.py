@@ -43,11 +43,8 @@ class Ledger:
     Every call waits until the database can be reached, and is safe to repeat. A trial belongs to
     the driver that began it; no other driver continues it.
 
-    Args:
-        config: The study.
-        journal: The journal file, used if the config names no database.
-        driver: Id of this driver, the same in all sessions in its folder.
-        patience: Waits for the database.
+    The `journal` file is used if the config names no database. `driver` is the id of this driver,
+    the same in all sessions in its folder; `patience` waits for the database.
 
     Raises:
         RunError: The storage holds another study of this name, or can't be reached for too long.
@@ -169,9 +166,7 @@ class Ledger:
     def settle(self, outcome: Outcome, folder: Path) -> None:
         """Ends a trial.
 
-        Args:
-            outcome: How it ended.
-            folder: Its run folder, stored together with the name of this machine.
+        The run folder is stored together with the name of this machine.
         """
 
         def settle() -> None:

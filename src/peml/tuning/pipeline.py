@@ -63,11 +63,8 @@ def tune(
 ) -> Tuned:
     """Runs trials until the budget is used up, and reports.
 
-    Args:
-        config: The study.
-        output: The study's folder; a study that is there already is continued.
-        console: Where progress is shown; default: nowhere.
-        report_only: Run nothing, and report the trials that are there.
+    A study that is in `output` already is continued. `report_only`: run nothing, and report the
+    trials that are there.
 
     Raises:
         PemlError: Something is wrong with config, data, model, folder or storage, or the first
@@ -113,11 +110,8 @@ def tune_together(
 ) -> None:
     """Runs several studies, without pruners, whose configs the caller has checked.
 
-    Args:
-        studies: Folder and config of each study, and what `peml.run.identify` found, if known.
-        executor: Runs the trials. It must be idle; it is left open.
-        console: Where progress is shown.
-        pages: Whether to write a report of each study.
+    `studies` has folder and config of each, and what `peml.run.identify` found, if known. The
+    `executor` must be idle, and is left open; `pages` says whether to write a report of each study.
 
     Raises:
         PemlError: As for `tune`.

@@ -43,12 +43,8 @@ def build_sampler(
     What it draws depends on the seed, the trial's number and the parameter's place only, so a
     study that was killed draws for later trials what it would have drawn.
 
-    Args:
-        settings: The sampler's name and options. All options of TPE (Bergstra et al. 2011) are
-            given, because Optuna's defaults differ between its versions.
-        space: The parameters.
-        number: The trial's number.
-        *place: The parameter's place in the space, if it is drawn by itself.
+    `place` is the parameter's place in the space, if it is drawn by itself. All options of TPE
+    (Bergstra et al. 2011) are given, because Optuna's defaults differ between its versions.
     """
     if settings.name == "grid":
         return _Grid({path: p.grid() or [] for path, p in space.items()}, seed=settings.seed)

@@ -27,10 +27,7 @@ _ALLOWED = "such as postgresql+psycopg://user@host/name or sqlite:///study.db"
 def open_storage(settings: StorageSettings, journal: Path) -> BaseStorage:
     """Opens the database, or the journal file if the config names no database.
 
-    Args:
-        settings: The database's URL.
-        journal: The journal file, created if it is missing. No other process may use it, see
-            `lock_folder`.
+    The journal file is created if it is missing. No other process may use it, see `lock_folder`.
 
     Raises:
         ConfigError: The URL can't be used.

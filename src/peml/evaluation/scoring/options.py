@@ -35,12 +35,9 @@ def score_requests(
 ) -> Tensor:
     """Log-likelihoods of options after their contexts, (requests,) float64; tasks may be mixed.
 
-    Args:
-        base: The model, including attached methods.
-        requests: What to score.
-        tokens: Maximum tokens per batch, padding and cached tokens included.
-        share: Compute common beginnings (or inputs of an encoder) once, if the model can.
-        notes: The reason is added here, and warned about, if the model can't.
+    A batch has at most so many `tokens`, padding and cached ones included. With `share`, common
+    beginnings (or inputs of an encoder) are computed once; if the model can't do this, the reason
+    is warned about and added to `notes`.
 
     Raises:
         DataError: An option has no tokens to score.

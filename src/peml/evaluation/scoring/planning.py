@@ -86,11 +86,9 @@ def _fits(rows: int, size: int, depth: int, tokens: int, longest: int) -> bool:
 def plan_groups(trie: Trie, tokens: int, saving: int | None = None) -> Group:
     """Plans the scoring of all sequences of a trie.
 
-    Args:
-        trie: The sequences without their last token, which is only predicted.
-        tokens: Maximum tokens per batch.
-        saving: Tokens a trunk must save; default: a quarter of a batch. With 1, every node of the
-            trie is computed once.
+    The trie is of the sequences without their last token, which is only predicted. A trunk must
+    save `saving` tokens; default: a quarter of a batch. With 1, every node of the trie is computed
+    once.
     """
     needed = int(tokens * _SAVED_BY_A_TRUNK) if saving is None else saving
     return _Planner(trie, tokens, max(needed, 1)).group(0, len(trie), 0, 0)

@@ -28,11 +28,8 @@ def score_trees(
     holds more than one path, at most as long as the longest request. Several processes share the
     passes; each computes the trunks that it needs.
 
-    Args:
-        base: The model, including attached methods.
-        requests: Options after their contexts. The first token of a sequence is not scored.
-        tokens: Maximum tokens per batch, padding and cached tokens included.
-        saving: Tokens that a cached trunk must save; default: a quarter of a batch.
+    The first token of a sequence is not scored. A batch has at most so many `tokens`, padding and
+    cached ones included, and a cached trunk must save `saving`; default: a quarter of a batch.
     """
     totals = torch.zeros(len(requests), dtype=torch.float64, device=base.device)
     walk = _Walk(requests, tokens, TreePass(base, totals))

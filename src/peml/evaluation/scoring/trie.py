@@ -21,9 +21,8 @@ Counts = np.ndarray[tuple[int], np.dtype[np.int64]]
 class Trie:
     """Token sequences in lexicographic order; sequences of different tasks share nothing.
 
-    Args:
-        sequences: Token ids of each sequence.
-        tasks: Task of each sequence; routed layers give different results for different tasks.
+    Routed layers give different results for different tasks, so sequences of two tasks share
+    nothing.
 
     Attributes:
         order: Index of the sequence at each sorted place, (sequences,).

@@ -20,10 +20,7 @@ def refuse_too_long(model: TaskModel, injection: PrefixInjection, length: int) -
 
     An encoder's context has its own positions.
 
-    Args:
-        model: The model; its family knows the positions and the longest row.
-        injection: Knows the layers' windows.
-        length: Tokens of the longest context.
+    `length` is the number of tokens of the longest context.
     """
     family = model.family
     if not all(site.causal for site in injection.sites):
@@ -63,10 +60,8 @@ def refuse_unfaithful(
 ) -> None:
     """Refuses a model whose logits after a held context differ from those after the same text.
 
-    Args:
-        model: The model, in evaluation mode.
-        tokens: A context; its last tokens serve as the row.
-        hold: Makes tokens the context of the next forward pass.
+    The model is in evaluation mode. The last of the context's `tokens` serve as the row; `hold`
+    makes tokens the context of the next forward pass.
 
     Raises:
         ModelError: They differ, or the model can't place a context before position 0.

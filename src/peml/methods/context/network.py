@@ -25,13 +25,8 @@ class ContextNetwork(PrefixPart):
     and head are shared. So contexts may differ in length: a shorter one uses the network's first
     positions. Rows see no context in layers that the network switches off.
 
-    Args:
-        injection: Of the attached model.
-        network: The supernet during a search, then the chosen network; as long as the longest
-            context.
-        lengths: Tokens of each task's context.
-        seed: Seed of the tasks' embeddings.
-        **options: As for `PrefixPart`.
+    `network`, the supernet during a search and then the chosen network, is as long as the longest
+    context; `lengths` are the tokens of each task's context. `options` are those of `PrefixPart`.
     """
 
     def __init__(

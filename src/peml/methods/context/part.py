@@ -29,10 +29,7 @@ class ContextPart(nn.Module, Part):
     positions don't move. An encoder's context is read by itself, from position 0: its tokens don't
     see the rows.
 
-    Args:
-        model: The model; without other parts if contexts are computed by the frozen model.
-        injection: Where contexts go.
-        settings: Which rows are shown, and which model computes the contexts.
+    If the frozen model computes the contexts, `model` has no other parts yet.
 
     Attributes:
         tokens: Token ids of each task's context; all the same if they share one.

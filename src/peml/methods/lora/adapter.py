@@ -75,11 +75,8 @@ def copy_weights(
 ) -> list[str]:
     """Copies an adapter's weights into those of a part.
 
-    Args:
-        saved: The adapter's weights, see `read_adapter`.
-        own: The part's weights by the same names; overwritten.
-        backbone: The model of the part.
-        prefix: Part of the names of the tuner's weights (``lora_``).
+    `own` are the part's weights, overwritten by the saved ones of the same names; `prefix` is in
+    the names of the tuner's weights (``lora_``).
 
     Returns:
         Names of other saved weights: a classifier, layers that the backbone doesn't have.

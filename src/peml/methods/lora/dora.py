@@ -11,11 +11,7 @@ from peml.models import dense_weight
 
 
 class DoraPart(LoraPart):
-    """PEFT's DoRA layers: W' = m (W + s B A) /
-
-    W + s B A
-
-    , with a norm for each output.
+    """PEFT's DoRA layers: W' = m (W + s B A) / ||W + s B A||, with a norm for each output.
 
     The norm is computed in every step and carries no gradient (section 4.3 of the paper).
     """

@@ -54,12 +54,8 @@ class PeftPart(Part):
 
     Only the tuner is used, not a `PeftModel`, so that the model keeps its class and signature.
 
-    Args:
-        model: The model that gets the layers.
-        tuner: PEFT's class that adds them.
-        config: PEFT's config; its target modules are replaced by those of the settings.
-        settings: Layers, learning rate, and the name of the group.
-        seed: Seed of the initial weights.
+    PEFT's class `tuner` adds the layers. The target modules of `config` are replaced by those of
+    `settings`, which also have the learning rate and the name of the group.
 
     Raises:
         ModelError: PEFT can't adapt a layer, or adapts other layers than requested.

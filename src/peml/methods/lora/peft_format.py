@@ -17,11 +17,7 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 def write_peft_lora(folder: Path, factors: Factors, backbone: Any, base_model: str) -> None:
     """Writes an adapter that ``PeftModel.from_pretrained`` loads; its alpha / r is 1.
 
-    Args:
-        folder: Folder for ``adapter_config.json`` and ``adapter_model.safetensors``.
-        factors: Factors, all of the same rank.
-        backbone: The model of the factors.
-        base_model: Name or path of its weights, for the config.
+    All factors have the same rank; `base_model` names the weights of the backbone, for the config.
     """
     first = next(iter(factors.values()))
     rank = first[1].shape[0]

@@ -36,12 +36,8 @@ Network = PrefixSupernet | PrefixNetwork | FlatPrefix
 class PrefixPart(nn.Module, Part):
     """Computes the prefix once per forward pass and passes it to the attention layers.
 
-    Args:
-        injection: Puts the prefix into the attention layers.
-        network: The supernet during a search, then the chosen network; or a flat prefix.
-        settings: Dropout of positions, and options of the group `prefix`.
-        learning_rate: Default rate of the group `prefix`.
-        architecture_learning_rate: Default rate of the group `architecture`.
+    `network` is the supernet during a search, then the chosen network; or a flat prefix. The
+    learning rates are the defaults of the groups `prefix` and `architecture`.
 
     Attributes:
         search: The search, which computes the prefix until it ends.
@@ -136,13 +132,8 @@ def build_network(
 ) -> Network:
     """Creates the network with its initial values, on the model's device, with the run's seed.
 
-    Args:
-        model: The frozen model.
-        injection: Puts the prefix into the attention layers.
-        settings: The start of the prefix.
-        length: Positions of the prefix; the longest candidate if it is searched.
-        context: Real rows for measurements, and the seed.
-        make: Makes the network for a start.
+    `make` makes it for a start. `length` is the number of positions, of the longest candidate if it
+    is searched.
 
     Raises:
         ModelError: The start's text has fewer tokens than the prefix has positions.

@@ -28,11 +28,8 @@ class PrefixSearch:
     (counted from the start of the search) and `state_dict`, so a resumed search gives the same
     result.
 
-    Args:
-        part: The prefix, whose network is a supernet.
-        ranks: The LoRA's ranks, which may be in the search space; None without a LoRA.
-        settings: Relaxation, temperature, rules, guards.
-        seed: Seed of all draws.
+    The network of `part` is a supernet; the LoRA's `ranks` may be in its search space (None: there
+    is no LoRA).
     """
 
     def __init__(

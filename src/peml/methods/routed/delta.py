@@ -18,10 +18,7 @@ class Delta(nn.Module, ABC):
     A new delta adds exactly zero. Its parameters are float32, whatever the type of the frozen
     weights.
 
-    Args:
-        layer: The layer it updates.
-        routing: Tasks and real tokens of the batch.
-        settings: The method's settings; a subclass declares their type.
+    A subclass declares the type of `settings`.
 
     Attributes:
         fast: Parameter name -> its parameter group, whose rate is the setting

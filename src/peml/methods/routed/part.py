@@ -25,11 +25,8 @@ from peml.models import TaskModel, TaskRouting
 class AdapterPart(Part):
     """Low-rank layers that replace a model's linear layers.
 
-    Args:
-        model: The model whose layers are replaced.
-        deltas: Path of a layer in the backbone -> its update.
-        settings: The method's settings, for the learning rates.
-        merges: Whether the updates can be merged into the weights.
+    `deltas` has the update of each layer by its path in the backbone; `merges` says whether they
+    can be merged into the weights.
     """
 
     name = "adapter"

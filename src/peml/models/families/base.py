@@ -188,11 +188,8 @@ class Family(ABC):
     ) -> ModelOutput:
         """Runs the model on a batch that may mix tasks.
 
-        Args:
-            model: The backbone.
-            heads: The result of `build_heads`.
-            batch: Padded on the right.
-            prompt: Vectors in front of the input embeddings, (prompt_length, channels).
+        The batch is padded on the right; `prompt` are vectors in front of the input embeddings,
+        (prompt_length, channels).
         """
 
     @abstractmethod
@@ -215,11 +212,7 @@ class Family(ABC):
     ) -> list[str | None]:
         """Decodes greedily, up to the first stop string; only text-to-text families can.
 
-        Args:
-            model: The backbone.
-            batch: Prompts; a decoder's are padded on the left.
-            prompt: Vectors in front of the input embeddings, (prompt_length, channels).
-            **limits: When texts end, see `Limits`.
+        A decoder's prompts are padded on the left; `prompt` is as for `forward`.
 
         Returns:
             One text per row; None if its logits were NaN or infinite.

@@ -57,9 +57,7 @@ def behind_start(labels: Tensor, config: Any) -> Tensor:
 
     Transformers' own shift exists in some models only, and mBART's starts with a row's last token.
 
-    Args:
-        labels: (rows, length); -100 behind a row's end.
-        config: The encoder-decoder's config.
+    `labels` are (rows, length), -100 behind a row's end.
     """
     start = labels.new_full((len(labels), 1), cast(int, start_of_answers(config)))
     return torch.cat([start, labels[:, :-1]], 1).clamp(min=0)

@@ -17,10 +17,8 @@ class Spelling:
     Padding, start and end tokens are never part of an answer. Other special tokens can be, such as
     a sentinel, a mask, or a marker that was added to the tokenizer.
 
-    Args:
-        tokenizer: The model's tokenizer.
-        ends: Further tokens that end an answer, besides the tokenizer's end token, which training
-            uses.
+    `ends` are further tokens that end an answer, besides the tokenizer's end token, which training
+    uses.
     """
 
     def __init__(self, tokenizer: Any, ends: Sequence[int] = ()) -> None:

@@ -177,9 +177,7 @@ class TextFamily(Family):
     def answer(self, scores: Tensor, task: Task) -> Tensor:
         """The options' scores unchanged; for regression the expected score, (examples,).
 
-        Args:
-            scores: (examples, options); for regression the log-likelihoods of the scores' texts.
-            task: Their task.
+        `scores` are (examples, options); for regression the log-likelihoods of the scores' texts.
         """
         if task.scale is None:
             return scores
