@@ -25,9 +25,8 @@ from peml.reporting import write_comparison_report
 class Comparison:
     """A comparison that has ended.
 
-    Attributes:
-        folder: Its folder; ``report.html``, ``tables/`` and ``figures/`` are in it.
-        record: The results of its cells.
+    ``report.html``, ``tables/`` and ``figures/`` are in `folder`; `record` has the results of its
+    cells.
     """
 
     folder: Path

@@ -29,10 +29,8 @@ from peml.errors import CheckpointError
 class Collator:
     """Pads encoded rows into a `TaskBatch`.
 
-    Attributes:
-        pad_token_id: Fills `input_ids`.
-        left: Pad on the left, which generation with a decoder needs.
-        packs: The model reads the rows of a batch as one sequence.
+    Generation with a decoder needs padding on the `left`. With `packs`, the model reads the rows of
+    a batch as one sequence.
     """
 
     pad_token_id: int

@@ -28,10 +28,8 @@ from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer
 class Origin:
     """The source of a task's rows, for messages and reports.
 
-    Attributes:
-        name: Folder, hub data set or generator.
-        train: File or split of the train and development rows; empty if there are none.
-        reported: File or split of the reported rows.
+    `name` is a folder, hub data set or generator. `train` is the file or split of the train and
+    development rows (empty if there are none), `reported` that of the reported rows.
     """
 
     name: str = ""

@@ -91,10 +91,9 @@ def spell_gold(task: Task, gold: Any, spelling: Spelling) -> Any:
 class Predictions:
     """A model's predictions for the rows of a split, in their order.
 
-    Attributes:
-        predicted: Option index, score or text of each row.
-        scores: Scores of each row's options; empty for regression and generation.
-        notes: Remarks on how they were computed, such as that contexts were not shared.
+    `predicted` has an option index, score or text per row. `scores` are those of each row's
+    options; empty for regression and generation. `notes` say how they were computed, such as that
+    contexts were not shared.
     """
 
     predicted: list[Any]

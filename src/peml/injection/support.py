@@ -14,13 +14,8 @@ from peml.prefix.shape import PrefixShape
 class Support:
     """Whether a model can take a prefix.
 
-    Attributes:
-        ok: Whether it can.
-        reason: Why it can't.
-        action: What to do if it can't.
-        implementation: The attention implementation; empty if unknown.
-        sites: All attention modules, cross-attention included.
-        shape: Layers, heads and channels of a prefix, if it can take one.
+    If it can't (`ok`), `reason` says why, and `action` what to do. `implementation` is that of
+    attention (empty if unknown), `sites` are all attention modules, cross-attention included.
     """
 
     ok: bool

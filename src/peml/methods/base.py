@@ -64,11 +64,8 @@ class MethodSettings(Settings):
 class ParameterGroup:
     """Parameters that share a learning rate.
 
-    Attributes:
-        name: Key under ``training.learning_rates``.
-        parameters: The parameters.
-        learning_rate: The method's default for this group.
-        options: Further optimiser options (weight decay, betas) that differ from the run's.
+    `name` is its key under ``training.learning_rates``, `learning_rate` the method's default.
+    `options` are optimiser options (weight decay, betas) that differ from the run's.
     """
 
     name: str

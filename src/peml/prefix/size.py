@@ -19,10 +19,8 @@ from peml.prefix.space import HeadKind, SearchSpace
 class SizeRange:
     """The range of trainable parameters over the networks of a search space.
 
-    Attributes:
-        low: Parameters of the smallest network.
-        mean: Mean over all networks, with their probabilities at the start of a search.
-        high: Parameters of the largest network.
+    Parameters of the smallest and the largest network, and the mean over all networks, with their
+    probabilities at the start of a search.
     """
 
     low: int

@@ -42,17 +42,9 @@ class SearchSpace:
     positions), ``layer.0``, ``layer.1``, ... (``on`` or ``off``), ``head`` (``full`` or
     ``low-rank``) and ``rank.{group}``. A name with a single option is not a decision.
 
-    Attributes:
-        layers: Self-attention layers of the model.
-        cells: Cells of the network.
-        operations: Candidates of every cell.
-        lengths: Candidate prefix lengths, ascending.
-        layer_gates: Whether each layer's prefix can be switched off.
-        heads: Candidate output heads.
-        head_rank: Rank of the low-rank head.
-        width: Channels of the network.
-        radius: Largest correction, relative to the start's radii.
-        ranks: Groups of linear layers whose LoRA's rank is searched.
+    `operations`, `lengths` (ascending) and `heads` are candidates; `layer_gates` says whether each
+    layer's prefix can be switched off. `radius` is the largest correction, relative to the start's
+    radii; `ranks` are groups of linear layers whose LoRA's rank is searched.
     """
 
     layers: int

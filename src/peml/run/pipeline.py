@@ -39,9 +39,7 @@ from peml.training import build_optimizer
 class Run:
     """A finished run.
 
-    Attributes:
-        folder: The run folder; ``model/``, ``report.html`` and the rest are in it.
-        results: The results of evaluation.
+    ``model/``, ``report.html`` and the rest are in `folder`.
     """
 
     folder: Path

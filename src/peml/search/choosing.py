@@ -10,11 +10,8 @@ from peml.prefix import SKIP, SearchSpace
 class Choices:
     """The outcome of a search.
 
-    Attributes:
-        choices: Decision name to option.
-        guarded: Decisions in which a guard or the budget replaced the best option, in the space's
-            order.
-        fitted: Those in which the budget did.
+    `choices` has an option by decision. In those of `guarded`, in the space's order, a guard or the
+    budget replaced the best option; in those of `fitted`, the budget did.
     """
 
     choices: dict[str, str]
@@ -26,10 +23,9 @@ class Choices:
 class Memory:
     """The state of a search besides its logits, as plain values.
 
-    Attributes:
-        decided: Decisions made so far, with their option.
-        guarded: Those in which a guard replaced the best option.
-        scores: By decision and option, how much the held-out loss rises without the option.
+    `decided` are the decisions made so far, with their option; in those of `guarded`, a guard
+    replaced the best option. `scores` say by decision and option how much the held-out loss rises
+    without the option.
     """
 
     decided: dict[str, str] = field(default_factory=dict)

@@ -22,10 +22,8 @@ class ExportSuite:
         class TestMine(ExportSuite):
             name = "mine"
 
-    Attributes:
-        name: The format's registered name.
-        model: A model that it can export, a name in ``TINY_FAMILIES``.
-        method: The config section of a method that it can export.
+    `model`, a name in ``TINY_FAMILIES``, and `method`, a config section, are those of a run that it
+    can export.
     """
 
     name: ClassVar[str]

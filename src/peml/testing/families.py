@@ -17,9 +17,7 @@ class FamilySuite:
             name = "mine"
             model = "bert"
 
-    Attributes:
-        name: The family's registered name.
-        model: A model of the family, a name in ``TINY_FAMILIES``.
+    `model` is a model of the family, a name in ``TINY_FAMILIES``.
     """
 
     name: ClassVar[str]

@@ -14,11 +14,7 @@ class OperationSuite:
         class TestMine(OperationSuite):
             name = "mine"
 
-    Attributes:
-        name: The operation's registered name.
-        width: Channels in the tests.
-        length: Prefix positions in the tests.
-        learnt: False for an operation without parameters.
+    `learnt` is False for an operation without parameters.
     """
 
     name: ClassVar[str]

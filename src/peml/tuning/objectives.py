@@ -15,10 +15,8 @@ ObjectiveName = Literal["mean", "parameters", "latency", "seconds", "tokens"]
 class Objective:
     """A number by which finished trials are compared.
 
-    Attributes:
-        direction: ``maximize`` or ``minimize``, as Optuna spells it.
-        title: Its name in tables and on axes, with the unit.
-        value: Computes it from a run's results.
+    `direction` is spelled as Optuna does; `title` is its name in tables and on axes, with the unit;
+    `value` computes it from a run's results.
     """
 
     direction: Literal["maximize", "minimize"]

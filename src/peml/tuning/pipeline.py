@@ -28,9 +28,7 @@ from peml.tuning.storage import Patience
 class Tuned:
     """A finished study.
 
-    Attributes:
-        folder: The study's folder, with ``report.html``, ``trials.csv`` and its other files.
-        study: The trials and their results.
+    ``report.html``, ``trials.csv`` and its other files are in `folder`.
     """
 
     folder: Path

@@ -10,9 +10,8 @@ from typing import Any, Literal
 class Trial:
     """A trial to run.
 
-    Attributes:
-        number: From 0, in the order of drawing.
-        values: The drawn values, by path into the run config.
+    `number` counts from 0, in the order of drawing; `values` are the drawn ones, by path into the
+    run config.
     """
 
     number: int
@@ -23,10 +22,8 @@ class Trial:
 class Spent:
     """The cost of a trial.
 
-    Attributes:
-        seconds: Of all phases of its run.
-        tokens: Tokens it was trained on.
-        parameters: Number of trained parameters; None if unknown.
+    `seconds` are those of all phases of its run, `tokens` those it was trained on; `parameters` is
+    the number of trained ones, None if unknown.
     """
 
     seconds: float
@@ -38,12 +35,7 @@ class Spent:
 class Outcome:
     """How a trial ended.
 
-    Attributes:
-        number: The trial's number.
-        state: How it ended.
-        spent: Its cost.
-        objectives: Values of a finished trial, in the order of the study's objectives.
-        reason: Why a failed trial failed.
+    A finished trial has `objectives`, in the order of the study's; a failed one has a `reason`.
     """
 
     number: int
