@@ -159,6 +159,12 @@ def test_the_grid_ends_the_study() -> None:
     assert config.most_trials == 12
 
 
+def test_a_grid_of_fractions_ends_at_the_range_s_end() -> None:
+    space = {"training.warmup": {"low": 0.1, "high": 0.3, "step": 0.1}}
+    grid = made_up(space=space, sampler={"name": "grid"}).space["training.warmup"].grid()
+    assert grid == [0.1, 0.2, 0.3]
+
+
 def test_the_example_is_valid() -> None:
     config = load_study(Path(__file__).parents[2] / "examples" / "tune-demo.yaml")
     assert config.run.method.name == "peml"

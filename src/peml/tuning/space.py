@@ -128,7 +128,8 @@ class Parameter(Settings):
         if step is None:
             return None
         count = round((self.high - self.low) / step) + 1
-        return [self.low + number * step for number in range(count)]
+        # A rounded sum may be beyond the range: 0.1 + 2 * 0.1 is more than 0.3.
+        return [min(self.low + number * step, self.high) for number in range(count)]
 
     def decode(self, stored: Any) -> Any:
         """The config's value for what Optuna stored."""
