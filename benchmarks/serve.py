@@ -41,7 +41,7 @@ from common import (
 )
 from serve_clients import Client, load_for, request
 
-from peml.cli.options import limit_kernels
+from peml.cli.sparing import limit_kernels
 from peml.data.batching import Collator
 from peml.export import save_model
 from peml.methods import AttachContext, build_method, parse_method

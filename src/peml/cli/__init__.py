@@ -6,6 +6,8 @@ so that `peml --help` and the light verbs don't wait for torch.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import warnings
@@ -92,6 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     warnings.formatwarning = _one_line
+    atexit.register(gc.freeze)  # Python would search all libraries for garbage once more
     _show_no_bars()
     try:
         app(args=words)

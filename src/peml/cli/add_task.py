@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from peml.cli.options import TrustOption
+from peml.cli.sparing import quick_imports
 
 
 def add_task_command(
@@ -36,9 +37,10 @@ def add_task_command(
     Example:
       peml add-task runs/contexts tickets.yaml --shots 16
     """
-    from peml.errors import renaming
-    from peml.export import add_task
-    from peml.tasks import load_task_file
+    with quick_imports():
+        from peml.errors import renaming
+        from peml.export import add_task
+        from peml.tasks import load_task_file
 
     task = load_task_file(task_file)
     folder = None if source is None else str(source)

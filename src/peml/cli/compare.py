@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
+from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table, print_warnings
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ def compare_command(
       peml compare examples/compare.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml compare examples/compare.yaml --dry-run
     """
-    from peml.comparison import compare, load_comparison, plan
-    from peml.reporting.comparison.summary import describe_flags
+    from peml.comparison import load_comparison
 
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
     given = [f"{place}={value}" for place, value in options.items() if value is not None]
     settings = load_comparison(config, [*(overrides or ()), *given])
+    with quick_imports():
+        from peml.comparison import compare, plan
+        from peml.reporting.comparison.summary import describe_flags
+
     console = open_console()
     folder = output or Path("runs") / config.stem
     if dry_run:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import SetOption
+from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def estimate_command(
       peml estimate examples/glue.yaml --device a100 --rows 50000 --length 60
     """
     from peml.config import load_config
-    from peml.estimation import estimate, read_device
 
-    chosen = read_device(device)
-    found = estimate(
-        load_config(config, overrides or ()), chosen, share=share, rows=rows, length=length
-    )
+    settings = load_config(config, overrides or ())
+    with quick_imports():
+        from peml.estimation import estimate, read_device
+
+    found = estimate(settings, read_device(device), share=share, rows=rows, length=length)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:

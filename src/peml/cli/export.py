@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from peml.cli.options import TrustOption
+from peml.cli.sparing import quick_imports
 from peml.errors import ConfigError
 from peml.terminal import Column, open_console, print_table
 
@@ -95,8 +96,9 @@ def export_command(
 def _export(
     run: Path, out: Path, file_format: str, task: str | None, *, verify: bool, **trusts: bool
 ) -> None:
-    from peml.export import export_model
-    from peml.run.verification import against_predictions
+    with quick_imports():
+        from peml.export import export_model
+        from peml.run.verification import against_predictions
 
     prove = against_predictions(run, **trusts) if verify else None
     for folder in export_model(run, out, file_format, task, prove=prove, **trusts):

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import OutputOption, SetOption
+from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ def fit_command(
       peml fit examples/glue.yaml --set method.name=lora --output runs/glue-lora
     """
     from peml.config import load_config
-    from peml.distributed import join, leave
-    from peml.records import Plan
-    from peml.run import fit, plan, print_cautions, print_plan
 
     settings = load_config(config, overrides or ())
+    with quick_imports():
+        from peml.distributed import join, leave
+        from peml.records import Plan
+        from peml.run import fit, plan, print_cautions, print_plan
+
     console = open_console(quiet=not join().is_first)
     if dry_run:
         print_plan(plan(settings), console)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -48,13 +47,3 @@ BatchTokensOption = Annotated[
         "--batch-tokens", "--tokens", help="Maximum tokens of a batch; default: as in the run."
     ),
 ]
-
-
-def limit_kernels() -> None:
-    """Lets libraries keep few compiled kernels; called before torch computes anything.
-
-    oneDNN and PyTorch's layer above it each keep those of 1,024 shapes, half a MB a shape. Rows
-    that are read as they come have ever new shapes, and memory would grow with them.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "16")

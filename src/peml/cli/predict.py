@@ -15,8 +15,8 @@ from peml.cli.options import (
     DtypeOption,
     RunArgument,
     TrustOption,
-    limit_kernels,
 )
+from peml.cli.sparing import limit_kernels, quick_imports, rest_idle_threads, skip_pandas
 from peml.cli.streams import STREAM, as_file, format_of
 from peml.errors import ConfigError
 from peml.files import refuse_sealed
@@ -76,12 +76,15 @@ def predict_command(
     """
     written = _check(input_file, output_file, output_format)
     limit_kernels()
+    skip_pandas()
+    rest_idle_threads()
     with as_file(input_file, input_format) as path:
-        from peml.data.lines import check_file
-        from peml.data.unlabelled import UnlabelledFile
-        from peml.serving import load
-        from peml.serving.bulk import WINDOW, BulkPrediction
-        from peml.serving.formats import FORMATS
+        with quick_imports():
+            from peml.data.lines import check_file
+            from peml.data.unlabelled import UnlabelledFile
+            from peml.serving import load
+            from peml.serving.bulk import WINDOW, BulkPrediction
+            from peml.serving.formats import FORMATS
 
         check_file(path)
         model = load(

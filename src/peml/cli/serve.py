@@ -13,8 +13,8 @@ from peml.cli.options import (
     DtypeOption,
     RunArgument,
     TrustOption,
-    limit_kernels,
 )
+from peml.cli.sparing import limit_kernels, quick_imports
 from peml.terminal import open_console
 
 
@@ -75,10 +75,11 @@ def serve_command(
     }
     _check_extra()
     limit_kernels()
-    from peml.serving import load
-    from peml.serving.service.keys import Keys
-    from peml.serving.service.limits import Limits
-    from peml.serving.service.server import bind, check_exposure, run_service
+    with quick_imports():
+        from peml.serving import load
+        from peml.serving.service.keys import Keys
+        from peml.serving.service.limits import Limits
+        from peml.serving.service.server import bind, check_exposure, run_service
 
     check_exposure(host, api_key_file, insecure=insecure)
     limits = Limits.model_validate({key: n for key, n in given.items() if n is not None})

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
+from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
@@ -43,12 +44,15 @@ def tune_command(
       peml tune examples/tune-demo.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml tune examples/tune-demo.yaml --set storage.url=postgresql+psycopg://me@host/studies
     """
-    from peml.run import print_plan
-    from peml.tuning import check_study, load_study, tune
+    from peml.tuning import load_study
 
     options = {"jobs": jobs, "kind": executor, "address": address}
     given = [f"execution.{name}={value}" for name, value in options.items() if value is not None]
     study = load_study(config, [*(overrides or ()), *given])
+    with quick_imports():
+        from peml.run import print_plan
+        from peml.tuning import check_study, tune
+
     console = open_console()
     if dry_run:
         print_plan(check_study(study), console)

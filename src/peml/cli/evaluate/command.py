@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from peml.cli.sparing import quick_imports
 from peml.errors import RunError
 from peml.files import refuse_sealed, write_json
 from peml.terminal import open_console, print_warnings
@@ -48,12 +49,13 @@ def evaluate_command(
       peml evaluate runs/demo --errors --task reviews --limit 5
       peml evaluate runs/demo --json scores.json
     """
-    from peml.cli.evaluate.contrast import show_contrast
-    from peml.cli.evaluate.mistakes import show_mistakes
-    from peml.cli.evaluate.numbers import about, finite
-    from peml.cli.evaluate.runs import show_runs
-    from peml.cli.evaluate.scores import show_scores
-    from peml.run import load_finished
+    with quick_imports():
+        from peml.cli.evaluate.contrast import show_contrast
+        from peml.cli.evaluate.mistakes import show_mistakes
+        from peml.cli.evaluate.numbers import about, finite
+        from peml.cli.evaluate.runs import show_runs
+        from peml.cli.evaluate.scores import show_scores
+        from peml.run import load_finished
 
     if json_file is not None:
         refuse_sealed(json_file)

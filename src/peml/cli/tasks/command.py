@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from peml.cli.options import TrustOption
+from peml.cli.sparing import skip_pandas
 from peml.errors import TaskError
 from peml.terminal import open_console
 
@@ -81,6 +82,7 @@ def show_task(
       peml tasks show demo/topics --row 3 --split reported
       peml tasks show demo/topics --row 3 --model smollm2 --chat
     """
+    skip_pandas()
     from peml.cli.tasks.definitions import find, print_suite, print_task
     from peml.cli.tasks.rows import print_rows
     from peml.data.settings import with_chat
