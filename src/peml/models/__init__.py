@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         make_room_for_context,
         settle,
     )
+    from peml.models.rotary import rotary_limit
     from peml.models.routing import Side, TaskRouting
     from peml.models.settings import ModelSettings
     from peml.models.task_model import TaskModel
@@ -79,5 +80,6 @@ __all__ = [
     "prepack",
     "read_quantization",
     "read_width",
+    "rotary_limit",
     "settle",
 ]

@@ -22,6 +22,7 @@ from peml.models.logits import logits_problem, reads_ahead
 from peml.models.padding import padding_problem
 from peml.models.quantization import check_quantization, loading_options, settle_quantized
 from peml.models.reading import from_pretrained, load_family, location_of, read_quantization
+from peml.models.rotary import check_rotary
 from peml.models.settings import ModelSettings
 from peml.models.sharding import free_after_use, sharded_options
 from peml.models.source import read_source
@@ -93,6 +94,7 @@ def load_backbone(
     free_after_use(model)
     if stored is not None:
         settle_quantized(model, settings.name)
+    check_rotary(model, family.max_length, settings.name)
     if isinstance(family, TextFamily):
         _choose_logits(model, family, settings.name)
     else:

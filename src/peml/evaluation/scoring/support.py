@@ -8,7 +8,7 @@ from torch import Tensor
 
 from peml.evaluation.scoring.requests import Request, score_alone
 from peml.evaluation.scoring.trees import score_trees
-from peml.models import TaskModel
+from peml.models import TaskModel, rotary_limit
 
 _ATTENTION = ("eager", "sdpa")
 _LAYERS = {"full_attention", "sliding_attention"}
@@ -21,7 +21,7 @@ _PADDINGS = (3, 17)  # extra tokens of the longer row that makes the test rows p
 def sharing_problem(base: TaskModel, longest: int) -> str | None:
     """Why this model has to compute every option alone, or None if it can share contexts.
 
-    A sliding window has to hold the longest sequence.
+    A sliding window has to hold the longest sequence, and rotary embeddings have to stay the same.
     """
     config = base.backbone.config
     attention = str(config._attn_implementation).removeprefix("peml_")
@@ -39,6 +39,9 @@ def sharing_problem(base: TaskModel, longest: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window is not None and longest > window:
         return f"its attention window of {window} is shorter than {longest} tokens"
+    limit = rotary_limit(base.backbone)
+    if limit is not None and longest > limit:
+        return f"its rotary embeddings change beyond {limit} tokens"
     tested = sharing_key(base)
     if tested not in base.sharing:
         base.sharing[tested] = _test_sharing(base)
