@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 from sklearn import metrics as sk
 
 from peml.analysis import Interval, PairedTask, paired_difference
@@ -102,24 +104,43 @@ def test_the_mean_is_over_tasks_and_seeds() -> None:
 
 
 def test_a_slow_bootstrap_agrees() -> None:
-    """Rows and pairs of runs drawn one resample at a time; with two labels Matthews is Pearson."""
+    """Rows drawn one resample at a time; with two labels Matthews is Pearson."""
     random = np.random.default_rng(3)
     gold, good, bad = answers("f1", 80, 3)
     first, second = [good, bad, good], [bad, good, bad]
     truth, one, two = (np.array(values) for values in (gold, first, second))
-    draws = []
-    for _ in range(1500):
-        rows, runs = random.integers(0, 80, 80), random.integers(0, 3, 3)
-        scores = [
-            [np.corrcoef(truth[rows], method[run, rows])[0, 1] for run in runs]
-            for method in (one, two)
+
+    def gaps(rows: NDArray[np.int64]) -> list[float]:
+        return [
+            np.corrcoef(truth[rows], first[rows])[0, 1]
+            - np.corrcoef(truth[rows], other[rows])[0, 1]
+            for first, other in zip(one, two, strict=True)
         ]
-        draws.append(np.mean(scores[0]) - np.mean(scores[1]))
+
+    error = np.std(gaps(np.arange(80)), ddof=1) / np.sqrt(3)
+    draws = [
+        np.mean(gaps(random.integers(0, 80, 80))) + error * random.standard_t(2)
+        for _ in range(4000)
+    ]
     low, high = np.percentile(draws, [2.5, 97.5])
     found = paired_difference({"a": PairedTask("matthews", gold, first, second)}).tasks["a"]
     width = high - low
-    assert found.low == pytest.approx(low, abs=0.15 * width)
-    assert found.high == pytest.approx(high, abs=0.15 * width)
+    assert found.low == pytest.approx(low, abs=0.1 * width)
+    assert found.high == pytest.approx(high, abs=0.1 * width)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_with_exact_rows_the_interval_is_the_t_tests(seeds: int) -> None:
+    """Predictions that are right on the same share of rows everywhere: rows add next to nothing."""
+    rows = 40_000
+    shares = np.linspace(0.4, 0.6, seeds)
+    runs = [[int(row % 1000 < 1000 * share) for row in range(rows)] for share in shares]
+    task = PairedTask("accuracy", [1] * rows, runs, [[0] * rows] * seeds)
+    found = paired_difference({"a": task}, resamples=1000).mean
+    expected = stats.ttest_1samp(shares, 0).confidence_interval(0.95)
+    width = expected.high - expected.low
+    assert found.low == pytest.approx(expected.low, abs=0.02 * width)
+    assert found.high == pytest.approx(expected.high, abs=0.02 * width)
 
 
 def test_pairing_takes_out_what_both_methods_share() -> None:
@@ -179,18 +200,19 @@ def test_chunks_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> No
     assert abs(parts.high - whole.high) < 0.2 * width
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_intervals_cover_the_truth_about_as_often_as_they_say(seeds: int) -> None:
     """Two methods of accuracy 0.8 and 0.7 whose runs differ by chance as well."""
     random = np.random.default_rng(0)
     hits = 0
     for trial in range(200):
-        rates = np.array([[0.8], [0.7]]) + 0.03 * random.normal(size=(2, 8))  # a run's own
-        right = random.random((2, 8, 300)) < rates[..., None]
+        rates = np.array([[0.8], [0.7]]) + 0.05 * random.normal(size=(2, seeds))  # a run's own
+        right = random.random((2, seeds, 300)) < rates[..., None]
         first, second = right.astype(int).tolist()
         task = PairedTask("accuracy", [1] * 300, first, second)
         found = paired_difference({"a": task}, resamples=300, seed=trial).mean
         hits += found.low <= 0.1 <= found.high
-    assert 0.87 <= hits / 200 <= 0.99
+    assert 0.91 <= hits / 200 <= 0.995
 
 
 def test_a_diverged_regression_has_no_interval() -> None:

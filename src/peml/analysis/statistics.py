@@ -1,6 +1,7 @@
-"""Intervals of scores and of differences between two methods, by bootstrap.
+"""Intervals of scores and of differences between two methods.
 
-A resample draws rows with replacement.
+Rows are a sample, so they are drawn with replacement (bootstrap). Seeds are a sample as well, but a
+small one, of which a bootstrap sees too little spread: Student's t stands in for it.
 """
 
 import zlib
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as students_t
 
 from peml.analysis.scorers import weighted_scorer
 from peml.errors import DataError, nearest
@@ -69,29 +71,49 @@ def paired_difference(
     """How much better the first method is, with intervals from a paired bootstrap.
 
     Each resample draws a task's rows with replacement, the same rows for both methods and all
-    seeds, and independently for each task. It also draws the pairs of runs with replacement, one
-    draw for all tasks, because one run trains them all. So the interval covers the randomness of
-    both rows and seeds. With few seeds it is somewhat narrow (their spread is underestimated by a
-    factor of sqrt((seeds - 1) / seeds)); with one seed it covers the rows alone. `weights` are
-    those of the tasks in the mean, (tasks,); default: equal. A task's interval doesn't depend on
-    the other tasks.
+    seeds, and independently for each task. What other seeds would change is added to its
+    difference: Student's t with seeds - 1 degrees of freedom, times the standard error of the
+    differences per seed. So the interval covers the randomness of both rows and seeds, also of two
+    or three seeds; with one seed it covers the rows alone. ``weights`` are those of the tasks in
+    the mean, (tasks,); default: equal. A task's interval doesn't depend on the other tasks.
 
     Raises:
         DataError: Rows or seeds don't pair up, there are none, or a metric is unknown.
     """
     seeds = _check_pairs(tasks)
-    seed_weights = _draw(np.random.default_rng(seed), resamples, seeds) / seeds
-    values, draws = [], []
+    gaps, draws = [], []
     for name, task in tasks.items():
         runs = [*task.first, *task.second]
         drawn = resample(task.metric, task.gold, runs, resamples, task_random(seed, name))
-        draws.append(((drawn[:, :seeds] - drawn[:, seeds:]) * seed_weights).sum(axis=1))
-        exact = [METRICS[task.metric](task.gold, run) for run in runs]
-        values.append(float(np.mean(exact[:seeds]) - np.mean(exact[seeds:])))
-    intervals = {n: percentile_interval(v, d) for n, v, d in zip(tasks, values, draws, strict=True)}
-    mean = float(np.average(values, weights=weights))
-    drawn = np.average(draws, axis=0, weights=weights)
-    return PairedDifference(mean=percentile_interval(mean, drawn), tasks=intervals)
+        draws.append((drawn[:, :seeds] - drawn[:, seeds:]).mean(axis=1))
+        exact = np.array([METRICS[task.metric](task.gold, run) for run in runs], np.float64)
+        gaps.append(exact[:seeds] - exact[seeds:])
+    chance = _chance_of_seeds(seeds, resamples, np.random.default_rng(seed))
+    intervals = [_interval(gap, drawn, chance) for gap, drawn in zip(gaps, draws, strict=True)]
+    mean = _interval(
+        np.average(gaps, axis=0, weights=weights),
+        np.average(draws, axis=0, weights=weights),
+        chance,
+    )
+    return PairedDifference(mean=mean, tasks=dict(zip(tasks, intervals, strict=True)))
+
+
+def _chance_of_seeds(seeds: int, resamples: int, random: np.random.Generator) -> Array:
+    """What a resample adds and subtracts, in standard errors of the mean over seeds, (resamples,).
+
+    Evenly spaced quantiles of Student's t from 0 up, in random order; zeros for one seed.
+    """
+    if seeds == 1:
+        return np.zeros(resamples)
+    shares = (1 + (np.arange(resamples) + 0.5) / resamples) / 2
+    return random.permutation(students_t.ppf(shares, seeds - 1))
+
+
+def _interval(gaps: Array, draws: Array, chance: Array) -> Interval:
+    """Of the mean of the differences per seed, (seeds,); ``draws`` differ by their rows alone."""
+    error = gaps.std(ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+    shift = error * chance
+    return percentile_interval(float(gaps.mean()), np.concatenate([draws - shift, draws + shift]))
 
 
 def percentile_interval(value: float, draws: Array) -> Interval:
