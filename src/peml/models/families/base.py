@@ -128,7 +128,9 @@ class Family(ABC):
             rules = backend.to_str()
         special = sorted((k, str(v)) for k, v in self.tokenizer.special_tokens_map.items())
         # Segment ids are there or not by this; DistilBERT's other files are BERT's.
-        return f"{rules}{special}{sorted(self.tokenizer.model_input_names)}"
+        rules += f"{special}{sorted(self.tokenizer.model_input_names)}"
+        target = self.tokenizer(text_target="")["input_ids"]  # in another language, with mBART
+        return rules if target == self.tokenizer("")["input_ids"] else f"{rules}{target}"
 
     @abstractmethod
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:

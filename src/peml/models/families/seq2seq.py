@@ -5,12 +5,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
 from peml.data.batch import TaskBatch
 from peml.models.families.base import EncodedSequence
-from peml.models.families.decoding import behind_start
+from peml.models.families.decoding import behind_start, start_of_answers
 from peml.models.families.seam import find_frame, start_token
 from peml.models.families.text import TextFamily
 from peml.models.logits import Positions
@@ -22,6 +23,7 @@ class Seq2SeqFamily(TextFamily):
     """Encoder-decoder models: the encoder reads the prompt, the decoder writes the target."""
 
     name: ClassVar[str] = "seq2seq"
+    version: ClassVar[int] = 2
     auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
 
     @classmethod
@@ -48,13 +50,15 @@ class Seq2SeqFamily(TextFamily):
         return ids or [start_token(self.tokenizer)]
 
     @cached_property
-    def _target_frame(self) -> tuple[list[int], list[int]]:
-        return find_frame(self.tokenizer, "text_target")
+    def _target_start(self) -> list[int]:
+        """What the tokenizer puts before a target, such as BART's ``<s>`` or a language's code.
+
+        A target ends at the end token, although mBART's tokenizer puts a code behind it.
+        """
+        return find_frame(self.tokenizer, "text_target")[0]
 
     def _close(self, task: Task, answer: list[int]) -> list[int]:
-        start, end = self._target_frame
-        closed = [*start, *answer, *end]
-        return closed if end[-1:] == [self.tokenizer.eos_token_id] else super()._close(task, closed)
+        return super()._close(task, [*self._target_start, *answer])
 
     def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
         ids, (answer,) = self._split(task, example, [target])
@@ -83,4 +87,10 @@ class Seq2SeqFamily(TextFamily):
     def _generation_inputs(
         self, model: Any, batch: TaskBatch, prompt: Tensor | None
     ) -> tuple[dict[str, Tensor], int]:
-        return build_inputs(model, batch, prompt), 1  # the decoder's start token
+        inputs = build_inputs(model, batch, prompt)
+        given = [cast(int, start_of_answers(model.config)), *self._target_start]
+        if self._target_start:  # the model need not guess what begins every target
+            rows = len(batch.input_ids)
+            start = torch.tensor([given] * rows, device=batch.input_ids.device)
+            inputs["decoder_input_ids"] = start
+        return inputs, len(given)
