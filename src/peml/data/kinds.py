@@ -92,8 +92,8 @@ def parse_spelled_number(value: Any) -> int | float:
 
 def parse_boolean(value: Any) -> bool:
     """True or False, or a text that says so."""
-    boolean = read_boolean(value) if isinstance(value, str) else value
-    if not isinstance(boolean, bool):
+    boolean = read_boolean(value)
+    if boolean is None:
         raise ValueError(f"{value!r} is not true or false")
     return boolean
 

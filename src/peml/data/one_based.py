@@ -22,9 +22,7 @@ def refuse_one_based(task: Task, splits: Iterable[Rows]) -> None:
     count, chance = 0, 1.0
     for row in (row for rows in splits for row in rows):
         label, options = row[columns.label], _options(task, row)
-        number = read_integer(label) if isinstance(label, str) else label
-        is_index = isinstance(number, int) and not isinstance(number, bool)
-        if not is_index or number == 0 or find_names(str(label), options):
+        if not read_integer(label) or find_names(str(label), options):
             return
         count += 1
         chance *= 1 - 1 / max(len(options), 2)

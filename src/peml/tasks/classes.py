@@ -38,8 +38,8 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
         ValueError: It is not a label of the task.
     """
     kind = task.columns.kinds.get(task.columns.label)
-    number = _integer(value)
-    truth = _boolean(value)
+    number = read_integer(value)
+    truth = read_boolean(value)
     if truth is not None and kind == "number" and len(task.labels) == 2:
         number = int(truth)
     if number is None:
@@ -77,19 +77,13 @@ def explain_ambiguity(task: Task, value: Any, reading: ClassReading) -> str:
     )
 
 
-def _integer(value: Any) -> int | None:
-    if isinstance(value, str):
-        return read_integer(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def _named(task: Task, value: Any) -> int | None:
     """Index of the label that a text or a boolean names."""
     if not isinstance(value, (str, bool)):
         return None
     if isinstance(value, str) and (index := _label_index(value, task.labels)) is not None:
         return index
-    boolean = _boolean(value)
+    boolean = read_boolean(value)
     if boolean is None:
         return None
     for text in (str(boolean), str(boolean).lower()):
@@ -101,12 +95,6 @@ def _named(task: Task, value: Any) -> int | None:
     return next((index for index in meant if index is not None), None)
 
 
-def _boolean(value: Any) -> bool | None:
-    if isinstance(value, str):
-        return read_boolean(value)
-    return value if isinstance(value, bool) else None
-
-
 def _label_index(text: str, labels: tuple[str, ...]) -> int | None:
     return next(iter(find_names(text, labels)), None)  # no two labels are equal
 
@@ -114,6 +102,6 @@ def _label_index(text: str, labels: tuple[str, ...]) -> int | None:
 def _refusal(task: Task, value: Any) -> str:
     listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(task.labels))
     near = describe_mismatch(value, task.labels) if isinstance(value, str) else ""
-    if len(task.labels) == 2 and _boolean(value) is not None:
+    if len(task.labels) == 2 and read_boolean(value) is not None:
         near = f"if false is 0 and true is 1, set columns.kinds: {{{task.columns.label}: number}}"
     return f"{value!r} is not a label; the labels are {listed}{f'; {near}' if near else ''}"

@@ -137,17 +137,15 @@ def _named(value: Any, names: tuple[str, ...]) -> list[int]:
     if not isinstance(value, (str, int)):
         return []
     found = [] if isinstance(value, bool) else find_names(str(value), names)
-    boolean = value if isinstance(value, bool) else read_boolean(str(value))
+    boolean = read_boolean(value)
     if found or boolean is None:
         return found
     return find_names(str(boolean), names) or find_names(str(boolean).lower(), names)
 
 
 def _index(value: Any, count: int) -> int | None:
-    number = read_integer(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int):
-        return None
-    return number if 0 <= number < count else None
+    number = read_integer(value)
+    return number if number is not None and 0 <= number < count else None
 
 
 def _from_one(value: Any, count: int) -> str:

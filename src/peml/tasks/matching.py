@@ -4,6 +4,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 _LARGEST = 2**53  # up to here a float holds every whole number
 _BOOLEANS = {
@@ -37,15 +38,19 @@ def find_twins(names: Sequence[str]) -> Iterator[str]:
             yield f"{_code_points(twin)} and {_code_points(name)} are the same letters"
 
 
-def read_integer(text: str) -> int | None:
-    """The integer that a text holds, without leading zeros, or None."""
-    bare = text.strip()
+def read_integer(value: Any) -> int | None:
+    """An integer, or that of a text without leading zeros; None for all else."""
+    if not isinstance(value, str):
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    bare = value.strip()
     return int(bare) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", bare) else None
 
 
-def read_boolean(text: str) -> bool | None:
-    """The value of True, true, TRUE, False, false or FALSE; None for other texts."""
-    return _BOOLEANS.get(text)
+def read_boolean(value: Any) -> bool | None:
+    """A boolean, or that of True, true, TRUE, False, false or FALSE; None for all else."""
+    if isinstance(value, str):
+        return _BOOLEANS.get(value)
+    return value if isinstance(value, bool) else None
 
 
 def spell_number(value: int | float) -> int | float:
