@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from peml.data.splits import spread
 from peml.errors import ConfigError
 from peml.settings import Settings
 
@@ -109,5 +110,4 @@ def watched_rows(item: TaskData, most: int) -> Rows:
             allowed="at least one development row of each task that is trained",
             action="give the task more rows, or choose another strategy",
         )
-    kept = min(most, count) if len(item.train) else 0
-    return item.development.select([number * count // kept for number in range(kept)])
+    return item.development.select(spread(count, most if len(item.train) else 0))

@@ -140,6 +140,12 @@ def draw_indices(count: int, most: int | None, seed: int) -> Indices:
     return np.sort(np.frombuffer(order, dtype=np.int64)[:most])
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``range(count)``, spread from beginning to end."""
+    kept = min(count, most)
+    return [number * count // kept for number in range(kept)]
+
+
 def draw_groups(groups: Sequence[Hashable], most: int, seed: str) -> list[int]:
     """Row numbers of whole groups, ascending: one group, and more while they fit in ``most`` rows.
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
@@ -126,18 +127,8 @@ class AttachedModel(nn.Module):
         Raises:
             CheckpointError: Names or shapes don't fit this model.
         """
-        own = self.trainable_state()
-        unfit = sorted(set(own) ^ set(state)) or sorted(
-            name for name in own if own[name].shape != state[name].shape
-        )
-        if unfit:
-            raise CheckpointError(
-                f"the saved weights do not fit this model: {', '.join(unfit[:3])}"
-                f"{', ...' if len(unfit) > 3 else ''}",
-                action="use the config and the package version the run was started with",
-            )
-        for name, value in own.items():
-            value.copy_(state[name])
+        action = "use the config and the package version the run was started with"
+        copy_tensors(state, self.trainable_state(), action)
 
     def save_parts(self, folder: Path) -> None:
         """Saves the parts for which other tools have a format (LoRA: as PEFT saves it)."""
@@ -165,6 +156,26 @@ class AttachedModel(nn.Module):
         for part in self.parts.values():
             part.merge()
         return next((prefix for prefix in prefixes if prefix is not None), None)
+
+
+@torch.no_grad()
+def copy_tensors(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], action: str) -> None:
+    """Copies saved tensors into those of the same names.
+
+    Raises:
+        CheckpointError: Names or shapes differ; ``action`` says what to do.
+    """
+    unfit = sorted(own.keys() ^ saved.keys()) or sorted(
+        name for name in own if own[name].shape != saved[name].shape
+    )
+    if unfit:
+        raise CheckpointError(
+            f"the saved weights do not fit this model: {', '.join(unfit[:3])}"
+            f"{', ...' if len(unfit) > 3 else ''}",
+            action=action,
+        )
+    for name, value in own.items():
+        value.copy_(saved[name])
 
 
 def check_count(method: Method, shape: ModelShape, model: AttachedModel) -> None:

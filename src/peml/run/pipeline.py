@@ -111,9 +111,7 @@ def fit(
                 lambda: _start(prepared, session.model, identity) if is_new else None
             )
             session.align()
-            world.from_first(
-                lambda: folder.create(config)
-            )  # a run that can't work leaves no folder
+            world.from_first(lambda: folder.create(config))  # not before: it might not work
             tasks = _run_phases(session, folder, identity, start)
             probes = probe_batches(prepared) if config.export else []
             before = sharded_answers(session.model, probes)

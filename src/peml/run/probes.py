@@ -3,6 +3,7 @@
 from peml.data import Collator, TaskBatch
 from peml.data.batching import evaluation_batches
 from peml.data.encoding import encode_rows
+from peml.data.splits import spread
 from peml.run.preparation import Prepared
 from peml.tasks import TaskRenderer
 
@@ -35,9 +36,3 @@ def probe_batches(prepared: Prepared) -> list[TaskBatch]:
         tokens = prepared.config.evaluation.tokens
         batches += evaluation_batches(split, task_id, tokens, collate)
     return batches
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most ``most`` numbers below ``count``, spread from beginning to end."""
-    kept = min(count, most)
-    return [number * count // kept for number in range(kept)]

@@ -10,6 +10,7 @@ import torch
 
 from peml.data import TaskBatch
 from peml.data.encoding import encode_rows
+from peml.data.splits import spread
 from peml.errors import RunError
 from peml.evaluation import EvaluationSettings, predict_split, same_answer
 from peml.export import ExportFormat, SavedModel, find_model
@@ -19,7 +20,6 @@ from peml.models import Backbone, ModelOutput, TaskModel
 from peml.models.families.stopping import Follow, cut_text
 from peml.models.heads import TaskHeads
 from peml.run.finished import FinishedRun, load_finished, read_examples
-from peml.run.probes import spread
 from peml.serving import Predictor, load
 from peml.tasks import Task
 

@@ -43,10 +43,7 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "electra": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "t5": {
-        "num_layers": 1,
-        "num_decoder_layers": 1,
-    },  # by default it has twice the layers of the others
+    "t5": {"num_layers": 1, "num_decoder_layers": 1},  # else it has twice the others' layers
 }
 _STEPS = 20
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peml.errors import CheckpointError
-from peml.methods.attached import AttachedModel
+from peml.methods.attached import AttachedModel, copy_tensors
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
 from peml.methods.layers import LinearShape
 from peml.methods.lora.peft_format import Factors, write_peft_lora
@@ -121,17 +120,7 @@ class AdapterPart(Part):
             CheckpointError: The tensors are not those of these layers.
         """
         own = {f"{self.name}.{name}": value for name, value in self._state().items()}
-        unfit = sorted(own.keys() ^ kept.keys()) or [
-            key for key, value in own.items() if value.shape != kept[key].shape
-        ]
-        if unfit:
-            raise CheckpointError(
-                f"the saved adapter does not fit the model, {unfit[0]} for one",
-                action="restore the file, or export the model again from its run",
-            )
-        with torch.no_grad():
-            for key, value in own.items():
-                value.copy_(kept[key])
+        copy_tensors(kept, own, "restore the file, or export the model again from its run")
 
     def merge(self) -> None:
         """Merges the updates, or puts the plain layers back if that is impossible."""
