@@ -123,3 +123,10 @@ def test_they_are_told_only_where_something_learns(tmp_path: Path, family: str, 
     rows = [{"sentence": f"the dog {n}", "label": label} for n, label in enumerate([0, 1, 0, 1])]
     reported = [{"sentence": "x", "label": 2}]
     assert len(_said(tmp_path, family, task, rows, reported, method="frozen")) == count
+
+
+def test_rows_with_the_text_of_a_special_token_are_told(tmp_path: Path) -> None:
+    task = sentiment(source={"path": "data"})
+    rows = [{"sentence": text, "label": n % 2} for n, text in enumerate(["a", "b </s>", "c", "d"])]
+    (told,) = _said(tmp_path, "bert", task, rows, rows, "special token")
+    assert "1 of 4 rows hold the text of a special token (the first is row 1, from 0" in told

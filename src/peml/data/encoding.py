@@ -45,6 +45,10 @@ class EncodesExamples(Protocol):
     def tokenizer_rules(self) -> str:
         """A text that identifies how the tokenizer works."""
 
+    @property
+    def special_texts(self) -> frozenset[str]:
+        """The texts that the tokenizer reads as special tokens."""
+
     def encode(self, task: Task, example: Example, purpose: Any) -> Sequence[Any]:
         """Sequences of one example."""
 

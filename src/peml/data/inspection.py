@@ -12,6 +12,7 @@ from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows, encod
 from peml.data.rows import Rows
 from peml.data.same_tokens import describe_same_tokens
 from peml.data.sources import TaskData, load_shots, load_source
+from peml.data.special_texts import describe_special_texts
 from peml.errors import placed
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
@@ -97,6 +98,7 @@ def inspect_task(
     notes = [*_notes(task, trained, origin.train), *_notes(task, evaluated, origin.reported)]
     if family is not None:
         notes += [*_altered(data, family), *_nested(data, family), *_alike(data, family)]
+        notes += _special(data, family)
     return TaskInspection(
         data=data,
         labels=trained.labels or evaluated.labels,
@@ -190,6 +192,12 @@ def _alike(data: TaskData, family: EncodesExamples) -> Iterator[str]:
     encoded = encode_split(data.reported, task, family, task.type.evaluated_as, where=where)
     if alike := describe_same_tokens(task, data.reported, encoded):
         yield f"{where}: {alike}"
+
+
+def _special(data: TaskData, family: EncodesExamples) -> Iterator[str]:
+    for rows, where in ((data.train, data.origin.train), (data.reported, data.origin.reported)):
+        if found := describe_special_texts(data.task, rows, family.special_texts):
+            yield f"{where}: {found}"
 
 
 def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:

@@ -88,7 +88,8 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
         f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
         allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
         action="Add the file, or name the split in the task's splits. Write other formats, and a "
-        "split in several files, as one of these (datasets: load_dataset(...).to_parquet).",
+        "split in several files, as one of these (datasets: load_dataset(...) or, for a folder of "
+        "save_to_disk, load_from_disk(...), then to_parquet of each split).",
     )
 
 

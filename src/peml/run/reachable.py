@@ -7,6 +7,7 @@ from peml.data import TaskData, encode_split
 from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit
 from peml.data.same_tokens import describe_same_tokens
+from peml.data.special_texts import describe_special_texts
 from peml.evaluation import EvaluationSettings, GoldSplit
 from peml.models import Family
 from peml.models.families.stopping import cut_text
@@ -25,8 +26,12 @@ def warn_unreachable(
     for split in reported:
         item = data[split.task_id]
         task, where = item.task, item.origin.reported
-        if alike := describe_same_tokens(task, item.reported, split.encoded):
-            warnings.warn(f"Task {task.name!r}: {where}: {alike}", stacklevel=2)
+        for said in (
+            describe_same_tokens(task, item.reported, split.encoded),
+            describe_special_texts(task, item.reported, family.special_texts),
+        ):
+            if said:
+                warnings.warn(f"Task {task.name!r}: {where}: {said}", stacklevel=2)
         found: Iterable[tuple[list[int], str]] = _unseen(item, split.gold) if learns else ()
         if task.type.generates:
             encoded = encode_split(item.reported, task, family, "train", where=where)

@@ -132,6 +132,11 @@ class Family(ABC):
         target = self.tokenizer(text_target="")["input_ids"]  # in another language, with mBART
         return rules if target == self.tokenizer("")["input_ids"] else f"{rules}{target}"
 
+    @property
+    def special_texts(self) -> frozenset[str]:
+        """The texts that the tokenizer reads as special tokens."""
+        return frozenset(self.spelling.special.values())
+
     @abstractmethod
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """Tokenises one example for training, for scoring its options, or for generation."""
