@@ -21,27 +21,8 @@ from peml.execution.job import Job
 from peml.execution.settings import ExecutionSettings
 from peml.execution.work import print_to, work
 
-WARM = [
-    "datasets",
-    "matplotlib.figure",
-    "peft",
-    "peml.cli",
-    "peml.data.sources",
-    "peml.execution.processes",
-    "peml.export.native",
-    "peml.methods.lora.adalora",
-    "peml.methods.lora_prefix",
-    "peml.methods.peml",
-    "peml.methods.routed.part",
-    "peml.reporting.run.report",
-    "peml.reporting.run.warm",
-    "peml.run.pipeline",
-    "sacrebleu.metrics",
-    "scipy.stats",
-    "sklearn.metrics",
-    "transformers.models.auto.modeling_auto",
-]
-"""What the server imports: none of it starts a thread or touches a GPU, which a fork would lose."""
+WARM = ["peml.execution.warm"]
+"""What the server imports."""
 
 # Elsewhere, libraries of the system may not survive a fork.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
