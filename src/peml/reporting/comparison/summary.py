@@ -117,10 +117,13 @@ def _few_seeds(suite: SuiteRecord) -> list[str]:
     if not finished or min(finished) >= ENOUGH_SEEDS:
         return []
     count = min(finished)
+    if count == 1:
+        return [
+            "Caution: one seed. Intervals cover the rows alone; another seed may differ by more."
+        ]
     return [
-        f"Caution: only {count} {'seed' if count == 1 else 'seeds'}. With fewer than "
-        f"{ENOUGH_SEEDS} the intervals come out too narrow, and a difference of one or two "
-        "hundredths may go away with more."
+        f"Caution: only {count} seeds. They say little about how much runs differ, so intervals are "
+        f"wide; use {ENOUGH_SEEDS} or more."
     ]
 
 
