@@ -45,6 +45,12 @@ def test_other_fields_are_searched_and_templates_are_not() -> None:
     )
 
 
+def test_of_chosen_rows_only_these_are_counted() -> None:
+    rows = Rows.from_list([{"sentence": text, "label": 0} for text in ("<s>", "a", "</s>", "b")])
+    assert describe_special_texts(sentiment(), rows.select([1, 2]), TOKENS).startswith("1 of 2")
+    assert describe_special_texts(sentiment(), rows.select([1, 3]), TOKENS) == ""
+
+
 def test_options_in_a_list_are_searched() -> None:
     task = choice()
     names = {**dict.fromkeys(task.columns.inputs, "a"), task.columns.label: 0}

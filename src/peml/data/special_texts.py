@@ -1,12 +1,7 @@
 """Finds rows that hold the text of a special token, which a tokenizer doesn't read as a text."""
 
-import re
-from collections.abc import Iterable
-from functools import reduce
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from peml.data.rows import Rows
 from peml.tasks import SOURCE_ROW, Task
@@ -17,38 +12,34 @@ def describe_special_texts(task: Task, rows: Rows, special: Iterable[str]) -> st
 
     Templates may write such tokens on purpose, so only fields are searched.
     """
-    tokens = sorted(filter(None, special), key=len, reverse=True)
-    if not tokens or not len(rows):
-        return ""
     columns = task.columns
-    names = dict.fromkeys((*columns.inputs, *columns.options, *columns.extra))
-    fields = [rows.table.column(name).combine_chunks() for name in names]
-    pattern = "|".join(map(_quote, tokens))
-    found = reduce(np.logical_or, (_holding(field, pattern) for field in fields))
-    if not found.any():
+    names = tuple(dict.fromkeys((*columns.inputs, *columns.options, *columns.extra)))
+    tokens = sorted(filter(None, special), key=len, reverse=True)
+    first = {token[0] for token in tokens}
+    found = [
+        (number, token)
+        for number, row in enumerate(rows.iterate(names))
+        if (token := _held(row.values(), tokens, first))
+    ]
+    if not found:
         return ""
-    first = rows[int(found.argmax())]
-    held = re.search(pattern, " ".join(str(first[name]) for name in names))
+    number, token = found[0]
     return (
-        f"{int(found.sum()):,} of {len(rows):,} rows hold the text of a special token (the first "
-        f"is row {first.get(SOURCE_ROW, int(found.argmax()))}, from 0, with "
-        f"{held[0] if held else tokens[0]!r}): the model reads it as that token, as Transformers "
-        "does; if it is meant as a text, write it otherwise"
+        f"{len(found):,} of {len(rows):,} rows hold the text of a special token (the first is row "
+        f"{rows[number].get(SOURCE_ROW, number)}, from 0, with {token!r}): the model reads it as "
+        "that token, as Transformers does; if it is meant as a text, write it otherwise"
     )
 
 
-def _holding(field: pa.Array, pattern: str) -> np.ndarray:
-    """Which rows of a column of texts, or of lists of texts, match a pattern, (rows,)."""
-    if pa.types.is_list(field.type):
-        inner = _holding(pc.list_flatten(field), pattern)
-        rows = np.asarray(pc.list_parent_indices(field))[inner]
-        return np.isin(np.arange(len(field)), rows)
-    if not pa.types.is_string(field.type):
-        return np.zeros(len(field), dtype=bool)
-    matches = pc.fill_null(pc.match_substring_regex(field, pattern), False)
-    return np.asarray(matches, dtype=bool)
-
-
-def _quote(text: str) -> str:
-    """A text as a pattern, in the common part of Python's and Arrow's syntax."""
-    return re.sub(r"([^\w\s])", r"\\\1", text)
+def _held(values: Iterable[Any], tokens: Sequence[str], first: set[str]) -> str:
+    """The first of the tokens that is in one of the texts, or in a list of them; else empty."""
+    for value in values:
+        if isinstance(value, list):
+            held = _held(value, tokens, first)
+        elif isinstance(value, str) and not first.isdisjoint(value):
+            held = next((token for token in tokens if token in value), "")
+        else:
+            continue
+        if held:
+            return held
+    return ""
