@@ -123,6 +123,12 @@ class ClassColumn(Column):
         """Texts."""
         return ARROW_TYPES["text"]
 
+    @property
+    def holds_indices(self) -> bool:
+        """Whether the column turned out to hold indices, and the task doesn't say so."""
+        told = self._task.columns.label in self._task.columns.kinds
+        return self._nameless is not None and not told
+
     def see(self, value: Any, place: str) -> None:
         """Inspects the label of a row.
 

@@ -1,22 +1,26 @@
 """Refuses indices of options that seem to be counted from 1."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from peml.data.rows import Row, Rows
+from peml.data.task_columns import INDEXED
 from peml.errors import DataError
 from peml.tasks import Task
 from peml.tasks.matching import find_names, read_integer
 
 _CHANCE = 1e-3  # of no row with the first option right, if all options are right equally often
+_FEW = 2  # labels: with one of two missing, all rows are of one class
 
 
-def refuse_one_based(task: Task, splits: Iterable[Rows]) -> None:
+def refuse_one_based(task: Task, splits: Sequence[Rows]) -> None:
     """Refuses index labels if none is 0, and if that is too unlikely by chance.
 
     Raises:
         DataError: The labels seem to be counted from 1; names both remedies.
     """
     columns = task.columns
+    if len(task.labels) > _FEW:
+        _refuse_classes(task, splits)
     if columns.choices is None or columns.keys or columns.label in columns.kinds:
         return
     count, chance = 0, 1.0
@@ -35,6 +39,26 @@ def refuse_one_based(task: Task, splits: Iterable[Rows]) -> None:
         action=f'Set columns.keys: ["1", "2", ...] if they count from 1; columns.kinds: '
         f"{{{columns.label}: number}} if they count from 0, and the first option is never right.",
         field=columns.label,
+    )
+
+
+def _refuse_classes(task: Task, splits: Sequence[Rows]) -> None:
+    """Refuses classes whose labels all were indices, none of them 0."""
+    label, names = task.columns.label, task.labels
+    if any(rows.table.schema.field(label).metadata != INDEXED for rows in splits):
+        return
+    count = sum(map(len, splits))
+    if (1 - 1 / len(names)) ** count > _CHANCE:
+        return
+    if any(row[label] == names[0] for rows in splits for row in rows.iterate([label])):
+        return
+    raise DataError(
+        f"Task {task.name!r}: the label of none of {count:,} rows is 0, as if they were counted "
+        f"from 1: 1 means {names[1]!r}, and no row is {names[0]!r}.",
+        allowed="indices from 0, or names of labels",
+        action="Write names, or subtract 1, if they count from 1; set columns.kinds: "
+        f"{{{label}: number}} if they count from 0, and no row has the first label.",
+        field=label,
     )
 
 

@@ -26,6 +26,9 @@ from peml.data.stored_names import naming
 from peml.errors import DataError, nearest
 from peml.tasks import Task, read_label
 
+INDEXED = {b"peml": b"index"}
+"""Metadata of a label's field whose values were read as indices."""
+
 _TEXT = "a text"
 _TEXTS = "a list of texts"
 
@@ -69,8 +72,12 @@ class TaskColumns:
 
     @property
     def schema(self) -> pa.Schema:
-        """Types of the converted columns, after `finish`."""
-        return pa.schema([(name, column.arrow_type) for name, column in self._columns.items()])
+        """Types of the converted columns, after `finish`; marks labels that were indices."""
+        fields = []
+        for name, column in self._columns.items():
+            indexed = isinstance(column, ClassColumn) and column.holds_indices
+            fields.append(pa.field(name, column.arrow_type, metadata=INDEXED if indexed else None))
+        return pa.schema(fields)
 
     def see(self, row: Mapping[str, Any], place: str) -> None:
         """Inspects a row.
