@@ -122,8 +122,8 @@ def _few_seeds(suite: SuiteRecord) -> list[str]:
             "Caution: one seed. Intervals cover the rows alone; another seed may differ by more."
         ]
     return [
-        f"Caution: only {count} seeds. They say little about how much runs differ, so intervals are "
-        f"wide; use {ENOUGH_SEEDS} or more."
+        f"Caution: only {count} seeds. They say little about how much runs differ, so intervals "
+        f"are wide; use {ENOUGH_SEEDS} or more."
     ]
 
 
