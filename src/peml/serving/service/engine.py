@@ -21,7 +21,7 @@ from peml.serving.service.work import AskedRow, Text, Work
 from peml.serving.service.writer import Writer
 
 _CPU_TOKENS = 1024
-_TRIM = 8  # batches after which free memory is given back
+_TRIM = 8 * _CPU_TOKENS  # after which free memory is given back
 _Read = TypeVar("_Read")
 
 Answer = Prediction | PemlError
@@ -45,7 +45,7 @@ class Engine:
             # Rows of many lengths are scored faster in several passes with less padding.
             tokens = min(self._scoring.tokens, _CPU_TOKENS)
             self._scoring = self._scoring.model_copy(update={"tokens": tokens})
-        self._batches = 0
+        self._computed = 0  # tokens since memory was given back
         self._trim = _find_trim()
 
     @property
@@ -85,9 +85,10 @@ class Engine:
         rows = [each for each in work if isinstance(each, AskedRow)]
         texts = [each for each in work if isinstance(each, Text)]
         done = [*zip(rows, self._score(rows), strict=True), *self._write(texts)]
-        self._batches += bool(work)
-        if self._trim is not None and work and self._batches % _TRIM == 0:
+        self._computed += sum(each.tokens for each in work)
+        if self._trim is not None and self._computed >= _TRIM:
             self._trim(0)
+            self._computed = 0
         return done
 
     def _can_pack(self) -> bool:
