@@ -3,6 +3,7 @@
     python benchmarks/serve.py throughput    # 64 clients, 8 tasks; the rival holds 8 LoRA adapters
     python benchmarks/serve.py throughput --model smollm2    # labels scored by likelihood
     python benchmarks/serve.py latency       # one request on an idle service, over a forward pass
+    python benchmarks/serve.py texts --model smollm2    # texts that come while others are written
     python benchmarks/serve.py soak          # 200 clients; a tenth hangs up, is slow, sends rubbish
 
 Both sides of `throughput` are this project's service with the same queue, rows and batches. The
@@ -59,6 +60,8 @@ from peml.tasks.generated import generate
 
 NAMES = ("reviews", "topics", "grammar", "paraphrase", "entailment")
 RANK = 8
+SHORT, LONG = 8, 128
+"""Tokens of texts."""
 
 
 def eight_tasks() -> tuple[Task, ...]:
@@ -265,6 +268,51 @@ def batch_of(model: Predictor, work: Any) -> Any:
     return collate(columns, [work.task_id], torch.arange(1).numpy())
 
 
+def texts(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
+    """A short text on an idle service, and while a long one is written; texts of many lengths."""
+    save(folder / "ours", arguments.model, "lora+prefix")
+    path = "/v1/completions"
+    seconds: dict[str, list[float]] = {"alone": [], "beside": []}
+
+    def sent(tokens: int) -> bytes:
+        return json.dumps({"model": NAMES[0], "prompt": "The", "max_tokens": tokens}).encode()
+
+    async def ask(port: int, tokens: int) -> float:
+        client = Client(port)  # the service closes connections that are idle for seconds
+        began = time.perf_counter()
+        assert await client.ask(request(sent(tokens), path)) == 200
+        client.close()
+        return time.perf_counter() - began
+
+    async def measure(port: int) -> None:
+        for number in range(arguments.rounds + 1):  # the first one warms up
+            alone = await ask(port, SHORT)
+            long = asyncio.create_task(ask(port, LONG))
+            await asyncio.sleep(alone)  # it has begun
+            beside = await ask(port, SHORT)
+            await long
+            if number:
+                seconds["alone"].append(alone)
+                seconds["beside"].append(beside)
+
+    lengths = [LONG, *[SHORT] * 7]  # one of eight is long
+    with served(arguments, folder / "ours", "ours") as (port, process):
+        asyncio.run(measure(port))
+        clock = clock_of(arguments, process)
+        run = load_for(port, arguments.seconds, [sent(n) for n in lengths], 16, path=path)
+        began = clock()
+        latencies, statuses = asyncio.run(run)
+        rate = len(latencies) / (clock() - began)
+    assert set(statuses) == {200}, statuses
+    ratio = ratio_of_medians(seconds["beside"], seconds["alone"])
+    return [
+        Figure(f"{SHORT} tokens on an idle service", statistics.median(seconds["alone"]), "s"),
+        at_most(f"while {LONG} tokens are written, ratio {ratio}", ratio.value, "", 2.0),
+        Figure("16 clients, one of eight texts long: texts/s", rate, "1/s"),
+        Figure("the same: median seconds until an answer", statistics.median(latencies), "s"),
+    ]
+
+
 def soak(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     """Many clients, a tenth of them bad."""
     save(folder / "ours", arguments.model, "lora+prefix")
@@ -296,11 +344,11 @@ def resident(process: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-WHAT = {"throughput": throughput, "latency": latency, "soak": soak}
+WHAT = {"throughput": throughput, "latency": latency, "texts": texts, "soak": soak}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures one of the three."""
+    """Measures one of the four."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = plain_parser(__doc__)
     parser.add_argument("what", choices=[*WHAT, "serve"])
@@ -310,7 +358,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, help="default: 64; soak: 200")
     parser.add_argument("--seconds", type=float, help="of a round; default: 8; soak: 60")
     parser.add_argument("--warm-up", type=float, help="seconds of soak before; default: a sixth")
-    parser.add_argument("--rounds", type=int, default=3, help="of each side of throughput")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of each side of throughput, and of texts"
+    )
     parser.add_argument("--requests", type=int, default=200, help="of latency")
     parser.add_argument("--block", type=int, default=1, help="of latency: requests in turn")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: of the server")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 __all__ = ["Client", "load_for", "request"]
 
 
-def request(body: bytes) -> bytes:
+def request(body: bytes, path: str = "/v1/predict") -> bytes:
     """A request's bytes."""
     head = (
-        "POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer benchmark-benchmark\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer benchmark-benchmark\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -47,10 +47,15 @@ class Client:
 
 
 async def load_for(
-    port: int, seconds: float, bodies: Sequence[bytes], sound: int, bad: int = 0
+    port: int,
+    seconds: float,
+    bodies: Sequence[bytes],
+    sound: int,
+    bad: int = 0,
+    path: str = "/v1/predict",
 ) -> tuple[list[float], Counter[int]]:
     """Latencies of the sound clients' answers, and all statuses."""
-    sent = [request(body) for body in bodies]
+    sent = [request(body, path) for body in bodies]
     end = time.perf_counter() + seconds
     latencies: list[float] = []
     statuses: Counter[int] = Counter()
