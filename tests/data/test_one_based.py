@@ -1,4 +1,4 @@
-"""Class labels counted from 1 whose last class no row has would all be off by one."""
+"""Indices of classes that seem to mean something else: counted from 1, or 1 for a first 'yes'."""
 
 from __future__ import annotations
 
@@ -71,3 +71,24 @@ def test_a_zero_in_one_split_is_enough(tmp_path: Path) -> None:
     task = _task(tmp_path, "jsonl", [1, 2] * 10, NAMES)
     write_jsonl(tmp_path / "jsonl" / "validation.jsonl", [{"sentence": "a", "label": 0}])
     assert len(load_source(task)[0]) == 20
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_indices_of_a_first_yes_and_a_second_no_are_ambiguous(tmp_path: Path, form: str) -> None:
+    with pytest.raises(DataError, match=r"1 is the index of 'No', .* as \[No, Yes\] .*number}"):
+        load_source(_task(tmp_path, form, [1, 0], ["Yes", "No"]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "kinds"),
+    [
+        ([1, 0], ["no", "yes"], {}),
+        ([1, 0], ["yes", "no"], {"label": "number"}),
+        ([1, 0], ["yes", "maybe"], {}),
+    ],
+)
+def test_other_indices_of_yes_and_no_are_taken(
+    tmp_path: Path, labels: list[int], names: list[str], kinds: dict[str, str]
+) -> None:
+    train, _, _ = load_source(_task(tmp_path, "csv", labels, names, **kinds))
+    assert train.column("label") == [names[1], names[0]]

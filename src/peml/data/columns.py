@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from peml.data.kinds import ARROW_TYPES, Parse, kind_of, parse_any, parse_option, parse_text
-from peml.tasks import ClassReading, Task, explain_ambiguity, find_loosely, read_class
+from peml.tasks import ClassReading, Task, explain_ambiguity, find_loosely, is_reversed, read_class
 
 _KEEPING = (parse_any, parse_text, parse_option)
 _LARGEST = 2**53  # up to here a float holds every whole number
@@ -165,6 +165,14 @@ class ClassColumn(Column):
         if self._differing and not named and not indexed:
             value, reading, place = self._differing
             raise ColumnError(explain_ambiguity(self._task, value, reading), place)
+        labels = self._task.labels
+        if indexed and self.holds_indices and is_reversed(labels):
+            raise ColumnError(
+                f"{indexed.value} is ambiguous: 1 is the index of {labels[1]!r}, and may mean "
+                f"{labels[0]!r}; list the labels as [{labels[1]}, {labels[0]}] if it does, or set "
+                f"columns.kinds: {{{self._task.columns.label}: number}} for indices",
+                indexed.place,
+            )
         for met, reading in self._readings.items():
             label = reading.by_name if self._nameless is None else reading.by_index
             if label is not None:  # it never is

@@ -2,7 +2,7 @@
 
 from peml.tasks.bare import with_bare_template
 from peml.tasks.chat import Chat, Shot, Turn
-from peml.tasks.classes import ClassReading, explain_ambiguity, read_class
+from peml.tasks.classes import ClassReading, explain_ambiguity, is_reversed, read_class
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.conditions import conditions
 from peml.tasks.example import Example
@@ -39,6 +39,7 @@ __all__ = [
     "explain_ambiguity",
     "find_loosely",
     "generate",
+    "is_reversed",
     "join_answer",
     "join_suites",
     "list_suites",

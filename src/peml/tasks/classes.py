@@ -1,6 +1,6 @@
 """Reads a class label, which is the label's name or its index."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -53,6 +53,14 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
     if reading.by_name is None and reading.by_index is None:
         raise ValueError(_refusal(task, value))
     return reading
+
+
+def is_reversed(labels: Sequence[str]) -> bool:
+    """Whether two labels mean true and false, in this order, so that 1 may mean the first."""
+    return len(labels) == 2 and all(
+        find_loosely(label, _WORDS[truth]) is not None
+        for label, truth in zip(labels, (True, False), strict=True)
+    )
 
 
 def settle_class(task: Task, value: Any, reading: ClassReading) -> int:
