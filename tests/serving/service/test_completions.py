@@ -12,7 +12,7 @@ import openai
 import pytest
 import torch
 
-from peml.models import OpenBatch
+from peml.models import OpenBatch, can_join
 from peml.serving.predictor import load
 from peml.serving.service.limits import Limits
 from peml.serving.service.work import Text
@@ -200,6 +200,7 @@ def test_a_chat_goes_through_the_template(
 
 def test_a_context_is_held_and_not_read_again(tmp_path: Path) -> None:
     predictor = load(run_of("llama", "lora+context", tmp_path))
+    assert can_join(predictor.base)
     with living(predictor) as live:
         client = client_of(live)
         with pytest.raises(openai.BadRequestError, match="name a task"):

@@ -48,8 +48,8 @@ class Batcher:
 
     The thread gets work of one lane at a time, in the order of arrival, up to a budget of tokens:
     rows, which it scores at once, or texts, which join those that it is writing, token by token.
-    While there is work of both lanes, they take turns. If the last batch had work of several
-    requests, the next one waits a few milliseconds for more.
+    While there is work of both lanes, each gets half of the thread's time. If the last batch had
+    work of several requests, the next one waits a few milliseconds for more.
 
     Args:
         compute: Called on the model thread.
@@ -72,6 +72,7 @@ class Batcher:
         self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
         self._texts: dict[Work, _Waiting] = {}  # that are being written
+        self._spent: dict[str, float] = {}  # seconds by lane, since both have work
         self._changed = asyncio.Event()
         self._crowded = False
         self._closing = False
@@ -130,9 +131,8 @@ class Batcher:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        lane = Text.lane
         while await self._has_work():
-            lane = self._next_lane(lane)
+            lane = self._next_lane()
             batch = self._cut(lane)
             self._crowded = len({id(each.job) for each in batch}) > 1
             asked = {each.work: each for each in batch}
@@ -147,8 +147,9 @@ class Batcher:
                 )
             except Exception as error:  # whatever it is, the next batch is answered
                 done = [(work, error) for work in asked]
-            tokens = sum(each.work.tokens for each in batch)
-            self._on_batch(lane, count, tokens, time.monotonic() - began)
+            spent = time.monotonic() - began
+            self._spent[lane] = self._spent.get(lane, 0.0) + spent
+            self._on_batch(lane, count, sum(each.work.tokens for each in batch), spent)
             for work, result in done:
                 asked.pop(work).deliver(result)
 
@@ -175,12 +176,12 @@ class Batcher:
         since = self._waiting[0].since + self._limits.wait / 1000
         return max(0.0, since - time.monotonic())
 
-    def _next_lane(self, last: str) -> str:
-        """The lane of the oldest work, or the other one if that had the last turn."""
-        lanes = dict.fromkeys(each.work.lane for each in self._waiting)
-        if self._texts:
-            lanes[Text.lane] = None
-        return next((lane for lane in lanes if lane != last), last)
+    def _next_lane(self) -> str:
+        """The lane that has work; of two, the one that had less time since both have."""
+        lanes = [each.work.lane for each in self._waiting] + [Text.lane] * bool(self._texts)
+        if len({*lanes}) == 1:
+            self._spent.clear()
+        return min(lanes, key=lambda lane: self._spent.get(lane, 0.0))
 
     def _cut(self, lane: str) -> list[_Waiting]:
         """Takes the first work of a lane from the queue, as much as a batch holds."""
