@@ -200,3 +200,16 @@ def test_a_long_prompt_keeps_its_end_and_the_answer_whole() -> None:
     assert max(len(sequence.input_ids) for sequence in scored) == 24
     assert scored[0].cut == len(whole) - len(context)
     assert split(scored[1])[0] == context
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wordpiece"}))
+@pytest.mark.parametrize("end", [":", ":\t"])
+def test_an_answer_with_a_space_of_its_own_follows_without_another(kind: str, end: str) -> None:
+    tokenizer = small_tokenizer(kind)
+    answers = [" positive", "\tquite good"]
+    prompt = f"Mood{end}"
+    row = {"start": prompt, "options": answers, "answer": 0}
+    for sequence, answer in zip(
+        encode(family(tokenizer), task(), [row], "score")[0], answers, strict=True
+    ):
+        assert split(sequence) == harness(tokenizer, prompt, answer)

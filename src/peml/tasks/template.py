@@ -29,8 +29,12 @@ _FIELD_VARIABLES = {"option": ("option", "index"), "target": (_OPTIONS, "label",
 
 
 def join_answer(prompt: str, answer: str) -> str:
-    """The answer as it follows its prompt: after a space, unless the prompt ends with one."""
-    return answer if prompt.endswith((" ", "\n")) else f" {answer}"
+    """The answer as it follows its prompt: after a space, unless one of them has white space there.
+
+    Many data sets write the space themselves, at the beginning of the answer.
+    """
+    spaced = prompt[-1:].isspace() or answer[:1].isspace()
+    return answer if spaced else f" {answer}"
 
 
 def _spell_shot(shot: str | Shot) -> str:

@@ -189,6 +189,7 @@ class CausalFamily(TextFamily):
     """Decoder-only models: prompt and target in one sequence."""
 
     name: ClassVar[str] = "causal"
+    version: ClassVar[int] = 2
     auto_class: ClassVar[Any] = AutoModelForCausalLM
     packs: ClassVar[bool] = True
     shards: ClassVar[bool] = True
