@@ -5,17 +5,16 @@ and a resumed run draws the same batches. Only adaptive shares add to the state.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from peml.data.ahead import Ahead
 from peml.data.batch import IGNORED, StepBatches, TaskBatch
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import Indices, draw_rows, draw_seed, rows_per_epoch
@@ -74,6 +73,47 @@ class Collator:
         return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
 
 
+@dataclass
+class _Ahead:
+    """Batches that a thread reads ahead; without a thread, each is read when it is asked for.
+
+    The thread reads ``count`` batches ahead; every ``every``-th of the plan is asked for. ``pin``
+    puts them in page-locked memory.
+    """
+
+    pool: ThreadPoolExecutor | None = None
+    count: int = 0
+    every: int = 1
+    pin: bool = False
+    reading: dict[tuple[int, int], Future[TaskBatch]] = field(default_factory=dict)
+
+    def take(
+        self, epoch: int, number: int, plan: BatchPlan, fetch: Callable[..., TaskBatch]
+    ) -> TaskBatch:
+        """Returns a planned batch, and starts to read the next ones of the epoch.
+
+        It doesn't go beyond the epoch, since the next epoch's order may still change.
+        """
+        if self.pool is None:
+            return fetch(*plan[number])
+        last = number + self.count * self.every
+        for later in range(number, min(last + 1, len(plan)), self.every):
+            if (epoch, later) not in self.reading:
+                job = self.pool.submit(self._read, fetch, *plan[later])
+                self.reading[epoch, later] = job
+        return self.reading.pop((epoch, number)).result()
+
+    def _read(self, fetch: Callable[..., TaskBatch], tasks: Indices, rows: Indices) -> TaskBatch:
+        batch = fetch(tasks, rows).with_facts()
+        return batch.pinned() if self.pin else batch
+
+    def cancel(self) -> None:
+        """Forgets the batches that were read ahead."""
+        for job in self.reading.values():
+            job.cancel()
+        self.reading.clear()
+
+
 class BatchStream:
     """Training batches of all tasks, epoch after epoch.
 
@@ -114,7 +154,7 @@ class BatchStream:
         self._planned: tuple[int, BatchPlan] | None = None
         self._together = batches_per_step if settings.even_steps else 1
         self._begun = {0: 0}  # batches that an epoch's first step has from the epoch before
-        self._ahead = Ahead()
+        self._ahead = _Ahead()
 
     @property
     def epoch(self) -> int:
@@ -231,12 +271,12 @@ class BatchStream:
         turn; `pin` puts them in page-locked memory, for copies to a GPU.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="peml-batches") as pool:
-            self._ahead = Ahead(pool, count, every=every, pin=pin)
+            self._ahead = _Ahead(pool, count, every=every, pin=pin)
             try:
                 yield
             finally:
                 self._ahead.cancel()
-                self._ahead = Ahead()
+                self._ahead = _Ahead()
 
     def fetch(self, tasks: Indices, rows: Indices) -> TaskBatch:
         """Reads and pads a planned batch, without changing the stream's position."""

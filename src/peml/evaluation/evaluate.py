@@ -17,7 +17,7 @@ from peml.errors import ModelError, TrainingError, placed
 from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring.options import score_options
 from peml.evaluation.settings import EvaluationSettings
-from peml.models import Spelling, TaskModel, TextFamily, not_finite
+from peml.models import Spelling, TaskModel, TextFamily
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 
@@ -175,7 +175,7 @@ def predict_split(
     if answers.bad:
         rows = sorted(answers.bad if numbers is None else (numbers[row] for row in answers.bad))
         what = "logits" if task.type.generates else "scores"
-        raise not_finite(what, task.name, rows, base.settings)
+        raise base.not_finite(what, task, rows)
     return Predictions(answers.predicted, answers.scores, tuple(sorted(notes)))
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         identify_model,
         load_backbone,
     )
-    from peml.models.numbers import not_finite
     from peml.models.open_batch import OpenBatch, can_join
     from peml.models.prepacked import prepack
     from peml.models.quantization import (
@@ -76,7 +75,6 @@ __all__ = [
     "load_family",
     "make_room",
     "make_room_for_context",
-    "not_finite",
     "prepack",
     "read_quantization",
     "read_width",

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
 from peml.distributed import ALONE
+from peml.errors import ModelError
 from peml.models.families import Family, ModelOutput
 from peml.models.families.stopping import Limits
 from peml.models.loading import Backbone
-from peml.models.numbers import not_finite_advice
 from peml.models.prompt import InputPrompt, packed_rows
 from peml.models.routing import TaskRouting
 from peml.models.sharding import SharedPasses, is_sharded
 from peml.tasks import Task
+
+_SHOWN = 5
 
 
 class TaskModel(nn.Module):
@@ -55,7 +57,26 @@ class TaskModel(nn.Module):
     @property
     def not_finite_advice(self) -> str:
         """What to do if the model's output is NaN or infinite, for error messages."""
-        return not_finite_advice(self.settings)
+        if self.settings.dtype == "float16":
+            return (
+                "set model.dtype to bfloat16 or float32 in a new run: float16 overflows above "
+                "65504, as many models' activations do"
+            )
+        return (
+            f"model.dtype is {self.settings.dtype}, whose range is wide enough: look for NaN in "
+            "the base model's own weights, and for learning rates that were too high"
+        )
+
+    def not_finite(self, what: str, task: Task, rows: Sequence[int]) -> ModelError:
+        """The error for rows of a task with NaN or infinite ``scores`` or ``logits``."""
+        named = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
+        count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+        return ModelError(
+            f"Task {task.name!r}: the model's {what} are NaN or infinite on {count} (from 0): "
+            f"{named}",
+            allowed="finite numbers",
+            action=self.not_finite_advice,
+        )
 
     def forward(self, batch: TaskBatch) -> ModelOutput:
         """Losses and scores of a batch that may mix tasks."""

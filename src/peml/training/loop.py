@@ -14,9 +14,8 @@ from peml.data.batching import BatchStream
 from peml.distributed import World
 from peml.records import Evaluation, StepRecord
 from peml.training.balancing import Balancing
-from peml.training.divergence import check_weights
 from peml.training.optimizer import set_learning_rates
-from peml.training.readings import Losses, Readings, StepSums
+from peml.training.readings import Losses, Readings, StepSums, check_weights
 from peml.training.settings import TrainingSettings
 
 

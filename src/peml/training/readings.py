@@ -1,4 +1,4 @@
-"""The numbers of training steps, read from the device a few steps at a time.
+"""The numbers of training steps, read from the device a few steps at a time, and checked.
 
 Reading a number makes a GPU finish all the work queued before it, and then wait for more. So each
 step leaves its numbers on the device::
@@ -8,6 +8,7 @@ step leaves its numbers on the device::
     read      x             2-10    at each logged step, and before anything is evaluated or saved
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,18 @@ import torch
 from torch import Tensor
 
 from peml.distributed import ALONE, World
+from peml.errors import TrainingError
 from peml.records import StepRecord
-from peml.training.divergence import check_numbers
 from peml.training.settings import TrainingSettings
 
 Losses = dict[str, list[float]]
 """Sum and count of the example losses per task, since the last logged step."""
 
 _MOST_UNREAD = 10
+_LOWER_RATES = (
+    "lower training.learning_rates (prefix first) in a new run folder; the last checkpoint of this "
+    "run is untouched"
+)
 
 
 class StepSums:
@@ -125,7 +130,7 @@ class Readings:
                 total[1] += count
             means = {name: total / count for name, (total, count) in losses.items()}
             number, limit = step.record.step, self._settings.explode_at
-            check_numbers(number, loss, norm, means, explode_at=limit, advice=self._advice())
+            _check_numbers(number, loss, norm, means, explode_at=limit, advice=self._advice)
             found: dict[str, Any] = {"loss": loss, "gradient_norm": norm}
             if self._is_logged(number):
                 counts = {name: int(count) for name, (_, count) in losses.items()}
@@ -145,3 +150,59 @@ class Readings:
 
     def _is_logged(self, step: int) -> bool:
         return step % self._settings.log_every == 0
+
+
+def _check_numbers(
+    step: int,
+    loss: float,
+    norm: float,
+    losses: Mapping[str, float],
+    *,
+    explode_at: float,
+    advice: Callable[[], str],
+) -> None:
+    """Checks a step's loss and gradient norm.
+
+    ``step`` counts from 1, ``norm`` is that of the gradient before clipping, ``losses`` are the
+    tasks' means for the message; ``advice`` is for a frozen model without finite numbers.
+
+    Raises:
+        TrainingError: Loss or norm is not finite, or the loss exceeds `explode_at`.
+    """
+    if math.isfinite(loss) and math.isfinite(norm) and loss <= explode_at:
+        return
+    by_task = ", ".join(f"{name} {value:.3g}" for name, value in sorted(losses.items()))
+    numbers = f"loss {loss:.4g}, gradient norm {norm:.4g}; losses by task: {by_task}"
+    allowed = f"finite numbers, a loss of at most {explode_at:g} (training.explode_at)"
+    if step > 1:
+        raise TrainingError(
+            f"training diverged at step {step}: {numbers}", allowed=allowed, action=_LOWER_RATES
+        )
+    # No weight has changed yet, so no learning rate can be the cause.
+    if math.isfinite(loss) and math.isfinite(norm):
+        what, action = "starts above training.explode_at", "raise it, or check the targets"
+    elif math.isfinite(loss):
+        what, action = "gives no finite gradient", advice()
+    else:
+        what, action = f"itself gives {loss:.4g}", advice()
+    raise TrainingError(
+        f"training can't start: before the first step the frozen model {what}: {numbers}",
+        allowed=allowed,
+        action=action,
+    )
+
+
+def check_weights(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raises a TrainingError if a weight is NaN or infinite, before it is evaluated or saved."""
+    broken = [
+        group.get("name", "unnamed")
+        for group in optimizer.param_groups
+        if not all(bool(parameter.isfinite().all()) for parameter in group["params"])
+    ]
+    if broken:
+        raise TrainingError(
+            f"training diverged at step {step}: after it, weights of {', '.join(broken)} are NaN "
+            "or infinite",
+            allowed="finite weights",
+            action=_LOWER_RATES,
+        )
