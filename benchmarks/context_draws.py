@@ -32,7 +32,8 @@ RANKS = (4, 8, 16)
 RATES = (1e-3, 2.5e-3)
 SHOTS = (2, 4, 8)
 STEP_SHOTS = (2, 4)
-"""Fewer, since rows that are drawn for a step are those of no other use in it."""
+"""With `draw: step`. A step's batch, the rows drawn for it, and those that evaluations show are
+different train rows, and 16 rows are few."""
 SHOWN = ("once", "masked", "step")
 """The rows that are shown: always the same, these and trained on as well, or others every step."""
 TRAINED = ("none", "values", "keys-values")
