@@ -18,19 +18,20 @@ SOURCE = Path(peml.__file__).parent
 # Everything may import the bottom; nothing else may import upwards or sideways.
 BOTTOM = {
     *("distributed", "errors", "files", "lazy", "locks", "problems", "records"),
-    *("registry", "removed", "settings", "switch", "terminal"),
+    *("other_names", "registry", "removed", "settings", "switch", "terminal"),
 }
 ALLOWED: dict[str, set[str]] = {
     "distributed": {"errors"},
     "errors": set(),
     "lazy": set(),
+    "other_names": set(),
     "removed": set(),
     "settings": set(),
     "switch": set(),
     "terminal": set(),
     "files": {"errors"},
     "locks": {"errors", "files"},
-    "problems": {"errors", "removed"},
+    "problems": {"errors", "other_names", "removed"},
     "records": {"errors", "files", "problems", "removed"},
     "registry": {"errors"},
     "tasks": set(),

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from peml.errors import nearest
+from peml.other_names import OTHER_NAMES
 from peml.removed import why_removed
 
 Location = tuple[int | str, ...]
@@ -81,9 +82,7 @@ def _texts(item: Any, model: type[BaseModel]) -> list[str]:
     if kind == "extra_forbidden" and removed:
         return [f"{removed}; leave it out"]
     if kind == "extra_forbidden":
-        valid = _keys_at(model, item["loc"][:-1])
-        hint = nearest(str(item["loc"][-1]), valid)
-        return ["unknown key." + (hint or f" Valid here: {', '.join(sorted(valid))}.")]
+        return [f"unknown key.{_hint(model, item['loc'])}"]
     if kind in _CHOICES:
         valid = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         if removed := why_removed(item["loc"], given, valid):
@@ -105,6 +104,34 @@ def _spell(location: Location) -> str:
                 f"[{part}]" if text and isinstance(part, int) else f"{'.' if text else ''}{part}"
             )
     return text
+
+
+def _hint(model: type[BaseModel], location: Location) -> str:
+    """What may have been meant by an unknown key: one of another section, or one of this one."""
+    key, valid = str(location[-1]), _keys_at(model, location[:-1])
+    elsewhere = _sections_with(key, model)
+    if "" in elsewhere:
+        return f" Did you mean '{key}' at the top of the file, not in '{_spell(location[:-1])}'?"
+    places = [f"{section}.{key}" for section in elsewhere]
+    other = OTHER_NAMES.get(key, "")
+    name = other.split(".")[-1]
+    if name in valid:
+        places.append(name)
+    elif other.split(".")[0] in model.model_fields:
+        places.append(other)
+    if places:
+        return f" Did you mean {' or '.join(repr(place) for place in places)}?"
+    return nearest(key, valid) or f" Valid here: {', '.join(sorted(valid))}."
+
+
+def _sections_with(key: str, model: type[BaseModel], section: str = "") -> list[str]:
+    """The sections of a model that have a key; the model's own is the empty text."""
+    found = [section] if key in model.model_fields else []
+    for name, field in model.model_fields.items():
+        inner = f"{section}.{name}" if section else name
+        for each in _models_in(field.annotation):
+            found += _sections_with(key, each, inner)
+    return found
 
 
 def _keys_at(model: type[BaseModel], location: Location) -> set[str]:

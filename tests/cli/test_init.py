@@ -50,3 +50,13 @@ def test_a_file_in_a_folders_place_stops_it_before_it_writes(
     assert said.code == 2
     assert f"{file} is there already" in said.error.replace("\n", "")
     assert content(tmp_path) == before
+
+
+def test_the_task_file_is_shown_with_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peml(capsys, "init", tmp_path)
+    said = peml(capsys, "tasks", "show", tmp_path / "tickets.yaml", "--row", 0)
+    assert said.code == 0
+    assert "tickets (version 1)" in said.out
+    assert "Team (billing or technical):" in said.out

@@ -62,6 +62,19 @@ def problems(**sections: Any) -> str:
             "method.loro: unknown key. Did you mean 'lora'?",
         ),
         ({"method": {"name": "lorra"}}, "there is no method 'lorra'. Did you mean 'lora'?"),
+        ({"epochs": 3}, "epochs: unknown key. Did you mean 'training.epochs'?"),
+        (
+            {"model": {"name": "tiny", "seed": 3}},
+            "model.seed: unknown key. Did you mean 'seed' at the top of the file, not in 'model'?",
+        ),
+        (
+            {"training": {"per_device_train_batch_size": 8}},
+            "per_device_train_batch_size: unknown key. Did you mean 'batches.rows'?",
+        ),
+        (
+            {"method": {"name": "lora", "lr": 1e-4}},
+            "method.lr: unknown key. Did you mean 'learning_rate'?",
+        ),
     ],
 )
 def test_unknown_keys_get_the_nearest_valid_name(sections: dict[str, Any], expected: str) -> None:

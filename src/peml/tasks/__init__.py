@@ -11,7 +11,14 @@ from peml.tasks.instructions import split_row
 from peml.tasks.kinds import METRICS, OF_SCORES, Answer, Averaging, Normalisation, TaskType
 from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_loosely, read_boolean, spell_number
-from peml.tasks.suite import Suite, join_suites, list_suites, load_suite, load_task_file
+from peml.tasks.suite import (
+    Suite,
+    join_suites,
+    list_suites,
+    load_definition,
+    load_suite,
+    load_task_file,
+)
 from peml.tasks.task import Shots, Task
 from peml.tasks.template import BETWEEN, SOURCE_ROW, TaskRenderer, join_answer
 
@@ -43,6 +50,7 @@ __all__ = [
     "join_answer",
     "join_suites",
     "list_suites",
+    "load_definition",
     "load_suite",
     "load_task_file",
     "read_boolean",

@@ -84,6 +84,18 @@ def load_suite(name_or_path: str | Path) -> Suite:
     return _read_suite(path, folder=path.resolve().parent)
 
 
+def load_definition(name_or_path: str | Path) -> Suite | Task:
+    """A suite by name, or what a YAML file defines: a suite (it lists ``tasks``), or one task.
+
+    Raises:
+        TaskError: There is no such suite or file, or the definition has problems; all are listed.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") and "tasks" not in read_yaml(path):
+        return load_task_file(path)
+    return load_suite(name_or_path)
+
+
 def join_suites(suites: Sequence[Suite]) -> tuple[Task, ...]:
     """The tasks of several suites, to be trained and reported together.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -14,8 +13,7 @@ from peml.data.sources import TaskData
 from peml.errors import PemlError, TaskError
 from peml.evaluation import refuse_unscorable
 from peml.models import Family
-from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_suite, load_task_file
-from peml.tasks.yaml_file import read_yaml
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_definition
 from peml.terminal import Column, print_table, print_warnings
 
 _COLUMNS = (
@@ -113,9 +111,8 @@ def _bears(leaks: Sequence[Leak], most: float, console: Console) -> bool:
 
 
 def _read_tasks(file: str) -> tuple[Task, ...]:
-    if Path(file).suffix not in (".yaml", ".yml") or "tasks" in read_yaml(Path(file)):
-        return load_suite(file).tasks
-    return (load_task_file(file),)
+    found = load_definition(file)
+    return (found,) if isinstance(found, Task) else found.tasks
 
 
 def _raise_problems(file: str, problems: list[PemlError], tasks: int) -> None:

@@ -60,7 +60,7 @@ def list_tasks(
 
 @tasks_app.command("show")
 def show_task(
-    name: Annotated[str, typer.Argument(help="A suite, a task, or SUITE/TASK.")],
+    name: Annotated[str, typer.Argument(help="A suite, a task, SUITE/TASK or a YAML file.")],
     suite: Annotated[
         str | None, typer.Option(help="Suite (name or YAML file) to look for the task in.")
     ] = None,

@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.table import Table
 
 from peml.errors import TaskError, nearest
-from peml.tasks import Suite, Task, list_suites, load_suite
+from peml.tasks import Suite, Task, list_suites, load_definition, load_suite
 from peml.terminal import Column, print_table
 
 
 def find(name: str, suite: str | None) -> Suite | Task:
-    """A suite by its name or file, or a task of ``suite``, of SUITE/TASK, or of any suite."""
+    """A suite or a task by name or file, or a task of ``suite``, of SUITE/TASK, or of any suite."""
     if suite is not None:
         return load_suite(suite).task(name)
     if name in list_suites() or name.endswith((".yaml", ".yml")):
-        return load_suite(name)
+        return load_definition(name)
     owner, slash, task_name = name.rpartition("/")
     if slash:
         return load_suite(owner).task(task_name)

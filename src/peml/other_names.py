@@ -1,0 +1,30 @@
+"""Names that other tools give to settings of a run."""
+
+OTHER_NAMES = {
+    "attn_implementation": "model.attention",
+    "batch_size": "batches.rows",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "gradient_accumulation_steps": "training.accumulation",
+    "learning_rate": "method.learning_rate",
+    "load_in_4bit": "model.quantization",
+    "load_in_8bit": "model.quantization",
+    "lora_alpha": "method.alpha",
+    "lora_dropout": "method.dropout",
+    "lora_r": "method.r",
+    "lr": "method.learning_rate",
+    "lr_scheduler_type": "training.schedule",
+    "max_grad_norm": "training.clip",
+    "max_seq_length": "model.max_length",
+    "model_name_or_path": "model.name",
+    "num_epochs": "training.epochs",
+    "num_train_epochs": "training.epochs",
+    "output_dir": "output",
+    "per_device_train_batch_size": "batches.rows",
+    "pretrained": "model.name",
+    "rank": "method.r",
+    "save_steps": "training.checkpoint_every",
+    "torch_dtype": "model.dtype",
+    "warmup_ratio": "training.warmup",
+}
+"""Keys of Transformers, PEFT and lm-evaluation-harness: the setting with the same purpose."""
