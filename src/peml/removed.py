@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LAST_COMMIT = "34dc9a7"
-"""The last commit that could run what is listed here."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Removed:
@@ -14,10 +11,11 @@ class _Removed:
 
     Attributes:
         place: The end of its path in a config, from its section on.
-        reason: Why it was removed, as the end of a sentence; measured: docs/results/search.md.
+        reason: Why it was removed, as the end of a sentence (search: docs/results/search.md).
         values: The removed values; empty if all were.
         idle: The value at which it had no effect, which configs of old runs contain.
         beside: A value that the option still has, if another option ends in the same path.
+        commit: The last commit that had it.
     """
 
     place: str
@@ -25,9 +23,12 @@ class _Removed:
     values: tuple[Any, ...] = ()
     idle: Any = None
     beside: str = ""
+    commit: str = "34dc9a7"
 
 
 _OFF = {"start": 0.0, "end": 0.0}
+_ADAPTIVE = {"rate": 1.0, "bound": 4.0, "rows": 64}
+_UNMEASURED = "no run showed what adaptive shares do to scores"
 _REMOVED = (
     _Removed("search.skip_dropout", "scores are those without it (64.1, 64.3)", idle=0.0),
     _Removed("search.freeze_after", "no search ever froze early"),
@@ -48,6 +49,8 @@ _REMOVED = (
     _Removed("search.discretise", "scores are those of argmax (65.0, 64.3)", ("pruning",)),
     _Removed("search.order", "it is 4 to 7 points worse than parallel", ("prefix-first",)),
     _Removed("search.order", "it is 6 to 7 points worse than parallel", ("lora-first",)),
+    _Removed("mixing.strategy", _UNMEASURED, ("adaptive",), commit="7be0e7a"),
+    _Removed("mixing.adaptive", _UNMEASURED, idle=_ADAPTIVE, commit="7be0e7a"),
 )
 
 
@@ -62,7 +65,7 @@ def why_removed(path: Sequence[Any], value: Any, allowed: Sequence[str] = ()) ->
             continue
         if not one.values or value in one.values:
             what = f"{value!r} was taken out" if one.values else "taken out"
-            return f"{what}, since {one.reason}; the last commit that had it is {LAST_COMMIT}"
+            return f"{what}, since {one.reason}; the last commit that had it is {one.commit}"
     return None
 
 

@@ -9,7 +9,6 @@ import matplotlib.image
 import pytest
 
 from peml.prefix import Genotype, PrefixShape
-from peml.removed import LAST_COMMIT
 from peml.testing import save_tiny_model
 from tests.cli.commands import peml
 from tests.examples.runs import write_example_run
@@ -95,19 +94,6 @@ def test_check_refuses_or_adapts(tmp_path: Path, made: Path, capsys: Capture) ->
     assert "adapted: layers: 4 -> 2" in said.out
     assert peml(capsys, "genotype", "check", out, "--model", model).code == 0
     assert Genotype.load(out).found_by["adapted"]
-
-
-def test_a_genotype_of_before_that_is_a_prompts_is_refused_with_the_reason(
-    made: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    old = json.loads(made.read_text())
-    path = tmp_path / "old.json"
-    for placement, code in (("attention", 0), ("input", 2)):
-        path.write_text(json.dumps(old | {"shape": old["shape"] | {"placement": placement}}))
-        said = peml(capsys, "genotype", "check", path)
-        assert said.code == code, said
-    assert "shape: placement: taken out, since a searched prompt is 9 points worse" in said.error
-    assert LAST_COMMIT in said.error
 
 
 def test_options_that_need_others_say_so(made: Path, capsys: Capture) -> None:

@@ -13,7 +13,7 @@ from peml.comparison import parse_comparison
 from peml.config import dump_shared, load_config, parse_config
 from peml.errors import ConfigError
 from peml.methods import parse_method
-from peml.removed import LAST_COMMIT, without_removed
+from peml.removed import without_removed
 from peml.run import RunFolder
 from tests.tuning.studies import MADE_UP, made_up
 
@@ -79,7 +79,7 @@ def test_what_was_taken_out_is_refused_with_the_reason_and_the_commit(path: str)
     for message in told:
         assert path in message
         assert "taken out, since " in message
-        assert LAST_COMMIT in message
+        assert "the last commit that had it is 34dc9a7" in message
         assert "Did you mean" not in message
     assert f"method.{path}" in told[0]
     assert f"methods.mine.{path}" in told[2]
@@ -125,6 +125,26 @@ def test_the_folder_of_an_old_run_opens_unless_it_used_what_was_taken_out(
         file.write_text(yaml.safe_dump(used))
         assert f"method.{path}" in refusal(folder.config)
         file.write_text(yaml.safe_dump(old))
+
+
+def test_adaptive_shares_are_refused_unless_an_old_run_only_lists_their_defaults(
+    tmp_path: Path,
+) -> None:
+    for mixing in ({"strategy": "adaptive"}, {"adaptive": {"rate": 2.0}}):
+        message = refusal(parse_config, RUN | {"batches": {"mixing": mixing}})
+        assert f"batches.mixing.{next(iter(mixing))}" in message
+        assert "taken out, since no run showed what adaptive shares do to scores" in message
+        assert "the last commit that had it is 7be0e7a" in message
+    folder = RunFolder(tmp_path)
+    folder.create(parse_config(RUN))
+    file = tmp_path / "config.yaml"
+    old = yaml.safe_load(file.read_text())
+    old["batches"]["mixing"]["adaptive"] = {"rate": 1.0, "bound": 4.0, "rows": 64}
+    file.write_text(yaml.safe_dump(old))
+    assert folder.config() == parse_config(RUN)
+    old["batches"]["mixing"]["strategy"] = "adaptive"
+    file.write_text(yaml.safe_dump(old))
+    assert "batches.mixing.strategy" in refusal(folder.config)
 
 
 def test_the_command_line_says_it_without_a_traceback(

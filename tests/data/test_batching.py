@@ -184,13 +184,11 @@ def test_order_is_restored_in_mid_epoch_and_across_epochs(
         assert first.state_dict() == resumed.state_dict()
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_the_batches_of_an_even_step_are_of_similar_length(adaptive: bool) -> None:
+def test_the_batches_of_an_even_step_are_of_similar_length() -> None:
     """In every epoch, wherever its first step begins, and after a resume."""
-    mixing = {"strategy": "adaptive"} if adaptive else {}
 
     def made(*, even: bool) -> BatchStream:
-        return stream([203, 90], step=2, pool=60, mixing=mixing, even_steps=even)
+        return stream([203, 90], step=2, pool=60, even_steps=even)
 
     waits, rows = {}, {}
     for even in (False, True):
@@ -205,7 +203,7 @@ def test_the_batches_of_an_even_step_are_of_similar_length(adaptive: bool) -> No
         resumed.load_state_dict(whole.state_dict())
         assert_equal_batches(resumed.next(), whole.next())
     assert waits[True] <= 0.1 * waits[False]
-    assert adaptive or all(max(counted.values()) == 1 for counted in rows.values())
+    assert all(max(counted.values()) == 1 for counted in rows.values())
 
 
 def assert_equal_batches(left: TaskBatch, right: TaskBatch) -> None:

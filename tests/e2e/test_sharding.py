@@ -33,11 +33,7 @@ pytestmark = [
 _RUNS: dict[str, tuple[str, Row, Row]] = {
     "peml": ("llama", METHODS["peml"], {"model": {"gradient_checkpointing": True}}),
     "mtl-lora": ("gemma", {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01}, {}),
-    "lora": (
-        "bert",
-        METHODS["lora"],
-        {"batches": {"mixing": {"strategy": "adaptive"}}, "training": {"precision": "bf16"}},
-    ),
+    "lora": ("bert", METHODS["lora"], {"training": {"precision": "bf16"}}),
 }
 """Name: tiny model, method and further sections of its config; gemma's output layer is tied."""
 _MODELS: dict[str, Row] = {

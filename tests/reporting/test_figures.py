@@ -84,18 +84,14 @@ def test_weights_that_moved_are_drawn_a_line_a_task(plain: Path, tmp_path: Path)
             line["task_weights"] = {
                 name: 1 + n + line["step"] / 100 for n, name in enumerate(names)
             }
-    lines += [
-        {"kind": "mixing", "step": step, "factors": dict.fromkeys(names, 2.0)} for step in (0, 150)
-    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = load_run(folder)
     assert list(draw_figures(run)) == ["scores", "validation", "loss", "mixture", "balancing"]
-    weights, factors = draw_balancing(run).axes
+    (weights,) = draw_balancing(run).axes
     assert [line.get_label() for line in weights.lines[:-1]] == names
     second = weights.lines[1]
     assert np.asarray(second.get_xdata())[:2].tolist() == [10, 20]
     assert np.asarray(second.get_ydata())[:2].tolist() == pytest.approx([2.1, 2.2])
-    assert np.asarray(factors.lines[0].get_xydata()).tolist() == [[0, 2], [150, 2]]
     assert 'id="fig-balancing"' in render_html(run)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from peml.errors import RunError
-from peml.removed import LAST_COMMIT
 from peml.reporting import load_run, write_report
 from peml.reporting.run.report import render_html, render_markdown
 from tests.reporting.pages import (
@@ -25,22 +24,6 @@ from tests.reporting.pages import (
 )
 
 Edit = Callable[[Path, Callable[[Any], None]], None]
-
-
-def test_an_old_run_whose_prefix_was_a_searched_prompt_is_refused_with_the_reason(
-    searched: Path, edit: Edit
-) -> None:
-    def make_prompt(genotype: Any) -> None:
-        genotype.setdefault("shape", {})["placement"] = "input"
-
-    edit(searched / "genotype.json", make_prompt)
-    with pytest.raises(RunError) as caught:
-        load_run(searched)
-    said = str(caught.value)
-    assert "genotype.json" in said
-    assert "placement: taken out, since a searched prompt is 9 points worse" in said
-    assert f"Next: read it with commit {LAST_COMMIT}, or start again without the option" in said
-    assert "restore" not in said
 
 
 def test_writes_both_files_and_nothing_else(plain: Path) -> None:

@@ -18,10 +18,10 @@ from tests.e2e.toy import METHODS, toy_config
 
 pytestmark = pytest.mark.e2e
 
-# With what else depends on rows: gradients by task, shares that follow losses, weights of losses.
+# With what else depends on rows: gradients by task, weights of losses.
 _OPTIONS = {
     "peml": ["training.accumulation=2", "training.balancing.strategy=pcgrad"],
-    "lora": ["batches.mixing.strategy=adaptive", "training.balancing.strategy=uncertainty"],
+    "lora": ["training.balancing.strategy=uncertainty"],
     "mtl-lora": ["model.gradient_checkpointing=true"],
 }
 

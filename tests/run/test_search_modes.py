@@ -97,14 +97,11 @@ def test_a_schedule_spans_the_phases_its_group_trains_in(toys: Path, tmp_path: P
     assert rates["prefix"][steps["search"] - 1] < 0.4 * max(rates["prefix"])
 
 
-def test_orders_agree_with_projected_gradients_and_adaptive_shares(
-    toys: Path, tmp_path: Path
-) -> None:
-    """Groups that rest have no gradient to project; shares follow a supernet not yet searched."""
+def test_orders_agree_with_projected_gradients(toys: Path, tmp_path: Path) -> None:
+    """Groups that rest have no gradient to project."""
     method = METHODS["peml"] | {"search": {"optimise": "bilevel", "order": "search-first"}}
     training = {"epochs": 2, "balancing": {"strategy": "pcgrad"}}
-    mixing = {"rows": 8, "mixing": {"strategy": "adaptive"}}
-    config = load_config(toy_config(toys, method=method, training=training, batches=mixing))
+    config = load_config(toy_config(toys, method=method, training=training))
     run = fit(config, tmp_path / "run")
     assert list(run.results.cost.steps) == ["search", "train"]
     assert len(_log(run.folder, "discretise")) == 1

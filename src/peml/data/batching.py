@@ -1,7 +1,7 @@
 """Batches by token budget, rows of similar length together.
 
 An epoch's batches depend only on the seed and the epoch, so the state of a stream is two integers,
-and a resumed run draws the same batches. Only adaptive shares add to the state.
+and a resumed run draws the same batches.
 """
 
 import math
@@ -90,10 +90,7 @@ class _Ahead:
     def take(
         self, epoch: int, number: int, plan: BatchPlan, fetch: Callable[..., TaskBatch]
     ) -> TaskBatch:
-        """Returns a planned batch, and starts to read the next ones of the epoch.
-
-        It doesn't go beyond the epoch, since the next epoch's order may still change.
-        """
+        """Returns a planned batch, and starts to read the next ones of the epoch."""
         if self.pool is None:
             return fetch(*plan[number])
         last = number + self.count * self.every
@@ -117,8 +114,8 @@ class _Ahead:
 class BatchStream:
     """Training batches of all tasks, epoch after epoch.
 
-    The state is ``{"epoch": int, "batch": int}``, and ``adaptive`` if shares follow the development
-    losses. A stream that loads it continues with the next batch.
+    The state is ``{"epoch": int, "batch": int}``. A stream that loads it continues with the next
+    batch.
 
     `splits` are the encoded train splits in the order of the task ids, `weights` the factors of the
     tasks' shares (default: 1). `epochs` is the length of the run, for annealed mixing;
@@ -140,8 +137,7 @@ class BatchStream:
         self.settings = settings
         self.collate = collate
         self.seed = seed
-        self._weights = weights or [1.0] * len(self.splits)
-        self.adaptive = settings.mixing.adaptive_shares(len(self.splits))
+        self._weights = weights
         self._last_epoch = math.ceil(epochs) - 1
         sizes = [len(split) for split in splits]
         self._offsets = np.cumsum([0, *sizes[:-1]])
@@ -163,14 +159,10 @@ class BatchStream:
 
     def counts(self, epoch: int) -> list[int]:
         """Rows that an epoch draws from each task."""
-        weights = self._weights
-        if self.adaptive is not None:
-            factors = self.adaptive.factors(epoch)
-            weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         return rows_per_epoch(
             [len(split) for split in self.splits],
             self.settings.mixing,
-            weights=weights,
+            weights=self._weights,
             progress=min(1.0, epoch / max(1, self._last_epoch)),
         )
 
@@ -256,9 +248,6 @@ class BatchStream:
         """The plan of the epoch that the next batch belongs to."""
         if self._batch >= len(self.plan(self._epoch)):
             self._epoch, self._batch = self._epoch + 1, 0
-            if self.adaptive is not None:
-                self.adaptive.begin_epoch()
-                self._planned = None
         return self.plan(self._epoch)
 
     @contextmanager
@@ -288,17 +277,12 @@ class BatchStream:
                 columns.setdefault(name, []).extend(values)
         return self.collate(columns, tasks[order].tolist(), rows[order])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         """The position of the stream."""
-        adaptive = {} if self.adaptive is None else {"adaptive": self.adaptive.state_dict()}
-        return {"epoch": self._epoch, "batch": self._batch, **adaptive}
+        return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the position of a stream of the same data."""
-        if self.adaptive is not None:
-            self.adaptive.load_state_dict(state["adaptive"])
-            self._planned = None
-            self._begun = {0: 0}
         self._ahead.cancel()
         epoch, batch = state["epoch"], state["batch"]
         if batch > len(self.plan(epoch)):

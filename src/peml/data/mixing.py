@@ -1,8 +1,7 @@
 """The number of rows that an epoch draws from each task, and which rows.
 
 Sources: T5 (proportional and capped mixing), seqio (temperature mixing with a cap before the
-power), Stickland and Murray (arXiv 1902.02671, annealed mixing); see `AdaptiveShares` for adaptive
-mixing.
+power), Stickland and Murray (arXiv 1902.02671, annealed mixing).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from peml.data.adaptive import AdaptiveSettings, AdaptiveShares
 from peml.data.rows import index_type
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
@@ -22,13 +20,12 @@ Indices = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 class MixingSettings(Settings):
     """The shares of the tasks in an epoch."""
 
-    strategy: Literal[
-        "proportional", "square-root", "temperature", "annealed", "uniform", "adaptive"
-    ] = "proportional"
+    strategy: Literal["proportional", "square-root", "temperature", "annealed", "uniform"] = (
+        "proportional"
+    )
     """The share of a task in an epoch is proportional to min(rows, cap)^power. proportional: power
     1, every row once per epoch; square-root: 1/2; temperature: 1 / temperature; annealed: from 1 in
-    the first epoch to final_power in the last; uniform: 0, equal shares; adaptive: starts as
-    temperature, then tasks that improved least since the start get more rows."""
+    the first epoch to final_power in the last; uniform: 0, equal shares."""
     temperature: float = Field(2.0, ge=1)
     """Larger values make the shares more equal; 1 is proportional."""
     final_power: float = Field(0.2, description="annealed: power in the last epoch.", ge=0, le=1)
@@ -36,12 +33,6 @@ class MixingSettings(Settings):
     """Maximum rows that a task counts for, applied before the power."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Task name: factor of its share; 1 for tasks not named."""
-    adaptive: AdaptiveSettings = Field(default_factory=lambda: AdaptiveSettings())
-    """How fast and how far adaptive shares change."""
-
-    def adaptive_shares(self, tasks: int) -> AdaptiveShares | None:
-        """The adaptive shares, or None if shares don't depend on losses."""
-        return AdaptiveShares(self.adaptive, tasks) if self.strategy == "adaptive" else None
 
     def power(self, progress: float) -> float:
         """The power of the row counts that shares are proportional to.
@@ -54,7 +45,6 @@ class MixingSettings(Settings):
             "temperature": 1 / self.temperature,
             "annealed": 1 - (1 - self.final_power) * progress,
             "uniform": 0.0,
-            "adaptive": 1 / self.temperature,
         }
         return powers[self.strategy]
 

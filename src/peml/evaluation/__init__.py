@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from peml.evaluation.evaluate import (
         GoldSplit,
         Predictions,
-        mean_losses,
         predict_split,
         read_gold,
         score_split,
@@ -45,7 +44,6 @@ __all__ = [
     "first_mismatch",
     "gather_groups",
     "majority_prediction",
-    "mean_losses",
     "mean_weights",
     "predict_split",
     "predictions_path",

@@ -5,7 +5,6 @@ from peml.records.metrics import (
     Discretisation,
     Evaluation,
     FreeWeights,
-    Mixing,
     Scores,
     StepRecord,
 )
@@ -56,7 +55,6 @@ __all__ = [
     "LeakageEntry",
     "MajorityOf",
     "Means",
-    "Mixing",
     "Plan",
     "PlannedContext",
     "PlannedTask",

@@ -50,17 +50,6 @@ class Evaluation(Record):
     is_best: bool = Field(False, exclude=True)  # so far in its phase; not logged
 
 
-class Mixing(Record):
-    """The values that adaptive shares follow, and each task's number of rows in the next epoch."""
-
-    kind: Literal["mixing"] = "mixing"
-    step: int
-    epoch: int = 0
-    losses: dict[str, Score] = {}
-    factors: dict[str, float]
-    rows: dict[str, int] = {}
-
-
 class Decisions(Record):
     """The weights of all decisions after a step."""
 

@@ -15,7 +15,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from peml.errors import RunError
 from peml.files import write_json
 from peml.problems import describe_problems, list_problems, shown
-from peml.removed import LAST_COMMIT
 
 DAMAGED = "restore the file from a copy, or start again in a new folder"
 
@@ -56,16 +55,10 @@ class Record(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            problems = describe_problems(error, cls)
-            removed = any(LAST_COMMIT in problem for problem in problems)
             raise RunError(
-                list_problems(str(where), problems),
-                allowed="a file without options that were taken out"
-                if removed
-                else f"the file as `{_MADE_BY[cls.THING]}` wrote it",
-                action=f"read it with commit {LAST_COMMIT}, or start again without the option"
-                if removed
-                else DAMAGED,
+                list_problems(str(where), describe_problems(error, cls)),
+                allowed=f"the file as `{_MADE_BY[cls.THING]}` wrote it",
+                action=DAMAGED,
             ) from None
 
 

@@ -9,14 +9,12 @@ from pydantic import (
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
     model_validator,
 )
 
 from peml.records.plan import Precision
 from peml.records.record import FileRecord, Record, Score
-from peml.removed import why_removed
 
 _OFF = "_off"
 MajorityOf = Literal["train", "reported"]
@@ -245,14 +243,3 @@ class GenotypeRecord(FileRecord):
     width: int = Field(description="Hidden size of the network.", ge=1)
     shape: Any = None
     found_by: Any = None
-
-    @field_validator("shape", mode="before")
-    @classmethod
-    def _in_front_of_attention(cls, shape: Any) -> Any:
-        """Older files have a placement; only attention is still supported."""
-        if not isinstance(shape, dict) or "placement" not in shape:
-            return shape
-        if shape["placement"] != "attention":
-            reason = why_removed(("prefix", "placement"), shape["placement"])
-            raise ValueError(f"placement: {reason}")
-        return {key: value for key, value in shape.items() if key != "placement"}

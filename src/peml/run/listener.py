@@ -19,7 +19,6 @@ from peml.records import (
     Discretisation,
     Evaluation,
     FreeWeights,
-    Mixing,
     Record,
     Scores,
     StepRecord,
@@ -151,7 +150,6 @@ class RunListener:
     save: Callable[[str], None]  # writes a checkpoint of a phase
     keep_best: Callable[[Evaluation], None]  # keeps the weights of the best evaluation so far
     stops: OnEvaluation  # whether to end the run after an evaluation
-    reweigh: Callable[[], None]  # adapts the tasks' shares to the evaluated model
     last: Evaluation | None = None
     stopped: Evaluation | None = None
 
@@ -173,7 +171,7 @@ class RunListener:
                 self.board.add_scalars(f"decisions/{name}", options, record.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """Logs the development metrics, keeps the weights if they are best, adapts the shares."""
+        """Logs the development metrics, and keeps the weights if they are best."""
         self.last = evaluation
         if evaluation.is_best:
             self.keep_best(evaluation)
@@ -184,7 +182,6 @@ class RunListener:
             f"{evaluation.phase:>6} step {evaluation.step}: "
             f"development mean {evaluation.mean:.4f}{mark}"
         )
-        self.reweigh()
         if self.stops(evaluation):
             self.stopped = evaluation
 
@@ -223,11 +220,6 @@ class RunListener:
             f"discretise step {step}: cells {', '.join(genotype.cells)}{named}; "
             f"development mean {before:.4f} -> {after:.4f}"
         )
-
-    def on_mixing(self, mixing: Mixing) -> None:
-        """Logs the values that the shares of the next epoch follow."""
-        self.log.write(mixing)
-        self._plot("share_factor", mixing.factors, mixing.step)
 
     def on_checkpoint(self, phase: str) -> None:
         """Saves a checkpoint.

@@ -19,7 +19,6 @@ from peml.data import (
     refuse_shown,
     select_tasks,
 )
-from peml.data.adaptive import watched_rows
 from peml.data.encoding import EncodedSplit
 from peml.data.extra_kinds import with_kinds
 from peml.data.mixing import task_weights
@@ -75,8 +74,7 @@ class Prepared:
 
     The config has its precision decided. Splits are in the order of the tasks' ids. Tasks that are
     only evaluated have no `development` split, which choices are made on. `held_out` are rows taken
-    out of it if the method's search chooses on rows of its own. `watched` are development rows,
-    encoded as in training, whose losses adaptive shares follow. `majority` has the best constant
+    out of it if the method's search chooses on rows of its own. `majority` has the best constant
     guess of each task, from its train rows or, if it has none, from its reported rows. `leakage`
     counts evaluation rows found in train splits, `dropped` the train rows dropped for that by task.
     """
@@ -89,7 +87,6 @@ class Prepared:
     train: list[EncodedSplit]
     development: list[GoldSplit]
     held_out: list[EncodedSplit]
-    watched: list[EncodedSplit]
     reported: list[GoldSplit]
     majority: list[Any]
     stream: BatchStream
@@ -208,15 +205,11 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     development, held_out = encoder.divided(loaded.data, method.held_out_share(), _SPLIT_SEED)
     names = [item.task.name for item in loaded.data]
     stream = _build_stream(config, family, train, names)
-    watched = []
-    if stream.adaptive is not None:
-        most = stream.adaptive.settings.rows
-        watched = [encoder.encode(item, watched_rows(item, most), "train") for item in loaded.data]
     reported = encoder.golds(loaded.data, [item.reported for item in loaded.data])
     learns = method.trains or not isinstance(family, TextFamily)  # others have heads
     warn_unreachable(loaded.data, reported, family, config.evaluation, learns=learns)
     scored = [split.encoded for split in (*development, *reported)]
-    encoded = (split.lengths for split in (*train, *held_out, *watched, *scored))
+    encoded = (split.lengths for split in (*train, *held_out, *scored))
     settle(family, (int(lengths.max()) for lengths in encoded if len(lengths)))
     return Prepared(
         config=config,
@@ -227,7 +220,6 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
         train=train,
         development=development,
         held_out=held_out,
-        watched=watched,
         reported=reported,
         majority=[_majority(item, family.spelling) for item in loaded.data],
         stream=stream,

@@ -12,14 +12,14 @@ from tensorboardX import SummaryWriter
 from peml.data.solved import SolvedRows
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
-from peml.evaluation import mean_losses, score_split
+from peml.evaluation import score_split
 from peml.injection import enable_packing
 from peml.methods import AttachContext, AttachedModel, check_count, read_shape
 from peml.models import Backbone, CompiledBlocks, TaskModel, load_backbone
 from peml.models.padding import refuse_left_padding
 from peml.models.sharding import whole_weights_refused
 from peml.prefix import Genotype
-from peml.records import Evaluation, Mixing
+from peml.records import Evaluation
 from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
@@ -214,35 +214,9 @@ class TrainingSession:
             save=lambda phase: self._save(phase, log),
             keep_best=self._keep_best,
             stops=lambda evaluation: self.world.from_first(lambda: self.on_evaluation(evaluation)),
-            reweigh=self._reweigh,
-        )
-
-    def _reweigh(self) -> None:
-        """Adapts the shares of coming epochs to the development losses."""
-        stream = self.prepared.stream
-        if stream.adaptive is None:
-            return
-        self._mix_without_noise()
-        tokens = self.prepared.config.evaluation.tokens
-        with self.accelerator.autocast():
-            losses = mean_losses(self.model, self.prepared.watched, tokens)
-        stream.adaptive.adapt(losses)
-        epoch = stream.state_dict()["epoch"] + 1
-        names = [task.name for task in self.prepared.tasks]
-        self.listener.on_mixing(
-            Mixing(
-                step=self._progress.step,
-                epoch=epoch,
-                losses=dict(zip(names, losses, strict=True)),
-                factors=dict(zip(names, stream.adaptive.factors(epoch), strict=True)),
-                rows=dict(zip(names, stream.counts(epoch), strict=True)),
-            )
         )
 
     def _loop(self) -> TrainingLoop:
-        adaptive = self.prepared.stream.adaptive
-        if adaptive is not None and not adaptive.started:
-            self._reweigh()
         loop = TrainingLoop(
             self.model,
             self.optimizer,
@@ -322,14 +296,10 @@ class TrainingSession:
         self._progress.best, self._progress.evaluations_since_best = None, 0
         self._save("train", log)
 
-    def _mix_without_noise(self) -> None:
-        """Called before the supernet is evaluated."""
-        if self.model.search is not None:
-            self.model.search.before_evaluation(max(0, self._progress.step - 1))
-
     def _evaluate(self) -> dict[str, float]:
         """The headline metric of every task on its development split."""
-        self._mix_without_noise()
+        if self.model.search is not None:
+            self.model.search.before_evaluation(max(0, self._progress.step - 1))
         values = {}
         for split in self.prepared.development:
             with self.accelerator.autocast():

@@ -1,9 +1,7 @@
-"""The figures of each task's part in training: rows, loss weights, shares."""
+"""The figures of each task's part in training: its rows and the weight of its loss."""
 
 import math
-from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from peml.reporting.run.results import History, RunRecord
@@ -12,12 +10,9 @@ from peml.reporting.style import (
     clean_axes,
     color,
     new_axes,
-    new_figure,
     note,
     style_context,
 )
-
-_Panel = tuple[str, Sequence[tuple[int, dict[str, float]]]]
 
 _LINES = ("-", "--", ":", "-.")
 
@@ -52,40 +47,20 @@ def draw_mixture(run: RunRecord) -> Figure:
 
 
 def has_balancing(history: History) -> bool:
-    """Whether loss weights or shares changed."""
-    return bool(_panels(history))
+    """Whether the weights of the tasks' losses changed."""
+    return any(record.task_weights for record in history.steps)
 
 
 @style_context()
 def draw_balancing(run: RunRecord) -> Figure:
-    """One line per task over the steps: the weight of its loss, the factor of its share."""
-    panels = _panels(run.history)
+    """The weight of each task's loss over the steps, one line per task."""
     names = [task.name for task in run.plan.tasks]
-    figure = new_figure(2.3 * len(panels) + 0.2 * (len(names) // 4 + 1))
-    grid = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
-    for axes, panel in zip(grid, panels, strict=True):
-        _draw_panel(axes, panel, names)
-    grid[-1].set_xlabel("step")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
-    return figure
-
-
-def _panels(history: History) -> list[_Panel]:
-    weights = [(record.step, record.task_weights) for record in history.steps]
-    weights = [(step, values) for step, values in weights if values]
-    factors = [(record.step, record.factors) for record in history.mixing]
-    panels: list[_Panel] = [("weight of the loss", weights), ("factor of the share", factors)]
-    return [panel for panel in panels if panel[1]]
-
-
-def _draw_panel(axes: Axes, panel: _Panel, names: Sequence[str]) -> None:
-    label, values = panel
-    steps = [step for step, _ in values]
+    records = [record for record in run.history.steps if record.task_weights]
+    figure, axes = new_axes(2.3 + 0.2 * (len(names) // 4 + 1))
     for place, name in enumerate(names):
         axes.plot(
-            steps,
-            [weights.get(name, math.nan) for _, weights in values],
+            [record.step for record in records],
+            [record.task_weights.get(name, math.nan) for record in records],
             color=color(SERIES[place % len(SERIES)]),
             linestyle=_LINES[place // len(SERIES) % len(_LINES)],
             label=name,
@@ -93,5 +68,8 @@ def _draw_panel(axes: Axes, panel: _Panel, names: Sequence[str]) -> None:
     axes.axhline(1, color=color("line"), zorder=0)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.set_ylabel(label)
+    axes.set_xlabel("step")
+    axes.set_ylabel("weight of the loss")
     clean_axes(axes, grid="y")
+    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    return figure

@@ -15,7 +15,6 @@ from peml.records import (
     Environment,
     Evaluation,
     GenotypeRecord,
-    Mixing,
     Plan,
     Results,
     StepRecord,
@@ -29,13 +28,12 @@ class History:
     """The records in ``metrics.jsonl``, in the order they were written.
 
     A run without a search has no decisions and no `discretise`, the step from the soft network to
-    the chosen one. `mixing` is empty if shares don't adapt.
+    the chosen one.
     """
 
     steps: list[StepRecord] = field(default_factory=list)
     decisions: list[Decisions] = field(default_factory=list)
     development: list[Evaluation] = field(default_factory=list)
-    mixing: list[Mixing] = field(default_factory=list)
     discretise: Discretisation | None = None
 
     def phases(self) -> dict[str, tuple[int, int]]:
@@ -99,8 +97,6 @@ def load_history(folder: Path) -> History:
                 history.decisions.append(Decisions.check(where, line))
             case "development":
                 history.development.append(Evaluation.check(where, line))
-            case "mixing":
-                history.mixing.append(Mixing.check(where, line))
             case "discretise":
                 discretise = Discretisation.check(where, line)
     return replace(history, discretise=discretise)
