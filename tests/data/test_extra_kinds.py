@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from peml.data import TasksSettings
-from peml.data.extra_kinds import with_kinds
 from peml.data.inspection import check_rows
-from peml.data.sources import load_source, load_task_data
+from peml.data.sources import load_source, load_task_data, with_kinds
 from peml.data.task_columns import read_list
 from peml.errors import DataError
 from peml.tasks import Task

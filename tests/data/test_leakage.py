@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peml.data.leakage import drop_leaked, find_leakage, input_keys
+from peml.data.leakage import drop_leaked, find_leakage, find_shared_texts, input_keys
 from peml.data.settings import TasksSettings
 from peml.data.sources import TaskData, load_source, load_task_data
 from peml.errors import DataError
@@ -34,8 +34,8 @@ def test_rows_of_other_tasks_are_found_in_either_order_and_spelling() -> None:
         development=[_scored("v ,", "U")],
     )
     found = [
-        (leak.evaluation_task, leak.split, leak.train_task, leak.rows, leak.evaluation_rows)
-        for leak in find_leakage([same, close]).leaks
+        (leak.evaluation, leak.split, leak.train, leak.rows, leak.evaluation_rows)
+        for leak in find_leakage([same, close])
     ]
     assert found == [
         ("closeness", "reported", "same", 2, 3),
@@ -43,12 +43,13 @@ def test_rows_of_other_tasks_are_found_in_either_order_and_spelling() -> None:
     ]
 
 
-def test_the_report_says_it_in_words() -> None:
-    data = task_data(examples.pair(), train=[_pair("a", "b")], reported=[_pair("a", "b")] * 2)
-    report = find_leakage([data])
-    assert str(report.leaks[0]) == "2 of 2 reported rows of same are in the train rows of same"
-    assert (report.leaks[0].anywhere, report.leaks[0].share) == (2, 1.0)
-    assert (report.rows(), report.rows("reported"), report.rows("development")) == (2, 2, 0)
+def test_rows_in_several_training_splits_count_once_in_all() -> None:
+    one, other = (
+        task_data(examples.pair(name=name), train=[_pair("a", "b")], reported=[_pair("a", "b")] * 2)
+        for name in ("one", "other")
+    )
+    found = find_leakage([one, other])
+    assert [(leak.rows, leak.evaluation_rows, leak.anywhere) for leak in found] == [(2, 2, 2)] * 4
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_different_texts_stay_different(one: str, other: str) -> None:
     data = task_data(
         mood, train=[{"sentence": one, "label": 0}], reported=[{"sentence": other, "label": 0}]
     )
-    assert find_leakage([data]).leaks == ()
+    assert find_leakage([data]) == []
 
 
 _TEXT = st.text(st.sampled_from("abAB ,"), max_size=4)
@@ -77,7 +78,7 @@ def test_order_of_the_inputs_never_matters(
             train=[_pair(*(reversed(p) if turn_train else p)) for p in train],
             reported=[_pair(*(reversed(p) if turn_reported else p)) for p in reported],
         )
-        return find_leakage([data]).rows()
+        return sum(leak.rows for leak in find_leakage([data]))
 
     assert len({count(one, two) for one in (False, True) for two in (False, True)}) == 1
 
@@ -97,7 +98,7 @@ def test_after_dropping_nothing_leaks_and_nothing_else_is_gone(
         development=[_pair(*p) for p in development],
     )
     (cleaned,), dropped = drop_leaked([data])
-    assert find_leakage([cleaned]).leaks == ()
+    assert find_leakage([cleaned]) == []
     assert len(cleaned.train) + dropped.get("same", 0) == len(data.train)
     assert len(cleaned.reported) == len(data.reported)
     evaluated = {
@@ -129,18 +130,13 @@ def test_a_text_in_other_company_is_told_and_not_dropped() -> None:
             _scored("b", "a"),
         ],
     )
-    report = find_leakage([trained, close], texts=True)
-    assert [str(leak) for leak in report.leaks] == [
-        "2 of 5 reported rows of closeness are in the train rows of same"
-    ]
-    assert [str(leak) for leak in report.texts] == [
-        "2 of 5 reported rows of closeness share a text with the train rows of same"
-    ]
-    assert find_leakage([trained, close]).texts == ()
-    assert report.rows() == 2
+    for find in (find_leakage, find_shared_texts):
+        (leak,) = find([trained, close])
+        assert (leak.evaluation, leak.split, leak.train) == ("closeness", "reported", "same")
+        assert (leak.rows, leak.evaluation_rows) == (2, 5)
     cleaned, dropped = drop_leaked([trained, close])
     assert dropped == {"same": 2}
-    assert find_leakage(cleaned, texts=True).leaks == ()
+    assert find_leakage(cleaned) == []
 
 
 _EACH = st.lists(st.tuples(_TEXT, _TEXT), max_size=6)
@@ -168,8 +164,8 @@ def test_counts_equal_comparing_every_row_with_every_row(tasks: list[tuple[Any, 
         for other in range(len(data))
         if (count := slow(one, split, other))
     ]
-    found = find_leakage(data).leaks
-    assert [(k.evaluation_task, k.split, k.train_task, k.rows) for k in found] == wanted
+    found = find_leakage(data)
+    assert [(k.evaluation, k.split, k.train, k.rows) for k in found] == wanted
 
 
 def _plain(pair: tuple[str, str]) -> list[str]:
@@ -208,10 +204,9 @@ def test_known_overlaps_between_suites_are_found(
             train, reported, origin = load_source(task, str(folder))
             named = task.model_copy(update={"name": f"{suite}-{name}"})
             data.append(TaskData(named, train, train.select([]), reported, origin))
-    report = find_leakage(data, texts=True)
     leaks, texts = (
-        {(leak.evaluation_task, leak.train_task): leak.rows for leak in found}
-        for found in (report.leaks, report.texts)
+        {(leak.evaluation, leak.train): leak.rows for leak in find(data)}
+        for find in (find_leakage, find_shared_texts)
     )
     assert leaks == {
         ("glue-mrpc", "glue-mrpc"): 2,
@@ -223,4 +218,4 @@ def test_known_overlaps_between_suites_are_found(
     assert texts["superglue-wsc", "glue-wnli"] == 76  # 30 different texts
     cleaned, dropped = drop_leaked(data)
     assert set(dropped) == {"glue-mrpc", "glue-stsb"}
-    assert find_leakage(cleaned).leaks == ()
+    assert find_leakage(cleaned) == []

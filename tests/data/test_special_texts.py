@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from peml.data.inspection import inspect_task
+from peml.data.odd_tokens import describe_special_texts
 from peml.data.rows import Rows
-from peml.data.special_texts import describe_special_texts
 from peml.testing.tasks import tiny_family
 from tests.data.rows import write_jsonl
 from tests.tasks.examples import choice, sentiment

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from peml.data.batch import TaskBatch
     from peml.data.batching import BatchStream, Collator
     from peml.data.encoding import encode_split
-    from peml.data.leakage import LeakageReport, drop_leaked, find_leakage, refuse_shown
+    from peml.data.leakage import drop_leaked, find_leakage, refuse_shown
     from peml.data.mixing import MixingSettings
     from peml.data.settings import BatchSettings, TasksSettings, select_tasks
     from peml.data.sources import LoadedTasks, TaskData, load_all
@@ -19,7 +19,6 @@ __all__ = [
     "BatchSettings",
     "BatchStream",
     "Collator",
-    "LeakageReport",
     "LoadedTasks",
     "MixingSettings",
     "TaskBatch",

@@ -7,8 +7,27 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from peml.data.kinds import ARROW_TYPES, Parse, kind_of, parse_any, parse_option, parse_text
-from peml.tasks import ClassReading, Task, explain_ambiguity, find_loosely, is_reversed, read_class
+from peml.data.kinds import (
+    ANY_KIND,
+    ARROW_TYPES,
+    Parse,
+    kind_of,
+    parse_any,
+    parse_option,
+    parse_spelled_number,
+    parse_text,
+)
+from peml.data.stored_names import stored_name
+from peml.tasks import (
+    ClassReading,
+    Task,
+    conditions,
+    explain_ambiguity,
+    find_loosely,
+    is_reversed,
+    read_boolean,
+    read_class,
+)
 
 _KEEPING = (parse_any, parse_text, parse_option)
 _LARGEST = 2**53  # up to here a float holds every whole number
@@ -56,7 +75,10 @@ class Column:
         if kind is None:
             raise ValueError(f"{value!r} can't be used")
         if kind not in self._kinds:
-            self._add(kind, value, place)
+            for other, where in self._kinds.items():
+                if {kind, other} != {"integer", "number"}:
+                    raise ValueError(f"{value!r} is {_a(kind)}, and {where} holds {_a(other)}")
+            self._kinds[kind] = place
         if kind == "integer" and abs(parsed) > _LARGEST:
             self._large = self._large or place
 
@@ -76,19 +98,10 @@ class Column:
         """The converted value."""
         return None if value is None else self._parse(value)
 
-    def passes(self, kind: pa.DataType) -> bool:
-        """Whether values of an Arrow type need no conversion."""
-        return self._parse in _KEEPING and bool(kind == self.arrow_type)
-
-    def keeps_texts(self) -> bool:
-        """Whether texts need no conversion, so that inspecting one is enough."""
+    @property
+    def keeps(self) -> bool:
+        """Whether values need no conversion, so that inspecting one text is enough."""
         return self._parse in _KEEPING
-
-    def _add(self, kind: str, value: Any, place: str) -> None:
-        for other, where in self._kinds.items():
-            if {kind, other} != {"integer", "number"}:
-                raise ValueError(f"{value!r} is {_a(kind)}, and {where} holds {_a(other)}")
-        self._kinds[kind] = place
 
 
 class _Met(NamedTuple):
@@ -102,18 +115,20 @@ class _Met(NamedTuple):
 class ClassColumn(Column):
     """A column of class labels, converted to the labels' names.
 
-    A column holds names or indices, not both. If a number could be either, the other rows decide.
+    A column has names or indices, not both. If a number could be either, the other rows decide.
     Sources that are not `typed`, such as CSV, don't distinguish texts from numbers; `stored` are
     the source's names of the integers, if it has any.
     """
 
     def __init__(self, task: Task, *, typed: bool, stored: tuple[str, ...] | None) -> None:
-        super().__init__(self._label, "names of labels, or their indices")
+        self._labels: dict[tuple[type, Any], str] = {}
+        super().__init__(
+            lambda value: self._labels[type(value), value], "names of labels, or their indices"
+        )
         self._task = task
         self._typed = typed
         self._stored = stored
         self._readings: dict[tuple[type, Any], ClassReading] = {}
-        self._labels: dict[tuple[type, Any], str] = {}
         self._nameless: _Met | None = None  # the first of each
         self._indexless: _Met | None = None
         self._differing: _Met | None = None
@@ -176,38 +191,85 @@ class ClassColumn(Column):
         for met, reading in self._readings.items():
             label = reading.by_name if self._nameless is None else reading.by_index
             if label is not None:  # it never is
-                self._labels[met] = self._task.labels[label]
-
-    def _label(self, value: Any) -> str:
-        return self._labels[type(value), value]
+                self._labels[met] = labels[label]
 
     def _reading(self, value: Any) -> ClassReading:
         told = self._task.columns.kinds.get(self._task.columns.label)
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         if self._stored is None or told == "number" or not is_integer:
             return read_class(self._task, value, typed=self._typed)
-        if not 0 <= value < len(self._stored):
-            raise ValueError(
-                f"{value} is none of the {len(self._stored)} labels stored beside the column"
-                + (": it marks rows without a label" if value == -1 else "")
-            )
-        name, labels = self._stored[value], self._task.labels
+        name, labels = stored_name(value, self._stored, "labels"), self._task.labels
         place = find_loosely(name, labels)
         if place is not None:
             return ClassReading(place, None)
         try:
             return read_class(self._task, name)
         except ValueError as error:
+            stored, own = (
+                ", ".join(f"{index} {each!r}" for index, each in enumerate(names))
+                for names in (self._stored, labels)
+            )
             raise ValueError(
                 f"{value} is stored as {name!r}, which is no label of the task; stored are "
-                f"{_in_order(self._stored)}, the task's labels are {_in_order(labels)}"
+                f"{stored}, the task's labels are {own}"
             ) from error
-
-
-def _in_order(names: tuple[str, ...]) -> str:
-    return ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
 
 
 def _a(kind: str) -> str:
     articles = {"text": "a text", "integer": "a number", "number": "a number"}
     return articles.get(kind, kind)
+
+
+class CellColumn(Column):
+    """A column of a CSV file, whose task doesn't say what kind its values are (``columns.kinds``).
+
+    A cell is a text, and an empty one is no value. If all cells are numbers or true and false, and
+    a template compares or tests them, prompts would differ from those of the same rows in JSONL.
+    """
+
+    def __init__(self, task: Task, name: str) -> None:
+        is_label = name == task.columns.label
+        super().__init__(parse_any, ANY_KIND, optional=not is_label)
+        self._name = name
+        variable = "label" if is_label else name
+        asked, compared = conditions(task)
+        self._compared = variable in compared
+        self._are_values = self._compared or variable in asked
+        self._cell = ("", "")  # one that shows the problem, and its place
+
+    def see(self, value: Any, place: str) -> None:
+        """Inspects a cell."""
+        super().see(value, place)
+        if value and self._are_values:
+            meant = _meant(value)
+            self._are_values = meant is not None
+            if not self._cell[0] and (self._compared or not meant):
+                self._cell = (value, place)
+
+    def read(self, value: Any) -> Any:
+        """The cell's text; None for an empty cell of an extra column."""
+        return None if value == "" and self.optional else super().read(value)
+
+    def finish(self) -> None:
+        """Raises a ColumnError if a template takes the texts as numbers or as true and false."""
+        super().finish()
+        cell, place = self._cell
+        if self._are_values and cell:
+            kind = "boolean" if read_boolean(cell) is not None else "number"
+            raise ColumnError(
+                f"a template {'compares' if self._compared else 'tests'} the column, and {cell!r} "
+                "may be a text, which equals no number and is never false; set columns.kinds: "
+                f"{{{self._name}: {kind}}}, or {{{self._name}: text}} if it is a text",
+                place,
+            )
+
+
+def _meant(cell: str) -> int | float | None:
+    """The value that a cell spells, or None."""
+    boolean = read_boolean(cell)
+    if boolean is not None:
+        return boolean
+    try:
+        return parse_spelled_number(cell)
+    except ValueError:
+        return None

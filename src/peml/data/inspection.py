@@ -9,10 +9,9 @@ import numpy as np
 
 from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows, encode_split
+from peml.data.odd_tokens import describe_same_tokens, describe_special_texts
 from peml.data.rows import Rows
-from peml.data.same_tokens import describe_same_tokens
 from peml.data.sources import TaskData, load_shots, load_source
-from peml.data.special_texts import describe_special_texts
 from peml.errors import placed
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 

@@ -8,13 +8,14 @@ memory and training rows are looked up, so time is linear in rows and memory in 
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from peml.data.rows import Rows
 from peml.data.sources import TaskData
 from peml.errors import DataError
+from peml.records import LeakageEntry
 from peml.tasks import SOURCE_ROW, Task
 
 _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text by chance
@@ -26,65 +27,23 @@ _SPLITS = ("reported", "development")
 _Keys = Callable[[Rows, Task], Iterator[Sequence[bytes]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """How many rows of an evaluation split are in a training split.
-
-    `rows` of the `evaluation_rows` in the evaluation task's split (``reported`` or ``development``)
-    are in the train split of `train_task`, and `anywhere` counts those in any task's. `whole` rows
-    are equal in all inputs; others share a single text.
-    """
-
-    evaluation_task: str
-    split: str
-    train_task: str
-    rows: int
-    evaluation_rows: int
-    anywhere: int
-    whole: bool = True
-
-    @property
-    def share(self) -> float:
-        """Share of the evaluation split that is in any task's training split."""
-        return self.anywhere / self.evaluation_rows
-
-    def __str__(self) -> str:
-        are = "are in" if self.whole else "share a text with"
-        return (
-            f"{self.rows} of {self.evaluation_rows} {self.split} rows of {self.evaluation_task} "
-            f"{are} the train rows of {self.train_task}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class LeakageReport:
-    """All leaks found, in the order of the tasks; empty if there are none.
-
-    Attributes:
-        leaks: One for each evaluation split and training split that share rows.
-        texts: One for each that share a text in rows that otherwise differ, such as a passage
-            with other questions. Empty if this wasn't searched for.
-    """
-
-    leaks: tuple[Leak, ...]
-    texts: tuple[Leak, ...] = ()
-
-    def rows(self, split: str | None = None) -> int:
-        """Evaluation rows found, counted once for each training split, of one split or all."""
-        return sum(leak.rows for leak in self.leaks if split in (None, leak.split))
-
-
-def find_leakage(data: Sequence[TaskData], *, texts: bool = False) -> LeakageReport:
+def find_leakage(data: Sequence[TaskData]) -> list[LeakageEntry]:
     """Counts evaluation rows that are in training splits, a task's own included.
 
     Rows are the same if their input columns are, except for case, white space, marks such as commas
-    and quotes, and the order of the columns. Labels and options are not compared. With `texts`,
-    single inputs of 20 characters or more are compared as well.
+    and quotes, and the order of the columns. Labels and options are not compared.
     """
-    whole = _shared(data, lambda rows, task: ((key,) for key in input_keys(rows, task)))
-    parts = _shared(data, _text_keys) if texts else {}
-    apart = {pair: found - whole.get(pair, set()) for pair, found in parts.items()}
-    return LeakageReport(_leaks(data, whole), _leaks(data, apart, whole=False))
+    return _leaks(data, _shared(data, _whole_keys))
+
+
+def find_shared_texts(data: Sequence[TaskData]) -> list[LeakageEntry]:
+    """Counts evaluation rows that share a text, such as a passage, with rows otherwise different.
+
+    Texts are inputs of 20 characters or more.
+    """
+    whole = _shared(data, _whole_keys)
+    parts = _shared(data, _text_keys).items()
+    return _leaks(data, {pair: found - whole.get(pair, set()) for pair, found in parts})
 
 
 _Split = tuple[int, str]
@@ -108,20 +67,25 @@ def _shared(data: Sequence[TaskData], keys: _Keys) -> _Pairs:
     return dict(pairs)
 
 
-def _leaks(data: Sequence[TaskData], pairs: _Pairs, *, whole: bool = True) -> tuple[Leak, ...]:
+def _leaks(data: Sequence[TaskData], pairs: _Pairs) -> list[LeakageEntry]:
     """The leaks in the order of the tasks, reported rows first."""
     anywhere: dict[_Split, set[int]] = defaultdict(set)
     for (split, _), shared in pairs.items():
         anywhere[split] |= shared
-    leaks = []
-    for pair in sorted(pairs, key=lambda p: (p[0][0], _SPLITS.index(p[0][1]), p[1])):
-        split, trained = pair
-        item, rows = data[split[0]], len(pairs[pair])
-        if rows:
-            names = item.task.name, split[1], data[trained].task.name
-            total = len(getattr(item, split[1]))
-            leaks.append(Leak(*names, rows, total, len(anywhere[split]), whole))
-    return tuple(leaks)
+    return [
+        LeakageEntry(
+            evaluation=data[number].task.name,
+            split=name,
+            train=data[trained].task.name,
+            rows=len(pairs[(number, name), trained]),
+            evaluation_rows=len(getattr(data[number], name)),
+            anywhere=len(anywhere[number, name]),
+        )
+        for (number, name), trained in sorted(
+            pairs, key=lambda pair: (pair[0][0], _SPLITS.index(pair[0][1]), pair[1])
+        )
+        if pairs[(number, name), trained]
+    ]
 
 
 def drop_leaked(data: Sequence[TaskData]) -> tuple[tuple[TaskData, ...], Mapping[str, int]]:
@@ -166,13 +130,21 @@ def refuse_shown(data: Sequence[TaskData]) -> None:
     for item in data:
         for key, row in _keyed(item.shown, item.task):
             shown.setdefault(key, (item, row))
-    if not shown:
-        return
-    for item in data:
+    for item in data if shown else ():
         for split in _SPLITS:
             for key, row in _keyed(getattr(item, split), item.task):
-                if key in shown:
-                    raise _shown_twice(*shown[key], item, split, row)
+                if key not in shown:
+                    continue
+                of, number = shown[key]
+                place = item.origin.reported if split == "reported" else item.origin.train
+                raise DataError(
+                    f"Task {of.task.name!r}: row {number} of its {of.task.shots.split!r} split, "
+                    "which its context shows with its answer, has the same inputs as a "
+                    f"{split} row of {item.task.name!r}: row {row} of {place} (from 0).",
+                    allowed="shown rows that no task is evaluated on",
+                    action="Remove one of them, or name other rows to show "
+                    "(method.context.choose: FILE).",
+                )
 
 
 def _keyed(rows: Rows, task: Task) -> Iterator[tuple[bytes, int]]:
@@ -181,39 +153,28 @@ def _keyed(rows: Rows, task: Task) -> Iterator[tuple[bytes, int]]:
         yield from zip(input_keys(rows, task), rows.array(SOURCE_ROW).tolist(), strict=True)
 
 
-def _shown_twice(of: TaskData, row: int, item: TaskData, split: str, other: int) -> DataError:
-    place = item.origin.reported if split == "reported" else item.origin.train
-    return DataError(
-        f"Task {of.task.name!r}: row {row} of its {of.task.shots.split!r} split, which its context "
-        f"shows with its answer, has the same inputs as a {split} row of {item.task.name!r}: row "
-        f"{other} of {place} (from 0).",
-        allowed="shown rows that no task is evaluated on",
-        action="Remove one of them, or name other rows to show (method.context.choose: FILE).",
-    )
-
-
 def input_keys(rows: Rows, task: Task) -> Iterator[bytes]:
     """A 16-byte key of each row's input columns together, in the order of the rows."""
-    for texts in _inputs(rows, task):
-        yield _key("\x1f".join(sorted(texts)))
+    return (_key("\x1f".join(sorted(texts))) for texts in _inputs(rows, task))
 
 
-def _text_keys(rows: Rows, task: Task) -> Iterator[list[bytes]]:
+def _whole_keys(rows: Rows, task: Task) -> Iterator[Sequence[bytes]]:
+    return ((key,) for key in input_keys(rows, task))
+
+
+def _text_keys(rows: Rows, task: Task) -> Iterator[Sequence[bytes]]:
     """Keys of each row's inputs by themselves, short ones left out."""
     for texts in _inputs(rows, task):
         yield [_key(text) for text in texts if len(text) >= _LEAST_TEXT]
 
 
 def _inputs(rows: Rows, task: Task) -> Iterator[list[str]]:
+    """Each row's inputs without case, white space and marks."""
     for row in rows.iterate(task.columns.inputs):
-        yield [_normalise(str(text)) for text in row.values()]
+        folded = [str(text).casefold() for text in row.values()]
+        # A text of marks only keeps them, or all such texts would be equal.
+        yield ["".join((text.translate(_UNMARKED).split()) or text.split()) for text in folded]
 
 
 def _key(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _normalise(text: str) -> str:
-    folded = text.casefold()
-    # a text of marks only keeps them, or all such texts would be equal
-    return "".join(folded.translate(_UNMARKED).split()) or "".join(folded.split())

@@ -49,8 +49,15 @@ def check_file(path: Path) -> None:
     Raises:
         DataError: There is no file, or reading is not permitted.
     """
+    problem = ""
     try:
-        problem = _why_not(path)
+        if path.is_dir():
+            problem = "is a folder, not a file"
+        elif not path.exists():
+            link = f"is a link to {path.readlink()}, which " if path.is_symlink() else ""
+            problem = f"{link}is not there"
+        elif path.is_file():  # a pipe can be read once only
+            path.open("rb").close()
     except OSError as error:
         problem = f"can't be read: {error.strerror}"
     if problem:
@@ -59,17 +66,6 @@ def check_file(path: Path) -> None:
             allowed="a file that you may read",
             action="Check the path and its permissions, or put the file there.",
         )
-
-
-def _why_not(path: Path) -> str:
-    if path.is_dir():
-        return "is a folder, not a file"
-    if not path.exists():
-        linked = path.is_symlink()
-        return f"is a link to {path.readlink()}, which is not there" if linked else "is not there"
-    if path.is_file():  # a pipe can be read once only
-        path.open("rb").close()
-    return ""
 
 
 def unreadable(path: Path, cause: BaseException) -> DataError:
@@ -179,7 +175,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             if names is None:
                 lines.check({})
-                names = _header(fields)
+                names = fields
+                if repeated := [name for name in names if names.count(name) > 1]:
+                    raise csv.Error(f"the column {repeated[0]!r} is there twice")
             elif len(fields) != len(names):
                 raise csv.Error(f"{len(names)} fields expected, {len(fields)} found")
             else:
@@ -219,10 +217,3 @@ class _CsvLines:
         if self._bad is not None:
             number, line = self._bad
             _check_utf8(self._path, number, line, _marked_field(row))
-
-
-def _header(fields: list[str]) -> list[str]:
-    repeated = [name for name in fields if fields.count(name) > 1]
-    if repeated:
-        raise csv.Error(f"the column {repeated[0]!r} is there twice")
-    return fields

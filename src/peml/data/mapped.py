@@ -10,7 +10,6 @@ import mmap
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,7 @@ def cache_folder() -> Path:
     return Path(told).expanduser()
 
 
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+_LIBC = ctypes.CDLL(None)
 
 
 class Pages:
@@ -59,7 +56,7 @@ class Pages:
     def release(self) -> None:
         """Releases the memory of pages that were read."""
         if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
-            _libc().madvise(
+            _LIBC.madvise(
                 ctypes.c_void_p(self.content.address),
                 ctypes.c_size_t(self.content.size),
                 mmap.MADV_DONTNEED,

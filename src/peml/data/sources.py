@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from peml.data.extra_kinds import find_extra_kinds
 from peml.data.folders import TaskMissingError
-from peml.data.one_based import refuse_one_based
 from peml.data.opening import Found, open_source
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
+from peml.data.split_checks import find_extra_kinds, refuse_one_based
 from peml.data.splits import (
     carve_development,
     choose_shots,
@@ -135,10 +134,7 @@ def load_task_data(
 
 
 def _refuse_too_few(task: Task, rows: int) -> None:
-    """Refuses a task whose context takes so many rows that too few are left to train on.
-
-    There must be one row of each label.
-    """
+    """Refuses a context that takes so many rows that fewer are left than there are labels."""
     needed = len(task.labels) if task.type.has_labels else 1
     if rows < needed:
         count = task.shots.count
@@ -182,9 +178,9 @@ def load_source(
 ) -> tuple[Rows, Rows, Origin]:
     """Loads a task's train and reported splits, without the rows that are shots, and their origin.
 
-    The train split is empty if the task is only evaluated, or if all its rows are shots. `folder`,
-    with one folder per task (or per suite, with one folder per task), is read instead of the task's
-    source; `or_hub` loads a task that isn't in it from the hub.
+    The train split is empty if the task is only evaluated, or if all its rows are shots. `folder`
+    (see `tasks.source`) is read instead of the task's source; `or_hub` loads a task that isn't in
+    it from the hub.
 
     Raises:
         TaskMissingError: The task's folder isn't there.
@@ -206,6 +202,14 @@ def load_source(
     return train.rows, reported.rows, Origin(name, train.place, reported.place)
 
 
+def with_kinds(data: TaskData) -> Task:
+    """The task with the types of its extra fields, which rows to predict must have too."""
+    columns = data.task.columns
+    kinds = find_extra_kinds(data.task, {"train": data.train, "reported": data.reported})
+    changed = columns.model_copy(update={"kinds": {**kinds, **columns.kinds}})
+    return data.task.model_copy(update={"columns": changed}) if kinds else data.task
+
+
 def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -> Task:
     """The task with its shots rendered as ``shots.examples``; unchanged if it has none.
 
@@ -223,7 +227,7 @@ def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, 
     count = task.shots.count
     if not count:
         return task, Rows.from_list([])
-    split = _shots_split(task)
+    split = task.shots.split or task.splits.train
     if split is None:
         raise DataError(
             f"Task {task.name!r} has no train split to take {count} shots from.",
@@ -284,12 +288,8 @@ def _refuse_unknown_rows(task: Task, rows: int, split: str) -> None:
         )
 
 
-def _shots_split(task: Task) -> str | None:
-    return task.shots.split or task.splits.train
-
-
 def _without_shots(task: Task, found: Found) -> Found:
-    if not task.shots.count or found.split != _shots_split(task):
+    if not task.shots.count or found.split != (task.shots.split or task.splits.train):
         return found
     shown = set(choose_shots(found.rows, task))
     left = [number for number in range(len(found.rows)) if number not in shown]
@@ -300,6 +300,6 @@ def _draw(split: Rows, task: Task, most: int | None, seed: int) -> Rows:
     if most is None or most >= len(split):
         return split
     groups = read_groups(split, task)
-    if groups is not None:
-        return split.select(draw_groups(groups, most, f"rows-{seed}"))
-    return split.select(draw_indices(len(split), most, seed))
+    if groups is None:
+        return split.select(draw_indices(len(split), most, seed))
+    return split.select(draw_groups(groups, most, f"rows-{seed}"))

@@ -20,14 +20,10 @@ def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:
 
     The development split is used for all choices, so that the reported split is used for none. The
     task's ``development`` sets its size. Classification is stratified by label, and groups of rows
-    stay together. The split depends only on the rows, the task's settings and the seed, not on a
-    later limit of the train rows.
-
-    Returns:
-        Train and development; together they hold every row once, in the original order.
+    stay together. Rows keep their order, and don't depend on a later limit of the train rows.
 
     Raises:
-        DataError: There are fewer than two rows.
+        DataError: There are fewer than two rows, or a single group.
     """
     count = len(train)
     if count < 2:
@@ -49,35 +45,29 @@ def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:
 
 
 def divide_development(development: Rows, task: Task, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Takes rows for a search from a task's development split.
+    """Takes rows for a search from a task's development split: the remaining rows, those taken.
 
     Stratified and grouped as in `carve_development`. No rows are taken if there are fewer than two
     rows or a single group.
-
-    Returns:
-        The remaining rows, and the rows for the search.
     """
     count = len(development)
-    if count < 2:
-        return development, development.select([])
-    size = max(1, min(round(share * count), count - 1))
-    kept, carved = _carve(development, task, size, seed)
-    if not len(kept):
-        return development, development.select([])
-    return development.select(kept), development.select(carved)
+    if count > 1:
+        size = max(1, min(round(share * count), count - 1))
+        kept, carved = _carve(development, task, size, seed)
+        if len(kept):
+            return development.select(kept), development.select(carved)
+    return development, development.select([])
 
 
 def _carve(rows: Rows, task: Task, size: int, seed: int) -> tuple[Indices, Indices]:
     """Numbers of the remaining rows, and of ``size`` rows: stratified, or whole groups."""
-    count = len(rows)
     groups = read_groups(rows, task)
-    if groups is None:
-        label = task.columns.label
-        labels = (row[label] for row in rows.iterate([label]))
-        strata = labels if task.type.has_labels else repeat(None, count)
-        return carve_indices(strata, size, seed)
-    carved = np.asarray(draw_groups(groups, size, f"development-{seed}"))
-    return np.setdiff1d(np.arange(count), carved), carved
+    if groups is not None:
+        carved = np.asarray(draw_groups(groups, size, f"development-{seed}"))
+        return np.setdiff1d(np.arange(len(rows)), carved), carved
+    label = task.columns.label
+    labels = (row[label] for row in rows.iterate([label]))
+    return carve_indices(labels if task.type.has_labels else repeat(None, len(rows)), size, seed)
 
 
 def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices, Indices]:
@@ -113,10 +103,7 @@ def read_groups(rows: Rows, task: Task) -> list[Hashable] | None:
 
 
 def choose_shots(rows: Rows, task: Task) -> list[int]:
-    """Numbers of the rows that are a task's shots, in the order in which they are shown.
-
-    `rows` are all rows of the split.
-    """
+    """Of all rows of a split, the numbers of a task's shots, in the order they are shown in."""
     most = min(task.shots.count, len(rows))
     if task.shots.rows:
         return list(task.shots.rows[:most])
@@ -131,10 +118,8 @@ def choose_shots(rows: Rows, task: Task) -> list[int]:
     return list(islice((number for number in in_turn if number is not None), most))
 
 
-def draw_indices(count: int, most: int | None, seed: int) -> Indices:
+def draw_indices(count: int, most: int, seed: int) -> Indices:
     """At most ``most`` of ``range(count)``, ascending; larger draws contain smaller ones."""
-    if most is None or most >= count:
-        return np.arange(count)
     order = array("q", range(count))
     Random(f"rows-{seed}").shuffle(order)
     return np.sort(np.frombuffer(order, dtype=np.int64)[:most])
@@ -149,7 +134,7 @@ def spread(count: int, most: int) -> list[int]:
 def draw_groups(groups: Sequence[Hashable], most: int, seed: str) -> list[int]:
     """Row numbers of whole groups, ascending: one group, and more while they fit in ``most`` rows.
 
-    ``groups`` has the group of each row. Larger draws contain smaller ones.
+    Larger draws contain smaller ones.
     """
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):

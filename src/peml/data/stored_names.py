@@ -52,6 +52,16 @@ def _find(features: Mapping[str, Any], name: str) -> Any:
     return _find(inner, rest) if dot and isinstance(inner, dict) else None
 
 
+def stored_name(value: int, names: tuple[str, ...], what: str) -> str:
+    """The name of an integer. Raises a ValueError if it has none; `what` it stands for."""
+    if 0 <= value < len(names):
+        return names[value]
+    raise ValueError(
+        f"{value} is none of the {len(names)} {what} stored beside the column"
+        + (": it marks rows without a label" if value == -1 else "")
+    )
+
+
 def naming(task: Task, names: tuple[str, ...], parse: Parse) -> Parse:
     """Extends `parse` to integers that mean an option of a row by their stored names.
 
@@ -66,16 +76,12 @@ def naming(task: Task, names: tuple[str, ...], parse: Parse) -> Parse:
     def read(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int):
             return parse(value)
-        if not 0 <= value < len(names):
-            raise ValueError(
-                f"{value} is none of the {len(names)} options stored beside the column"
-                + (": it marks rows without a label" if value == -1 else "")
-            )
+        name = stored_name(value, names, "options")
         if columns.keys is not None:
-            return names[value]
+            return name
         if order is None:
             raise ValueError(
-                f"{value} is stored as {names[value]!r}, and the order of the stored names "
+                f"{value} is stored as {name!r}, and the order of the stored names "
                 f"({', '.join(names)}) is not the options'; name the options in columns.keys, or "
                 f"say columns.kinds: {{{columns.label}: number}} where it is the index"
             )

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from peml.data.cells import CellColumn
-from peml.data.columns import ClassColumn, Column, ColumnError
+from peml.data.columns import CellColumn, ClassColumn, Column, ColumnError
 from peml.data.fields import plain_row
 from peml.data.kinds import (
     ANY_KIND,
@@ -28,9 +27,6 @@ from peml.tasks import Task, read_label
 
 INDEXED = {b"peml": b"index"}
 """Metadata of a label's field whose values were read as indices."""
-
-_TEXT = "a text"
-_TEXTS = "a list of texts"
 
 
 def needed_fields(task: Task, *, labelled: bool = True) -> tuple[str, ...]:
@@ -115,7 +111,7 @@ class TaskColumns:
         for name, column in self._columns.items():
             values = table.column(name)
             whole = column.optional or not values.null_count
-            if pa.types.is_string(values.type) and column.keeps_texts() and whole:
+            if pa.types.is_string(values.type) and column.keeps and whole:
                 if values.null_count < len(values):
                     column.see("", _row(first))
                 continue
@@ -147,16 +143,16 @@ class TaskColumns:
         columns = []
         for name, column in self._columns.items():
             values = table.column(name)
-            if not column.passes(values.type):
+            if not column.keeps or values.type != column.arrow_type:
                 read = [column.read(value) for value in values.to_pylist()]
                 values = pa.chunked_array([pa.array(read, column.arrow_type)])
             columns.append(values)
         return pa.table(columns, schema=self.schema)
 
     def _error(self, place: str, name: str, error: ValueError) -> DataError:
-        place = f"{self._where}, {place}" if self._where else place
+        where = f"{self._where}, " if self._where else ""
         return DataError(
-            f"{place}, field {name!r}: {error}.",
+            f"{where}{place}, field {name!r}: {error}.",
             allowed=f"{self._columns[name].allowed}, of one kind in all rows",
             action="Correct the row, or the task's definition.",
             field=name,
@@ -195,20 +191,19 @@ def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where
 def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | None) -> Column:
     columns = task.columns
     if name in columns.inputs:
-        return Column(parse_text, _TEXT)
+        return Column(parse_text, "a text")
+    if name in (columns.choices, columns.keys):
+        return Column(parse_options, "a list of texts")
     if name in columns.options:
-        if isinstance(columns.choices, str):
-            return Column(parse_options, _TEXTS)
-        return Column(parse_option, _TEXT)
-    if name == columns.keys:
-        return Column(parse_options, _TEXTS)
+        return Column(parse_option, "a text")
     if name == columns.label:
         return _label_column(task, typed=typed, stored=stored)
     if name in columns.group:
         return Column(parser(columns.kinds.get(name)), ANY_KIND)
-    kind = columns.kinds.get(name)  # a number where texts are meant may have lost its zeros
+    kind = columns.kinds.get(name)
     if not typed and kind is None:
         return CellColumn(task, name)
+    # A number where texts are meant may have lost its zeros, so it is refused.
     parse = parse_text if kind == "text" else parser(kind)
     if not typed:  # an empty cell is no value
         return Column(lambda cell: None if cell == "" else parse(cell), ANY_KIND, optional=True)

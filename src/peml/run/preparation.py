@@ -10,7 +10,6 @@ from peml.config import RunConfig
 from peml.data import (
     BatchStream,
     Collator,
-    LeakageReport,
     LoadedTasks,
     TaskData,
     drop_leaked,
@@ -20,8 +19,8 @@ from peml.data import (
     select_tasks,
 )
 from peml.data.encoding import EncodedSplit
-from peml.data.extra_kinds import with_kinds
 from peml.data.mixing import task_weights
+from peml.data.sources import with_kinds
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
 from peml.methods import Method, build_method
@@ -93,7 +92,7 @@ class Prepared:
     balancing: Balancing
     steps: Steps
     loaded: LoadedTasks
-    leakage: LeakageReport
+    leakage: list[LeakageEntry]
     dropped: dict[str, int]
 
     def without_training(self) -> Prepared:
@@ -150,17 +149,7 @@ class Prepared:
                 )
             ],
             skipped=list(self.loaded.skipped),
-            leakage=[
-                LeakageEntry(
-                    evaluation=leak.evaluation_task,
-                    split=leak.split,
-                    train=leak.train_task,
-                    rows=leak.rows,
-                    evaluation_rows=leak.evaluation_rows,
-                    anywhere=leak.anywhere,
-                )
-                for leak in self.leakage.leaks
-            ],
+            leakage=self.leakage,
             leakage_action=self.config.tasks.leakage,
             leakage_dropped=self.dropped,
             precision=self.precision,
@@ -249,7 +238,7 @@ def _tasks(config: RunConfig, method: Method) -> Sequence[Task]:
 
 def _load(
     config: RunConfig, method: Method, tasks: Sequence[Task]
-) -> tuple[LoadedTasks, LeakageReport, dict[str, int]]:
+) -> tuple[LoadedTasks, list[LeakageEntry], dict[str, int]]:
     """The tasks' rows, the leaks among them, and the number of rows dropped because of leaks."""
     trains_shown = method.context is not None and method.context.leave_one_out is not None
     loaded = load_all(tasks, config.tasks, _SPLIT_SEED, trains_shown=trains_shown)

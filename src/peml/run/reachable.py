@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from peml.data import TaskData, encode_split
 from peml.data.batch import IGNORED
 from peml.data.encoding import EncodedSplit
-from peml.data.same_tokens import describe_same_tokens
-from peml.data.special_texts import describe_special_texts
+from peml.data.odd_tokens import describe_same_tokens, describe_special_texts
 from peml.evaluation import EvaluationSettings, GoldSplit
 from peml.models import Family
 from peml.models.families.stopping import cut_text

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from peml.data.inspection import TaskInspection, inspect_task
-from peml.data.leakage import Leak, find_leakage
+from peml.data.leakage import find_leakage, find_shared_texts
 from peml.data.sources import TaskData
 from peml.errors import PemlError, TaskError
 from peml.evaluation import refuse_unscorable
 from peml.models import Family
+from peml.records import LeakageEntry
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_definition
 from peml.terminal import Column, print_table, print_warnings
 
@@ -41,11 +42,18 @@ def check_tasks(
     """
     tasks = _read_tasks(file)
     checked, problems = _inspect(tasks, source, family, hub=hub, console=console)
-    leakage = find_leakage(checked, texts=True)
-    for leak in (*leakage.leaks, *leakage.texts):
-        console.print(f"{'Leakage' if leak.whole else 'Note'}: {leak}.")
+    leaks = find_leakage(checked)
+    for what, are, found in (
+        ("Leakage", "are in", leaks),
+        ("Note", "share a text with", find_shared_texts(checked)),
+    ):
+        for leak in found:
+            console.print(
+                f"{what}: {leak.rows} of {leak.evaluation_rows} {leak.split} rows of "
+                f"{leak.evaluation} {are} the train rows of {leak.train}."
+            )
     _raise_problems(file, problems, len(tasks))
-    return max_leakage is None or _bears(leakage.leaks, max_leakage, console)
+    return max_leakage is None or _bears(leaks, max_leakage, console)
 
 
 def _inspect(
@@ -93,13 +101,16 @@ def _check_metrics(data: TaskData) -> None:
     refuse_unscorable(data.task, gold, numbers, data.origin.reported)
 
 
-def _bears(leaks: Sequence[Leak], most: float, console: Console) -> bool:
+def _bears(leaks: Sequence[LeakageEntry], most: float, console: Console) -> bool:
     """Whether leakage is within the limit in all tasks; prints the tasks where it isn't."""
-    leaking = {leak.evaluation_task: leak for leak in leaks if leak.share > most}
+    shares = {
+        leak.evaluation: ((leak.anywhere or 0), (leak.evaluation_rows or 1)) for leak in leaks
+    }
+    leaking = {name: (part, whole) for name, (part, whole) in shares.items() if part / whole > most}
     texts = [
-        f"{leak.anywhere} of {leak.evaluation_rows} reported rows of {name} ({leak.share:.1%}) are "
+        f"{part} of {whole} reported rows of {name} ({part / whole:.1%}) are "
         f"train rows, more than --max-leakage {most:g}: its score would be too high."
-        for name, leak in leaking.items()
+        for name, (part, whole) in leaking.items()
     ]
     print_warnings(texts, console)
     if leaking:

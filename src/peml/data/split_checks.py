@@ -1,15 +1,21 @@
-"""Refuses indices of options that seem to be counted from 1."""
+"""Checks across the splits of a task: labels counted from 1, and extra fields of two kinds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import pyarrow as pa
 
 from peml.data.rows import Row, Rows
 from peml.data.task_columns import INDEXED
 from peml.errors import DataError
-from peml.tasks import Task
+from peml.tasks import FieldKind, Task
 from peml.tasks.matching import find_names, read_integer
 
 _CHANCE = 1e-3  # of no row with the first option right, if all options are right equally often
 _FEW = 2  # labels: with one of two missing, all rows are of one class
+_KINDS: Mapping[pa.DataType, FieldKind] = MappingProxyType(
+    {pa.string(): "text", pa.int64(): "number", pa.float64(): "number", pa.bool_(): "boolean"}
+)
 
 
 def refuse_one_based(task: Task, splits: Sequence[Rows]) -> None:
@@ -65,3 +71,32 @@ def _refuse_classes(task: Task, splits: Sequence[Rows]) -> None:
 def _options(task: Task, row: Row) -> list[str]:
     found = [row[name] for name in task.columns.options]
     return found if task.columns.choices != task.columns.options[0] else found[0]
+
+
+def find_extra_kinds(task: Task, splits: Mapping[str, Rows]) -> dict[str, FieldKind]:
+    """The types of a task's extra fields; lists, and fields without any value, are left out.
+
+    `splits` are the task's rows by their file or split.
+
+    Raises:
+        DataError: A field has different types in two splits.
+    """
+    columns = task.columns
+    other = {*columns.inputs, *columns.options, columns.keys, columns.label, *columns.group}
+    found: dict[str, tuple[FieldKind, str]] = {}
+    for where, rows in splits.items():
+        for name in (each for each in columns.extra if each not in other):
+            values = rows.table.column(name)
+            kind = _KINDS.get(values.type)
+            if kind is None or values.null_count == len(values):
+                continue
+            before, place = found.setdefault(name, (kind, where))
+            if kind != before:
+                raise DataError(
+                    f"Task {task.name!r}: the field {name!r} is a {kind} in {where}, and a "
+                    f"{before} in {place}.",
+                    allowed="one kind in all splits",
+                    action=f"Correct the data, or for CSV set columns.kinds: {{{name}: {kind}}}.",
+                    field=name,
+                )
+    return {name: kind for name, (kind, _) in found.items()}
