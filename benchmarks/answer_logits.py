@@ -23,7 +23,9 @@ from option_scoring import ALLOCATOR
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peml.data.batch import TaskBatch
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import Backbone, ModelSettings, TaskModel
 from peml.run.cost import peak_memory
 from peml.testing import TINY_TASKS

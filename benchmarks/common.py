@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from peml.config import RunConfig, load_config
-from peml.injection import check_support
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
+from peml.injection.support import check_support
 from peml.models import load_backbone
-from peml.prefix import Genotype
+from peml.prefix.genotype import Genotype
 from peml.run.preparation import Prepared, prepare
 from peml.tasks import TaskType, load_suite
 

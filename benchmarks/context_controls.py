@@ -30,14 +30,15 @@ from typing import Any
 
 import yaml
 
-from peml.comparison import ComparisonConfig, load_comparison
+from peml.comparison.settings import ComparisonConfig, load_comparison
 from peml.data import TasksSettings, select_tasks
 from peml.data.opening import open_source
 from peml.data.rows import Rows
 from peml.data.sources import load_shots, load_source
 from peml.errors import ConfigError
-from peml.methods import MethodSettings, build_method
+from peml.methods.base import MethodSettings
 from peml.methods.context.settings import ContextSettings
+from peml.methods.registry import build_method
 from peml.settings import Settings
 from peml.tasks import (
     SOURCE_ROW,

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 from scipy import stats
 
-from peml.comparison import load_comparison
+from peml.comparison.settings import load_comparison
 from peml.records.comparison import ComparisonRecord
 
 RANKS = (4, 8, 16)

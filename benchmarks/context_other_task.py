@@ -19,10 +19,10 @@ from unittest import mock
 
 from rich.console import Console
 
-from peml.comparison import load_comparison
+from peml.comparison.settings import load_comparison
 from peml.methods.context import lora_context, part
 from peml.models import TaskModel
-from peml.run import fit
+from peml.run.pipeline import fit
 from peml.tasks import Task
 
 _read_tokens = part._read_tokens

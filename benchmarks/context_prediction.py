@@ -17,7 +17,8 @@ import torch
 from common import CLOCKS, Figure, report
 from context_step import build, compare, draw_batch, load_base, size_options
 
-from peml.injection import Contexts, injection_of
+from peml.injection.contexts import Contexts
+from peml.injection.inject import injection_of
 from peml.models import TaskModel
 
 

@@ -25,7 +25,9 @@ from peml.data.batch import TaskBatch
 from peml.data.solved import SolvedRows
 from peml.injection import inject
 from peml.injection.shared import Shared, attend_shared
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.tasks import Shots, load_suite
 from peml.testing import tiny_task_model

@@ -29,7 +29,8 @@ from option_scoring import ALLOCATOR
 from race import Ours
 from transformers.utils import logging
 
-from peml.config import RunConfig, load_config
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
 from peml.estimation import estimate, read_device
 from peml.evaluation import score_split
 from peml.run.cost import peak_memory

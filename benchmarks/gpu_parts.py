@@ -16,9 +16,9 @@ from step_time import Step, bucket_batch, model_step, time_rounds
 
 from peml.data import TaskBatch
 from peml.evaluation import Predictions, predict_split
-from peml.methods import AttachedModel
+from peml.methods.attached import AttachedModel
 from peml.run.training import attach
-from peml.training import build_optimizer
+from peml.training.optimizer import build_optimizer
 
 STEPS = {"peml in search": 1.10, "peml after search": 1.05}
 CONTEXT_STEPS = {"context, frozen": 1.35, "context, adapted": 1.6}

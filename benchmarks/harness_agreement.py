@@ -34,8 +34,9 @@ from peml.evaluation.scoring.options import score_requests
 from peml.evaluation.scoring.requests import Request
 from peml.evaluation.scoring.support import sharing_problem
 from peml.export import export_model, load_model, save_model
-from peml.injection import injection_of
-from peml.methods import AttachContext, build_method, parse_method
+from peml.injection.inject import injection_of
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.tasks import Task, TaskRenderer
 from peml.testing import TINY_FAMILIES, save_tiny_model

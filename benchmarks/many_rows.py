@@ -30,13 +30,14 @@ from datasets import disable_progress_bars
 from sentences import SENTENCES
 from transformers.utils import logging
 
-from peml.config import RunConfig, parse_config
+from peml.config.loading import parse_config
+from peml.config.model import RunConfig
 from peml.models import load_backbone
 from peml.run.cost import peak_memory
 from peml.run.preparation import prepare
 from peml.run.training import attach
 from peml.testing import save_tiny_model
-from peml.training import build_optimizer
+from peml.training.optimizer import build_optimizer
 
 LIMIT = 500.0
 """MiB above the model."""

@@ -27,7 +27,8 @@ from many_rows import resident
 from sentences import SENTENCES
 from transformers.utils import logging
 
-from peml.config import RunConfig, parse_config
+from peml.config.loading import parse_config
+from peml.config.model import RunConfig
 from peml.models import load_backbone
 from peml.run.preparation import prepare
 from peml.tasks import load_suite

@@ -18,18 +18,15 @@ from common import CLOCKS, Figure, at_most, benchmark_parser, load_mixture, rati
 from step_time import Step, bucket_batch, full_batch, plain_step, time_rounds, training_step
 
 from peml.data import TaskBatch
-from peml.methods import (
-    AttachContext,
-    Lora,
-    LoraMethodSettings,
-    MethodSettings,
-    build_method,
-    parse_method,
-    read_shape,
-)
+from peml.methods.base import AttachContext, MethodSettings
+from peml.methods.lora.lora import Lora
+from peml.methods.lora.settings import LoraMethodSettings
+from peml.methods.registry import build_method, parse_method
+from peml.methods.shape import read_shape
 from peml.models import TaskModel, load_backbone
 from peml.run.preparation import Prepared
-from peml.training import TrainingSettings, build_optimizer
+from peml.training.optimizer import build_optimizer
+from peml.training.settings import TrainingSettings
 
 METHODS: dict[str, tuple[dict[str, Any], float]] = {
     "LoRA": ({"name": "lora"}, 1.3),

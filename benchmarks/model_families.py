@@ -33,7 +33,8 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import logging as hf_logging
 
 from peml.errors import PemlError
-from peml.methods import MethodSettings, build_method, parse_method
+from peml.methods.base import MethodSettings
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.models.padding import refuse_left_padding
 from peml.models.reading import detect_family, load_family

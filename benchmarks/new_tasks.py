@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 import peml
-from peml.analysis import PairedTask, paired_difference
+from peml.analysis.statistics import PairedTask, paired_difference
 from peml.data.sources import load_source
 from peml.evaluation import read_predictions
 from peml.evaluation.metrics import METRICS

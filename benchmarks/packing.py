@@ -19,8 +19,8 @@ from common import CLOCKS, Figure, at_least, at_most, plain_parser, ratio_of_med
 from transformers import LlamaConfig
 
 from peml.data import Collator, TaskBatch
-from peml.injection import enable_packing
-from peml.methods import AttachedModel
+from peml.injection.packing import enable_packing
+from peml.methods.attached import AttachedModel
 
 ANSWER = 3  # tokens
 SHAPES = {

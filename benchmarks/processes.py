@@ -25,12 +25,12 @@ import yaml
 from common import CLOCKS, Figure, at_least, benchmark_parser, load_mixture, mixture_name, report
 
 import peml.run.evaluation as evaluation
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.distributed import join
 from peml.evaluation import score_split
-from peml.records import Results
-from peml.run import fit
-from peml.training import TrainingLoop
+from peml.records.run import Results
+from peml.run.pipeline import fit
+from peml.training.loop import TrainingLoop
 
 LEAST = 1.8
 _TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2")

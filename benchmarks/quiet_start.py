@@ -23,7 +23,8 @@ from sklearn.metrics import log_loss
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from peml.injection import PrefixInjection, attach_prefix, measure_start
+from peml.injection.inject import PrefixInjection, attach_prefix
+from peml.injection.quiet import measure_start
 from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix
 from peml.tasks import generate, load_suite

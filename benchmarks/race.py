@@ -24,14 +24,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from peml.methods import LoraSettings
+from peml.methods.lora.settings import LoraSettings
 from peml.models import Backbone, CompiledBlocks
-from peml.prefix import Genotype
-from peml.records import Evaluation, StepRecord
+from peml.prefix.genotype import Genotype
+from peml.records.metrics import Evaluation, StepRecord
 from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared
 from peml.run.training import attach
-from peml.training import Phase, TrainingLoop, build_optimizer
+from peml.training.loop import Phase, TrainingLoop
+from peml.training.optimizer import build_optimizer
 
 __all__ = ["RIVAL", "Ours", "Rival", "Tally", "decoder_rival", "race", "with_and_without"]
 

@@ -29,10 +29,13 @@ from common import (
 from step_time import Step, bucket_batch, full_batch, peml_step, time_rounds, training_step
 
 from peml.data import TaskBatch
-from peml.methods import AttachContext, Peml, PemlSettings
+from peml.methods.base import AttachContext
+from peml.methods.peml import Peml
+from peml.methods.settings import PemlSettings
 from peml.models import TaskModel, load_backbone
 from peml.run.preparation import Prepared
-from peml.training import TrainingSettings, build_optimizer
+from peml.training.optimizer import build_optimizer
+from peml.training.settings import TrainingSettings
 
 SEARCHES: dict[str, tuple[dict[str, Any], float]] = {
     "single-level": ({}, 1.15),

@@ -45,7 +45,8 @@ from serve_clients import Client, load_for, request
 from peml.cli.sparing import limit_kernels
 from peml.data.batching import Collator
 from peml.export import save_model
-from peml.methods import AttachContext, build_method, parse_method
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.serving import Predictor, load
 from peml.serving.service.body import parse_object

@@ -18,7 +18,8 @@ import torch
 from common import CLOCKS, Figure, at_most, plain_parser, ratio_of_medians, report
 
 from peml.export import save_model
-from peml.methods import AttachContext, build_method, parse_method
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.serving import load
 from peml.tasks import load_suite

@@ -29,18 +29,16 @@ from common import (
 from plain import PlainLora
 
 from peml.data.batch import TaskBatch
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    Lora,
-    LoraMethodSettings,
-    LoraSettings,
-    Peml,
-    PemlSettings,
-)
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.lora.lora import Lora
+from peml.methods.lora.settings import LoraMethodSettings, LoraSettings
+from peml.methods.peml import Peml
+from peml.methods.settings import PemlSettings
 from peml.models import TaskModel, load_backbone
 from peml.run.preparation import Prepared
-from peml.training import TrainingSettings, build_optimizer
+from peml.training.optimizer import build_optimizer
+from peml.training.settings import TrainingSettings
 
 TARGETS = {"LoRA + prefix": 1.05, "LoRA + supernet": 1.10}
 SEARCH_STEPS = 1_000_000  # the search's middle lasts as long as anyone measures

@@ -23,11 +23,14 @@ import torch
 from common import Figure, at_most, plain_parser, report
 
 from peml.data import TaskBatch
-from peml.methods import AttachContext, build_method, parse_method, read_shape
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
+from peml.methods.shape import read_shape
 from peml.models import ModelSettings, TaskModel, TextFamily, load_backbone
 from peml.run.cost import peak_memory
 from peml.tasks import load_suite
-from peml.training import TrainingSettings, build_optimizer
+from peml.training.optimizer import build_optimizer
+from peml.training.settings import TrainingSettings
 
 METHODS: dict[str, dict[str, Any]] = {
     "LoRA": {"name": "lora", "lora": {"r": 16, "alpha": 32}},

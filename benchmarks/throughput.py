@@ -31,7 +31,7 @@ from plain import PlainLora
 from race import RIVAL, Ours, Rival, race
 from transformers import DataCollatorWithPadding
 
-from peml.methods import LoraSettings
+from peml.methods.lora.settings import LoraSettings
 from peml.run.cost import peak_memory
 from peml.run.preparation import Prepared
 

@@ -11,7 +11,7 @@ from peml.errors import ConfigError
 from peml.export import EXPORTS
 from peml.methods.registry import METHODS
 from peml.models.families import FAMILIES
-from peml.prefix.operations import OPERATIONS
+from peml.prefix.operations.registry import OPERATIONS
 from peml.registry import Registry
 from tests.packages import added
 

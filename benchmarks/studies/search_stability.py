@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peml.errors import RunError
-from peml.records import Discretisation, GenotypeRecord
+from peml.records.metrics import Discretisation
+from peml.records.run import GenotypeRecord
 from peml.reporting.run.outcomes import list_outcomes
 from peml.reporting.run.results import RunRecord, load_run
 

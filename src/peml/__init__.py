@@ -18,24 +18,25 @@ from peml.errors import PemlError
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.comparison import Comparison, ComparisonConfig
-    from peml.config import RunConfig
-    from peml.injection import PrefixInjection, attach_prefix, measure_start
-    from peml.prefix import (
-        Genotype,
-        Prefix,
-        PrefixNetwork,
-        PrefixSettings,
-        PrefixShape,
-        PrefixStart,
-        PrefixSupernet,
-        SearchSpace,
-    )
-    from peml.run import Run
-    from peml.search import SearchController, SearchSettings
+    from peml.comparison.pipeline import Comparison
+    from peml.comparison.settings import ComparisonConfig
+    from peml.config.model import RunConfig
+    from peml.injection.inject import PrefixInjection, attach_prefix
+    from peml.injection.quiet import measure_start
+    from peml.prefix.genotype import Genotype
+    from peml.prefix.network import PrefixNetwork
+    from peml.prefix.prefix import Prefix, PrefixStart
+    from peml.prefix.settings import PrefixSettings
+    from peml.prefix.shape import PrefixShape
+    from peml.prefix.space import SearchSpace
+    from peml.prefix.supernet import PrefixSupernet
+    from peml.run.pipeline import Run
+    from peml.search.controller import SearchController
+    from peml.search.settings import SearchSettings
     from peml.serving import Prediction, Predictor, load
     from peml.tasks import Suite, Task, load_suite
-    from peml.tuning import StudyConfig, Tuned
+    from peml.tuning.pipeline import Tuned
+    from peml.tuning.settings import StudyConfig
 else:
     __getattr__ = hand_on(__name__)
 
@@ -95,8 +96,9 @@ def fit(
     """
     from rich.console import Console
 
-    from peml.config import RunConfig, apply_overrides, load_config, parse_config
-    from peml.run import fit as run_fit
+    from peml.config.loading import apply_overrides, load_config, parse_config
+    from peml.config.model import RunConfig
+    from peml.run.pipeline import fit as run_fit
 
     name = "run"
     if isinstance(config, (str, Path)):
@@ -138,8 +140,8 @@ def compare(
     """
     from rich.console import Console
 
-    from peml.comparison import ComparisonConfig, load_comparison, parse_comparison
-    from peml.comparison import compare as run_comparison
+    from peml.comparison.pipeline import compare as run_comparison
+    from peml.comparison.settings import ComparisonConfig, load_comparison, parse_comparison
 
     name = "comparison"
     if isinstance(config, (str, Path)):
@@ -181,9 +183,9 @@ def tune(
     """
     from rich.console import Console
 
-    from peml.config import apply_overrides
-    from peml.tuning import StudyConfig, load_study, parse_study
-    from peml.tuning import tune as run_study
+    from peml.config.loading import apply_overrides
+    from peml.tuning.pipeline import tune as run_study
+    from peml.tuning.settings import StudyConfig, load_study, parse_study
 
     if isinstance(config, (str, Path)):
         settings = load_study(Path(config), overrides)

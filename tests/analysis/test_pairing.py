@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peml.analysis import PairedTask, contrast_runs, paired_difference
+from peml.analysis.pairing import contrast_runs
 from peml.analysis.significance import (
     discordant_rows,
     levelled,
@@ -18,6 +18,7 @@ from peml.analysis.significance import (
     permuted_differences,
     tail_share,
 )
+from peml.analysis.statistics import PairedTask, paired_difference
 from peml.errors import DataError
 from peml.evaluation import KeptTask, TaskPredictions
 from peml.evaluation.metrics import METRICS

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peml.analysis import contrast_runs, find_mistakes, score_run
+from peml.analysis.mistakes import find_mistakes
+from peml.analysis.pairing import contrast_runs
+from peml.analysis.scores import score_run
 from peml.errors import DataError
 from peml.evaluation import KeptTask, TaskPredictions
 from peml.tasks import TaskType

@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
 
-from peml.analysis import Interval, PairedTask, paired_difference
 from peml.analysis.scorers import weighted_scorer
-from peml.analysis.statistics import _draw, percentile_interval, resample
+from peml.analysis.statistics import (
+    Interval,
+    PairedTask,
+    _draw,
+    paired_difference,
+    percentile_interval,
+    resample,
+)
 from peml.errors import DataError
 from peml.evaluation.metrics import METRICS
 from peml.tasks import OF_SCORES

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from peml.cli import main
-from peml.comparison import load_comparison
-from peml.tuning import load_study
+from peml.comparison.settings import load_comparison
+from peml.tuning.settings import load_study
 from tests.benchmarks.conftest import Script, in_process, options_of
 
 Figures = Callable[[], list[dict[str, Any]]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from peml.comparison import load_comparison
+from peml.comparison.settings import load_comparison
 from peml.data import TaskData
 from peml.errors import ConfigError
 from peml.run.preparation import prepare

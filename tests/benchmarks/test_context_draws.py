@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peml.comparison import load_comparison
-from peml.methods import parse_method
+from peml.comparison.settings import load_comparison
+from peml.methods.registry import parse_method
 from tests.benchmarks.conftest import Script
 
 STUDY = Path(__file__).parents[2] / "benchmarks/studies/contexts_16.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peml.injection import injection_of
+from peml.injection.inject import injection_of
 from peml.serving import load
 from peml.tasks import TaskRenderer
 from peml.testing import save_tiny_model

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import peml.run.preparation
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.injection.shared import Shared, attend_shared
 from peml.testing.models import save_tiny_model
 from tests.benchmarks.conftest import Script

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from peml.injection import injection_of
+from peml.injection.inject import injection_of
 from peml.testing import save_tiny_model
 from tests.benchmarks.conftest import Script
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from peml.config import load_config
-from peml.run import RunFolder, RunStopped, fit
+from peml.config.loading import load_config
+from peml.run.folder import RunFolder
+from peml.run.listener import RunStopped
+from peml.run.pipeline import fit
 from tests.cli.commands import content, peml
 from tests.e2e.toy import toy_config
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from peml.prefix import Genotype, PrefixShape
+from peml.prefix.genotype import Genotype
+from peml.prefix.shape import PrefixShape
 from peml.testing import save_tiny_model
 from tests.cli.commands import peml
 from tests.examples.runs import write_example_run

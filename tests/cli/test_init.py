@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data import select_tasks
 from peml.data.sources import load_task_data
 from tests.cli.commands import content, peml

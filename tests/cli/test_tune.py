@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from tests.cli.commands import content, peml
 from tests.tuning.studies import RATE, study_file
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from peml.comparison import ComparisonConfig, parse_comparison
 from peml.comparison.cells import cells_of
 from peml.comparison.choices import choose_values
 from peml.comparison.collect import collect
 from peml.comparison.matching import Matching, Sized
+from peml.comparison.settings import ComparisonConfig, parse_comparison
 from peml.errors import PemlError
 from peml.evaluation import predictions_path, read_predictions, write_predictions
 from peml.files import write_json
-from peml.reporting import write_comparison_report
+from peml.reporting.comparison.page import write_comparison_report
 from tests.comparison.quick import finish, grid_study
 from tests.records.made_up import results_of
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from peml.comparison import ComparisonConfig, compare, load_comparison, parse_comparison
 from peml.comparison.choices import Choice, choose_values
+from peml.comparison.pipeline import compare
+from peml.comparison.settings import ComparisonConfig, load_comparison, parse_comparison
 from peml.comparison.studies import first_trials
 from peml.errors import RunError
 from tests.comparison.quick import comparison_file, grid_study

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from peml.comparison import compare, load_comparison
+from peml.comparison.pipeline import compare
+from peml.comparison.settings import load_comparison
 from peml.errors import RunError
 from tests.comparison.quick import comparison_file
 from tests.e2e.toy import METHODS

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from peml.comparison import ComparisonConfig, parse_comparison
 from peml.comparison.matching import TOLERANCE, Matching, Sized, match_methods
+from peml.comparison.settings import ComparisonConfig, parse_comparison
 from peml.errors import ConfigError
-from peml.methods import Layers, LinearShape, ModelShape
-from peml.prefix import PrefixShape
+from peml.methods.layers import Layers, LinearShape
+from peml.methods.shape import ModelShape
+from peml.prefix.shape import PrefixShape
 
 # 12 layers with two linear ones each, as far as counting goes.
 SHAPE = ModelShape(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import peml
-from peml.comparison import Comparison, compare, load_comparison
+from peml.comparison.pipeline import Comparison, compare
+from peml.comparison.settings import load_comparison
 from peml.errors import PemlError
 from peml.locks import lock_folder
 from peml.records.comparison import RowRecord

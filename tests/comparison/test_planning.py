@@ -9,11 +9,14 @@ import pytest
 import yaml
 
 from peml import RunConfig
-from peml.comparison import parse_comparison, planning
+from peml.comparison import planning
 from peml.comparison.planning import plan_comparison
-from peml.methods import AttachedModel
+from peml.comparison.settings import parse_comparison
+from peml.methods.attached import AttachedModel
 from peml.methods.targets import find_linears
-from peml.run import Prepared, attach, preparation, prepare
+from peml.run import preparation
+from peml.run.preparation import Prepared, prepare
+from peml.run.training import attach
 from tests.comparison.quick import ADAPTER, comparison_file
 from tests.e2e.toy import METHODS
 

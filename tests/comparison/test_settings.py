@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from peml.comparison import ComparisonConfig, load_comparison, parse_comparison
-from peml.config import dump_config
+from peml.comparison.settings import ComparisonConfig, load_comparison, parse_comparison
+from peml.config.loading import dump_config
 from peml.data import select_tasks
 from peml.errors import ConfigError
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from peml.comparison import compare, load_comparison, parse_comparison
+from peml.comparison.pipeline import compare
 from peml.comparison.planning import plan_comparison
+from peml.comparison.settings import load_comparison, parse_comparison
 from peml.errors import ConfigError
 from tests.cli.commands import content
 from tests.comparison.quick import ADAPTER, comparison_file

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peml.comparison import parse_comparison
 from peml.comparison.cells import ComparisonFolder
 from peml.comparison.matching import Matching
-from peml.config import dump_shared, load_config, parse_config
-from peml.run import RunFolder
+from peml.comparison.settings import parse_comparison
+from peml.config.grants import dump_shared
+from peml.config.loading import load_config, parse_config
+from peml.run.folder import RunFolder
 from peml.tuning.folder import StudyFolder
 from tests.tuning.studies import MADE_UP, made_up
 

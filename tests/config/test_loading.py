@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from peml.config import RunConfig, apply_overrides, dump_config, load_config, parse_config
+from peml.config.loading import apply_overrides, dump_config, load_config, parse_config
+from peml.config.model import RunConfig
 from peml.errors import ConfigError
-from peml.methods import LoraMethodSettings
+from peml.methods.lora.settings import LoraMethodSettings
 from peml.methods.registry import method_settings_types
 
 MINIMAL: dict[str, Any] = {"tasks": {"suite": "glue"}}

@@ -9,11 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 import peml
-from peml.comparison import ComparisonConfig, parse_comparison
-from peml.config import RunConfig, parse_config
+from peml.comparison.settings import ComparisonConfig, parse_comparison
+from peml.config.loading import parse_config
+from peml.config.model import RunConfig
 from peml.errors import ConfigError
-from peml.methods import LoraMethodSettings, MethodSettings, parse_method
-from peml.tuning import StudyConfig, parse_study
+from peml.methods.base import MethodSettings
+from peml.methods.lora.settings import LoraMethodSettings
+from peml.methods.registry import parse_method
+from peml.tuning.settings import StudyConfig, parse_study
 
 TASKS: dict[str, Any] = {"suite": "glue"}
 STUDY: dict[str, Any] = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from peml.config import load_config
-from peml.run import plan
+from peml.config.loading import load_config
+from peml.run.pipeline import plan
 from peml.testing import save_tiny_model
 from tests.data.rows import write_jsonl
 from tests.tasks.benchmark_rows import ROWS, bundled

@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from peml.cli import main
-from peml.comparison import parse_comparison
-from peml.config import dump_shared, load_config, parse_config
+from peml.comparison.settings import parse_comparison
+from peml.config.grants import dump_shared
+from peml.config.loading import load_config, parse_config
 from peml.errors import ConfigError
-from peml.methods import parse_method
+from peml.methods.registry import parse_method
 from peml.removed import without_removed
-from peml.run import RunFolder
+from peml.run.folder import RunFolder
 from tests.tuning.studies import MADE_UP, made_up
 
 RUN: dict[str, Any] = {"tasks": {"suite": "demo"}}

@@ -9,7 +9,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from peml.cli import app
-from peml.config import RunConfig
+from peml.config.model import RunConfig
 from peml.methods.registry import method_settings_types
 
 

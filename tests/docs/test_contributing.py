@@ -14,7 +14,7 @@ import pytest
 
 from peml.export import EXPORTS
 from peml.models.families import FAMILIES
-from peml.prefix.operations import OPERATIONS
+from peml.prefix.operations.registry import OPERATIONS
 from peml.registry import Registry
 from peml.tasks import TaskRenderer
 from peml.testing import TINY_TASKS

@@ -10,7 +10,7 @@ import pytest
 
 import peml
 from peml.evaluation import predict_split, read_predictions
-from peml.run import RunFolder
+from peml.run.folder import RunFolder
 from peml.run.preparation import prepare
 from tests.e2e.apart import run_apart
 from tests.e2e.fixtures import Runs

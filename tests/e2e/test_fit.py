@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 import peml
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.evaluation import read_predictions
 from peml.evaluation.metrics import METRICS
-from peml.run import RunFolder, fit
+from peml.run.folder import RunFolder
+from peml.run.pipeline import fit
 from peml.run.preparation import prepare
 from peml.run.training import attach
 from tests.e2e.fixtures import Runs

@@ -20,15 +20,15 @@ import pytest
 
 import peml
 from peml.cli import main
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.distributed import World
 from peml.errors import ConfigError
 from peml.locks import lock_folder
-from peml.records import Evaluation
-from peml.run import RunStopped
-from peml.run import fit as run_fit
+from peml.records.metrics import Evaluation
+from peml.run.listener import RunStopped
+from peml.run.pipeline import fit as run_fit
 from peml.run.together import with_world
-from peml.training import TrainingLoop
+from peml.training.loop import TrainingLoop
 from tests.e2e.ranks import CAN_SHARD, launch, run_files
 from tests.e2e.toy import METHODS, Row, toy_config
 

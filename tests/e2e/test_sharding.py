@@ -14,7 +14,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 import peml
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.distributed import World, join
 from peml.errors import ConfigError, ModelError
 from peml.models import ModelSettings, TaskModel, load_backbone, sharding

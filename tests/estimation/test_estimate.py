@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from peml.config import RunConfig, parse_config
+from peml.config.loading import parse_config
+from peml.config.model import RunConfig
 from peml.errors import ConfigError
 from peml.estimation import Device, Estimate, estimate, read_device
 from peml.estimation.tracker import Tracker
 from peml.models import load_backbone
-from peml.run import attach, prepare
+from peml.run.preparation import prepare
+from peml.run.training import attach
 from peml.testing import save_tiny_model
 from tests.data.rows import write_jsonl
 

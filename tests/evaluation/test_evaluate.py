@@ -29,7 +29,7 @@ from peml.evaluation import (
 )
 from peml.evaluation.metrics import METRICS
 from peml.evaluation.settings import ScoringSettings
-from peml.methods import AttachedModel
+from peml.methods.attached import AttachedModel
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
 from tests.worlds import together, worlds

@@ -12,7 +12,7 @@ from peml.data.task_columns import read_list
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.evaluation.mixed import EncodedRow, score_mixed
 from peml.evaluation.settings import ScoringSettings
-from peml.injection import enable_packing
+from peml.injection.packing import enable_packing
 from peml.serving.predictor import Predictor
 from peml.tasks import TaskRenderer
 from tests.models.tasks import tiny_task_model

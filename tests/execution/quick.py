@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from peml.config import RunConfig, load_config
-from peml.execution import ExecutionSettings, Job, make_executor, processes
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
+from peml.execution import processes
+from peml.execution.job import Job
+from peml.execution.making import make_executor
+from peml.execution.settings import ExecutionSettings
 from tests.e2e.apart import fresh_processes
 from tests.e2e.toy import toy_config
 from tests.e2e.unrendered import unrender

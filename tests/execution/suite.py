@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from peml.config import RunConfig
-from peml.execution import ExecutionSettings, Executor, Job, make_executor, run_jobs
-from peml.execution.executor import Report
+from peml.config.model import RunConfig
+from peml.execution.executor import Executor, Report, run_jobs
+from peml.execution.job import Job
+from peml.execution.making import make_executor
+from peml.execution.settings import ExecutionSettings
 from peml.locks import lock_folder
-from peml.run import fit
+from peml.run.pipeline import fit
 
 Told = tuple[str, int, float]
 """Name of a job, training step, mean development metric."""

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from peml.config import RunConfig
+from peml.config.model import RunConfig
 from peml.errors import RunError
-from peml.execution import ExecutionSettings, Job, make_executor, remote
+from peml.execution import remote
 from peml.execution.cluster import RayExecutor
+from peml.execution.job import Job
+from peml.execution.making import make_executor
+from peml.execution.settings import ExecutionSettings
 from peml.locks import lock_folder
-from peml.run import fit
+from peml.run.pipeline import fit
 from tests.e2e.apart import run_apart
 from tests.execution.quick import drive, quick_run
 from tests.execution.suite import ExecutorSuite

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from peml.config import RunConfig
-from peml.execution import ExecutionSettings
+from peml.config.model import RunConfig
+from peml.execution.settings import ExecutionSettings
 from tests.execution.quick import quick_run
 from tests.execution.suite import ExecutorSuite
 

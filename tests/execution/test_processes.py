@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from peml.config import parse_config
+from peml.config.loading import parse_config
 from peml.errors import TrainingError
-from peml.execution import ExecutionSettings, Job, make_executor, processes, run_jobs
+from peml.execution import processes
 from peml.execution import work as working
+from peml.execution.executor import run_jobs
+from peml.execution.job import Job
+from peml.execution.making import make_executor
+from peml.execution.settings import ExecutionSettings
 from peml.locks import lock_folder
 from tests.comparison.quick import finish
 

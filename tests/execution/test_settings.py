@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from peml.comparison import parse_comparison
+from peml.comparison.settings import parse_comparison
 from peml.errors import ConfigError, PemlError
-from peml.execution import ExecutionSettings, make_executor
+from peml.execution.making import make_executor
+from peml.execution.settings import ExecutionSettings
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from peml.data import TaskBatch
 from peml.errors import RunError
 from peml.export import load_model, save_model
 from peml.export.agreement import answers, check_agreement
-from peml.methods import AttachedModel
+from peml.methods.attached import AttachedModel
 from peml.methods.lora.lora import LoraPart
-from peml.records import Agreement
+from peml.records.run import Agreement
 from peml.testing import TINY_TASKS, batch_of
 from peml.testing.answers import rows_of
 from tests.export.trained import attach, settings_of

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data import TaskBatch
 from peml.errors import CheckpointError, ModelError
 from peml.export import load_model, load_saved, open_model, save_model
-from peml.injection import injection_of
-from peml.methods import AttachedModel
+from peml.injection.inject import injection_of
+from peml.methods.attached import AttachedModel
 from peml.methods.prefix.part import PrefixPart
-from peml.prefix import Prefix
+from peml.prefix.prefix import Prefix
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach
 from tests.e2e.toy import FAMILIES, toy_config

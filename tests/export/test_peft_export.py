@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from peml.errors import CheckpointError, InjectionError, PemlError, RunError
 from peml.export import export_model, load_model
 from peml.files import read_json, read_tensors, verify_manifest, write_tensors
-from peml.injection import injection_of
+from peml.injection.inject import injection_of
 from peml.models.prompt import build_inputs
-from peml.prefix import Genotype, PrefixShape
+from peml.prefix.genotype import Genotype
+from peml.prefix.shape import PrefixShape
 from peml.testing import save_tiny_model
 from tests.export.trained import run_of
 

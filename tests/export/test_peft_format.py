@@ -8,8 +8,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from peml.methods import AttachedModel, LoraSettings
+from peml.methods.attached import AttachedModel
 from peml.methods.lora.lora import LoraPart
+from peml.methods.lora.settings import LoraSettings
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing import save_tiny_model
 

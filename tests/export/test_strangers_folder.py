@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import CheckpointError, ModelError, PemlError
 from peml.export import export_model, load_model, save_model
 from peml.run.preparation import Prepared, prepare

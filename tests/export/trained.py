@@ -8,13 +8,9 @@ from typing import Any
 import torch
 
 from peml.export import save_model
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    MethodSettings,
-    build_method,
-    parse_method,
-)
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, MethodSettings
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing import TINY_TASKS, batch_of, save_tiny_model
 from peml.testing.tasks import tasks_with_contexts

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peml.injection import PrefixInjection
+from peml.injection.inject import PrefixInjection
 from peml.prefix.prefix import Prefix
 from peml.prefix.shape import PrefixShape
 

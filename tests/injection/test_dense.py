@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from peml.injection import attach_prefix
 from peml.injection.dense import attend_densely
+from peml.injection.inject import attach_prefix
 from peml.injection.masks import causal_mask
 from peml.testing import tiny_model
 from tests.injection.common import inputs_for, random_prefix

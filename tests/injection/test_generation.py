@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from peml.injection import attach_prefix
+from peml.injection.inject import attach_prefix
 from peml.models.loading import enable_checkpointing
 from peml.prefix.prefix import Prefix
 from peml.testing.models import tiny_llama, tiny_model

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from peml.errors import InjectionError
-from peml.injection import attach_prefix, injection_of
+from peml.injection.inject import attach_prefix, injection_of
 from peml.prefix.prefix import Prefix
 from peml.testing.models import (
     save_tiny_model,

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from peml.errors import InjectionError
-from peml.injection import PackedRows, attach_prefix, attention, enable_packing
+from peml.injection import attention
+from peml.injection.inject import attach_prefix
 from peml.injection.masks import causal_mask
+from peml.injection.packing import PackedRows, enable_packing
 from peml.testing.models import tiny_model
 from tests.injection.common import token_ids, with_random_prefix
 

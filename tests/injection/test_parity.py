@@ -10,7 +10,8 @@ from peft import PrefixTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from peml.injection import attach_prefix, peft_layout, peft_prompt_embeddings
+from peml.injection.inject import attach_prefix
+from peml.injection.rotation import peft_layout, peft_prompt_embeddings
 from peml.prefix.prefix import Prefix
 from peml.testing.models import tiny_bert, tiny_llama, tiny_mistral, tiny_model, tiny_t5
 from tests.injection.common import inputs_for, random_prefix, real, token_ids

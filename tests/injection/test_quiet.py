@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from peml.errors import InjectionError
-from peml.injection import PrefixInjection, attach_prefix, measure_start
+from peml.injection.inject import PrefixInjection, attach_prefix
+from peml.injection.quiet import measure_start
 from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix, PrefixStart
 from peml.testing.models import tiny_bert, tiny_llama, tiny_model, tiny_t5

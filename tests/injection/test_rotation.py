@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from peml.errors import InjectionError
-from peml.injection import attach_prefix, find_rotary, peft_prompt_embeddings, rotate_keys
+from peml.injection.inject import attach_prefix
+from peml.injection.rotation import find_rotary, peft_prompt_embeddings, rotate_keys
 from peml.testing.models import tiny_bert, tiny_llama, tiny_mistral, tiny_model, tiny_t5
 from tests.injection.common import random_prefix, token_ids, with_random_prefix
 

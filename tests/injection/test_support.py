@@ -13,7 +13,9 @@ from transformers import LongT5Config, LongT5ForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from peml.errors import InjectionError
-from peml.injection import attach_prefix, check_support, probe
+from peml.injection.inject import attach_prefix
+from peml.injection.probe import probe
+from peml.injection.support import check_support
 from peml.testing.models import tiny_llama, tiny_mistral, tiny_model, tiny_t5
 from tests.injection.common import inputs_for, with_random_prefix
 

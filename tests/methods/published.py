@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from peml.methods import Layers, LinearShape, MethodSettings, ModelShape, build_method
+from peml.methods.base import MethodSettings
+from peml.methods.layers import Layers, LinearShape
+from peml.methods.registry import build_method
+from peml.methods.shape import ModelShape
 
 LLAMA_ATTENTION = ModelShape(
     layers=Layers(

@@ -12,12 +12,14 @@ from peft import PeftModel
 from pydantic import ValidationError
 
 from peml.errors import TrainingError
-from peml.methods import AttachContext, AttachedModel, read_shape
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.lora.adalora import AdaLora, AdaLoraPart
 from peml.methods.lora.settings import AdaLoraSettings
+from peml.methods.shape import read_shape
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model
-from peml.training import load_optimizer_state, optimizer_state
+from peml.training.optimizer import load_optimizer_state, optimizer_state
 from tests.methods.test_lora import batch, plain, scores
 
 INIT, TARGET, STEPS = 4, 2, 12

@@ -8,20 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from peml.methods import (
-    AttachedModel,
-    Layers,
-    LinearShape,
-    Method,
-    ModelShape,
-    PemlSettings,
-    build_method,
-    parse_method,
-)
+from peml.methods.attached import AttachedModel
+from peml.methods.base import Method
 from peml.methods.budget import TOLERANCE
+from peml.methods.layers import Layers, LinearShape
 from peml.methods.prefix.settings import PrefixTuningSettings
-from peml.methods.settings import LoraPrefixSettings, halvings
-from peml.prefix import Genotype, PrefixShape
+from peml.methods.registry import build_method, parse_method
+from peml.methods.settings import LoraPrefixSettings, PemlSettings, halvings
+from peml.methods.shape import ModelShape
+from peml.prefix.genotype import Genotype
+from peml.prefix.shape import PrefixShape
 from peml.testing import MethodSuite
 
 # MiniLM's: six layers of 384 channels.

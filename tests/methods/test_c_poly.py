@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from peml.methods import AttachContext, AttachedModel
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.routed.c_poly import CPoly
 from peml.methods.routed.settings import CPolySettings
 from peml.testing import batch_of, tiny_task_model

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from peml.methods import AttachedModel, LoraMethodSettings
+from peml.methods.attached import AttachedModel
 from peml.methods.context.settings import (
     ContextSettings,
     CorrectionSettings,
     LoraContextSettings,
 )
-from peml.methods.lora.settings import LoraSettings
+from peml.methods.lora.settings import LoraMethodSettings, LoraSettings
 from peml.methods.registry import list_methods
 from peml.methods.routed.mtl_lora import MtlLora, MtlLoraDelta
 from peml.methods.routed.part import AdapterPart

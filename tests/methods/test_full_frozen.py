@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from peml.errors import ConfigError
-from peml.methods import AttachContext, AttachedModel, read_shape
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.frozen import Frozen
 from peml.methods.full import Full
 from peml.methods.settings import FrozenSettings, FullSettings
+from peml.methods.shape import read_shape
 from peml.testing import MethodSuite
-from peml.training import TrainingSettings, build_optimizer, load_optimizer_state, optimizer_state
+from peml.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from peml.training.settings import TrainingSettings
 from tests.methods.test_lora import batch, plain, scores
 from tests.models.tasks import gradients
 

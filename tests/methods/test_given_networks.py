@@ -10,16 +10,15 @@ import torch
 from pydantic import ValidationError
 
 from peml.errors import ConfigError
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    PemlSettings,
-    build_method,
-    parse_method,
-    read_shape,
-)
-from peml.prefix import Genotype, PrefixShape, count_network
-from peml.search import SearchSettings
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
+from peml.methods.settings import PemlSettings
+from peml.methods.shape import read_shape
+from peml.prefix.genotype import Genotype
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import count_network
+from peml.search.settings import SearchSettings
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 

@@ -12,7 +12,10 @@ from peft import PeftModel
 
 from peml.data import TaskBatch
 from peml.errors import CheckpointError, ModelError
-from peml.methods import AttachContext, AttachedModel, Lora, LoraMethodSettings
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.lora.lora import Lora
+from peml.methods.lora.settings import LoraMethodSettings
 from peml.models import TaskModel
 from peml.testing.models import tiny_model
 from tests.models.tasks import batch_of, gradients, tiny_task_model

@@ -11,21 +11,17 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    Lora,
-    Method,
-    build_method,
-    parse_method,
-    read_shape,
-)
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method
 from peml.methods.lora.dora import Dora
-from peml.methods.lora.lora import RsLora
+from peml.methods.lora.lora import Lora, RsLora
 from peml.methods.lora.settings import DoraSettings, RsLoraSettings
+from peml.methods.registry import build_method, parse_method
+from peml.methods.shape import read_shape
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model
-from peml.training import TrainingSettings, build_optimizer
+from peml.training.optimizer import build_optimizer
+from peml.training.settings import TrainingSettings
 from tests.methods.test_lora import batch, disturb, plain, scores
 
 NAMES = ["rslora", "dora"]

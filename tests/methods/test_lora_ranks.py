@@ -12,23 +12,22 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from peml.errors import ConfigError
-from peml.methods import AttachContext, AttachedModel, Method, build_method, parse_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method
 from peml.methods.layers import LinearShape
 from peml.methods.lora.lora import LoraPart
 from peml.methods.lora.part import ADAPTER
 from peml.methods.lora.ranks import rank_groups
 from peml.methods.prefix.part import PrefixPart
+from peml.methods.registry import build_method, parse_method
 from peml.methods.shape import read_shape
-from peml.prefix import Genotype, PrefixSupernet
+from peml.prefix.genotype import Genotype
+from peml.prefix.supernet import PrefixSupernet
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
-from peml.training import (
-    TrainingSettings,
-    build_optimizer,
-    load_optimizer_state,
-    optimizer_state,
-)
+from peml.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from peml.training.settings import TrainingSettings
 
 RANKS = (1, 2, 4)
 PREFIX = {"length": [2, 4], "width": 8, "cells": 2}

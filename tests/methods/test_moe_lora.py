@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from peml.data import TaskBatch
-from peml.methods import AdaptedLinear, AttachContext, AttachedModel
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.routed.delta import AdaptedLinear
 from peml.methods.routed.moe_lora import MoeLora, TaskMoeDelta, TokenMoeDelta
 from peml.methods.routed.settings import MoeLoraSettings
 from peml.testing import batch_of, tiny_task_model

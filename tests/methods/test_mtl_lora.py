@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peml.methods import AttachContext, AttachedModel
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.routed.mtl_lora import MtlLora, MtlLoraDelta
 from peml.methods.routed.settings import MtlLoraSettings
 from peml.testing import tiny_task_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from peml.methods import AttachContext
+from peml.methods.base import AttachContext
 from peml.methods.routed.multilora import MultiLora
 from peml.methods.routed.settings import MultiLoraSettings
 from peml.testing import tiny_model, tiny_task_model

@@ -13,9 +13,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from peml.errors import ModelError
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method, read_shape
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.lora import part
 from peml.methods.lora.settings import HiraSettings, MissSettings
+from peml.methods.registry import build_method, parse_method
+from peml.methods.shape import read_shape
 from peml.testing import MethodSuite
 from peml.testing.models import tiny_model
 from tests.methods.test_lora import disturb, plain

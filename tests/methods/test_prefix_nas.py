@@ -10,18 +10,18 @@ import torch
 from pydantic import ValidationError
 
 from peml.errors import ConfigError
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    Layers,
-    ModelShape,
-    PemlSettings,
-    build_method,
-    parse_method,
-    read_shape,
-)
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.layers import Layers
 from peml.methods.prefix.settings import PrefixNasSettings
-from peml.prefix import ExpectedSize, Genotype, PrefixShape, PrefixStart, PrefixSupernet
+from peml.methods.registry import build_method, parse_method
+from peml.methods.settings import PemlSettings
+from peml.methods.shape import ModelShape, read_shape
+from peml.prefix.genotype import Genotype
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import ExpectedSize
+from peml.prefix.supernet import PrefixSupernet
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 

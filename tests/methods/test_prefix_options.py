@@ -10,11 +10,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from peml.errors import ModelError
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.prefix.part import PrefixPart
-from peml.prefix import PrefixSupernet
+from peml.methods.registry import build_method, parse_method
+from peml.prefix.supernet import PrefixSupernet
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
-from peml.training import TrainingSettings, build_optimizer
+from peml.training.optimizer import build_optimizer
+from peml.training.settings import TrainingSettings
 
 TEXT = "the old dog sleeps and the young cat runs home to the river"
 _METHODS: dict[str, dict[str, Any]] = {

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from peml.data import TaskBatch
 from peml.errors import TrainingError
-from peml.methods import AttachContext, AttachedModel, Peml, PemlSettings
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.peml import Peml
 from peml.methods.prefix.part import PrefixPart
-from peml.prefix import PrefixSupernet
+from peml.methods.settings import PemlSettings
+from peml.prefix.supernet import PrefixSupernet
 from tests.models.tasks import gradients
 from tests.training.toy import base, stream
 

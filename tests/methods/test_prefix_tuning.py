@@ -12,20 +12,18 @@ from torch import Tensor
 
 from peml.errors import ModelError
 from peml.export import load_model, save_model
-from peml.injection import injection_of
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    LoraSettings,
-    Method,
-    build_method,
-    parse_method,
-    read_shape,
-)
+from peml.injection.inject import injection_of
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method
+from peml.methods.lora.settings import LoraSettings
 from peml.methods.prefix.part import PrefixPart
 from peml.methods.prefix.settings import PrefixTuningSettings
+from peml.methods.registry import build_method, parse_method
 from peml.methods.settings import LoraPrefixSettings
-from peml.prefix import FlatPrefix, Genotype, Prefix
+from peml.methods.shape import read_shape
+from peml.prefix.flat import FlatPrefix
+from peml.prefix.genotype import Genotype
+from peml.prefix.prefix import Prefix
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 from tests.models.tasks import gradients

@@ -13,8 +13,11 @@ from torch import Tensor
 from peml.errors import ModelError
 from peml.export import load_model, save_model
 from peml.files import read_tensors
-from peml.methods import AttachContext, AttachedModel, build_method, read_shape
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.prefix.settings import PromptTuningSettings
+from peml.methods.registry import build_method
+from peml.methods.shape import read_shape
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import Backbone, ModelSettings, TaskModel, dequantize, is_quantized, load_backbone
 from peml.testing import TINY_TASKS, batch_of, save_tiny_model
 

@@ -14,8 +14,8 @@ import pytest
 from peml.errors import CheckpointError, ConfigError
 from peml.export import export_model
 from peml.files import read_json
-from peml.methods import Method, build_method, parse_method
-from peml.methods.registry import METHODS, list_methods
+from peml.methods.base import Method
+from peml.methods.registry import METHODS, build_method, list_methods, parse_method
 from tests.e2e.toy import toy_config
 from tests.packages import added, write_package
 

@@ -11,16 +11,10 @@ import torch
 from torch import nn
 
 from peml.errors import ModelError
-from peml.methods import (
-    AttachContext,
-    AttachedModel,
-    ModelShape,
-    build_method,
-    check_count,
-    parse_method,
-    read_shape,
-)
-from peml.methods.registry import list_methods
+from peml.methods.attached import AttachedModel, check_count
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, list_methods, parse_method
+from peml.methods.shape import ModelShape, read_shape
 from peml.methods.targets import read_layers
 from peml.models import TaskModel
 from peml.testing.models import tiny_model

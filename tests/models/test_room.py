@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.models import (
     ModelSettings,
     check_generation,
@@ -16,7 +16,7 @@ from peml.models import (
     make_room,
     settle,
 )
-from peml.run import prepare
+from peml.run.preparation import prepare
 from peml.testing.models import save_tiny_model
 from tests.e2e.toy import toy_config
 from tests.tasks.examples import generation, sentiment

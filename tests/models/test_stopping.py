@@ -13,8 +13,8 @@ from peml.data import encode_split
 from peml.data.rows import Rows
 from peml.errors import ModelError
 from peml.evaluation import EvaluationSettings, predict_split
-from peml.injection import attach_prefix
-from peml.methods import AttachedModel
+from peml.injection.inject import attach_prefix
+from peml.methods.attached import AttachedModel
 from peml.models import TaskModel, check_generation
 from peml.models.families.stopping import stopping_criteria
 from tests.injection.common import with_random_prefix

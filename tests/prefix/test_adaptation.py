@@ -9,17 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peml.errors import ConfigError
-from peml.prefix import (
-    Genotype,
-    PrefixNetwork,
-    PrefixSettings,
-    PrefixShape,
-    PrefixStart,
-    adapt,
-    differences,
-    load_for,
-)
-from peml.prefix.operations import list_operations
+from peml.prefix.adaptation import adapt, differences, load_for
+from peml.prefix.genotype import Genotype
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.operations.registry import list_operations
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
 
 _WORDS = st.text('ab_.\u00e9"', max_size=5)
 SHAPES = st.builds(PrefixShape, st.integers(1, 20), st.integers(1, 4), st.integers(1, 8))

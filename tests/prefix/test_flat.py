@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.prefix import FlatPrefix, PrefixShape, PrefixStart, count_flat
+from peml.prefix.flat import FlatPrefix
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import count_flat
 
 SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=8)
 LENGTH = 5

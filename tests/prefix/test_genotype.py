@@ -10,14 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from peml.errors import ConfigError
-from peml.prefix import (
-    Genotype,
-    PrefixNetwork,
-    PrefixSettings,
-    PrefixShape,
-    PrefixStart,
-    SearchSpace,
-)
+from peml.prefix.genotype import Genotype
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.space import SearchSpace
 
 SHAPE = PrefixShape(layers=4, kv_heads=2, head_dim=8)
 

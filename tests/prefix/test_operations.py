@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from peml.errors import ConfigError
-from peml.prefix import SKIP, Operation, PrefixSettings, PrefixShape, make_operation, zero_linear
-from peml.prefix.operations import DEFAULT_OPERATIONS, OPERATIONS, list_operations
+from peml.prefix.operations.operation import Operation, zero_linear
+from peml.prefix.operations.registry import (
+    DEFAULT_OPERATIONS,
+    OPERATIONS,
+    SKIP,
+    list_operations,
+    make_operation,
+)
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
 from peml.testing.operations import OperationSuite
 from tests.packages import added
 

@@ -13,23 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peml.prefix import (
-    Genotype,
-    HeadKind,
-    Operation,
-    PrefixNetwork,
-    PrefixSettings,
-    PrefixShape,
-    PrefixStart,
-    PrefixSupernet,
-    SearchSpace,
-    SizeRange,
-    count_choices,
-    count_network,
-    count_space,
-    zero_linear,
-)
-from peml.prefix.operations import OPERATIONS, list_operations
+from peml.prefix.genotype import Genotype
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.operations.operation import Operation, zero_linear
+from peml.prefix.operations.registry import OPERATIONS, list_operations
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import SizeRange, count_choices, count_network, count_space
+from peml.prefix.space import HeadKind, SearchSpace
+from peml.prefix.supernet import PrefixSupernet
 from tests.packages import added
 
 SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=8)

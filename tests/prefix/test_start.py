@@ -9,15 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.prefix import (
-    Genotype,
-    Prefix,
-    PrefixNetwork,
-    PrefixSettings,
-    PrefixShape,
-    PrefixStart,
-    PrefixSupernet,
-)
+from peml.prefix.genotype import Genotype
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import Prefix, PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.supernet import PrefixSupernet
 
 SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=4)
 

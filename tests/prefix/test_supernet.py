@@ -8,16 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peml.errors import ConfigError
-from peml.prefix import (
-    SKIP,
-    Decision,
-    PrefixSettings,
-    PrefixShape,
-    PrefixStart,
-    PrefixSupernet,
-    SearchSpace,
-)
-from peml.prefix.operations import DEFAULT_OPERATIONS
+from peml.prefix.operations.registry import DEFAULT_OPERATIONS, SKIP
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.space import SearchSpace
+from peml.prefix.supernet import Decision, PrefixSupernet
 
 SHAPE = PrefixShape(layers=3, kv_heads=2, head_dim=4)
 

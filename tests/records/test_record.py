@@ -11,11 +11,13 @@ import pytest
 
 from peml.comparison.latency import Latency
 from peml.errors import RunError
-from peml.records import Ending, Environment, FileRecord, Plan, Results, Spent, TaskScored
 from peml.records.comparison import ComparisonRecord
+from peml.records.plan import Plan
+from peml.records.record import FileRecord
+from peml.records.run import Ending, Environment, Results, Spent, TaskScored
 from peml.records.study import StudyRecord
-from peml.run import SessionState
-from peml.training import Progress
+from peml.run.state import SessionState
+from peml.training.loop import Progress
 from peml.tuning.folder import DriverRecord
 from tests.examples.comparisons import write_example_comparison
 from tests.examples.runs import write_example_run

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from peml.reporting import load_run
 from peml.reporting.run.report import render_html
+from peml.reporting.run.results import load_run
 from tests.examples.runs import write_example_run
 
 

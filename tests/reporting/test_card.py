@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from peml.files import read_json
-from peml.reporting import list_unfilled, load_run, render_card, write_card
+from peml.reporting.run.card import list_unfilled, render_card, write_card
+from peml.reporting.run.results import load_run
 from tests.reporting.pages import markdown_tables
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peml.records import Plan
+from peml.records.plan import Plan
 from peml.reporting.cautions import Kind, list_cautions, tell_cautions
 
 

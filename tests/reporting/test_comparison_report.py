@@ -13,7 +13,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from peml.records.comparison import ComparisonRecord
-from peml.reporting import write_comparison_report
 from peml.reporting.comparison.figures import (
     draw_comparison,
     draw_cost,
@@ -22,7 +21,7 @@ from peml.reporting.comparison.figures import (
     rank_tasks,
     source_line,
 )
-from peml.reporting.comparison.page import render_comparison_html
+from peml.reporting.comparison.page import render_comparison_html, write_comparison_report
 from tests.examples.comparisons import write_example_comparison
 from tests.reporting.comparisons import example, row_of
 from tests.reporting.pages import (

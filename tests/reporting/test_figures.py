@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
-from peml.reporting import load_run
 from peml.reporting.run.balancing import draw_balancing, draw_mixture
 from peml.reporting.run.decisions import draw_decisions, draw_gates, tabulate_decisions
 from peml.reporting.run.diagram import draw_network
 from peml.reporting.run.figures import draw_figures, draw_loss, draw_scores, draw_validation
 from peml.reporting.run.report import render_html
+from peml.reporting.run.results import load_run
 from peml.reporting.style import PALETTE, save_png, spread, to_svg
 from tests.examples.runs import write_example_run
 

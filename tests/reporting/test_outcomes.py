@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from peml.reporting import load_run
 from peml.reporting.run.decisions import draw_decisions, draw_gates, tabulate_decisions
 from peml.reporting.run.outcomes import (
     describe_search,
@@ -19,7 +18,7 @@ from peml.reporting.run.outcomes import (
     list_outcomes,
 )
 from peml.reporting.run.report import render_html, render_markdown
-from peml.reporting.run.results import History
+from peml.reporting.run.results import History, load_run
 from tests.examples.runs import write_example_run
 from tests.reporting.pages import markdown_tables, parse_page, text_of
 

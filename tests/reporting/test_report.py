@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from peml.errors import RunError
-from peml.reporting import load_run, write_report
-from peml.reporting.run.report import render_html, render_markdown
+from peml.reporting.run.report import render_html, render_markdown, write_report
+from peml.reporting.run.results import load_run
 from tests.reporting.pages import (
     SVG,
     markdown_tables,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peml.errors import RunError
-from peml.reporting import load_run
+from peml.reporting.run.results import load_run
 
 Edit = Callable[[Path, Callable[[Any], None]], None]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from peml.records import Cost, Results, TaskResult
+from peml.records.run import Cost, Results, TaskResult
 from peml.reporting.summary import join_names, noise, summarise
 
 

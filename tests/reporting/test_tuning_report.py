@@ -13,9 +13,8 @@ from matplotlib.text import Text
 
 from peml.errors import RunError
 from peml.records.study import StudyRecord
-from peml.reporting import write_tuning_report
 from peml.reporting.tuning.figures import draw_study
-from peml.reporting.tuning.page import render_study_html
+from peml.reporting.tuning.page import render_study_html, write_tuning_report
 from tests.examples.studies import write_example_study
 from tests.reporting.pages import SVG, parse_page, section_names, table_rows, text_of
 

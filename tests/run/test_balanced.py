@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import ConfigError
-from peml.run import plan, prepare
+from peml.run.pipeline import plan
+from peml.run.preparation import prepare
 from tests.e2e.toy import Row, toy_config
 
 pytestmark = pytest.mark.e2e

@@ -10,13 +10,13 @@ import torch
 from typer.testing import CliRunner
 
 from peml.cli.tasks.command import tasks_app
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data.encoding import encode_rows
 from peml.data.settings import TasksSettings, select_tasks
 from peml.errors import ModelError, TaskError
 from peml.models import identify_model, load_family
 from peml.models.families.seam import read_back
-from peml.run import fit, plan
+from peml.run.pipeline import fit, plan
 from peml.serving import load
 from peml.tasks import Chat, TaskRenderer, load_task_file
 from peml.tasks.instructions import split_row

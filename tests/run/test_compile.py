@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 import peml.run.preparation
 import peml.run.training
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.models import CompiledBlocks
-from peml.run import fit
+from peml.run.pipeline import fit
 from peml.testing.models import save_tiny_model
 from tests.e2e.toy import METHODS, toy_config
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data.solved import SolvedRows
-from peml.injection import PrefixInjection, attach_prefix, contexts
-from peml.methods import AttachContext
+from peml.injection import contexts
+from peml.injection.inject import PrefixInjection, attach_prefix
+from peml.methods.base import AttachContext
 from peml.methods.context import lora_context, part
 from peml.models import TaskModel, load_backbone
 from peml.run.preparation import prepare

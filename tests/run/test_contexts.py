@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data.solved import SolvedRows
 from peml.data.sources import load_task_data
 from peml.errors import ConfigError, DataError, RunError
 from peml.export import export_model
 from peml.files import read_tensors
-from peml.injection import injection_of
-from peml.prefix import Genotype
-from peml.run import fit
+from peml.injection.inject import injection_of
+from peml.prefix.genotype import Genotype
 from peml.run.identity import check_identity, identify
+from peml.run.pipeline import fit
 from peml.run.preparation import prepare, with_config
 from peml.serving import load
 from peml.tasks import SOURCE_ROW, Shots

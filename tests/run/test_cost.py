@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from peml.records import Spent
+from peml.records.run import Spent
 from peml.run.cost import CostMeter, peak_memory
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data import TaskBatch
 from peml.data.solved import SolvedRows
 from peml.errors import ConfigError, DataError, ModelError
-from peml.methods import AttachContext, AttachedModel
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.context.part import ContextPart
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach

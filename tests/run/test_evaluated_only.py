@@ -10,8 +10,8 @@ import yaml
 from rich.console import Console
 
 from peml.cli.fit import print_results
-from peml.config import load_config
-from peml.run import fit
+from peml.config.loading import load_config
+from peml.run.pipeline import fit
 from tests.cli.commands import peml
 from tests.data.rows import write_jsonl
 from tests.e2e.toy import Row, toy_config

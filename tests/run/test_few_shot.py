@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import TrainingError
-from peml.run import fit, load_finished, plan, read_texts
+from peml.run.finished import load_finished, read_texts
+from peml.run.pipeline import fit, plan
 from peml.serving import load
 from tests.data.rows import write_jsonl
 from tests.e2e.toy import toy_config

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from peml.config import RunConfig, load_config
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
 from peml.errors import RunError
-from peml.records import Plan
-from peml.run import RunFolder
+from peml.records.plan import Plan
+from peml.run.folder import RunFolder
 from tests.e2e.toy import toy_config
 
 

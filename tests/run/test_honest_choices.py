@@ -9,18 +9,18 @@ import pytest
 import torch
 import yaml
 
-from peml.config import RunConfig, load_config
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
 from peml.evaluation import score_split
-from peml.run import RunFolder
 from peml.run.cost import CostMeter
 from peml.run.evaluation import evaluate_run
+from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
 from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach
 from peml.tasks import SOURCE_ROW
-from peml.training import build_optimizer
-from peml.training.optimizer import set_learning_rates
+from peml.training.optimizer import build_optimizer, set_learning_rates
 from tests.data.rows import write_jsonl
 from tests.e2e.toy import toy_config
 from tests.tasks.examples import sentiment
@@ -135,7 +135,7 @@ def test_held_out_rows_are_measured_without_dropout(toys: Path) -> None:
 @pytest.mark.e2e
 def test_moments_are_carried_over_the_discretisation(toys: Path, tmp_path: Path) -> None:
     from peml.files import read_tensors
-    from peml.run import fit
+    from peml.run.pipeline import fit
 
     config = load_config(
         toy_config(toys, "encoder", "peml"), ["training.keep_checkpoints=50", "export=false"]

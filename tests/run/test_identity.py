@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data.rows import Rows
 from peml.errors import RunError
 from peml.models.weights import weights_checksum
-from peml.records import Identity
-from peml.run import RunStopped, fit
+from peml.records.plan import Identity
 from peml.run.identity import check_identity
+from peml.run.listener import RunStopped
+from peml.run.pipeline import fit
 from peml.testing.models import save_tiny_model
 from tests.e2e.toy import FAMILIES, toy_config
 

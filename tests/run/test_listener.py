@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peml.errors import CheckpointError, RunError
-from peml.records import StepRecord
+from peml.records.metrics import StepRecord
 from peml.run.listener import MetricsLog
 
 

@@ -12,8 +12,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from peml.config import load_config
-from peml.run import Run, RunFolder, fit
+from peml.config.loading import load_config
+from peml.run.folder import RunFolder
+from peml.run.pipeline import Run, fit
 from peml.run.preparation import prepare
 from peml.run.training import TrainingSession
 from tests.e2e.toy import Row, toy_config

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import ConfigError
 from peml.run.folder import RunFolder
 from peml.run.preparation import prepare

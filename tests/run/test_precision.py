@@ -13,13 +13,16 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
-from peml.config import RunConfig, load_config
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
 from peml.errors import RunError
-from peml.methods import build_method
-from peml.records import Plan, Precision, Results
-from peml.run import RunStopped, fit
+from peml.methods.registry import build_method
+from peml.records.plan import Plan, Precision
+from peml.records.run import Results
 from peml.run import evaluation as final
 from peml.run import training as session
+from peml.run.listener import RunStopped
+from peml.run.pipeline import fit
 from peml.run.precision import build_accelerator, choose_precision
 from peml.testing.models import save_tiny_model
 from tests.e2e.toy import toy_config

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import RunError
 from peml.methods.lora.lora import LoraPart
-from peml.run import fit, probes
+from peml.run import probes
+from peml.run.pipeline import fit
 from peml.run.preparation import prepare
 from peml.run.probes import probe_batches
 from tests.e2e.toy import FAMILIES, toy_config

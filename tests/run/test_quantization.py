@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from peml.config import RunConfig, load_config
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
 from peml.errors import ConfigError, ModelError
 from peml.export import load_model
-from peml.methods import build_method
+from peml.methods.registry import build_method
 from peml.models import is_quantized, quantization
-from peml.records import Plan, Results
-from peml.run import RunStopped, fit, plan, prepare
+from peml.records.plan import Plan
+from peml.records.run import Results
+from peml.run.listener import RunStopped
+from peml.run.pipeline import fit, plan
 from peml.run.precision import choose_precision
+from peml.run.preparation import prepare
 from peml.testing import save_tiny_model
 from tests.e2e.toy import toy_config
 

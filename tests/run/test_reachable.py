@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.models.families import CausalFamily
 from peml.run.preparation import prepare
 from peml.tasks import Task

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from peml.prefix import Genotype, count_network
+from peml.prefix.genotype import Genotype
+from peml.prefix.size import count_network
 from tests.e2e.apart import Moment, fit_apart
 from tests.e2e.toy import METHODS, Row, toy_config
 
@@ -29,9 +30,9 @@ _PEML_MOMENTS = [
     Moment("peml.training.checkpoints.CheckpointStore.save_best", after=True),  # not yet named
     Moment("peml.run.listener.RunListener.on_step", 4),  # just after the end of an epoch
     Moment("peml.training.checkpoints.shutil.rmtree"),  # before old checkpoints go
-    Moment("peml.records.TaskScored.write", 2, after=True),  # two tasks evaluated
+    Moment("peml.records.run.TaskScored.write", 2, after=True),  # two tasks evaluated
     Moment("peml.export.native.write_tensors"),  # half of the model written
-    Moment("peml.records.Results.write", after=True),  # results, but no report
+    Moment("peml.records.run.Results.write", after=True),  # results, but no report
 ]
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from peml.cli import main
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import TrainingError
-from peml.run import fit
+from peml.run.pipeline import fit
 from peml.run.preparation import prepare, with_config
 from tests.e2e.toy import METHODS, Row, toy_config
 

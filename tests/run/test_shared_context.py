@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import RunError
 from peml.export import add_task
 from peml.files import read_tensors
@@ -17,7 +17,7 @@ from peml.methods.context.correction import Correction
 from peml.methods.context.network import ContextNetwork
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings
-from peml.run import fit
+from peml.run.pipeline import fit
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach
 from peml.serving import load

@@ -12,11 +12,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from peml.config import parse_config
+from peml.config.loading import parse_config
 from peml.errors import ModelError, RunError
 from peml.export import load_model
-from peml.methods import AttachedModel
-from peml.records import Identity, Plan, Start
+from peml.methods.attached import AttachedModel
+from peml.records.plan import Identity, Plan, Start
 from peml.run.identity import identify
 from peml.run.preparation import Prepared, prepare
 from peml.run.start import start_from

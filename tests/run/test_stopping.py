@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from peml.config import RunConfig, load_config
-from peml.records import Evaluation
-from peml.run import RunFolder, RunStopped, fit
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
+from peml.records.metrics import Evaluation
+from peml.run.folder import RunFolder
+from peml.run.listener import RunStopped
+from peml.run.pipeline import fit
 from tests.e2e.toy import toy_config
 
 pytestmark = pytest.mark.e2e

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from peml.config import RunConfig, load_config
+from peml.config.loading import load_config
+from peml.config.model import RunConfig
 from peml.errors import PemlError, RunError
 from peml.locks import lock_folder
-from peml.run import RunFolder, fit
+from peml.run.folder import RunFolder
+from peml.run.pipeline import fit
 from tests.e2e.toy import toy_config
 
 

@@ -12,20 +12,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from peml.errors import ConfigError
-from peml.prefix import (
-    SKIP,
-    ExpectedSize,
-    PrefixSettings,
-    PrefixShape,
-    PrefixStart,
-    PrefixSupernet,
-    SearchSpace,
-    count_choices,
-    count_space,
-)
-from peml.search import SearchController, SearchSettings
+from peml.prefix.operations.registry import SKIP
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import ExpectedSize, count_choices, count_space
+from peml.prefix.space import SearchSpace
+from peml.prefix.supernet import PrefixSupernet
 from peml.search.budget import Budget
-from peml.search.settings import RelaxationName
+from peml.search.controller import SearchController
+from peml.search.settings import RelaxationName, SearchSettings
 
 SHAPE = PrefixShape(layers=4, kv_heads=2, head_dim=4)
 _SPACE: dict[str, Any] = {

@@ -10,9 +10,14 @@ import torch
 from pydantic import ValidationError
 
 from peml.errors import CheckpointError
-from peml.prefix import SKIP, PrefixSettings, PrefixShape, PrefixStart, PrefixSupernet
-from peml.search import RELAXATIONS, SearchController, SearchSettings
-from peml.search.settings import TemperatureSchedule
+from peml.prefix.operations.registry import SKIP
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.supernet import PrefixSupernet
+from peml.search.controller import SearchController
+from peml.search.relaxation import RELAXATIONS
+from peml.search.settings import SearchSettings, TemperatureSchedule
 
 SHAPE = PrefixShape(layers=3, kv_heads=1, head_dim=4)
 

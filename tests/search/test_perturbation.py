@@ -12,8 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peml.prefix import SKIP, PrefixSettings, PrefixShape, PrefixStart, PrefixSupernet
-from peml.search import SearchController, SearchSettings
+from peml.prefix.operations.registry import SKIP
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.supernet import PrefixSupernet
+from peml.search.controller import SearchController
+from peml.search.settings import SearchSettings
 from peml.search.timetable import Timetable
 
 SHAPE = PrefixShape(layers=3, kv_heads=1, head_dim=4)

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peml.search import RELAXATIONS
-from peml.search.relaxation import gumbel, sampled_path, softmax
+from peml.search.relaxation import RELAXATIONS, gumbel, sampled_path, softmax
 from peml.search.settings import RelaxationName
 
 LOGITS = torch.tensor([0.5, -1.0, 1.5, 0.0])

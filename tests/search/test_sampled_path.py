@@ -7,9 +7,14 @@ from typing import Any
 
 import torch
 
-from peml.prefix import SKIP, PrefixSettings, PrefixShape, PrefixStart, PrefixSupernet
-from peml.search import SearchController, SearchSettings
+from peml.prefix.operations.registry import SKIP
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.supernet import PrefixSupernet
+from peml.search.controller import SearchController
 from peml.search.relaxation import softmax
+from peml.search.settings import SearchSettings
 
 SHAPE = PrefixShape(layers=3, kv_heads=1, head_dim=4)
 OPERATIONS = ("linear", "conv", "mlp-gelu", SKIP)

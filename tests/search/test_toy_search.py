@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.prefix import SKIP, Prefix, PrefixSettings, PrefixShape, PrefixStart, PrefixSupernet
-from peml.search import SearchController, SearchSettings
+from peml.prefix.operations.registry import SKIP
+from peml.prefix.prefix import Prefix, PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.supernet import PrefixSupernet
+from peml.search.controller import SearchController
+from peml.search.settings import SearchSettings
 
 SHAPE = PrefixShape(layers=2, kv_heads=1, head_dim=8)
 LENGTH, WIDTH = 24, 4

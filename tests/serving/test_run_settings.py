@@ -12,11 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import peml
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.data.lines import read_rows
 from peml.errors import CheckpointError
 from peml.evaluation import read_predictions
-from peml.run import fit
+from peml.run.pipeline import fit
 from tests.cli.commands import peml as command
 from tests.data.rows import write_jsonl
 from tests.e2e.toy import Row, toy_config

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from peml.errors import ConfigError
-from peml.training import BalancingSettings, CheckpointStore, build_balancing, optimizer_state
-from peml.training.balancing import STRATEGIES
+from peml.training.balancing import STRATEGIES, BalancingSettings, build_balancing
 from peml.training.balancing.pcgrad import project_conflicts
 from peml.training.balancing.running_mean import RunningMean
 from peml.training.balancing.uncertainty import Uncertainty
+from peml.training.checkpoints import CheckpointStore
+from peml.training.optimizer import optimizer_state
 from tests.training.test_loop import DROPOUT, restore, save
 from tests.training.toy import Toy, toy
 

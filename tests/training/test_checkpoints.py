@@ -12,7 +12,7 @@ import torch
 
 from peml import files
 from peml.errors import CheckpointError, RunError
-from peml.training import Checkpoint, CheckpointStore, load_random_state, random_state
+from peml.training.checkpoints import Checkpoint, CheckpointStore, load_random_state, random_state
 
 FILES = ("trainable.safetensors", "optimizer.safetensors", "extra.safetensors", "state.json")
 

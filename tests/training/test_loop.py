@@ -13,15 +13,9 @@ import torch
 
 from peml.errors import TrainingError
 from peml.models import ModelSettings
-from peml.training import (
-    Checkpoint,
-    CheckpointStore,
-    Progress,
-    load_optimizer_state,
-    load_random_state,
-    optimizer_state,
-    random_state,
-)
+from peml.training.checkpoints import Checkpoint, CheckpointStore, load_random_state, random_state
+from peml.training.loop import Progress
+from peml.training.optimizer import load_optimizer_state, optimizer_state
 from tests.training.toy import Toy, toy
 
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}

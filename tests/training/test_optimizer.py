@@ -11,9 +11,15 @@ from torch import nn
 
 from peml.errors import ConfigError
 from peml.files import read_tensors, write_tensors
-from peml.methods import ParameterGroup
-from peml.training import TrainingSettings, build_optimizer, load_optimizer_state, optimizer_state
-from peml.training.optimizer import learning_rate_factor, set_learning_rates
+from peml.methods.base import ParameterGroup
+from peml.training.optimizer import (
+    build_optimizer,
+    learning_rate_factor,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rates,
+)
+from peml.training.settings import TrainingSettings
 
 
 def settings(**values: Any) -> TrainingSettings:

@@ -16,10 +16,14 @@ import torch
 
 from peml.data import BatchSettings, BatchStream, Collator
 from peml.data.encoding import encode_rows
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import TaskModel
 from peml.testing import tiny_task_model
-from peml.training import Phase, TrainingLoop, TrainingSettings, build_balancing
+from peml.training.balancing import build_balancing
+from peml.training.loop import Phase, TrainingLoop
+from peml.training.settings import TrainingSettings
 from tests.devices import META, OnOneDevice, let_meta_stand_for_a_gpu
 from tests.models.tasks import examples
 from tests.training.toy import TASKS, Recorder, rows

@@ -12,16 +12,16 @@ from accelerate import Accelerator
 from peml.data import BatchSettings, BatchStream, Collator
 from peml.data.encoding import encode_rows
 from peml.distributed import ALONE, World
-from peml.methods import AttachContext, AttachedModel, Lora, LoraMethodSettings
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.lora.lora import Lora
+from peml.methods.lora.settings import LoraMethodSettings
 from peml.models import TaskModel
-from peml.records import Evaluation, StepRecord
-from peml.training import (
-    Phase,
-    TrainingLoop,
-    TrainingSettings,
-    build_balancing,
-    build_optimizer,
-)
+from peml.records.metrics import Evaluation, StepRecord
+from peml.training.balancing import build_balancing
+from peml.training.loop import Phase, TrainingLoop
+from peml.training.optimizer import build_optimizer
+from peml.training.settings import TrainingSettings
 from tests.models.tasks import examples, tiny_task_model
 from tests.tasks.examples import score, sentiment
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from peml.tuning import StudyConfig, parse_study
+from peml.tuning.settings import StudyConfig, parse_study
 from tests.e2e.toy import METHODS, toy_config
 
 RATE = "training.learning_rates.lora"

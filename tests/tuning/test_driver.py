@@ -17,15 +17,19 @@ import pytest
 from rich.console import Console
 
 import peml
-from peml.config import load_config
+from peml.config.loading import load_config
 from peml.errors import RunError
-from peml.execution import ExecutionSettings, Executor, Job
-from peml.execution.executor import Report
+from peml.execution.executor import Executor, Report
 from peml.execution.inline import InlineExecutor
-from peml.records import Identity, Plan, TuningCost
-from peml.run import fit
-from peml.tuning import Tuned, driver, parse_study, tune, tune_together
+from peml.execution.job import Job
+from peml.execution.settings import ExecutionSettings
+from peml.records.plan import Identity, Plan
+from peml.records.run import TuningCost
+from peml.run.pipeline import fit
+from peml.tuning import driver
 from peml.tuning.ledger import Ledger
+from peml.tuning.pipeline import Tuned, tune, tune_together
+from peml.tuning.settings import parse_study
 from tests.e2e.apart import run_apart, start_apart
 from tests.records.made_up import results_of
 from tests.tuning.studies import RATE, toy_study

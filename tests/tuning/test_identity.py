@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from peml.errors import RunError
-from peml.tuning import parse_study, tune
+from peml.tuning.pipeline import tune
+from peml.tuning.settings import parse_study
 from tests.tuning.studies import toy_study
 
 

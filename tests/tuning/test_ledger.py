@@ -12,9 +12,8 @@ import sqlalchemy.exc
 from rich.console import Console
 
 from peml.errors import RunError
-from peml.tuning import StudyConfig
 from peml.tuning.ledger import Ledger
-from peml.tuning.settings import StorageSettings
+from peml.tuning.settings import StorageSettings, StudyConfig
 from peml.tuning.storage import Patience
 from peml.tuning.trial import Outcome, Spent
 from tests.tuning.studies import MADE_UP, RATE, made_up

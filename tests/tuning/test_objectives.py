@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peml.records import Results
+from peml.records.run import Results
 from peml.tuning.objectives import OBJECTIVES, ObjectiveName
 from tests.records.made_up import results_of
 

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy.exc
 from rich.console import Console
 
-from peml.config import validate_config
+from peml.config.loading import validate_config
 from peml.errors import ConfigError, PemlError, RunError, without_passwords
 from peml.tuning.folder import StudyFolder
 from peml.tuning.settings import StorageSettings

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peml.tuning import StudyConfig
 from peml.tuning.ledger import Ledger
+from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import Patience
 from peml.tuning.trial import Outcome, Spent, Trial
 from tests.tuning.studies import made_up

@@ -14,10 +14,9 @@ import pytest
 from optuna.samplers import TPESampler
 from rich.console import Console
 
-from peml.tuning import StudyConfig
 from peml.tuning.ledger import Ledger
 from peml.tuning.sampling import build_pruner, build_sampler
-from peml.tuning.settings import PrunerSettings, SamplerSettings, StorageSettings
+from peml.tuning.settings import PrunerSettings, SamplerSettings, StorageSettings, StudyConfig
 from peml.tuning.space import Parameter
 from peml.tuning.storage import Patience
 from peml.tuning.trial import Outcome, Spent

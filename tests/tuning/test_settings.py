@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from peml.errors import ConfigError
-from peml.tuning import load_study, parse_study
+from peml.tuning.settings import load_study, parse_study
 from tests.tuning.studies import MADE_UP, RATE, made_up
 
 

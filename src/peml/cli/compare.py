@@ -43,13 +43,13 @@ def compare_command(
       peml compare examples/compare.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml compare examples/compare.yaml --dry-run
     """
-    from peml.comparison import load_comparison
+    from peml.comparison.settings import load_comparison
 
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
     given = [f"{place}={value}" for place, value in options.items() if value is not None]
     settings = load_comparison(config, [*(overrides or ()), *given])
     with quick_imports():
-        from peml.comparison import compare, plan
+        from peml.comparison.pipeline import compare, plan
         from peml.reporting.comparison.summary import describe_flags
 
     console = open_console()

@@ -16,7 +16,7 @@ config_app = typer.Typer(help="Describe or check a config file.", no_args_is_hel
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a config file, with a description of every field."""
-    from peml.config import RunConfig
+    from peml.config.model import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
 
@@ -26,6 +26,6 @@ def show(
     config: Annotated[Path, typer.Argument(help="Config file.")], overrides: SetOption = None
 ) -> None:
     """Check a config file and print it with every default filled in."""
-    from peml.config import dump_config, load_config
+    from peml.config.loading import dump_config, load_config
 
     typer.echo(dump_config(load_config(config, overrides or ())), nl=False)

@@ -12,9 +12,11 @@ import torch
 from transformers import PreTrainedModel
 
 from peml.errors import InjectionError, ModelError
-from peml.injection import AttentionSite, Support, check_support, rotate_keys
-from peml.methods import Layers, read_layers
-from peml.methods.layers import READ_DIRECTLY
+from peml.injection.probe import AttentionSite
+from peml.injection.rotation import rotate_keys
+from peml.injection.support import Support, check_support
+from peml.methods.layers import READ_DIRECTLY, Layers
+from peml.methods.targets import read_layers
 from peml.models import Backbone, ModelSettings, load_backbone
 
 Status = Literal["yes", "no", "info"]

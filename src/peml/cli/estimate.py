@@ -41,7 +41,7 @@ def estimate_command(
       peml estimate examples/glue.yaml --device h100 --set batches.tokens=8192
       peml estimate examples/glue.yaml --device a100 --rows 50000 --length 60
     """
-    from peml.config import load_config
+    from peml.config.loading import load_config
 
     settings = load_config(config, overrides or ())
     with quick_imports():
@@ -55,7 +55,7 @@ def estimate_command(
 
 
 def _print(found: Estimate, console: Console) -> None:
-    from peml.reporting import memory
+    from peml.reporting.numbers import memory
 
     parts = {"training": found.training, "evaluation": found.evaluation}
     known = {name: part for name, part in parts.items() if part is not None}

@@ -13,7 +13,7 @@ from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
-    from peml.records import Results
+    from peml.records.run import Results
 
 _MARKS = {"train": "", "reported": "*"}
 
@@ -33,13 +33,14 @@ def fit_command(
       peml fit examples/glue.yaml --set tasks.source=data/glue --set training.epochs=3
       peml fit examples/glue.yaml --set method.name=lora --output runs/glue-lora
     """
-    from peml.config import load_config
+    from peml.config.loading import load_config
 
     settings = load_config(config, overrides or ())
     with quick_imports():
         from peml.distributed import join, leave
-        from peml.records import Plan
-        from peml.run import fit, plan, print_cautions, print_plan
+        from peml.records.plan import Plan
+        from peml.run.announcement import print_cautions, print_plan
+        from peml.run.pipeline import fit, plan
 
     console = open_console(quiet=not join().is_first)
     if dry_run:
@@ -57,7 +58,8 @@ def fit_command(
 
 def print_results(results: Results, console: Console) -> None:
     """Shows the table of a finished run."""
-    from peml.reporting import MAJORITY_NOTE, memory
+    from peml.reporting.numbers import memory
+    from peml.reporting.summary import MAJORITY_NOTE
 
     parts = list(results.ablation_means)
     columns = [

@@ -13,8 +13,9 @@ from peml.errors import ConfigError, ModelError, RunError
 from peml.terminal import open_console
 
 if TYPE_CHECKING:
-    from peml.prefix import Genotype, PrefixShape
-    from peml.reporting import Outcome
+    from peml.prefix.genotype import Genotype
+    from peml.prefix.shape import PrefixShape
+    from peml.reporting.run.outcomes import Outcome
 
 genotype_app = typer.Typer(
     help="Read, compare, draw or check the network behind a prefix.", no_args_is_help=True
@@ -25,7 +26,7 @@ _Source = Annotated[Path, typer.Argument(help="Genotype file, or a run folder.")
 
 def _load(source: Path) -> Genotype:
     """Reads a file, or the genotype of a run folder."""
-    from peml.prefix import Genotype
+    from peml.prefix.genotype import Genotype
 
     path = source / "genotype.json" if source.is_dir() else source
     if path != source and not path.is_file():
@@ -40,8 +41,8 @@ def _load(source: Path) -> Genotype:
 @genotype_app.command("show")
 def show(source: _Source) -> None:
     """Print what a prefix network is made of, its size, and how it was found."""
-    from peml.prefix import count_network
-    from peml.reporting import judge_found
+    from peml.prefix.size import count_network
+    from peml.reporting.run.outcomes import judge_found
 
     genotype = _load(source)
     outcomes = judge_found(genotype.found_by, genotype.choices())
@@ -76,7 +77,7 @@ def _weights(found: Outcome) -> str:
 @genotype_app.command("diff")
 def diff(first: _Source, second: _Source) -> None:
     """Print the differences between two prefix networks. The exit code is 1 if there are any."""
-    from peml.prefix import differences
+    from peml.prefix.adaptation import differences
 
     rows = differences(_load(first), _load(second))
     if not rows:
@@ -94,7 +95,7 @@ def plot(
     source: _Source, out: Annotated[Path, typer.Argument(help="File to write, .png or .svg.")]
 ) -> None:
     """Draw a prefix network and the model layers that get its prefix."""
-    from peml.reporting import save_drawing
+    from peml.reporting.run.diagram import save_drawing
 
     save_drawing(_load(source), out)
     typer.echo(str(out))
@@ -130,9 +131,9 @@ def check(
     typer.echo(f"readable, made for {_described(genotype.shape)}")
     if model is None:
         return
-    from peml.injection import check_support
+    from peml.injection.support import check_support
     from peml.models import ModelSettings, load_backbone
-    from peml.prefix import adapt
+    from peml.prefix.adaptation import adapt
 
     # The shortest length, so that no model is refused for having few positions.
     settings = ModelSettings(name=model, max_length=8, trust_remote_code=trust_remote_code)

@@ -33,7 +33,8 @@ def push_command(
       peml push exports/demo me/demo-lora
     """
     from peml.export.hub import check_repository, find_upload, list_files, upload
-    from peml.reporting import list_unfilled, load_run, render_card, write_card
+    from peml.reporting.run.card import list_unfilled, render_card, write_card
+    from peml.reporting.run.results import load_run
 
     check_repository(repository)
     folder = find_upload(run)

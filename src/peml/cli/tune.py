@@ -13,7 +13,8 @@ from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
-    from peml.tuning import StudyConfig, Tuned
+    from peml.tuning.pipeline import Tuned
+    from peml.tuning.settings import StudyConfig
 
 _SHOWN = 5
 
@@ -44,14 +45,14 @@ def tune_command(
       peml tune examples/tune-demo.yaml --executor ray --address 10.0.0.1:6379 --jobs 16
       peml tune examples/tune-demo.yaml --set storage.url=postgresql+psycopg://me@host/studies
     """
-    from peml.tuning import load_study
+    from peml.tuning.settings import load_study
 
     options = {"jobs": jobs, "kind": executor, "address": address}
     given = [f"execution.{name}={value}" for name, value in options.items() if value is not None]
     study = load_study(config, [*(overrides or ()), *given])
     with quick_imports():
-        from peml.run import print_plan
-        from peml.tuning import check_study, tune
+        from peml.run.announcement import print_plan
+        from peml.tuning.pipeline import check_study, tune
 
     console = open_console()
     if dry_run:

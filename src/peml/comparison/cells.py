@@ -7,12 +7,13 @@ from typing import Any
 
 from peml.comparison.matching import Matching
 from peml.comparison.settings import ComparisonConfig, Place, load_comparison
-from peml.config import dump_shared, without_grants
-from peml.execution import Job
+from peml.config.grants import dump_shared, without_grants
+from peml.execution.job import Job
 from peml.files import write_text
-from peml.methods import MethodSettings
-from peml.run import WorkFolder, differences
-from peml.tuning import apply_values
+from peml.methods.base import MethodSettings
+from peml.run.folder import differences
+from peml.run.work_folder import WorkFolder
+from peml.tuning.space import apply_values
 
 _CONFIG = "comparison.yaml"
 

@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from peml.analysis import Interval, PairedTask, paired_difference
+from peml.analysis.statistics import Interval, PairedTask, paired_difference
 from peml.comparison.cells import Cell, cells_of
 from peml.comparison.choices import Choice
 from peml.comparison.equal import list_equal
@@ -22,8 +22,7 @@ from peml.evaluation import (
     read_predictions,
     weighted_mean,
 )
-from peml.methods import build_method
-from peml.records import Environment, Plan
+from peml.methods.registry import build_method
 from peml.records.comparison import (
     CellRecord,
     ComparisonRecord,
@@ -38,7 +37,9 @@ from peml.records.comparison import (
     TaskScore,
     TuningRecord,
 )
-from peml.reporting import Caution, Kind, list_cautions
+from peml.records.plan import Plan
+from peml.records.run import Environment
+from peml.reporting.cautions import Caution, Kind, list_cautions
 
 _AT_MAJORITY = "at or below the majority baseline"
 _TRAINED_ON = "the mean holds scores of rows that were trained on"

@@ -6,7 +6,8 @@ from peml.comparison.matching import ComparedTask, Matching
 from peml.comparison.settings import ComparisonConfig
 from peml.records.comparison import SuiteRecord
 from peml.tasks import TaskType
-from peml.training import BalancingSettings, TrainingSettings
+from peml.training.balancing import BalancingSettings
+from peml.training.settings import TrainingSettings
 
 _FINAL = {"best": "those of the best development mean", "last": "the last"}
 

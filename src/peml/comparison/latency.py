@@ -16,8 +16,8 @@ from peml.comparison.cells import Cell
 from peml.data import Collator, TaskBatch
 from peml.evaluation import EvaluationSettings
 from peml.models import choose_device
-from peml.records import FileRecord
-from peml.run import Prepared, prepare
+from peml.records.record import FileRecord
+from peml.run.preparation import Prepared, prepare
 from peml.serving import Predictor, load
 
 _ROWS = 32

@@ -9,8 +9,12 @@ from pydantic import BeforeValidator
 
 from peml.comparison.settings import ComparisonConfig, Place
 from peml.errors import ConfigError, PemlError
-from peml.methods import Method, MethodSection, MethodSettings, ModelShape, build_method
-from peml.records import FileRecord, Identity, MajorityOf, Record
+from peml.methods.base import Method, MethodSettings
+from peml.methods.registry import MethodSection, build_method
+from peml.methods.shape import ModelShape
+from peml.records.plan import Identity
+from peml.records.record import FileRecord, Record
+from peml.records.run import MajorityOf
 from peml.removed import without_removed
 from peml.tasks import Averaging
 

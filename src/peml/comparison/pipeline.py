@@ -16,9 +16,10 @@ from peml.comparison.matching import Matching
 from peml.comparison.planning import check_identities, plan_comparison, print_plan
 from peml.comparison.settings import ComparisonConfig
 from peml.comparison.studies import run_studies
-from peml.execution import Executor, make_executor, run_jobs
+from peml.execution.executor import Executor, run_jobs
+from peml.execution.making import make_executor
 from peml.records.comparison import CellRecord, ComparisonRecord
-from peml.reporting import write_comparison_report
+from peml.reporting.comparison.page import write_comparison_report
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,15 @@ from peml.comparison.settings import ComparisonConfig, Place
 from peml.comparison.studies import check_sizes, check_spaces, first_trials
 from peml.errors import ConfigError, PemlError
 from peml.evaluation import score_constant
-from peml.methods import ModelShape, build_method, read_shape
+from peml.methods.registry import build_method
+from peml.methods.shape import ModelShape, read_shape
 from peml.models import Backbone, TaskModel, load_backbone
-from peml.reporting import tell_cautions
-from peml.run import (
-    Prepared,
-    attach,
-    check_finished,
-    check_identity,
-    identify,
-    majority_of,
-    prepare,
-    with_config,
-)
+from peml.reporting.cautions import tell_cautions
+from peml.run.identity import check_finished, check_identity, identify
+from peml.run.preparation import Prepared, majority_of, prepare, with_config
+from peml.run.training import attach
 from peml.terminal import Column, print_table, print_warnings
-from peml.training import build_optimizer
+from peml.training.optimizer import build_optimizer
 
 _COLUMNS = [
     Column("label"),

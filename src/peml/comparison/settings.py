@@ -6,18 +6,22 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from peml.config import RunConfig, apply_overrides, is_shared, read_config, validate_config
+from peml.config.grants import is_shared
+from peml.config.loading import apply_overrides, read_config, validate_config
+from peml.config.model import RunConfig
 from peml.data import BatchSettings, TasksSettings
 from peml.errors import nearest
 from peml.evaluation import EvaluationSettings
-from peml.execution import ExecutionSettings, WorkerSettings
-from peml.methods import MethodSection, MethodSettings
+from peml.execution.settings import ExecutionSettings, WorkerSettings
+from peml.methods.base import MethodSettings
+from peml.methods.registry import MethodSection
 from peml.models import ModelSettings
 from peml.problems import Location
 from peml.settings import ConfigFile, Settings
 from peml.tasks import load_suite
-from peml.training import TrainingSettings
-from peml.tuning import Parameter, SamplerSettings
+from peml.training.settings import TrainingSettings
+from peml.tuning.settings import SamplerSettings
+from peml.tuning.space import Parameter
 
 _ACTION = "correct them; examples/compare.yaml shows every section"
 

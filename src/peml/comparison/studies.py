@@ -9,20 +9,15 @@ from peml.comparison.cells import Cell, Matched
 from peml.comparison.matching import Matching
 from peml.comparison.settings import ComparisonConfig, Place, TuningSettings
 from peml.errors import ConfigError
-from peml.execution import Executor
-from peml.methods import MethodSettings, ModelShape, build_method
+from peml.execution.executor import Executor
+from peml.methods.base import MethodSettings
+from peml.methods.registry import build_method
+from peml.methods.shape import ModelShape
 from peml.records.study import StudyRecord
-from peml.tuning import (
-    BudgetSettings,
-    Parameter,
-    SamplerSettings,
-    StudyConfig,
-    StudyFolder,
-    apply_values,
-    check_space,
-    first_values,
-    tune_together,
-)
+from peml.tuning.folder import StudyFolder
+from peml.tuning.pipeline import tune_together
+from peml.tuning.settings import BudgetSettings, SamplerSettings, StudyConfig
+from peml.tuning.space import Parameter, apply_values, check_space, first_values
 
 FACTOR = "training.learning_rate_factor"
 """The path in the run config that a learning-rate grid varies."""

@@ -6,11 +6,12 @@ from pydantic import Field, field_validator
 
 from peml.data.settings import BatchSettings, TasksSettings
 from peml.evaluation import EvaluationSettings
-from peml.methods import LoraMethodSettings, MethodSection
+from peml.methods.lora.settings import LoraMethodSettings
+from peml.methods.registry import MethodSection
 from peml.models import ModelSettings
-from peml.records import TuningCost
+from peml.records.run import TuningCost
 from peml.settings import ConfigFile
-from peml.training import TrainingSettings
+from peml.training.settings import TrainingSettings
 
 
 class RunConfig(ConfigFile):

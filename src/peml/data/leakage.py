@@ -15,7 +15,7 @@ import numpy as np
 from peml.data.rows import Rows
 from peml.data.sources import TaskData
 from peml.errors import DataError
-from peml.records import LeakageEntry
+from peml.records.plan import LeakageEntry
 from peml.tasks import SOURCE_ROW, Task
 
 _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text by chance

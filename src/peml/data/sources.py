@@ -19,7 +19,7 @@ from peml.data.splits import (
     read_groups,
 )
 from peml.errors import DataError
-from peml.records import SkippedTask
+from peml.records.plan import SkippedTask
 from peml.tasks import SOURCE_ROW, Shots, Task, TaskRenderer
 
 

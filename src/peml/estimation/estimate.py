@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from peml.config import RunConfig
+from peml.config.model import RunConfig
 from peml.data import TaskBatch
 from peml.errors import ConfigError
 from peml.estimation.depth import count_few_layers
@@ -18,12 +18,18 @@ from peml.estimation.quantized import pack
 from peml.estimation.record import Estimate, Memory
 from peml.estimation.tracker import Tracker, emptied_batch, without_values
 from peml.estimation.workload import Scoring, Workload, assume_workload, read_workload
-from peml.injection import check_support, enable_packing, probe_decoder_side
-from peml.methods import AttachContext, AttachedModel, build_method, read_shape
+from peml.injection.packing import enable_packing
+from peml.injection.probe import probe_decoder_side
+from peml.injection.support import check_support
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method
+from peml.methods.shape import read_shape
 from peml.models import TaskModel, count_layers, empty_backbone
 from peml.models.logits import HELD
 from peml.run.precision import precision_of
-from peml.training import build_balancing, build_optimizer
+from peml.training.balancing import build_balancing
+from peml.training.optimizer import build_optimizer
 
 
 def estimate(

@@ -2,7 +2,8 @@
 
 from pydantic import computed_field
 
-from peml.records import Precision, Record
+from peml.records.plan import Precision
+from peml.records.record import Record
 
 
 class Memory(Record):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peml.config import RunConfig
+from peml.config.model import RunConfig
 from peml.data import Collator, TaskBatch, select_tasks
 from peml.data.batching import evaluation_batches
 from peml.data.solved import SolvedRows
@@ -17,10 +17,12 @@ from peml.estimation.tracker import emptied_batch
 from peml.evaluation import GoldSplit
 from peml.evaluation.scoring.options import score_options
 from peml.evaluation.scoring.support import sharing_key
-from peml.methods import AttachedModel, Method, build_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import Method
+from peml.methods.registry import build_method
 from peml.models import Family, TextFamily, check_task_types, load_family, make_room, settle
 from peml.models.families import Seq2SeqFamily
-from peml.records import Precision
+from peml.records.plan import Precision
 from peml.run.precision import choose_precision, with_precision
 from peml.run.preparation import Prepared, Steps, prepare
 from peml.tasks import Task

@@ -10,7 +10,7 @@ import numpy as np
 
 from peml.errors import DataError
 from peml.evaluation.texts import composed, number_hit, option_hit, rouge, span_em, span_f1
-from peml.records import Classes
+from peml.records.run import Classes
 from peml.tasks import OF_SCORES, Task
 from peml.tasks.kinds import LOWER_IS_BETTER
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peml.config import RunConfig, parse_config
-from peml.records import Ending, Results
-from peml.run import RunFolder
+from peml.config.loading import parse_config
+from peml.config.model import RunConfig
+from peml.records.run import Ending, Results
+from peml.run.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from peml.errors import PemlError
 from peml.execution.job import Job
-from peml.records import Evaluation
-from peml.run import RunStopped, fit
+from peml.records.metrics import Evaluation
+from peml.run.listener import RunStopped
+from peml.run.pipeline import fit
 
 _PATIENCE = 60.0  # seconds for a worker to end whose driver, or whose machine, was just lost
 

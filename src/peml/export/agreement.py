@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from peml.data import TaskBatch
 from peml.errors import RunError
-from peml.methods import AttachedModel, Delta, read_layers
+from peml.methods.attached import AttachedModel
+from peml.methods.routed.delta import Delta
+from peml.methods.targets import read_layers
 from peml.models import TaskModel
-from peml.records import Agreement
+from peml.records.run import Agreement
 
 # Merging rounds the summed weights to the type they are stored in. With random updates of all sizes
 # on MiniLM and SmolLM2-135M, scores changed by 1e-6 in float32, 0.003 in float16 and 0.02 in

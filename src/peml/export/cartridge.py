@@ -22,9 +22,10 @@ from peml.errors import RunError
 from peml.export.decoder import Parts
 from peml.export.peft import Adapter, PeftExport
 from peml.export.source import USE_NATIVE
-from peml.injection import PrefixInjection, injection_of, peft_prompt_embeddings
+from peml.injection.inject import PrefixInjection, injection_of
+from peml.injection.rotation import peft_prompt_embeddings
 from peml.models import TaskModel
-from peml.prefix import Prefix
+from peml.prefix.prefix import Prefix
 
 
 class CartridgeExport(PeftExport):

@@ -11,9 +11,9 @@ from peml.export.format import ExportFormat
 from peml.export.native import load_saved
 from peml.export.readme import write_readme
 from peml.export.source import check_task, refuse_task, refuse_unmerged
-from peml.injection import injection_of
+from peml.injection.inject import injection_of
 from peml.models import TaskModel
-from peml.prefix import Prefix
+from peml.prefix.prefix import Prefix
 
 Parts = Mapping[str, tuple[int, Any]]
 """By place in the folder: the index of a task that uses the part, and the part."""

@@ -27,8 +27,9 @@ from peml.export.readme import write_readme
 from peml.export.saved import SavedModel
 from peml.export.source import USE_NATIVE, check_task
 from peml.files import read_tensors, write_tensors
-from peml.methods import AdaptedLinear, Method
+from peml.methods.base import Method
 from peml.methods.lora.peft_format import write_peft_lora
+from peml.methods.routed.delta import AdaptedLinear
 from peml.models import TaskModel
 from peml.models.embedded import EMBEDDED, embedded_model
 from peml.tasks import Task

@@ -29,8 +29,10 @@ from peml.errors import CheckpointError, ModelError
 from peml.export.agreement import answers, check_agreement
 from peml.export.saved import ACTION, DESCRIPTION, Description, SavedModel, describe, open_model
 from peml.files import atomic_folder, write_tensors
-from peml.injection import ALL_TASKS, Contexts, attach_prefix, injection_of
-from peml.methods import AttachedModel, MethodSettings
+from peml.injection.contexts import ALL_TASKS, Contexts
+from peml.injection.inject import attach_prefix, injection_of
+from peml.methods.attached import AttachedModel
+from peml.methods.base import MethodSettings
 from peml.models import (
     TaskModel,
     check_prompt,
@@ -39,8 +41,8 @@ from peml.models import (
     make_room,
     make_room_for_context,
 )
-from peml.prefix import Prefix
-from peml.records import Agreement
+from peml.prefix.prefix import Prefix
+from peml.records.run import Agreement
 
 _PREFIX, _PROMPT = "prefix.safetensors", "prompt.safetensors"
 CONTEXTS = "contexts.safetensors"

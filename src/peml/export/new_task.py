@@ -18,7 +18,7 @@ from peml.export.native import CONTEXTS
 from peml.export.saved import DESCRIPTION, SavedModel, describe, open_model
 from peml.export.source import find_model
 from peml.files import MANIFEST, atomic_folder, write_bytes, write_tensors
-from peml.injection import attach_prefix
+from peml.injection.inject import attach_prefix
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel, check_task_types, load_backbone

@@ -29,9 +29,10 @@ from torch import Tensor
 
 from peml.export.decoder import DecoderExport, Parts
 from peml.files import write_tensors
-from peml.injection import injection_of, peft_prompt_embeddings
+from peml.injection.inject import injection_of
+from peml.injection.rotation import peft_prompt_embeddings
 from peml.models import TaskModel
-from peml.prefix import PrefixShape
+from peml.prefix.shape import PrefixShape
 
 _ADAPTER = "adapter"
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from peml.errors import CheckpointError, ConfigError
 from peml.files import checksums, copy_listed, read_json, read_tensors, verify_manifest, write_json
-from peml.methods import Method, build_method, parse_method
+from peml.methods.base import Method
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings
 from peml.problems import describe_problems, list_problems
 from peml.removed import without_removed

@@ -27,7 +27,8 @@ from peml.export.claims import CONTEXTS_FOLDER, write_context
 from peml.export.decoder import DecoderExport, Parts
 from peml.export.source import USE_NATIVE
 from peml.files import write_tensors
-from peml.injection import cached_prefix, injection_of
+from peml.injection.inject import injection_of
+from peml.injection.rotation import cached_prefix
 from peml.models import TaskModel
 
 _SHARED = "past_key_values"

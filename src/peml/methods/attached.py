@@ -16,7 +16,9 @@ from peml.errors import CheckpointError, ModelError
 from peml.methods.base import Method, ParameterGroup, Part
 from peml.methods.shape import ModelShape
 from peml.models import ModelOutput, TaskModel
-from peml.prefix import Genotype, Prefix, PrefixNetwork
+from peml.prefix.genotype import Genotype
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import Prefix
 
 if TYPE_CHECKING:
     from peml.methods.prefix.search import PrefixSearch

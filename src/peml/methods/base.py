@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from peml.methods.context.settings import ContextSettings
     from peml.methods.shape import ModelShape
     from peml.models import TaskModel
-    from peml.prefix import Genotype, Prefix
+    from peml.prefix.genotype import Genotype
+    from peml.prefix.prefix import Prefix
 
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

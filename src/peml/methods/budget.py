@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from peml.methods.lora.settings import LoraSettings
 from peml.methods.shape import ModelShape
-from peml.prefix import SizeRange
+from peml.prefix.size import SizeRange
 
 TOLERANCE = 0.05
 """Distance from a budget at which it counts as met, as a share of the budget."""

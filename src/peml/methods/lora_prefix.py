@@ -10,7 +10,7 @@ from peml.methods.prefix.part import attach_fixed
 from peml.methods.settings import LoraPrefixSettings
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
-from peml.prefix import SizeRange
+from peml.prefix.size import SizeRange
 
 
 class LoraPrefix(Method):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
-from peml.injection import attach_prefix
+from peml.injection.inject import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings, Part
 from peml.methods.budget import fit_beside_lora
@@ -23,7 +23,11 @@ from peml.methods.settings import PemlSettings, smaller_heads
 from peml.methods.shape import ModelShape
 from peml.methods.targets import read_layers
 from peml.models import TaskModel
-from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange, count_space
+from peml.prefix.genotype import Genotype
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import SizeRange, count_space
+from peml.prefix.space import SearchSpace
 
 
 class Peml(SearchedPrefix):

@@ -11,7 +11,7 @@ from peml.methods.base import MethodSettings
 from peml.methods.context.settings import ContextSettings
 from peml.methods.lora.settings import LoraSettings
 from peml.methods.prefix.settings import FixedPrefixSettings, SearchedPrefixSettings
-from peml.prefix import PrefixSettings
+from peml.prefix.settings import PrefixSettings
 
 
 class FrozenSettings(MethodSettings):

@@ -12,7 +12,7 @@ from peml.tasks import TaskRenderer
 
 if TYPE_CHECKING:
     from peml.models import TaskModel
-    from peml.prefix import PrefixShape
+    from peml.prefix.shape import PrefixShape
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ModelShape:
 
 def read_shape(model: TaskModel) -> ModelShape:
     """Reads the shape of a model without parts; probes the attention with a tiny input."""
-    from peml.injection import check_support
+    from peml.injection.support import check_support
     from peml.methods.targets import read_layers
     from peml.models import count_parameters
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peml.injection import probe_decoder_side
+from peml.injection.probe import probe_decoder_side
 from peml.methods.layers import READ_DIRECTLY, Layers, LinearShape
 from peml.models.quantization import is_quantized, sizes
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from peml.errors import TrainingError
-from peml.injection import leave_out_of_graphs
+from peml.injection.attention import leave_out_of_graphs
 
 # How often a function may be compiled anew for other types or sizes. By default, torch silently
 # gives up after eight times.

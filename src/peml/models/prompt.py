@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from peml.data.batch import TaskBatch
-from peml.injection import PackedRows
+from peml.injection.packing import PackedRows
 from peml.switch import Switch
 
 

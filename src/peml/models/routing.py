@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from peml.errors import TaskError
-from peml.injection import PackedRows
+from peml.injection.packing import PackedRows
 
 Side = Literal["inputs", "targets"]
 """Which tokens a layer processes: the inputs, or the targets of an encoder-decoder."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from peml.prefix.operations import SKIP, Operation, make_operation
+from peml.prefix.operations.operation import Operation
+from peml.prefix.operations.registry import SKIP, make_operation
 
 
 class Cell(nn.Module):

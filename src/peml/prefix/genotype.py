@@ -11,11 +11,11 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_valida
 
 from peml.errors import ConfigError
 from peml.files import write_text
-from peml.prefix.operations import refuse_unknown
+from peml.prefix.operations.registry import refuse_unknown
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.problems import describe_problems, list_problems
-from peml.records import GenotypeRecord
+from peml.records.run import GenotypeRecord
 
 GENOTYPE_FORMAT = 1
 """Version of the file format this release writes and reads."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from peml.prefix.genotype import Genotype
-from peml.prefix.operations import DEFAULT_OPERATIONS, refuse_unknown
+from peml.prefix.operations.registry import DEFAULT_OPERATIONS, refuse_unknown
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 from peml.settings import Settings

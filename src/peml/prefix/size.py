@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from peml.prefix.genotype import Genotype
-from peml.prefix.operations import SKIP, make_operation
+from peml.prefix.operations.registry import SKIP, make_operation
 from peml.prefix.shape import PrefixShape
 from peml.prefix.space import HeadKind, SearchSpace
 

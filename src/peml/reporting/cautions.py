@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from peml.records import LeakageEntry, Plan, PlannedTask
+from peml.records.plan import LeakageEntry, Plan, PlannedTask
 from peml.reporting.summary import join_names
 
 _SHOWN = 4  # sentences of a kind

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from peml.records import Means, TaskResult
+from peml.records.run import Means, TaskResult
 from peml.reporting import numbers
 from peml.reporting.style import PALETTE, to_svg
 from peml.reporting.summary import join_names, part_title

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from peml.records import Results, TaskResult
+from peml.records.run import Results, TaskResult
 
 MAJORITY_NOTE = (
     "The most frequent answer of the reported rows themselves: the task has no train rows."

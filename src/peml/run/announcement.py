@@ -2,8 +2,8 @@
 
 from rich.console import Console
 
-from peml.records import Plan
-from peml.reporting import tell_cautions
+from peml.records.plan import Plan
+from peml.reporting.cautions import tell_cautions
 from peml.terminal import Column, print_table, print_warnings
 
 _COUNTS = ("train", "development", "reported", "cut")

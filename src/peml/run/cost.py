@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from peml.records import Spent
+from peml.records.run import Spent
 
 
 class CostMeter:

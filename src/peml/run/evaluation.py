@@ -4,7 +4,7 @@ import json
 import time
 from functools import partial
 
-from peml.analysis import score_interval
+from peml.analysis.scores import score_interval
 from peml.evaluation import (
     GoldSplit,
     KeptTask,
@@ -14,8 +14,8 @@ from peml.evaluation import (
     score_split,
     write_predictions,
 )
-from peml.methods import AttachedModel
-from peml.records import TaskResult, TaskScored
+from peml.methods.attached import AttachedModel
+from peml.records.run import TaskResult, TaskScored
 from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.preparation import Prepared, majority_of

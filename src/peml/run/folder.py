@@ -10,17 +10,13 @@ from typing import Any
 
 import torch
 
-from peml.config import (
-    RunConfig,
-    dump_shared,
-    load_config,
-    parse_config,
-    read_config,
-    without_grants,
-)
+from peml.config.grants import dump_shared, without_grants
+from peml.config.loading import load_config, parse_config, read_config
+from peml.config.model import RunConfig
 from peml.errors import RunError
 from peml.files import write_text
-from peml.records import Environment, Identity, Plan, Precision, Results
+from peml.records.plan import Identity, Plan, Precision
+from peml.records.run import Environment, Results
 from peml.run.identity import check_identity
 from peml.run.work_folder import WorkFolder
 

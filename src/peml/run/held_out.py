@@ -6,7 +6,7 @@ from torch import Tensor
 
 from peml.data import BatchStream, MixingSettings, TaskBatch
 from peml.data.mixing import draw_seed
-from peml.methods import AttachedModel
+from peml.methods.attached import AttachedModel
 from peml.run.preparation import Prepared
 
 

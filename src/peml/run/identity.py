@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from peml.config import RunConfig
+from peml.config.model import RunConfig
 from peml.data import LoadedTasks
 from peml.errors import PemlError, RunError
 from peml.models import Family, ModelSettings, identify_model
-from peml.records import Identity, TaskIdentity
+from peml.records.plan import Identity, TaskIdentity
 from peml.run.preparation import Prepared, load_inputs
 from peml.tasks import Task
 

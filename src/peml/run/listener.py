@@ -13,17 +13,17 @@ from tensorboardX import SummaryWriter
 
 from peml.errors import CheckpointError
 from peml.files import disk_errors, json_line
-from peml.prefix import Genotype
-from peml.records import (
+from peml.prefix.genotype import Genotype
+from peml.records.metrics import (
     Decisions,
     Discretisation,
     Evaluation,
     FreeWeights,
-    Record,
     Scores,
     StepRecord,
 )
-from peml.reporting import judge_found
+from peml.records.record import Record
+from peml.reporting.run.outcomes import judge_found
 
 OnEvaluation = Callable[[Evaluation], bool]
 """Called after every development evaluation; True stops the run after its next checkpoint."""

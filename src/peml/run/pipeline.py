@@ -10,15 +10,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from peml.analysis import Interval, mean_interval
-from peml.config import RunConfig
+from peml.analysis.scores import mean_interval
+from peml.analysis.statistics import Interval
+from peml.config.model import RunConfig
 from peml.data import TaskBatch
 from peml.distributed import ALONE, join, noticing_lost_peers
 from peml.evaluation import common_average, gather_groups, mean_weights, weighted_mean
 from peml.export import save_model
-from peml.methods import AttachedModel
-from peml.records import Agreement, Cost, GroupMeans, Identity, Plan, Results, Start, TaskResult
-from peml.reporting import write_card, write_report
+from peml.methods.attached import AttachedModel
+from peml.records.plan import Identity, Plan, Start
+from peml.records.run import Agreement, Cost, GroupMeans, Results, TaskResult
+from peml.reporting.run.card import write_card
+from peml.reporting.run.report import write_report
 from peml.run.announcement import print_plan
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
@@ -32,7 +35,7 @@ from peml.run.together import check_same_start, prepare_together, with_world
 from peml.run.training import TrainingSession, attach
 from peml.run.weights import dequantized
 from peml.tasks import Task
-from peml.training import build_optimizer
+from peml.training.optimizer import build_optimizer
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import is_initialized
 
-from peml.config import RunConfig
+from peml.config.model import RunConfig
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
-from peml.methods import Method
+from peml.methods.base import Method
 from peml.models import read_quantization, read_width
-from peml.records import Precision
+from peml.records.plan import Precision
 
 # On a CPU, narrower models train no faster in bf16, and slower below 128 (benchmarks/RESULTS.md).
 _LEAST_WIDTH = 256

@@ -6,7 +6,7 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from peml.config import RunConfig
+from peml.config.model import RunConfig
 from peml.data import (
     BatchStream,
     Collator,
@@ -23,7 +23,8 @@ from peml.data.mixing import task_weights
 from peml.data.sources import with_kinds
 from peml.errors import ConfigError, TrainingError
 from peml.evaluation import GoldSplit, majority_prediction, spell_gold
-from peml.methods import Method, build_method
+from peml.methods.base import Method
+from peml.methods.registry import build_method
 from peml.models import (
     Family,
     Spelling,
@@ -37,12 +38,20 @@ from peml.models import (
     read_quantization,
     settle,
 )
-from peml.records import Identity, LeakageEntry, Plan, PlannedContext, PlannedTask, Precision, Start
+from peml.records.plan import (
+    Identity,
+    LeakageEntry,
+    Plan,
+    PlannedContext,
+    PlannedTask,
+    Precision,
+    Start,
+)
 from peml.run.encoding import SplitEncoder
 from peml.run.precision import choose_precision, with_precision
 from peml.run.reachable import warn_unreachable
 from peml.tasks import Task, TaskRenderer
-from peml.training import Balancing, build_balancing
+from peml.training.balancing import Balancing, build_balancing
 
 # The development split and the draws are the same whatever a run's seed is, so that runs with
 # other seeds choose and report on the same rows.

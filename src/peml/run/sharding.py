@@ -7,7 +7,7 @@ from torch import Tensor
 from peml.data import TaskBatch
 from peml.errors import ConfigError
 from peml.export.agreement import answers, check_agreement
-from peml.methods import AttachedModel
+from peml.methods.attached import AttachedModel
 from peml.models import load_backbone
 from peml.models.sharding import is_sharded
 from peml.run.preparation import Prepared

@@ -16,15 +16,15 @@ from torch import Tensor
 from peml.errors import ModelError, RunError
 from peml.export import SavedModel, open_model
 from peml.files import read_tensors, sha256
-from peml.methods import AttachedModel, Part
-from peml.methods.base import PEFT_CONFIG, PEFT_WEIGHTS
+from peml.methods.attached import AttachedModel
+from peml.methods.base import PEFT_CONFIG, PEFT_WEIGHTS, Part
 from peml.models.heads import TaskHeads
-from peml.prefix import Genotype
-from peml.records import Identity, Plan, Start
+from peml.prefix.genotype import Genotype
+from peml.records.plan import Identity, Plan, Start
 from peml.run.folder import RunFolder, differences
 from peml.run.preparation import Prepared
 from peml.run.state import SessionState
-from peml.training import CheckpointStore
+from peml.training.checkpoints import CheckpointStore
 
 _SAME = ("weights", "config", "tokenizer")
 # Settings that don't change the meaning of trained weights, for parts that PEFT doesn't save.

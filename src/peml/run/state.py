@@ -2,9 +2,10 @@
 
 from typing import Any, ClassVar
 
-from peml.prefix import Genotype
-from peml.records import FileRecord, Spent
-from peml.training import Progress
+from peml.prefix.genotype import Genotype
+from peml.records.record import FileRecord
+from peml.records.run import Spent
+from peml.training.loop import Progress
 
 
 class SessionState(FileRecord):

@@ -3,10 +3,11 @@
 from importlib.metadata import version
 from pathlib import Path
 
-from peml.config import RunConfig, without_grants
+from peml.config.grants import without_grants
+from peml.config.model import RunConfig
 from peml.distributed import World
 from peml.errors import ConfigError, RunError
-from peml.records import Identity, Plan
+from peml.records.plan import Identity, Plan
 from peml.run.folder import RunFolder, differences
 from peml.run.identity import identify
 from peml.run.preparation import Prepared, prepare

@@ -13,13 +13,15 @@ from peml.data.solved import SolvedRows
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
 from peml.evaluation import score_split
-from peml.injection import enable_packing
-from peml.methods import AttachContext, AttachedModel, check_count, read_shape
+from peml.injection.packing import enable_packing
+from peml.methods.attached import AttachedModel, check_count
+from peml.methods.base import AttachContext
+from peml.methods.shape import read_shape
 from peml.models import Backbone, CompiledBlocks, TaskModel, load_backbone
 from peml.models.padding import refuse_left_padding
 from peml.models.sharding import whole_weights_refused
-from peml.prefix import Genotype
-from peml.records import Evaluation
+from peml.prefix.genotype import Genotype
+from peml.records.metrics import Evaluation
 from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
@@ -34,19 +36,9 @@ from peml.run.listener import (
 from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared
 from peml.run.state import SessionState
-from peml.training import (
-    SPAN,
-    Checkpoint,
-    CheckpointStore,
-    Phase,
-    Progress,
-    TrainingLoop,
-    build_optimizer,
-    load_optimizer_state,
-    load_random_state,
-    optimizer_state,
-    random_state,
-)
+from peml.training.checkpoints import Checkpoint, CheckpointStore, load_random_state, random_state
+from peml.training.loop import Phase, Progress, TrainingLoop
+from peml.training.optimizer import SPAN, build_optimizer, load_optimizer_state, optimizer_state
 
 _CALIBRATION_BATCHES = 8
 

@@ -6,7 +6,7 @@ import torch
 
 from peml.data import TaskBatch
 from peml.export.agreement import answers, largest_difference
-from peml.methods import AttachedModel
+from peml.methods.attached import AttachedModel
 from peml.models import Backbone, dequantize, free_quantized, load_backbone
 from peml.run.training import TrainingSession, attach
 

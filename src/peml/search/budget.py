@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from peml.errors import ConfigError
-from peml.prefix import SKIP, ExpectedSize, PrefixShape, SearchSpace, count_choices
+from peml.prefix.operations.registry import SKIP
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import ExpectedSize, count_choices
+from peml.prefix.space import SearchSpace
 
 _TOLERANCE = 1e-5  # of the budget
 _STEPS = 60

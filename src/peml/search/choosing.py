@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from peml.prefix import SKIP, SearchSpace
+from peml.prefix.operations.registry import SKIP
+from peml.prefix.space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from peml.errors import CheckpointError
-from peml.prefix import Decision, PrefixSupernet
+from peml.prefix.supernet import Decision, PrefixSupernet
 from peml.search.choosing import Choices, Memory, choose, decide, may_choose
 from peml.search.relaxation import RELAXATIONS, softmax
 from peml.search.settings import SearchSettings

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from peml.prefix import PrefixShape, SearchSpace
+from peml.prefix.shape import PrefixShape
+from peml.prefix.space import SearchSpace
 from peml.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from peml.data import TaskBatch
-from peml.methods import AdaptedLinear, AttachedModel
+from peml.methods.attached import AttachedModel
+from peml.methods.routed.delta import AdaptedLinear
 from peml.models.families.decoding import start_of_answers
 from peml.models.prompt import build_inputs
 from peml.testing.tasks import TINY_ROWS, Row, batch_of

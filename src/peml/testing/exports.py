@@ -10,7 +10,8 @@ import torch
 from peml.errors import PemlError
 from peml.export import EXPORTS, export_model, save_model
 from peml.files import checksums
-from peml.methods import AttachContext, build_method, parse_method
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import ModelSettings, TaskModel, load_backbone
 from peml.testing.models import save_tiny_model
 from peml.testing.tasks import TINY_TASKS, batch_of, tasks_with_contexts

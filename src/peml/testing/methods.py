@@ -14,15 +14,11 @@ from peml.errors import TaskError
 from peml.export import load_model, save_model
 from peml.injection.attention import register_wrapper
 from peml.injection.probe import switch_implementation
-from peml.methods import (
-    AdaptedLinear,
-    AttachContext,
-    AttachedModel,
-    Method,
-    MethodSettings,
-    build_method,
-    read_shape,
-)
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext, Method, MethodSettings
+from peml.methods.registry import build_method
+from peml.methods.routed.delta import AdaptedLinear
+from peml.methods.shape import read_shape
 from peml.models import TaskModel
 from peml.models.loading import enable_checkpointing
 from peml.testing.answers import (

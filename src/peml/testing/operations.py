@@ -5,7 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from peml.prefix import Operation, make_operation
+from peml.prefix.operations.operation import Operation
+from peml.prefix.operations.registry import make_operation
 
 
 class OperationSuite:

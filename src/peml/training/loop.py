@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peml.data.batching import BatchStream
 from peml.distributed import World
-from peml.records import Evaluation, StepRecord
+from peml.records.metrics import Evaluation, StepRecord
 from peml.training.balancing import Balancing
 from peml.training.optimizer import set_learning_rates
 from peml.training.readings import Losses, Readings, StepSums, check_weights

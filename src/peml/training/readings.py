@@ -18,7 +18,7 @@ from torch import Tensor
 
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
-from peml.records import StepRecord
+from peml.records.metrics import StepRecord
 from peml.training.settings import TrainingSettings
 
 Losses = dict[str, list[float]]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-from peml.config import dump_shared
+from peml.config.grants import dump_shared
 from peml.files import write_text
-from peml.records import Environment, TuningCost
+from peml.records.run import Environment, TuningCost
 from peml.records.study import ObjectiveRecord, SpaceRecord, StudyRecord, TrialRecord
 from peml.tuning.folder import StudyFolder
 from peml.tuning.ledger import Ledger

@@ -11,9 +11,12 @@ from pathlib import Path
 from rich.console import Console
 
 from peml.errors import PemlError, RunError
-from peml.execution import Executor, Job, make_executor
-from peml.records import Plan
-from peml.run import RunFolder, SessionState
+from peml.execution.executor import Executor
+from peml.execution.job import Job
+from peml.execution.making import make_executor
+from peml.records.plan import Plan
+from peml.run.folder import RunFolder
+from peml.run.state import SessionState
 from peml.tuning.folder import StudyFolder
 from peml.tuning.ledger import Ledger
 from peml.tuning.objectives import OBJECTIVES

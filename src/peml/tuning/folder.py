@@ -6,11 +6,12 @@ import uuid
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peml.config import dump_shared, without_grants
+from peml.config.grants import dump_shared, without_grants
 from peml.files import write_text
-from peml.records import FileRecord
+from peml.records.record import FileRecord
 from peml.records.study import StudyRecord
-from peml.run import WorkFolder, differences
+from peml.run.folder import differences
+from peml.run.work_folder import WorkFolder
 from peml.tasks.yaml_file import read_yaml
 from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import shown_url

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from peml.config import parse_config, without_grants
+from peml.config.grants import without_grants
+from peml.config.loading import parse_config
 from peml.errors import ConfigError, RunError
 from peml.files import disk_errors
-from peml.records import Identity
+from peml.records.plan import Identity
 from peml.records.study import State, TrialRecord
 from peml.removed import without_removed
-from peml.run import differences
+from peml.run.folder import differences
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
 from peml.tuning.settings import StudyConfig

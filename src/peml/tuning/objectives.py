@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from peml.records import Results
+from peml.records.run import Results
 
 ObjectiveName = Literal["mean", "parameters", "latency", "seconds", "tokens"]
 

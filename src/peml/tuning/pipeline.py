@@ -9,12 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from peml import run
 from peml.errors import RunError
-from peml.execution import Executor
-from peml.records import Identity, Plan
+from peml.execution.executor import Executor
+from peml.records.plan import Identity, Plan
 from peml.records.study import StudyRecord
-from peml.reporting import write_tuning_report
+from peml.reporting.tuning.page import write_tuning_report
+from peml.run.announcement import print_cautions
+from peml.run.identity import check_finished, check_identity
+from peml.run.pipeline import plan
 from peml.tuning.collect import BEST, collect, write_results
 from peml.tuning.driver import Driver, run_trials
 from peml.tuning.folder import StudyFolder
@@ -44,12 +46,12 @@ def check_study(config: StudyConfig) -> Plan:
     """Tries the first point of the space on model and data, without training.
 
     Returns:
-        The plan of that run, as `peml.run.plan` gives it.
+        The plan of that run, as `peml fit --dry-run` gives it.
 
     Raises:
         PemlError: It can't run.
     """
-    return run.plan(config.trial_config(first_values(config.space)))
+    return plan(config.trial_config(first_values(config.space)))
 
 
 def tune(
@@ -80,18 +82,18 @@ def tune(
                     action="check the path, or run the same command without --report",
                 )
             planned = check_study(config)
-            run.print_cautions(planned, console)
+            print_cautions(planned, console)
             folder.create(config)
         ledger = _ledger(config, folder, console)
         if not report_only:
             driver = Driver(config, folder, ledger, console)
             if driver.is_open:
                 now = (planned or check_study(config)).identity
-                assert now is not None, "run.plan says it"
-                run.check_identity(ledger.begun_with(now), now, output)
+                assert now is not None, "plan says it"
+                check_identity(ledger.begun_with(now), now, output)
             else:
                 first = config.trial_config(first_values(config.space))
-                run.check_finished(ledger.begun_with(None), first, output)
+                check_finished(ledger.begun_with(None), first, output)
             with driver.executor() as executor:
                 run_trials([driver], executor)
         study = _collect(config, folder, ledger)
@@ -108,7 +110,7 @@ def tune_together(
 ) -> None:
     """Runs several studies, without pruners, whose configs the caller has checked.
 
-    `studies` has folder and config of each, and what `peml.run.identify` found, if known. The
+    `studies` has folder and config of each, and what `identify` found, if known. The
     `executor` must be idle, and is left open; `pages` says whether to write a report of each study.
 
     Raises:
@@ -124,7 +126,7 @@ def tune_together(
             ledger = _ledger(config, folder, console)
             driver = Driver(config, folder, ledger, console, f"{config.name}, ")
             if identity is not None and driver.is_open:
-                run.check_identity(ledger.begun_with(identity), identity, output)
+                check_identity(ledger.begun_with(identity), identity, output)
             opened.append((config, folder, ledger, driver))
         run_trials([driver for *_, driver in opened], executor)
         for config, folder, ledger, _ in opened:

@@ -9,14 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from peml.config import (
-    RunConfig,
-    apply_overrides,
-    read_config,
-    validate_config,
-    without_grants,
-)
-from peml.execution import ExecutionSettings
+from peml.config.grants import without_grants
+from peml.config.loading import apply_overrides, read_config, validate_config
+from peml.config.model import RunConfig
+from peml.execution.settings import ExecutionSettings
 from peml.settings import ConfigFile, Settings
 from peml.tuning.objectives import ObjectiveName
 from peml.tuning.space import Parameter, apply_values, check_space

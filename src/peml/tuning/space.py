@@ -11,7 +11,8 @@ from typing import Any
 import optuna
 from pydantic import BaseModel, Field, model_validator
 
-from peml.config import RunConfig, parse_config, set_value
+from peml.config.loading import parse_config, set_value
+from peml.config.model import RunConfig
 from peml.errors import ConfigError, nearest
 from peml.removed import why_removed
 from peml.settings import Settings

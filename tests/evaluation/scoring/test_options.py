@@ -16,7 +16,7 @@ from peml.evaluation import EvaluationSettings, Predictions, predict_split
 from peml.evaluation.scoring.normalise import normalise
 from peml.evaluation.scoring.requests import Request, score_alone
 from peml.evaluation.settings import ScoringSettings
-from peml.methods import AttachedModel
+from peml.methods.attached import AttachedModel
 from peml.models import TaskModel
 from tests.evaluation.scoring.test_scores import counted
 from tests.models.tasks import batch_of, tiny_task_model

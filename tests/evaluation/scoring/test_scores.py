@@ -21,8 +21,9 @@ from peml.evaluation.scoring.seq2seq import score_decoded
 from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees
 from peml.evaluation.scoring.trie import Trie
-from peml.injection import attach_prefix
-from peml.methods import AttachContext, build_method, parse_method
+from peml.injection.inject import attach_prefix
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method, parse_method
 from peml.models import TaskModel
 from peml.testing import batch_of, tiny_task_model
 from tests.evaluation.scoring.requests import few_shot

@@ -6,7 +6,7 @@ import pytest
 
 from peml.evaluation.scoring import support
 from peml.evaluation.scoring.support import sharing_problem
-from peml.injection import attach_prefix
+from peml.injection.inject import attach_prefix
 from peml.models import TaskModel
 from peml.testing import tiny_task_model
 

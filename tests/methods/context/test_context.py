@@ -13,10 +13,12 @@ from torch import Tensor
 from peml.data import TaskBatch
 from peml.errors import ConfigError, DataError, ModelError, TaskError
 from peml.export import load_model, save_model
-from peml.methods import AttachContext, AttachedModel, build_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings, LoraContextSettings
 from peml.methods.lora.settings import LoraMethodSettings
+from peml.methods.registry import build_method
 from peml.tasks import Chat, Shots, Task
 from peml.testing import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
 

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from peml.errors import ConfigError, ModelError, RunError
 from peml.export import add_task, export_model
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method, read_shape
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.context.correction import Correction
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import CorrectionSettings
-from peml.prefix import Prefix, PrefixShape
+from peml.methods.registry import build_method, parse_method
+from peml.methods.shape import read_shape
+from peml.prefix.prefix import Prefix
+from peml.prefix.shape import PrefixShape
 from peml.testing import TINY_ROWS, batch_of, tiny_task_model
 from peml.testing.answers import scores_of
 from peml.testing.tasks import tasks_with_contexts

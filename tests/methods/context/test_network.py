@@ -12,10 +12,16 @@ from torch import Tensor
 
 from peml.errors import ConfigError, ModelError
 from peml.export import load_model, save_model
-from peml.methods import AttachContext, AttachedModel, build_method, parse_method, read_shape
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.context.network import ContextNetwork
 from peml.methods.context.part import ContextPart
-from peml.prefix import Genotype, Prefix, PrefixNetwork, PrefixSupernet
+from peml.methods.registry import build_method, parse_method
+from peml.methods.shape import read_shape
+from peml.prefix.genotype import Genotype
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import Prefix
+from peml.prefix.supernet import PrefixSupernet
 from peml.testing import TINY_ROWS, MethodSuite, batch_of, tiny_task_model
 from peml.testing.answers import scores_of
 from peml.testing.tasks import tasks_with_contexts

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from peml.data.solved import SolvedRows
-from peml.methods import AttachContext, AttachedModel, build_method
+from peml.methods.attached import AttachedModel
+from peml.methods.base import AttachContext
 from peml.methods.context.own import find_spans
 from peml.methods.context.settings import ContextSettings, LoraContextSettings
+from peml.methods.registry import build_method
 from peml.tasks import Shots, Task
 from peml.testing import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
 from peml.testing.tasks import tiny_family

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peml.methods import Delta, LinearShape
+from peml.methods.layers import LinearShape
+from peml.methods.routed.delta import Delta
 from peml.models import TaskRouting
 
 D_IN, D_OUT, TASKS, SCALE = 5, 7, 3, 1.7

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from peml.errors import TaskError
-from peml.methods import AdaptedLinear
+from peml.methods.routed.delta import AdaptedLinear
 from peml.methods.routed.multilora import MultiLoraDelta
 from peml.methods.routed.settings import MultiLoraSettings
 from peml.models import TaskRouting

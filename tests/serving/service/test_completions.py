@@ -216,7 +216,7 @@ def test_a_context_is_held_and_not_read_again(tmp_path: Path) -> None:
         assert answer.usage is not None
         assert answer.usage.prompt_tokens == len(ids) - len(held)
         # The context is of the adapted model: the same as its text in front.
-        from peml.injection import injection_of
+        from peml.injection.inject import injection_of
 
         injection = injection_of(base.backbone)
         assert injection is not None

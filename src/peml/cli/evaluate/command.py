@@ -55,7 +55,7 @@ def evaluate_command(
         from peml.cli.evaluate.numbers import about, finite
         from peml.cli.evaluate.runs import show_runs
         from peml.cli.evaluate.scores import show_scores
-        from peml.run import load_finished
+        from peml.run.finished import load_finished
 
     if json_file is not None:
         refuse_sealed(json_file)
@@ -81,8 +81,8 @@ def evaluate_command(
 
 def _tell(runs: list[Path], task: str | None, content: dict[str, Any], console: Console) -> None:
     """Prints cautions about the rows that each run was trained and scored on."""
-    from peml.records import Plan
-    from peml.reporting import tell_cautions
+    from peml.records.plan import Plan
+    from peml.reporting.cautions import tell_cautions
 
     content["cautions"] = {str(run): tell_cautions(Plan.read(run), task) for run in runs}
     for run, texts in content["cautions"].items():

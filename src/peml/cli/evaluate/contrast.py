@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from peml.analysis import Contrast, RunContrast, TaskContrast, contrast_runs
+from peml.analysis.pairing import Contrast, RunContrast, TaskContrast, contrast_runs
 from peml.cli.evaluate.numbers import Content, about, number, spread
 from peml.errors import DataError
-from peml.run import FinishedRun, differing_rows
+from peml.run.finished import FinishedRun, differing_rows
 from peml.terminal import Column, print_table
 
 _COLUMNS = [

@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from peml.analysis import Mistake, find_mistakes
+from peml.analysis.mistakes import Mistake, find_mistakes
 from peml.cli.evaluate.numbers import Content, number
 from peml.errors import PemlError
 from peml.evaluation import TaskPredictions
-from peml.run import FinishedRun, RowText, read_texts
+from peml.run.finished import FinishedRun, RowText, read_texts
 
 
 def show_mistakes(run: FinishedRun, limit: int, console: Console) -> Content:

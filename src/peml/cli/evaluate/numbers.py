@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from peml.analysis import Interval
-from peml.run import FinishedRun
+from peml.analysis.statistics import Interval
+from peml.run.finished import FinishedRun
 
 Content = dict[str, Any]
 """What goes into the JSON file."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from peml.analysis import score_run
+from peml.analysis.scores import score_run
 from peml.cli.evaluate.numbers import Content, about, number, spread
 from peml.cli.evaluate.scores import scores_content
-from peml.run import FinishedRun, differing_rows
+from peml.run.finished import FinishedRun, differing_rows
 from peml.terminal import Column, print_table
 
 _COLUMNS = [

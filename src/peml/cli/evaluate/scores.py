@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from peml.analysis import GroupScores, RunScores, score_run
+from peml.analysis.scores import GroupScores, RunScores, score_run
 from peml.cli.evaluate.numbers import Content, number, spread
-from peml.reporting import MAJORITY_NOTE
-from peml.run import FinishedRun
+from peml.reporting.summary import MAJORITY_NOTE
+from peml.run.finished import FinishedRun
 from peml.terminal import Column, print_table
 
 _COLUMNS = [

@@ -13,7 +13,7 @@ from peml.data.sources import TaskData
 from peml.errors import PemlError, TaskError
 from peml.evaluation import refuse_unscorable
 from peml.models import Family
-from peml.records import LeakageEntry
+from peml.records.plan import LeakageEntry
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_definition
 from peml.terminal import Column, print_table, print_warnings
 

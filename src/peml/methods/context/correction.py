@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.settings import CorrectionSettings
-from peml.prefix import Prefix, PrefixShape
+from peml.prefix.prefix import Prefix
+from peml.prefix.shape import PrefixShape
 from peml.switch import Switch
 
 

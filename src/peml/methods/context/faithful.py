@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from peml.errors import ModelError
-from peml.injection import PrefixInjection
 from peml.injection.difference import unexplained
+from peml.injection.inject import PrefixInjection
 from peml.models import TaskModel, make_room_for_context
 from peml.models.logits import Positions
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from peml.injection import attach_prefix
+from peml.injection.inject import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, Part
 from peml.methods.budget import fit_beside_lora
@@ -12,7 +12,7 @@ from peml.methods.context.settings import ContextSettings, CorrectionSettings, L
 from peml.methods.lora.lora import LoraPart
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
-from peml.prefix import SizeRange
+from peml.prefix.size import SizeRange
 
 
 class LoraContext(Method):

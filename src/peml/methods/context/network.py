@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from peml.data.batch import TaskBatch
-from peml.injection import PrefixInjection
+from peml.injection.inject import PrefixInjection
 from peml.methods.base import ParameterGroup
 from peml.methods.prefix.part import PrefixPart
-from peml.prefix import OnContext, Prefix, PrefixNetwork, PrefixSupernet
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import OnContext, Prefix
+from peml.prefix.supernet import PrefixSupernet
 from peml.switch import Switch
 
 _KEPT = 1  # the first position, which the network leaves as it is; see `OnContext`

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from peml.data.batch import TaskBatch
 from peml.data.solved import SolvedRows
-from peml.prefix import Prefix
+from peml.prefix.prefix import Prefix
 from peml.tasks import BETWEEN, Shots, Task, TaskRenderer
 
 Tokenise = Callable[[str], list[int]]

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from peml.data.batch import TaskBatch
 from peml.data.solved import SolvedRows
 from peml.errors import ModelError
-from peml.injection import ALL_TASKS, Contexts, PrefixInjection, read_rows
+from peml.injection.contexts import ALL_TASKS, Contexts
+from peml.injection.inject import PrefixInjection
 from peml.injection.probe import in_eval_mode
+from peml.injection.rows import read_rows
 from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.correction import Correction
 from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
@@ -18,7 +20,7 @@ from peml.methods.context.network import ContextNetwork
 from peml.methods.context.own import OwnRows
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel
-from peml.prefix import Prefix
+from peml.prefix.prefix import Prefix
 from peml.tasks import Shots, Task, TaskRenderer
 
 

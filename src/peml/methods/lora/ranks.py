@@ -14,7 +14,7 @@ from peml.methods.layers import LinearShape
 from peml.methods.lora.lora import LoraPart
 from peml.methods.lora.part import ADAPTER
 from peml.methods.lora.settings import LoraSettings
-from peml.prefix import RankGroup
+from peml.prefix.space import RankGroup
 
 
 def rank_groups(linears: Sequence[LinearShape], ranks: Sequence[int]) -> tuple[RankGroup, ...]:

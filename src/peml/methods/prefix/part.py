@@ -12,19 +12,17 @@ from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
 from peml.errors import ModelError, TrainingError
-from peml.injection import PrefixInjection, attach_prefix, measure_start, read_rows
+from peml.injection.inject import PrefixInjection, attach_prefix
+from peml.injection.quiet import measure_start
+from peml.injection.rows import read_rows
 from peml.methods.base import AttachContext, ParameterGroup, Part
 from peml.methods.prefix.settings import FixedPrefixSettings
 from peml.models import TaskModel
-from peml.prefix import (
-    FlatPrefix,
-    OnContext,
-    Prefix,
-    PrefixBaseSettings,
-    PrefixNetwork,
-    PrefixStart,
-    PrefixSupernet,
-)
+from peml.prefix.flat import FlatPrefix
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import OnContext, Prefix, PrefixStart
+from peml.prefix.settings import PrefixBaseSettings
+from peml.prefix.supernet import PrefixSupernet
 
 if TYPE_CHECKING:
     from peml.methods.prefix.search import PrefixSearch

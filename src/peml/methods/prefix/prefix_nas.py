@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from peml.errors import ConfigError
-from peml.injection import attach_prefix
+from peml.injection.inject import attach_prefix
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, MethodSettings
 from peml.methods.prefix.search import PrefixSearch
@@ -11,7 +11,11 @@ from peml.methods.prefix.searched import SearchedPrefix
 from peml.methods.prefix.settings import PrefixNasSettings, attention_shape
 from peml.methods.shape import ModelShape
 from peml.models import TaskModel
-from peml.prefix import Genotype, PrefixSettings, PrefixShape, SearchSpace, SizeRange
+from peml.prefix.genotype import Genotype
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import SizeRange
+from peml.prefix.space import SearchSpace
 
 
 class PrefixNas(SearchedPrefix):

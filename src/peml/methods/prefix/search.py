@@ -10,8 +10,12 @@ from peml.errors import TrainingError
 from peml.methods.base import HeldOut
 from peml.methods.lora.ranks import LoraRanks
 from peml.methods.prefix.part import PrefixPart
-from peml.prefix import Genotype, OnContext, Prefix, PrefixSupernet
-from peml.search import RELAXATIONS, SearchController, SearchSettings
+from peml.prefix.genotype import Genotype
+from peml.prefix.prefix import OnContext, Prefix
+from peml.prefix.supernet import PrefixSupernet
+from peml.search.controller import SearchController
+from peml.search.relaxation import RELAXATIONS
+from peml.search.settings import SearchSettings
 
 _Purpose = Literal["train", "move", "evaluate", "score"]
 """Purpose of the next forward pass: a training step, an update of the decisions on held-out rows

@@ -6,25 +6,21 @@ from typing import ClassVar, TypeVar
 
 import torch
 
-from peml.injection import PrefixInjection
+from peml.injection.inject import PrefixInjection
 from peml.methods.base import AttachContext, Method, MethodSettings
 from peml.methods.prefix.part import Network, PrefixPart, build_network
 from peml.methods.prefix.settings import SearchedPrefixSettings
 from peml.methods.shape import ModelShape, nearest_size
 from peml.models import TaskModel
-from peml.prefix import (
-    Genotype,
-    PrefixNetwork,
-    PrefixSettings,
-    PrefixShape,
-    PrefixStart,
-    PrefixSupernet,
-    SearchSpace,
-    SizeRange,
-    count_network,
-    count_space,
-    load_for,
-)
+from peml.prefix.adaptation import load_for
+from peml.prefix.genotype import Genotype
+from peml.prefix.network import PrefixNetwork
+from peml.prefix.prefix import PrefixStart
+from peml.prefix.settings import PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.size import SizeRange, count_network, count_space
+from peml.prefix.space import SearchSpace
+from peml.prefix.supernet import PrefixSupernet
 
 _Settings = TypeVar("_Settings", bound=SearchedPrefixSettings)
 

@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 
 from peml.errors import ModelError
 from peml.methods.base import MethodSettings
-from peml.prefix import Genotype, HeadKind, PrefixBaseSettings, PrefixSettings, PrefixShape
-from peml.search import SearchSettings
+from peml.prefix.genotype import Genotype
+from peml.prefix.settings import PrefixBaseSettings, PrefixSettings
+from peml.prefix.shape import PrefixShape
+from peml.prefix.space import HeadKind
+from peml.search.settings import SearchSettings
 
 if TYPE_CHECKING:
     from peml.methods.shape import ModelShape
@@ -60,7 +63,7 @@ class FixedPrefixSettings(PrefixBaseSettings, MethodSettings):
 
     def count_prefix(self, shape: ModelShape) -> int:
         """The prefix's trainable parameters in closed form; raises as `attention_shape`."""
-        from peml.prefix import count_flat, count_network
+        from peml.prefix.size import count_flat, count_network
 
         attention = attention_shape(shape)
         if self.network == "flat":

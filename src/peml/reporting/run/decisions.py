@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from peml.records import Decisions
+from peml.records.metrics import Decisions
 from peml.reporting.run.outcomes import Outcome, free_course, list_outcomes
 from peml.reporting.run.results import History, RunRecord
 from peml.reporting.style import (

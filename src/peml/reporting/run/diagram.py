@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from peml.errors import ConfigError
 from peml.files import disk_errors
-from peml.records import GenotypeRecord
+from peml.records.run import GenotypeRecord
 from peml.reporting.style import WIDTH, Look, color, new_figure, save_png, save_svg, style_context
 
 _TIMES = "\u00d7"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peml.records import Decisions
+from peml.records.metrics import Decisions
 from peml.reporting.run.results import History
 from peml.reporting.summary import join_names
 

@@ -8,19 +8,10 @@ from typing import Any
 
 from peml.errors import RunError
 from peml.problems import shown
-from peml.records import (
-    DAMAGED,
-    Decisions,
-    Discretisation,
-    Environment,
-    Evaluation,
-    GenotypeRecord,
-    Plan,
-    Results,
-    StepRecord,
-    parse_json,
-    read_text,
-)
+from peml.records.metrics import Decisions, Discretisation, Evaluation, StepRecord
+from peml.records.plan import Plan
+from peml.records.record import DAMAGED, parse_json, read_text
+from peml.records.run import Environment, GenotypeRecord, Results
 
 
 @dataclass(frozen=True, slots=True)

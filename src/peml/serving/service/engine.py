@@ -14,7 +14,7 @@ import torch
 
 from peml.errors import InjectionError, ModelError, PemlError
 from peml.evaluation.mixed import score_mixed
-from peml.injection import enable_packing
+from peml.injection.packing import enable_packing
 from peml.models import TextFamily
 from peml.serving.predictor import Prediction, Predictor, to_prediction
 from peml.serving.service.work import AskedRow, Text, Work

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from peml.errors import DataError, ModelError, nearest
-from peml.injection import injection_of
+from peml.injection.inject import injection_of
 from peml.models.families.text import CausalFamily
 from peml.problems import describe_problems
 from peml.serving.predictor import Predictor
