@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 def test_a_dry_run_shows_the_plan_and_writes_nothing(
     toys: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = toy_config(toys)
+    config, more = toy_config(toys), "training.epochs=3"
     monkeypatch.chdir(tmp_path)
     said = peml(capsys, "fit", config, "--dry-run")
     assert said.code == 0
@@ -29,6 +29,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert "batches per epoch: 18" in said.out
     assert "steps: search 14, train 22" in said.out
     assert "lora 3,328, prefix" in said.out
+    assert "! 36 steps are few" in said.out
+    assert "steps are few" not in peml(capsys, "fit", config, "--dry-run", "--set", more).out
     assert not list(tmp_path.rglob("*"))
 
 
