@@ -23,3 +23,10 @@ def test_a_model_is_tested_once_and_again_when_a_prefix_is_attached(
     attach_prefix(model.backbone)
     assert sharing_problem(model, 20) is None
     assert len(tested) == 2
+
+
+def test_a_model_that_takes_no_mask_per_token_computes_options_alone() -> None:
+    model = tiny_task_model("falcon", alibi=True)
+    why = sharing_problem(model, 20)
+    assert why is not None
+    assert "a test failed" in why

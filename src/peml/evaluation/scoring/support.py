@@ -73,7 +73,10 @@ def _test_sharing(base: TaskModel) -> str | None:
         for question in (one, two)
         for n in range(3)
     ]
-    shared = score_trees(base, requests, tokens=10, saving=1)
+    try:
+        shared = score_trees(base, requests, tokens=10, saving=1)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        return f"a test failed: {error}"  # Falcon's ALiBi takes no mask for each token
     alone = score_alone(base, requests, tokens=1)
     tolerance = max(_LEAST_TOLERANCE, _TIMES_NOISE * _rounding(base, requests, alone))
     worst = float((shared - alone).abs().max())
