@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, NoReturn, Unpack
 
 import torch
@@ -19,6 +21,8 @@ from peml.models.families.stopping import Limits
 from peml.tasks import Example, Task, TaskType
 
 Purpose = Literal["train", "score", "generate"]
+
+_OF_LOADING = ("is_local", "local_files_only", "name_or_path")  # settings that are no rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class Family(ABC):
         """A text that identifies the tokenizer: equal if and only if it tokenises the same."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
-            rules = json.dumps(self.tokenizer.get_vocab())
+            rules = _written(self.tokenizer)
         else:
             # Drop the truncation and padding of the last call; each call sets them again.
             backend.no_truncation()
@@ -129,6 +133,8 @@ class Family(ABC):
         special = sorted((k, str(v)) for k, v in self.tokenizer.special_tokens_map.items())
         # Segment ids are there or not by this; DistilBERT's other files are BERT's.
         rules += f"{special}{sorted(self.tokenizer.model_input_names)}"
+        if self.tokenizer.split_special_tokens:
+            rules += " split"
         target = self.tokenizer(text_target="")["input_ids"]  # in another language, with mBART
         return rules if target == self.tokenizer("")["input_ids"] else f"{rules}{target}"
 
@@ -225,6 +231,17 @@ class Family(ABC):
             One text per row; None if its logits were NaN or infinite.
         """
         raise NotImplementedError(f"the family {self.name!r} does not generate text")
+
+
+def _written(tokenizer: Any) -> str:
+    """The files of a tokenizer without a Rust backend: vocabulary, merges and settings."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        saved = (path for path in Path(folder).iterdir() if path.suffix != ".jinja")
+        files = {path.name: path.read_bytes() for path in saved}
+    settings = json.loads(files.pop("tokenizer_config.json"))
+    settings = {name: value for name, value in settings.items() if name not in _OF_LOADING}
+    return f"{sorted(settings.items())}{sorted(files.items())}{sorted(tokenizer.get_vocab())}"
 
 
 def is_named_decoder(config: Any) -> bool:
