@@ -49,14 +49,17 @@ def _computes_a_product(layer: nn.Linear) -> bool:
 
 
 def read_layers(backbone: Any) -> Layers:
-    """Looks at every module of a model without parts."""
+    """Looks at every module of a model without parts, except those that only read images."""
     linears, places = find_linears(backbone), _places(backbone)
     direct = {kind: _read_directly(kind) for kind in {type(each) for each in backbone.modules()}}
     shapes: list[LinearShape] = []
     others: dict[str, str] = {}
     fused: list[str] = []
     seen: dict[int, str] = {}
+    beside = _beside_texts(backbone)
     for name, module in backbone.named_modules(remove_duplicate=False):
+        if module in beside:
+            continue
         if id(module) in seen:
             others[name] = f"the same layer as {seen[id(module)]}"
             continue
@@ -76,6 +79,17 @@ def read_layers(backbone: Any) -> Layers:
                 others[f"{name}.{short}"] = f"{sizes}, several matrices in one parameter"
                 fused.append(f"{name}.{short}")
     return Layers(tuple(shapes), others, tuple(fused))
+
+
+def _beside_texts(backbone: Any) -> set[nn.Module]:
+    """The modules of a decoder that texts don't go through, such as Gemma 3's vision tower."""
+    config = backbone.config
+    if config.is_encoder_decoder or config.get_text_config() is config:
+        return set()
+    return {*backbone.modules()} - {
+        *backbone.get_decoder().modules(),
+        backbone.get_output_embeddings(),
+    }
 
 
 # As an argument of a call or a factor of a product, but not for its type or in `isinstance`.

@@ -71,7 +71,10 @@ def logits_problem(model: Any) -> str | None:
     if not isinstance(layer, nn.Module):
         return "it has no output layer of its own"
     device = next(model.parameters()).device
-    ids = torch.arange(2 * _TOKENS, device=device).view(2, _TOKENS) % model.config.vocab_size
+    ids = (
+        torch.arange(2 * _TOKENS, device=device).view(2, _TOKENS)
+        % model.config.get_text_config().vocab_size
+    )
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
@@ -99,7 +102,10 @@ def reads_ahead(model: Any) -> bool:
     if model.config.is_encoder_decoder:
         return False
     device = next(model.parameters()).device
-    ids = torch.arange(2 * _TOKENS, device=device).view(2, _TOKENS) % model.config.vocab_size
+    ids = (
+        torch.arange(2 * _TOKENS, device=device).view(2, _TOKENS)
+        % model.config.get_text_config().vocab_size
+    )
     ids[1, :-1] = ids[0, :-1]  # two rows that differ in their last token
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     one, other = logits[:, :-1]

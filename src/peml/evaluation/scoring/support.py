@@ -23,7 +23,7 @@ def sharing_problem(base: TaskModel, longest: int) -> str | None:
 
     A sliding window has to hold the longest sequence, and rotary embeddings have to stay the same.
     """
-    config = base.backbone.config
+    config = base.backbone.config.get_text_config()
     attention = str(config._attn_implementation).removeprefix("peml_")
     if attention not in _ATTENTION:
         return f"its attention {attention!r} takes no custom attention mask"
@@ -66,7 +66,8 @@ def _test_sharing(base: TaskModel) -> str | None:
     same options are scored alone, without padding and beside longer rows. An ignored mask or a
     wrong position changes scores by more.
     """
-    tokens = [(7 * n + 3) % base.backbone.config.vocab_size for n in range(14)]
+    vocabulary = base.backbone.config.get_text_config().vocab_size
+    tokens = [(7 * n + 3) % vocabulary for n in range(14)]
     trunk, one, two, ends = tokens[:6], tokens[6:8], tokens[8:10], tokens[10:]
     requests = [
         Request((*trunk, *question), (ends[n], ends[n + 1]), 0)
