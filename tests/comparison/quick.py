@@ -78,7 +78,7 @@ def finish(
         for name in tasks
     ]
     (cell / "plan.json").write_text(json.dumps({"tasks": planned, **(plan or {})}))
-    (cell / "report.html").write_text("")
+    (cell / "report.md").write_text("")
 
 
 def grid_study(

@@ -321,3 +321,14 @@ def test_cells_of_a_comparison_are_methods_times_seeds(tmp_path: Path) -> None:
     assert [c.folder for c in cells] == [cell(tmp_path, "lora", seed) for seed in range(3)]
     assert {c.config.training.learning_rate_factor for c in cells} == {0.5}
     assert [c.config.seed for c in cells] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("keep", "saved"), [(True, [True, True, True]), (False, [True, False, False])]
+)
+def test_models_that_are_not_kept_are_saved_for_latency_alone(
+    tmp_path: Path, keep: bool, saved: list[bool]
+) -> None:
+    one = config().model_copy(update={"keep_models": keep})
+    cells = cells_of(one, tmp_path, {"glue": dict(one.methods)}, {("glue", "lora"): {}})
+    assert [c.config.export for c in cells] == saved

@@ -73,6 +73,21 @@ def test_one_that_fails_does_not_stop_the_rest(toys: Path, finished: Path) -> No
 
 
 @pytest.mark.e2e
+def test_a_cells_report_is_drawn_by_fit_alone(finished: Path, tmp_path: Path) -> None:
+    assert 'href="cells/toy/lora-seed0/report.md"' in (finished / "report.html").read_text()
+    cell = Path(shutil.copytree(finished / "cells/toy/lora-seed0", tmp_path / "lora-seed0"))
+    before = content(cell)
+    assert "report.md" in before
+    assert "report.html" not in before
+    peml.fit(cell / "config.yaml", cell)
+    added = content(cell)
+    changed = {name for name in added if added[name] != before.get(name)}
+    assert changed == {"report.html", "report.md"}
+    assert added["report.md"][0] == before["report.md"][0]
+    assert 'id="fig-' in (cell / "report.html").read_text()
+
+
+@pytest.mark.e2e
 def test_what_is_there_is_not_run_again(toys: Path, finished: Path) -> None:
     before = content(finished / "cells")
     latency = (finished / "latency.json").stat().st_mtime_ns

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from peml.execution.processes import WARM
+from peml.execution.forking import WARM
 
 _MOST_SECONDS = 240
 
@@ -32,7 +32,7 @@ def fresh_processes() -> ForkServerContext:
     of every sum: it must not start while a test or a comparison has changed that.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*WARM, "tests.e2e.without_figures"])
+    context.set_forkserver_preload([WARM, "tests.e2e.without_figures"])
     forkserver.ensure_running()
     return context
 

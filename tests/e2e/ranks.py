@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.distributed.configuration_utils import DistributedConfig
 
-from peml.execution.processes import WARM
+from peml.execution.forking import WARM
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _PATIENCE = 120.0  # seconds
@@ -34,7 +34,7 @@ def launch(works: Sequence[Callable[[], None]], folder: Path) -> list[tuple[int,
         The exit code of each, and what it printed.
     """
     if sys.platform == "linux":
-        _CONTEXT.set_forkserver_preload(WARM)
+        _CONTEXT.set_forkserver_preload([WARM])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -93,8 +93,8 @@ def test_the_page_links_its_runs_and_nothing_else(html: str) -> None:
     page = parse_page(html)
     links = [element.get("href") for element in page.iter("a")]
     assert len(links) == 19  # of 21 cells, those that finished
-    assert links[0] == "cells/glue/lora-seed0/report.html"
-    assert "cells/glue/lora%2Bprefix-seed1/report.html" in links
+    assert links[0] == "cells/glue/lora-seed0/report.md"
+    assert "cells/glue/lora%2Bprefix-seed1/report.md" in links
     for element in page.iter():
         assert element.tag.removeprefix(SVG) not in {"script", "link", "iframe", "img", "object"}
         assert not element.get("src")

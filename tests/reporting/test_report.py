@@ -254,7 +254,7 @@ def test_the_same_run_gives_the_same_report(plain: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_report(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (plain / "report.md").write_text("old", encoding="utf-8")
+    (plain / "report.html").write_text("old", encoding="utf-8")
     really_open = Path.open
 
     def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
@@ -263,10 +263,10 @@ def test_a_full_disk_leaves_the_old_report(plain: Path, monkeypatch: pytest.Monk
         return really_open(self, mode, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(RunError, match=r"report\.md: the disk is full"):
+    with pytest.raises(RunError, match=r"report\.html: the disk is full"):
         write_report(plain)
     monkeypatch.undo()
-    assert (plain / "report.md").read_text(encoding="utf-8") == "old"
+    assert (plain / "report.html").read_text(encoding="utf-8") == "old"
 
 
 def test_the_best_step_is_of_the_last_phase(searched: Path) -> None:

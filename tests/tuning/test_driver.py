@@ -58,7 +58,7 @@ class FakeExecutor(InlineExecutor):
         else:
             job.folder.mkdir(parents=True)
             (job.folder / "results.json").write_text(json.dumps(found))
-            (job.folder / "report.html").write_text("")
+            (job.folder / "report.md").write_text("")
         return [job]
 
 

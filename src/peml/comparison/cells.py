@@ -75,7 +75,8 @@ def cells_of(
     """The cells of every suite, method and seed; those of the first seed come first.
 
     `chosen` has values by path into the run config; a method without an entry has no cells yet.
-    Without `chosen`, all methods have cells, with no tuned values.
+    Without `chosen`, all methods have cells, with no tuned values. If models aren't kept, only
+    those whose latency is measured are saved: the first seed's.
     """
     values = {place: {} for place in config.places} if chosen is None else chosen
     return [
@@ -84,7 +85,7 @@ def cells_of(
             folder=folder / "cells" / suite / f"{label}-seed{seed}",
             config=apply_values(
                 config.run_config(suite, matched[suite][label], seed), values[suite, label]
-            ),
+            ).model_copy(update={"export": config.keep_models or seed == config.seeds[0]}),
             suite=suite,
             label=label,
             seed=seed,

@@ -137,7 +137,8 @@ class ComparisonConfig(ConfigFile):
     jobs: int = Field(1, description="Runs at a time; they share the cores.", ge=1)
     execution: WorkerSettings = Field(default_factory=lambda: WorkerSettings())
     """Where the runs execute."""
-    keep_models: bool = Field(True, description="Keep the final models after measuring latency.")
+    keep_models: bool = True
+    """Keep the final models after measuring latency; if false, only the first seed's are saved."""
 
     @field_validator("suites")
     @classmethod

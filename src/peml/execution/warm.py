@@ -30,9 +30,7 @@ gc.disable()
 try:
     for _name in _LIBRARIES:
         import_module(_name)
-    import_module("peml.reporting.rendering").prepare(
-        "card.md.j2", "report.css.j2", "report.html.j2", "report.md.j2"
-    )
+    import_module("peml.reporting.rendering").prepare("card.md.j2", "report.md.j2")
 finally:
     gc.freeze()  # neither server nor workers search the libraries for garbage
     gc.enable()

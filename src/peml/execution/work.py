@@ -26,15 +26,16 @@ def print_to(log: Path) -> None:
 def work(job: Job, stops: Callable[[int, float], bool] | None = None) -> None:
     """Trains a job's run; its results are in its folder, and its failure is recorded beside it.
 
-    A folder that exists is continued. `stops` is called with training step and mean development
-    metric at every evaluation; if it returns True, the run ends there.
+    Its report is written as text, not drawn. A folder that exists is continued. `stops` is called
+    with training step and mean development metric at every evaluation; if it returns True, the run
+    ends there.
     """
 
     def on_evaluation(evaluation: Evaluation) -> bool:
         return stops is not None and stops(evaluation.step, evaluation.mean)
 
     try:
-        fit(job.config, job.folder, on_evaluation=on_evaluation, wait=_PATIENCE)
+        fit(job.config, job.folder, on_evaluation=on_evaluation, wait=_PATIENCE, page=False)
     except RunStopped as stopped:
         job.prune(stopped.evaluation.step, stopped.evaluation.mean)
     except Exception as error:

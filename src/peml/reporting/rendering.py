@@ -45,7 +45,7 @@ def _environment() -> Environment:
         "cell": _cell,
         "change": numbers.change,
         "count": lambda value: f"{value:,}",
-        "link": lambda folder: f"{quote(folder)}/report.html",
+        "link": quote,
         "memory": numbers.memory,
         "names": join_names,
         "part": part_title,

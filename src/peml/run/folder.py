@@ -47,7 +47,12 @@ class RunFolder(WorkFolder[RunConfig]):
     @property
     def is_finished(self) -> bool:
         """Whether the run is finished: it has results and a report."""
-        return self.has_results and (self.path / "report.html").is_file()
+        return self.has_results and (self.path / "report.md").is_file()
+
+    @property
+    def has_page(self) -> bool:
+        """Whether the report is drawn, too."""
+        return (self.path / "report.html").is_file()
 
     def create(self, config: RunConfig) -> None:
         """Makes the folder; does nothing if the folder already has a run of this config.

@@ -78,6 +78,7 @@ def fit(
     *,
     on_evaluation: OnEvaluation = never_stops,
     wait: float = 0.0,
+    page: bool = True,
 ) -> Run:
     """Runs all phases that the run folder doesn't have yet.
 
@@ -90,6 +91,7 @@ def fit(
         on_evaluation: Called after every development evaluation; True stops the run there. An
             evaluation whose checkpoint was lost in a kill is repeated by the next session.
         wait: Seconds to wait for another process that is at work in the folder.
+        page: Draw ``report.html``; if False, a later call can draw it.
 
     Raises:
         PemlError: Something is wrong with config, data, model or folder, or training diverged.
@@ -102,7 +104,7 @@ def fit(
         check_same_start(config, output, world)
         if world.from_first(lambda: folder.holds(config) and folder.has_results):
             world.from_first(lambda: check_finished(Plan.read(output).identity, config, output))
-        if world.from_first(lambda: folder.is_finished):
+        if world.from_first(lambda: folder.is_finished and (folder.has_page or not page)):
             console.print(f"{output} is finished: nothing to do", markup=False)
             return Run(output, world.from_first(lambda: Results.read(output)))
         results = world.from_first(lambda: Results.find(output))
@@ -120,7 +122,8 @@ def fit(
             before = sharded_answers(session.model, probes)
             results = world.from_first(lambda: _conclude(session, folder, tasks, probes, before))
         world.from_first(lambda: write_card(output))
-        world.from_first(lambda: write_report(output))  # last: it marks the run as finished
+        # Last: it marks the run as finished.
+        world.from_first(lambda: write_report(output, page=page))
     return Run(output, results)
 
 

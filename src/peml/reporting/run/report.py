@@ -15,15 +15,16 @@ from peml.reporting.run.results import RunRecord, load_run
 from peml.reporting.summary import summarise
 
 
-def write_report(run_folder: Path) -> None:
-    """Writes ``report.md`` and ``report.html`` into a finished run's folder.
+def write_report(run_folder: Path, *, page: bool = True) -> None:
+    """Writes ``report.md`` into a finished run's folder, and before it ``report.html`` if `page`.
 
     The last step of a run, safe to call again. Each file is written atomically; the HTML needs no
     other file: no scripts, no fonts, no requests.
     """
     run = load_run(run_folder)
+    if page:
+        write_text(run_folder / "report.html", render_html(run))
     write_text(run_folder / "report.md", render_markdown(run))
-    write_text(run_folder / "report.html", render_html(run))
 
 
 def render_html(run: RunRecord) -> str:
