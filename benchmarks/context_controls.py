@@ -131,7 +131,7 @@ def write_rows(folder: Path, task: Task, settings: TasksSettings) -> None:
     ]
     for split, rows in splits:
         if split is not None:
-            kept = [name for name in rows.column_names if name != SOURCE_ROW]
+            kept = [name for name in rows.table.column_names if name != SOURCE_ROW]
             write_split(folder / task.name / f"{split}.jsonl", rows.iterate(kept))
 
 

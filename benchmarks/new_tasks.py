@@ -113,7 +113,7 @@ def lay_out(names: Sequence[str], source: str, seed: int, folder: Path) -> NewTa
         suite, _, short = name.partition("/")
         task = load_suite(suite).task(short)
         train, reported, _ = load_source(task, source)
-        columns = [column for column in train.column_names if column != SOURCE_ROW]
+        columns = [column for column in train.table.column_names if column != SOURCE_ROW]
         scored = Random(task.name).sample(range(len(reported)), min(ROWS, len(reported)))
         first = balanced(task, list(train.iterate(columns)), seed)[: SHOTS + DEVELOPMENT]
         write_split(folder / task.name / f"{task.splits.train}.jsonl", first)

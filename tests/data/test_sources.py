@@ -37,7 +37,7 @@ def _load(task: Task, source: Path, **settings: Any) -> sources.TaskData:
 def test_rows_have_the_needed_columns_and_their_numbers(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     train, reported, origin = load_source(examples.sentiment(), str(tmp_path))
-    assert set(train.column_names) == {"sentence", "label", SOURCE_ROW}
+    assert set(train.table.column_names) == {"sentence", "label", SOURCE_ROW}
     assert train.column("sentence") == [f"text {n}" for n in range(10)]
     assert reported.column(SOURCE_ROW) == list(range(10))
     assert str(origin) == str(folder)
@@ -338,7 +338,7 @@ def test_the_hub_is_asked_for_plain_files_and_the_right_split(
     train, reported, origin = load_source(load_suite("glue").task("mnli"))
     assert calls == [("nyu-mll/glue", "mnli", {"revision": None})]
     assert (len(train), len(reported), origin.name) == (3, 2, "nyu-mll/glue/mnli")
-    assert "idx" not in train.column_names
+    assert "idx" not in train.table.column_names
 
 
 def test_problems_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:

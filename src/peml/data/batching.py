@@ -142,7 +142,9 @@ class BatchStream:
         sizes = [len(split) for split in splits]
         self._offsets = np.cumsum([0, *sizes[:-1]])
         self._sizes = {
-            what: _end_to_end([getattr(split, what) for split in splits])
+            what: np.concatenate([getattr(split, what) for split in splits])
+            if len(splits) > 1
+            else getattr(splits[0], what)
             for what in ("lengths", "sequences", "tokens")
         }
         self._epoch = 0
@@ -304,7 +306,3 @@ def evaluation_batches(
     settings = BatchSettings(tokens=tokens, rows=len(split), pool=1)
     for batch in plan_batches(split.lengths, split.sequences, settings, None)[part]:
         yield collate(split.rows.read(batch), [task_id] * len(batch), batch)
-
-
-def _end_to_end(sizes: Sequence[Sizes]) -> Sizes:
-    return sizes[0] if len(sizes) == 1 else np.concatenate(sizes)

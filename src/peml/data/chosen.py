@@ -22,7 +22,16 @@ def read_chosen(path: Path) -> dict[str, tuple[int, ...]]:
     """
     chosen: dict[str, list[int]] = {}
     for line, content in read_rows(path):
-        task, number = _read(path, line, content)
+        unknown = [name for name in ("task", "row") if name not in content]
+        if unknown:
+            raise _refused(path, line, f"has no {' and no '.join(unknown)}")
+        task, number = content["task"], content["row"]
+        if is_csv(path) and isinstance(number, str):
+            number = read_integer(number)
+        if not isinstance(task, str) or not task:
+            raise _refused(path, line, f"has the task {task!r}, which is no name")
+        if type(number) is not int or number < 0:
+            raise _refused(path, line, f"has the row {content['row']!r}, which is no number from 0")
         rows = chosen.setdefault(task, [])
         if number in rows:
             raise _refused(path, line, f"names row {number} of task {task!r} a second time")
@@ -43,20 +52,6 @@ def take_chosen(path: Path, chosen: Mapping[str, tuple[int, ...]], task: str) ->
         allowed=f"a line for each row to show; it has rows of {', '.join(chosen) or 'no task'}",
         action=f'Add lines such as {{"task": "{task}", "row": 0}}.',
     )
-
-
-def _read(path: Path, line: int, content: Mapping[str, object]) -> tuple[str, int]:
-    unknown = [name for name in ("task", "row") if name not in content]
-    if unknown:
-        raise _refused(path, line, f"has no {' and no '.join(unknown)}")
-    task, number = content["task"], content["row"]
-    if is_csv(path) and isinstance(number, str):
-        number = read_integer(number)
-    if not isinstance(task, str) or not task:
-        raise _refused(path, line, f"has the task {task!r}, which is no name")
-    if type(number) is not int or number < 0:
-        raise _refused(path, line, f"has the row {content['row']!r}, which is no number from 0")
-    return task, number
 
 
 def _refused(path: Path, line: int, problem: str) -> DataError:

@@ -40,7 +40,8 @@ def find_folder(task: Task, source: str | None) -> Path:
     empty: list[Path] = []
     for names in (_own_names(task), *((name,) for name in task.source.folders)):
         places = [*_places(root, task.source.suite, names), *itself]
-        found = _distinct(place for place in places if _holds(place, task))
+        holding = {place.resolve(): place for place in reversed(places) if _holds(place, task)}
+        found = list(holding.values())[::-1]  # each folder once, even if several names lead to it
         if len(found) > 1:
             raise DataError(
                 f"Task {task.name!r} is in {len(found)} folders: {', '.join(map(str, found))}.",
@@ -92,14 +93,6 @@ def _holds(folder: Path, task: Task) -> bool:
     return folder.is_dir() and any(
         os.path.lexists(folder / f"{split}{suffix}") for split in splits for suffix in SUFFIXES
     )
-
-
-def _distinct(places: Iterator[Path]) -> list[Path]:
-    """Each folder once, even if several names lead to it."""
-    found: dict[Path, Path] = {}
-    for place in places:
-        found.setdefault(place.resolve(), place)
-    return list(found.values())
 
 
 def _missing(task: Task, root: Path) -> TaskMissingError:

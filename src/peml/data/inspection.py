@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from peml.data.batch import IGNORED
-from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows, encode_split
+from peml.data.encoding import EncodesExamples, encode_rows, encode_split
 from peml.data.odd_tokens import describe_same_tokens, describe_special_texts
 from peml.data.rows import Rows
 from peml.data.sources import TaskData, load_shots, load_source
@@ -94,17 +94,16 @@ def inspect_task(
     trained = check_rows(task, train, origin.train)
     evaluated = check_rows(task, reported, origin.reported)
     data = TaskData(task, train, train.select([]), reported, origin)
+    labels = trained.labels or evaluated.labels
     notes = [*_notes(task, trained, origin.train), *_notes(task, evaluated, origin.reported)]
-    if family is not None:
-        notes += [*_altered(data, family), *_nested(data, family), *_alike(data, family)]
-        notes += _special(data, family)
-    return TaskInspection(
-        data=data,
-        labels=trained.labels or evaluated.labels,
-        tokens=None if family is None else _token_lengths(data, family),
-        answers=None if family is None else show_answers(task, reported, family),
-        notes=tuple(notes),
-    )
+    if family is None:
+        return TaskInspection(data, labels, None, None, tuple(notes))
+    notes += [*_altered(data, family), *_nested(data, family), *_alike(data, family)]
+    for rows, where in ((train, origin.train), (reported, origin.reported)):
+        if found := describe_special_texts(task, rows, family.special_texts):
+            notes.append(f"{where}: {found}")
+    tokens, answers = _token_lengths(data, family), show_answers(task, reported, family)
+    return TaskInspection(data, labels, tokens, answers, tuple(notes))
 
 
 def check_rows(task: Task, rows: Rows, where: str = "") -> CheckedRows:
@@ -176,7 +175,8 @@ def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
     task, where = data.task, data.origin.reported
     if task.type.generates:
         return
-    nested = _nested_rows(encode_split(data.reported, task, family, "score", where=where))
+    encoded = encode_split(data.reported, task, family, "score", where=where)
+    nested = [number for number, row in enumerate(encoded.rows) if _are_nested(row["labels"])]
     if nested:
         row = data.reported[nested[0]].get(SOURCE_ROW, nested[0])
         yield (
@@ -191,12 +191,6 @@ def _alike(data: TaskData, family: EncodesExamples) -> Iterator[str]:
     encoded = encode_split(data.reported, task, family, task.type.evaluated_as, where=where)
     if alike := describe_same_tokens(task, data.reported, encoded):
         yield f"{where}: {alike}"
-
-
-def _special(data: TaskData, family: EncodesExamples) -> Iterator[str]:
-    for rows, where in ((data.train, data.origin.train), (data.reported, data.origin.reported)):
-        if found := describe_special_texts(data.task, rows, family.special_texts):
-            yield f"{where}: {found}"
 
 
 def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:
@@ -233,23 +227,14 @@ def show_answers(task: Task, rows: Rows, family: EncodesExamples) -> AnswerToken
     return AnswerTokens(prompt[-_TAIL:], spelled, len(answers) - len(spelled))
 
 
-def _nested_rows(split: EncodedSplit) -> list[int]:
-    """Numbers of the rows in which all tokens of an option are the first tokens of another."""
-    return [
-        number
-        for number, row in enumerate(split.rows)
-        if _are_nested([answer[:-1] for answer in _answers(row["labels"])])  # without the end token
-    ]
-
-
 def _answers(labels: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     for sequence in labels:
         yield [token for token in sequence if token != IGNORED]
 
 
-def _are_nested(answers: list[list[int]]) -> bool:
-    """Whether an answer is the beginning of another; after sorting, such pairs are neighbours."""
-    ordered = sorted(answers)
+def _are_nested(labels: Sequence[Sequence[int]]) -> bool:
+    """Whether an answer is the beginning of another, both without their end tokens."""
+    ordered = sorted(answer[:-1] for answer in _answers(labels))  # makes such pairs neighbours
     return any(
         len(one) < len(other) and other[: len(one)] == one for one, other in pairwise(ordered)
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from peml.data.files import SUFFIXES, needed_rows, read_file
 from peml.data.folders import TaskMissingError, find_folder, listing
@@ -114,17 +114,9 @@ def _from_splits(
     return Found(split, place, name)
 
 
-def _as_texts(features: Any) -> Any:
-    """Features that keep a CSV file's cells as they are; `datasets` makes 1 of 0001."""
-    from datasets import ClassLabel, Features, Value
-
-    kept = {n: f if isinstance(f, ClassLabel) else Value("string") for n, f in features.items()}
-    return Features(kept)
-
-
 def _from_hub(task: Task) -> tuple[dict[str, Rows], bool]:
     """The splits, and whether their source distinguishes texts from numbers."""
-    from datasets import load_dataset
+    from datasets import ClassLabel, Features, Value, load_dataset
 
     if Path(str(task.source.hub)).exists():  # which would be read instead, with guessed types
         raise DataError(
@@ -139,8 +131,9 @@ def _from_hub(task: Task) -> tuple[dict[str, Rows], bool]:
         loaded = load()
         typed = all(split.info.builder_name != "csv" for split in loaded.values())
         if not typed:
-            features = _as_texts(next(iter(loaded.values())).features)
-            loaded = load(features=features, keep_default_na=False)
+            found = next(iter(loaded.values())).features.items()
+            texts = {n: f if isinstance(f, ClassLabel) else Value("string") for n, f in found}
+            loaded = load(features=Features(texts), keep_default_na=False)  # or 0001 becomes 1
     except Exception as error:  # the hub client raises dozens of exception types
         raise DataError(
             f"Task {task.name!r}: the hub data set {task.source.hub!r} can't be loaded: "

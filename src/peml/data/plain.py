@@ -37,7 +37,7 @@ def read_json_row(text: str) -> Any:
 def why_unusable(value: Any) -> str:
     """The problem with a value of a row; empty if there is none."""
     if isinstance(value, str):
-        return _half_character(value)
+        return "" if value.isascii() else _half_character(value)
     if isinstance(value, Unusable):
         return f"{_short(value.text)} {value.problem}"
     if isinstance(value, float):
@@ -52,8 +52,6 @@ def why_unusable(value: Any) -> str:
 
 
 def _half_character(text: str) -> str:
-    if text.isascii():
-        return ""
     try:
         text.encode()
     except UnicodeEncodeError as error:

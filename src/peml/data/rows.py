@@ -90,11 +90,6 @@ class Rows:
         return self._stored.table
 
     @property
-    def column_names(self) -> list[str]:
-        """Names of the columns."""
-        return list(self._stored.table.column_names)
-
-    @property
     def is_mapped(self) -> bool:
         """Whether the rows are in a file, not in memory."""
         return self._stored.pages is not None
@@ -121,7 +116,7 @@ class Rows:
         self, positions: Sequence[int] | Indices, columns: Sequence[str] | None = None
     ) -> dict[str, list[Any]]:
         """Columns of some rows, in the order of the positions."""
-        names = self.column_names if columns is None else list(columns)
+        names = self.table.column_names if columns is None else list(columns)
         return self._stored.read(self._numbers_at(positions), names)
 
     def column(self, name: str) -> list[Any]:
@@ -140,7 +135,7 @@ class Rows:
 
         Reads every row. `key` is free, but depends on the bytes of the file.
         """
-        checksum = hashlib.sha256(json.dumps(self.column_names).encode())
+        checksum = hashlib.sha256(json.dumps(self.table.column_names).encode())
         for first in range(0, len(self), BATCH):
             values = self.read(range(first, min(first + BATCH, len(self))))
             checksum.update(json.dumps(list(values.values())).encode())

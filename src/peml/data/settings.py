@@ -72,7 +72,10 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
         ConfigError: A name in ``include`` or ``exclude`` is unknown, a name occurs twice, no task
             is left, or a task has fewer written shots than ``shots``.
     """
-    tasks = (*_suite_tasks(settings), *(load_task_file(path) for path in settings.files))
+    named = (settings.suite,) if isinstance(settings.suite, str) else settings.suite or ()
+    suites = [load_suite(name) for name in named]
+    of_suites = suites[0].tasks if len(suites) == 1 else join_suites(suites)
+    tasks = (*of_suites, *(load_task_file(path) for path in settings.files))
     names = [task.name for task in tasks]
     repeated = sorted({name for name in names if names.count(name) > 1})
     problems = [f"tasks.files: task {name!r} is there twice" for name in repeated]
@@ -139,12 +142,6 @@ def _with_shots(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
         return shots.model_copy(update=change)
 
     return tuple(task.model_copy(update={"shots": take(task.shots)}) for task in tasks)
-
-
-def _suite_tasks(settings: TasksSettings) -> tuple[Task, ...]:
-    names = (settings.suite,) if isinstance(settings.suite, str) else settings.suite or ()
-    suites = [load_suite(name) for name in names]
-    return suites[0].tasks if len(suites) == 1 else join_suites(suites)
 
 
 class BatchSettings(Settings):

@@ -64,24 +64,18 @@ class SolvedRows:
         Raises:
             DataError: The task has too few rows.
         """
-        left_out = set(without)
+        left_out, rows = set(without), len(self._data[task].train)
         self._refuse_too_few(task, count, len(left_out))
-        drawn: Iterable[int]
         if each == "epoch":
-            drawn = self._order(task)[: count + len(left_out)].tolist()
+            key = (self._stream.seed, self._stream.epoch)
+            if self._orders.get(task, (None,))[0] != key:
+                seed = Random(f"shown-{key}-{task}").getrandbits(64)
+                self._orders[task] = (key, np.random.default_rng(seed).permutation(rows))
+            drawn = self._orders[task][1][: count + len(left_out)].tolist()
         else:
             random = Random(int(torch.randint(2**62, ())))
-            drawn = random.sample(range(len(self._data[task].train)), count + len(left_out))
+            drawn = random.sample(range(rows), count + len(left_out))
         return self._solve(task, [number for number in drawn if number not in left_out][:count])
-
-    def _order(self, task: int) -> Indices:
-        """The order in which the stream's epoch shows a task's rows."""
-        key = (self._stream.seed, self._stream.epoch)
-        if self._orders.get(task, (None,))[0] != key:
-            seed = Random(f"shown-{key}-{task}").getrandbits(64)
-            order = np.random.default_rng(seed).permutation(len(self._data[task].train))
-            self._orders[task] = (key, order)
-        return self._orders[task][1]
 
     def shown(self, task: int) -> dict[int, int]:
         """For each demonstration of a task that is a train row: row number to place."""

@@ -84,9 +84,7 @@ def needed_table(
 
 def as_written(batch: pa.RecordBatch) -> pa.RecordBatch:
     """A batch whose short floats become the decimals that were written: 0.1 stays 0.1."""
-    wanted = (pa.float64() if c.type in _SHORT else c.type for c in batch.columns)
-    pairs = zip(batch.columns, wanted, strict=True)
-    columns = [column if column.type == kind else _cast(column, kind) for column, kind in pairs]
+    columns = [_cast(c, pa.float64()) if c.type in _SHORT else c for c in batch.columns]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 

@@ -78,8 +78,7 @@ class UnlabelledFile:
         """
         _, batches = open_rows(self._path, self._task, labelled=False)
         typed = (row for batch in batches for row in batch.to_pylist())
-        first, characters = 0, 0
-        window = Window(first, [], [], [])
+        window, characters = Window(0, [], [], []), 0
         for row, (place, kept) in zip(typed, self._passed_through(), strict=True):
             del row[SOURCE_ROW]
             window.rows.append(row)
@@ -88,8 +87,7 @@ class UnlabelledFile:
             characters += sum(len(str(value)) for value in (*row.values(), *kept.values()))
             if len(window.rows) == size or characters >= _LARGEST:
                 yield window
-                first, characters = first + len(window.rows), 0
-                window = Window(first, [], [], [])
+                window, characters = Window(window.first + len(window.rows), [], [], []), 0
         if window.rows:
             yield window
 
