@@ -14,7 +14,7 @@ import yaml
 from peml.config.loading import load_config
 from peml.data.rows import Rows
 from peml.errors import RunError
-from peml.models.weights import weights_checksum
+from peml.models.source import weights_checksum
 from peml.records.plan import Identity
 from peml.run.identity import check_identity
 from peml.run.listener import RunStopped

@@ -5,11 +5,11 @@ block as a whole: gradient checkpointing wraps the block, which would prevent co
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from peml.errors import TrainingError
@@ -69,7 +69,12 @@ class CompiledBlocks:
         for part, call in self._compiled.items():
             part._compiled_call_impl = call
         try:
-            with _settings():
+            with torch._dynamo.config.patch(  # for sizes that change from batch to batch
+                allow_unspec_int_on_nn_module=True,
+                force_nn_module_property_static_shapes=False,
+                fail_on_recompile_limit_hit=True,
+                recompile_limit=_MOST,
+            ):
                 yield
         except (FailOnRecompileLimitHit, TorchDynamoException) as error:
             raise TrainingError(
@@ -86,7 +91,7 @@ def check_compiler() -> None:
     """Raises a TrainingError if `torch.compile` doesn't work here; compiles a small function."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        torch.compile(_double)(torch.ones(8, device=device))
+        torch.compile(lambda x: 2 * x)(torch.ones(8, device=device))
     except (RuntimeError, ImportError) as error:
         raise TrainingError(
             "training.compile is true, but torch.compile doesn't work on this machine: "
@@ -96,27 +101,12 @@ def check_compiler() -> None:
         ) from error
 
 
-def _double(x: Tensor) -> Tensor:
-    return 2 * x
-
-
 def _parts(block: nn.Module) -> Iterator[nn.Module]:
     for child in block.children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):  # never called themselves
             yield from _parts(child)
         else:
             yield child
-
-
-def _settings() -> AbstractContextManager[None]:
-    """Settings of torch for sizes that change from batch to batch, and for too many graphs."""
-    settings: AbstractContextManager[None] = torch._dynamo.config.patch(
-        allow_unspec_int_on_nn_module=True,
-        force_nn_module_property_static_shapes=False,
-        fail_on_recompile_limit_hit=True,
-        recompile_limit=_MOST,
-    )
-    return settings
 
 
 def _graphs() -> int:

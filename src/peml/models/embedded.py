@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peml.errors import ModelError
 from peml.models.gguf import converted
-from peml.models.weights import checksum
+from peml.models.source import checksum
 
 MINILM, SMOLLM2 = "minilm", "smollm2"
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from peml.data.mapped import cache_folder
 from peml.errors import CheckpointError, ModelError, RunError
 from peml.files import new_folder, remove_folder, verify_manifest
-from peml.models.weights import checksum
+from peml.models.source import checksum
 
 _FORMAT = 1  # part of the folder's name, so that a new format converts files again
 
@@ -43,22 +43,17 @@ def converted(path: Path) -> Path:
         )
     try:
         with new_folder(folder) as partial:
-            _convert(path, partial)
+            model, tokenizer = _read(path)
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.hf_quantizer, model.is_quantized = None, False
+            model.config.architectures = [type(model).__name__]
+            model.to(torch.bfloat16).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     except RunError:
         if not folder.is_dir():  # otherwise another process was faster
             raise
     return folder
-
-
-def _convert(path: Path, folder: Path) -> None:
-    model, tokenizer = _read(path)
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model.hf_quantizer, model.is_quantized = None, False
-    config.architectures = [type(model).__name__]
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _read(path: Path) -> tuple[Any, Any]:

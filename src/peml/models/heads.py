@@ -44,14 +44,15 @@ class TaskHeads(nn.Module):
         self.bias = nn.Parameter(torch.zeros(sum(sizes)))
         nn.init.normal_(self.weight, std=0.02, generator=generator)
         scales = [(t.scale.low, t.scale.high) if t.scale else (0.0, 1.0) for t in tasks]
-        self._buffer("_kind", torch.tensor([_KINDS[t.type.answer] for t in tasks]))
-        self._buffer("_start", torch.tensor(starts))
-        self._buffer("_size", torch.tensor(sizes))
-        self._buffer("_low", torch.tensor([low for low, _ in scales]))
-        self._buffer("_width", torch.tensor([high - low for low, high in scales]))
-
-    def _buffer(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value, persistent=False)
+        buffers: dict[str, list[int] | list[float]] = {
+            "_kind": [_KINDS[t.type.answer] for t in tasks],
+            "_start": starts,
+            "_size": sizes,
+            "_low": [low for low, _ in scales],
+            "_width": [high - low for low, high in scales],
+        }
+        for name, values in buffers.items():
+            self.register_buffer(name, torch.tensor(values), persistent=False)
 
     @torch.no_grad()
     def take_over(self, other: TaskHeads) -> dict[str, str]:
@@ -66,7 +67,7 @@ class TaskHeads(nn.Module):
             before = other.tasks[found[0]] if found else None
             if before is None:
                 left[task.name] = "a new task"
-            elif _meaning(before) != _meaning(task):
+            elif (before.type, before.labels, before.scale) != (task.type, task.labels, task.scale):
                 left[task.name] = "its type, labels or scale are others"
             else:
                 own = slice(int(self._start[number]), int(self._start[number]) + self.sizes[number])
@@ -116,11 +117,6 @@ class TaskHeads(nn.Module):
         if kind == _SCORE:
             return (columns[:, 0] + 2) / 4 * self._width[task_id] + self._low[task_id]
         return columns[:, 0]
-
-
-def _meaning(task: Task) -> tuple[object, ...]:
-    """The properties of a task that must be equal to copy its head."""
-    return task.type, task.labels, task.scale
 
 
 def _group_logsumexp(scores: Tensor, groups: Tensor, count: int) -> Tensor:

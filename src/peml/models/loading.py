@@ -25,9 +25,8 @@ from peml.models.reading import from_pretrained, load_family, location_of, read_
 from peml.models.rotary import check_rotary
 from peml.models.settings import ModelSettings
 from peml.models.sharding import free_after_use, sharded_options
-from peml.models.source import read_source
+from peml.models.source import read_source, weights_checksum
 from peml.models.vocabulary import check_vocabulary
-from peml.models.weights import weights_checksum
 from peml.tasks import Task
 
 # Fields of config.json that don't describe the model: its location, and what wrote the file.
@@ -87,8 +86,7 @@ def load_backbone(
     _refuse_missing_weights(settings.name, [*report["missing_keys"], *wrong_shape])
     _refuse_more_layers(settings.name, report["unexpected_keys"], model)
     _refuse_lost_parts(settings.name, report["unexpected_keys"], model)
-    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    if rows is not None:
+    if rows := getattr(model.get_input_embeddings(), "num_embeddings", None):
         check_vocabulary(family.tokenizer, rows, settings.name)
     _freeze(model, settings)
     free_after_use(model)
@@ -97,8 +95,12 @@ def load_backbone(
     check_rotary(model, family.max_length, settings.name)
     if isinstance(family, TextFamily):
         _choose_logits(model, family, settings.name)
-    else:
-        _warn_of_padding(model, family, settings.name)
+    elif problem := padding_problem(model, family.tokenizer):
+        warnings.warn(
+            f"{settings.name}: a row's scores depend on the length of the rows in its batch: "
+            f"{problem}. Predictions of the same row can differ between commands.",
+            stacklevel=2,
+        )
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
     return Backbone(model, family, settings)
@@ -123,16 +125,6 @@ def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
         warnings.warn(
             f"{name}: the logits of every token are computed, which is slower and takes more "
             f"memory: {problem}",
-            stacklevel=3,
-        )
-
-
-def _warn_of_padding(model: Any, family: Family, name: str) -> None:
-    problem = padding_problem(model, family.tokenizer)
-    if problem is not None:
-        warnings.warn(
-            f"{name}: a row's scores depend on the length of the rows in its batch: {problem}. "
-            "Predictions of the same row can differ between commands.",
             stacklevel=3,
         )
 

@@ -1,12 +1,15 @@
-"""Checks a model's files before they are used: adapters, code, paths to other folders.
+"""Checks a model's files before they are used, and computes the checksum of its weights.
 
 Transformers applies an adapter that it finds beside the weights, follows file names in JSON files
 to any folder, and reports late that a model needs its own code. All of this is refused here before
 any file but JSON is read.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import cached_file
 
 from peml.errors import ModelError
+from peml.files import sha256
 
 GRANT = "set model.trust_remote_code: true in your own config, or give --trust-remote-code"
 """How a user allows a model's own code to run."""
@@ -24,6 +28,7 @@ _ADAPTER = "adapter_config.json"
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _INDEX = "model.safetensors.index.json"
+_IS_CHECKSUM = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # a name in the hub's cache
 _SAVED = "the model of a run"
 _WORK = {
     "peml.json": _SAVED,
@@ -200,3 +205,40 @@ def _named_files(
         value = content.get(field)
         for each in value if isinstance(value, list) else [value] if value else ():
             yield file, field, each
+
+
+def weights_checksum(location: str, revision: str | None) -> str:
+    """A checksum of all weights of a local folder or a hub repository's snapshot.
+
+    A folder's files are read once per process. Files in the hub's cache have their checksum as
+    their name, which is used without reading them.
+    """
+    total = hashlib.sha256()
+    for path in _weight_files(location, revision):
+        blob = path.resolve()
+        is_named = not Path(location).is_dir() and _IS_CHECKSUM.fullmatch(blob.name)
+        content = blob.name if is_named else checksum(blob)
+        total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """A file's SHA-256; an unchanged file is read once per process."""
+    state = path.stat()
+    return _checksum(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checksum(path: Path, *_: int) -> str:
+    return sha256(path)
+
+
+def _weight_files(location: str, revision: str | None) -> Iterable[Path]:
+    """The files that Transformers reads: a single one, or those listed in an index."""
+    single = find_file(location, "model.safetensors", revision)
+    if single is not None:
+        return [single]
+    listed = read_source(location, _INDEX, revision).get("weight_map")
+    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
+    paths = (find_file(location, str(name), revision) for name in names)
+    return [path for path in paths if path is not None]

@@ -37,8 +37,11 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
         tokenizer.model_input_names = names
     if tokenizer.eos_token_id is None:
         _take_end_of(tokenizer, stored)
-    rows = _embedding_rows(config)
-    if rows is not None:
+    try:
+        rows = getattr(config.get_text_config(), "vocab_size", None)
+    except ValueError:  # more than one text model; `load_backbone` checks the embeddings later
+        rows = None
+    if isinstance(rows, int):
         _drop_padding_beyond(tokenizer, rows, name)
         check_vocabulary(tokenizer, rows, name)
     if tokenizer.pad_token_id is None:
@@ -68,15 +71,6 @@ def _refuse_without_words(tokenizer: Any, name: str) -> None:
             allowed=f"a model with its tokenizer's files ({files})",
             action="save the tokenizer of its base model there with save_pretrained",
         )
-
-
-def _embedding_rows(config: Any) -> int | None:
-    """The number of embeddings in a model's config; None if it doesn't say."""
-    try:
-        rows = getattr(config.get_text_config(), "vocab_size", None)
-    except ValueError:  # more than one text model; `load_backbone` checks the embeddings later
-        return None
-    return rows if isinstance(rows, int) else None
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:

@@ -94,19 +94,15 @@ def decode(
 
 
 def closing_up(model: Any) -> AbstractContextManager[Any]:
-    """Gives a model's output layer hidden states without gaps inside the block."""
-    layer = model.get_output_embeddings()
-    known = isinstance(layer, nn.Module)
-    return layer.register_forward_pre_hook(_closed_up) if known else nullcontext()
-
-
-def _closed_up(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """An output layer's hidden states, without gaps between rows.
+    """Gives a model's output layer contiguous hidden states inside the block.
 
     A prompt's last states are a view of all. For such a view, torch multiplies each row with a
     weight of its own, and in bfloat16 on a CPU it copies the output layer for each row.
     """
-    return (inputs[0].contiguous(), *inputs[1:])
+    layer = model.get_output_embeddings()
+    if not isinstance(layer, nn.Module):
+        return nullcontext()
+    return layer.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
 
 
 class _Watch(LogitsProcessor):

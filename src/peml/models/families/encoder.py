@@ -115,14 +115,13 @@ class EncoderFamily(Family):
         if packed is not None:
             hidden = packed.unpack(hidden)
         hidden = cut_prompt(hidden, prompt)  # so that the first position is [CLS]
-        logits: Tensor = heads(self._pool(hidden, batch.attention_mask))
-        return logits
-
-    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "first":
-            return hidden[:, 0]
-        weights = mask.to(hidden.dtype)[:, :, None]
-        return (hidden * weights).sum(1) / weights.sum(1)
+            pooled = hidden[:, 0]
+        else:
+            weights = batch.attention_mask.to(hidden.dtype)[:, :, None]
+            pooled = (hidden * weights).sum(1) / weights.sum(1)
+        logits: Tensor = heads(pooled)
+        return logits
 
     def predict(
         self, output: ModelOutput, heads: nn.Module | None, batch: TaskBatch, task: Task, index: int

@@ -60,18 +60,12 @@ class Seq2SeqFamily(TextFamily):
     def _close(self, task: Task, answer: list[int]) -> list[int]:
         return super()._close(task, [*self._target_start, *answer])
 
-    def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
-        ids, (answer,) = self._split(task, example, [target])
-        sequence = self._targeted(self._source(ids), self._close(task, answer))
-        return replace(sequence, altered=self._is_altered(target, answer))
+    def _fit_text(self, context: list[int], answer: list[int]) -> EncodedSequence:
+        source, labels = self._source(context), answer[: self.max_length]
+        return replace(source, labels=labels, cut=source.cut + len(answer) - len(labels))
 
     def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
-        source = self._source(context)
-        return [self._targeted(source, answer) for answer in answers]
-
-    def _targeted(self, source: EncodedSequence, answer: list[int]) -> EncodedSequence:
-        labels = answer[: self.max_length]
-        return replace(source, labels=labels, cut=source.cut + len(answer) - len(labels))
+        return [self._fit_text(context, answer) for answer in answers]
 
     def _target_losses(
         self, model: nn.Module, batch: TaskBatch, prompt: Tensor | None

@@ -36,14 +36,24 @@ def stopping_criteria(spelling: Spelling, given: int, limits: Limits) -> Stoppin
     The first ``given`` tokens of each row were not generated. Without stop strings, only an end
     token ends a text.
     """
-    stop, follow = limits.get("stop", ()), limits.get("follow")
-    stops = [_Stops(spelling, stop, given, limits.get("gaps", ()))] if stop else []
-    followed = [] if follow is None else [_Followed(follow, given)]
-    return StoppingCriteriaList([*stops, *followed])
+    stop, gaps, follow = limits.get("stop", ()), limits.get("gaps", ()), limits.get("follow")
+
+    def find_stops(generated: Tensor) -> list[bool]:
+        texts = [spelling.read(row) for row in generated.tolist()]
+        spaces = gaps or [""] * len(texts)
+        texts = [text.removeprefix(gap) for text, gap in zip(texts, spaces, strict=True)]
+        return [any(each in text for each in stop) for text in texts]
+
+    criteria = [_Ends(find_stops, given)] if stop else []
+    return StoppingCriteriaList(criteria if follow is None else [*criteria, _Ends(follow, given)])
 
 
-class _Followed(StoppingCriteria):
-    """Asks a caller's function which rows are done."""
+class _Ends(StoppingCriteria):
+    """Asks a function which rows are done, by the generated tokens alone.
+
+    Transformers' criterion of stop strings searches prompt and text as one, so that a string may
+    begin in the prompt.
+    """
 
     def __init__(self, follow: Follow, given: int) -> None:
         self._follow = follow
@@ -52,30 +62,6 @@ class _Followed(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
         """Which rows are done, (rows,)."""
         done = self._follow(input_ids[:, self._given :])
-        return torch.tensor(done, device=input_ids.device)
-
-
-class _Stops(StoppingCriteria):
-    """Searches stop strings in the generated text only.
-
-    Transformers' criterion searches prompt and text as one, so that a stop string may begin in the
-    prompt.
-    """
-
-    def __init__(
-        self, spelling: Spelling, stop: Sequence[str], given: int, gaps: Sequence[str]
-    ) -> None:
-        self._spelling = spelling
-        self._stop = stop
-        self._given = given
-        self._gaps = gaps
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
-        """Which rows are done, (rows,)."""
-        texts = [self._spelling.read(row) for row in input_ids[:, self._given :].tolist()]
-        if self._gaps:
-            texts = [t.removeprefix(gap) for t, gap in zip(texts, self._gaps, strict=True)]
-        done = [any(stop in text for stop in self._stop) for text in texts]
         return torch.tensor(done, device=input_ids.device)
 
 

@@ -70,9 +70,14 @@ class TextFamily(Family):
     ) -> tuple[list[int], list[list[int]]]:
         """Tokens of a prompt and of answers to it, before cutting and without end token."""
 
-    @abstractmethod
     def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
-        """A prompt and its target text; either is cut if it is too long."""
+        ids, (answer,) = self._split(task, example, [target])
+        altered = is_altered(target, read_back(self.tokenizer, answer))
+        return replace(self._fit_text(ids, self._close(task, answer)), altered=altered)
+
+    @abstractmethod
+    def _fit_text(self, context: list[int], answer: list[int]) -> EncodedSequence:
+        """A target text after its prompt; either is cut if it is too long."""
 
     @abstractmethod
     def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
@@ -106,9 +111,6 @@ class TextFamily(Family):
 
     def _close(self, task: Task, answer: list[int]) -> list[int]:
         return [*answer, self.end_token(task)]
-
-    def _is_altered(self, target: str, answer: list[int]) -> bool:
-        return is_altered(target, read_back(self.tokenizer, answer))
 
     def _fit(self, ids: list[int], room: int) -> list[int]:
         """Cuts a long prompt after its start token; the end stays, since it holds the question."""
@@ -272,15 +274,11 @@ class CausalFamily(TextFamily):
         ids, tokens = self._seams.of(task).split(example, answers)
         return self._behind_context(ids), tokens
 
-    def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
-        ids, (answer,) = self._split(task, example, [target])
-        closed = self._close(task, answer)
+    def _fit_text(self, context: list[int], answer: list[int]) -> EncodedSequence:
         # The target has priority, but the prompt keeps at least a quarter of the length.
-        target_ids = closed[: self.max_length - min(len(ids), self.max_length // 4)]
-        fitted = self._fit(ids, self.max_length - len(target_ids))
-        cut = len(ids) + len(closed) - len(fitted) - len(target_ids)
-        joined = _joined(fitted, target_ids, cut)
-        return replace(joined, altered=self._is_altered(target, answer))
+        target = answer[: self.max_length - min(len(context), self.max_length // 4)]
+        fitted = self._fit(context, self.max_length - len(target))
+        return _joined(fitted, target, len(context) + len(answer) - len(fitted) - len(target))
 
     def _fit_options(self, context: list[int], answers: list[list[int]]) -> list[EncodedSequence]:
         # All options get the same context: the part that fits before the longest option, at least
