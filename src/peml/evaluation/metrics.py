@@ -21,24 +21,27 @@ _ALL_RIGHT = 1 - 1e-6  # of a score, up to rounding
 
 
 def _sk(name: str, *answers: Values, **options: Any) -> Any:
-    """A metric of scikit-learn, imported when a score is computed: a prediction needs none."""
+    """A function of scikit-learn, imported when a score is computed: a prediction needs none."""
     from sklearn import metrics
 
     return getattr(metrics, name)(*answers, **options)
 
 
-def _f1(gold: Values, predicted: Values) -> float:
-    return float(_sk("f1_score", gold, predicted, pos_label=1, zero_division=0.0))
+def _metric(
+    name: str,
+    *,
+    defined: Callable[[Values, Values], bool] = lambda gold, predicted: True,
+    otherwise: float = 0.0,
+    **options: Any,
+) -> Callable[[Values, Values], float]:
+    """A metric of scikit-learn; where it isn't `defined`, `otherwise` without a warning."""
 
+    def compute(gold: Values, predicted: Values) -> float:
+        if not defined(gold, predicted):
+            return otherwise
+        return float(_sk(name, gold, predicted, **options))
 
-def _macro_f1(gold: Values, predicted: Values) -> float:
-    return float(_sk("f1_score", gold, predicted, average="macro", zero_division=0.0))
-
-
-def _matthews(gold: Values, predicted: Values) -> float:
-    if len(set(gold)) == 1 or len(set(predicted)) == 1:
-        return 0.0  # as scikit-learn, but without its warning
-    return float(_sk("matthews_corrcoef", gold, predicted))
+    return compute
 
 
 def _correlation(name: str) -> Callable[[Values, Values], float]:
@@ -53,25 +56,6 @@ def _correlation(name: str) -> Callable[[Values, Values], float]:
             return float(getattr(stats, name)(gold, predicted).statistic)
 
     return correlate
-
-
-def _rmse(gold: Values, predicted: Values) -> float:
-    return float(_sk("root_mean_squared_error", gold, predicted))
-
-
-def _r2(gold: Values, predicted: Values) -> float:
-    # A single row has no variance; scikit-learn gives NaN.
-    return float(_sk("r2_score", gold, predicted)) if len(gold) > 1 else 0.0
-
-
-def _auroc(gold: Values, predicted: Values) -> float:
-    # Undefined if only one class occurs; scikit-learn gives NaN.
-    return float(_sk("roc_auc_score", gold, predicted)) if len(set(gold)) > 1 else 0.5
-
-
-def _average_precision(gold: Values, predicted: Values) -> float:
-    # Without a positive row, scikit-learn gives 0 with a warning.
-    return float(_sk("average_precision_score", gold, predicted)) if 1 in gold else 0.0
 
 
 def margins(scores: Sequence[Sequence[float]]) -> list[float]:
@@ -142,15 +126,16 @@ def corpus_metric(name: str) -> Any:
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     **{name: _mean_of(rows) for name, rows in ROW_SCORES.items()},
     **{name: _corpus(name) for name in CORPUS_METRICS},
-    "auroc": _auroc,
-    "average_precision": _average_precision,
-    "f1": _f1,
-    "f1a": _f1,
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
+    "auroc": _metric("roc_auc_score", defined=lambda gold, _: len(set(gold)) > 1, otherwise=0.5),
+    "average_precision": _metric("average_precision_score", defined=lambda gold, _: 1 in gold),
+    **dict.fromkeys(("f1", "f1a"), _metric("f1_score", pos_label=1, zero_division=0.0)),
+    "macro_f1": _metric("f1_score", average="macro", zero_division=0.0),
+    "matthews": _metric(
+        "matthews_corrcoef", defined=lambda *answers: all(len(set(each)) > 1 for each in answers)
+    ),
     "pearson": _correlation("pearsonr"),
-    "r2": _r2,
-    "rmse": _rmse,
+    "r2": _metric("r2_score", defined=lambda gold, _: len(gold) > 1),
+    "rmse": _metric("root_mean_squared_error"),
     "spearman": _correlation("spearmanr"),
 }
 """The function of each metric: (right answers, predictions) -> value. Metrics that rank rows take

@@ -65,18 +65,13 @@ class KeptTask(BaseModel):
         return self.labels[value] if self.labels else f"option {value}"
 
     @property
-    def has_options(self) -> bool:
-        """Whether the task chooses among options, each of which has a score."""
-        return self.type.chooses
-
-    @property
     def fields(self) -> dict[str, Any]:
         """Columns of the file and their Arrow types, except for the optional ``group``."""
         gold = predicted = _VALUES[self.type.answer]
         if self.answers_in_text:
             gold, predicted = pa.list_(pa.string()), pa.string()
         fields = {"row": pa.int64(), "gold": gold, "predicted": predicted}
-        return fields | ({"scores": _SCORES} if self.has_options else {})
+        return fields | ({"scores": _SCORES} if self.type.chooses else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +179,9 @@ def read_predictions(run: Path, task: str) -> TaskPredictions:
         raise _unusable(path, f"can't be read: it holds the task {header.name!r}")
     grouped = any(name in GROUP_SCORES for name in header.metrics)
     _check_columns(path, table, header.fields | ({"group": pa.string()} if grouped else {}))
-    if header.has_options and not header.answers_in_text:
+    if header.type.chooses and not header.answers_in_text:
         _check_options(path, table, header)
-    scores = table["scores"].to_pylist() if header.has_options else [[]] * len(table)
+    scores = table["scores"].to_pylist() if header.type.chooses else [[]] * len(table)
     rows, gold, predicted = (table[name].to_pylist() for name in ("row", "gold", "predicted"))
     if header.answers_in_text:
         gold = [tuple(texts) for texts in gold]

@@ -31,11 +31,11 @@ def _read(source: str) -> tuple[frozenset[str], frozenset[str]]:
         tree = Environment(autoescape=False).parse(source)
     except TemplateSyntaxError:
         return frozenset(), frozenset()  # refused where it is rendered
-    return frozenset(_names(_asked(tree))), frozenset(_names(_compared(tree)))
-
-
-def _names(found: Iterator[nodes.Node]) -> Iterator[str]:
-    return (node.name for node in found if isinstance(node, nodes.Name))
+    asked, compared = (
+        frozenset(node.name for node in found if isinstance(node, nodes.Name))
+        for found in (_asked(tree), _compared(tree))
+    )
+    return asked, compared
 
 
 def _asked(tree: nodes.Node) -> Iterator[nodes.Node]:

@@ -113,7 +113,8 @@ def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int
             return found[0][0]
         raise ValueError(f"{value!r} are not the texts of right options")
     by_text = [] if kind == "number" else _named(value, options)
-    index = None if kind == "text" else _index(value, len(options))
+    number = None if kind == "text" else read_integer(value)
+    index = number if number is not None and 0 <= number < len(options) else None
     if isinstance(value, str) and by_text:
         index = None
     meant = {*by_text} if index is None else {*by_text, index}
@@ -126,9 +127,10 @@ def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int
         )
     if len(by_text) > 1:
         raise ValueError(f"{value!r} is the text of more than one option: {by_text}")
+    from_one = "; labels that are counted from 1 need columns.keys"
     raise ValueError(
         f"{value!r} is neither an index from 0 to {len(options) - 1} nor the text of one option"
-        f"{_near(value, options)}{_from_one(value, len(options))}"
+        f"{_near(value, options)}{from_one * (str(value).strip() == str(len(options)))}"
     )
 
 
@@ -141,16 +143,6 @@ def _named(value: Any, names: tuple[str, ...]) -> list[int]:
     if found or boolean is None:
         return found
     return find_names(str(boolean), names) or find_names(str(boolean).lower(), names)
-
-
-def _index(value: Any, count: int) -> int | None:
-    number = read_integer(value)
-    return number if number is not None and 0 <= number < count else None
-
-
-def _from_one(value: Any, count: int) -> str:
-    last = str(value).strip() == str(count)
-    return "; labels that are counted from 1 need columns.keys" if last else ""
 
 
 def _near(value: Any, names: tuple[str, ...]) -> str:

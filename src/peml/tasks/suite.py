@@ -7,16 +7,35 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from peml.errors import TaskError, nearest
 from peml.problems import describe_problems, list_problems
 from peml.settings import Settings
 from peml.tasks.kinds import Averaging
-from peml.tasks.members import expand_family, is_family
 from peml.tasks.task import Task
 from peml.tasks.template import TaskRenderer
 from peml.tasks.yaml_file import read_yaml
+
+MEMBER = "$member"
+"""Replaced by the member's name in every text of a family's task."""
+
+
+class TaskFamily(Settings):
+    """An entry of a suite that defines one task per member."""
+
+    members: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Names of the tasks, by group."""
+    task: dict[str, Any]
+    """The shared definition, without name and group; `$member` is replaced by the name."""
+
+    @field_validator("task")
+    @classmethod
+    def _leaves_the_name_open(cls, task: dict[str, Any]) -> dict[str, Any]:
+        given = [key for key in ("name", "group") if key in task]
+        if given:
+            raise ValueError(f"{' and '.join(given)}: set by members; remove it here")
+        return task
 
 
 class Suite(Settings):
@@ -103,16 +122,13 @@ def join_suites(suites: Sequence[Suite]) -> tuple[Task, ...]:
     without a group.
     """
     counts = Counter(task.name for suite in suites for task in suite.tasks)
-    return tuple(
-        _in_suite(task, suite.name, renamed=counts[task.name] > 1)
-        for suite in suites
-        for task in suite.tasks
-    )
-
-
-def _in_suite(task: Task, suite: str, *, renamed: bool) -> Task:
-    name = f"{suite}-{task.name}" if renamed else task.name
-    return task.model_copy(update={"name": name, "group": task.group or suite})
+    joined = []
+    for suite in suites:
+        for task in suite.tasks:
+            name = f"{suite.name}-{task.name}" if counts[task.name] > 1 else task.name
+            change = {"name": name, "group": task.group or suite.name}
+            joined.append(task.model_copy(update=change))
+    return tuple(joined)
 
 
 def load_task_file(path: str | Path) -> Task:
@@ -161,14 +177,33 @@ def _with_suite(task: Task, suite: Suite) -> Task:
 
 
 def _expand_families(file: Path | Traversable, entries: list[Any]) -> list[Any]:
+    """The entries, with the tasks of each family in its place."""
     expanded: list[Any] = []
     for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "members" not in entry:
+            expanded.append(entry)
+            continue
         try:
-            expanded += expand_family(entry) if is_family(entry) else [entry]
-        except ValueError as error:
-            problems = [f"tasks[{index}].{line}" for line in str(error).splitlines()]
-            raise _invalid(file, problems) from error
+            family = TaskFamily.model_validate(entry)
+        except ValidationError as error:
+            found = "\n".join(describe_problems(error, TaskFamily)).splitlines()
+            raise _invalid(file, [f"tasks[{index}].{line}" for line in found]) from error
+        expanded += (
+            {"name": name, "group": group, **_filled(family.task, name)}
+            for group, names in family.members.items()
+            for name in names
+        )
     return expanded
+
+
+def _filled(value: Any, name: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(MEMBER, name)
+    if isinstance(value, dict):
+        return {key: _filled(item, name) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, name) for item in value]
+    return value
 
 
 def _read_entry(entry: Any, folder: Path | None) -> Any:

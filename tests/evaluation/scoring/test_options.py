@@ -13,7 +13,7 @@ from peml.data.encoding import EncodedSplit
 from peml.data.rows import Rows
 from peml.errors import DataError
 from peml.evaluation import EvaluationSettings, Predictions, predict_split
-from peml.evaluation.scoring.normalise import normalise
+from peml.evaluation.scoring.options import normalise
 from peml.evaluation.scoring.requests import Request, score_alone
 from peml.evaluation.settings import ScoringSettings
 from peml.methods.attached import AttachedModel

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peml.evaluation.scoring.cache import TrunkCache
 from peml.evaluation.scoring.layout import Layout, lay_out
-from peml.evaluation.scoring.passes import TreePass
+from peml.evaluation.scoring.passes import TreePass, TrunkCache
 from peml.evaluation.scoring.planning import Group, Row, plan_groups
 from peml.evaluation.scoring.requests import Request
 from peml.evaluation.scoring.trie import Trie
