@@ -75,10 +75,10 @@ class Collator:
 
 @dataclass
 class _Ahead:
-    """Batches that a thread reads ahead; without a thread, each is read when it is asked for.
+    """Batches that a thread reads ahead; without a thread, each is read when it is needed.
 
-    The thread reads ``count`` batches ahead; every ``every``-th of the plan is asked for. ``pin``
-    puts them in page-locked memory.
+    The thread reads ``count`` batches ahead. This process takes every ``every``-th batch of the
+    plan. ``pin`` puts batches in page-locked memory.
     """
 
     pool: ThreadPoolExecutor | None = None

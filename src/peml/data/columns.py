@@ -129,9 +129,10 @@ class ClassColumn(Column):
         self._typed = typed
         self._stored = stored
         self._readings: dict[tuple[type, Any], ClassReading] = {}
-        self._nameless: _Met | None = None  # the first of each
-        self._indexless: _Met | None = None
-        self._differing: _Met | None = None
+        # The first label that can only be an index, only be a name, and mean either of two labels.
+        self._only_index: _Met | None = None
+        self._only_name: _Met | None = None
+        self._ambiguous: _Met | None = None
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -142,7 +143,7 @@ class ClassColumn(Column):
     def holds_indices(self) -> bool:
         """Whether the column turned out to hold indices, and the task doesn't say so."""
         told = self._task.columns.label in self._task.columns.kinds
-        return self._nameless is not None and not told
+        return self._only_index is not None and not told
 
     def see(self, value: Any, place: str) -> None:
         """Inspects the label of a row.
@@ -158,11 +159,11 @@ class ClassColumn(Column):
         self._readings[type(value), value] = reading
         met = _Met(value, reading, place)
         if reading.by_name is None:
-            self._nameless = self._nameless or met
+            self._only_index = self._only_index or met
         elif reading.by_index is None:
-            self._indexless = self._indexless or met
+            self._only_name = self._only_name or met
         elif reading.by_name != reading.by_index:
-            self._differing = self._differing or met
+            self._ambiguous = self._ambiguous or met
 
     def finish(self) -> None:
         """Decides whether numbers are names or indices.
@@ -170,15 +171,15 @@ class ClassColumn(Column):
         Raises:
             ColumnError: Both are possible, or neither fits all rows.
         """
-        named, indexed = self._indexless, self._nameless
+        named, indexed = self._only_name, self._only_index
         if named and indexed:
             raise ColumnError(
                 f"{indexed.value!r} can only be the index of a label, and {named.value!r} "
                 f"({named.place}) only the name of one",
                 indexed.place,
             )
-        if self._differing and not named and not indexed:
-            value, reading, place = self._differing
+        if self._ambiguous and not named and not indexed:
+            value, reading, place = self._ambiguous
             raise ColumnError(explain_ambiguity(self._task, value, reading), place)
         labels = self._task.labels
         if indexed and self.holds_indices and is_reversed(labels):
@@ -189,7 +190,7 @@ class ClassColumn(Column):
                 indexed.place,
             )
         for met, reading in self._readings.items():
-            label = reading.by_name if self._nameless is None else reading.by_index
+            label = reading.by_name if self._only_index is None else reading.by_index
             if label is not None:  # it never is
                 self._labels[met] = labels[label]
 

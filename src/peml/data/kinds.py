@@ -90,7 +90,7 @@ def parse_spelled_number(value: Any) -> int | float:
     return spell_number(exact)
 
 
-def parse_boolean(value: Any) -> bool:
+def _parse_boolean(value: Any) -> bool:
     """True or False, or a text that says so."""
     boolean = read_boolean(value)
     if boolean is None:
@@ -98,16 +98,17 @@ def parse_boolean(value: Any) -> bool:
     return boolean
 
 
-def parser(kind: FieldKind | None) -> Parse:
-    """The parser of a field, whose kind the task may leave open (None)."""
-    return parse_any if kind is None else _TOLD[kind]
-
-
 def _is_number(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
-_TOLD: Mapping[FieldKind, Parse] = MappingProxyType(
-    {"text": parse_option, "number": parse_spelled_number, "boolean": parse_boolean}
+PARSERS: Mapping[FieldKind | None, Parse] = MappingProxyType(
+    {
+        None: parse_any,
+        "text": parse_option,
+        "number": parse_spelled_number,
+        "boolean": _parse_boolean,
+    }
 )
+"""How values of a field are parsed, by the kind that its task states (None: it states none)."""

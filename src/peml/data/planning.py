@@ -42,14 +42,14 @@ class Batches(Sequence[Indices]):
         return self.numbers[self.bounds[number] : self.bounds[number + 1]]
 
     def of(self, values: Indices) -> Batches:
-        """The same batches of ``values[number]``."""
+        """The same batches, with ``values[number]`` in place of each number."""
         return Batches(values[self.numbers], self.bounds)
 
     def shuffled(self, rng: np.random.Generator, together: int = 1, begun: int = 0) -> Batches:
-        """The same batches in another order.
+        """The same batches in random order.
 
-        ``together`` batches make a step and stay together; the first step has ``begun`` of them
-        from the previous epoch.
+        ``together`` batches make a step and stay together; the previous epoch has already given
+        ``begun`` batches of the first step.
         """
         order = _shuffled(len(self), rng, together, begun)
         sizes = np.diff(self.bounds)[order]

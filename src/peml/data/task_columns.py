@@ -12,13 +12,13 @@ from peml.data.columns import CellColumn, ClassColumn, Column, ColumnError
 from peml.data.fields import plain_row
 from peml.data.kinds import (
     ANY_KIND,
+    PARSERS,
     parse_any,
     parse_number,
     parse_option,
     parse_options,
     parse_spelled_number,
     parse_text,
-    parser,
 )
 from peml.data.plain import why_unusable
 from peml.data.stored_names import naming
@@ -199,12 +199,12 @@ def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | Non
     if name == columns.label:
         return _label_column(task, typed=typed, stored=stored)
     if name in columns.group:
-        return Column(parser(columns.kinds.get(name)), ANY_KIND)
+        return Column(PARSERS[columns.kinds.get(name)], ANY_KIND)
     kind = columns.kinds.get(name)
     if not typed and kind is None:
         return CellColumn(task, name)
     # A number where texts are meant may have lost its zeros, so it is refused.
-    parse = parse_text if kind == "text" else parser(kind)
+    parse = parse_text if kind == "text" else PARSERS[kind]
     if not typed:  # an empty cell is no value
         return Column(lambda cell: None if cell == "" else parse(cell), ANY_KIND, optional=True)
     return Column(parse, ANY_KIND, optional=True)
@@ -219,11 +219,11 @@ def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) ->
         return Column(parse_spelled_number if spelled else parse_number, "a number")
     if task.columns.choices is not None:
         named = stored is not None and kind is None
-        parse = naming(task, stored or (), parse_any) if named else parser(kind)
+        parse = naming(task, stored or (), parse_any) if named else PARSERS[kind]
         return Column(parse, "the text, key or index of an option, or a list of texts")
     if task.target is not None or kind is not None:
         told = typed or kind is not None
-        return Column(parser(kind), ANY_KIND) if told else CellColumn(task, task.columns.label)
+        return Column(PARSERS[kind], ANY_KIND) if told else CellColumn(task, task.columns.label)
     return Column(lambda value: read_label(task, value, ()), "a text or a number")
 
 

@@ -48,7 +48,16 @@ class UnlabelledFile:
         check_file(path)
         self._path, self._task = path, task
         self._is_parquet = path.suffix == ".parquet"
-        found = self._survey()
+        found: dict[str, None] = {}
+        if self._is_parquet:
+            with reading(path):
+                self.rows: int = read_metadata(path).num_rows
+                found = dict.fromkeys(read_schema(path).names)
+        else:
+            self.rows = 0
+            for _, row in placed_rows(path):
+                self.rows += 1
+                found.update(dict.fromkeys(row))
         self.kept = tuple(found if keep is None else dict.fromkeys(keep))
         for name in self.kept:
             if name not in found:
@@ -57,18 +66,6 @@ class UnlabelledFile:
                     allowed=f"the columns there are: {', '.join(found)}",
                     action="Correct the name of the column to keep.",
                 )
-
-    def _survey(self) -> list[str]:
-        """Counts the rows; returns the names of the columns."""
-        if self._is_parquet:
-            with reading(self._path):
-                self.rows: int = read_metadata(self._path).num_rows
-                return list(read_schema(self._path).names)
-        self.rows, found = 0, dict[str, None]()
-        for _, row in placed_rows(self._path):
-            self.rows += 1
-            found.update(dict.fromkeys(row))
-        return list(found)
 
     def windows(self, size: int) -> Iterator[Window]:
         """Windows of at most ``size`` rows, in order; fewer if the rows are long.

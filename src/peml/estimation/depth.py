@@ -25,9 +25,9 @@ def count_few_layers(layers: int, count: Callable[[int], Estimate]) -> Estimate 
     ``layers`` is 0 if they differ; ``count`` estimates the model with fewer.
 
     Returns:
-        None if all layers have to be counted: the model isn't deep, the points are not on a line,
-        the method needs all layers, or gradients grow faster than activations, so that the peak
-        will move from the middle of a step to its end.
+        None if all layers have to be counted: the model isn't deep, the three depths are not on a
+        line, the method needs all layers, or gradients grow faster than activations, so that the
+        peak will move from the middle of a step to its end.
     """
     if layers < _DEEP:
         return None

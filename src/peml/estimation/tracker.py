@@ -39,8 +39,8 @@ _FLOPS: dict[Any, Callable[..., int]] = {
 class Tracker(TorchDispatchMode):
     """Counts the bytes of tensors and the FLOPs of operations.
 
-    Code that asks for values gets made-up ones, with which it can continue: a condition is true, a
-    number is 1, an index is 0, a mask selects everything.
+    Code that reads a tensor's values gets invented ones, so that it can continue: a condition is
+    true, a number is 1, an index is 0, a mask selects everything.
 
     Attributes:
         vocabulary: Size of the last dimension of logits; None: none are counted as such.

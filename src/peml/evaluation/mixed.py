@@ -46,18 +46,12 @@ def score_mixed(
     """
     if not rows:
         return []
-    if isinstance(base.family, TextFamily):
-        return _score_options(base, rows, settings)
-    return _score_heads(base, rows, settings.tokens, packs)
-
-
-def _score_options(
-    base: TaskModel, rows: Sequence[EncodedRow], settings: EvaluationSettings
-) -> list[Tensor]:
+    family = base.family
+    if not isinstance(family, TextFamily):
+        return _score_heads(base, rows, settings.tokens, packs)
     encoded = [(row.columns["input_ids"], row.columns["labels"]) for row in rows]
     ids = [row.task_id for row in rows]
     scores = score_rows(base, encoded, ids, settings.scoring, settings.tokens)
-    family: Any = base.family
     return [
         family.answer(each[None], base.tasks[task_id])[0].cpu()
         for each, task_id in zip(scores, ids, strict=True)

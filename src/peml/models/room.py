@@ -36,7 +36,7 @@ def make_room_for_context(family: Family, length: int, positions: int | None) ->
 
 
 def settle(family: Family, lengths: Iterable[int]) -> None:
-    """Sets the length limit to the longest of these rows (in tokens), if no config sets one."""
+    """Lowers the length limit to the longest of `lengths` (in tokens), if no config sets it."""
     if family.follows_rows:
         family.max_length = max(_LEAST, *lengths)
         family.follows_rows = False

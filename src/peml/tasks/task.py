@@ -96,13 +96,7 @@ class Scale(Settings):
         """The scores that a text-to-text model may answer, from low to high, as texts."""
         low, step = Decimal(str(self.low)), Decimal(str(self.step))
         count = int((Decimal(str(self.high)) - low) / step) + 1
-        return tuple(_shortest(low + index * step) for index in range(count))
-
-
-def _shortest(number: Decimal) -> str:
-    text = format(number, "f")
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
+        return tuple(format((low + index * step).normalize() + 0, "f") for index in range(count))
 
 
 class Shots(Settings):

@@ -53,9 +53,9 @@ class _Walk:
         return self.requests[int(self.trie.order[place])].task_id
 
     def mine(self, plan: Group) -> Iterator[bool]:
-        """Whether this process computes a pass, for all passes in order.
+        """For all passes in order, whether this process computes it.
 
-        Each process has an unbroken stretch of them, so that few trunks are computed twice.
+        Each process takes consecutive passes, so that few trunks are computed twice.
         """
         world = self.model.base.world
         if world.size == 1:

@@ -19,10 +19,9 @@ Counts = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class Trie:
-    """Token sequences in lexicographic order; sequences of different tasks share nothing.
+    """Token sequences in lexicographic order.
 
-    Routed layers give different results for different tasks, so sequences of two tasks share
-    nothing.
+    Sequences of different tasks share nothing, since routed layers compute them differently.
 
     Attributes:
         order: Index of the sequence at each sorted place, (sequences,).

@@ -233,7 +233,7 @@ class CausalFamily(TextFamily):
         return self._seams.plain.tokens(text)
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
-        """Without the tokens of the context, if the model holds one."""
+        """As `Family.encode`, without the tokens of a context that the model holds."""
         self._hold(example.context)
         return super().encode(task, example, purpose)
 
