@@ -67,8 +67,9 @@ def test_plan_holds_every_example_once_and_keeps_the_budget(
     examples: list[tuple[int, int]], budget: BatchSettings, shuffled: bool
 ) -> None:
     lengths, sequences = (np.array(column) for column in zip(*examples, strict=True))
-    rng = np.random.default_rng(0) if shuffled else None
-    batches = plan_batches(lengths, sequences, budget, rng)
+    batches = plan_batches(lengths, sequences, budget.tokens, budget.rows, budget.pool)
+    if shuffled:
+        batches = batches.shuffled(np.random.default_rng(0))
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(examples)))
     for batch in batches:
         assert 1 <= len(batch) <= budget.rows
@@ -78,12 +79,12 @@ def test_plan_holds_every_example_once_and_keeps_the_budget(
 
 def test_an_overlong_example_stands_alone() -> None:
     lengths = np.array([4, 100, 4, 5])
-    batches = plan_batches(lengths, np.ones(4, int), settings_of(tokens=32, rows=8), None)
+    batches = plan_batches(lengths, np.ones(4, int), tokens=32, rows=8)
     assert [batch.tolist() for batch in batches] == [[1], [3, 0, 2]]
 
 
 def test_batches_are_filled_as_far_as_the_budget_goes() -> None:
-    batches = plan_batches(np.full(40, 8), np.ones(40, int), settings_of(tokens=64, rows=100), None)
+    batches = plan_batches(np.full(40, 8), np.ones(40, int), tokens=64)
     assert [len(batch) for batch in batches] == [8] * 5
 
 

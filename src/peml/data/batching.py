@@ -197,7 +197,9 @@ class BatchStream:
         del order
         lengths = self._of("lengths", tasks, rows)
         sequences, begun = self._of("sequences", tasks, rows), self._begun_before(epoch)
-        batches = plan_batches(lengths, sequences, self.settings, rng, self._together, begun)
+        batches = plan_batches(
+            lengths, sequences, self.settings.tokens, self.settings.rows, self.settings.pool
+        ).shuffled(rng, self._together, begun)
         self._begun[epoch + 1] = (begun + len(batches)) % self._together
         return BatchPlan(batches.of(tasks), batches.of(rows))
 
@@ -303,6 +305,5 @@ def evaluation_batches(
 
     `part` says which of the batches; default: all.
     """
-    settings = BatchSettings(tokens=tokens, rows=len(split), pool=1)
-    for batch in plan_batches(split.lengths, split.sequences, settings, None)[part]:
+    for batch in plan_batches(split.lengths, split.sequences, tokens)[part]:
         yield collate(split.rows.read(batch), [task_id] * len(batch), batch)

@@ -11,7 +11,6 @@ import numpy as np
 
 from peml.data.mixing import Indices
 from peml.data.rows import index_type
-from peml.data.settings import BatchSettings
 
 Sizes = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -71,41 +70,35 @@ def _shuffled(count: int, rng: np.random.Generator, together: int, begun: int) -
 
 
 def plan_batches(
-    lengths: Sizes,
-    sequences: Sizes,
-    settings: BatchSettings,
-    rng: np.random.Generator | None,
-    together: int = 1,
-    begun: int = 0,
+    lengths: Sizes, sequences: Sizes, tokens: int, rows: int | None = None, pool: int = 1
 ) -> Batches:
     """Cuts examples into batches within the budget.
 
-    Each pool of consecutive examples is sorted by length, longest first, and cut into batches.
+    Each pool of consecutive examples is sorted by length, longest first, and cut into batches of at
+    most ``tokens`` tokens (padding included) and ``rows`` examples; by default, all are one pool.
 
     `lengths` has the longest sequence of each example, `sequences` how many it has, both
-    (examples,). An example over the budget becomes a batch by itself. `rng` shuffles the batches;
-    None keeps their order. For `together` and `begun` see `Batches.shuffled`.
+    (examples,). An example over the budget becomes a batch by itself.
     """
+    rows = rows or max(1, len(lengths))
     order = np.empty(len(lengths), dtype=index_type(len(lengths)))
     bounds = array("q")
-    pool_rows = settings.pool * settings.rows
-    for start in range(0, len(lengths), pool_rows):
-        pool = order[start : start + pool_rows]
-        pool[:] = start + np.argsort(-lengths[start : start + pool_rows], kind="stable")
-        cut = _cut(lengths[pool].tolist(), sequences[pool].tolist(), settings)
+    for start in range(0, len(lengths), pool * rows):
+        part = order[start : start + pool * rows]
+        part[:] = start + np.argsort(-lengths[start : start + pool * rows], kind="stable")
+        cut = _cut(lengths[part].tolist(), sequences[part].tolist(), tokens, rows)
         bounds.extend(start + first for first in cut)
     bounds.append(len(order))
-    batches = Batches(order, np.frombuffer(bounds, dtype=np.int64))
-    return batches if rng is None else batches.shuffled(rng, together, begun)
+    return Batches(order, np.frombuffer(bounds, dtype=np.int64))
 
 
-def _cut(lengths: list[int], sequences: list[int], settings: BatchSettings) -> Iterator[int]:
+def _cut(lengths: list[int], sequences: list[int], tokens: int, rows: int) -> Iterator[int]:
     """First index of each batch, for examples sorted from longest to shortest."""
     first = size = 0
     yield first
     for position, count in enumerate(sequences):
-        over = (size + count) * lengths[first] > settings.tokens
-        if position > first and (over or position - first >= settings.rows):
+        over = (size + count) * lengths[first] > tokens
+        if position > first and (over or position - first >= rows):
             yield position
             first, size = position, 0
         size += count

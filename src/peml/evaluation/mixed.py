@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peml.data import BatchSettings, TaskBatch
+from peml.data.batch import TaskBatch
 from peml.data.batching import Collator
 from peml.data.planning import plan_batches
 from peml.evaluation.scoring.options import score_rows
@@ -95,8 +95,7 @@ def _batches(rows: Sequence[EncodedRow], tokens: int) -> Iterator[Any]:
     """Numbers of rows that are computed together: of similar length, within the budget."""
     lengths = np.array([row.columns["length"] for row in rows], dtype=np.int32)
     sequences = np.array([row.columns["sequences"] for row in rows], dtype=np.int32)
-    settings = BatchSettings(tokens=tokens, rows=len(rows), pool=1)
-    for batch in plan_batches(lengths, sequences, settings, None):
+    for batch in plan_batches(lengths, sequences, tokens):
         begin = 0
         for stop in range(1, len(batch) + 1):
             if stop < len(batch):

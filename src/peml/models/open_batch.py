@@ -126,11 +126,5 @@ def can_join(base: TaskModel) -> bool:
 
 def _prompt(base: TaskModel, ids: Sequence[int]) -> TaskBatch:
     tokens = torch.tensor([ids], device=base.device)
-    return TaskBatch(
-        input_ids=tokens,
-        attention_mask=torch.ones_like(tokens),
-        targets=torch.ones(1, device=base.device),
-        task_ids=torch.zeros(1, dtype=torch.int64, device=base.device),
-        groups=torch.zeros(1, dtype=torch.int64, device=base.device),
-        rows=torch.zeros(1, dtype=torch.int64, device=base.device),
-    )
+    zero = tokens.new_zeros(1)
+    return TaskBatch(tokens, torch.ones_like(tokens), zero.float(), zero, zero, zero)

@@ -93,12 +93,8 @@ class TaskRenderer:
         columns = task.columns
         self._visible = (*columns.inputs, *columns.options, *columns.extra)
         self._prompt = self._compile("template", task.template)
-        self._segments = tuple(
-            (field, self._compile(field, source))
-            for field, source in (
-                (f"segments[{index}]", source) for index, source in enumerate(task.segments or ())
-            )
-        )
+        named = ((f"segments[{index}]", text) for index, text in enumerate(task.segments or ()))
+        self._segments = tuple((field, self._compile(field, text)) for field, text in named)
         self._option = self._compile_if_given("option", task.option)
         self._header = self._compile_if_given("header", task.header)
         self._target = self._compile_if_given("target", task.target)

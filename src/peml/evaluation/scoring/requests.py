@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from peml.data.batch import IGNORED, BatchFacts, TaskBatch
 from peml.data.batching import Collator
+from peml.data.planning import plan_batches
 from peml.models import TaskModel
 
 
@@ -32,16 +32,14 @@ def is_seq2seq(base: TaskModel) -> bool:
     return bool(base.backbone.config.is_encoder_decoder)
 
 
-def in_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences, longest first, in batches of at most ``tokens``, padding included."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def my_batches(base: TaskModel, lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of sequences in batches of at most ``tokens``, padding included.
+
+    Those that this process computes, longest first.
+    """
+    sizes = np.array(lengths, np.int32)
+    for batch in plan_batches(sizes, np.ones_like(sizes), tokens)[base.world.part]:
+        yield batch.tolist()
 
 
 def to_batch(base: TaskModel, requests: Sequence[Request]) -> TaskBatch:
@@ -87,7 +85,7 @@ def score_alone(base: TaskModel, requests: Sequence[Request], tokens: int) -> Te
     joined = not is_seq2seq(base)
     lengths = [len(r.context) + (len(r.option) if joined else 0) for r in requests]
     with base.divided():
-        for chosen in islice(in_batches(lengths, tokens), base.world.rank, None, base.world.size):
+        for chosen in my_batches(base, lengths, tokens):
             batch = to_batch(base, [requests[i] for i in chosen]).to(base.device)
             totals[chosen] = base(batch).scores.double().cpu()
     return base.world.sum_of(totals, base.device)

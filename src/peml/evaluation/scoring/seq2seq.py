@@ -1,14 +1,13 @@
 """Encoder-decoder models: each distinct input is encoded once for all its options."""
 
 from collections.abc import Sequence
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from peml.data.batch import IGNORED
-from peml.evaluation.scoring.requests import Request, in_batches, to_batch
+from peml.evaluation.scoring.requests import Request, my_batches, to_batch
 from peml.models import TaskModel
 from peml.models.families.decoding import behind_start
 from peml.models.logits import Positions
@@ -26,8 +25,7 @@ def score_decoded(base: TaskModel, requests: Sequence[Request], tokens: int) -> 
     for index, request in enumerate(requests):
         by_input.setdefault((request.task_id, request.context), []).append(index)
     inputs = list(by_input.values())
-    batches = in_batches([len(requests[first].context) for first, *_ in inputs], tokens)
-    for batch in islice(batches, base.world.rank, None, base.world.size):
+    for batch in my_batches(base, [len(requests[first].context) for first, *_ in inputs], tokens):
         _score(base, requests, [inputs[index] for index in batch], tokens, totals)
     return base.world.sum_of(totals, base.device)
 
