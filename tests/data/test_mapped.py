@@ -171,7 +171,7 @@ def test_of_a_large_file_blocks_from_the_first_byte_to_the_last_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     for name, value in (("_BLOCK", 2**14), ("_BLOCKS", 2**4), ("_WHOLE", 2**18)):
-        monkeypatch.setattr(f"peml.data.seal.{name}", value)
+        monkeypatch.setattr(f"peml.data.mapped.{name}", value)
     path = tmp_path / "rows.arrow"
     _mapped(path, 10 * COUNT)
     content = bytearray(path.read_bytes())

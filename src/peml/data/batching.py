@@ -175,11 +175,6 @@ class BatchStream:
             self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
 
-    def _begun_before(self, epoch: int) -> int:
-        if self._together > 1 and epoch not in self._begun:
-            self._plan(epoch - 1)
-        return self._begun.get(epoch, 0)
-
     def _plan(self, epoch: int) -> BatchPlan:
         earlier = [self.counts(past) for past in range(epoch)]
         drawn = [
@@ -196,7 +191,10 @@ class BatchStream:
         tasks, rows = tasks[order], rows[order]
         del order
         lengths = self._of("lengths", tasks, rows)
-        sequences, begun = self._of("sequences", tasks, rows), self._begun_before(epoch)
+        sequences = self._of("sequences", tasks, rows)
+        if self._together > 1 and epoch not in self._begun:
+            self._plan(epoch - 1)
+        begun = self._begun.get(epoch, 0)
         batches = plan_batches(
             lengths, sequences, self.settings.tokens, self.settings.rows, self.settings.pool
         ).shuffled(rng, self._together, begun)
@@ -235,7 +233,9 @@ class BatchStream:
         mine = range(count)[part]
         step = StepBatches([], [], [], 0, {})
         for number in range(count):
-            plan = self._current_plan()
+            if self._batch >= len(self.plan(self._epoch)):
+                self._epoch, self._batch = self._epoch + 1, 0
+            plan = self.plan(self._epoch)
             tasks, rows = plan[self._batch]
             step.examples.append(len(rows))
             step.tokens += int(self._of("tokens", tasks, rows).sum())
@@ -247,12 +247,6 @@ class BatchStream:
                 step.seeds.append(draw_seed(0, self.seed, *place) if count > 1 else None)
             self._batch += 1
         return step
-
-    def _current_plan(self) -> BatchPlan:
-        """The plan of the epoch that the next batch belongs to."""
-        if self._batch >= len(self.plan(self._epoch)):
-            self._epoch, self._batch = self._epoch + 1, 0
-        return self.plan(self._epoch)
 
     @contextmanager
     def prefetching(self, count: int, *, every: int = 1, pin: bool = False) -> Iterator[None]:

@@ -98,7 +98,10 @@ def inspect_task(
     notes = [*_notes(task, trained, origin.train), *_notes(task, evaluated, origin.reported)]
     if family is None:
         return TaskInspection(data, labels, None, None, tuple(notes))
-    notes += [*_altered(data, family), *_nested(data, family), *_alike(data, family)]
+    notes += [*_altered(data, family), *_nested(data, family)]
+    encoded = encode_split(reported, task, family, task.type.evaluated_as, where=origin.reported)
+    if alike := describe_same_tokens(task, reported, encoded):
+        notes.append(f"{origin.reported}: {alike}")
     for rows, where in ((train, origin.train), (reported, origin.reported)):
         if found := describe_special_texts(task, rows, family.special_texts):
             notes.append(f"{where}: {found}")
@@ -184,13 +187,6 @@ def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
             f"first is row {row}, from 0); keep evaluation.scoring.end, without which the longer "
             "one can't have the higher likelihood"
         )
-
-
-def _alike(data: TaskData, family: EncodesExamples) -> Iterator[str]:
-    task, where = data.task, data.origin.reported
-    encoded = encode_split(data.reported, task, family, task.type.evaluated_as, where=where)
-    if alike := describe_same_tokens(task, data.reported, encoded):
-        yield f"{where}: {alike}"
 
 
 def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:

@@ -1,28 +1,43 @@
-"""Cached Arrow files: written atomically and memory-mapped.
+"""Cached Arrow files: written atomically, sealed and memory-mapped.
 
 Pages that were read count as the process's memory until they are released, and a run reads all of
-them at some point. Released pages stay in the system's cache, so reading them again is fast. The
-seal of a file (`seal.py`) is checked before the file is used.
+them at some point. Released pages stay in the system's cache, so reading them again is fast.
+
+A seal at the end of a file shows whether it was changed or cut; it is checked before use::
+
+    Arrow stream | {"key", "rows", "schema", "size", "sha256"} | length of that (8 bytes) | PEMLSEAL
+
+Arrow ignores what follows its stream. The checksum covers streams up to 64 MiB completely. In
+larger ones it covers 64 evenly spread blocks of 1 MiB, so that checking takes the same time for any
+number of rows. A change between the blocks is found only if it changes the number of rows or bytes.
 """
 
 import ctypes
+import hashlib
+import json
 import mmap
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import pyarrow as pa
 
-from peml.data.seal import check_seal, read_seal, write_seal
 from peml.errors import ConfigError, DataError
 from peml.files import disk_errors
 
 BATCH = 1000
 """Rows per batch of reading and writing."""
+
+_MARK = b"PEMLSEAL"
+_LENGTH = 8  # bytes of the length before the mark
+_LONGEST = 2**20  # bytes of a seal; more is no seal
+_BLOCK = 2**20
+_BLOCKS = 64
+_WHOLE = _BLOCK * _BLOCKS  # bytes of a stream that is checked from end to end
 
 
 def cache_folder() -> Path:
@@ -87,10 +102,15 @@ def map_table(path: Path, key: str = "") -> tuple[pa.Table, Pages]:
         DataError: The file is damaged, or holds other rows.
     """
     try:
-        written = read_seal(path)
+        seal = _read_seal(path)
         pages = Pages(path)
         table = pa.ipc.open_stream(pages.content).read_all()
-        check_seal(written, table, key)
+        if seal.get("key") != key:
+            raise ValueError("it holds other rows than its name says")
+        if seal.get("rows") != len(table):
+            raise ValueError(f"it holds {len(table)} rows, and {seal.get('rows')} were written")
+        if seal.get("schema") != str(table.schema):
+            raise ValueError("it holds other columns than were written")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"the cached file {path} is damaged: {error}",
@@ -127,8 +147,49 @@ def write_table(
                 for batch in batches:
                     stream.write_batch(batch)
                     rows += len(batch)
-            write_seal(partial, schema, rows, key)
+            _write_seal(partial, schema, rows, key)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _write_seal(path: Path, schema: pa.Schema, rows: int, key: str) -> None:
+    """Seals a file that holds only an Arrow stream."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        found = _checksum(file, size)
+        seal = {"key": key, "rows": rows, "schema": str(schema), "size": size, "sha256": found}
+        content = json.dumps(seal).encode()
+        file.seek(size)
+        file.write(content + len(content).to_bytes(_LENGTH, "big") + _MARK)
+
+
+def _read_seal(path: Path) -> dict[str, Any]:
+    """A file's seal; raises a ValueError if there is none, or the bytes before it were changed."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END) - _LENGTH - len(_MARK)
+        if end < 0:
+            raise ValueError("it was cut short")
+        file.seek(end)
+        length = int.from_bytes(file.read(_LENGTH), "big")
+        if file.read() != _MARK or length > min(end, _LONGEST):
+            raise ValueError("it was cut short, or something else wrote it")
+        file.seek(end - length)
+        seal = json.loads(file.read(length))
+        if not isinstance(seal, dict) or seal.get("size") != end - length:
+            raise ValueError("it has another size than when it was written")
+        if _checksum(file, end - length) != seal.get("sha256"):
+            raise ValueError("its checksum is another one than when it was written")
+    return seal
+
+
+def _checksum(file: BinaryIO, size: int) -> str:
+    starts: Iterable[int] = range(0, size, _BLOCK)
+    if size > _WHOLE:
+        starts = [number * (size - _BLOCK) // (_BLOCKS - 1) for number in range(_BLOCKS)]
+    found = hashlib.sha256()
+    for start in starts:
+        file.seek(start)
+        found.update(file.read(min(_BLOCK, size - start)))
+    return found.hexdigest()

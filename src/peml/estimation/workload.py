@@ -208,7 +208,12 @@ def _scorings(prepared: Prepared) -> tuple[Scoring, ...]:
         largest = max(
             golds, key=lambda gold: (min(budget, _tokens(gold)), gold.encoded.lengths.max())
         )
-        dense = sorted(golds, key=_options_per_token, reverse=True)[:_DENSE]
+        # Most options per token of a row's length, since options share the row's context.
+        dense = sorted(
+            golds,
+            key=lambda gold: gold.encoded.sequences.sum() / gold.encoded.lengths.sum(),
+            reverse=True,
+        )[:_DENSE]
         build = _generation if generates else _options
         development = _evaluations(prepared) * tokens["development"]
         made.append(build(prepared, largest, development, tokens["reported"]))
@@ -219,11 +224,6 @@ def _scorings(prepared: Prepared) -> tuple[Scoring, ...]:
 
 def _tokens(gold: GoldSplit) -> int:
     return int(gold.encoded.tokens.sum())
-
-
-def _options_per_token(gold: GoldSplit) -> float:
-    """Options of a row per token of its length, since options share the row's context."""
-    return float(gold.encoded.sequences.sum() / gold.encoded.lengths.sum())
 
 
 def _evaluations(prepared: Prepared) -> int:

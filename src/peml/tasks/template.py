@@ -50,20 +50,12 @@ def _for_template(value: Any) -> Any:
     return NULL if value is None else value
 
 
-def _sandbox() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined,
-        autoescape=False,
-        keep_trailing_newline=True,
-        finalize=_for_template,
-    )
-    environment.tests["none"] = lambda value: value is None or isinstance(value, Null)
-    # prompts don't need lipsum, cycler and so on, and they are a way out of the sandbox
-    environment.globals.clear()
-    return environment
-
-
-_SANDBOX = _sandbox()
+_SANDBOX = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_for_template
+)
+_SANDBOX.tests["none"] = lambda value: value is None or isinstance(value, Null)
+# Prompts don't need lipsum, cycler and so on, and they are a way out of the sandbox.
+_SANDBOX.globals.clear()
 
 
 @lru_cache(maxsize=4096)  # about 4 KB each; every split has a renderer

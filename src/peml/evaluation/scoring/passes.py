@@ -103,7 +103,12 @@ class TreePass:
         ids, depths, sees = _padded(layouts, base.family.tokenizer.pad_token_id)
         prompt = self.prompt if past == 0 else None
         front = 0 if prompt is None else len(prompt)
-        inputs = self._inputs(torch.from_numpy(ids).to(device), prompt)
+        tokens = torch.from_numpy(ids).to(device)
+        inputs = {"input_ids": tokens}
+        if prompt is not None:
+            embedded = base.backbone.get_input_embeddings()(tokens)
+            vectors = prompt.to(device=embedded.device, dtype=embedded.dtype)
+            inputs = {"inputs_embeds": torch.cat([vectors.expand(len(ids), -1, -1), embedded], 1)}
         shift = 0 if self.prompt is None else len(self.prompt)
         positions = torch.from_numpy(depths + shift).to(device)
         if prompt is not None:
@@ -121,13 +126,6 @@ class TreePass:
         )
         if counts:
             self.totals.index_add_(0, request, -nll.to(self.totals))
-
-    def _inputs(self, ids: Tensor, prompt: Tensor | None) -> dict[str, Tensor]:
-        if prompt is None:
-            return {"input_ids": ids}
-        tokens = self.base.backbone.get_input_embeddings()(ids)
-        vectors = prompt.to(device=tokens.device, dtype=tokens.dtype)
-        return {"inputs_embeds": torch.cat([vectors.expand(len(ids), -1, -1), tokens], 1)}
 
     def _mask(self, sees: Tensor, past: int, front: int) -> Tensor:
         """Additive mask, (rows, 1, front + width, past + front + width).

@@ -72,7 +72,11 @@ class ChatSeam:
         self._marks = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
         named = tokenizer.convert_tokens_to_ids(self._end) if self._end else None
         self.end: int = tokenizer.eos_token_id if named is None else named
-        self.has_system = self._finds_system()
+        try:
+            shown = self._render((Turn("system", "instruction"), *_ASKED))
+            self.has_system = "instruction" in shown
+        except DataError:
+            self.has_system = False
 
     def gap(self, example: Example) -> str:
         """White space that an answer begins with: none is taken from the prompt."""
@@ -150,7 +154,10 @@ class ChatSeam:
         return turns
 
     def _render(self, turns: Sequence[Turn]) -> str:
-        messages = [{"role": t.role, "content": t.content} for t in self._placed(turns)]
+        if not self.has_system and turns[0].role == "system":
+            system, first, *others = turns
+            turns = [Turn(first.role, f"{system.content}\n\n{first.content}"), *others]
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
             text: str = self._tokenizer.apply_chat_template(
                 messages,
@@ -167,18 +174,6 @@ class ChatSeam:
                 action="correct the turns, or choose another model",
             ) from error
         return text
-
-    def _placed(self, turns: Sequence[Turn]) -> Sequence[Turn]:
-        if self.has_system or turns[0].role != "system":
-            return turns
-        system, first, *others = turns
-        return [Turn(first.role, f"{system.content}\n\n{first.content}"), *others]
-
-    def _finds_system(self) -> bool:
-        try:
-            return "instruction" in self._render((Turn("system", "instruction"), *_ASKED))
-        except DataError:
-            return False
 
     def _odd(self, what: str) -> DataError:
         return DataError(

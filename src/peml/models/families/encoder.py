@@ -1,7 +1,6 @@
 """Encoders (BERT, RoBERTa, MiniLM, ...): a pooled vector and a linear head per task."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -77,8 +76,11 @@ class EncoderFamily(Family):
                 refuse_no_tokens(number, option)
             cut = max(0, length - self.max_length)
             if 0 < cut < before:
-                with _cutting_left(self.tokenizer):
+                self.tokenizer.truncation_side = "left"
+                try:
                     encoded = self._shortened((context, option), "only_first")
+                finally:
+                    self.tokenizer.truncation_side = "right"  # as `fit_tokenizer` sets it
             elif cut:
                 encoded = self._shortened(("", option), "only_second")
             sequences.append(_sequence(encoded, float(number == example.label), cut))
@@ -137,13 +139,3 @@ def _sequence(encoded: Any, target: float, cut: int) -> EncodedSequence:
     return EncodedSequence(
         encoded["input_ids"], target, token_type_ids=encoded.get("token_type_ids"), cut=cut
     )
-
-
-@contextmanager
-def _cutting_left(tokenizer: Any) -> Iterator[None]:
-    side = tokenizer.truncation_side
-    tokenizer.truncation_side = "left"
-    try:
-        yield
-    finally:
-        tokenizer.truncation_side = side
