@@ -15,13 +15,13 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class BatchFacts:
-    """Plain numbers about a batch, read before it is moved: reading from a GPU would block.
+    """Facts about a batch, read before it is moved to a device: reading from a GPU would block.
 
     Attributes:
         tokens: Real (unpadded) input tokens.
         task_rows: Task id to number of examples, for the tasks in the batch.
         examples: Task id and row number of each example.
-        scored: Sequence and place of every label that is scored, (2, targets); moved along.
+        scored: Sequence and place of every label that is scored, (2, targets).
         first_scored: The smallest of these places, 0 if there is none.
     """
 

@@ -44,9 +44,9 @@ class TasksSettings(Settings):
     TEXT} for a system turn; default: as each task defines. Decoder-only models with a chat template
     only."""
     bare: bool = False
-    """Whether prompts are nothing but a row's fields (the task's segments, by default its inputs),
-    a line each, and the answer follows: for methods that hold the instruction elsewhere
-    (method.context.instruction). Text-to-text models only."""
+    """Prompts show only a row's fields (the task's segments, by default its inputs), one per line,
+    before the answer. For methods that hold the instruction elsewhere (method.context.instruction).
+    Text-to-text models only."""
     rows: int | None = Field(None, ge=1)
     """Maximum train rows per task, drawn after the development split is taken. Rows that a method's
     context shows count."""
@@ -154,7 +154,7 @@ class BatchSettings(Settings):
     means more mixing."""
     even_steps: bool = False
     """The batches of a step (`training.accumulation`) are of similar length, so that processes wait
-    less for each other. Where tasks differ in length, a step then has fewer of them."""
+    less for each other. If the rows of tasks differ in length, a step then has fewer tasks."""
     packing: bool = False
     """The rows of a training batch are one sequence without padding, each with positions and
     attention of its own. Batches and losses stay the same."""

@@ -15,8 +15,8 @@ from peml.models.sharding import is_sharded
 from peml.models.tail import cross_entropy, feeding, nll_in_chunks
 
 HELD = {"cpu": 2**23, "gpu": 2**26}
-"""Logits held at once, by the kind of device; each takes about 12 bytes in training. On a GPU, the
-output layer's weights are read from memory for every chunk, which needs many positions to pay."""
+"""Most logits that are held at once, by the kind of device; in training, each takes about 12 bytes.
+More on a GPU, where every chunk reads the output layer's weights from memory."""
 
 _TOKENS = 5
 

@@ -126,12 +126,12 @@ class Family(ABC):
         if backend is None:
             rules = _written(self.tokenizer)
         else:
-            # Drop the truncation and padding of the last call; each call sets them again.
+            # Without truncation and padding of the last call; each call sets them again.
             backend.no_truncation()
             backend.no_padding()
             rules = backend.to_str()
         special = sorted((k, str(v)) for k, v in self.tokenizer.special_tokens_map.items())
-        # Segment ids are there or not by this; DistilBERT's other files are BERT's.
+        # Decides whether there are segment ids; otherwise DistilBERT's files are BERT's.
         rules += f"{special}{sorted(self.tokenizer.model_input_names)}"
         if self.tokenizer.split_special_tokens:
             rules += " split"

@@ -48,7 +48,7 @@ class TextFamily(Family):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._compared: object = None  # options and trailing space whose tokens differ
+        self._compared: object = None  # the options last found to have different tokens
 
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """One sequence (train, generate), or one per option (score)."""
