@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from peml.data.rows import Rows
+from peml.data.rows import Row, Rows
 from peml.data.task_columns import INDEXED
 from peml.errors import DataError
 from peml.tasks import FieldKind, Task
@@ -31,8 +31,7 @@ def refuse_one_based(task: Task, splits: Sequence[Rows]) -> None:
         return
     count, chance = 0, 1.0
     for row in (row for rows in splits for row in rows):
-        label, found = row[columns.label], [row[name] for name in columns.options]
-        options = found[0] if isinstance(columns.choices, str) else found
+        label, options = row[columns.label], _options(task, row)
         if not read_integer(label) or find_names(str(label), options):
             return
         count += 1
@@ -67,6 +66,11 @@ def _refuse_classes(task: Task, splits: Sequence[Rows]) -> None:
         f"{{{label}: number}} if they count from 0, and no row has the first label.",
         field=label,
     )
+
+
+def _options(task: Task, row: Row) -> list[str]:
+    found = [row[name] for name in task.columns.options]
+    return found if task.columns.choices != task.columns.options[0] else found[0]
 
 
 def find_extra_kinds(task: Task, splits: Mapping[str, Rows]) -> dict[str, FieldKind]:
