@@ -1,13 +1,14 @@
 """Scoring a model on a task's rows."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
+from peml.data.batch import TaskBatch
 from peml.data.batching import Collator, evaluation_batches
 from peml.data.encoding import EncodedSplit
 from peml.data.rows import Rows
@@ -102,14 +103,51 @@ class Predictions:
 
 
 class _Answers:
-    """Collects a model's answers, and the rows for which they are NaN or infinite."""
+    """A model's answers to the rows of a split, and the rows where they are NaN or infinite."""
 
-    def __init__(self, task: Task, rows: int) -> None:
-        self._task = task
-        self.predicted: list[Any] = [None] * rows
-        self.scores: list[list[float]] = [[] for _ in range(rows)]
+    def __init__(
+        self, model: Evaluable, split: EncodedSplit, task_id: int, settings: EvaluationSettings
+    ) -> None:
+        self._model, self._base = model, model.base
+        self._split, self._task_id, self._settings = split, task_id, settings
+        self.predicted: list[Any] = [None] * len(split)
+        self.scores: list[list[float]] = [[] for _ in range(len(split))]
         self.bad: list[int] = []
         self.computed: list[int] = []
+
+    def _batches(self, *, left: bool = False) -> Iterator[TaskBatch]:
+        base = self._base
+        collate = Collator(base.family.tokenizer.pad_token_id, left=left)
+        tokens = self._settings.tokens
+        return evaluation_batches(self._split, self._task_id, tokens, collate, base.world.part)
+
+    def generate(self) -> None:
+        """Writes a text for every row."""
+        base, task = self._base, self._base.tasks[self._task_id]
+        gaps = self._split.rows.column("gap")
+        for batch in self._batches(left=not base.backbone.config.is_encoder_decoder):
+            rows = batch.rows.tolist()
+            texts = base.generate(
+                batch.to(base.device),
+                max_new_tokens=self._settings.longest(task),
+                stop=base.family.stops(task),
+                gaps=[gaps[row] for row in rows],
+            )
+            for row, text in zip(rows, texts, strict=True):
+                self.computed.append(row)
+                self.predicted[row] = text
+                if text is None:
+                    self.bad.append(row)
+
+    def score_heads(self) -> None:
+        """Scores an encoder's heads; a batch pads rows that have fewer options than others."""
+        choice = self._base.tasks[self._task_id].type.has_own_options
+        for batch in self._batches():
+            moved = batch.to(self._base.device)
+            scores = self._base.predict(self._model(moved), moved, self._task_id).float().cpu()
+            options = torch.bincount(batch.groups, minlength=batch.examples).tolist()
+            for row, row_scores, count in zip(batch.rows.tolist(), scores, options, strict=True):
+                self.score(row, row_scores[:count] if choice else row_scores)
 
     def share(self, world: World) -> None:
         """Takes the answers that other processes have computed."""
@@ -121,19 +159,12 @@ class _Answers:
                 self.predicted[row], self.scores[row] = predicted, scores
             self.bad = sorted({*self.bad, *bad})
 
-    def text(self, row: int, text: str | None) -> None:
-        """A generated text; None if its logits were NaN or infinite."""
-        self.computed.append(row)
-        self.predicted[row] = text
-        if text is None:
-            self.bad.append(row)
-
     def score(self, row: int, answer: torch.Tensor) -> None:
         """A regression's score, (), or the scores of a row's options, (options,)."""
         self.computed.append(row)
         if not answer.isfinite().all():
             self.bad.append(row)
-        elif self._task.type.has_scale:
+        elif self._base.tasks[self._task_id].type.has_scale:
             self.predicted[row] = float(answer)
         else:
             self.predicted[row], self.scores[row] = int(answer.argmax()), answer.tolist()
@@ -157,68 +188,26 @@ def predict_split(
     """
     base = model.base
     task = base.tasks[task_id]
-    answers = _Answers(task, len(split))
+    answers = _Answers(model, split, task_id, settings)
     notes: set[str] = set()
     model.eval()
     with model.prepared():
         if task.type.generates:
             with base.divided():
-                _generate(base, split, task_id, settings, answers)
+                answers.generate()
         elif isinstance(base.family, TextFamily):
             options = score_options(base, split, task_id, settings.scoring, settings.tokens, notes)
             for row, scores in options:
                 answers.score(row, base.family.answer(scores[None], task)[0])
         else:
             with base.divided():
-                _score_heads(model, split, task_id, settings, answers)
+                answers.score_heads()
     answers.share(base.world)
     if answers.bad:
         rows = sorted(answers.bad if numbers is None else (numbers[row] for row in answers.bad))
         what = "logits" if task.type.generates else "scores"
         raise base.not_finite(what, task, rows)
     return Predictions(answers.predicted, answers.scores, tuple(sorted(notes)))
-
-
-def _generate(
-    base: TaskModel,
-    split: EncodedSplit,
-    task_id: int,
-    settings: EvaluationSettings,
-    answers: _Answers,
-) -> None:
-    task = base.tasks[task_id]
-    decoder = not base.backbone.config.is_encoder_decoder
-    collate = Collator(base.family.tokenizer.pad_token_id, left=decoder)
-    gaps = split.rows.column("gap")
-    for batch in evaluation_batches(split, task_id, settings.tokens, collate, base.world.part):
-        rows = batch.rows.tolist()
-        texts = base.generate(
-            batch.to(base.device),
-            max_new_tokens=settings.longest(task),
-            stop=base.family.stops(task),
-            gaps=[gaps[row] for row in rows],
-        )
-        for row, text in zip(rows, texts, strict=True):
-            answers.text(row, text)
-
-
-def _score_heads(
-    model: Evaluable,
-    split: EncodedSplit,
-    task_id: int,
-    settings: EvaluationSettings,
-    answers: _Answers,
-) -> None:
-    """Scores an encoder's heads; a batch pads rows that have fewer options than others."""
-    base = model.base
-    choice = base.tasks[task_id].type.has_own_options
-    collate = Collator(base.family.tokenizer.pad_token_id)
-    for batch in evaluation_batches(split, task_id, settings.tokens, collate, base.world.part):
-        moved = batch.to(base.device)
-        scores = base.predict(model(moved), moved, task_id).float().cpu()
-        options = torch.bincount(batch.groups, minlength=batch.examples).tolist()
-        for row, row_scores, count in zip(batch.rows.tolist(), scores, options, strict=True):
-            answers.score(row, row_scores[:count] if choice else row_scores)
 
 
 def score_split(
