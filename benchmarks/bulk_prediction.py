@@ -27,7 +27,7 @@ from common import CLOCKS, Figure, at_least, at_most, plain_parser, ratio_of_med
 from many_rows import resident
 
 from peml.data import encode_split
-from peml.data.files import read_file
+from peml.data.files import read_files
 from peml.data.unlabelled import UnlabelledFile
 from peml.evaluation import predict_split
 from peml.models import ModelSettings, TaskModel, choose_device, load_backbone
@@ -96,7 +96,7 @@ def measure_speed(folder: Path, arguments: argparse.Namespace) -> list[Figure]:
     """Interleaved rounds of predicting a file and of evaluating the same rows."""
     model = predictor(arguments.model, folder)
     path = write_rows(folder / "speed.jsonl", arguments.speed_rows)
-    rows, clock = read_file(path, topics()), CLOCKS[arguments.clock]
+    rows, clock = read_files([path], topics()), CLOCKS[arguments.clock]
     split = encode_split(rows, topics(), model.base.family, "score", cache=folder / "cache")
     sides: dict[str, Any] = {
         "evaluation": lambda: predict_split(model, split, 0, model.evaluation),

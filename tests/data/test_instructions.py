@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from peml.data.files import needed_rows, read_file
+from peml.data.files import needed_rows, read_files
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings, select_tasks
 from peml.data.task_columns import read_list
@@ -54,10 +54,10 @@ def test_the_last_answer_of_a_conversation_is_learnt(form: str, kind: str, tmp_p
         rows = needed_rows(Rows.of_table(table), made, "a split")
     elif kind == "parquet":
         pq.write_table(table, path)
-        rows = read_file(path, made)
+        rows = read_files([path], made)
     else:
         write_jsonl(path, [row, row])
-        rows = read_file(path, made)
+        rows = read_files([path], made)
     assert len(rows) == 2
     example = TaskRenderer(made).render(rows[1], 1)
     assert turns(made, rows[1]) == TURNS
@@ -110,7 +110,7 @@ def test_conversations_to_predict_end_with_the_user(tmp_path: Path) -> None:
 def test_malformed_conversations_are_named(messages: Any, message: str, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", [FORMS["messages"], {"messages": messages}])
     with pytest.raises(DataError, match=rf"train\.jsonl, line 2.*{message}") as caught:
-        read_file(tmp_path / "train.jsonl", task())
+        read_files([tmp_path / "train.jsonl"], task())
     assert caught.value.action
 
 
@@ -121,7 +121,7 @@ def test_alpaca_s_columns_are_a_prompt(tmp_path: Path) -> None:
         {"instruction": "Greet.", "input": "", "response": "Hi."},
     ]
     write_jsonl(tmp_path / "train.jsonl", rows)
-    read = read_file(tmp_path / "train.jsonl", made)
+    read = read_files([tmp_path / "train.jsonl"], made)
     assert [turns(made, row) for row in read] == [
         [("user", "Add.\n\n1 2")],
         [("user", "Greet.")],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from peml.data.files import read_file
+from peml.data.files import read_files
 from peml.data.mapped import cache_folder, in_batches, map_table, write_table
 from peml.data.rows import Row, Rows
 from peml.errors import ConfigError, DataError
@@ -190,7 +190,7 @@ def test_a_cache_without_a_name_is_refused(
 ) -> None:
     monkeypatch.setenv("PEML_CACHE", told)
     file = write_jsonl(tmp_path / "rows.jsonl", moods(2))
-    for use in (cache_folder, lambda: read_file(file, examples.sentiment())):
+    for use in (cache_folder, lambda: read_files([file], examples.sentiment())):
         with pytest.raises(ConfigError, match=f"PEML_CACHE is '{told}'") as caught:
             use()
         assert "unset" in caught.value.action

@@ -46,7 +46,7 @@ def test_rows_have_the_needed_columns_and_their_numbers(tmp_path: Path) -> None:
 def test_two_files_of_a_split_are_refused(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     _as_csv(folder, "validation")
-    with pytest.raises(DataError, match=r"2 files .* validation: validation.jsonl, validation.csv"):
+    with pytest.raises(DataError, match=r"validation 2 times: validation.jsonl, validation.csv"):
         load_source(examples.sentiment(), str(tmp_path))
 
 

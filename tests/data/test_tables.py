@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow.parquet import ParquetWriter
 
-from peml.data.files import needed_rows, read_file
+from peml.data.files import needed_rows, read_files
 from peml.data.rows import Rows
 from peml.data.tables import content_key
 from peml.errors import DataError
@@ -52,7 +52,7 @@ _TEXTS = {
 @pytest.mark.parametrize("kind", _TEXTS)
 def test_every_kind_of_text_column_is_the_same_text(tmp_path: Path, kind: str) -> None:
     table = _table(_TEXTS[kind])
-    rows = read_file(_write(tmp_path / "x.parquet", table), examples.sentiment())
+    rows = read_files([_write(tmp_path / "x.parquet", table)], examples.sentiment())
     assert rows.column("sentence") == ["a", "b"]
     of_hub = needed_rows(Rows.of_table(table), examples.sentiment(), "split")
     assert list(of_hub) == list(rows)
@@ -75,14 +75,14 @@ _LISTS = (
 def test_every_kind_of_list_of_texts_is_the_same(tmp_path: Path, kind: pa.DataType) -> None:
     options = [["b", "c"], ["d", "e"]]
     table = pa.table({"start": ["a", "b"], "options": pa.array(options, kind), "answer": [1, 0]})
-    rows = read_file(_write(tmp_path / "x.parquet", table), examples.choice())
+    rows = read_files([_write(tmp_path / "x.parquet", table)], examples.choice())
     assert rows.column("options") == options
 
 
 def test_numbers_of_any_width_are_whole_numbers_or_floats(tmp_path: Path) -> None:
     small, half = pa.array([1, 2], pa.uint8()), pa.array([0.1, None], pa.float16())
     table = _table(pa.array(["a", "b"]), n=small, share=half, yes=pa.array([True, None]))
-    rows = read_file(_write(tmp_path / "x.parquet", table), _extra("n", "share", "yes"))
+    rows = read_files([_write(tmp_path / "x.parquet", table)], _extra("n", "share", "yes"))
     assert rows[0] == {
         "sentence": "a", "label": "bad", "n": 1, "share": 0.1, "yes": True, SOURCE_ROW: 0
     }  # fmt: skip
@@ -111,10 +111,10 @@ def test_a_type_without_one_plain_meaning_is_refused_by_file_and_field(
     path = _write(tmp_path / "x.parquet", pa.table(columns))
     task = _extra("note") if name == "note" else examples.sentiment()
     with pytest.raises(DataError, match=f"in the column '{name}'") as caught:
-        read_file(path, task)
+        read_files([path], task)
     assert f"{path} has {str(_REFUSED_TYPES[kind].type)[:3]}" in caught.value.problem
     if name == "note":  # nothing is wrong with a column that isn't read
-        assert len(read_file(path, examples.sentiment())) == 2
+        assert len(read_files([path], examples.sentiment())) == 2
 
 
 _BAD_VALUES = {
@@ -142,11 +142,11 @@ def test_a_value_that_cannot_be_kept_is_refused_by_file_row_and_field(
     bad = _table(pa.array(["b"]), note=values)
     path = _write(tmp_path / "x.parquet", *[good] * 1500, bad)
     with pytest.raises(DataError) as caught:
-        read_file(path, _extra("note"))
+        read_files([path], _extra("note"))
     assert f"{path}, row 1500 (from 0), field 'note': " in caught.value.problem
     assert problem in caught.value.problem
     assert not list((tmp_path / "cache").rglob("*.arrow"))
-    assert len(read_file(path, examples.sentiment())) == 1501
+    assert len(read_files([path], examples.sentiment())) == 1501
 
 
 _TWICE = {
@@ -165,7 +165,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, kind: str) -> N
     task = examples.sentiment(columns=columns, template="good?")
     path = _write(tmp_path / "x.parquet", _TWICE[kind])
     for read in (
-        lambda: read_file(path, task),
+        lambda: read_files([path], task),
         lambda: needed_rows(Rows.of_table(_TWICE[kind]), task, str(path)),
     ):
         with pytest.raises(DataError, match=f"{path}: the column '{name}' is there twice"):
@@ -175,7 +175,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, kind: str) -> N
 def test_two_fields_may_be_read_from_one_column(tmp_path: Path) -> None:
     columns = {"inputs": ["sentence"], "extra": ["copy"], "label": "label"}
     task = examples.sentiment(columns=columns | {"aliases": {"copy": "sentence"}})
-    rows = read_file(_write(tmp_path / "x.parquet", _table(pa.array(["a", "b"]))), task)
+    rows = read_files([_write(tmp_path / "x.parquet", _table(pa.array(["a", "b"])))], task)
     assert rows.column("copy") == rows.column("sentence") == ["a", "b"]
 
 
@@ -192,7 +192,7 @@ def test_a_short_float_is_the_number_that_was_written(tmp_path: Path) -> None:
     """0.1 in 32 bits is 0.10000000149011612 in 64, and would be printed so."""
     prices = pa.array([0.1, 19.99], pa.float32())
     table = _table(pa.array(["a", "b"]), price=prices, coded=prices.dictionary_encode())
-    rows = read_file(_write(tmp_path / "x.parquet", table), _extra("price", "coded"))
+    rows = read_files([_write(tmp_path / "x.parquet", table)], _extra("price", "coded"))
     assert rows.column("price") == rows.column("coded") == [0.1, 19.99]
     options = pa.array([[0.1, 2.5], [19.99, 3.0]], pa.list_(pa.float32()))
     table = pa.table({"start": ["a", "b"], "options": options, "answer": [0, 1]})

@@ -256,3 +256,12 @@ def test_quantised_weights_take_their_bits(
     # Weights are unpacked again for the backward pass: nothing more is kept than of plain ones.
     assert packed.training.activations <= plain.training.activations + 4 * 512 * 128
     assert packed.step_flops["train"] == pytest.approx(plain.step_flops["train"], rel=0.02)
+
+
+def test_generation_warns_of_no_padding(
+    folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = TASK.replace("type: classification", "type: generation").replace("accuracy", "rouge_l")
+    (folder / "reviews.yaml").write_text(text.replace("labels: [bad, good]\n", ""), "utf-8")
+    assert estimated(folder, "llama").evaluation is not None
+    assert "padding" not in caplog.text + capfd.readouterr().err

@@ -32,8 +32,8 @@ _SMALL = 2**16  # bytes of a file whose rows are held in memory: a cached file w
 _FORMAT = 7  # increased when the content of the Arrow cache changes
 
 
-def read_file(path: Path, task: Task) -> Rows:
-    """Reads the columns a task needs from one file, and adds each row's number.
+def read_files(paths: Sequence[Path], task: Task) -> Rows:
+    """Reads the columns a task needs from a split's file or shards, and adds each row's number.
 
     The result is mapped; Arrow files are kept in the project's cache, by the file's content. The
     rows of a text file of 64 KiB or less are held in memory.
@@ -43,27 +43,41 @@ def read_file(path: Path, task: Task) -> Rows:
             can't be used. The message names file, line and field.
         ConfigError: ``PEML_CACHE`` is set and names no folder.
     """
-    check_file(path)
+    contents = []
+    for path in paths:
+        check_file(path)
+        with reading(path), path.open("rb") as file:
+            contents.append(hashlib.file_digest(file, "sha256").hexdigest())
     cache = cache_folder()
-    with reading(path), path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
     columns = task.columns.model_dump_json()
     kind = (task.type, task.labels, task.target is None, task.format)
-    parts = (_FORMAT, path.suffix, content, columns, *kind)
+    parts = (_FORMAT, path.suffix, *contents, columns, *kind)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
-        schema, batches = open_rows(path, task)
+        schema, batches = open_rows(paths, task)
         return Rows.of_table(pa.Table.from_batches(batches, schema), key)
     target = cache / "rows" / f"{key[:32]}.arrow"
-    return Rows.cached(target, key, lambda: open_rows(path, task))
+    return Rows.cached(target, key, lambda: open_rows(paths, task))
+
+
+def name_of(paths: Sequence[Path]) -> str:
+    """What messages call a split's file or shards; rows are counted over all shards."""
+    first = paths[0]
+    if len(paths) == 1:
+        return str(first)
+    start, _, _, count = first.stem.rsplit("-", 3)
+    return str(first.with_name(f"{start}-*-of-{count}{first.suffix}"))
 
 
 def open_rows(
-    path: Path, task: Task, *, labelled: bool = True
+    paths: Sequence[Path], task: Task, *, labelled: bool = True
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The schema of the needed columns, after all rows were inspected, and the numbered rows."""
-    tabular = path.suffix == ".parquet" and not task.is_conversation
-    return (_open_parquet if tabular else _open_text)(path, task, labelled)
+    """The schema of the needed columns, after all rows were inspected, and the numbered rows.
+
+    The rows are those of a file, or of all shards of a Parquet file.
+    """
+    tabular = paths[0].suffix == ".parquet" and not task.is_conversation
+    return (_open_parquet if tabular else _open_text)(paths, task, labelled)
 
 
 @contextmanager
@@ -105,15 +119,16 @@ def _split_rows(rows: Rows, task: Task, where: str) -> Rows:
 
 
 def flat_rows(
-    path: Path, task: Task, *, labelled: bool = True
+    paths: Sequence[Path], task: Task, *, labelled: bool = True
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (for messages) and flat content of each row of a file.
+    """Place (for messages) and flat content of each row of a file, or of all shards of one.
 
     Raises:
         DataError: A line is not a row; the message names file and line.
     """
-    for place, row in placed_rows(path):
-        yield place, plain_row(row, task, f"{path}, {place}", labelled=labelled)
+    for path in paths:
+        for place, row in placed_rows(path):
+            yield place, plain_row(row, task, f"{path}, {place}", labelled=labelled)
 
 
 def placed_rows(
@@ -130,34 +145,33 @@ def placed_rows(
 
 
 def _open_text(
-    path: Path, task: Task, labelled: bool
+    paths: Sequence[Path], task: Task, labelled: bool
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    columns = TaskColumns(task, str(path), labelled=labelled, typed=not is_csv(path))
+    where = name_of(paths)
+    columns = TaskColumns(task, where, labelled=labelled, typed=not is_csv(paths[0]))
     count = 0
-    for place, row in flat_rows(path, task, labelled=labelled):
+    for place, row in flat_rows(paths, task, labelled=labelled):
         columns.see(row, place)
         count += 1
     if not count:
-        raise DataError(f"{path} has no rows.", allowed="one row or more", action="Check the file.")
+        raise DataError(f"{where} has no rows.", allowed="one row or more", action="Check it.")
     columns.finish()
     schema = columns.schema.append(_NUMBER)
-    rows = (row for _, row in flat_rows(path, task, labelled=labelled))
+    rows = (row for _, row in flat_rows(paths, task, labelled=labelled))
     typed = ({**columns.read(row), SOURCE_ROW: number} for number, row in enumerate(rows))
     return schema, in_batches(typed, schema)
 
 
 def _open_parquet(
-    path: Path, task: Task, labelled: bool
+    paths: Sequence[Path], task: Task, labelled: bool
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     fields = needed_fields(task, labelled=labelled)
-    with reading(path):
-        found = read_schema(path)
-    stored = stored_names(found, task.columns, str(path)) if labelled else None
-    columns = TaskColumns(task, str(path), labelled=labelled, stored=stored)
-    for first, table in _parquet_tables(path, fields, task):
+    stored = _stored_names(paths, task) if labelled else None
+    columns = TaskColumns(task, name_of(paths), labelled=labelled, stored=stored)
+    for first, table in _parquet_tables(paths, fields, task):
         columns.see_table(table, first)
     columns.finish()
-    tables = _parquet_tables(path, fields, task)
+    tables = _parquet_tables(paths, fields, task)
     batches = (
         batch
         for first, table in tables
@@ -166,17 +180,37 @@ def _open_parquet(
     return columns.schema.append(_NUMBER), batches
 
 
+def _stored_names(paths: Sequence[Path], task: Task) -> tuple[str, ...] | None:
+    """The label names that are stored in a file, and in all of its shards alike."""
+    found = []
+    for path in paths:
+        with reading(path):
+            schema = read_schema(path)
+        found.append(stored_names(schema, task.columns, str(path)))
+        if found[-1] != found[0]:
+            raise DataError(
+                f"{path}: the stored label names are {found[-1]}, and those of {paths[0].name} "
+                f"are {found[0]}.",
+                allowed="the same names in all files of a split",
+                action="Write the split again.",
+            )
+    return found[0]
+
+
 def _parquet_tables(
-    path: Path, fields: Sequence[str], task: Task
+    paths: Sequence[Path], fields: Sequence[str], task: Task
 ) -> Iterator[tuple[int, pa.Table]]:
     """Reads some rows at a time; yields the number of the first, and a table of the fields."""
-    first = 0
-    with reading(path), ParquetFile(path) as file:
-        sources = find_columns(file.schema_arrow, fields, task, str(path))
-        for batch in _read_batches(path, file, list(sources.values())):
-            table = pa.Table.from_batches([batch])
-            yield first, needed_table(table, fields, task, str(path), first)
-            first += len(table)
+    earlier = 0  # rows of the shards before
+    for path in paths:
+        first = 0
+        with reading(path), ParquetFile(path) as file:
+            sources = find_columns(file.schema_arrow, fields, task, str(path))
+            for batch in _read_batches(path, file, list(sources.values())):
+                table = pa.Table.from_batches([batch])
+                yield earlier + first, needed_table(table, fields, task, str(path), first)
+                first += len(table)
+        earlier += first
 
 
 def _read_batches(path: Path, file: ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,7 @@
 
 DATA/sst2/train.jsonl        a folder per task
 DATA/glue/sst2/train.jsonl   or a folder per suite, with a folder per task
+DATA/sst2/train-00000-of-00002.parquet   as in a downloaded data set of the hub; maybe in `data`
 
 Hyphens and underscores in both names are interchangeable. A task that is found twice is refused.
 """
@@ -18,6 +19,9 @@ from peml.data.files import SUFFIXES
 from peml.errors import DataError, nearest
 from peml.tasks import Task
 
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.parquet")
+_INNER = "data"
+"""Where repositories of the hub hold the files of their only data set."""
 _MOST_MARKS = 8  # hyphens and underscores up to which all combinations are tried
 
 
@@ -57,6 +61,31 @@ def find_folder(task: Task, source: str | None) -> Path:
     raise _missing(task, root)
 
 
+def split_files(folder: Path, split: str) -> list[tuple[Path, ...]]:
+    """The files of a split in a folder: each a whole one, or all shards of one.
+
+    Raises:
+        DataError: A shard is missing.
+    """
+    # `lexists`, so that a dangling link is refused where it is read
+    whole = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
+    found = [(path,) for path in whole if os.path.lexists(path)]
+    sets: dict[tuple[Path, str], list[Path]] = {}
+    for place in (folder, folder / _INNER):
+        for name in listing(place):
+            shard = _SHARD.fullmatch(name)
+            if shard and shard[1] == split:
+                sets.setdefault((place, shard[3]), []).append(place / name)
+    for (place, count), shards in sets.items():
+        if len(shards) != int(count):
+            raise DataError(
+                f"{place} has {len(shards)} of {int(count)} files {split}-*-of-{count}.parquet.",
+                allowed="all files of a split",
+                action="Add the others; without them, rows would be missing.",
+            )
+    return [*found, *(tuple(shards) for shards in sets.values())]
+
+
 def listing(folder: Path) -> list[str]:
     """Sorted names in a folder; empty if there is no folder."""
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
@@ -89,10 +118,8 @@ def _spellings(name: str) -> Iterator[str]:
 
 def _holds(folder: Path, task: Task) -> bool:
     """Whether a file of one of the task's splits is in a folder."""
-    splits = {task.splits.train, task.shots.split, *task.splits.reported} - {None}
-    return folder.is_dir() and any(
-        os.path.lexists(folder / f"{split}{suffix}") for split in splits for suffix in SUFFIXES
-    )
+    named = (task.splits.train, task.shots.split, *task.splits.reported)
+    return folder.is_dir() and any(split_files(folder, split) for split in named if split)
 
 
 def _missing(task: Task, root: Path) -> TaskMissingError:

@@ -1,14 +1,13 @@
 """Opens a task's source: a local folder, the hub or a generator."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from peml.data.files import SUFFIXES, needed_rows, read_file
-from peml.data.folders import TaskMissingError, find_folder, listing
+from peml.data.files import SUFFIXES, name_of, needed_rows, read_files
+from peml.data.folders import TaskMissingError, find_folder, listing, split_files
 from peml.data.rows import Rows
 from peml.errors import DataError, nearest
 from peml.tasks import Task, generate
@@ -70,26 +69,25 @@ def _permission(task: Task) -> Iterator[None]:
 def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
     with _permission(task):
         for name in names:
-            # `lexists`, so that read_file refuses a dangling link
-            paths = [folder / f"{name}{each}" for each in SUFFIXES]
-            paths = [path for path in paths if os.path.lexists(path)]
-            if len(paths) > 1:
+            found = split_files(folder, name)
+            if len(found) > 1:
+                listed = (str(Path(name_of(files)).relative_to(folder)) for files in found)
                 raise DataError(
-                    f"Task {task.name!r}: {folder} has {len(paths)} files for the split {name}: "
-                    f"{', '.join(path.name for path in paths)}.",
-                    allowed="one file for each split",
+                    f"Task {task.name!r}: {folder} has the split {name} {len(found)} times: "
+                    f"{', '.join(listed)}.",
+                    allowed="one file for each split, or all shards of one",
                     action="Remove or rename the others.",
                 )
-            for path in paths:
-                rows = _not_empty(task, read_file(path, task), str(path))
-                return Found(rows, str(path), name)
-        found = listing(folder)
+            for files in found:
+                rows = _not_empty(task, read_files(files, task), name_of(files))
+                return Found(rows, name_of(files), name)
+        there = listing(folder)
     raise DataError(
         f"Task {task.name!r}: {folder} has no file for the split {' or '.join(names)}.",
-        allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(found) or 'nothing'}",
-        action="Add the file, or name the split in the task's splits. Write other formats, and a "
-        "split in several files, as one of these (datasets: load_dataset(...) or, for a folder of "
-        "save_to_disk, load_from_disk(...), then to_parquet of each split).",
+        allowed=f"{names[0]}{{{','.join(SUFFIXES)}}}; there is {', '.join(there) or 'nothing'}",
+        action="Add the file, or name the split in the task's splits. Write other formats as one "
+        "of these (datasets: load_dataset(...) or, for a folder of save_to_disk, "
+        "load_from_disk(...), then to_parquet of each split).",
     )
 
 

@@ -73,7 +73,7 @@ class UnlabelledFile:
         Raises:
             DataError: A row can't be used; the message names file, line and field.
         """
-        _, batches = open_rows(self._path, self._task, labelled=False)
+        _, batches = open_rows([self._path], self._task, labelled=False)
         typed = (row for batch in batches for row in batch.to_pylist())
         window, characters = Window(0, [], [], []), 0
         for row, (place, kept) in zip(typed, self._passed_through(), strict=True):

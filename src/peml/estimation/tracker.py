@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers.utils import logging as hf_logging
 
 from peml.data import TaskBatch
 
@@ -98,12 +99,15 @@ class Tracker(TorchDispatchMode):
 def without_values() -> Iterator[Tracker]:
     """Tensors that are made in the block have no values and use no memory."""
     tracker = Tracker()
+    verbosity = hf_logging.get_verbosity()
     with FakeTensorMode(allow_non_fake_inputs=True), tracker:
         convert, nn.Module._apply = nn.Module._apply, _convert  # type: ignore[method-assign]
+        hf_logging.set_verbosity_error()  # warnings about values would be of none
         try:
             yield tracker
         finally:
             nn.Module._apply = convert  # type: ignore[method-assign]
+            hf_logging.set_verbosity(verbosity)
 
 
 def _convert(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
