@@ -8,13 +8,16 @@ import math
 import os
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from peml import files
 from peml.errors import CheckpointError, RunError
 from peml.files import (
     atomic_folder,
+    checksums,
     disk_errors,
     new_folder,
     read_json,
@@ -51,6 +54,20 @@ def test_a_failed_write_says_where_and_why(code: int, reason: str) -> None:
 def test_other_errors_pass_through() -> None:
     with pytest.raises(KeyError), disk_errors(Path("x")):
         raise KeyError("mine")
+
+
+def test_a_file_whose_checksum_is_known_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[str, str] = {}
+    monkeypatch.setattr(files, "sha256", sha256 := Mock(side_effect=files.sha256))
+    with atomic_folder(tmp_path / "new", known) as partial:
+        for name in ("a", "b"):
+            write_text(partial / name, name)
+        known |= checksums(partial)
+        write_text(partial / "c", "later")
+    assert [call.args[0].name for call in sha256.call_args_list] == ["a", "b", "c"]
+    assert verify_manifest(tmp_path / "new", "restore it").keys() == {"a", "b", "c"}
 
 
 def test_text_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

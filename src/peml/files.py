@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -111,16 +112,16 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, known: Mapping[str, str] = MappingProxyType({})) -> Iterator[Path]:
     """Yields a temporary folder that becomes ``target`` if the block succeeds.
 
     A manifest with the checksum of every file is written last, so a folder without a manifest is
-    unfinished.
+    unfinished. `known` are checksums that the block has computed, by name; such files aren't read.
     """
     partial = target.with_name(f".{target.name}.partial")
     with disk_errors(target):
         shutil.rmtree(partial, ignore_errors=True)
-        with _filled(partial):
+        with _filled(partial, known=known):
             yield partial
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.gone")
         if target.exists():
@@ -183,20 +184,24 @@ def remove_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _filled(partial: Path, verified: Mapping[str, Any] | None = None) -> Iterator[None]:
+def _filled(
+    partial: Path,
+    verified: Mapping[str, Any] | None = None,
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[None]:
     """Makes a folder and seals it, or removes it after an error."""
     partial.mkdir(parents=True)
     try:
         yield
-        _seal(partial, verified)
+        _seal(partial, verified, known)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # half a folder only fills a full disk
         raise
 
 
-def _seal(folder: Path, verified: Mapping[str, Any] | None) -> None:
+def _seal(folder: Path, verified: Mapping[str, Any] | None, known: Mapping[str, str]) -> None:
     """Writes the manifest and makes sure that all files have reached the disk."""
-    manifest = checksums(folder)
+    manifest = checksums(folder, known)
     write_json(folder / MANIFEST, _manifest(manifest, verified))
     for name in manifest:
         with (folder / name).open("rb") as file:
@@ -222,10 +227,11 @@ def read_verified(folder: Path) -> dict[str, Any]:
     return verified
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """The checksum of every file in a folder, by its path there."""
+def checksums(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """The checksum of every file in a folder, by its path there; `known` files aren't read."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+    names = {p.relative_to(folder).as_posix(): p for p in files}
+    return {name: known.get(name) or sha256(path) for name, path in names.items()}
 
 
 def verify_manifest(folder: Path, action: str, required: Iterable[str] = ()) -> dict[str, str]:

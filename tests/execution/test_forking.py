@@ -16,7 +16,8 @@ from peml.execution import forking
 
 def look(pipe):
     sys.stdout.flush()
-    pipe.send((os.environ["OWN"], "imported_before" in sys.modules, os.getppid()))
+    inherited = {"imported_before", "made_first"} <= {*sys.modules}
+    pipe.send((os.environ["OWN"], inherited, os.getppid()))
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
@@ -24,7 +25,7 @@ if __name__ == "__main__":
     sys.modules["imported_before"] = os
     print("printed once")
     forking.WARM = "json"
-    forking.fork_server()
+    forking.fork_server(lambda: sys.modules.update(made_first=os))
     for _ in range(2):
         ours, theirs = context.Pipe()
         process = context.Process(target=look, args=(theirs,))

@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker, util
 from typing import Any
@@ -12,8 +12,10 @@ WARM = "peml.execution.warm"
 """What the server imports."""
 
 
-def fork_server() -> None:
+def fork_server(first: Callable[[], object]) -> None:
     """Imports what runs need, and forks the server that `ProcessExecutor` forks its workers from.
+
+    `first` is called before the fork: what it makes, workers need not make again.
 
     For a command that will run jobs, before it computes anything: a fork would lose threads and
     GPUs. (Threads of OpenBLAS and jemalloc, which imports start, survive it.) It spares the server
@@ -23,6 +25,7 @@ def fork_server() -> None:
     if sys.platform != "linux" or "torch" in sys.modules:
         return
     import_module(WARM)
+    first()
     resource_tracker.ensure_running()  # the server inherits it
     starting: Any = util
     spawn, starting.spawnv_passfds = starting.spawnv_passfds, _fork

@@ -1,4 +1,4 @@
-"""Imports what a run needs; only the server that workers are forked from imports this module.
+"""Does what each run would do first; only the server that workers are forked from imports this.
 
 Nothing here may start a thread or touch a GPU, which a fork would lose.
 """
@@ -31,6 +31,9 @@ try:
     for _name in _LIBRARIES:
         import_module(_name)
     import_module("peml.reporting.rendering").prepare("card.md.j2", "report.md.j2")
+    # What these libraries set up when they are first called.
+    import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
+    import_module("sklearn.metrics").f1_score([0, 1], [0, 1])
 finally:
     gc.freeze()  # neither server nor workers search the libraries for garbage
     gc.enable()

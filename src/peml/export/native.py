@@ -85,7 +85,8 @@ def save_model(
         base.backbone.float()
         base.settings = base.settings.model_copy(update={"dtype": "float32"})
     trained = answers(model, probes)
-    with atomic_folder(folder) as partial:
+    known: dict[str, str] = {}
+    with atomic_folder(folder, known) as partial:
         model.save_parts(partial)
         unmerged = {name: value.clone() for name, value in model.kept().items()}
         contexts, seen = _contexts_of(model)
@@ -106,6 +107,7 @@ def save_model(
             tasks=base.tasks,
         )
         saved = describe(partial, description)
+        known |= saved.files
         if not probes:
             return None
         model.to("meta")
