@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -19,21 +20,25 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from peml.execution.forking import WARM
+from peml.execution.forking import WARM, start_here
 
 _MOST_SECONDS = 240
 
 
 @functools.cache
 def fresh_processes() -> ForkServerContext:
-    """The server that processes are forked from, started now.
+    """The server that processes are forked from, started before the first test.
 
     They inherit the environment it starts in, with it the number of threads and so the last bits
     of every sum: it must not start while a test or a comparison has changed that.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([WARM, "tests.e2e.without_figures"])
-    forkserver.ensure_running()
+    if sys.platform == "linux":
+        importlib.import_module(WARM)  # here once, and not by the server again
+        start_here()
+    else:
+        forkserver.ensure_running()
     return context
 
 

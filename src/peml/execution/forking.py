@@ -26,6 +26,11 @@ def fork_server(first: Callable[[], object]) -> None:
         return
     import_module(WARM)
     first()
+    start_here()
+
+
+def start_here() -> None:
+    """Forks the server from this process, which has computed nothing yet."""
     resource_tracker.ensure_running()  # the server inherits it
     starting: Any = util
     spawn, starting.spawnv_passfds = starting.spawnv_passfds, _fork
