@@ -24,7 +24,6 @@ from peml.models import (
     load_backbone,
     load_family,
     read_weights,
-    weights,
 )
 from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
 from peml.models.reading import detect_family, from_pretrained
@@ -160,7 +159,7 @@ def test_weights_that_were_read_are_not_read_again(
     broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = settings(broken)
-    monkeypatch.setattr(weights, "sha256", read := Mock(side_effect=sha256))
+    monkeypatch.setattr("peml.models.weights.sha256", read := Mock(side_effect=sha256))
     read_weights(local)
     assert read.call_count == 1
     identify_model(local, load_family(local))
