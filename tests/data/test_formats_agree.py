@@ -73,6 +73,8 @@ _SPELLED = {"inputs": ["text"], "label": "target", "kinds": {"target": "number"}
 _CASES: dict[str, tuple[Task, list[Row], list[Any]]] = {
     "names": (_noted(), _rows(["good", "bad", "good"]), [1, 0, 1]),
     "indices": (_noted(), _rows([1, 0, 1]), [1, 0, 1]),
+    "indices written as floats": (_noted(), _rows([1.0, 0.0, 1.0]), [1, 0, 1]),
+    "names written as floats": (_noted(labels=["1", "2", "3"]), _rows([1.0, 2.0, 3.0]), [0, 1, 2]),
     "true and false": (_noted(labels=["no", "yes"]), _rows([True, False, True]), [1, 0, 1]),
     "digits that are names": (
         _noted(labels=["1", "2", "3"]),
@@ -95,6 +97,7 @@ _CASES: dict[str, tuple[Task, list[Row], list[Any]]] = {
     ),
     "texts of options": (examples.choice(_OPTIONS), _choices(["7", "9", "1"]), [0, 2, 1]),
     "indices of options": (examples.choice(columns=_INDEXED), _choices([1, 2, 0]), [1, 2, 0]),
+    "indices of options as floats": (examples.choice(_OPTIONS), _choices([2.0, 0.0]), [2, 0]),
     "keys": (examples.choice(columns=_KEYED), _choices([1, 2, 3]), [0, 1, 2]),
     "keys as texts": (examples.choice(columns=_KEYED), _choices(["1", "2", "3"]), [0, 1, 2]),
     "options that are numbers": (

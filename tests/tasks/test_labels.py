@@ -55,15 +55,27 @@ def test_digits_are_texts_of_options_or_indices_in_all_rows() -> None:
     for rows, wanted in ((texts, [2, 0]), (indices, [1])):
         renderer = TaskRenderer(examples.choice())
         assert [renderer.render(row, 0).label for row in rows] == wanted
-    renderer = TaskRenderer(examples.choice())
-    renderer.render(texts[0], 0)
-    with pytest.raises(DataError, match=r"'1' is ambiguous: .*columns\.kinds"):
-        renderer.render(indices[0], 0)
+    for kind in (str, int, float):
+        renderer = TaskRenderer(examples.choice())
+        renderer.render(texts[1] | {"answer": kind(5)}, 0)  # no index: there are three options
+        with pytest.raises(DataError, match=r"is ambiguous: .*columns\.kinds"):
+            renderer.render(indices[0] | {"answer": kind(1)}, 1)
 
 
 def test_a_label_that_is_a_digit_names_its_class_not_its_index() -> None:
     task = examples.sentiment(labels=["1", "0"])
     assert TaskRenderer(task).render({"sentence": "x", "label": "0"}, 0).label == 1
+
+
+@pytest.mark.parametrize("label", [" 1", "1 ", " 1.0", 1.0])
+def test_a_digit_is_a_name_however_it_is_written(label: object) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "kinds": {"label": "text"}}
+    task = examples.sentiment(labels=["1", "0"], columns=columns)
+    assert TaskRenderer(task).render({"sentence": "x", "label": label}, 0).label == 0
+    named = examples.sentiment(labels=["3.0", "1.0"], columns=columns)
+    if label != " 1" and label != "1 ":
+        wanted = str(label).strip()
+        assert TaskRenderer(named).render({"sentence": "x", "label": wanted}, 0).label == 1
 
 
 def test_names_come_before_indices_and_what_could_be_either_is_refused() -> None:
@@ -112,12 +124,15 @@ def test_a_definition_that_leaves_labels_unclear_is_refused(
 def test_the_text_of_an_option_comes_before_its_index() -> None:
     row = {"start": "Go", "options": ["2", "0", "1"]}
     assert TaskRenderer(examples.choice()).render(row | {"answer": "1"}, 0).label == 2
-    renderer = TaskRenderer(examples.choice())
-    assert renderer.render(row | {"options": ["a", "b"], "answer": "1"}, 0).label == 1
-    assert renderer.render(row | {"options": ["7", "8"], "answer": 8}, 0).label == 1
-    assert renderer.render(row | {"options": ["no", "true"], "answer": True}, 0).label == 1
+    letters = TaskRenderer(examples.choice())
+    assert letters.render(row | {"options": ["a", "b"], "answer": "1"}, 0).label == 1
+    assert (
+        TaskRenderer(examples.choice()).render(row | {"options": ["7", "8"], "answer": 8}, 0).label
+        == 1
+    )
+    assert letters.render(row | {"options": ["no", "true"], "answer": True}, 0).label == 1
     with pytest.raises(DataError, match="text of option 2 and the index of option 1 '0'"):
-        renderer.render(row | {"answer": 1}, 0)
+        letters.render(row | {"answer": 1}, 0)
 
 
 def test_letters_match_in_either_unicode_form_and_look_alikes_are_told_apart() -> None:

@@ -149,7 +149,7 @@ _BAD_ROWS: list[tuple[Task, dict[str, Any], str]] = [
     (examples.sentiment(), {"sentence": "x", "label": 2}, "label"),
     (examples.sentiment(), {"sentence": "x", "label": -1}, "label"),
     (examples.sentiment(), {"sentence": "x", "label": None}, "label"),
-    (examples.sentiment(), {"sentence": "x", "label": 1.0}, "label"),
+    (examples.sentiment(), {"sentence": "x", "label": 0.5}, "label"),
     (examples.sentiment(labels=["a", "b", "c"]), {"sentence": "x", "label": True}, "label"),
     (examples.sentiment(), {"sentence": "x", "label": "goood"}, "label"),
     (examples.sentiment(), {"sentence": "x", "label": "2"}, "label"),

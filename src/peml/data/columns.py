@@ -153,7 +153,7 @@ class ClassColumn(Column):
         """
         if value is None:
             raise ValueError("null, and every row needs a label")
-        if isinstance(value, (str, int)) and (type(value), value) in self._readings:
+        if isinstance(value, (str, int, float)) and (type(value), value) in self._readings:
             return
         reading = self._reading(value)
         self._readings[type(value), value] = reading

@@ -9,7 +9,7 @@ from peml.data.rows import Row, Rows
 from peml.data.task_columns import INDEXED
 from peml.errors import DataError
 from peml.tasks import FieldKind, Task
-from peml.tasks.matching import find_names, read_integer
+from peml.tasks.matching import find_value, read_integer
 
 _CHANCE = 1e-3  # of no row with the first option right, if all options are right equally often
 _FEW = 2  # labels: with one of two missing, all rows are of one class
@@ -32,7 +32,7 @@ def refuse_one_based(task: Task, splits: Sequence[Rows]) -> None:
     count, chance = 0, 1.0
     for row in (row for rows in splits for row in rows):
         label, options = row[columns.label], _options(task, row)
-        if not read_integer(label) or find_names(str(label), options):
+        if not read_integer(label) or find_value(label, options):
             return
         count += 1
         chance *= 1 - 1 / max(len(options), 2)

@@ -8,6 +8,7 @@ from peml.tasks.matching import (
     describe_mismatch,
     find_loosely,
     find_names,
+    find_value,
     read_boolean,
     read_integer,
 )
@@ -45,7 +46,7 @@ def read_class(task: Task, value: Any, *, typed: bool = True) -> ClassReading:
     if number is None:
         reading = ClassReading(None if kind == "number" else _named(task, value), None)
     else:
-        by_name = None if kind == "number" else _label_index(str(value), task.labels)
+        by_name = None if kind == "number" else next(iter(find_value(value, task.labels)), None)
         by_index = number if kind != "text" and 0 <= number < len(task.labels) else None
         if isinstance(value, str) and typed and by_name is not None:
             by_index = None

@@ -9,6 +9,7 @@ from peml.tasks.example import Example
 from peml.tasks.matching import (
     describe_mismatch,
     find_names,
+    find_value,
     read_boolean,
     read_integer,
     spell_number,
@@ -50,20 +51,20 @@ class DigitLabels:
     """Refuses digits that are texts of options in some rows of a column, and indices in others."""
 
     def __init__(self) -> None:
-        self._only: dict[str, str] = {}  # text, index: a label that can be nothing else
+        self._only: dict[str, str | float] = {}  # text, index: a label that can be nothing else
 
-    def check(self, value: str, label: int, options: tuple[str, ...]) -> None:
+    def check(self, value: str | float, label: int, options: tuple[str, ...]) -> None:
         """Remembers how a row's label was read.
 
         Raises:
             ValueError: It was read as a text, and an earlier one as an index, or the reverse.
         """
         index = read_integer(value)
-        if index is None or not 0 <= index < len(options):
+        if index is None:
             return
         if label != index:
             self._only.setdefault("text", value)
-        elif not find_names(value, options):
+        elif not find_value(value, options):
             self._only.setdefault("index", value)
         if len(self._only) > 1:
             raise ValueError(
@@ -135,10 +136,10 @@ def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int
 
 
 def _named(value: Any, names: tuple[str, ...]) -> list[int]:
-    """Indices of the names that a text, an integer or a boolean matches."""
-    if not isinstance(value, (str, int)):
+    """Indices of the names that a text, a number or a boolean matches."""
+    if not isinstance(value, (str, int, float)):
         return []
-    found = [] if isinstance(value, bool) else find_names(str(value), names)
+    found = [] if isinstance(value, bool) else find_value(value, names)
     boolean = read_boolean(value)
     if found or boolean is None:
         return found

@@ -23,6 +23,13 @@ def find_names(text: str, names: Sequence[str]) -> list[int]:
     return [index for index, name in enumerate(names) if _composed(name) == composed]
 
 
+def find_value(value: str | float, names: Sequence[str]) -> list[int]:
+    """Indices of the names that a text or number spells; `` 1`` and 1.0 also spell ``1``."""
+    number = read_integer(value)
+    found = find_names(str(value), names)
+    return found if found or number is None else find_names(str(number), names)
+
+
 def find_loosely(text: str, names: Sequence[str]) -> int | None:
     """Index of the one name that equals a text, if need be apart from case, hyphens and spaces."""
     found = find_names(text, names) or find_names(_loose(text), [_loose(n) for n in names])
@@ -39,10 +46,12 @@ def find_twins(names: Sequence[str]) -> Iterator[str]:
 
 
 def read_integer(value: Any) -> int | None:
-    """An integer, or that of a text without leading zeros; None for all else."""
+    """An integer, also one written as 1.0, or that of a text without leading zeros; else None."""
+    if isinstance(value, float):
+        value = spell_number(value)
     if not isinstance(value, str):
         return value if isinstance(value, int) and not isinstance(value, bool) else None
-    bare = value.strip()
+    bare = value.strip().removesuffix(".0")
     return int(bare) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", bare) else None
 
 

@@ -316,7 +316,7 @@ class TaskRenderer:
         try:
             keys = self._keys(row, len(choices))
             label = read_label(self.task, value, choices, keys)
-            if choices and not keys and isinstance(value, str):
+            if choices and not keys and isinstance(value, (str, int, float)):
                 self._digits.check(value, int(label), choices)
         except ValueError as error:
             raise _RowError(name, str(error), "") from error
