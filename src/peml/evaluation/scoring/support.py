@@ -11,7 +11,8 @@ from peml.evaluation.scoring.trees import score_trees
 from peml.models import TaskModel, rotary_limit
 
 _ATTENTION = ("eager", "sdpa")
-_LAYERS = {"full_attention", "sliding_attention"}
+_LAYERS = {"full_attention", "sliding_attention", "global"}
+_LISTED = ("layer_types", "attention_layers")  # GPT-Neo's local layers count tokens in the row
 _NEEDED = ("position_ids", "past_key_values")
 _LEAST_TOLERANCE = 1e-3  # nats
 _TIMES_NOISE = 3.0
@@ -31,7 +32,7 @@ def sharing_problem(base: TaskModel, longest: int) -> str | None:
     missing = [name for name in _NEEDED if name not in taken]
     if missing:
         return f"its forward pass takes no {' and no '.join(missing)}"
-    others = set(getattr(config, "layer_types", None) or ()) - _LAYERS
+    others = {kind for name in _LISTED for kind in getattr(config, name, None) or ()} - _LAYERS
     if others:
         return f"it has layers of other kinds: {', '.join(sorted(others))}"
     prompt = base.prompt.vectors
