@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from peml.errors import InjectionError, PemlError, RunError, TaskError
 from peml.export import export_model, load_model
+from peml.export.transformers import _of_prompt
 from peml.files import read_tensors, write_tensors
 from peml.testing import save_tiny_model
 from tests.export.test_peft_export import _LOUD, answers, inputs
@@ -180,3 +182,10 @@ def test_rows_longer_than_a_window_see_the_prompt_no_more_than_in_the_run(tmp_pa
     save_tiny_model("mistral", tmp_path / "mistral", sliding_window=8)
     run = run_of("mistral", "prompt-tuning", tmp_path, length=4)
     export_model(run, tmp_path / "out", "transformers")  # compares rows of 24 tokens
+
+
+def test_a_prompt_on_layers_without_keys_is_refused() -> None:
+    cache = SimpleNamespace(layers=[SimpleNamespace(conv_states=None)])
+    model: Any = SimpleNamespace(backbone=lambda **_: SimpleNamespace(past_key_values=cache))
+    with pytest.raises(RunError, match="layers without keys and values"):
+        _of_prompt(model, torch.zeros(2, 4))

@@ -20,6 +20,7 @@ from peml.methods.registry import build_method
 from peml.methods.shape import read_shape
 from peml.testing import MethodSuite
 from peml.testing.tasks import TINY_TASKS, batch_of, tiny_task_model
+from tests.tasks.examples import generation
 
 
 class TestPromptTuning(MethodSuite):
@@ -84,6 +85,17 @@ def test_no_room_for_it_is_one_clear_message_before_training() -> None:
     method = build_method(PromptTuningSettings(length=97))
     with pytest.raises(ModelError, match="97 vectors and 64 tokens"):
         method.attach(model, AttachContext(0, lambda: None))
+
+
+def test_texts_are_refused_where_the_model_generates_from_ids_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, context = tiny_task_model("llama", (generation(),)), AttachContext(0, lambda: None)
+    method = build_method(PromptTuningSettings(length=4))
+    method.attach(model, context)
+    monkeypatch.setattr(model.backbone, "prepare_inputs_for_generation", lambda input_ids, **_: {})
+    with pytest.raises(ModelError, match="can't generate texts behind a prompt"):
+        method.attach(model, context)
 
 
 def test_a_budget_does_not_outgrow_the_positions() -> None:

@@ -82,5 +82,12 @@ class TransformersExport(DecoderExport):
 @torch.no_grad()
 def _of_prompt(model: TaskModel, prompt: Tensor) -> Tensor:
     """The keys and values that the model computes for a prompt in front of its input."""
-    layers = model.backbone(inputs_embeds=prompt.float()[None], use_cache=True).past_key_values
-    return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers.layers])
+    cache = model.backbone(inputs_embeds=prompt.float()[None], use_cache=True).past_key_values
+    if not all(hasattr(layer, "keys") for layer in cache.layers):
+        raise RunError(
+            "the model has layers without keys and values (convolutions or state spaces), whose "
+            "state after the prompt this format can't hold",
+            allowed="models of attention layers",
+            action=USE_NATIVE,
+        )
+    return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])

@@ -1,5 +1,6 @@
 """Prompt tuning: learnt vectors in front of the input embeddings (Lester et al., 2104.08691)."""
 
+import inspect
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peml.data.batch import TaskBatch
+from peml.errors import ModelError
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext, Method, MethodSettings, ParameterGroup, Part
 from peml.methods.prefix.settings import PromptTuningSettings
@@ -62,9 +64,11 @@ class PromptTuning(Method):
         """Adds the prompt.
 
         Raises:
-            ModelError: The model's learned positions have no room for it.
+            ModelError: The model's learned positions have no room for it, or it can't generate
+                texts behind vectors.
         """
         check_prompt(model.family, self.settings.length)
+        _refuse_texts(model)
         generator = torch.Generator().manual_seed(context.seed)
         length, embed = self.settings.length, model.backbone.get_input_embeddings()
         if self.settings.start == "normal":
@@ -87,6 +91,22 @@ class PromptTuning(Method):
         if shape.free_positions is not None:
             length = max(1, min(length, shape.free_positions))
         return self.settings.model_copy(update={"length": length})
+
+
+def _refuse_texts(model: TaskModel) -> None:
+    """Refuses tasks that generate texts on decoders such as Bamba, which generate from ids only."""
+    tasks = [task.name for task in model.tasks if task.type.generates]
+    if not tasks or model.backbone.config.is_encoder_decoder:
+        return
+    taken = inspect.signature(model.backbone.prepare_inputs_for_generation).parameters
+    if "inputs_embeds" not in taken:
+        raise ModelError(
+            f"{type(model.backbone).__name__} can't generate texts behind a prompt of vectors, as "
+            f"{', '.join(tasks)} would need",
+            allowed="tasks that score options, or another method",
+            action=f"choose method.name: lora, or leave them out (tasks.exclude: "
+            f"[{', '.join(tasks)}])",
+        )
 
 
 def _draw_tokens(model: TaskModel, length: int, generator: torch.Generator) -> Tensor:
