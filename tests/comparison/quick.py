@@ -14,6 +14,7 @@ from peml.tasks import TaskType
 from tests.e2e.toy import METHODS, Row, toy_config
 from tests.records.made_up import results_of
 
+_NOTHING: Row = {"tasks": {}, "model": {}}
 ADAPTER: Row = {"name": "mtl-lora", "r": 4, "alpha": 8, "learning_rate": 0.01}
 WILD: Row = {"name": "lora", "lora": {"r": 5, "alpha": 8, "learning_rate": 1e6}}
 """Diverges in its first steps, where `training.explode_at` is small."""
@@ -77,7 +78,9 @@ def finish(
         {"name": name, "type": "classification", "metric": "accuracy", "cut": 0} | splits
         for name in tasks
     ]
-    (cell / "plan.json").write_text(json.dumps({"tasks": planned, **(plan or {})}))
+    (cell / "plan.json").write_text(
+        json.dumps({"tasks": planned, "identity": _NOTHING, **(plan or {})})
+    )
     (cell / "report.md").write_text("")
 
 

@@ -12,7 +12,6 @@ from peml.comparison.choices import Choice, choose_values
 from peml.comparison.pipeline import compare
 from peml.comparison.settings import ComparisonConfig, load_comparison, parse_comparison
 from peml.comparison.studies import first_trials
-from peml.errors import RunError
 from tests.comparison.quick import comparison_file, grid_study
 from tests.e2e.toy import METHODS
 
@@ -106,9 +105,3 @@ def test_a_failed_run_of_the_grid_is_tried_again_and_the_others_are_kept(
     assert again.record.suites[0].rows[0].grid[0].mean == row.grid[0].mean
     assert (lost / "results.json").is_file()
     assert (kept / "results.json").stat().st_mtime_ns == before
-
-
-def test_a_grid_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tuning" / "glue" / "lora" / "factor-0.5").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"lora/factor-0\.5 is a run of a learning-rate grid that"):
-        compare(config(), tmp_path)

@@ -150,14 +150,6 @@ def test_a_mistake_is_named(sections: dict[str, Any], expected: str) -> None:
     assert expected in problems(**sections)
 
 
-def test_the_folder_of_an_older_version_has_the_same_comparison(tmp_path: Path) -> None:
-    dumped = yaml.safe_load(dump_config(parse()))
-    (tmp_path / "matching.json").write_text("{}")
-    path = tmp_path / "comparison.yaml"
-    path.write_text(yaml.safe_dump(dumped | {"reference": "lora", "unmatched": ["lora"]}))
-    assert load_comparison(path) == parse()
-
-
 def test_the_language_models_demo_is_of_three_types_and_shows_zero_shot_beside() -> None:
     config = load_comparison(EXAMPLES / "demo-lm.yaml")
     kinds = {task.type.value for task in select_tasks(config.suites["demo"])}

@@ -261,8 +261,8 @@ def _plan(search: bool) -> dict[str, Any]:
         ],
         "skipped": [{"name": "headlines", "reason": "an encoder can't generate text"}],
         "leakage": [
-            {"evaluation": "stsb", "split": "reported", "train": "mrpc", "rows": 118},
-            {"evaluation": "mrpc", "split": "development", "train": "stsb", "rows": 7},
+            _leak("stsb", "reported", "mrpc", 118, _TASKS["stsb"][1]),
+            _leak("mrpc", "development", "stsb", 7, 100),
         ],
         "leakage_action": "drop",
         "leakage_dropped": {"mrpc": 118, "stsb": 7},
@@ -270,4 +270,16 @@ def _plan(search: bool) -> dict[str, Any]:
         "steps": {**({"search": _SEARCH} if search else {}), "train": _TRAIN},
         "batches_per_epoch": 140,
         "padding": 0.07,
+        "identity": {"tasks": {}, "model": {}},
+    }
+
+
+def _leak(evaluation: str, split: str, train: str, rows: int, of: int) -> dict[str, Any]:
+    return {
+        "evaluation": evaluation,
+        "split": split,
+        "train": train,
+        "rows": rows,
+        "evaluation_rows": of,
+        "anywhere": rows,
     }

@@ -16,11 +16,14 @@ def plan(**values: Any) -> Plan:
         {"name": name, "type": "classification", "metric": "accuracy"} | splits
         for name in ("mood", "same", "rating")
     ]
-    return Plan.model_validate({"tasks": tasks, "steps": {"search": 0, "train": 9}} | values)
+    identity: dict[str, Any] = {"tasks": {}, "model": {}}
+    given = {"tasks": tasks, "steps": {"search": 0, "train": 9}, "identity": identity}
+    return Plan.model_validate(given | values)
 
 
 def leak(of: str, train: str, rows: int, split: str = "reported", **more: int) -> dict[str, Any]:
-    return {"evaluation": of, "split": split, "train": train, "rows": rows, **more}
+    found = {"evaluation": of, "split": split, "train": train, "rows": rows}
+    return found | {"evaluation_rows": 40, "anywhere": rows} | more
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,6 @@ def test_rows_that_were_dropped_are_said_to_be() -> None:
 def test_nothing_leaks_into_a_model_that_is_not_trained() -> None:
     entries = [leak("mood", "mood", 12)]
     assert tell_cautions(plan(leakage=entries, steps={"search": 0, "train": 0})) == []
-    assert len(tell_cautions(plan(leakage=entries, steps={}))) == 1  # an old plan
 
 
 def test_cut_rows_and_skipped_tasks_come_after_what_makes_scores_wrong() -> None:
@@ -80,16 +82,17 @@ def test_cut_rows_and_skipped_tasks_come_after_what_makes_scores_wrong() -> None
         skipped=[{"name": "far", "reason": "there is no folder 'far'."}],
         max_length=64,
     ).model_dump()
-    given["tasks"][1] |= {"cut": 5, "cut_reported": 2}
-    given["tasks"][2] |= {"cut": 1}
+    given["tasks"][1] |= {"cut": 5, "cut_train": 3, "cut_reported": 2}
+    given["tasks"][2] |= {"cut": 1, "cut_train": 1}
     found = list_cautions(Plan.model_validate(given))
     assert [caution.kind for caution in found] == [
         Kind.INFLATED, Kind.CHOICE, Kind.CUT, Kind.CUT, Kind.SKIPPED
     ]  # fmt: skip
     assert [caution.text for caution in found[2:]] == [
-        "5 rows of same, 2 of its 40 reported ones, are cut to model.max_length (64 tokens): the "
-        "model doesn't see the rest.",
-        "1 row of rating is cut to model.max_length (64 tokens): the model doesn't see the rest.",
+        "5 rows of same, 3 of its 90 train ones, 0 of its 10 development ones and 2 of its 40 "
+        "reported ones, are cut to model.max_length (64 tokens): the model doesn't see the rest.",
+        "1 row of rating, 1 of its 90 train ones, 0 of its 10 development ones and 0 of its 40 "
+        "reported ones, is cut to model.max_length (64 tokens): the model doesn't see the rest.",
         "far is left out: there is no folder 'far'.",
     ]
 

@@ -19,7 +19,6 @@ from peml.reporting.run.outcomes import (
 )
 from peml.reporting.run.report import render_html, render_markdown
 from peml.reporting.run.results import History, load_run
-from tests.examples.runs import write_example_run
 from tests.reporting.pages import markdown_tables, parse_page, text_of
 
 Change = Callable[[dict[str, Any]], None]
@@ -133,20 +132,3 @@ def test_scores_that_chose_are_told(searched: Path) -> None:
     text = " ".join(describe_search(history))
     assert "chosen by how much the held-out loss rises without them" in text
     assert "Undecided" not in text
-
-
-def test_a_folder_of_before_says_that_its_weights_are_late(tmp_path: Path) -> None:
-    folder = write_example_run(tmp_path / "old")
-
-    def strip(line: dict[str, Any]) -> None:
-        del line["free"], line["fitted"]
-
-    history = change_log(folder, "discretise", strip)
-    assert "didn't log the weights at the end of the free search" in describe_search(history)[0]
-    rows = {row.name: row for row in tabulate_decisions(history)}
-    assert rows["cell.0"].weight == pytest.approx(1)
-    assert rows["cell.0"].runner_up == ""
-    run = load_run(folder)
-    (table,) = [t for t in markdown_tables(render_markdown(run)) if t[0][0] == "decision"]
-    assert table[2][:5] == ["cell.0", "gated-mlp", "1.00", "", ""]
-    assert "How the search decided" in text_of(parse_page(render_html(run)))

@@ -93,11 +93,6 @@ def test_the_same_inputs_elsewhere_on_the_disk_are_the_same(
         go_on()
 
 
-def test_a_folder_without_checksums_is_compared_by_counts_and_says_so(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="kept no checksums"):
-        check_identity(None, Identity(tasks={}, model={}), tmp_path)
-
-
 _A = {"rows": {"train": "1", "reported": "2"}, "definition": {"labels": "3"}}
 _MODEL = {"weights": "4", "tokenizer": "5"}
 

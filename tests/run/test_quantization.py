@@ -78,7 +78,6 @@ def test_a_run_in_4_bits_resumes_and_saves_dequantised_weights(method: str, tmp_
     planned = Plan.read(whole.folder)
     assert planned.precision is not None
     assert planned.precision.sentence.startswith("fp32, frozen weights in nf4 (those that are not")
-    assert planned.identity is not None
     assert planned.identity.model["quantization"] == "nf4"
     export = Results.read(whole.folder).export
     assert export is not None

@@ -337,7 +337,8 @@ def test_several_studies_leave_no_place_empty_and_their_trials_are_told_apart(
 ) -> None:
     monkeypatch.setattr(CrowdedExecutor, "results", staticmethod(made_up_results), raising=False)
     raw = toy_study(toys, budget={"trials": 3})
-    studies = [(tmp_path / name, parse_study(raw | {"name": name}), None) for name in ("a", "b")]
+    nothing = Identity(tasks={}, model={})
+    studies = [(tmp_path / name, parse_study(raw | {"name": name}), nothing) for name in "ab"]
     executor, said = CrowdedExecutor(ExecutionSettings(jobs=2)), io.StringIO()
     tune_together(studies, executor, Console(file=said), pages=False)
     assert executor.running == [2, 2, 2, 2, 2, 1]

@@ -16,7 +16,7 @@ from peml.tuning.ledger import Ledger
 from peml.tuning.settings import StorageSettings, StudyConfig
 from peml.tuning.storage import Patience
 from peml.tuning.trial import Outcome, Spent
-from tests.tuning.studies import MADE_UP, RATE, made_up
+from tests.tuning.studies import RATE, made_up
 
 SPENT = Spent(2.0, 100, 10)
 Shared = Callable[..., StudyConfig]
@@ -209,21 +209,3 @@ def test_what_a_kill_left_behind_in_the_journal_is_mended(tmp_path: Path) -> Non
 def test_a_url_that_cannot_be_used_is_refused(url: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=words):
         open_ledger(made_up(storage={"url": url}), tmp_path)
-
-
-def test_a_study_that_spelled_its_run_as_before_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``method.lora.r`` then, ``method.r`` now; another rank is another study."""
-    now = made_up()
-    definition = now.definition()
-    method = definition["run"]["method"]
-    before = {"name": method.pop("name"), "lora": method}
-    definition["run"]["method"] = before
-    with monkeypatch.context() as old:
-        old.setattr(StudyConfig, "definition", lambda config: definition)
-        open_ledger(now, tmp_path).begin()
-    assert open_ledger(now, tmp_path).unfinished() != []
-    other = made_up(run={**MADE_UP["run"], "method": {"name": "lora", "r": 3}})
-    with pytest.raises(RunError, match=r"run\.method\.r was 4 and is 3"):
-        open_ledger(other, tmp_path)

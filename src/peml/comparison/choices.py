@@ -9,7 +9,6 @@ from typing import Any
 from peml.comparison.cells import Matched
 from peml.comparison.settings import ComparisonConfig, Place
 from peml.comparison.studies import FACTOR, is_complete, studies_of, study_folder
-from peml.errors import RunError
 from peml.records.comparison import GridPoint
 from peml.records.study import StudyRecord
 
@@ -35,16 +34,6 @@ class Choice:
     def chosen(self) -> dict[str, Any]:
         """All chosen values, by path; empty before the choice."""
         return {} if self.factor is None else {FACTOR: self.factor, **self.values}
-
-
-def refuse_older_grids(folder: Path) -> None:
-    """Refuses a folder whose learning-rate grid was made by a version without studies."""
-    for run in folder.glob("tuning/*/*/factor-*"):
-        raise RunError(
-            f"{run} is a run of a learning-rate grid that an earlier version of peml began",
-            allowed="a comparison whose grid is a study per method and suite",
-            action="start the comparison in a new folder; the report of this one stays as it is",
-        )
 
 
 def forget_failed_trials(

@@ -186,8 +186,7 @@ def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord
         return CellRecord(**place, status="failed", reason=reason, flags=[f"failed: {reason}"])
     values = {task.name: results.tasks[task.name].value for task in tasks}
     flags = [f"{name} is not a number" for name, value in values.items() if not isfinite(value)]
-    majority = results.majority_mean
-    if majority is not None and results.mean <= majority:  # False if the mean is not a number
+    if results.mean <= results.majority_mean:  # False if the mean is not a number
         flags.append(_AT_MAJORITY)
     cautions = list_cautions(Plan.read(cell.folder))
     flags += [caution.text for caution in cautions if caution.kind is Kind.INFLATED]

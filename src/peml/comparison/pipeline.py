@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from peml.comparison.cells import Cell, ComparisonFolder, cells_of
-from peml.comparison.choices import choose_values, forget_failed_trials, refuse_older_grids
+from peml.comparison.choices import choose_values, forget_failed_trials
 from peml.comparison.collect import collect
 from peml.comparison.latency import drop_models, measure_latency
 from peml.comparison.matching import Matching
@@ -73,7 +73,6 @@ def compare(
     console = console or Console(quiet=True)
     folder = ComparisonFolder(output)
     with folder.locked():
-        refuse_older_grids(output)
         matching = _matching(folder, config)
         if matching is None:
             matching = plan_comparison(config)

@@ -86,10 +86,10 @@ def check_identities(
         settings = next(iter(config.methods.values()))
         for suite in config.suites:
             own = config.run_config(suite, settings, config.seeds[0])
-            check_finished(matching.identities.get(suite), own, path)
+            check_finished(matching.identities[suite], own, path)
         return
     for suite, prepared in _prepare_suites(config).items():
-        check_identity(matching.identities.get(suite), identify(prepared), path)
+        check_identity(matching.identities[suite], identify(prepared), path)
 
 
 def _prepare_suites(config: ComparisonConfig) -> dict[str, Prepared]:

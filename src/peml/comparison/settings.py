@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from peml.config.grants import is_shared
 from peml.config.loading import apply_overrides, read_config, validate_config
 from peml.config.model import RunConfig
 from peml.data import BatchSettings, TasksSettings
@@ -242,9 +241,6 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConf
         PemlError: The file can't be read, or has errors; the message lists all.
     """
     raw = read_config(path, overrides, ComparisonConfig)
-    if is_shared(path) and raw.get("match") == "none":
-        # Older versions filled in a reference, and ignored both.
-        raw = {key: value for key, value in raw.items() if key not in ("reference", "unmatched")}
     tuning = raw.get("tuning")
     if isinstance(tuning, dict) and isinstance(tuning.get("space"), str):
         space = read_config(path.parent / tuning["space"], (), TuningSettings)

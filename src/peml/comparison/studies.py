@@ -113,7 +113,7 @@ def run_studies(
     """Runs the trials that haven't run yet, without a pause between studies."""
     tune_together(
         [
-            (study_folder(folder, *place).path, study, matching.identities.get(place[0]))
+            (study_folder(folder, *place).path, study, matching.identities[place[0]])
             for place, study in studies_of(config, matching.settings).items()
             if not is_complete(StudyRecord.find(study_folder(folder, *place).path), study)
         ],

@@ -83,4 +83,4 @@ class Discretisation(Record):
     choices: dict[str, str]
     guarded: list[str] = []
     fitted: list[str] = []
-    free: FreeWeights | None = None
+    free: FreeWeights

@@ -47,9 +47,9 @@ class PlannedTask(Record):
     reported: int
     metric: str
     cut: int = 0
-    cut_train: int | None = None
-    cut_development: int | None = None
-    cut_reported: int | None = None
+    cut_train: int = 0
+    cut_development: int = 0
+    cut_reported: int = 0
     origin: str = ""
     context: PlannedContext | None = None
 
@@ -72,8 +72,8 @@ class LeakageEntry(Record):
     split: str
     train: str
     rows: int
-    evaluation_rows: int | None = None
-    anywhere: int | None = None
+    evaluation_rows: int
+    anywhere: int
 
 
 class Precision(Record):
@@ -141,17 +141,17 @@ class Plan(FileRecord):
     max_length: int | None = None
     trainable_parameters: dict[str, int] = {}
     batches_per_epoch: int | None = None
-    batches_per_step: int | None = None
+    batches_per_step: int = 1
     padding: float | None = None
     tokens_per_epoch: int | None = None
     steps: dict[str, int] = {}
-    identity: Identity | None = None
+    identity: Identity
     start: Start | None = None
 
     @property
     def trains(self) -> bool:
-        """Whether anything is trained; True for old plans without this field."""
-        return not self.steps or any(self.steps.values())
+        """Whether anything is trained."""
+        return any(self.steps.values())
 
     @property
     def data(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The JSON files of a run folder, except the genotype's own and the model's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -66,10 +67,10 @@ class TaskResult(Record):
 
     metric: str
     value: Score
-    low: float | None = None
-    high: float | None = None
+    low: Score = math.nan
+    high: Score = math.nan
     all: dict[str, Score] = {}
-    majority: Score | None = None
+    majority: Score = math.nan
     majority_of: MajorityOf = "train"
     rows: int
     notes: list[str] = []
@@ -136,9 +137,9 @@ class Means(Record):
     """Means over tasks; `ablation_means` is by the name of the part switched off."""
 
     mean: Score
-    low: float | None = None
-    high: float | None = None
-    majority_mean: Score | None = None
+    low: Score = math.nan
+    high: Score = math.nan
+    majority_mean: Score = math.nan
     ablation_means: Annotated[
         dict[str, Score], BeforeValidator(_by_part), PlainSerializer(_as_off)
     ] = {}

@@ -40,8 +40,7 @@ def list_cautions(plan: Plan) -> list[Caution]:
 
     Leaked rows do no harm if nothing is trained.
     """
-    tasks = {task.name: task for task in plan.tasks}
-    leaks = _leaks(plan, tasks) if plan.trains else []
+    leaks = _leaks(plan) if plan.trains else []
     cut = [
         Caution(Kind.CUT, task.name, _cut(task, plan.max_length)) for task in plan.tasks if task.cut
     ]
@@ -70,7 +69,7 @@ def tell_cautions(plan: Plan, task: str | None = None) -> list[str]:
     return told
 
 
-def _leaks(plan: Plan, tasks: dict[str, PlannedTask]) -> list[Caution]:
+def _leaks(plan: Plan) -> list[Caution]:
     """One caution for each evaluation split with leaks, reported splits first."""
     splits: dict[tuple[str, str], list[LeakageEntry]] = {}
     for entry in sorted(plan.leakage, key=lambda entry: entry.split != _REPORTED):
@@ -79,20 +78,17 @@ def _leaks(plan: Plan, tasks: dict[str, PlannedTask]) -> list[Caution]:
     cautions = []
     for (name, split), entries in splits.items():
         kind = Kind.INFLATED if split == _REPORTED else Kind.CHOICE
-        text = _leaked(entries, tasks.get(name), dropped=dropped)
+        text = _leaked(entries, dropped=dropped)
         cautions.append(Caution(Kind.DROPPED if dropped else kind, name, text))
     return sorted(cautions, key=lambda caution: caution.kind is Kind.DROPPED)
 
 
-def _leaked(entries: Sequence[LeakageEntry], task: PlannedTask | None, *, dropped: bool) -> str:
-    first, total = entries[0], _rows_of(entries[0], task)
-    # Older plans lack the number of rows that all training splits together contain.
-    found = first.anywhere or max(entry.rows for entry in entries)
-    of = "" if total is None else f" of {total:,}"
-    rows = "row" if total is None and found == 1 else "rows"
-    are = ("was" if dropped else "is") if found == 1 else ("were" if dropped else "are")
+def _leaked(entries: Sequence[LeakageEntry], *, dropped: bool) -> str:
+    first = entries[0]
+    one, more = ("was", "were") if dropped else ("is", "are")
     count = (
-        f"{found:,}{of} {rows} of {first.evaluation}'s {first.split} split {are} also in "
+        f"{first.anywhere:,} of {first.evaluation_rows:,} rows of {first.evaluation}'s "
+        f"{first.split} split {one if first.anywhere == 1 else more} also in "
         f"{_train_splits(entries)}"
     )
     if dropped:
@@ -112,22 +108,14 @@ def _train_splits(entries: Sequence[LeakageEntry]) -> str:
     return f"{owner} train split"
 
 
-def _rows_of(entry: LeakageEntry, task: PlannedTask | None) -> int | None:
-    if entry.evaluation_rows is not None or task is None:
-        return entry.evaluation_rows
-    return task.reported if entry.split == _REPORTED else task.development
-
-
 def _cut(task: PlannedTask, max_length: int | None) -> str:
-    by_split = {
-        f"of its {getattr(task, split):,} {split} ones": getattr(task, f"cut_{split}")
+    parts = [
+        f"{getattr(task, f'cut_{split}'):,} of its {getattr(task, split):,} {split} ones"
         for split in ("train", "development", "reported")
-    }
-    parts = [f"{count:,} {of}" for of, count in by_split.items() if count is not None]
-    of = f", {join_names(parts)}," if parts else ""
+    ]
     rows, are = ("row", "is") if task.cut == 1 else ("rows", "are")
     limit = f" ({max_length} tokens)" if max_length is not None else ""
     return (
-        f"{task.cut:,} {rows} of {task.name}{of} {are} cut to model.max_length{limit}: "
-        "the model doesn't see the rest."
+        f"{task.cut:,} {rows} of {task.name}, {join_names(parts)}, {are} cut to "
+        f"model.max_length{limit}: the model doesn't see the rest."
     )

@@ -1,5 +1,6 @@
 """Renders the templates of reports: their folder, escaping and filters."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -58,9 +59,7 @@ def _environment() -> Environment:
 
 def _bounds(found: TaskResult | Means) -> str:
     """The 95 % interval of a score; empty if there is none."""
-    if found.low is None or found.high is None:
-        return ""
-    return f"[{found.low:.3f}, {found.high:.3f}]"
+    return f"[{found.low:.3f}, {found.high:.3f}]" if math.isfinite(found.low) else ""
 
 
 def _cell(text: object) -> str:

@@ -92,7 +92,7 @@ def part_title(part: str) -> str:
 def _flag(task: TaskResult) -> str:
     if not math.isfinite(task.value):
         return "diverged: no finite score"
-    if task.majority is None or not math.isfinite(task.majority):
+    if not math.isfinite(task.majority):
         return ""
     if task.value <= task.majority:
         return "at or below majority"
@@ -121,7 +121,7 @@ def _headline(results: Results) -> str:
         f"{results.method} on {results.model} reaches a mean of {results.mean:.3f} {over} "
         "on the reported split"
     )
-    if results.majority_mean is not None and math.isfinite(results.majority_mean):
+    if math.isfinite(results.majority_mean):
         sentence += f"; the majority baseline reaches {results.majority_mean:.3f}"
     return sentence + "."
 

@@ -52,8 +52,8 @@ def _print_size(planned: Plan, console: Console) -> None:
     shown = f" ({listed})" if listed else ""
     console.print(f"trainable parameters: {sum(groups.values()):,}{shown}", highlight=False)
     steps = ", ".join(f"{name} {count:,}" for name, count in planned.steps.items())
-    several = (planned.batches_per_step or 1) > 1
-    each = f", of {planned.batches_per_step} batches each" if several else ""
+    several = planned.batches_per_step
+    each = f", of {several} batches each" if several > 1 else ""
     console.print(f"steps: {steps}{each}", highlight=False)
     total = sum(planned.steps.values())
     if 0 < total < _FEW_STEPS:

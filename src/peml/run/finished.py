@@ -76,11 +76,10 @@ def load_finished(folder: Path, task: str | None = None) -> FinishedRun:
 def differing_rows(first: FinishedRun, second: FinishedRun) -> list[str]:
     """Names of the tasks on which two runs were scored on rows that say other things.
 
-    Numbers and right answers can be the same by chance, as after a sort. Runs without checksums,
-    and tasks that read other columns, are left out.
+    Numbers and right answers can be the same by chance, as after a sort. Tasks that read other
+    columns are left out.
     """
-    plans = (Plan.read(run.folder) for run in (first, second))
-    one, two = ({} if plan.identity is None else plan.identity.tasks for plan in plans)
+    one, two = (Plan.read(run.folder).identity.tasks for run in (first, second))
     found = []
     for name in first.predictions.keys() & second.predictions.keys() & one.keys() & two.keys():
         split = first.predictions[name].task.split

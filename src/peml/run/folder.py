@@ -88,23 +88,10 @@ class RunFolder(WorkFolder[RunConfig]):
         if before is not None:
             check_identity(before.identity, identity, self.path)
 
-    def precision(self, config: RunConfig) -> Precision | None:
-        """The precision of a run that was started before; None for a new run.
-
-        Raises:
-            RunError: The run chose its precision automatically, and recorded no choice.
-        """
+    def precision(self) -> Precision | None:
+        """The precision of a run that was started before; None for a new run."""
         before = Plan.find(self.path)
-        if before is None:
-            return None
-        if before.precision is None and config.training.precision == "auto":
-            raise RunError(
-                f"{self.path} was started by a version of peml that didn't record the precision "
-                "chosen by training.precision: auto",
-                allowed="a run that recorded its precision",
-                action="choose another --output; nothing was changed",
-            )
-        return before.precision
+        return None if before is None else before.precision
 
     def check_plan(self, planned: Plan) -> None:
         """Stores the plan of a new run; refuses to continue with data that changed since.

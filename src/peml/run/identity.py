@@ -41,16 +41,14 @@ def _identify(settings: ModelSettings, family: Family, loaded: LoadedTasks) -> I
     )
 
 
-def check_finished(before: Identity | None, config: RunConfig, path: Path) -> None:
+def check_finished(before: Identity, config: RunConfig, path: Path) -> None:
     """Refuses finished work, called again, if its inputs changed: its results are of the old ones.
 
-    Warns if the inputs can't be read any more. `before` is None if an older version kept none.
+    Warns if the inputs can't be read any more.
 
     Raises:
         RunError: See `check_identity`.
     """
-    if before is None:
-        return
     try:
         now = _identify(config.model, *load_inputs(config))
     except PemlError as error:
@@ -63,21 +61,12 @@ def check_finished(before: Identity | None, config: RunConfig, path: Path) -> No
     check_identity(before, now, path)
 
 
-def check_identity(before: Identity | None, now: Identity, path: Path) -> None:
+def check_identity(before: Identity, now: Identity, path: Path) -> None:
     """Refuses to continue with other rows, tasks or another base model.
-
-    `before` is None if an older version began the folder.
 
     Raises:
         RunError: Something changed; the message names it all.
     """
-    if before is None:
-        warnings.warn(
-            f"{path} was started by a version of peml that kept no checksums: rows, tasks and base "
-            "model can only be compared by their counts",
-            stacklevel=2,
-        )
-        return
     changed = list(_changes(before, now))
     if changed:
         raise RunError(

@@ -208,26 +208,18 @@ def _results(
 
 
 def _means(results: dict[str, TaskResult], tasks: Sequence[Task]) -> dict[str, Any]:
-    """The fields of `Means` over some tasks; None for what an earlier version didn't measure."""
+    """The fields of `Means` over some tasks."""
     found = [results[task.name] for task in tasks]
     weights = mean_weights([task.average for task in tasks], [each.rows for each in found])
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return weighted_mean(known, weights) if len(known) == len(values) else None
-
-    intervals = [
-        Interval(each.value, each.low, each.high)
-        for each in found
-        if each.low is not None and each.high is not None
-    ]
-    interval = mean_interval(intervals, weights) if len(intervals) == len(found) else None
+    intervals = [Interval(each.value, each.low, each.high) for each in found]
+    interval = mean_interval(intervals, weights)
     return {
-        "mean": mean([each.value for each in found]),
-        "low": interval and interval.low,
-        "high": interval and interval.high,
-        "majority_mean": mean([each.majority for each in found]),
+        "mean": weighted_mean([each.value for each in found], weights),
+        "low": interval.low,
+        "high": interval.high,
+        "majority_mean": weighted_mean([each.majority for each in found], weights),
         "ablation_means": {
-            part: mean([each.without.get(part) for each in found]) for part in found[0].without
+            part: weighted_mean([each.without[part] for each in found], weights)
+            for part in found[0].without
         },
     }

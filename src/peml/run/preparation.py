@@ -169,7 +169,7 @@ class Prepared:
             padding=self.stream.padding(0),
             tokens_per_epoch=self.stream.tokens(0),
             steps={"search": self.steps.search, "train": self.steps.train},
-            identity=identity,
+            identity=identity or Identity(tasks={}, model={}),
             start=start,
         )
 

@@ -150,12 +150,6 @@ def _open(source: Path, prepared: Prepared, now: Identity) -> _Source:
 
 def _refuse_other_model(source: Path, now: Identity) -> None:
     before = Plan.read(source).identity
-    if before is None:
-        raise RunError(
-            f"{source} was made by a version of peml that kept no checksums of the base model",
-            allowed="a run that says what its base model was",
-            action="train that run again",
-        )
     changed = [part for part in _SAME if before.model.get(part) != now.model.get(part)]
     if changed:
         raise RunError(

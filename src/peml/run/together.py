@@ -69,9 +69,9 @@ def prepare_together(
         PemlError: See `prepare`; or the rows, tasks or models of two processes differ.
     """
     before = world.from_first(lambda: Plan.find(folder.path))
-    begun = None if before is None else before.batches_per_step or config.training.accumulation
+    begun = None if before is None else before.batches_per_step
     config = with_world(config, world, begun)
-    precision = world.from_first(lambda: folder.precision(config))
+    precision = world.from_first(lambda: folder.precision())
     prepared = prepare(config, precision) if world.is_first else None
     precision = world.from_first(lambda: prepared.precision if prepared else None)
     prepared = prepared or prepare(config, precision)

@@ -12,8 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from peml.config.grants import without_grants
-from peml.config.loading import parse_config
-from peml.errors import ConfigError, RunError
+from peml.errors import RunError
 from peml.files import disk_errors
 from peml.records.plan import Identity
 from peml.records.study import State, TrialRecord
@@ -82,7 +81,7 @@ class Ledger:
             return
         changed = "it was not made by `peml tune`"
         if old is not None:
-            changed = differences(_as_written_now(without_removed(without_grants(old))), new)
+            changed = differences(without_removed(without_grants(old)), new)
         if changed:
             url = self._config.storage.url
             where = "the journal" if url is None else shown_url(url)
@@ -92,21 +91,18 @@ class Ledger:
                 action="give the study another name, or undo the change; nothing was changed",
             )
 
-    def begun_with(self, identity: Identity | None) -> Identity | None:
+    def begun_with(self, identity: Identity | None = None) -> Identity:
         """Checksums of the data and model that the study was started with, for all drivers.
 
-        The first driver stores ``identity``, which `peml.run.identify` found on its machine; None
-        stores nothing. None if an older version, which stored no checksums, began the study.
+        The first driver stores ``identity``, those that it found on its machine.
         """
 
         def begun_with() -> Any:
-            is_new = _IDENTITY not in self.study.user_attrs and not self._trials()
-            if identity is not None and is_new:
+            if identity is not None and _IDENTITY not in self.study.user_attrs:
                 self.study.set_user_attr(_IDENTITY, identity.model_dump(mode="json"))
             return self.study.user_attrs.get(_IDENTITY)
 
-        found = self._safely(begun_with)
-        return None if found is None else Identity.check("the study's storage", found)
+        return Identity.check("the study's storage", self._safely(begun_with))
 
     def has_room(self) -> bool:
         """Whether there are fewer trials than the budget allows."""
@@ -235,15 +231,3 @@ class Ledger:
             drawn[path] = space[path].suggest(handle, path)
         values = {path: drawn[path] for path in space}
         return Trial(trial.number, values)
-
-
-def _as_written_now(definition: dict[str, Any]) -> dict[str, Any]:
-    """An older version's definition of a study, with its run config written as by this version.
-
-    A config that this version can't read stays as it is; the comparison then names the difference.
-    """
-    try:
-        run = parse_config(definition["run"]).model_dump(mode="json")
-    except (ConfigError, KeyError):
-        return definition
-    return definition | {"run": without_grants(run)}

@@ -89,11 +89,10 @@ def tune(
             driver = Driver(config, folder, ledger, console)
             if driver.is_open:
                 now = (planned or check_study(config)).identity
-                assert now is not None, "plan says it"
                 check_identity(ledger.begun_with(now), now, output)
             else:
                 first = config.trial_config(first_values(config.space))
-                check_finished(ledger.begun_with(None), first, output)
+                check_finished(ledger.begun_with(), first, output)
             with driver.executor() as executor:
                 run_trials([driver], executor)
         study = _collect(config, folder, ledger)
@@ -102,7 +101,7 @@ def tune(
 
 
 def tune_together(
-    studies: Iterable[tuple[Path, StudyConfig, Identity | None]],
+    studies: Iterable[tuple[Path, StudyConfig, Identity]],
     executor: Executor,
     console: Console,
     *,
@@ -110,7 +109,7 @@ def tune_together(
 ) -> None:
     """Runs several studies, without pruners, whose configs the caller has checked.
 
-    `studies` has folder and config of each, and what `identify` found, if known. The
+    `studies` has the folder and config of each, and the checksums of its inputs. The
     `executor` must be idle, and is left open; `pages` says whether to write a report of each study.
 
     Raises:
@@ -125,7 +124,7 @@ def tune_together(
                 folder.create(config)
             ledger = _ledger(config, folder, console)
             driver = Driver(config, folder, ledger, console, f"{config.name}, ")
-            if identity is not None and driver.is_open:
+            if driver.is_open:
                 check_identity(ledger.begun_with(identity), identity, output)
             opened.append((config, folder, ledger, driver))
         run_trials([driver for *_, driver in opened], executor)

@@ -88,9 +88,7 @@ def _score_marks(run: RunRecord) -> list[tuple[list[float], str, str, str]]:
     def numbers(values: Iterable[float | None]) -> list[float]:
         return [v if v is not None and math.isfinite(v) else math.nan for v in values]
 
-    marks = []
-    if any(task.majority is not None for task in tasks):
-        marks.append((numbers(task.majority for task in tasks), "majority", "|", "soft"))
+    marks = [(numbers(task.majority for task in tasks), "majority", "|", "soft")]
     for index, part in enumerate(run.results.parts):
         without = numbers(task.without.get(part) for task in tasks)
         marks.append((without, f"{part_title(part)} off", *_PART_MARKS[index % len(_PART_MARKS)]))
@@ -104,16 +102,16 @@ def draw_validation(run: RunRecord) -> Figure:
     steps = [record.step for record in records]
     tasks = list(dict.fromkeys(name for record in records for name in record.tasks))
     means = [record.mean for record in records]
-    curves: list[tuple[str, list[float], float | None]] = [("mean", means, None)]
+    curves = [("mean", means, math.nan)]
     for name in tasks:
         result = run.results.tasks.get(name)
         values = [record.tasks.get(name, math.nan) for record in records]
-        curves.append((name, values, None if result is None else result.majority))
+        curves.append((name, values, math.nan if result is None else result.majority))
     figure, grid = _panels(len(curves))
     for index, axes in enumerate(grid):
         name, values, majority = curves[index]
         _curve(axes, name, steps, values, "accent" if index else "ink")
-        if majority is not None and math.isfinite(majority):
+        if math.isfinite(majority):
             axes.axhline(majority, color=color("soft"), linewidth=1, linestyle=(0, (3, 2)))
         _open_up(axes)
         _mark_phases(axes, run.history, named=False)

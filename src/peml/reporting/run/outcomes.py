@@ -110,19 +110,15 @@ def list_outcomes(history: History) -> list[Outcome]:
     course, made = free_course(history), history.discretise
     if not course or made is None:
         return judge(course[-1].weights, {}) if course else []
-    by_weight = made.free is None or made.free.by_weight
     overruled = {"guarded": made.guarded, "fitted": made.fitted}
-    return judge(course[-1].weights, made.choices, by_weight=by_weight, **overruled)
+    return judge(course[-1].weights, made.choices, by_weight=made.free.by_weight, **overruled)
 
 
 def free_course(history: History) -> list[Decisions]:
-    """The decisions' weights step by step to the end of the free search.
-
-    Older runs don't record where that was; for them, all logged weights are returned.
-    """
-    free = history.discretise.free if history.discretise else None
-    if free is None:
+    """The decisions' weights step by step to the end of the free search."""
+    if history.discretise is None:
         return history.decisions
+    free = history.discretise.free
     before = [record for record in history.decisions if record.step < free.step]
     return [*before, Decisions(phase="search", step=free.step, weights=free.weights)]
 
@@ -132,11 +128,6 @@ def describe_search(history: History) -> list[str]:
     made, outcomes = history.discretise, list_outcomes(history)
     if made is None or not outcomes:
         return []
-    if made.free is None:
-        return [
-            "This run didn't log the weights at the end of the free search. These are the last "
-            "that it logged, after the cool-down had moved them to the chosen options."
-        ]
     sentences = [
         f"The weights are those at step {made.free.step}, the end of the free search: the average "
         "part that each option had in a training step."
