@@ -223,4 +223,5 @@ def _assert_members_documented(owner: type) -> None:
         if name.startswith("_") or not inspect.isfunction(value):
             continue
         if value.__name__ != "<lambda>":  # a field's default is no method
-            assert value.__doc__, f"{owner.__name__}.{name} has no docstring"
+            # an override inherits the description of what it overrides
+            assert inspect.getdoc(member), f"{owner.__name__}.{name} has no docstring"

@@ -19,7 +19,6 @@ from peml.analysis.statistics import (
     percentile_interval,
     resample,
 )
-from peml.errors import DataError
 from peml.evaluation.metrics import METRICS
 from peml.tasks import OF_SCORES
 
@@ -225,19 +224,3 @@ def test_a_diverged_regression_has_no_interval() -> None:
     gold, good, _ = answers("pearson", 20, 0)
     found = paired_difference({"a": PairedTask("pearson", gold, [good], [[float("nan")] * 20])})
     assert not np.isfinite([found.mean.value, found.mean.low, found.mean.high]).any()
-
-
-@pytest.mark.parametrize(
-    ("tasks", "message"),
-    [
-        ({}, "no tasks"),
-        ({"a": PairedTask("accuracy", [1], [], [])}, "between 0 and 0 seeds"),
-        ({"a": PairedTask("accuracy", [1], [[1]], [[1], [1]])}, "between 1 and 2 seeds"),
-        ({"a": PairedTask("accuracy", [1, 0], [[1]], [[1, 0]])}, "a: 2 right answers.* 1, 2 rows"),
-        ({"a": PairedTask("accuracy", [], [[]], [[]])}, "a: 0 right answers"),
-        ({"a": PairedTask("acuracy", [1], [[1]], [[1]])}, "Did you mean 'accuracy'"),
-    ],
-)
-def test_what_does_not_pair_up_is_refused(tasks: dict[str, PairedTask], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        paired_difference(tasks)

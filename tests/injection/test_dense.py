@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from peml.injection.dense import attend_densely
+from peml.injection import shared
 from peml.injection.inject import attach_prefix
 from peml.injection.masks import causal_mask
+from peml.injection.shared import Shared, attend_shared
 from peml.testing import tiny_model
 from tests.injection.common import inputs_for, random_prefix
 
@@ -16,8 +17,9 @@ from tests.injection.common import inputs_for, random_prefix
 @pytest.mark.parametrize("kv_heads", [2, 4])
 @pytest.mark.parametrize("kind", ["none", "boolean", "additive"])
 def test_without_dropout_it_is_torchs_attention_with_its_gradients(
-    kv_heads: int, kind: str
+    kv_heads: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shared, "_is_fused", lambda query, dropout: False)
     torch.manual_seed(0)
     query = torch.randn(2, 4, 5, 8, dtype=torch.float64, requires_grad=True)
     key, value = (
@@ -27,7 +29,7 @@ def test_without_dropout_it_is_torchs_attention_with_its_gradients(
     additive = torch.zeros(1, 1, 5, 8, dtype=torch.float64).masked_fill(~boolean, -1e9)
     mask = {"none": None, "boolean": boolean, "additive": additive}[kind]
 
-    ours = attend_densely(query, key, value, mask, scaling=0.3, dropout=0.0)
+    ours = attend_shared(query, key, value, mask, [Shared(2)], scaling=0.3, causal=False)
     theirs = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
     ).transpose(1, 2)
@@ -47,7 +49,9 @@ def test_dropout_drops_its_share_and_keeps_the_expectation() -> None:
     query, key = torch.zeros(64, 2, 8, 4), torch.zeros(64, 2, 10, 4)
     value = torch.eye(10)[None, None].expand(64, 2, -1, -1)  # the output is the weights
 
-    weights = attend_densely(query, key, value, None, scaling=1.0, dropout=0.25)
+    weights = attend_shared(
+        query, key, value, None, [Shared(64)], scaling=1.0, causal=False, dropout=0.25
+    )
 
     assert (weights == 0).double().mean() == pytest.approx(0.25, abs=0.02)
     assert weights.mean() == pytest.approx(0.1, abs=0.002)

@@ -12,13 +12,13 @@ import sqlalchemy.exc
 from rich.console import Console
 
 from peml.errors import RunError
+from peml.records.study import TrialRecord
 from peml.tuning.ledger import Ledger
 from peml.tuning.settings import StorageSettings, StudyConfig
 from peml.tuning.storage import Patience
-from peml.tuning.trial import Outcome, Spent
 from tests.tuning.studies import RATE, made_up
 
-SPENT = Spent(2.0, 100, 10)
+SPENT: dict[str, Any] = {"seconds": 2.0, "tokens": 100, "parameters": 10}
 Shared = Callable[..., StudyConfig]
 
 
@@ -39,12 +39,14 @@ def test_a_trial_that_was_running_is_taken_up_again_with_its_number_and_values(
     first = open_ledger(config, tmp_path)
     begun = [first.begin() for _ in range(3)]
     assert begun[1] is not None
-    first.settle(Outcome(begun[1].number, "finished", SPENT, (0.5,)), Path())
+    first.settle(
+        TrialRecord(number=begun[1].number, state="finished", objectives=[0.5], **SPENT), Path()
+    )
     again = open_ledger(config, tmp_path)
     assert again.unfinished() == [begun[0], begun[2]]
     assert [row.state for row in again.rows()] == ["running", "finished", "running"]
     ended = again.rows()[1]
-    assert Spent(ended.seconds or 0, ended.tokens or 0, ended.parameters) == SPENT
+    assert {name: getattr(ended, name) for name in SPENT} == SPENT
 
 
 def test_drivers_on_one_database_leave_each_others_trials_alone(
@@ -105,7 +107,9 @@ def test_an_answer_that_got_lost_begins_no_second_trial(
     assert trial is not None
     assert [row.values for row in book.rows()] == [trial.values]
     _lose_answer(monkeypatch, book.study, "tell")
-    book.settle(Outcome(trial.number, "finished", SPENT, (0.25,)), Path())
+    book.settle(
+        TrialRecord(number=trial.number, state="finished", objectives=[0.25], **SPENT), Path()
+    )
     assert [row.objectives for row in book.rows()] == [[0.25]]
 
 
@@ -121,11 +125,14 @@ def test_reports_can_be_repeated_and_prune_what_falls_behind(tmp_path: Path) -> 
             stopped.append(trial.number)
             assert book.report(trial.number, 40, worse)
             assert open_ledger(config, tmp_path).report(trial.number, 40, worse)
-            book.settle(Outcome(trial.number, "pruned", SPENT), Path())
+            book.settle(TrialRecord(number=trial.number, state="pruned", **SPENT), Path())
         else:
             book.report(trial.number, 40, worse)
             assert not book.report(trial.number, 100, worse - 1)  # nothing would be saved
-            book.settle(Outcome(trial.number, "finished", SPENT, (worse,)), Path())
+            book.settle(
+                TrialRecord(number=trial.number, state="finished", objectives=[worse], **SPENT),
+                Path(),
+            )
     rows = book.rows()
     assert len(stopped) > 5
     assert [row.number for row in rows if row.state == "pruned"] == stopped

@@ -12,21 +12,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from peml.records.study import TrialRecord
 from peml.tuning.ledger import Ledger
 from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import Patience
-from peml.tuning.trial import Outcome, Spent, Trial
 from tests.tuning.studies import made_up
 
 pytestmark = pytest.mark.skipif(
     shutil.which("initdb") is None or shutil.which("pg_ctl") is None,
     reason="PostgreSQL's initdb and pg_ctl are not on the path",
 )
-SPENT = Spent(2.0, 100, 10)
+SPENT: dict[str, Any] = {"seconds": 2.0, "tokens": 100, "parameters": 10}
 
 
 @dataclass
@@ -91,14 +92,19 @@ def open_ledger(server: Server, name: str, driver: str, **sections: object) -> L
 
 
 def test_drivers_in_threads_share_a_study(server: Server) -> None:
-    drawn: dict[str, list[Trial]] = {"one": [], "two": []}
+    drawn: dict[str, list[TrialRecord]] = {"one": [], "two": []}
 
     def work(driver: str) -> None:
         book = open_ledger(server, "shared", driver, budget={"trials": 12})
         while trial := book.begin():
             drawn[driver].append(trial)
             book.report(trial.number, 50, 0.25)
-            book.settle(Outcome(trial.number, "finished", SPENT, (trial.number / 10,)), Path())
+            book.settle(
+                TrialRecord(
+                    number=trial.number, state="finished", objectives=[trial.number / 10], **SPENT
+                ),
+                Path(),
+            )
 
     threads = [threading.Thread(target=work, args=(driver,)) for driver in drawn]
     for thread in threads:
@@ -116,7 +122,7 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(server: Server) ->
     book = open_ledger(server, "away", "one")
     before = book.begin()
     server.stop()
-    found: list[Trial | None] = []
+    found: list[TrialRecord | None] = []
     waiting = threading.Thread(target=lambda: found.append(book.begin()))
     waiting.start()
     time.sleep(1.0)

@@ -14,15 +14,15 @@ import pytest
 from optuna.samplers import TPESampler
 from rich.console import Console
 
+from peml.records.study import TrialRecord
 from peml.tuning.ledger import Ledger
 from peml.tuning.sampling import build_pruner, build_sampler
 from peml.tuning.settings import PrunerSettings, SamplerSettings, StorageSettings, StudyConfig
 from peml.tuning.space import Parameter
 from peml.tuning.storage import Patience
-from peml.tuning.trial import Outcome, Spent
 from tests.tuning.studies import RATE, made_up
 
-SPENT = Spent(1.0, 100, 10)
+SPENT: dict[str, Any] = {"seconds": 1.0, "tokens": 100, "parameters": 10}
 
 
 def ledger(config: StudyConfig, folder: Path) -> Ledger:
@@ -89,7 +89,12 @@ def test_the_same_study_draws_the_same_trials_whatever_happened_between(tmp_path
             assert trial is not None
             drawn.append(trial.values)
             book.settle(
-                Outcome(trial.number, "finished", SPENT, (-abs(np.log10(trial.values[RATE]) + 2),)),
+                TrialRecord(
+                    number=trial.number,
+                    state="finished",
+                    objectives=[-abs(np.log10(trial.values[RATE]) + 2)],
+                    **SPENT,
+                ),
                 Path(),
             )
         assert book.begin() is None
@@ -122,7 +127,10 @@ def test_a_kill_between_two_draws_changes_neither(tmp_path: Path, name: str, don
             [trial] = ledger(config, folder).unfinished()
             drawn.append(trial.values)
             score = float(trial.values["training.clip"])
-            book.settle(Outcome(trial.number, "finished", SPENT, (score,)), Path())
+            book.settle(
+                TrialRecord(number=trial.number, state="finished", objectives=[score], **SPENT),
+                Path(),
+            )
         return drawn
 
     whole = draw(tmp_path / "whole", killed=False)
@@ -162,7 +170,10 @@ def test_tpe_learns_where_random_search_does_not(tmp_path: Path) -> None:
         book, far = ledger(config, folder), []
         while trial := book.begin():
             far.append(abs(np.log10(trial.values[RATE]) + 2))
-            book.settle(Outcome(trial.number, "finished", SPENT, (-far[-1],)), Path())
+            book.settle(
+                TrialRecord(number=trial.number, state="finished", objectives=[-far[-1]], **SPENT),
+                Path(),
+            )
         return float(np.mean(far[15:]))
 
     tpe, random = (
@@ -177,7 +188,9 @@ def test_a_grid_tries_every_combination_once(tmp_path: Path) -> None:
     book, drawn = ledger(config, tmp_path), []
     while trial := book.begin():
         drawn.append(tuple(trial.values.values()))
-        book.settle(Outcome(trial.number, "finished", SPENT, (0.5,)), Path())
+        book.settle(
+            TrialRecord(number=trial.number, state="finished", objectives=[0.5], **SPENT), Path()
+        )
     assert sorted(drawn) == [(e, c) for e in (1, 2, 3) for c in (0.5, 1.0, 1.5)]
 
 

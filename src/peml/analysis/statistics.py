@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.stats import t as students_t
 
 from peml.analysis.scorers import weighted_scorer
-from peml.errors import DataError, nearest
 from peml.evaluation.metrics import METRICS
 
 Array = NDArray[np.float64]
@@ -77,10 +76,9 @@ def paired_difference(
     or three seeds; with one seed it covers the rows alone. ``weights`` are those of the tasks in
     the mean, (tasks,); default: equal. A task's interval doesn't depend on the other tasks.
 
-    Raises:
-        DataError: Rows or seeds don't pair up, there are none, or a metric is unknown.
+    There is at least one task; all have the same seeds.
     """
-    seeds = _check_pairs(tasks)
+    seeds = len(next(iter(tasks.values())).first)
     gaps, draws = [], []
     for name, task in tasks.items():
         runs = [*task.first, *task.second]
@@ -125,38 +123,6 @@ def percentile_interval(value: float, draws: Array) -> Interval:
 def task_random(seed: int, task: str, use: int = 0) -> np.random.Generator:
     """A task's random generator: independent of other tasks, and different for each ``use``."""
     return np.random.default_rng([seed, zlib.crc32(task.encode()), *([use] if use else [])])
-
-
-def _check_pairs(tasks: Mapping[str, PairedTask]) -> int:
-    """The number of seeds."""
-    if not tasks:
-        raise DataError("no tasks to compare two methods on", allowed="at least one task")
-    seeds = {len(runs) for task in tasks.values() for runs in (task.first, task.second)}
-    if len(seeds) > 1 or 0 in seeds:
-        raise DataError(
-            f"runs that don't pair up: between {min(seeds)} and {max(seeds)} seeds per task",
-            allowed="the same seeds, at least one, for both methods and every task",
-            action="pass the seeds that both methods have finished",
-        )
-    for name, task in tasks.items():
-        _check_rows(name, task.metric, task.gold, [*task.first, *task.second])
-    return seeds.pop()
-
-
-def _check_rows(name: str, metric: str, gold: Values, runs: Sequence[Values]) -> None:
-    if metric not in METRICS:
-        raise DataError(
-            f"{name}: unknown metric {metric!r}.{nearest(metric, METRICS)}",
-            allowed=", ".join(METRICS),
-        )
-    lengths = {len(run) for run in runs}
-    if lengths != {len(gold)} or not len(gold):
-        raise DataError(
-            f"{name}: {len(gold)} right answers, and predictions for "
-            f"{', '.join(map(str, sorted(lengths)))} rows",
-            allowed="as many predictions as right answers, at least one",
-            action="evaluate the runs on the same rows",
-        )
 
 
 def _draw(random: np.random.Generator, resamples: int, items: int) -> Array:

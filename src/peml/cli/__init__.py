@@ -4,8 +4,6 @@ These modules import no other room at their top: a command imports what it uses 
 so that `peml --help` and the light verbs don't wait for torch.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os

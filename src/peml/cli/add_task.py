@@ -1,7 +1,5 @@
 """`peml add-task`: a finished run's model answers a task that it never saw."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

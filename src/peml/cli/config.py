@@ -1,7 +1,5 @@
 """`peml config`: the schema of a config file, and a config with all defaults."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``peml doctor MODEL``: what will work with this model and these versions, and why not."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

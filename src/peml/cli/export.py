@@ -1,7 +1,5 @@
 """`peml export`: a finished run's model in a format other tools read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

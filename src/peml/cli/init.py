@@ -1,7 +1,5 @@
 """`peml init`: a config, a task and a few rows to start from."""
 
-from __future__ import annotations
-
 from importlib import resources
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`peml push`: a finished run's model, with its card, to the Hugging Face hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

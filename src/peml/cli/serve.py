@@ -1,7 +1,5 @@
 """`peml serve`: a finished model behind HTTP."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

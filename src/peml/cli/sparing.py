@@ -1,7 +1,5 @@
 """What commands do to spare processor time and memory."""
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

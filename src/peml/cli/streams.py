@@ -1,7 +1,5 @@
 """Files and standard streams of rows, and their formats."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterator

@@ -89,7 +89,6 @@ def collect(
 
 
 def _method(label: str, matching: Matching) -> MethodRecord:
-    """The record of a method, with its sizes on each suite if they differ."""
     sizes = {suite: sized[label] for suite, sized in matching.suites.items()}
     first = next(iter(sizes.values()))
     same = len({sized.size for sized in sizes.values()}) == 1
@@ -114,7 +113,6 @@ def _row(
     latency: float | None,
     folder: Path,
 ) -> RowRecord:
-    """The record of a method on a suite."""
     cautions = _cautions(cells)
     found = [_cell(cell, tasks, folder) for cell in cells]
     averaged = [cell for cell in found if cell.mean is not None]
@@ -156,7 +154,6 @@ def _cautions(cells: Sequence[Cell]) -> list[Caution]:
 
 
 def _groups(tasks: Sequence[ComparedTask]) -> dict[str, list[ComparedTask]]:
-    """The tasks of each group."""
     by_name = {task.name: task for task in tasks}
     found = gather_groups({name: task.group for name, task in by_name.items()})
     return {group: [by_name[name] for name in names] for group, names in found.items()}
@@ -176,7 +173,6 @@ def _majority_mean(tasks: Sequence[ComparedTask]) -> float:
 
 
 def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord:
-    """The record of a cell."""
     place = {"seed": cell.seed, "folder": cell.folder.relative_to(folder).as_posix()}
     results = cell.results()
     if results is None:
@@ -213,7 +209,6 @@ def _cell(cell: Cell, tasks: Sequence[ComparedTask], folder: Path) -> CellRecord
 def _task(
     task: ComparedTask, cells: Sequence[CellRecord], cautions: Sequence[Caution]
 ) -> TaskScore:
-    """The score of a method on a task, over the seeds that count."""
     values = {cell.seed: cell.tasks[task.name] for cell in cells}
     at_majority = [
         seed for seed, value in values.items() if value is not None and value <= task.majority
@@ -230,7 +225,6 @@ def _task(
 
 
 def _row_flags(cells: Sequence[CellRecord], cautions: Sequence[Caution]) -> list[str]:
-    """Reasons to doubt the row's mean."""
     groups = {
         "failed": [cell.seed for cell in cells if cell.status == "failed"],
         "missing": [cell.seed for cell in cells if cell.status == "missing"],
@@ -260,7 +254,6 @@ def _suite(
     focus: str | None,
     folder: Path,
 ) -> SuiteRecord:
-    """The record of all methods on a suite, each with its difference to the best baseline."""
     baselines = [row for row in rows if row.label != focus and row.mean is not None]
     best = max(baselines, key=lambda row: row.mean or 0.0, default=None)
     return SuiteRecord(

@@ -104,7 +104,6 @@ def _single_rows(prepared: Prepared, device: torch.device) -> list[tuple[int, Ta
 def _time_one(
     model: Predictor, task_id: int, batch: TaskBatch, settings: EvaluationSettings
 ) -> float:
-    """The seconds that one answer takes."""
     base = model.base
     since = time.perf_counter()
     task = base.tasks[task_id]

@@ -1,7 +1,5 @@
 """Gives every method the same number of trainable parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -189,7 +187,6 @@ def _describe_size(
 
 
 def _leaves(section: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a nested mapping, with its path."""
     for name, value in section.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{before}{name}.")

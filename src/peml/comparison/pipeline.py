@@ -92,14 +92,12 @@ def compare(
 
 
 def _matching(folder: ComparisonFolder, config: ComparisonConfig) -> Matching | None:
-    """The sizes of a comparison that was started before."""
     return Matching.read(folder.path) if folder.holds(config) else None
 
 
 def _is_open(
     config: ComparisonConfig, matching: Matching, folder: Path, *, retry_failed: bool
 ) -> bool:
-    """Whether any run has not ended yet."""
     cells = cells_of(config, folder, matching.settings)
     return any(not cell.is_finished and (retry_failed or not cell.failure()) for cell in cells)
 

@@ -150,7 +150,6 @@ def _describe_tasks(prepared: Prepared) -> list[ComparedTask]:
 
 
 def _problem(prepared: Prepared, backbone: Backbone, runs: Sequence[Cell]) -> str:
-    """Why a method can't run; empty if it can."""
     try:
         for run in runs:  # each from the previous one, so that contexts are read once
             prepared = with_config(prepared, run.config)

@@ -273,7 +273,6 @@ def parse_comparison(
 
 
 def _with_suites(written: Mapping[str, Any]) -> tuple[Any, Any]:
-    """``run`` without tasks, and the suites with the tasks they inherit."""
     run, suites = written.get("run"), written.get("suites")
     if not isinstance(run, dict):
         return run, suites

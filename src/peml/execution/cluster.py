@@ -42,7 +42,6 @@ class RayExecutor(Executor):
         self._mail: Any = None
 
     def wait(self) -> list[Job]:
-        """Answers reports until at least one job has ended."""
         ended: list[Job] = []
         while self._tasks and not ended:
             awaited = [*self._tasks, *([] if self._mail is None else [self._mail])]
@@ -57,7 +56,6 @@ class RayExecutor(Executor):
         return ended
 
     def close(self) -> None:
-        """Ends the workers, and leaves the cluster."""
         if self._train is None:
             return
         tasks = list(self._tasks)
@@ -85,7 +83,6 @@ class RayExecutor(Executor):
 
     @property
     def _cpus(self) -> int:
-        """Cores of a job."""
         settings = self._settings
         share = 1 if settings.address else max(1, torch.get_num_threads() // settings.jobs)
         return settings.cpus or share
@@ -152,7 +149,6 @@ class RayExecutor(Executor):
                 )
 
     def _answer(self) -> None:
-        """Passes on a job's report, and sends back the answer."""
         assert self._report is not None
         number, folder, step, value = self._ray.get(self._mail)
         self._mail = self._mailbox.next.remote()
@@ -161,7 +157,7 @@ class RayExecutor(Executor):
                 self._mailbox.answer.remote(number, self._report(job, step, value))
 
     def _reason_of_death(self, task: Any, job: Job) -> str:
-        """Why a job ended without a result; None if it still runs.
+        """Why a job ended without a result.
 
         Raises:
             RunError: The cluster can't train this job, nor any other.

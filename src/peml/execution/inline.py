@@ -20,7 +20,6 @@ class InlineExecutor(Executor):
     _job: Job | None = None
 
     def wait(self) -> list[Job]:
-        """Trains the job that was submitted."""
         job, self._job = self._job, None
         if job is None:
             return []
@@ -39,7 +38,6 @@ class InlineExecutor(Executor):
         return [job]
 
     def close(self) -> None:
-        """Forgets a job that has not begun."""
         self._job = None
 
     def _jobs(self) -> Sequence[Job]:

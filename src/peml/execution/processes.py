@@ -31,8 +31,6 @@ _GRACE = 10.0  # seconds
 
 @dataclass(frozen=True)
 class _Worker:
-    """A job's process, and the pipe for its reports."""
-
     job: Job
     process: BaseProcess
     reports: Connection | None
@@ -52,7 +50,6 @@ class ProcessExecutor(Executor):
         self._workers: dict[int, _Worker] = {}  # by the sentinel of the process
 
     def wait(self) -> list[Job]:
-        """Answers reports until at least one job has ended."""
         ended: list[Job] = []
         while self._workers and not ended:
             pipes = {
@@ -72,7 +69,6 @@ class ProcessExecutor(Executor):
         return ended
 
     def close(self) -> None:
-        """Ends the processes; their runs can be continued later."""
         workers = list(self._workers.values())
         self._workers.clear()
         for worker in workers:
@@ -98,7 +94,6 @@ class ProcessExecutor(Executor):
         self._workers[process.sentinel] = _Worker(job, process, ours)
 
     def _answer(self, job: Job, reports: Connection) -> None:
-        """Passes on a job's report, and sends back the answer."""
         assert self._report is not None
         try:
             step, value = reports.recv()
@@ -125,7 +120,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _collect(worker: _Worker) -> None:
-    """Joins a process that has ended and closes its pipe."""
     worker.process.join()
     if worker.reports is not None:
         worker.reports.close()
@@ -145,7 +139,6 @@ def _reason_of_death(worker: _Worker) -> str:
 def _work(
     packed: dict[str, Any], threads: int, reports: Connection | None, environment: dict[str, str]
 ) -> None:
-    """Runs in the process of one job."""
     os.environ.clear()  # the server's is that of the time it was started at
     os.environ.update(environment | {"OMP_NUM_THREADS": str(threads)})
     import torch

@@ -1,7 +1,5 @@
 """Checks that a model read from disk gives the same scores as the trained one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType

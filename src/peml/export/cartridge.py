@@ -12,8 +12,6 @@
 A Cartridge (arXiv 2506.06266) holds the keys and values themselves, as a cache does.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import peft

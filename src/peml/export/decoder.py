@@ -1,7 +1,5 @@
 """The exports of a merged decoder: its files, parts beside it, and the check of its answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """The interface of an export format, the registry of formats, and `export_model`."""
 
-from __future__ import annotations
-
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

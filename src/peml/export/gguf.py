@@ -12,8 +12,6 @@ neighbouring channels of queries and keys when it rotates them, Transformers tho
 apart, so their rows are reordered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from itertools import product

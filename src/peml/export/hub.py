@@ -1,7 +1,5 @@
 """Uploading a saved model to the Hugging Face hub."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

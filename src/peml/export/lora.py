@@ -11,8 +11,6 @@
       TASK/                        or one such folder per task
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar

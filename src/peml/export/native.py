@@ -14,8 +14,6 @@
       manifest.json        checksum of every file, written last
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Adds a task to a finished run: its context is computed, not trained."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

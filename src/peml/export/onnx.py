@@ -12,8 +12,6 @@
 ``onnx-int8`` writes the same with weights in 8 bits (onnxruntime's dynamic quantisation).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

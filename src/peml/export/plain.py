@@ -9,8 +9,6 @@ folder it is about, and ``file``, a safetensors file of the method's tensors. Th
 beside it (``FILE.answer``), and a line on standard output says that it is there.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from functools import cached_property

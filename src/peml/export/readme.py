@@ -1,7 +1,5 @@
 """READMEs of exports: one template per format, in `templates/`."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ description to the other files, so that a file altered together with its checksu
 not a signature: anyone can compute it again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Finds the model of a finished run for all exports, and refuses unsuitable ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from peml.errors import CheckpointError, RunError, TaskError, nearest

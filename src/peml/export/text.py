@@ -11,8 +11,6 @@
       manifest.json        checksum of every file
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar
 

@@ -14,8 +14,6 @@ In a cache, a prefix moves the tokens' positions; its keys are rotated to compen
 (``injection/rotation.py``). A prompt's keys and values are what the model computes for it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar
 

@@ -27,10 +27,9 @@ from peml.injection.attention import (
     set_slot,
 )
 from peml.injection.contexts import Contexts
-from peml.injection.dense import attend_densely
 from peml.injection.masks import MaskMemo
 from peml.injection.probe import AttentionSite, switch_implementation, unwrap
-from peml.injection.shared import attend_shared
+from peml.injection.shared import Shared, attend_shared
 from peml.injection.support import check_support
 from peml.prefix.prefix import Prefix
 from peml.prefix.shape import PrefixShape
@@ -236,9 +235,9 @@ class _PrefixSlot:
             alone = partial(self.function, module, query, key, value, attention_mask, **kwargs)
             return _mixed(contexts.gate(self.layer), output, alone), None
         if self.sdpa and query.device.type == "cpu" and 0 < dropout < 1 and bias is None:
-            return attend_densely(
-                query, key, value, attention_mask, scaling=scaling, dropout=dropout
-            ), None
+            rows = [Shared(len(query))]
+            given = {"scaling": scaling, "causal": False, "dropout": dropout}
+            return attend_shared(query, key, value, attention_mask, rows, **given), None
         return self.function(module, query, key, value, attention_mask, **kwargs)
 
     def _with_contexts(
@@ -252,7 +251,6 @@ class _PrefixSlot:
         causal: bool,
         dropout: float,
     ) -> Tensor:
-        """Attention to the rows' own keys and to their tasks' contexts."""
         order = contexts.order(len(query))
         shared = contexts.layer(self.layer, order, value)
         if order.order is not None:

@@ -255,7 +255,6 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _recording(model: PreTrainedModel, base: str) -> Iterator[_Recorder]:
-    """Records the attention calls of every module inside the block."""
     recorder = _Recorder(model, base)
     before = [(module, get_slot(module)) for module in model.modules()]
     implementation = str(model.config._attn_implementation)

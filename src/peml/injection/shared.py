@@ -8,6 +8,11 @@ the joint output, a fused kernel's backward gives each part's exact share of the
 torch's fused kernel for CPUs returns the log-sum-exp. In bfloat16 it is slower than plain matrix
 products, so it computes only the rows' own tokens. On other devices, and with dropout, the logits
 of both parts are written out and share one softmax.
+
+Dropout on a CPU comes here without contexts as well, since torch has no fused kernel for it. Its
+fallback protects the softmax from fully masked rows and draws one random number per weight, which
+costs more than the matrix products. With a prefix every row sees at least one key, so a plain
+softmax is exact, and 16 random bits per weight are enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peml.injection.dense import drop
-
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+_LEVELS = 2**16
 
 _LEAST_SUM = -100.0
 """Log-sum-exp of a query's own part below which it sees no token (padding), or hardly any."""
@@ -274,24 +279,40 @@ def _dense(
     """Like `attend_shared`, with all logits written out."""
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
-    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    if group > 1:
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     scaled = query * scaling
     logits = scaled @ key.transpose(-1, -2)
     if mask is not None:
-        logits = logits + mask
+        logits = logits.add_(mask)  # in place: the product's backward does not need its result
     elif causal:
         later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).triu_(1)
-        logits = logits.masked_fill(later, torch.finfo(query.dtype).min)
+        logits = logits.masked_fill_(later, torch.finfo(query.dtype).min)
     outputs = []
     for part, keys, values in _parts(rows, pairs):
         if keys is None or values is None:
-            weights, share = drop(logits[part].softmax(-1), dropout)
+            weights, share = _drop(logits[part].softmax(-1), dropout)
             outputs.append(weights @ value[part] / share)
             continue
         shared = _rows(_flat(scaled[part], kv_heads) @ keys.transpose(-1, -2), query[part])
-        weights, share = drop(torch.cat([shared, logits[part]], -1).softmax(-1), dropout)
+        weights, share = _drop(torch.cat([shared, logits[part]], -1).softmax(-1), dropout)
         positions = keys.shape[1]
         front = _flat(weights[..., :positions], kv_heads) @ values
         own = weights[..., positions:] @ value[part]
         outputs.append((_rows(front, query[part]) + own) / share)
     return torch.cat(outputs)
+
+
+def _drop(weights: Tensor, probability: float) -> tuple[Tensor, float]:
+    """Drops weights at random, and returns the share that is kept, to divide by.
+
+    The probability is rounded to 1/65536 (0.1 becomes 0.100006), and so is the share, so the
+    expected value is exact. With a probability of 0, nothing is dropped.
+    """
+    if not probability:
+        return weights, 1.0
+    dropped = round(probability * _LEVELS)
+    words = torch.empty((weights.numel() + 3) // 4, dtype=torch.int64, device=weights.device)
+    levels = words.random_(-(2**63), None).view(torch.int16)[: weights.numel()]
+    keep = (levels >= dropped - _LEVELS // 2).view(weights.shape)
+    return weights * keep.to(weights.dtype), 1 - dropped / _LEVELS

@@ -16,9 +16,7 @@ class Frozen(Method):
     trains: ClassVar[bool] = False
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds nothing."""
         return AttachedModel(model, {})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """No parameters."""
         return {}

@@ -25,5 +25,4 @@ class Full(Method):
         return AttachedModel(model, {}, groups=[group])
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """All parameters of the backbone."""
         return {"backbone": shape.parameters}

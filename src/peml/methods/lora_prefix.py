@@ -20,14 +20,12 @@ class LoraPrefix(Method):
     settings: LoraPrefixSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds LoRA and prefix."""
         settings = self.settings
         lora = LoraPart(model.backbone, settings.lora, context.seed)
         part = attach_fixed(model, settings, context, settings.prefix_learning_rate)
         return AttachedModel(model, {lora.name: lora, part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The parameters of LoRA and prefix."""
         return {
             "lora": self.settings.lora.count_parameters(shape),
             "prefix": self.settings.count_prefix(shape),

@@ -37,7 +37,6 @@ class Peml(SearchedPrefix):
     settings: PemlSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds LoRA and prefix, and the search unless the genotype is known."""
         settings = self.settings
         injection = attach_prefix(model.backbone)
         make: Callable[..., PrefixPart] = PrefixPart
@@ -69,16 +68,13 @@ class Peml(SearchedPrefix):
 
     @property
     def context(self) -> ContextSettings | None:
-        """The settings of each task's context; None in the paper's mode."""
         return self.settings.context
 
     @property
     def corrects_contexts(self) -> bool:
-        """Whether there are contexts; the prefix network corrects them."""
         return self.settings.context is not None
 
     def _over(self, prefix: PrefixSettings, lengths: Sequence[int]) -> PrefixSettings:
-        """The prefix settings; with contexts, the network is as long as the longest context."""
         if self.settings.context is None:
             return prefix
         return prefix.model_copy(update={"length": max(lengths)})
@@ -105,7 +101,6 @@ class Peml(SearchedPrefix):
         return self.resting(phase) if phase == "search" else frozenset()
 
     def _space(self, prefix: PrefixSettings, shape: PrefixShape, layers: Layers) -> SearchSpace:
-        """The search space, with the LoRA's ranks if they are searched."""
         space, ranks = prefix.space(shape), self.settings.lora_ranks
         if not ranks:
             return space
@@ -120,7 +115,6 @@ class Peml(SearchedPrefix):
         return {"lora": round(lora.mean), "prefix": round(prefix.mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """The parameters with the smallest and with the largest network of the search space."""
         lora, prefix = self._sizes(self.settings.prefix, shape)
         return lora.low + prefix.low, lora.high + prefix.high
 

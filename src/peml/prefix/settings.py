@@ -1,8 +1,6 @@
 """Config section of the searched prefix."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,7 +33,7 @@ class PrefixBaseSettings(Settings):
     training.warmup."""
 
     @model_validator(mode="after")
-    def _text_to_start_at(self) -> PrefixBaseSettings:
+    def _text_to_start_at(self) -> Self:
         if (self.start == "text") != (self.text is not None):
             raise ValueError("start: text and text belong together: set both or neither")
         return self

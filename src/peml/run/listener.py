@@ -80,20 +80,17 @@ class MetricsLog(Log):
             self._file.seek(0, os.SEEK_END)
 
     def write(self, record: Record) -> None:
-        """Appends one line."""
         with disk_errors(self._path):
             self._file.write(json_line(self._path, record.model_dump(mode="json")))
             self._file.flush()
 
     def offset(self) -> int:
-        """The length in bytes of the log on disk, after a sync."""
         with disk_errors(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
         return self._path.stat().st_size
 
     def close(self) -> None:
-        """Closes the file."""
         self._file.close()
 
 

@@ -66,7 +66,6 @@ def plan(config: RunConfig) -> Plan:
 
 
 def _start(prepared: Prepared, model: AttachedModel, identity: Identity) -> Start | None:
-    """Loads the weights of `init_from` into a new run's model."""
     source = prepared.config.init_from
     return None if source is None else start_from(Path(source), model, prepared, identity)
 
@@ -130,7 +129,6 @@ def fit(
 def _run_phases(
     session: TrainingSession, folder: RunFolder, identity: Identity, start: Start | None
 ) -> dict[str, TaskResult]:
-    """Trains and evaluates."""
     prepared, world = session.prepared, session.world
     planned = prepared.plan(session.trainable_parameters(), identity, start)
     is_new = world.from_first(lambda: Plan.find(folder.path)) is None
@@ -208,7 +206,6 @@ def _results(
 
 
 def _means(results: dict[str, TaskResult], tasks: Sequence[Task]) -> dict[str, Any]:
-    """The fields of `Means` over some tasks."""
     found = [results[task.name] for task in tasks]
     weights = mean_weights([task.average for task in tasks], [each.rows for each in found])
     intervals = [Interval(each.value, each.low, each.high) for each in found]

@@ -286,7 +286,6 @@ def _check_fits(family: Family, config: RunConfig, method: Method, tasks: Sequen
 
 
 def _check_quantization(config: RunConfig, method: Method) -> None:
-    """Refuses quantised weights that are to be trained, and a missing library."""
     stored = read_quantization(config.model)
     if stored is not None and method.trains_backbone:
         raise ConfigError(
@@ -299,7 +298,6 @@ def _check_quantization(config: RunConfig, method: Method) -> None:
 
 
 def _majority(item: TaskData, spelling: Spelling) -> Any:
-    """A task's best constant guess."""
     task, renderer = item.task, TaskRenderer(item.task)
     rows = getattr(item, majority_of(item.train))
     golds = (renderer.gold(row, number) for number, row in enumerate(rows))

@@ -45,7 +45,6 @@ def warn_unreachable(
 
 
 def _unseen(item: TaskData, gold: Sequence[int]) -> Iterator[tuple[list[int], str]]:
-    """Positions of rows whose label no train row has."""
     task = item.task
     if not task.type.has_labels or not len(item.train):
         return
@@ -59,7 +58,6 @@ def _unseen(item: TaskData, gold: Sequence[int]) -> Iterator[tuple[list[int], st
 def _not_generated(
     task: Task, gold: Sequence[str], encoded: EncodedSplit, most: int
 ) -> Iterator[tuple[list[int], str]]:
-    """The positions of affected rows, with the reason."""
     answers = (labels for (labels,) in encoded.rows.column("labels"))
     # the token that ends an answer needs no room
     sizes = [sum(token != IGNORED for token in labels) - 1 for labels in answers]

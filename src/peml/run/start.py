@@ -169,7 +169,6 @@ def _meaning(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network(genotype: Genotype | None) -> dict[str, Any] | None:
-    """A network without the record of how it was found."""
     return None if genotype is None else genotype.model_dump(exclude={"found_by"})
 
 

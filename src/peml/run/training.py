@@ -289,7 +289,6 @@ class TrainingSession:
         self._save("train", log)
 
     def _evaluate(self) -> dict[str, float]:
-        """The headline metric of every task on its development split."""
         if self.model.search is not None:
             self.model.search.before_evaluation(max(0, self._progress.step - 1))
         values = {}

@@ -177,7 +177,6 @@ def _compare(
     chosen: Sequence[int],
     tolerance: float,
 ) -> _Compared:
-    """Compares the answers of some rows with the stored ones."""
     kept = finished.predictions[task.name]
     rows = [kept.rows[place] for place in chosen]
     read = read_examples(finished.folder, kept, rows, task)
@@ -208,7 +207,6 @@ def _compare(
 
 
 def _tolerance(saved: SavedModel, finished: FinishedRun) -> float:
-    """The tolerance for rounding, given the types that the run computed and stores in."""
     precision = finished.results.precision
     computed = {"bf16": "bfloat16"}.get("" if precision is None else precision.compute, "float32")
     return max(TOLERANCES[each] for each in (saved.description.model.dtype, computed))

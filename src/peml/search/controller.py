@@ -228,7 +228,6 @@ class SearchController:
         return one_hot if share == 1 else torch.lerp(row, one_hot, share)
 
     def _decide(self, count: int, step: int, measure: Measure | None) -> None:
-        """Makes decisions in a random order until ``count`` are made."""
         made = len(self.memory.decided)
         if count <= made:
             return

@@ -1,7 +1,5 @@
 """Predicts the rows of a file of any length, one window of rows at a time; can be resumed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

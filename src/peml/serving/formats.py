@@ -1,7 +1,5 @@
 """Answers as JSON lines, CSV or Parquet: a window of rows at a time, joined at the end."""
 
-from __future__ import annotations
-
 import csv
 import json
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Writes a study's results: ``study.json``, the table of trials, the best configs."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

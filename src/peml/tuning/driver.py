@@ -1,12 +1,11 @@
 """The loop of a study: draws trials, runs them and records their ends, within the budget."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,6 +14,8 @@ from peml.execution.executor import Executor
 from peml.execution.job import Job
 from peml.execution.making import make_executor
 from peml.records.plan import Plan
+from peml.records.run import Spent
+from peml.records.study import TrialRecord
 from peml.run.folder import RunFolder
 from peml.run.state import SessionState
 from peml.tuning.folder import StudyFolder
@@ -22,7 +23,6 @@ from peml.tuning.ledger import Ledger
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE
 from peml.tuning.settings import StudyConfig
-from peml.tuning.trial import Outcome, Spent, Trial
 
 
 class Driver:
@@ -46,7 +46,7 @@ class Driver:
         self._console = console
         self._prefix = prefix
         self._waiting = deque(ledger.unfinished())
-        self._running: dict[str, Trial] = {}  # by the job's name
+        self._running: dict[str, TrialRecord] = {}  # by the job's name
         self._before = folder.driver().seconds
         self._since = time.monotonic()
         self._worked = any(row.state in ("finished", "pruned") for row in ledger.rows())
@@ -76,7 +76,7 @@ class Driver:
                 return job
         return None
 
-    def _next(self) -> Trial | None:
+    def _next(self) -> TrialRecord | None:
         if self._waiting:
             return self._waiting.popleft()
         return self._ledger.begin() if self._has_budget() else None
@@ -89,12 +89,12 @@ class Driver:
             return False
         return self._ledger.has_room()
 
-    def _job(self, trial: Trial) -> Job | None:
+    def _job(self, trial: TrialRecord) -> Job | None:
         """The run of a trial; None if the trial has ended already, or failed to start."""
         try:
             config = self._config.trial_config(trial.values)
         except PemlError as error:
-            self._fail(trial.number, error.problem, Spent(0.0, 0, None))
+            self._fail(trial.number, error.problem, _totals(Spent()))
             return None
         name = f"{self._prefix}trial {trial.number}"
         job = Job(name, self._folder.trial(trial.number), config)
@@ -108,7 +108,6 @@ class Driver:
         return job
 
     def _report(self, job: Job, step: int, mean: float) -> bool:
-        """Receives a development evaluation, and returns whether to stop the trial."""
         percent = max(1, round(WHOLE * step / _total_steps(job)))
         return self._ledger.report(self._running[job.name].number, percent, mean)
 
@@ -118,10 +117,7 @@ class Driver:
         if results is None:
             self._end_early(job, number)
             return
-        cost = results.cost
-        spent = Spent(
-            sum(cost.seconds.values()), sum(cost.tokens.values()), cost.total_trainable_parameters
-        )
+        spent = _totals(results.cost, results.cost.total_trainable_parameters)
         values = [OBJECTIVES[name].value(results) for name in self._config.objectives]
         if not all(map(math.isfinite, values)):
             self._fail(number, "its development mean is not a number", spent)
@@ -130,20 +126,19 @@ class Driver:
             f"{OBJECTIVES[name].title} {value:.6g}"
             for name, value in zip(self._config.objectives, values, strict=True)
         )
-        self._settle(Outcome(number, "finished", spent, tuple(values)))
-        self._say(f"finished {job.name}: {listed}, {spent.seconds:.0f} s")
+        self._settle(TrialRecord(number=number, state="finished", objectives=values, **spent))
+        self._say(f"finished {job.name}: {listed}, {spent['seconds']:.0f} s")
 
     def _end_early(self, job: Job, number: int) -> None:
-        """Records a trial that was pruned or failed."""
         failure, spent = job.failure(), _spent_early(job)
         if failure is not None:
             self._fail(number, failure, spent)
             return
-        self._settle(Outcome(number, "pruned", spent))
-        self._say(f"stopped  {job.name}: it fell behind, {spent.seconds:.0f} s")
+        self._settle(TrialRecord(number=number, state="pruned", **spent))
+        self._say(f"stopped  {job.name}: it fell behind, {spent['seconds']:.0f} s")
 
-    def _fail(self, number: int, reason: str, spent: Spent) -> None:
-        self._settle(Outcome(number, "failed", spent, reason=reason))
+    def _fail(self, number: int, reason: str, spent: dict[str, Any]) -> None:
+        self._settle(TrialRecord(number=number, state="failed", reason=reason, **spent))
         self._say(f"FAILED   {self._prefix}trial {number}: {reason}")
         self._reasons.append(f"trial {number}: {reason}")
         if not self._worked and len(self._reasons) >= self._config.failures:
@@ -153,9 +148,9 @@ class Driver:
                 "a new folder, or run the same command again to try others",
             )
 
-    def _settle(self, outcome: Outcome) -> None:
-        self._ledger.settle(outcome, self._folder.trial(outcome.number))
-        self._worked = self._worked or outcome.state != "failed"
+    def _settle(self, ended: TrialRecord) -> None:
+        self._ledger.settle(ended, self._folder.trial(ended.number))
+        self._worked = self._worked or ended.state != "failed"
         self._folder.worked(self._seconds())
 
     def _seconds(self) -> float:
@@ -194,7 +189,13 @@ def _total_steps(job: Job) -> int:
     return sum(Plan.read(job.folder).steps.values())
 
 
-def _spent_early(job: Job) -> Spent:
+def _totals(cost: Spent, parameters: int | None = None) -> dict[str, Any]:
+    """A run's cost as the fields of its trial's record."""
+    seconds, tokens = sum(cost.seconds.values()), sum(cost.tokens.values())
+    return {"seconds": seconds, "tokens": tokens, "parameters": parameters}
+
+
+def _spent_early(job: Job) -> dict[str, Any]:
     """Cost of a run that did not finish, up to its last checkpoint.
 
     A run that is stopped writes a checkpoint first. What a failed run did after its last
@@ -202,10 +203,7 @@ def _spent_early(job: Job) -> Spent:
     """
     states = RunFolder(job.folder).checkpoints.glob(f"step-*/{SessionState.FILE}")
     costs = [SessionState.read(path.parent).cost for path in states]
-    if not costs:
-        return Spent(0.0, 0, None)
-    last = max(costs, key=lambda cost: sum(cost.steps.values()))
-    return Spent(sum(last.seconds.values()), sum(last.tokens.values()), None)
+    return _totals(max(costs, key=lambda cost: sum(cost.steps.values()), default=Spent()))
 
 
 def _shown(value: object) -> str:

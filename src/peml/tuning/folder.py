@@ -1,7 +1,5 @@
 """The folder of a study."""
 
-from __future__ import annotations
-
 import uuid
 from pathlib import Path
 from typing import Any, ClassVar

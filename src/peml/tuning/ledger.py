@@ -1,7 +1,5 @@
 """The trials of a study in Optuna's storage; each is begun and ended exactly once."""
 
-from __future__ import annotations
-
 import platform
 import uuid
 from collections.abc import Callable
@@ -22,7 +20,6 @@ from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
 from peml.tuning.settings import StudyConfig
 from peml.tuning.storage import Patience, open_storage, shown_url
-from peml.tuning.trial import Outcome, Trial
 
 ValueT = TypeVar("ValueT")
 
@@ -108,7 +105,7 @@ class Ledger:
         """Whether there are fewer trials than the budget allows."""
         return len(self._safely(self._trials)) < self._config.most_trials
 
-    def unfinished(self) -> list[Trial]:
+    def unfinished(self) -> list[TrialRecord]:
         """Trials that an earlier session of this driver left running."""
         return self._safely(
             lambda: [
@@ -118,12 +115,12 @@ class Ledger:
             ]
         )
 
-    def begin(self) -> Trial | None:
+    def begin(self) -> TrialRecord | None:
         """Draws a new trial; None if there are as many as the budget allows."""
         token = uuid.uuid4().hex  # finds the trial again if the answer got lost
         return self._safely(lambda: self._begin(token))
 
-    def _begin(self, token: str) -> Trial | None:
+    def _begin(self, token: str) -> TrialRecord | None:
         most = self._config.most_trials
         found = self._with_token(token)
         if found is None:
@@ -160,23 +157,24 @@ class Ledger:
         trial.set_user_attr(_STOPPED, percent)
         return True
 
-    def settle(self, outcome: Outcome, folder: Path) -> None:
+    def settle(self, ended: TrialRecord, folder: Path) -> None:
         """Ends a trial.
 
         The run folder is stored together with the name of this machine.
         """
 
         def settle() -> None:
-            found = self._numbered(outcome.number)
+            found = self._numbered(ended.number)
             if found.state.is_finished():  # and the answer got lost
                 return
             trial = self._handle(found)
-            trial.set_user_attr("spent", vars(outcome.spent))
-            trial.set_user_attr("reason", outcome.reason)
+            spent = ended.model_dump(include={"seconds", "tokens", "parameters"})
+            trial.set_user_attr("spent", spent)
+            trial.set_user_attr("reason", ended.reason)
             trial.set_user_attr("place", f"{platform.node()}:{folder.resolve()}")
-            state = next(key for key, name in _STATES.items() if name == outcome.state)
-            values = list(outcome.objectives) if outcome.state == "finished" else None
-            self.study.tell(outcome.number, values, state)
+            state = next(key for key, name in _STATES.items() if name == ended.state)
+            values = [value for value in ended.objectives if value is not None]
+            self.study.tell(ended.number, values or None, state)
 
         self._safely(settle)
 
@@ -222,7 +220,7 @@ class Ledger:
         self.study.sampler = build_sampler(self._config.sampler, space, trial.number)
         return optuna.Trial(self.study, trial._trial_id)
 
-    def _drawn(self, trial: FrozenTrial) -> Trial:
+    def _drawn(self, trial: FrozenTrial) -> TrialRecord:
         handle, space, drawn = self._handle(trial), self._config.space, {}
         together = set(handle.relative_params)  # drawn now, by the trial's sampler
         for place, path in enumerate(sorted(space), start=1):
@@ -230,4 +228,4 @@ class Ledger:
                 self.study.sampler = build_sampler(self._config.sampler, space, trial.number, place)
             drawn[path] = space[path].suggest(handle, path)
         values = {path: drawn[path] for path in space}
-        return Trial(trial.number, values)
+        return TrialRecord(number=trial.number, state="running", values=values)

@@ -1,7 +1,5 @@
 """The objectives of a study."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """`peml tune`: one config, one study folder; safe to kill and to call again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Optuna's samplers and pruners, with everything that decides their choice written out."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,9 @@
 """The config of `peml tune`: the space, the sampler, the pruner, the budget."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -111,7 +109,7 @@ class StudyConfig(ConfigFile):
         return objectives
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> StudyConfig:
+    def _parts_fit(self) -> Self:
         if self.pruner.name != "none" and len(self.objectives) > 1:
             raise ValueError("pruner: trials with two objectives can't be compared while they run")
         if self.sampler.name == "grid":

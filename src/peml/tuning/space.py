@@ -1,12 +1,10 @@
 """The space of a study: paths into the run config, and the values to try there."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from pydantic import BaseModel, Field, model_validator
@@ -46,7 +44,7 @@ class Parameter(Settings):
         return {"choices": written} if isinstance(written, (list, tuple)) else written
 
     @model_validator(mode="after")
-    def _sound(self) -> Parameter:
+    def _sound(self) -> Self:
         problem = self._choice_problem() if self.choices is not None else self._range_problem()
         if problem:
             raise ValueError(problem)

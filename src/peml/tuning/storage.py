@@ -1,7 +1,5 @@
 """Storage of a study's trials: a journal file, or a database that may be down for a while."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

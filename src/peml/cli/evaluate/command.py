@@ -1,7 +1,5 @@
 """The command's arguments, and the choice among its four views."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """The difference of two runs on the same rows."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from rich.console import Console

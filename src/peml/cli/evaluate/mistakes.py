@@ -1,7 +1,5 @@
 """The rows a run predicted wrong, with their texts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.console import Console

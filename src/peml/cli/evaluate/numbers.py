@@ -1,7 +1,5 @@
 """Formats numbers for tables and JSON."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Several runs' means in one table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """One run's metrics with their intervals and baselines."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from rich.console import Console

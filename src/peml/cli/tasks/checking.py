@@ -1,7 +1,5 @@
 """Checks every row of a task or suite: counts, labels, lengths, leakage."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Prints suites and tasks from their definitions; no row is read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Counts the tokens of tasks' prompts, with their templates and bare."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.console import Console

@@ -61,12 +61,10 @@ class Correction(nn.Module, Part):
         return self.first[task] @ last if len(self.first) else last
 
     def groups(self) -> list[ParameterGroup]:
-        """The group `correction`."""
         decay = self._settings.weight_decay
         options = {} if decay is None else {"weight_decay": decay}
         parameters = list(self.parameters())
         return [ParameterGroup(self.name, parameters, self._settings.learning_rate, options)]
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Uses the contexts without correction inside the block."""
         return self._switch.off()

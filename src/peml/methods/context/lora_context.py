@@ -23,16 +23,13 @@ class LoraContext(Method):
 
     @property
     def context(self) -> ContextSettings:
-        """The settings of each task's context."""
         return self.settings.context
 
     @property
     def corrects_contexts(self) -> bool:
-        """Whether `correction.trains` is set."""
         return self.settings.correction.trains != "none"
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Computes the contexts, then adds the LoRA."""
         injection = attach_prefix(model.backbone)
         part = ContextPart(model, injection, self.context)
         lora = LoraPart(model.backbone, self.settings.lora, context.seed)
@@ -47,7 +44,6 @@ class LoraContext(Method):
         return AttachedModel(model, parts)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The parameters of LoRA and correction."""
         correction = self._count(self.settings.correction, shape)
         return {"lora": self.settings.lora.count_parameters(shape), "correction": correction}
 

@@ -66,7 +66,6 @@ class ContextNetwork(PrefixPart):
         return [replace(weights, parameters=own), *others]
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Uses the contexts without correction, in every layer, inside the block."""
         return self._switch.off()
 
     def static_prefix(self) -> Prefix | None:

@@ -81,7 +81,6 @@ class ContextPart(nn.Module, Part):
                 self._set(held)
 
     def _contexts_of(self, batch: TaskBatch | None) -> list[int]:
-        """Ids of the contexts of a batch, or of all contexts."""
         if self._settings.scope == "shared":
             return [ALL_TASKS]
         tasks = list(range(len(self.tokens)))
@@ -133,7 +132,6 @@ class ContextPart(nn.Module, Part):
                 self._tokens_of(task, longest)
 
     def _drawn(self, batch: TaskBatch) -> dict[int, Prefix]:
-        """Contexts of other solved rows than those of the batch."""
         assert self._solved is not None
         shots, draw = self._settings.shots, self._settings.draw
         assert draw != "once"
@@ -160,7 +158,6 @@ class ContextPart(nn.Module, Part):
             return self._compute(tokens, task)
 
     def _tokens_of(self, task: int, examples: Sequence[str]) -> list[int]:
-        """The tokens of a task's context with other solved rows."""
         model = self._holders[0]
         shots = {"shots": Shots(examples=tuple(examples))}
         tokens = _read_tokens(model, model.tasks[task].model_copy(update=shots))
@@ -202,7 +199,6 @@ class ContextPart(nn.Module, Part):
         return all(site.causal for site in self.injection.sites)
 
     def _check(self) -> None:
-        """Refuses a model that answers differently than with the text in front of a row."""
         model = self._holders[0]
         longest = max(self.tokens, key=len)
 
@@ -219,11 +215,9 @@ class ContextPart(nn.Module, Part):
         return []
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Uses the rows without their contexts inside the block."""
         return self.injection.without_contexts()
 
     def static_contexts(self) -> dict[int, Prefix]:
-        """All contexts, without gradients."""
         with torch.no_grad():
             held = self._contexts(self._contexts_of(None))
         return {task: prefix.detached() for task, prefix in held.items()}

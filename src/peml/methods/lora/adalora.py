@@ -64,7 +64,6 @@ class AdaLoraPart(PeftPart):
             return self._orth_reg_weight * torch.stack(losses).mean()
 
     def after_step(self, step: int) -> None:
-        """Updates the sensitivities and prunes ranks above the budget."""
         for parameter in self._parameters.values():
             if parameter.grad is None:  # no row reached the layer; PEFT multiplies by it
                 parameter.grad = torch.zeros_like(parameter)
@@ -156,5 +155,4 @@ class AdaLora(PeftMethod):
     settings_type: ClassVar[type[MethodSettings]] = AdaLoraSettings
 
     def build_part(self, backbone: Any, context: AttachContext) -> AdaLoraPart:
-        """Puts the layers into the backbone; the schedule spans the run."""
         return AdaLoraPart(backbone, self.settings, context.seed, context.total_steps)

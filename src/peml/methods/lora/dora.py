@@ -43,10 +43,8 @@ class Dora(Lora):
     settings_type: ClassVar[type[MethodSettings]] = DoraSettings
 
     def build_part(self, backbone: Any, context: AttachContext) -> DoraPart:
-        """Puts the layers into the backbone."""
         return DoraPart(backbone, self.settings, context.seed)
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The parameters of factors and magnitudes."""
         magnitudes = self.settings.count_magnitudes(shape)
         return {**super().count_parameters(shape), "magnitude": magnitudes}

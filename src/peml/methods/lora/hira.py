@@ -16,7 +16,6 @@ class Hira(PeftMethod):
     settings_type: ClassVar[type[MethodSettings]] = HiraSettings
 
     def build_part(self, backbone: Any, context: AttachContext) -> PeftPart:
-        """Puts the layers into the backbone."""
         try:
             from peft import HiraConfig
             from peft.tuners.hira import HiraModel

@@ -55,7 +55,6 @@ class Lora(PeftMethod):
     settings_type: ClassVar[type[MethodSettings]] = LoraMethodSettings
 
     def build_part(self, backbone: Any, context: AttachContext) -> LoraPart:
-        """Puts the layers into the backbone."""
         return LoraPart(backbone, self.settings, context.seed)
 
 

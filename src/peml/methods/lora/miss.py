@@ -16,6 +16,5 @@ class Miss(PeftMethod):
     settings_type: ClassVar[type[MethodSettings]] = MissSettings
 
     def build_part(self, backbone: Any, context: AttachContext) -> PeftPart:
-        """Puts the layers into the backbone."""
         config = MissConfig(r=self.settings.r, miss_dropout=self.settings.dropout)
         return PeftPart(backbone, MissModel, config, self.settings, context.seed)

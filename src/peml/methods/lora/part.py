@@ -100,13 +100,11 @@ class PeftPart(Part):
             parameter.data = parameter.data.float()
 
     def groups(self) -> list[ParameterGroup]:
-        """One group with the part's name."""
         parameters = list(self._parameters.values())
         return [ParameterGroup(self.name, parameters, self.settings.learning_rate)]
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Uses the model without its updates inside the block."""
         for layer in self._layers.values():
             layer.enable_adapters(False)
         try:
@@ -127,7 +125,6 @@ class PeftPart(Part):
 
     @torch.no_grad()
     def start_from(self, adapter: Path) -> list[str]:
-        """Copies the weights of an adapter that fits exactly."""
         config, own = self.peft_format()
         saved = read_adapter(adapter, config)
         return copy_weights(saved, own, self._tuner.model, self._tuner.prefix)
@@ -142,7 +139,6 @@ class PeftPart(Part):
         return config, state
 
     def merge(self) -> None:
-        """Adds the updates to the frozen weights and removes the layers."""
         self._tuner.merge_and_unload()
 
 
@@ -154,15 +150,12 @@ class PeftMethod(Method):
         """Puts the layers into the backbone."""
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds PEFT's layers."""
         part = self.build_part(model.backbone, context)
         return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The number from the settings' closed form."""
         return {self.settings.group: self.settings.count_parameters(shape)}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:
-        """Another rank."""
         resized: MethodSettings = self.settings.resized(shape, budget)
         return resized

@@ -84,7 +84,6 @@ class LoraSettings(LowRankSettings):
     alpha: float = Field(16.0, description="The update is scaled by alpha / r.", gt=0)
 
     def count_layer(self, layer: LinearShape) -> int:
-        """The number of trainable parameters: r (d_in + d_out)."""
         return self.r * (layer.d_in + layer.d_out)
 
     def at_rank(self, r: int) -> Self:
@@ -191,7 +190,6 @@ class HiraSettings(LowRankSettings, MethodSettings):
     learning_rate: float = Field(5e-3, description="Default rate of the group `hira`.", gt=0)
 
     def count_layer(self, layer: LinearShape) -> int:
-        """The number of trainable parameters: r (d_in + d_out)."""
         return self.r * (layer.d_in + layer.d_out)
 
 
@@ -205,5 +203,4 @@ class MissSettings(LowRankSettings, MethodSettings):
     """Size of a shard in channels; at most a layer's input size."""
 
     def count_layer(self, layer: LinearShape) -> int:
-        """The number of trainable parameters: r d_out."""
         return self.r * layer.d_out

@@ -1,7 +1,5 @@
 """The prefix as a trainable part, with the network that computes it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -66,7 +64,6 @@ class PrefixPart(nn.Module, Part):
         return prefix
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
-        """Puts a newly computed prefix in front of every layer."""
         prefix = self.yielded()
         if self.training and self._settings.dropout:
             prefix = prefix.without_some(self._settings.dropout)
@@ -111,11 +108,9 @@ class PrefixPart(nn.Module, Part):
         return ParameterGroup(name, parameters, self._learning_rate, self._settings.group_options())
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Uses the model without its prefix inside the block."""
         return self.injection.disabled()
 
     def static_prefix(self) -> Prefix | None:
-        """The prefix with the current weights, without gradients."""
         with torch.no_grad():
             return self.yielded().detached()
 
@@ -158,7 +153,6 @@ def _tokens(model: TaskModel, settings: PrefixBaseSettings, length: int) -> Tens
 
 
 def _text_rows(model: TaskModel, injection: PrefixInjection, tokens: Tensor) -> Tensor:
-    """The model's keys and values of a text."""
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if model.backbone.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens

@@ -25,7 +25,6 @@ class PrefixNas(SearchedPrefix):
     settings: PrefixNasSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds the prefix, and its search unless the genotype is known."""
         injection = attach_prefix(model.backbone)
         prefix = self.settings.prefix
         space = prefix.space(injection.shape)
@@ -54,7 +53,6 @@ class PrefixNas(SearchedPrefix):
         return {"prefix": round(self._size(shape).mean)}
 
     def parameter_range(self, shape: ModelShape) -> tuple[int, int]:
-        """The parameters of the smallest and of the largest network of the search space."""
         size = self._size(shape)
         return size.low, size.high
 

@@ -17,12 +17,10 @@ class PrefixTuning(Method):
     settings: PrefixTuningSettings
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Adds the prefix."""
         part = attach_fixed(model, self.settings, context, self.settings.learning_rate)
         return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """The parameters of the MLP or of the flat prefix."""
         return {"prefix": self.settings.count_prefix(shape)}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:

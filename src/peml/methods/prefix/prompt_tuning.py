@@ -32,7 +32,6 @@ class PromptPart(nn.Module, Part):
         self._learning_rate = learning_rate
 
     def prepare(self, batch: TaskBatch | None = None) -> None:
-        """Puts the vectors in front of the next inputs."""
         self._prompt.set(self.vectors)
 
     def groups(self) -> list[ParameterGroup]:
@@ -41,11 +40,9 @@ class PromptPart(nn.Module, Part):
         return [ParameterGroup("prompt", [self.vectors], self._learning_rate, still)]
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Uses the model without its prompt inside the block."""
         return self._prompt.disabled()
 
     def merge(self) -> None:
-        """Keeps the vectors beside the weights, without gradients."""
         self._prompt.set(self.vectors.detach().clone())
 
 
@@ -57,7 +54,6 @@ class PromptTuning(Method):
 
     @property
     def prompt_length(self) -> int:
-        """The settings' length."""
         return self.settings.length
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
@@ -82,7 +78,6 @@ class PromptTuning(Method):
         return AttachedModel(model, {part.name: part})
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """Length times channels."""
         return {"prompt": self.settings.length * shape.hidden_size}
 
     def resized(self, shape: ModelShape, budget: int) -> MethodSettings:

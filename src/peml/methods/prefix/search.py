@@ -153,7 +153,6 @@ class PrefixSearch:
 
     @torch.no_grad()
     def _measure(self, weights: Mapping[str, Tensor]) -> float:
-        """Held-out loss of the supernet with given weights."""
         self._scored, self._purpose = weights, "score"
         return self._rows.measure(_SCORE_BATCHES)
 

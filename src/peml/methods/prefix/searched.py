@@ -35,12 +35,10 @@ class SearchedPrefix(Method):
     settings: SearchedPrefixSettings
 
     def search_share(self) -> float:
-        """The config's share; 0 without a search."""
         search = self.settings.search
         return search.share if search.searches else 0.0
 
     def held_out_share(self) -> float:
-        """The config's share; 0 if the search needs no held-out rows."""
         search = self.settings.search
         return search.held_out if search.searches and search.needs_held_out else 0.0
 
@@ -53,7 +51,6 @@ class SearchedPrefix(Method):
         context: AttachContext,
         make: Callable[..., PrefixPart] = PrefixPart,
     ) -> PrefixPart:
-        """Attaches the network of the genotype, or the supernet of the space."""
         settings, shape = self.settings, injection.shape
         length = space.max_length if genotype is None else genotype.length
         make_network: Callable[[PrefixStart], Network]

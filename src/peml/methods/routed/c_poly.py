@@ -66,7 +66,6 @@ class CPolyDelta(Delta):
         return weights, self.down[index], self.up[index]
 
     def update(self, x: Tensor) -> Tensor:
-        """The update (see the class); each row uses its task's weights."""
         weights, down, up = self._skills_of(self.routing.rows(x.shape[0]))
         weights = self.scale * weights
         if self.settings.mixing == "factors":
@@ -112,7 +111,6 @@ class CPoly(AdapterMethod):
     settings: CPolySettings
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """The parameters of all skills' factors, and of shared and own weights."""
         settings = self.settings
         skills = settings.shared + tasks * settings.own
         weighed = settings.shared + (
@@ -125,5 +123,4 @@ class CPoly(AdapterMethod):
 
     @property
     def merging(self) -> Merging:
-        """Mergeable with one set of weights per task."""
         return Merging("per task", "each task weighs the skills in its own way")

@@ -67,7 +67,6 @@ class TaskMoeDelta(_MoeDelta):
         self.gate = gate
 
     def update(self, x: Tensor) -> Tensor:
-        """The update; see the class."""
         weights: Tensor = self.gate()
         return self._mixed(x, weights[self.routing.rows(x.shape[0])][:, None, :])
 
@@ -95,7 +94,6 @@ class TokenMoeDelta(_MoeDelta):
         self._balance: Tensor | None = None
 
     def update(self, x: Tensor) -> Tensor:
-        """The update; see the class."""
         # In float32, so that rounding to bf16 does not choose the experts.
         with torch.autocast(x.device.type, enabled=False):
             logits = nn.functional.linear(x.to(self.router.dtype), self.router)
@@ -118,7 +116,6 @@ class TokenMoeDelta(_MoeDelta):
         return load
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The load-balancing loss of the last pass."""
         return self._balance
 
     def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
@@ -135,7 +132,6 @@ class MoeLora(AdapterMethod):
     def build_deltas(
         self, layers: tuple[LinearShape, ...], routing: TaskRouting
     ) -> dict[str, Delta]:
-        """A delta for each layer, with a gate of its own or the shared one."""
         settings = self.settings
         if settings.routing == "token":
             return {layer.name: TokenMoeDelta(layer, routing, settings) for layer in layers}
@@ -143,7 +139,6 @@ class MoeLora(AdapterMethod):
         return {layer.name: TaskMoeDelta(layer, routing, settings, gate) for layer in layers}
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """The parameters of the experts' factors, and of gates or routers."""
         settings = self.settings
         factors = sum(r * (layer.d_in + layer.d_out) for layer in layers)
         if settings.routing == "token":
@@ -160,7 +155,6 @@ class MoeLora(AdapterMethod):
 
     @property
     def merging(self) -> Merging:
-        """Mergeable per task with a task gate, never with a router."""
         if self.settings.routing == "token":
             return Merging("never", "the experts' weights depend on the token")
         return Merging("per task", "each task has its own weights of the experts")

@@ -50,7 +50,6 @@ class MtlLoraDelta(Delta):
         return (self.mixing / self.settings.temperature).softmax(-1)
 
     def update(self, x: Tensor) -> Tensor:
-        """The update (see the class); each row uses its task's tensors."""
         rows = self.routing.rows(x.shape[0])
         hidden = nn.functional.linear(x, self.down)
         shares = self.scale * self.shares()[rows][:, :, None]
@@ -78,7 +77,6 @@ class MtlLora(AdapterMethod):
     settings: MtlLoraSettings
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """The parameters of A, the transforms, the B matrices, and the mix."""
         bases = self.settings.bases
         transform = tasks * (r * r if self.settings.transform == "full" else r)
         factors = sum(r * layer.d_in + transform + bases * r * layer.d_out for layer in layers)
@@ -86,5 +84,4 @@ class MtlLora(AdapterMethod):
 
     @property
     def merging(self) -> Merging:
-        """Mergeable with one set of weights per task."""
         return Merging("per task", "each task has its own transform and mix")

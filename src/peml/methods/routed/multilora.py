@@ -37,7 +37,6 @@ class MultiLoraDelta(Delta):
         return (self.scale * self.up * self.scaling[:, None, :]).flatten(0, 1)
 
     def update(self, x: Tensor) -> Tensor:
-        """All branches in two products."""
         return nn.functional.linear(x, self.down.flatten(0, 1)) @ self._scaled_up()
 
     def factors(self, task_id: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +52,6 @@ class MultiLora(AdapterMethod):
     settings: MultiLoraSettings
 
     def count_at(self, r: int, layers: tuple[LinearShape, ...], tasks: int) -> dict[str, int]:
-        """The parameters of the branches' factors and scales."""
         n = self.settings.branches
         return {
             "adapter": sum(n * r * (layer.d_in + layer.d_out) for layer in layers),

@@ -52,7 +52,6 @@ class AdapterPart(Part):
             model.backbone.set_submodule(name, layer)
 
     def groups(self) -> list[ParameterGroup]:
-        """The group `adapter`, and the groups of `Delta.fast`."""
         owned: dict[str, dict[int, nn.Parameter]] = {"adapter": {}}
         for layer in self.layers.values():
             for name, parameter in layer.delta.named_parameters():
@@ -77,7 +76,6 @@ class AdapterPart(Part):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Uses the model without its updates inside the block."""
         for layer in self.layers.values():
             layer.enabled = False
         try:
@@ -87,7 +85,6 @@ class AdapterPart(Part):
                 layer.enabled = True
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Mean of the layers' losses, for layers that have one."""
         losses = [layer.delta.auxiliary_loss() for layer in self.layers.values()]
         present = [loss for loss in losses if loss is not None]
         return torch.stack(present).mean() if present else None
@@ -103,7 +100,6 @@ class AdapterPart(Part):
             write_peft_lora(folder / "lora", self.factors(0), self._backbone, base_model)
 
     def kept(self) -> dict[str, Tensor]:
-        """The state of the updates if they can't be merged."""
         return {} if self._merges else self._state()
 
     def _state(self) -> dict[str, Tensor]:
@@ -153,14 +149,12 @@ class AdapterMethod(Method):
         return 1
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
-        """Replaces the linear layers."""
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
             part = self._place(model)
         return AttachedModel(model, {part.name: part})
 
     def restore(self, model: TaskModel, kept: Mapping[str, Tensor]) -> None:
-        """Restores the saved updates, frozen."""
         part = self._place(model)
         part.load_kept(kept)
         model.requires_grad_(False)
@@ -172,7 +166,6 @@ class AdapterMethod(Method):
         return AdapterPart(model, deltas, self.settings, merges=self.merging.how == "once")
 
     def count_parameters(self, shape: ModelShape) -> dict[str, int]:
-        """`count_at` at the settings' rank."""
         layers = self.settings.targets(shape.layers)
         return self.count_at(self.settings.r, layers, shape.tasks)
 

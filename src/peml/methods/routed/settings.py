@@ -1,8 +1,6 @@
 """Config sections of the multi-task methods; no torch, see `peml.methods.registry`."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -60,7 +58,7 @@ class MoeLoraSettings(AdapterSettings):
     """Default rate of the group `routing`, gate or routers."""
 
     @model_validator(mode="after")
-    def _fitting(self) -> MoeLoraSettings:
+    def _fitting(self) -> Self:
         if self.r % self.experts:
             raise ValueError(
                 f"r ({self.r}) is not a multiple of experts ({self.experts}); "

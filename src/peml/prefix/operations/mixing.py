@@ -26,7 +26,6 @@ class Convolution(Operation):
         self.last = zero_linear(width, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """See :meth:`Operation.forward`."""
         half = self.kernel // 2
         padded = F.pad(x * presence[:, None], (0, 0, half, half))
         # On tensors this small a view and a product are three times faster than conv1d.
@@ -49,7 +48,6 @@ class SelfAttention(Operation):
         self.last = zero_linear(width, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """See :meth:`Operation.forward`."""
         length, width = x.shape
         projected = self.first(x).view(length, 3, self.heads, width // self.heads)
         query, key, value = projected.permute(1, 2, 0, 3)  # each (heads, length, channels)
@@ -76,7 +74,6 @@ class GRU(Operation):
         self.last = zero_linear(width, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """See :meth:`Operation.forward`."""
         hidden, _ = self.first(x * presence[:, None])
         added: Tensor = self.last(hidden)
         return added
@@ -99,7 +96,6 @@ class MinimalGRU(Operation):
         self.last = zero_linear(width, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """See :meth:`Operation.forward`."""
         gate, candidate = self.first(x * presence[:, None]).chunk(2, dim=-1)
         log_decay = F.logsigmoid(-gate).cumsum(0)  # log of prod(1 - z_i), i = 0..t
         length = x.shape[0]

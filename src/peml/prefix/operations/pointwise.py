@@ -10,7 +10,6 @@ class Skip(Operation):
     """Adds nothing: the cell returns its input."""
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """Zeros, (length, width)."""
         return x.new_zeros(x.shape)
 
 
@@ -22,7 +21,6 @@ class Linear(Operation):
         self.last = zero_linear(width, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """See :meth:`Operation.forward`."""
         added: Tensor = self.last(x)
         return added
 
@@ -39,7 +37,6 @@ class _Perceptron(Operation):
         self.last = zero_linear(hidden, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """See :meth:`Operation.forward`."""
         added: Tensor = self.last(self._activation(self.first(x)))
         return added
 
@@ -81,7 +78,6 @@ class Gated(Operation):
         self.last = zero_linear(hidden, width)
 
     def forward(self, x: Tensor, presence: Tensor) -> Tensor:
-        """See :meth:`Operation.forward`."""
         gate, value = self.first(x).chunk(2, dim=-1)
         added: Tensor = self.last(F.silu(gate) * value)
         return added

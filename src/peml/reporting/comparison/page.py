@@ -18,8 +18,6 @@ from peml.reporting.style import save_figures
 
 @dataclass(frozen=True, slots=True)
 class _SuiteView:
-    """A suite with the texts, tables and figures made from it."""
-
     record: SuiteRecord
     sentences: list[str]
     trouble: list[str]

@@ -100,7 +100,6 @@ def _draw_boxes(axes: Axes, boxes: list[tuple[str, str]], top: float) -> tuple[f
 def _draw_layers(
     axes: Axes, genotype: GenotypeRecord, top: float, entry: tuple[float, float]
 ) -> None:
-    """Draws the layers in columns of equal height, each active one behind its prefix."""
     layers = genotype.layers
     columns = math.ceil(len(layers) / _LAYERS_A_COLUMN)
     left, right = 4.55, WIDTH - 0.15

@@ -144,7 +144,6 @@ def draw_loss(run: RunRecord) -> Figure:
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A grid of ``count`` small panels over one x axis."""
     margins = (0.42, 0.4, 0.25, 0.42)
     figure, grid = panels(count, _PANELS_A_ROW, 1.8, margins, shares_x=True)
     for index, axes in enumerate(grid):

@@ -38,7 +38,6 @@ def render_markdown(run: RunRecord) -> str:
 
 
 def _context(run: RunRecord) -> dict[str, Any]:
-    """The variables of both templates."""
     history = run.history
     cost = run.results.cost
     development = history.development

@@ -132,7 +132,6 @@ def _limit_means(
 
 
 def _points(trials: Sequence[TrialRecord]) -> tuple[list[float], list[float]]:
-    """The second objective of each trial, and its mean."""
     return [t.objectives[1] or 0.0 for t in trials], [t.mean or 0.0 for t in trials]
 
 

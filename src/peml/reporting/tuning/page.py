@@ -35,7 +35,6 @@ def render_study_html(study: StudyRecord) -> str:
 
 
 def _describe(study: StudyRecord) -> list[str]:
-    """Sentences on the study."""
     finished, pruned = len(study.in_state("finished")), len(study.in_state("pruned"))
     failed, running = len(study.in_state("failed")), len(study.in_state("running"))
     said = [f"{finished} of {len(study.trials)} trials finished"]

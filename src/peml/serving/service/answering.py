@@ -1,7 +1,5 @@
 """Receives a body, and waits for an answer as long as the client does."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """The routes of the service."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -1,7 +1,5 @@
 """Collects work of many requests into batches for one model thread."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import deque

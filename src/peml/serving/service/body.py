@@ -1,7 +1,5 @@
 """Reads a request's body: strict JSON, an object with known keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

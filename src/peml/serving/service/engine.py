@@ -1,7 +1,5 @@
 """Answers batches of work; used by one thread."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import sys

@@ -1,7 +1,5 @@
 """Middleware for all requests: checks the key, logs, counts, and gives errors one shape."""
 
-from __future__ import annotations
-
 import json
 import secrets
 import time

@@ -1,7 +1,5 @@
 """Limits of the service."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from peml.settings import Settings

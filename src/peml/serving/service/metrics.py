@@ -1,7 +1,5 @@
 """The service's metrics, in Prometheus' format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest

@@ -1,7 +1,5 @@
 """The pages for people: one to try the tasks, one that describes the routes."""
 
-from __future__ import annotations
-
 import secrets
 from importlib import resources
 

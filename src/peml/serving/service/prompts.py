@@ -1,7 +1,5 @@
 """Reads a completion's JSON as a text that the model continues."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 

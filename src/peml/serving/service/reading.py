@@ -1,7 +1,5 @@
 """Reads a request's JSON as encoded rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The bodies in the service's OpenAPI description, and its description of tasks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import BaseModel, Field

@@ -1,7 +1,5 @@
 """Runs the service in this process until it is stopped."""
 
-from __future__ import annotations
-
 import ipaddress
 import signal
 import socket

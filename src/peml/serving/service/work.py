@@ -1,7 +1,5 @@
 """What the model thread works on: rows to score and texts to generate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Writes texts, of which new ones may come before the others have ended."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
