@@ -153,12 +153,21 @@ def test_differences_are_to_the_best_method_that_is_not_the_focus(tmp_path: Path
     assert other["suites"][0]["best_baseline"] == "peml"
 
 
+_LEAK: dict[str, Any] = {
+    "evaluation": "mood",
+    "split": "reported",
+    "train": "mood",
+    "rows": 12,
+    "evaluation_rows": 20,
+    "anywhere": 12,
+}
+
+
 def test_rows_that_were_trained_on_flag_task_row_and_cell(tmp_path: Path) -> None:
-    leak = {"evaluation": "mood", "split": "reported", "train": "mood", "rows": 12}
     skipped = [{"name": "far", "reason": "no data"}]
     for label in ("lora", "mtl-lora"):
         for seed in range(3):
-            plan = {"leakage": [leak], "skipped": skipped} if label == "lora" else {}
+            plan = {"leakage": [_LEAK], "skipped": skipped} if label == "lora" else {}
             run(cell(tmp_path, label, seed), (14, 12), plan=plan)
     content = collected(tmp_path, config(methods={"lora": None, "mtl-lora": None}))
     lora, other = row(content, "lora"), row(content, "mtl-lora")
@@ -172,9 +181,8 @@ def test_rows_that_were_trained_on_flag_task_row_and_cell(tmp_path: Path) -> Non
 
 
 def test_rows_taken_out_of_training_speak_against_no_score(tmp_path: Path) -> None:
-    leak = {"evaluation": "mood", "split": "reported", "train": "mood", "rows": 12}
     for seed in range(3):
-        plan = {"leakage": [leak], "leakage_action": "drop"}
+        plan = {"leakage": [_LEAK], "leakage_action": "drop"}
         run(cell(tmp_path, "lora", seed), (14, 12), plan=plan)
     lora = row(collected(tmp_path, config(methods={"lora": None})), "lora")
     assert lora["flags"] == lora["tasks"]["mood"]["flags"] == []

@@ -23,6 +23,7 @@ def results_of(
         cost: Further fields of the cost.
     """
     task = {"metric": "accuracy", "majority": majority, "rows": rows}
+    mean = sum(values.values()) / len(values)
     counts = {
         "trainable_parameters": {"lora": parameters},
         "total_trainable_parameters": parameters,
@@ -32,8 +33,13 @@ def results_of(
         "method": "lora",
         "model": "minilm",
         "seed": 0,
-        "tasks": {name: task | {"value": value} for name, value in values.items()},
-        "mean": sum(values.values()) / len(values),
+        "tasks": {name: task | _around(value) | {"value": value} for name, value in values.items()},
+        **_around(mean),
+        "mean": mean,
         "majority_mean": majority,
         "cost": {"seconds": {}} | counts | cost,
     }
+
+
+def _around(value: float) -> dict[str, float]:
+    return {"low": value - 0.1, "high": value + 0.1}
