@@ -19,7 +19,7 @@ from peml.distributed import World, join
 from peml.errors import ConfigError, ModelError
 from peml.models import ModelSettings, TaskModel, load_backbone, sharding
 from peml.run.preparation import Prepared, prepare
-from peml.run.sharding import check_sharding
+from peml.run.weights import check_sharding
 from peml.tasks import load_suite
 from peml.testing.models import save_tiny_model
 from tests.e2e.ranks import CAN_SHARD, launch, run_files

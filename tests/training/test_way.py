@@ -11,7 +11,7 @@ from typing import Any
 import peml
 from tests.training.toy import toy
 
-MOST = 18
+MOST = 17
 _ROOT = Path(peml.__file__).parent
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator
 from peml.comparison.settings import ComparisonConfig, Place
 from peml.errors import ConfigError, PemlError
 from peml.methods.base import Method, MethodSettings
+from peml.methods.budget import TOLERANCE
 from peml.methods.registry import MethodSection, build_method
 from peml.methods.shape import ModelShape
 from peml.records.plan import Identity
@@ -15,9 +16,6 @@ from peml.records.record import FileRecord, Record
 from peml.records.run import MajorityOf
 from peml.removed import without_removed
 from peml.tasks import Averaging
-
-TOLERANCE = 0.05
-"""The largest allowed distance from the budget, as a share of it."""
 
 
 class Sized(Record):

@@ -1,5 +1,6 @@
 """The lines of ``metrics.jsonl``: events without times, so that two runs can be compared."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -23,8 +24,8 @@ class StepRecord(Record):
     phase: str
     step: int
     epoch: float = 0.0
-    loss: Score
-    gradient_norm: Score
+    loss: Score = math.nan
+    gradient_norm: Score = math.nan
     learning_rates: dict[str, float] = {}
     tokens: int = Field(0, exclude=True)  # for the progress bar, not logged
     task_losses: dict[str, Score] = {}

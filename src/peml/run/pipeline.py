@@ -29,11 +29,10 @@ from peml.run.identity import check_finished, identify
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
-from peml.run.sharding import check_sharding, sharded_answers, whole_model
 from peml.run.start import start_from
 from peml.run.together import check_same_start, prepare_together, with_world
 from peml.run.training import TrainingSession, attach
-from peml.run.weights import dequantized
+from peml.run.weights import check_sharding, dequantized, sharded_answers, whole_model
 from peml.tasks import Task
 from peml.training.optimizer import build_optimizer
 

@@ -11,7 +11,7 @@ from peml.records.plan import Identity, Plan
 from peml.run.folder import RunFolder, differences
 from peml.run.identity import identify
 from peml.run.preparation import Prepared, prepare
-from peml.run.sharding import check_sharding
+from peml.run.weights import check_sharding
 
 _PACKAGES = ("peml", "torch", "transformers", "peft")
 

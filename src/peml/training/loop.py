@@ -1,6 +1,5 @@
 """The training loop of all methods."""
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
@@ -201,8 +200,6 @@ class TrainingLoop:
             phase=phase.name,
             step=self.progress.step + 1,
             epoch=self._epochs(),
-            loss=math.nan,
-            gradient_norm=math.nan,
             learning_rates=rates,
             tokens=tokens,
         )

@@ -71,15 +71,13 @@ class Driver:
 
     def next_job(self) -> Job | None:
         """The next trial's run; None if the budget is used up."""
-        while trial := self._next():
+        while self.is_open:
+            trial = self._waiting.popleft() if self._waiting else self._ledger.begin()
+            if trial is None:
+                return None
             if job := self._job(trial):
                 return job
         return None
-
-    def _next(self) -> TrialRecord | None:
-        if self._waiting:
-            return self._waiting.popleft()
-        return self._ledger.begin() if self._has_budget() else None
 
     def _has_budget(self) -> bool:
         budget = self._config.budget
@@ -108,7 +106,8 @@ class Driver:
         return job
 
     def _report(self, job: Job, step: int, mean: float) -> bool:
-        percent = max(1, round(WHOLE * step / _total_steps(job)))
+        total = sum(Plan.read(job.folder).steps.values())
+        percent = max(1, round(WHOLE * step / total))
         return self._ledger.report(self._running[job.name].number, percent, mean)
 
     def end(self, job: Job) -> None:
@@ -183,10 +182,6 @@ def run_trials(drivers: Sequence[Driver], executor: Executor) -> None:
             return
         for job in executor.wait():
             running.pop(job.folder).end(job)
-
-
-def _total_steps(job: Job) -> int:
-    return sum(Plan.read(job.folder).steps.values())
 
 
 def _totals(cost: Spent, parameters: int | None = None) -> dict[str, Any]:

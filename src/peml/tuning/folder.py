@@ -50,7 +50,8 @@ class StudyFolder(WorkFolder[StudyConfig]):
         return self.path / "trials" / f"{number:04}"
 
     def _changed(self, config: StudyConfig) -> str:
-        return differences(*map(_comparable, (read_yaml(self.path / _CONFIG), _dumped(config))))
+        now = _without_password(config).model_dump(mode="json")
+        return differences(_comparable(read_yaml(self.path / _CONFIG)), _comparable(now))
 
     def create(self, config: StudyConfig) -> None:
         """Creates the folder of a new study."""
@@ -84,10 +85,6 @@ def _without_password(config: StudyConfig) -> StudyConfig:
     url = config.storage.url
     shown = config.storage.model_copy(update={"url": None if url is None else shown_url(url)})
     return config.model_copy(update={"storage": shown})
-
-
-def _dumped(config: StudyConfig) -> dict[str, Any]:
-    return _without_password(config).model_dump(mode="json")
 
 
 def _comparable(dumped: dict[str, Any]) -> dict[str, Any]:
