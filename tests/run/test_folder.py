@@ -109,6 +109,7 @@ def test_data_that_changed_since_the_run_began_is_refused(folder: RunFolder) -> 
     rows = {"train": 36, "development": 4, "reported": 10}
     plan = Plan.model_validate({
         "tasks": [task | rows],
+        "identity": {"tasks": {}, "model": {}},
         "tokens_per_epoch": 400,
         "batches_per_epoch": 5,
         "steps": {"search": 2, "train": 8},
