@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from peml.comparison.matching import TOLERANCE, Matching, Sized, match_methods
+from peml.comparison.matching import Matching, Sized, match_methods
 from peml.comparison.settings import ComparisonConfig, parse_comparison
 from peml.errors import ConfigError
+from peml.methods.budget import TOLERANCE
 from peml.methods.layers import Layers, LinearShape
 from peml.methods.shape import ModelShape
 from peml.prefix.shape import PrefixShape
