@@ -1,5 +1,7 @@
 """What commands do to spare processor time and memory."""
 
+from __future__ import annotations
+
 import gc
 import os
 import sys
