@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from transformers import AutoModel
 
 from peml.errors import CheckpointError, PemlError, RunError, TaskError
 from peml.export import export_model, load_model
+from peml.export.readme import write_readme
 from peml.files import read_tensors, verify_manifest, write_tensors
 from peml.models import TaskModel
 from peml.testing import TINY_ROWS, TINY_TASKS, batch_of
@@ -122,6 +125,19 @@ def test_one_task_or_all_and_what_the_folder_says(tmp_path: Path) -> None:
     assert "`same`: logits of different, similar, neutral" in text
     assert "`closeness`: the value is `(score + 2) / 4 * 2 + 0`" in text
     verify_manifest(tmp_path / "all", "")
+
+
+def test_the_base_model_of_a_package_is_loaded_as_the_folder_says(tmp_path: Path) -> None:
+    saved: Any = SimpleNamespace(
+        description=SimpleNamespace(base_model="minilm"), method_name="lora"
+    )
+    facts = {"per_task": False, "pooling": "", "tasks": []}
+    write_readme(tmp_path, "lora", saved, loader="AutoModel", origin="on the hub", **facts)
+    text = (tmp_path / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*)model = ", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["base"].config.hidden_size == 384
 
 
 def test_a_lora_for_all_tasks_is_one_folder_with_all_heads(tmp_path: Path) -> None:
