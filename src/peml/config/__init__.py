@@ -5,8 +5,13 @@ from typing import TYPE_CHECKING
 from peml.lazy import hand_on
 
 if TYPE_CHECKING:
-    from peml.config.loading import load_config
+    from peml.config.loading import load_config, parse_config
+    from peml.config.model import RunConfig
 else:
     __getattr__ = hand_on(__name__)
 
-__all__ = ["load_config"]
+__all__ = [
+    "RunConfig",
+    "load_config",
+    "parse_config",
+]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from peml.methods.layers import LinearShape
     from peml.methods.lora.part import PeftMethod, PeftPart
     from peml.methods.lora.settings import LowRankSettings
+    from peml.methods.registry import build_method, parse_method
     from peml.methods.routed.delta import Delta
     from peml.methods.routed.part import AdapterMethod
     from peml.methods.routed.settings import AdapterSettings
@@ -40,5 +41,7 @@ __all__ = [
     "Part",
     "PeftMethod",
     "PeftPart",
+    "build_method",
     "nearest_size",
+    "parse_method",
 ]

@@ -6,8 +6,13 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.run.listener import RunStopped
-    from peml.run.pipeline import fit
+    from peml.run.pipeline import Run, fit, plan
 else:
     __getattr__ = hand_on(__name__)
 
-__all__ = ["RunStopped", "fit"]
+__all__ = [
+    "Run",
+    "RunStopped",
+    "fit",
+    "plan",
+]
