@@ -11,7 +11,6 @@ import importlib
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -20,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from peml.execution.forking import WARM, start_here
+from peml.execution.processes import WARM
 
 _MOST_SECONDS = 240
 
@@ -34,11 +33,7 @@ def fresh_processes() -> ForkServerContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([WARM, "tests.e2e.without_figures"])
-    if sys.platform == "linux":
-        importlib.import_module(WARM)  # here once, and not by the server again
-        start_here()
-    else:
-        forkserver.ensure_running()
+    forkserver.ensure_running()
     return context
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.distributed.configuration_utils import DistributedConfig
 
-from peml.execution.forking import WARM
+from peml.execution.processes import WARM
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _PATIENCE = 120.0  # seconds

@@ -15,15 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from peml.errors import ModelError
-from peml.files import sha256
 from peml.models import (
     ModelSettings,
     check_generation,
     check_task_types,
-    identify_model,
     load_backbone,
     load_family,
-    read_weights,
 )
 from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
 from peml.models.reading import detect_family, from_pretrained
@@ -153,20 +150,6 @@ def test_a_shard_that_is_gone_or_cut_short_is_named(broken: Path, damage: str) -
     with pytest.raises(ModelError) as caught:
         load_backbone(settings(broken))
     assert caught.value.action.endswith(f"missing or damaged in {broken}: {shard.name}")
-
-
-def test_weights_that_were_read_are_not_read_again(
-    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    local = settings(broken)
-    monkeypatch.setattr("peml.models.weights.sha256", read := Mock(side_effect=sha256))
-    read_weights(local)
-    assert read.call_count == 1
-    identify_model(local, load_family(local))
-    assert read.call_count == 1
-    (broken / "model.safetensors").unlink()
-    for name in (broken, tmp_path / "gone", "some/repository"):
-        read_weights(settings(name))  # loading it says what is wrong
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "roberta", "t5"])

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
-from peml.cli.sparing import fork_workers, quick_imports
+from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table, print_warnings
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ def compare_command(
     options = {"jobs": jobs, "execution.kind": executor, "execution.address": address}
     given = [f"{place}={value}" for place, value in options.items() if value is not None]
     settings = load_comparison(config, [*(overrides or ()), *given])
-    if not (dry_run or report):
-        fork_workers(settings.execution, settings.run.model)
     with quick_imports():
         from peml.comparison.pipeline import compare, plan
         from peml.reporting.comparison.summary import describe_flags

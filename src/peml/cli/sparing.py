@@ -8,11 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from peml.execution.settings import WorkerSettings
-    from peml.models import ModelSettings
+from typing import Any
 
 
 @contextmanager
@@ -30,20 +26,6 @@ def quick_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def fork_workers(settings: WorkerSettings, model: ModelSettings) -> None:
-    """Imports libraries and reads a model's weights once for this process and its workers."""
-    if settings.kind != "processes":
-        return
-    from peml.execution.forking import fork_server
-
-    def read() -> None:
-        from peml.models import read_weights
-
-        read_weights(model)
-
-    fork_server(read)
 
 
 def limit_kernels() -> None:

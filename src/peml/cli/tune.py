@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from peml.cli.options import AddressOption, ExecutorOption, JobsOption, OutputOption, SetOption
-from peml.cli.sparing import fork_workers, quick_imports
+from peml.cli.sparing import quick_imports
 from peml.terminal import Column, open_console, print_table
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ def tune_command(
     options = {"jobs": jobs, "kind": executor, "address": address}
     given = [f"execution.{name}={value}" for name, value in options.items() if value is not None]
     study = load_study(config, [*(overrides or ()), *given])
-    if not (dry_run or report):
-        fork_workers(study.execution, study.run.model)
     with quick_imports():
         from peml.run.announcement import print_plan
         from peml.tuning.pipeline import check_study, tune

@@ -17,10 +17,12 @@ from multiprocessing.process import BaseProcess, parent_process
 from typing import Any
 
 from peml.execution.executor import Executor, Report
-from peml.execution.forking import WARM
 from peml.execution.job import Job
 from peml.execution.settings import ExecutionSettings
 from peml.execution.work import print_to, work
+
+WARM = "peml.execution.warm"
+"""What the server imports."""
 
 # Elsewhere, libraries of the system may not survive a fork.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         empty_backbone,
         identify_model,
         load_backbone,
-        read_weights,
     )
     from peml.models.open_batch import OpenBatch, can_join
     from peml.models.prepacked import prepack
@@ -78,7 +77,6 @@ __all__ = [
     "make_room_for_context",
     "prepack",
     "read_quantization",
-    "read_weights",
     "read_width",
     "rotary_limit",
     "settle",

@@ -5,9 +5,8 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from transformers import AutoConfig
 from transformers.utils import logging as hf_logging
 
 from peml.distributed import ALONE, World
-from peml.errors import ModelError, PemlError
-from peml.models.embedded import EMBEDDED
+from peml.errors import ModelError
 from peml.models.families import Family, TextFamily
 from peml.models.families.decoding import own_generation
 from peml.models.logits import logits_problem, reads_ahead
@@ -204,19 +202,6 @@ def identify_model(
         **({"quantization": settings.quantization} if settings.quantization else {}),
         **({"chat template": _sha256("".join(sorted(chats)))} if chats else {}),
     }
-
-
-def read_weights(settings: ModelSettings) -> None:
-    """Reads a local model's weights for their checksum, so that processes forked later needn't.
-
-    Does nothing if they can't be read: loading the model says why.
-    """
-    embedded = EMBEDDED.get(settings.name)
-    if settings.gguf_file is not None or (embedded and embedded.file.endswith(".gguf")):
-        return  # converted first, which computes
-    if embedded or Path(settings.name).is_dir():
-        with suppress(PemlError, OSError):
-            weights_checksum(location_of(settings), settings.revision)
 
 
 def _sha256(text: str) -> str:
