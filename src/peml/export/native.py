@@ -80,8 +80,7 @@ def save_model(
     base, device = model.base, model.base.device
     _refuse_quantized(base)
     if exact:
-        base.backbone.float()
-        base.settings = base.settings.model_copy(update={"dtype": "float32"})
+        _widen(base)
     trained = answers(model, probes)
     known: dict[str, str] = {}
     with atomic_folder(folder, known) as partial:
@@ -111,6 +110,12 @@ def save_model(
         model.to("meta")
         loaded = load_saved(saved, device, trust_remote_code=base.settings.trust_remote_code)
         return check_agreement(trained, answers(loaded, probes), probes, loaded)
+
+
+def _widen(base: TaskModel) -> None:
+    """Stores the weights in float32."""
+    base.backbone.float()
+    base.settings = base.settings.model_copy(update={"dtype": "float32"})
 
 
 def _refuse_quantized(base: TaskModel) -> None:
