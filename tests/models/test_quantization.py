@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from peml.errors import ModelError
 from peml.methods.targets import find_linears, read_layers
@@ -95,6 +96,7 @@ def test_packed_layers_are_linear_layers_and_give_their_weights() -> None:
     plain = nn.Linear(6, 4)
     model: Any = nn.Sequential(PackedLinear(plain), nn.Linear(4, 2))
     model.get_output_embeddings = lambda: None
+    model.config = PretrainedConfig()
     assert list(find_linears(model)) == ["0", "1"]
     (first, _) = read_layers(model).linears
     assert (first.d_in, first.d_out) == (6, 4)

@@ -126,7 +126,7 @@ def test_a_run_that_kept_no_record_of_its_precision_is_not_guessed_at(tmp_path: 
         fit(config, tmp_path / "run", on_evaluation=lambda *_: True)
     path = tmp_path / "run" / Plan.FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": None}))
-    with pytest.raises(RunError, match="didn't record the precision"):
+    with pytest.raises(RunError, match="doesn't record the precision"):
         fit(config, tmp_path / "run")
 
 

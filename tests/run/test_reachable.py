@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from peml.config.loading import load_config
-from peml.models.families import CausalFamily
 from peml.run.preparation import prepare
 from peml.tasks import Task
 from peml.testing.models import save_tiny_model
@@ -102,7 +101,8 @@ def test_answers_that_are_too_long_or_hold_a_stop_string_are_told(
 def test_answers_that_a_tokenizer_changes_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CausalFamily, "_is_altered", lambda self, target, answer: target == "No")
+    changed = "peml.models.families.text.is_altered"
+    monkeypatch.setattr(changed, lambda target, read: target == "No")
     (told,) = _told(tmp_path, "llama", 9, ["yes", "No"])
     assert "answers of 1 of 2 rows" in told
     assert "row 1, from 0): the tokenizer gives them back changed" in told

@@ -89,9 +89,21 @@ class RunFolder(WorkFolder[RunConfig]):
             check_identity(before.identity, identity, self.path)
 
     def precision(self) -> Precision | None:
-        """The precision of a run that was started before; None for a new run."""
+        """The precision of a run that was started before; None for a new run.
+
+        Raises:
+            RunError: The run's plan doesn't say.
+        """
         before = Plan.find(self.path)
-        return None if before is None else before.precision
+        if before is None:
+            return None
+        if before.precision is None:
+            raise RunError(
+                f"{self.path / Plan.FILE} doesn't record the precision of the run",
+                allowed="the file that the run wrote when it began",
+                action="restore it, or choose another --output; nothing was changed",
+            )
+        return before.precision
 
     def check_plan(self, planned: Plan) -> None:
         """Stores the plan of a new run; refuses to continue with data that changed since.
