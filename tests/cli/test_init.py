@@ -60,3 +60,13 @@ def test_the_task_file_is_shown_with_its_rows(
     assert said.code == 0
     assert "tickets (version 1)" in said.out
     assert "Team (billing or technical):" in said.out
+
+
+def test_the_first_run_has_enough_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    peml(capsys, "init")
+    said = peml(capsys, "fit", "config.yaml", "--dry-run")
+    assert "steps: search 0, train 50" in said.out
+    assert "steps are few" not in said.out
