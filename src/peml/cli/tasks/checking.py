@@ -101,9 +101,7 @@ def _check_metrics(data: TaskData) -> None:
 
 def _bears(leaks: Sequence[LeakageEntry], most: float, console: Console) -> bool:
     """Whether leakage is within the limit in all tasks; prints the tasks where it isn't."""
-    shares = {
-        leak.evaluation: ((leak.anywhere or 0), (leak.evaluation_rows or 1)) for leak in leaks
-    }
+    shares = {leak.evaluation: (leak.anywhere, leak.evaluation_rows) for leak in leaks}
     leaking = {name: (part, whole) for name, (part, whole) in shares.items() if part / whole > most}
     texts = [
         f"{part} of {whole} reported rows of {name} ({part / whole:.1%}) are "
