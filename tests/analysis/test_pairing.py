@@ -23,6 +23,7 @@ from peml.errors import DataError
 from peml.evaluation import KeptTask, TaskPredictions
 from peml.evaluation.metrics import METRICS
 from peml.tasks import METRICS as DECLARED
+from peml.tasks import OF_SCORES
 from tests.analysis.test_statistics import answers
 
 
@@ -30,7 +31,8 @@ def kept(metric: str, gold: Any, predicted: Any, name: str = "a") -> TaskPredict
     """Predictions of a task whose type has the metric."""
     kind = min(DECLARED[metric])
     task = KeptTask(name=name, version=1, type=kind, metrics=(metric,), majority=gold[0])
-    return TaskPredictions(task, range(len(gold)), gold, predicted, [[]] * len(gold))
+    scores = [[0.0, each] if metric in OF_SCORES else [] for each in predicted]
+    return TaskPredictions(task, range(len(gold)), gold, predicted, scores)
 
 
 def pair(metric: str, rows: int, seed: int) -> tuple[TaskPredictions, TaskPredictions]:
@@ -98,7 +100,7 @@ def test_scipys_permutation_test_agrees() -> None:
     assert found.tasks["a"].test == "4000 permutations"
 
 
-@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+@pytest.mark.parametrize("metric", ["auroc", "average_precision", "pearson", "spearman"])
 def test_the_scale_of_a_run_does_not_hide_its_difference(metric: str) -> None:
     gold, good, bad = answers(metric, rows=60, seed=1)
     bad = (0.6 * np.array(good) + 0.4 * np.array(bad)).tolist()

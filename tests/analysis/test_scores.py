@@ -14,6 +14,7 @@ from peml.analysis.pairing import contrast_runs
 from peml.analysis.scores import score_run
 from peml.errors import DataError
 from peml.evaluation import KeptTask, TaskPredictions
+from peml.evaluation.metrics import METRICS
 from peml.tasks import TaskType
 from tests.analysis.test_pairing import kept as scored
 from tests.analysis.test_statistics import answers
@@ -110,6 +111,16 @@ def test_mistakes_come_worst_first(kind: TaskType, rows: list[int], margins: lis
     found = find_mistakes(kept(kind))
     assert [mistake.row for mistake in found] == rows
     assert [mistake.margin for mistake in found] == pytest.approx(margins)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_a_metric_of_all_texts_together_scores_a_mistake_by_itself(metric: str) -> None:
+    task = KeptTask(name="t", version=1, type=TaskType.GENERATION, metrics=(metric,), majority="")
+    gold = ["the man is in the green box", "a short one", "the man is in the green box"]
+    said = ["the man is in the red box", "a short one", "no"]
+    found = find_mistakes(TaskPredictions(task, [4, 5, 6], gold, said, [[]] * 3))
+    assert [mistake.row for mistake in found] == [6, 4]
+    assert found[1].margin == pytest.approx(1 - METRICS[metric](gold[:1], said[:1]))
 
 
 def test_a_mistake_tells_both_answers() -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from peml.evaluation.metrics import ROW_SCORES
+from peml.evaluation.metrics import METRICS, ROW_SCORES
 from peml.evaluation.predictions import TaskPredictions
 
 
@@ -13,8 +13,8 @@ class Mistake:
     """A row predicted wrong.
 
     `margin` is how wrong it is. With options: score of the predicted option minus that of the right
-    one; for scores: their distance; for texts: 1 minus the headline metric. NaN if the model's
-    scores are not numbers.
+    one; for scores: their distance; for texts: 1 minus the headline metric of the row alone. NaN if
+    the model's scores are not numbers.
     """
 
     row: int
@@ -41,7 +41,11 @@ def find_mistakes(kept: TaskPredictions) -> list[Mistake]:
 
 def _margins(kept: TaskPredictions) -> list[float]:
     if _in_text(kept):
-        return [1 - score for score in ROW_SCORES[kept.task.metrics[0]](kept.gold, kept.predicted)]
+        headline = kept.task.metrics[0]
+        if headline in ROW_SCORES:
+            return [1 - score for score in ROW_SCORES[headline](kept.gold, kept.predicted)]
+        pairs = zip(kept.gold, kept.predicted, strict=True)
+        return [1 - METRICS[headline]([gold], [said]) for gold, said in pairs]
     if kept.task.type.has_scale:
         return [abs(gold - answer) for gold, answer in zip(kept.gold, kept.predicted, strict=True)]
     answers = zip(kept.gold, kept.predicted, kept.scores, strict=True)

@@ -13,6 +13,7 @@ from scipy import stats
 
 from peml.analysis.scorers import standardised, weighted_scorer
 from peml.evaluation.metrics import ROW_SCORES
+from peml.tasks import OF_SCORES
 
 Array = NDArray[np.float64]
 Values = Sequence[Any]
@@ -72,12 +73,13 @@ def permuted_differences(
 def levelled(metric: str, predicted: Values) -> Values:
     """Predictions on a scale that two runs share, without changing the metric.
 
-    A correlation ignores the scale, so two equally good runs may use different ones. Swapping their
-    raw predictions would mix the scales and make nearly any difference look like chance.
+    A correlation or a ranking ignores the scale, so two equally good runs may use different ones.
+    Swapping their raw predictions would mix the scales and make nearly any difference look like
+    chance.
     """
     if metric == "pearson":
         return list(standardised(predicted).tolist())
-    if metric == "spearman":
+    if metric == "spearman" or metric in OF_SCORES:
         return list(stats.rankdata(predicted).tolist())
     return predicted
 
