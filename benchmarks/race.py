@@ -27,7 +27,7 @@ from transformers import (
 from peml.methods.lora.settings import LoraSettings
 from peml.models import Backbone, CompiledBlocks
 from peml.prefix.genotype import Genotype
-from peml.records.metrics import Evaluation, StepRecord
+from peml.records.metrics import Evaluation, Scores, StepRecord
 from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared
 from peml.run.training import attach
@@ -109,7 +109,7 @@ class Ours:
             settings,
             balancing=prepared.balancing.to(accelerator.device),
             total_steps=total_steps,
-            evaluate=lambda: {"none": 0.0},
+            evaluate=lambda: Scores(mean=0.0, tasks={}),
             listener=Silent(),
             around=nullcontext if self.compiled is None else self.compiled.in_use,
         )

@@ -207,6 +207,15 @@ def test_a_failed_cell_is_told_and_never_averaged_in(tmp_path: Path) -> None:
     # Only the seeds that both have are paired.
     exact = statistics.fmean([(18 + 17 + s) / 40 - (16 + s + 14) / 40 for s in (0, 2)])
     assert peml["difference"]["value"] == pytest.approx(exact)
+    assert peml["notes"] == ["its difference to mtl-lora is over seeds 0, 2, finished in both"]
+
+
+def test_methods_without_a_common_seed_have_no_difference_and_are_told_so(tmp_path: Path) -> None:
+    run(cell(tmp_path, "lora", 0), (14, 12))
+    run(cell(tmp_path, "mtl-lora", 1), (16, 14))
+    lora = row(collected(tmp_path, config()), "lora")
+    assert lora["difference"] is None
+    assert lora["notes"] == ["no difference to mtl-lora: no seed finished in both"]
 
 
 def test_what_was_not_run_yet_is_missing(tmp_path: Path) -> None:

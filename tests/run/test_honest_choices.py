@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +18,7 @@ from peml.run.cost import CostMeter
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
+from peml.run.pipeline import fit
 from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared, prepare
 from peml.run.training import attach
@@ -135,7 +138,6 @@ def test_held_out_rows_are_measured_without_dropout(toys: Path) -> None:
 @pytest.mark.e2e
 def test_moments_are_carried_over_the_discretisation(toys: Path, tmp_path: Path) -> None:
     from peml.files import read_tensors
-    from peml.run.pipeline import fit
 
     config = load_config(
         toy_config(toys, "encoder", "peml"), ["training.keep_checkpoints=50", "export=false"]
@@ -152,3 +154,30 @@ def test_moments_are_carried_over_the_discretisation(toys: Path, tmp_path: Path)
         assert torch.equal(after[key], before[key]), key
         if "exp_avg" in key:
             assert before[key].abs().sum() > 0
+
+
+def test_choices_are_made_by_the_mean_that_is_reported(toys: Path, tmp_path: Path) -> None:
+    """Development scores weigh rows where a suite's average does, in training and at its end."""
+    sizes = {"one": 8, "two": 40}
+    for name, size in sizes.items():
+        rows = [{"sentence": f"the dog is {name} {n}", "label": n * n % 3 % 2} for n in range(size)]
+        write_jsonl(tmp_path / name / "train.jsonl", rows)
+        write_jsonl(tmp_path / name / "validation.jsonl", rows)
+    half = {"fraction": 0.5}
+    tasks = [
+        sentiment(name=name, development=half).model_dump(mode="json", exclude_defaults=True)
+        for name in sizes
+    ]
+    suite = tmp_path / "moods.yaml"
+    suite.write_text(yaml.safe_dump({"name": "moods", "average": "rows", "tasks": tasks}))
+    overrides = [f"tasks={{suite: {suite}, source: {tmp_path}}}", "training.keep=last"]
+    config = load_config(
+        toy_config(toys, "encoder", "lora"), [*overrides, "evaluation.split=development"]
+    )
+    run = fit(config, tmp_path / "run")
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    *_, last = (line for line in lines if line["kind"] == "development")
+    one, two = last["tasks"].values()
+    assert one != two
+    assert last["mean"] == pytest.approx(np.average([one, two], weights=[4, 20]))
+    assert last["mean"] == pytest.approx(run.results.mean)

@@ -17,7 +17,7 @@ from peml.methods.base import AttachContext
 from peml.methods.lora.lora import Lora
 from peml.methods.lora.settings import LoraMethodSettings
 from peml.models import TaskModel
-from peml.records.metrics import Evaluation, StepRecord
+from peml.records.metrics import Evaluation, Scores, StepRecord
 from peml.training.balancing import build_balancing
 from peml.training.loop import Phase, TrainingLoop
 from peml.training.optimizer import build_optimizer
@@ -111,6 +111,11 @@ def toy(
     optimizer = build_optimizer([*model.groups(), *balancing.groups()], settings)
     data = stream(model.base, count, **(batches or {}))
     recorder = Recorder()
+
+    def scores() -> Scores:
+        tasks = evaluate()
+        return Scores(mean=sum(tasks.values()) / len(tasks), tasks=tasks)
+
     loop = TrainingLoop(
         model,
         optimizer,
@@ -119,7 +124,7 @@ def toy(
         settings,
         balancing=balancing,
         total_steps=total,
-        evaluate=evaluate,
+        evaluate=scores,
         listener=recorder,
     )
     return Toy(model, optimizer, data, loop, recorder)

@@ -269,25 +269,36 @@ def _suite(
         majority_mean=_majority_mean(tasks),
         best_baseline=best and best.label,
         rows=[
-            row
-            if best is None or row is best
-            else row.model_copy(update={"difference": _difference(row, best, tasks, folder)})
+            row if best is None or row is best else _compared(row, best, tasks, folder)
             for row in rows
         ],
     )
 
 
-def _difference(
-    first: RowRecord, second: RowRecord, tasks: Sequence[ComparedTask], folder: Path
-) -> DifferenceRecord | None:
-    """The difference over the seeds that both have, paired; None if there is none."""
-    runs = [
-        {cell.seed: folder / cell.folder for cell in row.cells if cell.mean is not None}
-        for row in (first, second)
-    ]
-    seeds = sorted(runs[0].keys() & runs[1].keys())
+def _compared(
+    row: RowRecord, best: RowRecord, tasks: Sequence[ComparedTask], folder: Path
+) -> RowRecord:
+    """The row with its difference over the seeds that both have; a note if these are not all."""
+    if not row.finished:
+        return row
+    seeds = sorted(row.finished_seeds & best.finished_seeds)
+    notes = list(row.notes)
     if not seeds:
-        return None
+        notes.append(f"no difference to {best.label}: no seed finished in both")
+    elif len(seeds) < max(row.finished, best.finished):
+        notes.append(f"its difference to {best.label} is over {_seeds(seeds)}, finished in both")
+    difference = _difference(row, best, seeds, tasks, folder) if seeds else None
+    return row.model_copy(update={"difference": difference, "notes": notes})
+
+
+def _difference(
+    first: RowRecord,
+    second: RowRecord,
+    seeds: Sequence[int],
+    tasks: Sequence[ComparedTask],
+    folder: Path,
+) -> DifferenceRecord:
+    runs = [{cell.seed: folder / cell.folder for cell in row.cells} for row in (first, second)]
     paired = {}
     for task in tasks:
         sides = [[read_predictions(run[seed], task.name) for seed in seeds] for run in runs]

@@ -185,8 +185,8 @@ class RunListener:
     def on_discretise(
         self,
         step: int,
-        soft: dict[str, float],
-        hard: dict[str, float],
+        soft: Scores,
+        hard: Scores,
         genotype: Genotype,
         *,
         guarded: list[str],
@@ -197,13 +197,12 @@ class RunListener:
         `soft` and `hard` are the tasks' development metrics before and after, `guarded` the
         decisions that a guard or the budget overruled, `free` is as in `PrefixSearch.free_weights`.
         """
-        before, after = (sum(values.values()) / len(values) for values in (soft, hard))
         self.log.write(
             Discretisation(
                 step=step,
-                soft=Scores(mean=before, tasks=soft),
-                hard=Scores(mean=after, tasks=hard),
-                gap=after - before,
+                soft=soft,
+                hard=hard,
+                gap=hard.mean - soft.mean,
                 choices=genotype.choices(),
                 guarded=guarded,
                 fitted=genotype.found_by.get("fitted", []),
@@ -215,7 +214,7 @@ class RunListener:
         named = f" (undecided: {', '.join(undecided)})" if undecided else ""
         self.display.say(
             f"discretise step {step}: cells {', '.join(genotype.cells)}{named}; "
-            f"development mean {before:.4f} -> {after:.4f}"
+            f"development mean {soft.mean:.4f} -> {hard.mean:.4f}"
         )
 
     def on_checkpoint(self, phase: str) -> None:

@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 from peml.data.solved import SolvedRows
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
-from peml.evaluation import score_split
+from peml.evaluation import mean_weights, score_split, weighted_mean
 from peml.injection.packing import enable_packing
 from peml.methods.attached import AttachedModel, check_count
 from peml.methods.base import AttachContext
@@ -21,7 +21,7 @@ from peml.models import Backbone, CompiledBlocks, TaskModel, load_backbone
 from peml.models.padding import refuse_left_padding
 from peml.models.sharding import whole_weights_refused
 from peml.prefix.genotype import Genotype
-from peml.records.metrics import Evaluation
+from peml.records.metrics import Evaluation, Scores
 from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
@@ -274,7 +274,7 @@ class TrainingSession:
         step = self._progress.step
         with self.cost.phase("discretise"):
             last = self.listener.last  # the phase has just ended with an evaluation, or was resumed
-            soft = last.tasks if last is not None else self._evaluate()
+            soft = Scores(mean=last.mean, tasks=last.tasks) if last else self._evaluate()
             moments = optimizer_state(self.optimizer, self.model)
             free = search.free_weights()
             self.genotype, guarded = search.discretise(step)
@@ -288,16 +288,19 @@ class TrainingSession:
         self._progress.best, self._progress.evaluations_since_best = None, 0
         self._save("train", log)
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> Scores:
+        """The development scores; their mean weighs tasks as that of the reported ones does."""
         if self.model.search is not None:
             self.model.search.before_evaluation(max(0, self._progress.step - 1))
-        values = {}
-        for split in self.prepared.development:
+        values, tasks, splits = {}, self.prepared.tasks, self.prepared.development
+        for split in splits:
             with self.accelerator.autocast():
                 metrics, _ = score_split(self.model, split, self.prepared.config.evaluation)
-            task = self.prepared.tasks[split.task_id]
+            task = tasks[split.task_id]
             values[task.name] = metrics[task.metrics[0]]
-        return values
+        averages = [tasks[split.task_id].average for split in splits]
+        weights = mean_weights(averages, [len(split.gold) for split in splits])
+        return Scores(mean=weighted_mean(list(values.values()), weights), tasks=values)
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         if evaluation.phase == "train" and self.world.is_first:

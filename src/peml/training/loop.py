@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peml.data.batching import BatchStream
 from peml.distributed import World
-from peml.records.metrics import Evaluation, StepRecord
+from peml.records.metrics import Evaluation, Scores, StepRecord
 from peml.training.balancing import Balancing
 from peml.training.optimizer import set_learning_rates
 from peml.training.readings import Losses, Readings, StepSums, check_weights
@@ -73,7 +73,7 @@ class TrainingLoop:
         model: An `AttachedModel`.
         accelerator: Device, precision and gradient scaling.
         total_steps: Steps of all phases together, for the schedule.
-        evaluate: Returns the development metric of each task.
+        evaluate: Returns the tasks' development metrics and their mean.
         count: Called with the phase and tokens of every step, to count the cost.
         around: Entered around the passes of every step.
     """
@@ -86,7 +86,7 @@ class TrainingLoop:
     _: KW_ONLY
     balancing: Balancing
     total_steps: int
-    evaluate: Callable[[], dict[str, float]]
+    evaluate: Callable[[], Scores]
     listener: Listener
     count: Callable[[str, int], None] = lambda phase, tokens: None
     around: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -222,16 +222,14 @@ class TrainingLoop:
         return float(state["epoch"] + state["batch"] / batches)
 
     def _evaluate(self, phase: Phase) -> None:
-        tasks = self.evaluate()
-        mean = sum(tasks.values()) / len(tasks)
-        progress = self.progress
-        is_best = progress.best is None or mean > progress.best
+        scores, progress = self.evaluate(), self.progress
+        is_best = progress.best is None or scores.mean > progress.best
         if is_best:
-            progress.best, progress.best_step = mean, progress.step
+            progress.best, progress.best_step = scores.mean, progress.step
             progress.evaluations_since_best = 0
         else:
             progress.evaluations_since_best += 1
-        found = {"phase": phase.name, "step": progress.step, "mean": mean, "tasks": tasks}
+        found = {"phase": phase.name, "step": progress.step, **dict(scores)}
         self.listener.on_evaluation(Evaluation(**found, is_best=is_best))
 
     def _is_out_of_patience(self) -> bool:
