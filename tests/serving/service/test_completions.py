@@ -71,6 +71,18 @@ def test_a_text_is_continued_as_the_model_alone_does(live: Live, client: openai.
     assert answer.model == "tiny"
 
 
+@pytest.mark.parametrize("end", [" ", "\n", "\n\n  "])
+def test_white_space_at_a_prompts_end_is_read(live: Live, client: openai.OpenAI, end: str) -> None:
+    ask: dict[str, Any] = {"prompt": PROMPT + end, "max_tokens": 5}
+    answer = client.completions.create(model="tiny", **ask)
+    assert answer.choices[0].text == expected(live, PROMPT + end, 5)
+    ids = live.service.engine.predictor.base.family.tokenizer(PROMPT + end)["input_ids"]
+    of_task = client.completions.create(model="mood", **ask)  # belongs to a task's answers
+    assert answer.usage is not None
+    assert of_task.usage is not None
+    assert answer.usage.prompt_tokens == len(ids) > of_task.usage.prompt_tokens
+
+
 def test_it_ends_before_the_first_stop_string(live: Live, client: openai.OpenAI) -> None:
     whole = expected(live, PROMPT, 12)
     stop = whole[4:6]

@@ -103,7 +103,11 @@ class Seam:
 
     def tokens(self, prompt: str) -> list[int]:
         """A prompt's tokens; at least a start token."""
-        return self._context(self._encode([prompt.rstrip()])[0])
+        return self.whole(prompt.rstrip())
+
+    def whole(self, text: str) -> list[int]:
+        """The tokens of a text with white space at its end; at least a start token."""
+        return self._context(self._encode([text])[0])
 
     def split(self, example: Example, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """A prompt's tokens, and those of each answer after it.

@@ -243,6 +243,10 @@ class CausalFamily(TextFamily):
         seam = self._seams.of(task)
         return self._behind_context(seam.context(example)), seam.gap(example)
 
+    def read_text(self, text: str) -> list[int]:
+        """All tokens of a text that is continued as it is, outside of any task."""
+        return self._seams.plain.whole(text)
+
     def _hold(self, context: str) -> None:
         if context != self._held[0]:
             self._held = (context, self.context_tokens(context) if context else [])

@@ -170,6 +170,8 @@ class PromptReader:
             example, field = _plain(task, asked.prompt), "prompt"
         try:
             ids, gap = family.read_prompt(task, example)
+            if task_id is None and isinstance(asked, CompletionRequest):
+                ids, gap = family.read_text(asked.prompt), ""
             ends = family.stops(task.model_copy(update={"stop": ()}))
         except (DataError, ModelError) as error:
             raise RefusedError.of(error, kind="invalid_request", field=field) from error
