@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from peml.errors import ModelError
@@ -31,7 +32,7 @@ def saved(folder: Path, base: str = "bert", **options: Any) -> tuple[Path, Any]:
     model = get_peft_model(model, LoraConfig(task_type=task, **options)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name or "modules_to_save" in name:
                 parameter.copy_(0.2 * torch.randn(parameter.shape))
     model.save_pretrained(folder / "adapter")
     return folder / "adapter", model
@@ -97,6 +98,25 @@ def test_an_adapter_that_doesn_t_fit_changes_nothing(
     assert caught.value.allowed
     assert caught.value.action
     assert all(torch.equal(before[name], v) for name, v in model.trainable_state().items())
+
+
+@pytest.mark.parametrize("whole", ["lm_head", "embed_tokens", "norm", "gate_proj"])
+def test_a_layer_that_was_trained_whole_is_no_start(tmp_path: Path, whole: str) -> None:
+    layers = ["q_proj", "v_proj"]
+    folder, _ = saved(tmp_path, "llama", target_modules=layers, modules_to_save=[whole])
+    model = attached(tmp_path, "llama", r=4, alpha=8, target_modules=layers)
+    with pytest.raises(ModelError, match=rf"another model\..*{whole}.*weight than the base model"):
+        model.parts["lora"].start_from(folder)
+    assert all(not value.any() for name, value in model.trainable_state().items() if "_B" in name)
+
+
+def test_copies_of_frozen_embeddings_are_no_weights_of_the_adapter(tmp_path: Path) -> None:
+    layers = ["embed_tokens", "lm_head"]
+    folder, _ = saved(tmp_path, "llama", target_modules=layers)
+    saved_names = load_file(folder / "adapter_model.safetensors")
+    assert any("base_layer" in name for name in saved_names)
+    model = attached(tmp_path, "llama", r=4, alpha=8, target_modules=layers)
+    assert model.parts["lora"].start_from(folder) == []
 
 
 def test_layers_that_the_method_leaves_out_are_named(tmp_path: Path) -> None:

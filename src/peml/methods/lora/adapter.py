@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig
 from torch import Tensor
 
@@ -24,6 +25,7 @@ _FREE = frozenset(
 )
 # All other initialisations change the base model's weights.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+_BASE = ".base_layer."  # PEFT's name of a layer that has an adapter
 _NEXT = "correct the method's settings or init_from"
 
 
@@ -82,7 +84,8 @@ def copy_weights(
         Names of other saved weights: a classifier, layers that the backbone doesn't have.
 
     Raises:
-        ModelError: The adapter has other layers, or weights of another shape.
+        ModelError: The adapter has other layers, weights of another shape, or its own of a frozen
+            layer.
     """
     # Other classes of the model hold the backbone under a name, such as ``bert``.
     inner = f"model.{getattr(backbone, 'base_model_prefix', '')}."
@@ -110,6 +113,32 @@ def copy_weights(
                 allowed=f"{tuple(value.shape)}, as the base model's layer needs",
                 action=_NEXT,
             )
+    frozen = _frozen_names({name: by_name[name] for name in others}, backbone)
     for name, value in own.items():
         value.copy_(by_name[name])
-    return sorted(others)
+    return sorted(others - frozen)
+
+
+def _frozen_names(saved: Mapping[str, Tensor], backbone: Any) -> set[str]:
+    """The names among `saved` of frozen weights: copies that come with adapted embeddings.
+
+    Raises:
+        ModelError: One differs from the frozen weight, such as a layer of ``modules_to_save``.
+    """
+    named = backbone.named_parameters(remove_duplicate=False)
+    frozen = {f"model.{path.replace(_BASE, '.')}": weight for path, weight in named}
+    found = {name: frozen.get(name.replace(_BASE, ".")) for name in saved}
+    for name, weight in found.items():
+        if weight is not None and not _is_rounded(saved[name], weight.cpu()):
+            raise ModelError(
+                f"the adapter has another {name} than the base model (modules_to_save, or an "
+                "embedding that was resized), which no part of the method trains",
+                allowed="an adapter whose weights are all of layers in its target_modules",
+                action="merge the adapter into the base model, and give that as model.name",
+            )
+    return {name for name, weight in found.items() if weight is not None}
+
+
+def _is_rounded(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are equal in the type of one of them."""
+    return torch.equal(one.to(other.dtype), other) or torch.equal(other.to(one.dtype), one)
