@@ -11,7 +11,7 @@ from typing import Any
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKS = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(
-    r"[-\u2212]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:(?<=\d)(?:/\d+|[eE][-+]?\d+))?"
+    r"[-\u2212]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:/\d+|[eE][-+]?\d+)?"
 )
 _ANSWER_MARK = "####"  # precedes the answer in GSM8K
 _TOLERANCE = 1e-3
@@ -66,21 +66,18 @@ def read_number(text: str) -> float | None:
     """The answer in a text: the first number after ``####``, else the last number; None if none.
 
     ``$1,250.50`` is 1250.5, ``3/4`` 0.75 and ``2e3`` 2000. A minus sign counts unless a letter or
-    digit stands before it.
+    digit stands before it. ``1/0`` and what is too large for a float are no numbers.
     """
     _, mark, answer = text.rpartition(_ANSWER_MARK)
-    matches = [
-        match
-        for match in _NUMBER.finditer(answer)
-        if any(character.isdigit() for character in match[0])
-    ]
+    matches = list(_NUMBER.finditer(answer))
     if not matches:
         return None
     match = matches[0] if mark else matches[-1]
     number = match[0].replace(",", "").replace("\u2212", "-")
     joined = match.start() > 0 and answer[match.start() - 1].isalnum()
     above, _, below = (number.removeprefix("-") if joined else number).partition("/")
-    return float(above) / (float(below or 1) or math.nan)
+    value = float(above) / (float(below or 1) or math.nan)
+    return value if math.isfinite(value) else None
 
 
 def option_hit(gold: str, predicted: str) -> float:
