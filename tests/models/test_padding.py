@@ -6,7 +6,14 @@ import warnings
 from pathlib import Path
 
 import pytest
-from transformers import FNetConfig, FNetModel, SqueezeBertConfig, SqueezeBertModel
+from transformers import (
+    FNetConfig,
+    FNetModel,
+    SqueezeBertConfig,
+    SqueezeBertModel,
+    XmodConfig,
+    XmodModel,
+)
 
 from peml.errors import ModelError
 from peml.models import ModelSettings, load_backbone
@@ -22,6 +29,16 @@ def test_an_encoder_that_mixes_padding_in_is_named(tmp_path: Path) -> None:
     tiny_tokenizer("encoder").save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="depend on the length of the rows in its batch"):
         load_backbone(ModelSettings(name=str(tmp_path), family="encoder"))
+
+
+def test_an_encoder_that_reads_no_texts_is_refused(tmp_path: Path) -> None:
+    config = XmodConfig(
+        **tiny_model("roberta").config.to_diff_dict() | {"languages": ["en_XX", "de_DE"]}
+    )
+    XmodModel(config).save_pretrained(tmp_path)
+    tiny_tokenizer("encoder").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="can't read a short text: Input language unknown"):
+        load_backbone(ModelSettings(name=str(tmp_path)))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert"])

@@ -93,17 +93,37 @@ def load_backbone(
     if stored is not None:
         settle_quantized(model, settings.name)
     check_rotary(model, family.max_length, settings.name)
-    if isinstance(family, TextFamily):
-        _choose_logits(model, family, settings.name)
-    elif problem := padding_problem(model, family.tokenizer):
-        warnings.warn(
-            f"{settings.name}: a row's scores depend on the length of the rows in its batch: "
-            f"{problem}. Predictions of the same row can differ between commands.",
-            stacklevel=2,
-        )
+    with _trying(settings.name):
+        _try_out(model, family, settings.name)
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
     return Backbone(model, family, settings)
+
+
+@contextmanager
+def _trying(name: str) -> Iterator[None]:
+    """Turns an error of a model that reads a short text into a ModelError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r} can't read a short text: {error}",
+            allowed="a model that reads input_ids with an attention_mask, of any length",
+            action="correct its config.json, or choose another model",
+        ) from error
+
+
+def _try_out(model: Any, family: Family, name: str) -> None:
+    if isinstance(family, TextFamily):
+        _choose_logits(model, family, name)
+    elif problem := padding_problem(model, family.tokenizer):
+        warnings.warn(
+            f"{name}: a row's scores depend on the length of the rows in its batch: "
+            f"{problem}. Predictions of the same row can differ between commands.",
+            stacklevel=3,
+        )
 
 
 def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
@@ -125,7 +145,7 @@ def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
         warnings.warn(
             f"{name}: the logits of every token are computed, which is slower and takes more "
             f"memory: {problem}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
