@@ -18,16 +18,22 @@ from transformers import (
     BertLMHeadModel,
     CohereConfig,
     CohereForCausalLM,
+    FSMTConfig,
+    FSMTForConditionalGeneration,
     Gemma2Config,
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
 )
 
 from peml.errors import ModelError
 from peml.models import ModelSettings, load_backbone
-from peml.models.logits import Positions, logits_problem
-from peml.testing.models import TINY_FAMILIES, tiny_model, tiny_tokenizer
+from peml.models.logits import Positions, logits_problem, states_of
+from peml.testing.models import TINY_FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
 
 ROWS, PLACES = torch.tensor([0, 0, 1]), torch.tensor([1, 4, 2])
 TOKENS = torch.tensor([7, 30, 12])
@@ -200,3 +206,61 @@ def test_a_model_that_sees_later_tokens_is_not_read_as_a_decoder(tmp_path: Path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
     load_backbone(settings)
+
+
+def _prophetnet() -> Any:
+    config = ProphetNetConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_encoder_layers=1,
+        num_encoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        num_decoder_layers=1,
+        num_decoder_attention_heads=4,
+        decoder_ffn_dim=48,
+        max_position_embeddings=60,
+        init_std=0.2,
+    )
+    return ProphetNetForConditionalGeneration(config)
+
+
+def _fsmt() -> Any:
+    config = FSMTConfig(
+        langs=["en", "de"],
+        src_vocab_size=VOCABULARY,
+        tgt_vocab_size=VOCABULARY,
+        d_model=32,
+        encoder_layers=1,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_layers=1,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=48,
+        init_std=0.2,
+    )
+    return FSMTForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("model", [_prophetnet, _fsmt])
+def test_an_encoder_decoder_whose_options_would_be_scored_otherwise_is_refused(
+    model: Callable[[], Any], tmp_path: Path
+) -> None:
+    """Their logits in training aren't those behind encoder states, or of a shorter text."""
+    torch.manual_seed(0)
+    model().save_pretrained(tmp_path)
+    tiny_tokenizer("seq2seq").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="can't be scored: in a test, a token's logits changed"):
+        load_backbone(ModelSettings(name=str(tmp_path)))
+
+
+def test_an_encoder_keeps_the_class_of_its_output() -> None:
+    """Switch Transformers' decoder asks it for the router's logits."""
+    config = SwitchTransformersConfig(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, num_experts=2
+    )
+    encoded = SwitchTransformersForConditionalGeneration(config).get_encoder()(
+        torch.arange(6).view(2, 3)
+    )
+    chosen = states_of(encoded, torch.tensor([1, 1, 0]))
+    assert chosen.router_logits is None
+    assert chosen.last_hidden_state.shape == (3, 3, 32)

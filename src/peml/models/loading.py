@@ -130,14 +130,18 @@ def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
     """Makes the model compute logits only at needed positions, if it can.
 
     Raises:
-        ModelError: It is no decoder: a token's logits would give away the answer after it.
+        ModelError: A token's logits depend on the answer after it.
     """
     if reads_ahead(model):
+        wrong, action = "can't be scored", "choose another model"
+        if not model.config.is_encoder_decoder:
+            wrong = "is no decoder"
+            action = "if it is one, set is_decoder: true in its config.json; else choose "
+            action += "model.family: encoder or another model"
         raise ModelError(
-            f"{name} is no decoder: in a test, a token's logits changed with the tokens after it",
+            f"{name} {wrong}: in a test, a token's logits changed with the tokens after it",
             allowed="models in which a token sees only itself and those before it",
-            action="if it is one, set is_decoder: true in its config.json; else choose "
-            "model.family: encoder or another model",
+            action=action,
         )
     problem = logits_problem(model)
     family.logits_everywhere = problem is not None

@@ -98,15 +98,30 @@ def logits_problem(model: Any) -> str | None:
 
 @torch.no_grad()
 def reads_ahead(model: Any) -> bool:
-    """Whether a token's logits change with the tokens after it, which a decoder's must not."""
-    if model.config.is_encoder_decoder:
-        return False
+    """Whether a token's logits change with the tokens after it, which a decoder's must not.
+
+    Of an encoder-decoder, logits in training are compared with those of a shorter text behind
+    encoder states, as options are scored: ProphetNet's differ with the text's length, and FSMT has
+    no causal mask then.
+    """
     device = next(model.parameters()).device
     ids = (
-        torch.arange(2 * _TOKENS, device=device).view(2, _TOKENS)
-        % model.config.get_text_config().vocab_size
-    )
-    ids[1, :-1] = ids[0, :-1]  # two rows that differ in their last token
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    one, other = logits[:, :-1]
+        torch.arange(2 * _TOKENS, device=device).view(2, _TOKENS) + _TOKENS
+    ) % model.config.get_text_config().vocab_size
+    inputs: dict[str, Any] = {"attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        encoded = model.get_encoder()(input_ids=ids, **inputs)
+        inputs["use_cache"] = False
+        one = model(input_ids=ids, decoder_input_ids=ids, **inputs).logits[:, :-1]
+        other = model(
+            encoder_outputs=states_of(encoded), decoder_input_ids=ids[:, :-1], **inputs
+        ).logits
+    else:
+        ids[1, :-1] = ids[0, :-1]  # two rows that differ in their last token
+        one, other = model(input_ids=ids, use_cache=False, **inputs).logits[:, :-1]
     return unexplained(other, one) > 0
+
+
+def states_of(encoded: Any, rows: Tensor | slice = slice(None)) -> Any:
+    """An encoder's output for the rows of a batch, of its own class: states, and nothing else."""
+    return type(encoded)(last_hidden_state=encoded.last_hidden_state[rows])

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from peml.data.batch import IGNORED
 from peml.evaluation.scoring.requests import Request, my_batches, to_batch
 from peml.models import TaskModel
 from peml.models.families.decoding import behind_start
-from peml.models.logits import Positions
+from peml.models.logits import Positions, states_of
 from peml.models.prompt import build_inputs
 
 
@@ -46,7 +45,7 @@ def _score(
     sources = to_batch(base, [requests[indices[0]] for indices in by_input]).to(base.device)
     base.routing.set(sources.task_ids)
     inputs = build_inputs(model, sources, prompt)
-    encoded = model.get_encoder()(**inputs).last_hidden_state
+    encoded = model.get_encoder()(**inputs)
     waiting = [(source, index) for source, indices in enumerate(by_input) for index in indices]
     waiting.sort(key=lambda pair: -len(requests[pair[1]].option))
     while waiting:
@@ -63,7 +62,7 @@ def _score(
         nll = positions.nll(
             model,
             labels[answers, places],
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded[rows]),
+            encoder_outputs=states_of(encoded, rows),
             attention_mask=inputs["attention_mask"][rows],
             decoder_input_ids=behind_start(labels, model.config),
             use_cache=False,
