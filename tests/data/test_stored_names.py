@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -117,3 +119,21 @@ def _choices_to_parquet(folder: Path, names: list[str], task: Task) -> str:
     rows = [{"start": "a", "p": "x", "q": "y", "answer": number} for number in (1, 0)]
     features = Features({**texts, "answer": ClassLabel(names=names)})
     return _to_parquet(folder, Dataset.from_list(rows, features=features), task)
+
+
+@pytest.mark.parametrize("same_order", [False, True])
+def test_integers_that_are_names_in_one_split_and_indices_in_the_other_are_refused(
+    tmp_path: Path, *, same_order: bool
+) -> None:
+    """As where one of two files was written again by a library that stores no names."""
+    task = examples.sentiment(labels=_STORED if same_order else _STORED[::-1])
+    rows = [{"sentence": text, "label": label} for text, label in (("a", 0), ("b", 1))]
+    folder = _to_parquet(tmp_path, _with_names(rows, _STORED), task)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / task.name / "validation.parquet")
+    if same_order:
+        train, reported, _ = load_source(task, folder)
+        assert train.column("label") == reported.column("label") == _STORED
+        return
+    with pytest.raises(DataError, match=r"are indices of labels in .*validation\.parquet") as found:
+        load_source(task, folder)
+    assert "other labels' names in " in found.value.problem

@@ -28,6 +28,7 @@ from peml.tasks import (
     read_boolean,
     read_class,
 )
+from peml.tasks.matching import read_integer
 
 _KEEPING = (parse_any, parse_text, parse_option)
 _LARGEST = 2**53  # up to here a float holds every whole number
@@ -144,6 +145,13 @@ class ClassColumn(Column):
         """Whether the column turned out to hold indices, and the task doesn't say so."""
         told = self._task.columns.label in self._task.columns.kinds
         return self._only_index is not None and not told
+
+    @property
+    def holds_names(self) -> bool:
+        """Whether an integer turned out to be the name of a label with another index."""
+        labels = self._task.labels
+        numbers = ((read_integer(value), name) for (_, value), name in self._labels.items())
+        return any(n is not None and labels[n : n + 1] != (name,) for n, name in numbers)
 
     def see(self, value: Any, place: str) -> None:
         """Inspects the label of a row.

@@ -10,7 +10,7 @@ from peml.data.folders import TaskMissingError
 from peml.data.opening import Found, open_source
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
-from peml.data.split_checks import find_extra_kinds, refuse_one_based
+from peml.data.split_checks import find_extra_kinds, refuse_one_based, refuse_two_readings
 from peml.data.splits import (
     carve_development,
     choose_shots,
@@ -198,7 +198,9 @@ def load_source(
     refuse_one_based(task, [reported.rows] if train is None else [train.rows, reported.rows])
     if train is None:
         return reported.rows.select([]), reported.rows, Origin(name, reported=reported.place)
-    find_extra_kinds(task, {train.place: train.rows, reported.place: reported.rows})
+    splits = {train.place: train.rows, reported.place: reported.rows}
+    refuse_two_readings(task, splits)
+    find_extra_kinds(task, splits)
     return train.rows, reported.rows, Origin(name, train.place, reported.place)
 
 

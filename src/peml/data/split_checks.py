@@ -1,4 +1,4 @@
-"""Checks across the splits of a task: labels counted from 1, and extra fields of two kinds."""
+"""Checks across a task's splits: how integers of labels are read, and kinds of extra fields."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -6,7 +6,7 @@ from types import MappingProxyType
 import pyarrow as pa
 
 from peml.data.rows import Row, Rows
-from peml.data.task_columns import INDEXED
+from peml.data.task_columns import INDEXED, NAMED
 from peml.errors import DataError
 from peml.tasks import FieldKind, Task
 from peml.tasks.matching import find_value, read_integer
@@ -66,6 +66,31 @@ def _refuse_classes(task: Task, splits: Sequence[Rows]) -> None:
         f"{{{label}: number}} if they count from 0, and no row has the first label.",
         field=label,
     )
+
+
+def refuse_two_readings(task: Task, splits: Mapping[str, Rows]) -> None:
+    """Refuses labels whose integers are indices in one split and names in another.
+
+    So it is if only one split's file stores the names of its integers, in another order than the
+    task's labels. `splits` are the task's rows by their file or split.
+
+    Raises:
+        DataError: Names both.
+    """
+    label = task.columns.label
+    marks = {place: rows.table.schema.field(label).metadata for place, rows in splits.items()}
+    indexed, named = (
+        [place for place, mark in marks.items() if mark == wanted] for wanted in (INDEXED, NAMED)
+    )
+    if indexed and named:
+        listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(task.labels))
+        raise DataError(
+            f"Task {task.name!r}: integers of {label!r} are indices of labels in {indexed[0]} "
+            f"({listed}), and other labels' names in {named[0]}.",
+            allowed="integers that mean the same in all splits",
+            action="Write names of labels in both, or list the labels in the order of the names.",
+            field=label,
+        )
 
 
 def _options(task: Task, row: Row) -> list[str]:

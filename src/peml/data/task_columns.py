@@ -25,8 +25,8 @@ from peml.data.stored_names import naming
 from peml.errors import DataError, nearest
 from peml.tasks import Task, read_label
 
-INDEXED = {b"peml": b"index"}
-"""Metadata of a label's field whose values were read as indices."""
+INDEXED, NAMED = {b"peml": b"index"}, {b"peml": b"name"}
+"""Metadata of a label's field whose integers were read as indices, or as names of other indices."""
 
 
 def needed_fields(task: Task, *, labelled: bool = True) -> tuple[str, ...]:
@@ -68,11 +68,13 @@ class TaskColumns:
 
     @property
     def schema(self) -> pa.Schema:
-        """Types of the converted columns, after `finish`; marks labels that were indices."""
+        """Types of the converted columns, after `finish`; marks how integers were read."""
         fields = []
         for name, column in self._columns.items():
-            indexed = isinstance(column, ClassColumn) and column.holds_indices
-            fields.append(pa.field(name, column.arrow_type, metadata=INDEXED if indexed else None))
+            mark = None
+            if isinstance(column, ClassColumn):
+                mark = INDEXED if column.holds_indices else NAMED if column.holds_names else None
+            fields.append(pa.field(name, column.arrow_type, metadata=mark))
         return pa.schema(fields)
 
     def see(self, row: Mapping[str, Any], place: str) -> None:
