@@ -52,8 +52,25 @@ def test_rows_in_several_training_splits_count_once_in_all() -> None:
     assert [(leak.rows, leak.evaluation_rows, leak.anywhere) for leak in found] == [(2, 2, 2)] * 4
 
 
+def test_accents_may_have_either_unicode_form() -> None:
+    mood = examples.sentiment()
+    train, reported = (
+        [{"sentence": text, "label": 0}] for text in ("Un caf\u00e9", "un cafe\u0301.")
+    )
+    (leak,) = find_leakage([task_data(mood, train=train, reported=reported)])
+    assert leak.rows == 1
+
+
 @pytest.mark.parametrize(
-    ("one", "other"), [("3 + 2", "3 - 2"), ("...", "?!"), ("", "."), ("ab", "abc")]
+    ("one", "other"),
+    [
+        ("3 + 2", "3 - 2"),
+        ("...", "?!"),
+        ("", "."),
+        ("ab", "abc"),
+        ("What is 1.5 + 2?", "What is 15 + 2?"),
+        ("at 1:30", "at 130"),
+    ],
 )
 def test_different_texts_stay_different(one: str, other: str) -> None:
     mood = examples.sentiment()

@@ -6,6 +6,8 @@ memory and training rows are looked up, so time is linear in rows and memory in 
 """
 
 import hashlib
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +24,7 @@ _LEAST_TEXT = 20  # characters that make it unlikely that two tasks have a text 
 
 # Differences between tokenised and untokenised copies of one text. Signs of arithmetic stay.
 _UNMARKED = str.maketrans("", "", ".,;:!?\"'`()[]\u2026\u201c\u201d\u2018\u2019\u2013\u2014")
+_IN_NUMBER = re.compile(r"[.,:](?=\d)(?<=\d.)")  # 1.5 isn't 15
 
 _SPLITS = ("reported", "development")
 _Keys = Callable[[Rows, Task], Iterator[Sequence[bytes]]]
@@ -31,7 +34,7 @@ def find_leakage(data: Sequence[TaskData]) -> list[LeakageEntry]:
     """Counts evaluation rows that are in training splits, a task's own included.
 
     Rows are the same if their input columns are, except for case, white space, marks such as commas
-    and quotes, and the order of the columns. Labels and options are not compared.
+    and quotes outside numbers, and the order of the columns. Labels and options are not compared.
     """
     return _leaks(data, _shared(data, _whole_keys))
 
@@ -169,9 +172,10 @@ def _text_keys(rows: Rows, task: Task) -> Iterator[Sequence[bytes]]:
 
 
 def _inputs(rows: Rows, task: Task) -> Iterator[list[str]]:
-    """Each row's inputs without case, white space and marks."""
+    """Each row's inputs without case, white space and marks; accents in one Unicode form."""
     for row in rows.iterate(task.columns.inputs):
-        folded = [str(text).casefold() for text in row.values()]
+        composed = (unicodedata.normalize("NFC", str(text)) for text in row.values())
+        folded = [_IN_NUMBER.sub("\0", text.casefold()) for text in composed]
         # A text of marks only keeps them, or all such texts would be equal.
         yield ["".join((text.translate(_UNMARKED).split()) or text.split()) for text in folded]
 
