@@ -42,6 +42,16 @@ def test_targets_begin_with_their_language_and_end_once(kind: Any, said: list[st
     assert family.tokenizer.convert_ids_to_tokens(sequence.labels) == said
 
 
+def test_a_long_text_keeps_its_language() -> None:
+    family = Seq2SeqFamily(_tokenizer(MBart50Tokenizer, "de_DE"), max_length=8, pooling="mean")
+    row = {"sentence": "the film " * 9, "label": 1}
+    for purpose in ("train", "score", "generate"):
+        ((sequence, *_),) = encode(family, sentiment(), [row], purpose)
+        pieces = family.tokenizer.convert_ids_to_tokens(sequence.input_ids)
+        assert (pieces[0], pieces[-1], len(pieces)) == ("en_XX", "</s>", 8)
+        assert sequence.cut
+
+
 def test_answers_are_generated_behind_the_targets_language(tmp_path: Path) -> None:
     tokenizer = _tokenizer(MBart50Tokenizer, "de_DE")
     tokenizer.save_pretrained(tmp_path)

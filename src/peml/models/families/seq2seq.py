@@ -23,7 +23,7 @@ class Seq2SeqFamily(TextFamily):
     """Encoder-decoder models: the encoder reads the prompt, the decoder writes the target."""
 
     name: ClassVar[str] = "seq2seq"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
 
     @classmethod

@@ -28,7 +28,7 @@ from peml.models.families.base import (
 )
 from peml.models.families.chat import Seams
 from peml.models.families.decoding import decode
-from peml.models.families.seam import is_altered, read_back, trailing_space
+from peml.models.families.seam import find_frame, is_altered, read_back, trailing_space
 from peml.models.families.stopping import Limits
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs, packed_rows
@@ -113,11 +113,19 @@ class TextFamily(Family):
         return [*answer, self.end_token(task)]
 
     def _fit(self, ids: list[int], room: int) -> list[int]:
-        """Cuts a long prompt after its start token; the end stays, since it holds the question."""
+        """Cuts a long prompt after its start: a start token, or the code of a language.
+
+        The end stays, since it holds the question.
+        """
         if len(ids) <= room:
             return ids
-        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        starts = (self._text_start, [self.tokenizer.bos_token_id])
+        start = next((each for each in starts if each and ids[: len(each)] == each), [])
         return start + ids[len(ids) - room + len(start) :]
+
+    @cached_property
+    def _text_start(self) -> list[int]:
+        return find_frame(self.tokenizer, "text")[0]
 
     def altered_target(self, task: Task, example: Example) -> tuple[str, str] | None:
         """The first answer of an example that the tokenizer changes, and the changed text."""
