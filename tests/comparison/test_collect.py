@@ -20,6 +20,7 @@ from peml.comparison.settings import ComparisonConfig, parse_comparison
 from peml.errors import PemlError
 from peml.evaluation import predictions_path, read_predictions, write_predictions
 from peml.files import write_json
+from peml.records.run import Environment
 from peml.reporting.comparison.page import write_comparison_report
 from tests.comparison.quick import finish, grid_study
 from tests.records.made_up import results_of
@@ -318,6 +319,15 @@ def test_what_was_equal_is_listed_and_what_was_not_is_said(tmp_path: Path) -> No
     results = cell(tmp_path, "lora", 0) / "results.json"
     results.write_text(results.read_text().replace('"train": 10', '"train": 8'))
     assert dict(collected(tmp_path, config())["equal"])["steps"] == "8 to 10 on glue (NOT equal)"
+
+
+def test_cells_of_other_packages_are_told(tmp_path: Path) -> None:
+    all_runs(tmp_path)
+    for number, path in enumerate(sorted(tmp_path.glob("cells/*/*"))):
+        versions = {"torch": "2.12.0" if number else "2.13.0", "peml": "1.0"}
+        Environment(versions=versions).write(path)
+    equal = dict(collected(tmp_path, config())["equal"])
+    assert equal["packages"] == "torch 2.12.0 and 2.13.0 (NOT equal)"
 
 
 @pytest.mark.parametrize(("one", "said"), [("fp32", "fp32"), ("bf16", "bf16 and fp32 (NOT equal)")])

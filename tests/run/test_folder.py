@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from peml.config.loading import load_config
 from peml.config.model import RunConfig
 from peml.errors import RunError
 from peml.records.plan import Plan
+from peml.records.run import Environment
 from peml.run.folder import RunFolder
 from tests.e2e.toy import toy_config
 
@@ -45,6 +47,22 @@ def test_the_same_config_is_gone_on_with(folder: RunFolder, config: RunConfig) -
     assert folder.holds(config)
     folder.create(config)
     assert _content(folder.path) == before
+
+
+def test_going_on_with_other_packages_is_told(folder: RunFolder, config: RunConfig) -> None:
+    folder.create(config)
+    before = Environment.read(folder.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder.create(config)
+    older = before.model_copy(update={"versions": before.versions | {"torch": "1.9"}})
+    older.write(folder.path)
+    with pytest.warns(UserWarning, match=r"begun with other packages.*torch was '1\.9' and is"):
+        folder.create(config)
+    (folder.path / "results.json").write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder.create(config)  # finished: nothing more is computed
 
 
 def test_a_moved_run_is_still_the_same_run(folder: RunFolder, config: RunConfig) -> None:

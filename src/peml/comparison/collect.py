@@ -67,8 +67,8 @@ def collect(
             measured = latency.get(name, {}).get(label)
             rows.append(_row(own, matching.tasks[name], choices[name, label], measured, folder))
         suites.append(_suite(name, matching.tasks[name], rows, config.focus, folder))
-    started = (Environment.find(cell.folder) for cell in cells)
-    environment = next((one for one in started if one is not None), Environment())
+    started = [one for cell in cells if (one := Environment.find(cell.folder)) is not None]
+    environment = next(iter(started), Environment())
     tuning = config.tuning and TuningRecord.model_validate(config.tuning.model_dump(mode="json"))
     return ComparisonRecord(
         name=folder.resolve().name,
@@ -81,7 +81,7 @@ def collect(
         match=config.match,
         budget=matching.budget,
         tolerance=matching.tolerance,
-        equal=list_equal(config, matching, suites),
+        equal=list_equal(config, matching, suites, [one.versions for one in started]),
         tuning=tuning,
         methods=[_method(label, matching) for label in config.methods],
         suites=suites,

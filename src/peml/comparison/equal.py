@@ -1,6 +1,6 @@
 """The settings that were equal for all methods, printed with the results."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from peml.comparison.matching import ComparedTask, Matching
 from peml.comparison.settings import ComparisonConfig
@@ -13,9 +13,12 @@ _FINAL = {"best": "those of the best development mean", "last": "the last"}
 
 
 def list_equal(
-    config: ComparisonConfig, matching: Matching, suites: Sequence[SuiteRecord]
+    config: ComparisonConfig,
+    matching: Matching,
+    suites: Sequence[SuiteRecord],
+    versions: Sequence[Mapping[str, str]],
 ) -> list[tuple[str, str]]:
-    """The names and values of equal settings."""
+    """The names and values of equal settings; `versions` are those of each cell's packages."""
     training, batches = config.run.training, config.run.batches
     tasks = [task for suite in matching.tasks.values() for task in suite]
     batch = f"at most {batches.rows} rows and {batches.tokens:,} tokens, {batches.mixing.strategy}"
@@ -34,6 +37,7 @@ def list_equal(
         ("splits", "development rows carved from train, the same for all seeds; they alone choose"),
         ("decoding", _decoding(config, tasks)),
         ("tuning", _tuning(config)),
+        ("packages", _packages(versions)),
     ]
 
 
@@ -66,6 +70,16 @@ def _precision(suites: Sequence[SuiteRecord]) -> str:
     cells = (cell for suite in suites for row in suite.rows for cell in row.cells)
     found = sorted({cell.precision for cell in cells if cell.precision is not None})
     return " and ".join(found) + " (NOT equal)" * (len(found) > 1)
+
+
+def _packages(versions: Sequence[Mapping[str, str]]) -> str:
+    """The packages of which the runs had several versions."""
+    found = {
+        name: sorted({run[name] for run in versions if name in run})
+        for name in sorted({name for run in versions for name in run})
+    }
+    several = [f"{name} {' and '.join(each)}" for name, each in found.items() if len(each) > 1]
+    return f"{'; '.join(several)} (NOT equal)" if several else "the same versions in all runs"
 
 
 def _decoding(config: ComparisonConfig, tasks: Sequence[ComparedTask]) -> str:

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,10 +61,24 @@ class RunFolder(WorkFolder[RunConfig]):
         Raises:
             RunError: See `holds`; or the folder can't be written.
         """
+        now = _environment()
         if self.holds(config):
+            self._compare_versions(now)
             return
-        _environment().write(self.path)
+        now.write(self.path)
         write_text(self.path / _CONFIG, dump_shared(config))  # last: it makes it a run folder
+
+    def _compare_versions(self, now: Environment) -> None:
+        """Warns if an unfinished run was begun with other versions of packages."""
+        before = Environment.find(self.path)
+        if before is None or self.has_results:
+            return
+        if changed := differences(before.versions, now.versions):
+            warnings.warn(
+                f"{self.path} was begun with other packages, which may compute other numbers: "
+                f"{changed}. Its {Environment.FILE} names those of its beginning",
+                stacklevel=2,
+            )
 
     def _changed(self, config: RunConfig) -> str:
         # Another folder doesn't make it another run, nor does the permission to run the model's
