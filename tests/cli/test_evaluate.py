@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,10 @@ def test_runs_of_other_rows_are_marked_in_the_table(
     rescored(other, "mood", gold=flipped)
     assert "can't be compared" in peml(capsys, "evaluate", run, other).out
     assert "can't be compared" not in peml(capsys, "evaluate", run, other, "--task", "same").out
+    same = read_predictions(other, "same")
+    newer = same.task.model_copy(update={"version": 2})
+    write_predictions(other, replace(same, task=newer))
+    assert "can't be compared" in peml(capsys, "evaluate", run, other, "--task", "same").out
 
 
 def test_mistakes_are_shown_with_their_texts_the_worst_first(

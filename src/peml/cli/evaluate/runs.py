@@ -52,9 +52,10 @@ def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> 
 
 
 def _scored(run: FinishedRun) -> dict[str, Content]:
-    """All that must be equal for two means to be comparable: rows, answers, metrics, weights."""
+    """What must be equal for two means to be comparable: rows, answers, metric, version."""
     return {
         name: {
+            "version": kept.task.version,
             "split": kept.task.split,
             "metric": kept.task.metrics[0],
             "average": kept.task.average,
