@@ -6,7 +6,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import (
+    BigBirdConfig,
+    BigBirdModel,
     FNetConfig,
     FNetModel,
     SqueezeBertConfig,
@@ -39,6 +42,24 @@ def test_an_encoder_that_reads_no_texts_is_refused(tmp_path: Path) -> None:
     tiny_tokenizer("encoder").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="can't read a short text: Input language unknown"):
         load_backbone(ModelSettings(name=str(tmp_path)))
+
+
+def test_a_model_that_would_change_its_attention_has_full_attention_from_the_start(
+    tmp_path: Path,
+) -> None:
+    config = BigBirdConfig(
+        **tiny_model("bert").config.to_diff_dict() | {"block_size": 4, "num_random_blocks": 1}
+    )
+    BigBirdModel(config).save_pretrained(tmp_path / "one")
+    tiny_tokenizer("encoder").save_pretrained(tmp_path / "one")
+    ids = torch.arange(60)[None] + 5
+    with pytest.warns(UserWarning, match="block-sparse attention is replaced by full attention"):
+        model = load_backbone(ModelSettings(name=str(tmp_path / "one"))).model
+    model.save_pretrained(tmp_path / "two")
+    plain = BigBirdModel.from_pretrained(tmp_path / "two").eval()
+    torch.testing.assert_close(
+        model(input_ids=ids).last_hidden_state, plain(input_ids=ids).last_hidden_state
+    )
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert"])

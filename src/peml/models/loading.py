@@ -88,6 +88,7 @@ def load_backbone(
     _refuse_lost_parts(settings.name, report["unexpected_keys"], model)
     if rows := getattr(model.get_input_embeddings(), "num_embeddings", None):
         check_vocabulary(family.tokenizer, rows, settings.name)
+    _settle_attention(model, settings.name)
     _freeze(model, settings)
     free_after_use(model)
     if stored is not None:
@@ -208,6 +209,22 @@ def _freeze(model: Any, settings: ModelSettings) -> None:
         # The heads read token states. SqueezeBERT and LayoutLM call a pooler even where it is None.
         model.pooler = nn.Identity()
     model.requires_grad_(False)
+
+
+def _settle_attention(model: Any, name: str) -> None:
+    """Gives BigBird full attention: it changes to that for good when it reads a short text."""
+    if getattr(model.config, "attention_type", None) != "block_sparse":
+        return
+    for module in list(model.modules()):
+        if hasattr(module, "set_attention_type"):
+            module.set_attention_type("original_full")
+    model.config.attention_type = "original_full"
+    warnings.warn(
+        f"{name}: its block-sparse attention is replaced by full attention (attention_type: "
+        "original_full), to which it would change for good at its first short text. Long rows get "
+        "other scores than with block-sparse attention",
+        stacklevel=3,
+    )
 
 
 def identify_model(
