@@ -85,18 +85,24 @@ def test_the_summary_is_honest_when_a_baseline_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "said"),
+    ("factor", "slope", "said"),
     [
-        (0.5, "smallest learning-rate factor of the grid, 0.5"),
-        (2.0, "largest learning-rate factor of the grid, 2"),
-        (1.0, ""),
+        (0.5, 0.1, "smallest learning-rate factor of the grid, 0.5"),
+        (2.0, 0.1, "largest learning-rate factor of the grid, 2"),
+        (1.0, 0.1, ""),
+        (0.5, 0.0, ""),  # of a method without training, all factors are equal
     ],
 )
-def test_a_grid_that_may_end_too_early_is_told(tmp_path: Path, factor: float, said: str) -> None:
+def test_a_grid_that_may_end_too_early_is_told(
+    tmp_path: Path, factor: float, slope: float, said: str
+) -> None:
     def change(data: dict[str, Any]) -> None:
         for row in data["suites"][0]["rows"]:
             row.update(factor=None, grid=[])
-        points = [{"factor": tried, "mean": 0.5, "folder": "tuning"} for tried in (0.5, 1.0, 2.0)]
+        points = [
+            {"factor": tried, "mean": 0.5 + slope * tried, "folder": "tuning"}
+            for tried in (0.5, 1.0, 2.0)
+        ]
         row_of(data, "peml").update(factor=factor, grid=points)
 
     trouble = " ".join(describe_trouble(example(tmp_path, change).suites[0]))

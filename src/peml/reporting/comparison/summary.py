@@ -178,7 +178,8 @@ def _grid_ends(suite: SuiteRecord) -> list[str]:
         at_end: dict[float, list[str]] = {}
         for row in suite.rows:
             tried = [point.factor for point in row.grid]
-            if len(tried) > 1 and row.factor == end(tried):
+            differ = len({point.mean for point in row.grid}) > 1  # not of a method without training
+            if differ and row.factor == end(tried):
                 at_end.setdefault(row.factor, []).append(row.label)
         sentences += [
             f"{join_names(labels)} took the {which} learning-rate factor of the grid, "
