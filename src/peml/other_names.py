@@ -23,6 +23,7 @@ OTHER_NAMES = {
     "per_device_train_batch_size": "batches.rows",
     "pretrained": "model.name",
     "rank": "method.r",
+    "report_to": "tracking.log_with",
     "save_steps": "training.checkpoint_every",
     "torch_dtype": "model.dtype",
     "warmup_ratio": "training.warmup",

@@ -16,6 +16,7 @@ from peml.config.loading import load_config
 from peml.run.folder import RunFolder
 from peml.run.pipeline import Run, fit
 from peml.run.preparation import prepare
+from peml.run.trackers import Trackers
 from peml.run.training import TrainingSession
 from tests.e2e.toy import Row, toy_config
 
@@ -44,7 +45,7 @@ def test_training_leaves_the_frozen_weights_alone(toys: Path, tmp_path: Path, fa
     folder = RunFolder(tmp_path / "run")
     session = TrainingSession(prepare(config), folder, Console(quiet=True))
     folder.create(config)
-    model = session.run()
+    model = session.run(Trackers(session.console))
     loaded = dict(_LOADERS[family].from_pretrained(config.model.name).named_parameters())
     seen = set()
     for name, parameter in model.base.backbone.named_parameters():

@@ -13,6 +13,7 @@ from peml.config.loading import load_config
 from peml.errors import ConfigError
 from peml.run.folder import RunFolder
 from peml.run.preparation import prepare
+from peml.run.trackers import Trackers
 from peml.run.training import TrainingSession
 from tests.e2e.toy import METHODS, toy_config
 
@@ -31,7 +32,7 @@ def _steps(config: Path, folder: Path, *overrides: str) -> list[dict[str, Any]]:
     run = RunFolder(folder)
     session = TrainingSession(prepare(loaded), run, Console(quiet=True))
     run.create(loaded)
-    session.run()
+    session.run(Trackers(session.console))
     lines = map(json.loads, run.metrics.read_text().splitlines())
     return [line for line in lines if line["kind"] == "step"]
 

@@ -11,7 +11,7 @@ from peml.methods.registry import MethodSection
 from peml.models import ModelSettings
 from peml.records.run import TuningCost
 from peml.settings import ConfigFile
-from peml.training.settings import TrainingSettings
+from peml.training.settings import TrackingSettings, TrainingSettings
 
 
 class RunConfig(ConfigFile):
@@ -28,6 +28,8 @@ class RunConfig(ConfigFile):
     """How the model is trained."""
     evaluation: EvaluationSettings = Field(default_factory=lambda: EvaluationSettings())
     """How the model is evaluated."""
+    tracking: TrackingSettings = Field(default_factory=lambda: TrackingSettings())
+    """Where the run's numbers are shown while it trains; may change when a run is resumed."""
     seed: int = Field(0, description="Random seed of initial weights, data order and noise.", ge=0)
     init_from: str | None = None
     """Weights to start from: a finished run's folder, or a LoRA that PEFT saved; default: new

@@ -81,10 +81,11 @@ class RunFolder(WorkFolder[RunConfig]):
             )
 
     def _changed(self, config: RunConfig) -> str:
-        # Another folder doesn't make it another run, nor does the permission to run the model's
-        # code, which is never stored.
+        # Another folder or tracker doesn't make it another run, nor does the permission to run the
+        # model's code, which is never stored.
         before = load_config(self.path / _CONFIG)
-        dumped = (one.model_dump(mode="json", exclude={"output"}) for one in (before, config))
+        ignored = {"output", "tracking"}
+        dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
     def _advice(self, changed: str) -> str:

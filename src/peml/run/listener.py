@@ -1,15 +1,14 @@
-"""Shows and logs a run's progress: ``metrics.jsonl``, TensorBoard, and a progress bar."""
+"""Shows and logs a run's progress: ``metrics.jsonl``, trackers, and a progress bar."""
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from peml.errors import CheckpointError
 from peml.files import disk_errors, json_line
@@ -24,6 +23,7 @@ from peml.records.metrics import (
 )
 from peml.records.record import Record
 from peml.reporting.run.outcomes import judge_found
+from peml.run.trackers import Trackers
 
 OnEvaluation = Callable[[Evaluation], bool]
 """Called after every development evaluation; True stops the run after its next checkpoint."""
@@ -138,10 +138,10 @@ class ProgressDisplay:
 
 @dataclass
 class RunListener:
-    """Passes the training loop's events to the log, TensorBoard and the terminal."""
+    """Passes the training loop's events to the log, the trackers and the terminal."""
 
     log: Log
-    board: SummaryWriter
+    trackers: Trackers
     display: ProgressDisplay
     decisions: Callable[[int], dict[str, Any] | None]  # their temperature, weights at a step
     save: Callable[[str], None]  # writes a checkpoint of a phase
@@ -157,15 +157,15 @@ class RunListener:
             return
         self.log.write(record)
         train = {"loss": record.loss, "gradient_norm": record.gradient_norm}
-        self._plot("train", train, record.step)
-        self._plot("learning_rate", record.learning_rates, record.step)
-        self._plot("task_weight", record.task_weights, record.step)
+        self.trackers.log("train", train, record.step)
+        self.trackers.log("learning_rate", record.learning_rates, record.step)
+        self.trackers.log("task_weight", record.task_weights, record.step)
         decisions = self.decisions(record.step - 1)
         if decisions is not None:
             line = Decisions(phase=record.phase, step=record.step, **decisions)
             self.log.write(line)
             for name, options in line.weights.items():
-                self.board.add_scalars(f"decisions/{name}", options, record.step)
+                self.trackers.log(f"decisions/{name}", options, record.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Logs the development metrics, and keeps the weights if they are best."""
@@ -173,7 +173,8 @@ class RunListener:
         if evaluation.is_best:
             self.keep_best(evaluation)
         self.log.write(evaluation)
-        self._plot("development", {"mean": evaluation.mean, **evaluation.tasks}, evaluation.step)
+        scores = {"mean": evaluation.mean, **evaluation.tasks}
+        self.trackers.log("development", scores, evaluation.step)
         mark = "  (best)" if evaluation.is_best else ""
         self.display.say(
             f"{evaluation.phase:>6} step {evaluation.step}: "
@@ -226,7 +227,3 @@ class RunListener:
         self.save(phase)
         if self.stopped is not None:
             raise RunStopped(self.stopped)
-
-    def _plot(self, section: str, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self.board.add_scalar(f"{section}/{name}", value, step)

@@ -31,6 +31,7 @@ from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
 from peml.run.start import start_from
 from peml.run.together import check_same_start, prepare_together, with_world
+from peml.run.trackers import check_trackers
 from peml.run.training import TrainingSession, attach
 from peml.run.weights import check_sharding, dequantized, sharded_answers, whole_model
 from peml.tasks import Task
@@ -51,6 +52,7 @@ class Run:
 def plan(config: RunConfig) -> Plan:
     """The plan of a run, without training or writing a run folder (``--dry-run``)."""
     world = join()
+    check_trackers(config.tracking)
     prepared = prepare(with_world(config, world))
     check_sharding(prepared)
     model = attach(prepared, torch.device("cpu"), None, world=world)
@@ -107,6 +109,7 @@ def fit(
             return Run(output, world.from_first(lambda: Results.read(output)))
         results = world.from_first(lambda: Results.find(output))
         if results is None:
+            world.from_first(lambda: check_trackers(config.tracking))
             prepared, identity = prepare_together(config, folder, world)
             session = TrainingSession(prepared, folder, console, on_evaluation, world)
             is_new = not session.is_resumed
@@ -133,9 +136,13 @@ def _run_phases(
     is_new = world.from_first(lambda: Plan.find(folder.path)) is None
     world.from_first(lambda: folder.check_plan(planned))
     print_plan(planned, session.console, done=None if is_new else session.steps_done)
-    model = session.run()
-    with session.accelerator.autocast():  # scores are of the arithmetic that was trained with
-        return evaluate_run(prepared, model, folder, session.cost)
+    with session.trackers() as trackers:
+        model = session.run(trackers)
+        with session.accelerator.autocast():  # scores are of the arithmetic that was trained with
+            tasks = evaluate_run(prepared, model, folder, session.cost)
+        scores = {name: task.value for name, task in tasks.items()}
+        trackers.log("reported", scores, prepared.steps.total)
+    return tasks
 
 
 def _conclude(

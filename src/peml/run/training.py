@@ -1,14 +1,14 @@
 """The training phases: search, discretise, train; resumable at every checkpoint."""
 
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from math import ceil
 from typing import Any
 
 import torch
 from rich.console import Console
-from tensorboardX import SummaryWriter
 
+from peml.config.grants import without_grants
 from peml.data.solved import SolvedRows
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
@@ -36,6 +36,7 @@ from peml.run.listener import (
 from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared
 from peml.run.state import SessionState
+from peml.run.trackers import Trackers, open_trackers
 from peml.training.checkpoints import Checkpoint, CheckpointStore, load_random_state, random_state
 from peml.training.loop import Phase, Progress, TrainingLoop
 from peml.training.optimizer import SPAN, build_optimizer, load_optimizer_state, optimizer_state
@@ -170,21 +171,24 @@ class TrainingSession:
             group.name: sum(p.numel() for p in group.parameters) for group in self.model.groups()
         }
 
-    def run(self) -> AttachedModel:
+    def trackers(self) -> AbstractContextManager[Trackers]:
+        """The run's trackers, in the first process; closed at the end of the context."""
+        if not self.world.is_first:
+            return nullcontext(Trackers(self.console))
+        config = self.prepared.config
+        shown = without_grants(config.model_dump(mode="json"))
+        return open_trackers(
+            config.tracking, self.folder.path, self._progress.step, shown, self.console
+        )
+
+    def run(self, trackers: Trackers) -> AttachedModel:
         """Trains from the current state to the end and returns the trained model."""
         if self.genotype is not None and self.world.is_first:
             self.genotype.save(self.folder.genotype)
-        # Events of a killed session after its checkpoint are hidden, since they will be shown
-        # again.
-        board = SummaryWriter(
-            str(self.folder.path / "tensorboard"),
-            purge_step=self._progress.step + 1,
-            write_to_disk=self.world.is_first,
-        )
         display = ProgressDisplay(self.console, self.prepared.steps.total, self._progress.step)
         log = MetricsLog(self.folder.metrics, self._log_offset) if self.world.is_first else Log()
-        with closing(log), closing(board), display:
-            self._listen(log, board, display)
+        with closing(log), display:
+            self._listen(log, trackers, display)
             if self.model.search is not None:
                 self._search()
                 self._discretise(log)
@@ -197,10 +201,10 @@ class TrainingSession:
             self.model.load_trainable_state(best)
         return self.model
 
-    def _listen(self, log: Log, board: SummaryWriter, display: ProgressDisplay) -> None:
+    def _listen(self, log: Log, trackers: Trackers, display: ProgressDisplay) -> None:
         self.listener = RunListener(
             log,
-            board,
+            trackers,
             display,
             decisions=lambda step: s.snapshot(step) if (s := self.model.search) else None,
             save=lambda phase: self._save(phase, log),

@@ -7,6 +7,29 @@ from pydantic import Field
 from peml.settings import Settings
 from peml.training.balancing.settings import BalancingSettings
 
+Tracker = Literal[
+    "aim",
+    "clearml",
+    "comet_ml",
+    "dvclive",
+    "mlflow",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
+]
+
+
+class TrackingSettings(Settings):
+    """Experiment trackers that show a run's numbers while it trains."""
+
+    log_with: tuple[Tracker, ...] = ("tensorboard",)
+    """Trackers of Accelerate, several at once; [] for none. TensorBoard's files are in the run
+    folder. Others need their package and, if they have a server, its key or address, as their
+    documentation says. `metrics.jsonl` has the same numbers, always."""
+    project: str = Field("peml", min_length=1)
+    """Name of the project (W&B, Trackio) or experiment (MLflow) that the run belongs to."""
+
 
 class TrainingSettings(Settings):
     """Length, learning rates, checkpoints and stopping of training."""
