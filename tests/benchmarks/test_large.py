@@ -177,3 +177,16 @@ def test_sharding_compares_a_part_with_the_whole(
     monkeypatch.setattr(sharding.subprocess, "run", run)
     sharding.main(["--model", str(llama), "--json", str(tmp_path / "figures.json")])
     assert [figure["value"] for figure in figures()][1:3] == [0.5, 0.5]
+
+
+def test_attention_sets_pemls_against_torchs(
+    script: Script, tmp_path: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = script("attention")
+    tiny: dict[str, Any] = {"hidden_size": 18, "intermediate_size": 16, "num_hidden_layers": 1}
+    monkeypatch.setattr(attention, "BATCHES", ((2, 8),))
+    for config in attention.MODELS.values():
+        config.update(tiny | {"num_attention_heads": 9})
+    attention.main(["--json", str(tmp_path / "figures.json"), "--rounds", "2"])
+    assert all(each["value"] > 0 for each in figures())
+    assert len(figures()) == 4

@@ -3,7 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -21,6 +21,7 @@ from peml.estimation.workload import Scoring, Workload, assume_workload, read_wo
 from peml.injection.packing import enable_packing
 from peml.injection.probe import probe_decoder_side
 from peml.injection.support import check_support
+from peml.injection.training import fast_attention
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
 from peml.methods.registry import build_method
@@ -104,7 +105,8 @@ class _Passes:
             self.cache = _bytes_per_token(model)
             self.model = self._attach(model)
             if work.batch is not None and self.model.groups():
-                self._train(tracker)
+                with self._attention():
+                    self._train(tracker)
             for scoring in work.scorings:
                 self._score(scoring, tracker)
 
@@ -124,6 +126,12 @@ class _Passes:
             solved=work.solved,
         )
         return work.method.attach(model, context)
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """The attention that a run trains with on this device."""
+        if self.device.kind != "cpu" or self.workload.config.training.compile:
+            return nullcontext()
+        return fast_attention(self.model.base.backbone, tested=False)
 
     def _train(self, tracker: Tracker) -> None:
         """The largest training batch, forward and backward."""

@@ -29,7 +29,7 @@ from peml.injection.attention import (
 from peml.injection.contexts import Contexts
 from peml.injection.masks import MaskMemo
 from peml.injection.probe import AttentionSite, switch_implementation, unwrap
-from peml.injection.shared import Shared, attend_shared
+from peml.injection.shared import attend_shared
 from peml.injection.support import check_support
 from peml.prefix.prefix import Prefix
 from peml.prefix.shape import PrefixShape
@@ -225,19 +225,15 @@ class _PrefixSlot:
             if bias is not None:
                 kwargs["position_bias"] = injection.biases.padded(bias, length)
             key, value = _in_front(pair[0], key), _in_front(pair[1], value)
-        scaling = kwargs.get("scaling")
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        dropout = kwargs.get("dropout", 0.0)
         if contexts is not None:
+            scaling = kwargs.get("scaling")
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            dropout = kwargs.get("dropout", 0.0)
             output = self._with_contexts(
                 contexts, query, key, value, attention_mask, scaling, causal, dropout
             )
             alone = partial(self.function, module, query, key, value, attention_mask, **kwargs)
             return _mixed(contexts.gate(self.layer), output, alone), None
-        if self.sdpa and query.device.type == "cpu" and 0 < dropout < 1 and bias is None:
-            rows = [Shared(len(query))]
-            given = {"scaling": scaling, "causal": False, "dropout": dropout}
-            return attend_shared(query, key, value, attention_mask, rows, **given), None
         return self.function(module, query, key, value, attention_mask, **kwargs)
 
     def _with_contexts(

@@ -6,13 +6,13 @@ joined by their log-sum-exps, so all rows of a task meet the context in one matr
 the joint output, a fused kernel's backward gives each part's exact share of the gradient.
 
 torch's fused kernel for CPUs returns the log-sum-exp. In bfloat16 it is slower than plain matrix
-products, so it computes only the rows' own tokens. On other devices, and with dropout, the logits
-of both parts are written out and share one softmax.
+products, so it computes only the rows' own tokens, and without its backward pass. On other devices,
+and with dropout, the logits of both parts are written out and share one softmax.
 
-Dropout on a CPU comes here without contexts as well, since torch has no fused kernel for it. Its
-fallback protects the softmax from fully masked rows and draws one random number per weight, which
-costs more than the matrix products. With a prefix every row sees at least one key, so a plain
-softmax is exact, and 16 random bits per weight are enough.
+On a CPU, two kinds of attention come here without contexts as well. In bfloat16 the fused kernel's
+backward pass takes up to ten times as long as matrix products. For dropout torch has no fused
+kernel; its fallback protects the softmax from fully masked rows, whose output nothing reads, and
+draws one random number per weight, where 16 random bits are enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +26,9 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 _LEVELS = 2**16
+
+_MOST_WEIGHTS = 2**21
+"""Attention weights that a backward pass computes at a time, so that they stay in a CPU's cache."""
 
 _LEAST_SUM = -100.0
 """Log-sum-exp of a query's own part below which it sees no token (padding), or hardly any."""
@@ -152,19 +155,24 @@ class _Joined(torch.autograd.Function):
             both, all_sums = _join_by_products(*inputs) or _join_by_kernel(*inputs)
             output[part] = _rows(both, query[part])
             joint[part] = _rows(all_sums, query[part])[..., 0]
-        ctx.save_for_backward(query, key, value, mask, output, joint, *pairs)
+        share = (sums - joint).exp() if any(each is not None for each in pairs) else None
+        ctx.save_for_backward(query, key, value, mask, output, joint, share, *pairs)
         ctx.plan = (scaling, causal, rows)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
-        query, key, value, mask, output, joint, *pairs = ctx.saved_tensors
+        query, key, value, mask, output, joint, share, *pairs = ctx.saved_tensors
         scaling, causal, rows = ctx.plan
         gradient = gradient.contiguous()
-        d_query, d_key, d_value = _backward(
-            gradient, query, key, value, output, joint, 0.0, causal, attn_mask=mask, scale=scaling
-        )
+        own = (gradient, query, key, value, output)
+        if query.dtype == torch.bfloat16:
+            d_query, d_key, d_value = _own_gradients(*own, share, mask, scaling, causal)
+        else:
+            d_query, d_key, d_value = _backward(
+                *own, joint, 0.0, causal, attn_mask=mask, scale=scaling
+            )
         d_pairs: list[Tensor | None] = []
         for part, keys, values in _parts(rows, pairs):
             if keys is None or values is None:
@@ -265,6 +273,58 @@ def _query_gradient(
     return (inner @ key) * scaling
 
 
+def _own_gradients(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    share: Tensor | None,
+    mask: Tensor | None,
+    scaling: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value from the rows' own part, by matrix products.
+
+    Args:
+        gradient: Of the output, as ``query``.
+        query: (batch, heads, queries, head_dim); `key` and `value` with their own length.
+        key: As ``query``.
+        value: As ``query``.
+        output: Of both parts together, as ``query``.
+        share: Of the own part in the joint softmax, (batch, heads, queries); None: all.
+        mask: Additive, or None.
+        scaling: Factor of the logits.
+        causal: As in `attend_shared`.
+    """
+    d_query, d_key, d_value = map(torch.empty_like, (query, key, value))
+    along = (gradient * output).sum(-1, keepdim=True)
+    rows = max(1, _MOST_WEIGHTS // (query[0, ..., 0].numel() * key.shape[2]))
+    for begin in range(0, len(query), rows):
+        part = slice(begin, begin + rows)
+        given, scaled = gradient[part], query[part] * scaling
+        seen = mask if mask is None or len(mask) == 1 else mask[part]
+        weights = _logits(scaled, key[part], seen, causal).softmax(-1)
+        if share is not None:
+            weights *= share[part, ..., None]
+        d_value[part] = weights.transpose(-1, -2) @ given
+        inner = (given @ value[part].transpose(-1, -2)).sub_(along[part]).mul_(weights)
+        d_query[part] = inner @ (key[part] * scaling)
+        d_key[part] = inner.transpose(-1, -2) @ scaled
+    return d_query, d_key, d_value
+
+
+def _logits(scaled: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """(batch, heads, queries, keys) of scaled queries."""
+    logits = scaled @ key.transpose(-1, -2)
+    if mask is not None:
+        return logits.add_(mask)  # in place: the product's backward does not need its result
+    if causal:
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=key.device).triu_(1)
+        return logits.masked_fill_(later, torch.finfo(logits.dtype).min)
+    return logits
+
+
 def _dense(
     query: Tensor,
     key: Tensor,
@@ -282,12 +342,7 @@ def _dense(
     if group > 1:
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     scaled = query * scaling
-    logits = scaled @ key.transpose(-1, -2)
-    if mask is not None:
-        logits = logits.add_(mask)  # in place: the product's backward does not need its result
-    elif causal:
-        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).triu_(1)
-        logits = logits.masked_fill_(later, torch.finfo(query.dtype).min)
+    logits = _logits(scaled, key, mask, causal)
     outputs = []
     for part, keys, values in _parts(rows, pairs):
         if keys is None or values is None:

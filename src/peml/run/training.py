@@ -14,6 +14,7 @@ from peml.distributed import ALONE, World
 from peml.errors import TrainingError
 from peml.evaluation import mean_weights, score_split, weighted_mean
 from peml.injection.packing import enable_packing
+from peml.injection.training import fast_attention
 from peml.methods.attached import AttachedModel, check_count
 from peml.methods.base import AttachContext
 from peml.methods.shape import read_shape
@@ -187,7 +188,7 @@ class TrainingSession:
             self.genotype.save(self.folder.genotype)
         display = ProgressDisplay(self.console, self.prepared.steps.total, self._progress.step)
         log = MetricsLog(self.folder.metrics, self._log_offset) if self.world.is_first else Log()
-        with closing(log), display:
+        with closing(log), display, self._attention():
             self._listen(log, trackers, display)
             if self.model.search is not None:
                 self._search()
@@ -200,6 +201,13 @@ class TrainingSession:
             best = self.world.from_first(lambda: self.store.load_best(self._progress.best_step))
             self.model.load_trainable_state(best)
         return self.model
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """Faster attention in training; `torch.compile` would end its graphs there."""
+        if self.compiled is not None:
+            return nullcontext()
+        self.model.base.routing.one_task(0, self.accelerator.device)  # of the rows of its test
+        return fast_attention(self.model.base.backbone)
 
     def _listen(self, log: Log, trackers: Trackers, display: ProgressDisplay) -> None:
         self.listener = RunListener(
