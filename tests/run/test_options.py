@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from peml.config.loading import load_config
+from peml.records.metrics import Scores
 from peml.run.folder import RunFolder
 from peml.run.pipeline import Run, fit
 from peml.run.preparation import prepare
@@ -85,8 +86,9 @@ def test_the_final_weights_are_the_ones_to_keep(
     toys: Path, tmp_path: Path, keep: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Scores that peak at step 6, whatever the model does: the last evaluation isn't the best.
-    def evaluate(session: TrainingSession) -> dict[str, float]:
-        return {"mood": 1 / (1 + abs(session._progress.step - 6))}
+    def evaluate(session: TrainingSession) -> Scores:
+        score = 1 / (1 + abs(session._progress.step - 6))
+        return Scores(mean=score, tasks={"mood": score})
 
     monkeypatch.setattr(TrainingSession, "_evaluate", evaluate)
     run = _fit(toys, tmp_path, {"keep": keep, "evaluate_every": 2, "epochs": 1})
