@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -93,3 +94,27 @@ def test_other_models_are_left_alone(kind: Any) -> None:
     before = model.config._attn_implementation
     with fast_attention(model):
         assert model.config._attn_implementation == before
+
+
+def test_a_model_of_several_implementations_keeps_each() -> None:
+    model = tiny_model("llama", head="ForCausalLM")
+    body = unwrap(model).base_model
+    body.config = copy.deepcopy(body.config)
+    body.config._attn_implementation = "eager"
+    with fast_attention(model):
+        assert body.config._attn_implementation == "eager"
+    assert body.config._attn_implementation == "eager"
+    assert unwrap(model).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, RuntimeError])
+def test_a_model_that_cant_read_the_rows_of_the_test_trains_as_it_is(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: nn.Module) -> Tensor:
+        raise error("no rows like these")
+
+    model = tiny_model("llama")
+    monkeypatch.setattr(training, "_output", fail)
+    with fast_attention(model):
+        assert unwrap(model).config._attn_implementation == "sdpa"

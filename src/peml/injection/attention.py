@@ -113,7 +113,7 @@ def sdpa_on_cpu(
     """
     dropout = kwargs.get("dropout", 0.0)
     causal = attention_mask is None and query.shape[2] > 1 and masks_causally(module, kwargs)
-    learns = torch.is_grad_enabled() and (query.requires_grad or value.requires_grad)
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     if (
         query.device.type != "cpu"
         or not (0 < dropout < 1 or (learns and not dropout and value.dtype == torch.bfloat16))

@@ -155,19 +155,21 @@ class _Joined(torch.autograd.Function):
             both, all_sums = _join_by_products(*inputs) or _join_by_kernel(*inputs)
             output[part] = _rows(both, query[part])
             joint[part] = _rows(all_sums, query[part])[..., 0]
-        share = (sums - joint).exp() if any(each is not None for each in pairs) else None
+        by_products = query.dtype == torch.bfloat16
+        held = by_products and any(each is not None for each in pairs)
+        share = (sums - joint).exp() if held else None
         ctx.save_for_backward(query, key, value, mask, output, joint, share, *pairs)
-        ctx.plan = (scaling, causal, rows)
+        ctx.plan = (scaling, causal, rows, by_products)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
         query, key, value, mask, output, joint, share, *pairs = ctx.saved_tensors
-        scaling, causal, rows = ctx.plan
+        scaling, causal, rows, by_products = ctx.plan
         gradient = gradient.contiguous()
         own = (gradient, query, key, value, output)
-        if query.dtype == torch.bfloat16:
+        if by_products:
             d_query, d_key, d_value = _own_gradients(*own, share, mask, scaling, causal)
         else:
             d_query, d_key, d_value = _backward(

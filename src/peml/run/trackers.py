@@ -86,7 +86,7 @@ class Trackers:
         for tracker in [*self.trackers] if named else []:
             try:
                 tracker.log(named, step=step)
-            except Exception as error:
+            except Exception as error:  # each tracker has errors of its own
                 self._give_up(tracker, error)
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Trackers:
         for tracker in [*self.trackers]:
             try:
                 tracker.finish()
-            except Exception as error:
+            except Exception as error:  # each tracker has errors of its own
                 self._give_up(tracker, error)
 
     def _give_up(self, tracker: GeneralTracker, error: Exception) -> None:
@@ -158,7 +158,7 @@ def _open(
         tracker.start()
         if service.keeps_config and name not in tracked:
             tracker.store_init_configuration(dict(_flat(config)))
-    except Exception as error:
+    except Exception as error:  # each tracker has errors of its own
         raise RunError(
             f"tracking.log_with: {name} can't be opened: {error}",
             action=f"set {name} up as its documentation says (key, address, offline mode), or "
