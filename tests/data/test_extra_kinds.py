@@ -1,5 +1,6 @@
 """What the rows of a task tell about its columns: kinds of extra fields, labels counted from 1."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,38 @@ def test_a_label_behind_the_last_option_says_how_to_count_from_one(tmp_path: Pat
     task = examples.choice()
     with pytest.raises(DataError, match=r"counted from 1 need columns\.keys"):
         check_rows(task, load_source(task, source)[0])
+
+
+_TEXTS = [
+    {"start": "Go", "options": ["10", "20", "1"], "answer": "1"},
+    {"start": "Go", "options": ["2", "5", "6"], "answer": "2"},
+]
+_INDICES = [{"start": "Go", "options": ["10", "20", "30"], "answer": "1"}]
+
+
+@pytest.mark.parametrize("kind", [str, int, float])
+def test_digits_are_texts_of_options_or_indices_in_all_rows_of_all_splits(
+    tmp_path: Path, kind: Callable[[Any], Any]
+) -> None:
+    task = examples.choice()
+    for number, rows in enumerate((_TEXTS, _INDICES)):
+        load_source(task, _write(tmp_path / str(number), "ending", rows, rows))
+    texts = [_TEXTS[1] | {"answer": kind(5)}]  # no index: there are three options
+    indices = [_INDICES[0] | {"answer": kind(1)}]
+    for number, (train, reported) in enumerate([(texts, indices), (texts + indices, indices)]):
+        source = _write(tmp_path / f"mixed-{number}", "ending", train, reported)
+        with pytest.raises(
+            DataError, match=r"is ambiguous: .*only the text.*only an index"
+        ) as found:
+            load_source(task, source)
+        assert "columns.kinds: {answer: text}" in found.value.action
+
+
+def test_shots_of_another_split_are_read_as_the_scored_rows_are(tmp_path: Path) -> None:
+    task = examples.choice(shots={"count": 1, "split": "dev"}, splits={"train": None})
+    source = _write(tmp_path, "ending", _INDICES, _INDICES)
+    write_jsonl(tmp_path / "ending" / "dev.jsonl", _INDICES * 2)
+    load_source(task, source)
+    write_jsonl(tmp_path / "ending" / "dev.jsonl", _TEXTS)
+    with pytest.raises(DataError, match=r"only the text of an option, .*validation.jsonl, row 0"):
+        load_source(task, source)

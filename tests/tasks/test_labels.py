@@ -47,21 +47,6 @@ def test_true_is_the_label_that_says_so(labels: list[str], wanted: list[int | No
                 assert renderer.render({"sentence": "x", "label": value}, 0).label == label
 
 
-def test_digits_are_texts_of_options_or_indices_in_all_rows() -> None:
-    start = {"start": "Go"}
-    texts = [start | {"options": ["10", "20", "1"], "answer": "1"}]
-    texts += [start | {"options": ["2", "5", "6"], "answer": "2"}]
-    indices = [start | {"options": ["10", "20", "30"], "answer": "1"}]
-    for rows, wanted in ((texts, [2, 0]), (indices, [1])):
-        renderer = TaskRenderer(examples.choice())
-        assert [renderer.render(row, 0).label for row in rows] == wanted
-    for kind in (str, int, float):
-        renderer = TaskRenderer(examples.choice())
-        renderer.render(texts[1] | {"answer": kind(5)}, 0)  # no index: there are three options
-        with pytest.raises(DataError, match=r"is ambiguous: .*columns\.kinds"):
-            renderer.render(indices[0] | {"answer": kind(1)}, 1)
-
-
 def test_a_label_that_is_a_digit_names_its_class_not_its_index() -> None:
     task = examples.sentiment(labels=["1", "0"])
     assert TaskRenderer(task).render({"sentence": "x", "label": "0"}, 0).label == 1

@@ -195,12 +195,15 @@ def load_source(
             allowed="fewer shots than rows, or shots of another split",
             action="Lower tasks.shots, or name another split in the task's shots.split.",
         )
-    refuse_one_based(task, [reported.rows] if train is None else [train.rows, reported.rows])
-    if train is None:
-        return reported.rows.select([]), reported.rows, Origin(name, reported=reported.place)
-    splits = {train.place: train.rows, reported.place: reported.rows}
+    used = [reported] if train is None else [train, reported]
+    refuse_one_based(task, [found.rows for found in used])
+    if task.shots.count and task.shots.split is not None:
+        used.append(read((task.shots.split,)))
+    splits = {found.place: found.rows for found in used}
     refuse_two_readings(task, splits)
     find_extra_kinds(task, splits)
+    if train is None:
+        return reported.rows.select([]), reported.rows, Origin(name, reported=reported.place)
     return train.rows, reported.rows, Origin(name, train.place, reported.place)
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from peml.data.rows import Row, Rows
 from peml.data.task_columns import INDEXED, NAMED
 from peml.errors import DataError
-from peml.tasks import FieldKind, Task
+from peml.tasks import SOURCE_ROW, FieldKind, Task
 from peml.tasks.matching import find_value, read_integer
 
 _CHANCE = 1e-3  # of no row with the first option right, if all options are right equally often
@@ -69,14 +69,18 @@ def _refuse_classes(task: Task, splits: Sequence[Rows]) -> None:
 
 
 def refuse_two_readings(task: Task, splits: Mapping[str, Rows]) -> None:
-    """Refuses labels whose integers are indices in one split and names in another.
+    """Refuses labels whose integers are indices in some splits or rows, and names in others.
 
     So it is if only one split's file stores the names of its integers, in another order than the
-    task's labels. `splits` are the task's rows by their file or split.
+    task's labels, or if digits are texts of options in some rows. `splits` are the task's rows by
+    their file or split.
 
     Raises:
         DataError: Names both.
     """
+    if task.columns.choices is not None:
+        _refuse_digits(task, splits)
+        return
     label = task.columns.label
     marks = {place: rows.table.schema.field(label).metadata for place, rows in splits.items()}
     indexed, named = (
@@ -90,6 +94,33 @@ def refuse_two_readings(task: Task, splits: Mapping[str, Rows]) -> None:
             allowed="integers that mean the same in all splits",
             action="Write names of labels in both, or list the labels in the order of the names.",
             field=label,
+        )
+
+
+def _refuse_digits(task: Task, splits: Mapping[str, Rows]) -> None:
+    """Refuses digits that can only be texts of options in some rows, and indices in others."""
+    columns = task.columns
+    if columns.keys or columns.label in columns.kinds:
+        return
+    only: dict[str, str] = {}  # text, index: a label that can be nothing else, and its place
+    for place, rows in splits.items():
+        for row in rows.iterate([*columns.options, columns.label, SOURCE_ROW]):
+            value = row[columns.label]
+            index = read_integer(value)
+            texts = [] if index is None else find_value(value, _options(task, row))
+            if index is None or index in texts:
+                continue
+            only.setdefault(
+                "text" if texts else "index",
+                f"{value!r} ({place}, row {row[SOURCE_ROW]}, from 0)",
+            )
+    if len(only) > 1:
+        raise DataError(
+            f"Task {task.name!r}: {columns.label!r} is ambiguous: {only['text']} is only the text "
+            f"of an option, and {only['index']} only an index.",
+            allowed="texts in all rows, or indices in all",
+            action=f"Set columns.kinds: {{{columns.label}: text}} or {{{columns.label}: number}}.",
+            field=columns.label,
         )
 
 

@@ -47,33 +47,6 @@ def read_label(
     return _choice(value, options, task.columns.kinds.get(task.columns.label))
 
 
-class DigitLabels:
-    """Refuses digits that are texts of options in some rows of a column, and indices in others."""
-
-    def __init__(self) -> None:
-        self._only: dict[str, str | float] = {}  # text, index: a label that can be nothing else
-
-    def check(self, value: str | float, label: int, options: tuple[str, ...]) -> None:
-        """Remembers how a row's label was read.
-
-        Raises:
-            ValueError: It was read as a text, and an earlier one as an index, or the reverse.
-        """
-        index = read_integer(value)
-        if index is None:
-            return
-        if label != index:
-            self._only.setdefault("text", value)
-        elif not find_value(value, options):
-            self._only.setdefault("index", value)
-        if len(self._only) > 1:
-            raise ValueError(
-                f"{value!r} is ambiguous: {self._only['text']!r} is only the text of an option in "
-                f"one row, and {self._only['index']!r} only an index in another; set "
-                "columns.kinds of the label to text or number"
-            )
-
-
 def right_option(task: Task, example: Example) -> int:
     """Index of the correct option; for a regression, of the nearest score."""
     if task.scale is None:

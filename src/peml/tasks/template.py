@@ -13,7 +13,7 @@ from peml.errors import DataError, TaskError, nearest
 from peml.tasks.chat import Shot, Turn
 from peml.tasks.example import Example
 from peml.tasks.instructions import read_turns
-from peml.tasks.label import DigitLabels, read_label, right_option
+from peml.tasks.label import read_label, right_option
 from peml.tasks.matching import find_names, spell_number
 from peml.tasks.null import NULL, Null
 from peml.tasks.task import Shots, Task
@@ -92,7 +92,6 @@ class TaskRenderer:
         self._target = self._compile_if_given("target", task.target)
         # Of every row, unless rows have their own.
         self._fixed_options = task.scale.spell() if task.scale else task.verbalised_labels
-        self._digits = DigitLabels()
 
     def render(self, row: Mapping[str, Any], index: int, *, labelled: bool = True) -> Example:
         """Renders one row.
@@ -314,13 +313,9 @@ class TaskRenderer:
         name = self.task.columns.label
         value = self._value(row, name)
         try:
-            keys = self._keys(row, len(choices))
-            label = read_label(self.task, value, choices, keys)
-            if choices and not keys and isinstance(value, (str, int, float)):
-                self._digits.check(value, int(label), choices)
+            return read_label(self.task, value, choices, self._keys(row, len(choices)))
         except ValueError as error:
             raise _RowError(name, str(error), "") from error
-        return label
 
     def _keys(self, row: Mapping[str, Any], count: int) -> tuple[str, ...]:
         keys = self.task.columns.keys
