@@ -99,7 +99,11 @@ def test_conversations_to_predict_end_with_the_user(tmp_path: Path) -> None:
         ),
         ([{"role": "user", "content": None}, MESSAGES[-1]], "content is None, not a text"),
         ([{"role": "user", "content": " "}, MESSAGES[-1]], "content is ' ', not a text"),
-        ([*MESSAGES[:-1], MESSAGES[-1] | {"tool_calls": [1]}], "has tool_calls, and only texts"),
+        ([*MESSAGES[:-1], MESSAGES[-1] | {"tool_calls": [1]}], "tool_calls, and only its content"),
+        (
+            [*MESSAGES[:-1], MESSAGES[-1] | {"thinking": "Hm."}],
+            "has thinking, and only its content",
+        ),
         ([*MESSAGES[:-1], MESSAGES[-1] | {"weight": 0}], "weight of the last answer is 0"),
         (["Hi"], "'Hi' is not an object with role"),
         (3, "3 is not a list of turns"),
@@ -129,6 +133,38 @@ def test_alpaca_s_columns_are_a_prompt(tmp_path: Path) -> None:
     plain = task("alpaca", chat=False, metrics=["exact_match"])
     example = TaskRenderer(plain).render(rows[0] | {"output": "3"}, 0)
     assert (example.turns, example.prompt, example.label) == ((), "Add.\n\n1 2", "3")
+
+
+@pytest.mark.parametrize("form", ["messages", "sharegpt", "alpaca"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "hub"])
+def test_a_column_that_belongs_to_the_prompt_is_shown_or_refused(
+    form: str, kind: str, tmp_path: Path
+) -> None:
+    row = FORMS.get(form, {"instruction": "Add.", "input": "", "output": "3"})
+    path = tmp_path / f"train.{kind}"
+
+    def read(task: Task, **more: Any) -> Rows:
+        rows = [
+            {"tools": "[]", "system": None, **row},
+            {"tools": "[]", "system": "", **row, **more},
+        ]
+        table = pa.Table.from_pylist(rows)
+        if kind == "hub":
+            return needed_rows(Rows.of_table(table), task, "a split")
+        if kind == "parquet":
+            pq.write_table(table, path)
+        else:
+            write_jsonl(path, rows)
+        return read_files([path], task)
+
+    assert len(read(task(form))) == 2
+    for more in ({"system": "Be kind."}, {"tools": '[{"name": "add"}]'}):
+        with pytest.raises(DataError, match=r"(line 2|row 1).* would be left out of the prompt"):
+            read(task(form), **more)
+    extra = ["input", "system"] if form == "alpaca" else ["system"]
+    shown = task(form, columns={"extra": extra}, header="{{ system }}")
+    rows = read(shown, system="Be kind.")
+    assert turns(shown, rows[1])[0][1].startswith("Be kind.")
 
 
 def test_conversations_keep_their_turns(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def plain_row(
     """
     flat = flat_row(row, task.columns, where)
     try:
-        return split_row(task.format, flat, labelled=labelled)
+        return split_row(task.format, flat, labelled=labelled, used=task.columns.needed)
     except ValueError as error:
         raise DataError(
             f"{where}: {error}.",

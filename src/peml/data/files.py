@@ -29,7 +29,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 _NUMBER = pa.field(SOURCE_ROW, pa.int64())
 _SMALL = 2**16  # bytes of a file whose rows are held in memory: a cached file would cost more
-_FORMAT = 8  # increased when the content of the Arrow cache changes
+_FORMAT = 9  # increased when the content of the Arrow cache changes
 
 
 def read_files(paths: Sequence[Path], task: Task) -> Rows:
@@ -76,7 +76,7 @@ def open_rows(
 
     The rows are those of a file, or of all shards of a Parquet file.
     """
-    tabular = paths[0].suffix == ".parquet" and not task.is_conversation
+    tabular = paths[0].suffix == ".parquet" and task.format is None
     return (_open_parquet if tabular else _open_text)(paths, task, labelled)
 
 
@@ -95,7 +95,7 @@ def needed_rows(rows: Rows, task: Task, where: str, *, typed: bool = True) -> Ro
     Raises:
         DataError: A column is missing, or holds what only its library can read.
     """
-    if task.is_conversation:
+    if task.format is not None:
         return _split_rows(rows, task, where)
     table = needed_table(rows.table, needed_fields(task), task, where)
     stored = stored_names(rows.table.schema, task.columns, where)
@@ -107,7 +107,7 @@ def needed_rows(rows: Rows, task: Task, where: str, *, typed: bool = True) -> Ro
 
 
 def _split_rows(rows: Rows, task: Task, where: str) -> Rows:
-    """Like `needed_rows`, for conversations, which Arrow holds as lists of structs."""
+    """Like `needed_rows`, for instruction data; Arrow holds turns as lists of structs."""
     columns = TaskColumns(task, where)
     found = [(f"row {number} (from 0)", row) for number, row in enumerate(rows.table.to_pylist())]
     split = [(place, plain_row(row, task, f"{where}, {place}")) for place, row in found]

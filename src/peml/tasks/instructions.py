@@ -5,7 +5,7 @@ texts: the turns as JSON, and the answer.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,9 @@ _CONVERSATIONS: Mapping[object, _Names] = MappingProxyType(
         ),
     }
 )
+_UNREAD = ("system", "system_prompt", "tools", "functions", "history", "chat_template_kwargs")
+"""Columns that change a row's prompt where they stand, and that no form has."""
+_UNREAD_IN_TURNS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 _ALPACA = {
     "columns": {"inputs": ["instruction"], "extra": ["input"], "label": "output"},
     "template": "{{ instruction }}{% if input %}\n\n{{ input }}{% endif %}",
@@ -66,15 +69,20 @@ def fill_in(definition: dict[str, Any]) -> dict[str, Any]:
     return {**filled, **definition, "columns": filled["columns"]}
 
 
-def split_row(form: Form | None, row: dict[str, Any], *, labelled: bool = True) -> dict[str, Any]:
+def split_row(
+    form: Form | None, row: dict[str, Any], *, labelled: bool = True, used: Collection[str] = ()
+) -> dict[str, Any]:
     """A row whose conversation is split into the turns before the last answer, and that answer.
 
     Rows of other forms are returned unchanged. Rows to predict (not `labelled`) needn't have the
-    answer.
+    answer. `used` are the columns that the task names.
 
     Raises:
-        ValueError: The value is not a conversation.
+        ValueError: The value is not a conversation, or a part of its prompt would be left out.
     """
+    if form is None:
+        return row
+    _refuse_unread(row, used)
     if form not in _CONVERSATIONS:
         return row
     names = _CONVERSATIONS[form]
@@ -102,6 +110,16 @@ def read_turns(text: str) -> list[Turn]:
     return [Turn(role, content) for role, content in json.loads(text)]
 
 
+def _refuse_unread(row: Mapping[str, Any], used: Collection[str]) -> None:
+    for name, value in row.items():
+        column = name.partition(".")[0]
+        if column in _UNREAD and value not in (None, "", [], "[]") and not {column, name} & {*used}:
+            raise ValueError(
+                f"{name} has a value, which would be left out of the prompt; name it in "
+                "columns.extra, and show it by a header, or remove it"
+            )
+
+
 def _read(value: Any, names: _Names) -> list[Turn]:
     if not isinstance(value, list):
         raise ValueError(f"{value!r} is not a list of turns")
@@ -117,8 +135,8 @@ def _read(value: Any, names: _Names) -> list[Turn]:
             )
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"{where}: {names.content} is {content!r}, not a text")
-        calls = [name for name in ("tool_calls", "function_call") if turn.get(name)]
-        if calls:
-            raise ValueError(f"{where} has {calls[0]}, and only texts can be learnt")
+        unread = [name for name in _UNREAD_IN_TURNS if turn.get(name)]
+        if unread:
+            raise ValueError(f"{where} has {unread[0]}, and only its {names.content} can be learnt")
         turns.append(Turn(names.roles[role], content))
     return turns
