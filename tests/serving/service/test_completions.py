@@ -210,6 +210,15 @@ def test_a_chat_goes_through_the_template(
     assert "".join(delta.content or "" for delta in deltas) == wanted
 
 
+@pytest.mark.parametrize("model", ["tiny", "talk"])
+@pytest.mark.parametrize("role", ["assistant", "system"])
+def test_a_chat_ends_with_the_user(client: openai.OpenAI, model: str, role: Any) -> None:
+    """Behind an assistant's turn, its end token would already have been read."""
+    messages: list[Any] = [{"role": "user", "content": "the fox"}, {"role": role, "content": "a"}]
+    with pytest.raises(openai.UnprocessableEntityError, match=f"the last message is the {role}'s"):
+        client.chat.completions.create(model=model, messages=messages)
+
+
 def test_a_context_is_held_and_not_read_again(tmp_path: Path) -> None:
     predictor = load(run_of("llama", "lora+context", tmp_path))
     assert can_join(predictor.base)

@@ -199,6 +199,13 @@ class PromptReader:
 
     def _chat(self, task: Task | None, turns: Sequence[Turn]) -> tuple[Task, Example]:
         """The task to ask as, and the turns; a task adds its own system text and header."""
+        if turns[-1].role != "user":
+            raise RefusedError.invalid(
+                f"the last message is the {turns[-1].role}'s",
+                f"messages[{len(turns) - 1}].role",
+                "messages of which the last is the user's",
+                "leave it out; an answer that has begun can't be continued",
+            )
         if task is None:
             task = self._predictor.tasks[0].model_copy(update={"chat": Chat()})
             opened = list(turns)
