@@ -251,8 +251,9 @@ def test_a_row_is_known_by_its_number_in_the_source(
     ("change", "note"),
     [
         ("gone", "there is no folder"),
-        ("altered", "has changed since the run was scored"),
-        ("shortened", "has changed since the run was scored"),
+        ("altered", "have changed since the run was scored"),
+        ("other texts", "have changed since the run was scored"),
+        ("shortened", "have changed since the run was scored"),
         ("task gone", "no task 'mood' any more"),
     ],
 )
@@ -271,6 +272,9 @@ def test_where_the_data_is_no_longer_there_the_numbers_of_the_rows_are_told(
         case "altered":
             flipped = [row | {"label": 1 - row["label"]} for row in rows_of(toys, "mood")]
             rows.write_text("".join(json.dumps(row) + "\n" for row in flipped))
+        case "other texts":
+            same = [row | {"sentence": f"no, {row['sentence']}"} for row in rows_of(toys, "mood")]
+            rows.write_text("".join(json.dumps(row) + "\n" for row in same))
         case "shortened":
             rows.write_text(rows.read_text().splitlines()[0] + "\n")
         case _:
