@@ -31,6 +31,7 @@ _BUILT_IN: Mapping[type[MethodSettings], str] = MappingProxyType(
     {
         lora.AdaLoraSettings: "peml.methods.lora.adalora:AdaLora",
         routed.CPolySettings: "peml.methods.routed.c_poly:CPoly",
+        context.ContextTuningSettings: "peml.methods.context.context_tuning:ContextTuning",
         lora.DoraSettings: "peml.methods.lora.dora:Dora",
         plain.FrozenSettings: "peml.methods.frozen:Frozen",
         plain.FullSettings: "peml.methods.full:Full",

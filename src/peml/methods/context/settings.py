@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -234,18 +234,65 @@ class CorrectionSettings(Settings):
                 yield self.model_copy(update={"rank": rank})
 
 
-class LoraContextSettings(MethodSettings):
-    """LoRA and a context per task."""
+class ContextMethodSettings(MethodSettings):
+    """Sections of every method whose tasks have contexts."""
 
-    name: Literal["lora+context"] = "lora+context"
-    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
     context: ContextSettings = Field(default_factory=lambda: ContextSettings())
     """What each task's context holds."""
     correction: CorrectionSettings = Field(default_factory=lambda: CorrectionSettings())
     """What is trained on top of the contexts."""
 
     @model_validator(mode="after")
-    def _the_same_positions(self) -> LoraContextSettings:
+    def _the_same_positions(self) -> Self:
         if self.correction.trains != "none":
             self.context.refuse_correction(self.correction.dropout)
+        return self
+
+
+class LoraContextSettings(ContextMethodSettings):
+    """LoRA and a context per task."""
+
+    name: Literal["lora+context"] = "lora+context"
+    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The LoRA.")
+
+
+class TunedContextSettings(ContextSettings):
+    """The context that training starts from."""
+
+    leave_one_out: Literal["exact", "masked"] | None = "masked"
+    """Train on the rows that are shown as well, each of which sees the others only: its own
+    positions are masked. null: rows that are shown aren't trained on."""
+
+
+class TunedCorrectionSettings(CorrectionSettings):
+    """What is trained: numbers added to the keys and values of each task's context."""
+
+    trains: Literal["none", "values", "keys-values"] = "keys-values"
+    """Trained part of a context: its values, or its keys and values."""
+    dropout: float = Field(0, ge=0, lt=1)
+    """Probability that a position of a context is left out in a training step; above 0 only
+    without leave_one_out."""
+
+
+class ContextTuningSettings(ContextMethodSettings):
+    """A trained context per task; the model's weights stay as they are."""
+
+    name: Literal["context-tuning"] = "context-tuning"
+    context: TunedContextSettings = Field(default_factory=lambda: TunedContextSettings())
+    """What each task's context holds at the start."""
+    correction: TunedCorrectionSettings = Field(default_factory=lambda: TunedCorrectionSettings())
+    """What is trained on top of it."""
+
+    @model_validator(mode="after")
+    def _trains(self) -> Self:
+        if self.correction.trains == "none":
+            raise ValueError(
+                "context-tuning trains nothing but contexts: set correction.trains to values or "
+                "keys-values, or choose method frozen and tasks.shots"
+            )
+        if self.context.of == "adapted":
+            raise ValueError(
+                "context-tuning leaves the model as it is, so there is no adapted one to compute "
+                "contexts: set context.of: frozen"
+            )
         return self
