@@ -39,22 +39,30 @@ def _task(folder: Path, text: str = TASK) -> Path:
     return folder / "colour.yaml"
 
 
-@pytest.mark.parametrize("of", ["adapted", "frozen"])
+@pytest.mark.parametrize("of", ["adapted", "frozen", None])
 def test_it_answers_as_with_the_rows_in_its_prompt(
-    tmp_path: Path, capsys: Capture, of: str
+    tmp_path: Path, capsys: Capture, of: str | None
 ) -> None:
-    run = run_of("llama", "lora+context", tmp_path, context={"of": of})
-    before, files = read_tensors(run / "model/contexts.safetensors"), checksums(run / "model")
+    file, before = "contexts.safetensors", {}
+    if of is None:
+        run = run_of("llama", "lora", tmp_path)
+    else:
+        run = run_of("llama", "lora+context", tmp_path, context={"of": of})
+        before = read_tensors(run / "model" / file)
+    files = checksums(run / "model")
+    old = [{"text": "a lazy dog"}, {"text": "the red fox jumps"}]
+    answers = load(run).predict("mood", old)
     said = peml(capsys, "add-task", run, _task(tmp_path), "--shots", 3)
     assert said.code == 0, said
+    assert load(run).predict("mood", old) == answers
     assert "added colour: a context of 3 solved rows" in said.out
-    after = read_tensors(run / "model/contexts.safetensors")
+    after = read_tensors(run / "model" / file)
     assert after.keys() == {*before, "colour"}
     assert all(torch.equal(after[name], held) for name, held in before.items())
-    changed = {"contexts.safetensors", "peml.json", "manifest.json"}
     now = checksums(run / "model")
-    assert {name for name in now if now[name] != files.get(name)} == changed
-    assert now.keys() == files.keys()
+    changed = {name for name in now if now[name] != files.get(name)}
+    assert changed == {file, "peml.json", "manifest.json"}
+    assert now.keys() == {*files, file}
     assert not [path.name for path in run.iterdir() if path.name != "model"]
 
     rows = tmp_path / "new.jsonl"
@@ -66,7 +74,7 @@ def test_it_answers_as_with_the_rows_in_its_prompt(
     new = (len(model.tasks) - 1, {"text": "a lazy dog", "label": 0})
     shown = tiny_task_model("llama", [t.model_copy(update={"context": False}) for t in model.tasks])
     shown.family.max_length = 160
-    if of == "adapted":  # the base model's are checked against those of the trained tasks
+    if of != "frozen":  # the base model's are checked against those of the trained tasks
         shown.backbone.load_state_dict(model.backbone.state_dict())
         torch.testing.assert_close(_scores(model, new), _scores(shown, new), atol=1e-4, rtol=0)
     shots = model.tasks[-1].shots.examples
@@ -164,7 +172,8 @@ def test_another_base_model_is_refused(tmp_path: Path, capsys: Capture) -> None:
         ("llama", "lora+context", TASK.replace("colour", "mood"), 2, "the model has a task 'mood'"),
         ("llama", "lora+context", TASK, 5, "5 shots are asked for, and 'train' has 4 rows"),
         ("llama", "lora+context", TASK, 5, "Lower --shots, or name another split"),
-        ("llama", "lora", TASK, 2, "it has no contexts"),
+        ("llama", "lora+prefix", TASK, 2, "it has prefix.safetensors"),
+        ("llama", "mtl-lora", TASK, 2, "it has adapter.safetensors"),
         ("bert", "lora+context", TASK, 2, "it has heads.safetensors"),
         ("llama", "lora+context", TASK + "chat: true\n", 2, "asked through the chat template"),
         (

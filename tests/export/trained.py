@@ -22,6 +22,7 @@ _SMALL: dict[str, dict[str, Any]] = {
     "c-poly": {},
     "moe-lora": {"r": 4, "experts": 2},
     "lora+context": {"lora": {"r": 2}, "context": {"of": "adapted"}},
+    "context-tuning": {"context": {"leave_one_out": None}},
     "lora+prefix": {"lora": {"r": 2}, "length": 2, "width": 4},
     "peml": {"lora": {"r": 2}},
     "prompt-tuning": {"length": 2},

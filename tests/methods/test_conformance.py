@@ -17,8 +17,11 @@ import torch
 from peml.methods.attached import AttachedModel
 from peml.methods.context.settings import (
     ContextSettings,
+    ContextTuningSettings,
     CorrectionSettings,
     LoraContextSettings,
+    TunedContextSettings,
+    TunedCorrectionSettings,
 )
 from peml.methods.lora.settings import LoraMethodSettings, LoraSettings
 from peml.methods.registry import list_methods
@@ -274,3 +277,19 @@ class TestLoraContextLowRank(TestLoraContextFree):
             trains="keys-values", kind="low-rank", rank=2, freeze_first=False, dropout=0
         ),
     )
+
+
+class TestContextTuning(MethodSuite):
+    settings = ContextTuningSettings(context=TunedContextSettings(leave_one_out=None))
+    families = ("bert", "llama")
+    identity_at_start = False
+    random_start = False
+    learns_first = ("*.correction.last.*",)
+
+
+class TestContextTuningLowRank(TestContextTuning):
+    settings = ContextTuningSettings(
+        context=TunedContextSettings(leave_one_out=None),
+        correction=TunedCorrectionSettings(trains="values", kind="low-rank", rank=2),
+    )
+    random_start = True

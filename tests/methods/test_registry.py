@@ -76,7 +76,7 @@ def test_the_documentations_method_trains_and_passes_the_suite(
 
 def test_without_third_parties_there_are_our_own() -> None:
     assert set(list_methods()) == {
-        *("adalora", "c-poly", "dora", "frozen", "full", "hira", "lora"),
+        *("adalora", "c-poly", "context-tuning", "dora", "frozen", "full", "hira", "lora"),
         *("lora+context", "lora+prefix", "miss"),
         *("moe-lora", "mtl-lora", "multilora", "peml", "rslora"),
         *("prefix-nas", "prefix-tuning", "prompt-tuning"),

@@ -22,18 +22,19 @@ def add_task_command(
         str | None,
         typer.Option(
             help="How rows are chosen: balanced, first, or a file of rows (task, row); default: as "
-            "in the run (method.context.choose)."
+            "in the run (method.context.choose), or balanced."
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Add a task to a finished run's model without training.
 
-    The model has to be a decoder trained with contexts (lora+context). The new task's context is
-    computed from solved rows of its train split; no other split is read.
+    The model has to be a decoder of merged weights, such as a LoRA's, with contexts (lora+context)
+    or without. The new task's context, the keys and values of solved rows, is computed from its
+    train split; no other split is read.
 
     Example:
-      peml add-task runs/contexts tickets.yaml --shots 16
+      peml add-task runs/llama tickets.yaml --shots 16
     """
     with quick_imports():
         from peml.errors import renaming

@@ -63,7 +63,7 @@ def add_task(
     shown = load_shots(context.hold([task])[0], source)
     held, tokens = _compute(saved, shown, context, trust_remote_code=trust_remote_code)
     tasks = (*saved.description.tasks, shown)
-    contexts = {**saved.tensors(CONTEXTS), shown.name: held}
+    contexts = {**_contexts_of(saved), shown.name: held}
     # What people wrote into a card later would otherwise be sealed with the rest.
     cards = {path.name: path.read_bytes() for path in saved.folder.glob("README*")}
     if _CARD in cards:
@@ -119,21 +119,22 @@ def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
             "its contexts were trained after they were computed, and a new task's would not be"
         )
         allowed = "models whose contexts are not trained (method.correction.trains: none)"
-    elif context is None or beside:
-        problem = f"it has {', '.join(beside) or 'no contexts'}"
-        allowed = "text-to-text models trained with contexts (lora+context) and nothing beside"
-    elif context.scope == "shared":
+    elif beside:
+        problem = f"it has {', '.join(beside)}"
+        allowed = "text-to-text models of merged weights, with contexts (lora+context) or without"
+    elif context is not None and context.scope == "shared":
         problem = (
             "its tasks share one context, which was trained with and would have to stay the same"
         )
         allowed = "models with a context per task (method.context.scope: task)"
-    if problem or context is None:
+    if problem:
         raise RunError(
             f"a task can't be added to this model: {problem}",
             allowed=allowed,
             action="train with the task; nothing was changed",
         )
-    return context
+    # Without contexts of its own, the model reads the new one as it is.
+    return context or ContextSettings(of="adapted")
 
 
 def _compute(
@@ -144,13 +145,18 @@ def _compute(
     settings = saved.settings(trust_remote_code=trust_remote_code)
     if context.of == "frozen":
         settings = settings.model_copy(update={"name": description.base_model})
-    known = description.tasks[0]
-    model = TaskModel(load_backbone(settings), (known, task)).eval()
+    known = [each for each in description.tasks if each.context][:1]
+    model = TaskModel(load_backbone(settings), (*known, task)).eval()
     check_task_types(model.family, [task])
     part = ContextPart(model, attach_prefix(model.backbone), context)
-    again, held = (prefix.tensor for prefix in part.static_contexts().values())
-    _refuse_other_model(saved, again, known.name, settings.name)
-    return held, len(part.tokens[1])
+    *again, held = (prefix.tensor for prefix in part.static_contexts().values())
+    for each, tensor in zip(known, again, strict=True):
+        _refuse_other_model(saved, tensor, each.name, settings.name)
+    return held, len(part.tokens[-1])
+
+
+def _contexts_of(saved: SavedModel) -> dict[str, Tensor]:
+    return saved.tensors(CONTEXTS) if CONTEXTS in saved.files else {}
 
 
 def _refuse_other_model(saved: SavedModel, again: Tensor, known: str, name: str) -> None:
