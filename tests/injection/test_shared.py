@@ -69,10 +69,11 @@ def test_it_is_attention_to_a_copy_with_its_gradients(
         torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("loud", [0.5, 100.0])
 def test_in_bfloat16_it_is_near_to_float32(
-    padded: bool, loud: float, monkeypatch: pytest.MonkeyPatch
+    trained: bool, padded: bool, loud: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a context's logits are so large that a row's own tokens have no share."""
     torch.manual_seed(0)
@@ -93,11 +94,12 @@ def test_in_bfloat16_it_is_near_to_float32(
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         own = [each.bfloat16().to(dtype).requires_grad_() for each in states]
-        low = [each.bfloat16().to(dtype).requires_grad_() for each in held]
+        low = [each.bfloat16().to(dtype).requires_grad_(trained) for each in held]
         contexts = [Shared(3, low[0], low[1])]
         query, key, value = own
         output = attend_shared(query, key, value, mask, contexts, scaling=0.3, causal=False)
-        gradients = torch.autograd.grad((output * weight).sum(), [*own, *low])
+        wanted = [*own, *low] if trained else own
+        gradients = torch.autograd.grad((output * weight).sum(), wanted)
         results.append([each.float() for each in (output, *gradients)])
     assert used[0] is None
     assert (used[1] is not None) is (loud < 1 and not padded)

@@ -33,6 +33,9 @@ _MOST_WEIGHTS = 2**21
 _LEAST_SUM = -100.0
 """Log-sum-exp of a query's own part below which it sees no token (padding), or hardly any."""
 
+_MOST_SUM = 100.0
+"""Log-sum-exp up to which bfloat16's rounding of keys hardly moves the logits."""
+
 _MOST_TOTAL = 1e30
 """Sum over both parts, as a multiple of the own part's, that bfloat16 holds with room to spare."""
 
@@ -181,19 +184,14 @@ class _Joined(torch.autograd.Function):
                 d_pairs += [None, None]
                 continue
             given = (query, gradient, output, joint[..., None])
-            queries, gradients_of, outputs, sums = (_flat(t[part], len(keys)) for t in given)
-            if ctx.needs_input_grad[7 + len(d_pairs)]:
-                single = (gradients_of[None], queries[None], keys[None], values[None])
-                d_shared, d_keys, d_values = _backward(
-                    *single, outputs[None], sums[None, ..., 0], 0.0, False, scale=scaling
-                )
-                d_pairs += [d_keys[0], d_values[0]]
-                shared = d_shared[0]
-            else:
-                d_pairs += [None, None]
-                shared = _query_gradient(
-                    queries, gradients_of, outputs, sums, keys, values, scaling
-                )
+            flat, flat_gradient, flat_output, flat_joint = (
+                _flat(each[part], len(keys)) for each in given
+            )
+            trained: bool = ctx.needs_input_grad[7 + len(d_pairs)]
+            shared, *of_pair = _gradients(
+                flat, flat_gradient, flat_output, flat_joint, keys, values, scaling, trained
+            )
+            d_pairs += of_pair
             d_query[part] += _rows(shared, query[part])
         return d_query, d_key, d_value, None, None, None, None, *d_pairs
 
@@ -225,12 +223,6 @@ def _join_by_products(
 ) -> tuple[Tensor, Tensor] | None:
     """Like `_join_by_kernel`, in bfloat16 by matrix products, without the maximum of a softmax.
 
-    The rows' own part becomes one more key, of zeros. Two more channels subtract its log-sum-exp,
-    in two pieces so that it isn't rounded, from all other logits::
-
-        query  [ scaling * q | -high  -low ]     keys  [ k | 1 1 ]
-                                                       [ 0 | 0 0 ]
-
     Arguments and result are those of `_join_by_kernel`.
 
     Returns:
@@ -238,17 +230,29 @@ def _join_by_products(
     """
     if query.dtype != torch.bfloat16 or sums.min() < _LEAST_SUM:
         return None
-    high = sums.to(query.dtype)
-    queries = torch.cat([query, -high, (high - sums).to(query.dtype)], -1)
-    keys = torch.nn.functional.pad(key * scaling, (0, 2), value=1)
-    weights = (queries @ keys.transpose(-1, -2)).exp_()  # of the own part's sum
+    weights = _weights(query, key, sums, scaling)  # of the own part's sum
     total = 1 + weights.sum(-1, keepdim=True)
     if not total.max() < _MOST_TOTAL:
         return None
     return torch.baddbmm(own, weights, value) / total, sums + total.float().log()
 
 
-def _query_gradient(
+def _weights(query: Tensor, key: Tensor, sums: Tensor, scaling: float) -> Tensor:
+    """exp(logits - sums), (kv_heads, queries, positions).
+
+    In bfloat16 two more channels subtract the sums, in two pieces so that they aren't rounded::
+
+        query  [ q | -high  -low ]     keys  [ scaling * k | 1 1 ]
+    """
+    if query.dtype != torch.bfloat16:
+        return ((query * scaling) @ key.transpose(-1, -2)).sub_(sums).exp_()
+    high = sums.to(query.dtype)
+    queries = torch.cat([query, -high, (high - sums).to(query.dtype)], -1)
+    keys = torch.nn.functional.pad(key * scaling, (0, 2), value=1)
+    return (queries @ keys.transpose(-1, -2)).exp_()
+
+
+def _gradients(
     query: Tensor,
     gradient: Tensor,
     output: Tensor,
@@ -256,23 +260,39 @@ def _query_gradient(
     key: Tensor,
     value: Tensor,
     scaling: float,
-) -> Tensor:
-    """The query's gradient from a context that needs none: a third less work than the kernel's.
+    trained: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of a context's queries and, if it is trained, of its keys and values.
 
     Args:
-        query: (kv_heads, queries, head_dim); `gradient` and `output` alike, of both parts together.
-        gradient: Of the output.
-        output: Of attention.
+        query: (kv_heads, queries, head_dim).
+        gradient: Of the output, as ``query``.
+        output: Of both parts of attention together, as ``query``.
         sums: Log-sum-exp of both parts, (kv_heads, queries, 1).
-        key: (kv_heads, positions, head_dim); `value` alike.
+        key: (kv_heads, positions, head_dim).
         value: As ``key``.
         scaling: Factor of the logits.
+        trained: Whether the keys' and values' gradients are wanted.
     """
-    logits = (query * scaling) @ key.transpose(-1, -2)
-    weights = logits.float().sub_(sums).exp_().to(query.dtype)
+    rounded = query.dtype == torch.bfloat16
+    if sums.abs().max() > _MOST_SUM if rounded else trained:
+        single = (each[None] for each in (gradient, query, key, value, output))
+        found = _backward(*single, sums[None, ..., 0], 0.0, False, scale=scaling)
+        d_query, d_key, d_value = (each[0] for each in found)
+        return d_query, d_key, d_value
+    weights = _weights(query, key, sums, scaling)
     along = (gradient * output).sum(-1, keepdim=True)
-    inner = (gradient @ value.transpose(-1, -2)).sub_(along).mul_(weights)
-    return (inner @ key) * scaling
+    extended = torch.nn.functional.pad(value, (0, 1), value=1)
+    inner = torch.cat([gradient, -along], -1) @ extended.transpose(-1, -2)
+    inner *= weights
+    d_query = (inner @ key) * scaling
+    if not trained:
+        return d_query, None, None
+    return (
+        d_query,
+        (inner.transpose(-1, -2) @ query) * scaling,
+        weights.transpose(-1, -2) @ gradient,
+    )
 
 
 def _own_gradients(
