@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,7 @@ class Prefix:
     tensor: Tensor
     active: tuple[bool, ...]
     gates: Tensor | None = None
+    _split: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.tensor.dim() != 5 or self.tensor.shape[0] != len(self.active):
@@ -79,6 +80,8 @@ class Prefix:
                 f"prefix tensor of shape {tuple(self.tensor.shape)} does not fit "
                 f"{len(self.active)} layers; wanted (layers, 2, kv_heads, length, head_dim)"
             )
+        # All at once: each index would have a gradient of the whole tensor's size.
+        object.__setattr__(self, "_split", self.tensor.flatten(0, 1).unbind())
 
     @property
     def length(self) -> int:
@@ -89,7 +92,7 @@ class Prefix:
         """Keys and values of one layer, each (kv_heads, length, head_dim); None if inactive."""
         if not self.active[index] or self.length == 0:
             return None
-        return self.tensor[index, 0], self.tensor[index, 1]
+        return self._split[2 * index], self._split[2 * index + 1]
 
     def without_some(self, probability: float, keep: int = 0) -> Prefix:
         """The prefix with each position after ``keep`` dropped with this probability, never all.
