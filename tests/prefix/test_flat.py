@@ -120,3 +120,11 @@ def test_every_layer_is_on_and_the_shape_is_the_models() -> None:
 
 def test_it_has_as_many_parameters_as_the_closed_form_says() -> None:
     assert sum(p.numel() for p in flat().parameters()) == count_flat(SHAPE, LENGTH)
+
+
+def test_all_layers_are_one_step_of_the_backward_pass() -> None:
+    """An index per layer would give each layer a gradient of the whole prefix's size."""
+    prefix = flat()()
+    pairs = [prefix.layer(index) for index in range(SHAPE.layers)]
+    steps = {each.grad_fn for pair in pairs if pair is not None for each in pair}
+    assert len(steps) == 1
