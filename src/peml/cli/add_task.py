@@ -1,4 +1,4 @@
-"""`peml add-task`: a finished run's model answers a task that it never saw."""
+"""`peml add-task`: a finished run's model answers one more task."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,17 @@ from peml.cli.sparing import quick_imports
 
 def add_task_command(
     run: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
-    task_file: Annotated[Path, typer.Argument(help="YAML file of the new task.")],
-    shots: Annotated[
-        int, typer.Option(min=1, help="Solved rows of the task's train split to show.")
+    task: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML file of the new task, or the run folder of context-tuning that trained "
+            "contexts on the model's weights.",
+        ),
     ],
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Solved rows of the task's train split to show; for a YAML file."),
+    ] = None,
     source: Annotated[
         Path | None, typer.Option(help="Folder with the task's folder; default: its own source.")
     ] = None,
@@ -27,25 +34,48 @@ def add_task_command(
     ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Add a task to a finished run's model without training.
+    """Add a task to a finished run's model; its weights and other tasks stay as they are.
 
     The model has to be a decoder of merged weights, such as a LoRA's, with contexts (lora+context)
-    or without. The new task's context, the keys and values of solved rows, is computed from its
-    train split; no other split is read.
+    or without. From a task's file, the new context is the keys and values of solved rows of its
+    train split; no other split is read, and nothing is trained. From a run of context-tuning with
+    model.name: RUN/model/backbone, the trained contexts of all its tasks are added.
 
     Example:
       peml add-task runs/llama tickets.yaml --shots 16
+      peml add-task runs/llama runs/tickets
     """
     with quick_imports():
-        from peml.errors import renaming
-        from peml.export import add_task
+        from peml.errors import ConfigError, renaming
+        from peml.export import add_task, add_trained_tasks
         from peml.tasks import load_task_file
 
-    task = load_task_file(task_file)
+    if task.is_dir():
+        given = {"--shots": shots, "--source": source, "--choose": choose}
+        named = [name for name, value in given.items() if value is not None]
+        if named:
+            raise ConfigError(
+                f"{', '.join(named)}: the contexts of {task} are trained already",
+                action="leave the option out, or name a task's YAML file",
+            )
+        for name in add_trained_tasks(run, task):
+            _report(run, f"added {name}: a trained context", name)
+        return
+    if shots is None:
+        raise ConfigError(
+            "--shots is missing: the number of solved rows that the new task's context shows",
+            action="give it, such as --shots 16",
+        )
+    definition = load_task_file(task)
     folder = None if source is None else str(source)
     with renaming({f"method.context.{name}": f"--{name}" for name in ("shots", "choose")}):
         tokens = add_task(
-            run, task, shots, folder, choose=choose, trust_remote_code=trust_remote_code
+            run, definition, shots, folder, choose=choose, trust_remote_code=trust_remote_code
         )
-    typer.echo(f"added {task.name}: a context of {shots} solved rows, {tokens} tokens")
-    typer.echo(f"answer its rows: peml predict {run} --task {task.name} --input ROWS --output OUT")
+    said = f"added {definition.name}: a context of {shots} solved rows, {tokens} tokens"
+    _report(run, said, definition.name)
+
+
+def _report(run: Path, said: str, task: str) -> None:
+    typer.echo(said)
+    typer.echo(f"answer its rows: peml predict {run} --task {task} --input ROWS --output OUT")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from peml.export.new_task import add_task
     from peml.export.saved import SavedModel, open_model
     from peml.export.source import find_model
+    from peml.export.trained_task import add_trained_tasks
 else:
     __getattr__ = hand_on(__name__)
 
@@ -18,6 +19,7 @@ __all__ = [
     "ExportFormat",
     "SavedModel",
     "add_task",
+    "add_trained_tasks",
     "check_export",
     "export_model",
     "find_model",

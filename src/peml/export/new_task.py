@@ -1,8 +1,5 @@
 """Adds a task to a finished run: its context is computed, not trained."""
 
-import os
-import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,11 +8,11 @@ from torch import Tensor
 
 from peml.data.sources import load_shots
 from peml.errors import ConfigError, ModelError, RunError
+from peml.export.added import AddedTask, add, parts_beside, refuse_known_names
 from peml.export.agreement import TOLERANCES
 from peml.export.native import CONTEXTS
-from peml.export.saved import DESCRIPTION, SavedModel, describe, open_model
+from peml.export.saved import SavedModel, open_model
 from peml.export.source import find_model
-from peml.files import MANIFEST, atomic_folder, write_bytes, write_tensors
 from peml.injection.inject import attach_prefix
 from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings
@@ -23,9 +20,7 @@ from peml.models import TaskModel, check_task_types, load_backbone
 from peml.problems import describe_problems, list_problems
 from peml.tasks import Task
 
-_CARD = "README.md"
-_NEXT_SECTION = "## How to use it"
-_ADDED = """\
+_SECTION = """\
 ## Tasks added without training
 
 The model was not trained on these, and no row of theirs was scored. It holds a context of solved
@@ -62,31 +57,8 @@ def add_task(
     context = _choosing(context, shots, choose or context.choose)
     shown = load_shots(context.hold([task])[0], source)
     held, tokens = _compute(saved, shown, context, trust_remote_code=trust_remote_code)
-    tasks = (*saved.description.tasks, shown)
-    contexts = {**_contexts_of(saved), shown.name: held}
-    # What people wrote into a card later would otherwise be sealed with the rest.
-    cards = {path.name: path.read_bytes() for path in saved.folder.glob("README*")}
-    if _CARD in cards:
-        card = cards[_CARD].decode(errors="surrogateescape")
-        card = _with_line(card, f"| {task.name} | {task.type} | {shots} | {tokens} |\n")
-        cards[_CARD] = card.encode(errors="surrogateescape")
-    with atomic_folder(saved.folder) as partial:
-        kept = shutil.ignore_patterns(".*", "README*", MANIFEST, DESCRIPTION, CONTEXTS)
-        shutil.copytree(saved.folder, partial, ignore=kept, copy_function=_link, dirs_exist_ok=True)
-        write_tensors(partial / CONTEXTS, contexts)
-        describe(partial, saved.description.model_copy(update={"tasks": tasks}))
-    for name, content in cards.items():
-        write_bytes(saved.folder / name, content)
+    add(saved, [AddedTask(shown, held, (shots, tokens))], _SECTION)
     return tokens
-
-
-def _with_line(card: str, line: str) -> str:
-    """A model card with a line for an added task; the text of users is kept."""
-    if _ADDED not in card:
-        before, following, after = card.partition(_NEXT_SECTION)
-        card = f"{before.rstrip()}\n\n{_ADDED}\n{following}{after}"
-    table = re.compile(re.escape(_ADDED) + r"(\|.*\n)*")
-    return table.sub(lambda found: found[0] + line, card, count=1)
 
 
 def _choosing(context: ContextSettings, shots: int, choose: str) -> ContextSettings:
@@ -104,15 +76,8 @@ def _choosing(context: ContextSettings, shots: int, choose: str) -> ContextSetti
 def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
     """The settings of the run's contexts; refuses a model that can't have another task."""
     method = saved.method()
-    names = [each.name for each in saved.description.tasks]
-    if task.name in names:
-        raise RunError(
-            f"the model has a task {task.name!r}",
-            allowed=f"a name other than {', '.join(names)}",
-            action="rename the new task; nothing was changed",
-        )
-    beside = sorted(name for name in saved.files if name.endswith(".safetensors"))
-    beside = [name for name in beside if "/" not in name and name != CONTEXTS]
+    refuse_known_names(saved, [task])
+    beside = parts_beside(saved)
     context, problem = method.context, ""
     if method.corrects_contexts:
         problem = (
@@ -155,10 +120,6 @@ def _compute(
     return held, len(part.tokens[-1])
 
 
-def _contexts_of(saved: SavedModel) -> dict[str, Tensor]:
-    return saved.tensors(CONTEXTS) if CONTEXTS in saved.files else {}
-
-
 def _refuse_other_model(saved: SavedModel, again: Tensor, known: str, name: str) -> None:
     """Refuses weights that don't give the stored context of a task that was trained."""
     stored = saved.tensors(CONTEXTS)[known]
@@ -173,12 +134,3 @@ def _refuse_other_model(saved: SavedModel, again: Tensor, known: str, name: str)
             allowed=f"at most {tolerance:g}",
             action="use the base model that the run was trained with; nothing was changed",
         )
-
-
-def _link(source: str, target: str) -> str:
-    """Makes a hard link, or a copy if the disk doesn't support links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

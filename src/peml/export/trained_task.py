@@ -1,0 +1,106 @@
+"""Adds the tasks of another run, which trained their contexts in front of the model's weights."""
+
+from pathlib import Path
+from typing import Any
+
+from peml.errors import RunError
+from peml.export.added import AddedTask, add, parts_beside, refuse_known_names
+from peml.export.native import CONTEXTS
+from peml.export.saved import SavedModel, open_model
+from peml.export.source import find_model
+from peml.tasks import Task
+
+_SECTION = """\
+## Tasks added with trained contexts
+
+Another run trained a context for each, in front of this model's weights. The weights and the other
+tasks' answers stayed as they were.
+
+| task | type | tokens of the context |
+|---|---|---:|
+"""
+
+
+def add_trained_tasks(run_or_model: Path, trained: Path) -> list[str]:
+    """Adds the tasks of a run that trained contexts on a model's weights; returns their names.
+
+    If it can't be done, nothing is changed.
+
+    Args:
+        run_or_model: Run folder, or the ``model`` folder of one: a decoder of merged weights.
+        trained: Run folder, or the ``model`` folder of one, whose ``model.name`` was the first's
+            ``model/backbone``, and whose method left the weights as they were (context-tuning).
+    """
+    saved, other = open_model(find_model(run_or_model)), open_model(find_model(trained))
+    tasks = other.description.tasks
+    refuse_known_names(saved, tasks)
+    _refuse_other_parts(saved, "the model")
+    _refuse_other_parts(other, str(trained))
+    _refuse_no_context(other, tasks)
+    if _weights(saved) != _weights(other):
+        raise RunError(
+            f"{trained} has other weights than the model, so its contexts don't belong to it",
+            allowed=f"a run with model.name: {saved.folder / 'backbone'} and a method that leaves "
+            "the weights as they are (context-tuning)",
+            action="train the tasks with such a config; nothing was changed",
+        )
+    _refuse_other_settings(saved, other)
+    contexts = other.tensors(CONTEXTS)
+    added = [
+        AddedTask(task, contexts[task.name], (contexts[task.name].shape[3],)) for task in tasks
+    ]
+    add(saved, added, _SECTION)
+    return [task.name for task in tasks]
+
+
+def _refuse_other_parts(saved: SavedModel, what: str) -> None:
+    beside = parts_beside(saved)
+    seen = saved.description.contexts_active
+    if beside or (seen is not None and not all(seen)):
+        problem = f"has {', '.join(beside)}" if beside else "has contexts that only some layers see"
+        raise RunError(
+            f"tasks can't be added: {what} {problem}",
+            allowed="text-to-text models of merged weights, with contexts or without",
+            action="train all tasks in one run; nothing was changed",
+        )
+
+
+def _refuse_no_context(other: SavedModel, tasks: tuple[Task, ...]) -> None:
+    context = other.method().context
+    if context is None or context.scope == "shared" or not all(task.context for task in tasks):
+        raise RunError(
+            f"tasks can't be added: the method {other.method_name!r} trained no context for each "
+            "task",
+            allowed="runs of context-tuning with a context per task",
+            action="train the tasks with method context-tuning; nothing was changed",
+        )
+
+
+def _weights(saved: SavedModel) -> dict[str, str]:
+    """Checksums of the backbone's weights and tokenizer."""
+    return {
+        name: checksum
+        for name, checksum in saved.files.items()
+        if name.startswith("backbone/") and name.endswith((".safetensors", "tokenizer.json"))
+    }
+
+
+def _refuse_other_settings(saved: SavedModel, other: SavedModel) -> None:
+    """Refuses a run whose answers are cut, scored or written otherwise than the model's."""
+    ours, theirs = _settings(saved), _settings(other)
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise RunError(
+                f"the run was scored with {name}: {theirs[name]}, and the model has {value}",
+                allowed=f"{name}: {value}",
+                action="train the tasks with this setting; nothing was changed",
+            )
+
+
+def _settings(saved: SavedModel) -> dict[str, Any]:
+    evaluation, model = saved.description.evaluation, saved.description.model
+    return {
+        "model.max_length": model.max_length,
+        "model.too_long": model.too_long,
+        **{f"evaluation.{name}": evaluation.get(name) for name in ("scoring", "max_new_tokens")},
+    }
