@@ -25,7 +25,9 @@ TRAIN = [
 NEW = [{"text": "a lazy red dog"}, {"text": "the dog"}]
 
 
-def _config(folder: Path, base: Path, name: str = "colour", **changed: Any) -> Path:
+def _config(
+    folder: Path, base: Path, name: str = "colour", max_length: int = 48, **changed: Any
+) -> Path:
     """A config that trains a task's context in front of a model."""
     (folder / "rows").mkdir(exist_ok=True)
     for split, rows in (("train", TRAIN), ("validation", ROWS)):
@@ -34,7 +36,7 @@ def _config(folder: Path, base: Path, name: str = "colour", **changed: Any) -> P
     task = folder / f"{name}.yaml"
     task.write_text(TASK.replace("colour", name), encoding="utf-8")
     config = {
-        "model": {"name": str(base), "max_length": 64},
+        "model": {"name": str(base), "max_length": max_length},
         "tasks": {"files": [str(task)]},
         "method": {
             "name": "context-tuning",
@@ -55,7 +57,8 @@ def _first(capsys: Capture, folder: Path, method: str = "lora") -> Path:
     section: dict[str, Any] = {"name": method, "r": 2}
     if method == "lora+context":
         section = {"name": method, "lora": {"r": 2}, "context": {"shots": 2}}
-    return _fit(capsys, _config(folder, folder / "llama", "hue", method=section), folder / "run")
+    config = _config(folder, folder / "llama", "hue", 64, method=section)
+    return _fit(capsys, config, folder / "run")
 
 
 def _fit(capsys: Capture, config: Path, run: Path) -> Path:
@@ -95,6 +98,7 @@ def test_a_trained_task_joins_and_all_answer_as_before(
     [
         ({"method": {"name": "lora", "r": 2}}, "'lora' trained no context for each task"),
         ({"method": {"name": "lora+context", "context": {"shots": 2}}}, "has other weights"),
+        ({"max_length": 80}, "model.max_length: 80, and the model has 64"),
         ({"evaluation": {"max_new_tokens": 7}}, "evaluation.max_new_tokens: 7, and the model has"),
         (
             {"method": {"name": "context-tuning", "context": {"shots": 2, "scope": "shared"}}},

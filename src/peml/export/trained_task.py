@@ -86,8 +86,11 @@ def _weights(saved: SavedModel) -> dict[str, str]:
 
 
 def _refuse_other_settings(saved: SavedModel, other: SavedModel) -> None:
-    """Refuses a run whose answers are cut, scored or written otherwise than the model's."""
+    """Refuses a run whose rows the model would cut, or score or write otherwise."""
     ours, theirs = _settings(saved), _settings(other)
+    limit, length = (each.description.model.max_length for each in (saved, other))
+    if limit is not None and length is not None and length < limit:  # longer rows are read whole
+        theirs["model.max_length"] = limit
     for name, value in ours.items():
         if theirs[name] != value:
             raise RunError(
