@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from peml.data import TasksSettings
 from peml.data.inspection import check_rows
@@ -50,10 +51,27 @@ def test_a_number_for_a_field_that_is_declared_a_text_is_refused(tmp_path: Path)
         load_source(_task(kinds={"code": "text"}), source)
 
 
-def test_splits_with_fields_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    source = _write(tmp_path, "mood", _rows(), _rows(code=1))
-    with pytest.raises(DataError, match=r"'code' is a number in .*validation.jsonl, and a text in"):
+@pytest.mark.parametrize(("code", "kind"), [(1, "number"), (["a", "b"], "list")])
+def test_splits_with_fields_of_other_kinds_are_refused(
+    tmp_path: Path, code: Any, kind: str
+) -> None:
+    source = _write(tmp_path, "mood", _rows(), _rows(code=code))
+    with pytest.raises(DataError, match=rf"'code' is a {kind} in .*validation.jsonl, and a text"):
         load_source(_task(), source)
+
+
+def test_a_model_trained_with_lists_is_asked_with_lists(tmp_path: Path) -> None:
+    """A template that joins a list would join the letters of a text."""
+    rows = _rows(code=["a", "b"])
+    source = _write(tmp_path, "mood", rows, rows)
+    task = with_kinds(load_task_data(_task(), TasksSettings(suite="x", source=source), 0))
+    assert task.columns.kinds["code"] == "list"
+    assert read_list(rows[:1], task)[0]["code"] == ["a", "b"]
+    for code in ("a, b", '["a"]', 3):
+        with pytest.raises(DataError, match=r"field 'code': .* is not a list of texts"):
+            read_list([rows[0] | {"code": code}], task)
+    with pytest.raises(ValidationError, match=r"'label' can be a list only in columns.extra"):
+        _task(kinds={"label": "list"})
 
 
 def _choices(labels: list[Any]) -> list[Row]:

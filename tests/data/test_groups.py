@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peml.data.fields import flat_row
+from peml.data.files import read_files
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.sources import load_task_data
@@ -65,6 +68,16 @@ def test_row_limits_hold_whole_groups(tmp_path: Path, monkeypatch: pytest.Monkey
         counts = Counter(split.column("idx.question"))
         assert sum(counts.values()) in (18, 19, 20)
         assert all(count == 1 + question % 3 for question, count in counts.items())
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_list_is_no_group(tmp_path: Path, form: str) -> None:
+    task = sentiment(columns={"inputs": ["sentence"], "label": "label", "group": ["of"]})
+    rows = [{"sentence": "a", "label": n, "of": ["x"]} for n in (0, 1)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"field 'of': \['x'\] is a list"):
+        read_files([tmp_path / f"rows.{form}"], task)
 
 
 def test_rows_of_one_group_cannot_be_split() -> None:

@@ -14,6 +14,7 @@ from peml.data.kinds import (
     kind_of,
     parse_any,
     parse_option,
+    parse_single,
     parse_spelled_number,
     parse_text,
 )
@@ -30,7 +31,7 @@ from peml.tasks import (
 )
 from peml.tasks.matching import read_integer
 
-_KEEPING = (parse_any, parse_text, parse_option)
+_KEEPING = (parse_any, parse_single, parse_text, parse_option)
 _LARGEST = 2**53  # up to here a float holds every whole number
 
 

@@ -47,6 +47,13 @@ def parse_any(value: Any) -> Any:
     return value
 
 
+def parse_single(value: Any) -> Any:
+    """A value of any kind but a list, as it is."""
+    if isinstance(value, list):
+        raise ValueError(f"{value!r} is a list")
+    return parse_any(value)
+
+
 def parse_text(value: Any) -> str:
     """A text, as it is."""
     if not isinstance(value, str):
@@ -98,6 +105,13 @@ def _parse_boolean(value: Any) -> bool:
     return boolean
 
 
+def _parse_list(value: Any) -> list[str]:
+    """A list of texts, as it is."""
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not a list of texts")
+    return value
+
+
 def _is_number(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
@@ -109,6 +123,7 @@ PARSERS: Mapping[FieldKind | None, Parse] = MappingProxyType(
         "text": parse_option,
         "number": parse_spelled_number,
         "boolean": _parse_boolean,
+        "list": _parse_list,
     }
 )
 """How values of a field are parsed, by the kind that its task states (None: it states none)."""

@@ -14,7 +14,13 @@ from peml.tasks.matching import find_value, read_integer
 _CHANCE = 1e-3  # of no row with the first option right, if all options are right equally often
 _FEW = 2  # labels: with one of two missing, all rows are of one class
 _KINDS: Mapping[pa.DataType, FieldKind] = MappingProxyType(
-    {pa.string(): "text", pa.int64(): "number", pa.float64(): "number", pa.bool_(): "boolean"}
+    {
+        pa.string(): "text",
+        pa.int64(): "number",
+        pa.float64(): "number",
+        pa.bool_(): "boolean",
+        pa.list_(pa.string()): "list",
+    }
 )
 
 
@@ -130,7 +136,7 @@ def _options(task: Task, row: Row) -> list[str]:
 
 
 def find_extra_kinds(task: Task, splits: Mapping[str, Rows]) -> dict[str, FieldKind]:
-    """The types of a task's extra fields; lists, and fields without any value, are left out.
+    """The types of a task's extra fields; those without any value are left out.
 
     `splits` are the task's rows by their file or split.
 

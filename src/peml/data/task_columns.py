@@ -17,6 +17,7 @@ from peml.data.kinds import (
     parse_number,
     parse_option,
     parse_options,
+    parse_single,
     parse_spelled_number,
     parse_text,
 )
@@ -201,7 +202,8 @@ def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | Non
     if name == columns.label:
         return _label_column(task, typed=typed, stored=stored)
     if name in columns.group:
-        return Column(PARSERS[columns.kinds.get(name)], ANY_KIND)
+        parse_group = {**PARSERS, None: parse_single}[columns.kinds.get(name)]
+        return Column(parse_group, "a text, a number, or true or false")
     kind = columns.kinds.get(name)
     if not typed and kind is None:
         return CellColumn(task, name)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from peml.errors import nearest
 from peml.settings import Settings
 
-FieldKind = Literal["text", "number", "boolean"]
+FieldKind = Literal["text", "number", "boolean", "list"]
 """Kind of a field's values, if a task states it."""
 
 
@@ -32,16 +32,19 @@ class Columns(Settings):
     """Other names of fields: {NAME: OTHER} reads OTHER if there is no NAME."""
     kinds: dict[str, FieldKind] = Field(default_factory=dict)
     """Kinds of fields (of extra, group and label) that files don't tell, as in CSV, or that are
-    ambiguous: {NAME: text}, {NAME: number} or {NAME: boolean}. For the label of a class or an
-    option, `text` means its name and `number` its index."""
+    ambiguous: {NAME: text}, {NAME: number} or {NAME: boolean}; for a field of extra also {NAME:
+    list}, of texts. For the label of a class or an option, `text` means its name and `number` its
+    index."""
 
     @model_validator(mode="after")
     def _kinds_of_its_fields(self) -> Self:
         free = (*self.extra, *self.group, self.label)
         fixed = {*self.inputs, *self.options, self.keys if isinstance(self.keys, str) else ""}
         problems = []
-        for name in self.kinds:
-            if name in fixed:
+        for name, kind in self.kinds.items():
+            if kind == "list" and (name not in self.extra or name in self.group):
+                problems.append(f"kinds: {name!r} can be a list only in columns.extra")
+            elif name in fixed:
                 problems.append(f"kinds: {name!r} is always a text; remove it")
             elif name not in free:
                 problems.append(f"kinds: there is no field {name!r}.{nearest(name, free)}")
