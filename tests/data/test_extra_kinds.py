@@ -125,6 +125,37 @@ def test_digits_are_texts_of_options_or_indices_in_all_rows_of_all_splits(
         assert "columns.kinds: {answer: text}" in found.value.action
 
 
+@pytest.mark.parametrize(
+    ("train", "reported", "message"),
+    [
+        (["3", "-14"], ["3.0", "5.0"], r"as 3 in .*train.jsonl, and as 3\.0 in .*validation.jsonl"),
+        ([3, 2.5], ["3.0", "2.5"], r"as 3 in .*train.jsonl, and as 3\.0 in"),
+        (["3.0", "1.0"], [3.0, 2.0], r"as 3 in .*validation.jsonl, and as 3\.0 in .*train.jsonl"),
+        (["3", "4.0"], ["3.0"], ""),
+        (["3", "yes"], ["3.0", "no"], ""),
+        (["2.5", "3"], [2.5, 3], ""),
+        (["3.0"], ["3.0", "2.5"], ""),
+    ],
+)
+def test_targets_are_written_in_one_way_in_all_splits(
+    tmp_path: Path, train: list[Any], reported: list[Any], message: str
+) -> None:
+    rows = [[{"text": "a", "target": label} for label in labels] for labels in (train, reported)]
+    source = _write(tmp_path, "rewrite", *rows)
+    if not message:
+        load_source(examples.generation(), source)
+        return
+    with pytest.raises(DataError, match=message):
+        load_source(examples.generation(), source)
+
+
+def test_a_list_of_targets_is_no_text_of_another_split(tmp_path: Path) -> None:
+    rows = [[{"text": "a", "target": label}] for label in (["x", "y"], "x, y")]
+    task = examples.generation(target="{{ label | join(', ') }}")
+    with pytest.raises(DataError, match=r"as a list in .*train.jsonl, and as a text in"):
+        load_source(task, _write(tmp_path, "rewrite", *rows))
+
+
 def test_shots_of_another_split_are_read_as_the_scored_rows_are(tmp_path: Path) -> None:
     task = examples.choice(shots={"count": 1, "split": "dev"}, splits={"train": None})
     source = _write(tmp_path, "ending", _INDICES, _INDICES)

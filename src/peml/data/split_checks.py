@@ -1,5 +1,6 @@
 """Checks across a task's splits: how integers of labels are read, and kinds of extra fields."""
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -9,8 +10,9 @@ from peml.data.rows import Row, Rows
 from peml.data.task_columns import INDEXED, NAMED
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, FieldKind, Task
-from peml.tasks.matching import find_value, read_integer
+from peml.tasks.matching import find_value, read_integer, spell_number
 
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _CHANCE = 1e-3  # of no row with the first option right, if all options are right equally often
 _FEW = 2  # labels: with one of two missing, all rows are of one class
 _KINDS: Mapping[pa.DataType, FieldKind] = MappingProxyType(
@@ -78,8 +80,9 @@ def refuse_two_readings(task: Task, splits: Mapping[str, Rows]) -> None:
     """Refuses labels whose integers are indices in some splits or rows, and names in others.
 
     So it is if only one split's file stores the names of its integers, in another order than the
-    task's labels, or if digits are texts of options in some rows. `splits` are the task's rows by
-    their file or split.
+    task's labels, or if digits are texts of options in some rows. Targets that are written in
+    another way in one split (3 and 3.0) are refused too. `splits` are the task's rows by their file
+    or split.
 
     Raises:
         DataError: Names both.
@@ -88,6 +91,8 @@ def refuse_two_readings(task: Task, splits: Mapping[str, Rows]) -> None:
         _refuse_digits(task, splits)
         return
     label = task.columns.label
+    if task.type.generates:
+        _refuse_spellings(task, {_spelling(rows, label): at for at, rows in splits.items()})
     marks = {place: rows.table.schema.field(label).metadata for place, rows in splits.items()}
     indexed, named = (
         [place for place, mark in marks.items() if mark == wanted] for wanted in (INDEXED, NAMED)
@@ -128,6 +133,36 @@ def _refuse_digits(task: Task, splits: Mapping[str, Rows]) -> None:
             action=f"Set columns.kinds: {{{columns.label}: text}} or {{{columns.label}: number}}.",
             field=columns.label,
         )
+
+
+def _refuse_spellings(task: Task, places: Mapping[str, str]) -> None:
+    """Refuses targets that no prediction could match; `places` are splits by how they spell."""
+    label = task.columns.label
+    for one, other in (("3", "3.0"), ("a list", "3"), ("a list", "3.0"), ("a list", "")):
+        if {one, other} <= places.keys():
+            raise DataError(
+                f"Task {task.name!r}: a target of {label!r} is written as {one} in {places[one]}, "
+                f"and as {other or 'a text'} in {places[other]}.",
+                allowed="one way of writing in all splits",
+                action="Write the files alike (pandas writes 3.0 for 3 where a column has a gap).",
+                field=label,
+            )
+
+
+def _spelling(rows: Rows, name: str) -> str:
+    """How all values are written: "a list", "3" or "3.0" (numbers); else empty."""
+    if pa.types.is_list(rows.table.schema.field(name).type):
+        return "a list"
+    found = set()
+    for row in rows.iterate([name]):
+        value = row[name]
+        text = str(value if isinstance(value, str) else spell_number(value))
+        number = _NUMBER.fullmatch(text)
+        if number is None:
+            return ""
+        if number[1] in (None, ".0"):
+            found.add("3.0" if number[1] else "3")
+    return found.pop() if len(found) == 1 else ""
 
 
 def _options(task: Task, row: Row) -> list[str]:
