@@ -75,6 +75,11 @@ def test_system_texts_of_the_task_come_before_the_conversation_s() -> None:
     assert turns(made, bare, labelled=False)[0] == ("system", "Be kind.\n\nTalk.")
 
 
+def test_what_is_learnt_of_a_conversation_is_said_for_conversations_alone() -> None:
+    with pytest.raises(ValidationError, match="train_on: last is for conversations"):
+        task("alpaca", train_on="last")
+
+
 def test_conversations_to_predict_end_with_the_user(tmp_path: Path) -> None:
     made = task()
     for messages in (MESSAGES, MESSAGES[:-1]):  # an answer that is there is left out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from peml.errors import DataError, ModelError
 from peml.models import check_task_types
 from peml.models.families import CausalFamily, EncodedSequence
 from peml.models.families.seam import read_back
-from peml.tasks import Task
+from peml.tasks import Task, split_row
 from peml.testing.tasks import tiny_family
 from tests.models.tasks import encode, examples
 from tests.models.tokenizers import KINDS, small_tokenizer
@@ -220,3 +221,73 @@ def test_an_encoded_split_is_kept_by_the_chat_template(tmp_path: Path) -> None:
     again = encode_split(rows, mood(), chatting(other), "train", cache=tmp_path)
     assert len(list((tmp_path / "encoded").glob("*.arrow"))) == 2
     assert split.rows[0]["input_ids"] != again.rows[0]["input_ids"]
+
+
+TALK: list[dict[str, Any]] = [
+    {"role": "user", "content": "the film was good"},
+    {"role": "assistant", "content": "good."},
+    {"role": "user", "content": "the film was bad"},
+    {"role": "assistant", "content": "bad film.", "weight": 0},
+    {"role": "user", "content": "a dog"},
+    {"role": "assistant", "content": "the dog."},
+    {"role": "user", "content": "a film"},
+    {"role": "assistant", "content": "the film."},
+]
+BETWEEN_TURNS = CHATML.replace(  # as Qwen3: only the last answer has its thoughts
+    "{{ m['content'] }}",
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}",
+).replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
+
+
+def talk(**fields: Any) -> Task:
+    definition = {"name": "talk", "format": "messages", "source": {"path": "data"}, **fields}
+    return Task.model_validate(definition)
+
+
+def learnt(family: CausalFamily, task: Task, purpose: Any = "train") -> list[str]:
+    """The texts that are targets; special tokens show where an answer ends."""
+    ((sequence,),) = encode(family, task, [split_row("messages", {"messages": TALK})], purpose)
+    assert sequence.labels is not None
+    pairs = zip(sequence.input_ids, sequence.labels, strict=True)
+    spans = [
+        [token for token, _ in span]
+        for is_target, span in groupby(pairs, key=lambda pair: pair[1] != -100)
+        if is_target
+    ]
+    assert [t for span in spans for t in span] == [t for t in sequence.labels if t != -100]
+    return [family.tokenizer.decode(span).replace(" ", "") for span in spans]
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wordpiece", "unigram", "prepend"}))
+@pytest.mark.parametrize("template", [CHATML, LLAMA2, GEMMA, PLAIN_ANSWERS])
+def test_every_answer_of_a_conversation_is_learnt(template: str, kind: str) -> None:
+    family = chatting(template, kind)
+    end = {LLAMA2: "</s>", PLAIN_ANSWERS: ""}.get(template, "<|im_end|>")
+    wanted = [f"good.{end}", f"thedog.{end}", f"thefilm.{end or '</s>'}"]
+    assert learnt(family, talk()) == wanted  # the second's weight is 0
+    assert learnt(family, talk(), "score") == wanted[-1:]
+    assert learnt(family, talk(train_on="last")) == wanted[-1:]
+
+
+def test_of_a_long_conversation_the_answers_that_are_left_are_learnt() -> None:
+    family = chatting()
+    row = split_row("messages", {"messages": TALK})
+    whole = len(encode(family, talk(), [row], "train")[0][0].input_ids)
+    seen = set()
+    for length in range(24, whole):
+        family.max_length = length
+        texts = learnt(family, talk())
+        full = ["good.<|im_end|>", "thedog.<|im_end|>", "thefilm.<|im_end|>"]
+        assert full[-len(texts) :][1:] == texts[1:]
+        assert full[-len(texts)].endswith(texts[0])  # its beginning may be cut
+        seen.add(len(texts))
+    assert seen == {1, 2, 3}
+
+
+def test_an_answer_that_is_written_otherwise_between_turns_is_refused() -> None:
+    family = chatting(BETWEEN_TURNS)
+    with pytest.raises(DataError, match=r"the answer of turn 1 \(from 0\) otherwise") as caught:
+        learnt(family, talk())
+    assert "train_on: last" in str(caught.value)
+    assert learnt(family, talk(train_on="last")) == ["thefilm.<|im_end|>"]

@@ -158,7 +158,7 @@ def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
     task = data.task
     for rows, purpose, where in (
         (data.train, "train", data.origin.train),
-        (data.reported, task.type.compared_as, data.origin.reported),
+        (data.reported, "score", data.origin.reported),
     ):
         altered = encode_split(rows, task, family, purpose, where=where).altered
         if not altered.any():
@@ -209,7 +209,7 @@ def show_answers(task: Task, rows: Rows, family: EncodesExamples) -> AnswerToken
     if not len(rows):
         return None
     example = TaskRenderer(task).render(rows[0], 0)
-    encoded = encode_rows([example], task, family, task.type.compared_as)
+    encoded = encode_rows([example], task, family, "score")
     answers = list(_answers(encoded.rows[0]["labels"]))
     if not answers:
         return None

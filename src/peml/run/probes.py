@@ -28,11 +28,11 @@ def probe_batches(prepared: Prepared) -> list[TaskBatch]:
         # A text to be generated is scored like an option: it is what the model was trained to say.
         renderer = TaskRenderer(task)
         examples = [renderer.render(rows[place], place) for place in spread(len(rows), each)]
-        split = encode_rows(examples, task, prepared.family, task.type.compared_as)
+        split = encode_rows(examples, task, prepared.family, "score")
         fit = _TOKENS // len(chosen) // int(split.tokens.max())
         if fit < len(split):
             examples = [examples[place] for place in spread(len(examples), max(1, fit))]
-            split = encode_rows(examples, task, prepared.family, task.type.compared_as)
+            split = encode_rows(examples, task, prepared.family, "score")
         tokens = prepared.config.evaluation.tokens
         batches += evaluation_batches(split, task_id, tokens, collate)
     return batches

@@ -33,7 +33,7 @@ def warn_unreachable(
                 warnings.warn(f"Task {task.name!r}: {where}: {said}", stacklevel=2)
         found: Iterable[tuple[list[int], str]] = _unseen(item, split.gold) if learns else ()
         if task.type.generates:
-            encoded = encode_split(item.reported, task, family, "train", where=where)
+            encoded = encode_split(item.reported, task, family, "score", where=where)
             found = _not_generated(task, split.gold, encoded, settings.longest(task))
         for rows, why in found:
             first = item.reported[rows[0]].get(SOURCE_ROW, rows[0])

@@ -13,10 +13,17 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a chat, with the side that speaks."""
+    """One turn of a chat, with the side that speaks.
+
+    Attributes:
+        role: The side.
+        content: Its text.
+        learnt: Whether an answer among earlier turns is trained on.
+    """
 
     role: Role
     content: str
+    learnt: bool = False
 
 
 class Shot(Settings):

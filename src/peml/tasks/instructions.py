@@ -1,7 +1,7 @@
 """Instruction data in its usual forms, for which a task needs no template.
 
-A conversation is trained on its last answer; all earlier turns are the prompt. Its rows become two
-texts: the turns as JSON, and the answer.
+The last answer of a conversation is the one that is reported; all earlier turns are its prompt.
+Rows become two texts: the turns as JSON, and the answer.
 """
 
 import json
@@ -101,13 +101,14 @@ def split_row(
     for number, turn in enumerate(before[1:], start=1):
         if turn.role == "system":
             raise ValueError(f"turn {number} (from 0) is the system's, which can only come first")
-    text = json.dumps([[turn.role, turn.content] for turn in before], ensure_ascii=False)
+    stored = [[turn.role, turn.content, turn.learnt] for turn in before]
+    text = json.dumps(stored, ensure_ascii=False)
     return {**row, names.column: text} | ({ANSWER: turns[-1].content} if ends else {})
 
 
-def read_turns(text: str) -> list[Turn]:
-    """The turns that `split_row` put into a text."""
-    return [Turn(role, content) for role, content in json.loads(text)]
+def read_turns(text: str, *, learnt: bool = True) -> list[Turn]:
+    """The turns that `split_row` put into a text; if not `learnt`, no answer of them is learnt."""
+    return [Turn(role, content, flag and learnt) for role, content, flag in json.loads(text)]
 
 
 def _refuse_unread(row: Mapping[str, Any], used: Collection[str]) -> None:
@@ -138,5 +139,6 @@ def _read(value: Any, names: _Names) -> list[Turn]:
         unread = [name for name in _UNREAD_IN_TURNS if turn.get(name)]
         if unread:
             raise ValueError(f"{where} has {unread[0]}, and only its {names.content} can be learnt")
-        turns.append(Turn(names.roles[role], content))
+        speaker = names.roles[role]
+        turns.append(Turn(speaker, content, speaker == "assistant" and turn.get("weight") != 0))
     return turns

@@ -108,11 +108,6 @@ class TaskType(StrEnum):
         """How a row is encoded for evaluation."""
         return "generate" if self.generates else "score"
 
-    @property
-    def compared_as(self) -> Literal["score", "train"]:
-        """How a row is encoded to check the answers that the model can give, or has to learn."""
-        return "train" if self.generates else "score"
-
 
 METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
     {

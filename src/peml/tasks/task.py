@@ -147,8 +147,11 @@ class Task(Settings):
     format: Form | None = None
     """Instruction data, without a template: `messages` (a list of {role, content}), `sharegpt`
     (`conversations`, a list of {from, value}) or `alpaca` (instruction, input, output). A
-    generation task, asked through the chat template; of a conversation, the last answer is learnt.
-    columns.aliases gives columns of other names."""
+    generation task, asked through the chat template. columns.aliases gives columns of other
+    names."""
+    train_on: Literal["every", "last"] = "every"
+    """Answers of a conversation that are trained on: every one, but for those of weight 0, or the
+    last. Only the last is reported."""
     splits: Splits = Field(default_factory=Splits, description="Splits of the source.")
     columns: Columns = Field(description="Meaning of the columns.")
     header: str | None = None
@@ -221,6 +224,8 @@ class Task(Settings):
 
     def _conversation_problems(self) -> Iterator[str]:
         if not self.is_conversation:
+            if self.train_on == "last":
+                yield "train_on: last is for conversations (format messages or sharegpt)"
             return
         if self.chat is None:
             yield f"chat: needed for format {self.format}, whose rows are turns"

@@ -185,7 +185,8 @@ class TaskRenderer:
             return ()
         header = "".join(self._opening(variables))
         if self.task.is_conversation:
-            turns = read_turns(variables[self.task.columns.inputs[0]])
+            text = variables[self.task.columns.inputs[0]]
+            turns = read_turns(text, learnt=self.task.train_on == "every")
             return tuple(self.task.chat.open(turns, header))
         shots, texts = [], []
         for shot in self.task.shots.examples:

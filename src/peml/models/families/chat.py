@@ -93,7 +93,34 @@ class ChatSeam:
             DataError: The template refuses the turns or changes an answer, or a turn contains
                 what separates turns.
         """
+        return self._split(self._checked(example.turns), answers)
+
+    def learnt(self, example: Example) -> list[range]:
+        """Where the learnt answers among the turns stand in the context's tokens, with their ends.
+
+        Raises:
+            DataError: The template writes an earlier answer otherwise than a last one.
+        """
         turns = self._checked(example.turns)
+        whole, found = self._context(self._render(turns)), []
+        for number, turn in enumerate(turns):
+            if not turn.learnt:
+                continue
+            context, (answer,) = self._split(turns[:number], [turn.content])
+            ids = [*context, *answer, *([self.end] if self._end else [])]
+            if whole[: len(ids)] != ids:
+                raise DataError(
+                    f"the chat template writes the answer of turn {number} (from 0) otherwise "
+                    "between turns than at the end of a chat, so it can't be trained on there.",
+                    allowed="a template that writes all answers alike",
+                    action="set train_on: last in the task's file, or write a row per answer",
+                )
+            found.append(range(len(context), len(ids)))
+        return found
+
+    def _split(
+        self, turns: Sequence[Turn], answers: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
         prompt = self._render(turns)
         context = self._context(prompt)
         return context, [self._answer(turns, prompt, context, answer) for answer in answers]

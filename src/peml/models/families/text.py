@@ -26,7 +26,7 @@ from peml.models.families.base import (
     refuse_equal_tokens,
     refuse_no_tokens,
 )
-from peml.models.families.chat import Seams
+from peml.models.families.chat import ChatSeam, Seams
 from peml.models.families.decoding import decode
 from peml.models.families.seam import find_frame, is_altered, read_back, trailing_space
 from peml.models.families.stopping import Limits
@@ -243,7 +243,24 @@ class CausalFamily(TextFamily):
     def encode(self, task: Task, example: Example, purpose: Purpose) -> list[EncodedSequence]:
         """As `Family.encode`, without the tokens of a context that the model holds."""
         self._hold(example.context)
-        return super().encode(task, example, purpose)
+        sequences = super().encode(task, example, purpose)
+        if purpose == "train" and any(turn.learnt for turn in example.turns):
+            sequences = [self._with_earlier(task, example, each) for each in sequences]
+        return sequences
+
+    def _with_earlier(
+        self, task: Task, example: Example, sequence: EncodedSequence
+    ) -> EncodedSequence:
+        """A chat whose earlier answers are targets as well, as far as they weren't cut."""
+        seam, labels = self._seams.of(task), list(sequence.labels or ())
+        assert isinstance(seam, ChatSeam)
+        whole = seam.context(example)
+        kept = next(place for place, label in enumerate(labels) if label != IGNORED)
+        dropped = len(whole) - kept  # after the start token
+        for place in (place for each in seam.learnt(example) for place in each):
+            if place > dropped:
+                labels[place - dropped] = whole[place]
+        return replace(sequence, labels=labels)
 
     def read_prompt(self, task: Task, example: Example) -> tuple[list[int], str]:
         """All tokens of a prompt after the context, never cut, and its `EncodedSequence.gap`."""
