@@ -17,6 +17,7 @@ from peml.data.task_columns import read_list
 from peml.data.unlabelled import UnlabelledFile
 from peml.errors import ConfigError, DataError
 from peml.tasks import Task, TaskRenderer
+from peml.tasks.instructions import split_row
 from tests.data.rows import write_jsonl
 
 MESSAGES: list[dict[str, Any]] = [
@@ -65,6 +66,16 @@ def test_the_last_answer_of_a_conversation_is_learnt(form: str, kind: str, tmp_p
     assert made.type.generates
     assert made.chat is not None
     assert Task.model_validate_json(made.model_dump_json()) == made  # as an export keeps it
+
+
+def test_white_space_around_an_answer_is_no_part_of_it() -> None:
+    """The last answer's is left out by the chat's template, so an earlier one's is too."""
+    row = split_row(
+        "messages", {"messages": [turn | {"content": f" {turn['content']}\n"} for turn in MESSAGES]}
+    )
+    assert row["answer"] == "No."
+    contents = [turn.content for turn in TaskRenderer(task()).render(row, 0).turns]
+    assert contents == [" Be brief.\n", " Hi\n", "Hello.", " And?\n"]
 
 
 def test_system_texts_of_the_task_come_before_the_conversation_s() -> None:
@@ -138,6 +149,17 @@ def test_alpaca_s_columns_are_a_prompt(tmp_path: Path) -> None:
     plain = task("alpaca", chat=False, metrics=["exact_match"])
     example = TaskRenderer(plain).render(rows[0] | {"output": "3"}, 0)
     assert (example.turns, example.prompt, example.label) == ((), "Add.\n\n1 2", "3")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_alpaca_s_input_may_be_missing_in_all_rows(kind: str, tmp_path: Path) -> None:
+    made, row = task("alpaca"), {"instruction": "Greet.", "output": "Hi."}
+    path = tmp_path / f"train.{kind}"
+    write_jsonl(tmp_path / "train.jsonl", [row])
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")
+    assert [turns(made, each) for each in read_files([path], made)] == [[("user", "Greet.")]]
+    (asked,) = read_list([{"instruction": "Greet."}], made)
+    assert turns(made, asked, labelled=False) == [("user", "Greet.")]
 
 
 @pytest.mark.parametrize("form", ["messages", "sharegpt", "alpaca"])

@@ -74,8 +74,8 @@ def split_row(
 ) -> dict[str, Any]:
     """A row whose conversation is split into the turns before the last answer, and that answer.
 
-    Rows of other forms are returned unchanged. Rows to predict (not `labelled`) needn't have the
-    answer. `used` are the columns that the task names.
+    Rows without a form are returned unchanged, those of `alpaca` with an input. Rows to predict
+    (not `labelled`) needn't have the answer. `used` are the columns that the task names.
 
     Raises:
         ValueError: The value is not a conversation, or a part of its prompt would be left out.
@@ -84,7 +84,7 @@ def split_row(
         return row
     _refuse_unread(row, used)
     if form not in _CONVERSATIONS:
-        return row
+        return {"input": None, **row}
     names = _CONVERSATIONS[form]
     value = row.get(names.column)
     if value is None or isinstance(value, str):  # missing, or split already
@@ -140,5 +140,7 @@ def _read(value: Any, names: _Names) -> list[Turn]:
         if unread:
             raise ValueError(f"{where} has {unread[0]}, and only its {names.content} can be learnt")
         speaker = names.roles[role]
-        turns.append(Turn(speaker, content, speaker == "assistant" and turn.get("weight") != 0))
+        answers = speaker == "assistant"
+        text = content.strip() if answers else content  # as a generated answer is
+        turns.append(Turn(speaker, text, answers and turn.get("weight") != 0))
     return turns
