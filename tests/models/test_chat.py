@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 
 from peml.data.encoding import encode_split
 from peml.data.inspection import show_answers
@@ -270,8 +271,13 @@ def test_every_answer_of_a_conversation_is_learnt(template: str, kind: str) -> N
     assert learnt(family, talk(train_on="last")) == wanted[-1:]
 
 
-def test_of_a_long_conversation_the_answers_that_are_left_are_learnt() -> None:
-    family = chatting()
+@pytest.mark.parametrize("start", ["", "<s><unk>"])  # GLM's has two tokens
+def test_of_a_long_conversation_the_answers_that_are_left_are_learnt(start: str) -> None:
+    family = chatting(start + CHATML)
+    if start:
+        family.tokenizer._tokenizer.post_processor = TemplateProcessing(
+            single="<s> <unk> $A", special_tokens=[("<s>", 1), ("<unk>", 3)]
+        )
     row = split_row("messages", {"messages": TALK})
     whole = len(encode(family, talk(), [row], "train")[0][0].input_ids)
     seen = set()

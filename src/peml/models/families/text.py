@@ -256,9 +256,9 @@ class CausalFamily(TextFamily):
         assert isinstance(seam, ChatSeam)
         whole = seam.context(example)
         kept = next(place for place, label in enumerate(labels) if label != IGNORED)
-        dropped = len(whole) - kept  # after the start token
+        dropped = len(whole) - kept  # after the start tokens
         for place in (place for each in seam.learnt(example) for place in each):
-            if place > dropped:
+            if place > dropped and sequence.input_ids[place - dropped] == whole[place]:
                 labels[place - dropped] = whole[place]
         return replace(sequence, labels=labels)
 
