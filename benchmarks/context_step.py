@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import cast
 
 import torch
@@ -25,6 +25,7 @@ from peml.data.batch import TaskBatch
 from peml.data.solved import SolvedRows
 from peml.injection import inject
 from peml.injection.shared import Shared, attend_shared
+from peml.injection.training import fast_attention
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
 from peml.methods.registry import build_method, parse_method
@@ -157,15 +158,18 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     models = {side: build(side, arguments) for side in sides}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     clock = CLOCKS[arguments.clock]
-    for _ in range(arguments.rounds + 1):
-        for side, model in models.items():
-            before = arguments.positions if side == "prompt" else 0
-            batch = draw_batch(arguments, heads=model.base.heads is not None, before=before)
-            use = copied if side == "copied" else attend_shared
-            setattr(inject, "attend_shared", use)  # noqa: B010
-            since = clock()
-            step(model, batch, arguments)
-            seconds[side].append(clock() - since)
+    with ExitStack() as training:
+        for model in models.values():
+            training.enter_context(fast_attention(model.base.backbone))
+        for _ in range(arguments.rounds + 1):
+            for side, model in models.items():
+                before = arguments.positions if side == "prompt" else 0
+                batch = draw_batch(arguments, heads=model.base.heads is not None, before=before)
+                use = copied if side == "copied" else attend_shared
+                setattr(inject, "attend_shared", use)  # noqa: B010
+                since = clock()
+                step(model, batch, arguments)
+                seconds[side].append(clock() - since)
     setattr(inject, "attend_shared", attend_shared)  # noqa: B010
     counted = {side: series[1:] for side, series in seconds.items()}  # the first warms up
     limits = {"frozen": 1.35, "adapted": 1.6}
