@@ -26,6 +26,8 @@ _BOOLEANS = [
     (["spam", "ham"], [None, None]),
     (["entailment", "not_entailment"], [None, None]),
     (["true", "neither"], [0, None]),
+    (["1", "2"], [None, None]),  # 1 may be one of two numbers, and true is none
+    (["yes", "perhaps"], [None, None]),
 ]
 
 

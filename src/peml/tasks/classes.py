@@ -98,10 +98,11 @@ def _named(task: Task, value: Any) -> int | None:
     for text in (str(boolean), str(boolean).lower()):
         if (index := _label_index(text, task.labels)) is not None:
             return index
-    if len(task.labels) != 2 or task.columns.kinds.get(task.columns.label) == "text":
+    if task.columns.kinds.get(task.columns.label) == "text":
         return None
-    meant = (find_loosely(word, task.labels) for word in _WORDS[boolean])
-    return next((index for index in meant if index is not None), None)
+    if is_reversed(task.labels):
+        return int(not boolean)
+    return int(boolean) if is_reversed(task.labels[::-1]) else None
 
 
 def _label_index(text: str, labels: tuple[str, ...]) -> int | None:
