@@ -40,6 +40,17 @@ def task(form: str = "messages", **fields: Any) -> Task:
     return Task.model_validate(definition)
 
 
+def _part(**fields: Any) -> dict[str, Any]:
+    return {"type": "text", "text": "Hi", "image_url": None, **fields}
+
+
+def test_texts_in_parts_are_joined() -> None:
+    parts = [_part(text="H"), _part(text="i")]
+    messages = [turn | {"content": parts} if turn["content"] == "Hi" else turn for turn in MESSAGES]
+    (row,) = read_list([{"messages": messages}], task())
+    assert turns(task(), row, labelled=False) == TURNS
+
+
 def turns(task: Task, row: dict[str, Any], *, labelled: bool = True) -> list[tuple[str, str]]:
     example = TaskRenderer(task).render(row, 0, labelled=labelled)
     return [(turn.role, turn.content) for turn in example.turns]
@@ -115,6 +126,10 @@ def test_conversations_to_predict_end_with_the_user(tmp_path: Path) -> None:
         ),
         ([{"role": "user", "content": None}, MESSAGES[-1]], "content is None, not a text"),
         ([{"role": "user", "content": " "}, MESSAGES[-1]], "content is ' ', not a text"),
+        ([{"role": "user", "content": []}, MESSAGES[-1]], r"content is \[\], not a text"),
+        ([{"role": "user", "content": [_part(type="image")]}, MESSAGES[-1]], "not a text"),
+        ([{"role": "user", "content": [_part(image_url="a")]}, MESSAGES[-1]], "not a text"),
+        ([{"role": "user", "content": [_part(text=3)]}, MESSAGES[-1]], "not a text"),
         ([*MESSAGES[:-1], MESSAGES[-1] | {"tool_calls": [1]}], "tool_calls, and only its content"),
         (
             [*MESSAGES[:-1], MESSAGES[-1] | {"thinking": "Hm."}],

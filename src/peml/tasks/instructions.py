@@ -121,6 +121,19 @@ def _refuse_unread(row: Mapping[str, Any], used: Collection[str]) -> None:
             )
 
 
+def _joined(content: Any) -> Any:
+    """The text of a content in parts, as chat services take it; other contents as they are."""
+    if not isinstance(content, list) or not content:
+        return content
+    texts = []
+    for part in content:
+        given = {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else {}
+        if given.keys() != {"type", "text"} or given["type"] != "text":
+            return content
+        texts.append(given["text"])
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else content
+
+
 def _read(value: Any, names: _Names) -> list[Turn]:
     if not isinstance(value, list):
         raise ValueError(f"{value!r} is not a list of turns")
@@ -129,7 +142,7 @@ def _read(value: Any, names: _Names) -> list[Turn]:
         where = f"turn {number} (from 0)"
         if not isinstance(turn, Mapping):
             raise ValueError(f"{where}: {turn!r} is not an object with {names.role}")
-        role, content = turn.get(names.role), turn.get(names.content)
+        role, content = turn.get(names.role), _joined(turn.get(names.content))
         if not isinstance(role, str) or role not in names.roles:
             raise ValueError(
                 f"{where}: {names.role} is {role!r}, not {' or '.join(map(str, names.roles))}"
