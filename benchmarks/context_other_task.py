@@ -20,7 +20,7 @@ from unittest import mock
 from rich.console import Console
 
 from peml.comparison.settings import load_comparison
-from peml.methods.context import lora_context, part
+from peml.methods.context import held, part
 from peml.models import TaskModel
 from peml.run.pipeline import fit
 from peml.tasks import Task
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     suite, method = next(iter(config.suites)), config.methods[arguments.method]
     with (
         mock.patch.object(part, "_read_tokens", next_tasks_tokens),
-        mock.patch.object(lora_context, "ContextPart", OtherTasksContext),
+        mock.patch.object(held, "ContextPart", OtherTasksContext),
     ):
         for seed in arguments.seeds:
             run = fit(

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear
 
 from peml.data import TaskBatch
 from peml.errors import CheckpointError, ModelError
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
-from peml.methods.lora.lora import Lora
+from peml.methods.lora.lora import Lora, ScaledLinear
 from peml.methods.lora.settings import LoraMethodSettings
 from peml.models import TaskModel
 from peml.testing.models import tiny_model
@@ -219,9 +220,7 @@ def test_under_autocast_a_layers_input_is_not_copied_and_nothing_else_changes() 
     base.backbone.to(torch.bfloat16)
     context = AttachContext(seed=0, calibrate=lambda: None)
     model = disturb(Lora(LoraMethodSettings(r=2)).attach(base, context))
-    first: Any = next(
-        m for m in model.modules() if type(m).__name__ == "Linear" and hasattr(m, "r")
-    )
+    first: Any = next(m for m in model.modules() if isinstance(m, ScaledLinear))
     seen: list[torch.Tensor] = []
     for module in (first, first.lora_A["default"]):
         module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -229,11 +228,10 @@ def test_under_autocast_a_layers_input_is_not_copied_and_nothing_else_changes() 
         kept = scores(model)
     outer, inner = seen
     assert inner is outer
-    layers: list[Any] = list(model.modules())
-    for layer in layers:
-        layer._forward_pre_hooks.clear()  # PEFT's own way
-        if hasattr(layer, "cast_input_dtype_enabled"):
-            layer.cast_input_dtype_enabled = True
+    for layer in model.modules():
+        layer._forward_pre_hooks.clear()
+        if isinstance(layer, ScaledLinear):
+            layer.__class__ = Linear  # PEFT's own
     with torch.autocast("cpu", torch.bfloat16):
         cast = scores(model)
     assert torch.equal(kept, cast)

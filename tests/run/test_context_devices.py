@@ -16,7 +16,7 @@ from peml.data.solved import SolvedRows
 from peml.injection import contexts
 from peml.injection.inject import PrefixInjection, attach_prefix
 from peml.methods.base import AttachContext
-from peml.methods.context import lora_context, part
+from peml.methods.context import held, part
 from peml.models import TaskModel, load_backbone
 from peml.run.preparation import prepare
 from tests.devices import META, OnOneDevice, let_meta_stand_for_a_gpu
@@ -52,7 +52,7 @@ def test_a_step_with_contexts_stays_on_the_device(
         model.to(META)
         return injection
 
-    monkeypatch.setattr(lora_context, "attach_prefix", move)
+    monkeypatch.setattr(held, "attach_prefix", move)
     monkeypatch.setattr(part, "refuse_unfaithful", lambda *args: None)  # it compares numbers
     let_meta_stand_for_a_gpu(monkeypatch)
     solved = SolvedRows(prepared.loaded.data, prepared.stream, 1)
@@ -65,7 +65,7 @@ def test_a_step_with_contexts_stays_on_the_device(
     if variant != "shared":
         # What brings the rows of a task together is read from the device.
         order = contexts._order(tasks, batch.task_ids)
-        monkeypatch.setattr(contexts.Contexts, "order", lambda held, rows: order)
+        monkeypatch.setattr(contexts.Contexts, "order", lambda all_tasks, rows: order)
     with OnOneDevice():
         attached.prepare(batch)
         loss = attached(batch).loss
