@@ -93,6 +93,19 @@ def test_a_trained_task_joins_and_all_answer_as_before(
     assert checksums(run) == files
 
 
+def test_a_run_in_bfloat16_fits(tmp_path: Path, capsys: Capture) -> None:
+    run = _first(capsys, tmp_path)
+    base = {"name": str(run / "model/backbone"), "max_length": 48, "dtype": "bfloat16"}
+    config = _config(tmp_path, run, model=base, training={"epochs": 2, "precision": "bf16"})
+    other = _fit(capsys, config, tmp_path / "other")
+    weights = [read_tensors(each / "model/backbone/model.safetensors") for each in (run, other)]
+    assert any(not torch.equal(weights[0][name], held) for name, held in weights[1].items())
+    said = peml(capsys, "add-task", run, other)
+    assert said.code == 0, said.error
+    for one, two in zip(*(load(each).predict("colour", NEW) for each in (run, other)), strict=True):
+        assert one.scores == pytest.approx(two.scores, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

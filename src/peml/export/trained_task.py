@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
 from peml.errors import RunError
 from peml.export.added import AddedTask, add, parts_beside, refuse_known_names
 from peml.export.native import CONTEXTS
@@ -10,6 +14,7 @@ from peml.export.saved import SavedModel, open_model
 from peml.export.source import find_model
 from peml.tasks import Task
 
+_TOKENIZER = "backbone/tokenizer.json"
 _SECTION = """\
 ## Tasks added with trained contexts
 
@@ -37,7 +42,7 @@ def add_trained_tasks(run_or_model: Path, trained: Path) -> list[str]:
     _refuse_other_parts(saved, "the model")
     _refuse_other_parts(other, str(trained))
     _refuse_no_context(other, tasks)
-    if _weights(saved) != _weights(other):
+    if not _same_weights(saved, other):
         raise RunError(
             f"{trained} has other weights than the model, so its contexts don't belong to it",
             allowed=f"a run with model.name: {saved.folder / 'backbone'} and a method that leaves "
@@ -76,13 +81,31 @@ def _refuse_no_context(other: SavedModel, tasks: tuple[Task, ...]) -> None:
         )
 
 
-def _weights(saved: SavedModel) -> dict[str, str]:
-    """Checksums of the backbone's weights and tokenizer."""
-    return {
-        name: checksum
-        for name, checksum in saved.files.items()
-        if name.startswith("backbone/") and name.endswith((".safetensors", "tokenizer.json"))
-    }
+def _same_weights(saved: SavedModel, other: SavedModel) -> bool:
+    """Whether the other model has this one's tokenizer and weights, or these rounded to bfloat16.
+
+    A run that trains in bfloat16 holds frozen weights in it.
+    """
+    if saved.files.get(_TOKENIZER) != other.files.get(_TOKENIZER):
+        return False
+    ours, theirs = _weights(saved), _weights(other)
+    return ours.keys() == theirs.keys() and all(
+        _is_rounded(file.get_tensor(name), theirs[name].get_tensor(name))
+        for name, file in ours.items()
+    )
+
+
+def _weights(saved: SavedModel) -> dict[str, Any]:
+    """The open file of each tensor of the backbone, by the tensor's name."""
+    files = [name for name in saved.files if name.startswith("backbone/")]
+    opened = [safe_open(saved.folder / n, "pt") for n in files if n.endswith(".safetensors")]
+    return {name: file for file in opened for name in file.keys()}  # noqa: SIM118
+
+
+def _is_rounded(ours: Tensor, theirs: Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    return torch.equal(ours, theirs) or torch.equal(ours.bfloat16().float(), theirs.float())
 
 
 def _refuse_other_settings(saved: SavedModel, other: SavedModel) -> None:
