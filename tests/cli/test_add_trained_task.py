@@ -86,6 +86,11 @@ def test_a_trained_task_joins_and_all_answer_as_before(
     assert torch.equal(read_tensors(run / "model/contexts.safetensors")["colour"], held)
     card = (run / "model/README.md").read_text(encoding="utf-8")
     assert f"| colour | classification | {held.shape[3]} |" in card
+    file = tmp_path / "tint.yaml"
+    file.write_text(TASK.replace("colour", "tint"), encoding="utf-8")
+    said = peml(capsys, "add-task", run, file, "--shots", 2)
+    assert said.code == 0, said.error
+    assert load(run).predict("colour", NEW) == trained
     # A second time, the name is taken.
     files = checksums(run)
     said = peml(capsys, "add-task", run, other)
@@ -115,7 +120,7 @@ def test_a_run_in_bfloat16_fits(tmp_path: Path, capsys: Capture) -> None:
         ({"evaluation": {"max_new_tokens": 7}}, "evaluation.max_new_tokens: 7, and the model has"),
         (
             {"method": {"name": "context-tuning", "context": {"shots": 2, "scope": "shared"}}},
-            "trained no context for each task",
+            "has one context for all of its tasks",
         ),
     ],
 )
@@ -131,6 +136,19 @@ def test_a_run_that_does_not_fit_is_refused(
     answer = peml(capsys, "add-task", run, other)
     assert answer.code == 2, answer
     assert said in answer.error
+    assert checksums(run) == files
+
+
+def test_a_model_with_one_context_for_all_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    save_tiny_model("llama", tmp_path / "llama")
+    context = {"shots": 2, "scope": "shared"}
+    section = {"name": "lora+context", "lora": {"r": 2}, "context": context}
+    config = _config(tmp_path, tmp_path / "llama", "hue", 64, method=section)
+    run = _fit(capsys, config, tmp_path / "run")
+    other = _fit(capsys, _config(tmp_path, run / "model/backbone"), tmp_path / "other")
+    files = checksums(run)
+    said = peml(capsys, "add-task", run, other)
+    assert (said.code, "has one context for all of its tasks" in said.error) == (2, True)
     assert checksums(run) == files
 
 

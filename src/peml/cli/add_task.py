@@ -45,22 +45,15 @@ def add_task_command(
       peml add-task runs/llama tickets.yaml --shots 16
       peml add-task runs/llama runs/tickets
     """
-    with quick_imports():
-        from peml.errors import ConfigError, renaming
-        from peml.export import add_task, add_trained_tasks
-        from peml.tasks import load_task_file
-
     if task.is_dir():
         given = {"--shots": shots, "--source": source, "--choose": choose}
-        named = [name for name, value in given.items() if value is not None]
-        if named:
-            raise ConfigError(
-                f"{', '.join(named)}: the contexts of {task} are trained already",
-                action="leave the option out, or name a task's YAML file",
-            )
-        for name in add_trained_tasks(run, task):
-            _report(run, f"added {name}: a trained context", name)
+        _add_trained(run, task, [name for name, value in given.items() if value is not None])
         return
+    with quick_imports():
+        from peml.errors import ConfigError, renaming
+        from peml.export import add_task
+        from peml.tasks import load_task_file
+
     if shots is None:
         raise ConfigError(
             "--shots is missing: the number of solved rows that the new task's context shows",
@@ -74,6 +67,21 @@ def add_task_command(
         )
     said = f"added {definition.name}: a context of {shots} solved rows, {tokens} tokens"
     _report(run, said, definition.name)
+
+
+def _add_trained(run: Path, trained: Path, given: list[str]) -> None:
+    """Adds the tasks of a run; refuses the options `given`, which are for a task's file."""
+    with quick_imports():
+        from peml.errors import ConfigError
+        from peml.export import add_trained_tasks
+
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: the contexts of {trained} are trained already",
+            action="leave the option out, or name a task's YAML file",
+        )
+    for name in add_trained_tasks(run, trained):
+        _report(run, f"added {name}: a trained context", name)
 
 
 def _report(run: Path, said: str, task: str) -> None:

@@ -110,7 +110,8 @@ def _compute(
     settings = saved.settings(trust_remote_code=trust_remote_code)
     if context.of == "frozen":
         settings = settings.model_copy(update={"name": description.base_model})
-    known = [each for each in description.tasks if each.context][:1]
+    # Contexts that were added later may be trained; those of a run with contexts come first.
+    known = () if saved.method().context is None else description.tasks[:1]
     model = TaskModel(load_backbone(settings), (*known, task)).eval()
     check_task_types(model.family, [task])
     part = ContextPart(model, attach_prefix(model.backbone), context)

@@ -59,10 +59,14 @@ def add_trained_tasks(run_or_model: Path, trained: Path) -> list[str]:
 
 
 def _refuse_other_parts(saved: SavedModel, what: str) -> None:
-    beside = parts_beside(saved)
+    beside, context = parts_beside(saved), saved.method().context
     seen = saved.description.contexts_active
-    if beside or (seen is not None and not all(seen)):
-        problem = f"has {', '.join(beside)}" if beside else "has contexts that only some layers see"
+    problem = f"has {', '.join(beside)}" if beside else ""
+    if seen is not None and not all(seen):
+        problem = "has contexts that only some layers see"
+    elif context is not None and context.scope == "shared":
+        problem = "has one context for all of its tasks"
+    if problem:
         raise RunError(
             f"tasks can't be added: {what} {problem}",
             allowed="text-to-text models of merged weights, with contexts or without",
@@ -71,8 +75,7 @@ def _refuse_other_parts(saved: SavedModel, what: str) -> None:
 
 
 def _refuse_no_context(other: SavedModel, tasks: tuple[Task, ...]) -> None:
-    context = other.method().context
-    if context is None or context.scope == "shared" or not all(task.context for task in tasks):
+    if other.method().context is None or not all(task.context for task in tasks):
         raise RunError(
             f"tasks can't be added: the method {other.method_name!r} trained no context for each "
             "task",
