@@ -46,6 +46,10 @@ def _prompts(task: Task) -> list[str]:
         (["7", "8"], "{{ sentence }}{{ '!' if flag == 7 }}", "line 2, .* compares .*'7'"),
         (["7", "8"], "{{ sentence }}{{ '!' if flag in [7, 9] }}", "compares"),
         (["True", "True"], "{{ sentence }}{{ '!' if flag is true }}", "compares"),
+        (["True", "False"], "{{ sentence }} {{ flag|default('no', true) }}", "'False' .*boolean"),
+        (["10", "9"], "{{ sentence }}{{ flag if flag > flag }}", "compares .*'10'"),
+        (["10", "9"], "{{ sentence }} {{ flag * 2 }}", "adds up .*'10'"),  # 1010
+        (["10", "9"], "{{ sentence }} {{ flag + flag }}", "adds up"),
     ],
 )
 def test_cells_that_a_template_takes_as_values_need_a_kind(
@@ -78,6 +82,8 @@ def test_with_a_kind_or_other_cells_templates_test_them(
         "{{ sentence }}{{ flag == '0' }}",
         "{{ flag|int > 2 }}",
         "{{ sentence }}{% if flag is not none %}{{ flag }}{% endif %}",
+        "{{ sentence }}{{ flag + ' km' }}{{ '-' * 3 }}",
+        "{{ sentence }}{{ flag|default('?') }}{{ flag < 'b' }}",
     ],
 )
 def test_templates_that_take_texts_need_no_kind(tmp_path: Path, template: str) -> None:
@@ -101,3 +107,42 @@ def test_a_target_of_the_label_needs_its_kind(tmp_path: Path) -> None:
     task = Task.model_validate({**given, "columns": {**columns, "kinds": {"gold": "number"}}})
     rows, _, _ = load_source(task)
     assert [TaskRenderer(task).gold(row, 0) for row in rows] == ["yes", "no"]
+
+
+def test_a_file_is_inspected_again_for_another_template(tmp_path: Path) -> None:
+    cells = ["1", "0"] * 4000  # more than is held in memory, so the rows are in the cache
+    load_source(_task(tmp_path, cells, "{{ sentence }} {{ flag }}"))
+    with pytest.raises(DataError, match="tests"):
+        load_source(_task(tmp_path, cells, FLAG))
+
+
+@pytest.mark.parametrize("loop", ["{% for f in flag %}{{ f }},{% endfor %}", "{{ flag|join }}"])
+def test_a_text_has_no_items(tmp_path: Path, loop: str) -> None:
+    task = _task(tmp_path, ["['a']", ""], f"{{{{ sentence }}}} {loop}")
+    with pytest.raises(DataError, match=r"line 2, field 'flag': .* items of .* letters"):
+        load_source(task)
+    assert (
+        len(_prompts(_task(tmp_path, ["ab", ""], f"{{{{ sentence }}}} {loop}", flag="text"))) == 2
+    )
+
+
+@pytest.mark.parametrize("target", [None, "{{ label }}!"])
+def test_an_empty_answer_has_to_be_meant(tmp_path: Path, target: str | None) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("text,gold\na,b\nc,\n")
+    given: dict[str, Any] = {
+        "name": "answers",
+        "type": "generation",
+        "source": {"path": str(tmp_path)},
+        "template": "{{ text }}",
+        "target": target,
+        "metrics": ["exact_match"],
+    }
+    columns = {"inputs": ["text"], "label": "gold"}
+    with pytest.raises(DataError, match=r"line 3, field 'gold': the cell is empty.*\{gold: text\}"):
+        load_source(Task.model_validate({**given, "columns": columns}))
+    task = Task.model_validate({**given, "columns": {**columns, "kinds": {"gold": "text"}}})
+    rows, _, _ = load_source(task)
+    assert [TaskRenderer(task).gold(row, 0) for row in rows] == (
+        ["b", ""] if target is None else ["b!", "!"]
+    )

@@ -93,6 +93,9 @@ _REFUSED: dict[str, tuple[str, bytes, str, str]] = {
     "utf-16": ("train.jsonl", _ROWS.decode().encode("utf-16"), "is UTF-16", "iconv -f utf-16"),
     "utf-16, csv": ("train.csv", _CSV.decode().encode("utf-16"), "is UTF-16", "iconv -f utf-16"),
     "utf-32, csv": ("train.csv", _CSV.decode().encode("utf-32"), "is UTF-32", "iconv -f utf-32"),
+    "spreadsheet": ("train.csv", b"PK\x03\x04\n", "is a zip archive or a spreadsheet", "unpack"),
+    "parquet by another name": ("train.csv", b"PAR1\x15\x04\n", "is a Parquet file", "its name"),
+    "zstd": ("train.jsonl", b"\x28\xb5\x2f\xfd\n", "is compressed with zstd", "unpack"),
     "utf-16 without a mark": (
         "train.jsonl",
         _ROWS.decode().encode("utf-16-le"),

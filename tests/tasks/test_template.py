@@ -283,14 +283,18 @@ def test_any_text_is_rendered_as_it_is(text: str) -> None:
         ("{% if note is none %}none{% endif %}", "none"),
         ("{{ note == none }}", "True"),
         ("{{ note | default('?', true) }}", "?"),
+        ("{{ note == '' }}{{ note != '' }}{{ note in ['', 'a'] }}", "TrueFalseTrue"),
+        ("{{ note | length }}{{ note.strip() }}{% for n in note %}{{ n }}{% endfor %}", "0"),
+        ("{{ note == 0 }}{{ note == false }}", "FalseFalse"),
     ],
 )
-def test_a_further_column_without_a_value_is_none_and_prints_as_nothing(
-    template: str, prompt: str
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_further_column_without_a_value_is_none_and_an_empty_text(
+    value: str | None, template: str, prompt: str
 ) -> None:
     columns = {"inputs": ["sentence"], "label": "label", "extra": ["note"]}
     renderer = TaskRenderer(examples.sentiment(columns=columns, template=template))
-    assert renderer.render({"sentence": "x", "note": None, "label": 0}, 0).prompt == prompt
+    assert renderer.render({"sentence": "x", "note": value, "label": 0}, 0).prompt == prompt
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,8 @@ class CellColumn(Column):
     """A column of a CSV file, whose task doesn't say what kind its values are (``columns.kinds``).
 
     A cell is a text, and an empty one is no value. If all cells are numbers or true and false, and
-    a template compares or tests them, prompts would differ from those of the same rows in JSONL.
+    a template compares, adds up or tests them, prompts would differ from those of the same rows in
+    JSONL.
     """
 
     def __init__(self, task: Task, name: str) -> None:
@@ -242,13 +243,17 @@ class CellColumn(Column):
         super().__init__(parse_any, ANY_KIND, optional=not is_label)
         self._name = name
         variable = "label" if is_label else name
-        asked, compared = conditions(task)
-        self._compared = variable in compared
-        self._are_values = self._compared or variable in asked
+        uses = conditions(task)
+        self._compared = variable in uses.compared
+        self._are_values = self._compared or variable in uses.asked
         self._cell = ("", "")  # one that shows the problem, and its place
 
     def see(self, value: Any, place: str) -> None:
-        """Inspects a cell."""
+        """Inspects a cell.
+
+        Raises:
+            ValueError: It is an answer and empty.
+        """
         super().see(value, place)
         if value and self._are_values:
             meant = _meant(value)
@@ -258,7 +263,11 @@ class CellColumn(Column):
 
     def read(self, value: Any) -> Any:
         """The cell's text; None for an empty cell of an extra column."""
-        return None if value == "" and self.optional else super().read(value)
+        if value == "":
+            if not self.optional:
+                raise ValueError(empty_cell(self._name))
+            return None
+        return super().read(value)
 
     def finish(self) -> None:
         """Raises a ColumnError if a template takes the texts as numbers or as true and false."""
@@ -266,12 +275,18 @@ class CellColumn(Column):
         cell, place = self._cell
         if self._are_values and cell:
             kind = "boolean" if read_boolean(cell) is not None else "number"
+            does = "compares or adds up" if self._compared else "tests"
             raise ColumnError(
-                f"a template {'compares' if self._compared else 'tests'} the column, and {cell!r} "
-                "may be a text, which equals no number and is never false; set columns.kinds: "
+                f"a template {does} the column, and {cell!r} may be a text, which equals no number "
+                "and is never false; set columns.kinds: "
                 f"{{{self._name}: {kind}}}, or {{{self._name}: text}} if it is a text",
                 place,
             )
+
+
+def empty_cell(name: str) -> str:
+    """Message for an empty cell where every row needs an answer."""
+    return f"the cell is empty; set columns.kinds: {{{name}: text}} if the answer is an empty text"
 
 
 def _meant(cell: str) -> int | float | None:

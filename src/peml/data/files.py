@@ -22,14 +22,14 @@ from peml.data.stored_names import stored_names
 from peml.data.tables import as_written, content_key, find_columns, needed_table
 from peml.data.task_columns import TaskColumns, needed_fields
 from peml.errors import DataError
-from peml.tasks import SOURCE_ROW, Task
+from peml.tasks import SOURCE_ROW, Task, conditions
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""
 
 _NUMBER = pa.field(SOURCE_ROW, pa.int64())
 _SMALL = 2**16  # bytes of a file whose rows are held in memory: a cached file would cost more
-_FORMAT = 11  # increased when the content of the Arrow cache changes
+_FORMAT = 12  # increased when the content of the Arrow cache changes
 
 
 def read_files(paths: Sequence[Path], task: Task) -> Rows:
@@ -50,8 +50,9 @@ def read_files(paths: Sequence[Path], task: Task) -> Rows:
             contents.append(hashlib.file_digest(file, "sha256").hexdigest())
     cache = cache_folder()
     columns = task.columns.model_dump_json()
+    uses = [sorted(names) for names in conditions(task)]  # by which rows are inspected
     kind = (task.type, task.labels, task.target is None, task.format)
-    parts = (_FORMAT, path.suffix, *contents, columns, *kind)
+    parts = (_FORMAT, path.suffix, *contents, columns, *kind, uses)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
         schema, batches = open_rows(paths, task)

@@ -18,6 +18,12 @@ from peml.errors import DataError
 
 _GZIP = ".gz"
 _GZIP_MARK = b"\x1f\x8b"
+_OTHER_MARKS = {
+    b"PAR1\x15": "a Parquet file",
+    b"PK\x03\x04": "a zip archive or a spreadsheet",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\xfd7zXZ": "compressed with xz",
+}
 _WIDE = {  # the first that fits: UTF-32's mark begins with UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -94,6 +100,8 @@ def _without_mark(path: Path, line: bytes) -> bytes:
     elif found := next((name for mark, name in _WIDE.items() if line.startswith(mark)), ""):
         action = f"Convert it: iconv -f {found.lower()} -t utf-8 {path.name}"
         problem = f"is {found}"
+    elif found := next((name for mark, name in _OTHER_MARKS.items() if line.startswith(mark)), ""):
+        problem, action = f"is {found}", "Write or unpack it as what its name says."
     else:
         return line.removeprefix(codecs.BOM_UTF8)
     raise DataError(f"{path} {problem}.", allowed="UTF-8", action=action)

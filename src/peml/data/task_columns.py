@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from peml.data.columns import CellColumn, ClassColumn, Column, ColumnError
+from peml.data.columns import CellColumn, ClassColumn, Column, ColumnError, empty_cell
 from peml.data.fields import plain_row
 from peml.data.kinds import (
     ANY_KIND,
@@ -24,7 +24,7 @@ from peml.data.kinds import (
 from peml.data.plain import why_unusable
 from peml.data.stored_names import naming
 from peml.errors import DataError, nearest
-from peml.tasks import Task, read_label
+from peml.tasks import Task, conditions, read_label
 
 INDEXED, NAMED = {b"peml": b"index"}, {b"peml": b"name"}
 """Metadata of a label's field whose integers were read as indices, or as names of other indices."""
@@ -205,10 +205,13 @@ def _column(task: Task, name: str, *, typed: bool, stored: tuple[str, ...] | Non
         parse_group = {**PARSERS, None: parse_single}[columns.kinds.get(name)]
         return Column(parse_group, "a text, a number, or true or false")
     kind = columns.kinds.get(name)
-    if not typed and kind is None:
+    looped = kind is None and name in conditions(task).looped
+    if not typed and kind is None and not looped:
         return CellColumn(task, name)
     # A number where texts are meant may have lost its zeros, so it is refused.
     parse = parse_text if kind == "text" else PARSERS[kind]
+    if looped:
+        parse = _parse_items
     if not typed:  # an empty cell is no value
         return Column(lambda cell: None if cell == "" else parse(cell), ANY_KIND, optional=True)
     return Column(parse, ANY_KIND, optional=True)
@@ -225,10 +228,27 @@ def _label_column(task: Task, *, typed: bool, stored: tuple[str, ...] | None) ->
         named = stored is not None and kind is None
         parse = naming(task, stored or (), parse_any) if named else PARSERS[kind]
         return Column(parse, "the text, key or index of an option, or a list of texts")
-    if task.target is not None or kind is not None:
-        told = typed or kind is not None
-        return Column(PARSERS[kind], ANY_KIND) if told else CellColumn(task, task.columns.label)
-    return Column(lambda value: read_label(task, value, ()), "a text or a number")
+    if kind is not None:
+        return Column(PARSERS[kind], ANY_KIND)
+    if task.target is not None:
+        return Column(parse_any, ANY_KIND) if typed else CellColumn(task, task.columns.label)
+
+    def read_target(value: Any) -> Any:
+        if not typed and value == "":
+            raise ValueError(empty_cell(task.columns.label))
+        return read_label(task, value, ())
+
+    return Column(read_target, "a text or a number")
+
+
+def _parse_items(value: Any) -> Any:
+    """A value whose items a template goes through; a text has letters only."""
+    if isinstance(value, str) and value:
+        raise ValueError(
+            f"a template goes through the items of {value!r}, which are the letters of a text; "
+            "write lists (JSONL or Parquet), or set columns.kinds to text if letters are meant"
+        )
+    return parse_any(value)
 
 
 def _row(number: int) -> str:

@@ -23,8 +23,8 @@ class Columns(Settings):
     nor the text: the names in order, or the field with a list of them."""
     extra: tuple[str, ...] = ()
     """Other fields that templates may use: texts, numbers or lists of texts. They aren't segments,
-    and are ignored when rows are compared. A null, a missing field and an empty CSV cell are `none`
-    in a template."""
+    and are ignored when rows are compared. A null, a missing field, an empty text and an empty CSV
+    cell are the same in a template: `none`, and equal to an empty text."""
     group: tuple[str, ...] = ()
     """Fields whose values together identify the group of a row, such as the question of an answer.
     Groups are never split when rows are drawn."""

@@ -24,10 +24,13 @@ def find_names(text: str, names: Sequence[str]) -> list[int]:
 
 
 def find_value(value: str | float, names: Sequence[str]) -> list[int]:
-    """Indices of the names that a text or number spells; `` 1`` and 1.0 also spell ``1``."""
+    """Indices of the names that a text or number spells; ``1``, `` 1`` and 1.0 spell each other."""
     number = read_integer(value)
     found = find_names(str(value), names)
-    return found if found or number is None else find_names(str(number), names)
+    if found or number is None:
+        return found
+    exact = find_names(str(number), names)
+    return exact or [index for index, name in enumerate(names) if read_integer(name) == number]
 
 
 def find_loosely(text: str, names: Sequence[str]) -> int | None:

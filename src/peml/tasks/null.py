@@ -3,24 +3,23 @@
 from typing import Final
 
 
-class Null:
-    """A None that prints as an empty text, so that no prompt contains the word None.
+class Null(str):
+    """A None that is an empty text too, so that no prompt contains the word None.
 
-    It is false and equals None. Replacing None only when a template prints it would be too late,
-    since Jinja's filters and ``~`` turn values into text before.
+    A CSV file can't tell a missing value from an empty text. Both are this value, in every format:
+    it is false, equals None and ``""``, and has no letters. Replacing None only when a template
+    prints it would be too late, since Jinja's filters and ``~`` turn values into text before.
     """
 
-    def __bool__(self) -> bool:
-        return False
+    __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return other is None or isinstance(other, Null)
+        return other is None or other == ""
 
-    def __hash__(self) -> int:
-        return hash(None)
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
-    def __repr__(self) -> str:
-        return ""
+    __hash__ = str.__hash__
 
 
 NULL: Final = Null()

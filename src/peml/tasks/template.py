@@ -70,8 +70,8 @@ class TaskRenderer:
 
     Templates are Jinja2 in a sandbox without globals. They can use the task's input, option and
     extra columns, and ``options``, the list of option texts. Only ``target`` can use the label, so
-    that a prompt can't contain the answer. An extra column without a value is none and prints as an
-    empty text; whole numbers are integers.
+    that a prompt can't contain the answer. An extra column without a value, or with an empty text,
+    is both none and an empty text; whole numbers are integers.
 
     A prompt is the task's header, its shots and the row's template, separated by blank lines. With
     ``chat``, they are also given as turns.
@@ -139,7 +139,8 @@ class TaskRenderer:
         choices = self._options(row)
         variables: dict[str, Any] = dict(texts)
         for name in (*columns.options, *columns.extra):
-            variables[name] = _for_template(self._value(row, name))
+            value = self._value(row, name)
+            variables[name] = NULL if value == "" else _for_template(value)
         options = self._option_texts(choices, variables)
         variables[_OPTIONS] = list(options)
         segments = tuple(
