@@ -105,6 +105,14 @@ def test_of_several_right_options_all_must_be_there() -> None:
             renderer.render(row | {"answer": wrong}, 0)
 
 
+def test_accuracy_knows_one_right_option() -> None:
+    renderer = TaskRenderer(examples.choice())
+    row = {"start": "Go", "options": ["b", "a", "c"], "answer": ["a", "b"]}
+    with pytest.raises(DataError, match="several right options, of which accuracy knows one"):
+        renderer.render(row, 0)
+    assert renderer.render(row | {"answer": ["a", "a"]}, 0).label == 1
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(3, "3"), (15.0, "15"), (1.5, "1.5"), (-2.0, "-2"), ("15.0", "15.0")]
 )

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 from peml.tasks.classes import read_class, settle_class
-from peml.tasks.columns import FieldKind
 from peml.tasks.example import Example
 from peml.tasks.matching import (
     describe_mismatch,
@@ -26,7 +25,8 @@ def read_label(
 
     * classification: a label name, an index, or a bool if there are two labels;
     * options in the row: the text or index of one option, one of the keys if there are keys, or a
-      list of the texts of all correct options, of which the first is the label;
+      list of the texts of all correct options, of which the first is the label (more than one
+      only if the task is scored on texts);
     * regression: a number within the scale;
     * generation: a text, or a number, which becomes a text.
 
@@ -44,7 +44,7 @@ def read_label(
         return settle_class(task, value, read_class(task, value))
     if keys:
         return _key(value, keys)
-    return _choice(value, options, task.columns.kinds.get(task.columns.label))
+    return _choice(task, value, options)
 
 
 def right_option(task: Task, example: Example) -> int:
@@ -80,12 +80,18 @@ def _key(value: Any, keys: tuple[str, ...]) -> int:
     )
 
 
-def _choice(value: Any, options: tuple[str, ...], kind: FieldKind | None) -> int:
+def _choice(task: Task, value: Any, options: tuple[str, ...]) -> int:
+    kind = task.columns.kinds.get(task.columns.label)
     if isinstance(value, (list, tuple)):
         found = [find_names(text, options)[:1] for text in value if isinstance(text, str)]
-        if value and len(found) == len(value) and all(found):
-            return found[0][0]
-        raise ValueError(f"{value!r} are not the texts of right options")
+        if not value or len(found) != len(value) or not all(found):
+            raise ValueError(f"{value!r} are not the texts of right options")
+        if len({*map(tuple, found)}) > 1 and not task.answers_in_text:
+            raise ValueError(
+                f"{value!r} are several right options, of which {task.metrics[0]} knows one; set "
+                "metrics of texts (span_em, span_f1), or leave one"
+            )
+        return found[0][0]
     by_text = [] if kind == "number" else _named(value, options)
     number = None if kind == "text" else read_integer(value)
     index = number if number is not None and 0 <= number < len(options) else None
