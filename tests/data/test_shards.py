@@ -56,6 +56,15 @@ def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
         _read(tmp_path)
 
 
+def test_a_shard_of_another_export_is_no_substitute(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        _shard(moods(_COUNT), tmp_path, split)
+    shard = tmp_path / "train-00001-of-00003.parquet"
+    shard.rename(tmp_path / "train-00003-of-00003.parquet")
+    with pytest.raises(DataError, match=r"train-00001-of-00003.parquet is missing"):
+        _read(tmp_path)
+
+
 def test_a_split_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         _shard(moods(_COUNT), tmp_path, split)

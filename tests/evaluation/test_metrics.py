@@ -130,6 +130,23 @@ def test_a_metric_that_one_right_answer_leaves_undefined_is_told(metric: str, on
         refuse_unscorable(sentiment(metrics=[metric]), [0, 1, 0], [0, 1, 2], "FILE")
 
 
+@pytest.mark.parametrize(
+    "labels", [["yes", "no"], ["Spam", "not_spam"], ["acceptable", "unacceptable"], ["1", "0"]]
+)
+def test_f1_of_a_negative_label_is_told(labels: list[str]) -> None:
+    task = sentiment(labels=labels, metrics=["accuracy", "f1"])
+    with pytest.warns(UserWarning, match=f"f1 takes '{labels[1]}', the second label, as the pos"):
+        refuse_unscorable(task, [0, 1, 0], [0, 1, 2], "FILE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (
+            {"labels": labels[::-1], "metrics": ["f1"]},
+            {"labels": labels, "metrics": ["macro_f1", "matthews"]},
+            {"labels": ["male", "female"], "metrics": ["f1"]},
+        ):
+            refuse_unscorable(sentiment(**other), [0, 1, 0], [0, 1, 2], "FILE")
+
+
 def test_correlations_with_one_score_are_undefined_and_errors_are_not() -> None:
     for metric in ("pearson", "spearman"):
         with pytest.raises(DataError, match=f"{metric} is undefined"):

@@ -131,6 +131,16 @@ def test_a_truncated_file_is_one_clear_message(file: str, broken: Path) -> None:
         load_backbone(settings(broken))
 
 
+@pytest.mark.parametrize("change", [{"hidden_size": None}, {"num_attention_heads": 0}])
+def test_a_config_of_wrong_values_is_one_clear_message(
+    change: dict[str, Any], broken: Path
+) -> None:
+    file = broken / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ModelError, match="can't be loaded"):
+        load_backbone(settings(broken))
+
+
 def test_weights_of_another_shape_are_refused(broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))

@@ -65,7 +65,7 @@ def split_files(folder: Path, split: str) -> list[tuple[Path, ...]]:
     """The files of a split in a folder: each a whole one, or all shards of one.
 
     Raises:
-        DataError: A shard is missing.
+        DataError: A shard is missing, or has a number beyond their count.
     """
     # `lexists`, so that a dangling link is refused where it is read
     whole = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
@@ -77,9 +77,11 @@ def split_files(folder: Path, split: str) -> list[tuple[Path, ...]]:
             if shard and shard[1] == split:
                 sets.setdefault((place, shard[3]), []).append(place / name)
     for (place, count), shards in sets.items():
-        if len(shards) != int(count):
+        wanted = {f"{split}-{number:05}-of-{count}.parquet" for number in range(int(count))}
+        if odd := sorted({path.name for path in shards} ^ wanted):
             raise DataError(
-                f"{place} has {len(shards)} of {int(count)} files {split}-*-of-{count}.parquet.",
+                f"{place} has {len(shards)} of {int(count)} files {split}-*-of-{count}.parquet; "
+                f"{odd[0]} is {'missing' if odd[0] in wanted else 'none of them'}.",
                 allowed="all files of a split",
                 action="Add the others; without them, rows would be missing.",
             )

@@ -11,8 +11,8 @@ import numpy as np
 from peml.errors import DataError
 from peml.evaluation.texts import composed, number_hit, option_hit, rouge, span_em, span_f1
 from peml.records.run import Classes
-from peml.tasks import OF_SCORES, Task
-from peml.tasks.kinds import LOWER_IS_BETTER
+from peml.tasks import OF_SCORES, Task, ends_negative
+from peml.tasks.kinds import BINARY, LOWER_IS_BETTER
 
 Values = Sequence[Any]
 RowScores = Callable[[Values, Values], list[float]]
@@ -186,6 +186,7 @@ def _score(name: str, gold: Values, predicted: Values, groups: Sequence[Hashable
 def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], where: str) -> None:
     """Warns about rows that a metric can't score; refuses a headline that can score none.
 
+    A metric of the second label (F1) is warned about if the first seems to be the positive one.
     The right answer has to be right, and no answer wrong. ROUGE, for example, only reads letters
     from a to z and digits, and to SQuAD's metrics the answer ``A`` is an article. Where all right
     answers are one, correlations and the like are the same for every model. `numbers` are those of
@@ -195,6 +196,12 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
         DataError: The headline can score no row.
     """
     for name in task.metrics:
+        if name in BINARY and ends_negative(task.labels):
+            warnings.warn(
+                f"Task {task.name!r}: {name} takes {task.labels[1]!r}, the second label, as the "
+                f"positive one; list the labels the other way round if {task.labels[0]!r} is",
+                stacklevel=2,
+            )
         lost = [row for row in _unscorable(name, gold) if str(gold[row]).strip()]
         if not lost:
             continue

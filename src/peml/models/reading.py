@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
@@ -39,8 +40,12 @@ _COUNTED_FROM_PADDING = (
     "xlm-roberta-xl",
 )
 
-
 _NO_LIMIT = 1 << 20
+_UNLOADABLE = (
+    *(ArithmeticError, AttributeError, ImportError, KeyError),
+    *(OSError, SafetensorError, StrictDataclassError, TypeError, ValueError),
+)
+"""What Transformers raises for files that are missing or damaged, or a config of wrong values."""
 
 
 def location_of(settings: ModelSettings) -> str:
@@ -74,7 +79,7 @@ def from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: 
             trust_remote_code=settings.trust_remote_code,
             **options,
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except _UNLOADABLE as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         reason = " ".join(lines) if lines[0].rstrip().endswith(":") else lines[0]
         raise ModelError(

@@ -2,7 +2,13 @@
 
 from peml.tasks.bare import with_bare_template
 from peml.tasks.chat import Chat, Shot, Turn
-from peml.tasks.classes import ClassReading, explain_ambiguity, is_reversed, read_class
+from peml.tasks.classes import (
+    ClassReading,
+    ends_negative,
+    explain_ambiguity,
+    is_reversed,
+    read_class,
+)
 from peml.tasks.columns import Columns, FieldKind
 from peml.tasks.conditions import conditions
 from peml.tasks.example import Example
@@ -43,6 +49,7 @@ __all__ = [
     "TaskType",
     "Turn",
     "conditions",
+    "ends_negative",
     "explain_ambiguity",
     "find_loosely",
     "generate",

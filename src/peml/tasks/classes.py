@@ -64,6 +64,15 @@ def is_reversed(labels: Sequence[str]) -> bool:
     )
 
 
+def ends_negative(labels: Sequence[str]) -> bool:
+    """Whether the second of two labels says that the first is not so, as in [spam, not spam]."""
+    if len(labels) != 2:
+        return False
+    first, second = (label.casefold().replace("-", " ").replace("_", " ") for label in labels)
+    negated = {f"{no}{first}" for no in ("not ", "non ", "no ", "non", "un", "in", "im", "ir")}
+    return second in negated or is_reversed(labels)
+
+
 def settle_class(task: Task, value: Any, reading: ClassReading) -> int:
     """The index of the label that a value means.
 
