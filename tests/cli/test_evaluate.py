@@ -6,48 +6,19 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peml.evaluation import predictions_path, read_predictions, write_predictions
-from tests.cli.commands import content, peml
+from tests.cli.commands import content, peml, rescored
 from tests.e2e.fixtures import Runs
 from tests.e2e.toy import Row, toy_config
 
 Capture = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def run(runs: Runs, tmp_path: Path) -> Path:
-    """A finished run of all five task types that a test may change."""
-    return shutil.copytree(runs("causal", "lora"), tmp_path / "one")
-
-
-@pytest.fixture
-def other(run: Path, tmp_path: Path) -> Path:
-    """The same run, but that it has every row of the task `mood` right."""
-    copy = shutil.copytree(run, tmp_path / "two")
-    gold = list(read_predictions(copy, "mood").gold)
-    rescored(copy, "mood", predicted=gold)
-    return copy
-
-
-def rescored(run: Path, task: str, **changes: Any) -> None:
-    """Changes predictions, and the results with them."""
-    kept = read_predictions(run, task)
-    columns = {name: getattr(kept, name) for name in ("rows", "gold", "predicted", "scores")}
-    changed = type(kept)(kept.task, **(columns | changes))
-    write_predictions(run, changed)
-    results = json.loads((run / "results.json").read_text())
-    found = changed.metrics()
-    results["tasks"][task] |= {"all": found, "value": found[kept.task.metrics[0]]}
-    results["tasks"][task]["rows"] = len(changed.rows)
-    (run / "results.json").write_text(json.dumps(results))
 
 
 def rows_of(toys: Path, task: str) -> list[Row]:
@@ -117,38 +88,6 @@ def test_two_runs_are_tested_on_the_same_rows(
     assert (found["run"]["folder"], found["second"]["folder"]) == (str(other), str(run))
     for word in (f"+{wrong / 10:.3f}", f"{mood['p_value']:.3f}", "McNemar, exact (mood, same"):
         assert word in said.out
-
-
-def test_several_runs_have_a_line_each(
-    run: Path, other: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    alone = tmp_path / "alone.json"
-    assert peml(capsys, "evaluate", other, "--json", alone).code == 0
-    said = peml(capsys, "evaluate", run, other, "--json", tmp_path / "out.json")
-    assert said.code == 0, said
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert [each["folder"] for each in found["runs"]] == [str(run), str(other)]
-    assert found["runs"][1]["tasks"] == json.loads(alone.read_text())["tasks"]
-    means = [each["mean"]["value"] for each in found["runs"]]
-    assert means[0] < means[1]
-    for mean in means:
-        assert f"{mean:.3f}" in said.out
-    assert found["same_rows"]
-    assert "can't be compared" not in said.out
-
-
-def test_runs_of_other_rows_are_marked_in_the_table(
-    run: Path, other: Path, capsys: Capture
-) -> None:
-    kept = read_predictions(other, "mood")
-    flipped = [1 - int(gold) for gold in kept.gold]
-    rescored(other, "mood", gold=flipped)
-    assert "can't be compared" in peml(capsys, "evaluate", run, other).out
-    assert "can't be compared" not in peml(capsys, "evaluate", run, other, "--task", "same").out
-    same = read_predictions(other, "same")
-    newer = same.task.model_copy(update={"version": 2})
-    write_predictions(other, replace(same, task=newer))
-    assert "can't be compared" in peml(capsys, "evaluate", run, other, "--task", "same").out
 
 
 def test_mistakes_are_shown_with_their_texts_the_worst_first(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,26 @@ def differing_rows(first: FinishedRun, second: FinishedRun) -> list[str]:
         if same_columns and one[name].rows[split] != two[name].rows[split]:
             found.append(name)
     return sorted(found)
+
+
+def differing_ways(first: FinishedRun, second: FinishedRun) -> list[str]:
+    """Settings besides rows and method that change scores, where two runs differ, as text."""
+    one, two = _ways(first), _ways(second)
+    shared = (name for name in one if name in two)
+    return [f"{name} is {one[name]} and {two[name]}" for name in shared if one[name] != two[name]]
+
+
+def _ways(run: FinishedRun) -> dict[str, Any]:
+    config, precision = RunFolder(run.folder).config(), run.results.precision
+    found = {f"tasks.{name}": getattr(config.tasks, name) for name in ("shots", "chat", "bare")}
+    scoring = config.evaluation.scoring
+    names = ("normalisation", "unconditional", "end")
+    found |= {f"evaluation.scoring.{name}": getattr(scoring, name) for name in names}
+    found["evaluation.max_new_tokens"] = config.evaluation.max_new_tokens
+    if precision is not None:
+        found |= {"training.precision": precision.compute, "model.dtype": precision.weights}
+        found["model.quantization"] = precision.quantization
+    return found
 
 
 def _check_results(folder: Path, kept: TaskPredictions, results: Results) -> None:

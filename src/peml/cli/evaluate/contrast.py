@@ -5,7 +5,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from peml.analysis.pairing import Contrast, RunContrast, TaskContrast, contrast_runs
-from peml.cli.evaluate.numbers import Content, about, number, spread
+from peml.cli.evaluate.numbers import Content, about, number, spread, tell_ways
 from peml.errors import DataError
 from peml.run.finished import FinishedRun, differing_rows
 from peml.terminal import Column, print_table
@@ -42,7 +42,8 @@ def show_contrast(
     title = f"{first.folder} (first) and {second.folder} (second)"
     print_table(console, _COLUMNS, [*rows, [], row("mean", "", found.mean)], title=title)
     console.print(_tests(found))
-    return {"second": about(second), "resamples": resamples, **asdict(found)}
+    ways = tell_ways(first, [second], console)
+    return {"second": about(second), "resamples": resamples, "differing": ways, **asdict(found)}
 
 
 def _tests(found: RunContrast) -> str:

@@ -1,10 +1,13 @@
 """Formats numbers for tables and JSON."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
+
 from peml.analysis.statistics import Interval
-from peml.run.finished import FinishedRun
+from peml.run.finished import FinishedRun, differing_ways
 
 Content = dict[str, Any]
 """What goes into the JSON file."""
@@ -14,6 +17,15 @@ def about(run: FinishedRun) -> Content:
     """Describes the run that the numbers belong to, for JSON."""
     found = run.results.model_dump(include={"method", "model", "seed"})
     return {"folder": str(run.folder), **found}
+
+
+def tell_ways(first: FinishedRun, others: Sequence[FinishedRun], console: Console) -> list[str]:
+    """Prints the settings besides rows and method by which scores of runs differ; returns them."""
+    found = list(dict.fromkeys(way for run in others for way in differing_ways(first, run)))
+    if found:
+        said = f"these runs were scored in different ways: {'; '.join(found)}"
+        console.print(said, style="yellow", soft_wrap=True)
+    return found
 
 
 def spread(interval: Interval, form: str = ".3f") -> tuple[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from peml.analysis.scores import score_run
-from peml.cli.evaluate.numbers import Content, about, number, spread
+from peml.cli.evaluate.numbers import Content, about, number, spread, tell_ways
 from peml.cli.evaluate.scores import scores_content
 from peml.run.finished import FinishedRun, differing_rows
 from peml.terminal import Column, print_table
@@ -48,7 +48,8 @@ def show_runs(runs: Sequence[FinishedRun], resamples: int, console: Console) -> 
     )
     if not same_rows:
         console.print(_NOTE, style="yellow", soft_wrap=True)
-    return {"resamples": resamples, "same_rows": same_rows, "runs": found}
+    ways = tell_ways(first, runs[1:], console)
+    return {"resamples": resamples, "same_rows": same_rows, "differing": ways, "runs": found}
 
 
 def _scored(run: FinishedRun) -> dict[str, Content]:
