@@ -1,9 +1,14 @@
-"""Names that other tools give to settings of a run."""
+"""Names that other tools give to settings of a run or a task."""
 
 OTHER_NAMES = {
     "attn_implementation": "model.attention",
     "batch_size": "batches.rows",
     "bf16": "training.precision",
+    "dataset_name": "source.subset",
+    "dataset_path": "source.hub",
+    "doc_to_choice": "columns.choices",
+    "doc_to_target": "columns.label",
+    "doc_to_text": "template",
     "fp16": "training.precision",
     "gradient_accumulation_steps": "training.accumulation",
     "learning_rate": "method.learning_rate",
@@ -14,10 +19,13 @@ OTHER_NAMES = {
     "lora_r": "method.r",
     "lr": "method.learning_rate",
     "lr_scheduler_type": "training.schedule",
+    "max_gen_toks": "max_new_tokens",
     "max_grad_norm": "training.clip",
     "max_seq_length": "model.max_length",
+    "metric_list": "metrics",
     "model_name_or_path": "model.name",
     "num_epochs": "training.epochs",
+    "num_fewshot": "shots.count",
     "num_train_epochs": "training.epochs",
     "output_dir": "output",
     "per_device_train_batch_size": "batches.rows",
@@ -25,7 +33,11 @@ OTHER_NAMES = {
     "rank": "method.r",
     "report_to": "tracking.log_with",
     "save_steps": "training.checkpoint_every",
+    "scores": "scale",
+    "test_split": "splits.reported",
     "torch_dtype": "model.dtype",
+    "training_split": "splits.train",
+    "validation_split": "splits.reported",
     "warmup_ratio": "training.warmup",
 }
 """Keys of Transformers, PEFT and lm-evaluation-harness: the setting with the same purpose."""

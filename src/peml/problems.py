@@ -77,7 +77,7 @@ def _texts(item: Any, model: type[BaseModel]) -> list[str]:
     if kind == _IN_WORDS:
         return [message]
     if kind == "missing":
-        return ["missing"]
+        return [_missing(model, item["loc"])]
     removed = why_removed(item["loc"], given)
     if kind == "extra_forbidden" and removed:
         return [f"{removed}; leave it out"]
@@ -134,8 +134,22 @@ def _sections_with(key: str, model: type[BaseModel], section: str = "") -> list[
     return found
 
 
+def _missing(model: type[BaseModel], location: Location) -> str:
+    """The message for a key that is missing, with what it is for."""
+    for owner in _models_at(model, location[:-1]):
+        field = owner.model_fields.get(str(location[-1]))
+        if field is not None and field.description:
+            return f"missing. {' '.join(field.description.split())}"
+    return "missing"
+
+
 def _keys_at(model: type[BaseModel], location: Location) -> set[str]:
     """The keys that are valid in the section at a location."""
+    return {key for found in _models_at(model, location) for key in found.model_fields}
+
+
+def _models_at(model: type[BaseModel], location: Location) -> list[type[BaseModel]]:
+    """The models that the section at a location may be."""
     here: Any = model
     for part in location:
         owner = next((one for one in _models_in(here) if part in one.model_fields), None)
@@ -143,7 +157,7 @@ def _keys_at(model: type[BaseModel], location: Location) -> set[str]:
             here = get_args(here)[1]
         elif owner is not None:
             here = owner.model_fields[str(part)].annotation
-    return {key for found in _models_in(here) for key in found.model_fields}
+    return _models_in(here)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -36,6 +36,21 @@ def test_a_method_is_named_by_its_label_unless_it_names_itself() -> None:
     }
 
 
+def test_the_run_may_be_a_runs_file_and_methods_a_list(tmp_path: Path) -> None:
+    of_one = {"method": {"name": "lora", "r": 3}, "seed": 5, "output": "x", "export": False}
+    run = {"tasks": {"suite": "glue"}, "training": {"epochs": 2}, **of_one}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    path = tmp_path / "comparison.yaml"
+    path.write_text(yaml.safe_dump({"run": "run.yaml", "methods": ["lora", "peml"]}))
+    written = {"run": {"tasks": {"suite": "glue"}, "training": {"epochs": 7}}}
+    wanted = parse(**written, methods={"lora": None, "peml": None})
+    assert load_comparison(path, ["run.training.epochs=7"]) == wanted
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**run, "init_from": "runs/other"}))
+    with pytest.raises(ConfigError, match=r"init_from: unknown key"):
+        load_comparison(path)
+    assert "lora is given twice" in problems(methods=["lora", "lora"])
+
+
 def test_reference_and_focus_are_filled_in() -> None:
     assert parse().focus == "lora"
     config = parse(methods={"c-poly": None, "peml": None, "lora": None}, match="parameters")

@@ -11,6 +11,7 @@ from peml.data.sources import load_source
 from peml.errors import DataError
 from peml.tasks import Task, TaskRenderer
 from peml.tasks.task import Source
+from tests.data.loaded import loaded_examples
 from tests.tasks import examples
 
 FLAG = "{{ sentence }}{% if flag %} (flagged){% endif %}"
@@ -146,3 +147,25 @@ def test_an_empty_answer_has_to_be_meant(tmp_path: Path, target: str | None) -> 
     assert [TaskRenderer(task).gold(row, 0) for row in rows] == (
         ["b", ""] if target is None else ["b!", "!"]
     )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "labels", [["new", "same"], ["1", "2"], ["1", "0"], ["yes", "no"], ["true", "false"]]
+)
+@pytest.mark.parametrize("values", ["01", ["False", "True"], ["false", "true"]])
+def test_labels_that_are_indices_are_read_as_such(
+    tmp_path: Path, suffix: str, labels: list[str], values: list[str]
+) -> None:
+    if suffix == "csv":
+        text = "".join(["sentence,label\n", *(f"a {n},{v}\n" for n, v in enumerate(values))])
+    else:
+        spelled = [value.lower() for value in values]
+        text = "".join(f'{{"sentence": "a {n}", "label": {v}}}\n' for n, v in enumerate(spelled))
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.{suffix}").write_text(text)
+    columns = {"inputs": ["sentence"], "label": "label", "kinds": {"label": "number"}}
+    source = Source(path=str(tmp_path))
+    task = examples.sentiment(columns=columns, labels=labels, source=source)
+    found = loaded_examples(task, None)
+    assert [[example.label for example in split] for split in found] == [[0, 1]] * 2

@@ -100,6 +100,13 @@ def test_a_label_behind_the_last_option_says_how_to_count_from_one(tmp_path: Pat
         check_rows(task, load_source(task, source)[0])
 
 
+def test_a_letter_that_is_no_option_says_how_letters_are_named(tmp_path: Path) -> None:
+    source = _write(tmp_path, "ending", _choices(["B"]), _choices(["A"]))
+    task = examples.choice()
+    with pytest.raises(DataError, match=r"letters need columns\.keys, such as \[A, B, C\]"):
+        check_rows(task, load_source(task, source)[0])
+
+
 _TEXTS = [
     {"start": "Go", "options": ["10", "20", "1"], "answer": "1"},
     {"start": "Go", "options": ["2", "5", "6"], "answer": "2"},

@@ -245,6 +245,8 @@ _BAD_FILES = [
     ("jsonl", "", "no rows"),
     ("jsonl", "\n\n", "no rows"),
     ("csv", "sentence,label\n", "no rows"),
+    ("csv", "sentence;label\na, b;0\n", "line 1 is not valid CSV: its fields are separated by ';'"),
+    ("csv", "sentence\tlabel\na\t0\n", "its fields are separated by '\\t'"),
     ("csv", "sentence,label\na,0\nb\n", "line 3 is not valid CSV"),
     ("csv", "sentence,label\na,0\nb,1,2\n", "line 3 is not valid CSV"),
     ("csv", "sentence,label\na,0\nb,x\n", "line 3, field 'label': 'x'"),

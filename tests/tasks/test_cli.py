@@ -95,6 +95,28 @@ def test_show_takes_a_suite_and_a_task_of_a_suite() -> None:
     assert "0, 1, 2, 3, 4, 5" in _run("show", "demo/similarity")
 
 
+def test_show_names_the_keys_of_a_task_file() -> None:
+    shown = _run("show", "demo/endings") + _run("show", "demo/similarity")
+    for key in ("columns.inputs", "columns.choices", "columns.label", "scale"):
+        assert f"\u2502 {key} " in shown
+
+
+def test_schema_describes_every_key_and_requires_what_a_format_does_not_fill_in() -> None:
+    schema = json.loads(_run("schema"))
+    assert schema["required"] == ["name", "source"]
+    assert "regression: mae, pearson" in schema["properties"]["metrics"]["description"]
+    assert all("description" in each for each in schema["properties"].values())
+
+
+def test_keys_of_other_tools_are_answered_with_a_tasks_own(tmp_path: Path) -> None:
+    file = tmp_path / "mood.yaml"
+    file.write_text(yaml.safe_dump(sentiment_fields() | {"doc_to_text": "{{ x }}", "scores": [1]}))
+    with pytest.raises(TaskError) as caught:
+        _run("check", str(file))
+    assert "doc_to_text: unknown key. Did you mean 'template'?" in caught.value.problem
+    assert "scores: unknown key. Did you mean 'scale'?" in caught.value.problem
+
+
 def test_show_reads_a_local_folder_and_never_the_hub(tmp_path: Path) -> None:
     assert "--source" in _run("show", "sst2")
     _write_rows(tmp_path / "sst2", [{"sentence": "[b]so so[/b]", "label": 1}])

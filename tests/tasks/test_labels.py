@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from peml.errors import DataError
-from peml.tasks import TaskRenderer
+from peml.tasks import TaskRenderer, read_class
+from peml.tasks.classes import settle_class
 from tests.tasks import examples
 
 
@@ -35,11 +36,8 @@ _BOOLEANS = [
 def test_true_is_the_label_that_says_so(labels: list[str], wanted: list[int | None]) -> None:
     renderer = TaskRenderer(examples.sentiment(labels=labels))
     indices = {"inputs": ["sentence"], "label": "label", "kinds": {"label": "number"}}
-    by_order = TaskRenderer(examples.sentiment(labels=labels, columns=indices))
-    assert [by_order.render({"sentence": "x", "label": v}, 0).label for v in (False, "TRUE")] == [
-        0,
-        1,
-    ]
+    by_order = examples.sentiment(labels=labels, columns=indices)
+    assert [read_class(by_order, value) for value in (False, "TRUE")] == [(None, 0), (None, 1)]
     for text, label in zip(("True", "False"), wanted, strict=True):
         for value in (text, text.lower(), text.upper(), text == "True"):
             if label is None:
@@ -80,9 +78,9 @@ def test_names_come_before_indices_and_what_could_be_either_is_refused() -> None
 @pytest.mark.parametrize(("kind", "label"), [("text", 0), ("number", 1)])
 def test_a_definition_says_what_a_digit_means(kind: str, label: int) -> None:
     columns = {"inputs": ["sentence"], "label": "label", "kinds": {"label": kind}}
-    renderer = TaskRenderer(examples.sentiment(labels=["1", "0"], columns=columns))
+    task = examples.sentiment(labels=["1", "0"], columns=columns)
     for value in (1, "1"):
-        assert renderer.render({"sentence": "x", "label": value}, 0).label == label
+        assert settle_class(task, value, read_class(task, value)) == label
     columns = {"inputs": ["start"], "choices": "options", "label": "answer"}
     columns["kinds"] = {"answer": kind}
     row = {"start": "Go", "options": ["1", "2"], "answer": 1}

@@ -141,7 +141,7 @@ def test_all_problems_come_at_once_each_with_its_task_and_key(tmp_path: Path) ->
         "tasks[0] mood.type: 'clasification' is not one of",
         "Did you mean 'classification'",
         "tasks[0] mood.lables: unknown key. Did you mean 'labels'",
-        "tasks[0] mood.template: missing",
+        "tasks[0] mood.template: missing. Jinja2 template of the prompt",
         "tasks[0] mood.metrics",
         "tasks[1] two.source: give exactly one of hub, path, generated",
         "verion: unknown key. Did you mean 'version'",

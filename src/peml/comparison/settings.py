@@ -23,6 +23,8 @@ from peml.tuning.settings import SamplerSettings
 from peml.tuning.space import Parameter
 
 _ACTION = "correct them; examples/compare.yaml shows every section"
+_OF_ONE_RUN = frozenset({"export", "method", "output", "seed", "tracking", "tuning_cost"})
+"""Sections of a run's config that the runs of a comparison don't share."""
 
 
 Place = tuple[str, str]
@@ -110,12 +112,14 @@ class ComparisonConfig(ConfigFile):
     """The whole config of a comparison, with each suite's tasks written out."""
 
     run: SharedSettings = Field(default_factory=lambda: SharedSettings())
-    """A run's config without method, seed and output, shared by all runs."""
+    """A run's config without method, seed and output, shared by all runs; or the name of a run's
+    file, of which these are left out."""
     suites: dict[Label, TasksSettings] = Field(min_length=1)
     """Label: changes to `run.tasks`. `suite` is the label unless you set it. Default: `run.tasks`
     as it is."""
     methods: dict[Label, MethodSection] = Field(min_length=1)
-    """Label: a run's method section. `name` is the label unless you set it."""
+    """Label: a run's method section. `name` is the label unless you set it. A list of names
+    compares these methods as they are."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _Different] = Field(
         (0, 1, 2), min_length=1
     )
@@ -153,6 +157,8 @@ class ComparisonConfig(ConfigFile):
     @field_validator("methods", mode="before")
     @classmethod
     def _named_by_their_labels(cls, methods: Any) -> Any:
+        if isinstance(methods, list) and all(isinstance(label, str) for label in methods):
+            methods = dict.fromkeys(_refuse_repeated(tuple(methods)))
         if not isinstance(methods, dict):
             return methods
         return {
@@ -240,12 +246,20 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonConf
     Raises:
         PemlError: The file can't be read, or has errors; the message lists all.
     """
-    raw = read_config(path, overrides, ComparisonConfig)
+    raw = read_config(path, (), ComparisonConfig)
+    if isinstance(raw.get("run"), str):
+        raw["run"] = _shared_part(read_config(path.parent / raw["run"], (), RunConfig))
+    raw = apply_overrides(raw, overrides)
     tuning = raw.get("tuning")
     if isinstance(tuning, dict) and isinstance(tuning.get("space"), str):
         space = read_config(path.parent / tuning["space"], (), TuningSettings)
         raw["tuning"] = {**tuning, "space": space}
     return parse_comparison(raw, str(path))
+
+
+def _shared_part(run: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's raw config that the cells of a comparison can share."""
+    return {key: value for key, value in run.items() if key not in _OF_ONE_RUN}
 
 
 def parse_comparison(

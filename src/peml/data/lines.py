@@ -8,7 +8,7 @@ import codecs
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 names = fields
                 if repeated := [name for name in names if names.count(name) > 1]:
                     raise csv.Error(f"the column {repeated[0]!r} is there twice")
+                if other := _other_separator(names):
+                    raise csv.Error(f"its fields are separated by {other!r}")
             elif len(fields) != len(names):
                 raise csv.Error(f"{len(names)} fields expected, {len(fields)} found")
             else:
@@ -196,9 +198,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         lines.check({})
         raise DataError(
             f"{path}, line {reader.line_num} is not valid CSV: {error}.",
-            allowed="a header line, then one row per line with as many fields, UTF-8",
-            action="Correct the line; quote texts that hold commas or line breaks.",
+            allowed="a header line, then one row per line with as many fields, UTF-8, and commas "
+            "between the fields",
+            action="Correct the line or write the file again, with texts that hold commas or line "
+            "breaks in quotes.",
         ) from error
+
+
+def _other_separator(names: Sequence[str]) -> str:
+    """What separates the fields of a header in which no comma does, as spreadsheets write it."""
+    return next((mark for mark in ";\t" if len(names) == 1 and mark in names[0]), "")
 
 
 class _CsvLines:

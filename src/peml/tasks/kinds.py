@@ -123,6 +123,15 @@ the best of several right ones. ``auroc`` and ``average_precision`` rank rows by
 1; ``bleu`` and ``chrf`` are sacrebleu's, over all texts together, divided by 100.
 """
 
+
+def describe_metrics() -> str:
+    """The metrics of every type, types with the same metrics together."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for kind in TaskType:
+        kinds.setdefault(kind.metrics, []).append(kind)
+    return "; ".join(f"{', '.join(same)}: {', '.join(own)}" for own, same in kinds.items())
+
+
 OF_SCORES = frozenset({"auroc", "average_precision"})
 """Metrics of the ranking of rows by their scores, not of the answers."""
 

@@ -30,8 +30,10 @@ def read_label(
     * regression: a number within the scale;
     * generation: a text, or a number, which becomes a text.
 
-    A text is compared with names first. An integer that is the name of one label or option and the
-    index of another is refused. `keys` are names of the choices in labels, if they have any.
+    A text is compared with names first: a loaded row has the name of its class, even if
+    `columns.kinds` says that its source has indices (see `read_class`). An integer that is the name
+    of one label or option and the index of another is refused. `keys` are names of the choices in
+    labels, if they have any.
 
     Raises:
         ValueError: The value is not accepted, or ambiguous.
@@ -41,6 +43,8 @@ def read_label(
     if task.scale is not None:
         return _score(task.scale, value)
     if task.columns.choices is None:
+        if isinstance(value, str) and value in task.labels:
+            return task.labels.index(value)
         return settle_class(task, value, read_class(task, value))
     if keys:
         return _key(value, keys)
@@ -107,10 +111,13 @@ def _choice(task: Task, value: Any, options: tuple[str, ...]) -> int:
         )
     if len(by_text) > 1:
         raise ValueError(f"{value!r} is the text of more than one option: {by_text}")
-    from_one = "; labels that are counted from 1 need columns.keys"
+    text = str(value).strip()
+    hint = "; labels that are counted from 1 need columns.keys" if text == str(len(options)) else ""
+    if len(text) == 1 and text.isalpha():
+        hint = "; labels that are letters need columns.keys, such as [A, B, C]"
     raise ValueError(
         f"{value!r} is neither an index from 0 to {len(options) - 1} nor the text of one option"
-        f"{_near(value, options)}{from_one * (str(value).strip() == str(len(options)))}"
+        f"{_near(value, options)}{hint}"
     )
 
 

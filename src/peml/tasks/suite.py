@@ -234,6 +234,6 @@ def _with_name(problem: str, entries: Any) -> str:
 def _invalid(file: Path | Traversable, problems: list[str]) -> TaskError:
     return TaskError(
         list_problems(str(file), problems),
-        allowed="the fields that `peml tasks show` prints for the bundled tasks",
+        allowed="the keys that `peml tasks schema` describes",
         action="Correct these and run `peml tasks check FILE`.",
     )

@@ -21,6 +21,7 @@ from peml.tasks.kinds import (
     Averaging,
     Normalisation,
     TaskType,
+    describe_metrics,
 )
 from peml.tasks.matching import find_twins
 
@@ -142,7 +143,7 @@ class Task(Settings):
     description: str = Field("", description="One line about the task.")
     group: str | None = None
     """Group of the task within its suite, such as a subject area."""
-    type: TaskType = Field(description="Kind of task.")
+    type: TaskType = Field(description=f"Kind of task: {', '.join(TaskType)}.")
     source: Source = Field(description="Where the rows come from.")
     format: Form | None = None
     """Instruction data, without a template: `messages` (a list of {role, content}), `sharegpt`
@@ -162,7 +163,8 @@ class Task(Settings):
     context: bool = False
     """Whether the model holds header and shots as keys and values, instead of reading them before
     every row. A method with a context sets it."""
-    template: str = Field(description="Jinja2 template of the prompt for text-to-text models.")
+    template: str
+    """Jinja2 template of the prompt for text-to-text models, such as "{{ text }}\\nTeam:"."""
     chat: Annotated[Chat | None, BeforeValidator(read_switch)] = None
     """Decoder-only models: ask through the tokenizer's chat template; `true`, or {system: TEXT}.
     The rendered row is the user's turn, the answer the assistant's; header and shots become the
@@ -179,7 +181,9 @@ class Task(Settings):
     label_words: tuple[str, ...] | None = None
     """Text of each label for text-to-text models; default: the label names."""
     scale: Scale | None = Field(None, description="Regression: range of the scores.")
-    metrics: tuple[str, ...] = Field(description="Metrics, headline first.", min_length=1)
+    metrics: tuple[str, ...] = Field(
+        description=f"Metrics, headline first; {describe_metrics()}.", min_length=1
+    )
     weights: Literal["balanced"] | None = None
     """Classification: `balanced` weights the loss of a training row by rows / (labels * rows of its
     label), so rare labels count more. Default: no weights."""

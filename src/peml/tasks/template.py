@@ -208,7 +208,8 @@ class TaskRenderer:
             raise TaskError(
                 f"{where}: {error.message} (line {error.lineno} of the template).",
                 allowed="a Jinja2 template such as 'review: {{ sentence }}'",
-                action="Correct the template.",
+                action="Correct the template. A column whose name is not one word needs another "
+                "in columns.aliases: {NAME: COLUMN}.",
             ) from error
         allowed = (*self._visible, *_FIELD_VARIABLES.get(field, (_OPTIONS,)))
         for name in sorted(names.difference(allowed)):

@@ -57,7 +57,7 @@ def read_yaml(file: Path | Traversable) -> dict[str, Any]:
         raise TaskError(
             f"{file} holds {type(content).__name__}, not a mapping.",
             allowed="a task or suite definition: 'key: value' lines",
-            action="See `peml tasks show` for the fields.",
+            action="See `peml tasks schema` for the keys.",
         )
     return content
 

@@ -58,6 +58,18 @@ def list_tasks(
         print_suite(suite, console)
 
 
+@tasks_app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a task file, with a description of every key."""
+    from peml.tasks.instructions import fill_in
+    from peml.tasks.task import Task
+
+    found = Task.model_json_schema()
+    by_format = fill_in({"format": "alpaca"})  # a task with a format needs none of these
+    found["required"] = [key for key in found["required"] if key not in by_format]
+    typer.echo(json.dumps(found, indent=2))
+
+
 @tasks_app.command("show")
 def show_task(
     name: Annotated[str, typer.Argument(help="A suite, a task, SUITE/TASK or a YAML file.")],

@@ -73,16 +73,16 @@ def print_task(task: Task, console: Console) -> None:
         "source": origin,
         "splits": f"train: {task.splits.train or 'none'}; "
         f"reported: {' or '.join(task.splits.reported)}",
-        "inputs": ", ".join(task.columns.inputs),
-        "choices": ", ".join(task.columns.options),
-        "label column": task.columns.label,
+        "columns.inputs": ", ".join(task.columns.inputs),
+        "columns.choices": ", ".join(task.columns.options),
+        "columns.label": task.columns.label,
         "labels": ", ".join(
             f"{index} {name} ({word!r})"
             for index, (name, word) in enumerate(
                 zip(task.labels, task.verbalised_labels, strict=True)
             )
         ),
-        "scores": ", ".join(task.scale.spell()) if task.scale is not None else "",
+        "scale": ", ".join(task.scale.spell()) if task.scale is not None else "",
         "metrics": ", ".join(task.metrics),
         "shots": _describe_shots(task),
         "chat": "" if task.chat is None else task.chat.system or "by the model's template",
@@ -91,7 +91,7 @@ def print_task(task: Task, console: Console) -> None:
         "target": task.target,
         "segments": "\n".join(task.segments or ()),
         "stop": ", ".join(map(repr, task.stop)),
-        "longest text": f"{task.max_new_tokens} tokens" if task.max_new_tokens else "",
+        "max_new_tokens": f"{task.max_new_tokens} tokens" if task.max_new_tokens else "",
     }
     for key, value in lines.items():
         if value:
