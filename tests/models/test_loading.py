@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -309,6 +310,21 @@ def test_tasks_a_family_cannot_do_are_all_named(bert: Path) -> None:
     assert "mood" not in message
     text = CausalFamily(tiny_tokenizer("causal"), max_length=32, pooling="mean")
     check_task_types(text, [generation(), sentiment(), choice()])
+
+
+def test_fields_that_only_the_template_shows_are_named_to_encoders(tmp_path: Path) -> None:
+    encoder = load_family(settings(save_tiny_model("bert", tmp_path / "encoder")))
+    shown: dict[str, Any] = {
+        "columns": {"inputs": ["sentence"], "extra": ["note", "code"], "label": "label"},
+        "template": "{{ sentence }} {{ note }}",
+    }
+    with pytest.warns(UserWarning, match="reads the input columns alone, not 'note', which"):
+        check_task_types(encoder, [sentiment(**shown)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_task_types(encoder, [sentiment(**shown, segments=["{{ sentence }}"]), sentiment()])
+        text = load_family(settings(save_tiny_model("llama", tmp_path / "decoder")))
+        check_task_types(text, [sentiment(**shown)])
 
 
 @pytest.mark.minilm

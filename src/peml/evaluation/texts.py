@@ -10,8 +10,13 @@ from typing import Any
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKS = str.maketrans("", "", string.punctuation)
+_GAP = r"[\u00a0\u202f\u2009'\u2019]"  # between thousands; so is a space before a 0
+_GROUPS = rf"(?:{_GAP}\d{{3}}| 0\d\d)+"
+_WHOLE = rf"[1-9]\d{{0,2}}(?:(?:,\d{{3}})+|{_GROUPS})|[1-9]\d?(?:,\d\d)+,\d{{3}}"  # 1,250; 1,23,456
+_COMMA = rf"(?:[1-9]\d{{0,2}}(?:(?:\.\d{{3}})+|{_GROUPS})|\d+),\d+(?!\d|[.,]\d)"  # 1.250,5; 3,5
 _NUMBER = re.compile(
-    r"[-\u2212]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:/\d+|[eE][-+]?\d+)?"
+    rf"[-\u2212]?(?:(?<![\d.,])(?:(?:{_WHOLE})(?!\d|,\d)(?:\.\d+)?|(?P<comma>{_COMMA}))"
+    r"|\d+(?:\.\d+)?|\.\d+)(?:/\d+|[eE][-+]?\d+)?"
 )
 _ANSWER_MARK = "####"  # precedes the answer in GSM8K
 _TOLERANCE = 1e-3
@@ -65,7 +70,8 @@ def number_hit(gold: str, predicted: str) -> float:
 def read_number(text: str) -> float | None:
     """The answer in a text: the first number after ``####``, else the last number; None if none.
 
-    ``$1,250.50`` is 1250.5, ``3/4`` 0.75 and ``2e3`` 2000. A minus sign counts unless a letter or
+    ``$1,250.50`` is 1250.5, as ``1.250,50`` is; ``3,5`` is 3.5 and ``1,250`` 1250, ``3/4`` 0.75 and
+    ``2e3`` 2000. A minus sign counts unless a letter or
     digit stands before it. ``1/0`` and what is too large for a float are no numbers.
     """
     _, mark, answer = text.rpartition(_ANSWER_MARK)
@@ -73,7 +79,11 @@ def read_number(text: str) -> float | None:
     if not matches:
         return None
     match = matches[0] if mark else matches[-1]
-    number = match[0].replace(",", "").replace("\u2212", "-")
+    number = match[0].replace("\u2212", "-")
+    number = re.sub(rf"{_GAP}| ", "", number)
+    number = (
+        number.replace(".", "").replace(",", ".") if match["comma"] else number.replace(",", "")
+    )
     joined = match.start() > 0 and answer[match.start() - 1].isalnum()
     above, _, below = (number.removeprefix("-") if joined else number).partition("/")
     value = float(above) / (float(below or 1) or math.nan)

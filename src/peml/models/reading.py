@@ -1,6 +1,7 @@
 """Reads a model's config, tokenizer and family, without its weights."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from peml.models.source import (
     read_vocabulary,
 )
 from peml.models.vocabulary import check_end, fit_tokenizer
-from peml.tasks import Task
+from peml.tasks import Task, shown_fields
 
 # RoBERTa and similar models count positions from the padding index, which configs don't say.
 _COUNTED_FROM_PADDING = (
@@ -217,8 +218,20 @@ def _declared_length(config: Any, tokenizer: Any) -> int:
     return min(known, _NO_LIMIT)  # a tokenizer that knows of no limit has 1e30
 
 
+def _warn_unread(task: Task) -> None:
+    """Warns about fields that a template shows and a model without prompts doesn't read."""
+    unread = [name for name in task.columns.extra if name in shown_fields(task)]
+    if unread and task.segments is None:
+        warnings.warn(
+            f"Task {task.name!r}: the model reads the input columns alone, not "
+            f"{', '.join(map(repr, unread))}, which the template shows; set the task's segments to "
+            "have it read them",
+            stacklevel=2,
+        )
+
+
 def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
-    """Refuses tasks, shots and chats that the family doesn't support.
+    """Refuses tasks, shots and chats that the family doesn't support; warns about unread fields.
 
     Raises:
         ModelError: Names all tasks that don't fit.
@@ -245,6 +258,8 @@ def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.chat is not None:
             family.check_chat(task)
+        if not isinstance(family, TextFamily):
+            _warn_unread(task)
     unfit = [task for task in tasks if task.type not in family.task_types]
     if not unfit:
         return

@@ -26,7 +26,7 @@ from peml.tasks.suite import (
     load_task_file,
 )
 from peml.tasks.task import Shots, Task
-from peml.tasks.template import BETWEEN, SOURCE_ROW, TaskRenderer, join_answer
+from peml.tasks.template import BETWEEN, SOURCE_ROW, TaskRenderer, join_answer, shown_fields
 
 __all__ = [
     "BETWEEN",
@@ -64,6 +64,7 @@ __all__ = [
     "read_class",
     "read_label",
     "right_option",
+    "shown_fields",
     "spell_number",
     "split_row",
     "with_bare_template",

@@ -65,6 +65,11 @@ def _read_template(source: str) -> tuple[Template, frozenset[str]]:
     return _SANDBOX.from_string(parsed), frozenset(meta.find_undeclared_variables(parsed))
 
 
+def shown_fields(task: Task) -> frozenset[str]:
+    """The names of the fields that a task's template uses."""
+    return _read_template(task.template)[1]
+
+
 class TaskRenderer:
     """Renders the rows of one task.
 
