@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,32 @@ def test_texts_in_parts_are_joined() -> None:
     messages = [turn | {"content": parts} if turn["content"] == "Hi" else turn for turn in MESSAGES]
     (row,) = read_list([{"messages": messages}], task())
     assert turns(task(), row, labelled=False) == TURNS
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_conversation_may_be_spelled_as_json(form: str, tmp_path: Path) -> None:
+    made = task(form)
+    ((column, talk),) = FORMS[form].items()
+    with (tmp_path / "train.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [column, "answer"])
+        writer.writeheader()
+        writer.writerow({column: json.dumps(talk), "answer": "ignored"})
+    (row,) = read_files([tmp_path / "train.csv"], made)
+    assert turns(made, row) == TURNS
+    assert TaskRenderer(made).gold(row, 0) == "No."
+    for text in ("Hi there", "[['user', 'Hi']]", '[["user", "Hi"]]', "5"):
+        with pytest.raises(DataError, match=r"is not (a list of turns|an object)"):
+            read_list([{column: text, "answer": "No."}], made)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [{"weight": 0.5}, {"weight": "0"}, {"weight": -1}, {"train": False}, {"loss": 0}],
+)
+def test_a_weight_that_would_be_ignored_is_refused(flag: dict[str, Any]) -> None:
+    talk = [turn | (flag if turn["content"] == "Hello." else {}) for turn in MESSAGES]
+    with pytest.raises(DataError, match=rf"turn 2 \(from 0\): {next(iter(flag))} is .*0"):
+        read_list([{"messages": talk}], task())
 
 
 def turns(task: Task, row: dict[str, Any], *, labelled: bool = True) -> list[tuple[str, str]]:

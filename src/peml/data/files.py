@@ -29,7 +29,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 _NUMBER = pa.field(SOURCE_ROW, pa.int64())
 _SMALL = 2**16  # bytes of a file whose rows are held in memory: a cached file would cost more
-_FORMAT = 12  # increased when the content of the Arrow cache changes
+_FORMAT = 13  # increased when the content of the Arrow cache changes
 
 
 def read_files(paths: Sequence[Path], task: Task) -> Rows:

@@ -38,6 +38,7 @@ _CONVERSATIONS: Mapping[object, _Names] = MappingProxyType(
 _UNREAD = ("system", "system_prompt", "tools", "functions", "history", "chat_template_kwargs")
 """Columns that change a row's prompt where they stand, and that no form has."""
 _UNREAD_IN_TURNS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+_OTHER_WEIGHTS = ("loss", "train", "training")
 _ALPACA = {
     "columns": {"inputs": ["instruction"], "extra": ["input"], "label": "output"},
     "template": "{{ instruction }}{% if input %}\n\n{{ input }}{% endif %}",
@@ -86,8 +87,8 @@ def split_row(
     if form not in _CONVERSATIONS:
         return {"input": None, **row}
     names = _CONVERSATIONS[form]
-    value = row.get(names.column)
-    if value is None or isinstance(value, str):  # missing, or split already
+    value = _unspelled(row.get(names.column))
+    if value is None or _is_split(value):
         return row
     turns = _read(value, names)
     ends = bool(turns) and turns[-1].role == "assistant"
@@ -121,6 +122,25 @@ def _refuse_unread(row: Mapping[str, Any], used: Collection[str]) -> None:
             )
 
 
+def _unspelled(value: Any) -> Any:
+    """A conversation that is spelled as JSON, as in a CSV file; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _is_split(value: Any) -> bool:
+    """Whether these are the turns that `split_row` writes."""
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(
+        isinstance(turn, list) and [type(part) for part in turn] == [str, str, bool]
+        for turn in turns
+    )
+
+
 def _joined(content: Any) -> Any:
     """The text of a content in parts, as chat services take it; other contents as they are."""
     if not isinstance(content, list) or not content:
@@ -132,6 +152,18 @@ def _joined(content: Any) -> Any:
             return content
         texts.append(given["text"])
     return "".join(texts) if all(isinstance(text, str) for text in texts) else content
+
+
+def _check_weight(turn: Mapping[str, Any], where: str) -> None:
+    """Refuses an answer's weight that isn't 0 or 1, and other names of it."""
+    if turn.get("weight") not in (None, 0, 1):
+        raise ValueError(f"{where}: weight is {turn['weight']!r}, not 0 or 1")
+    for name in _OTHER_WEIGHTS:
+        if turn.get(name) not in (None, True):
+            raise ValueError(
+                f"{where}: {name} is {turn[name]!r}; write weight: 0 for answers that "
+                "are not to be learnt"
+            )
 
 
 def _read(value: Any, names: _Names) -> list[Turn]:
@@ -152,6 +184,7 @@ def _read(value: Any, names: _Names) -> list[Turn]:
         unread = [name for name in _UNREAD_IN_TURNS if turn.get(name)]
         if unread:
             raise ValueError(f"{where} has {unread[0]}, and only its {names.content} can be learnt")
+        _check_weight(turn, where)
         speaker = names.roles[role]
         answers = speaker == "assistant"
         text = content.strip() if answers else content  # as a generated answer is
