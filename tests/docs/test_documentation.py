@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from peml.cli import main
+from peml.tasks import Task, TaskRenderer, TaskType
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/guide.md")
@@ -83,6 +85,17 @@ def test_everything_on_the_page_runs_in_order(
         assert stop.value.code in (0, None), command
         ran.add(tuple(words))
     exec(compile(python(page, below), page, "exec"), {})
+
+
+def test_the_guides_task_files_are_valid() -> None:
+    (block,) = (block for block in blocks("docs/guide.md", "yaml") if "\n---\n" in block)
+    tasks = [
+        Task.model_validate({"name": "own", "source": {"path": "own"}, **definition})
+        for definition in yaml.safe_load_all(block)
+    ]
+    assert {task.type for task in tasks} == {*TaskType} - {TaskType.CLASSIFICATION}
+    for task in tasks:
+        TaskRenderer(task)
 
 
 def test_the_make_commands_of_the_readme_are_targets_of_the_makefile() -> None:

@@ -52,9 +52,12 @@ def test_batches_of_every_size_have_the_models_logits(
     assert tasks["closeness"]["scale"] == {"low": 0.0, "high": 2.0}
 
 
-def test_the_readmes_lines_run_without_peml(tmp_path: Path) -> None:
+def test_the_readmes_lines_run_without_peml(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run, out = run_of("bert", "lora", tmp_path), tmp_path / "out"
     export_model(run, out, "onnx")
+    assert "torchvision" not in capfd.readouterr().err
     text = (out / "README.md").read_text()
     assert "logits of bad, good" in text
     assert "in onnxruntime, in a process without PEML" in check_export(out)["written"]

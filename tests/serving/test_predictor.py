@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 from peml.errors import DataError, ModelError, PemlError, TaskError
 from peml.models import choose_device
@@ -81,6 +82,23 @@ def test_rows_are_answered_in_their_order_and_need_no_label(predictor: Predictor
 def test_an_unknown_task_is_refused_by_name(predictor: Predictor) -> None:
     with pytest.raises(TaskError, match=r"not trained on a task 'moood'\. Did you mean 'mood'"):
         predictor.predict("moood", ROWS[0])
+
+
+def test_frames_texts_and_a_single_row_are_no_list_of_rows(predictor: Predictor) -> None:
+    table: Any = Dataset.from_list(ROWS[0])
+    assert predictor.predict("mood", table) == predictor.predict("mood", ROWS[0])
+    for frame in (table.to_pandas(), table.to_pandas()[["sentence"]]):
+        with pytest.raises(DataError, match=r"rows: DataFrame") as caught:
+            predictor.predict("mood", frame)
+        assert 'rows.to_dict("records")' in caught.value.action
+    wrong: list[tuple[Any, str]] = [
+        (["the dog"], "'the dog' is no row"),
+        ({"sentence": "the dog"}, "rows: dict"),
+        ("the dog", "rows: str"),
+    ]
+    for given, said in wrong:
+        with pytest.raises(DataError, match=said):
+            predictor.predict("mood", given)
 
 
 def test_rows_are_read_as_files_are(predictor: Predictor) -> None:

@@ -186,7 +186,8 @@ def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where
             f"Task {task.name!r}: {where or 'a row'} lacks {'columns' if absent[1:] else 'column'} "
             f"{listed}",
             allowed=f"the columns there are: {', '.join(dict.fromkeys(found))}",
-            action="Correct the task's columns, or the data; a field without a value may be null.",
+            action="Rename the data's column, or correct the task's columns (another name: "
+            "columns.aliases: {NAME: COLUMN}); a field without a value may be null.",
             field=absent[0],
         )
 

@@ -96,7 +96,7 @@ def _context_of(saved: SavedModel, task: Task) -> ContextSettings:
         raise RunError(
             f"a task can't be added to this model: {problem}",
             allowed=allowed,
-            action="train with the task; nothing was changed",
+            action="train all tasks in a new run that starts from this one (init_from: RUN)",
         )
     # Without contexts of its own, the model reads the new one as it is.
     return context or ContextSettings(of="adapted")

@@ -12,8 +12,10 @@
 ``onnx-int8`` writes the same with weights in 8 bits (onnxruntime's dynamic quantisation).
 """
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -181,10 +183,22 @@ class _Graph(nn.Module):
         return dict(zip(self.names, (ids, mask, torch.zeros_like(ids)), strict=False))
 
 
+@contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """Leaves out the exporter's lines that torchvision, which no text model needs, is missing."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def write_graph(graph: nn.Module, inputs: Mapping[str, Tensor], file: Path) -> None:
     """Writes a module as an ONNX file whose inputs (rows, length) may have any size."""
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _without_torchvision():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from peml.data import TaskBatch
 from peml.data.encoding import encode_rows
 from peml.data.task_columns import read_list
-from peml.errors import CheckpointError, ConfigError, TaskError, nearest
+from peml.errors import CheckpointError, ConfigError, DataError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
 from peml.models import ModelOutput, TaskModel, check_dtype, choose_device, make_room, prepack
-from peml.problems import describe_problems, list_problems
+from peml.problems import describe_problems, list_problems, shown
 from peml.tasks import Example, Task, TaskRenderer
 
 _LEAST_TOKENS = 16  # as for evaluation.tokens
@@ -105,10 +105,12 @@ class Predictor:
 
         Raises:
             TaskError: The model has no such task.
-            DataError: A row lacks a column, or can't be rendered or tokenised.
+            DataError: The rows aren't a list of mappings, or one lacks a column, or can't be
+                rendered or tokenised.
         """
         definition = self.task(task)
-        if not rows:
+        _check_rows(rows)
+        if len(rows) == 0:
             return []
         renderer = TaskRenderer(definition)
         read = enumerate(read_list(rows, definition))
@@ -141,6 +143,20 @@ class Predictor:
                 action="name one of its tasks",
             )
         return names.index(name)
+
+
+def _check_rows(rows: Any) -> None:
+    """Raises a DataError if rows are not a sequence of mappings; texts and data frames are none."""
+    wrong = rows
+    if not isinstance(rows, str | Mapping):
+        wrong = next((row for row in rows if not isinstance(row, Mapping)), None)
+    if wrong is not None:
+        is_frame = hasattr(rows, "to_dict")
+        raise DataError(
+            f"{shown(wrong)} is no row with columns (rows: {type(rows).__name__}).",
+            allowed="a list of rows, each a mapping such as {COLUMN: TEXT}",
+            action='Pass rows.to_dict("records").' if is_frame else "Pass a list of mappings.",
+        )
 
 
 def to_prediction(
