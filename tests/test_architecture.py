@@ -18,7 +18,7 @@ SOURCE = Path(peml.__file__).parent
 # Everything may import the bottom; nothing else may import upwards or sideways.
 BOTTOM = {
     *("distributed", "errors", "files", "lazy", "locks", "problems", "records"),
-    *("other_names", "registry", "removed", "settings", "switch", "terminal"),
+    *("other_names", "registry", "removed", "settings", "switch", "terminal", "versions"),
 }
 ALLOWED: dict[str, set[str]] = {
     "distributed": {"errors"},
@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": set(),
     "switch": set(),
     "terminal": set(),
+    "versions": set(),
     "files": {"errors"},
     "locks": {"errors", "files"},
     "problems": {"errors", "other_names", "removed"},

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from peml.errors import PemlError
 from peml.lazy import hand_on
+from peml.versions import VERSION
 
 if TYPE_CHECKING:
     from peml.comparison.pipeline import Comparison
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = hand_on(__name__)
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Comparison",

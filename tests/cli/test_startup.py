@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from peml.cli.sparing import quick_imports
+from peml.testing import save_tiny_model
 from tests.e2e.fixtures import Runs
 
 LIBRARIES = {
@@ -69,6 +70,22 @@ def test_a_wrong_config_is_refused_without_torch(verb: str, tmp_path: Path) -> N
     config = tmp_path / "config.yaml"
     config.write_text("nonsense: 1\n")
     assert imported(verb, str(config), code=2) <= {"numpy", "optuna", "pyarrow"}
+
+
+@pytest.mark.parametrize("tuning", [None, {"factors": [1, 2]}])
+def test_a_comparison_needs_optuna_only_to_tune(
+    tuning: dict[str, list[int]] | None, tmp_path: Path
+) -> None:
+    save_tiny_model("bert", tmp_path / "model")
+    run = {
+        "model": {"name": str(tmp_path / "model")},
+        "tasks": {"suite": "demo", "include": ["reviews"], "rows": 16, "development_rows": 8},
+        "training": {"epochs": 1},
+    }
+    config = {"run": run, "methods": {"lora": {}}, "seeds": [0], "tuning": tuning}
+    (tmp_path / "compare.yaml").write_text(json.dumps(config))
+    found = imported("compare", str(tmp_path / "compare.yaml"), "-o", str(tmp_path / "out"))
+    assert ({"optuna", "sqlalchemy"} <= found) == (tuning is not None)
 
 
 def test_prediction_imports_nothing_that_only_training_needs(runs: Runs, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from peml.injection.support import Support, check_support
 from peml.methods.layers import READ_DIRECTLY, Layers
 from peml.methods.targets import read_layers
 from peml.models import Backbone, ModelSettings, load_backbone
+from peml.versions import read_versions
 
 Status = Literal["yes", "no", "info"]
 
@@ -65,8 +65,8 @@ def diagnose(model: PreTrainedModel) -> list[Finding]:
     """
     support, layers = check_support(model), read_layers(model)
     own = [site for site in support.sites if site.kind == "self"]
-    packages = ("peml", "torch", "transformers", "peft")
-    found = ", ".join(f"{name} {version(name)}" for name in packages)
+    versions = read_versions(("peml", "torch", "transformers", "peft"))
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
     no_prefix = "" if support.ok else f"{support.reason}; {support.action}"
     whole = bool(model.supports_gradient_checkpointing)
     no_checkpoints = "" if whole else f"{type(model).__name__} does not support it"

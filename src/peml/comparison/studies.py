@@ -15,7 +15,6 @@ from peml.methods.registry import build_method
 from peml.methods.shape import ModelShape
 from peml.records.study import StudyRecord
 from peml.tuning.folder import StudyFolder
-from peml.tuning.pipeline import tune_together
 from peml.tuning.settings import BudgetSettings, SamplerSettings, StudyConfig
 from peml.tuning.space import Parameter, apply_values, check_space, first_values
 
@@ -111,12 +110,17 @@ def run_studies(
     config: ComparisonConfig, folder: Path, matching: Matching, executor: Executor, console: Console
 ) -> None:
     """Runs the trials that haven't run yet, without a pause between studies."""
+    left = [
+        (study_folder(folder, *place).path, study, matching.identities[place[0]])
+        for place, study in studies_of(config, matching.settings).items()
+        if not is_complete(StudyRecord.find(study_folder(folder, *place).path), study)
+    ]
+    if not left:
+        return
+    from peml.tuning.pipeline import tune_together  # imports SQLAlchemy and Optuna
+
     tune_together(
-        [
-            (study_folder(folder, *place).path, study, matching.identities[place[0]])
-            for place, study in studies_of(config, matching.settings).items()
-            if not is_complete(StudyRecord.find(study_folder(folder, *place).path), study)
-        ],
+        left,
         executor,
         console,
         pages=config.tuning is not None and config.tuning.space is not None,  # ours shows a grid

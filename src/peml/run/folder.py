@@ -5,7 +5,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from peml.records.plan import Identity, Plan, Precision
 from peml.records.run import Environment, Results
 from peml.run.identity import check_identity
 from peml.run.work_folder import WorkFolder
+from peml.versions import read_versions
 
 _PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 _CONFIG = "config.yaml"
@@ -167,17 +167,11 @@ def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _environment() -> Environment:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     device = f"CPU {platform.processor() or platform.machine()}"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     return Environment(
-        versions=versions,
+        versions=read_versions(_PACKAGES),
         python=sys.version.split()[0],
         device=f"{device}, {torch.get_num_threads()} threads",
         commit=_commit(),

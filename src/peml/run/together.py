@@ -1,6 +1,5 @@
 """Checks that the processes of a run agree before it begins."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 from peml.config.grants import without_grants
@@ -12,6 +11,7 @@ from peml.run.folder import RunFolder, differences
 from peml.run.identity import identify
 from peml.run.preparation import Prepared, prepare
 from peml.run.weights import check_sharding
+from peml.versions import read_versions
 
 _PACKAGES = ("peml", "torch", "transformers", "peft")
 
@@ -25,7 +25,7 @@ def check_same_start(config: RunConfig, output: Path, world: World) -> None:
     mine = {
         "config": without_grants(config.model_dump(mode="json")),
         "output": str(output),
-        "version": {package: version(package) for package in _PACKAGES},
+        "version": read_versions(_PACKAGES),
     }
     first, *others = world.gather(mine)
     for number, other in enumerate(others, 1):

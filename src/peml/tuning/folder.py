@@ -12,7 +12,6 @@ from peml.run.folder import differences
 from peml.run.work_folder import WorkFolder
 from peml.tasks.yaml_file import read_yaml
 from peml.tuning.settings import StudyConfig
-from peml.tuning.storage import shown_url
 
 _CONFIG = "study.yaml"
 # How long, where and how patiently a study works does not make it another study.
@@ -83,7 +82,11 @@ class StudyFolder(WorkFolder[StudyConfig]):
 
 def _without_password(config: StudyConfig) -> StudyConfig:
     url = config.storage.url
-    shown = config.storage.model_copy(update={"url": None if url is None else shown_url(url)})
+    if url is None:
+        return config
+    from peml.tuning.storage import shown_url  # imports SQLAlchemy and Optuna
+
+    shown = config.storage.model_copy(update={"url": shown_url(url)})
     return config.model_copy(update={"storage": shown})
 
 

@@ -1,12 +1,13 @@
 """The space of a study: paths into the run config, and the values to try there."""
 
+from __future__ import annotations
+
 import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import optuna
 from pydantic import BaseModel, Field, model_validator
 
 from peml.config.loading import parse_config, set_value
@@ -14,6 +15,9 @@ from peml.config.model import RunConfig
 from peml.errors import ConfigError, nearest
 from peml.removed import why_removed
 from peml.settings import Settings
+
+if TYPE_CHECKING:
+    import optuna
 
 Number = int | float
 

@@ -138,6 +138,19 @@ def test_a_budget_below_the_correction_lowers_its_rank() -> None:
         method.count_parameters(replace(shape, contexts=()))
 
 
+def test_contexts_alone_meet_a_budget_by_their_rank_unless_they_are_free() -> None:
+    shape = read_shape(tiny_task_model("llama", tasks_with_contexts()))
+    low, free = (
+        build_method(parse_method({"name": "context-tuning", "correction": {"kind": kind}}))
+        for kind in ("low-rank", "free")
+    )
+    budget = low.count_parameters(shape)["correction"] * 3  # of rank 8
+    settings = low.resized(shape, budget)
+    assert settings is not None
+    assert build_method(settings).count_parameters(shape) == {"correction": budget}
+    assert free.resized(shape, budget) is None
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
