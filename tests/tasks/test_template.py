@@ -305,6 +305,14 @@ def test_a_further_column_without_a_value_is_none_and_an_empty_text(
     assert renderer.render({"sentence": "x", "note": value, "label": 0}, 0).prompt == prompt
 
 
+@pytest.mark.parametrize("sum_", ["note * 2", "2 * note", "note + 1", "note > 1"])
+def test_nothing_can_be_calculated_with_no_value(sum_: str) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "extra": ["note"]}
+    renderer = TaskRenderer(examples.sentiment(columns=columns, template=f"{{{{ {sum_} }}}}"))
+    with pytest.raises(DataError, match="the template fails"):
+        renderer.render({"sentence": "x", "note": None, "label": 0}, 0)
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(2, "2"), (2.0, "2"), (2.5, "2.5"), (True, "True"), (1e20, "1e+20")]
 )

@@ -20,6 +20,7 @@ class Null(str):
         return not self == other
 
     __hash__ = str.__hash__
+    __mul__ = __rmul__ = None  # type: ignore[assignment]  # an error, as for other arithmetic
 
 
 NULL: Final = Null()
