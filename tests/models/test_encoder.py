@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peml.errors import DataError
 from peml.models import TaskModel
 from peml.models.families.base import pad_groups
 from tests.models.tasks import Row, batch_of, encode, gradients, tiny_family, tiny_task_model
@@ -152,3 +153,13 @@ def test_an_encoder_generates_no_text() -> None:
     mixed = model()
     with pytest.raises(NotImplementedError, match="encoder"):
         mixed.generate(batch_of(mixed, ROWS[:1]), max_new_tokens=2)
+
+
+def test_options_of_the_same_tokens_are_refused() -> None:
+    """Their scores would be equal, and the first one the answer."""
+    family = tiny_family("bert", max_length=16)
+    for options in (["\u2603" * 20, "\u2603" * 21], ["the dog " * 9 + "a", "the dog " * 9 + "b"]):
+        row = {"start": "the ball", "options": ["no", *options], "answer": 0}
+        with pytest.raises(DataError, match=r"options 1 and 2 \(from 0\), .* the same tokens"):
+            encode(family, choice(), [row], "score")
+    encode(family, choice(), [row | {"options": ["no", "yes", "yes"]}], "score")

@@ -282,6 +282,6 @@ def refuse_equal_tokens(
                 f"options {other} and {number} (from 0), {options[other]!r} and "
                 f"{options[number]!r}, have the same tokens in the model's tokenizer: {spelled}.",
                 allowed="options (or label words) with different tokens",
-                action="write one of them differently (label_words, or the row), or choose a "
-                "model whose tokenizer distinguishes them",
+                action="write one of them differently (label_words, or the row), choose a model "
+                "whose tokenizer distinguishes them, or raise model.max_length if they are cut",
             )

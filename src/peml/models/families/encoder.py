@@ -16,6 +16,7 @@ from peml.models.families.base import (
     Purpose,
     is_named_decoder,
     pad_groups,
+    refuse_equal_tokens,
     refuse_no_tokens,
 )
 from peml.models.heads import TaskHeads
@@ -64,11 +65,12 @@ class EncoderFamily(Family):
         """One sequence per option.
 
         If it is too long, the context is cut at its beginning, since the question is at its end;
-        an option that alone is too long is cut at its end.
+        an option that alone is too long is cut at its end. Options that are the same then are
+        refused.
         """
         frame = self.tokenizer.num_special_tokens_to_add(pair=True)
         before = len(self.tokenizer(context, add_special_tokens=False, verbose=False)["input_ids"])
-        sequences = []
+        sequences, answers = [], []
         for number, option in enumerate(example.options):
             encoded = self.tokenizer(context, option, verbose=False)
             length = len(encoded["input_ids"])
@@ -84,6 +86,8 @@ class EncoderFamily(Family):
             elif cut:
                 encoded = self._shortened(("", option), "only_second")
             sequences.append(_sequence(encoded, float(number == example.label), cut))
+            answers.append(encoded["input_ids"][before - length :])
+        refuse_equal_tokens(example.options, answers, self.tokenizer)
         return sequences
 
     def _shortened(self, segments: tuple[str, ...], which: str) -> Any:
