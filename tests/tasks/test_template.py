@@ -305,6 +305,33 @@ def test_a_further_column_without_a_value_is_none_and_an_empty_text(
     assert renderer.render({"sentence": "x", "note": value, "label": 0}, 0).prompt == prompt
 
 
+@pytest.mark.parametrize("role", ["inputs", "extra"])
+def test_a_column_may_be_named_as_the_list_of_options(role: str) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", role: ["sentence", "options"]}
+    template = "{{ sentence }}: {{ options }}"
+    row = {"sentence": "x", "options": "A) a B) b", "label": 0}
+    for task in (
+        examples.sentiment(
+            columns=columns | {"extra": columns.get("extra", [])}, template=template
+        ),
+        examples.generation(
+            columns={"inputs": ["sentence", "options"], "label": "label"}, template=template
+        ),
+    ):
+        assert TaskRenderer(task).render(row, 0, labelled=False).prompt == "x: A) a B) b"
+
+
+def test_a_column_named_as_a_variable_of_its_template_is_refused() -> None:
+    columns = {"inputs": ["start"], "choices": "options", "label": "answer", "extra": ["index"]}
+    task = examples.choice(columns=columns, option="{{ index }} {{ option }}")
+    with pytest.raises(TaskError, match="option: 'index' is a variable of this template and a col"):
+        TaskRenderer(task)
+    named = {"inputs": ["start"], "choices": "option", "label": "answer"}
+    task = examples.choice(columns=named, template="{{ start }}", option="{{ option }}!")
+    row = {"start": "Go", "option": ["a", "b"], "answer": 0}
+    assert TaskRenderer(task).render(row, 0).options == ("a!", "b!")
+
+
 @pytest.mark.parametrize("sum_", ["note * 2", "2 * note", "note + 1", "note > 1"])
 def test_nothing_can_be_calculated_with_no_value(sum_: str) -> None:
     columns = {"inputs": ["sentence"], "label": "label", "extra": ["note"]}

@@ -74,9 +74,9 @@ class TaskRenderer:
     """Renders the rows of one task.
 
     Templates are Jinja2 in a sandbox without globals. They can use the task's input, option and
-    extra columns, and ``options``, the list of option texts. Only ``target`` can use the label, so
-    that a prompt can't contain the answer. An extra column without a value, or with an empty text,
-    is both none and an empty text; whole numbers are integers.
+    extra columns, and ``options``, the list of option texts, unless a column has this name. Only
+    ``target`` can use the label, so that a prompt can't contain the answer. An extra column without
+    a value, or with an empty text, is both none and an empty text; whole numbers are integers.
 
     A prompt is the task's header, its shots and the row's template, separated by blank lines. With
     ``chat``, they are also given as turns.
@@ -147,7 +147,8 @@ class TaskRenderer:
             value = self._value(row, name)
             variables[name] = NULL if value == "" else _for_template(value)
         options = self._option_texts(choices, variables)
-        variables[_OPTIONS] = list(options)
+        if _OPTIONS not in (*columns.inputs, *columns.extra):
+            variables[_OPTIONS] = list(options)
         segments = tuple(
             self._fill(field, template, variables) for field, template in self._segments
         )
@@ -216,9 +217,17 @@ class TaskRenderer:
                 action="Correct the template. A column whose name is not one word needs another "
                 "in columns.aliases: {NAME: COLUMN}.",
             ) from error
-        allowed = (*self._visible, *_FIELD_VARIABLES.get(field, (_OPTIONS,)))
+        own = _FIELD_VARIABLES.get(field, (_OPTIONS,))
+        columns = self.task.columns
+        for name in sorted(names.intersection(own, (*columns.inputs, *columns.extra)) - {_OPTIONS}):
+            raise TaskError(
+                f"{where}: {name!r} is a variable of this template and a column as well.",
+                allowed="a column of another name",
+                action=f"Read the column under another name: columns.aliases: {{NAME: {name}}}.",
+            )
+        allowed = (*self._visible, *own)
         for name in sorted(names.difference(allowed)):
-            if name == self.task.columns.label:
+            if name == columns.label:
                 raise TaskError(
                     f"{where}: the template shows the label column {name!r}.",
                     allowed=", ".join(allowed),
