@@ -245,3 +245,15 @@ def test_without_autocast_a_bfloat16_input_meets_the_float32_update() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         scores(model)
     assert scores(model).isfinite().all()
+
+
+def test_dropout_is_pefts() -> None:
+    model = disturb(attach("llama", dropout=0.5)).train()
+    layer = next(m for m in model.modules() if isinstance(m, ScaledLinear))
+    inputs, results = torch.randn(3, layer.in_features), []
+    for forward in (ScaledLinear.forward, Linear.forward):
+        torch.manual_seed(0)
+        results.append(forward(layer, inputs))
+    torch.testing.assert_close(*results)
+    layer.eval()
+    assert not torch.allclose(layer(inputs), results[0])
