@@ -1,6 +1,6 @@
 """Describes pydantic's errors in a config, a definition or a file in plain words."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,17 @@ Location = tuple[int | str, ...]
 
 _IN_WORDS = "in_words"
 _CHOICES = ("enum", "literal_error")
+_SECTIONS = ("dict_type", "model_attributes_type", "model_type")
+_PLAIN = {
+    **dict.fromkeys(_SECTIONS, "should be a section, {KEY: VALUE}"),
+    **dict.fromkeys(("list_type", "tuple_type"), "should be a list, [VALUE, ...]"),
+    **dict.fromkeys(("float_parsing", "float_type"), "should be a number"),
+    **dict.fromkeys(("int_from_float", "int_parsing", "int_type"), "should be a whole number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "should be true or false"),
+    "string_type": "should be a text",
+    "too_short": "should not be empty",
+}
+"""Kinds of errors, in plainer words than pydantic's."""
 
 
 def describe_problems(
@@ -28,10 +39,18 @@ def describe_problems(
     maps the location of a problem to the one at which the user wrote it.
     """
     lines = []
-    for item in error.errors():
+    for item in _without_consequences(error.errors()):
         place = _spell(rename(item["loc"]))
         lines += [f"{place}: {text}" if place else text for text in _texts(item, model)]
     return list(dict.fromkeys(lines))
+
+
+def _without_consequences(items: Sequence[Any]) -> Iterator[Any]:
+    """The errors, but for lists that are empty because their values are wrong."""
+    for item in items:
+        within = (other["loc"][: len(item["loc"])] == item["loc"] for other in items)
+        if item["type"] != "too_short" or sum(within) == 1:
+            yield item
 
 
 def list_problems(subject: str, problems: Sequence[str]) -> str:
@@ -73,7 +92,8 @@ def shown(value: Any, width: int = 60) -> str:
 
 
 def _texts(item: Any, model: type[BaseModel]) -> list[str]:
-    kind, message, given = item["type"], item["msg"], item["input"]
+    kind, given = item["type"], item["input"]
+    message = _PLAIN.get(kind, item["msg"])
     if kind == _IN_WORDS:
         return [message]
     if kind == "missing":
@@ -92,6 +112,11 @@ def _texts(item: Any, model: type[BaseModel]) -> list[str]:
     value = "" if isinstance(given, dict | BaseModel) else f" (got {shown(given)}{hint})"
     if kind == "value_error":
         message = str(item["ctx"]["error"])
+    if kind in _SECTIONS and isinstance(given, str):
+        message = "should be a section"
+        sections = _models_at(model, item["loc"])
+        if any(_is_named_only(section) for section in sections):
+            message = f"should be a section, such as {{name: {given}}}"
     return [f"{line}{value}" for line in message.splitlines()]
 
 
@@ -141,6 +166,12 @@ def _missing(model: type[BaseModel], location: Location) -> str:
         if field is not None and field.description:
             return f"missing. {' '.join(field.description.split())}"
     return "missing"
+
+
+def _is_named_only(section: type[BaseModel]) -> bool:
+    """Whether a section has a name, and nothing else has to be given."""
+    others = (field for key, field in section.model_fields.items() if key != "name")
+    return "name" in section.model_fields and not any(field.is_required() for field in others)
 
 
 def _keys_at(model: type[BaseModel], location: Location) -> set[str]:

@@ -121,7 +121,21 @@ def test_a_missing_section_is_named() -> None:
 @pytest.mark.parametrize("section", ["lora", 3, ["lora"]])
 def test_a_value_where_a_section_belongs_is_named(section: Any) -> None:
     assert "method:" in problems(method=section)
-    assert "training:" in problems(training=section)
+    assert "training: should be a section" in problems(training=section)
+
+
+def test_values_of_another_kind_are_told_in_plain_words() -> None:
+    message = problems(
+        method="lora", export="maybe", seed=1.5, training={"epochs": "three"}, tasks={"files": "a"}
+    )
+    for line in (
+        "method: should be a section, such as {name: lora} (got 'lora')",
+        "export: should be true or false (got 'maybe')",
+        "seed: should be a whole number (got 1.5)",
+        "training.epochs: should be a number (got 'three')",
+        "tasks.files: should be a list, [VALUE, ...] (got 'a')",
+    ):
+        assert f"  {line}" in message
 
 
 def test_method_defaults_to_lora_also_where_only_its_options_are_given() -> None:

@@ -71,6 +71,15 @@ def test_rows_that_were_dropped_are_said_to_be() -> None:
     ]
 
 
+def test_dropped_rows_of_several_splits_are_one_sentence() -> None:
+    entries = [leak("mood", "same", 2), leak("mood", "mood", 3, "development")]
+    entries += [leak("same", "mood", 2)]
+    (told,) = tell_cautions(plan(leakage=entries, leakage_action="drop"))
+    assert told.startswith(
+        "Train rows that are also in the evaluation splits of mood and same were"
+    )
+
+
 def test_nothing_leaks_into_a_model_that_is_not_trained() -> None:
     entries = [leak("mood", "mood", 12)]
     assert tell_cautions(plan(leakage=entries, steps={"search": 0, "train": 0})) == []

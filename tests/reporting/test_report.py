@@ -77,7 +77,7 @@ def test_the_page_tells_cost_gap_leakage_and_skipped_tasks(searched_html: str) -
     assert "dropped from training" in text
     assert "Train rows dropped because of this: mrpc 118, stsb 7." in text
     assert "qnli: 3 texts were cut to the model's length." in text
-    told = text.index("stsb's reported split were also in mrpc's train split: dropped")
+    told = text.index("the evaluation splits of stsb and mrpc were dropped")
     assert told < text.index("reaches a mean of")
     assert "rows trained on" not in text
     assert "Skipped: headlines, because an encoder can't generate text." in text

@@ -121,6 +121,16 @@ def test_a_task_file_is_a_task(tmp_path: Path) -> None:
     assert task.splits.reported == ("test",)
 
 
+def test_a_path_alone_is_no_task_of_a_suite(tmp_path: Path) -> None:
+    file = _write(tmp_path / "own.yaml", {"name": "own", "tasks": ["one.yaml", "two.yaml"]})
+    with pytest.raises(TaskError) as error:
+        load_suite(file)
+    assert (
+        "has 2 problems:\n  tasks[0]: should be a section (got 'one.yaml')" in error.value.problem
+    )
+    assert "{file: TASK.yaml}" in error.value.allowed
+
+
 def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(TaskError, match="Did you mean 'glue'"):
         load_suite("gluee")

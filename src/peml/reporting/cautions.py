@@ -57,16 +57,26 @@ def tell_cautions(plan: Plan, task: str | None = None) -> list[str]:
     told = []
     for kind in dict.fromkeys(caution.kind for caution in cautions):
         own = [caution for caution in cautions if caution.kind is kind]
+        if kind is Kind.DROPPED and len(own) > 1:  # it does the scores no harm
+            told.append(
+                f"Train rows that are also in the evaluation splits of {_names(own)} were dropped "
+                "from training (tasks.leakage: drop; plan.json has the numbers)."
+            )
+            continue
         rest = own[_SHOWN:]
         if len(rest) <= 1:  # one sentence is as short as a summary of one name
             told += [caution.text for caution in own]
             continue
-        names = [caution.task for caution in rest]
-        if len(names) > _NAMED:
-            names = [*names[:_NAMED], f"{len(names) - _NAMED:,} more"]
         told += [caution.text for caution in own[:_SHOWN]]
-        told.append(f"The same goes for {join_names(names)} (plan.json has the numbers).")
+        told.append(f"The same goes for {_names(rest)} (plan.json has the numbers).")
     return told
+
+
+def _names(cautions: Sequence[Caution]) -> str:
+    names = list(dict.fromkeys(caution.task for caution in cautions))
+    if len(names) > _NAMED:
+        names = [*names[:_NAMED], f"{len(names) - _NAMED:,} more"]
+    return join_names(names)
 
 
 def _leaks(plan: Plan) -> list[Caution]:

@@ -232,8 +232,10 @@ def _with_name(problem: str, entries: Any) -> str:
 
 
 def _invalid(file: Path | Traversable, problems: list[str]) -> TaskError:
+    in_suite = any(problem.startswith("tasks[") for problem in problems)
     return TaskError(
         list_problems(str(file), problems),
-        allowed="the keys that `peml tasks schema` describes",
+        allowed="the keys that `peml tasks schema` describes"
+        + "; a suite lists such tasks, or {file: TASK.yaml}" * in_suite,
         action="Correct these and run `peml tasks check FILE`.",
     )
