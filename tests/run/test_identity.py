@@ -15,6 +15,8 @@ from peml.config.loading import load_config
 from peml.data.rows import Rows
 from peml.errors import RunError
 from peml.models.source import weights_checksum
+from peml.prefix.genotype import Genotype
+from peml.prefix.shape import PrefixShape
 from peml.records.plan import Identity
 from peml.run.identity import check_identity
 from peml.run.listener import RunStopped
@@ -91,6 +93,29 @@ def test_the_same_inputs_elsewhere_on_the_disk_are_the_same(
     shutil.rmtree(folder / FAMILIES["encoder"])
     with pytest.warns(UserWarning, match="still those of its results can't be checked: .*model"):
         go_on()
+
+
+def test_a_run_goes_on_with_the_network_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "genotype.json"
+    shape = PrefixShape(layers=2, kv_heads=4, head_dim=8)
+    network = Genotype.fixed_mlp(shape, length=2, width=8)
+    network.save(file)
+    method = {"name": "peml", "search": {"genotype": str(file)}}
+    training = {"epochs": 1, "evaluate_every": 2}
+    config = load_config(toy_config(tmp_path / "toys", "encoder", method, training=training))
+    with pytest.raises(RunStopped):
+        fit(config, tmp_path / "run", on_evaluation=lambda *_: True)
+    network.model_copy(update={"layers": (False, True)}).save(file)
+    with pytest.raises(RunError, match=r"the file of method\.search\.genotype changed"):
+        fit(config, tmp_path / "run")
+    network.model_copy(update={"found_by": {"by": "hand"}}).save(file)
+    fit(config, tmp_path / "run")
+    network.model_copy(update={"layers": (False, True)}).save(file)
+    with pytest.raises(RunError, match="genotype changed"):
+        fit(config, tmp_path / "run")  # finished: its results are of the other network
 
 
 _A = {"rows": {"train": "1", "reported": "2"}, "definition": {"labels": "3"}}

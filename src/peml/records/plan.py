@@ -13,10 +13,14 @@ class TaskIdentity(Record):
 
 
 class Identity(Record):
-    """Checksums of a run's inputs; `model` is by part: weights, tokenizer, ..."""
+    """Checksums of a run's inputs.
+
+    `model` is by part: weights, tokenizer, ...; `files` by the setting that names them.
+    """
 
     tasks: dict[str, TaskIdentity]
     model: dict[str, str]
+    files: dict[str, str] = {}
 
 
 class PlannedContext(Record):

@@ -14,6 +14,7 @@ from peml.config.model import RunConfig
 from peml.data import LoadedTasks
 from peml.errors import PemlError, RunError
 from peml.models import Family, ModelSettings, identify_model
+from peml.prefix.genotype import Genotype
 from peml.records.plan import Identity, TaskIdentity
 from peml.run.preparation import Prepared, load_inputs
 from peml.tasks import Task
@@ -26,6 +27,19 @@ _NOT_THE_MEANING = {"name", "source", "description"}
 def identify(prepared: Prepared) -> Identity:
     """Checksums of a run's rows, tasks and base model."""
     return _identify(prepared.config.model, prepared.family, prepared.loaded)
+
+
+def identify_run(prepared: Prepared) -> Identity:
+    """Like `identify`, with the file that the method reads its network from."""
+    return identify(prepared).model_copy(update={"files": _files(prepared.config)})
+
+
+def _files(config: RunConfig) -> dict[str, str]:
+    path = getattr(getattr(config.method, "search", None), "genotype", None)
+    if path is None:
+        return {}
+    network = Genotype.load(path).model_dump_json(exclude={"found_by"})
+    return {"method.search.genotype": hashlib.sha256(network.encode()).hexdigest()}
 
 
 def _identify(settings: ModelSettings, family: Family, loaded: LoadedTasks) -> Identity:
@@ -51,6 +65,7 @@ def check_finished(before: Identity, config: RunConfig, path: Path) -> None:
     """
     try:
         now = _identify(config.model, *load_inputs(config))
+        now = now.model_copy(update={"files": _files(config)})
     except PemlError as error:
         warnings.warn(
             f"{path} is finished, but whether its data and base model are still those of its "
@@ -71,7 +86,7 @@ def check_identity(before: Identity, now: Identity, path: Path) -> None:
     if changed:
         raise RunError(
             f"the run in {path} was started with other inputs: {'; '.join(changed)}",
-            allowed="the rows, tasks and base model of its start",
+            allowed="the rows, tasks, files and base model of its start",
             action="restore them, or choose another --output; nothing was changed",
         )
 
@@ -101,6 +116,9 @@ def _changes(before: Identity, now: Identity) -> Iterator[str]:
         yield "the order of the tasks changed"
     for part in _differing(before.model, now.model):
         yield f"the base model's {part} changed"
+    for setting, checksum in before.files.items():
+        if now.files.get(setting, checksum) != checksum:
+            yield f"the file of {setting} changed"
 
 
 def _differing(old: dict[str, str], new: dict[str, str]) -> list[str]:

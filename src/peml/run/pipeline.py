@@ -25,7 +25,7 @@ from peml.reporting.run.report import write_report
 from peml.run.announcement import print_plan
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder
-from peml.run.identity import check_finished, identify
+from peml.run.identity import check_finished, identify_run
 from peml.run.listener import OnEvaluation, never_stops
 from peml.run.preparation import Prepared, prepare
 from peml.run.probes import probe_batches
@@ -59,7 +59,7 @@ def plan(config: RunConfig) -> Plan:
     # Refuses learning rates of groups that don't exist.
     build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
     groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
-    identity = identify(prepared)
+    identity = identify_run(prepared)
     start = _start(prepared, model, identity)
     if not groups:
         prepared = prepared.without_training()

@@ -8,7 +8,7 @@ from peml.distributed import World
 from peml.errors import ConfigError, RunError
 from peml.records.plan import Identity, Plan
 from peml.run.folder import RunFolder, differences
-from peml.run.identity import identify
+from peml.run.identity import identify_run
 from peml.run.preparation import Prepared, prepare
 from peml.run.weights import check_sharding
 from peml.versions import read_versions
@@ -76,7 +76,7 @@ def prepare_together(
     precision = world.from_first(lambda: prepared.precision if prepared else None)
     prepared = prepared or prepare(config, precision)
     check_sharding(prepared)
-    identity = identify(prepared)
+    identity = identify_run(prepared)
     # Before anything of the folder is loaded.
     world.from_first(lambda: folder.check_identity(identity))
     first, *others = (one.model_dump() for one in world.gather(identity))
