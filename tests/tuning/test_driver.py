@@ -181,13 +181,30 @@ def test_when_the_first_trials_all_fail_the_study_stops_and_says_why(
 ) -> None:
     fake.results = staticmethod(lambda job: f"no memory for {job.name}")
     study = parse_study(toy_study(toys, budget={"trials": 9}))
-    with pytest.raises(RunError, match=r"the first 3 trials all failed\. trial 0: no memory for"):
+    with pytest.raises(
+        RunError, match=r"the first 3 trials of this session all failed\. trial 0: no"
+    ):
         tune(study, tmp_path / "study")
     fake.results = staticmethod(made_up_results)
     tuned = tune(study, tmp_path / "study")
     states = [trial.state for trial in tuned.study.trials]
     assert states == ["failed"] * 3 + ["finished"] * 6
     assert tuned.study.trials[0].reason == "no memory for trial 0"
+
+
+def test_a_session_that_begins_with_failures_leaves_the_budget_to_another(
+    fake: type[FakeExecutor], toys: Path, tmp_path: Path
+) -> None:
+    """Whatever worked before: the data may be gone."""
+    fake.results = staticmethod(made_up_results)
+    tune(parse_study(toy_study(toys, budget={"trials": 2})), tmp_path / "study")
+    fake.results = staticmethod(lambda job: "no data")
+    study = parse_study(toy_study(toys, budget={"trials": 9}))
+    with pytest.raises(RunError, match="of this session all failed"):
+        tune(study, tmp_path / "study")
+    fake.results = staticmethod(made_up_results)
+    states = [trial.state for trial in tune(study, tmp_path / "study").study.trials]
+    assert states == ["finished"] * 2 + ["failed"] * 3 + ["finished"] * 4
 
 
 def test_a_later_trial_that_fails_is_recorded_and_the_study_goes_on(

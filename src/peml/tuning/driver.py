@@ -49,7 +49,7 @@ class Driver:
         self._running: dict[str, TrialRecord] = {}  # by the job's name
         self._before = folder.driver().seconds
         self._since = time.monotonic()
-        self._worked = any(row.state in ("finished", "pruned") for row in ledger.rows())
+        self._worked = False  # in this session
         self._reasons: list[str] = []
 
     def executor(self) -> Executor:
@@ -142,7 +142,8 @@ class Driver:
         self._reasons.append(f"trial {number}: {reason}")
         if not self._worked and len(self._reasons) >= self._config.failures:
             raise RunError(
-                f"the first {len(self._reasons)} trials all failed. {self._reasons[0]}",
+                f"the first {len(self._reasons)} trials of this session all failed. "
+                f"{self._reasons[0]}",
                 action=f"see {self._folder.trial(number).parent}; correct the config and start in "
                 "a new folder, or run the same command again to try others",
             )
