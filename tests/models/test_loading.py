@@ -142,6 +142,22 @@ def test_a_config_of_wrong_values_is_one_clear_message(
         load_backbone(settings(broken))
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "t5"])
+def test_outputs_that_a_config_asks_for_are_left_out(family: str, tmp_path: Path) -> None:
+    plain = load_backbone(settings(save_tiny_model(family, tmp_path / "plain"))).model
+    folder = save_tiny_model(family, tmp_path / "asking")
+    file = folder / "config.json"
+    asked = {"return_dict": False, "output_attentions": True, "output_hidden_states": True}
+    file.write_text(json.dumps(json.loads(file.read_text()) | asked))
+    model = load_backbone(settings(folder)).model
+    ids = torch.arange(8, 16)[None]
+    given = {"input_ids": ids} | ({"decoder_input_ids": ids} if family == "t5" else {})
+    found, expected = model(**given), plain(**given)
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found[0], expected[0])
+    model.save_pretrained(tmp_path / "saved")  # refuses sdpa with attentions
+
+
 def test_weights_of_another_shape_are_refused(broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
