@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import LlamaForCausalLM
 
-from peml.files import checksums, read_tensors
+from peml.export.saved import DESCRIPTION, describe, open_model
+from peml.files import MANIFEST, atomic_folder, checksums, read_tensors
 from peml.serving import load
 from peml.testing import save_tiny_model
 from tests.cli.commands import peml
@@ -137,6 +141,49 @@ def test_a_run_that_does_not_fit_is_refused(
     assert answer.code == 2, answer
     assert said in answer.error
     assert checksums(run) == files
+
+
+def _other_words(base: Path) -> None:
+    """Two words of the vocabulary change places."""
+    file = base / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    one, two = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def _more_weights(base: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(base, attention_bias=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.ones_(parameter)
+    model.save_pretrained(base)
+
+
+@pytest.mark.parametrize("change", [_other_words, _more_weights])
+def test_a_run_on_a_changed_copy_of_the_model_is_refused(
+    tmp_path: Path, capsys: Capture, change: Callable[[Path], None]
+) -> None:
+    run, base = _first(capsys, tmp_path), tmp_path / "base"
+    shutil.copytree(run / "model/backbone", base)
+    change(base)
+    other = _fit(capsys, _config(tmp_path, base), tmp_path / "other")
+    said = peml(capsys, "add-task", run, other)
+    assert (said.code, "has other weights" in said.error) == (2, True), said.error
+
+
+def test_contexts_that_only_some_layers_see_are_refused(tmp_path: Path, capsys: Capture) -> None:
+    run = _first(capsys, tmp_path)
+    other = _fit(capsys, _config(tmp_path, run / "model/backbone"), tmp_path / "other")
+    saved = open_model(other / "model")
+    with atomic_folder(saved.folder) as partial:
+        kept = shutil.ignore_patterns(MANIFEST, DESCRIPTION)
+        shutil.copytree(saved.folder, partial, ignore=kept, dirs_exist_ok=True)
+        changed = saved.description.model_copy(update={"contexts_active": (True, False)})
+        describe(partial, changed)
+    said = peml(capsys, "add-task", run, other)
+    assert (said.code, "only some layers see" in said.error) == (2, True), said.error
 
 
 def test_a_model_with_one_context_for_all_is_refused(tmp_path: Path, capsys: Capture) -> None:
