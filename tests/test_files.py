@@ -51,6 +51,32 @@ def test_a_failed_write_says_where_and_why(code: int, reason: str) -> None:
     assert "run the same command again" in str(caught.value)
 
 
+def test_whoever_may_read_a_folders_manifest_may_read_all_of_it(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "model") as partial:
+            write_tensors(partial / "a.safetensors", {"x": torch.zeros(2)})
+    finally:
+        os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert modes == {"a.safetensors": 0o640, "manifest.json": 0o640}
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with atomic_folder(tmp_path / "model") as partial:
+        write_text(partial / "a.txt", "a")
+
+    def closed(path: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("peml.files.sha256", closed)
+    with pytest.raises(CheckpointError, match=r"a\.txt can't be read: permission denied") as caught:
+        verify_manifest(tmp_path / "model", "train again")
+    assert "read the folder" in caught.value.action
+
+
 def test_other_errors_pass_through() -> None:
     with pytest.raises(KeyError), disk_errors(Path("x")):
         raise KeyError("mine")

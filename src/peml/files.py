@@ -27,24 +27,30 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _READ_BY_PEOPLE = ("readme", "license", "licence", "notice")
 
 
+DISK_REASONS = MappingProxyType(
+    {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.EROFS: "the file system is read-only",
+    }
+)
+"""Errors of the system for which a user can do something, in words."""
+
+_MAKE_ROOM = (
+    "make room or choose another folder, then run the same command again: finished steps are kept"
+)
+
+
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, action: str = _MAKE_ROOM) -> Iterator[None]:
     """Turns a failed write into a message with the place and the reason."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors wraps a failed write in its own type
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EACCES: "permission denied",
-            errno.EROFS: "the file system is read-only",
-        }
-        reason = reasons.get(getattr(error, "errno", None) or 0, str(error))
-        raise RunError(
-            f"can't write {path}: {reason}",
-            action="make room or choose another folder, then run the same command again: "
-            "finished steps are kept",
-        ) from error
+        reason = DISK_REASONS.get(getattr(error, "errno", None) or 0, str(error))
+        raise RunError(f"can't write {path}: {reason}", action=action) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -200,10 +206,16 @@ def _filled(
 
 
 def _seal(folder: Path, verified: Mapping[str, Any] | None, known: Mapping[str, str]) -> None:
-    """Writes the manifest and makes sure that all files have reached the disk."""
+    """Writes the manifest and makes sure that all files have reached the disk.
+
+    Every file can then be read by whoever may read the manifest: safetensors writes files that only
+    their owner can read, whatever the umask says.
+    """
     manifest = checksums(folder, known)
     write_json(folder / MANIFEST, _manifest(manifest, verified))
+    readable = (folder / MANIFEST).stat().st_mode
     for name in manifest:
+        (folder / name).chmod(readable)
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
 
@@ -253,7 +265,14 @@ def verify_manifest(folder: Path, action: str, required: Iterable[str] = ()) -> 
             raise CheckpointError(f"{folder / MANIFEST} does not list {name}", action=action)
     for name, expected in listed.items():
         path = _listed_file(folder, name, action)
-        if sha256(path) != expected:
+        try:
+            found = sha256(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} can't be read: {DISK_REASONS.get(error.errno or 0, str(error))}",
+                action="let this user read the folder and all files in it",
+            ) from error
+        if found != expected:
             raise CheckpointError(
                 f"{path} was cut short or altered: its checksum is not the manifest's",
                 action=action,

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from peml.data.files import read_files
 from peml.data.mapped import cache_folder, in_batches, map_table, write_table
 from peml.data.rows import Row, Rows
-from peml.errors import ConfigError, DataError
+from peml.errors import ConfigError, DataError, RunError
 from tests.data.rows import moods, write_jsonl
 from tests.tasks import examples
 
@@ -194,6 +195,26 @@ def test_a_cache_without_a_name_is_refused(
         with pytest.raises(ConfigError, match=f"PEML_CACHE is '{told}'") as caught:
             use()
         assert "unset" in caught.value.action
+
+
+def test_a_cache_that_cannot_be_written_says_how_to_name_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "file" / "cache"))
+    schema = pa.schema({"a": pa.string()})
+    with pytest.raises(RunError, match="can't write") as caught:
+        write_table(cache_folder() / "x.arrow", schema, ())
+    assert "PEML_CACHE" in caught.value.action
+
+    def homeless() -> NoReturn:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("PEML_CACHE")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ConfigError, match="no home") as homeless_error:
+        cache_folder()
+    assert "PEML_CACHE" in homeless_error.value.action
 
 
 def test_the_cache_may_be_named_from_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,10 +105,24 @@ def main(arguments: list[str] | None = None) -> None:
         if ended.code == _INTERRUPTED:
             _tell("stopped; run the same command again to resume", style="yellow")
         raise
-    except Exception:
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason and not debug:
+            _tell(f"error: {reason}", style="red")
+            sys.exit(2)
         if _speaks():
             raise
         sys.exit(1)
+
+
+def _disk_reason(error: Exception) -> str:
+    """Says which place of the disk can't be used and why; empty for all other errors."""
+    if not isinstance(error, OSError):
+        return ""
+    from peml.files import DISK_REASONS
+
+    reason = DISK_REASONS.get(error.errno or 0, "")
+    return f"{error.filename or 'a file'} can't be used: {reason}" if reason else ""
 
 
 def _tell(message: str, style: str) -> None:

@@ -33,6 +33,7 @@ BATCH = 1000
 """Rows per batch of reading and writing."""
 
 _MARK = b"PEMLSEAL"
+_OWN_FOLDER = "set the environment variable PEML_CACHE to a folder that this user may write"
 _LENGTH = 8  # bytes of the length before the mark
 _LONGEST = 2**20  # bytes of a seal; more is no seal
 _BLOCK = 2**20
@@ -44,11 +45,17 @@ def cache_folder() -> Path:
     """Folder of cached rows and tokenised rows: ``PEML_CACHE``, or ``~/.cache/peml``.
 
     Raises:
-        ConfigError: ``PEML_CACHE`` is set and names no folder.
+        ConfigError: ``PEML_CACHE`` is set and names no folder, or is not set and this user has no
+            home.
     """
     told = os.environ.get("PEML_CACHE")
     if told is None:
-        return Path.home() / ".cache" / "peml"
+        try:
+            return Path.home() / ".cache" / "peml"
+        except RuntimeError as error:
+            raise ConfigError(
+                "this user has no home for PEML's cache", action=_OWN_FOLDER
+            ) from error
     if not told.strip():
         raise ConfigError(
             f"the environment variable PEML_CACHE is {told!r}, which names no folder",
@@ -140,7 +147,7 @@ def write_table(
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     rows = 0
-    with disk_errors(path):
+    with disk_errors(path, f"make room, or {_OWN_FOLDER}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
