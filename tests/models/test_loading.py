@@ -328,6 +328,20 @@ def test_tasks_a_family_cannot_do_are_all_named(bert: Path) -> None:
     check_task_types(text, [generation(), sentiment(), choice()])
 
 
+def test_prompts_have_to_show_a_field(bert: Path) -> None:
+    text = CausalFamily(tiny_tokenizer("causal"), max_length=32, pooling="mean")
+    constant = sentiment(template="Good or bad?")
+    with pytest.raises(ModelError, match="task 'mood': the template shows no field"):
+        check_task_types(text, [constant])
+    check_task_types(load_family(settings(bert)), [constant])  # reads the inputs themselves
+    columns = {"inputs": ["sentence", "more"], "label": "label"}
+    with pytest.warns(UserWarning, match="prompts don't show 'more' of columns.inputs"):
+        check_task_types(text, [sentiment(columns=columns)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_task_types(text, [sentiment(columns=columns, header="{{ more }}")])
+
+
 def test_fields_that_only_the_template_shows_are_named_to_encoders(tmp_path: Path) -> None:
     encoder = load_family(settings(save_tiny_model("bert", tmp_path / "encoder")))
     shown: dict[str, Any] = {

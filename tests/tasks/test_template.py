@@ -332,6 +332,14 @@ def test_a_column_named_as_a_variable_of_its_template_is_refused() -> None:
     assert TaskRenderer(task).render(row, 0).options == ("a!", "b!")
 
 
+@pytest.mark.parametrize("braces", ["{sentence}", "${ sentence }", "{sentence}: {{ sentence }}"])
+def test_a_field_in_single_braces_is_refused(braces: str) -> None:
+    with pytest.raises(TaskError, match=r"template: .*sentence.* is a text, the same in every row"):
+        TaskRenderer(examples.sentiment(template=braces))
+    for text in ('{"a": 1} {{ sentence }}', "{{ sentence }} {other}", "{{ '{sentence}' }}"):
+        TaskRenderer(examples.sentiment(template=text))
+
+
 @pytest.mark.parametrize("sum_", ["note * 2", "2 * note", "note + 1", "note > 1"])
 def test_nothing_can_be_calculated_with_no_value(sum_: str) -> None:
     columns = {"inputs": ["sentence"], "label": "label", "extra": ["note"]}

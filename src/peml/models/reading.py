@@ -218,6 +218,24 @@ def _declared_length(config: Any, tokenizer: Any) -> int:
     return min(known, _NO_LIMIT)  # a tokenizer that knows of no limit has 1e30
 
 
+def _check_shown(task: Task) -> None:
+    """Refuses prompts that show no field, and warns about inputs that they don't show."""
+    columns, shown = task.columns, shown_fields(task)
+    if shown.isdisjoint((*columns.inputs, *columns.options, *columns.extra, "options")):
+        raise ModelError(
+            f"task {task.name!r}: the template shows no field, so all prompts would be the same",
+            allowed=", ".join(f"{{{{ {name} }}}}" for name in (*columns.inputs, *columns.extra)),
+            action="show the inputs in the task's template",
+        )
+    hidden = [name for name in columns.inputs if name not in shown]
+    if hidden:
+        warnings.warn(
+            f"Task {task.name!r}: its prompts don't show {', '.join(map(repr, hidden))} of "
+            "columns.inputs; show them in the template, or leave them out",
+            stacklevel=2,
+        )
+
+
 def _warn_unread(task: Task) -> None:
     """Warns about fields that a template shows and a model without prompts doesn't read."""
     unread = [name for name in task.columns.extra if name in shown_fields(task)]
@@ -258,8 +276,7 @@ def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.chat is not None:
             family.check_chat(task)
-        if not isinstance(family, TextFamily):
-            _warn_unread(task)
+        (_check_shown if isinstance(family, TextFamily) else _warn_unread)(task)
     unfit = [task for task in tasks if task.type not in family.task_types]
     if not unfit:
         return

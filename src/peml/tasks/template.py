@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ SOURCE_ROW = "_source_row"
 
 _OPTIONS = "options"
 _ABSENT = object()
+_SINGLE_BRACES = re.compile(r"(?<![{%#'\"])\{\s*(\w+)\s*\}(?!\})")
 BETWEEN = "\n\n"
 """What separates header, shots and the row's prompt."""
 _FIELD_VARIABLES = {"option": ("option", "index"), "target": (_OPTIONS, "label", "index")}
@@ -66,8 +68,8 @@ def _read_template(source: str) -> tuple[Template, frozenset[str]]:
 
 
 def shown_fields(task: Task) -> frozenset[str]:
-    """The names of the fields that a task's template uses."""
-    return _read_template(task.template)[1]
+    """The names of the fields that a task's prompts show."""
+    return _read_template(task.template)[1] | _read_template(task.header or "")[1]
 
 
 class TaskRenderer:
@@ -218,6 +220,13 @@ class TaskRenderer:
                 "in columns.aliases: {NAME: COLUMN}.",
             ) from error
         own = _FIELD_VARIABLES.get(field, (_OPTIONS,))
+        for braces in _SINGLE_BRACES.finditer(source):
+            if braces[1] in (*self._visible, *own):
+                raise TaskError(
+                    f"{where}: {braces[0]!r} is a text, the same in every row.",
+                    allowed=f"{{{{ {braces[1]} }}}}, which shows the field",
+                    action="Write two braces; for the text itself write {{ '" + braces[0] + "' }}.",
+                )
         columns = self.task.columns
         for name in sorted(names.intersection(own, (*columns.inputs, *columns.extra)) - {_OPTIONS}):
             raise TaskError(
