@@ -213,8 +213,11 @@ def assert_equal_batches(left: TaskBatch, right: TaskBatch) -> None:
 
 
 def test_a_position_the_data_does_not_have_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="batch 999 of epoch 0") as caught:
-        stream([10]).load_state_dict({"epoch": 0, "batch": 999})
+    drawn = stream([10])
+    end = len(drawn.plan(0))
+    drawn.load_state_dict({"epoch": 0, "batch": end})
+    with pytest.raises(CheckpointError, match=f"batch {end + 1} of epoch 0") as caught:
+        drawn.load_state_dict({"epoch": 0, "batch": end + 1})
     assert "data changed" in str(caught.value)
 
 

@@ -167,7 +167,7 @@ def test_a_row_that_is_scored_may_not_be_shown(distinct_toys: Path, tmp_path: Pa
         reported.write_text("\n".join(lines))
     copied = {**shown, "label": 1 - shown["label"]}
     train.write_text(train.read_text() + 30 * (json.dumps(copied) + "\n"))
-    with pytest.raises(DataError, match="as a development row of 'mood'"):
+    with pytest.raises(DataError, match=rf"as a development row of 'mood': row \d+ of {train} "):
         prepare(load_config(path, config))
     prepare(load_config(path, config[1:]))  # without a context, it is leakage that is counted
 
