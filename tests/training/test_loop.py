@@ -205,6 +205,8 @@ def test_patience_ends_a_phase_that_may_stop() -> None:
     searching = made(patience=2)
     searching.run(4, may_stop=False)
     assert searching.loop.progress.step == 4
+    searching.run(10)  # the best was the last: two more
+    assert searching.loop.progress.step == 6
     stubborn = made()
     stubborn.run(10)
     assert stubborn.loop.progress.step == 10
