@@ -13,6 +13,7 @@ from peml.errors import ConfigError
 from peml.files import read_tensors, write_tensors
 from peml.methods.base import ParameterGroup
 from peml.training.optimizer import (
+    SPAN,
     build_optimizer,
     learning_rate_factor,
     load_optimizer_state,
@@ -187,3 +188,13 @@ def test_a_group_may_warm_up_longer_than_the_others() -> None:
     assert [rate["plain"] for rate in rates] == [1.0] * 10
     assert [rate["cold"] for rate in rates] == [1.0] * 10
     assert [rate["slow"] for rate in rates] == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 6])
+
+
+def test_a_group_of_some_steps_has_their_schedule_and_never_a_negative_rate() -> None:
+    settings = TrainingSettings(warmup=0, schedule="linear")
+    optimizer = build_optimizer(
+        [ParameterGroup("late", [nn.Parameter(torch.zeros(1))], 1.0)], settings
+    )
+    optimizer.param_groups[0][SPAN] = (2, 6)
+    rates = [set_learning_rates(optimizer, step, 8, settings)["late"] for step in range(8)]
+    assert rates == [1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
