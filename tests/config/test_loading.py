@@ -124,6 +124,16 @@ def test_a_value_where_a_section_belongs_is_named(section: Any) -> None:
     assert "training: should be a section" in problems(training=section)
 
 
+def test_a_runs_folder_says_how_it_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder, not a config file") as caught:
+        load_config(tmp_path)
+    assert caught.value.action == "give a file"
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path)
+    assert f"peml fit {tmp_path}/config.yaml --output {tmp_path}" in caught.value.action
+
+
 def test_values_of_another_kind_are_told_in_plain_words() -> None:
     message = problems(
         method="lora", export="maybe", seed=1.5, training={"epochs": "three"}, tasks={"files": "a"}

@@ -7,7 +7,7 @@ import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import Mock
 
 import pytest
@@ -114,6 +114,16 @@ def test_an_unknown_name_is_one_clear_message(
     with pytest.raises(ModelError, match="no/where-at-all") as caught:
         load_family(settings(tmp_path / "no/where-at-all"))
     assert "check the name" in str(caught.value)
+
+
+def test_a_hub_that_is_not_reached_says_how_to_do_without() -> None:
+    def unreached(*_: Any, **__: Any) -> NoReturn:
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.")
+
+    loader = Mock(from_pretrained=unreached)
+    with pytest.raises(ModelError, match="couldn't connect") as caught:
+        from_pretrained(loader, ModelSettings(name="some/model"), "config")
+    assert "hf download some/model --local-dir FOLDER" in caught.value.action
 
 
 def test_an_empty_folder_is_named_with_what_it_holds(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 app = typer.Typer(
     name="peml",
-    help="Train one frozen language model on many tasks with one small adapter.",
+    help="Train one frozen language model on many tasks with one small adapter.\n\n"
+    "`peml --debug COMMAND ...` shows the traceback of an error. Exit codes: 2 for an error that "
+    "its message explains, 1 for other failures and for checks that fail.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

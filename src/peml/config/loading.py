@@ -45,7 +45,13 @@ def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> 
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"there is no config file {path}", action="check the path; examples/ holds some"
+            f"there is no config file {path}", action="check the path; `peml init` writes one"
+        ) from error
+    except IsADirectoryError as error:
+        resume = f"to resume its run: peml fit {path}/config.yaml --output {path}"
+        raise ConfigError(
+            f"{path} is a folder, not a config file",
+            action=resume if (path / "config.yaml").is_file() else "give a file",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the config file {path} can't be read: {error}") from error

@@ -70,6 +70,10 @@ def _gguf_file(settings: ModelSettings) -> Path:
     return Path(str(path))
 
 
+_UNREACHED = ("couldn't connect", "offline mode")
+"""What Transformers says of a hub that can't be reached."""
+
+
 def from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: Any) -> Any:
     """Calls ``loader.from_pretrained`` and turns its errors into a ModelError."""
     location = location_of(settings)
@@ -97,6 +101,11 @@ def _remedy(error: Exception, folder: Path, what: str) -> str:
         return "set model.attention: auto"
     if isinstance(error, ImportError):
         return "install that package, or choose the model's plain weights"
+    if not folder.is_dir() and any(mark in str(error) for mark in _UNREACHED):
+        return (
+            "check the name and the connection; for a machine without a network, download the model "
+            f"elsewhere (hf download {folder.as_posix()} --local-dir FOLDER) and give that folder"
+        )
     if not folder.is_dir():
         return "check the name, or give the path of a local folder"
     if what == "weights" and (bad := damaged_weights(folder)):

@@ -81,7 +81,8 @@ def run_service(
     at.listen()  # from now on, who connects waits until the service has started
     host, port = at.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    announce(f"{name}: {len(predictor.tasks)} tasks at http://{shown}:{port}")
+    count = len(predictor.tasks)
+    announce(f"{name}: {count} task{'' if count == 1 else 's'} at http://{shown}:{port}")
     # uvicorn raises the signal again when it has stopped: a stop that was asked for is no error.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
