@@ -103,8 +103,8 @@ def _remedy(error: Exception, folder: Path, what: str) -> str:
         return "install that package, or choose the model's plain weights"
     if not folder.is_dir() and any(mark in str(error) for mark in _UNREACHED):
         return (
-            "check the name and the connection; for a machine without a network, download the model "
-            f"elsewhere (hf download {folder.as_posix()} --local-dir FOLDER) and give that folder"
+            "check the name and the connection; without a network, copy the model from elsewhere "
+            f"(hf download {folder.as_posix()} --local-dir FOLDER) and give that folder"
         )
     if not folder.is_dir():
         return "check the name, or give the path of a local folder"
