@@ -15,7 +15,7 @@ from peml.data.rows import Row, Rows
 from peml.errors import DataError, placed
 from peml.tasks import SOURCE_ROW, Example, Task, TaskRenderer
 
-_FORMAT = 9  # increased when the encoding of a row changes, so that old caches are not used
+_FORMAT = 10  # increased when the encoding of a row changes, so that old caches are not used
 _SCHEMA = pa.schema(
     {
         "input_ids": pa.list_(pa.list_(pa.int32())),
