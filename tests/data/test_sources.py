@@ -294,6 +294,22 @@ def test_parquet_without_a_column_names_the_nearest(tmp_path: Path) -> None:
         _load(examples.sentiment(), tmp_path)
 
 
+def test_all_values_that_are_no_labels_are_named_at_once(tmp_path: Path) -> None:
+    rows = moods(40)
+    for number, wrong in ((3, "happy"), (9, 7), (12, "happy"), (20, "Good mood")):
+        rows[number]["label"] = wrong
+    _folder(tmp_path, rows=rows)
+    with pytest.raises(DataError) as caught:
+        _load(examples.sentiment(), tmp_path)
+    assert "train.jsonl, line 4, field 'label': 'happy' is not a label" in caught.value.problem
+    assert "; nor are 7 (line 10), 'Good mood' (line 21)." in caught.value.problem
+    for number, row in enumerate(rows):
+        row["label"] = f"text {number}"  # as of another column: ten are enough
+    _folder(tmp_path, rows=rows)
+    with pytest.raises(DataError, match=r"line 1, .*'text 9' \(line 10\)\.\n"):
+        _load(examples.sentiment(), tmp_path)
+
+
 def test_a_bad_row_is_named_by_its_place_in_the_file_after_carving(tmp_path: Path) -> None:
     rows = moods(40)
     rows[33]["label"] = 7

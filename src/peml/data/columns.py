@@ -33,6 +33,7 @@ from peml.tasks.matching import read_integer
 
 _KEEPING = (parse_any, parse_single, parse_text, parse_option)
 _LARGEST = 2**53  # up to here a float holds every whole number
+_MOST_WRONG = 10  # different values of a label column that are no labels; then nothing more is read
 
 
 class ColumnError(ValueError):
@@ -131,6 +132,7 @@ class ClassColumn(Column):
         self._typed = typed
         self._stored = stored
         self._readings: dict[tuple[type, Any], ClassReading] = {}
+        self._wrong: dict[tuple[type, Any], ColumnError] = {}
         # The first label that can only be an index, only be a name, and mean either of two labels.
         self._only_index: _Met | None = None
         self._only_name: _Met | None = None
@@ -155,17 +157,26 @@ class ClassColumn(Column):
         return any(n is not None and labels[n : n + 1] != (name,) for n, name in numbers)
 
     def see(self, value: Any, place: str) -> None:
-        """Inspects the label of a row.
+        """Inspects the label of a row; `finish` refuses values that are no labels of the task.
 
         Raises:
-            ValueError: It is not a label of the task.
+            ValueError: It is null, or one wrong value too many.
         """
         if value is None:
             raise ValueError("null, and every row needs a label")
-        if isinstance(value, (str, int, float)) and (type(value), value) in self._readings:
+        if not isinstance(value, (str, int, float)):
+            self._reading(value)  # refuses it
+        key = type(value), value
+        if key in self._readings or key in self._wrong:
             return
-        reading = self._reading(value)
-        self._readings[type(value), value] = reading
+        try:
+            reading = self._reading(value)
+        except ValueError as error:
+            self._wrong[key] = ColumnError(str(error), place)
+            if len(self._wrong) == _MOST_WRONG:
+                raise self._refusal() from error
+            return
+        self._readings[key] = reading
         met = _Met(value, reading, place)
         if reading.by_name is None:
             self._only_index = self._only_index or met
@@ -178,8 +189,10 @@ class ClassColumn(Column):
         """Decides whether numbers are names or indices.
 
         Raises:
-            ColumnError: Both are possible, or neither fits all rows.
+            ColumnError: Values are no labels, or both are possible, or neither fits all rows.
         """
+        if self._wrong:
+            raise self._refusal()
         named, indexed = self._only_name, self._only_index
         if named and indexed:
             raise ColumnError(
@@ -202,6 +215,12 @@ class ClassColumn(Column):
             label = reading.by_name if self._only_index is None else reading.by_index
             if label is not None:  # it never is
                 self._labels[met] = labels[label]
+
+    def _refusal(self) -> ColumnError:
+        """The first value that is no label of the task, with the others that were met."""
+        (_, first), *others = self._wrong.items()
+        listed = ", ".join(f"{value!r} ({error.place})" for (_, value), error in others)
+        return ColumnError(f"{first}{f'; nor are {listed}' if listed else ''}", first.place)
 
     def _reading(self, value: Any) -> ClassReading:
         told = self._task.columns.kinds.get(self._task.columns.label)

@@ -135,7 +135,7 @@ class TaskColumns:
             try:
                 column.finish()
             except ColumnError as error:
-                raise self._error(error.place, name, error) from error
+                raise self._error("", name, error) from error
 
     def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Converts an inspected row."""
@@ -154,6 +154,7 @@ class TaskColumns:
 
     def _error(self, place: str, name: str, error: ValueError) -> DataError:
         where = f"{self._where}, " if self._where else ""
+        place = error.place if isinstance(error, ColumnError) else place
         return DataError(
             f"{where}{place}, field {name!r}: {error}.",
             allowed=f"{self._columns[name].allowed}, of one kind in all rows",
