@@ -266,7 +266,7 @@ def test_models_that_write_no_texts_say_so() -> None:
         ({"n": 2}, 422, "n", "2"),
         ({"stop": [""]}, 422, "stop[0]", "at least 1"),
         ({"stop": ""}, 422, "stop[0]", "at least 1"),
-        ({"prompt": ["a", "b"]}, 422, "prompt", "string"),
+        ({"prompt": ["a", "b"]}, 422, "prompt", "a text"),
         ({"prompt": "good " * 200, "max_tokens": 9}, 422, "prompt", "tokens"),
         ({"logit_bias": {"1": 5}}, 422, "logit_bias", "no field"),
     ],
