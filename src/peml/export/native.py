@@ -65,9 +65,8 @@ def save_model(
         folder: The model's folder; appears when it is complete.
         method: The method's settings, from which `load_model` restores unmerged weights.
         evaluation: The run's evaluation settings, which predictions reuse; default: PEML's.
-        probes: Batches of one task each, for which the trained model and the one read back from
-            disk must give the same scores. With probes, ``model`` is freed after it is written, so
-            that only one model is in memory.
+        probes: Batches of one task each. The trained model, which is freed after it is written,
+            and the one read back from disk must give the same scores for them.
         exact: Merge and save in float32, whatever the weights were stored in.
 
     Returns:
