@@ -97,7 +97,9 @@ def _killed(step: int, delay: float, *words: str) -> None:
 
 
 def _with_another_version(*words: str) -> None:
-    pytest.MonkeyPatch().setattr("peml.run.together.version", lambda package: f"{package} 0.1")
+    pytest.MonkeyPatch().setattr(
+        "peml.run.together.read_versions", lambda names: {name: f"{name} 0.1" for name in names}
+    )
     main(list(words))
 
 
