@@ -215,7 +215,8 @@ def _seal(folder: Path, verified: Mapping[str, Any] | None, known: Mapping[str, 
     write_json(folder / MANIFEST, _manifest(manifest, verified))
     readable = (folder / MANIFEST).stat().st_mode
     for name in manifest:
-        (folder / name).chmod(readable)
+        if (folder / name).stat().st_mode != readable:
+            (folder / name).chmod(readable)
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
 

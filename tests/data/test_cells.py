@@ -91,17 +91,22 @@ def test_templates_that_take_texts_need_no_kind(tmp_path: Path, template: str) -
     assert len(_prompts(_task(tmp_path, ["0", "1"], template))) == 2
 
 
-def test_a_target_of_the_label_needs_its_kind(tmp_path: Path) -> None:
+def _answers(folder: Path, rows: str, target: str | None) -> dict[str, Any]:
+    """A generation task with the answers in the column `gold`; its columns are left out."""
     for split in ("train", "validation"):
-        (tmp_path / f"{split}.csv").write_text("text,gold\na,1\nb,0\n")
-    given: dict[str, Any] = {
+        (folder / f"{split}.csv").write_text(f"text,gold\n{rows}")
+    return {
         "name": "answers",
         "type": "generation",
-        "source": {"path": str(tmp_path)},
+        "source": {"path": str(folder)},
         "template": "{{ text }}",
-        "target": "{{ 'yes' if label else 'no' }}",
+        "target": target,
         "metrics": ["exact_match"],
     }
+
+
+def test_a_target_of_the_label_needs_its_kind(tmp_path: Path) -> None:
+    given = _answers(tmp_path, "a,1\nb,0\n", "{{ 'yes' if label else 'no' }}")
     columns = {"inputs": ["text"], "label": "gold"}
     with pytest.raises(DataError, match=r"'0' .*\{gold: number\}"):
         load_source(Task.model_validate({**given, "columns": columns}))
@@ -129,16 +134,7 @@ def test_a_text_has_no_items(tmp_path: Path, loop: str) -> None:
 
 @pytest.mark.parametrize("target", [None, "{{ label }}!"])
 def test_an_empty_answer_has_to_be_meant(tmp_path: Path, target: str | None) -> None:
-    for split in ("train", "validation"):
-        (tmp_path / f"{split}.csv").write_text("text,gold\na,b\nc,\n")
-    given: dict[str, Any] = {
-        "name": "answers",
-        "type": "generation",
-        "source": {"path": str(tmp_path)},
-        "template": "{{ text }}",
-        "target": target,
-        "metrics": ["exact_match"],
-    }
+    given = _answers(tmp_path, "a,b\nc,\n", target)
     columns = {"inputs": ["text"], "label": "gold"}
     with pytest.raises(DataError, match=r"line 3, field 'gold': the cell is empty.*\{gold: text\}"):
         load_source(Task.model_validate({**given, "columns": columns}))

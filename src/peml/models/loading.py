@@ -207,11 +207,8 @@ def _freeze(model: Any, settings: ModelSettings) -> None:
         del model.config.auto_map  # Transformers' own class was used; a saved one asks for no code
     # A config may ask for tuples, or for outputs that sdpa can't give and nobody reads.
     for config in {id(c): c for m in model.modules() if (c := getattr(m, "config", None))}.values():
-        config.return_dict, config.output_attentions, config.output_hidden_states = (
-            True,
-            False,
-            False,
-        )
+        config.return_dict = True
+        config.output_attentions = config.output_hidden_states = False
     if isinstance(getattr(model, "pooler", None), nn.Module):
         # The heads read token states. SqueezeBERT and LayoutLM call a pooler even where it is None.
         model.pooler = nn.Identity()

@@ -285,7 +285,10 @@ def check_task_types(family: Family, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.chat is not None:
             family.check_chat(task)
-        (_check_shown if isinstance(family, TextFamily) else _warn_unread)(task)
+        if isinstance(family, TextFamily):
+            _check_shown(task)
+        else:
+            _warn_unread(task)
     unfit = [task for task in tasks if task.type not in family.task_types]
     if not unfit:
         return
