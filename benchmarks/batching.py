@@ -21,8 +21,8 @@ def padding_of_batches(stream: BatchStream, epochs: int) -> float:
     """Padded over all tokens, counted in the tensors that training gets."""
     padded = real = 0
     for epoch in range(epochs):
-        for tasks, rows in stream.plan(epoch):
-            mask = stream.fetch(tasks, rows).attention_mask
+        for numbers in stream.plan(epoch):
+            mask = stream.fetch(numbers).attention_mask
             padded += mask.numel()
             real += int(mask.sum())
     return 1 - real / padded

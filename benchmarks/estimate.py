@@ -105,7 +105,7 @@ def work(prepared: Prepared, what: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
     if what == "training":
         stream = ours.loop.stream
-        largest = stream.fetch(*stream.plan(0)[int(np.argmax(stream.padded(0)))])
+        largest = stream.fetch(stream.plan(0)[int(np.argmax(stream.padded(0)))])
         setattr(stream, "fetch", lambda *_: largest)  # noqa: B010 - in place of the plan's batches
         ours.train(STEPS)
     else:

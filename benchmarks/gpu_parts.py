@@ -151,7 +151,7 @@ def measure_shapes(bench: Bench) -> list[Figure]:
         prepared = bench.prepared("lora", *BF16)
         model = attach(prepared, bench.device, None, bench.backbone(prepared))
         step = model_step(model, "bf16")
-        planned = (prepared.stream.fetch(*each) for each in prepared.stream.plan(0))
+        planned = (prepared.stream.fetch(each) for each in prepared.stream.plan(0))
         batches = list({batch.input_ids.shape: batch for batch in planned}.values())[:_SHAPES]
         step(batches[0].to(bench.device))
         first, again = ([timed(step, b, bench) for b in batches[1:]] for _ in range(2))

@@ -133,7 +133,7 @@ def full_batch(prepared: Prepared, rows: int, length: int) -> TaskBatch:
 def bucket_batch(prepared: Prepared) -> TaskBatch:
     """The training batch whose padding is the mean of an epoch's, so neither best nor worst."""
     mean = prepared.stream.padding(0)
-    batches = [prepared.stream.fetch(*planned) for planned in prepared.stream.plan(0)]
+    batches = [prepared.stream.fetch(planned) for planned in prepared.stream.plan(0)]
     return min(batches, key=lambda b: abs(1 - b.tokens / b.attention_mask.numel() - mean))
 
 

@@ -74,7 +74,7 @@ def peak_with_values(settings: RunConfig) -> int:
     """Bytes at the peak of a real training step on the largest batch, optimiser left out."""
     prepared = prepare(settings)
     stream = prepared.stream
-    batch = stream.fetch(*stream.plan(0)[int(np.argmax(stream.padded(0)))])
+    batch = stream.fetch(stream.plan(0)[int(np.argmax(stream.padded(0)))])
     with Tracker() as tracker:
         backbone = load_backbone(prepared.config.model, prepared.family)
         for parameter in backbone.model.parameters():

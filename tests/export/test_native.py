@@ -36,7 +36,7 @@ def _disturbed(prepared: Prepared) -> AttachedModel:
 
 
 def _batches(prepared: Prepared) -> list[TaskBatch]:
-    return [prepared.stream.fetch(*batch) for batch in prepared.stream.plan(0)[:4]]
+    return [prepared.stream.fetch(batch) for batch in prepared.stream.plan(0)[:4]]
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def test_a_step_with_contexts_stays_on_the_device(
     context = AttachContext(seed=0, calibrate=lambda: None, solved=solved)
     with OnOneDevice(may_wait=True):
         attached = prepared.method.attach(model, context).to(META).train()
-    batch = prepared.stream.fetch(*prepared.stream.plan(0)[0])
+    batch = prepared.stream.fetch(prepared.stream.plan(0)[0])
     tasks = batch.task_ids.tolist()
     batch = batch.to(META)
     if variant != "shared":

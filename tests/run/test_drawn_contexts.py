@@ -41,7 +41,7 @@ def _solved(prepared: Prepared) -> SolvedRows:
 
 
 def _batch(prepared: Prepared) -> TaskBatch:
-    return prepared.stream.fetch(*prepared.stream.plan(0)[0])
+    return prepared.stream.fetch(prepared.stream.plan(0)[0])
 
 
 def _held(model: AttachedModel, batch: TaskBatch | None, seed: int = 0) -> dict[int, Tensor]:

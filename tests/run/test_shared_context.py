@@ -81,7 +81,7 @@ def test_all_tasks_instructions_stand_in_front() -> None:
 def test_mixed_rows_meet_it_in_one_piece(distinct_toys: Path) -> None:
     prepared = _prepared(distinct_toys, of="adapted")
     model = attach(prepared, torch.device("cpu"), None).train()
-    part, batch = model.parts["context"], prepared.stream.fetch(*prepared.stream.plan(0)[0])
+    part, batch = model.parts["context"], prepared.stream.fetch(prepared.stream.plan(0)[0])
     assert isinstance(part, ContextPart)
     model(batch).loss.backward()
     contexts = part.injection.contexts
@@ -98,7 +98,7 @@ def test_mixed_rows_meet_it_in_one_piece(distinct_toys: Path) -> None:
 def test_what_is_trained_on_it_is_trained_once(distinct_toys: Path, name: str, more: str) -> None:
     prepared = _prepared(distinct_toys, name=name, more=more)
     model = attach(prepared, torch.device("cpu"), None).train()
-    batch = prepared.stream.fetch(*prepared.stream.plan(0)[0])
+    batch = prepared.stream.fetch(prepared.stream.plan(0)[0])
     with torch.no_grad():
         for group in model.groups():
             for parameter in group.parameters:

@@ -70,7 +70,7 @@ def _optimizer(model: AttachedModel) -> torch.optim.Optimizer:
 def _trained(family: str, method: dict[str, Any], steps: int = 4, **training: Any) -> Recorder:
     base = tiny_task_model(family, TASKS)
     stream = _stream(base)
-    first = stream.fetch(*stream.plan(0)[0])
+    first = stream.fetch(stream.plan(0)[0])
     context = AttachContext(seed=0, calibrate=lambda: base(first) and None, total_steps=steps)
     model = build_method(parse_method(method)).attach(base, context)
     options = TrainingSettings.model_validate({"log_every": 100} | training)

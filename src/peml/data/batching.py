@@ -18,7 +18,7 @@ from torch import Tensor
 from peml.data.batch import IGNORED, StepBatches, TaskBatch
 from peml.data.encoding import EncodedSplit
 from peml.data.mixing import Indices, draw_rows, draw_seed, rows_per_epoch
-from peml.data.planning import BatchPlan, Sizes, plan_batches
+from peml.data.planning import Batches, Sizes, plan_batches
 from peml.data.rows import index_type
 from peml.data.settings import BatchSettings
 from peml.errors import CheckpointError
@@ -88,20 +88,19 @@ class _Ahead:
     reading: dict[tuple[int, int], Future[TaskBatch]] = field(default_factory=dict)
 
     def take(
-        self, epoch: int, number: int, plan: BatchPlan, fetch: Callable[..., TaskBatch]
+        self, epoch: int, number: int, plan: Batches, fetch: Callable[[Indices], TaskBatch]
     ) -> TaskBatch:
         """Returns a planned batch, and starts to read the next ones of the epoch."""
         if self.pool is None:
-            return fetch(*plan[number])
+            return fetch(plan[number])
         last = number + self.count * self.every
         for later in range(number, min(last + 1, len(plan)), self.every):
             if (epoch, later) not in self.reading:
-                job = self.pool.submit(self._read, fetch, *plan[later])
-                self.reading[epoch, later] = job
+                self.reading[epoch, later] = self.pool.submit(self._read, fetch, plan[later])
         return self.reading.pop((epoch, number)).result()
 
-    def _read(self, fetch: Callable[..., TaskBatch], tasks: Indices, rows: Indices) -> TaskBatch:
-        batch = fetch(tasks, rows).with_facts()
+    def _read(self, fetch: Callable[[Indices], TaskBatch], numbers: Indices) -> TaskBatch:
+        batch = fetch(numbers).with_facts()
         return batch.pinned() if self.pin else batch
 
     def cancel(self) -> None:
@@ -140,8 +139,9 @@ class BatchStream:
         self._weights = weights
         self._last_epoch = math.ceil(epochs) - 1
         sizes = [len(split) for split in splits]
-        self._offsets = np.cumsum([0, *sizes[:-1]])
-        self._sizes = {
+        # Where the splits begin and end among the rows of all.
+        self._starts = np.cumsum([0, *sizes], dtype=index_type(sum(sizes)))
+        self._sizes: dict[str, Sizes] = {
             what: np.concatenate([getattr(split, what) for split in splits])
             if len(splits) > 1
             else getattr(splits[0], what)
@@ -149,7 +149,7 @@ class BatchStream:
         }
         self._epoch = 0
         self._batch = 0
-        self._planned: tuple[int, BatchPlan] | None = None
+        self._planned: tuple[int, Batches] | None = None
         self._together = batches_per_step if settings.even_steps else 1
         self._begun = {0: 0}  # batches that an epoch's first step has from the epoch before
         self._ahead = _Ahead()
@@ -168,48 +168,49 @@ class BatchStream:
             progress=min(1.0, epoch / max(1, self._last_epoch)),
         )
 
-    def plan(self, epoch: int) -> BatchPlan:
-        """The batches of an epoch, each (task ids, row numbers)."""
+    def plan(self, epoch: int) -> Batches:
+        """The batches of an epoch, as numbers of rows among those of all splits."""
         if self._planned is None or self._planned[0] != epoch:
             self._planned = None  # frees the old plan first
             self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
 
-    def _plan(self, epoch: int) -> BatchPlan:
+    def _plan(self, epoch: int) -> Batches:
         earlier = [self.counts(past) for past in range(epoch)]
-        drawn = [
-            draw_rows(task, len(split), sum(past[task] for past in earlier), count, self.seed)
-            for task, (split, count) in enumerate(zip(self.splits, self.counts(epoch), strict=True))
-        ]
-        numbers = np.arange(len(drawn), dtype=index_type(len(drawn)))
-        tasks = np.repeat(numbers, [len(rows) for rows in drawn])
-        rows = np.concatenate(drawn)
-        del drawn  # with millions of rows, every array of an epoch counts
+        numbers = np.concatenate(
+            [
+                self._starts[task]
+                + draw_rows(task, len(split), sum(past[task] for past in earlier), count, self.seed)
+                for task, (split, count) in enumerate(
+                    zip(self.splits, self.counts(epoch), strict=True)
+                )
+            ]
+        )
         rng = np.random.default_rng((self.seed, epoch))
-        order = np.arange(len(rows), dtype=index_type(len(rows)))
-        rng.shuffle(order)
-        tasks, rows = tasks[order], rows[order]
-        del order
-        lengths = self._of("lengths", tasks, rows)
-        sequences = self._of("sequences", tasks, rows)
+        rng.shuffle(numbers)
         if self._together > 1 and epoch not in self._begun:
             self._plan(epoch - 1)
         begun = self._begun.get(epoch, 0)
         batches = plan_batches(
-            lengths, sequences, self.settings.tokens, self.settings.rows, self.settings.pool
+            self._sizes["lengths"][numbers],
+            self._sizes["sequences"][numbers],
+            self.settings.tokens,
+            self.settings.rows,
+            self.settings.pool,
         ).shuffled(rng, self._together, begun)
         self._begun[epoch + 1] = (begun + len(batches)) % self._together
-        return BatchPlan(batches.of(tasks), batches.of(rows))
+        return batches.of(numbers)
 
-    def _of(self, what: str, tasks: Indices, rows: Indices) -> Sizes:
-        """``lengths``, ``sequences`` or ``tokens`` of examples of many tasks, (examples,)."""
-        return self._sizes[what][self._offsets[tasks] + rows]
+    def locate(self, numbers: Indices) -> tuple[Indices, Indices]:
+        """Task and row number of each example of a planned batch, both (examples,)."""
+        tasks = np.searchsorted(self._starts, numbers, side="right") - 1
+        return tasks, numbers - self._starts[tasks]
 
     def padded(self, epoch: int = 0) -> list[int]:
         """Input tokens of each batch of an epoch, padding included."""
+        lengths, sequences = self._sizes["lengths"], self._sizes["sequences"]
         return [
-            int(self._of("sequences", *batch).sum()) * int(self._of("lengths", *batch).max())
-            for batch in self.plan(epoch)
+            int(sequences[batch].sum()) * int(lengths[batch].max()) for batch in self.plan(epoch)
         ]
 
     def padding(self, epoch: int = 0) -> float:
@@ -219,7 +220,7 @@ class BatchStream:
 
     def tokens(self, epoch: int = 0) -> int:
         """Input tokens of an epoch, without padding."""
-        return sum(int(self._of("tokens", *batch).sum()) for batch in self.plan(epoch))
+        return sum(int(self._sizes["tokens"][batch].sum()) for batch in self.plan(epoch))
 
     def next(self) -> TaskBatch:
         """The next batch, of the next epoch if this one has ended."""
@@ -236,9 +237,10 @@ class BatchStream:
             if self._batch >= len(self.plan(self._epoch)):
                 self._epoch, self._batch = self._epoch + 1, 0
             plan = self.plan(self._epoch)
-            tasks, rows = plan[self._batch]
-            step.examples.append(len(rows))
-            step.tokens += int(self._of("tokens", tasks, rows).sum())
+            numbers = plan[self._batch]
+            tasks, _ = self.locate(numbers)
+            step.examples.append(len(numbers))
+            step.tokens += int(self._sizes["tokens"][numbers].sum())
             for task, of_task in zip(*np.unique(tasks, return_counts=True), strict=True):
                 step.task_rows[int(task)] = step.task_rows.get(int(task), 0) + int(of_task)
             if number in mine:
@@ -265,8 +267,9 @@ class BatchStream:
                 self._ahead.cancel()
                 self._ahead = _Ahead()
 
-    def fetch(self, tasks: Indices, rows: Indices) -> TaskBatch:
+    def fetch(self, numbers: Indices) -> TaskBatch:
         """Reads and pads a planned batch, without changing the stream's position."""
+        tasks, rows = self.locate(numbers)
         columns: dict[str, list[Any]] = {}
         order = np.argsort(tasks, kind="stable")
         for task in np.unique(tasks):

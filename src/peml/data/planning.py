@@ -102,22 +102,3 @@ def _cut(lengths: list[int], sequences: list[int], tokens: int, rows: int) -> It
             yield position
             first, size = position, 0
         size += count
-
-
-@dataclass(frozen=True, eq=False)
-class BatchPlan(Sequence[tuple[Indices, Indices]]):
-    """The batches of an epoch, each (task ids, row numbers)."""
-
-    tasks: Batches
-    rows: Batches
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[Indices, Indices]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Indices, Indices]]: ...
-    def __getitem__(self, index: Any) -> Any:
-        pair = self.tasks[index], self.rows[index]
-        return list(zip(*pair, strict=True)) if isinstance(index, slice) else pair

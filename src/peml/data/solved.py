@@ -35,9 +35,9 @@ class SolvedRows:
         """
         most: Counter[int] = Counter()
         for epoch in range(self._epochs):
-            for tasks, rows in self._stream.plan(epoch):
-                distinct = set(zip(tasks.tolist(), rows.tolist(), strict=True))
-                most |= Counter(task for task, _ in distinct)
+            for numbers in self._stream.plan(epoch):
+                tasks, _ = self._stream.locate(np.unique(numbers))
+                most |= Counter(tasks.tolist())
         for task, together in sorted(most.items()):
             self._refuse_too_few(task, count, together)
 

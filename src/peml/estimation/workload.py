@@ -94,7 +94,7 @@ def read_workload(config: RunConfig, precision: Precision | None = None) -> Work
     """
     prepared = prepare(config, precision)
     stream, sizes = prepared.stream, prepared.stream.padded(0)
-    batch = stream.fetch(*stream.plan(0)[int(np.argmax(sizes))]).with_facts() if sizes else None
+    batch = stream.fetch(stream.plan(0)[int(np.argmax(sizes))]).with_facts() if sizes else None
     accumulation = prepared.config.training.accumulation
     rows = sum(len(split) for split in prepared.train)
     return Workload(

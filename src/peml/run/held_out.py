@@ -53,4 +53,4 @@ class HeldOutRows:
     def _batch(self, draw: int) -> TaskBatch:
         epoch, place = divmod(draw, self._length)
         plan = self._stream.plan(epoch)  # epochs may differ by a batch
-        return self._stream.fetch(*plan[place % len(plan)]).to(self._accelerator.device)
+        return self._stream.fetch(plan[place % len(plan)]).to(self._accelerator.device)

@@ -74,8 +74,8 @@ def attach(
         model.eval()
         if not prepared.steps.total:
             raise _nothing_to_train_on()
-        for tasks, rows in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
-            batch = prepared.stream.fetch(tasks, rows)
+        for numbers in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
+            batch = prepared.stream.fetch(numbers)
             # Not packed: the mask shows which queries are of real tokens.
             model(replace(batch, packed=None).to(device))
 
