@@ -1,4 +1,7 @@
-"""One thread in the tests and in every process they start: sums come out alike to the last bit."""
+"""What holds for all tests: one thread, no network, and files that needn't outlive a power cut.
+
+With one thread, in every process they start as well, sums come out alike to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read as torch is imported
 os.environ["HF_HUB_OFFLINE"] = "1"  # what is not here is missed at once, without retries
+os.fsync = lambda fd: None  # tests kill processes, not machines
 
 
 pytest_plugins = ["tests.e2e.fixtures"]
