@@ -53,6 +53,8 @@ def test_the_run_may_be_a_runs_file_and_methods_a_list(tmp_path: Path) -> None:
 
 def test_reference_and_focus_are_filled_in() -> None:
     assert parse().focus == "lora"
+    assert parse(methods=["lora", "mtl-lora", "frozen"]).focus == "mtl-lora"
+    assert parse(methods=["frozen"]).focus == "frozen"
     config = parse(methods={"c-poly": None, "peml": None, "lora": None}, match="parameters")
     assert (config.reference, config.focus) == ("c-poly", "peml")
     labels = {"reference": "lora", "focus": "c-poly"}

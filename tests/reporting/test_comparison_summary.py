@@ -124,5 +124,9 @@ def test_trouble_and_needs_are_said(tmp_path: Path) -> None:
         "Sizes were matched by parameters to 663,552 within 5 %.",
         "Outside the budget: lora (\u221212.0 %).",
     ]
-    assert methods[2].startswith("mtl-lora and c-poly need the task's id at inference")
+    sentence = "mtl-lora and c-poly need the task's id at inference"
+    assert methods[2] == f"{sentence}, which the others do without."
+    needing = [method for method in comparison.methods if method.needs_task_id]
+    alone = describe_methods(comparison.model_copy(update={"methods": needing}))
+    assert f"{sentence}." in alone
     assert methods[3] == "moe-lora can't be merged into the weights."

@@ -133,7 +133,8 @@ class ComparisonConfig(ConfigFile):
     unmatched: tuple[str, ...] = ()
     """With match: labels of the methods that keep their own size."""
     focus: str | None = None
-    """Label of the method that is compared with the baselines; default: peml, else the last."""
+    """Label of the method that is compared with the baselines; default: peml, else the last
+    that trains something."""
     tuning: TuningSettings | None = Field(default_factory=lambda: TuningSettings())
     """How learning rates or other settings are tuned for each method; null: use them as
     configured."""
@@ -171,14 +172,18 @@ class ComparisonConfig(ConfigFile):
     @field_validator("reference", "focus")
     @classmethod
     def _known_label(cls, label: str | None, info: ValidationInfo) -> str | None:
-        labels = list(info.data.get("methods", ()))  # missing if they are invalid themselves
+        # Missing if they are invalid themselves.
+        methods: dict[str, MethodSettings] = info.data.get("methods", {})
+        labels = list(methods)
         if not labels or label in labels:
             return label
         if label is None:
             if info.field_name == "reference" and info.data.get("match") == "none":
                 return None
-            last = "peml" if "peml" in labels else labels[-1]
-            return labels[0] if info.field_name == "reference" else last
+            if info.field_name == "reference":
+                return labels[0]
+            trained = [each for each in labels if methods[each].name != "frozen"] or labels
+            return "peml" if "peml" in labels else trained[-1]
         raise ValueError(
             f"there is no method of this label.{nearest(label, labels)} Valid: {', '.join(labels)}."
         )

@@ -43,9 +43,8 @@ def describe_methods(comparison: ComparisonRecord) -> list[str]:
     needing = [method.label for method in comparison.methods if method.needs_task_id]
     if needing:
         need = "needs" if len(needing) == 1 else "need"
-        sentences.append(
-            f"{join_names(needing)} {need} the task's id at inference, which the others do without."
-        )
+        others = ", which the others do without" if len(needing) < len(comparison.methods) else ""
+        sentences.append(f"{join_names(needing)} {need} the task's id at inference{others}.")
     never = [method.label for method in comparison.methods if method.merging == "never"]
     if never:
         sentences.append(f"{join_names(never)} can't be merged into the weights.")
