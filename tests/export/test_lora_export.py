@@ -21,7 +21,7 @@ from peml.export import export_model, load_model
 from peml.export.readme import write_readme
 from peml.files import read_tensors, verify_manifest, write_tensors
 from peml.models import TaskModel
-from peml.testing import TINY_ROWS, TINY_TASKS, batch_of
+from peml.testing import TINY_ROWS, TINY_TASKS, batch_of, tiny_task_model
 from tests.export.trained import run_of
 
 _ALONE = """
@@ -131,8 +131,9 @@ def test_the_base_model_of_a_package_is_loaded_as_the_folder_says(tmp_path: Path
     saved: Any = SimpleNamespace(
         description=SimpleNamespace(base_model="minilm"), method_name="lora"
     )
-    facts = {"per_task": False, "pooling": "", "tasks": []}
-    write_readme(tmp_path, "lora", saved, loader="AutoModel", origin="on the hub", **facts)
+    facts: dict[str, Any] = {"per_task": False, "pooling": "", "tasks": []}
+    facts |= {"loader": "AutoModel", "origin": "on the hub"}
+    write_readme(tmp_path, "lora", saved, tiny_task_model("bert"), **facts)
     text = (tmp_path / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*)model = ", text, re.DOTALL)
     names: dict[str, Any] = {}

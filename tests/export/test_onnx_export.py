@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from peml.errors import RunError
 from peml.export import check_export, export_model, load_model
 from peml.export.plain import Onnx
 from peml.testing import batch_of
+from tests.export.test_transformers_export import readme_code
 from tests.export.trained import run_of
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -64,10 +66,24 @@ def test_the_readmes_lines_run_without_peml(
     text = (out / "README.md").read_text()
     assert "logits of bad, good" in text
     assert "in onnxruntime, in a process without PEML" in check_export(out)["written"]
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    code = code.replace("FOLDER", str(out)) + '\nimport sys\nassert "peml" not in sys.modules'
+    code = readme_code(out) + '\nimport sys\nassert "peml" not in sys.modules'
     ended = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
     assert ended.stdout.startswith(b"[[")
+
+
+def test_the_readmes_lines_cut_long_rows_as_the_run(tmp_path: Path) -> None:
+    run, out = run_of("bert", "lora", tmp_path), tmp_path / "out"
+    export_model(run, out, "onnx")
+    long = "the film was good and the dog is bad " * 9
+    code = readme_code(out).replace("a row's text", long)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    model = load_model(run / "model")
+    assert namespace["inputs"]["input_ids"].shape[1] == model.family.max_length == 64
+    batch = batch_of(model, [(0, {"text": long, "label": 1})], "score")
+    with torch.no_grad():
+        wanted = model(batch).scores
+    np.testing.assert_allclose(namespace["logits"], wanted.numpy(), atol=1e-4, rtol=1e-4)
 
 
 def test_eight_bits_say_how_far_they_are_off(tmp_path: Path) -> None:

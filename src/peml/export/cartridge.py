@@ -5,7 +5,8 @@
     OUT/
       config.json, model.safetensors, tokenizer.json, ...   the merged model
       adapter/                     the prefix as a Cartridge, as PEFT saves it,
-      TASK/                        or one Cartridge per task, of its context
+      TASK/                        or one Cartridge per task, of its context,
+        context.txt, context.json  and the context's text, token ids, and the row's template
       README.md                    how to load the model
       manifest.json                checksum of every file
 

@@ -104,7 +104,8 @@ class Claims:
                 new = torch.tensor(tokens.shape[1])
                 if not torch.equal(other.ask("generate", place, rows=self.rows, new=new), tokens):
                     raise refusal("the exported model continues texts otherwise than the run's")
-                _check_text(other, folder, place)
+                for text in (place, f"{place}/context"):
+                    _check_text(other, folder, text)
         return (
             f"in a process without PEML, logits of {_ROWS} rows of random tokens differed from "
             f"those of the run's model by at most {share:.1e} of the largest (computed in "

@@ -71,7 +71,7 @@ class DecoderExport(ExportFormat):
         if not parts:
             self._claims.add("")
         shown = {"tasks": self.task_names, **self.readme(parts)}
-        write_readme(folder, self.template or self.name, self.saved, **shown)
+        write_readme(folder, self.template or self.name, self.saved, model, **shown)
         return [".", *(place for place in parts if (folder / place).is_dir())]
 
     def verify(self, folder: Path) -> str:

@@ -129,9 +129,8 @@ class GgufExport(DecoderExport):
         writer.add_token_list([texts.get(number, f"[PAD{number}]") for number in range(size)])
         writer.add_token_types(types)
         writer.add_token_merges(merges)
-        begins, ends = _frame(tokenizer)
-        writer.add_add_bos_token(begins)
-        writer.add_add_eos_token(ends)
+        writer.add_add_bos_token(_begins(tokenizer))
+        writer.add_add_eos_token(False)  # no prompt ended with it in the run
         stops = model.backbone.generation_config.eos_token_id
         stops = stops if isinstance(stops, list) else [stops]
         if len(stops) > len(_ENDS):
@@ -160,13 +159,13 @@ def _split(tokenizer: dict[str, Any]) -> str | None:
     return name if alike and not any(strips) else None
 
 
-def _frame(tokenizer: Any) -> tuple[bool, bool]:
-    """Whether texts get the tokenizer's first and last token; refuses any other additions."""
+def _begins(tokenizer: Any) -> bool:
+    """Whether texts get the tokenizer's first token; refuses additions but first and last."""
     begin, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
     plain, whole = (tokenizer("a", add_special_tokens=each).input_ids for each in (False, True))
     for begins, ends in product((False, True), repeat=2):
         if whole == begin * begins + plain + end * ends:
-            return begins, ends
+            return begins
     raise RunError(
         f"the tokenizer adds tokens that a GGUF file can't name: {whole} for {plain}",
         allowed="tokenizers that add bos and eos only",

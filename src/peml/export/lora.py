@@ -92,6 +92,7 @@ class LoraExport(ExportFormat):
             folder,
             "lora",
             saved,
+            model,
             per_task=per_task,
             loader=model.family.auto_class.__name__,
             origin=EMBEDDED[base].origin if base in EMBEDDED else "",

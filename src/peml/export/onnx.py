@@ -88,6 +88,7 @@ class OnnxExport(ExportFormat):
             folder,
             "onnx",
             self.saved,
+            model,
             prefix="prefix.safetensors" in self.saved.files,
             pair=len(_segments(model.tasks[0])) > 1,
             tasks=model.tasks,

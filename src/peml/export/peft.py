@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 from peft import PrefixTuningConfig, PromptTuningConfig
 from torch import Tensor
 
+from peml.export.claims import write_context
 from peml.export.decoder import DecoderExport, Parts
 from peml.files import write_tensors
 from peml.injection.inject import injection_of
@@ -67,6 +68,8 @@ class PeftExport(DecoderExport):
     def write_part(self, path: Path, part: Adapter, task: int, model: TaskModel) -> None:
         """Writes an adapter's folder."""
         part.write(path, base_model=str(self.out.resolve()))
+        if self.has_contexts:
+            write_context(path / "context", model.tasks[task], model)
 
     def readme(self, parts: Parts) -> dict[str, Any]:
         """The adapters, and what they are."""
@@ -74,6 +77,7 @@ class PeftExport(DecoderExport):
         return {
             "adapters": adapters,
             "prompt": any(adapter.shape is None for adapter in adapters.values()),
+            "contexts": self.has_contexts,
             "per_task": len(adapters) > 1 or self.task is not None,
         }
 
