@@ -134,14 +134,31 @@ def encode_rows(
     return _split(Rows.of_table(pa.Table.from_pylist(rows, schema=_SCHEMA)))
 
 
-def encode_row(example: Example, task: Task, family: EncodesExamples, purpose: str) -> Row:
+def encode_row(
+    example: Example, task: Task, family: EncodesExamples, purpose: str, number: int | None = None
+) -> Row:
     """Tokenises one rendered row: the columns of an `EncodedSplit`, with lists as values.
+
+    `number` is the row's number for messages; default: its index.
 
     Raises:
         DataError: The row can't be tokenised.
     """
-    with placed(_spell_row(task, example.index)):
-        return _columns(family.encode(task, example, purpose))
+    with placed(_spell_row(task, example.index if number is None else number)):
+        sequences = family.encode(task, example, purpose)
+    return {
+        "input_ids": [s.input_ids for s in sequences],
+        "token_type_ids": [s.token_type_ids for s in sequences if s.token_type_ids],
+        "labels": [s.labels for s in sequences if s.labels],
+        "targets": [s.target for s in sequences],
+        "length": max(len(s.input_ids) for s in sequences),
+        "sequences": len(sequences),
+        "tokens": sum(len(s.input_ids) for s in sequences),
+        "cut": max(s.cut for s in sequences),
+        "weight": 1.0,
+        "altered": any(s.altered for s in sequences),
+        "gap": sequences[0].gap,
+    }
 
 
 def _spell_row(task: Task, number: int) -> str:
@@ -160,28 +177,10 @@ def _encode(
     for index, row in enumerate(rows):
         with placed(where):
             example = renderer.render(row, index)
-            with placed(_spell_row(task, row.get(SOURCE_ROW, index))):
-                encoded = _columns(family.encode(task, example, purpose))
+            encoded = encode_row(example, task, family, purpose, row.get(SOURCE_ROW))
         if weights:
             encoded["weight"] = weights.get(int(example.label), 1.0)
         yield encoded
-
-
-def _columns(sequences: Sequence[Any]) -> Row:
-    """An example's sequences as one row of an encoded split."""
-    return {
-        "input_ids": [s.input_ids for s in sequences],
-        "token_type_ids": [s.token_type_ids for s in sequences if s.token_type_ids],
-        "labels": [s.labels for s in sequences if s.labels],
-        "targets": [s.target for s in sequences],
-        "length": max(len(s.input_ids) for s in sequences),
-        "sequences": len(sequences),
-        "tokens": sum(len(s.input_ids) for s in sequences),
-        "cut": max(s.cut for s in sequences),
-        "weight": 1.0,
-        "altered": any(s.altered for s in sequences),
-        "gap": sequences[0].gap,
-    }
 
 
 def _split(rows: Rows) -> EncodedSplit:

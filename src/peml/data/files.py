@@ -20,7 +20,7 @@ from peml.data.mapped import BATCH, cache_folder, in_batches
 from peml.data.rows import Rows
 from peml.data.stored_names import stored_names
 from peml.data.tables import as_written, content_key, find_columns, needed_table
-from peml.data.task_columns import TaskColumns, needed_fields
+from peml.data.task_columns import TaskColumns, spell_row
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, Task, conditions
 
@@ -98,8 +98,10 @@ def needed_rows(rows: Rows, task: Task, where: str, *, typed: bool = True) -> Ro
     """
     if task.format is not None:
         return _split_rows(rows, task, where)
-    table = needed_table(rows.table, needed_fields(task), task, where)
-    stored = stored_names(rows.table.schema, task.columns, where)
+    schema = rows.table.schema
+    sources = find_columns(schema, task.columns.needed, task, where)
+    table = needed_table(rows.table, sources, task, where)
+    stored = stored_names(schema, task.columns, where)
     columns = TaskColumns(task, where, typed=typed, stored=stored)
     columns.see_table(table, 0)
     columns.finish()
@@ -110,12 +112,9 @@ def needed_rows(rows: Rows, task: Task, where: str, *, typed: bool = True) -> Ro
 def _split_rows(rows: Rows, task: Task, where: str) -> Rows:
     """Like `needed_rows`, for instruction data; Arrow holds turns as lists of structs."""
     columns = TaskColumns(task, where)
-    found = [(f"row {number} (from 0)", row) for number, row in enumerate(rows.table.to_pylist())]
-    split = [(place, plain_row(row, task, f"{where}, {place}")) for place, row in found]
-    for place, row in split:
-        columns.see(row, place)
-    columns.finish()
-    table = pa.Table.from_pylist([columns.read(row) for _, row in split], columns.schema)
+    placed = ((spell_row(number), row) for number, row in enumerate(rows.table.to_pylist()))
+    split = ((place, plain_row(row, task, f"{where}, {place}")) for place, row in placed)
+    table = pa.Table.from_pylist(columns.read_all(split), columns.schema)
     return Rows.of_table(_numbered(table, 0), content_key(table))
 
 
@@ -142,7 +141,7 @@ def placed_rows(
     with reading(path), ParquetFile(path) as file:
         batches = file.iter_batches(batch_size=BATCH, columns=columns)
         rows = chain.from_iterable(as_written(batch).to_pylist() for batch in batches)
-        yield from ((f"row {number} (from 0)", row) for number, row in enumerate(rows))
+        yield from ((spell_row(number), row) for number, row in enumerate(rows))
 
 
 def _open_text(
@@ -166,16 +165,14 @@ def _open_text(
 def _open_parquet(
     paths: Sequence[Path], task: Task, labelled: bool
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    fields = needed_fields(task, labelled=labelled)
     stored = _stored_names(paths, task) if labelled else None
     columns = TaskColumns(task, name_of(paths), labelled=labelled, stored=stored)
-    for first, table in _parquet_tables(paths, fields, task):
+    for first, table in _parquet_tables(paths, columns.fields, task):
         columns.see_table(table, first)
     columns.finish()
-    tables = _parquet_tables(paths, fields, task)
     batches = (
         batch
-        for first, table in tables
+        for first, table in _parquet_tables(paths, columns.fields, task)
         for batch in _numbered(columns.read_table(table), first).to_batches()
     )
     return columns.schema.append(_NUMBER), batches
@@ -209,7 +206,7 @@ def _parquet_tables(
             sources = find_columns(file.schema_arrow, fields, task, str(path))
             for batch in _read_batches(path, file, list(sources.values())):
                 table = pa.Table.from_batches([batch])
-                yield earlier + first, needed_table(table, fields, task, str(path), first)
+                yield earlier + first, needed_table(table, sources, task, str(path), first)
                 first += len(table)
         earlier += first
 

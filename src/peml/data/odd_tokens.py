@@ -43,13 +43,11 @@ def describe_special_texts(task: Task, rows: Rows, special: Iterable[str]) -> st
 
     Templates may write such tokens on purpose, so only fields are searched.
     """
-    columns = task.columns
-    names = tuple(dict.fromkeys((*columns.inputs, *columns.options, *columns.extra)))
     tokens = sorted(filter(None, special), key=len, reverse=True)
     first = {token[0] for token in tokens}
     found = [
         (number, token)
-        for number, row in enumerate(rows.iterate(names))
+        for number, row in enumerate(rows.iterate(task.columns.shown))
         if (token := _held(row.values(), tokens, first))
     ]
     if not found:

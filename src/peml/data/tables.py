@@ -5,7 +5,7 @@ other types are refused, and so are values that can't be used.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,14 +57,15 @@ def find_columns(
 
 
 def needed_table(
-    table: pa.Table, fields: Sequence[str], task: Task, where: str, first: int = 0
+    table: pa.Table, sources: Mapping[str, str], task: Task, where: str, first: int = 0
 ) -> pa.Table:
     """The columns that a task needs, by its names, as texts, numbers, booleans or lists.
 
+    `sources` are those of `find_columns`, `first` is the number of the table's first row.
+
     Raises:
-        DataError: A column is missing, occurs twice or has a wrong type, or a value can't be used.
+        DataError: A column has a wrong type, or a value can't be used.
     """
-    sources = find_columns(table.schema, fields, task, where)
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     columns = {}

@@ -3,7 +3,7 @@
 All files, hub data sets and lists of rows, for training and prediction, are read here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,14 +30,6 @@ INDEXED, NAMED = {b"peml": b"index"}, {b"peml": b"name"}
 """Metadata of a label's field whose integers were read as indices, or as names of other indices."""
 
 
-def needed_fields(task: Task, *, labelled: bool = True) -> tuple[str, ...]:
-    """The fields of a row that a task needs; unlabelled rows don't need the label."""
-    columns = task.columns
-    if labelled:
-        return columns.needed
-    return tuple(dict.fromkeys((*columns.inputs, *columns.options, *columns.extra)))
-
-
 class TaskColumns:
     """The columns of a task, read in two passes: ``see`` all rows, ``finish``, then ``read`` them.
 
@@ -47,6 +39,9 @@ class TaskColumns:
         labelled: Whether the rows have labels; False for rows to predict.
         typed: Whether the source distinguishes texts, numbers and nulls; CSV doesn't.
         stored: The source's names for the integers of the label column.
+
+    Attributes:
+        fields: The names of the columns.
     """
 
     def __init__(
@@ -60,9 +55,9 @@ class TaskColumns:
     ) -> None:
         self._task = task
         self._where = where
+        self.fields = task.columns.needed if labelled else task.columns.shown
         self._columns = {
-            name: _column(task, name, typed=typed, stored=stored)
-            for name in needed_fields(task, labelled=labelled)
+            name: _column(task, name, typed=typed, stored=stored) for name in self.fields
         }
         self._unmet = {name for name, column in self._columns.items() if column.optional}
         self._found: dict[str, None] = {}
@@ -116,13 +111,13 @@ class TaskColumns:
             whole = column.optional or not values.null_count
             if pa.types.is_string(values.type) and column.keeps and whole:
                 if values.null_count < len(values):
-                    column.see("", _row(first))
+                    column.see("", spell_row(first))
                 continue
             for number, value in enumerate(values.to_pylist(), start=first):
                 try:
-                    column.see(value, _row(number))
+                    column.see(value, spell_row(number))
                 except ValueError as error:
-                    raise self._error(_row(number), name, error) from error
+                    raise self._error(spell_row(number), name, error) from error
 
     def finish(self) -> None:
         """Decides how the columns are converted; called after all rows were inspected.
@@ -140,6 +135,15 @@ class TaskColumns:
     def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Converts an inspected row."""
         return {name: column.read(row.get(name)) for name, column in self._columns.items()}
+
+    def read_all(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+        """Inspects and converts rows, each after its place; raises as `see` and `finish`."""
+        seen = []
+        for place, row in rows:
+            self.see(row, place)
+            seen.append(row)
+        self.finish()
+        return [self.read(row) for row in seen]
 
     def read_table(self, table: pa.Table) -> pa.Table:
         """Converts the inspected rows of a table."""
@@ -169,13 +173,9 @@ def read_list(rows: Sequence[Mapping[str, Any]], task: Task) -> list[dict[str, A
     Raises:
         DataError: A field is missing, or its value is not allowed.
     """
-    columns = TaskColumns(task, "", labelled=False)
-    flat = []
-    for number, row in enumerate(rows):
-        flat.append(plain_row(row, task, _row(number), labelled=False))
-        columns.see(flat[-1], _row(number))
-    columns.finish()
-    return [columns.read(row) for row in flat]
+    placed = ((spell_row(number), row) for number, row in enumerate(rows))
+    flat = ((place, plain_row(row, task, place, labelled=False)) for place, row in placed)
+    return TaskColumns(task, "", labelled=False).read_all(flat)
 
 
 def check_columns(task: Task, needed: Sequence[str], found: Sequence[str], where: str) -> None:
@@ -253,5 +253,6 @@ def _parse_items(value: Any) -> Any:
     return parse_any(value)
 
 
-def _row(number: int) -> str:
+def spell_row(number: int) -> str:
+    """The place of a row that is no line of a text file, for messages."""
     return f"row {number} (from 0)"

@@ -13,6 +13,7 @@ from peml.data.lines import check_file, is_csv
 from peml.data.mapped import BATCH
 from peml.data.plain import why_unusable
 from peml.data.rows import Row
+from peml.data.task_columns import spell_row
 from peml.errors import DataError, nearest
 from peml.tasks import SOURCE_ROW, Task
 
@@ -91,7 +92,7 @@ class UnlabelledFile:
     def _passed_through(self) -> Iterator[tuple[str, Row]]:
         """Place and kept columns of each row."""
         if self._is_parquet and not self.kept:
-            yield from ((f"{self._path}, row {n} (from 0)", {}) for n in range(self.rows))
+            yield from ((f"{self._path}, {spell_row(n)}", {}) for n in range(self.rows))
             return
         for where, row in placed_rows(self._path, self.kept):
             place = f"{self._path}, {where}"

@@ -230,7 +230,7 @@ def _declared_length(config: Any, tokenizer: Any) -> int:
 def _check_shown(task: Task) -> None:
     """Refuses prompts that show no field, and warns about inputs that they don't show."""
     columns, shown = task.columns, shown_fields(task)
-    if shown.isdisjoint((*columns.inputs, *columns.options, *columns.extra, "options")):
+    if shown.isdisjoint((*columns.shown, "options")):
         raise ModelError(
             f"task {task.name!r}: the template shows no field, so all prompts would be the same",
             allowed=", ".join(f"{{{{ {name} }}}}" for name in (*columns.inputs, *columns.extra)),

@@ -60,6 +60,11 @@ class Columns(Settings):
         return (self.choices,) if isinstance(self.choices, str) else self.choices
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """Every field that templates can show, each once; rows to predict need no others."""
+        return tuple(dict.fromkeys((*self.inputs, *self.options, *self.extra)))
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Every field of a row that the task reads, each once, the label last."""
         keys = (self.keys,) if isinstance(self.keys, str) else ()

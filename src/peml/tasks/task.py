@@ -257,8 +257,7 @@ class Task(Settings):
     def _column_problems(self) -> Iterator[str]:
         if self.type.is_pair and len(self.columns.inputs) != 2:
             yield f"columns.inputs: a {self.type} task needs exactly two"
-        shown = (*self.columns.inputs, *self.columns.options, *self.columns.extra)
-        if self.columns.label in (*shown, *self.columns.group):
+        if self.columns.label in (*self.columns.shown, *self.columns.group):
             yield f"columns.label: {self.columns.label!r} is an input too"
         if self.segments is not None and len(self.segments) not in (1, 2):
             yield "segments: one or two templates"

@@ -89,14 +89,20 @@ class TaskRenderer:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        columns = task.columns
-        self._visible = (*columns.inputs, *columns.options, *columns.extra)
-        self._prompt = self._compile("template", task.template)
-        named = ((f"segments[{index}]", text) for index, text in enumerate(task.segments or ()))
-        self._segments = tuple((field, self._compile(field, text)) for field, text in named)
-        self._option = self._compile_if_given("option", task.option)
-        self._header = self._compile_if_given("header", task.header)
-        self._target = self._compile_if_given("target", task.target)
+        segments = {f"segments[{index}]": text for index, text in enumerate(task.segments or ())}
+        self._segments = tuple(segments)
+        sources = {
+            "template": task.template,
+            **segments,
+            "option": task.option,
+            "header": task.header,
+            "target": task.target,
+        }
+        self._templates = {
+            field: self._compile(field, source)
+            for field, source in sources.items()
+            if source is not None
+        }
         # Of every row, unless rows have their own.
         self._fixed_options = task.scale.spell() if task.scale else task.verbalised_labels
 
@@ -119,7 +125,7 @@ class TaskRenderer:
 
     def gold(self, row: Mapping[str, Any], index: int) -> int | float | str | tuple[str, ...]:
         """A row's correct answer, `Example.gold`, without rendering the whole row."""
-        if self._target is not None:
+        if self.task.target is not None:
             return self.render(row, index).gold
         try:
             choices = self._options(row)
@@ -151,11 +157,9 @@ class TaskRenderer:
         options = self._option_texts(choices, variables)
         if _OPTIONS not in (*columns.inputs, *columns.extra):
             variables[_OPTIONS] = list(options)
-        segments = tuple(
-            self._fill(field, template, variables) for field, template in self._segments
-        )
+        segments = tuple(self._fill(field, variables) for field in self._segments)
         generates = self.task.type.generates
-        question = self._fill("template", self._prompt, variables)
+        question = self._fill("template", variables)
         return Example(
             index=index,
             segments=segments or tuple(texts.values()),
@@ -187,7 +191,7 @@ class TaskRenderer:
         return [*self._opening(variables), *map(_spell_shot, self.task.shots.examples)]
 
     def _opening(self, variables: dict[str, Any]) -> list[str]:
-        return [] if self._header is None else [self._fill("header", self._header, variables)]
+        return [] if self.task.header is None else [self._fill("header", variables)]
 
     def _turns(self, variables: dict[str, Any], question: str) -> tuple[Turn, ...]:
         if self.task.chat is None:
@@ -205,9 +209,6 @@ class TaskRenderer:
                 shots += [Turn("user", shot.question), Turn("assistant", shot.answer)]
         return tuple(self.task.chat.ask(BETWEEN.join([*texts, question]), header, shots))
 
-    def _compile_if_given(self, field: str, source: str | None) -> Template | None:
-        return None if source is None else self._compile(field, source)
-
     def _compile(self, field: str, source: str) -> Template:
         where = f"Task {self.task.name!r}, {field}"
         try:
@@ -219,22 +220,22 @@ class TaskRenderer:
                 action="Correct the template. A column whose name is not one word needs another "
                 "in columns.aliases: {NAME: COLUMN}.",
             ) from error
+        columns = self.task.columns
         own = _FIELD_VARIABLES.get(field, (_OPTIONS,))
+        allowed = (*columns.shown, *own)
         for braces in _SINGLE_BRACES.finditer(source):
-            if braces[1] in (*self._visible, *own):
+            if braces[1] in allowed:
                 raise TaskError(
                     f"{where}: {braces[0]!r} is a text, the same in every row.",
                     allowed=f"{{{{ {braces[1]} }}}}, which shows the field",
                     action="Write two braces; for the text itself write {{ '" + braces[0] + "' }}.",
                 )
-        columns = self.task.columns
         for name in sorted(names.intersection(own, (*columns.inputs, *columns.extra)) - {_OPTIONS}):
             raise TaskError(
                 f"{where}: {name!r} is a variable of this template and a column as well.",
                 allowed="a column of another name",
                 action=f"Read the column under another name: columns.aliases: {{NAME: {name}}}.",
             )
-        allowed = (*self._visible, *own)
         for name in sorted(names.difference(allowed)):
             if name == columns.label:
                 raise TaskError(
@@ -253,9 +254,9 @@ class TaskRenderer:
             )
         return template
 
-    def _fill(self, field: str, template: Template, variables: dict[str, Any]) -> str:
+    def _fill(self, field: str, variables: dict[str, Any]) -> str:
         try:
-            return template.render(variables)
+            return self._templates[field].render(variables)
         except (
             TemplateError,
             ArithmeticError,
@@ -289,9 +290,9 @@ class TaskRenderer:
 
     def _option_texts(self, choices: tuple[str, ...], variables: dict[str, Any]) -> tuple[str, ...]:
         options = choices
-        if self._option is not None:
+        if self.task.option is not None:
             options = tuple(
-                self._fill("option", self._option, {**variables, "option": choice, "index": index})
+                self._fill("option", {**variables, "option": choice, "index": index})
                 for index, choice in enumerate(choices)
             )
         for number, option in enumerate(options):
@@ -325,7 +326,7 @@ class TaskRenderer:
     def _label(
         self, row: Mapping[str, Any], choices: tuple[str, ...], variables: dict[str, Any]
     ) -> int | float | str:
-        if self._target is None:
+        if self.task.target is None:
             return self._answer(row, choices)
         name = self.task.columns.label
         answer = {"label": _for_template(self._value(row, name))}
@@ -333,7 +334,7 @@ class TaskRenderer:
             answer["index"] = self._answer(row, choices)
         elif answer["label"] is NULL:
             raise _RowError(name, "there is no label", "a label")
-        return self._fill("target", self._target, {**variables, **answer})
+        return self._fill("target", {**variables, **answer})
 
     def _answer(self, row: Mapping[str, Any], choices: tuple[str, ...]) -> int | float | str:
         name = self.task.columns.label

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from peml.data.encoding import encode_row
-from peml.data.task_columns import needed_fields, read_list
+from peml.data.task_columns import read_list
 from peml.errors import DataError, nearest
 from peml.evaluation.mixed import EncodedRow
 from peml.serving.predictor import Predictor
@@ -136,7 +136,7 @@ def _top_names(task: Task) -> tuple[str, ...] | None:
     """The names that a row's fields may have; None if the task's format decides."""
     if task.format is not None:
         return None
-    needed = needed_fields(task, labelled=False)
+    needed = task.columns.shown
     names = [*needed, *(task.columns.aliases[n] for n in needed if n in task.columns.aliases)]
     return tuple(dict.fromkeys([*names, *(name.partition(".")[0] for name in names)]))
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from peml.data.task_columns import needed_fields
 from peml.tasks import Task
 
 
@@ -67,7 +66,7 @@ def describe(task: Task) -> dict[str, Any]:
         "name": task.name,
         "description": task.description,
         "type": task.type,
-        "columns": list(needed_fields(task, labelled=False)),
+        "columns": list(task.columns.shown),
         "lists": [task.columns.choices] if isinstance(task.columns.choices, str) else [],
         "labels": list(task.labels),
     }
