@@ -17,9 +17,9 @@ from torch import Tensor
 
 from peml.data.batch import IGNORED, StepBatches, TaskBatch
 from peml.data.encoding import EncodedSplit
-from peml.data.mixing import Indices, draw_rows, draw_seed, rows_per_epoch
+from peml.data.mixing import draw_rows, draw_seed, rows_per_epoch
 from peml.data.planning import Batches, Sizes, plan_batches
-from peml.data.rows import index_type
+from peml.data.rows import Indices, index_type
 from peml.data.settings import BatchSettings
 from peml.errors import CheckpointError
 

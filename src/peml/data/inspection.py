@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from peml.data.batch import IGNORED
-from peml.data.encoding import EncodesExamples, encode_rows, encode_split
+from peml.data.encoding import EncodedSplit, EncodesExamples, encode_rows, encode_split
 from peml.data.odd_tokens import describe_same_tokens, describe_special_texts
 from peml.data.rows import Rows
 from peml.data.sources import TaskData, load_shots, load_source
@@ -98,14 +98,22 @@ def inspect_task(
     notes = [*_notes(task, trained, origin.train), *_notes(task, evaluated, origin.reported)]
     if family is None:
         return TaskInspection(data, labels, None, None, tuple(notes))
-    notes += [*_altered(data, family), *_nested(data, family)]
-    encoded = encode_split(reported, task, family, task.type.evaluated_as, where=origin.reported)
-    if alike := describe_same_tokens(task, reported, encoded):
+    learnt = encode_split(train, task, family, "train", where=origin.train)
+    scored, read = (
+        encode_split(reported, task, family, purpose, where=origin.reported)
+        for purpose in ("score", task.type.evaluated_as)
+    )
+    notes += [
+        *_altered(task, train, learnt, family, origin.train),
+        *_altered(task, reported, scored, family, origin.reported),
+        *_nested(task, reported, scored, origin.reported),
+    ]
+    if alike := describe_same_tokens(task, reported, read):
         notes.append(f"{origin.reported}: {alike}")
     for rows, where in ((train, origin.train), (reported, origin.reported)):
         if found := describe_special_texts(task, rows, family.special_texts):
             notes.append(f"{where}: {found}")
-    tokens, answers = _token_lengths(data, family), show_answers(task, reported, family)
+    tokens, answers = _token_lengths(learnt, read), show_answers(task, reported, family)
     return TaskInspection(data, labels, tokens, answers, tuple(notes))
 
 
@@ -153,16 +161,12 @@ def _have(rows: int) -> str:
     return "1 row has" if rows == 1 else f"{rows:,} rows have"
 
 
-def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
-    """Notes on answers that the tokenizer changes, so that no model can learn or give them."""
-    task = data.task
-    for rows, purpose, where in (
-        (data.train, "train", data.origin.train),
-        (data.reported, "score", data.origin.reported),
-    ):
-        altered = encode_split(rows, task, family, purpose, where=where).altered
-        if not altered.any():
-            continue
+def _altered(
+    task: Task, rows: Rows, encoded: EncodedSplit, family: EncodesExamples, where: str
+) -> Iterator[str]:
+    """A note on answers that the tokenizer changes, so that no model can learn or give them."""
+    altered = encoded.altered
+    if altered.any():
         first = int(altered.argmax())
         row = rows[first]
         found = family.altered_target(task, TaskRenderer(task).render(row, first))
@@ -173,15 +177,13 @@ def _altered(data: TaskData, family: EncodesExamples) -> Iterator[str]:
         )
 
 
-def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
+def _nested(task: Task, rows: Rows, scored: EncodedSplit, where: str) -> Iterator[str]:
     """A note on options that begin with another: without the end token, they can never win."""
-    task, where = data.task, data.origin.reported
     if task.type.generates:
         return
-    encoded = encode_split(data.reported, task, family, "score", where=where)
-    nested = [number for number, row in enumerate(encoded.rows) if _are_nested(row["labels"])]
+    nested = [number for number, row in enumerate(scored.rows) if _are_nested(row["labels"])]
     if nested:
-        row = data.reported[nested[0]].get(SOURCE_ROW, nested[0])
+        row = rows[nested[0]].get(SOURCE_ROW, nested[0])
         yield (
             f"{where}: {_have(len(nested))} an option that begins with all tokens of another (the "
             f"first is row {row}, from 0); keep evaluation.scoring.end, without which the longer "
@@ -189,14 +191,7 @@ def _nested(data: TaskData, family: EncodesExamples) -> Iterator[str]:
         )
 
 
-def _token_lengths(data: TaskData, family: EncodesExamples) -> TokenLengths:
-    splits = [
-        encode_split(rows, data.task, family, purpose, where=where)
-        for rows, purpose, where in (
-            (data.train, "train", data.origin.train),
-            (data.reported, data.task.type.evaluated_as, data.origin.reported),
-        )
-    ]
+def _token_lengths(*splits: EncodedSplit) -> TokenLengths:
     lengths: np.ndarray[Any, Any] = np.concatenate([split.lengths for split in splits])
     median, high = np.percentile(lengths, [50, 95], method="higher")
     return TokenLengths(

@@ -5,16 +5,14 @@ power), Stickland and Murray (arXiv 1902.02671, annealed mixing).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from peml.data.rows import index_type
+from peml.data.rows import Indices, index_type
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
-
-Indices = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 
 class MixingSettings(Settings):

@@ -9,8 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from peml.data.mixing import Indices
-from peml.data.rows import index_type
+from peml.data.rows import Indices, index_type
 
 Sizes = np.ndarray[Any, np.dtype[np.int32]]
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from peml.data.mapped import BATCH, Pages, open_table
 
 Row = dict[str, Any]
-Indices = np.ndarray[Any, Any]
+Indices = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 
 def index_type(count: int) -> np.dtype[Any]:

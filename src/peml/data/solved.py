@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from peml.data.batching import BatchStream
-from peml.data.mixing import Indices
+from peml.data.rows import Indices
 from peml.data.sources import TaskData
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, TaskRenderer

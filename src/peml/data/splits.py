@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from peml.data.rows import Rows
+from peml.data.rows import Indices, Rows
 from peml.errors import DataError
 from peml.tasks import Task
-
-Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def carve_development(train: Rows, task: Task, seed: int) -> tuple[Rows, Rows]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from peml.tasks.matching import (
     describe_mismatch,
     find_loosely,
-    find_names,
     find_value,
     read_boolean,
     read_integer,
@@ -99,28 +98,21 @@ def _named(task: Task, value: Any) -> int | None:
     """Index of the label that a text or a boolean names."""
     if not isinstance(value, (str, bool)):
         return None
-    if isinstance(value, str) and (index := _label_index(value, task.labels)) is not None:
-        return index
+    if found := find_value(value, task.labels):
+        return found[0]  # no two labels are equal
     boolean = read_boolean(value)
-    if boolean is None:
-        return None
-    for text in (str(boolean), str(boolean).lower()):
-        if (index := _label_index(text, task.labels)) is not None:
-            return index
-    if task.columns.kinds.get(task.columns.label) == "text":
+    if boolean is None or task.columns.kinds.get(task.columns.label) == "text":
         return None
     if is_reversed(task.labels):
         return int(not boolean)
     return int(boolean) if is_reversed(task.labels[::-1]) else None
 
 
-def _label_index(text: str, labels: tuple[str, ...]) -> int | None:
-    return next(iter(find_names(text, labels)), None)  # no two labels are equal
-
-
 def _refusal(task: Task, value: Any) -> str:
     listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(task.labels))
-    near = describe_mismatch(value, task.labels) if isinstance(value, str) else ""
+    advice = describe_mismatch(value, task.labels)
     if len(task.labels) == 2 and read_boolean(value) is not None:
-        near = f"if false is 0 and true is 1, set columns.kinds: {{{task.columns.label}: number}}"
-    return f"{value!r} is not a label; the labels are {listed}{f'; {near}' if near else ''}"
+        advice = (
+            f"; if false is 0 and true is 1, set columns.kinds: {{{task.columns.label}: number}}"
+        )
+    return f"{value!r} is not a label; the labels are {listed}{advice}"

@@ -109,13 +109,8 @@ class TaskType(StrEnum):
         return "generate" if self.generates else "score"
 
 
-METRICS: Mapping[str, frozenset[TaskType]] = MappingProxyType(
-    {
-        name: frozenset(kind for kind in TaskType if name in kind.metrics)
-        for name in sorted({name for kind in TaskType for name in kind.metrics})
-    }
-)
-"""Metric names, and the task types each one can score.
+METRICS = tuple(sorted({name for kind in TaskType for name in kind.metrics}))
+"""Metric names.
 
 ``f1a`` is MultiRC's name for F1 over all answers; ``em`` is the share of groups of rows
 (``columns.group``) that are right in every row. ``span_em`` and ``span_f1`` compare texts, and take

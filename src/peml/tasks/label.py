@@ -9,7 +9,6 @@ from peml.tasks.matching import (
     describe_mismatch,
     find_names,
     find_value,
-    read_boolean,
     read_integer,
     spell_number,
 )
@@ -75,12 +74,12 @@ def _score(scale: Scale, value: Any) -> float:
 
 
 def _key(value: Any, keys: tuple[str, ...]) -> int:
-    found = _named(value, keys)
+    found = find_value(value, keys)
     if len(found) == 1:
         return found[0]
     raise ValueError(
         f"{value!r} is not the key of one option; the keys are {', '.join(keys)}"
-        f"{_near(value, keys)}"
+        f"{describe_mismatch(value, keys)}"
     )
 
 
@@ -96,7 +95,7 @@ def _choice(task: Task, value: Any, options: tuple[str, ...]) -> int:
                 "metrics of texts (span_em, span_f1), or leave one"
             )
         return found[0][0]
-    by_text = [] if kind == "number" else _named(value, options)
+    by_text = [] if kind == "number" else find_value(value, options)
     number = None if kind == "text" else read_integer(value)
     index = number if number is not None and 0 <= number < len(options) else None
     if isinstance(value, str) and by_text:
@@ -117,21 +116,5 @@ def _choice(task: Task, value: Any, options: tuple[str, ...]) -> int:
         hint = "; labels that are letters need columns.keys, such as [A, B, C]"
     raise ValueError(
         f"{value!r} is neither an index from 0 to {len(options) - 1} nor the text of one option"
-        f"{_near(value, options)}{hint}"
+        f"{describe_mismatch(value, options)}{hint}"
     )
-
-
-def _named(value: Any, names: tuple[str, ...]) -> list[int]:
-    """Indices of the names that a text, a number or a boolean matches."""
-    if not isinstance(value, (str, int, float)):
-        return []
-    found = [] if isinstance(value, bool) else find_value(value, names)
-    boolean = read_boolean(value)
-    if found or boolean is None:
-        return found
-    return find_names(str(boolean), names) or find_names(str(boolean).lower(), names)
-
-
-def _near(value: Any, names: tuple[str, ...]) -> str:
-    near = describe_mismatch(value, names) if isinstance(value, str) else ""
-    return f"; {near}" if near else ""

@@ -23,12 +23,20 @@ def find_names(text: str, names: Sequence[str]) -> list[int]:
     return [index for index, name in enumerate(names) if _composed(name) == composed]
 
 
-def find_value(value: str | float, names: Sequence[str]) -> list[int]:
-    """Indices of the names that a text or number spells; ``1``, `` 1`` and 1.0 spell each other."""
-    number = read_integer(value)
-    found = find_names(str(value), names)
-    if found or number is None:
+def find_value(value: Any, names: Sequence[str]) -> list[int]:
+    """Indices of the names that a text, a number or a boolean spells.
+
+    ``1``, `` 1`` and 1.0 spell each other, and so do True, ``true`` and ``TRUE``.
+    """
+    if not isinstance(value, (str, int, float)):
+        return []
+    found, number, boolean = find_names(str(value), names), read_integer(value), read_boolean(value)
+    if found:
         return found
+    if boolean is not None:
+        return find_names(str(boolean), names) or find_names(str(boolean).lower(), names)
+    if number is None:
+        return []
     exact = find_names(str(number), names)
     return exact or [index for index, name in enumerate(names) if read_integer(name) == number]
 
@@ -72,11 +80,16 @@ def spell_number(value: int | float) -> int | float:
     return value
 
 
-def describe_mismatch(text: str, names: Sequence[str]) -> str:
-    """Suggests the name nearest to a text that is none of them; empty if none is near.
+def describe_mismatch(value: Any, names: Sequence[str]) -> str:
+    """Suggests the name nearest to a text that is none of them, after a semicolon.
 
-    Shows code points if letters may look alike.
+    Empty if none is near, or the value is no text. Shows code points if letters may look alike.
     """
+    near = _suggest(value, names) if isinstance(value, str) else ""
+    return f"; {near}" if near else ""
+
+
+def _suggest(text: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(_loose(text), [_loose(name) for name in names], n=1)
     if not near:
         return "" if text.isascii() else _code_points(text)
