@@ -40,15 +40,9 @@ from peml.methods.base import MethodSettings
 from peml.methods.context.settings import ContextSettings
 from peml.methods.registry import build_method
 from peml.settings import Settings
-from peml.tasks import (
-    SOURCE_ROW,
-    Shots,
-    Suite,
-    Task,
-    TaskRenderer,
-    join_answer,
-    right_option,
-)
+from peml.tasks import SOURCE_ROW, Shots, Suite, Task, TaskRenderer
+from peml.tasks.label import right_option
+from peml.tasks.template import join_answer
 
 CONTROLS = ("right", "other-task", "wrong-labels", "shuffled-labels")
 

@@ -41,7 +41,8 @@ from peml.data.sources import load_source
 from peml.evaluation import read_predictions
 from peml.evaluation.metrics import METRICS
 from peml.export import add_task, export_model, find_model
-from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_suite, right_option
+from peml.tasks import SOURCE_ROW, Task, TaskRenderer, load_suite
+from peml.tasks.label import right_option
 
 TASKS = (
     "glue/cola",

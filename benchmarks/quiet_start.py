@@ -27,7 +27,8 @@ from peml.injection.inject import PrefixInjection, attach_prefix
 from peml.injection.quiet import measure_start
 from peml.models.embedded import MINILM, embedded_model
 from peml.prefix.prefix import Prefix
-from peml.tasks import generate, load_suite
+from peml.tasks import load_suite
+from peml.tasks.generated import generate
 from peml.testing.models import tiny_model, tiny_tokenizer
 
 LENGTH = 16

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from peml.methods.lora.settings import LoraSettings
-from peml.models import Backbone, CompiledBlocks
+from peml.models import Backbone
+from peml.models.compiling import CompiledBlocks
 from peml.prefix.genotype import Genotype
 from peml.records.metrics import Evaluation, Scores, StepRecord
 from peml.run.precision import build_accelerator

@@ -22,14 +22,13 @@ from peml.analysis.statistics import PairedTask, paired_difference
 from peml.errors import DataError
 from peml.evaluation import KeptTask, TaskPredictions
 from peml.evaluation.metrics import METRICS
-from peml.tasks import METRICS as DECLARED
-from peml.tasks import OF_SCORES
+from peml.tasks import OF_SCORES, TaskType
 from tests.analysis.test_statistics import answers
 
 
 def kept(metric: str, gold: Any, predicted: Any, name: str = "a") -> TaskPredictions:
     """Predictions of a task whose type has the metric."""
-    kind = min(DECLARED[metric])
+    kind = min(kind for kind in TaskType if metric in kind.metrics)
     task = KeptTask(name=name, version=1, type=kind, metrics=(metric,), majority=gold[0])
     scores = [[0.0, each] if metric in OF_SCORES else [] for each in predicted]
     return TaskPredictions(task, range(len(gold)), gold, predicted, scores)

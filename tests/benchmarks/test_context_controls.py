@@ -12,7 +12,8 @@ from peml.comparison.settings import load_comparison
 from peml.data import TaskData
 from peml.errors import ConfigError
 from peml.run.preparation import prepare
-from peml.tasks import BETWEEN, SOURCE_ROW, TaskRenderer
+from peml.tasks import SOURCE_ROW, TaskRenderer
+from peml.tasks.template import BETWEEN
 from peml.testing import save_tiny_model
 from tests.benchmarks.conftest import Script
 

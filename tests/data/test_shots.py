@@ -11,7 +11,8 @@ from peml.data.settings import TasksSettings, select_tasks
 from peml.data.sources import load_shots, load_source, load_task_data
 from peml.errors import ConfigError, DataError, ModelError
 from peml.models import check_task_types
-from peml.tasks import SOURCE_ROW, Shot, Task
+from peml.tasks import SOURCE_ROW, Task
+from peml.tasks.chat import Shot
 from peml.testing.tasks import tiny_family
 from tests.data.rows import write_jsonl
 from tests.tasks.examples import sentiment

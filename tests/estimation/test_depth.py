@@ -9,7 +9,8 @@ import pytest
 
 from peml.errors import ConfigError
 from peml.estimation import Estimate, depth, estimate
-from peml.models import ModelSettings, count_layers
+from peml.models import ModelSettings
+from peml.models.loading import count_layers
 from peml.testing import save_tiny_model
 from tests.estimation.test_estimate import CPU, config, folder
 

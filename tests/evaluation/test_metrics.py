@@ -15,8 +15,8 @@ from peml.evaluation import (
     score_constant,
 )
 from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics
-from peml.tasks import METRICS as DECLARED
 from peml.tasks import Task
+from peml.tasks.kinds import METRICS as DECLARED
 from tests.tasks.examples import choice, generation, score, sentiment
 
 GOLD = [1, 1, 1, 0, 0, 1]

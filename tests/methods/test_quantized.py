@@ -13,7 +13,8 @@ from torch import Tensor
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
 from peml.methods.registry import build_method, parse_method
-from peml.models import Backbone, ModelSettings, TaskModel, dequantize, is_quantized, load_backbone
+from peml.models import Backbone, ModelSettings, TaskModel, load_backbone
+from peml.models.quantization import dequantize, is_quantized
 from peml.testing import TINY_TASKS, batch_of, save_tiny_model
 
 pytest.importorskip("bitsandbytes", reason="needs the extra quantization")

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from peml.models import EncodedSequence, Family
+from peml.models import Family
+from peml.models.families import EncodedSequence
 from peml.tasks import Example, Task, TaskRenderer
 from peml.testing.tasks import Row, batch_of, collate, tiny_family, tiny_task_model
 

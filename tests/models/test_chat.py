@@ -18,7 +18,8 @@ from peml.errors import DataError, ModelError
 from peml.models import check_task_types
 from peml.models.families import CausalFamily, EncodedSequence
 from peml.models.families.seam import read_back
-from peml.tasks import Task, split_row
+from peml.tasks import Task
+from peml.tasks.instructions import split_row
 from peml.testing.tasks import tiny_family
 from tests.models.tasks import encode, examples
 from tests.models.tokenizers import KINDS, small_tokenizer

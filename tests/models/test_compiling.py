@@ -14,7 +14,7 @@ from peml.errors import TrainingError
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
 from peml.methods.registry import build_method, parse_method
-from peml.models import CompiledBlocks, check_compiler
+from peml.models.compiling import CompiledBlocks, check_compiler
 from peml.models.loading import enable_checkpointing
 from peml.testing.tasks import (
     TINY_ROWS,

@@ -16,15 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from peml.errors import ModelError
-from peml.models import (
-    ModelSettings,
-    check_generation,
-    check_task_types,
-    load_backbone,
-    load_family,
-)
+from peml.models import ModelSettings, check_task_types, load_backbone, load_family
 from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
 from peml.models.reading import detect_family, from_pretrained
+from peml.models.room import check_generation
 from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 from tests.tasks.examples import choice, generation, sentiment
 

@@ -12,7 +12,8 @@ import torch
 from peml.data import TaskBatch
 from peml.data.batching import Collator
 from peml.injection.inject import attach_prefix
-from peml.models import OpenBatch, TaskModel, can_join
+from peml.models import TaskModel
+from peml.models.open_batch import OpenBatch, can_join
 from peml.prefix.prefix import Prefix
 from tests.models.tasks import tiny_task_model
 from tests.tasks.examples import generation

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from peml.data import TaskBatch
 from peml.errors import ModelError
-from peml.models import TaskModel, check_generation, check_prompt
+from peml.models import TaskModel, check_prompt
 from peml.models.loading import enable_checkpointing
 from peml.models.prompt import build_inputs
+from peml.models.room import check_generation
 from tests.models.tasks import Row, batch_of, collate, encode, tiny_family, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
 

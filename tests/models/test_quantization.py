@@ -13,15 +13,9 @@ from transformers import PretrainedConfig
 
 from peml.errors import ModelError
 from peml.methods.targets import find_linears, read_layers
-from peml.models import (
-    ModelSettings,
-    check_quantization,
-    count_parameters,
-    dense_weight,
-    load_backbone,
-    quantization,
-    read_quantization,
-)
+from peml.models import ModelSettings, load_backbone, quantization
+from peml.models.quantization import check_quantization, count_parameters, dense_weight
+from peml.models.reading import read_quantization
 from peml.testing import save_tiny_model
 
 CPU = torch.device("cpu")

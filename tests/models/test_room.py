@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 
 from peml.config.loading import load_config
-from peml.models import (
-    ModelSettings,
-    check_generation,
-    check_prompt,
-    load_family,
-    make_room,
-    settle,
-)
+from peml.models import ModelSettings, check_prompt, load_family, make_room, settle
+from peml.models.room import check_generation
 from peml.run.preparation import prepare
 from peml.testing.models import save_tiny_model
 from tests.e2e.toy import toy_config

@@ -11,7 +11,8 @@ import torch
 
 from peml.errors import ModelError
 from peml.evaluation.scoring.support import sharing_problem
-from peml.models import ModelSettings, TaskModel, load_backbone, rotary_limit
+from peml.models import ModelSettings, TaskModel, load_backbone
+from peml.models.rotary import rotary_limit
 from peml.testing.models import save_tiny_model, tiny_model
 from tests.tasks.examples import sentiment
 

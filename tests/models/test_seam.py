@@ -9,7 +9,8 @@ from tokenizers import AddedToken
 
 from peml.errors import DataError
 from peml.models.families import CausalFamily, EncodedSequence, Seq2SeqFamily
-from peml.tasks import Task, join_answer
+from peml.tasks import Task
+from peml.tasks.template import join_answer
 from tests.models.tasks import encode
 from tests.models.tokenizers import KINDS, small_tokenizer
 from tests.tasks.examples import choice, generation, sentiment

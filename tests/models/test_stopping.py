@@ -15,8 +15,9 @@ from peml.errors import ModelError
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.injection.inject import attach_prefix
 from peml.methods.attached import AttachedModel
-from peml.models import TaskModel, check_generation
+from peml.models import TaskModel
 from peml.models.families.stopping import stopping_criteria
+from peml.models.room import check_generation
 from tests.injection.common import with_random_prefix
 from tests.models.tasks import Row, collate, encode, tiny_family, tiny_task_model
 from tests.tasks.examples import generation

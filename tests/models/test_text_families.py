@@ -11,7 +11,8 @@ from tokenizers import normalizers
 from torch import Tensor
 
 from peml.errors import DataError
-from peml.models import EncodedSequence, TaskModel
+from peml.models import TaskModel
+from peml.models.families import EncodedSequence
 from tests.models.tasks import Row, batch_of, collate, encode, tiny_family, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
 

@@ -14,8 +14,9 @@ from peml.config.loading import load_config
 from peml.data.encoding import encode_rows
 from peml.data.settings import TasksSettings, select_tasks
 from peml.errors import ModelError, TaskError
-from peml.models import identify_model, load_family
+from peml.models import load_family
 from peml.models.families.seam import read_back
+from peml.models.loading import identify_model
 from peml.run.pipeline import fit, plan
 from peml.serving import load
 from peml.tasks import Chat, TaskRenderer, load_task_file

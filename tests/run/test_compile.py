@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import peml.run.preparation
 import peml.run.training
 from peml.config.loading import load_config
-from peml.models import CompiledBlocks
+from peml.models.compiling import CompiledBlocks
 from peml.run.pipeline import fit
 from peml.testing.models import save_tiny_model
 from tests.e2e.toy import METHODS, toy_config

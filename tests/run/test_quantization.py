@@ -13,7 +13,8 @@ from peml.config.model import RunConfig
 from peml.errors import ConfigError, ModelError
 from peml.export import load_model
 from peml.methods.registry import build_method
-from peml.models import is_quantized, quantization
+from peml.models import quantization
+from peml.models.quantization import is_quantized
 from peml.records.plan import Plan
 from peml.records.run import Results
 from peml.run.listener import RunStopped

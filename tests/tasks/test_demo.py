@@ -8,7 +8,8 @@ from peml.data.leakage import find_leakage
 from peml.data.settings import TasksSettings
 from peml.data.sources import load_all
 from peml.errors import TaskError
-from peml.tasks import Task, TaskRenderer, TaskType, generate, load_suite
+from peml.tasks import Task, TaskRenderer, TaskType, load_suite
+from peml.tasks.generated import generate
 from tests.tasks.demo import TASKS, generate_demo
 
 _TASKS = load_suite("demo").tasks

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from peml.errors import DataError
-from peml.tasks import TaskRenderer, read_class
-from peml.tasks.classes import settle_class
+from peml.tasks import TaskRenderer
+from peml.tasks.classes import read_class, settle_class
 from tests.tasks import examples
 
 

@@ -19,17 +19,10 @@ from peml.data.kinds import (
     parse_text,
 )
 from peml.data.stored_names import stored_name
-from peml.tasks import (
-    ClassReading,
-    Task,
-    conditions,
-    explain_ambiguity,
-    find_loosely,
-    is_reversed,
-    read_boolean,
-    read_class,
-)
-from peml.tasks.matching import read_integer
+from peml.tasks import Task
+from peml.tasks.classes import ClassReading, explain_ambiguity, is_reversed, read_class
+from peml.tasks.conditions import conditions
+from peml.tasks.matching import find_loosely, read_boolean, read_integer
 
 _KEEPING = (parse_any, parse_single, parse_text, parse_option)
 _LARGEST = 2**53  # up to here a float holds every whole number

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peml.errors import DataError
-from peml.tasks import Columns, Task, split_row
+from peml.tasks import Task
+from peml.tasks.columns import Columns
+from peml.tasks.instructions import split_row
 
 
 def flat_row(row: Mapping[str, Any], columns: Columns, where: str = "A row") -> dict[str, Any]:

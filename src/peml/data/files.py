@@ -22,7 +22,8 @@ from peml.data.stored_names import stored_names
 from peml.data.tables import as_written, content_key, find_columns, needed_table
 from peml.data.task_columns import TaskColumns, spell_row
 from peml.errors import DataError
-from peml.tasks import SOURCE_ROW, Task, conditions
+from peml.tasks import SOURCE_ROW, Task
+from peml.tasks.conditions import conditions
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Kinds of files that can be read, in the order they are looked for."""

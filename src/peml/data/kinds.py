@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from peml.tasks import FieldKind, read_boolean, spell_number
+from peml.tasks.columns import FieldKind
+from peml.tasks.matching import read_boolean, spell_number
 
 ANY_KIND = "a text, a number, true or false, or a list of texts"
 

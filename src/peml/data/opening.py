@@ -10,7 +10,8 @@ from peml.data.files import SUFFIXES, name_of, needed_rows, read_files
 from peml.data.folders import TaskMissingError, find_folder, listing, split_files
 from peml.data.rows import Rows
 from peml.errors import DataError, nearest
-from peml.tasks import Task, generate
+from peml.tasks import Task
+from peml.tasks.generated import generate
 
 
 class Found(NamedTuple):

@@ -7,15 +7,8 @@ from pydantic import Field, model_validator
 from peml.data.mixing import MixingSettings
 from peml.errors import ConfigError, nearest
 from peml.settings import Settings
-from peml.tasks import (
-    Chat,
-    Shots,
-    Task,
-    join_suites,
-    load_suite,
-    load_task_file,
-    with_bare_template,
-)
+from peml.tasks import Chat, Shots, Task, load_suite, load_task_file, with_bare_template
+from peml.tasks.suite import join_suites
 
 
 class TasksSettings(Settings):

@@ -9,7 +9,8 @@ import pyarrow as pa
 from peml.data.rows import Row, Rows
 from peml.data.task_columns import INDEXED, NAMED
 from peml.errors import DataError
-from peml.tasks import SOURCE_ROW, FieldKind, Task
+from peml.tasks import SOURCE_ROW, Task
+from peml.tasks.columns import FieldKind
 from peml.tasks.matching import find_value, read_integer, spell_number
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")

@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from peml.data.kinds import Parse
 from peml.errors import DataError
-from peml.tasks import Columns, Task, find_loosely
+from peml.tasks import Task
+from peml.tasks.columns import Columns
+from peml.tasks.matching import find_loosely
 
 _KEY = b"huggingface"
 

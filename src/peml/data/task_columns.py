@@ -24,7 +24,9 @@ from peml.data.kinds import (
 from peml.data.plain import why_unusable
 from peml.data.stored_names import naming
 from peml.errors import DataError, nearest
-from peml.tasks import Task, conditions, read_label
+from peml.tasks import Task
+from peml.tasks.conditions import conditions
+from peml.tasks.label import read_label
 
 INDEXED, NAMED = {b"peml": b"index"}, {b"peml": b"name"}
 """Metadata of a label's field whose integers were read as indices, or as names of other indices."""

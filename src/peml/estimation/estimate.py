@@ -26,7 +26,8 @@ from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
 from peml.methods.registry import build_method
 from peml.methods.shape import read_shape
-from peml.models import TaskModel, count_layers, empty_backbone
+from peml.models import TaskModel
+from peml.models.loading import count_layers, empty_backbone
 from peml.models.logits import HELD
 from peml.run.precision import precision_of
 from peml.training.balancing import build_balancing

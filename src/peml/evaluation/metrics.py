@@ -11,7 +11,8 @@ import numpy as np
 from peml.errors import DataError
 from peml.evaluation.texts import composed, number_hit, option_hit, rouge, span_em, span_f1
 from peml.records.run import Classes
-from peml.tasks import OF_SCORES, Task, ends_negative
+from peml.tasks import OF_SCORES, Task
+from peml.tasks.classes import ends_negative
 from peml.tasks.kinds import BINARY, LOWER_IS_BETTER
 
 Values = Sequence[Any]

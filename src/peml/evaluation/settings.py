@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from peml.settings import Settings
-from peml.tasks import Normalisation, Task
+from peml.tasks import Task
+from peml.tasks.kinds import Normalisation
 
 
 class ScoringSettings(Settings):

@@ -31,14 +31,8 @@ from peml.injection.contexts import ALL_TASKS, Contexts
 from peml.injection.inject import attach_prefix, injection_of
 from peml.methods.attached import AttachedModel
 from peml.methods.base import MethodSettings
-from peml.models import (
-    TaskModel,
-    check_prompt,
-    is_quantized,
-    load_backbone,
-    make_room,
-    make_room_for_context,
-)
+from peml.models import TaskModel, check_prompt, load_backbone, make_room, make_room_for_context
+from peml.models.quantization import is_quantized
 from peml.prefix.prefix import Prefix
 from peml.records.run import Agreement
 

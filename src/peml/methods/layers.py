@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from peml.errors import ModelError, nearest
 
 if TYPE_CHECKING:
-    from peml.models import Side
+    from peml.models.routing import Side
 
 ALL_LINEAR = "all-linear"
 READ_DIRECTLY = "the model reads its weight without calling it"

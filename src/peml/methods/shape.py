@@ -54,7 +54,7 @@ def read_shape(model: TaskModel) -> ModelShape:
     """Reads the shape of a model without parts; probes the attention with a tiny input."""
     from peml.injection.support import check_support
     from peml.methods.targets import read_layers
-    from peml.models import count_parameters
+    from peml.models.quantization import count_parameters
 
     backbone, family = model.backbone, model.family
     return ModelShape(

@@ -27,7 +27,8 @@ from peml.models.source import (
     read_vocabulary,
 )
 from peml.models.vocabulary import check_end, fit_tokenizer
-from peml.tasks import Task, shown_fields
+from peml.tasks import Task
+from peml.tasks.template import shown_fields
 
 # RoBERTa and similar models count positions from the padding index, which configs don't say.
 _COUNTED_FROM_PADDING = (

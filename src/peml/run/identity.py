@@ -13,7 +13,8 @@ from pathlib import Path
 from peml.config.model import RunConfig
 from peml.data import LoadedTasks
 from peml.errors import PemlError, RunError
-from peml.models import Family, ModelSettings, identify_model
+from peml.models import Family, ModelSettings
+from peml.models.loading import identify_model
 from peml.prefix.genotype import Genotype
 from peml.records.plan import Identity, TaskIdentity
 from peml.run.preparation import Prepared, load_inputs

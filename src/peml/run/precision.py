@@ -11,7 +11,7 @@ from peml.config.model import RunConfig
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
 from peml.methods.base import Method
-from peml.models import read_quantization, read_width
+from peml.models.reading import read_quantization, read_width
 from peml.records.plan import Precision
 
 # On a CPU, narrower models train no faster in bf16, and slower below 128 (benchmarks/RESULTS.md).

@@ -29,15 +29,15 @@ from peml.models import (
     Family,
     Spelling,
     TextFamily,
-    check_compiler,
-    check_generation,
-    check_quantization,
     check_task_types,
     load_family,
     make_room,
-    read_quantization,
     settle,
 )
+from peml.models.compiling import check_compiler
+from peml.models.quantization import check_quantization
+from peml.models.reading import read_quantization
+from peml.models.room import check_generation
 from peml.records.plan import (
     Identity,
     LeakageEntry,

@@ -18,7 +18,8 @@ from peml.injection.training import fast_attention
 from peml.methods.attached import AttachedModel, check_count
 from peml.methods.base import AttachContext
 from peml.methods.shape import read_shape
-from peml.models import Backbone, CompiledBlocks, TaskModel, load_backbone
+from peml.models import Backbone, TaskModel, load_backbone
+from peml.models.compiling import CompiledBlocks
 from peml.models.padding import refuse_left_padding
 from peml.models.sharding import whole_weights_refused
 from peml.prefix.genotype import Genotype

@@ -11,7 +11,8 @@ from peml.data import TaskBatch
 from peml.errors import ConfigError
 from peml.export.agreement import answers, check_agreement, largest_difference
 from peml.methods.attached import AttachedModel
-from peml.models import Backbone, dequantize, free_quantized, load_backbone
+from peml.models import Backbone, load_backbone
+from peml.models.quantization import dequantize, free_quantized
 from peml.models.sharding import is_sharded
 from peml.run.preparation import Prepared
 from peml.run.training import TrainingSession, attach

@@ -18,7 +18,9 @@ from peml.data.task_columns import read_list
 from peml.errors import CheckpointError, ConfigError, DataError, TaskError, nearest
 from peml.evaluation import EvaluationSettings, predict_split
 from peml.export import find_model, load_saved, open_model
-from peml.models import ModelOutput, TaskModel, check_dtype, choose_device, make_room, prepack
+from peml.models import ModelOutput, TaskModel, choose_device, make_room
+from peml.models.device import check_dtype
+from peml.models.prepacked import prepack
 from peml.problems import describe_problems, list_problems, shown
 from peml.tasks import Example, Task, TaskRenderer
 

@@ -7,8 +7,8 @@ import numpy as np
 from torch import nn
 
 from peml.data import Collator, TaskBatch
-from peml.models import Backbone, EncodedSequence, Family, ModelSettings, TaskModel
-from peml.models.families import FAMILIES
+from peml.models import Backbone, Family, ModelSettings, TaskModel
+from peml.models.families import FAMILIES, EncodedSequence
 from peml.tasks import Shots, Task, TaskRenderer
 from peml.testing.models import TINY_FAMILIES, tiny_model, tiny_tokenizer
 

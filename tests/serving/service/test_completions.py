@@ -12,7 +12,7 @@ import openai
 import pytest
 import torch
 
-from peml.models import OpenBatch, can_join
+from peml.models.open_batch import OpenBatch, can_join
 from peml.serving.predictor import load
 from peml.serving.service.limits import Limits
 from peml.serving.service.work import Text

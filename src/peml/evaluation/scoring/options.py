@@ -19,7 +19,8 @@ from peml.evaluation.scoring.support import sharing_problem
 from peml.evaluation.scoring.trees import score_trees
 from peml.evaluation.settings import ScoringSettings
 from peml.models import Spelling, TaskModel
-from peml.tasks import Example, Normalisation, Task
+from peml.tasks import Example, Task
+from peml.tasks.kinds import Normalisation
 
 _BATCHES_AT_ONCE = 64
 """Rows are read, and searched for common beginnings, this many batches at a time."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from peml.evaluation.scoring.requests import Request, score_alone
 from peml.evaluation.scoring.trees import score_trees
-from peml.models import TaskModel, rotary_limit
+from peml.models import TaskModel
+from peml.models.rotary import rotary_limit
 
 _ATTENTION = ("eager", "sdpa")
 _LAYERS = {"full_attention", "sliding_attention", "global"}

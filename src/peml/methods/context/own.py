@@ -11,7 +11,8 @@ from torch import Tensor
 from peml.data.batch import TaskBatch
 from peml.data.solved import SolvedRows
 from peml.prefix.prefix import Prefix
-from peml.tasks import BETWEEN, Shots, Task, TaskRenderer
+from peml.tasks import Shots, Task, TaskRenderer
+from peml.tasks.template import BETWEEN
 
 Tokenise = Callable[[str], list[int]]
 Compute = Callable[[int, Sequence[str]], Prefix]

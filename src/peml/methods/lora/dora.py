@@ -7,7 +7,7 @@ from peml.methods.lora.lora import Lora, LoraPart
 from peml.methods.lora.part import ADAPTER
 from peml.methods.lora.settings import DoraSettings
 from peml.methods.shape import ModelShape
-from peml.models import dense_weight
+from peml.models.quantization import dense_weight
 
 
 class DoraPart(LoraPart):

@@ -19,7 +19,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from peml.errors import DataError, ModelError
-from peml.tasks import Example, join_answer
+from peml.tasks import Example
+from peml.tasks.template import join_answer
 
 
 def trailing_space(prompt: str) -> str:

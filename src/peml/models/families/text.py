@@ -32,7 +32,8 @@ from peml.models.families.seam import find_frame, is_altered, read_back, trailin
 from peml.models.families.stopping import Limits
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs, packed_rows
-from peml.tasks import Example, Task, TaskType, right_option
+from peml.tasks import Example, Task, TaskType
+from peml.tasks.label import right_option
 
 
 class TextFamily(Family):

@@ -8,8 +8,9 @@ import torch
 
 from peml.data import TaskBatch
 from peml.data.batching import Collator
-from peml.models import OpenBatch, TaskModel, can_join
+from peml.models import TaskModel
 from peml.models.families.decoding import are_unusable
+from peml.models.open_batch import OpenBatch, can_join
 from peml.serving.service.work import Text
 
 
