@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from peml.data.cards import card_names
 from peml.data.sources import load_source
 from peml.errors import DataError
 from peml.tasks import Task
@@ -137,3 +138,68 @@ def test_integers_that_are_names_in_one_split_and_indices_in_the_other_are_refus
     with pytest.raises(DataError, match=r"are indices of labels in .*validation\.parquet") as found:
         load_source(task, folder)
     assert "other labels' names in " in found.value.problem
+
+
+_CARD = """---
+dataset_info:
+- config_name: feel
+  features:
+  - name: sentence
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '1': bad
+          '0': good
+  splits: []
+---
+# Feel
+"""
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_downloaded_data_sets_card_names_the_integers(
+    tmp_path: Path, form: str, *, above: bool
+) -> None:
+    """As the library datasets reads it: the card may be that of several configurations."""
+    folder = tmp_path / "feel"
+    folder.mkdir()
+    (tmp_path if above else folder).joinpath("README.md").write_text(_CARD)
+    for split in ("train", "validation"):
+        if form == "parquet":
+            pq.write_table(
+                pa.table({"sentence": list("abcd"), "label": [0, 1, 0, 1]}),
+                folder / f"{split}.parquet",
+            )
+        else:
+            text = "".join(f'{{"sentence": "a{n}", "label": {n}}}\n' for n in (0, 1, 0, 1))
+            if form == "csv":
+                text = "sentence,label\na,0\nb,1\nc,0\nd,1.0\n"
+            (folder / f"{split}.{form}").write_text(text)
+    task = examples.sentiment()
+    assert task.labels == ("bad", "good")
+    source = Source(path=str(folder))
+    found = loaded_examples(task.model_copy(update={"source": source}), None)
+    assert [[example.label for example in split] for split in found] == [[1, 0, 1, 0]] * 2
+    indices = {"kinds": {"label": "number"}}
+    columns = task.columns.model_copy(update=indices)
+    found = loaded_examples(task.model_copy(update={"source": source, "columns": columns}), None)
+    assert [example.label for example in found[0]] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "# For people\n",
+        "---\nnot: [closed\n---\n",
+        "---\nno end\n",
+        "---\ndataset_info: none\n---\n",
+        _CARD.replace("label\n", "other\n"),
+        _CARD.replace("  splits: []", _CARD[18 : _CARD.index("  splits")].replace("good", "fine")),
+    ],
+)
+def test_a_card_without_one_list_of_names_changes_nothing(tmp_path: Path, card: str) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert card_names(tmp_path, examples.sentiment().columns) is None

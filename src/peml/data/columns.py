@@ -217,10 +217,12 @@ class ClassColumn(Column):
 
     def _reading(self, value: Any) -> ClassReading:
         told = self._task.columns.kinds.get(self._task.columns.label)
-        is_integer = isinstance(value, int) and not isinstance(value, bool)
-        if self._stored is None or told == "number" or not is_integer:
+        number = None if self._stored is None else read_integer(value)
+        if isinstance(value, str) and any(read_integer(n) is not None for n in self._stored or ()):
+            number = None  # it may be a name
+        if self._stored is None or told == "number" or number is None:
             return read_class(self._task, value, typed=self._typed)
-        name, labels = stored_name(value, self._stored, "labels"), self._task.labels
+        name, labels = stored_name(number, self._stored, "labels"), self._task.labels
         place = find_loosely(name, labels)
         if place is not None:
             return ClassReading(place, None)

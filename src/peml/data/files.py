@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile, read_schema
 
+from peml.data.cards import card_names
 from peml.data.fields import plain_row
 from peml.data.lines import check_file, is_csv, read_rows, unreadable
 from peml.data.mapped import BATCH, cache_folder, in_batches
@@ -33,8 +34,10 @@ _SMALL = 2**16  # bytes of a file whose rows are held in memory: a cached file w
 _FORMAT = 13  # increased when the content of the Arrow cache changes
 
 
-def read_files(paths: Sequence[Path], task: Task) -> Rows:
+def read_files(paths: Sequence[Path], task: Task, folder: Path | None = None) -> Rows:
     """Reads the columns a task needs from a split's file or shards, and adds each row's number.
+
+    `folder` is that of the data set, which may have a card; by default that of the files.
 
     The result is mapped; Arrow files are kept in the project's cache, by the file's content. The
     rows of a text file of 64 KiB or less are held in memory.
@@ -53,13 +56,14 @@ def read_files(paths: Sequence[Path], task: Task) -> Rows:
     columns = task.columns.model_dump_json()
     uses = [sorted(names) for names in conditions(task)]  # by which rows are inspected
     kind = (task.type, task.labels, task.target is None, task.format)
-    parts = (_FORMAT, path.suffix, *contents, columns, *kind, uses)
+    named = card_names(folder or path.parent, task.columns)
+    parts = (_FORMAT, path.suffix, *contents, columns, *kind, uses, named)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
-        schema, batches = open_rows(paths, task)
+        schema, batches = open_rows(paths, task, named=named)
         return Rows.of_table(pa.Table.from_batches(batches, schema), key)
     target = cache / "rows" / f"{key[:32]}.arrow"
-    return Rows.cached(target, key, lambda: open_rows(paths, task))
+    return Rows.cached(target, key, lambda: open_rows(paths, task, named=named))
 
 
 def name_of(paths: Sequence[Path]) -> str:
@@ -72,14 +76,19 @@ def name_of(paths: Sequence[Path]) -> str:
 
 
 def open_rows(
-    paths: Sequence[Path], task: Task, *, labelled: bool = True
+    paths: Sequence[Path],
+    task: Task,
+    *,
+    labelled: bool = True,
+    named: tuple[str, ...] | None = None,
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The schema of the needed columns, after all rows were inspected, and the numbered rows.
 
-    The rows are those of a file, or of all shards of a Parquet file.
+    The rows are those of a file, or of all shards of a Parquet file. `named` are the names of the
+    label column's integers, if the files have none.
     """
     tabular = paths[0].suffix == ".parquet" and task.format is None
-    return (_open_parquet if tabular else _open_text)(paths, task, labelled)
+    return (_open_parquet if tabular else _open_text)(paths, task, labelled, named)
 
 
 @contextmanager
@@ -146,10 +155,10 @@ def placed_rows(
 
 
 def _open_text(
-    paths: Sequence[Path], task: Task, labelled: bool
+    paths: Sequence[Path], task: Task, labelled: bool, named: tuple[str, ...] | None
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    where = name_of(paths)
-    columns = TaskColumns(task, where, labelled=labelled, typed=not is_csv(paths[0]))
+    where, typed = name_of(paths), not is_csv(paths[0])
+    columns = TaskColumns(task, where, labelled=labelled, typed=typed, stored=named)
     count = 0
     for place, row in flat_rows(paths, task, labelled=labelled):
         columns.see(row, place)
@@ -159,14 +168,14 @@ def _open_text(
     columns.finish()
     schema = columns.schema.append(_NUMBER)
     rows = (row for _, row in flat_rows(paths, task, labelled=labelled))
-    typed = ({**columns.read(row), SOURCE_ROW: number} for number, row in enumerate(rows))
-    return schema, in_batches(typed, schema)
+    read = ({**columns.read(row), SOURCE_ROW: number} for number, row in enumerate(rows))
+    return schema, in_batches(read, schema)
 
 
 def _open_parquet(
-    paths: Sequence[Path], task: Task, labelled: bool
+    paths: Sequence[Path], task: Task, labelled: bool, named: tuple[str, ...] | None
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    stored = _stored_names(paths, task) if labelled else None
+    stored = (_stored_names(paths, task) or named) if labelled else None
     columns = TaskColumns(task, name_of(paths), labelled=labelled, stored=stored)
     for first, table in _parquet_tables(paths, columns.fields, task):
         columns.see_table(table, first)

@@ -80,7 +80,7 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
                     action="Remove or rename the others.",
                 )
             for files in found:
-                rows = _not_empty(task, read_files(files, task), name_of(files))
+                rows = _not_empty(task, read_files(files, task, folder), name_of(files))
                 return Found(rows, name_of(files), name)
         there = listing(folder)
     raise DataError(
