@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from peml.tasks import Columns
+from peml.tasks.columns import Columns
 
 _CARD, _FENCE = "README.md", "---\n"
 
