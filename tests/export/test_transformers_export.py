@@ -184,6 +184,13 @@ def test_rows_longer_than_a_window_see_the_prompt_no_more_than_in_the_run(tmp_pa
     export_model(run, tmp_path / "out", "transformers")  # compares rows of 24 tokens
 
 
+def test_a_prompt_longer_than_a_window_is_refused(tmp_path: Path) -> None:
+    """A cache of the window's length has lost its first keys."""
+    run = run_of("mistral", "prompt-tuning", tmp_path, length=9)
+    with pytest.raises(RunError, match="windows shorter than its prompt of 9 vectors"):
+        export_model(run, tmp_path / "out", "transformers")
+
+
 def test_a_prompt_on_layers_without_keys_is_refused() -> None:
     cache = SimpleNamespace(layers=[SimpleNamespace(conv_states=None)])
     model: Any = SimpleNamespace(backbone=lambda **_: SimpleNamespace(past_key_values=cache))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def test_the_card_says_what_the_run_found(searched: Path) -> None:
         assert f"\n## {heading}\n" in card
     assert "README-network.png" in card
     assert f"{run.results.cost.total_trainable_parameters:,}" in card
+    long = replace(run, plan=run.plan.model_copy(update={"max_length": 51}))
+    assert "read beyond 51 tokens" in render_card(long)  # predictions may read longer texts
 
 
 def test_no_folder_of_this_machine_is_named(searched: Path) -> None:

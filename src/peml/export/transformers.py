@@ -88,4 +88,11 @@ def _of_prompt(model: TaskModel, prompt: Tensor) -> Tensor:
             allowed="models of attention layers",
             action=USE_NATIVE,
         )
+    if any(layer.keys.shape[2] < len(prompt) for layer in cache.layers):
+        raise RunError(
+            f"the model has windows shorter than its prompt of {len(prompt)} vectors, so a cache "
+            "has lost the first ones",
+            allowed="prompts that fit into every window",
+            action="use --format peft",
+        )
     return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])
