@@ -14,7 +14,7 @@ import yaml
 from peml.config.loading import load_config
 from peml.data.rows import Rows
 from peml.errors import RunError
-from peml.models.source import weights_checksum
+from peml.models.source import ModelFiles
 from peml.prefix.genotype import Genotype
 from peml.prefix.shape import PrefixShape
 from peml.records.plan import Identity
@@ -169,7 +169,7 @@ def test_all_files_that_an_index_names_are_weights(tmp_path: Path) -> None:
         (tmp_path / "one.safetensors").write_bytes(b"1")
         (tmp_path / "two.safetensors").write_bytes(two)
         (tmp_path / "other.safetensors").write_bytes(two * 2)
-        found.append(weights_checksum(str(tmp_path), None))
+        found.append(ModelFiles(str(tmp_path)).weights_checksum())
     assert found[0] != found[1]
     (tmp_path / "other.safetensors").unlink()
-    assert weights_checksum(str(tmp_path), None) == found[1]
+    assert ModelFiles(str(tmp_path)).weights_checksum() == found[1]

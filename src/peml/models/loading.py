@@ -21,11 +21,10 @@ from peml.models.families.decoding import own_generation
 from peml.models.logits import logits_problem, reads_ahead
 from peml.models.padding import padding_problem
 from peml.models.quantization import check_quantization, loading_options, settle_quantized
-from peml.models.reading import from_pretrained, load_family, location_of, read_quantization
+from peml.models.reading import files_of, from_pretrained, load_family, read_quantization
 from peml.models.rotary import check_rotary
 from peml.models.settings import ModelSettings
 from peml.models.sharding import free_after_use, sharded_options
-from peml.models.source import read_source, weights_checksum
 from peml.models.vocabulary import check_vocabulary
 from peml.tasks import Task
 
@@ -94,18 +93,27 @@ def load_backbone(
     if stored is not None:
         settle_quantized(model, settings.name)
     check_rotary(model, family.max_length, settings.name)
-    with _trying(settings.name):
-        _try_out(model, family, settings.name)
+    _try_out(model, family, settings.name)
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
     return Backbone(model, family, settings)
 
 
-@contextmanager
-def _trying(name: str) -> Iterator[None]:
-    """Turns an error of a model that reads a short text into a ModelError."""
+def _try_out(model: Any, family: Family, name: str) -> None:
+    """Lets the model read a short text, to find out what its outputs depend on.
+
+    Raises:
+        ModelError: It can't read the text, or is no model of the family.
+    """
     try:
-        yield
+        if isinstance(family, TextFamily):
+            _choose_logits(model, family, name)
+        elif problem := padding_problem(model, family.tokenizer):
+            warnings.warn(
+                f"{name}: a row's scores depend on the length of the rows in its batch: "
+                f"{problem}. Predictions of the same row can differ between commands.",
+                stacklevel=3,
+            )
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -114,17 +122,6 @@ def _trying(name: str) -> Iterator[None]:
             allowed="a model that reads input_ids with an attention_mask, of any length",
             action="correct its config.json, or choose another model",
         ) from error
-
-
-def _try_out(model: Any, family: Family, name: str) -> None:
-    if isinstance(family, TextFamily):
-        _choose_logits(model, family, name)
-    elif problem := padding_problem(model, family.tokenizer):
-        warnings.warn(
-            f"{name}: a row's scores depend on the length of the rows in its batch: "
-            f"{problem}. Predictions of the same row can differ between commands.",
-            stacklevel=3,
-        )
 
 
 def _choose_logits(model: Any, family: TextFamily, name: str) -> None:
@@ -235,12 +232,12 @@ def identify_model(
     settings: ModelSettings, family: Family, tasks: Sequence[Task] = ()
 ) -> dict[str, str]:
     """Checksums that identify a base model, and its chat template if a task uses it."""
-    location, revision = location_of(settings), settings.revision
-    config = read_source(location, "config.json", revision)
+    files = files_of(settings)
+    config = files.read("config.json")
     relevant = {key: config[key] for key in sorted(config.keys() - _NOT_THE_MODELS)}
     chats = {family.chat_template(task) for task in tasks if task.chat is not None}
     return {
-        "weights": weights_checksum(location, revision),
+        "weights": files.weights_checksum(),
         "config": _sha256(json.dumps(relevant)),
         "tokenizer": _sha256(family.tokenizer_rules),
         "end tokens": _sha256(repr(family.spelling.ends)),

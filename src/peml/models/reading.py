@@ -18,14 +18,7 @@ from peml.models.families.spelling import declared_ends
 from peml.models.gguf import converted
 from peml.models.quantization import quantization_of
 from peml.models.settings import ModelSettings
-from peml.models.source import (
-    GRANT,
-    check_source,
-    damaged_weights,
-    find_file,
-    read_source,
-    read_vocabulary,
-)
+from peml.models.source import GRANT, ModelFiles, check_source, damaged_weights
 from peml.models.vocabulary import check_end, fit_tokenizer
 from peml.tasks import Task
 from peml.tasks.template import shown_fields
@@ -50,16 +43,19 @@ _UNLOADABLE = (
 """What Transformers raises for files that are missing or damaged, or a config of wrong values."""
 
 
-def location_of(settings: ModelSettings) -> str:
-    """The folder or repository with the model in Transformers' format."""
+def files_of(settings: ModelSettings) -> ModelFiles:
+    """The files of the model in Transformers' format."""
+    location = settings.name
     if settings.gguf_file is not None:
-        return str(converted(_gguf_file(settings)))
-    return str(embedded_model(settings.name)) if settings.name in EMBEDDED else settings.name
+        location = str(converted(_gguf_file(settings)))
+    elif settings.name in EMBEDDED:
+        location = str(embedded_model(settings.name))
+    return ModelFiles(location, settings.revision)
 
 
 def _gguf_file(settings: ModelSettings) -> Path:
     name, file = settings.name, str(settings.gguf_file)
-    check_source(name, name, settings.revision, trusted=settings.trust_remote_code)
+    check_source(name, ModelFiles(name, settings.revision), trusted=settings.trust_remote_code)
     try:
         path = cached_file(name, file, revision=settings.revision)
     except (OSError, ValueError) as error:
@@ -77,7 +73,7 @@ _UNREACHED = ("couldn't connect", "offline mode")
 
 def from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: Any) -> Any:
     """Calls ``loader.from_pretrained`` and turns its errors into a ModelError."""
-    location = location_of(settings)
+    location = files_of(settings).location
     try:
         return loader.from_pretrained(
             location,
@@ -146,17 +142,17 @@ def load_family(settings: ModelSettings) -> Family:
         ModelError: They can't be found or read, contain code, an adapter or paths to other folders,
             or don't fit together.
     """
-    location, revision = location_of(settings), settings.revision
-    check_source(settings.name, location, revision, trusted=settings.trust_remote_code)
+    files = files_of(settings)
+    check_source(settings.name, files, trusted=settings.trust_remote_code)
     config = from_pretrained(AutoConfig, settings, "config")
     name = settings.family if settings.family != "auto" else detect_family(config)
     tokenizer = from_pretrained(AutoTokenizer, settings, "tokenizer")
     if not settings.trust_remote_code:
         tokenizer.init_kwargs.pop("auto_map", None)  # or it would be saved with the model
-    fit_tokenizer(tokenizer, config, read_source(location, "config.json", revision), settings.name)
+    fit_tokenizer(tokenizer, config, files.read("config.json"), settings.name)
     family = FAMILIES.load(name, "correct model.family")
     if issubclass(family, TextFamily):
-        check_end(tokenizer, settings.name, read_vocabulary(location, revision))
+        check_end(tokenizer, settings.name, files.vocabulary())
     positions = _positions(config)
     asked = settings.max_length
     if positions is not None and asked is not None and asked > positions:
@@ -170,7 +166,7 @@ def load_family(settings: ModelSettings) -> Family:
         max_length=asked or positions or _declared_length(config, tokenizer),
         pooling=settings.pooling,
         positions=positions,
-        ends=declared_ends(tokenizer, _end_tokens(settings, config)),
+        ends=declared_ends(tokenizer, _end_tokens(files, config, settings.name)),
     )
     made.follows_rows = asked is None
     return made
@@ -178,8 +174,7 @@ def load_family(settings: ModelSettings) -> Family:
 
 def read_quantization(settings: ModelSettings) -> str | None:
     """The form in which linear layers are stored, as set or by config; see `quantization_of`."""
-    config = read_source(location_of(settings), "config.json", settings.revision)
-    return quantization_of(settings, config)
+    return quantization_of(settings, files_of(settings).read("config.json"))
 
 
 def read_width(settings: ModelSettings) -> int | None:
@@ -193,20 +188,20 @@ def read_width(settings: ModelSettings) -> int | None:
     return width
 
 
-def _end_tokens(settings: ModelSettings, config: Any) -> Any:
+def _end_tokens(files: ModelFiles, config: Any, model: str) -> Any:
     """``eos_token_id`` of the model's ``generation_config.json``, else of its config.
 
     Nothing else in that file is used, since answers are always decoded greedily.
     """
     name = "generation_config.json"
-    path = find_file(location_of(settings), name, settings.revision)
+    path = files.find(name)
     if path is None:
         return getattr(config, "eos_token_id", None)  # MobileBERT's config has none
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
     except (ValueError, AttributeError) as error:
         raise ModelError(
-            f"{name} of model {settings.name!r} is not a JSON object: {error}",
+            f"{name} of model {model!r} is not a JSON object: {error}",
             action="correct or delete the file",
         ) from error
 

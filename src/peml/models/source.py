@@ -8,7 +8,8 @@ any file but JSON is read.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,68 +40,100 @@ _WORK = {
 """What a folder is, by a file that PEML writes into it."""
 
 
-def read_source(location: str, file: str, revision: str | None) -> dict[str, Any]:
-    """A JSON file of a local folder or hub repository; empty if it is missing or unreadable."""
-    try:
-        content = json.loads(_read_text(location, file, revision))
-    except (ValueError, RecursionError):  # loading the model will report it
-        return {}
-    return content if isinstance(content, dict) else {}
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files of a model; `location` is a local folder, or the id of a hub repository."""
+
+    location: str
+    revision: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether they are in a local folder."""
+        return Path(self.location).is_dir()
+
+    def find(self, file: str) -> Path | None:
+        """The path of a file; None if it is missing or can't be fetched."""
+        if self.is_local:
+            path = Path(self.location, file)
+            return path if path.is_file() else None
+        try:
+            cached = cached_file(
+                self.location,
+                file,
+                revision=self.revision,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except (OSError, ValueError):  # loading the model will report it
+            return None
+        return None if cached is None else Path(cached)
+
+    def read(self, file: str) -> dict[str, Any]:
+        """The content of a JSON file; empty if it is missing or unreadable."""
+        try:
+            content = json.loads(self._read_text(file))
+        except (ValueError, RecursionError):  # loading the model will report it
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _read_text(self, file: str) -> str:
+        path = self.find(file)
+        try:
+            return "" if path is None else path.read_text(encoding="utf-8")
+        except (OSError, ValueError):  # loading the model will report it
+            return ""
+
+    def vocabulary(self) -> str:
+        """The text of the files that define a tokenizer's tokens; empty without such a file."""
+        tokens = self._read_text(_TOKENIZER)
+        if not tokens:
+            return ""
+        added = self.read(_TOKENIZER_CONFIG).get("added_tokens_decoder")
+        return f"{tokens}{json.dumps(added)}{self._read_text('added_tokens.json')}"
+
+    def listed_weights(self) -> Collection[Any]:
+        """The names of weight files in the index; empty without one."""
+        listed = self.read(_INDEX).get("weight_map")
+        return listed.values() if isinstance(listed, dict) else ()
+
+    def weights_checksum(self) -> str:
+        """A checksum of all weights of a local folder or a hub repository's snapshot.
+
+        A folder's files are read once per process. Files in the hub's cache have their checksum as
+        their name, which is used without reading them.
+        """
+        total = hashlib.sha256()
+        for path in self._weights():
+            blob = path.resolve()
+            is_named = not self.is_local and _IS_CHECKSUM.fullmatch(blob.name)
+            content = blob.name if is_named else checksum(blob)
+            total.update(f"{path.name} {content}\n".encode())
+        return total.hexdigest()
+
+    def _weights(self) -> list[Path]:
+        """The files that Transformers reads: a single one, or those listed in the index."""
+        single = self.find("model.safetensors")
+        if single is not None:
+            return [single]
+        paths = (self.find(str(name)) for name in sorted(set(self.listed_weights())))
+        return [path for path in paths if path is not None]
 
 
-def read_vocabulary(location: str, revision: str | None) -> str:
-    """The text of the files that define a tokenizer's tokens; empty without such a file."""
-    tokens = _read_text(location, _TOKENIZER, revision)
-    if not tokens:
-        return ""
-    added = read_source(location, _TOKENIZER_CONFIG, revision).get("added_tokens_decoder")
-    legacy = _read_text(location, "added_tokens.json", revision)
-    return f"{tokens}{json.dumps(added)}{legacy}"
-
-
-def _read_text(location: str, file: str, revision: str | None) -> str:
-    """A file of a folder or repository; empty if it is missing or unreadable."""
-    path = find_file(location, file, revision)
-    try:
-        return "" if path is None else path.read_text(encoding="utf-8")
-    except (OSError, ValueError):  # loading the model will report it
-        return ""
-
-
-def find_file(location: str, file: str, revision: str | None) -> Path | None:
-    """A file of a local folder or hub repository; None if it is missing or can't be fetched."""
-    if Path(location).is_dir():
-        path = Path(location, file)
-        return path if path.is_file() else None
-    try:
-        cached = cached_file(
-            location,
-            file,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except (OSError, ValueError):  # loading the model will report it
-        return None
-    return None if cached is None else Path(cached)
-
-
-def check_source(name: str, location: str, revision: str | None, *, trusted: bool) -> None:
+def check_source(name: str, files: ModelFiles, *, trusted: bool) -> None:
     """Raises a ModelError for a model with an adapter, code, or paths to files in other folders.
 
-    ``location`` is its folder or the repository's id, ``name`` what the user wrote. ``trusted``:
-    the caller allows its code to run.
+    ``name`` is what the user wrote. ``trusted``: the caller allows its code to run.
     """
-    _refuse_adapter(name, location, revision)
-    _refuse_work(name, Path(location))
-    if not Path(location).is_dir():
+    _refuse_adapter(name, files)
+    _refuse_work(name, Path(files.location))
+    if not files.is_local:
         return  # for hub repositories, Transformers itself asks before it runs code
-    config = read_source(location, _CONFIG, None)
-    tokenizer = read_source(location, _TOKENIZER_CONFIG, None)
+    config, tokenizer = files.read(_CONFIG), files.read(_TOKENIZER_CONFIG)
     if not trusted:
         _refuse_code(name, {_CONFIG: config, _TOKENIZER_CONFIG: tokenizer})
-    for file, field, value in _named_files(location, config, tokenizer):
+    for file, field, value in _named_files(files, config, tokenizer):
         if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
             raise ModelError(
                 f"{file} of model {name!r} names the file {value!r} ({field})",
@@ -118,9 +151,8 @@ def check_source(name: str, location: str, revision: str | None, *, trusted: boo
 
 def damaged_weights(folder: Path) -> list[str]:
     """Names of a folder's weight files that aren't there, or aren't whole."""
-    listed = read_source(str(folder), _INDEX, None).get("weight_map")
     names = {path.name for path in folder.glob("*.safetensors")}
-    names |= set(map(str, listed.values())) if isinstance(listed, dict) else set()
+    names |= set(map(str, ModelFiles(str(folder)).listed_weights()))
     return [name for name in sorted(names) if not _is_whole(folder / name)]
 
 
@@ -132,13 +164,13 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _refuse_adapter(name: str, location: str, revision: str | None) -> None:
-    if find_file(location, _ADAPTER, revision) is None:
+def _refuse_adapter(name: str, files: ModelFiles) -> None:
+    if files.find(_ADAPTER) is None:
         return
-    adapter = read_source(location, _ADAPTER, revision)
+    adapter = files.read(_ADAPTER)
     kind, base = adapter.get("peft_type"), adapter.get("base_model_name_or_path")
     kind = f"a {kind} adapter" if isinstance(kind, str) else "an adapter"
-    if read_source(location, _CONFIG, revision):
+    if files.read(_CONFIG):
         raise ModelError(
             f"model {name!r} has {kind} beside its weights (adapter_config.json), which "
             "Transformers would apply automatically",
@@ -192,11 +224,10 @@ def _refuse_code(name: str, files: dict[str, dict[str, Any]]) -> None:
 
 
 def _named_files(
-    location: str, config: dict[str, Any], tokenizer: dict[str, Any]
+    files: ModelFiles, config: dict[str, Any], tokenizer: dict[str, Any]
 ) -> Iterator[tuple[str, str, Any]]:
     """File names in JSON files that Transformers opens: (JSON file, field, file name)."""
-    index = read_source(location, _INDEX, None).get("weight_map")
-    for value in index.values() if isinstance(index, dict) else ():
+    for value in files.listed_weights():
         yield _INDEX, "weight_map", value
     for file, content, field in (
         (_CONFIG, config, "configuration_files"),
@@ -205,21 +236,6 @@ def _named_files(
         value = content.get(field)
         for each in value if isinstance(value, list) else [value] if value else ():
             yield file, field, each
-
-
-def weights_checksum(location: str, revision: str | None) -> str:
-    """A checksum of all weights of a local folder or a hub repository's snapshot.
-
-    A folder's files are read once per process. Files in the hub's cache have their checksum as
-    their name, which is used without reading them.
-    """
-    total = hashlib.sha256()
-    for path in _weight_files(location, revision):
-        blob = path.resolve()
-        is_named = not Path(location).is_dir() and _IS_CHECKSUM.fullmatch(blob.name)
-        content = blob.name if is_named else checksum(blob)
-        total.update(f"{path.name} {content}\n".encode())
-    return total.hexdigest()
 
 
 def checksum(path: Path) -> str:
@@ -231,14 +247,3 @@ def checksum(path: Path) -> str:
 @cache
 def _checksum(path: Path, *_: int) -> str:
     return sha256(path)
-
-
-def _weight_files(location: str, revision: str | None) -> Iterable[Path]:
-    """The files that Transformers reads: a single one, or those listed in an index."""
-    single = find_file(location, "model.safetensors", revision)
-    if single is not None:
-        return [single]
-    listed = read_source(location, _INDEX, revision).get("weight_map")
-    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
-    paths = (find_file(location, str(name), revision) for name in names)
-    return [path for path in paths if path is not None]
