@@ -17,7 +17,6 @@ from peml.data.rows import Rows
 from peml.errors import DataError, ModelError
 from peml.models import check_task_types
 from peml.models.families import CausalFamily, EncodedSequence
-from peml.models.families.seam import read_back
 from peml.tasks import Task
 from peml.tasks.instructions import split_row
 from peml.testing.tasks import tiny_family
@@ -82,7 +81,7 @@ def texts(family: CausalFamily, sequence: EncodedSequence) -> tuple[str, str]:
     first = next((n for n, token in enumerate(labels) if token != -100), len(sequence.input_ids))
     assert all(token != -100 for token in labels[first:])
     ids = sequence.input_ids
-    return read_back(family.tokenizer, ids[:first]), read_back(family.tokenizer, ids[first:])
+    return family.spelling.decode(ids[:first]), family.spelling.decode(ids[first:])
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wordpiece", "unigram", "prepend"}))

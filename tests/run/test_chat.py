@@ -15,7 +15,6 @@ from peml.data.encoding import encode_rows
 from peml.data.settings import TasksSettings, select_tasks
 from peml.errors import ModelError, TaskError
 from peml.models import load_family
-from peml.models.families.seam import read_back
 from peml.models.loading import identify_model
 from peml.run.pipeline import fit, plan
 from peml.serving import load
@@ -65,7 +64,7 @@ def test_a_model_that_learns_to_chat_answers_and_stops(
     assert predictor.base.family.chat_template(task) == TEMPLATE
     example = TaskRenderer(task).render({"text": "dog"}, 0, labelled=False)
     (ids,) = encode_rows([example], task, predictor.base.family, "generate").rows[0]["input_ids"]
-    text = read_back(predictor.base.family.tokenizer, ids)
+    text = predictor.base.family.spelling.decode(ids)
     assert text.startswith("<unk>system Be brief.<mask><unk>user say ")
     assert text.endswith("<mask><unk>user say dog<mask><unk>assistant ")
     assert text.count("<unk>") == 5
@@ -137,6 +136,6 @@ def test_every_row_of_the_example_is_asked_as_a_conversation(chats: list[str]) -
         for number, row in enumerate(rows):
             example = TaskRenderer(task).render(row, number)
             (sequence,) = family.encode(task, example, "train")
-            asked = read_back(family.tokenizer, sequence.input_ids)
+            asked = family.spelling.decode(sequence.input_ids)
             assert asked.startswith("<unk>system You answer questions about")
             assert f"<unk>assistant {row['answer']}<mask>" in asked

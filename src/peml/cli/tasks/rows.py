@@ -49,10 +49,8 @@ def print_rows(
         example = renderer.render(rows[number], number)
         prompt = example.prompt
         if family is not None:
-            from peml.models.families.seam import read_back
-
             sequence, *_ = family.encode(renderer.task, example, "generate")
-            prompt = read_back(family.tokenizer, sequence.input_ids) + sequence.gap
+            prompt = family.spelling.decode(sequence.input_ids) + sequence.gap
         _print_example(task, example, prompt, place, console)
 
 

@@ -45,8 +45,9 @@ class ChatSeam:
         ModelError: The tokenizer has no chat template, or one that can't be used.
     """
 
-    def __init__(self, tokenizer: Any, spelling: Spelling, variables: Mapping[str, Any]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, spelling: Spelling, variables: Mapping[str, Any]) -> None:
+        tokenizer = spelling.tokenizer
+        self._spelling = spelling
         self._variables = variables
         try:
             template: str = tokenizer.get_chat_template()
@@ -134,20 +135,16 @@ class ChatSeam:
             raise self._odd(f"ends an answer with {tail!r}, and others with {self._end!r}")
         space = tail[: len(tail) - len(tail.lstrip())] if self._end else ""
         ended = whole[: len(whole) - len(tail)] + space + self._end
-        ids = self._tokens(ended)
+        ids = self._spelling.tokens(ended)
         if ids[: len(context)] != context:
             # An answer can change the tokens before it (to GPT-2's tokenizer, "\n\n" is one token
             # at a text's end, and two before a word). A model is asked with the tokens of the
             # prompt alone, so it is trained and scored after these too.
-            ids = [*context, *self._tokens(ended.removeprefix(prompt))]
+            ids = [*context, *self._spelling.tokens(ended.removeprefix(prompt))]
         return ids[len(context) : -1 if self._end else None]
 
     def _context(self, prompt: str) -> list[int]:
-        return self._tokens(prompt) or [start_token(self._tokenizer)]
-
-    def _tokens(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return self._spelling.tokens(prompt) or [start_token(self._spelling.tokenizer)]
 
     def _tail(self, prompt: str, whole: str, answer: str) -> str:
         """The text that the template writes after an answer."""
@@ -186,7 +183,7 @@ class ChatSeam:
             turns = [Turn(first.role, f"{system.content}\n\n{first.content}"), *others]
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            text: str = self._tokenizer.apply_chat_template(
+            text: str = self._spelling.tokenizer.apply_chat_template(
                 messages,
                 chat_template=self.template,
                 tokenize=False,
@@ -215,11 +212,10 @@ class ChatSeam:
 class Seams:
     """The seams of one tokenizer: the plain one, and one per set of a chat template's variables."""
 
-    def __init__(self, tokenizer: Any, spelling: Spelling) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, spelling: Spelling) -> None:
         self._spelling = spelling
         self._chats: dict[str, ChatSeam] = {}
-        self.plain = Seam(tokenizer)
+        self.plain = Seam(spelling.tokenizer)
 
     def of(self, task: Task) -> Seam | ChatSeam:
         """The seam of a task's prompts."""
@@ -229,7 +225,7 @@ class Seams:
         """The seam of chats; raises as `ChatSeam`."""
         key = json.dumps(chat.variables, sort_keys=True)
         if key not in self._chats:
-            self._chats[key] = ChatSeam(self._tokenizer, self._spelling, chat.variables)
+            self._chats[key] = ChatSeam(self._spelling, chat.variables)
         return self._chats[key]
 
     def check_chat(self, task: Task) -> None:

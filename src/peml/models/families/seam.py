@@ -28,19 +28,6 @@ def trailing_space(prompt: str) -> str:
     return prompt[len(prompt.rstrip()) :]
 
 
-def read_back(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text of tokens, including special tokens."""
-    text: str = tokenizer.decode(
-        list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return text
-
-
-def is_altered(answer: str, spelled: str) -> bool:
-    """Whether tokenising changed an answer (`spelled`, from `read_back`), ignoring white space."""
-    return "".join(answer.split()) != "".join(spelled.split())
-
-
 def find_frame(
     tokenizer: Any, argument: Literal["text", "text_target"]
 ) -> tuple[list[int], list[int]]:

@@ -51,7 +51,7 @@ class Spelling:
     def read(self, tokens: Sequence[int]) -> str:
         """The answer text of generated tokens."""
         answer = takewhile(lambda token: token not in self.ends, tokens)
-        return self._decode([token for token in answer if token not in self.frame])
+        return self.decode([token for token in answer if token not in self.frame])
 
     def respell(self, text: str) -> str:
         """A right answer as a model that learnt it would write it.
@@ -65,14 +65,14 @@ class Spelling:
         self.refuse_frame(text)
         if self._some_special.search(text) is None:
             return text
-        spelled = self._decode(self._ids(text)).strip()
-        return spelled if _solid(spelled) == _solid(text) else text
+        spelled = self.decode(self.tokens(text)).strip()
+        return text if is_altered(text, spelled) else spelled
 
     def refuse_frame(self, text: str) -> None:
         """Raises a DataError if a right answer contains a padding, start or end token."""
         if self._some_special.search(text) is None:
             return
-        for token in self._ids(text):
+        for token in self.tokens(text):
             if token in self.frame and self.special.get(token, "") in text:
                 raise DataError(
                     f"the right answer {text!r} contains {self.special[token]!r}, which marks "
@@ -81,7 +81,8 @@ class Spelling:
                     action="remove it from the answers",
                 )
 
-    def _ids(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, without those that the tokenizer adds to every text."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
@@ -89,16 +90,18 @@ class Spelling:
     def _some_special(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, self.special.values())) or r"(?!)")
 
-    def _decode(self, ids: list[int]) -> str:
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, including special tokens."""
         # "Cleaning up" would remove spaces before punctuation from an answer.
         text: str = self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 
 
-def _solid(text: str) -> str:
-    return "".join(text.split())
+def is_altered(text: str, spelled: str) -> bool:
+    """Whether tokenising changed a text (`spelled`, from `Spelling.decode`) in more than spaces."""
+    return "".join(text.split()) != "".join(spelled.split())
 
 
 def declared_ends(tokenizer: Any, declared: Any) -> tuple[int, ...]:

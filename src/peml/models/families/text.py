@@ -28,7 +28,8 @@ from peml.models.families.base import (
 )
 from peml.models.families.chat import ChatSeam, Seams
 from peml.models.families.decoding import decode
-from peml.models.families.seam import find_frame, is_altered, read_back, trailing_space
+from peml.models.families.seam import find_frame, trailing_space
+from peml.models.families.spelling import is_altered
 from peml.models.families.stopping import Limits
 from peml.models.logits import Positions
 from peml.models.prompt import build_inputs, packed_rows
@@ -73,7 +74,7 @@ class TextFamily(Family):
 
     def _text(self, task: Task, example: Example, target: str) -> EncodedSequence:
         ids, (answer,) = self._split(task, example, [target])
-        altered = is_altered(target, read_back(self.tokenizer, answer))
+        altered = is_altered(target, self.spelling.decode(answer))
         return replace(self._fit_text(ids, self._close(task, answer)), altered=altered)
 
     @abstractmethod
@@ -92,7 +93,7 @@ class TextFamily(Family):
         encoded = chosen if compared == self._compared else list(range(len(example.options)))
         texts = [example.options[number] for number in encoded]
         context, answers = self._split(task, example, texts)
-        spelled = [read_back(self.tokenizer, answer) for answer in answers]
+        spelled = list(map(self.spelling.decode, answers))
         for number, text, decoded in zip(encoded, texts, spelled, strict=True):
             if not decoded.strip():
                 refuse_no_tokens(number, text)
@@ -133,7 +134,7 @@ class TextFamily(Family):
         generates = task.type.generates
         texts = [str(example.label)] if generates else list(example.options)
         _, answers = self._split(task, example, texts)
-        pairs = [(t, read_back(self.tokenizer, a)) for t, a in zip(texts, answers, strict=True)]
+        pairs = zip(texts, map(self.spelling.decode, answers), strict=True)
         return next((pair for pair in pairs if is_altered(*pair)), None)
 
     def build_heads(
@@ -223,7 +224,7 @@ class CausalFamily(TextFamily):
 
     @cached_property
     def _seams(self) -> Seams:
-        return Seams(self.tokenizer, self.spelling)
+        return Seams(self.spelling)
 
     def check_chat(self, task: Task) -> None:
         """Refuses tokenizers without a chat template; see `Family.check_chat`."""
