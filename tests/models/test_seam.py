@@ -168,7 +168,7 @@ def test_in_training_label_words_are_compared_once() -> None:
             asked.append(len(text))
             return tokenise(tokenizer, text, **options)
 
-    tokenizer, made.tokenizer = made.tokenizer, Counting()
+    tokenizer, made.spelling.tokenizer = made.tokenizer, Counting()
     words = sentiment(labels=["a", "b", "c"], label_words=["yes", "no", "maybe"])
     rows = [{"sentence": f"a film {number}", "label": number} for number in range(3)]
     encode(made, words, rows, "train")
