@@ -63,6 +63,17 @@ def test_what_is_read_back_answers_as_the_trained_model(
     assert found.tolerance == 1e-3
 
 
+def test_long_answers_are_compared_per_token(tmp_path: Path) -> None:
+    model = attach("llama", "lora", tmp_path)
+    asked = probes(model)
+    with torch.no_grad():
+        for batch, found in zip(asked, answers(model, asked), strict=True):
+            assert batch.labels is not None
+            tokens = (batch.labels >= 0).sum(1)
+            torch.testing.assert_close(found * tokens, model(batch).scores.double())
+    assert tokens.max() > 1
+
+
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.1), ("float16", 0.02)])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_half_precision_may_round(tmp_path: Path, method: str, dtype: str, most: float) -> None:
