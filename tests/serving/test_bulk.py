@@ -261,6 +261,23 @@ def test_rows_that_changed_meanwhile_are_answered_again(
     assert [a["prediction"] for a in read(output)] == [a.value for a in expected(predictor, rows)]
 
 
+def test_rows_that_stand_elsewhere_now_get_their_new_numbers(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    rows = rows_of(12)
+    write_rows(path, rows)
+    bulk = work(predictor, path)
+    _killed_after(bulk, 2)
+    with pytest.raises(_KilledError):
+        bulk.write_file(output, SOURCE)
+    write_rows(path, rows[4:])  # without the first window
+    bulk = work(predictor, path)
+    bulk.write_file(output, SOURCE)
+    assert bulk.reused == 0
+    assert [answer["row"] for answer in read(output)] == list(range(8))
+
+
 def test_a_bad_row_keeps_the_answers_before_it(predictor: Predictor, tmp_path: Path) -> None:
     path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
     rows = [{"start": WORDS[n % 8], "options": ["yes", "no"]} for n in range(10)]

@@ -10,10 +10,15 @@ import torch
 from datasets import Dataset
 
 from peml.errors import DataError, ModelError, PemlError, TaskError
-from peml.models import choose_device
+from peml.export import save_model
+from peml.methods.base import AttachContext
+from peml.methods.registry import build_method
+from peml.models import ModelSettings, TaskModel, choose_device, load_backbone
 from peml.serving.predictor import Predictor, load
+from peml.testing import save_tiny_model
+from tests.export.trained import settings_of
 from tests.models.tasks import Row, batch_of, tiny_task_model
-from tests.tasks.examples import choice, score, sentiment
+from tests.tasks.examples import choice, generation, score, sentiment
 
 WORDS = ("dog", "fox", "ball", "film", "man", "box", "yes", "no")
 TASKS = (
@@ -143,3 +148,21 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_says_that_there_is_none(
     assert choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ModelError, match="sees 2 CUDA GPUs"):
         choose_device("cuda:2")
+
+
+def test_a_long_row_leaves_room_for_prompt_and_answer(tmp_path: Path) -> None:
+    base = save_tiny_model("gpt2", tmp_path / "base")
+    loaded = load_backbone(ModelSettings(name=str(base), max_length=64))
+    task, settings = generation(), settings_of("prompt-tuning")
+    context = AttachContext(seed=0, calibrate=lambda: None)
+    attached = build_method(settings).attach(TaskModel(loaded, (task,)), context)
+    unlimited = loaded.settings.model_copy(update={"max_length": None})
+    attached.base.settings = unlimited  # as in a run whose config sets none
+    save_model(attached, tmp_path / "model", settings)
+    model = load(tmp_path / "model")
+    family = model.base.family
+    longest = task.max_new_tokens or model.evaluation.max_new_tokens
+    assert family.positions is not None
+    assert family.max_length == family.positions - 2 - longest
+    row = dict.fromkeys(task.columns.inputs, "the dog " * family.positions)
+    assert model.predict(task.name, [row])[0].cut > 0
