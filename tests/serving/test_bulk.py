@@ -261,6 +261,20 @@ def test_rows_that_changed_meanwhile_are_answered_again(
     assert [a["prediction"] for a in read(output)] == [a.value for a in expected(predictor, rows)]
 
 
+def test_kept_columns_that_changed_meanwhile_are_written_anew(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    write_rows(path, rows_of(8))
+    bulk = work(predictor, path, keep=("id",))
+    _killed_after(bulk, 1)
+    with pytest.raises(_KilledError):
+        bulk.write_file(output, SOURCE)
+    write_rows(path, [{**row, "id": f"new {row['id']}"} for row in rows_of(8)])
+    work(predictor, path, keep=("id",)).write_file(output, SOURCE)
+    assert all(answer["id"].startswith("new ") for answer in read(output))
+
+
 def test_rows_that_stand_elsewhere_now_get_their_new_numbers(
     predictor: Predictor, tmp_path: Path
 ) -> None:
