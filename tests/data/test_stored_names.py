@@ -197,6 +197,8 @@ def test_a_downloaded_data_sets_card_names_the_integers(
         "---\nno end\n",
         "---\ndataset_info: none\n---\n",
         _CARD.replace("label\n", "other\n"),
+        _CARD.replace("'1'", "one"),
+        _CARD.replace("'1'", "'2'"),
         _CARD.replace("  splits: []", _CARD[18 : _CARD.index("  splits")].replace("good", "fine")),
     ],
 )

@@ -54,6 +54,7 @@ def _names(kind: Any) -> Iterator[tuple[str, ...]]:
     named = kind.get("class_label") if isinstance(kind, dict) else None
     names = named.get("names") if isinstance(named, dict) else None
     if isinstance(names, dict):  # by their numbers, as texts
-        names = [names[key] for key in sorted(names, key=int)]
-    if isinstance(names, list):
+        by_number = {str(key): name for key, name in names.items()}
+        names = [by_number.get(str(number)) for number in range(len(names))]
+    if isinstance(names, list) and None not in names:
         yield tuple(map(str, names))
