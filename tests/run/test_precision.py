@@ -54,7 +54,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _chosen(config: RunConfig) -> tuple[str, str, str]:
-    found = choose_precision(config, build_method(config.method), None)
+    found = choose_precision(config, build_method(config.method))
     return found.compute, found.weights, found.reason
 
 

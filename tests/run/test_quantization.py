@@ -52,7 +52,7 @@ def test_the_final_model_is_in_float32_whatever_is_set(tmp_path: Path) -> None:
     config = _config(tmp_path)
     model = config.model.model_copy(update={"dtype": "bfloat16"})
     config = config.model_copy(update={"model": model})
-    found = choose_precision(config, build_method(config.method), None)
+    found = choose_precision(config, build_method(config.method))
     assert (found.weights, found.exported, found.quantization) == ("bfloat16", "float32", "nf4")
 
 

@@ -225,9 +225,7 @@ class _Passes:
             each * (one.development + (1 + ablations) * one.reported) for each, one in pairs
         )
         peak = share * self.device.peak(work.precision.compute)
-        groups = {
-            group.name: sum(p.numel() for p in group.parameters) for group in self.model.groups()
-        }
+        groups = self.model.trainable_parameters()
         counts = work.method.count_parameters(self.shape)
         if "heads" in groups:
             counts["heads"] = groups["heads"]

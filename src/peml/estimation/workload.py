@@ -133,7 +133,7 @@ def assume_workload(
             action="leave out --rows and --length",
         )
     tasks, family = select_tasks(config.tasks), load_family(config.model)
-    precision = choose_precision(config, method, precision)
+    precision = precision or choose_precision(config, method)
     config = with_precision(config, precision)
     check_task_types(family, tasks)
     make_room(family, tasks, config.evaluation.max_new_tokens, method.prompt_length)

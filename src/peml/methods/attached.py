@@ -97,6 +97,10 @@ class AttachedModel(nn.Module):
             groups.append(ParameterGroup("heads", heads, 1e-3))
         return groups
 
+    def trainable_parameters(self) -> dict[str, int]:
+        """Numbers of trainable parameters by group."""
+        return {group.name: sum(p.numel() for p in group.parameters) for group in self.groups()}
+
     def genotype(self) -> Genotype | None:
         """The genotype of the prefix network; None during a search, and without a network."""
         networks = (m for m in self.added.modules() if isinstance(m, PrefixNetwork))
@@ -188,11 +192,8 @@ def check_count(method: Method, shape: ModelShape, model: AttachedModel) -> None
     """
     if model.search is not None:
         return
-    counts = {
-        group.name: sum(parameter.numel() for parameter in group.parameters)
-        for group in model.groups()
-        if group.name != "heads"
-    }
+    counts = model.trainable_parameters()
+    counts.pop("heads", None)
     low, high = method.parameter_range(shape)
     total = sum(counts.values())
     if not low <= total <= high:

@@ -19,11 +19,7 @@ class CostMeter:
     """
 
     def __init__(self, before: Spent | None = None) -> None:
-        before = before or Spent()
-        self.seconds = dict(before.seconds)
-        self.tokens = dict(before.tokens)
-        self.steps = dict(before.steps)
-        self._peak = before.peak_memory_bytes or 0
+        self._spent = (before or Spent()).model_copy(deep=True)
         self._running: tuple[str, float] | None = None
 
     @contextmanager
@@ -45,23 +41,19 @@ class CostMeter:
 
     def add(self, phase: str, seconds: float) -> None:
         """Adds seconds that were measured elsewhere."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self._spent.seconds[phase] = self._spent.seconds.get(phase, 0.0) + seconds
 
     def count_step(self, phase: str, tokens: int) -> None:
         """Counts one optimiser step and its tokens without padding."""
-        self.steps[phase] = self.steps.get(phase, 0) + 1
-        self.tokens[phase] = self.tokens.get(phase, 0) + tokens
+        self._spent.steps[phase] = self._spent.steps.get(phase, 0) + 1
+        self._spent.tokens[phase] = self._spent.tokens.get(phase, 0) + tokens
 
     def spent(self) -> Spent:
         """The cost so far."""
         self._settle()
-        self._peak = max(self._peak, peak_memory())
-        return Spent(
-            seconds=dict(self.seconds),
-            tokens=dict(self.tokens),
-            steps=dict(self.steps),
-            peak_memory_bytes=self._peak,
-        )
+        peak = max(self._spent.peak_memory_bytes or 0, peak_memory())
+        self._spent = self._spent.model_copy(update={"peak_memory_bytes": peak})
+        return self._spent.model_copy(deep=True)
 
 
 def peak_memory() -> int:

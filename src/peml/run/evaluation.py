@@ -64,7 +64,7 @@ def _evaluate_task(
         "high": interval.high,
         "all": metrics,
         "majority": kept.majority()[headline],
-        "majority_of": majority_of(prepared.train[split.task_id]),
+        "majority_of": kept.task.majority_of,
         "rows": len(split.gold),
         "notes": list(said.notes),
         "classes": classes,

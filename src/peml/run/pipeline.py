@@ -58,7 +58,7 @@ def plan(config: RunConfig) -> Plan:
     model = attach(prepared, torch.device("cpu"), None, world=world)
     # Refuses learning rates of groups that don't exist.
     build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
-    groups = {g.name: sum(p.numel() for p in g.parameters) for g in model.groups()}
+    groups = model.trainable_parameters()
     identity = identify_run(prepared)
     start = _start(prepared, model, identity)
     if not groups:
@@ -132,7 +132,7 @@ def _run_phases(
     session: TrainingSession, folder: RunFolder, identity: Identity, start: Start | None
 ) -> dict[str, TaskResult]:
     prepared, world = session.prepared, session.world
-    planned = prepared.plan(session.trainable_parameters(), identity, start)
+    planned = prepared.plan(session.model.trainable_parameters(), identity, start)
     is_new = world.from_first(lambda: Plan.find(folder.path)) is None
     world.from_first(lambda: folder.check_plan(planned))
     print_plan(planned, session.console, done=None if is_new else session.steps_done)
@@ -158,7 +158,7 @@ def _conclude(
     """
     prepared, model = session.prepared, session.model
     model.base.world = ALONE
-    counts = session.trainable_parameters()
+    counts = model.trainable_parameters()
     agreement = None
     if prepared.config.export:
         with session.cost.phase("export"):

@@ -18,16 +18,12 @@ from peml.records.plan import Precision
 _LEAST_WIDTH = 256
 
 
-def choose_precision(config: RunConfig, method: Method, before: Precision | None) -> Precision:
+def choose_precision(config: RunConfig, method: Method) -> Precision:
     """Decides ``training.precision: auto`` and ``model.dtype: auto``.
-
-    ``before`` is the decision of an earlier session, which a run keeps even on another machine.
 
     Raises:
         TrainingError: The config asks for bf16, and the accelerator can't compute in it.
     """
-    if before is not None:
-        return before
     return precision_of(config, method, *_compute(config))
 
 

@@ -186,7 +186,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     """Checks, loads and encodes everything that doesn't need the model's weights.
 
     Runs that can't work are refused here, before anything is trained or written. `precision` is the
-    decision of an earlier session of the run.
+    decision of an earlier session, which a run keeps even on another machine.
 
     Raises:
         PemlError: A task, file, row, template or setting can't be used.
@@ -194,7 +194,7 @@ def prepare(config: RunConfig, precision: Precision | None = None) -> Prepared:
     method = build_method(config.method)
     tasks = _tasks(config, method)
     family = load_family(config.model)
-    precision = choose_precision(config, method, precision)
+    precision = precision or choose_precision(config, method)
     config = with_precision(config, precision)
     _check_fits(family, config, method, tasks)
     loaded, leakage, dropped = _load(config, method, tasks)
@@ -334,20 +334,18 @@ def with_config(prepared: Prepared, config: RunConfig) -> Prepared:
     method = build_method(config.method)
     if method.context != prepared.method.context:
         return prepare(config)
-    precision = choose_precision(config, method, None)
+    precision = choose_precision(config, method)
     config = with_precision(config, precision)
     longest = config.evaluation.max_new_tokens
     check_generation(prepared.family, prepared.tasks, longest, method.prompt_length)
-    steps = _steps(config, method, prepared.stream)
     names = [task.name for task in prepared.tasks]
-    balancing = build_balancing(config.training.balancing, names, config.seed)
     prepared = replace(
         prepared,
         config=config,
         precision=precision,
         method=method,
-        balancing=balancing,
-        steps=steps,
+        balancing=build_balancing(config.training.balancing, names, config.seed),
+        steps=_steps(config, method, prepared.stream),
     )
     if method.held_out_share() or prepared.held_out:
         encoder = SplitEncoder(config.model, prepared.family)

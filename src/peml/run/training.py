@@ -167,12 +167,6 @@ class TrainingSession:
         """The number of optimiser steps up to the last checkpoint."""
         return self._progress.step
 
-    def trainable_parameters(self) -> dict[str, int]:
-        """Numbers of trainable parameters by group."""
-        return {
-            group.name: sum(p.numel() for p in group.parameters) for group in self.model.groups()
-        }
-
     def trackers(self) -> AbstractContextManager[Trackers]:
         """The run's trackers, in the first process; closed at the end of the context."""
         if not self.world.is_first:
