@@ -117,7 +117,10 @@ def test_groups_and_means_over_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     all_runs(tmp_path)
     alone = row(collected(tmp_path, config()), "lora")
     assert alone["groups"] == {}
-    marks = [{"group": "first", "rows": 30}, {"group": "second", "rows": 10}]
+    marks: list[dict[str, Any]] = [
+        {"group": "first", "rows": 30, "majority": 0.3},
+        {"group": "second", "rows": 10, "majority": 0.7},
+    ]
     tasks = [{**t, "average": "rows", **m} for t, m in zip(TASKS, marks, strict=True)]
     monkeypatch.setattr(sys.modules[__name__], "TASKS", tasks)
     content = collected(tmp_path, config())
@@ -129,8 +132,9 @@ def test_groups_and_means_over_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert lora["groups"]["first"] == {
         name: pytest.approx(lora["tasks"][TASKS[0]["name"]][name]) for name in ("mean", "deviation")
     }
-    gap = lora["difference"]
+    gap = row(content, "peml")["difference"]
     values = [gap["tasks"][task["name"]]["value"] for task in TASKS]
+    assert values[0] != pytest.approx(values[1])
     assert gap["value"] == pytest.approx((3 * values[0] + values[1]) / 4)
 
 
