@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from peml.errors import RunError
 from peml.export import check_export, export_model, load_model
+from peml.export.onnx import write_graph
 from peml.export.plain import Onnx
 from peml.testing import batch_of
 from tests.export.test_transformers_export import readme_code
@@ -119,6 +120,21 @@ def test_missing_packages_name_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("peml.export.onnx.find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"peml\[onnx\]"):
         export_model(run, tmp_path / "out", "onnx")
+
+
+class _Branching(torch.nn.Module):
+    """Computes otherwise for some rows, as rotary positions that follow the length do."""
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return ids.float() if ids.max() > 5 else mask.float()
+
+
+def test_a_model_that_branches_is_refused(tmp_path: Path) -> None:
+    given = dict.fromkeys(("input_ids", "attention_mask"), torch.ones(2, 3, dtype=torch.long))
+    with pytest.raises(RunError, match="as an ONNX file for rows of any size: ") as caught:
+        write_graph(_Branching(), given, tmp_path / "model.onnx")
+    assert "\n" not in caught.value.problem
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_logits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.onnx import OnnxExporterError
 
 from peml.data import TaskBatch
 from peml.errors import RunError
@@ -197,21 +198,33 @@ def _without_torchvision() -> Iterator[None]:
 
 
 def write_graph(graph: nn.Module, inputs: Mapping[str, Tensor], file: Path) -> None:
-    """Writes a module as an ONNX file whose inputs (rows, length) may have any size."""
+    """Writes a module as an ONNX file whose inputs (rows, length) may have any size.
+
+    Raises:
+        RunError: torch can't write it for all sizes.
+    """
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     with torch.no_grad(), warnings.catch_warnings(), _without_torchvision():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph,
-            tuple(inputs.values()),
-            file,
-            input_names=list(inputs),
-            output_names=["logits"],
-            dynamo=True,
-            dynamic_shapes=(({0: "batch", 1: "sequence"},) * len(inputs),),
-            external_data=size > _LARGE,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                graph,
+                tuple(inputs.values()),
+                file,
+                input_names=list(inputs),
+                output_names=["logits"],
+                dynamo=True,
+                dynamic_shapes=(({0: "batch", 1: "sequence"},) * len(inputs),),
+                external_data=size > _LARGE,
+                verbose=False,
+            )
+        except OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise RunError(
+                f"torch can't write this model as an ONNX file for rows of any size: {reason}",
+                allowed="models whose computation doesn't change with the length of a row",
+                action=USE_NATIVE,
+            ) from error
 
 
 def _segments(task: Task) -> Sequence[str]:
