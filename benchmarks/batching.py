@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from common import Figure, at_most, benchmark_parser, load_mixture, mixture_name, report
 
-from peml.data import BatchSettings, BatchStream
+from peml.data.batching import BatchStream
+from peml.data.settings import BatchSettings
 from peml.run.preparation import Prepared
 
 TARGET = 0.10

@@ -26,7 +26,7 @@ import torch
 from common import CLOCKS, Figure, at_least, at_most, plain_parser, ratio_of_medians, report
 from many_rows import resident
 
-from peml.data import encode_split
+from peml.data.encoding import encode_split
 from peml.data.files import read_files
 from peml.data.unlabelled import UnlabelledFile
 from peml.evaluation import predict_split

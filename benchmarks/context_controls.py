@@ -31,9 +31,10 @@ from typing import Any
 import yaml
 
 from peml.comparison.settings import ComparisonConfig, load_comparison
-from peml.data import TasksSettings, select_tasks
+from peml.data import select_tasks
 from peml.data.opening import open_source
 from peml.data.rows import Rows
+from peml.data.settings import TasksSettings
 from peml.data.sources import load_shots, load_source
 from peml.errors import ConfigError
 from peml.methods.base import MethodSettings

@@ -36,7 +36,7 @@ from option_scoring import ALLOCATOR
 from race import RIVAL, Ours, Rival, decoder_rival, race
 from step_time import bucket_batch, peml_step, time_rounds
 
-from peml.evaluation import score_split
+from peml.evaluation.evaluate import score_split
 from peml.models import load_backbone
 from peml.run.cost import peak_memory
 from peml.run.preparation import Prepared

@@ -32,7 +32,7 @@ from transformers.utils import logging
 from peml.config.loading import load_config
 from peml.config.model import RunConfig
 from peml.estimation import estimate, read_device
-from peml.evaluation import score_split
+from peml.evaluation.evaluate import score_split
 from peml.run.cost import peak_memory
 from peml.run.preparation import Prepared, prepare
 from peml.testing import save_tiny_model

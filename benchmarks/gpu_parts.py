@@ -15,7 +15,8 @@ from race import RIVAL, race, with_and_without
 from step_time import Step, bucket_batch, model_step, time_rounds
 
 from peml.data import TaskBatch
-from peml.evaluation import Predictions, predict_split
+from peml.evaluation import predict_split
+from peml.evaluation.evaluate import Predictions
 from peml.methods.attached import AttachedModel
 from peml.run.training import attach
 from peml.training.optimizer import build_optimizer

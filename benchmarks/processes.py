@@ -27,7 +27,7 @@ from common import CLOCKS, Figure, at_least, benchmark_parser, load_mixture, mix
 import peml.run.evaluation as evaluation
 from peml.config.loading import load_config
 from peml.distributed import join
-from peml.evaluation import score_split
+from peml.evaluation.evaluate import score_split
 from peml.records.run import Results
 from peml.run.pipeline import fit
 from peml.training.loop import TrainingLoop

@@ -20,8 +20,9 @@ from peml.analysis.significance import (
 )
 from peml.analysis.statistics import PairedTask, paired_difference
 from peml.errors import DataError
-from peml.evaluation import KeptTask, TaskPredictions
+from peml.evaluation import TaskPredictions
 from peml.evaluation.metrics import METRICS
+from peml.evaluation.predictions import KeptTask
 from peml.tasks import OF_SCORES, TaskType
 from tests.analysis.test_statistics import answers
 

@@ -13,8 +13,9 @@ from peml.analysis.mistakes import find_mistakes
 from peml.analysis.pairing import contrast_runs
 from peml.analysis.scores import score_run
 from peml.errors import DataError
-from peml.evaluation import KeptTask, TaskPredictions
+from peml.evaluation import TaskPredictions
 from peml.evaluation.metrics import METRICS
+from peml.evaluation.predictions import KeptTask
 from peml.tasks import TaskType
 from tests.analysis.test_pairing import kept as scored
 from tests.analysis.test_statistics import answers

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from peml.cli import main
-from peml.evaluation import read_predictions, write_predictions
+from peml.evaluation import read_predictions
+from peml.evaluation.predictions import write_predictions
 
 
 @dataclass(frozen=True)

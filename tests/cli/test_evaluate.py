@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from peml.evaluation import predictions_path, read_predictions, write_predictions
+from peml.evaluation import read_predictions
+from peml.evaluation.predictions import predictions_path, write_predictions
 from tests.cli.commands import content, peml, rescored
 from tests.e2e.fixtures import Runs
 from tests.e2e.toy import Row, toy_config

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peml.evaluation import read_predictions, write_predictions
+from peml.evaluation import read_predictions
+from peml.evaluation.predictions import write_predictions
 from tests.cli.commands import peml, rescored
 
 Capture = pytest.CaptureFixture[str]

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from peml.evaluation import KeptTask, TaskPredictions, write_predictions
+from peml.evaluation import TaskPredictions
+from peml.evaluation.predictions import KeptTask, write_predictions
 from peml.records.study import StudyRecord
 from peml.tasks import TaskType
 from tests.e2e.toy import METHODS, Row, toy_config

@@ -18,7 +18,8 @@ from peml.comparison.collect import collect
 from peml.comparison.matching import Matching, Sized
 from peml.comparison.settings import ComparisonConfig, parse_comparison
 from peml.errors import PemlError
-from peml.evaluation import predictions_path, read_predictions, write_predictions
+from peml.evaluation import read_predictions
+from peml.evaluation.predictions import predictions_path, write_predictions
 from peml.files import write_json
 from peml.records.run import Environment
 from peml.reporting.comparison.page import write_comparison_report

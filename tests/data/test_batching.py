@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peml.data import BatchSettings, BatchStream, Collator, TaskBatch
-from peml.data.batching import evaluation_batches
+from peml.data import Collator, TaskBatch
+from peml.data.batching import BatchStream, evaluation_batches
 from peml.data.mixing import draw_rows
 from peml.data.planning import plan_batches
 from peml.data.rows import Indices
+from peml.data.settings import BatchSettings
 from peml.errors import CheckpointError
 from tests.data.encoded import encoded_split
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from peml.data import encode_split
+from peml.data.encoding import encode_split
 from peml.data.mapped import cache_folder
 from peml.data.rows import Rows
 from peml.errors import DataError, RunError

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from peml.data import TasksSettings
 from peml.data.inspection import check_rows
+from peml.data.settings import TasksSettings
 from peml.data.sources import load_source, load_task_data, with_kinds
 from peml.data.task_columns import read_list
 from peml.errors import DataError

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from peml.data import MixingSettings
-from peml.data.mixing import draw_rows, rows_per_epoch, task_weights
+from peml.data.mixing import MixingSettings, draw_rows, rows_per_epoch, task_weights
 from peml.errors import ConfigError
 
 sizes = st.lists(st.integers(1, 400), min_size=1, max_size=8)

@@ -10,8 +10,8 @@ import pytest
 
 from peml.data.folders import TaskMissingError
 from peml.data.inspection import inspect_task
-from peml.evaluation import majority_prediction, read_gold
-from peml.evaluation.metrics import compute_metrics
+from peml.evaluation.evaluate import read_gold
+from peml.evaluation.metrics import compute_metrics, majority_prediction
 from peml.tasks import TaskRenderer
 from peml.testing.tasks import tiny_family
 from tests.tasks.benchmark_rows import ROWS, bundled

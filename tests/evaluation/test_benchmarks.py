@@ -9,8 +9,9 @@ from sklearn import metrics as sk
 
 from peml.data.fields import flat_row
 from peml.data.rows import Rows
-from peml.evaluation import GoldSplit, majority_prediction, read_gold
-from peml.evaluation.metrics import compute_metrics
+from peml.evaluation import GoldSplit
+from peml.evaluation.evaluate import read_gold
+from peml.evaluation.metrics import compute_metrics, majority_prediction
 from peml.tasks import Task
 from peml.testing.tasks import tiny_family
 from tests.tasks.benchmark_rows import ROWS, bundled

@@ -13,20 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from peml.data import encode_split
 from peml.data.batch import TaskBatch
-from peml.data.encoding import EncodedSplit
+from peml.data.encoding import EncodedSplit, encode_split
 from peml.data.rows import Rows
 from peml.distributed import World
 from peml.errors import ModelError
-from peml.evaluation import (
-    EvaluationSettings,
-    GoldSplit,
-    Predictions,
-    predict_split,
-    read_gold,
-    score_split,
-)
+from peml.evaluation import EvaluationSettings, GoldSplit, predict_split
+from peml.evaluation.evaluate import Predictions, read_gold, score_split
 from peml.evaluation.metrics import METRICS
 from peml.evaluation.settings import ScoringSettings
 from peml.methods.attached import AttachedModel

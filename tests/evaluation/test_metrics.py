@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from peml.errors import DataError
-from peml.evaluation import (
+from peml.evaluation import refuse_unscorable
+from peml.evaluation.metrics import (
+    GROUP_SCORES,
+    METRICS,
+    compute_metrics,
     describe_classes,
     majority_prediction,
-    refuse_unscorable,
     score_constant,
 )
-from peml.evaluation.metrics import GROUP_SCORES, METRICS, compute_metrics
 from peml.tasks import Task
 from peml.tasks.kinds import METRICS as DECLARED
 from tests.tasks.examples import choice, generation, score, sentiment

@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from peml.errors import CheckpointError
-from peml.evaluation import (
+from peml.evaluation import TaskPredictions, read_predictions
+from peml.evaluation.predictions import (
     KeptTask,
-    TaskPredictions,
     first_mismatch,
     predictions_path,
-    read_predictions,
     write_predictions,
 )
 from peml.tasks import TaskType

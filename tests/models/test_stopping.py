@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peml.data import encode_split
+from peml.data.encoding import encode_split
 from peml.data.rows import Rows
 from peml.errors import ModelError
 from peml.evaluation import EvaluationSettings, predict_split

@@ -13,7 +13,7 @@ import yaml
 
 from peml.config.loading import load_config
 from peml.config.model import RunConfig
-from peml.evaluation import score_split
+from peml.evaluation.evaluate import score_split
 from peml.run.cost import CostMeter
 from peml.run.evaluation import evaluate_run
 from peml.run.folder import RunFolder

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from peml.data import BatchSettings, BatchStream, Collator
+from peml.data import Collator
+from peml.data.batching import BatchStream
 from peml.data.encoding import encode_rows
+from peml.data.settings import BatchSettings
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
 from peml.methods.registry import build_method, parse_method

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from peml.data import BatchSettings, BatchStream, Collator
+from peml.data import Collator
+from peml.data.batching import BatchStream
 from peml.data.encoding import encode_rows
+from peml.data.settings import BatchSettings
 from peml.distributed import ALONE, World
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext

@@ -16,12 +16,12 @@ from peml.comparison.settings import ComparisonConfig
 from peml.errors import RunError
 from peml.evaluation import (
     common_average,
-    first_mismatch,
     gather_groups,
     mean_weights,
     read_predictions,
     weighted_mean,
 )
+from peml.evaluation.predictions import first_mismatch
 from peml.methods.registry import build_method
 from peml.records.comparison import (
     CellRecord,

@@ -12,7 +12,7 @@ from peml.comparison.matching import ComparedTask, Matching, match_methods
 from peml.comparison.settings import ComparisonConfig, Place
 from peml.comparison.studies import check_sizes, check_spaces, first_trials
 from peml.errors import ConfigError, PemlError
-from peml.evaluation import score_constant
+from peml.evaluation.metrics import score_constant
 from peml.methods.registry import build_method
 from peml.methods.shape import ModelShape, read_shape
 from peml.models import Backbone, TaskModel, load_backbone

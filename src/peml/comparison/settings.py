@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from peml.config.loading import apply_overrides, read_config, validate_config
 from peml.config.model import RunConfig
-from peml.data import BatchSettings, TasksSettings
+from peml.data.settings import BatchSettings, TasksSettings
 from peml.errors import nearest
 from peml.evaluation import EvaluationSettings
 from peml.execution.settings import ExecutionSettings, WorkerSettings

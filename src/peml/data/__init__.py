@@ -6,28 +6,15 @@ from peml.lazy import hand_on
 
 if TYPE_CHECKING:
     from peml.data.batch import TaskBatch
-    from peml.data.batching import BatchStream, Collator
-    from peml.data.encoding import encode_split
-    from peml.data.leakage import drop_leaked, find_leakage, refuse_shown
-    from peml.data.mixing import MixingSettings
-    from peml.data.settings import BatchSettings, TasksSettings, select_tasks
-    from peml.data.sources import LoadedTasks, TaskData, load_all
+    from peml.data.batching import Collator
+    from peml.data.settings import select_tasks
+    from peml.data.sources import TaskData
 else:
     __getattr__ = hand_on(__name__)
 
 __all__ = [
-    "BatchSettings",
-    "BatchStream",
     "Collator",
-    "LoadedTasks",
-    "MixingSettings",
     "TaskBatch",
     "TaskData",
-    "TasksSettings",
-    "drop_leaked",
-    "encode_split",
-    "find_leakage",
-    "load_all",
-    "refuse_shown",
     "select_tasks",
 ]

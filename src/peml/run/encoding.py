@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from peml.data import TaskData, encode_split
-from peml.data.encoding import EncodedSplit
+from peml.data import TaskData
+from peml.data.encoding import EncodedSplit, encode_split
 from peml.data.rows import Rows
 from peml.data.splits import divide_development
 from peml.errors import TrainingError
-from peml.evaluation import GoldSplit, read_gold, refuse_unscorable
+from peml.evaluation import GoldSplit, refuse_unscorable
+from peml.evaluation.evaluate import read_gold
 from peml.models import Family, ModelSettings
 from peml.models.families import Purpose
 from peml.tasks import TaskRenderer

@@ -5,15 +5,10 @@ import time
 from functools import partial
 
 from peml.analysis.scores import score_interval
-from peml.evaluation import (
-    GoldSplit,
-    KeptTask,
-    Predictions,
-    TaskPredictions,
-    describe_classes,
-    score_split,
-    write_predictions,
-)
+from peml.evaluation import GoldSplit, TaskPredictions
+from peml.evaluation.evaluate import Predictions, score_split
+from peml.evaluation.metrics import describe_classes
+from peml.evaluation.predictions import KeptTask, write_predictions
 from peml.methods.attached import AttachedModel
 from peml.records.run import TaskResult, TaskScored
 from peml.run.cost import CostMeter

@@ -12,7 +12,8 @@ from peml.data import select_tasks
 from peml.data.rows import Row
 from peml.data.sources import load_source
 from peml.errors import CheckpointError, DataError, RunError, nearest
-from peml.evaluation import TaskPredictions, predictions_path, read_predictions
+from peml.evaluation import TaskPredictions, read_predictions
+from peml.evaluation.predictions import predictions_path
 from peml.records.plan import Plan
 from peml.records.run import Results
 from peml.run.folder import RunFolder

@@ -4,8 +4,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from peml.data import BatchStream, MixingSettings, TaskBatch
-from peml.data.mixing import draw_seed
+from peml.data import TaskBatch
+from peml.data.batching import BatchStream
+from peml.data.mixing import MixingSettings, draw_seed
 from peml.methods.attached import AttachedModel
 from peml.run.preparation import Prepared
 

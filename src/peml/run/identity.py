@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peml.config.model import RunConfig
-from peml.data import LoadedTasks
+from peml.data.sources import LoadedTasks
 from peml.errors import PemlError, RunError
 from peml.models import Family, ModelSettings
 from peml.models.loading import identify_model

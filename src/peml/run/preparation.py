@@ -7,22 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from peml.config.model import RunConfig
-from peml.data import (
-    BatchStream,
-    Collator,
-    LoadedTasks,
-    TaskData,
-    drop_leaked,
-    find_leakage,
-    load_all,
-    refuse_shown,
-    select_tasks,
-)
+from peml.data import Collator, TaskData, select_tasks
+from peml.data.batching import BatchStream
 from peml.data.encoding import EncodedSplit
+from peml.data.leakage import drop_leaked, find_leakage, refuse_shown
 from peml.data.mixing import task_weights
-from peml.data.sources import with_kinds
+from peml.data.sources import LoadedTasks, load_all, with_kinds
 from peml.errors import ConfigError, TrainingError
-from peml.evaluation import GoldSplit, majority_prediction, spell_gold
+from peml.evaluation import GoldSplit
+from peml.evaluation.evaluate import spell_gold
+from peml.evaluation.metrics import majority_prediction
 from peml.methods.base import Method
 from peml.methods.registry import build_method
 from peml.models import (

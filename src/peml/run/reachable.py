@@ -3,9 +3,9 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
-from peml.data import TaskData, encode_split
+from peml.data import TaskData
 from peml.data.batch import IGNORED
-from peml.data.encoding import EncodedSplit
+from peml.data.encoding import EncodedSplit, encode_split
 from peml.data.odd_tokens import describe_same_tokens, describe_special_texts
 from peml.evaluation import EvaluationSettings, GoldSplit
 from peml.models import Family

@@ -12,7 +12,8 @@ from peml.config.grants import without_grants
 from peml.data.solved import SolvedRows
 from peml.distributed import ALONE, World
 from peml.errors import TrainingError
-from peml.evaluation import mean_weights, score_split, weighted_mean
+from peml.evaluation import mean_weights, weighted_mean
+from peml.evaluation.evaluate import score_split
 from peml.injection.packing import enable_packing
 from peml.injection.training import fast_attention
 from peml.methods.attached import AttachedModel, check_count

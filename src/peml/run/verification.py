@@ -12,7 +12,8 @@ from peml.data import TaskBatch
 from peml.data.encoding import encode_rows
 from peml.data.splits import spread
 from peml.errors import RunError
-from peml.evaluation import EvaluationSettings, predict_split, same_answer
+from peml.evaluation import EvaluationSettings, predict_split
+from peml.evaluation.predictions import same_answer
 from peml.export import ExportFormat, SavedModel, find_model
 from peml.export.agreement import TOLERANCES
 from peml.export.fresh import FreshProcess, refusal

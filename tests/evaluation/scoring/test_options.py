@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from peml.data import encode_split
-from peml.data.encoding import EncodedSplit
+from peml.data.encoding import EncodedSplit, encode_split
 from peml.data.rows import Rows
 from peml.errors import DataError
-from peml.evaluation import EvaluationSettings, Predictions, predict_split
+from peml.evaluation import EvaluationSettings, predict_split
+from peml.evaluation.evaluate import Predictions
 from peml.evaluation.scoring.options import normalise
 from peml.evaluation.scoring.requests import Request, score_alone
 from peml.evaluation.settings import ScoringSettings
