@@ -13,7 +13,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from peml.data.plain import read_json_row, why_unusable
+from peml.data.plain import describe_bad_byte, read_json_row, why_unusable
 from peml.errors import DataError
 
 _GZIP = ".gz"
@@ -124,8 +124,7 @@ def _check_utf8(path: Path, number: int, line: bytes, field: str = "") -> None:
     except UnicodeDecodeError as error:
         in_field = f" (field {field!r})" if field else ""
         raise DataError(
-            f"{path}, line {number} is not UTF-8: byte 0x{line[error.start]:02x} after "
-            f"{line[max(0, error.start - 20) : error.start].decode(errors='replace')!r}{in_field}.",
+            f"{path}, line {number} is not UTF-8: {describe_bad_byte(error)}{in_field}.",
             allowed="UTF-8",
             action="Convert the file (iconv -f latin1 -t utf-8, if it is Latin-1), or correct the "
             "line.",

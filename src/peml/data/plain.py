@@ -51,6 +51,12 @@ def why_unusable(value: Any) -> str:
     return ""
 
 
+def describe_bad_byte(error: UnicodeDecodeError) -> str:
+    """The byte that is not UTF-8, and the text before it."""
+    before = error.object[max(0, error.start - _SHOWN // 2) : error.start]
+    return f"byte 0x{error.object[error.start]:02x} after {before.decode(errors='replace')!r}"
+
+
 def _half_character(text: str) -> str:
     try:
         text.encode()

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from peml.data.fields import refuse_repeated
 from peml.data.mapped import BATCH
-from peml.data.plain import why_unusable
+from peml.data.plain import describe_bad_byte, why_unusable
 from peml.data.task_columns import check_columns
 from peml.errors import DataError
 from peml.tasks import Task
@@ -184,8 +184,4 @@ def _problem(value: pa.Scalar) -> str:
     try:
         return why_unusable(value.as_py())
     except UnicodeDecodeError as error:
-        before = error.object[max(0, error.start - 20) : error.start]
-        return (
-            f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} after "
-            f"{before.decode(errors='replace')!r}"
-        )
+        return f"the text is not UTF-8: {describe_bad_byte(error)}"
