@@ -71,3 +71,11 @@ def test_a_parameter_that_no_process_has_reached_gets_no_gradient() -> None:
     for own in parameters:
         kept = [None if p.grad is None else p.grad.tolist() for p in own]
         assert kept == [[1, 2], [4, 6], None]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_was_dealt_out_comes_back_in_its_order(size: int) -> None:
+    """Sums are then those of one process, to the last bit."""
+    dealt = list(range(7))
+    found = together([partial(world.interleave, dealt[world.part]) for world in worlds(size)])
+    assert found == [dealt] * size
