@@ -359,6 +359,18 @@ def test_the_hub_is_asked_for_plain_files_and_the_right_split(
     assert "idx" not in train.table.column_names
 
 
+def test_rows_and_shots_are_read_from_a_source_that_is_opened_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = Dataset.from_list(moods(10))
+    calls = _hub(monkeypatch, DatasetDict({"train": rows, "validation": rows}))
+    task = examples.sentiment(source={"hub": "moods"}, shots={"count": 2})
+    data = load_task_data(task, TasksSettings(suite="x"), 0)
+    assert len(calls) == 1
+    assert len(data.task.shots.examples) == 2
+    assert len(data.train) + len(data.development) == 8
+
+
 def test_problems_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_suite("glue").task("sst2")
     _hub(monkeypatch, ConnectionError("no route"))

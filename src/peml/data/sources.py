@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from peml.data.folders import TaskMissingError
-from peml.data.opening import Found, open_source
+from peml.data.opening import Found, Read, open_source
 from peml.data.rows import Rows
 from peml.data.settings import TasksSettings
 from peml.data.split_checks import find_extra_kinds, refuse_one_based, refuse_two_readings
@@ -112,9 +113,12 @@ def load_task_data(
         TaskMissingError: The task's folder isn't there.
         DataError: A file or split is missing, unreadable, empty, or lacks a column.
     """
-    hub = settings.missing == "hub"
-    train, reported, origin = load_source(task, settings.source, or_hub=hub)
-    shown, whole = _read_shots(task, settings.source, or_hub=hub)
+    opened, name = open_source(task, settings.source, or_hub=settings.missing == "hub")
+    read = cache(opened)  # shots are mostly rows of the train split
+    train, reported, origin = _read_splits(task, read, name)
+    shown, whole = task, Rows.from_list([])
+    if task.shots.count:
+        shown, whole = _read_shots(task, read)
     development = train
     if len(train):
         train, development = carve_development(train, task, seed)
@@ -186,7 +190,11 @@ def load_source(
         TaskMissingError: The task's folder isn't there.
         DataError: A file or split is missing, unreadable, empty, or lacks a column.
     """
-    read, name = open_source(task, folder, or_hub=or_hub)
+    return _read_splits(task, *open_source(task, folder, or_hub=or_hub))
+
+
+def _read_splits(task: Task, read: Read, name: str) -> tuple[Rows, Rows, Origin]:
+    """The result of `load_source`, read from a source of this name."""
     train = None if task.splits.train is None else _without_shots(task, read((task.splits.train,)))
     reported = _without_shots(task, read(task.splits.reported))
     if not len(reported.rows):
@@ -224,14 +232,15 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
     Raises:
         DataError: The split is missing, has too few rows, or one of them can't be rendered.
     """
-    return _read_shots(task, folder, or_hub=or_hub)[0]
+    if not task.shots.count:
+        return task
+    read, _ = open_source(task, folder, or_hub=or_hub)
+    return _read_shots(task, read)[0]
 
 
-def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, Rows]:
-    """Like `load_shots`; also returns all rows of the split with the shots."""
+def _read_shots(task: Task, read: Read) -> tuple[Task, Rows]:
+    """Like `load_shots` of a task that has some; also returns all rows of their split."""
     count = task.shots.count
-    if not count:
-        return task, Rows.from_list([])
     split = task.shots.split or task.splits.train
     if split is None:
         raise DataError(
@@ -239,7 +248,6 @@ def _read_shots(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Task, 
             allowed="a split that the source has",
             action="Set the task's shots.split, or write shots.examples.",
         )
-    read, _ = open_source(task, folder, or_hub=or_hub)
     rows = read((split,)).rows
     if len(rows) < count:
         option = "method.context.shots" if task.context else "tasks.shots"
