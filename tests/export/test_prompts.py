@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from peml.export import export_model, load_model
 from peml.export.readme import write_readme
 from peml.export.saved import open_model
+from peml.models import TaskModel
 from peml.tasks import Chat
 from peml.testing import batch_of, save_tiny_model
 from tests.export.test_transformers_export import readme_code
@@ -46,8 +47,9 @@ def _read_by_readme(out: Path, prompt: str) -> list[int]:
     return ids
 
 
-def _read_by_run(run: Path) -> list[int]:
-    batch = batch_of(load_model(run / "model"), [(0, {"text": "the dog", "label": 1})], "generate")
+def _read(model: TaskModel, text: str) -> list[int]:
+    """The tokens that the run has of the first task's prompt."""
+    batch = batch_of(model, [(0, {"text": text, "label": 1})], "generate")
     ids: list[int] = batch.input_ids[0].tolist()
     return ids
 
@@ -68,7 +70,7 @@ def test_a_readmes_lines_read_the_prompt_as_the_run(
         _base_that_ends_texts(tmp_path)
     run, out = run_of("llama", method, tmp_path), tmp_path / "out"
     export_model(run, out, name)
-    ids, wanted = _read_by_readme(out, "the dog It is"), _read_by_run(run)
+    ids, wanted = _read_by_readme(out, "the dog It is"), _read(load_model(run / "model"), "the dog")
     if (out / "contexts").is_dir():  # all tokens are given, those of the cache too
         ids = ids[len(json.loads((out / "contexts/mood.json").read_text())["token_ids"]) :]
     assert ids == wanted
@@ -83,6 +85,19 @@ def test_llama_cpp_ends_no_prompt(tmp_path: Path) -> None:
     fields = GGUFReader(out / "model.gguf").fields
     assert fields["tokenizer.ggml.add_bos_token"].contents() is True
     assert fields["tokenizer.ggml.add_eos_token"].contents() is False
+
+
+def test_a_start_token_in_a_template_is_named(tmp_path: Path) -> None:
+    run = run_of("llama", "lora", tmp_path)
+    saved, model = open_model(run / "model"), load_model(run / "model")
+    first, *others = model.tasks
+    model.tasks = (first.model_copy(update={"template": f"<s>{first.template}"}), *others)
+    ids = _read(model, "the dog")
+    assert ids[0] == 1 != ids[1]
+    write_readme(tmp_path, "gguf", saved, model, tasks=["mood"])
+    text = (tmp_path / "README.md").read_text()
+    assert "A prompt of `mood` begins with `<s>`" in text
+    assert "of `same` begins" not in text
 
 
 def test_a_chats_template_is_named(tmp_path: Path) -> None:

@@ -35,13 +35,18 @@ def write_readme(
 
 def _prompt_notes(model: TaskModel, ends: int) -> list[str]:
     """What another tool must know to give a decoder the run's prompts: a paragraph each."""
-    notes = []
+    notes, start = [], model.family.tokenizer.bos_token
     if ends:
         notes.append(
             f"The tokenizer puts {ends} of its special tokens after every text. No prompt ended "
             f"with them: leave them out (`input_ids[:, :-{ends}]`).\n"
         )
     for task in model.tasks:
+        if start and (task.header or task.template).startswith(start):
+            notes.append(
+                f"A prompt of `{task.name}` begins with `{start}`. The run did not read it twice: "
+                "tokenize it with `add_special_tokens=False`.\n"
+            )
         if task.chat is not None:
             settings = task.chat.model_dump(mode="json", exclude_defaults=True)
             also = f", with {json.dumps(settings, ensure_ascii=False)}" if settings else ""
