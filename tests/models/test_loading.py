@@ -170,6 +170,17 @@ def test_weights_of_another_shape_are_refused(broken: Path) -> None:
         load_backbone(settings(broken))
 
 
+@pytest.mark.parametrize("end", ["query.bias", "LayerNorm.weight"])
+def test_files_without_a_small_weight_are_refused(broken: Path, end: str) -> None:
+    path = broken / "model.safetensors"
+    held = load_file(path)
+    lost = next(key for key in held if key.endswith(end))
+    save_file({k: v for k, v in held.items() if k != lost}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lack 1 weights") as caught:
+        load_backbone(settings(broken))
+    assert lost in caught.value.problem
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_a_shard_that_is_gone_or_cut_short_is_named(broken: Path, damage: str) -> None:
     (broken / "model.safetensors").unlink()
@@ -270,6 +281,18 @@ def test_code_in_a_model_folder_runs_only_if_asked(broken: Path, tmp_path: Path)
         load_family(settings(broken))
     assert "set model.trust_remote_code: true" in str(caught.value)
     assert not trace.exists()
+
+
+def test_a_hub_model_with_code_that_was_not_run_asks_for_none(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local folder with such a config is refused; a hub's gets Transformers' own class."""
+    monkeypatch.setattr("peml.models.reading.check_source", lambda *_, **__: None)
+    config = json.loads((broken / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "homemade.HomemadeModel"}
+    (broken / "config.json").write_text(json.dumps(config))
+    model = load_backbone(settings(broken)).model
+    assert not hasattr(model.config, "auto_map")
 
 
 @pytest.mark.parametrize(
