@@ -14,6 +14,7 @@ from peml.config.model import RunConfig
 from peml.errors import ConfigError
 from peml.estimation import Device, Estimate, estimate, read_device
 from peml.estimation.tracker import Tracker
+from peml.estimation.workload import read_workload
 from peml.models import load_backbone
 from peml.run.preparation import prepare
 from peml.run.training import attach
@@ -265,3 +266,10 @@ def test_generation_warns_of_no_padding(
     (folder / "reviews.yaml").write_text(text.replace("labels: [bad, good]\n", ""), "utf-8")
     assert estimated(folder, "llama").evaluation is not None
     assert "padding" not in caplog.text + capfd.readouterr().err
+
+
+def test_a_search_is_evaluated_twice_more_around_its_end(folder: Path) -> None:
+    workloads = [read_workload(config(folder, method={"name": n})) for n in ("lora", "peml")]
+    plain, searched = (workload.scorings[0] for workload in workloads)
+    assert plain.development > 0
+    assert searched.development == plain.development * (2 + 2) / 2  # epochs, and two more

@@ -261,6 +261,20 @@ def test_rows_that_changed_meanwhile_are_answered_again(
     assert [a["prediction"] for a in read(output)] == [a.value for a in expected(predictor, rows)]
 
 
+def test_cut_rows_are_counted_across_calls(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    length = predictor.base.family.max_length
+    rows = [{"sentence": "dog " * (length if n % 3 == 0 else 1)} for n in range(8)]
+    write_rows(path, rows)
+    bulk = work(predictor, path)
+    _killed_after(bulk, 1)
+    with pytest.raises(_KilledError):
+        bulk.write_file(output, SOURCE)
+    bulk = work(predictor, path)
+    bulk.write_file(output, SOURCE)
+    assert (bulk.reused, bulk.cut) == (4, 3)
+
+
 def test_kept_columns_that_changed_meanwhile_are_written_anew(
     predictor: Predictor, tmp_path: Path
 ) -> None:
