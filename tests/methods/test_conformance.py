@@ -283,13 +283,12 @@ class TestContextTuning(MethodSuite):
     settings = ContextTuningSettings(context=TunedContextSettings(leave_one_out=None))
     families = ("bert", "llama")
     identity_at_start = False
-    random_start = False
     learns_first = ("*.correction.last.*",)
 
 
-class TestContextTuningLowRank(TestContextTuning):
+class TestContextTuningFree(TestContextTuning):
     settings = ContextTuningSettings(
         context=TunedContextSettings(leave_one_out=None),
-        correction=TunedCorrectionSettings(trains="values", kind="low-rank", rank=2),
+        correction=TunedCorrectionSettings(trains="values", kind="free"),
     )
-    random_start = True
+    random_start = False
