@@ -212,8 +212,8 @@ class _KilledError(Exception):
     pass
 
 
-def _killed_after(bulk: BulkPrediction, windows: int) -> None:
-    """Lets a prediction end without a trace of its own after some windows."""
+def _stop(bulk: BulkPrediction, output: Path, windows: int) -> None:
+    """Lets a prediction to a file end without a trace of its own after some windows."""
     answered: list[int] = []
 
     def advance(count: int) -> None:
@@ -222,6 +222,8 @@ def _killed_after(bulk: BulkPrediction, windows: int) -> None:
             raise _KilledError
 
     bulk.advance = advance
+    with pytest.raises(_KilledError):
+        bulk.write_file(output, SOURCE)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
@@ -231,10 +233,7 @@ def test_a_stopped_command_goes_on(predictor: Predictor, tmp_path: Path, form: s
     work(predictor, path, form, keep=("id",)).write_file(output, SOURCE)
     whole = output.read_bytes()
     output.unlink()
-    bulk = work(predictor, path, form, keep=("id",))
-    _killed_after(bulk, 3)
-    with pytest.raises(_KilledError):
-        bulk.write_file(output, SOURCE)
+    _stop(work(predictor, path, form, keep=("id",)), output, 3)
     assert not output.exists()
     bulk = work(predictor, path, form, keep=("id",))
     bulk.write_file(output, SOURCE)
@@ -249,10 +248,7 @@ def test_rows_that_changed_meanwhile_are_answered_again(
     path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
     rows = rows_of(12)
     write_rows(path, rows)
-    bulk = work(predictor, path)
-    _killed_after(bulk, 2)
-    with pytest.raises(_KilledError):
-        bulk.write_file(output, SOURCE)
+    _stop(work(predictor, path), output, 2)
     rows[1] |= rows[2]
     write_rows(path, rows)
     bulk = work(predictor, path)
@@ -266,10 +262,7 @@ def test_cut_rows_are_counted_across_calls(predictor: Predictor, tmp_path: Path)
     length = predictor.base.family.max_length
     rows = [{"sentence": "dog " * (length if n % 3 == 0 else 1)} for n in range(8)]
     write_rows(path, rows)
-    bulk = work(predictor, path)
-    _killed_after(bulk, 1)
-    with pytest.raises(_KilledError):
-        bulk.write_file(output, SOURCE)
+    _stop(work(predictor, path), output, 1)
     bulk = work(predictor, path)
     bulk.write_file(output, SOURCE)
     assert (bulk.reused, bulk.cut) == (4, 3)
@@ -280,10 +273,7 @@ def test_kept_columns_that_changed_meanwhile_are_written_anew(
 ) -> None:
     path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
     write_rows(path, rows_of(8))
-    bulk = work(predictor, path, keep=("id",))
-    _killed_after(bulk, 1)
-    with pytest.raises(_KilledError):
-        bulk.write_file(output, SOURCE)
+    _stop(work(predictor, path, keep=("id",)), output, 1)
     write_rows(path, [{**row, "id": f"new {row['id']}"} for row in rows_of(8)])
     work(predictor, path, keep=("id",)).write_file(output, SOURCE)
     assert all(answer["id"].startswith("new ") for answer in read(output))
@@ -295,10 +285,7 @@ def test_rows_that_stand_elsewhere_now_get_their_new_numbers(
     path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
     rows = rows_of(12)
     write_rows(path, rows)
-    bulk = work(predictor, path)
-    _killed_after(bulk, 2)
-    with pytest.raises(_KilledError):
-        bulk.write_file(output, SOURCE)
+    _stop(work(predictor, path), output, 2)
     write_rows(path, rows[4:])  # without the first window
     bulk = work(predictor, path)
     bulk.write_file(output, SOURCE)
@@ -332,10 +319,7 @@ def test_answers_of_another_command_are_not_gone_on_with(
 ) -> None:
     path, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
     write_rows(path, rows_of(9))
-    bulk = work(predictor, path)
-    _killed_after(bulk, 1)
-    with pytest.raises(_KilledError):
-        bulk.write_file(output, SOURCE)
+    _stop(work(predictor, path), output, 1)
     with pytest.raises(RunError, match="begun with other settings: model was abc, and is def"):
         work(predictor, path).write_file(output, {"model": "def"})
     assert not output.exists()

@@ -182,7 +182,7 @@ class ComparisonConfig(ConfigFile):
                 return None
             if info.field_name == "reference":
                 return labels[0]
-            trained = [each for each in labels if methods[each].name != "frozen"] or labels
+            trained = [each for each in labels if methods[each].trains] or labels
             return "peml" if "peml" in labels else trained[-1]
         raise ValueError(
             f"there is no method of this label.{nearest(label, labels)} Valid: {', '.join(labels)}."

@@ -37,9 +37,11 @@ class MethodSettings(Settings):
     Attributes:
         nested: Name of a section in which these settings may be written as well; empty for none.
             ``lora: {r: 4}`` then means ``r: 4``, as it is written where LoRA is half of a method.
+        trains: Whether the method trains anything besides an encoder's heads.
     """
 
     nested: ClassVar[str] = ""
+    trains: ClassVar[bool] = True
 
     name: str
 
@@ -200,8 +202,6 @@ class Method(ABC):
 
     settings: Any
     settings_type: ClassVar[type[MethodSettings]]
-    trains: ClassVar[bool] = True
-    """Whether it trains anything besides an encoder's heads."""
     trains_backbone: ClassVar[bool] = False
     """Whether the base model's own weights train, which are then stored in float32."""
 

@@ -13,7 +13,6 @@ class Frozen(Method):
     """Trains an encoder's heads; a text-to-text model, which has none, answers zero-shot."""
 
     settings_type: ClassVar[type[MethodSettings]] = FrozenSettings
-    trains: ClassVar[bool] = False
 
     def attach(self, model: TaskModel, context: AttachContext) -> AttachedModel:
         return AttachedModel(model, {})

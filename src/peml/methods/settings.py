@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ class FrozenSettings(MethodSettings):
     """The frozen model; it has no settings."""
 
     name: Literal["frozen"] = "frozen"
+    trains: ClassVar[bool] = False
 
 
 class FullSettings(MethodSettings):
