@@ -13,14 +13,20 @@ from unittest.mock import Mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, XLNetConfig, XLNetModel
 
 from peml.errors import ModelError
 from peml.models import ModelSettings, check_task_types, load_backbone, load_family
 from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
 from peml.models.reading import detect_family, from_pretrained
 from peml.models.room import check_generation
-from peml.testing.models import TINY_FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
+from peml.testing.models import (
+    TINY_FAMILIES,
+    VOCABULARY,
+    save_tiny_model,
+    tiny_model,
+    tiny_tokenizer,
+)
 from tests.tasks.examples import choice, generation, sentiment
 
 
@@ -326,6 +332,15 @@ def test_generating_past_the_last_position_is_refused(tmp_path: Path) -> None:
 def test_rotary_and_relative_positions_stretch(name: str, tmp_path: Path) -> None:
     save_tiny_model(name, tmp_path)
     assert load_family(settings(tmp_path, max_length=1000)).max_length == 1000
+
+
+def test_a_model_that_says_minus_one_has_no_limit(tmp_path: Path) -> None:
+    """XLNet's config says so; read as a limit, every row would be cut to a few tokens."""
+    values = {"vocab_size": VOCABULARY, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}
+    XLNetModel(XLNetConfig(**values, pad_token_id=0)).save_pretrained(tmp_path)
+    tiny_tokenizer("encoder").save_pretrained(tmp_path)
+    family = load_family(settings(tmp_path, family="encoder", max_length=None))
+    assert (family.positions, family.max_length) == (None, 128)  # the tokenizer's
 
 
 def test_a_tokenizer_without_padding_uses_its_end(tmp_path: Path) -> None:

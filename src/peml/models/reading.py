@@ -212,15 +212,16 @@ def _positions(config: Any) -> int | None:
         return None
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     offset = config.pad_token_id + 1 if config.model_type in _COUNTED_FROM_PADDING else 0
-    return None if limit is None else int(limit) - offset
+    return int(limit) - offset if limit is not None and limit > 0 else None  # XLNet's is -1
 
 
 def _declared_length(config: Any, tokenizer: Any) -> int:
     """The length for which a model without learned positions was made, if its files say so."""
     text = config.get_text_config()
     declared = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
-    known = next((int(length) for length in declared if length), tokenizer.model_max_length)
-    return min(known, _NO_LIMIT)  # a tokenizer that knows of no limit has 1e30
+    known = (int(length) for length in declared if length is not None and length > 0)
+    length = next(known, tokenizer.model_max_length)
+    return min(length, _NO_LIMIT)  # a tokenizer that knows of no limit has 1e30
 
 
 def _check_shown(task: Task) -> None:
