@@ -1,7 +1,7 @@
-"""Names of labels in the card of a data set of the hub that was downloaded.
+"""The card of a data set of the hub that was downloaded: names of labels, files of splits.
 
 The card is a ``README.md`` that begins with YAML. Its ``dataset_info`` lists the features of the
-only configuration, or of several, each in a folder of its own.
+only configuration, or of several, each in a folder of its own; its ``configs`` list the files.
 """
 
 from collections.abc import Iterator
@@ -30,24 +30,61 @@ def card_names(folder: Path, columns: Columns) -> tuple[str, ...] | None:
     return found.pop() if len(found) == 1 else None
 
 
+def card_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
+    """The files that a card gives a split, as the library `datasets` reads it; empty without any.
+
+    Of several configurations, `subset` is the name of one; otherwise the default counts.
+    """
+    found: list[Path] = []
+    for base, config in _configs(folder, subset):
+        for pattern in _patterns(config.get("data_files"), split):
+            if not Path(pattern).is_absolute() and ".." not in Path(pattern).parts:
+                # `a/**` are files of any depth there, and folders for Python before 3.13.
+                found += sorted(base.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+    return tuple(path for path in dict.fromkeys(found) if path.is_file())
+
+
+def _configs(folder: Path, subset: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The configuration of a folder that counts, in its card or the one above, and its folder."""
+    own = _listed(folder, "configs")
+    named = [config for config in own if config.get("config_name") == subset]
+    default = [c for c in own if c.get("default") is True or c.get("config_name") == "default"]
+    for config in (named or default or (own if len(own) == 1 else []))[:1]:
+        yield folder, config
+    for config in _listed(folder.parent, "configs"):
+        if config.get("config_name") == folder.name:
+            yield folder.parent, config
+
+
+def _patterns(files: Any, split: str) -> Iterator[str]:
+    """The patterns of a split's files; those without a split are of train."""
+    for each in files if isinstance(files, list) else [files]:
+        named = each if isinstance(each, dict) else {"split": "train", "path": each}
+        if named.get("split") == split:
+            paths = named.get("path")
+            listed = paths if isinstance(paths, list) else [paths]
+            yield from (path for path in listed if isinstance(path, str) and path)
+
+
 def _features(folder: Path) -> Iterator[Any]:
     """The features of a folder's card, or of the folder's configuration in the card above it."""
-    for info in _infos(folder):
+    for info in _listed(folder, "dataset_info"):
         yield from info.get("features") or ()
-    for info in _infos(folder.parent):
+    for info in _listed(folder.parent, "dataset_info"):
         if info.get("config_name") == folder.name:
             yield from info.get("features") or ()
 
 
-def _infos(folder: Path) -> list[dict[str, Any]]:
+def _listed(folder: Path, key: str) -> list[dict[str, Any]]:
+    """What a folder's card says of each configuration under a key."""
     try:
         text = (folder / _CARD).read_text(encoding="utf-8")
         head = yaml.safe_load(text.split(_FENCE, 2)[1]) if text.startswith(_FENCE) else None
     except (OSError, IndexError, UnicodeDecodeError, yaml.YAMLError):
         return []  # a text for people
-    infos = head.get("dataset_info") if isinstance(head, dict) else None
-    listed = infos if isinstance(infos, list) else [infos]
-    return [info for info in listed if isinstance(info, dict)]
+    given = head.get(key) if isinstance(head, dict) else None
+    listed = given if isinstance(given, list) else [given]
+    return [each for each in listed if isinstance(each, dict)]
 
 
 def _names(kind: Any) -> Iterator[tuple[str, ...]]:

@@ -4,6 +4,7 @@ The task decides the types of columns: a text that looks like a date, a number o
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -40,7 +41,7 @@ def read_files(paths: Sequence[Path], task: Task, folder: Path | None = None) ->
     `folder` is that of the data set, which may have a card; by default that of the files.
 
     The result is mapped; Arrow files are kept in the project's cache, by the file's content. The
-    rows of a text file of 64 KiB or less are held in memory.
+    rows of text files of 64 KiB or less are held in memory.
 
     Raises:
         DataError: The file can't be parsed, is empty, lacks a column, or holds a value that
@@ -59,7 +60,8 @@ def read_files(paths: Sequence[Path], task: Task, folder: Path | None = None) ->
     named = card_names(folder or path.parent, task.columns)
     parts = (_FORMAT, path.suffix, *contents, columns, *kind, uses, named)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
-    if path.suffix in (".jsonl", ".csv") and path.stat().st_size <= _SMALL:
+    size = sum(path.stat().st_size for path in paths)
+    if path.suffix in (".jsonl", ".csv") and size <= _SMALL:
         schema, batches = open_rows(paths, task, named=named)
         return Rows.of_table(pa.Table.from_batches(batches, schema), key)
     target = cache / "rows" / f"{key[:32]}.arrow"
@@ -71,7 +73,9 @@ def name_of(paths: Sequence[Path]) -> str:
     first = paths[0]
     if len(paths) == 1:
         return str(first)
-    start, _, _, count = first.stem.rsplit("-", 3)
+    start, of, count = re.sub(r"-\d{5}(-of-)", r"\1", first.stem).rpartition("-of-")
+    if not of:
+        return f"{first} and {len(paths) - 1} more"
     return str(first.with_name(f"{start}-*-of-{count}{first.suffix}"))
 
 

@@ -5,6 +5,7 @@
 DATA/sst2/train.jsonl        a folder per task
 DATA/glue/sst2/train.jsonl   or a folder per suite, with a folder per task
 DATA/sst2/train-00000-of-00002.parquet   as in a downloaded data set of the hub; maybe in `data`
+DATA/sst2/README.md                      whose `configs` name the files of splits
 
 Hyphens and underscores in both names are interchangeable. A task that is found twice is refused.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+from peml.data.cards import card_files
 from peml.data.files import SUFFIXES
 from peml.errors import DataError, nearest
 from peml.tasks import Task
@@ -61,15 +63,18 @@ def find_folder(task: Task, source: str | None) -> Path:
     raise _missing(task, root)
 
 
-def split_files(folder: Path, split: str) -> list[tuple[Path, ...]]:
-    """The files of a split in a folder: each a whole one, or all shards of one.
+def split_files(folder: Path, split: str, subset: str | None = None) -> list[tuple[Path, ...]]:
+    """The files of a split in a folder: each a whole one, all shards of one, or a card's files.
+
+    `subset` is the name of a card's configuration.
 
     Raises:
-        DataError: A shard is missing, or has a number beyond their count.
+        DataError: A shard is missing, or has a number beyond their count; or a card names files
+            of two kinds for the split.
     """
     # `lexists`, so that a dangling link is refused where it is read
     whole = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
-    found = [(path,) for path in whole if os.path.lexists(path)]
+    found: list[tuple[Path, ...]] = [(path,) for path in whole if os.path.lexists(path)]
     sets: dict[tuple[Path, str], list[Path]] = {}
     for place in (folder, folder / _INNER):
         for name in listing(place):
@@ -85,7 +90,23 @@ def split_files(folder: Path, split: str) -> list[tuple[Path, ...]]:
                 allowed="all files of a split",
                 action="Add the others; without them, rows would be missing.",
             )
-    return [*found, *(tuple(shards) for shards in sets.values())]
+    found += (tuple(shards) for shards in sets.values())
+    named = _card_files(folder, split, subset)
+    return found if not named or any({*named} == {*files} for files in found) else [*found, named]
+
+
+def _card_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
+    """The files that a card gives a split; none if they can't be read."""
+    named = card_files(folder, split, subset)
+    kinds = {next((s for s in SUFFIXES if path.name.endswith(s)), None) for path in named}
+    if len(kinds) > 1:
+        raise DataError(
+            f"README.md gives the split {split} files of several kinds: "
+            f"{', '.join(map(str, named))}.",
+            allowed=f"files of one kind: {', '.join(SUFFIXES)}",
+            action="Write the split as one file of a kind, and remove it from README.md.",
+        )
+    return () if None in kinds else named
 
 
 def listing(folder: Path) -> list[str]:
@@ -121,7 +142,9 @@ def _spellings(name: str) -> Iterator[str]:
 def _holds(folder: Path, task: Task) -> bool:
     """Whether a file of one of the task's splits is in a folder."""
     named = (task.splits.train, task.shots.split, *task.splits.reported)
-    return folder.is_dir() and any(split_files(folder, split) for split in named if split)
+    return folder.is_dir() and any(
+        split_files(folder, split, task.source.subset) for split in named if split
+    )
 
 
 def _missing(task: Task, root: Path) -> TaskMissingError:

@@ -70,13 +70,13 @@ def _permission(task: Task) -> Iterator[None]:
 def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
     with _permission(task):
         for name in names:
-            found = split_files(folder, name)
+            found = split_files(folder, name, task.source.subset)
             if len(found) > 1:
-                listed = (str(Path(name_of(files)).relative_to(folder)) for files in found)
                 raise DataError(
                     f"Task {task.name!r}: {folder} has the split {name} {len(found)} times: "
-                    f"{', '.join(listed)}.",
-                    allowed="one file for each split, or all shards of one",
+                    f"{', '.join(map(name_of, found))}.",
+                    allowed="one file for each split, or all shards of one; those that the "
+                    "configs of a README.md name count too",
                     action="Remove or rename the others.",
                 )
             for files in found:

@@ -32,7 +32,7 @@ class Source(Settings):
     """Where a task's rows come from: exactly one of hub, path and generated."""
 
     hub: str | None = Field(None, description="Data set id on the Hugging Face hub.")
-    subset: str | None = Field(None, description="Configuration name of the hub data set.")
+    subset: str | None = Field(None, description="Configuration of the data set, as in its card.")
     revision: str | None = None
     """Branch, tag or commit of the hub data set. `refs/convert/parquet` has the plain files of data
     sets that are published as code."""

@@ -1,0 +1,107 @@
+"""The files that a data set's card names are those that the library datasets reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from peml.data.cards import card_files
+from peml.data.sources import load_source
+from peml.errors import DataError
+from peml.tasks import Task
+from peml.tasks.task import Source
+from tests.tasks import examples
+
+_TWO = """configs:
+- config_name: en
+  data_files: [{split: train, path: en.jsonl}, {split: validation, path: en-dev.jsonl}]
+- config_name: de
+  data_files: [{split: train, path: de.jsonl}, {split: validation, path: de-dev.jsonl}]
+"""
+_FOUR = ("en.jsonl", "en-dev.jsonl", "de.jsonl", "de-dev.jsonl")
+_ONE = """configs:
+- config_name: all
+  data_files:
+  - {split: train, path: [parts/*.jsonl, more.jsonl]}
+  - {split: validation, path: held/**}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEML_CACHE", str(tmp_path / "cache"))
+
+
+def _write(folder: Path, card: str, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "".join(json.dumps({"sentence": f"{name} {n}", "label": n}) + "\n" for n in (0, 1))
+        )
+    (folder / "README.md").write_text(f"---\n{card}---\n# About\n")
+
+
+def _texts(folder: Path, subset: str | None = None) -> list[list[str]]:
+    source = Source(path=str(folder), subset=subset)
+    task: Task = examples.sentiment().model_copy(update={"source": source})
+    train, reported, _ = load_source(task)
+    return [[row["sentence"] for row in rows] for rows in (train, reported)]
+
+
+@pytest.mark.parametrize(
+    ("card", "subset", "names"),
+    [
+        (_ONE, None, ("parts/1.jsonl", "parts/0.jsonl", "more.jsonl", "held/out/x.jsonl")),
+        (_TWO, "de", _FOUR),
+        (_TWO.replace("name: de", "name: default"), None, _FOUR),
+        (_TWO.replace("name: en", "name: en\n  default: true"), None, _FOUR),
+        (_ONE.replace("held/**", "validation*"), None, ("more.jsonl", "validation.jsonl")),
+    ],
+    ids=["patterns", "subset", "default by name", "default", "own names"],
+)
+def test_a_cards_files_are_those_that_datasets_reads(
+    tmp_path: Path, card: str, subset: str | None, names: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "set"
+    _write(folder, card, *names)
+    read = datasets.load_dataset(str(folder), subset, cache_dir=str(tmp_path / "own"))
+    expected = [list(read[split]["sentence"]) for split in ("train", "validation")]
+    assert _texts(folder, subset) == expected
+
+
+def test_the_card_above_a_configurations_folder_names_its_files(tmp_path: Path) -> None:
+    card = _TWO.replace("path: ", "path: en/")
+    _write(tmp_path, card, "en/en.jsonl", "en/en-dev.jsonl")
+    assert _texts(tmp_path / "en") == [
+        ["en/en.jsonl 0", "en/en.jsonl 1"],
+        ["en/en-dev.jsonl 0", "en/en-dev.jsonl 1"],
+    ]
+
+
+def test_another_file_of_the_splits_name_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path, _TWO, "en.jsonl", "en-dev.jsonl", "validation.jsonl")
+    with pytest.raises(DataError, match=r"validation 2 times: .*validation.jsonl, .*en-dev.jsonl"):
+        _texts(tmp_path, "en")
+
+
+def test_files_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path, _ONE.replace("more.jsonl", "more.csv"), "parts/1.jsonl", "more.csv")
+    with pytest.raises(DataError, match=r"split train files of several kinds: .*more.csv"):
+        _texts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "card",
+    ["configs: 3\n", "configs: [{config_name: a}]\n", _TWO, _ONE.replace("more", "../more"), ""],
+)
+def test_a_card_that_names_no_files_that_are_there_changes_nothing(
+    tmp_path: Path, card: str
+) -> None:
+    folder = tmp_path / "set"
+    _write(folder, card, "train.jsonl", "validation.jsonl", "../more.jsonl")
+    assert card_files(folder, "train", None) == ()
+    assert _texts(folder)[1] == ["validation.jsonl 0", "validation.jsonl 1"]
