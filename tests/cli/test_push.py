@@ -113,6 +113,19 @@ def test_a_changed_model_is_not_uploaded(run: Path, hub: _Hub, capsys: Capture) 
     assert not hasattr(hub, "files")
 
 
+def test_an_upload_that_breaks_off_is_no_traceback(
+    run: Path, hub: _Hub, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(*_: Any, **__: Any) -> None:
+        huggingface_hub.get_session().get("http://127.0.0.1:9/x")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "create_commit", broken_off)
+    said = peml(capsys, "push", run, "me/demo")
+    assert said.code == 2
+    assert "can't upload to me/demo" in said.error
+
+
 def test_names_that_are_none_are_refused(run: Path, hub: _Hub, capsys: Capture) -> None:
     said = peml(capsys, "push", run, "me/demo/model")
     assert said.code == 2

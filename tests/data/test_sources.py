@@ -371,6 +371,43 @@ def test_rows_and_shots_are_read_from_a_source_that_is_opened_once(
     assert len(data.train) + len(data.development) == 8
 
 
+@pytest.mark.parametrize(
+    ("revision", "kept", "is_right"),
+    [
+        (None, {"main": "a" * 40}, True),
+        (None, {"main": "b" * 40, "v1": "a" * 40}, False),
+        ("v1", {"main": "b" * 40, "v1": "a" * 40}, True),
+        ("refs/convert/parquet", {"main": "a" * 40}, False),
+        ("a" * 40, {}, True),
+        ("b" * 40, {}, False),
+    ],
+)
+def test_another_revision_is_refused_where_the_hub_is_not_reached(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    revision: str | None,
+    kept: dict[str, str],
+    is_right: bool,
+) -> None:
+    """`datasets` takes its latest copy then, whichever revision was asked for."""
+    refs = tmp_path / "datasets--x--y" / "refs"
+    refs.mkdir(parents=True)
+    for name, commit in kept.items():
+        (refs / name).write_text(commit)
+    copy = tmp_path / ("a" * 40)
+    copy.mkdir()
+    rows = Dataset.from_list([{"sentence": "a", "label": 0}])
+    rows = rows.map(lambda row: row, cache_file_name=str(copy / "rows.arrow"))
+    _hub(monkeypatch, DatasetDict({"train": rows, "validation": rows}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    task = examples.sentiment(source={"hub": "x/y", "revision": revision})
+    if is_right:
+        assert len(load_source(task)[0]) == 1
+    else:
+        with pytest.raises(DataError, match=rf"its revision a+, not {revision or 'main'}\."):
+            load_source(task)
+
+
 def test_problems_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_suite("glue").task("sst2")
     _hub(monkeypatch, ConnectionError("no route"))

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub import get_session
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, XLNetConfig, XLNetModel
 
@@ -20,6 +21,7 @@ from peml.models import ModelSettings, check_task_types, load_backbone, load_fam
 from peml.models.families import CausalFamily, EncoderFamily, Family, Seq2SeqFamily
 from peml.models.reading import detect_family, from_pretrained
 from peml.models.room import check_generation
+from peml.models.source import HTTP_ERROR
 from peml.testing.models import (
     TINY_FAMILIES,
     VOCABULARY,
@@ -125,6 +127,17 @@ def test_a_hub_that_is_not_reached_says_how_to_do_without() -> None:
     with pytest.raises(ModelError, match="couldn't connect") as caught:
         from_pretrained(loader, ModelSettings(name="some/model"), "config")
     assert "hf download some/model --local-dir FOLDER" in caught.value.action
+
+
+def test_a_download_that_breaks_off_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's library passes on what its HTTP client raises, which is no OSError."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(HTTP_ERROR) as said:
+        get_session().get("http://127.0.0.1:9/x")
+    loader = Mock(from_pretrained=Mock(side_effect=said.value))
+    with pytest.raises(ModelError, match="weights of model 'some/model' can't be loaded") as caught:
+        from_pretrained(loader, ModelSettings(name="some/model"), "weights")
+    assert "the download goes on" in caught.value.action
 
 
 def test_an_empty_folder_is_named_with_what_it_holds(tmp_path: Path) -> None:

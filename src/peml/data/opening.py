@@ -1,10 +1,12 @@
 """Opens a task's source: a local folder, the hub or a generator."""
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peml.data.files import SUFFIXES, name_of, needed_rows, read_files
 from peml.data.folders import TaskMissingError, find_folder, listing, split_files
@@ -12,6 +14,8 @@ from peml.data.rows import Rows
 from peml.errors import DataError, nearest
 from peml.tasks import Task
 from peml.tasks.generated import generate
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Found(NamedTuple):
@@ -72,9 +76,10 @@ def _from_folder(task: Task, folder: Path, names: tuple[str, ...]) -> Found:
         for name in names:
             found = split_files(folder, name, task.source.subset)
             if len(found) > 1:
+                listed = (os.path.relpath(name_of(files), folder) for files in found)
                 raise DataError(
                     f"Task {task.name!r}: {folder} has the split {name} {len(found)} times: "
-                    f"{', '.join(map(name_of, found))}.",
+                    f"{', '.join(listed)}.",
                     allowed="one file for each split, or all shards of one; those that the "
                     "configs of a README.md name count too",
                     action="Remove or rename the others.",
@@ -140,8 +145,33 @@ def _from_hub(task: Task) -> tuple[dict[str, Rows], bool]:
             allowed="a data set of plain files (no code from a hub is run)",
             action="Check the connection and the name, or set tasks.source to a local folder.",
         ) from error
+    _refuse_other_revision(task, loaded)
     rows = {name: Rows.of_table(split.with_format("arrow")[:]) for name, split in loaded.items()}
     return rows, typed
+
+
+def _refuse_other_revision(task: Task, loaded: Mapping[str, Any]) -> None:
+    """Refuses rows of another revision: where `datasets` can't reach the hub, it takes its latest.
+
+    Its copies are in folders named by their commits. The library of the hub keeps the commit that a
+    branch or tag had when it was last reached.
+    """
+    from huggingface_hub import constants
+
+    wanted = task.source.revision or "main"
+    kept = Path(constants.HF_HUB_CACHE, f"datasets--{task.source.hub}".replace("/", "--"), "refs")
+    commit = (kept / wanted).read_text() if (kept / wanted).is_file() else wanted
+    files = (Path(file["filename"]) for split in loaded.values() for file in split.cache_files)
+    folders = {path.parent.name for path in files}
+    other = next((name for name in folders if _COMMIT.fullmatch(name) and name != commit), None)
+    if other is not None:
+        raise DataError(
+            f"Task {task.name!r}: the hub wasn't reached, and what is kept of the data set "
+            f"{task.source.hub!r} is its revision {other}, not {wanted}.",
+            allowed=f"the revision {wanted}",
+            action="Connect, set the task's source.revision to the one that is kept, or set "
+            "tasks.source to a local folder.",
+        )
 
 
 def _not_empty(task: Task, split: Rows, where: str) -> Rows:

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import huggingface_hub
-from httpx import HTTPError
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from peml.errors import ConfigError, RunError
 from peml.export.saved import ACTION, DESCRIPTION, open_model
 from peml.export.source import find_model
 from peml.files import MANIFEST, verify_manifest
+from peml.models.source import HTTP_ERROR
 
 _FOR_PEOPLE = ("README*", "LICENSE*", "LICENCE*", "NOTICE*")
 
@@ -56,7 +56,7 @@ def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
     try:
         made = api.create_repo(repository, private=private, exist_ok=True)
         api.create_commit(made.repo_id, operations, commit_message="Upload a model of PEML")
-    except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
+    except (HTTP_ERROR, OSError, ValueError) as error:
         raise RunError(
             f"can't upload to {repository}: {error}",
             allowed="a repository that you may write to",

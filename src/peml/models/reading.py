@@ -18,7 +18,7 @@ from peml.models.families.spelling import declared_ends
 from peml.models.gguf import converted
 from peml.models.quantization import quantization_of
 from peml.models.settings import ModelSettings
-from peml.models.source import GRANT, ModelFiles, check_source, damaged_weights
+from peml.models.source import GRANT, HTTP_ERROR, ModelFiles, check_source, damaged_weights
 from peml.models.vocabulary import check_end, fit_tokenizer
 from peml.tasks import Task
 from peml.tasks.template import shown_fields
@@ -38,9 +38,10 @@ _COUNTED_FROM_PADDING = (
 _NO_LIMIT = 1 << 20
 _UNLOADABLE = (
     *(ArithmeticError, AttributeError, ImportError, KeyError),
-    *(OSError, SafetensorError, StrictDataclassError, TypeError, ValueError),
+    *(OSError, SafetensorError, StrictDataclassError, TypeError, ValueError, HTTP_ERROR),
 )
-"""What Transformers raises for files that are missing or damaged, or a config of wrong values."""
+"""What Transformers raises for files that are missing, damaged or not to be had, or a config of
+wrong values."""
 
 
 def files_of(settings: ModelSettings) -> ModelFiles:
@@ -103,6 +104,8 @@ def _remedy(error: Exception, folder: Path, what: str) -> str:
             "check the name and the connection; without a network, copy the model from elsewhere "
             f"(hf download {folder.as_posix()} --local-dir FOLDER) and give that folder"
         )
+    if isinstance(error, HTTP_ERROR):
+        return "check the connection, then run the same command again: the download goes on"
     if not folder.is_dir():
         return "check the name, or give the path of a local folder"
     if what == "weights" and (bad := damaged_weights(folder)):

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import cached_file
@@ -23,6 +24,10 @@ from peml.files import sha256
 
 GRANT = "set model.trust_remote_code: true in your own config, or give --trust-remote-code"
 """How a user allows a model's own code to run."""
+
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+"""The base of what the HTTP client of the hub's library raises, such as when a download breaks off.
+Which client that is depends on the library's version."""
 
 _CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"
@@ -66,7 +71,7 @@ class ModelFiles:
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
             )
-        except (OSError, ValueError):  # loading the model will report it
+        except (HTTP_ERROR, OSError, ValueError):  # loading the model will report it
             return None
         return None if cached is None else Path(cached)
 
