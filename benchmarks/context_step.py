@@ -45,10 +45,10 @@ class ShownRows:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def shown(self, task: int) -> dict[int, int]:
-        """As `SolvedRows.shown`."""
+    def unseen(self, task: int) -> dict[int, tuple[int, ...]]:
+        """As `SolvedRows.unseen`, for two labels."""
         rows = range(task, self._count, len(TASKS))
-        return {row: place % _SHOTS for place, row in enumerate(rows)}
+        return {row: (place % _SHOTS, (place + 1) % _SHOTS) for place, row in enumerate(rows)}
 
 
 def load_base(arguments: argparse.Namespace, *, held: bool) -> TaskModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,36 @@ def test_rows_that_are_shown_can_be_trained_on(distinct_toys: Path) -> None:
         assert item.development.checksum() == plain.development.checksum()
         assert len(item.train) == 8
         sources = item.train.column(SOURCE_ROW)
-        places = {sources[row]: place for row, place in solved.shown(number).items()}
+        unseen = solved.unseen(number)
         shots = item.task.shots
-        assert shots.rows == tuple(sorted(places, key=places.__getitem__))
-        assert len(places) == 3
+        assert {sources[row] for row in unseen} == set(shots.rows)
+        for row, places in unseen.items():
+            assert shots.rows.index(sources[row]) in places
     other = after.tasks[0].model_copy(update={"shots": Shots(count=2, split="validation")})
     with pytest.raises(DataError, match="rows that are shown can't be trained on"):
         load_task_data(other, after.config.tasks, 0, trains_shown=True)
+
+
+def test_labels_that_a_shown_row_sees_do_not_tell_its_own(distinct_toys: Path) -> None:
+    section = _section(leave_one_out="masked", shots=7, choose="first")
+    prepared = prepare(load_config(toy_config(distinct_toys, "causal", "lora"), [section]))
+    solved = SolvedRows(prepared.loaded.data, prepared.stream, 1)
+    labelled = 0
+    for number, item in enumerate(prepared.loaded.data):
+        unseen = solved.unseen(number)
+        assert len(unseen) == 7
+        if not item.task.type.has_labels:
+            assert all(len(places) == 1 for places in unseen.values())
+            continue
+        labels = item.shown.column(item.task.columns.label)
+        assert len(set(labels)) > 1
+        seen = [
+            Counter(label for place, label in enumerate(labels) if place not in places)
+            for places in unseen.values()
+        ]
+        assert all(each == seen[0] for each in seen)
+        labelled += 1
+    assert labelled
 
 
 def test_shown_rows_count_as_train_rows(distinct_toys: Path) -> None:

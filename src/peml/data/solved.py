@@ -77,12 +77,30 @@ class SolvedRows:
             drawn = random.sample(range(rows), count + len(left_out))
         return self._solve(task, [number for number in drawn if number not in left_out][:count])
 
-    def shown(self, task: int) -> dict[int, int]:
-        """For each demonstration of a task that is a train row: row number to place."""
+    def unseen(self, task: int) -> dict[int, tuple[int, ...]]:
+        """For each demonstration of a task that is a train row: the places that this row won't see.
+
+        These are its own place and, of a task with labels, one of each other label: if only its own
+        were gone, the label that is shown less often would be the row's answer. The n-th row of a
+        label goes with the n-th of the others, from the first again where a label has fewer. If no
+        label is shown twice, these are all places.
+        """
         item = self._data[task]
         places = {number: place for place, number in enumerate(item.task.shots.rows)}
         sources = item.train.array(SOURCE_ROW).tolist() if len(item.train) else []
-        return {row: places[source] for row, source in enumerate(sources) if source in places}
+        labelled = item.task.type.has_labels
+        labels = item.shown.column(item.task.columns.label) if labelled else [None] * len(places)
+        members: dict[object, list[int]] = {}
+        for place, label in enumerate(labels):
+            members.setdefault(label, []).append(place)
+        turns = {
+            place: tuple(same[turn % len(same)] for same in members.values())
+            for group in members.values()
+            for turn, place in enumerate(group)
+        }
+        return {
+            row: turns[places[source]] for row, source in enumerate(sources) if source in places
+        }
 
     def longest(self, task: int, count: int) -> list[str]:
         """The ``count`` solved rows of a task with the most tokens in training."""

@@ -22,15 +22,15 @@ from peml.testing.tasks import tiny_family
 
 MOOD = ("the dog was good It is good", "the box was bad It is bad", "the man was good It is good")
 OTHERS = ("a man and the box are different", "yes and no are different")
-PLACES: tuple[dict[int, int], ...] = ({0: 1, 3: 2}, {}, {})
-"""Rows 0 and 3 of `TINY_ROWS` are the second and third demonstration of the first task."""
+UNSEEN: tuple[dict[int, tuple[int, ...]], ...] = ({0: (1,), 3: (0, 2)}, {}, {})
+"""Places in the first task's context which rows 0 and 3 of `TINY_ROWS` don't see."""
 
 
 class _Solved(SolvedRows):
     def __init__(self) -> None: ...
 
-    def shown(self, task: int) -> dict[int, int]:
-        return PLACES[task]
+    def unseen(self, task: int) -> dict[int, tuple[int, ...]]:
+        return UNSEEN[task]
 
 
 def _tasks(mood: Sequence[str] = MOOD, *, context: bool = True) -> tuple[Task, ...]:
@@ -47,13 +47,17 @@ def _tasks(mood: Sequence[str] = MOOD, *, context: bool = True) -> tuple[Task, .
 
 
 def _attached(
-    leave: str | None, of: str = "frozen", mood: Sequence[str] = MOOD, name: str = "llama"
+    leave: str | None,
+    of: str = "frozen",
+    mood: Sequence[str] = MOOD,
+    name: str = "llama",
+    solved: SolvedRows | None = None,
 ) -> AttachedModel:
     still: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = tiny_task_model(name, _tasks(mood), **(still if name == "bert" else {}))
     settings: dict[str, Any] = {"of": of, "leave_one_out": leave}
     section = LoraContextSettings.model_validate({"lora": {"r": 4}, "context": settings})
-    context = AttachContext(seed=0, calibrate=lambda: None, solved=_Solved())
+    context = AttachContext(seed=0, calibrate=lambda: None, solved=solved or _Solved())
     attached = build_method(section).attach(model, context).train()
     torch.manual_seed(1)
     with torch.no_grad():  # gives the LoRA something to say
@@ -74,18 +78,35 @@ def test_exactly_left_out_a_row_sees_a_context_without_itself(name: str, of: str
     found = _losses(_attached("exact", of, name=name))
     whole = _losses(_attached(None, of, name=name))
     for example, (task, _) in enumerate(TINY_ROWS):
-        place = PLACES[task].get(example)
-        if place is None:
+        unseen = UNSEEN[task].get(example)
+        if unseen is None:
             torch.testing.assert_close(found[example], whole[example])
             continue
-        others = [text for number, text in enumerate(MOOD) if number != place]
+        others = [text for place, text in enumerate(MOOD) if place not in unseen]
         alone = _losses(_attached(None, of, others, name=name))
         torch.testing.assert_close(found[example], alone[example], atol=1e-5, rtol=1e-5)
         assert (found[example] - whole[example]).abs() > 1e-4
 
 
-def _masked(model: AttachedModel, example: int, span: tuple[int, int]) -> Tensor:
-    """A row's loss with its context in its prompt, under a mask that hides a part from it."""
+class _OneOfEach(_Solved):
+    def unseen(self, task: int) -> dict[int, tuple[int, ...]]:
+        return {row: tuple(range(len(MOOD))) for row in UNSEEN[task]}
+
+
+@pytest.mark.parametrize("leave", ["exact", "masked"])
+def test_where_each_label_is_shown_once_a_shown_row_sees_no_context(leave: str) -> None:
+    model = _attached(leave, solved=_OneOfEach())
+    found, whole = _losses(model), _losses(_attached(None))
+    with model.parts["context"].disabled():
+        without = _losses(model)
+    for example, (task, _) in enumerate(TINY_ROWS):
+        wanted = without if example in UNSEEN[task] else whole
+        torch.testing.assert_close(found[example], wanted[example])
+    model(batch_of(model.base)).loss.backward()
+
+
+def _masked(model: AttachedModel, example: int, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """A row's loss with its context in its prompt, under a mask that hides parts from it."""
     plain = tiny_task_model("llama", _tasks(context=False))
     plain.family.max_length = 160
     batch = batch_of(plain, TINY_ROWS)
@@ -95,7 +116,8 @@ def _masked(model: AttachedModel, example: int, span: tuple[int, int]) -> Tensor
     task = int(batch.task_ids[example])
     held = len(model.parts["context"].tokens[task])  # type: ignore[attr-defined]
     visible = torch.ones(len(ids), len(ids)).tril().bool()
-    visible[held:, slice(*span)] = False
+    for span in spans:
+        visible[held:, slice(*span)] = False
     mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
     logits = plain.backbone(input_ids=ids[None], attention_mask=mask[None, None]).logits[0]
     losses = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="none")
@@ -108,10 +130,9 @@ def test_masked_positions_are_hidden_from_the_row_alone() -> None:
         found = _losses(model)
         spans = find_spans(_tasks()[0], model.base.family.context_tokens)
         for example, (task, _) in enumerate(TINY_ROWS):
-            place = PLACES[task].get(example)
-            span = (0, 0) if place is None else spans[place]
+            hidden = [spans[place] for place in UNSEEN[task].get(example, ())]
             torch.testing.assert_close(
-                found[example], _masked(model, example, span), atol=1e-4, rtol=1e-4
+                found[example], _masked(model, example, hidden), atol=1e-4, rtol=1e-4
             )
 
 
@@ -119,7 +140,7 @@ def test_what_a_row_knows_of_its_own_answer() -> None:
     """Exactly left out: nothing. Masked: what later demonstrations have read of it."""
 
     def move(leave: str | None, place: int) -> float:
-        example = next(row for row, found in PLACES[0].items() if found == place)
+        example = next(row for row, found in UNSEEN[0].items() if place in found)
         words = list(MOOD)
         was, now = ("bad", "good") if "bad" in words[place] else ("good", "bad")
         words[place] = words[place].replace(was, now)  # as many tokens

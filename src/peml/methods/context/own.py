@@ -1,6 +1,6 @@
-"""Trains on the rows that a context shows; each of them sees only the other ones."""
+"""Trains on the rows that a context shows; each of them sees only other ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -33,7 +33,7 @@ class OwnRows:
         self, tasks: Sequence[Task], solved: SolvedRows, tokenise: Tokenise, compute: Compute | None
     ) -> None:
         self._tasks = tasks
-        self._shown = [solved.shown(task) for task in range(len(tasks))]
+        self._unseen = [solved.unseen(task) for task in range(len(tasks))]
         self._compute = compute
         self._spans = [] if compute else [find_spans(task, tokenise) for task in tasks]
         self._lengths = [len(tokenise(TaskRenderer(task).context())) for task in tasks]
@@ -41,7 +41,9 @@ class OwnRows:
     def leave_out(
         self, batch: TaskBatch, held: Mapping[int, Prefix]
     ) -> tuple[dict[int, Prefix], Callable[[int], Tensor]]:
-        """Gives each row that its task's context shows a context without this row.
+        """Gives each row that its task's context shows a context without it.
+
+        One row of each other label is missing there too; see `SolvedRows.unseen`.
 
         Args:
             batch: The rows.
@@ -53,22 +55,25 @@ class OwnRows:
         """
         ids, contexts = batch.task_ids, dict(held)
         for example, (task, row) in enumerate(batch.known.examples):
-            place = self._shown[task].get(row)
-            if place is not None:
+            unseen = self._unseen[task].get(row)
+            if unseen is not None:
                 number = len(self._tasks) + example
-                contexts[number] = self._without(task, place, held[task])
+                contexts[number] = self._without(task, unseen, held[task])
                 ids = ids.masked_fill(batch.groups == example, number)
         return contexts, partial(_all, ids)
 
-    def _without(self, task: int, place: int, whole: Prefix) -> Prefix:
+    def _without(self, task: int, places: Collection[int], whole: Prefix) -> Prefix:
+        texts = cast(tuple[str, ...], self._tasks[task].shots.examples)
+        others = [text for place, text in enumerate(texts) if place not in places]
+        if not others:
+            return replace(whole, tensor=whole.tensor[:, :, :, :0])
         if self._compute is not None:
-            texts = cast(tuple[str, ...], self._tasks[task].shots.examples)
-            return self._compute(task, texts[:place] + texts[place + 1 :])
-        begin, end = self._spans[task][place]
-        tensor = whole.tensor
+            return self._compute(task, others)
         assert whole.length == self._lengths[task]  # otherwise the positions would differ
-        left = torch.cat([tensor[:, :, :, :begin], tensor[:, :, :, end:]], dim=3)
-        return replace(whole, tensor=left)
+        left = torch.ones(whole.length, dtype=torch.bool)
+        for place in places:
+            left[slice(*self._spans[task][place])] = False
+        return replace(whole, tensor=whole.tensor[:, :, :, left.to(whole.tensor.device)])
 
 
 def find_spans(task: Task, tokenise: Tokenise) -> list[tuple[int, int]]:

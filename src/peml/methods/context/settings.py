@@ -50,10 +50,11 @@ class ContextSettings(Settings):
     model as it is trained, computed in every step, with gradients; the merged model then answers as
     with the text in front of every row."""
     leave_one_out: Literal["exact", "masked"] | None = None
-    """Train on the rows that are shown as well, each of which then sees the others only. exact: its
-    context is computed without it. masked: its positions are taken out of the keys and values,
-    which is cheaper, but the demonstrations after it have read it. Default: rows that are shown
-    aren't trained on."""
+    """Train on the rows that are shown as well. Such a row sees neither itself nor one row of each
+    other label, since the labels that are left would tell its own. exact: its context is computed
+    without them. masked: their positions are taken out of the keys and values, which is cheaper,
+    but the demonstrations after them have read them. Default: rows that are shown aren't trained
+    on."""
 
     @field_validator("choose")
     @classmethod
@@ -260,8 +261,8 @@ class TunedContextSettings(ContextSettings):
     """The context that training starts from."""
 
     leave_one_out: Literal["exact", "masked"] | None = "masked"
-    """Train on the rows that are shown as well, each of which sees the others only: its own
-    positions are masked. null: rows that are shown aren't trained on."""
+    """Train on the rows that are shown as well; of such a row, its own positions and those of one
+    row of each other label are masked. null: rows that are shown aren't trained on."""
 
 
 class TunedCorrectionSettings(CorrectionSettings):
