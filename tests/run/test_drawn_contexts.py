@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -77,6 +77,30 @@ def test_rows_are_drawn_without_those_of_the_batch(distinct_toys: Path) -> None:
     with pytest.raises(DataError, match=f"has {count} train rows") as caught:
         solved.draw(0, 4, whole - kept)
     assert "method.context.shots" in caught.value.action
+
+
+@pytest.mark.parametrize("each", ["step", "epoch"])
+def test_balanced_draws_show_labels_alike_whatever_the_batch_has(
+    distinct_toys: Path, each: Literal["step", "epoch"]
+) -> None:
+    prepared = _prepared(distinct_toys)
+    item, solved = prepared.loaded.data[0], _solved(prepared)
+    labels = item.train.column(item.task.columns.label)
+    words = item.task.labels
+    assert len(words) == len(set(labels)) == 2
+
+    def shown(*without: int, balanced: bool) -> list[int]:
+        texts = solved.draw(0, 4, without, each=each, balanced=balanced)
+        assert len(set(texts)) == 4
+        return sorted(sum(text.endswith(word) for text in texts) for word in words)
+
+    for label in set(labels):
+        rows = [row for row, found in enumerate(labels) if found == label]
+        for kept in range(2, len(rows) + 1):
+            assert shown(*rows[kept:], balanced=True) == [2, 2]
+        assert shown(*rows[1:], balanced=True) == [1, 3]  # no second one is left
+    drawn = {tuple(shown(*some, balanced=False)) for some in ((), (0,), (1,), (2,), (3,), (0, 1))}
+    assert drawn - {(2, 2)}
 
 
 def test_draws_follow_torchs_generator(distinct_toys: Path) -> None:
@@ -169,7 +193,7 @@ def test_drawn_contexts_are_the_text_that_the_task_would_show(distinct_toys: Pat
     fixed = _held(model.eval(), batch)
 
     class Fixed(SolvedRows):
-        def draw(self, task: int, count: int, without: Any, *, each: Any = None) -> list[str]:
+        def draw(self, task: int, count: int, without: Any, **how: Any) -> list[str]:
             return [str(text) for text in prepared.tasks[task].shots.examples]
 
     part = model.parts["context"]

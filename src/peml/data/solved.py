@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from random import Random
 from typing import Literal, cast
 
@@ -11,6 +12,7 @@ import torch
 from peml.data.batching import BatchStream
 from peml.data.rows import Indices
 from peml.data.sources import TaskData
+from peml.data.splits import in_turn, members_of
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, TaskRenderer
 
@@ -25,7 +27,8 @@ class SolvedRows:
         self._data = data
         self._stream = stream
         self._epochs = epochs
-        self._orders: dict[int, tuple[tuple[int, int], Indices]] = {}
+        self._by_label: dict[int, list[Indices]] = {}
+        self._orders: dict[int, tuple[tuple[int, int, bool], list[Indices]]] = {}
 
     def refuse_too_few(self, count: int) -> None:
         """Refuses to draw so many rows that a batch of the run would leave too few.
@@ -53,7 +56,13 @@ class SolvedRows:
             )
 
     def draw(
-        self, task: int, count: int, without: Collection[int], *, each: Draw = "step"
+        self,
+        task: int,
+        count: int,
+        without: Collection[int],
+        *,
+        each: Draw = "step",
+        balanced: bool = False,
     ) -> list[str]:
         """Draws ``count`` solved rows of a task, in random order.
 
@@ -61,21 +70,36 @@ class SolvedRows:
         other rows, by torch's global generator. With ``"epoch"``, the rows are the same throughout
         an epoch of the stream; the next row in order replaces one that is left out.
 
+        `balanced` draws a row of each label in turn, if the task has labels. Otherwise the labels
+        lean away from those of the rows that are left out, the more so the fewer rows there are.
+
         Raises:
             DataError: The task has too few rows.
         """
-        left_out, rows = set(without), len(self._data[task].train)
+        left_out = set(without)
         self._refuse_too_few(task, count, len(left_out))
+        pools, most = self._pools(task, balanced), count + len(left_out)
         if each == "epoch":
-            key = (self._stream.seed, self._stream.epoch)
+            key = (self._stream.seed, self._stream.epoch, balanced)
             if self._orders.get(task, (None,))[0] != key:
-                seed = Random(f"shown-{key}-{task}").getrandbits(64)
-                self._orders[task] = (key, np.random.default_rng(seed).permutation(rows))
-            drawn = self._orders[task][1][: count + len(left_out)].tolist()
+                generator = np.random.default_rng(Random(f"shown-{key}-{task}").getrandbits(64))
+                self._orders[task] = (key, [generator.permutation(pool) for pool in pools])
+            drawn = [order[:most] for order in self._orders[task][1]]
         else:
             random = Random(int(torch.randint(2**62, ())))
-            drawn = random.sample(range(rows), count + len(left_out))
-        return self._solve(task, [number for number in drawn if number not in left_out][:count])
+            drawn = [pool[random.sample(range(len(pool)), min(len(pool), most))] for pool in pools]
+            random.shuffle(drawn)
+        left = [[int(row) for row in rows if int(row) not in left_out] for rows in drawn]
+        return self._solve(task, islice(in_turn(left), count))
+
+    def _pools(self, task: int, balanced: bool) -> list[Indices]:
+        """Numbers of a task's train rows: of each label, or of all."""
+        item = self._data[task]
+        if not (balanced and item.task.type.has_labels):
+            return [np.arange(len(item.train))]
+        if task not in self._by_label:
+            self._by_label[task] = members_of(item.train.column(item.task.columns.label))
+        return self._by_label[task]
 
     def unseen(self, task: int) -> dict[int, tuple[int, ...]]:
         """For each demonstration of a task that is a train row: the places that this row won't see.
@@ -90,12 +114,10 @@ class SolvedRows:
         sources = item.train.array(SOURCE_ROW).tolist() if len(item.train) else []
         labelled = item.task.type.has_labels
         labels = item.shown.column(item.task.columns.label) if labelled else [None] * len(places)
-        members: dict[object, list[int]] = {}
-        for place, label in enumerate(labels):
-            members.setdefault(label, []).append(place)
+        members = [group.tolist() for group in members_of(labels)]
         turns = {
-            place: tuple(same[turn % len(same)] for same in members.values())
-            for group in members.values()
+            place: tuple(same[turn % len(same)] for same in members)
+            for group in members
             for turn, place in enumerate(group)
         }
         return {

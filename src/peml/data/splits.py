@@ -1,7 +1,7 @@
 """Takes the development split from train, and draws parts of a split."""
 
 from array import array
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import islice, repeat, zip_longest
 from random import Random
 from typing import Any
@@ -74,13 +74,8 @@ def carve_indices(strata: Iterable[Any], size: int, seed: int) -> tuple[Indices,
     Counts per stratum are rounded by largest remainder. Both arrays are ascending. `strata` has a
     label for each row, or one value for all.
     """
-    members: dict[Any, array[int]] = {}
-    count = 0
-    for stratum in strata:
-        members.setdefault(stratum, array("q")).append(count)
-        count += 1
-    # In order of first occurrence: the same in every process.
-    groups = [np.frombuffer(group, dtype=np.int64) for group in members.values()]
+    groups = members_of(strata)
+    count = sum(map(len, groups))
     quotas = [size * len(group) / count for group in groups]
     takes = [int(quota) for quota in quotas]
     by_remainder = sorted(range(len(groups)), key=lambda g: (takes[g] - quotas[g], g))
@@ -108,12 +103,22 @@ def choose_shots(rows: Rows, task: Task) -> list[int]:
     if task.shots.choose == "first" or not task.type.has_labels:
         return list(range(most))
     label = task.columns.label
-    members: dict[Any, list[int]] = {}
-    for number, row in enumerate(rows.iterate([label])):
-        members.setdefault(row[label], []).append(number)
-    # One of each label in turn, in the order of the labels' first rows.
-    in_turn = (number for turn in zip_longest(*members.values()) for number in turn)
-    return list(islice((number for number in in_turn if number is not None), most))
+    members = members_of(row[label] for row in rows.iterate([label]))
+    return list(islice(in_turn(members), most))
+
+
+def members_of(values: Iterable[Hashable]) -> list[Indices]:
+    """The indices of each value, values in the order of their first index."""
+    members: dict[Hashable, array[int]] = {}
+    for index, value in enumerate(values):
+        members.setdefault(value, array("q")).append(index)
+    return [np.frombuffer(group, dtype=np.int64) for group in members.values()]
+
+
+def in_turn(members: Iterable[Iterable[int]]) -> Iterator[int]:
+    """One index of each group in turn, without those groups that have come to their end."""
+    turns = zip_longest(*members)
+    return (int(index) for turn in turns for index in turn if index is not None)
 
 
 def draw_indices(count: int, most: int, seed: int) -> Indices:

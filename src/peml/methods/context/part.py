@@ -134,13 +134,14 @@ class ContextPart(nn.Module, Part):
     def _drawn(self, batch: TaskBatch) -> dict[int, Prefix]:
         assert self._solved is not None
         shots, draw = self._settings.shots, self._settings.draw
+        balanced = self._settings.choose == "balanced"
         assert draw != "once"
         present: dict[int, set[int]] = {}
         for task, row in batch.known.examples:
             present.setdefault(task, set()).add(row)
         held = {}
         for task, rows in sorted(present.items()):
-            texts = self._solved.draw(task, shots, rows, each=draw)
+            texts = self._solved.draw(task, shots, rows, each=draw, balanced=balanced)
             last, context = self._last.get(task, ([], None))
             if context is None or last != texts:
                 context = self._compute_others(task, texts)

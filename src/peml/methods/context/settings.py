@@ -43,8 +43,8 @@ class ContextSettings(Settings):
     draw: Literal["once", "epoch", "step"] = "once"
     """once: the same rows throughout. step: every training step shows others, drawn at random from
     the task's train rows without those of the batch. epoch: all steps of an epoch show the same
-    ones; where one is in the batch, another stands in. Evaluation and the saved model show those of
-    once."""
+    ones; where one is in the batch, another stands in. choose: balanced draws rows of each label in
+    turn. Evaluation and the saved model show those of once."""
     of: Literal["frozen", "adapted"] = "frozen"
     """Model that computes keys and values. frozen: the base model, once. adapted: those of the
     model as it is trained, computed in every step, with gradients; the merged model then answers as
