@@ -119,7 +119,14 @@ def test_every_metric_has_the_constant_that_is_best_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "only"), [("auroc", 1), ("average_precision", 0), ("f1", 0), ("matthews", 1)]
+    ("metric", "only"),
+    [
+        ("auroc", 1),
+        ("average_precision", 0),
+        ("average_precision", 1),
+        ("f1", 0),
+        ("matthews", 1),
+    ],
 )
 def test_a_metric_that_one_right_answer_leaves_undefined_is_told(metric: str, only: int) -> None:
     said = f"{metric} is undefined: the right answer of all 3 rows of FILE is"
@@ -130,6 +137,17 @@ def test_a_metric_that_one_right_answer_leaves_undefined_is_told(metric: str, on
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         refuse_unscorable(sentiment(metrics=[metric]), [0, 1, 0], [0, 1, 2], "FILE")
+
+
+@pytest.mark.parametrize("metric", ["r2", "pearson", "spearman"])
+def test_a_metric_of_scores_needs_two_different_right_ones(metric: str) -> None:
+    task = score(metrics=[metric])
+    with pytest.raises(DataError, match=rf"{metric} is undefined: .* all 3 rows of FILE is 0\.1"):
+        refuse_unscorable(task, [0.1] * 3, [0, 1, 2], "FILE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for gold in ([0.1, 0.2, 0.2], [5.0, 0.0, 0.0], [1e-4, 2e-4, 2e-4]):
+            refuse_unscorable(task, gold, [0, 1, 2], "FILE")
 
 
 @pytest.mark.parametrize(
@@ -147,15 +165,6 @@ def test_f1_of_a_negative_label_is_told(labels: list[str]) -> None:
             {"labels": ["male", "female"], "metrics": ["f1"]},
         ):
             refuse_unscorable(sentiment(**other), [0, 1, 0], [0, 1, 2], "FILE")
-
-
-def test_correlations_with_one_score_are_undefined_and_errors_are_not() -> None:
-    for metric in ("pearson", "spearman"):
-        with pytest.raises(DataError, match=f"{metric} is undefined"):
-            refuse_unscorable(score(metrics=[metric]), [2.0] * 3, [0, 1, 2], "FILE")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        refuse_unscorable(score(metrics=["r2", "mae", "rmse"]), [2.0] * 3, [0, 1, 2], "FILE")
 
 
 def test_classes_are_described_by_right_and_predicted_label() -> None:

@@ -110,6 +110,14 @@ def test_answers_that_a_metric_can_not_score_are_told(metric: str, lost: str) ->
         refuse_unscorable(task, [fine, ""] if metric != "bleu" else [fine], [3, 4], "FILE")
 
 
+@pytest.mark.parametrize("metric", ["rouge_l", "bleu", "exact_match", "span_f1"])
+def test_a_split_of_empty_answers_is_refused(metric: str) -> None:
+    """As hidden ones often are: ROUGE would be 0 for every model."""
+    with pytest.raises(DataError, match="2 of 2 rows of FILE: it reads no answer in ''") as said:
+        refuse_unscorable(generation(metrics=[metric]), ["", " "], [3, 4], "FILE")
+    assert "report another split" in said.value.action
+
+
 @pytest.mark.parametrize(
     ("metric", "name"), [("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")]
 )

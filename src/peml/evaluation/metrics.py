@@ -19,6 +19,7 @@ Values = Sequence[Any]
 RowScores = Callable[[Values, Values], list[float]]
 
 _ALL_RIGHT = 1 - 1e-6  # of a score, up to rounding
+_NEAR = 1e-9  # relative, of scores that are as good as right
 
 
 def _sk(name: str, *answers: Values, **options: Any) -> Any:
@@ -190,8 +191,8 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
     A metric of the second label (F1) is warned about if the first seems to be the positive one.
     The right answer has to be right, and no answer wrong. ROUGE, for example, only reads letters
     from a to z and digits, and to SQuAD's metrics the answer ``A`` is an article. Where all right
-    answers are one, correlations and the like are the same for every model. `numbers` are those of
-    the rows in the file or split, `where`.
+    answers are one, correlations, R² and the like are the same for every model. `numbers` are those
+    of the rows in the file or split, `where`.
 
     Raises:
         DataError: The headline can score no row.
@@ -203,7 +204,9 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
                 f"positive one; list the labels the other way round if {task.labels[0]!r} is",
                 stacklevel=2,
             )
-        lost = [row for row in _unscorable(name, gold) if str(gold[row]).strip()]
+        lost = _unscorable(name, gold)
+        if len(lost) < len(gold):  # an empty answer among others may be meant
+            lost = [row for row in lost if str(gold[row]).strip()]
         if not lost:
             continue
         only = task.labels[gold[0]] if task.labels else gold[0]
@@ -217,7 +220,9 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
                 f"Task {task.name!r}: {name} can't score {len(lost):,} of {len(gold):,} rows of "
                 f"{where}: it reads no answer in {gold[lost[0]]!r}, the right one of row "
                 f"{numbers[lost[0]]} (from 0)",
-                "choose other metrics (exact_match and chrf read any text), or correct the rows",
+                "choose other metrics (exact_match and chrf read any text), or correct the rows"
+                if str(gold[lost[0]]).strip()
+                else "give the rows their answers, or report another split (splits.reported)",
             )
         if len(lost) == len(gold) and name == task.metrics[0]:
             raise DataError(
@@ -227,10 +232,18 @@ def refuse_unscorable(task: Task, gold: Sequence[Any], numbers: Sequence[int], w
 
 
 @lru_cache(64)
-def _score_classes(name: str, classes: tuple[int, ...]) -> float:
-    """A metric of right answers: it only matters which classes there are, not how often."""
-    twice = 2 * classes  # a single row has no R²
-    return METRICS[name](twice, twice)
+def _tells_classes(name: str, classes: tuple[int, ...]) -> bool:
+    """Whether a metric is 1 for right answers only; it matters which classes there are alone."""
+    gold = 2 * classes  # a single row has no MCC
+    wrong = [max(1, *classes) - each for each in gold]
+    score = METRICS[name]
+    return score(gold, gold) >= _ALL_RIGHT > score(gold, wrong)
+
+
+def _tells_scores(name: str, gold: Sequence[float]) -> bool:
+    """Whether a metric is 1 for nearly right scores; R² is 0 if the right ones are all equal."""
+    near = _NEAR * (1 + max(map(abs, gold)))
+    return METRICS[name](gold, [each + near for each in gold]) >= _ALL_RIGHT
 
 
 def _unscorable(name: str, gold: Sequence[Any]) -> Sequence[int]:
@@ -238,10 +251,12 @@ def _unscorable(name: str, gold: Sequence[Any]) -> Sequence[int]:
         return ()
     if name not in ROW_SCORES:  # BLEU, for example, needs four words in a row
         if all(isinstance(each, int) for each in gold):
-            own = _score_classes(name, tuple(sorted({*gold})))
+            tells = _tells_classes(name, tuple(sorted({*gold})))
+        elif all(isinstance(each, float) for each in gold):
+            tells = _tells_scores(name, gold)
         else:
-            own = METRICS[name](gold, gold)
-        return range(len(gold)) if own < _ALL_RIGHT else ()
+            tells = METRICS[name](gold, gold) >= _ALL_RIGHT
+        return () if tells else range(len(gold))
     said = [answers[0] if isinstance(answers, tuple) else answers for answers in gold]
     right, wrong = ROW_SCORES[name](gold, said), ROW_SCORES[name](gold, [""] * len(gold))
     rows = enumerate(zip(right, wrong, strict=True))
