@@ -82,6 +82,31 @@ def test_the_card_above_a_configurations_folder_names_its_files(tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize("subset", ["en", "de", None])
+def test_integers_have_the_names_of_the_configuration_that_counts(
+    tmp_path: Path, subset: str | None
+) -> None:
+    names = {"en": ["bad", "good"], "de": ["good", "bad"]}
+    infos = [
+        {
+            "config_name": name,
+            "features": [
+                {"name": "sentence", "dtype": "string"},
+                {"name": "label", "dtype": {"class_label": {"names": listed}}},
+            ],
+        }
+        for name, listed in names.items()
+    ]
+    folder = tmp_path / "set"
+    card = _TWO if subset else _TWO.replace("name: de", "name: de\n  default: true")
+    _write(folder, f"{card}dataset_info: {json.dumps(infos)}\n", *_FOUR)
+    source = Source(path=str(folder), subset=subset)
+    task = examples.sentiment().model_copy(update={"source": source})
+    read = datasets.load_dataset(str(folder), subset, cache_dir=str(tmp_path / "own"))["train"]
+    expected = read.features["label"].int2str(read["label"][:])
+    assert [row["label"] for row in load_source(task)[0]] == expected == names[subset or "de"]
+
+
 def test_another_file_of_the_splits_name_is_refused(tmp_path: Path) -> None:
     _write(tmp_path, _TWO, "en.jsonl", "en-dev.jsonl", "validation.jsonl")
     with pytest.raises(DataError, match=r"validation 2 times: .*validation.jsonl, .*en-dev.jsonl"):

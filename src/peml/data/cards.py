@@ -15,15 +15,16 @@ from peml.tasks.columns import Columns
 _CARD, _FENCE = "README.md", "---\n"
 
 
-def card_names(folder: Path, columns: Columns) -> tuple[str, ...] | None:
+def card_names(folder: Path, columns: Columns, subset: str | None = None) -> tuple[str, ...] | None:
     """The names of a label column's integers, in their order; None if no card has them.
 
-    Configurations of one folder that have different names are ignored.
+    Of several configurations, `subset` is the name of one; otherwise the default counts, or all if
+    they have the same names.
     """
     wanted = (columns.label, columns.aliases.get(columns.label))
     found = {
         names
-        for feature in _features(folder)
+        for feature in _features(folder, subset)
         if isinstance(feature, dict) and feature.get("name") in wanted
         for names in _names(feature.get("dtype"))
     }
@@ -33,7 +34,7 @@ def card_names(folder: Path, columns: Columns) -> tuple[str, ...] | None:
 def card_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
     """The files that a card gives a split, as the library `datasets` reads it; empty without any.
 
-    Of several configurations, `subset` is the name of one; otherwise the default counts.
+    `subset` as for `card_names`; without a default, none of several configurations counts.
     """
     found: list[Path] = []
     for base, config in _configs(folder, subset):
@@ -46,11 +47,9 @@ def card_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]
 
 def _configs(folder: Path, subset: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The configuration of a folder that counts, in its card or the one above, and its folder."""
-    own = _listed(folder, "configs")
-    named = [config for config in own if config.get("config_name") == subset]
-    default = [c for c in own if c.get("default") is True or c.get("config_name") == "default"]
-    for config in (named or default or (own if len(own) == 1 else []))[:1]:
-        yield folder, config
+    own = _chosen(folder, "configs", subset)
+    if len(own) == 1:
+        yield folder, own[0]
     for config in _listed(folder.parent, "configs"):
         if config.get("config_name") == folder.name:
             yield folder.parent, config
@@ -66,13 +65,23 @@ def _patterns(files: Any, split: str) -> Iterator[str]:
             yield from (path for path in listed if isinstance(path, str) and path)
 
 
-def _features(folder: Path) -> Iterator[Any]:
+def _features(folder: Path, subset: str | None) -> Iterator[Any]:
     """The features of a folder's card, or of the folder's configuration in the card above it."""
-    for info in _listed(folder, "dataset_info"):
+    for info in _chosen(folder, "dataset_info", subset):
         yield from info.get("features") or ()
     for info in _listed(folder.parent, "dataset_info"):
         if info.get("config_name") == folder.name:
             yield from info.get("features") or ()
+
+
+def _chosen(folder: Path, key: str, subset: str | None) -> list[dict[str, Any]]:
+    """What a folder's card says of the configuration that counts; of all if that is unclear."""
+    own = _listed(folder, key)
+    default = (c.get("config_name") for c in _listed(folder, "configs") if c.get("default") is True)
+    for name in (subset, next(default, "default")):
+        if named := [each for each in own if each.get("config_name") == name]:
+            return named
+    return own
 
 
 def _listed(folder: Path, key: str) -> list[dict[str, Any]]:
