@@ -14,6 +14,7 @@ from peml.data.solved import SolvedRows
 from peml.methods.attached import AttachedModel
 from peml.methods.base import AttachContext
 from peml.methods.context.own import find_spans
+from peml.methods.context.part import ContextPart
 from peml.methods.context.settings import ContextSettings, LoraContextSettings
 from peml.methods.registry import build_method
 from peml.tasks import Shots, Task
@@ -91,6 +92,16 @@ def test_exactly_left_out_a_row_sees_a_context_without_itself(name: str, of: str
 class _OneOfEach(_Solved):
     def unseen(self, task: int) -> dict[int, tuple[int, ...]]:
         return {row: tuple(range(len(MOOD))) for row in UNSEEN[task]}
+
+
+def test_the_frozen_model_computes_each_context_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, adapted = _attached("exact"), _attached("exact", "adapted")
+    before = _losses(model)
+    assert not torch.equal(_losses(adapted), before)
+    monkeypatch.setattr(ContextPart, "_compute", None)
+    assert torch.equal(_losses(model), before)
+    with pytest.raises(TypeError):
+        _losses(adapted)
 
 
 @pytest.mark.parametrize("leave", ["exact", "masked"])

@@ -15,7 +15,7 @@ from peml.tasks import Shots, Task, TaskRenderer
 from peml.tasks.template import BETWEEN
 
 Tokenise = Callable[[str], list[int]]
-Compute = Callable[[int, Sequence[str]], Prefix]
+Compute = Callable[[int, tuple[str, ...]], Prefix]
 
 
 class OwnRows:
@@ -64,7 +64,7 @@ class OwnRows:
 
     def _without(self, task: int, places: Collection[int], whole: Prefix) -> Prefix:
         texts = cast(tuple[str, ...], self._tasks[task].shots.examples)
-        others = [text for place, text in enumerate(texts) if place not in places]
+        others = tuple(text for place, text in enumerate(texts) if place not in places)
         if not others:
             return replace(whole, tensor=whole.tensor[:, :, :, :0])
         if self._compute is not None:

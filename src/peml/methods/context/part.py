@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,14 @@ from peml.methods.base import ParameterGroup, Part
 from peml.methods.context.correction import Correction
 from peml.methods.context.faithful import refuse_too_long, refuse_unfaithful
 from peml.methods.context.network import ContextNetwork
-from peml.methods.context.own import OwnRows
+from peml.methods.context.own import Compute, OwnRows
 from peml.methods.context.settings import ContextSettings
 from peml.models import TaskModel
 from peml.prefix.prefix import Prefix
 from peml.tasks import Shots, Task, TaskRenderer
+
+_KEPT = 64
+"""Most contexts without some of their rows that are kept, if the frozen model computes them."""
 
 
 class ContextPart(nn.Module, Part):
@@ -120,7 +124,11 @@ class ContextPart(nn.Module, Part):
             self._draw_from(solved)
         else:
             model = self._holders[0]
-            compute = self._compute_others if settings.leave_one_out == "exact" else None
+            compute: Compute | None = None
+            if settings.leave_one_out == "exact":
+                compute = self._compute_others
+                if settings.of == "frozen":
+                    compute = lru_cache(_KEPT)(compute)
             self._own = OwnRows(model.tasks, solved, model.family.context_tokens, compute)
 
     def _draw_from(self, solved: SolvedRows) -> None:
