@@ -49,6 +49,15 @@ def test_the_same_config_is_gone_on_with(folder: RunFolder, config: RunConfig) -
     assert _content(folder.path) == before
 
 
+def test_a_folders_own_config_goes_on_there(folder: RunFolder, tmp_path: Path) -> None:
+    own = folder.path / "config.yaml"
+    assert RunFolder.default(own) == RunFolder.default(own, "named") == folder.path
+    written = tmp_path / "config.yaml"  # as `peml init` writes one
+    assert RunFolder.default(written) == Path("runs/config")
+    assert RunFolder.default(written, "named") == Path("named")
+    assert RunFolder.default(folder.path / "glue.yaml") == Path("runs/glue")
+
+
 def test_going_on_with_other_packages_is_told(folder: RunFolder, config: RunConfig) -> None:
     folder.create(config)
     before = Environment.read(folder.path)

@@ -49,11 +49,12 @@ def compare_command(
     given = [f"{place}={value}" for place, value in options.items() if value is not None]
     settings = load_comparison(config, [*(overrides or ()), *given])
     with quick_imports():
+        from peml.comparison.cells import ComparisonFolder
         from peml.comparison.pipeline import compare, plan
         from peml.reporting.comparison.summary import describe_flags
 
     console = open_console()
-    folder = output or Path("runs") / config.stem
+    folder = output or ComparisonFolder.default(config)
     if dry_run:
         plan(settings, folder, console)
         return

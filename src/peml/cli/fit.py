@@ -40,13 +40,14 @@ def fit_command(
         from peml.distributed import join, leave
         from peml.records.plan import Plan
         from peml.run.announcement import print_cautions, print_plan
+        from peml.run.folder import RunFolder
         from peml.run.pipeline import fit, plan
 
     console = open_console(quiet=not join().is_first)
     if dry_run:
         print_plan(plan(settings), console)
         return
-    folder = output or Path(settings.output or f"runs/{config.stem}")
+    folder = output or RunFolder.default(config, settings.output)
     run = fit(settings, folder, console)
     print_results(run.results, console)
     if not console.quiet:  # another process may not see the folder

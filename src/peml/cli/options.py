@@ -10,7 +10,10 @@ SetOption = Annotated[
     typer.Option("--set", help="Override a setting: section.key=value. Can be repeated."),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Output folder; default: runs/NAME.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="Output folder; default: runs/NAME, or that of the config."
+    ),
 ]
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help="Runs at a time; default: `jobs` in the config.")

@@ -52,6 +52,7 @@ def tune_command(
     study = load_study(config, [*(overrides or ()), *given])
     with quick_imports():
         from peml.run.announcement import print_plan
+        from peml.tuning.folder import StudyFolder
         from peml.tuning.pipeline import check_study, tune
 
     console = open_console()
@@ -59,7 +60,7 @@ def tune_command(
         print_plan(check_study(study), console)
         _print_space(study, console)
         return
-    folder = output or Path("runs") / config.stem
+    folder = output or StudyFolder.default(config)
     tuned = tune(study, folder, console, report_only=report)
     _print_trials(tuned, console)
     places = f"\nReport: {folder / 'report.html'}"

@@ -48,7 +48,7 @@ def read_config(path: Path, overrides: Sequence[str], model: type[Settings]) -> 
             f"there is no config file {path}", action="check the path; `peml init` writes one"
         ) from error
     except IsADirectoryError as error:
-        resume = f"to resume its run: peml fit {path}/config.yaml --output {path}"
+        resume = f"to resume its run: peml fit {path}/config.yaml"
         raise ConfigError(
             f"{path} is a folder, not a config file",
             action=resume if (path / "config.yaml").is_file() else "give a file",

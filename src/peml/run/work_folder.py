@@ -35,6 +35,17 @@ class WorkFolder(ABC, Generic[ConfigT]):
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def default(cls, config: Path, named: str | None = None) -> Path:
+        """The folder to work in for a config file, if no other is given.
+
+        A config that such a folder holds goes on there. Any other one works in `named`, the folder
+        that it names, or in ``runs/NAME``.
+        """
+        if config.name == cls.config_file and (config.parent / cls.before_config).is_file():
+            return config.parent
+        return Path(named or f"runs/{config.stem}")
+
     @property
     def is_started(self) -> bool:
         """Whether work has started in this folder."""
