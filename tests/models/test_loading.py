@@ -225,6 +225,16 @@ def test_a_model_without_its_tokenizer_is_refused(name: str, tmp_path: Path) -> 
     assert "save the tokenizer of its base model there" in caught.value.action
 
 
+def test_a_tokenizer_that_the_library_can_not_read_is_no_traceback(broken: Path) -> None:
+    """As one of a newer version: "data did not match any variant of untagged enum"."""
+    path = broken / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["merges"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="the tokenizer of model .* can't be loaded: data did not"):
+        load_family(settings(broken))
+
+
 def test_a_library_that_is_missing_is_not_taken_for_a_missing_file(broken: Path) -> None:
     library = ImportError("Loading a GPTQ quantized model requires optimum")
     loader = SimpleNamespace(from_pretrained=Mock(side_effect=library))

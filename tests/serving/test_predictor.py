@@ -95,11 +95,14 @@ def test_frames_texts_and_a_single_row_are_no_list_of_rows(predictor: Predictor)
     for frame in (table.to_pandas(), table.to_pandas()[["sentence"]]):
         with pytest.raises(DataError, match=r"rows: DataFrame") as caught:
             predictor.predict("mood", frame)
-        assert 'rows.to_dict("records")' in caught.value.action
+        assert "rows.astype(object).where(rows.notna(), None).to_dict" in caught.value.action
+        listed = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        assert predictor.predict("mood", listed) == predictor.predict("mood", ROWS[0])
     wrong: list[tuple[Any, str]] = [
         (["the dog"], "'the dog' is no row"),
         ({"sentence": "the dog"}, "rows: dict"),
         ("the dog", "rows: str"),
+        ((row for row in ROWS[0]), "rows: generator"),
     ]
     for given, said in wrong:
         with pytest.raises(DataError, match=said):

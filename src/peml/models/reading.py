@@ -82,7 +82,9 @@ def from_pretrained(loader: Any, settings: ModelSettings, what: str, **options: 
             trust_remote_code=settings.trust_remote_code,
             **options,
         )
-    except _UNLOADABLE as error:
+    except Exception as error:
+        if not isinstance(error, _UNLOADABLE) and type(error) is not Exception:
+            raise  # the library tokenizers raises no class of its own
         lines = str(error).strip().splitlines() or [repr(error)]
         reason = " ".join(lines) if lines[0].rstrip().endswith(":") else lines[0]
         raise ModelError(

@@ -150,14 +150,15 @@ class Predictor:
 def _check_rows(rows: Any) -> None:
     """Raises a DataError if rows are not a sequence of mappings; texts and data frames are none."""
     wrong = rows
-    if not isinstance(rows, str | Mapping):
+    if hasattr(rows, "__len__") and not isinstance(rows, str | Mapping):
         wrong = next((row for row in rows if not isinstance(row, Mapping)), None)
     if wrong is not None:
+        records = 'rows.astype(object).where(rows.notna(), None).to_dict("records")'
         is_frame = hasattr(rows, "to_dict")
         raise DataError(
             f"{shown(wrong)} is no row with columns (rows: {type(rows).__name__}).",
             allowed="a list of rows, each a mapping such as {COLUMN: TEXT}",
-            action='Pass rows.to_dict("records").' if is_frame else "Pass a list of mappings.",
+            action=f"Pass {records}." if is_frame else "Pass a list of mappings.",
         )
 
 
