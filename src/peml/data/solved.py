@@ -27,7 +27,7 @@ class SolvedRows:
         self._data = data
         self._stream = stream
         self._epochs = epochs
-        self._by_label: dict[int, list[Indices]] = {}
+        self._members: dict[tuple[int, bool], list[Indices]] = {}
         self._orders: dict[int, tuple[tuple[int, int, bool], list[Indices]]] = {}
 
     def refuse_too_few(self, count: int) -> None:
@@ -94,12 +94,14 @@ class SolvedRows:
 
     def _pools(self, task: int, balanced: bool) -> list[Indices]:
         """Numbers of a task's train rows: of each label, or of all."""
-        item = self._data[task]
-        if not (balanced and item.task.type.has_labels):
-            return [np.arange(len(item.train))]
-        if task not in self._by_label:
-            self._by_label[task] = members_of(item.train.column(item.task.columns.label))
-        return self._by_label[task]
+        if (task, balanced) not in self._members:
+            item = self._data[task]
+            label = item.task.columns.label
+            labels = (row[label] for row in item.train.iterate([label]))
+            by_label = balanced and item.task.type.has_labels
+            pools = members_of(labels) if by_label else [np.arange(len(item.train))]
+            self._members[task, balanced] = pools
+        return self._members[task, balanced]
 
     def unseen(self, task: int) -> dict[int, tuple[int, ...]]:
         """For each demonstration of a task that is a train row: the places that this row won't see.
