@@ -125,8 +125,13 @@ def test_trouble_and_needs_are_said(tmp_path: Path) -> None:
         "Outside the budget: lora (\u221212.0 %).",
     ]
     sentence = "mtl-lora and c-poly need the task's id at inference"
-    assert methods[2] == f"{sentence}, which the others do without."
+    others = ", ".join(each.label for each in comparison.methods if not each.needs_task_id)
+    head, _, last = others.rpartition(", ")
+    assert methods[2] == f"{sentence}; {head} and {last} do not."
     needing = [method for method in comparison.methods if method.needs_task_id]
     alone = describe_methods(comparison.model_copy(update={"methods": needing}))
     assert f"{sentence}." in alone
+    pair = [each for each in comparison.methods if each.label in ("lora", "c-poly")]
+    two = describe_methods(comparison.model_copy(update={"methods": pair}))
+    assert "c-poly needs the task's id at inference; lora does not." in two
     assert methods[3] == "moe-lora can't be merged into the weights."

@@ -43,8 +43,9 @@ def describe_methods(comparison: ComparisonRecord) -> list[str]:
     needing = [method.label for method in comparison.methods if method.needs_task_id]
     if needing:
         need = "needs" if len(needing) == 1 else "need"
-        others = ", which the others do without" if len(needing) < len(comparison.methods) else ""
-        sentences.append(f"{join_names(needing)} {need} the task's id at inference{others}.")
+        others = [method.label for method in comparison.methods if not method.needs_task_id]
+        end = f"; {join_names(others)} {'does' if len(others) == 1 else 'do'} not" if others else ""
+        sentences.append(f"{join_names(needing)} {need} the task's id at inference{end}.")
     never = [method.label for method in comparison.methods if method.merging == "never"]
     if never:
         sentences.append(f"{join_names(never)} can't be merged into the weights.")
