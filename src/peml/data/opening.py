@@ -154,13 +154,17 @@ def _refuse_other_revision(task: Task, loaded: Mapping[str, Any]) -> None:
     """Refuses rows of another revision: where `datasets` can't reach the hub, it takes its latest.
 
     Its copies are in folders named by their commits. The library of the hub keeps the commit that a
-    branch or tag had when it was last reached.
+    branch or tag had when it was last reached. If that isn't known and no revision is asked for,
+    any copy is taken.
     """
     from huggingface_hub import constants
 
     wanted = task.source.revision or "main"
     kept = Path(constants.HF_HUB_CACHE, f"datasets--{task.source.hub}".replace("/", "--"), "refs")
-    commit = (kept / wanted).read_text() if (kept / wanted).is_file() else wanted
+    known = (kept / wanted).is_file()
+    if not known and task.source.revision is None:
+        return
+    commit = (kept / wanted).read_text() if known else wanted
     files = (Path(file["filename"]) for split in loaded.values() for file in split.cache_files)
     folders = {path.parent.name for path in files}
     other = next((name for name in folders if _COMMIT.fullmatch(name) and name != commit), None)

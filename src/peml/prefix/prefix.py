@@ -105,6 +105,10 @@ class Prefix:
         remaining[:keep] = True
         if not remaining.any():
             remaining[int(torch.randint(self.length, ()))] = True
+        return self.at(remaining)
+
+    def at(self, remaining: Tensor) -> Prefix:
+        """The prefix at the positions of a mask, (positions,), which is on the CPU."""
         positions = remaining.nonzero().flatten().to(self.tensor.device, non_blocking=True)
         return replace(self, tensor=self.tensor.index_select(3, positions))
 

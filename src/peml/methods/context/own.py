@@ -73,7 +73,7 @@ class OwnRows:
         left = torch.ones(whole.length, dtype=torch.bool)
         for place in places:
             left[slice(*self._spans[task][place])] = False
-        return replace(whole, tensor=whole.tensor[:, :, :, left.to(whole.tensor.device)])
+        return whole.at(left)
 
 
 def find_spans(task: Task, tokenise: Tokenise) -> list[tuple[int, int]]:
