@@ -80,7 +80,7 @@ def test_a_finished_run_is_left_alone(toys: Path, tmp_path: Path, capsys: Captur
     assert peml(capsys, "fit", config, "--output", run).code == 0
     before = content(run)
 
-    again = peml(capsys, "fit", config, "--output", run)
+    again = peml(capsys, "fit", run / "config.yaml")  # goes on in its own folder
     assert again.code == 0
     assert "nothing to do" in again.out
     assert content(run) == before

@@ -44,7 +44,7 @@ def test_a_study_from_plan_to_best_config(capsys: Capture, config: Path, tmp_pat
     assert more.out.count("finished trial") == 1
     assert content(folder / "trials").items() >= trials.items()
     (folder / "report.html").unlink()
-    told = peml(capsys, "tune", config, "--output", folder, "--report")
+    told = peml(capsys, "tune", folder / "study.yaml", "--report")  # goes on in its own folder
     assert told.out.count("finished trial") == 0
     assert (folder / "report.html").is_file()
 

@@ -104,6 +104,24 @@ def test_balanced_draws_show_labels_alike_whatever_the_batch_has(
     assert drawn - {(2, 2)}
 
 
+@pytest.mark.parametrize(("choose", "balanced"), [("balanced", True), ("first", False)])
+def test_contexts_are_drawn_as_their_fixed_rows_are_chosen(
+    distinct_toys: Path, monkeypatch: pytest.MonkeyPatch, choose: str, balanced: bool
+) -> None:
+    prepared = _prepared(distinct_toys, choose=choose)
+    model, drawn = attach(prepared, _CPU, None).train(), []
+
+    def draw(*arguments: Any, **how: Any) -> list[str]:
+        drawn.append(how["balanced"])
+        return plain(*arguments, **how)
+
+    plain = SolvedRows.draw
+    monkeypatch.setattr(SolvedRows, "draw", draw)
+    model.prepare(_batch(prepared))
+    assert drawn
+    assert set(drawn) == {balanced}
+
+
 def test_draws_follow_torchs_generator(distinct_toys: Path) -> None:
     solved = _solved(_prepared(distinct_toys))
     torch.manual_seed(3)
