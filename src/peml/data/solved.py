@@ -70,8 +70,9 @@ class SolvedRows:
         other rows, by torch's global generator. With ``"epoch"``, the rows are the same throughout
         an epoch of the stream; the next row in order replaces one that is left out.
 
-        `balanced` draws a row of each label in turn, if the task has labels. Otherwise the labels
-        lean away from those of the rows that are left out, the more so the fewer rows there are.
+        `balanced` draws and shows a row of each label in turn, if the task has labels. Otherwise
+        the labels lean away from those of the rows that are left out, the more so the fewer rows
+        there are.
 
         Raises:
             DataError: The task has too few rows.
