@@ -25,6 +25,7 @@ from peml.models.reading import files_of, from_pretrained, load_family, read_qua
 from peml.models.rotary import check_rotary
 from peml.models.settings import ModelSettings
 from peml.models.sharding import free_after_use, sharded_options
+from peml.models.stored_weights import check_stored
 from peml.models.vocabulary import check_vocabulary
 from peml.tasks import Task
 
@@ -85,6 +86,8 @@ def load_backbone(
     _refuse_missing_weights(settings.name, [*report["missing_keys"], *wrong_shape])
     _refuse_more_layers(settings.name, report["unexpected_keys"], model)
     _refuse_lost_parts(settings.name, report["unexpected_keys"], model)
+    packed = stored is not None and settings.quantization is None
+    check_stored(model, files_of(settings), settings.name, packed=packed)
     if rows := getattr(model.get_input_embeddings(), "num_embeddings", None):
         check_vocabulary(family.tokenizer, rows, settings.name)
     _settle_attention(model, settings.name)
@@ -303,18 +306,21 @@ def _refuse_lost_parts(name: str, unexpected: Iterable[str], model: nn.Module) -
             f"the files of model {name!r} have {len(lost)} weights that the model of its config "
             f"leaves out, {lost[0]!r} among them",
             allowed="a config with all parts of the layers in the files",
-            action="correct config.json (model_type, attention_bias and the like), or save the "
-            "model as it is meant with save_pretrained",
+            action="correct config.json (model_type, attention_bias, quantization_config and the "
+            "like), or save the model as it is meant with save_pretrained",
         )
 
 
 def _is_part(key: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a weight belongs to a layer that the model has; masks stored as `bias` do not."""
+    """Whether a weight belongs to a layer that the model has; masks stored as `bias` do not.
+
+    A layer's scales do (`weight_scale`): without them, its weight is another one.
+    """
     owner, _, kind = key.rpartition(".")
+    if owner in modules:
+        return bool(owner) and any(True for _ in modules[owner].parameters(recurse=False))
     if kind not in ("weight", "bias"):
         return False
-    if owner in modules:
-        return any(True for _ in modules[owner].parameters(recurse=False))
     while owner and owner not in modules:
         owner = owner.rpartition(".")[0]
     return any(part.isdigit() for part in owner.split("."))

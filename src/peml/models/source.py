@@ -110,14 +110,14 @@ class ModelFiles:
         their name, which is used without reading them.
         """
         total = hashlib.sha256()
-        for path in self._weights():
+        for path in self.weights():
             blob = path.resolve()
             is_named = not self.is_local and _IS_CHECKSUM.fullmatch(blob.name)
             content = blob.name if is_named else checksum(blob)
             total.update(f"{path.name} {content}\n".encode())
         return total.hexdigest()
 
-    def _weights(self) -> list[Path]:
+    def weights(self) -> list[Path]:
         """The files that Transformers reads: a single one, or those listed in the index."""
         single = self.find("model.safetensors")
         if single is not None:
