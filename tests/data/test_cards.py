@@ -9,6 +9,8 @@ import datasets
 import pytest
 
 from peml.data.cards import card_files
+from peml.data.files import SUFFIXES
+from peml.data.folders import split_files
 from peml.data.sources import load_source
 from peml.errors import DataError
 from peml.tasks import Task
@@ -28,6 +30,16 @@ _ONE = """configs:
   - {split: train, path: [parts/*.jsonl, more.jsonl]}
   - {split: validation, path: held/**}
 """
+_SPLITS = ("train", "validation")
+_IN_FOLDERS = "configs:\n- {config_name: en, data_dir: en}\n- {config_name: de, data_dir: de}\n"
+_LISTED = """configs:
+- config_name: fr
+  data_dir: fr
+  data_files: [{split: train, path: a.jsonl}, {split: validation, path: b.jsonl}]
+"""
+_SHOWN = ("parts/1.jsonl", "more.jsonl", "held/x.jsonl")
+_HIDDEN = (*_SHOWN, "parts/.x.jsonl", "held/.cache/x.jsonl", "held/__MACOSX/x.jsonl")
+_FENCED = f"---\n{_ONE}"
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +54,8 @@ def _write(folder: Path, card: str, *names: str) -> None:
         path.write_text(
             "".join(json.dumps({"sentence": f"{name} {n}", "label": n}) + "\n" for n in (0, 1))
         )
-    (folder / "README.md").write_text(f"---\n{card}---\n# About\n")
+    start = "" if "---" in card else "---\n"
+    (folder / "README.md").write_text(f"{start}{card}---\n# About\n")
 
 
 def _texts(folder: Path, subset: str | None = None) -> list[list[str]]:
@@ -60,8 +73,19 @@ def _texts(folder: Path, subset: str | None = None) -> list[list[str]]:
         (_TWO.replace("name: de", "name: default"), None, _FOUR),
         (_TWO.replace("name: en", "name: en\n  default: true"), None, _FOUR),
         (_ONE.replace("held/**", "validation*"), None, ("more.jsonl", "validation.jsonl")),
+        (
+            _ONE,
+            None,
+            _HIDDEN,
+        ),
+        (_IN_FOLDERS, "de", tuple(f"{a}/{b}.jsonl" for a in ("en", "de") for b in _SPLITS)),
+        (_LISTED, None, ("fr/a.jsonl", "fr/b.jsonl", "a.jsonl", "b.jsonl")),
+        (f"\ufeff{_FENCED}", None, _SHOWN),
     ],
-    ids=["patterns", "subset", "default by name", "default", "own names"],
+    ids=[
+        *("patterns", "subset", "default by name", "default", "own names"),
+        *("hidden files", "folders", "folder and files", "byte order mark"),
+    ],
 )
 def test_a_cards_files_are_those_that_datasets_reads(
     tmp_path: Path, card: str, subset: str | None, names: tuple[str, ...]
@@ -128,5 +152,46 @@ def test_a_card_that_names_no_files_that_are_there_changes_nothing(
 ) -> None:
     folder = tmp_path / "set"
     _write(folder, card, "train.jsonl", "validation.jsonl", "../more.jsonl")
-    assert card_files(folder, "train", None) == ()
+    assert card_files(folder, "train", None, SUFFIXES) == {}
     assert _texts(folder)[1] == ["validation.jsonl 0", "validation.jsonl 1"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("sep: ';'", "skiprows: [1]", "nrows: 1", "names: [label, sentence]", "quotechar: '~'"),
+        *("encoding: cp1252", "thousands: '.'", "comment: '#'"),
+    ],
+)
+def test_options_of_a_card_that_change_the_rows_are_refused(tmp_path: Path, option: str) -> None:
+    _write_csv(tmp_path, f"configs:\n- config_name: default\n  {option}\n")
+    with pytest.raises(DataError, match=r"train\.csv read with " + option.partition(":")[0]):
+        _texts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "configs:\n- {config_name: default, sep: ',', encoding: UTF8, header: 0, version: 1}\n",
+        "configs:\n- {config_name: default, sep: '\t', data_files: a.tsv}\n",  # converted since
+    ],
+)
+def test_options_of_a_card_that_change_nothing_are_fine(tmp_path: Path, card: str) -> None:
+    _write_csv(tmp_path, card)
+    assert _texts(tmp_path) == [["a", "b"], ["a", "b"]]
+
+
+def _write_csv(folder: Path, card: str) -> None:
+    _write(folder, card)
+    for split in _SPLITS:
+        (folder / f"{split}.csv").write_text("sentence,label\na,0\nb,1\n")
+
+
+def test_a_shard_that_is_missing_of_a_cards_pattern_is_refused(tmp_path: Path) -> None:
+    part = "en/train-00000-of-00002.parquet"
+    card = "configs:\n- config_name: default\n  data_files: [{split: train, path: en/train-*}]\n"
+    _write(tmp_path, card, part)
+    with pytest.raises(DataError, match="00001-of-00002"):
+        split_files(tmp_path, "train")
+    _write(tmp_path, card.replace("train-*", "train-00000-of-00002.parquet"))
+    assert split_files(tmp_path, "train") == [(tmp_path / part,)]

@@ -1,10 +1,12 @@
 """The card of a data set of the hub that was downloaded: names of labels, files of splits.
 
 The card is a ``README.md`` that begins with YAML. Its ``dataset_info`` lists the features of the
-only configuration, or of several, each in a folder of its own; its ``configs`` list the files.
+only configuration, or of several, each in a folder of its own; its ``configs`` list the files, and
+how the library `datasets` reads them.
 """
 
-from collections.abc import Iterator
+import codecs
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,23 @@ import yaml
 from peml.tasks.columns import Columns
 
 _CARD, _FENCE = "README.md", "---\n"
+_PLAIN: dict[str, dict[str, tuple[Any, ...]]] = {
+    ".csv": {
+        **dict.fromkeys(("names", "column_names", "nrows", "comment", "escapechar"), ()),
+        **dict.fromkeys(("thousands", "lineterminator"), ()),
+        **dict.fromkeys(("skiprows", "skipfooter", "quoting"), (0,)),
+        **dict.fromkeys(("sep", "delimiter"), (",",)),
+        "header": ("infer", 0),
+        "quotechar": ('"',),
+        "doublequote": (True,),
+        "skipinitialspace": (False,),
+        "decimal": (".",),
+        "encoding": ("utf-8", "utf-8-sig", "ascii"),
+    },
+    ".parquet": {"filters": ()},
+}
+"""Options of a configuration that change what is read of a kind of files, and their values that
+change nothing; none does in all of them."""
 
 
 def card_names(folder: Path, columns: Columns, subset: str | None = None) -> tuple[str, ...] | None:
@@ -31,18 +50,69 @@ def card_names(folder: Path, columns: Columns, subset: str | None = None) -> tup
     return found.pop() if len(found) == 1 else None
 
 
-def card_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
+def card_files(
+    folder: Path, split: str, subset: str | None, suffixes: Sequence[str]
+) -> dict[Path, bool]:
     """The files that a card gives a split, as the library `datasets` reads it; empty without any.
 
     `subset` as for `card_names`; without a default, none of several configurations counts.
+    `suffixes` are those of a split's file in a `data_dir`. The values say which files were found by
+    a pattern.
     """
-    found: list[Path] = []
+    found: dict[Path, bool] = {}
     for base, config in _configs(folder, subset):
-        for pattern in _patterns(config.get("data_files"), split):
-            if not Path(pattern).is_absolute() and ".." not in Path(pattern).parts:
-                # `a/**` are files of any depth there, and folders for Python before 3.13.
-                found += sorted(base.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
-    return tuple(path for path in dict.fromkeys(found) if path.is_file())
+        patterns = list(_patterns(config.get("data_files"), split))
+        inner = config.get("data_dir")
+        if isinstance(inner, str) and _stays(inner):
+            base /= inner
+            if not config.get("data_files"):
+                patterns = [f"{split}{suffix}" for suffix in suffixes]
+                patterns += [f"{split}-*-of-*.parquet"]
+        for pattern in filter(_stays, patterns):
+            # `a/**` are files of any depth there, and folders for Python before 3.13.
+            paths = sorted(base.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+            for path in paths:
+                if path.is_file() and not _is_hidden(path.relative_to(base), pattern):
+                    found.setdefault(path, path.name != Path(pattern).name)
+    return found
+
+
+def card_options(folder: Path, path: Path, subset: str | None, *, named: bool) -> list[str]:
+    """How a card says that a file is read otherwise than by default, as in YAML.
+
+    `named` says that the card names the file; options are also those of files that it doesn't
+    name, where it names none.
+    """
+    kind = next((plain for suffix, plain in _PLAIN.items() if suffix in path.suffixes), {})
+    return [
+        f"{option}: {value!r}"
+        for _, config in _configs(folder, subset)
+        if named or not config.get("data_files")
+        for option, plain in kind.items()
+        if (value := config.get(option)) is not None and _spelled(option, value) not in plain
+    ]
+
+
+def _spelled(option: str, value: Any) -> Any:
+    """A value as `_PLAIN` has it: encodings have many names."""
+    try:
+        return codecs.lookup(value).name if option == "encoding" else value
+    except (LookupError, TypeError):
+        return value
+
+
+def _stays(path: str) -> bool:
+    """Whether a path of a card stays in the data set's folder."""
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
+
+
+def _is_hidden(path: Path, pattern: str) -> bool:
+    """Whether `datasets` leaves a file out: it or a folder above is hidden, and no pattern says so.
+
+    Such as ``.cache``, ``.ipynb_checkpoints`` and ``__MACOSX``.
+    """
+    hidden = [part for part in path.parts if part.startswith((".", "__"))]
+    return any(part not in Path(pattern).parts for part in hidden)
 
 
 def _configs(folder: Path, subset: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -87,7 +157,7 @@ def _chosen(folder: Path, key: str, subset: str | None) -> list[dict[str, Any]]:
 def _listed(folder: Path, key: str) -> list[dict[str, Any]]:
     """What a folder's card says of each configuration under a key."""
     try:
-        text = (folder / _CARD).read_text(encoding="utf-8")
+        text = (folder / _CARD).read_text(encoding="utf-8-sig")
         head = yaml.safe_load(text.split(_FENCE, 2)[1]) if text.startswith(_FENCE) else None
     except (OSError, IndexError, UnicodeDecodeError, yaml.YAMLError):
         return []  # a text for people

@@ -12,11 +12,11 @@ Hyphens and underscores in both names are interchangeable. A task that is found 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
-from peml.data.cards import card_files
+from peml.data.cards import card_files, card_options
 from peml.data.files import SUFFIXES
 from peml.errors import DataError, nearest
 from peml.tasks import Task
@@ -70,34 +70,64 @@ def split_files(folder: Path, split: str, subset: str | None = None) -> list[tup
 
     Raises:
         DataError: A shard is missing, or has a number beyond their count; or a card names files
-            of two kinds for the split.
+            of two kinds for the split, or options that change what is read of them.
     """
     # `lexists`, so that a dangling link is refused where it is read
     whole = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
     found: list[tuple[Path, ...]] = [(path,) for path in whole if os.path.lexists(path)]
-    sets: dict[tuple[Path, str], list[Path]] = {}
-    for place in (folder, folder / _INNER):
-        for name in listing(place):
-            shard = _SHARD.fullmatch(name)
-            if shard and shard[1] == split:
-                sets.setdefault((place, shard[3]), []).append(place / name)
-    for (place, count), shards in sets.items():
-        wanted = {f"{split}-{number:05}-of-{count}.parquet" for number in range(int(count))}
+    places = (folder, folder / _INNER)
+    sets = _shards(
+        place / name
+        for place in places
+        for name in listing(place)
+        if (shard := _SHARD.fullmatch(name)) and shard[1] == split
+    )
+    found += (tuple(shards) for shards in sets.values())
+    named = _card_files(folder, split, subset)
+    if named and all({*named} != {*files} for files in found):
+        found.append(named)
+    for files in found:
+        _refuse_options(folder, files[0], subset, named=files[0] in named)
+    return found
+
+
+def _shards(paths: Iterable[Path]) -> dict[tuple[Path, str, str], list[Path]]:
+    """Shards by their folder, name and count, without other files.
+
+    Raises:
+        DataError: One is missing, or has a number beyond their count.
+    """
+    sets: dict[tuple[Path, str, str], list[Path]] = {}
+    for path in paths:
+        if shard := _SHARD.fullmatch(path.name):
+            sets.setdefault((path.parent, shard[1], shard[3]), []).append(path)
+    for (place, name, count), shards in sets.items():
+        wanted = {f"{name}-{number:05}-of-{count}.parquet" for number in range(int(count))}
         if odd := sorted({path.name for path in shards} ^ wanted):
             raise DataError(
-                f"{place} has {len(shards)} of {int(count)} files {split}-*-of-{count}.parquet; "
+                f"{place} has {len(shards)} of {int(count)} files {name}-*-of-{count}.parquet; "
                 f"{odd[0]} is {'missing' if odd[0] in wanted else 'none of them'}.",
                 allowed="all files of a split",
                 action="Add the others; without them, rows would be missing.",
             )
-    found += (tuple(shards) for shards in sets.values())
-    named = _card_files(folder, split, subset)
-    return found if not named or any({*named} == {*files} for files in found) else [*found, named]
+    return sets
+
+
+def _refuse_options(folder: Path, path: Path, subset: str | None, *, named: bool) -> None:
+    if options := card_options(folder, path, subset, named=named):
+        raise DataError(
+            f"README.md in {folder} has {path.name} read with {', '.join(options)}, which PEML "
+            "doesn't follow.",
+            allowed="CSV with a header line and commas, or JSONL or Parquet, whole files in UTF-8",
+            action="Write the split as one of these (datasets: load_dataset(...)['train']"
+            ".to_json('train.jsonl')), in a folder without that README.md.",
+        )
 
 
 def _card_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
     """The files that a card gives a split; none if they can't be read."""
-    named = card_files(folder, split, subset)
+    named = card_files(folder, split, subset, SUFFIXES)
+    _shards(path for path, by_pattern in named.items() if by_pattern)
     kinds = {next((s for s in SUFFIXES if path.name.endswith(s)), None) for path in named}
     if len(kinds) > 1:
         raise DataError(
@@ -106,7 +136,7 @@ def _card_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...
             allowed=f"files of one kind: {', '.join(SUFFIXES)}",
             action="Write the split as one file of a kind, and remove it from README.md.",
         )
-    return () if None in kinds else named
+    return () if None in kinds else tuple(named)
 
 
 def listing(folder: Path) -> list[str]:
