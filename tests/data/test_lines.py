@@ -110,6 +110,12 @@ _REFUSED: dict[str, tuple[str, bytes, str, str]] = {
         "line 1 is not valid JSON",
         "Carriage returns don't end a line",
     ),
+    "joined": (
+        "train.csv",
+        _CSV + b"\xef\xbb\xbf" + _CSV,
+        "line 4 is not valid",
+        "Correct the line",
+    ),
     "return in a field": ("train.csv", _CSV + b"a\rb,0\n", "line 4 is not valid CSV", "quote"),
     "column twice": ("train.csv", b"label," + _CSV, "the column 'label' is there twice", "Correct"),
     "column twice, jsonl": (
@@ -274,7 +280,7 @@ def test_any_text_comes_back_from_csv(
     def quoted(fields: tuple[str, str]) -> str:
         return ",".join('"' + field.replace('"', '""') + '"' for field in fields)
 
-    content = "\r\n".join(map(quoted, [("a", "b"), *rows])).encode()
+    content = "\r\n".join(map(quoted, [("longer", "than five"), *rows])).encode()
     path = tmp_path_factory.mktemp("csv") / ("x.csv.gz" if pack else "x.csv")
     path.write_bytes(gzip.compress(content) if pack else content)
     assert [tuple(row.values()) for _, row in read_rows(path)] == rows

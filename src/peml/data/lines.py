@@ -30,6 +30,7 @@ _WIDE = {  # the first that fits: UTF-32's mark begins with UTF-16's
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_MARK = "\ufeff"  # of byte order, which begins a file
 _LONGEST_FIELD = 2**31 - 1  # characters; fits a C long on every system
 
 
@@ -189,6 +190,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise csv.Error(f"its fields are separated by {other!r}")
             elif len(fields) != len(names):
                 raise csv.Error(f"{len(names)} fields expected, {len(fields)} found")
+            elif len(names) > 1 and [fields[0].removeprefix(_MARK), *fields[1:]] == names:
+                raise csv.Error("the header line is there again, as in files that were joined")
             else:
                 row = dict(zip(names, fields, strict=True))
                 lines.check(row)
