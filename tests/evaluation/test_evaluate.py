@@ -9,7 +9,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,8 +23,10 @@ from peml.errors import ModelError
 from peml.evaluation import EvaluationSettings, GoldSplit, predict_split
 from peml.evaluation.evaluate import Predictions, read_gold, score_split
 from peml.evaluation.metrics import METRICS
+from peml.evaluation.mixed import EncodedRow, score_mixed
 from peml.evaluation.settings import ScoringSettings
 from peml.methods.attached import AttachedModel
+from peml.models.limits import PASS_LIMITS, PassLimits
 from tests.models.tasks import Row, batch_of, tiny_task_model
 from tests.tasks.examples import choice, generation, score, sentiment
 from tests.worlds import together, worlds
@@ -90,6 +94,52 @@ def test_generated_texts_are_in_the_rows_order(name: str, tmp_path: Path) -> Non
         for row in rows_of(3)
     ]
     assert found.predicted == alone
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_cpu_scores_few_tokens_at_once(
+    name: str, mixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attached(name)
+    split = encoded(model, 0, tmp_path)
+    passes: list[int] = []
+
+    def scores() -> Any:
+        if not mixed:
+            return predict_split(model, split, 0, EvaluationSettings()).scores
+        columns = split.rows.read(np.arange(COUNT))
+        sizes = {"length": split.lengths, "sequences": split.sequences}
+        rows = [
+            EncodedRow(0, {what: values[n] for what, values in (columns | sizes).items()})
+            for n in range(COUNT)
+        ]
+        return [each.tolist() for each in score_mixed(model.base, rows, EvaluationSettings())]
+
+    expected = scores()
+    words = model.base.backbone.get_input_embeddings().num_embeddings
+    for module in model.base.backbone.modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == words:
+            module.register_forward_hook(lambda _, args, out: passes.append(args[0].numel()))
+    scores()
+    assert max(passes) > 80
+    passes.clear()
+    monkeypatch.setitem(PASS_LIMITS, "cpu", PassLimits(tokens=80, logits=2**23))
+    found = scores()
+    assert 0 < max(passes) <= 80
+    for row, other in zip(found, expected, strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
+
+
+def test_a_cpu_writes_texts_in_batches_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PASS_LIMITS, "cpu", PassLimits(tokens=16, logits=2**23))
+    model = attached("llama")
+    write = Mock(wraps=model.base.generate)
+    monkeypatch.setattr(model.base, "generate", write)
+    predict_split(model, encoded(model, 3, tmp_path), 3, EvaluationSettings(max_new_tokens=2))
+    assert [len(call.args[0].rows) for call in write.call_args_list] == [COUNT]
 
 
 def test_options_that_a_row_does_not_have_are_never_chosen(tmp_path: Path) -> None:

@@ -78,6 +78,19 @@ def test_what_is_set_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert _chosen(_config(tmp_path, model={"dtype": "float32"}))[:2] == ("bf16", "float32")
 
 
+def test_bf16_that_is_slow_here_is_done_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bf16 = _config(tmp_path, training={"precision": "bf16"})
+    _cpu(monkeypatch, bf16=True)
+    assert _chosen(bf16)[2] == "as training.precision says"
+    _cpu(monkeypatch, bf16=False)
+    compute, weights, reason = _chosen(bf16)
+    assert (compute, weights) == ("bf16", "bfloat16")
+    assert "although the CPU has no bf16 instructions" in reason
+    assert "fp32 is faster" in reason
+
+
 def test_weights_that_train_are_stored_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

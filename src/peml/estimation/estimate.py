@@ -27,8 +27,8 @@ from peml.methods.base import AttachContext
 from peml.methods.registry import build_method
 from peml.methods.shape import read_shape
 from peml.models import TaskModel
+from peml.models.limits import PASS_LIMITS
 from peml.models.loading import count_layers, empty_backbone
-from peml.models.logits import HELD
 from peml.run.precision import precision_of
 from peml.training.balancing import build_balancing
 from peml.training.optimizer import build_optimizer
@@ -63,10 +63,11 @@ def estimate(
     if device.kind == "gpu" and config.training.precision == "auto":
         reason = f"{device.title} has bf16"
         precision = precision_of(config, build_method(config.method), "bf16", reason)
-    if rows is None or length is None:
-        workload = read_workload(config, precision)
-    else:
-        workload = assume_workload(config, rows, length, precision)
+    with _as_on(device):
+        if rows is None or length is None:
+            workload = read_workload(config, precision)
+        else:
+            workload = assume_workload(config, rows, length, precision)
 
     def count(few: int | None = None) -> Estimate:
         passes = _Passes(workload, device, few)
@@ -254,13 +255,13 @@ class _Passes:
 
 @contextmanager
 def _as_on(device: Device) -> Iterator[None]:
-    """Holds as many logits at once as on that kind of device."""
-    before = HELD["cpu"]
-    HELD["cpu"] = HELD[device.kind]
+    """Computes and holds as much at once on a CPU as on that kind of device."""
+    before = PASS_LIMITS["cpu"]
+    PASS_LIMITS["cpu"] = PASS_LIMITS[device.kind]
     try:
         yield
     finally:
-        HELD["cpu"] = before
+        PASS_LIMITS["cpu"] = before
 
 
 class _HeldOut:

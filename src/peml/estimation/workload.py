@@ -22,6 +22,7 @@ from peml.methods.base import Method
 from peml.methods.registry import build_method
 from peml.models import Family, TextFamily, check_task_types, load_family, make_room, settle
 from peml.models.families import Seq2SeqFamily
+from peml.models.limits import PASS_LIMITS
 from peml.records.plan import Precision
 from peml.run.precision import choose_precision, with_precision
 from peml.run.preparation import Prepared, Steps, prepare
@@ -145,7 +146,7 @@ def assume_workload(
     accumulation = config.training.accumulation
     total = max(2, round(rows * config.training.epochs / per_batch / accumulation))
     search = max(1, round(method.search_share() * total)) if method.search_share() else 0
-    scored = config.evaluation.tokens
+    scored = min(config.evaluation.tokens, PASS_LIMITS["cpu"].tokens)
     batch = _made_up(family, tasks, longest, max(1, scored // longest), packs=False)
     return Workload(
         config=config,
@@ -255,9 +256,9 @@ def _options(prepared: Prepared, gold: GoldSplit, development: int, reported: in
             deque(found, maxlen=0)
     else:
         collate = Collator(prepared.family.tokenizer.pad_token_id)
+        tokens = min(settings.tokens, PASS_LIMITS["cpu"].tokens)
         batches = [
-            batch.with_facts()
-            for batch in evaluation_batches(part, task_id, settings.tokens, collate)
+            batch.with_facts() for batch in evaluation_batches(part, task_id, tokens, collate)
         ]
 
         def run(model: AttachedModel) -> None:

@@ -19,6 +19,7 @@ from peml.evaluation.metrics import compute_metrics
 from peml.evaluation.scoring.options import score_options
 from peml.evaluation.settings import EvaluationSettings
 from peml.models import Spelling, TaskModel, TextFamily
+from peml.models.limits import pass_limits
 from peml.tasks import SOURCE_ROW, Task, TaskRenderer
 
 
@@ -115,17 +116,17 @@ class _Answers:
         self.bad: list[int] = []
         self.computed: list[int] = []
 
-    def _batches(self, *, left: bool = False) -> Iterator[TaskBatch]:
+    def _batches(self, tokens: int, *, left: bool = False) -> Iterator[TaskBatch]:
         base = self._base
         collate = Collator(base.family.tokenizer.pad_token_id, left=left)
-        tokens = self._settings.tokens
         return evaluation_batches(self._split, self._task_id, tokens, collate, base.world.part)
 
     def generate(self) -> None:
         """Writes a text for every row."""
         base, task = self._base, self._base.tasks[self._task_id]
         gaps = self._split.rows.column("gap")
-        for batch in self._batches(left=not base.backbone.config.is_encoder_decoder):
+        left = not base.backbone.config.is_encoder_decoder
+        for batch in self._batches(self._settings.tokens, left=left):
             rows = batch.rows.tolist()
             texts = base.generate(
                 batch.to(base.device),
@@ -142,7 +143,8 @@ class _Answers:
     def score_heads(self) -> None:
         """Scores an encoder's heads; a batch pads rows that have fewer options than others."""
         choice = self._base.tasks[self._task_id].type.has_own_options
-        for batch in self._batches():
+        tokens = min(self._settings.tokens, pass_limits(self._base.device).tokens)
+        for batch in self._batches(tokens):
             moved = batch.to(self._base.device)
             scores = self._base.predict(self._model(moved), moved, self._task_id).float().cpu()
             options = torch.bincount(batch.groups, minlength=batch.examples).tolist()

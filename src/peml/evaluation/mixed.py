@@ -14,6 +14,7 @@ from peml.data.planning import plan_batches
 from peml.evaluation.scoring.options import score_rows
 from peml.evaluation.settings import EvaluationSettings
 from peml.models import TaskModel, TextFamily
+from peml.models.limits import pass_limits
 
 _PADDING = 1.5
 """Rows share a forward pass while padding makes it at most this many times as long."""
@@ -63,7 +64,7 @@ def _score_heads(
 ) -> list[Tensor]:
     scores: list[Tensor] = [torch.empty(0)] * len(rows)
     collate = Collator(base.family.tokenizer.pad_token_id, packs=packs)
-    for numbers in _batches(rows, tokens):
+    for numbers in _batches(rows, min(tokens, pass_limits(base.device).tokens)):
         columns = {
             name: [rows[number].columns[name] for number in numbers]
             for name in ("input_ids", "token_type_ids", "labels", "targets")

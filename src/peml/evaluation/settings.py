@@ -30,7 +30,9 @@ class ScoringSettings(Settings):
 class EvaluationSettings(Settings):
     """Batches, scoring, generation and ablations of an evaluation."""
 
-    tokens: int = Field(8192, description="Maximum tokens of a batch, padding included.", ge=16)
+    tokens: int = Field(8192, ge=16)
+    """Maximum tokens of a batch, padding included. On a CPU at most 1,024 are scored at once, which
+    is faster there; texts are generated in batches of this size."""
     max_new_tokens: int = Field(32, ge=1)
     """Maximum length of a generated text in tokens, for tasks without a limit of their own."""
     scoring: ScoringSettings = Field(default_factory=lambda: ScoringSettings())

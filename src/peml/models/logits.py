@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from peml.injection.difference import unexplained
+from peml.models.limits import pass_limits
 from peml.models.sharding import is_sharded
 from peml.models.tail import cross_entropy, feeding, nll_in_chunks
-
-HELD = {"cpu": 2**23, "gpu": 2**26}
-"""Most logits that are held at once, by the kind of device; in training, each takes about 12 bytes.
-More on a GPU, where every chunk reads the output layer's weights from memory."""
 
 _TOKENS = 5
 
@@ -50,7 +47,7 @@ class Positions:
         """Negative log-likelihood of a token at each position, (positions,) float32."""
         most = self.most
         if most is None:
-            held = HELD["cpu" if tokens.device.type == "cpu" else "gpu"]
+            held = pass_limits(tokens.device).logits
             most = max(1, held // model.config.get_text_config().vocab_size)
         # Chunks of a sharded model would be passes, of which processes need equally many.
         if self.everywhere or len(tokens) <= most or is_sharded(model):

@@ -94,6 +94,8 @@ def _compute(config: RunConfig) -> tuple[Literal["fp32", "bf16"], str]:
         able, found = False, f"auto takes bf16 on CUDA GPUs and CPUs only, not on {gpu.type}"
     else:
         able, found = _cpu(config)
+    if asked == "bf16" and not able:
+        return asked, f"as training.precision says, although {found}; fp32 is faster here"
     if asked != "auto":
         return asked, "as training.precision says"
     return ("bf16" if able else "fp32"), found

@@ -117,6 +117,8 @@ def test_batches_stay_within_the_budget_and_rows_within_one_task(
                 assert len(batch) * size * keys <= budget * trie.longest
             for row in batch:
                 assert len({i % tasks for i in trie.order[row.first : row.stop]}) == 1
+        for batch in group.batches(budget, trie.longest, 6):
+            assert len(batch) == 1 or len(batch) * max(row.size for row in batch) <= 6
         for longer in group.groups:
             check(longer)
 

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import torch
 
 from peml.serving.predictor import Predictor
 from peml.serving.service import engine as engine_module
@@ -155,19 +154,6 @@ def test_an_encoders_batches_are_small_on_a_cpu(monkeypatch: pytest.MonkeyPatch)
     assert max(held.batches) == 1024 // tokens
     assert sum(held.batches) == 200
     assert Engine(predictor_of("llama")).tokens > 1024
-
-
-@pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_cpu_scores_a_batch_in_small_passes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def score(base: Any, rows: Any, settings: Any, **_: Any) -> list[torch.Tensor]:
-        asked.append(settings.tokens)
-        return []
-
-    monkeypatch.setattr(engine_module, "score_mixed", score)
-    Engine(predictor_of(family)).answer([])
-    assert asked == [1024]
 
 
 def test_free_memory_is_given_back_every_few_thousand_tokens(

@@ -14,6 +14,7 @@ only if it saves enough.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -60,17 +61,20 @@ class Group:
     rows: tuple[Row, ...]
     groups: tuple[Group, ...]
 
-    def batches(self, tokens: int, longest: int) -> Iterator[list[Row]]:
+    def batches(self, tokens: int, longest: int, most: int = sys.maxsize) -> Iterator[list[Row]]:
         """The rows in batches of similar size, largest first.
 
         Cached tokens count as if each row had its own, and a batch's attention (queries times keys)
         stays within that of a batch of whole sequences. `tokens` is the limit of a batch, padding
-        included; `longest` the length of the longest sequence.
+        included; `longest` the length of the longest sequence. At most `most` tokens are computed
+        at once, cached ones aside; default: all.
         """
         batch: list[Row] = []
         for row in sorted(self.rows, key=lambda row: -row.size):
             size = batch[0].size if batch else row.size
-            if batch and not _fits(len(batch) + 1, size, self.depth, tokens, longest):
+            rows = len(batch) + 1
+            fits = rows * size <= most and _fits(rows, size, self.depth, tokens, longest)
+            if batch and not fits:
                 yield batch
                 batch = []
             batch.append(row)

@@ -13,6 +13,7 @@ from peml.data.batch import IGNORED, BatchFacts, TaskBatch
 from peml.data.batching import Collator
 from peml.data.planning import plan_batches
 from peml.models import TaskModel
+from peml.models.limits import pass_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def my_batches(base: TaskModel, lengths: Sequence[int], tokens: int) -> Iterator
 
     Those that this process computes, longest first.
     """
+    tokens = min(tokens, pass_limits(base.device).tokens)
     sizes = np.array(lengths, np.int32)
     for batch in plan_batches(sizes, np.ones_like(sizes), tokens)[base.world.part]:
         yield batch.tolist()

@@ -14,6 +14,7 @@ from peml.evaluation.scoring.planning import Group, Row, plan_groups
 from peml.evaluation.scoring.requests import Request
 from peml.evaluation.scoring.trie import Trie
 from peml.models import TaskModel
+from peml.models.limits import pass_limits
 
 
 @torch.no_grad()
@@ -44,6 +45,7 @@ class _Walk:
 
     def __init__(self, requests: Sequence[Request], tokens: int, model: TreePass) -> None:
         self.requests, self.tokens, self.model = requests, tokens, model
+        self.most = pass_limits(model.base.device).tokens
         self.sequences = [request.context + request.option for request in requests]
         self.firsts = [max(len(request.context), 1) for request in requests]
         tasks = [request.task_id for request in requests]
@@ -69,10 +71,13 @@ class _Walk:
         """Tokens of the passes of `compute`."""
         if group.depth > group.start:
             yield group.depth - group.start
-        for batch in group.batches(self.tokens, self.trie.longest):
+        for batch in self._batches(group):
             yield sum(row.size for row in batch)
         for longer in group.groups:
             yield from self._sizes(longer)
+
+    def _batches(self, group: Group) -> Iterator[list[Row]]:
+        return group.batches(self.tokens, self.trie.longest, self.most)
 
     def compute(
         self, group: Group, parent: Callable[[], TrunkCache | None], mine: Iterator[bool]
@@ -84,7 +89,7 @@ class _Walk:
             trunk = cache(partial(self._trunk, group, parent, counts))
             if counts:
                 trunk()
-        for batch in group.batches(self.tokens, self.trie.longest):
+        for batch in self._batches(group):
             if next(mine):
                 layouts = [self._lay_out(row, group.depth) for row in batch]
                 self.model.rows(layouts, [self.task(row.first) for row in batch], trunk())

@@ -14,12 +14,12 @@ from peml.errors import InjectionError, ModelError, PemlError
 from peml.evaluation.mixed import score_mixed
 from peml.injection.packing import enable_packing
 from peml.models import TextFamily
+from peml.models.limits import pass_limits
 from peml.serving.predictor import Prediction, Predictor, to_prediction
 from peml.serving.service.work import AskedRow, Text, Work
 from peml.serving.service.writer import Writer
 
-_CPU_TOKENS = 1024
-_TRIM = 8 * _CPU_TOKENS  # after which free memory is given back
+_TRIM = 8192  # tokens after which free memory is given back
 _Read = TypeVar("_Read")
 
 Answer = Prediction | PemlError
@@ -38,11 +38,6 @@ class Engine:
         self.packs = self._can_pack()
         self._tokenizer = threading.Lock()
         self._writer = Writer(predictor.base)
-        self._scoring = predictor.evaluation
-        if predictor.base.device.type == "cpu":
-            # Rows of many lengths are scored faster in several passes with less padding.
-            tokens = min(self._scoring.tokens, _CPU_TOKENS)
-            self._scoring = self._scoring.model_copy(update={"tokens": tokens})
         self._computed = 0  # tokens since memory was given back
         self._trim = _find_trim()
 
@@ -53,8 +48,9 @@ class Engine:
         An encoder on a CPU takes no longer for several small batches, and they need less memory.
         """
         base, most = self.predictor.base, self.predictor.evaluation.tokens
-        small = base.device.type == "cpu" and not isinstance(base.family, TextFamily)
-        return min(most, _CPU_TOKENS) if small else most
+        if isinstance(base.family, TextFamily):
+            return most
+        return min(most, pass_limits(base.device).tokens)
 
     def task_name(self, work: Work) -> str:
         """The name of a row's or text's task."""
@@ -104,7 +100,7 @@ class Engine:
         base = self.predictor.base
         encoded = [each.row for each in rows]
         with self._tokenizer if self._tokenizes(rows) else nullcontext():
-            scores = score_mixed(base, encoded, self._scoring, packs=self.packs)
+            scores = score_mixed(base, encoded, self.predictor.evaluation, packs=self.packs)
         return [self._answer(row, each) for row, each in zip(rows, scores, strict=True)]
 
     def _tokenizes(self, rows: Sequence[AskedRow]) -> bool:
