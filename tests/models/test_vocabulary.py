@@ -140,3 +140,16 @@ def test_segments_that_a_model_has_no_rows_for_are_left_out(types: int, tmp_path
     assert "token_type_ids" not in family.tokenizer("one", "two")
     two = save_tiny_model("bert", tmp_path / "bert")
     assert "token_type_ids" in load_family(_settings(two)).tokenizer("one", "two")
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
+def test_a_text_has_the_same_tokens_each_time(family: str, tmp_path: Path) -> None:
+    save_tiny_model(family, tmp_path)
+    expected = load_family(_settings(tmp_path))
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    _edit(tmp_path / "tokenizer.json", model=content["model"] | {"dropout": 0.9})
+    with pytest.warns(UserWarning, match=r"dropout 0\.9 in tokenizer\.json"):
+        loaded = load_family(_settings(tmp_path))
+    text = "the quick brown fox jumps over the lazy dog"
+    assert loaded.tokenizer(text).input_ids == expected.tokenizer(text).input_ids
+    assert loaded.tokenizer_rules == expected.tokenizer_rules

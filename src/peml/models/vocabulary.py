@@ -30,6 +30,7 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
             token.
     """
     _refuse_without_words(tokenizer, name)
+    _stop_sampling(tokenizer, name)
     tokenizer.truncation_side = "right"  # families cut on the left themselves if they want to
     if getattr(config, "type_vocab_size", 2) < 2:
         # A model with at most one segment needs no segment ids.
@@ -51,6 +52,19 @@ def fit_tokenizer(tokenizer: Any, config: Any, stored: dict[str, Any], name: str
             f"the tokenizer of model {name!r} has no padding and no end-of-text token",
             action="add one to the tokenizer and save it beside the model",
         )
+
+
+def _stop_sampling(tokenizer: Any, name: str) -> None:
+    """Switches off BPE dropout, with which a text has other tokens each time it is read."""
+    words: Any = getattr(getattr(tokenizer, "_tokenizer", None), "model", None)
+    if getattr(words, "dropout", None):
+        warnings.warn(
+            f"the tokenizer of model {name!r} leaves out merges by chance (dropout "
+            f"{words.dropout:g} in tokenizer.json); it is switched off, so that a text always has "
+            "the same tokens",
+            stacklevel=3,
+        )
+        words.dropout = None
 
 
 def _refuse_without_words(tokenizer: Any, name: str) -> None:
