@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from peml.errors import ModelError
@@ -98,6 +98,18 @@ def test_an_adapter_that_doesn_t_fit_changes_nothing(
     assert caught.value.allowed
     assert caught.value.action
     assert all(torch.equal(before[name], v) for name, v in model.trainable_state().items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> None:
+    folder, _ = saved(tmp_path)
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "query.lora_B" in name)
+    weights[name][0, 0] = value
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=rf"values in {name} \(one of 1\)"):
+        attached(tmp_path, r=4, alpha=8).parts["lora"].start_from(folder)
 
 
 @pytest.mark.parametrize("whole", ["lm_head", "embed_tokens", "norm", "gate_proj"])

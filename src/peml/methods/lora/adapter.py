@@ -33,8 +33,8 @@ def read_adapter(folder: Path, own: PeftConfig) -> dict[str, Tensor]:
     """The weights of an adapter, by PEFT's names without ``base_model.``.
 
     Raises:
-        ModelError: The adapter is damaged, has another type, rank or scale, or changed the base
-            model.
+        ModelError: The adapter is damaged, has another type, rank or scale, values that are no
+            numbers, or changed the base model.
     """
     if not (folder / PEFT_WEIGHTS).is_file():
         raise ModelError(
@@ -61,6 +61,14 @@ def read_adapter(folder: Path, own: PeftConfig) -> dict[str, Tensor]:
             action=_NEXT,
         )
     tensors = read_tensors(folder / PEFT_WEIGHTS)
+    if odd := sorted(name for name, value in tensors.items() if not value.isfinite().all()):
+        raise ModelError(
+            f"{folder / PEFT_WEIGHTS} has values in {odd[0]} (one of {len(odd)}) that are no "
+            "numbers, or infinite",
+            allowed="finite numbers",
+            action="take an earlier checkpoint of the adapter: its training diverged, or its type "
+            "overflowed",
+        )
     return {name.removeprefix("base_model."): value for name, value in tensors.items()}
 
 
