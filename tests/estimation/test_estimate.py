@@ -16,6 +16,7 @@ from peml.estimation import Device, Estimate, estimate, read_device
 from peml.estimation.tracker import Tracker
 from peml.estimation.workload import read_workload
 from peml.models import load_backbone
+from peml.models.limits import PASS_LIMITS, PassLimits
 from peml.run.preparation import prepare
 from peml.run.training import attach
 from peml.testing import save_tiny_model
@@ -220,6 +221,21 @@ def test_rows_can_be_assumed(folder: Path) -> None:
     assert more.flops["train"] == pytest.approx(2 * found.flops["train"])
     with pytest.raises(ConfigError, match="--length"):
         estimate(settings, CPU, rows=1000)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("assumed", [{}, {"rows": 1000, "length": 32}])
+def test_a_cpu_scores_few_tokens_at_once(
+    folder: Path, family: str, assumed: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PASS_LIMITS, "cpu", PassLimits(tokens=128, logits=2**23))
+    settings = config(folder, family, evaluation={"tokens": 4096}, model={"max_length": 64})
+    gpu = read_device("a100")
+    few, many = (estimate(settings, device, **assumed).evaluation for device in (CPU, gpu))
+    assert few is not None
+    assert many is not None
+    assert 2 * few.activations < many.activations
+    assert PASS_LIMITS["cpu"].tokens == 128
 
 
 def test_devices_have_names() -> None:
