@@ -23,11 +23,13 @@ def test_a_model_computes_the_same(base: str, dtype: torch.dtype) -> None:
     asked = {"input_ids": TEXTS}
     if base == "t5":
         asked["decoder_input_ids"] = TEXTS
-    assert prepack(other) > 0
+    # oneDNN has no products in bf16 for older processors, whose layers stay as they are.
+    can = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (prepack(other) > 0) == can
     with torch.no_grad():
         wanted, found = (each(**asked)[0] for each in (model, other))
     torch.testing.assert_close(found, wanted, rtol=0, atol=8 * float(torch.finfo(dtype).eps))
-    assert packed_layers(other)
+    assert bool(packed_layers(other)) == can
     assert not packed_layers(model)
 
 
