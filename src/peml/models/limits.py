@@ -12,7 +12,7 @@ class PassLimits:
 
     Attributes:
         tokens: Most tokens that a pass computes when rows are scored, padding included. A CPU is
-            faster with few (1.4 to 1.9 times, benchmarks/RESULTS.md): its caches are small.
+            faster with few (1.3 to 1.9 times, benchmarks/RESULTS.md): its caches are small.
         logits: Most logits that are held at once; in training, each takes about 12 bytes. More on
             a GPU, where every chunk reads the output layer's weights from memory.
     """

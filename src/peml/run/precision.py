@@ -95,7 +95,7 @@ def _compute(config: RunConfig) -> tuple[Literal["fp32", "bf16"], str]:
     else:
         able, found = _cpu(config)
     if asked == "bf16" and not able:
-        return asked, f"as training.precision says, although {found}; fp32 is faster here"
+        return asked, f"as training.precision says, although {found}; auto takes fp32"
     if asked != "auto":
         return asked, "as training.precision says"
     return ("bf16" if able else "fp32"), found
