@@ -41,3 +41,11 @@ def test_a_seed_that_is_added_is_not_run_on_changed_rows(
     compare(one, output, report_only=True)
     _swap_first_rows(rows)
     assert not compare(two, output).unfinished
+    config = output / "comparison.yaml"
+    written = config.read_text()
+    config.write_text(edited := written.replace("clip_by: model\n", "clip_by: group\n"))
+    assert edited != written
+    with pytest.raises(RunError, match=r"another comparison: comparison\.yaml was edited"):
+        compare(load_comparison(config), output)  # cells of two kinds
+    config.write_text(written)
+    compare(load_comparison(config), output)

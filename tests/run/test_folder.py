@@ -148,4 +148,20 @@ def test_data_that_changed_since_the_run_began_is_refused(folder: RunFolder) -> 
     changed = plan.model_copy(update={"tasks": [plan.tasks[0].model_copy(update={"train": 35})]})
     with pytest.raises(RunError, match=r"tasks\.mood\.train was 36 and is 35"):
         folder.check_plan(changed)
-    assert Plan.read(folder.path) == plan
+    assert Plan.read(folder.path) == plan.model_copy(update={"began_with": folder.settings()})
+
+
+def test_a_config_that_was_edited_in_the_folder_does_not_go_on_there(
+    folder: RunFolder, toys: Path
+) -> None:
+    own = folder.path / "config.yaml"
+    written = own.read_text()
+    folder.check_plan(Plan.model_validate({"tasks": [], "identity": {"tasks": {}, "model": {}}}))
+    own.write_bytes(f"# as it was\n{written}".replace("\n", "\r\n").encode())
+    assert folder.holds(load_config(own))
+    own.write_text(written.replace("project: peml", "project: other"))
+    assert own.read_text() != written
+    assert folder.holds(load_config(own))  # where numbers are shown changes none
+    own.write_text(written.replace("seed: 0", "seed: 1"))
+    with pytest.raises(RunError, match=r"another config: config\.yaml was edited"):
+        folder.holds(load_config(own))

@@ -174,6 +174,27 @@ def test_bests_go_only_when_told(store: CheckpointStore) -> None:
         store.load_best(4)
 
 
+def test_another_runs_checkpoints_are_refused(tmp_path: Path) -> None:
+    stores = {}
+    for run in ("mine", "other"):
+        plan = tmp_path / run / "plan.json"
+        plan.parent.mkdir()
+        plan.write_text(f'{{"steps": 3, "run": "{run}"}}')
+        stores[run] = store = CheckpointStore(plan.parent / "checkpoints", 1, plan)
+        store.save(3, "train", checkpoint(1))
+        store.save_best(2, {"w": torch.ones(2)})
+    (tmp_path / "mine" / "plan.json").write_text('{\r\n"run": "mine",\r\n"steps": 3}')
+    assert latest(stores["mine"]).state["value"] == 1  # its own, however the plan is written
+    shutil.rmtree(stores["mine"].folder)
+    shutil.copytree(stores["other"].folder, stores["mine"].folder)
+    for load in (stores["mine"].load_latest, lambda: stores["mine"].load_best(2)):
+        with pytest.raises(CheckpointError, match=r"is of another run than .*plan\.json"):
+            load()
+    (tmp_path / "other" / "plan.json").unlink()
+    with pytest.raises(CheckpointError, match="is of another run"):
+        stores["other"].load_latest()  # nothing says what it was trained on
+
+
 def test_random_numbers_go_on_where_they_were(store: CheckpointStore) -> None:
     store.save(1, "train", checkpoint(1))
     first = torch.rand(3)

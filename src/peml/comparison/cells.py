@@ -45,6 +45,7 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
     held = "another comparison"
     unchanged = "the config the comparison was started with, and seeds added to it"
     config_file, before_config = _CONFIG, Matching.FILE
+    free = ("run.model.name", "run.tasks", "suites", "seeds", "jobs", "execution")
 
     def _changed(self, config: ComparisonConfig) -> str:
         # Other seeds, or another place or number of parallel runs, don't make it another
@@ -56,9 +57,12 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
         dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
+    def _begun_with(self) -> str:
+        return Matching.read(self.path).began_with
+
     def create(self, config: ComparisonConfig, matching: Matching) -> None:
         """Makes the folder of a new comparison."""
-        matching.write(self.path)
+        matching.model_copy(update={"began_with": self.settings(config)}).write(self.path)
         self.keep(config)  # last: it makes it a comparison
 
     def keep(self, config: ComparisonConfig) -> None:

@@ -54,7 +54,8 @@ class Matching(FileRecord):
 
     `budget` is the number of trainable parameters without heads; None if sizes aren't matched.
     `steps` are those of a cell of the first seed, `cautions` are warnings about the data. `suites`
-    has the methods by label, since a method's parameters may depend on the number of tasks.
+    has the methods by label, since a method's parameters may depend on the number of tasks;
+    `began_with` is the checksum of the config at the start, but for its seeds.
     """
 
     FILE: ClassVar[str] = "matching.json"
@@ -68,6 +69,7 @@ class Matching(FileRecord):
     cautions: dict[str, list[str]] = {}
     identities: dict[str, Identity] = {}
     suites: dict[str, dict[str, Sized]]
+    began_with: str = ""
 
     @property
     def settings(self) -> dict[str, dict[str, MethodSettings]]:

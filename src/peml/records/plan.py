@@ -131,7 +131,8 @@ class Start(Record):
 class Plan(FileRecord):
     """``plan.json``: a run's plan, and the checksums of its inputs.
 
-    `trainable_parameters` are by group, `steps` by phase; `start` is None if all weights were new.
+    `trainable_parameters` are by group, `steps` by phase; `start` is None if all weights were new;
+    `began_with` is the checksum of the config at the start.
     """
 
     FILE: ClassVar[str] = "plan.json"
@@ -150,6 +151,7 @@ class Plan(FileRecord):
     tokens_per_epoch: int | None = None
     steps: dict[str, int] = {}
     identity: Identity
+    began_with: str = ""
     start: Start | None = None
 
     @property

@@ -19,6 +19,7 @@ from peml.records.plan import Identity, Plan, Precision
 from peml.records.run import Environment, Results
 from peml.run.identity import check_identity
 from peml.run.work_folder import WorkFolder
+from peml.training.checkpoints import CheckpointStore
 from peml.versions import read_versions
 
 _PACKAGES = ("peml", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
@@ -32,6 +33,7 @@ class RunFolder(WorkFolder[RunConfig]):
     held = "a run of another config"
     unchanged = "the config the run was started with"
     config_file, before_config = _CONFIG, Environment.FILE
+    free = ("output", "tracking", "tasks", "model.name", "init_from", "tuning_cost")
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -39,6 +41,10 @@ class RunFolder(WorkFolder[RunConfig]):
         self.model = path / "model"  # the final one
         self.genotype = path / "genotype.json"  # the chosen network
         self.metrics = path / "metrics.jsonl"  # the log, one JSON object per line
+
+    def store(self, keep: int) -> CheckpointStore:
+        """The run's checkpoints, of which the newest few are kept."""
+        return CheckpointStore(self.checkpoints, keep, self.path / Plan.FILE)
 
     @property
     def has_results(self) -> bool:
@@ -88,6 +94,10 @@ class RunFolder(WorkFolder[RunConfig]):
         dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
+    def _begun_with(self) -> str:
+        plan = Plan.find(self.path)
+        return plan.began_with if plan else ""
+
     def _advice(self, changed: str) -> str:
         if not (self.is_finished and changed.startswith("training.epochs was")):
             return super()._advice(changed)
@@ -129,7 +139,7 @@ class RunFolder(WorkFolder[RunConfig]):
         """
         before = Plan.find(self.path)
         if before is None:
-            planned.write(self.path)
+            planned.model_copy(update={"began_with": self.settings()}).write(self.path)
             return
         changed = differences(before.data, planned.data)
         if planned.start is not None and planned.start != before.start:

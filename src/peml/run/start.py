@@ -24,7 +24,6 @@ from peml.records.plan import Identity, Plan, Start
 from peml.run.folder import RunFolder, differences
 from peml.run.preparation import Prepared
 from peml.run.state import SessionState
-from peml.training.checkpoints import CheckpointStore
 
 _SAME = ("weights", "config", "tokenizer")
 # Settings that don't change the meaning of trained weights, for parts that PEFT doesn't save.
@@ -122,7 +121,7 @@ def _open(source: Path, prepared: Prepared, now: Identity) -> _Source:
     _refuse_other_model(source, now)
     config = folder.config()
     # Kept as many as there are: the source is only read.
-    store = CheckpointStore(folder.checkpoints, keep=sys.maxsize)
+    store = folder.store(keep=sys.maxsize)
     checkpoint = store.load_latest()
     if checkpoint is None:
         raise RunError(

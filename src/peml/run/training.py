@@ -40,7 +40,7 @@ from peml.run.precision import build_accelerator
 from peml.run.preparation import Prepared
 from peml.run.state import SessionState
 from peml.run.trackers import Trackers, open_trackers
-from peml.training.checkpoints import Checkpoint, CheckpointStore, load_random_state, random_state
+from peml.training.checkpoints import Checkpoint, load_random_state, random_state
 from peml.training.loop import Phase, Progress, TrainingLoop
 from peml.training.optimizer import SPAN, build_optimizer, load_optimizer_state, optimizer_state
 
@@ -126,7 +126,7 @@ class TrainingSession:
         self.on_evaluation = on_evaluation
         self.settings = prepared.config.training
         self.accelerator = build_accelerator(self.settings.precision, world)
-        self.store = CheckpointStore(folder.checkpoints, self.settings.keep_checkpoints)
+        self.store = folder.store(self.settings.keep_checkpoints)
         torch.manual_seed(prepared.config.seed)
         checkpoint = world.from_first(self.store.load_latest)
         state = None

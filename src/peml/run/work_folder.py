@@ -1,15 +1,22 @@
 """The folder of a run, a study or a comparison, in which one process works at a time."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+import yaml
+
+from peml.config.grants import dump_shared
 from peml.errors import RunError
 from peml.files import refuse_sealed
 from peml.locks import LOCK, lock_folder
+from peml.settings import Settings
+from peml.tasks.yaml_file import read_yaml
 
-ConfigT = TypeVar("ConfigT")
+ConfigT = TypeVar("ConfigT", bound=Settings)
 
 
 class WorkFolder(ABC, Generic[ConfigT]):
@@ -31,6 +38,8 @@ class WorkFolder(ABC, Generic[ConfigT]):
     """Name of the config."""
     before_config: ClassVar[str]
     """Name of the file that is written before it."""
+    free: ClassVar[tuple[str, ...]] = ()
+    """What may be edited in the config, as paths: it changes nothing, or is checked otherwise."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,7 +69,7 @@ class WorkFolder(ABC, Generic[ConfigT]):
         self._refuse_file()
         there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
         if self.config_file in there:
-            changed = self._changed(config)
+            changed = self._changed(config) or self._edited()
             if changed:
                 raise RunError(
                     f"{self.path} holds {self.held}: {changed}",
@@ -76,6 +85,27 @@ class WorkFolder(ABC, Generic[ConfigT]):
     @abstractmethod
     def _changed(self, config: ConfigT) -> str:
         """The differences of a config from the folder's; empty if none of them matters."""
+
+    def settings(self, config: ConfigT | None = None) -> str:
+        """A checksum of a config without what is `free`; default: of the config as it is there."""
+        shown = None if config is None else yaml.safe_load(dump_shared(config))
+        content = shown or read_yaml(self.path / self.config_file)
+        for section, _, name in (path.rpartition(".") for path in self.free):
+            part: Any = content
+            for key in filter(None, section.split(".")):
+                part = part.get(key) or {}
+            part.pop(name, None)
+        said = json.dumps(content, sort_keys=True, default=str)
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+    def _begun_with(self) -> str:
+        """The checksum of the settings that the work began with; empty if nothing says it."""
+        return ""
+
+    def _edited(self) -> str:
+        """Says that the config was edited since; the work that is done has other settings."""
+        begun = self._begun_with()
+        return f"{self.config_file} was edited" if begun and begun != self.settings() else ""
 
     def _advice(self, changed: str) -> str:
         """The action to suggest if the config changed."""

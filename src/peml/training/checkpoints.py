@@ -1,5 +1,7 @@
 """Checkpoints of the trained weights only: safetensors and JSON, written atomically."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peml.errors import CheckpointError
 from peml.files import (
     atomic_folder,
     read_json,
@@ -37,17 +40,20 @@ class Checkpoint:
 
 
 _TENSORS = ("trainable", "optimizer", "extra")
+_OWNER = "run.json"
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
     """The checkpoints of one run.
 
-    ``folder`` is ``checkpoints/`` of the run folder; the ``keep`` newest ones stay.
+    ``folder`` is ``checkpoints/`` of the run folder; the ``keep`` newest ones stay. ``plan`` is the
+    run's ``plan.json``, by which a checkpoint knows its run; None: it isn't checked.
     """
 
     folder: Path
     keep: int
+    plan: Path | None = None
 
     def save(self, step: int, phase: str, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, then removes all but the newest ones.
@@ -59,6 +65,7 @@ class CheckpointStore:
             for name in _TENSORS:
                 write_tensors(partial / f"{name}.safetensors", getattr(checkpoint, name))
             write_json(partial / "state.json", checkpoint.state)
+            self._sign(partial)
         self._drop_old()
 
     def _drop_old(self) -> None:
@@ -71,15 +78,13 @@ class CheckpointStore:
         Older ones that a kill left behind are removed.
 
         Raises:
-            CheckpointError: It is incomplete or was changed.
+            CheckpointError: It is incomplete, was changed, or is another run's.
         """
         steps = self._steps()
         if not steps:
             return None
         folder = steps[-1]
-        verify_manifest(
-            folder, f"restore the file, or delete {folder} to use the checkpoint before it"
-        )
+        self._verify(folder, f"delete {folder} to use the checkpoint before it")
         self._drop_old()
         tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in _TENSORS}
         return Checkpoint(**tensors, state=read_json(folder / "state.json"))
@@ -91,11 +96,12 @@ class CheckpointStore:
         """
         with atomic_folder(self.folder / f"best-{step:07d}") as partial:
             write_tensors(partial / "trainable.safetensors", trainable)
+            self._sign(partial)
 
     def load_best(self, step: int) -> dict[str, Tensor]:
         """The weights saved at an evaluation."""
         folder = self.folder / f"best-{step:07d}"
-        verify_manifest(folder, "restore the file, or start a new run folder")
+        self._verify(folder, "start a new run folder")
         return read_tensors(folder / "trainable.safetensors")
 
     def drop_bests_but(self, step: int) -> None:
@@ -104,8 +110,33 @@ class CheckpointStore:
             if folder.name != f"best-{step:07d}":
                 shutil.rmtree(folder)
 
+    def _sign(self, folder: Path) -> None:
+        if self.plan is not None:
+            write_json(folder / _OWNER, {"plan": _digest(self.plan)})
+
+    def _verify(self, folder: Path, otherwise: str) -> None:
+        """Checks a checkpoint's files, and that it is of this run, if it says of which it is."""
+        verify_manifest(folder, f"restore the file, or {otherwise}")
+        owner = folder / _OWNER
+        if self.plan is None or not owner.is_file():
+            return
+        if read_json(owner).get("plan") != _digest(self.plan):
+            raise CheckpointError(
+                f"{folder} is of another run than {self.plan}, or that file was changed",
+                allowed="the checkpoints and the plan that one run wrote",
+                action=f"restore both, or {otherwise}",
+            )
+
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def _digest(plan: Path) -> str | None:
+    """A checksum of what a run's plan says, however it is written; None without a plan."""
+    if not plan.is_file():
+        return None
+    said = json.dumps(read_json(plan), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
 def random_state() -> dict[str, Tensor]:
