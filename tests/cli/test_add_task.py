@@ -118,6 +118,39 @@ def test_a_type_that_the_model_cannot_answer_is_refused(
     assert checksums(run) == files
 
 
+def test_a_csv_is_read_with_the_kinds_of_the_shown_rows(tmp_path: Path, capsys: Capture) -> None:
+    run = run_of("llama", "lora", tmp_path)
+    shown = TASK.replace("label: label}", "label: label, extra: [new]}").replace(
+        " Is", " {{ new }} Is"
+    )
+    file = _task(tmp_path, shown)
+    rows = [
+        {"text": text, "label": label, "new": bool(number % 2)}
+        for number, (text, label) in enumerate(ROWS)
+    ]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "rows/train.jsonl").write_text(lines, encoding="utf-8")
+    assert peml(capsys, "add-task", run, file, "--shots", 2).code == 0
+    cells = [f"{row['text']},{str(row['new']).lower()}\n" for row in rows]
+    (tmp_path / "rows.csv").write_text("text,new\n" + "".join(cells))
+    answers = []
+    for name in ("rows/train.jsonl", "rows.csv"):
+        out = tmp_path / "out.jsonl"
+        ways = ("--task", "colour", "--input", tmp_path / name, "--output", out)
+        assert peml(capsys, "predict", run, *ways).code == 0
+        answers.append(out.read_text())
+    assert answers[0] == answers[1]  # "True" in the prompt, as in the rows that are shown
+
+
+def test_labels_counted_from_1_are_not_shown_one_off(tmp_path: Path, capsys: Capture) -> None:
+    run = run_of("llama", "lora", tmp_path)
+    file = _task(tmp_path, TASK.replace('["no", "yes"]', '["no", "yes", "maybe"]'))
+    lines = "".join(f'{{"text": "ball {n}", "label": {1 + n % 2}}}\n' for n in range(40))
+    (tmp_path / "rows/train.jsonl").write_text(lines, encoding="utf-8")
+    said = peml(capsys, "add-task", run, file, "--shots", 2, "--choose", "first")
+    assert (said.code, "as if they were counted from 1" in said.error) == (2, True), said
+
+
 def test_rows_can_be_chosen_by_hand(tmp_path: Path, capsys: Capture) -> None:
     run, file = run_of("llama", "lora+context", tmp_path), tmp_path / "rows.csv"
     file.write_text("task,row\ncolour,3\ncolour,1\n")

@@ -45,7 +45,10 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
     held = "another comparison"
     unchanged = "the config the comparison was started with, and seeds added to it"
     config_file, before_config = _CONFIG, Matching.FILE
-    free = ("run.model.name", "run.tasks", "suites", "seeds", "jobs", "execution")
+    free = (
+        *("run.model.name", "run.tasks", "suites"),
+        *("seeds", "jobs", "execution", "keep_models"),
+    )
 
     def _changed(self, config: ComparisonConfig) -> str:
         # Other seeds, or another place or number of parallel runs, don't make it another

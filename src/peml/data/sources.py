@@ -1,6 +1,6 @@
 """Loads a task's splits from a local folder, the hub or a generator."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -217,10 +217,13 @@ def _read_splits(task: Task, read: Read, name: str) -> tuple[Rows, Rows, Origin]
 
 def with_kinds(data: TaskData) -> Task:
     """The task with the types of its extra fields, which rows to predict must have too."""
-    columns = data.task.columns
-    kinds = find_extra_kinds(data.task, {"train": data.train, "reported": data.reported})
-    changed = columns.model_copy(update={"kinds": {**kinds, **columns.kinds}})
-    return data.task.model_copy(update={"columns": changed}) if kinds else data.task
+    return _of_kinds(data.task, {"train": data.train, "reported": data.reported})
+
+
+def _of_kinds(task: Task, splits: Mapping[str, Rows]) -> Task:
+    kinds = find_extra_kinds(task, splits)
+    changed = task.columns.model_copy(update={"kinds": {**kinds, **task.columns.kinds}})
+    return task.model_copy(update={"columns": changed}) if kinds else task
 
 
 def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -> Task:
@@ -236,6 +239,18 @@ def load_shots(task: Task, folder: str | None = None, *, or_hub: bool = False) -
         return task
     read, _ = open_source(task, folder, or_hub=or_hub)
     return _read_shots(task, read)[0]
+
+
+def load_shown(task: Task, folder: str | None = None) -> Task:
+    """The task for a model that was trained without it: shots and kinds of fields, of one split.
+
+    Raises:
+        DataError: As `load_shots`; or the labels seem to be counted from 1.
+    """
+    read, name = open_source(task, folder, or_hub=False)
+    shown, rows = _read_shots(task, read)
+    refuse_one_based(task, [rows])
+    return _of_kinds(shown, {name: rows})
 
 
 def _read_shots(task: Task, read: Read) -> tuple[Task, Rows]:

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from peml.data.sources import load_shots
+from peml.data.sources import load_shown
 from peml.errors import ConfigError, ModelError, RunError
 from peml.export.added import AddedTask, add, parts_beside, refuse_known_names
 from peml.export.agreement import TOLERANCES
@@ -55,7 +55,7 @@ def add_task(
     saved = open_model(find_model(run_or_model))
     context = _context_of(saved, task)
     context = _choosing(context, shots, choose or context.choose)
-    shown = load_shots(context.hold([task])[0], source)
+    shown = load_shown(context.hold([task])[0], source)
     held, tokens = _compute(saved, shown, context, trust_remote_code=trust_remote_code)
     add(saved, [AddedTask(shown, held, (shots, tokens))], _SECTION)
     return tokens
