@@ -74,6 +74,14 @@ def test_going_on_with_other_packages_is_told(folder: RunFolder, config: RunConf
         folder.create(config)  # finished: nothing more is computed
 
 
+def test_a_run_that_could_write_no_report_is_refused_before_it_goes_on(
+    folder: RunFolder, config: RunConfig
+) -> None:
+    (folder.path / "environment.json").unlink()
+    with pytest.raises(RunError, match=r"environment\.json is missing"):
+        folder.create(config)
+
+
 def test_a_moved_run_is_still_the_same_run(folder: RunFolder, config: RunConfig) -> None:
     assert folder.holds(config.model_copy(update={"output": "elsewhere"}))
 

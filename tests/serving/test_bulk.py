@@ -107,6 +107,32 @@ def test_long_rows_fill_a_window_sooner(
     assert len(windows) > 3
 
 
+def test_line_ends_of_any_kind_stay_in_their_cell_of_a_csv(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    notes = ["one\rtwo", "\r", "one\r\ntwo", "one\ntwo", 'a "b"', ""]
+    write_rows(tmp_path / "rows.jsonl", [{"sentence": "dog", "id": note} for note in notes])
+    for source, target in (("rows.jsonl", "once.csv"), ("once.csv", "twice.csv")):
+        rows = UnlabelledFile(tmp_path / source, predictor.task("mood"), ("id", "sentence"))
+        form = FORMATS["csv"](rows, predictor.task("mood"))
+        BulkPrediction(predictor, "mood", rows, form).write_file(tmp_path / target, SOURCE)
+        with (tmp_path / target).open(newline="") as file:
+            assert [row["id"] for row in csv.DictReader(file)] == notes
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_a_file_without_rows_is_refused_in_every_format(
+    predictor: Predictor, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / f"rows.{form}"
+    path.write_text("sentence\n" if form == "csv" else "")
+    if form == "parquet":
+        pq.write_table(pa.table({"sentence": pa.array([], pa.string())}), path)
+    with pytest.raises(DataError, match="has no rows"):
+        work(predictor, path).write_file(tmp_path / "answers.jsonl", SOURCE)
+    assert not (tmp_path / "answers.jsonl").exists()
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_every_format_says_the_same(predictor: Predictor, tmp_path: Path, form: str) -> None:
     rows = rows_of(9)

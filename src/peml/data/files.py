@@ -167,8 +167,7 @@ def _open_text(
     for place, row in flat_rows(paths, task, labelled=labelled):
         columns.see(row, place)
         count += 1
-    if not count:
-        raise DataError(f"{where} has no rows.", allowed="one row or more", action="Check it.")
+    _refuse_empty(where, count)
     columns.finish()
     schema = columns.schema.append(_NUMBER)
     rows = (row for _, row in flat_rows(paths, task, labelled=labelled))
@@ -176,13 +175,21 @@ def _open_text(
     return schema, in_batches(read, schema)
 
 
+def _refuse_empty(where: str, rows: int) -> None:
+    if not rows:
+        raise DataError(f"{where} has no rows.", allowed="one row or more", action="Check it.")
+
+
 def _open_parquet(
     paths: Sequence[Path], task: Task, labelled: bool, named: tuple[str, ...] | None
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     stored = (_stored_names(paths, task) or named) if labelled else None
     columns = TaskColumns(task, name_of(paths), labelled=labelled, stored=stored)
+    count = 0
     for first, table in _parquet_tables(paths, columns.fields, task):
         columns.see_table(table, first)
+        count += len(table)
+    _refuse_empty(name_of(paths), count)
     columns.finish()
     batches = (
         batch

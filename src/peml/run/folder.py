@@ -76,9 +76,15 @@ class RunFolder(WorkFolder[RunConfig]):
 
     def _compare_versions(self, now: Environment) -> None:
         """Warns if an unfinished run was begun with other versions of packages."""
-        before = Environment.find(self.path)
-        if before is None or self.has_results:
+        if self.has_results:
             return
+        before = Environment.find(self.path)
+        if before is None:
+            raise RunError(
+                f"{self.path / Environment.FILE} is missing",
+                allowed="the file that the run wrote when it began, which its report shows",
+                action="restore it, or choose another --output; nothing was changed",
+            )
         if changed := differences(before.versions, now.versions):
             warnings.warn(
                 f"{self.path} was begun with other packages, which may compute other numbers: "

@@ -85,9 +85,13 @@ class Csv(_Lines):
         return self._lines([self.columns])
 
     def _lines(self, rows: Iterable[Sequence[str]]) -> bytes:
-        text = StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        return text.getvalue().encode()
+        lines = []
+        for row in rows:
+            # With its own line end the writer leaves a lone carriage return, which ends a line
+            # for those who read it, without quotes.
+            csv.writer(text := StringIO(newline="")).writerow(row)
+            lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+        return "".join(lines).encode()
 
 
 class Parquet(AnswerFormat):
