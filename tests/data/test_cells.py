@@ -51,6 +51,9 @@ def _prompts(task: Task) -> list[str]:
         (["10", "9"], "{{ sentence }}{{ flag if flag > flag }}", "compares .*'10'"),
         (["10", "9"], "{{ sentence }} {{ flag * 2 }}", "adds up .*'10'"),  # 1010
         (["10", "9"], "{{ sentence }} {{ flag + flag }}", "adds up"),
+        (["10", "9"], "{{ sentence }} {{ (flag, flag)|min }}", "compares .*'10'"),
+        (['"[""a"", ""b""]"'] * 2, "{{ sentence }} {{ flag|first }}", "goes through the items"),
+        (['"[""a"", ""b""]"'] * 2, "{{ sentence }} {{ flag|sort|join }}", "goes through the items"),
     ],
 )
 def test_cells_that_a_template_takes_as_values_need_a_kind(

@@ -349,6 +349,38 @@ def test_nothing_can_be_calculated_with_no_value(sum_: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shown", "value", "message"),
+    [
+        ("note|int", None, r"'' is no number; \|int\(0\) reads what is none as 0"),
+        ("note|int", "true", "'true' is no number"),  # 1 as a Boolean value
+        ("note|float", "about 3", r"'about 3' is no number; \|float\(0\)"),
+        ("note * 2", None, "a field without a value can't be multiplied"),
+        ("note.title", "x", "method title of str object .* would be printed, which is no text"),
+        ("note.split()|map('upper')", "x", "generator object .* would be printed"),
+    ],
+)
+def test_what_is_no_value_is_not_printed(shown: str, value: object, message: str) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "extra": ["note"]}
+    task = examples.sentiment(columns=columns, template=f"{{{{ sentence }}}} {{{{ {shown} }}}}")
+    with pytest.raises(DataError, match=message):
+        TaskRenderer(task).render({"sentence": "x", "note": value, "label": 0}, 0)
+
+
+def test_numbers_are_read_in_templates() -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "extra": ["note"]}
+    template = "{{ note|int + 1 }} {{ ' 2.5'|float }} {{ 'ff'|int(base=16) }} {{ sentence|int(0) }}"
+    renderer = TaskRenderer(examples.sentiment(columns=columns, template=template))
+    for value in (3, "3", 3.7, " 3 ", "3.7"):
+        row = {"sentence": "x", "note": value, "label": 0}
+        assert renderer.render(row, 0).prompt == "4 2.5 255 0"
+
+
+def test_a_prompt_is_the_same_each_time() -> None:
+    with pytest.raises(TaskError, match="No filter named 'random'"):
+        TaskRenderer(examples.sentiment(template="{{ sentence }} {{ ['a', 'b']|random }}"))
+
+
+@pytest.mark.parametrize(
     ("value", "text"), [(2, "2"), (2.0, "2"), (2.5, "2.5"), (True, "True"), (1e20, "1e+20")]
 )
 def test_numbers_have_one_spelling(value: object, text: str) -> None:

@@ -14,6 +14,8 @@ from peml.tasks.task import Task
 
 _OF_VALUES = frozenset({"boolean", "false", "float", "integer", "number", "true"})
 _LOGIC = (nodes.And, nodes.Not, nodes.Or)
+_OF_ITEMS = frozenset({"batch", "first", "join", "last", "map", "max", "min", "reject", "select"})
+_OF_ITEMS |= {"slice", "sort", "sum", "unique"}
 _ORDER = frozenset({"gt", "gteq", "lt", "lteq"})
 
 
@@ -71,11 +73,15 @@ def _compared(tree: nodes.Node) -> Iterator[nodes.Node | None]:
     for test in tree.find_all(nodes.Test):
         if test.name in _OF_VALUES:
             yield test.node
+    for name in ("max", "min", "sort", "sum"):
+        for each in _filters(tree, name):
+            if isinstance(each.node, (nodes.List, nodes.Tuple)):
+                yield from each.node.items
 
 
 def _looped(tree: nodes.Node) -> Iterator[nodes.Node | None]:
     yield from (loop.iter for loop in tree.find_all(nodes.For))
-    yield from (each.node for each in _filters(tree, "join"))
+    yield from (each.node for name in sorted(_OF_ITEMS) for each in _filters(tree, name))
 
 
 def _filters(tree: nodes.Node, name: str) -> Iterator[nodes.Filter]:

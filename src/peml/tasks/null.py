@@ -19,8 +19,11 @@ class Null(str):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    def __mul__(self, other: object) -> str:  # an error, as for other arithmetic
+        raise TypeError("a field without a value can't be multiplied")
+
     __hash__ = str.__hash__
-    __mul__ = __rmul__ = None  # type: ignore[assignment]  # an error, as for other arithmetic
+    __rmul__ = __mul__
 
 
 NULL: Final = Null()

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError, TemplateSyntaxError, meta
 
 from peml.errors import DataError, TaskError, nearest
 from peml.tasks.chat import Shot, Turn
 from peml.tasks.example import Example
 from peml.tasks.instructions import read_turns
 from peml.tasks.label import read_label, right_option
-from peml.tasks.matching import find_names, spell_number
-from peml.tasks.null import NULL, Null
+from peml.tasks.matching import find_names
+from peml.tasks.null import NULL
+from peml.tasks.sandbox import SANDBOX, for_template
 from peml.tasks.task import Shots, Task
 
 SOURCE_ROW = "_source_row"
@@ -45,26 +45,11 @@ def _spell_shot(shot: str | Shot) -> str:
     return shot.question + join_answer(shot.question, shot.answer)
 
 
-def _for_template(value: Any) -> Any:
-    """A value as templates show it: 2.0 as 2, None as an empty text."""
-    if isinstance(value, float):
-        return spell_number(value)
-    return NULL if value is None else value
-
-
-_SANDBOX = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_for_template
-)
-_SANDBOX.tests["none"] = lambda value: value is None or isinstance(value, Null)
-# Prompts don't need lipsum, cycler and so on, and they are a way out of the sandbox.
-_SANDBOX.globals.clear()
-
-
 @lru_cache(maxsize=4096)  # about 4 KB each; every split has a renderer
 def _read_template(source: str) -> tuple[Template, frozenset[str]]:
     """A template and the names of its variables."""
-    parsed = _SANDBOX.parse(source)
-    return _SANDBOX.from_string(parsed), frozenset(meta.find_undeclared_variables(parsed))
+    parsed = SANDBOX.parse(source)
+    return SANDBOX.from_string(parsed), frozenset(meta.find_undeclared_variables(parsed))
 
 
 def shown_fields(task: Task) -> frozenset[str]:
@@ -153,7 +138,7 @@ class TaskRenderer:
         variables: dict[str, Any] = dict(texts)
         for name in (*columns.options, *columns.extra):
             value = self._value(row, name)
-            variables[name] = NULL if value == "" else _for_template(value)
+            variables[name] = NULL if value == "" else for_template(value)
         options = self._option_texts(choices, variables)
         if _OPTIONS not in (*columns.inputs, *columns.extra):
             variables[_OPTIONS] = list(options)
@@ -329,7 +314,7 @@ class TaskRenderer:
         if self.task.target is None:
             return self._answer(row, choices)
         name = self.task.columns.label
-        answer = {"label": _for_template(self._value(row, name))}
+        answer = {"label": for_template(self._value(row, name))}
         if choices:
             answer["index"] = self._answer(row, choices)
         elif answer["label"] is NULL:
