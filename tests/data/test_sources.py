@@ -168,6 +168,31 @@ def test_a_field_may_have_another_name_in_a_copy(tmp_path: Path, parquet: bool) 
     assert list(train) == [{"sentence": "a", "label": "good", SOURCE_ROW: 0}]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_a_field_and_its_other_name_are_not_two_things(tmp_path: Path, form: str) -> None:
+    aliases = {"sentence": "text", "label": "mood"}
+    columns = {"inputs": ["sentence"], "label": "label", "aliases": aliases}
+    row = {"sentence": "a", "text": "", "label": "good", "mood": "good"}
+    for number, (changes, message) in enumerate(
+        [
+            ({}, ""),
+            ({"text": "b"}, "field 'sentence': it is 'a', and 'text', its other name .*, is 'b'"),
+            ({"mood": "bad"}, "field 'label': it is 'good', and 'mood', its other name"),
+        ]
+    ):
+        folder = _folder(tmp_path / str(number), "mood", [row, row | changes])
+        for split in ("train", "validation"):
+            if form != "jsonl":
+                _as_parquet(folder, split) if form == "parquet" else _as_csv(folder, split)
+                (folder / f"{split}.jsonl").unlink()
+        task = examples.sentiment(columns=columns, source={"path": str(folder)})
+        if not message:
+            assert load_source(task)[0][1] == {"sentence": "a", "label": "good", SOURCE_ROW: 1}
+            continue
+        with pytest.raises(DataError, match=message):
+            load_source(task)
+
+
 def test_a_folder_may_have_another_name_than_the_task(tmp_path: Path) -> None:
     source = {"hub": "x/y", "folder": "feelings"}
     _folder(tmp_path, "feelings")

@@ -42,6 +42,9 @@ def plain_row(
         DataError: See `flat_row`; or the conversation can't be used.
     """
     flat = flat_row(row, task.columns, where)
+    for name, other in task.columns.aliases.items():
+        if labelled or name != task.columns.label:
+            refuse_rival(name, flat.get(name), other, flat.get(other), where)
     try:
         return split_row(task.format, flat, labelled=labelled, used=task.columns.needed)
     except ValueError as error:
@@ -51,6 +54,26 @@ def plain_row(
             "assistant's, whose answer is last",
             action="Correct the row, or leave it out.",
         ) from error
+
+
+def refuse_rival(name: str, value: Any, other: str, instead: Any, where: str) -> None:
+    """Refuses a row in which a field and its other name (`Columns.aliases`) are two things.
+
+    An empty other field is none: instruction data has fields that its copies leave empty.
+
+    Raises:
+        DataError: The values differ.
+    """
+    if instead in (None, "") or instead == value:
+        return
+    raise DataError(
+        f"{where}, field {name!r}: it is {value!r}, and {other!r}, its other name in "
+        f"columns.aliases, is {instead!r}.",
+        allowed="one of the two, or the same in both",
+        action=f"To read {other!r}, use a name that no column has (columns.aliases: {{NAME: "
+        f"{other}}}); to read {name!r}, remove the alias.",
+        field=name,
+    )
 
 
 def refuse_repeated(names: Sequence[str]) -> None:

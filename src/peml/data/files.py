@@ -21,7 +21,7 @@ from peml.data.lines import check_file, is_csv, read_rows, unreadable
 from peml.data.mapped import BATCH, cache_folder, in_batches
 from peml.data.rows import Rows
 from peml.data.stored_names import stored_names
-from peml.data.tables import as_written, content_key, find_columns, needed_table
+from peml.data.tables import as_written, content_key, find_columns, find_rivals, needed_table
 from peml.data.task_columns import TaskColumns, spell_row
 from peml.errors import DataError
 from peml.tasks import SOURCE_ROW, Task
@@ -225,7 +225,8 @@ def _parquet_tables(
         first = 0
         with reading(path), ParquetFile(path) as file:
             sources = find_columns(file.schema_arrow, fields, task, str(path))
-            for batch in _read_batches(path, file, list(sources.values())):
+            rivals = find_rivals(file.schema_arrow.names, sources, task)
+            for batch in _read_batches(path, file, [*sources.values(), *rivals.values()]):
                 table = pa.Table.from_batches([batch])
                 yield earlier + first, needed_table(table, sources, task, str(path), first)
                 first += len(table)

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from peml.data.fields import refuse_repeated
+from peml.data.fields import refuse_repeated, refuse_rival
 from peml.data.mapped import BATCH
 from peml.data.plain import describe_bad_byte, why_unusable
-from peml.data.task_columns import check_columns
+from peml.data.task_columns import check_columns, spell_row
 from peml.errors import DataError
 from peml.tasks import Task
 
@@ -56,6 +56,12 @@ def find_columns(
     return sources
 
 
+def find_rivals(names: Sequence[str], sources: Mapping[str, str], task: Task) -> dict[str, str]:
+    """The other name (`Columns.aliases`) of each field, of those that are columns too."""
+    aliases = task.columns.aliases.items()
+    return {n: other for n, other in aliases if sources.get(n) == n and names.count(other) == 1}
+
+
 def needed_table(
     table: pa.Table, sources: Mapping[str, str], task: Task, where: str, first: int = 0
 ) -> pa.Table:
@@ -80,6 +86,10 @@ def needed_table(
                 action="Write the column as one of these, or correct the task's columns.",
             )
         columns[name] = _plain(column, wanted, where, source, first)
+    for name, other in find_rivals(table.column_names, sources, task).items():
+        pairs = zip(table.column(name).to_pylist(), table.column(other).to_pylist(), strict=True)
+        for number, (value, instead) in enumerate(pairs, start=first):
+            refuse_rival(name, value, other, instead, f"{where}, {spell_row(number)}")
     return pa.table(columns)
 
 

@@ -29,7 +29,8 @@ class Columns(Settings):
     """Fields whose values together identify the group of a row, such as the question of an answer.
     Groups are never split when rows are drawn."""
     aliases: dict[str, str] = Field(default_factory=dict)
-    """Other names of fields: {NAME: OTHER} reads OTHER if there is no NAME."""
+    """Other names of fields: {NAME: OTHER} reads OTHER if there is no NAME. Rows that have both are
+    refused, unless both are the same or OTHER is empty."""
     kinds: dict[str, FieldKind] = Field(default_factory=dict)
     """Kinds of fields (of extra, group and label) that files don't tell, as in CSV, or that are
     ambiguous: {NAME: text}, {NAME: number} or {NAME: boolean}; for a field of extra also {NAME:
