@@ -138,6 +138,12 @@ def test_a_download_that_breaks_off_is_no_traceback(monkeypatch: pytest.MonkeyPa
     assert "the download goes on" in caught.value.action
 
 
+def test_a_folder_has_no_revisions(bert: Path) -> None:
+    for name in (str(bert), "minilm"):
+        with pytest.raises(ModelError, match=r"model\.revision is 'v2', and .* is no model of the"):
+            load_family(ModelSettings(name=name, revision="v2"))
+
+
 def test_an_empty_folder_is_named_with_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(ModelError, match="can't be loaded") as caught:

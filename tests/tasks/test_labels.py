@@ -95,6 +95,11 @@ _COLUMNS = {"inputs": ["sentence"], "label": "label", "extra": ["n"]}
     [
         ({"columns": {**_COLUMNS, "kinds": {"sentence": "text"}}}, "is always a text"),
         ({"columns": {**_COLUMNS, "kinds": {"lab": "number"}}}, "no field 'lab'. Did you mean"),
+        (
+            {"columns": {**_COLUMNS, "aliases": {"labe": "mood"}}},
+            "aliases: there is no field 'labe'",
+        ),
+        ({"source": {"path": "x", "revision": "v2"}}, "revision: only a data set of the hub has"),
         ({"columns": {**_COLUMNS, "kinds": {"label": "boolean"}}}, "is a text or a number"),
         ({"labels": ["caf\u00e9", "cafe\u0301"]}, r"U\+00E9.*are the same letters"),
     ],

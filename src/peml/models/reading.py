@@ -45,8 +45,18 @@ wrong values."""
 
 
 def files_of(settings: ModelSettings) -> ModelFiles:
-    """The files of the model in Transformers' format."""
+    """The files of the model in Transformers' format.
+
+    Raises:
+        ModelError: A revision is asked for of files that have none.
+    """
     location = settings.name
+    if settings.revision is not None and (location in EMBEDDED or Path(location).is_dir()):
+        raise ModelError(
+            f"model.revision is {settings.revision!r}, and {location} is no model of the hub",
+            allowed="a revision of a hub model; a folder or an installed package has only one",
+            action="leave out model.revision, or name the model on the hub",
+        )
     if settings.gguf_file is not None:
         location = str(converted(_gguf_file(settings)))
     elif settings.name in EMBEDDED:

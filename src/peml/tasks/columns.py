@@ -38,10 +38,14 @@ class Columns(Settings):
     index."""
 
     @model_validator(mode="after")
-    def _kinds_of_its_fields(self) -> Self:
+    def _of_its_fields(self) -> Self:
         free = (*self.extra, *self.group, self.label)
         fixed = {*self.inputs, *self.options, self.keys if isinstance(self.keys, str) else ""}
-        problems = []
+        problems = [
+            f"aliases: there is no field {name!r}.{nearest(name, self.needed)}"
+            for name in self.aliases
+            if name not in self.needed
+        ]
         for name, kind in self.kinds.items():
             if kind == "list" and (name not in self.extra or name in self.group):
                 problems.append(f"kinds: {name!r} can be a list only in columns.extra")

@@ -51,6 +51,8 @@ class Source(Settings):
     def _exactly_one(self) -> Self:
         if sum(value is not None for value in (self.hub, self.path, self.generated)) != 1:
             raise ValueError("give exactly one of hub, path, generated")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision: only a data set of the hub has one")
         return self
 
     @property
