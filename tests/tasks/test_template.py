@@ -375,6 +375,16 @@ def test_numbers_are_read_in_templates() -> None:
         assert renderer.render(row, 0).prompt == "4 2.5 255 0"
 
 
+@pytest.mark.parametrize("name", ["1", "none", "True"])
+def test_a_column_that_templates_read_as_a_value_is_refused(name: str) -> None:
+    columns = {"inputs": ["sentence"], "label": "label", "extra": [name]}
+    with pytest.raises(TaskError, match=f"{{{{ {name} }}}} is a value, the same in every row"):
+        TaskRenderer(
+            examples.sentiment(columns=columns, template=f"{{{{ sentence }}}} {{{{{name}}}}}")
+        )
+    TaskRenderer(examples.sentiment(columns=columns, template="{{ sentence[1] }} {{ 2 }}{{ '1' }}"))
+
+
 def test_a_prompt_is_the_same_each_time() -> None:
     with pytest.raises(TaskError, match="No filter named 'random'"):
         TaskRenderer(examples.sentiment(template="{{ sentence }} {{ ['a', 'b']|random }}"))

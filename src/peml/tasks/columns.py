@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from peml.errors import nearest
 from peml.settings import Settings
 
+SOURCE_ROW = "_source_row"
+"""Column with a row's number in its file (from 0), for messages."""
+
 FieldKind = Literal["text", "number", "boolean", "list"]
 """Kind of a field's values, if a task states it."""
 
@@ -46,6 +49,8 @@ class Columns(Settings):
             for name in self.aliases
             if name not in self.needed
         ]
+        if SOURCE_ROW in (*self.needed, *self.aliases.values()):
+            problems.append(f"{SOURCE_ROW!r} is the name of a column of PEML's own")
         for name, kind in self.kinds.items():
             if kind == "list" and (name not in self.extra or name in self.group):
                 problems.append(f"kinds: {name!r} can be a list only in columns.extra")

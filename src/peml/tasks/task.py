@@ -259,8 +259,11 @@ class Task(Settings):
     def _column_problems(self) -> Iterator[str]:
         if self.type.is_pair and len(self.columns.inputs) != 2:
             yield f"columns.inputs: a {self.type} task needs exactly two"
+        other = self.columns.aliases
         if self.columns.label in (*self.columns.shown, *self.columns.group):
             yield f"columns.label: {self.columns.label!r} is an input too"
+        elif twins := [n for n in self.columns.shown if other.get(n) == self.columns.label]:
+            yield f"columns.aliases: {twins[0]!r} would show the label"
         if self.segments is not None and len(self.segments) not in (1, 2):
             yield "segments: one or two templates"
         encoded = "segments" in self.type.settings

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, meta
+from jinja2 import Template, TemplateError, TemplateSyntaxError, meta, nodes
 
 from peml.errors import DataError, TaskError, nearest
 from peml.tasks.chat import Shot, Turn
+from peml.tasks.columns import SOURCE_ROW
 from peml.tasks.example import Example
 from peml.tasks.instructions import read_turns
 from peml.tasks.label import read_label, right_option
@@ -18,9 +19,6 @@ from peml.tasks.matching import find_names
 from peml.tasks.null import NULL
 from peml.tasks.sandbox import SANDBOX, for_template
 from peml.tasks.task import Shots, Task
-
-SOURCE_ROW = "_source_row"
-"""Column with a row's number in its file (from 0), for messages."""
 
 _OPTIONS = "options"
 _ABSENT = object()
@@ -46,10 +44,13 @@ def _spell_shot(shot: str | Shot) -> str:
 
 
 @lru_cache(maxsize=4096)  # about 4 KB each; every split has a renderer
-def _read_template(source: str) -> tuple[Template, frozenset[str]]:
-    """A template and the names of its variables."""
+def _read_template(source: str) -> tuple[Template, frozenset[str], frozenset[str]]:
+    """A template, the names of its variables, and what it prints as it is, such as ``{{ 1 }}``."""
     parsed = SANDBOX.parse(source)
-    return SANDBOX.from_string(parsed), frozenset(meta.find_undeclared_variables(parsed))
+    printed = (node for output in parsed.find_all(nodes.Output) for node in output.nodes)
+    values = (node.value for node in printed if isinstance(node, nodes.Const))
+    fixed = frozenset(str(value).lower() for value in values if not isinstance(value, str))
+    return SANDBOX.from_string(parsed), frozenset(meta.find_undeclared_variables(parsed)), fixed
 
 
 def shown_fields(task: Task) -> frozenset[str]:
@@ -197,7 +198,7 @@ class TaskRenderer:
     def _compile(self, field: str, source: str) -> Template:
         where = f"Task {self.task.name!r}, {field}"
         try:
-            template, names = _read_template(source)
+            template, names, fixed = _read_template(source)
         except TemplateSyntaxError as error:
             raise TaskError(
                 f"{where}: {error.message} (line {error.lineno} of the template).",
@@ -215,6 +216,12 @@ class TaskRenderer:
                     allowed=f"{{{{ {braces[1]} }}}}, which shows the field",
                     action="Write two braces; for the text itself write {{ '" + braces[0] + "' }}.",
                 )
+        for name in (each for each in columns.shown if each.lower() in fixed):
+            raise TaskError(
+                f"{where}: {{{{ {name} }}}} is a value, the same in every row.",
+                allowed="a column of another name",
+                action=f"Read the column under another name: columns.aliases: {{NAME: {name}}}.",
+            )
         for name in sorted(names.intersection(own, (*columns.inputs, *columns.extra)) - {_OPTIONS}):
             raise TaskError(
                 f"{where}: {name!r} is a variable of this template and a column as well.",
