@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from peml.config.loading import load_config
+from peml.records.run import Results
 from peml.run.folder import RunFolder
 from peml.run.listener import RunStopped
 from peml.run.pipeline import fit
@@ -94,6 +96,41 @@ def test_a_finished_run_is_left_alone(toys: Path, tmp_path: Path, capsys: Captur
     assert peml(capsys, "fit", config, "--output", run).code == 0
     assert content(run).keys() == before.keys()
     assert content(run)["model/manifest.json"] == before["model/manifest.json"]
+
+
+@pytest.mark.e2e
+def test_a_model_can_be_saved_after_a_run_that_did_not(
+    toys: Path, tmp_path: Path, capsys: Capture, unrendered: None
+) -> None:
+    config, bare, whole = toy_config(toys, method="lora"), tmp_path / "bare", tmp_path / "whole"
+    first = peml(capsys, "fit", config, "--set", "export=false", "--output", bare)
+    assert not (bare / "model").exists()
+    assert f"peml fit {bare / 'config.yaml'} --set export=true" in " ".join(first.out.split())
+    results, predictions = Results.read(bare), content(bare / "predictions")
+    emptied = shutil.copytree(bare, tmp_path / "emptied")
+
+    later = peml(capsys, "fit", bare / "config.yaml", "--set", "export=true")
+    assert later.code == 0
+    assert "Model:  " + str(bare / "model") in later.out
+    assert peml(capsys, "fit", config, "--output", whole).code == 0
+    assert (
+        content(bare / "model")["heads.safetensors"][0]
+        == content(whole / "model")["heads.safetensors"][0]
+    )
+    now = Results.read(bare)
+    assert now.tasks == results.tasks
+    assert now.cost.steps == results.cost.steps
+    assert now.cost.seconds["evaluate"] == results.cost.seconds["evaluate"]
+    assert now.export is not None
+    assert content(bare / "predictions") == predictions  # nothing was scored again
+    assert "nothing to do" in peml(capsys, "fit", bare / "config.yaml").out
+
+    shutil.rmtree(emptied / "checkpoints")
+    before = content(emptied)
+    refused = peml(capsys, "fit", emptied / "config.yaml", "--set", "export=true")
+    assert refused.code == 2
+    assert "has neither a model nor checkpoints" in refused.error
+    assert content(emptied) == before
 
 
 @pytest.mark.e2e

@@ -356,11 +356,16 @@ def test_cells_of_a_comparison_are_methods_times_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "saved"), [(True, [True, True, True]), (False, [True, False, False])]
+    ("keep", "saved"),
+    [
+        ({}, [True, False, False]),
+        ({"keep_models": True}, [True, True, True]),
+        ({"keep_models": False}, [True, False, False]),
+    ],
 )
 def test_models_that_are_not_kept_are_saved_for_latency_alone(
-    tmp_path: Path, keep: bool, saved: list[bool]
+    tmp_path: Path, keep: dict[str, Any], saved: list[bool]
 ) -> None:
-    one = config().model_copy(update={"keep_models": keep})
+    one = config(**keep)
     cells = cells_of(one, tmp_path, {"glue": dict(one.methods)}, {("glue", "lora"): {}})
     assert [c.config.export for c in cells] == saved

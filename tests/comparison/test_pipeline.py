@@ -112,9 +112,6 @@ def test_a_failed_cell_runs_again_when_told_to(toys: Path, finished: Path, tmp_p
         shutil.rmtree(path)
     (folder / "cells/toy/mtl-lora-seed1.json").write_text('{"reason": "no memory"}')
     settings = load_comparison(config(toys, keep_models=False))
-    (folder / "comparison.yaml").write_text(
-        (folder / "comparison.yaml").read_text().replace("keep_models: true", "keep_models: false")
-    )
     assert row(compare(settings, folder), "mtl-lora").cells[1].reason == "no memory"
     again = compare(settings, folder, retry_failed=True)
     assert row(again, "mtl-lora").cells[1].status == "finished"

@@ -52,8 +52,10 @@ def fit_command(
     print_results(run.results, console)
     if not console.quiet:  # another process may not see the folder
         print_cautions(Plan.read(folder), console)
-    places = f"\nReport: {folder / 'report.html'}\nModel:  {folder / 'model'}"
-    console.print(places, soft_wrap=True)
+    model = str(folder / "model")
+    if not (folder / "model").is_dir():
+        model = f"not saved; `peml fit {folder / 'config.yaml'} --set export=true` saves it"
+    console.print(f"\nReport: {folder / 'report.html'}\nModel:  {model}", soft_wrap=True)
     leave()
 
 

@@ -51,10 +51,10 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
     )
 
     def _changed(self, config: ComparisonConfig) -> str:
-        # Other seeds, or another place or number of parallel runs, don't make it another
-        # comparison.
+        # Other seeds, another place or number of parallel runs, and which models are kept don't
+        # make it another comparison.
         before = load_comparison(self.path / _CONFIG)
-        ignored = {"jobs", "execution"}
+        ignored = {"jobs", "execution", "keep_models"}
         if config.seeds[: len(before.seeds)] == before.seeds:
             ignored.add("seeds")
         dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
@@ -82,8 +82,8 @@ def cells_of(
     """The cells of every suite, method and seed; those of the first seed come first.
 
     `chosen` has values by path into the run config; a method without an entry has no cells yet.
-    Without `chosen`, all methods have cells, with no tuned values. If models aren't kept, only
-    those whose latency is measured are saved: the first seed's.
+    Without `chosen`, all methods have cells, with no tuned values. If not all models are kept,
+    only those whose latency is measured are saved: the first seed's.
     """
     values = {place: {} for place in config.places} if chosen is None else chosen
     return [
@@ -92,7 +92,7 @@ def cells_of(
             folder=folder / "cells" / suite / f"{label}-seed{seed}",
             config=apply_values(
                 config.run_config(suite, matched[suite][label], seed), values[suite, label]
-            ).model_copy(update={"export": config.keep_models or seed == config.seeds[0]}),
+            ).model_copy(update={"export": seed == config.seeds[0] or config.keep_models is True}),
             suite=suite,
             label=label,
             seed=seed,

@@ -141,8 +141,9 @@ class ComparisonConfig(ConfigFile):
     jobs: int = Field(1, description="Runs at a time; they share the cores.", ge=1)
     execution: WorkerSettings = Field(default_factory=lambda: WorkerSettings())
     """Where the runs execute."""
-    keep_models: bool = True
-    """Keep the final models after measuring latency; if false, only the first seed's are saved."""
+    keep_models: bool | Literal["first"] = "first"
+    """Which final models are kept: the first seed's, true: all, false: none after measuring
+    latency. `peml fit CELL/config.yaml --set export=true` saves another one later."""
 
     @field_validator("suites")
     @classmethod

@@ -22,7 +22,8 @@ def find_model(path: Path) -> Path:
         raise CheckpointError(
             f"{path} has no finished model",
             allowed="the folder of a finished run, or its model/ folder",
-            action="run `peml fit` on it to the end first",
+            action="run `peml fit` on it to the end first, with `--set export=true` if its config "
+            "says export: false",
         )
     return model
 

@@ -56,6 +56,10 @@ class RunFolder(WorkFolder[RunConfig]):
         """Whether the run is finished: it has results and a report."""
         return self.has_results and (self.path / "report.md").is_file()
 
+    def lacks_model(self, config: RunConfig) -> bool:
+        """Whether the config wants the final model, and it isn't there."""
+        return config.export and not self.model.is_dir()
+
     @property
     def has_page(self) -> bool:
         """Whether the report is drawn, too."""
@@ -70,6 +74,8 @@ class RunFolder(WorkFolder[RunConfig]):
         now = _environment()
         if self.holds(config):
             self._compare_versions(now)
+            if self.config().export != config.export:
+                write_text(self.path / _CONFIG, dump_shared(config))
             return
         now.write(self.path)
         write_text(self.path / _CONFIG, dump_shared(config))  # last: it makes it a run folder
@@ -93,10 +99,10 @@ class RunFolder(WorkFolder[RunConfig]):
             )
 
     def _changed(self, config: RunConfig) -> str:
-        # Another folder or tracker doesn't make it another run, nor does the permission to run the
-        # model's code, which is never stored.
+        # Another folder or tracker doesn't make it another run, nor does a model that is saved
+        # after all, nor the permission to run the model's code, which is never stored.
         before = load_config(self.path / _CONFIG)
-        ignored = {"output", "tracking"}
+        ignored = {"output", "tracking", "export"}
         dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
         return differences(*map(without_grants, dumped))
 

@@ -104,21 +104,25 @@ def fit(
         check_same_start(config, output, world)
         if world.from_first(lambda: folder.holds(config) and folder.has_results):
             world.from_first(lambda: check_finished(Plan.read(output).identity, config, output))
-        if world.from_first(lambda: folder.is_finished and (folder.has_page or not page)):
-            console.print(f"{output} is finished: nothing to do", markup=False)
-            return Run(output, world.from_first(lambda: Results.read(output)))
         results = world.from_first(lambda: Results.find(output))
-        if results is None:
+        unsaved = world.from_first(lambda: folder.lacks_model(config))
+        drawn = world.from_first(lambda: folder.is_finished and (folder.has_page or not page))
+        if results is not None and drawn and not unsaved:
+            console.print(f"{output} is finished: nothing to do", markup=False)
+            return Run(output, results)
+        if results is None or unsaved:
             world.from_first(lambda: check_trackers(config.tracking))
             prepared, identity = prepare_together(config, folder, world)
             session = TrainingSession(prepared, folder, console, on_evaluation, world)
             is_new = not session.is_resumed
+            if results is not None:
+                session.reopen(results.cost)
             start = world.from_first(
                 lambda: _start(prepared, session.model, identity) if is_new else None
             )
             session.align()
             world.from_first(lambda: folder.create(config))  # not before: it might not work
-            tasks = _run_phases(session, folder, identity, start)
+            tasks = _run_phases(session, folder, identity, start, results)
             probes = probe_batches(prepared) if config.export else []
             before = sharded_answers(session.model, probes)
             results = world.from_first(lambda: _conclude(session, folder, tasks, probes, before))
@@ -129,8 +133,13 @@ def fit(
 
 
 def _run_phases(
-    session: TrainingSession, folder: RunFolder, identity: Identity, start: Start | None
+    session: TrainingSession,
+    folder: RunFolder,
+    identity: Identity,
+    start: Start | None,
+    scored: Results | None,
 ) -> dict[str, TaskResult]:
+    """Trains and scores what is not trained and scored yet; `scored` are results that are there."""
     prepared, world = session.prepared, session.world
     planned = prepared.plan(session.model.trainable_parameters(), identity, start)
     is_new = world.from_first(lambda: Plan.find(folder.path)) is None
@@ -138,6 +147,8 @@ def _run_phases(
     print_plan(planned, session.console, done=None if is_new else session.steps_done)
     with session.trackers() as trackers:
         model = session.run(trackers)
+        if scored is not None:
+            return scored.tasks
         with session.accelerator.autocast():  # scores are of the arithmetic that was trained with
             tasks = evaluate_run(prepared, model, folder, session.cost)
         scores = {name: task.value for name, task in tasks.items()}

@@ -11,7 +11,7 @@ from rich.console import Console
 from peml.config.grants import without_grants
 from peml.data.solved import SolvedRows
 from peml.distributed import ALONE, World
-from peml.errors import TrainingError
+from peml.errors import RunError, TrainingError
 from peml.evaluation import mean_weights, weighted_mean
 from peml.evaluation.evaluate import score_split
 from peml.injection.packing import enable_packing
@@ -25,6 +25,7 @@ from peml.models.padding import refuse_left_padding
 from peml.models.sharding import whole_weights_refused
 from peml.prefix.genotype import Genotype
 from peml.records.metrics import Evaluation, Scores
+from peml.records.run import Cost, Spent
 from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
@@ -162,6 +163,20 @@ class TrainingSession:
         from the same seed.
         """
         self.world.align([*self.model.trainable_state().values()])
+
+    def reopen(self, cost: Cost) -> None:
+        """Continues a run that has results, with what it cost so far; only its model is missing.
+
+        Raises:
+            RunError: Its checkpoints were removed.
+        """
+        if self.model.groups() and not self.is_resumed:
+            raise RunError(
+                f"{self.folder.path} is finished, and has neither a model nor checkpoints",
+                allowed="a finished run with its folder checkpoints/, from which a model is saved",
+                action="choose another --output to train again; nothing was changed",
+            )
+        self.cost = CostMeter(Spent(**cost.model_dump(include=set(Spent.model_fields))))
 
     @property
     def steps_done(self) -> int:
