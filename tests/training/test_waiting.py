@@ -69,7 +69,7 @@ def _optimizer(model: AttachedModel) -> torch.optim.Optimizer:
     return torch.optim.AdamW([group])  # the fused one isn't made for `meta`
 
 
-def _trained(family: str, method: dict[str, Any], steps: int = 4, **training: Any) -> Recorder:
+def _trained(family: str, method: dict[str, Any], steps: int = 3, **training: Any) -> Recorder:
     base = tiny_task_model(family, TASKS)
     stream = _stream(base)
     first = stream.fetch(stream.plan(0)[0])

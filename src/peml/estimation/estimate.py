@@ -155,7 +155,7 @@ class _Passes:
             search_flops = scale * tracker.flops / len(_middle(work.steps.search))
         model.train()
         model.zero_grad(set_to_none=True)
-        gc.collect()
+        gc.collect(1)
         for _ in range(min(settings.accumulation, 2)):  # the second finds the first's gradients
             tracker.restart()
             with self._autocast():
@@ -173,7 +173,7 @@ class _Passes:
     @torch.no_grad()
     def _score(self, scoring: Scoring, tracker: Tracker) -> None:
         self.model.eval()
-        gc.collect()
+        gc.collect(1)
         tracker.restart()
         with self.model.prepared(), self._autocast():
             scoring.run(self.model)

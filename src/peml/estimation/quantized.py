@@ -4,8 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.quantizers.base import HfQuantizer
-from transformers.quantizers.quantizers_utils import should_convert_module
 
 _BITS = {"int8": 8}
 """Bits per weight; 4 in all other formats."""
@@ -59,6 +57,9 @@ def pack(model: Any, quantization: str | None) -> None:
     """Replaces the layers that are stored in 8 or 4 bits; none of them for plain weights."""
     if quantization is None:
         return
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
     kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
     for path, module in list(model.named_modules()):
         if type(module) is nn.Linear and should_convert_module(path, kept):

@@ -1,5 +1,6 @@
 """Runs a model on tensors without values, and counts bytes and FLOPs."""
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,6 +100,8 @@ class Tracker(TorchDispatchMode):
 def without_values() -> Iterator[Tracker]:
     """Tensors that are made in the block have no values and use no memory."""
     tracker = Tracker()
+    searched = gc.isenabled()
+    gc.disable()
     verbosity = hf_logging.get_verbosity()
     with FakeTensorMode(allow_non_fake_inputs=True), tracker:
         convert, nn.Module._apply = nn.Module._apply, _convert  # type: ignore[method-assign]
@@ -106,6 +109,8 @@ def without_values() -> Iterator[Tracker]:
         try:
             yield tracker
         finally:
+            if searched:
+                gc.enable()
             nn.Module._apply = convert  # type: ignore[method-assign]
             hf_logging.set_verbosity(verbosity)
 

@@ -209,9 +209,10 @@ def _scorings(prepared: Prepared) -> tuple[Scoring, ...]:
         largest = max(
             golds, key=lambda gold: (min(budget, _tokens(gold)), gold.encoded.lengths.max())
         )
-        # Most options per token of a row's length, since options share the row's context.
+        # Most options per token of a row's length, since options share the row's context. Models
+        # with heads have no logits of the vocabulary.
         dense = sorted(
-            golds,
+            golds if isinstance(prepared.family, TextFamily) else (),
             key=lambda gold: gold.encoded.sequences.sum() / gold.encoded.lengths.sum(),
             reverse=True,
         )[:_DENSE]
@@ -237,8 +238,9 @@ def _evaluations(prepared: Prepared) -> int:
 def _options(prepared: Prepared, gold: GoldSplit, development: int, reported: int) -> Scoring:
     """The longest rows of a split whose rows have options or a score."""
     settings, task_id = prepared.config.evaluation, gold.task_id
+    tokens = min(settings.tokens, PASS_LIMITS["cpu"].tokens)
     order = np.argsort(-gold.encoded.lengths, kind="stable")
-    reached = gold.encoded.tokens[order].cumsum() >= _BUDGETS * settings.tokens
+    reached = gold.encoded.tokens[order].cumsum() >= _BUDGETS * tokens
     order = order[: int(reached.argmax()) + 1] if reached.any() else order
     part = replace(
         gold.encoded,
@@ -256,7 +258,6 @@ def _options(prepared: Prepared, gold: GoldSplit, development: int, reported: in
             deque(found, maxlen=0)
     else:
         collate = Collator(prepared.family.tokenizer.pad_token_id)
-        tokens = min(settings.tokens, PASS_LIMITS["cpu"].tokens)
         batches = [
             batch.with_facts() for batch in evaluation_batches(part, task_id, tokens, collate)
         ]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.utils.class_weight import compute_class_weight
 
 from peml.data import TaskData
 from peml.data.encoding import EncodedSplit, encode_split
@@ -80,6 +79,8 @@ def _class_weights(item: TaskData) -> dict[int, float] | None:
     """The loss weight of train rows by label; None if all have the same."""
     if item.task.weights is None or not len(item.train):
         return None
+    from sklearn.utils.class_weight import compute_class_weight
+
     renderer = TaskRenderer(item.task)
     gold = np.fromiter((renderer.gold(row, n) for n, row in enumerate(item.train)), np.int64)
     labels = np.unique(gold)

@@ -33,7 +33,7 @@ class RunFolder(WorkFolder[RunConfig]):
     held = "a run of another config"
     unchanged = "the config the run was started with"
     config_file, before_config = _CONFIG, Environment.FILE
-    free = ("output", "tracking", "tasks", "model.name", "init_from", "tuning_cost")
+    free = ("output", "tracking", "export", "tasks", "model.name", "init_from", "tuning_cost")
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -55,7 +55,8 @@ def plan(config: RunConfig) -> Plan:
     check_trackers(config.tracking)
     prepared = prepare(with_world(config, world))
     check_sharding(prepared)
-    model = attach(prepared, torch.device("cpu"), None, world=world)
+    # One batch shows whether the model can be run; what it would start with isn't needed.
+    model = attach(prepared, torch.device("cpu"), None, world=world, calibration_batches=1)
     # Refuses learning rates of groups that don't exist.
     build_optimizer([*model.groups(), *prepared.balancing.groups()], config.training)
     groups = model.trainable_parameters()

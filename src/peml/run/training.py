@@ -45,8 +45,6 @@ from peml.training.checkpoints import Checkpoint, load_random_state, random_stat
 from peml.training.loop import Phase, Progress, TrainingLoop
 from peml.training.optimizer import SPAN, build_optimizer, load_optimizer_state, optimizer_state
 
-_CALIBRATION_BATCHES = 8
-
 
 def attach(
     prepared: Prepared,
@@ -54,10 +52,12 @@ def attach(
     genotype: Genotype | None,
     backbone: Backbone | None = None,
     world: World = ALONE,
+    calibration_batches: int = 8,
 ) -> AttachedModel:
     """Attaches the method to the frozen model, with the network of a genotype if given.
 
-    `backbone` is changed in place; default: it is loaded.
+    `backbone` is changed in place; default: it is loaded. The method may run the model on
+    `calibration_batches` before training.
 
     Raises:
         ModelError: The method doesn't fit the model, or trains more or less than it announces.
@@ -77,7 +77,7 @@ def attach(
         model.eval()
         if not prepared.steps.total:
             raise _nothing_to_train_on()
-        for numbers in prepared.stream.plan(0)[:_CALIBRATION_BATCHES]:
+        for numbers in prepared.stream.plan(0)[:calibration_batches]:
             batch = prepared.stream.fetch(numbers)
             # Not packed: the mask shows which queries are of real tokens.
             model(replace(batch, packed=None).to(device))
