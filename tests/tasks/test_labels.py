@@ -101,6 +101,7 @@ _COLUMNS = {"inputs": ["sentence"], "label": "label", "extra": ["n"]}
         ),
         ({"columns": {**_COLUMNS, "aliases": {"n": "label"}}}, "'n' would show the label"),
         ({"columns": {**_COLUMNS, "extra": ["_source_row"]}}, "'_source_row' is the name of"),
+        ({"chat": {"system": "About {{ n }}."}}, "'{{ n }}' would be a text, the same in every"),
         ({"source": {"path": "x", "revision": "v2"}}, "revision: only a data set of the hub has"),
         ({"columns": {**_COLUMNS, "kinds": {"label": "boolean"}}}, "is a text or a number"),
         ({"labels": ["caf\u00e9", "cafe\u0301"]}, r"U\+00E9.*are the same letters"),

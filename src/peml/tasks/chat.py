@@ -1,14 +1,16 @@
 """Asks a task through a tokenizer's chat template: as turns instead of one text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from peml.settings import Settings
 
 Role = Literal["system", "user", "assistant"]
+_BRACES = re.compile(r"\{\{\s*\w+\s*\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,16 @@ class Chat(Settings):
     the chat template says without a system turn."""
     variables: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Values for the chat template, such as {enable_thinking: false}."""
+
+    @field_validator("system")
+    @classmethod
+    def _is_text(cls, system: str | None) -> str | None:
+        if braces := _BRACES.search(system or ""):
+            raise ValueError(
+                f"{braces[0]!r} would be a text, the same in every row; the task's header is a "
+                "template, which stands in the system turn too"
+            )
+        return system
 
     def ask(self, text: str, header: str | None = None, shots: Sequence[Turn] = ()) -> list[Turn]:
         """The turns in front of an answer: system turn with the header, shots, the text."""
