@@ -32,6 +32,23 @@ def test_own_files_are_added(tmp_path: Path) -> None:
         _names(files=[str(file), str(file)])
 
 
+def test_what_a_runs_chat_leaves_out_is_the_tasks_own(tmp_path: Path) -> None:
+    file = tmp_path / "mood.yaml"
+    own = {"system": "Judge films.", "variables": {"thinks": True, "brief": True}}
+    file.write_text(yaml.safe_dump({**sentiment_fields(), "chat": own}))
+
+    def asked(chat: object) -> object:
+        settings = TasksSettings.model_validate({"files": [str(file)], "chat": chat})
+        found = select_tasks(settings)[0].chat
+        return found and found.model_dump()
+
+    assert asked(True) == own
+    assert asked(False) is None
+    variables = {"thinks": False, "brief": True}
+    assert asked({"variables": {"thinks": False}}) == own | {"variables": variables}
+    assert asked({"system": "Be brief."}) == own | {"system": "Be brief."}
+
+
 def test_unknown_names_come_all_at_once_with_the_nearest() -> None:
     with pytest.raises(ConfigError) as error:
         _names(suite="glue", include=["sst-2"], exclude=["colla"])

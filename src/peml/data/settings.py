@@ -34,8 +34,8 @@ class TasksSettings(Settings):
     task defines. Text-to-text models only."""
     chat: bool | Chat | None = None
     """Whether all tasks are asked through the tokenizer's chat template: true, false, or {system:
-    TEXT} for a system turn; default: as each task defines. Decoder-only models with a chat template
-    only."""
+    TEXT} for a system turn, where what is left out is the task's own; default: as each task
+    defines. Decoder-only models with a chat template only."""
     bare: bool = False
     """Prompts show only a row's fields (the task's segments, by default its inputs), one per line,
     before the answer. For methods that hold the instruction elsewhere (method.context.instruction).
@@ -109,12 +109,14 @@ def select_tasks(settings: TasksSettings) -> tuple[Task, ...]:
 
 
 def with_chat(tasks: tuple[Task, ...], chat: bool | Chat) -> tuple[Task, ...]:
-    """The tasks, asked through the chat template (True: as they define it), or not."""
+    """The tasks, asked through the chat template or not; what `chat` leaves out is a task's own."""
 
     def choose(task: Task) -> Chat | None:
+        own = task.chat or Chat()
         if isinstance(chat, Chat):
-            return chat
-        return (task.chat or Chat()) if chat else None
+            variables = {**own.variables, **chat.variables}
+            return Chat(system=chat.system or own.system, variables=variables)
+        return own if chat else None
 
     return tuple(task.model_copy(update={"chat": choose(task)}) for task in tasks)
 
