@@ -106,6 +106,26 @@ def test_the_card_above_a_configurations_folder_names_its_files(tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize("card", [_TWO.replace("name: de", "name: de\n  default: true"), ""])
+def test_a_configuration_that_no_card_has_is_not_read_as_the_default(
+    tmp_path: Path, card: str
+) -> None:
+    folder = tmp_path / "mood"
+    _write(folder, card, *_FOUR, "train.jsonl", "validation.jsonl")
+    if card:
+        (folder / "train.jsonl").unlink()
+        (folder / "validation.jsonl").unlink()
+        assert _texts(folder)[0][0].startswith("de.jsonl")
+        with pytest.raises(ValueError, match="'dee' not found"):
+            datasets.load_dataset(str(folder), "dee", cache_dir=str(tmp_path / "own"))
+    with pytest.raises(DataError, match=r"source\.subset is 'dee', and the card of") as caught:
+        _texts(folder, "dee")
+    assert ("en, de" if card else "it has no README.md") in str(caught.value)
+    # A copy of a hub's data set: the folder is of the subset.
+    hub = examples.sentiment(source={"hub": "x/y", "subset": "dee"})
+    assert len(load_source(hub, str(tmp_path))[0]) == 2
+
+
 @pytest.mark.parametrize("subset", ["en", "de", None])
 def test_integers_have_the_names_of_the_configuration_that_counts(
     tmp_path: Path, subset: str | None

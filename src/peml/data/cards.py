@@ -34,6 +34,16 @@ _PLAIN: dict[str, dict[str, tuple[Any, ...]]] = {
 change nothing; none does in all of them."""
 
 
+def card_configs(folder: Path) -> list[str]:
+    """The names of a folder's configurations: in its card, and its own in the card above."""
+    found: dict[str, None] = {}
+    for key in ("configs", "dataset_info"):
+        above = (info for info in _listed(folder.parent, key) if _is_named(info, folder.name))
+        names = (info.get("config_name") for info in (*_listed(folder, key), *above))
+        found |= dict.fromkeys(name for name in names if isinstance(name, str))
+    return list(found)
+
+
 def card_names(folder: Path, columns: Columns, subset: str | None = None) -> tuple[str, ...] | None:
     """The names of a label column's integers, in their order; None if no card has them.
 
@@ -121,7 +131,7 @@ def _configs(folder: Path, subset: str | None) -> Iterator[tuple[Path, dict[str,
     if len(own) == 1:
         yield folder, own[0]
     for config in _listed(folder.parent, "configs"):
-        if config.get("config_name") == folder.name:
+        if _is_named(config, folder.name):
             yield folder.parent, config
 
 
@@ -140,7 +150,7 @@ def _features(folder: Path, subset: str | None) -> Iterator[Any]:
     for info in _chosen(folder, "dataset_info", subset):
         yield from info.get("features") or ()
     for info in _listed(folder.parent, "dataset_info"):
-        if info.get("config_name") == folder.name:
+        if _is_named(info, folder.name):
             yield from info.get("features") or ()
 
 
@@ -149,9 +159,13 @@ def _chosen(folder: Path, key: str, subset: str | None) -> list[dict[str, Any]]:
     own = _listed(folder, key)
     default = (c.get("config_name") for c in _listed(folder, "configs") if c.get("default") is True)
     for name in (subset, next(default, "default")):
-        if named := [each for each in own if each.get("config_name") == name]:
+        if named := [each for each in own if _is_named(each, name)]:
             return named
     return own
+
+
+def _is_named(config: dict[str, Any], name: str | None) -> bool:
+    return bool(config.get("config_name") == name)
 
 
 def _listed(folder: Path, key: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from peml.data.cards import card_configs
 from peml.data.files import SUFFIXES, name_of, needed_rows, read_files
 from peml.data.folders import TaskMissingError, find_folder, listing, split_files
 from peml.data.rows import Rows
@@ -47,6 +48,8 @@ def open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Read, 
             if or_hub and task.source.hub is not None:
                 return open_source(task, None, or_hub=False)
             raise
+        if folder is None and task.source.subset is not None:
+            _refuse_unknown_subset(task, place)
         return lambda names: _from_folder(task, place, names), str(place)
     if task.source.generated is not None:
         name = task.source.generated
@@ -57,6 +60,18 @@ def open_source(task: Task, folder: str | None, *, or_hub: bool) -> tuple[Read, 
     hub, typed = _from_hub(task)
     origin = "/".join(part for part in (task.source.hub, task.source.subset) if part)
     return lambda names: _from_splits(task, hub, names, origin, typed=typed), origin
+
+
+def _refuse_unknown_subset(task: Task, folder: Path) -> None:
+    """Refuses a configuration that no card has, in whose place the default would be read."""
+    subset, known = str(task.source.subset), card_configs(folder)
+    if subset not in known:
+        raise DataError(
+            f"Task {task.name!r}: source.subset is {subset!r}, and the card of {folder} has no "
+            f"such configuration.{nearest(subset, known)}",
+            allowed=", ".join(known) or "none: it has no README.md that names configurations",
+            action="Correct source.subset, or leave it out.",
+        )
 
 
 @contextmanager
