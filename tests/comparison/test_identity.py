@@ -45,7 +45,7 @@ def test_a_seed_that_is_added_is_not_run_on_changed_rows(
     written = config.read_text()
     config.write_text(edited := written.replace("clip_by: model\n", "clip_by: group\n"))
     assert edited != written
-    with pytest.raises(RunError, match=r"another comparison: comparison\.yaml was edited"):
+    with pytest.raises(RunError, match=r"another comparison: comparison\.yaml was edited: run\.tr"):
         compare(load_comparison(config), output)  # cells of two kinds
     config.write_text(written)
     compare(load_comparison(config), output)

@@ -156,7 +156,9 @@ def test_data_that_changed_since_the_run_began_is_refused(folder: RunFolder) -> 
     changed = plan.model_copy(update={"tasks": [plan.tasks[0].model_copy(update={"train": 35})]})
     with pytest.raises(RunError, match=r"tasks\.mood\.train was 36 and is 35"):
         folder.check_plan(changed)
-    assert Plan.read(folder.path) == plan.model_copy(update={"began_with": folder.settings()})
+    assert Plan.read(folder.path) == plan.model_copy(
+        update={"config": Plan.read(folder.path).config}
+    )
 
 
 def test_a_config_that_was_edited_in_the_folder_does_not_go_on_there(
@@ -170,6 +172,13 @@ def test_a_config_that_was_edited_in_the_folder_does_not_go_on_there(
     own.write_text(written.replace("project: peml", "project: other"))
     assert own.read_text() != written
     assert folder.holds(load_config(own))  # where numbers are shown changes none
+    own.write_text(written.replace("export: true", "export: false"))
+    assert folder.holds(load_config(own))  # the model may be saved later
+    plan = Plan.read(folder.path)
+    assert plan.config.pop("seed") == 0
+    plan.model_copy(update={"config": plan.config | {"gone": 1}}).write(folder.path)
+    assert folder.holds(load_config(own))  # as after an update of PEML
+    plan.model_copy(update={"config": plan.config | {"seed": 0}}).write(folder.path)
     own.write_text(written.replace("seed: 0", "seed: 1"))
-    with pytest.raises(RunError, match=r"another config: config\.yaml was edited"):
+    with pytest.raises(RunError, match=r"another config: config\.yaml was edited: seed was 0"):
         folder.holds(load_config(own))

@@ -11,8 +11,7 @@ from peml.config.grants import dump_shared, without_grants
 from peml.execution.job import Job
 from peml.files import write_text
 from peml.methods.base import MethodSettings
-from peml.run.folder import differences
-from peml.run.work_folder import WorkFolder
+from peml.run.work_folder import WorkFolder, differences
 from peml.tuning.space import apply_values
 
 _CONFIG = "comparison.yaml"
@@ -60,12 +59,13 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
         dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
-    def _begun_with(self) -> str:
-        return Matching.read(self.path).began_with
+    def _begun_with(self) -> dict[str, Any]:
+        return Matching.read(self.path).config
 
     def create(self, config: ComparisonConfig, matching: Matching) -> None:
         """Makes the folder of a new comparison."""
-        matching.model_copy(update={"began_with": self.settings(config)}).write(self.path)
+        shared = self.fixed(without_grants(config.model_dump(mode="json")))
+        matching.model_copy(update={"config": shared}).write(self.path)
         self.keep(config)  # last: it makes it a comparison
 
     def keep(self, config: ComparisonConfig) -> None:

@@ -55,7 +55,7 @@ class Matching(FileRecord):
     `budget` is the number of trainable parameters without heads; None if sizes aren't matched.
     `steps` are those of a cell of the first seed, `cautions` are warnings about the data. `suites`
     has the methods by label, since a method's parameters may depend on the number of tasks;
-    `began_with` is the checksum of the config at the start, but for its seeds.
+    `config` is what the config said at the start, but for what may change.
     """
 
     FILE: ClassVar[str] = "matching.json"
@@ -69,7 +69,7 @@ class Matching(FileRecord):
     cautions: dict[str, list[str]] = {}
     identities: dict[str, Identity] = {}
     suites: dict[str, dict[str, Sized]]
-    began_with: str = ""
+    config: dict[str, Any] = {}
 
     @property
     def settings(self) -> dict[str, dict[str, MethodSettings]]:

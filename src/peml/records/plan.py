@@ -132,7 +132,7 @@ class Plan(FileRecord):
     """``plan.json``: a run's plan, and the checksums of its inputs.
 
     `trainable_parameters` are by group, `steps` by phase; `start` is None if all weights were new;
-    `began_with` is the checksum of the config at the start.
+    `config` is what the config said at the start, but for what may change or `identity` tells.
     """
 
     FILE: ClassVar[str] = "plan.json"
@@ -151,7 +151,7 @@ class Plan(FileRecord):
     tokens_per_epoch: int | None = None
     steps: dict[str, int] = {}
     identity: Identity
-    began_with: str = ""
+    config: dict[str, Any] = {}
     start: Start | None = None
 
     @property

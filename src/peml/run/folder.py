@@ -4,7 +4,6 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from peml.files import write_text
 from peml.records.plan import Identity, Plan, Precision
 from peml.records.run import Environment, Results
 from peml.run.identity import check_identity
-from peml.run.work_folder import WorkFolder
+from peml.run.work_folder import WorkFolder, differences
+from peml.tasks.yaml_file import read_yaml
 from peml.training.checkpoints import CheckpointStore
 from peml.versions import read_versions
 
@@ -106,9 +106,9 @@ class RunFolder(WorkFolder[RunConfig]):
         dumped = (one.model_dump(mode="json", exclude=ignored) for one in (before, config))
         return differences(*map(without_grants, dumped))
 
-    def _begun_with(self) -> str:
+    def _begun_with(self) -> dict[str, Any]:
         plan = Plan.find(self.path)
-        return plan.began_with if plan else ""
+        return plan.config if plan else {}
 
     def _advice(self, changed: str) -> str:
         if not (self.is_finished and changed.startswith("training.epochs was")):
@@ -151,7 +151,9 @@ class RunFolder(WorkFolder[RunConfig]):
         """
         before = Plan.find(self.path)
         if before is None:
-            planned.model_copy(update={"began_with": self.settings()}).write(self.path)
+            planned.model_copy(update={"config": self.fixed(read_yaml(self.path / _CONFIG))}).write(
+                self.path
+            )
             return
         changed = differences(before.data, planned.data)
         if planned.start is not None and planned.start != before.start:
@@ -172,20 +174,6 @@ class RunFolder(WorkFolder[RunConfig]):
                 action="give the folder that `peml fit` printed",
             )
         return parse_config(without_grants(read_config(path, (), RunConfig)), str(path))
-
-
-def differences(old: Any, new: Any) -> str:
-    """The first five differences between two nested mappings, as text; empty if they are equal."""
-    changed = list(_changes(old, new))
-    return "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
-
-
-def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _changes(old.get(key), new.get(key), f"{prefix}{key}.")
-    elif old != new:
-        yield f"{prefix[:-1]} was {old!r} and is {new!r}"
 
 
 def _environment() -> Environment:

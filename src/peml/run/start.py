@@ -21,9 +21,10 @@ from peml.methods.base import PEFT_CONFIG, PEFT_WEIGHTS, Part
 from peml.models.heads import TaskHeads
 from peml.prefix.genotype import Genotype
 from peml.records.plan import Identity, Plan, Start
-from peml.run.folder import RunFolder, differences
+from peml.run.folder import RunFolder
 from peml.run.preparation import Prepared
 from peml.run.state import SessionState
+from peml.run.work_folder import differences
 
 _SAME = ("weights", "config", "tokenizer")
 # Settings that don't change the meaning of trained weights, for parts that PEFT doesn't save.

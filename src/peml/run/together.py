@@ -7,10 +7,11 @@ from peml.config.model import RunConfig
 from peml.distributed import World
 from peml.errors import ConfigError, RunError
 from peml.records.plan import Identity, Plan
-from peml.run.folder import RunFolder, differences
+from peml.run.folder import RunFolder
 from peml.run.identity import identify_run
 from peml.run.preparation import Prepared, prepare
 from peml.run.weights import check_sharding
+from peml.run.work_folder import differences
 from peml.versions import read_versions
 
 _PACKAGES = ("peml", "torch", "transformers", "peft")

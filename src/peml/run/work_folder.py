@@ -1,22 +1,18 @@
 """The folder of a run, a study or a comparison, in which one process works at a time."""
 
-import hashlib
-import json
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-import yaml
-
-from peml.config.grants import dump_shared
 from peml.errors import RunError
 from peml.files import refuse_sealed
 from peml.locks import LOCK, lock_folder
-from peml.settings import Settings
 from peml.tasks.yaml_file import read_yaml
 
-ConfigT = TypeVar("ConfigT", bound=Settings)
+ConfigT = TypeVar("ConfigT")
 
 
 class WorkFolder(ABC, Generic[ConfigT]):
@@ -86,26 +82,27 @@ class WorkFolder(ABC, Generic[ConfigT]):
     def _changed(self, config: ConfigT) -> str:
         """The differences of a config from the folder's; empty if none of them matters."""
 
-    def settings(self, config: ConfigT | None = None) -> str:
-        """A checksum of a config without what is `free`; default: of the config as it is there."""
-        shown = None if config is None else yaml.safe_load(dump_shared(config))
-        content = shown or read_yaml(self.path / self.config_file)
+    def fixed(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content of a config file without what is `free`."""
+        left = copy.deepcopy(content)
         for section, _, name in (path.rpartition(".") for path in self.free):
-            part: Any = content
+            part = left
             for key in filter(None, section.split(".")):
                 part = part.get(key) or {}
             part.pop(name, None)
-        said = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(said.encode()).hexdigest()[:32]
+        return left
 
-    def _begun_with(self) -> str:
-        """The checksum of the settings that the work began with; empty if nothing says it."""
-        return ""
+    def _begun_with(self) -> dict[str, Any]:
+        """The `fixed` content that the work began with; empty if nothing says it."""
+        return {}
 
     def _edited(self) -> str:
-        """Says that the config was edited since; the work that is done has other settings."""
-        begun = self._begun_with()
-        return f"{self.config_file} was edited" if begun and begun != self.settings() else ""
+        """Says how the config was edited since; the work that is done has other settings.
+
+        Settings that only one of the two has are of another version of PEML.
+        """
+        changed = differences(*_shared(self._begun_with(), read_yaml(self.path / self.config_file)))
+        return f"{self.config_file} was edited: {changed}" if changed else ""
 
     def _advice(self, changed: str) -> str:
         """The action to suggest if the config changed."""
@@ -131,3 +128,25 @@ class WorkFolder(ABC, Generic[ConfigT]):
             allowed=f"a new folder, or one that an earlier `{self.command}` made",
             action="choose another --output; nothing was changed",
         )
+
+
+def _shared(old: Any, new: Any) -> tuple[Any, Any]:
+    """Two nested mappings, with the keys that both have."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old, new
+    both = {key: _shared(old[key], new[key]) for key in old if key in new}
+    return {k: pair[0] for k, pair in both.items()}, {k: pair[1] for k, pair in both.items()}
+
+
+def differences(old: Any, new: Any) -> str:
+    """The first five differences between two nested mappings, as text; empty if they are equal."""
+    changed = list(_changes(old, new))
+    return "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
+
+
+def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _changes(old.get(key), new.get(key), f"{prefix}{key}.")
+    elif old != new:
+        yield f"{prefix[:-1]} was {old!r} and is {new!r}"

@@ -8,8 +8,7 @@ from peml.config.grants import dump_shared, without_grants
 from peml.files import write_text
 from peml.records.record import FileRecord
 from peml.records.study import StudyRecord
-from peml.run.folder import differences
-from peml.run.work_folder import WorkFolder
+from peml.run.work_folder import WorkFolder, differences
 from peml.tasks.yaml_file import read_yaml
 from peml.tuning.settings import StudyConfig
 

@@ -15,7 +15,7 @@ from peml.files import disk_errors
 from peml.records.plan import Identity
 from peml.records.study import State, TrialRecord
 from peml.removed import without_removed
-from peml.run.folder import differences
+from peml.run.work_folder import differences
 from peml.tuning.objectives import OBJECTIVES
 from peml.tuning.sampling import WHOLE, build_pruner, build_sampler
 from peml.tuning.settings import StudyConfig
