@@ -18,7 +18,8 @@ SMALL = (
     "tasks.rows=16",
     "tasks.evaluation_rows=8",
     "tasks.development_rows=8",
-    "training.epochs=2",
+    "training.epochs=1",
+    "batches.rows=8",
 )
 
 
