@@ -63,13 +63,13 @@ def test_row_weights_equal_predictions_really_swapped(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", ["f1", "matthews", "pearson", "rouge_l"])
 def test_the_p_value_is_the_share_of_all_swaps(metric: str) -> None:
-    gold, good, bad = answers(metric, rows=9, seed=3)
+    gold, good, bad = answers(metric, rows=8, seed=3)
     score = METRICS[metric]
     value = score(gold, good) - score(gold, bad)
     first, second = (list(levelled(metric, said)) for said in (good, bad))
     whole = [
         score(gold, one) - score(gold, two)
-        for one, two in (swap(first, second, mask) for mask in product((0, 1), repeat=9))
+        for one, two in (swap(first, second, mask) for mask in product((0, 1), repeat=8))
     ]
     exact = float(np.mean([abs(d) >= abs(value) - 1e-12 for d in whole]))
     assert 0.02 < exact < 0.98
