@@ -112,6 +112,7 @@ def test_a_model_can_be_saved_after_a_run_that_did_not(
     later = peml(capsys, "fit", bare / "config.yaml", "--set", "export=true")
     assert later.code == 0
     assert "Model:  " + str(bare / "model") in later.out
+    assert load_config(bare / "config.yaml").export
     assert peml(capsys, "fit", config, "--output", whole).code == 0
     assert (
         content(bare / "model")["heads.safetensors"][0]
