@@ -44,10 +44,7 @@ class ComparisonFolder(WorkFolder[ComparisonConfig]):
     held = "another comparison"
     unchanged = "the config the comparison was started with, and seeds added to it"
     config_file, before_config = _CONFIG, Matching.FILE
-    free = (
-        *("run.model.name", "run.tasks", "suites"),
-        *("seeds", "jobs", "execution", "keep_models"),
-    )
+    free = ("run.model.name", "run.tasks", "suites", "seeds", "jobs", "execution", "keep_models")
 
     def _changed(self, config: ComparisonConfig) -> str:
         # Other seeds, another place or number of parallel runs, and which models are kept don't
