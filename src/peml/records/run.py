@@ -132,6 +132,10 @@ class Cost(Spent):
     trainable_parameters_in_search: int | None = None
     tuning: TuningCost | None = None
 
+    def spent(self) -> Spent:
+        """What grows while a run goes on."""
+        return Spent(**self.model_dump(include=set(Spent.model_fields)))
+
 
 class Means(Record):
     """Means over tasks; `ablation_means` is by the name of the part switched off."""

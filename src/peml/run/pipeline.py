@@ -114,10 +114,9 @@ def fit(
         if results is None or unsaved:
             world.from_first(lambda: check_trackers(config.tracking))
             prepared, identity = prepare_together(config, folder, world)
-            session = TrainingSession(prepared, folder, console, on_evaluation, world)
+            spent = results.cost.spent() if results else None
+            session = TrainingSession(prepared, folder, console, on_evaluation, world, spent)
             is_new = not session.is_resumed
-            if results is not None:
-                session.reopen(results.cost)
             start = world.from_first(
                 lambda: _start(prepared, session.model, identity) if is_new else None
             )

@@ -25,7 +25,7 @@ from peml.models.padding import refuse_left_padding
 from peml.models.sharding import whole_weights_refused
 from peml.prefix.genotype import Genotype
 from peml.records.metrics import Evaluation, Scores
-from peml.records.run import Cost, Spent
+from peml.records.run import Spent
 from peml.run.cost import CostMeter
 from peml.run.folder import RunFolder
 from peml.run.held_out import HeldOutRows
@@ -106,10 +106,22 @@ def _nothing_to_train_on() -> TrainingError:
     )
 
 
+def _no_last_checkpoint(folder: RunFolder) -> RunError:
+    return RunError(
+        f"{folder.path} is finished, and has neither a model nor its last checkpoint",
+        allowed="a finished run with its folder checkpoints/, from which a model is saved",
+        action="choose another --output to train again; nothing was changed",
+    )
+
+
 class TrainingSession:
     """The training of a run in one of its processes.
 
-    Only the first process writes.
+    Only the first process writes. `spent` is the cost of a run that has results, of which only the
+    model is missing.
+
+    Raises:
+        RunError: Such a run lacks the checkpoint of its end.
     """
 
     def __init__(
@@ -119,6 +131,7 @@ class TrainingSession:
         console: Console,
         on_evaluation: OnEvaluation = never_stops,
         world: World = ALONE,
+        spent: Spent | None = None,
     ) -> None:
         self.world = world
         self.prepared = prepared
@@ -134,7 +147,10 @@ class TrainingSession:
         if checkpoint is not None:
             state = SessionState.check(folder.checkpoints, checkpoint.state)
         self.is_resumed = checkpoint is not None
-        self.cost = CostMeter(state.cost if state else None)
+        before = state.cost if state else Spent()
+        if spent is not None and spent.steps != before.steps:
+            raise _no_last_checkpoint(folder)
+        self.cost = CostMeter(spent or before)
         genotype = state.genotype if state else None
         self.model = attach(prepared, self.accelerator.device, genotype, world=world)
         if not self.model.groups():
@@ -163,20 +179,6 @@ class TrainingSession:
         from the same seed.
         """
         self.world.align([*self.model.trainable_state().values()])
-
-    def reopen(self, cost: Cost) -> None:
-        """Continues a run that has results, with what it cost so far; only its model is missing.
-
-        Raises:
-            RunError: Its checkpoints were removed.
-        """
-        if self.model.groups() and not self.is_resumed:
-            raise RunError(
-                f"{self.folder.path} is finished, and has neither a model nor checkpoints",
-                allowed="a finished run with its folder checkpoints/, from which a model is saved",
-                action="choose another --output to train again; nothing was changed",
-            )
-        self.cost = CostMeter(Spent(**cost.model_dump(include=set(Spent.model_fields))))
 
     @property
     def steps_done(self) -> int:
